@@ -1,0 +1,294 @@
+"""The typed async client of the APIXO Sora-2 API.
+
+```python
+async with ApixoClient(api_key) as apixo:
+    task_id = await apixo.submit(VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour"))
+    status = await apixo.wait(task_id)
+```
+"""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from aiolimiter import AsyncLimiter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+
+from apixo import constants
+from apixo.errors import ApixoError, NoReplyError, NotSentError, UnexpectedReplyError, generation_failed
+from apixo.redaction import hide_queries, hide_secret, install_log_filter
+from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
+from apixo.requests import VideoRequest
+from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
+
+T = TypeVar("T")
+
+NEVER_CONNECTED = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""httpx raises these before a byte of the request is sent. Every other transport error may come after."""
+
+
+class ApixoClient:
+    """Submits generations and asks for their state.
+
+    The paid call has two forms: `submit_once` sends exactly one POST, `submit` repeats it where that is provably free.
+    Neither ever repeats a POST that may have been taken.
+
+    Args:
+        api_key: sent as a bearer token to `base_url` and nowhere else.
+        base_url: where the API is.
+        requests_per_minute: what this client stays under, over all its calls.
+        submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
+        retry_delay_seconds: the first pause before a call is repeated.
+        max_tries: how often a call is made in all, where repeating is free.
+        sleep, chance, monotonic: the clock and the dice, for tests.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base_url: str = constants.BASE_URL,
+        requests_per_minute: float = constants.REQUESTS_PER_MINUTE,
+        submit_timeout_seconds: float = constants.SUBMIT_TIMEOUT_SECONDS,
+        read_timeout_seconds: float = constants.READ_TIMEOUT_SECONDS,
+        retry_delay_seconds: float = constants.RETRY_DELAY_SECONDS,
+        max_tries: int = constants.MAX_TRIES,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            raise ValueError("the API key is empty or holds blanks or odd characters; copy it again")
+        install_log_filter()
+        self._api_key = api_key
+        self._submit_timeout_seconds = submit_timeout_seconds
+        self._read_timeout_seconds = read_timeout_seconds
+        self._retry_delay_seconds = retry_delay_seconds
+        self._max_tries = max_tries
+        self._sleep, self._chance, self._monotonic = sleep, chance, monotonic
+        self._limiter = _limiter(requests_per_minute)
+        context = ssl.create_default_context()  # once for both: loading the CA bundle takes some 18 ms
+
+        def http(limits: httpx.Limits) -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                base_url=base_url,
+                headers={"Authorization": f"Bearer {api_key}", "Accept": "application/json"},
+                timeout=httpx.Timeout(read_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
+                limits=limits,
+                verify=context,
+                follow_redirects=False,  # a redirect would carry the API key to another host
+            )
+
+        self._http = http(httpx.Limits(max_connections=100, max_keepalive_connections=20))
+        # The paid call gets a fresh connection each time. On a kept one the server's idle time-out can cut in just as
+        # we send, and then nobody knows whether the request was read.
+        self._paid_http = http(httpx.Limits(max_connections=100, max_keepalive_connections=0))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+        await self._paid_http.aclose()
+
+    def __repr__(self) -> str:
+        return f"ApixoClient(base_url={str(self._http.base_url)!r})"
+
+    async def submit_once(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
+        """Sends the paid call exactly once. Returns the task id.
+
+        Raises:
+            ProvablyUnpaidError: it was not taken. It may be sent again.
+            UnclearError: it may have been taken. It must not be sent again.
+        """
+        await self._limiter.acquire()
+        try:
+            async with asyncio.timeout(self._submit_timeout_seconds):
+                envelope = await self._call(
+                    self._paid_http,
+                    "POST",
+                    constants.SUBMIT_PATH,
+                    json=request.body(callback_url),
+                    timeout=httpx.Timeout(self._submit_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
+                )
+        except TimeoutError as error:
+            raise NoReplyError(
+                f"APIXO gave no whole answer to the submission within {self._submit_timeout_seconds:g} s. "
+                "It may have been taken and paid."
+            ) from error
+        return parse_submitted(envelope)
+
+    async def submit(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
+        """Sends the paid call, and again only where the last one was provably not taken. Returns the task id.
+
+        Raises:
+            ProvablyUnpaidError: refused, or never connected, in every try.
+            UnclearError: it may have been taken. It was not sent again.
+        """
+        return await self._repeat(lambda: self.submit_once(request, callback_url=callback_url), may_resubmit)
+
+    async def status_once(self, task_id: str) -> Status:
+        """Asks once for the state of a task. It costs nothing.
+
+        Raises:
+            ApixoError: no usable answer.
+        """
+        await self._limiter.acquire()
+        try:
+            async with asyncio.timeout(2 * self._read_timeout_seconds):
+                envelope = await self._call(
+                    self._http, "GET", constants.STATUS_PATH, params={"taskId": task_id}, task_id=task_id
+                )
+        except TimeoutError as error:
+            raise NoReplyError(f"APIXO gave no whole status of task {task_id} in time.", task_id=task_id) from error
+        return parse_status(envelope, task_id=task_id)
+
+    async def status(self, task_id: str) -> Status:
+        """Asks for the state of a task, again after transient errors.
+
+        Raises:
+            ApixoError: no usable answer in any try.
+        """
+        return await self._repeat(lambda: self.status_once(task_id), may_ask_again)
+
+    async def wait(
+        self,
+        task_id: str,
+        *,
+        initial_wait_seconds: float = constants.INITIAL_WAIT_SECONDS,
+        poll_interval_seconds: float = constants.POLL_INTERVAL_SECONDS,
+        deadline_seconds: float = 1800.0,
+    ) -> Succeeded:
+        """Waits for the end of a task, as the provider advises: 180 s, then asking every 10 s.
+
+        Raises:
+            GenerationFailedError: the provider reports the task as failed.
+            NoReplyError: the deadline passed; the task may still end well, so ask again later.
+        """
+        deadline = self._monotonic() + deadline_seconds
+        await self._sleep(min(initial_wait_seconds, deadline_seconds))
+        while True:
+            try:
+                status = await self.status_once(task_id)
+            except ApixoError as error:
+                if not may_ask_again(error):
+                    raise
+                last = str(error)
+            else:
+                match status:
+                    case Succeeded():
+                        return status
+                    case Failed():
+                        raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
+                last = f"state {status.state!r}"
+            left = deadline - self._monotonic()
+            if left <= 0:
+                raise NoReplyError(
+                    f"Task {task_id} was not finished after {deadline_seconds:g} s ({last}). Ask again later: "
+                    f"its result stays for {constants.RESULT_DAYS} days.",
+                    task_id=task_id,
+                )
+            await self._sleep(min(poll_interval_seconds * (0.8 + 0.4 * self._chance()), left))
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[BaseException], bool]) -> T:
+        def delay(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after_seconds if isinstance(error, ApixoError) else None
+            return retry_delay(
+                state.attempt_number,
+                retry_after_seconds=asked,
+                first_seconds=self._retry_delay_seconds,
+                chance=self._chance,
+            )
+
+        retrying = AsyncRetrying(
+            sleep=self._sleep,
+            wait=delay,
+            stop=stop_after_attempt(self._max_tries),
+            retry=retry_if_exception(may_repeat),
+            reraise=True,
+        )
+        return await retrying(call)
+
+    async def _call(
+        self,
+        http: httpx.AsyncClient,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: dict[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,  # noqa: ASYNC109 - httpx's own per-phase time-outs, not a deadline
+        task_id: str | None = None,
+    ) -> Envelope:
+        request = http.build_request(
+            method, path, json=json, params=params, timeout=timeout if timeout else httpx.USE_CLIENT_DEFAULT
+        )
+        try:
+            response = await http.send(request, stream=True)
+            try:
+                body = await _read(response, task_id=task_id)
+            finally:
+                await response.aclose()
+        except NEVER_CONNECTED as error:
+            raise NotSentError(
+                f"No connection to {request.url.host} ({_why(error)}). Nothing was sent. "
+                "Check the network and base_url, then run it again.",
+                task_id=task_id,
+            ) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise NoReplyError(
+                f"{request.url.host} gave no whole reply after the request was sent ({_why(error)}).", task_id=task_id
+            ) from error
+        retry_after_seconds = parse_retry_after(
+            response.headers.get("retry-after"),
+            milliseconds=response.headers.get("retry-after-ms"),
+            now=datetime.now(UTC),
+        )
+        # A server may echo the request's headers in an error page: the key must not travel on in a message.
+        body = hide_secret(body.decode("utf-8", "replace"), self._api_key).encode()
+        return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
+
+
+async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > constants.MAX_REPLY_BYTES:
+            raise UnexpectedReplyError(
+                f"APIXO's reply is larger than {constants.MAX_REPLY_BYTES:,} bytes and was not read to its end.",
+                code=response.status_code,
+                task_id=task_id,
+            )
+    return bytes(body)
+
+
+def _limiter(requests_per_minute: float) -> AsyncLimiter:
+    """A leaky bucket of one second's worth.
+
+    A bucket of a whole minute's worth would let twice the limit through in the first minute: it starts empty and leaks.
+    """
+    per_second = requests_per_minute / 60
+    return AsyncLimiter(per_second, 1) if per_second >= 1 else AsyncLimiter(1, 1 / per_second)
+
+
+def _why(error: Exception) -> str:
+    return hide_queries(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

@@ -1,0 +1,237 @@
+"""What the API answers, as types, and how its bytes become them. All pure.
+
+A task's state is a class of its own, so that a result exists only on `Succeeded` and a reason only on `Failed`.
+"""
+
+import json
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from apixo.constants import MAX_EXCERPT_CHARACTERS
+from apixo.errors import REFUSALS, RefusedError, ServerError, UnexpectedReplyError
+from apixo.redaction import hide_queries
+
+
+def _lenient_int(value: object) -> int | None:
+    """Times are for information only: one in an odd shape must not cost a video."""
+    try:
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+LenientInt = Annotated[int | None, BeforeValidator(_lenient_int)]
+
+
+class TaskStatus(BaseModel):
+    """What the provider says of a task. The subclasses are its states; undocumented fields are kept as they came."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    task_id: str = Field(description="The provider's id of the task.")
+    state: str = Field(description="The state as the provider wrote it.")
+    create_time_ms: LenientInt = Field(default=None, alias="createTime", description="Created, Unix milliseconds.")
+    complete_time_ms: LenientInt = Field(default=None, alias="completeTime", description="Ended, Unix milliseconds.")
+    cost_time_ms: LenientInt = Field(default=None, alias="costTime", description="Processing time, milliseconds.")
+
+
+class Pending(TaskStatus):
+    """`pending`: waits for its turn."""
+
+
+class Processing(TaskStatus):
+    """`processing`: under way."""
+
+
+class UnknownState(TaskStatus):
+    """A state nobody documented. It is waited out: it may well be followed by a known one."""
+
+
+class Succeeded(TaskStatus):
+    """`success`: the result can be fetched, for 15 days."""
+
+    result_urls: tuple[str, ...] = Field(
+        description="Addresses of the videos; at least one. They may carry signatures."
+    )
+
+
+class Failed(TaskStatus):
+    """`failed`: the task will never have a result."""
+
+    fail_code: str = Field(description="The provider's `failCode`, raw.")
+    fail_message: str = Field(description="The provider's `failMsg`.")
+
+
+Status = Pending | Processing | UnknownState | Succeeded | Failed
+
+FINAL_STATES: Final = (Succeeded, Failed)
+"""The states after which asking again brings nothing new."""
+
+
+class Envelope(BaseModel):
+    """`{"code": int, "message": str, "data": object | null}`, around every reply."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: int
+    message: str = ""
+    data: Any = None
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a reply on one line, to be shown to a person."""
+    text = hide_queries(" ".join(body[: 4 * MAX_EXCERPT_CHARACTERS].decode("utf-8", "replace").split()))
+    return text if len(text) <= MAX_EXCERPT_CHARACTERS else text[:MAX_EXCERPT_CHARACTERS] + "…"
+
+
+def parse_envelope(
+    http_status: int, body: bytes, *, retry_after_seconds: float | None = None, task_id: str | None = None
+) -> Envelope:
+    """The envelope of a reply that says yes.
+
+    Whether an error's HTTP status equals its `code`, or is 200 with the code in the body, is not documented.
+    So both are read: a yes needs both to say yes; a no needs one of them to say no and neither to say anything else.
+    The rest is unclear.
+
+    Raises:
+        RefusedError: a documented no (400, 401, 429).
+        ServerError: neither yes nor a documented no.
+        UnexpectedReplyError: a yes without a readable envelope.
+    """
+    envelope = _envelope(body)
+    http_code = 200 if 200 <= http_status < 300 else http_status
+    codes = {http_code} | ({envelope.code} if envelope else set())
+    if codes == {200}:
+        if envelope is None:
+            raise UnexpectedReplyError(
+                f"APIXO answered HTTP {http_status} with something that is not its envelope: {excerpt(body)!r}.",
+                code=http_status,
+                task_id=task_id,
+            )
+        return envelope
+    refusals = codes - {200}
+    # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with an odd body. Only the first is a definite no.
+    definite = refusals <= REFUSALS.keys() and (envelope is None or envelope.code in REFUSALS)
+    code = envelope.code if envelope and envelope.code != 200 else http_status
+    said = envelope.message if envelope and envelope.message else excerpt(body)
+    if definite:
+        raise _refusal(code, said, retry_after_seconds=retry_after_seconds, task_id=task_id)
+    raise ServerError(
+        f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {said!r}. "
+        "That is neither a yes nor a documented no.",
+        code=code,
+        task_id=task_id,
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def parse_submitted(envelope: Envelope) -> str:
+    """The task id of an accepted submission.
+
+    Raises:
+        UnexpectedReplyError: the provider said yes and gave no usable task id.
+    """
+    task_id = envelope.data.get("taskId") if isinstance(envelope.data, dict) else None
+    if isinstance(task_id, int) and not isinstance(task_id, bool):
+        task_id = str(task_id)
+    if isinstance(task_id, str) and task_id.strip() and len(task_id) <= 200 and task_id.isprintable():
+        return task_id.strip()
+    raise UnexpectedReplyError(
+        f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.",
+        code=200,
+    )
+
+
+def parse_status(envelope: Envelope, *, task_id: str) -> Status:
+    """The state of the task that was asked for.
+
+    Raises:
+        UnexpectedReplyError: no state, another task's, or a success without a readable result.
+    """
+    data = envelope.data
+    if not isinstance(data, dict):
+        raise UnexpectedReplyError(
+            f"APIXO gave no status for task {task_id}: {_show(data)}.", code=200, task_id=task_id
+        )
+    named = data.get("taskId", task_id)
+    if str(named) != task_id:
+        raise UnexpectedReplyError(
+            f"APIXO was asked for task {task_id} and answered for {_show(named)}.", code=200, task_id=task_id
+        )
+    state = data.get("state")
+    if not isinstance(state, str):
+        raise UnexpectedReplyError(f"APIXO gave no state for task {task_id}: {_show(data)}.", code=200, task_id=task_id)
+    known = {k: v for k, v in data.items() if k not in ("taskId", "state", "task_id", "result_urls")}
+    known |= {"task_id": task_id, "state": state}
+    try:
+        match state:
+            case "success":
+                return Succeeded(**known, result_urls=_result_urls(data.get("resultJson"), task_id=task_id))
+            case "failed":
+                code, text = data.get("failCode"), data.get("failMsg")
+                known = {k: v for k, v in known.items() if k not in ("fail_code", "fail_message")}
+                return Failed(
+                    **known,
+                    fail_code="" if code is None else str(code),
+                    fail_message="" if text is None else str(text),
+                )
+            case "pending":
+                return Pending(**known)
+            case "processing":
+                return Processing(**known)
+            case _:
+                return UnknownState(**known)
+    except (ValidationError, TypeError) as error:
+        raise UnexpectedReplyError(
+            f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.", code=200, task_id=task_id
+        ) from error
+
+
+def _result_urls(result_json: object, *, task_id: str) -> tuple[str, ...]:
+    result = result_json
+    if isinstance(result, str):
+        try:
+            result = json.loads(result)
+        except (ValueError, RecursionError) as error:
+            raise UnexpectedReplyError(
+                f"APIXO reports task {task_id} as success, but its resultJson is not JSON: {_show(result_json)}.",
+                code=200,
+                task_id=task_id,
+            ) from error
+    urls = result.get("resultUrls") if isinstance(result, dict) else None
+    if isinstance(urls, list) and urls and all(isinstance(url, str) and url.strip() for url in urls):
+        return tuple(url.strip() for url in urls)
+    raise UnexpectedReplyError(
+        f"APIXO reports task {task_id} as success, but without resultUrls.", code=200, task_id=task_id
+    )
+
+
+def _envelope(body: bytes) -> Envelope | None:
+    try:
+        return Envelope.model_validate_json(body, strict=True)
+    except ValidationError:
+        pass
+    try:  # "message": null, or a number: the code is what counts
+        loose = json.loads(body)
+        code = loose["code"]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+    if not isinstance(code, int) or isinstance(code, bool):
+        return None
+    return Envelope(code=code, message=str(loose.get("message") or ""), data=loose.get("data"))
+
+
+def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None) -> RefusedError:
+    advice = {
+        400: "Mend the request, or the account if it is about credits, then run it again.",
+        401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
+        429: "Too many requests or tasks at once. Wait, or lower max_in_flight.",
+    }[code]
+    unpaid = "" if task_id else "Nothing was paid. "
+    message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{advice}"
+    return REFUSALS[code](message, code=code, task_id=task_id, retry_after_seconds=retry_after_seconds)
+
+
+def _show(value: object) -> str:
+    return excerpt(repr(value).encode("utf-8", "replace"))

@@ -1,0 +1,203 @@
+"""The block that says how to reach the APIXO Sora-2 API."""
+
+import hashlib
+import hmac
+import ipaddress
+from decimal import Decimal
+from typing import Any, ClassVar, Self
+
+import httpx
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from pydantic import Field, HttpUrl, field_validator, model_validator
+
+from apixo import ApixoClient, constants
+
+
+class ApixoApi(Block):
+    """How to reach the APIXO Sora-2 API: the key, the address, the timing and the limits.
+
+    Attributes:
+        api_key: a Prefect Secret block that holds the API key.
+        base_url: where the API is.
+        callback_url: public base URL of the callback receiver; set means callback mode.
+        callback_secret: a Prefect Secret block with any long random text; it signs the callback URLs.
+
+    Example:
+        Load a stored block and ask for the state of a task:
+        ```python
+        from blocks.apixo_api import ApixoApi
+
+        api = ApixoApi.load("BLOCK_NAME")
+        async with api.client() as apixo:
+            status = await apixo.status("task_12345678")
+        ```
+    """
+
+    _block_type_name = "APIXO API"
+    _block_type_slug = "apixo-api"
+    _description = (
+        "How to reach the APIXO Sora-2 API: the key in a Secret block, the address, the timing and the limits."
+    )
+    # Shipped with Prefect itself, at a fixed commit, as the logos of its own blocks are.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/webhook.png"
+    )
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://apixo.ai")
+
+    api_key: Secret[str] = Field(
+        default=..., title="API key", description="The Secret block that holds the APIXO API key."
+    )
+    base_url: str = Field(
+        default=constants.BASE_URL,
+        title="Base URL",
+        description="Where the API is. Leave it, unless you use the local stand-in or a proxy.",
+    )
+    callback_url: str | None = Field(
+        default=None,
+        title="Callback URL",
+        description=(
+            "Public base URL of the callback receiver, such as https://callbacks.example.com. Set: the provider calls "
+            "back when a video is done. Empty: the pipeline polls."
+        ),
+    )
+    callback_secret: Secret[str] | None = Field(
+        default=None,
+        title="Callback secret",
+        description="The Secret block whose text signs the callback URLs. Needed with a callback URL.",
+    )
+    initial_wait_seconds: float = Field(
+        default=constants.INITIAL_WAIT_SECONDS,
+        ge=0,
+        title="Initial wait (seconds)",
+        description="Seconds from the submission to the first question. APIXO advises 180.",
+    )
+    poll_interval_seconds: float = Field(
+        default=constants.POLL_INTERVAL_SECONDS,
+        gt=0,
+        title="Poll interval (seconds)",
+        description="Seconds between two questions. APIXO advises 10.",
+    )
+    deadline_seconds: float = Field(
+        default=1800,
+        gt=0,
+        title="Deadline (seconds)",
+        description=(
+            "Seconds after which a run stops waiting. The video is not lost: a rerun goes on waiting. APIXO says that "
+            "12 seconds of video take 4 to 6 minutes."
+        ),
+    )
+    submit_timeout_seconds: float = Field(
+        default=constants.SUBMIT_TIMEOUT_SECONDS,
+        gt=0,
+        title="Submit time-out (seconds)",
+        description=(
+            "The most the paid call may take. Whoever finds a claim without an answer for twice as long takes its "
+            "owner for dead and the payment for unclear."
+        ),
+    )
+    retry_delay_seconds: float = Field(
+        default=constants.RETRY_DELAY_SECONDS,
+        gt=0,
+        title="Retry delay (seconds)",
+        description="Seconds before a failed step is tried again the first time; it doubles each time.",
+    )
+    requests_per_minute: float = Field(
+        default=constants.REQUESTS_PER_MINUTE,
+        gt=0,
+        le=constants.PROVIDER_REQUESTS_PER_MINUTE,
+        title="Requests a minute",
+        description="Most requests a minute of one process. APIXO allows 10,000 for all of them together.",
+    )
+    max_in_flight: int = Field(
+        default=constants.MAX_CONCURRENT_TASKS,
+        ge=1,
+        le=constants.MAX_CONCURRENT_TASKS,
+        title="Most videos at once",
+        description="Most generations of one batch that are under way at once. APIXO allows 1,000.",
+    )
+    price_per_second: Decimal | None = Field(
+        default=None,
+        ge=0,
+        title="Price per second of video",
+        description="What you pay for a second of video, in your currency. For estimates only; empty means unknown.",
+    )
+    allow_private_hosts: bool = Field(
+        default=False,
+        title="Allow private hosts",
+        description=(
+            "Lets image and result URLs point into private networks and to this machine. For local use only. "
+            "Link-local addresses, where clouds keep credentials, stay refused."
+        ),
+    )
+
+    @field_validator("base_url", "callback_url")
+    @classmethod
+    def _plain_base_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = httpx.URL(value.strip())
+        except httpx.InvalidURL as error:
+            raise ValueError(f"is not a URL: {error}") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("must be a whole address such as https://api.example.com")
+        if url.userinfo or url.query or url.fragment:
+            raise ValueError("must be a plain address, without user name, query or fragment")
+        return str(url).rstrip("/")
+
+    @field_validator("base_url")
+    @classmethod
+    def _key_travels_encrypted(cls, value: str) -> str:
+        url = httpx.URL(value)
+        if url.scheme == "http" and not _is_loopback(url.host):
+            raise ValueError("must start with https://, or the API key would travel in clear; http:// is for loopback")
+        return value
+
+    @model_validator(mode="after")
+    def _callbacks_are_signed(self) -> Self:
+        if self.callback_url and self.callback_secret is None:
+            raise ValueError("callback_url needs callback_secret: unsigned callback URLs could be guessed")
+        return self
+
+    def client(self, **options: Any) -> ApixoClient:
+        """A client with this block's key, address and limits.
+
+        Args:
+            options: further arguments of `apixo.ApixoClient`.
+        """
+        return ApixoClient(
+            _text(self.api_key),
+            base_url=self.base_url,
+            requests_per_minute=self.requests_per_minute,
+            submit_timeout_seconds=self.submit_timeout_seconds,
+            retry_delay_seconds=self.retry_delay_seconds,
+            **options,
+        )
+
+    def callback_token(self, key: str) -> str:
+        """The token that proves a callback URL is ours: HMAC-SHA256 of the key with the callback secret, in hex."""
+        if self.callback_secret is None:
+            raise ValueError("this apixo-api block has no callback_secret; set one to use callbacks")
+        return hmac.new(_text(self.callback_secret).encode(), key.encode(), hashlib.sha256).hexdigest()
+
+    def callback_url_for(self, key: str) -> str | None:
+        """The address the provider calls when the generation with this key ends; None in poll mode."""
+        return f"{self.callback_url}/apixo/{key}/{self.callback_token(key)}" if self.callback_url else None
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a claim may stay without an answer before its owner counts as dead."""
+        return 2 * self.submit_timeout_seconds
+
+
+def _text(secret: Secret[str]) -> str:
+    """A Secret's text as it was typed. `Secret.get()` would turn a key of digits into a number."""
+    return str(secret.value.get_secret_value())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

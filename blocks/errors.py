@@ -1,0 +1,49 @@
+"""What can go wrong with the object store.
+
+```
+StoreError                  base of all
+├── StoreUnavailableError   no answer, or 5xx: try again. A write may have been applied all the same
+├── StoreRefusedError       the store said no: wrong keys, no rights, no such bucket
+├── StoreUnfitError         the store ignores conditional writes, so it cannot keep the ledger
+└── PreconditionFailedError a conditional write lost: someone else wrote first
+```
+"""
+
+from typing import ClassVar
+
+
+class StoreError(Exception):
+    """Base of all errors of the object store.
+
+    Attributes:
+        message: what happened and what to do next. Never an address: those are signed.
+        code: the S3 error code, such as `NoSuchBucket`; empty without an answer.
+        object_name: which object it was about; empty where it was about none.
+        retryable: whether repeating the call later can help.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str = "", object_name: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.object_name = object_name
+
+
+class StoreUnavailableError(StoreError):
+    """No whole answer, or an answer of 5xx. A write may have been applied: read it back."""
+
+    retryable = True
+
+
+class StoreRefusedError(StoreError):
+    """The store answered with a no that stays: wrong keys, missing rights, no such bucket."""
+
+
+class StoreUnfitError(StoreError):
+    """The store accepts conditional writes without keeping their condition. Two workers could then both pay."""
+
+
+class PreconditionFailedError(StoreError):
+    """A conditional write found the object changed (or there, or gone). Nothing was written."""

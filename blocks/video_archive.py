@@ -1,0 +1,101 @@
+"""The block that says where videos and the ledger are kept."""
+
+import re
+from typing import ClassVar
+
+import httpx
+import urllib3
+from minio import Minio
+from prefect.blocks.core import Block
+from pydantic import Field, HttpUrl, SecretStr, field_validator
+
+from blocks.object_store import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, ObjectStore
+
+
+class VideoArchive(Block):
+    """Where videos and the ledger are kept: a bucket of MinIO or of another S3 store with conditional writes.
+
+    Attributes:
+        endpoint: host and port of the store.
+        access_key: the access key.
+        secret_key: the secret key.
+        bucket: the bucket; it is created when it is missing.
+
+    Example:
+        Load a stored block and list the archived videos:
+        ```python
+        from blocks.video_archive import VideoArchive
+
+        archive = VideoArchive.load("BLOCK_NAME")
+        names = await archive.store().names("videos/")
+        ```
+    """
+
+    _block_type_name = "Video Archive"
+    _block_type_slug = "video-archive"
+    _description = "Where videos and the ledger are kept: a bucket of MinIO or of another S3 store."
+    # Shipped with Prefect itself, at a fixed commit, as the logos of its own blocks are.
+    _logo_url = HttpUrl(
+        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
+    )
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://min.io/docs/minio/linux/developers/python/API.html")
+
+    endpoint: str = Field(
+        default=...,
+        title="Endpoint",
+        description="Host and port of the store, such as minio.example.com:9000. No http:// in front.",
+    )
+    access_key: str = Field(default=..., title="Access key", description="The store's access key (its user name).")
+    secret_key: SecretStr = Field(default=..., title="Secret key", description="The store's secret key (its password).")
+    secure: bool = Field(default=True, title="TLS", description="Whether the store is reached by https.")
+    region: str = Field(default="us-east-1", title="Region", description="The region requests are signed for.")
+    bucket: str = Field(
+        default="sora-videos", title="Bucket", description="The bucket. It is created when it is missing."
+    )
+    public_url: str | None = Field(
+        default=None,
+        title="Public URL",
+        description=(
+            "How a browser reaches the store, such as https://videos.example.com. Set: artifacts and events link to "
+            "the objects there. Those links carry no signature, so the bucket or a proxy must let the reader in."
+        ),
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        value = value.strip()
+        if "/" in value or "@" in value or not value:
+            raise ValueError("must be a host with an optional port, such as minio.example.com:9000; see TLS for https")
+        return value
+
+    @field_validator("bucket")
+    @classmethod
+    def _bucket_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
+            raise ValueError("must be 3 to 63 lower-case letters, digits, dots and hyphens, as S3 wants it")
+        return value
+
+    def client(self) -> Minio:
+        """A minio-py client of this store. Thread-safe; its time-outs are short enough to notice an outage."""
+        pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
+            retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+            maxsize=16,
+        )
+        return Minio(
+            endpoint=self.endpoint,
+            access_key=self.access_key,
+            secret_key=self.secret_key.get_secret_value(),
+            secure=self.secure,
+            region=self.region,
+            http_client=pool,
+        )
+
+    def store(self, *, transport: httpx.AsyncBaseTransport | None = None) -> ObjectStore:
+        """The bucket, with the calls that the ledger and the archive need."""
+        return ObjectStore(self.client(), self.bucket, transport=transport)
+
+    def public_link(self, object_name: str) -> str | None:
+        """The object's address for a browser, without a signature; None without a public URL."""
+        return f"{self.public_url.rstrip('/')}/{self.bucket}/{object_name}" if self.public_url else None

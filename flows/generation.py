@@ -1,0 +1,265 @@
+"""The record of one generation and what may become of it. All pure: time and chance come in as arguments.
+
+```
+            ┌──────────► rejected ◄─┐ (may be claimed again: provably unpaid)
+            │                       │
+(nothing) ─► claimed ──► submitted ─┼─► succeeded ──► archived
+            │                 ▲     │
+            └► unconfirmed ───┘     └─► failed (a person may claim it again)
+```
+
+Each arrow is one function here. The paid call happens between `claimed` and whatever follows it, once per attempt.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from apixo import Failed, GenerationFailedError, Succeeded, VideoRequest, generation_failed
+from apixo.redaction import hide_queries
+
+SCHEMA: Final = 1
+"""The version of the record's shape. A reader refuses a newer one rather than guess."""
+
+
+class State(StrEnum):
+    """Where a generation stands."""
+
+    CLAIMED = "claimed"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    ARCHIVED = "archived"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    UNCONFIRMED = "unconfirmed"
+
+
+PAID: Final = frozenset({State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED})
+"""The provider took the task: there is nothing left to submit."""
+FINISHED: Final = frozenset({State.ARCHIVED, State.REJECTED, State.FAILED})
+"""Nothing is left to do by itself: the open marker goes."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Owner(_Model):
+    """Who made a claim."""
+
+    host: str = Field(description="Host name of the machine.")
+    pid: int = Field(description="Process id on that machine.")
+    flow_run_id: str | None = Field(default=None, description="The Prefect flow run.")
+
+
+class Problem(_Model):
+    """Why an attempt did not go well."""
+
+    kind: str = Field(description="Name of the error's class.")
+    code: str = Field(default="", description="The provider's code or failCode.")
+    message: str = Field(description="What happened, for a person.")
+    retryable: bool = Field(default=False, description="Whether the same request may succeed later.")
+
+
+class Attempt(_Model):
+    """One paid call, from its claim to its end."""
+
+    number: int = Field(description="1 for the first.")
+    claimed_at: datetime = Field(description="When it was claimed, by the claimer's clock.")
+    claimed_by: Owner
+    lease_seconds: float = Field(description="Without an answer for this long, the owner counts as dead.")
+    state: State = Field(default=State.CLAIMED, description="How far this attempt came.")
+    task_id: str | None = Field(default=None, description="The provider's task, once it is known.")
+    submitted_at: datetime | None = Field(default=None, description="When the provider's yes was known.")
+    problem: Problem | None = None
+    note: str | None = Field(default=None, description="What a person or a callback did to it.")
+
+
+class ArchivedObject(_Model):
+    """One object in the archive, as it was read back."""
+
+    kind: Literal["video", "poster", "sidecar"]
+    bucket: str
+    name: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    codec: str | None = Field(default=None, description="Video only.")
+    duration_seconds: float | None = Field(default=None, description="Video only.")
+    width: int | None = Field(default=None, description="Pixels, as displayed.")
+    height: int | None = Field(default=None, description="Pixels, as displayed.")
+    has_audio: bool | None = Field(default=None, description="Video only.")
+
+
+class Generation(_Model):
+    """One video, from its claim to the archive: the ledger's record and the result of `generate-video`."""
+
+    schema_version: int = SCHEMA
+    key: str
+    state: State
+    request: VideoRequest
+    attempts: tuple[Attempt, ...] = Field(description="Every paid call there was, the last one counts.")
+    created_at: datetime
+    updated_at: datetime
+    succeeded_at: datetime | None = None
+    archived_at: datetime | None = None
+    result_urls: tuple[str, ...] = Field(default=(), description="Without their queries: signatures live there.")
+    provider_times_ms: dict[str, int | None] = Field(
+        default_factory=dict, description="`created`, `completed` (Unix ms) and `cost` (ms) as the provider says."
+    )
+    objects: tuple[ArchivedObject, ...] = ()
+    warnings: tuple[str, ...] = Field(default=(), description="What differs from what was asked, in plain sentences.")
+    nonce: str = Field(default="", description="Names the write that made this version, so its writer knows it again.")
+
+    @property
+    def attempt(self) -> Attempt:
+        """The last attempt."""
+        return self.attempts[-1]
+
+    @property
+    def task_id(self) -> str | None:
+        """The provider's task of the last attempt."""
+        return self.attempt.task_id
+
+    @property
+    def video(self) -> ArchivedObject | None:
+        """The archived video; None while there is none."""
+        return next((item for item in self.objects if item.kind == "video"), None)
+
+    @property
+    def permanently_failed(self) -> bool:
+        """Failed for a reason that the same request cannot outlive."""
+        problem = self.attempt.problem
+        return self.state is State.FAILED and problem is not None and not problem.retryable
+
+    def failure(self) -> GenerationFailedError:
+        """The provider's failure as the error it was."""
+        problem = self.attempt.problem
+        return generation_failed(
+            problem.code if problem else "", problem.message if problem else "", task_id=self.task_id
+        )
+
+
+class TransitionError(Exception):
+    """A change that the state of a record does not allow. Seeing it means two things were told about one task."""
+
+
+def claim(
+    previous: Generation | None,
+    *,
+    key: str,
+    request: VideoRequest,
+    owner: Owner,
+    lease_seconds: float,
+    now: datetime,
+) -> Generation:
+    """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision."""
+    number = len(previous.attempts) + 1 if previous else 1
+    attempt = Attempt(number=number, claimed_at=now, claimed_by=owner, lease_seconds=lease_seconds)
+    if previous is None:
+        return Generation(
+            key=key, state=State.CLAIMED, request=request, attempts=(attempt,), created_at=now, updated_at=now
+        )
+    if previous.state not in (State.REJECTED, State.FAILED):
+        raise TransitionError(f"{key} is {previous.state}: it cannot be claimed")
+    return previous.model_copy(
+        update={"state": State.CLAIMED, "attempts": (*previous.attempts, attempt), "updated_at": now}
+    )
+
+
+def submitted(
+    generation: Generation, *, attempt_number: int, task_id: str, now: datetime, note: str | None = None
+) -> Generation:
+    """The provider took this attempt as this task. Also heals an attempt that was unconfirmed, or taken for unpaid.
+
+    An attempt that is not the last any more only gets its task id written down: a person has resubmitted meanwhile.
+    """
+    attempt = generation.attempts[attempt_number - 1]
+    if attempt.task_id == task_id:
+        return generation
+    if attempt.task_id is not None:
+        raise TransitionError(
+            f"{generation.key} has the task {attempt.task_id} in attempt {attempt_number}, not {task_id}"
+        )
+    update: dict[str, Any] = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None}
+    if note:
+        update["note"] = note
+    return _with_attempt(generation, attempt_number, update, now=now)
+
+
+def rejected(
+    generation: Generation, *, attempt_number: int, problem: Problem, now: datetime, note: str | None = None
+) -> Generation:
+    """The provider provably did not take this attempt; or a person says so, with a note."""
+    if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
+        return generation
+    update: dict[str, Any] = {"state": State.REJECTED, "problem": problem}
+    if note:
+        update["note"] = note
+    return _with_attempt(generation, attempt_number, update, now=now)
+
+
+def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
+    """No clear answer came to this attempt, or its owner died before writing one."""
+    if generation.attempts[attempt_number - 1].state is not State.CLAIMED:
+        return generation
+    return _with_attempt(generation, attempt_number, {"state": State.UNCONFIRMED, "problem": problem}, now=now)
+
+
+def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Generation:
+    """The provider finished the task. A task once called failed may still turn out well: it is paid for."""
+    if generation.task_id != status.task_id:
+        raise TransitionError(f"{generation.key} has the task {generation.task_id}, not {status.task_id}")
+    if generation.state in (State.SUCCEEDED, State.ARCHIVED):
+        return generation
+    changed = _with_attempt(generation, generation.attempt.number, {"state": State.SUCCEEDED, "problem": None}, now=now)
+    return changed.model_copy(
+        update={
+            "succeeded_at": now,
+            "result_urls": tuple(hide_queries(url).removesuffix("?…") for url in status.result_urls),
+            "provider_times_ms": {
+                "created": status.create_time_ms,
+                "completed": status.complete_time_ms,
+                "cost": status.cost_time_ms,
+            },
+        }
+    )
+
+
+def failed(generation: Generation, status: Failed, *, now: datetime) -> Generation:
+    """The provider gave up on the task."""
+    if generation.task_id != status.task_id:
+        raise TransitionError(f"{generation.key} has the task {generation.task_id}, not {status.task_id}")
+    if generation.state is not State.SUBMITTED:
+        return generation
+    error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
+    problem = Problem(
+        kind=type(error).__name__,
+        code=status.fail_code,
+        message=hide_queries(status.fail_message)[:1000],
+        retryable=not error.permanent,
+    )
+    return _with_attempt(generation, generation.attempt.number, {"state": State.FAILED, "problem": problem}, now=now)
+
+
+def archived(
+    generation: Generation, *, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...], now: datetime
+) -> Generation:
+    """The video lies in the archive, read back and found whole."""
+    if generation.state is State.ARCHIVED:
+        return generation
+    if generation.state is not State.SUCCEEDED:
+        raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived")
+    changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
+    return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
+
+
+def _with_attempt(generation: Generation, number: int, update: dict[str, Any], *, now: datetime) -> Generation:
+    attempts = list(generation.attempts)
+    attempts[number - 1] = attempts[number - 1].model_copy(update=update)
+    changed: dict[str, Any] = {"attempts": tuple(attempts), "updated_at": now}
+    if number == len(attempts):
+        changed["state"] = attempts[-1].state
+    return generation.model_copy(update=changed)

@@ -1,0 +1,202 @@
+"""The ledger: one JSON record a generation, changed only by conditional writes.
+
+`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is not finished: written before the claim,
+removed last, so that whoever looks for unfinished work lists only what is open.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from blocks.errors import PreconditionFailedError, StoreUnavailableError
+from blocks.object_store import ObjectStore
+from flows.errors import LedgerError
+from flows.generation import FINISHED, SCHEMA, Generation
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
+FIRST_PAUSE_SECONDS: Final = 0.2
+LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record as it was read, with the etag that a change of it is bound to."""
+
+    generation: Generation
+    etag: str
+
+
+class Ledger:
+    """The records of one archive.
+
+    Args:
+        store: the archive's bucket.
+        sleep, monotonic, nonce: the clock and the dice, for tests.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        nonce: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._store = store
+        self._patience_seconds = patience_seconds
+        self._sleep, self._monotonic, self._nonce = sleep, monotonic, nonce
+
+    async def ensure_ready(self) -> None:
+        """Makes sure that the bucket is there and keeps conditional writes.
+
+        Raises:
+            StoreError: it is not, or does not.
+        """
+        await self._patiently(self._store.ensure_ready)
+
+    async def read(self, key: str) -> Entry | None:
+        """The record of a key; None when the key was never claimed.
+
+        Raises:
+            LedgerError: there is a record, and it cannot be understood.
+            StoreError: the store did not answer.
+        """
+        found = await self._patiently(lambda: self._store.get(record_name(key)))
+        return Entry(_parse(key, found.data), found.etag) if found else None
+
+    async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
+        """Writes a claim if the record is still what was read (`over`; None: still missing). None: someone was faster.
+
+        Raises:
+            StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
+        """
+        await self._patiently(lambda: self._store.put(marker_name(claimed.key), b""))
+        return await self._write(claimed, etag=over.etag if over else None, patience_seconds=self._patience_seconds)
+
+    async def change(
+        self, key: str, how: Callable[[Generation], Generation], *, patience_seconds: float | None = None
+    ) -> Entry:
+        """Applies a pure change to the newest version of a record, again where someone else wrote meanwhile.
+
+        Args:
+            key: an existing record's.
+            how: one of the transitions of `flows.generation`. Returning its argument changes nothing.
+            patience_seconds: how long an outage of the store is waited out.
+
+        Raises:
+            LedgerError: there is no such record.
+            StoreError: the store did not answer.
+        """
+        patience = self._patience_seconds if patience_seconds is None else patience_seconds
+        deadline = self._monotonic() + patience
+        while True:
+            left = max(deadline - self._monotonic(), 0.0)
+            found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds=left)
+            if found is None:
+                raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
+            entry = Entry(_parse(key, found.data), found.etag)
+            changed = how(entry.generation)
+            if changed == entry.generation:
+                return entry
+            left = max(deadline - self._monotonic(), 0.0)
+            written = await self._write(changed, etag=entry.etag, patience_seconds=left)
+            if written is not None:
+                return written
+
+    async def close(self, key: str) -> None:
+        """Removes the open marker of a finished generation.
+
+        Someone may claim it again at the same moment, which writes the marker before the claim. So the record is looked
+        at once more afterwards, and the marker is put back if it is open again.
+        """
+        await self._patiently(lambda: self._store.remove(marker_name(key)))
+        entry = await self.read(key)
+        if entry is not None and entry.generation.state not in FINISHED:
+            await self._patiently(lambda: self._store.put(marker_name(key), b""))
+
+    async def open_keys(self) -> list[str]:
+        """The keys of all generations that are not finished, sorted."""
+        names = await self._patiently(lambda: self._store.names("open/"))
+        return [name.removeprefix("open/") for name in names]
+
+    async def keys(self) -> list[str]:
+        """The keys of all generations there ever were, sorted."""
+        names = await self._patiently(lambda: self._store.names("ledger/"))
+        return [name.removeprefix("ledger/").removesuffix(".json") for name in names]
+
+    async def _write(self, generation: Generation, *, etag: str | None, patience_seconds: float) -> Entry | None:
+        """One conditional write, sent again after lost replies. None: someone else wrote first.
+
+        Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and the
+        nonce in the record tells that the refusal is due to our own success.
+        """
+        stamped = generation.model_copy(update={"nonce": self._nonce()})
+        data = stamped.model_dump_json(indent=2).encode()
+        name = record_name(stamped.key)
+
+        async def write() -> Entry | None:
+            try:
+                new = await self._store.put_if(name, data, etag=etag, content_type="application/json")
+            except PreconditionFailedError:
+                found = await self._store.get(name)
+                if found is not None and found.data == data:
+                    return Entry(stamped, found.etag)
+                # Someone may also have changed the record after our own write arrived: our nonce is then gone, and
+                # whoever reads it next sees a version that was built on ours.
+                return None
+            return Entry(stamped, new)
+
+        return await self._patiently(write, patience_seconds=patience_seconds)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], *, patience_seconds: float | None = None) -> T:
+        patience = self._patience_seconds if patience_seconds is None else patience_seconds
+        deadline = self._monotonic() + patience
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await call()
+            except StoreUnavailableError:
+                if self._monotonic() + pause > deadline:
+                    raise
+            await self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def record_name(key: str) -> str:
+    """The object that holds the record of a key."""
+    return f"ledger/{key}.json"
+
+
+def marker_name(key: str) -> str:
+    """The object that marks a key as not finished."""
+    return f"open/{key}"
+
+
+def _parse(key: str, data: bytes) -> Generation:
+    try:
+        generation = Generation.model_validate_json(data)
+    except ValidationError as error:
+        raise LedgerError(
+            f"The ledger's record of {key} cannot be read ({error.error_count()} problems). Nothing is submitted for it. "
+            f"Look at {record_name(key)} in the bucket.",
+            key=key,
+        ) from error
+    if generation.schema_version > SCHEMA or generation.key != key:
+        raise LedgerError(
+            f"The ledger's record of {key} is of a newer version of this program, or of another key "
+            f"({generation.key}, version {generation.schema_version}). Nothing is submitted for it.",
+            key=key,
+        )
+    return generation
+
+
+__all__ = ["Entry", "Ledger", "marker_name", "record_name"]
