@@ -9,6 +9,7 @@ from apixo.errors import (
     AuthenticationError,
     BadRequestError,
     ContentViolationError,
+    DeadlineError,
     GenerationFailedError,
     InvalidImageUrlError,
     NoReplyError,
@@ -24,6 +25,7 @@ from apixo.errors import (
 from apixo.replies import Failed, Pending, Processing, Status, Succeeded, TaskStatus, UnknownState
 from apixo.requests import VideoRequest
 from apixo.retries import is_provably_unpaid, may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo.waiting import wait_for_end
 
 __all__ = [
     "ApixoClient",
@@ -31,6 +33,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "ContentViolationError",
+    "DeadlineError",
     "Failed",
     "GenerationFailedError",
     "InvalidImageUrlError",
@@ -55,4 +58,5 @@ __all__ = [
     "may_resubmit",
     "parse_retry_after",
     "retry_delay",
+    "wait_for_end",
 ]

@@ -26,6 +26,7 @@ from apixo.redaction import hide_queries, hide_secret, install_log_filter
 from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
 from apixo.requests import VideoRequest
 from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo.waiting import wait_for_end
 
 T = TypeVar("T")
 
@@ -112,14 +113,27 @@ class ApixoClient:
     def __repr__(self) -> str:
         return f"ApixoClient(base_url={str(self._http.base_url)!r})"
 
-    async def submit_once(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
+    async def submit_once(
+        self,
+        request: VideoRequest,
+        *,
+        callback_url: str | None = None,
+        before_sending: Callable[[], None] | None = None,
+    ) -> str:
         """Sends the paid call exactly once. Returns the task id.
+
+        Args:
+            request: the video.
+            callback_url: where the provider reports the end; None: it does not.
+            before_sending: called when the turn has come, right before connecting. What it raises stops the call.
 
         Raises:
             ProvablyUnpaidError: it was not taken. It may be sent again.
             UnclearError: it may have been taken. It must not be sent again.
         """
         await self._limiter.acquire()
+        if before_sending is not None:
+            before_sending()
         try:
             async with asyncio.timeout(self._submit_timeout_seconds):
                 envelope = await self._call(
@@ -181,32 +195,22 @@ class ApixoClient:
 
         Raises:
             GenerationFailedError: the provider reports the task as failed.
-            NoReplyError: the deadline passed; the task may still end well, so ask again later.
+            DeadlineError: the deadline passed; the task may still end well, so ask again later.
+            AuthenticationError: the API key does not hold.
         """
-        deadline = self._monotonic() + deadline_seconds
-        await self._sleep(min(initial_wait_seconds, deadline_seconds))
-        while True:
-            try:
-                status = await self.status_once(task_id)
-            except ApixoError as error:
-                if not may_ask_again(error):
-                    raise
-                last = str(error)
-            else:
-                match status:
-                    case Succeeded():
-                        return status
-                    case Failed():
-                        raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
-                last = f"state {status.state!r}"
-            left = deadline - self._monotonic()
-            if left <= 0:
-                raise NoReplyError(
-                    f"Task {task_id} was not finished after {deadline_seconds:g} s ({last}). Ask again later: "
-                    f"its result stays for {constants.RESULT_DAYS} days.",
-                    task_id=task_id,
-                )
-            await self._sleep(min(poll_interval_seconds * (0.8 + 0.4 * self._chance()), left))
+        status = await wait_for_end(
+            lambda: self.status_once(task_id),
+            task_id=task_id,
+            initial_wait_seconds=initial_wait_seconds,
+            poll_interval_seconds=poll_interval_seconds,
+            deadline_seconds=deadline_seconds,
+            sleep=self._sleep,
+            monotonic=self._monotonic,
+            chance=self._chance,
+        )
+        if isinstance(status, Failed):
+            raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
+        return status
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[BaseException], bool]) -> T:
         def delay(state: RetryCallState) -> float:

@@ -12,6 +12,7 @@ ApixoError                     base of all
 │   ├── NoReplyError           time-out or cut connection after the request was sent
 │   ├── ServerError            an answer that is neither yes nor a documented no (5xx, 404, a redirect, …)
 │   └── UnexpectedReplyError   a yes whose body makes no sense
+├── DeadlineError              the task had not ended when the wait was over; it may still end well
 └── GenerationFailedError      the provider took the task and reports that it failed
     ├── ContentViolationError      CONTENT_VIOLATION: the same request cannot succeed
     └── InvalidImageUrlError       INVALID_IMAGE_URL: the provider cannot read the image; neither can this
@@ -97,6 +98,12 @@ class ServerError(UnclearError):
 
 class UnexpectedReplyError(UnclearError):
     """A reply that says yes, or a status, in a shape that makes no sense."""
+
+
+class DeadlineError(ApixoError):
+    """The task had not ended when the wait was over. Ask again later: nothing is lost."""
+
+    retryable = True
 
 
 class GenerationFailedError(ApixoError):

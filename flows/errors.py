@@ -8,7 +8,6 @@ PipelineError             base of all
 ├── SubmissionRejectedError   the provider did not take the request: nothing was paid
 ├── UnconfirmedError      paid or not: nobody can know yet. A callback or a person resolves it
 ├── VideoFailedError      the provider took the task and reports it as failed
-├── DeadlineError         not finished in time; a rerun goes on waiting
 ├── ArchiveMismatchError  what was read back differs from what was written
 └── LedgerError           the record cannot be read or written
 ```
@@ -66,10 +65,6 @@ class VideoFailedError(PipelineError):
         super().__init__(message, key=key, task_id=task_id)
         self.fail_code = fail_code
         self.permanent = permanent
-
-
-class DeadlineError(PipelineError):
-    """The provider had not finished by the deadline. Nothing is lost: a rerun goes on waiting."""
 
 
 class ArchiveMismatchError(PipelineError):

@@ -61,6 +61,7 @@ class Problem(_Model):
     code: str = Field(default="", description="The provider's code or failCode.")
     message: str = Field(description="What happened, for a person.")
     retryable: bool = Field(default=False, description="Whether the same request may succeed later.")
+    retry_after_seconds: float | None = Field(default=None, description="How long the provider asked to wait.")
 
 
 class Attempt(_Model):
@@ -75,6 +76,7 @@ class Attempt(_Model):
     submitted_at: datetime | None = Field(default=None, description="When the provider's yes was known.")
     problem: Problem | None = None
     note: str | None = Field(default=None, description="What a person or a callback did to it.")
+    resubmit_allowed: bool = Field(default=False, description="A person allowed to pay once more after it failed.")
 
 
 class ArchivedObject(_Model):
@@ -189,16 +191,34 @@ def submitted(
     return _with_attempt(generation, attempt_number, update, now=now)
 
 
-def rejected(
-    generation: Generation, *, attempt_number: int, problem: Problem, now: datetime, note: str | None = None
-) -> Generation:
-    """The provider provably did not take this attempt; or a person says so, with a note."""
+def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
+    """The provider provably did not take this attempt. Also when others took its owner for dead meanwhile."""
     if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
-    update: dict[str, Any] = {"state": State.REJECTED, "problem": problem}
-    if note:
-        update["note"] = note
-    return _with_attempt(generation, attempt_number, update, now=now)
+    return _with_attempt(generation, attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
+
+
+def resubmit_allowed(generation: Generation, *, note: str, now: datetime) -> Generation:
+    """A person decides that the generation may be submitted once more: it was not taken, or it failed.
+
+    Raises:
+        TransitionError: it is neither unconfirmed, rejected nor failed, or failed for good.
+    """
+    attempt = generation.attempt
+    match generation.state:
+        case State.REJECTED:
+            return generation
+        case State.UNCONFIRMED:
+            return _with_attempt(generation, attempt.number, {"state": State.REJECTED, "note": note}, now=now)
+        case State.FAILED if not generation.permanently_failed:
+            return _with_attempt(generation, attempt.number, {"resubmit_allowed": True, "note": note}, now=now)
+        case State.FAILED:
+            why = "it failed for a reason that the same request cannot outlive; use a new key for a changed request"
+        case State.CLAIMED:
+            why = "it is being submitted right now; try again in a moment"
+        case _:
+            why = f"it is {generation.state}: APIXO took it as task {generation.task_id}"
+    raise TransitionError(f"{generation.key} cannot be submitted again: {why}.")
 
 
 def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:

@@ -1,7 +1,7 @@
 """The ledger: one JSON record a generation, changed only by conditional writes.
 
-`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is not finished: written before the claim,
-removed last, so that whoever looks for unfinished work lists only what is open.
+`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is not finished: written before the
+claim, removed last, so that whoever looks for unfinished work lists only what is open.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class Ledger:
         Raises:
             StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
         """
-        await self._patiently(lambda: self._store.put(marker_name(claimed.key), b""))
+        await self.mark_open(claimed.key)
         return await self._write(claimed, etag=over.etag if over else None, patience_seconds=self._patience_seconds)
 
     async def change(
@@ -112,6 +112,10 @@ class Ledger:
             if written is not None:
                 return written
 
+    async def mark_open(self, key: str) -> None:
+        """Writes the open marker. To be done before the record says that something is left to do."""
+        await self._patiently(lambda: self._store.put(marker_name(key), b""))
+
     async def close(self, key: str) -> None:
         """Removes the open marker of a finished generation.
 
@@ -121,7 +125,11 @@ class Ledger:
         await self._patiently(lambda: self._store.remove(marker_name(key)))
         entry = await self.read(key)
         if entry is not None and entry.generation.state not in FINISHED:
-            await self._patiently(lambda: self._store.put(marker_name(key), b""))
+            await self.mark_open(key)
+
+    async def is_open(self, key: str) -> bool:
+        """Whether the open marker of a key is there."""
+        return await self._patiently(lambda: self._store.get(marker_name(key))) is not None
 
     async def open_keys(self) -> list[str]:
         """The keys of all generations that are not finished, sorted."""
@@ -136,8 +144,8 @@ class Ledger:
     async def _write(self, generation: Generation, *, etag: str | None, patience_seconds: float) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.
 
-        Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and the
-        nonce in the record tells that the refusal is due to our own success.
+        Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and
+        the nonce in the record tells that the refusal is due to our own success.
         """
         stamped = generation.model_copy(update={"nonce": self._nonce()})
         data = stamped.model_dump_json(indent=2).encode()
@@ -186,8 +194,8 @@ def _parse(key: str, data: bytes) -> Generation:
         generation = Generation.model_validate_json(data)
     except ValidationError as error:
         raise LedgerError(
-            f"The ledger's record of {key} cannot be read ({error.error_count()} problems). Nothing is submitted for it. "
-            f"Look at {record_name(key)} in the bucket.",
+            f"The ledger's record of {key} cannot be read ({error.error_count()} problems). Nothing is submitted for "
+            f"it. Look at {record_name(key)} in the bucket.",
             key=key,
         ) from error
     if generation.schema_version > SCHEMA or generation.key != key:

@@ -1,0 +1,77 @@
+"""Waiting for the end of a task. The clock, the pause and the dice come in as arguments."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from apixo.constants import INITIAL_WAIT_SECONDS, POLL_INTERVAL_SECONDS, RESULT_DAYS
+from apixo.errors import ApixoError, AuthenticationError, DeadlineError
+from apixo.replies import Failed, Status, Succeeded
+
+JITTER: Final = 0.2
+"""Questions come up to this fraction earlier or later than asked for, so that many waiters do not ask in step."""
+
+Report = Callable[[str, float], None]
+"""Called after each question that brought no end: what was answered, and the seconds waited so far."""
+
+
+async def wait_for_end(
+    ask: Callable[[], Awaitable[Status]],
+    *,
+    task_id: str,
+    initial_wait_seconds: float = INITIAL_WAIT_SECONDS,
+    poll_interval_seconds: float = POLL_INTERVAL_SECONDS,
+    deadline_seconds: float = 1800.0,
+    report: Report | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+    chance: Callable[[], float] = random.random,
+) -> Succeeded | Failed:
+    """Sleeps, then asks until the task ends or the deadline passes.
+
+    No answer but a final state ends the wait early, save a 401. Even a 400 is waited out: whether a task is known right
+    after its submission is not documented. A final state that comes with the deadline still counts.
+
+    Args:
+        ask: asks once for the state.
+        task_id: for messages.
+        initial_wait_seconds: before the first question. 0 asks at once.
+        poll_interval_seconds: between two questions, jittered; a longer Retry-After wins.
+        deadline_seconds: from now. At least one question is asked in any case.
+        report: told what every question brought.
+        sleep, monotonic, chance: the clock and the dice.
+
+    Raises:
+        DeadlineError: the deadline passed without an end.
+        AuthenticationError: no question will be answered with this key.
+    """
+    started = monotonic()
+    pause = min(initial_wait_seconds, deadline_seconds)
+    while True:
+        if pause > 0:
+            await sleep(pause)
+        asked_seconds = 0.0
+        try:
+            status = await ask()
+        except AuthenticationError:
+            raise
+        except ApixoError as error:
+            last, asked_seconds = str(error), error.retry_after_seconds or 0.0
+        else:
+            if isinstance(status, Succeeded | Failed):
+                return status
+            last = f"state {status.state!r}"
+        waited = monotonic() - started
+        left = deadline_seconds - waited
+        if left <= 0:
+            raise DeadlineError(
+                f"Task {task_id} was not finished after {waited:.0f} s ({last}). It may still end well: ask again "
+                f"later. APIXO keeps a result for {RESULT_DAYS} days.",
+                task_id=task_id,
+            )
+        if report is not None:
+            report(last, waited)
+        jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * chance())
+        pause = min(max(jittered, asked_seconds), left)

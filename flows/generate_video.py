@@ -1,0 +1,64 @@
+"""The flow `generate-video`: one video, from the request to the archive."""
+
+import asyncio
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from flows import steps
+from flows.generation import Generation
+from flows.keys import Key, check_key
+from flows.permission import rerun_by_person
+from flows.progress import run_logger
+from flows.report import publish, thumbnail_of
+from flows.resources import Resources, load_block, open_resources
+from flows.spool import discard, spool_folder
+from flows.steps.retrying import delays_seconds
+
+
+def _run_name() -> str:
+    return f"generate {flow_run.parameters.get('key') or flow_run.id}"
+
+
+@flow(name="generate-video", flow_run_name=_run_name, persist_result=False, log_prints=False)
+async def generate_video(
+    request: VideoRequest,
+    key: Key | None = None,
+    wait: bool = True,
+    api: str = "default",
+    archive: str = "default",
+) -> Generation:
+    """Generates one video and archives it. Rerunning it, or running it again with the same key, never pays twice.
+
+    Args:
+        request: The video: prompt, duration, aspect ratio, start image.
+        key: Names this video for ever: the same key is the same video. Without one, this run's id is the key.
+        wait: Off ends the run after the submission. The video then arrives by callback or by the collector.
+        api: Name of the `apixo-api` block.
+        archive: Name of the `video-archive` block.
+    """
+    key = check_key(key or str(flow_run.id))
+    async with open_resources(await load_block(ApixoApi, api), await load_block(VideoArchive, archive)) as resources:
+        return await generate(request, key, resources, wait=wait)
+
+
+async def generate(request: VideoRequest, key: str, resources: Resources, *, wait: bool = True) -> Generation:
+    """The five steps of one generation. Each reads in the ledger what is done already."""
+    delays = delays_seconds(resources.api.retry_delay_seconds)
+    await steps.validate_image.with_options(retry_delay_seconds=delays)(key, request, resources)
+    generation = await steps.submit(key, request, resources, rerun_by_person)
+    if not wait:
+        run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, generation.task_id)
+        return generation
+    status = await steps.wait(key, resources)
+    with spool_folder(resources.spool, key, generation.task_id or "") as folder:
+        fetch = steps.fetch.with_options(retry_delay_seconds=delays)
+        videos = await fetch(key, status, folder, resources)
+        generation = await steps.archive.with_options(retry_delay_seconds=delays)(key, videos, resources)
+        if videos:
+            thumbnail = await asyncio.to_thread(thumbnail_of, videos[0].path)
+            await publish(generation, resources.archive, thumbnail=thumbnail)
+        discard(folder)
+    return generation

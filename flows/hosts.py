@@ -1,0 +1,354 @@
+"""The guard for URLs that come from outside: which may be asked, and a client that cannot be led elsewhere.
+
+Image and result URLs are hostile until proven otherwise: they may point at this machine, its network or a cloud's
+metadata service, by name, by an odd spelling of an address, by a DNS answer that changes between check and use, or by a
+redirect. So the client resolves a name once, checks *every* address, and connects to an address it has checked.
+"""
+
+import asyncio
+import http.cookiejar
+import ipaddress
+import re
+import socket
+import ssl
+import unicodedata
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+
+from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""``await resolve(host, port)`` gives every address of a host as text; an OSError means it has none now."""
+
+MAX_URL_LENGTH = 2_000
+"""What a person may give. Browsers, proxies and the provider's own fetcher agree on about this much, not on more."""
+
+MAX_SIGNED_URL_LENGTH = 8_000
+"""What a host may give: a result or a redirect with a session token in it passes 2,000, and a paid video must not be
+lost to that. RFC 9110, 4.1: everybody should support 8,000."""
+
+MAX_REDIRECTS = 5
+MAX_ADDRESSES_TRIED = 4  # a hostile name may have thousands of dead addresses, each a connect time-out
+DEFAULT_TIMEOUT_SECONDS = 30.0
+
+# Never forwarded to a host from outside, whoever put them into a request.
+_PRIVATE_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+
+# Ports that speak something else (mail, SSH, IRC, …): the "bad ports" of the Fetch standard, which browsers refuse too.
+_BAD_PORTS = frozenset(
+    map(
+        int,
+        re.findall(
+            r"\d+",
+            """0 1 7 9 11 13 15 17 19 20 21 22 23 25 37 42 43 53 69 77 79 87 95 101 102 103 104 109 110 111 113 115
+            117 119 123 135 137 139 143 161 179 389 427 465 512 513 514 515 526 530 531 532 540 548 554 556 563 587 601
+            636 989 990 993 995 1719 1720 1723 2049 3659 4045 4190 5060 5061 6000 6566 6665 6666 6667 6668 6669 6679
+            6697 10080""",
+        ),
+    )
+)
+
+
+def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+# Refused even with allow_private_hosts: they are nobody's media server, and the link-local ones hand out credentials.
+_NEVER = _networks(
+    "0.0.0.0/8",  # "this host": Linux connects 0.0.0.0 to loopback
+    "169.254.0.0/16",  # link-local: metadata of AWS, Google, Azure, …
+    "100.100.100.200/32",  # metadata of Alibaba
+    "168.63.129.16/32",  # the wire server of Azure, in public address space
+    "192.0.0.192/32",  # metadata of Oracle
+    "224.0.0.0/4",  # multicast
+    "255.255.255.255/32",  # broadcast
+    "::/128",
+    "fe80::/10",  # link-local
+    "fd00:ec2::254/128",  # metadata of AWS over IPv6
+    "fd20:ce::254/128",  # metadata of Google over IPv6
+    "ff00::/8",  # multicast
+)
+
+# What ``is_global`` of some Python version lets through although no public web server lives there.
+_NOT_PUBLIC = _networks(
+    "100.64.0.0/10",  # carrier-grade NAT
+    "192.0.0.0/24",  # IETF protocol assignments
+    "192.88.99.0/24",  # 6to4 relays, withdrawn
+    "198.18.0.0/15",  # benchmarks
+    "240.0.0.0/4",  # reserved
+    "2001::/23",  # IETF protocol assignments, Teredo (2001::/32) among them
+    "2001:db8::/32",  # documentation
+    "2002::/16",  # 6to4, withdrawn
+    "3fff::/20",  # documentation
+)
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has ever given out for hosts
+
+# Prefixes whose last 32 bits are an IPv4 address. The first two stand for exactly that address: where it may be
+# asked, so may they (a network with IPv6 only sees the whole IPv4 web through NAT64).
+_NAMED_IPV4 = _networks("::ffff:0:0/96", "64:ff9b::/96")
+# Besides: the withdrawn IPv4-compatible and IPv4-translated addresses, and local NAT64.
+_EMBEDDED_IPV4 = (*_NAMED_IPV4, *_networks("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48"))
+
+
+def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
+    """The parsed URL, if its text alone allows asking it. Pure: nothing is resolved.
+
+    Raises:
+        ForbiddenUrlError: not http or https, a user name in it, no or a malformed host, a port of another service,
+            longer than max_length characters, or with whitespace, control characters or backslashes, on which parsers
+            differ.
+    """
+    shown = display_url(url)
+    if len(url) > max_length:
+        raise ForbiddenUrlError(
+            f"A URL of {len(url):,} characters is refused, {max_length:,} are allowed: give a shorter one", url=url
+        )
+    if any(unicodedata.category(char)[0] in "CZ" or char == "\\" for char in url):
+        raise ForbiddenUrlError(
+            f"{shown} holds whitespace, control characters or a backslash: percent-encode them", url=url
+        )
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        # Without its cause: that quotes the malformed part, which may be a password or a signature.
+        raise ForbiddenUrlError(f"{shown} is not a URL that can be read: check how it is written", url=url) from None
+    if parsed.scheme not in {"http", "https"}:
+        raise ForbiddenUrlError(f"{shown} is refused: only http and https URLs may be given", url=url)
+    if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0].partition("#")[0]:
+        raise ForbiddenUrlError(f"{shown} is refused: a user name or password may not be part of the URL", url=url)
+    if not _is_host(parsed.raw_host.decode("ascii")):
+        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check how it is written", url=url)
+    if parsed.port is not None and (parsed.port > 65_535 or parsed.port in _BAD_PORTS):
+        raise ForbiddenUrlError(f"{shown} is refused: port {parsed.port} is not one of a web server", url=url)
+    return parsed
+
+
+def is_allowed_address(address: str | Address, *, allow_private_hosts: bool) -> bool:
+    """Whether a connection to this address may be made. Pure.
+
+    Without allow_private_hosts only public addresses are: no private, loopback, link-local, multicast, reserved,
+    unspecified, documentation, benchmark or carrier-grade NAT one, nor an IPv6 address that carries such an IPv4
+    address (mapped, NAT64), nor any of the withdrawn tunnels (6to4, Teredo). With it, link-local, multicast,
+    unspecified, broadcast and cloud metadata addresses stay refused, inside an IPv6 address too.
+
+    Raises:
+        ValueError: the text is no address.
+    """
+    ip = ipaddress.ip_address(address) if isinstance(address, str) else address
+    embedded = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else []
+    if any(_is_in(candidate, _NEVER) for candidate in (ip, *embedded)):
+        return False
+    if allow_private_hosts:
+        return True
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not _is_in(ip, _NOT_PUBLIC)
+    if _is_in(ip, _NAMED_IPV4):
+        return all(is_allowed_address(inner, allow_private_hosts=False) for inner in embedded)
+    return ip in _GLOBAL_UNICAST and ip.is_global and not _is_in(ip, _NOT_PUBLIC) and not embedded
+
+
+async def resolve_host(host: str, port: int) -> Sequence[str]:
+    """Every address the system knows for a host, its first choice first. It reads ``2130706433`` and ``0x7f.1`` too."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Resolves the host itself, refuses it unless every address is allowed, and connects to an address it has checked.
+
+    The Host header and the name in TLS stay those of the URL, so the certificate is checked against the name although
+    the connection goes to an address. Credentials and cookies are taken out of every request.
+
+    Args:
+        allow_private_hosts: See `is_allowed_address`.
+        resolve: Gives the addresses of a host.
+        verify: As in httpx.
+
+    Raises:
+        ForbiddenUrlError: from a request, when the URL or one of its host's addresses is not allowed.
+        DownloadError: from a request, when the host cannot be resolved.
+    """
+
+    def __init__(
+        self, *, allow_private_hosts: bool, resolve: Resolve = resolve_host, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        self._allow_private_hosts = allow_private_hosts
+        self._resolve = resolve
+        # No kept connections: the pool below knows a connection by its address, so two names on one address would share
+        # one whose certificate was checked for the other name. Nor a limit: none must wait for another's slow host.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._inner = httpx.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = check_url(str(request.url), max_length=MAX_SIGNED_URL_LENGTH)
+        host = url.raw_host.decode("ascii")
+        addresses = await self._checked_addresses(url, host, request.extensions.get("timeout", {}).get("connect"))
+        headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _PRIVATE_HEADERS]
+        failure: httpx.TransportError = httpx.ConnectError("no address to connect to")
+        for address in addresses[:MAX_ADDRESSES_TRIED]:
+            outbound = httpx.Request(
+                request.method,
+                url.copy_with(host=address),
+                headers=headers,
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host.removesuffix(".")},
+            )
+            try:
+                return await self._inner.handle_async_request(outbound)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def _checked_addresses(self, url: httpx.URL, host: str, timeout_seconds: float | None) -> list[str]:
+        """Every address of the host, all of them allowed, in the resolver's order."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                found = [host] if _is_address(host) else list(await self._resolve(host, _port(url)))
+            checked = [(address, self._is_allowed(address)) for address in found]
+        except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
+            raise DownloadError(
+                f"{host} could not be resolved: check the name, or try again later", url=str(url)
+            ) from error
+        if not checked:
+            raise DownloadError(f"{host} has no address: check the name, or try again later", url=str(url))
+        for address, allowed in checked:
+            if not allowed:
+                # One bad address is enough: the next look-up could give only that one.
+                hint = (
+                    "such an address is never asked"
+                    if self._allow_private_hosts or not is_allowed_address(address, allow_private_hosts=True)
+                    else "give a public URL, or set allow_private_hosts for local use"
+                )
+                named = address if address == host else f"{host} has the address {address}, which"
+                raise ForbiddenUrlError(f"{named} is not public: {hint}", url=str(url))
+        return found
+
+    def _is_allowed(self, address: str) -> bool:
+        return is_allowed_address(address, allow_private_hosts=self._allow_private_hosts)
+
+
+def guarded_client(
+    *,
+    allow_private_hosts: bool,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    resolve: Resolve = resolve_host,
+    verify: ssl.SSLContext | bool = True,
+) -> httpx.AsyncClient:
+    """A client for URLs from outside; for `open_stream`. It sends no credentials, keeps no cookies, follows nothing.
+
+    Args:
+        allow_private_hosts: See `is_allowed_address`.
+        timeout_seconds: For each of look-up, connecting, and waiting for the next bytes. Not for the whole.
+        resolve: Gives the addresses of a host.
+        verify: As in httpx.
+    """
+    return httpx.AsyncClient(
+        transport=GuardedTransport(allow_private_hosts=allow_private_hosts, resolve=resolve, verify=verify),
+        # A proxy would resolve the name itself, and with it void the check; ~/.netrc would add a password.
+        trust_env=False,
+        follow_redirects=False,
+        timeout=timeout_seconds,
+        headers={"User-Agent": "sora-pipeline", "Accept-Encoding": "identity"},
+        cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
+    )
+
+
+@asynccontextmanager
+async def open_stream(
+    client: httpx.AsyncClient,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    max_redirects: int = MAX_REDIRECTS,
+) -> AsyncIterator[httpx.Response]:
+    """GETs a URL and gives the final answer, whatever its status, with its body still to be streamed.
+
+    Redirects are followed by hand, each checked like the first URL, with the same headers. What httpx raises while the
+    body is read becomes a DownloadError too.
+
+    Raises:
+        ForbiddenUrlError: the URL or a redirect is not allowed, or a redirect leads from https to http.
+        DownloadError: the network failed (retryable), or there were more than max_redirects redirects (not retryable).
+    """
+    current = check_url(url, max_length=MAX_SIGNED_URL_LENGTH)
+    try:
+        for _ in range(max_redirects + 1):
+            response = await client.send(client.build_request("GET", current, headers=headers), stream=True)
+            try:
+                if response.status_code not in _REDIRECTS or "location" not in response.headers:
+                    yield response
+                    return
+            finally:
+                await response.aclose()
+            current = _redirected(current, response.headers["location"])
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise DownloadError(
+            f"{display_url(str(current))} could not be fetched ({reason}): try again later", url=str(current)
+        ) from error
+    raise DownloadError(
+        f"{display_url(url)} redirects more than {max_redirects} times: give the final URL", url=url, retryable=False
+    )
+
+
+def _redirected(current: httpx.URL, location: str) -> httpx.URL:
+    """Where a redirect leads, checked."""
+    try:
+        joined = str(current.join(location))
+    except httpx.InvalidURL:
+        raise ForbiddenUrlError(
+            f"{display_url(str(current))} redirects to something that is no URL", url=str(current)
+        ) from None
+    target = check_url(joined, max_length=MAX_SIGNED_URL_LENGTH)
+    if current.scheme == "https" and target.scheme == "http":
+        raise ForbiddenUrlError(
+            f"{display_url(str(current))} redirects from https to http: give a URL that stays encrypted",
+            url=str(current),
+        )
+    return target
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address carries and that a router or a stack may unwrap."""
+    if ip == ipaddress.IPv6Address("::1"):
+        return []
+    found = [ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)] if _is_in(ip, _EMBEDDED_IPV4) else []
+    if ip.sixtofour is not None:
+        found.append(ip.sixtofour)
+    if ip.teredo is not None:
+        found.extend(ip.teredo)
+    if (int(ip) >> 32) & 0xFDFF_FFFF == 0x5EFE:  # ISATAP
+        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
+    return found
+
+
+def _is_in(ip: Address, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    return any(ip in network for network in networks)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host(host: str) -> bool:
+    """A DNS name in its ASCII form or an address; an IPv6 zone (``%eth0``) is neither."""
+    if ":" in host:
+        return "%" not in host and _is_address(host)
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)

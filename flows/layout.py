@@ -1,0 +1,22 @@
+"""The names of a generation's objects in the archive. Pure; others rely on them."""
+
+from datetime import datetime
+from typing import Final
+
+VIDEO_TYPE: Final = "video/mp4"
+POSTER_TYPE: Final = "image/jpeg"
+SIDECAR_TYPE: Final = "application/json"
+
+
+def folder(key: str, claimed_at: datetime) -> str:
+    """`videos/<yyyy>/<mm>/<dd>/<key>/`, by the day (UTC) of the claim, which the ledger fixes for all reruns."""
+    return f"videos/{claimed_at:%Y/%m/%d}/{key}/"
+
+
+def video_name(number: int) -> str:
+    """`video.mp4`, and for a second result `video-2.mp4`."""
+    return "video.mp4" if number == 1 else f"video-{number}.mp4"
+
+
+POSTER_NAME: Final = "poster.jpg"
+SIDECAR_NAME: Final = "generation.json"

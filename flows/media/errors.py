@@ -1,0 +1,92 @@
+"""What can go wrong with an image or a video that comes from outside.
+
+::
+
+    MediaError                  every error of this room
+    ├── ForbiddenUrlError       the URL may not be asked: scheme, user name, private host, downgrade     not retryable
+    ├── ImageRefusedError       an image the provider cannot use: too big, wrong type, damaged, HTTP 4xx not retryable
+    ├── DownloadError           the bytes did not arrive: network, HTTP 5xx, 429, 408, cut, disk full    retryable
+    │   └── ResultExpiredError  the host says 403, 404 or 410 to a result URL                            not retryable
+    └── DamagedVideoError       the bytes arrived and are not a whole, playable video                    retryable
+
+``retryable`` says whether the same call may succeed a little later with nobody doing anything. A raiser may overrule
+the default of its class: a file that is too big is a ``DownloadError`` no retry can mend.
+"""
+
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+RESULT_VALID_DAYS = 15
+"""APIXO: result URLs are valid for 15 days."""
+
+_MAX_SHOWN = 200  # characters of a URL in a message: enough to know it by, short enough for one line of log
+_RETRYABLE_STATUSES = frozenset({408, 425, 429})
+
+
+class MediaError(Exception):
+    """The base of every error about an image or a video from outside.
+
+    Args:
+        message: What happened and what to do next. It must not hold a URL's query or user name: see `display_url`.
+        url: The URL it is about. Only its display form is kept, so that no log can get a signature from it.
+        retryable: Whether the same call may succeed later; None takes the default of the class.
+
+    It can be pickled: ``args`` is the message, the rest is plain attributes.
+    """
+
+    retryable_by_default: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, url: str | None = None, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.url = None if url is None else display_url(url)
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+
+
+class ForbiddenUrlError(MediaError):
+    """Raised before a byte is sent: this URL, or one it redirects to, may not be asked."""
+
+
+class ImageRefusedError(MediaError):
+    """Raised when an image cannot be used: its host answers 4xx, or it is too big, of a wrong type or damaged."""
+
+
+class DownloadError(MediaError):
+    """Raised when bytes did not arrive: no connection, a time-out, HTTP 5xx, 429 or 408, a cut body, a full disk."""
+
+    retryable_by_default = True
+
+
+class ResultExpiredError(DownloadError):
+    """Raised when the result's host answers 403, 404 or 410: the URL is used up, another one may not be."""
+
+    retryable_by_default = False
+
+
+class DamagedVideoError(MediaError):
+    """Raised when a file is empty, not a video, cut short or not decodable. Fetching it again may mend it."""
+
+    retryable_by_default = True
+
+
+def display_url(url: str) -> str:
+    """The URL without query, fragment, user name and password: what may be shown and logged.
+
+    A text that is no URL at all becomes ``<malformed URL>``, for it may be anything, a pasted secret too.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "<malformed URL>"
+    if not parts.scheme or not host:
+        return "<malformed URL>"
+    shown = f"{parts.scheme}://{host}{parts.path}"
+    if len(shown) > _MAX_SHOWN:
+        shown = f"{shown[:_MAX_SHOWN]}…"
+    return "".join(char if char.isprintable() else "?" for char in shown)
+
+
+def is_retryable_status(status: int) -> bool:
+    """Whether an HTTP status may be another one a little later: every 5xx, 408, 425 (too early) and 429."""
+    return status >= 500 or status in _RETRYABLE_STATUSES

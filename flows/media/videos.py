@@ -1,0 +1,291 @@
+"""Does this file play, and is it what was asked for? Plus the still pictures of it.
+
+Everything here blocks and is slow (a 12 s film takes a second or two): run it in a thread.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+
+from flows.media.errors import DamagedVideoError
+
+DURATION_TOLERANCE_SECONDS = 0.5
+"""Encoders round to whole frames and pad the sound, some 0.1 s. The lengths APIXO sells (4, 8, 12 s) lie 4 s apart."""
+
+MAX_FRAME_PIXELS = 7680 * 4320
+"""8K, some 50 MB a frame. A header may claim far more, and a decoder would believe it."""
+
+MAX_FRAMES = 36_000
+"""Ten minutes at 60 frames a second; a 12 s film has some 360. A few megabytes can hold days of grey frames."""
+
+# What holds a whole film in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
+
+# The declared end and the last frame's end differ by rounding and by an unset last duration, not by more. It is wide,
+# since a false alarm would lose a paid film; the length in bytes is checked when it is fetched.
+_CUT_TOLERANCE_SECONDS = 0.5
+
+# Some pieces show nothing by themselves (the alternate references of VP8), but not a quarter of them.
+_LEAST_SHOWN = 0.75
+
+_BLACK = 24.0  # mean brightness of 0 to 255 up to which a frame counts as black; pure black is 0, or 16 in video range
+_JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """A film every frame of which decodes.
+
+    Attributes:
+        container: FFmpeg's name of the file format, like ``mov,mp4,m4a,3gp,3g2,mj2``.
+        codec: Of the picture, like ``h264``.
+        width: In pixels as displayed: pixels made square, rotation applied.
+        height: As width.
+        duration_seconds: From the first frame to the end of the last.
+        frame_count: Decoded frames.
+        frames_per_second: On average.
+        has_audio: Whether there is any sound data.
+        size_bytes: Of the file.
+    """
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    duration_seconds: float
+    frame_count: int
+    frames_per_second: float
+    has_audio: bool
+    size_bytes: int
+
+
+def inspect_video(path: Path) -> VideoFacts:
+    """Decodes every frame of a film and says what it is. Blocks; for a thread.
+
+    Raises:
+        DamagedVideoError: empty, not a film, no picture in it, cut short, or a frame does not decode; not retryable
+            when the film is too large or too long to be a generated one.
+        FileNotFoundError: there is no such file.
+    """
+    size_bytes = path.stat().st_size
+    if size_bytes == 0:
+        raise _damaged(path, "is empty")
+    with _opened(path) as (container, video):
+        tally = _Tally(path, video)
+        for packet in container.demux(video, *container.streams.audio):
+            tally.count(packet)
+            if packet.stream.index == video.index:
+                for frame in packet.decode():
+                    if isinstance(frame, VideoFrame):
+                        tally.add(frame)
+        seconds = tally.checked_seconds(container)
+        return VideoFacts(
+            container=container.format.name,
+            codec=video.codec_context.codec.canonical_name,
+            width=tally.size[0],
+            height=tally.size[1],
+            duration_seconds=float(seconds),
+            frame_count=tally.frames,
+            frames_per_second=float(tally.frames / seconds),
+            has_audio=any(tally.packets[stream.index] for stream in container.streams.audio),
+            size_bytes=size_bytes,
+        )
+
+
+def compare(facts: VideoFacts, *, duration_seconds: float, aspect_ratio: Literal["landscape", "portrait"]) -> list[str]:
+    """What differs from the order, as sentences: warnings only, for the film is paid for. Pure.
+
+    Args:
+        facts: From `inspect_video`.
+        duration_seconds: The length that was asked for; DURATION_TOLERANCE_SECONDS more or less is the same.
+        aspect_ratio: The shape that was asked for. A square is neither.
+    """
+    warnings = []
+    if abs(facts.duration_seconds - duration_seconds) > DURATION_TOLERANCE_SECONDS:
+        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s, {duration_seconds:g} s were asked for.")
+    shape = "landscape" if facts.width > facts.height else "portrait"
+    if facts.width == facts.height:
+        shape = "square"
+    if shape != aspect_ratio:
+        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}), {aspect_ratio} was asked for.")
+    return warnings
+
+
+def poster_jpeg(path: Path, *, max_side: int = 1280) -> bytes:
+    """One telling frame as a JPEG: the first that is not black from a third of the film on. Blocks; for a thread.
+
+    The same film gives the same bytes.
+
+    Args:
+        path: A film that `inspect_video` has let through.
+        max_side: The longer side in pixels; a smaller film is not enlarged.
+
+    Raises:
+        DamagedVideoError: no frame decodes.
+    """
+    with _opened(path) as (container, video):
+        third = (_declared_seconds(container, video) or Fraction(0)) / 3
+        start: Fraction | None = None
+        chosen: VideoFrame | None = None
+        is_black = True
+        for frame in container.decode(video):
+            at = _seconds(frame.pts, frame.time_base) or Fraction(0)
+            start = at if start is None else start
+            if chosen is None or at - start <= third:
+                chosen = frame
+                continue
+            if is_black and (is_black := _is_black(chosen)) and not _is_black(frame):
+                chosen, is_black = frame, False
+            if not is_black:
+                break
+        if chosen is None:
+            raise _damaged(path, "has no frame that decodes")
+        stored = Image.fromarray(chosen.to_ndarray(format="rgb24"))
+        upright = stored.resize(_stored_size(chosen, video)).rotate(_rotation(chosen), expand=True)
+        return _jpeg(upright, max_side)
+
+
+def thumbnail_jpeg(poster: bytes, *, max_side: int = 320) -> bytes:
+    """A poster made smaller, as a JPEG, for previews. Blocks shortly."""
+    with Image.open(io.BytesIO(poster), formats=["JPEG"]) as image:
+        return _jpeg(image, max_side)
+
+
+class _Tally:
+    """What went by while a film was decoded."""
+
+    def __init__(self, path: Path, video: VideoStream) -> None:
+        self._path = path
+        self._video = video
+        self.packets: Counter[int] = Counter()
+        self.frames = 0
+        self.size: tuple[int, int] = (0, 0)
+        self._begin: Fraction | None = None
+        self._end = Fraction(0)
+        self._last_packet_end = Fraction(0)
+
+    def count(self, packet: "av.Packet[Stream]") -> None:
+        if packet.is_corrupt:
+            raise _damaged(self._path, "is cut in the middle, or a piece of it is missing")
+        if packet.size:  # the demuxer ends each stream with an empty one
+            self.packets[packet.stream.index] += 1
+        end = _seconds(packet.pts, packet.time_base, packet.duration)
+        if end is not None:
+            self._last_packet_end = max(self._last_packet_end, end)
+
+    def add(self, frame: VideoFrame) -> None:
+        if frame.is_corrupt:
+            raise _damaged(self._path, f"has a damaged frame after {self.frames}")
+        self.frames += 1
+        if self.frames > MAX_FRAMES:
+            raise _damaged(self._path, f"has more than {MAX_FRAMES:,} frames, no generated film has", retryable=False)
+        if self.frames == 1:
+            self.size = _display_size(frame, self._video)
+        begin = _seconds(frame.pts, frame.time_base)
+        if begin is not None:
+            self._begin = begin if self._begin is None else min(self._begin, begin)
+            self._end = max(self._end, begin + Fraction(frame.duration or 0) * Fraction(frame.time_base or 0))
+
+    def checked_seconds(self, container: InputContainer) -> Fraction:
+        """How long the picture lasts, if all that the file declares did go by."""
+        seen = self.packets[self._video.index]
+        if self.frames == 0:
+            raise _damaged(self._path, "has no frame that decodes")
+        if self.frames < seen * _LEAST_SHOWN:
+            raise _damaged(self._path, f"gives only {self.frames} frames out of {seen} pieces")
+        for stream in (self._video, *container.streams.audio):
+            # MP4 lists each piece in front or at the end. `stream.frames` would count those an edit list hides, too.
+            listed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
+            if self.packets[stream.index] < listed:
+                raise _damaged(self._path, f"was cut: {self.packets[stream.index]} of {listed} {stream.type} pieces")
+        start = Fraction(container.start_time or 0, av.time_base)
+        declared = Fraction(container.duration or 0, av.time_base)
+        got = max(self._last_packet_end, self._end) - min(start, Fraction(0))
+        if declared - got > _CUT_TOLERANCE_SECONDS:
+            raise _damaged(self._path, f"was cut: {float(got):.2f} s of {float(declared):.2f} s")
+        seconds = self._end - (self._begin or Fraction(0))
+        if seconds <= 0 and self._video.average_rate:
+            seconds = self.frames / self._video.average_rate
+        if seconds <= 0:
+            raise _damaged(self._path, "has no duration")
+        return seconds
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The film and its picture, safely: one file, no network, whatever the file asks for."""
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(MAX_FRAME_PIXELS)}
+    try:
+        # "file:" keeps FFmpeg from reading a protocol into the name.
+        with av.open(f"file:{path.absolute()}", options=options) as container:
+            still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is no film
+            videos = [stream for stream in container.streams.video if not stream.disposition & still]
+            if not videos:
+                raise _damaged(path, "has no picture, only sound or data")
+            video = max(videos, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+            context = video.codec_context
+            if context.width * context.height > MAX_FRAME_PIXELS:
+                raise _damaged(path, f"claims {context.width} x {context.height} pixels", retryable=False)
+            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            video.thread_type = "AUTO"
+            yield container, video
+    except (av.FFmpegError, ArithmeticError, UnicodeError) as error:
+        raise _damaged(path, f"is not a film that plays ({error})") from error
+
+
+def _damaged(path: Path, what: str, *, retryable: bool = True) -> DamagedVideoError:
+    return DamagedVideoError(f"{path.name} {what}: fetch it again, or look at the file", retryable=retryable)
+
+
+def _seconds(pts: int | None, time_base: Fraction | None, duration: int | None = 0) -> Fraction | None:
+    return None if pts is None or time_base is None else (pts + (duration or 0)) * time_base
+
+
+def _declared_seconds(container: InputContainer, video: VideoStream) -> Fraction | None:
+    """How long the film says it is; None when it does not."""
+    if video.duration and video.time_base:
+        return video.duration * video.time_base
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _stored_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
+    """Width and height with square pixels, not yet rotated."""
+    shape = video.sample_aspect_ratio
+    if shape is None or not Fraction(1, 10) <= shape <= 10:
+        return frame.width, frame.height  # absent, or nonsense
+    return max(1, round(frame.width * shape)), frame.height
+
+
+def _display_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
+    width, height = _stored_size(frame, video)
+    return (height, width) if _rotation(frame) % 180 else (width, height)
+
+
+def _rotation(frame: VideoFrame) -> int:
+    """By how much to turn it, counter-clockwise, to the nearest 90 degrees, as players do."""
+    return round(frame.rotation / 90) * 90
+
+
+def _is_black(frame: VideoFrame) -> bool:
+    grey = frame.reformat(width=32, height=32, format="gray").to_ndarray()
+    return float(grey.mean()) <= _BLACK
+
+
+def _jpeg(image: Image.Image, max_side: int) -> bytes:
+    small = image.convert("RGB")
+    small.thumbnail((max_side, max_side))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=_JPEG_QUALITY)
+    return out.getvalue()

@@ -1,0 +1,63 @@
+"""What the Prefect UI shows of an archived video: a table, a small picture, and links without signatures."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Final
+
+from prefect.artifacts import acreate_markdown_artifact
+
+from blocks import VideoArchive
+from flows.generation import Generation
+from flows.media.videos import poster_jpeg
+
+THUMBNAIL_PIXELS: Final = 320
+"""Longest side of the picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
+
+
+async def publish(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> None:
+    """Creates the artifact of one generation."""
+    await acreate_markdown_artifact(
+        markdown=markdown(generation, archive, thumbnail=thumbnail),
+        key=artifact_key(generation.key),
+        description=f"Video {generation.key}",
+    )
+
+
+def artifact_key(key: str) -> str:
+    """Prefect takes lower-case letters, digits and dashes only."""
+    return "video-" + re.sub(r"[^a-z0-9]+", "-", key).strip("-")
+
+
+def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> str:
+    """The artifact's text. Pure. What came from outside cannot become markup."""
+    request, video = generation.request, generation.video
+    lines = [f"# {plain(generation.key)}", ""]
+    if thumbnail:
+        lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
+    lines += [f"> {plain(request.prompt[:500])}", "", "| | |", "|---|---|", f"| state | {generation.state} |"]
+    lines.append(f"| task | {plain(generation.task_id or 'none')} |")
+    if video is not None:
+        lines.append(
+            f"| video | {video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}, "
+            f"{video.size_bytes:,} bytes |"
+        )
+        lines.append(f"| SHA-256 | {video.sha256} |")
+    for item in generation.objects:
+        link = archive.public_link(item.name)
+        place = f"{item.bucket}/{item.name}"
+        lines.append(f"| {item.kind} | {f'[{place}]({link})' if link else place} |")
+    lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
+    return "\n".join(lines) + "\n"
+
+
+def thumbnail_of(path: Path) -> bytes:
+    """A small JPEG of a video file. Blocking: run it in a thread."""
+    return poster_jpeg(path, max_side=THUMBNAIL_PIXELS)
+
+
+def plain(text: str) -> str:
+    """Text that markdown and HTML leave as it is, on one line."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", text)

@@ -1,0 +1,109 @@
+"""What the steps of a generation work with: the API, the ledger, the archive, the spool, the clock."""
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from prefect.blocks.core import Block
+from prefect.runtime import flow_run
+
+from apixo import ApixoClient
+from blocks import ApixoApi, VideoArchive
+from blocks.object_store import ObjectStore
+from flows.errors import PipelineError
+from flows.generation import Owner
+from flows.hosts import guarded_client
+from flows.ledger import Ledger
+from flows.spool import spool_root
+
+B = TypeVar("B", bound=Block)
+
+
+class Resources:
+    """Opened once a flow run and shared by its steps. Plain attributes; nothing here decides anything.
+
+    Not a dataclass or pydantic model on purpose: Prefect walks through those when they are task parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        api: ApixoApi,
+        archive: VideoArchive,
+        client: ApixoClient,
+        store: ObjectStore,
+        ledger: Ledger,
+        web: httpx.AsyncClient,
+        spool: Path,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.api = api
+        self.archive = archive
+        self.client = client
+        self.store = store
+        self.ledger = ledger
+        self.web = web
+        """For image and result hosts only: it checks every address and never carries the API key."""
+        self.spool = spool
+        self.sleep, self.monotonic, self.now, self.chance = sleep, monotonic, now, chance
+
+    def owner(self) -> Owner:
+        """This process and flow run, as a claim names them."""
+        run_id = flow_run.id
+        return Owner(host=socket.gethostname(), pid=os.getpid(), flow_run_id=str(run_id) if run_id else None)
+
+
+@asynccontextmanager
+async def open_resources(
+    api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None
+) -> AsyncIterator[Resources]:
+    """Connects everything, and makes sure that the archive can keep a ledger before anything is paid.
+
+    Raises:
+        StoreError: the archive is not reachable, refuses the keys, or ignores conditional writes.
+    """
+    client, store = api.client(), archive.store()
+    web = guarded_client(allow_private_hosts=api.allow_private_hosts)
+    try:
+        ledger = Ledger(store)
+        await ledger.ensure_ready()
+        yield Resources(
+            api=api,
+            archive=archive,
+            client=client,
+            store=store,
+            ledger=ledger,
+            web=web,
+            spool=spool or spool_root(),
+        )
+    finally:
+        await web.aclose()
+        await client.aclose()
+        await store.aclose()
+
+
+async def load_block(block: type[B], name: str) -> B:
+    """A stored block.
+
+    Raises:
+        PipelineError: there is none of that name.
+    """
+    try:
+        return await block.aload(name)
+    except ValueError as error:
+        slug = block.get_block_type_slug()
+        raise PipelineError(
+            f"There is no {slug} block named {name!r} ({error}). Create it in the Prefect UI under Blocks, "
+            "or run `sora setup`."
+        ) from error

@@ -1,0 +1,64 @@
+"""A folder on the local disk for one generation's files between download and archive.
+
+What was downloaded before a crash is found again by the next run on this machine. Two processes may work on one key at
+once, and must not write into one file: the second gets a folder of its own.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.settings import get_current_settings
+
+
+def spool_root() -> Path:
+    """`SORA_SPOOL_DIR`, or `sora-spool` in Prefect's home: the one folder that every Prefect process can write."""
+    named = os.environ.get("SORA_SPOOL_DIR")
+    return Path(named) if named else get_current_settings().home / "sora-spool"
+
+
+@contextmanager
+def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
+    """A folder for the files of one task, kept until `discard`, locked for this process while in use.
+
+    The task is part of its name: after a second submission the first one's files must not be taken for its result.
+    """
+    name = f"{key}.{hashlib.sha256(task_id.encode()).hexdigest()[:12]}"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shared = root / name
+    shared.mkdir(mode=0o700, exist_ok=True)
+    try:
+        lock = os.open(shared / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # the process that used it has just archived its files
+        lock = -1
+    if lock >= 0 and _lock(lock):
+        try:
+            yield shared
+        finally:
+            os.close(lock)
+        return
+    if lock >= 0:
+        os.close(lock)
+    own = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder whose files are archived."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

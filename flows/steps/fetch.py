@@ -1,0 +1,111 @@
+"""Brings the result onto the local disk and makes sure that it plays."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from apixo import Succeeded, UnexpectedReplyError
+from flows.downloads import download
+from flows.errors import LedgerError
+from flows.generation import Generation, State
+from flows.layout import video_name
+from flows.media.errors import DamagedVideoError, display_url
+from flows.media.videos import VideoFacts, compare, inspect_video
+from flows.progress import run_logger, tell
+from flows.resources import Resources
+from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
+
+MAX_VIDEO_BYTES: Final = 2 * 1024**3
+"""No documented limit exists. 2 GiB is far above any 12 s video and keeps a hostile host from filling the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedVideo:
+    """A whole video on the local disk that decodes from its first frame to its last."""
+
+    path: Path
+    sha256: str
+    facts: VideoFacts
+    warnings: tuple[str, ...]
+
+
+@task(
+    name="fetch",
+    task_run_name="fetch {key}",
+    retries=RETRIES,
+    retry_jitter_factor=JITTER_FACTOR,
+    retry_condition_fn=retry_transient,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def fetch(key: str, status: Succeeded | None, folder: Path, resources: Resources) -> list[FetchedVideo] | None:
+    """Downloads every result into the folder and inspects it. None: the ledger says that all is archived.
+
+    Retried after transient errors, cut downloads and damaged files; a cut one goes on where it was cut.
+
+    Args:
+        key: the generation.
+        status: what the provider said last; None after a rerun, then it is asked again for fresh addresses.
+        folder: where the files go, and where an earlier run may have left them.
+        resources: the API and the client for hosts outside.
+
+    Raises:
+        MediaError: the result cannot be fetched, or is not a whole video.
+        ApixoError: the provider gave no addresses.
+    """
+    logger = run_logger()
+    entry = await resources.ledger.read(key)
+    if entry is None or entry.generation.task_id is None:
+        raise LedgerError(f"{key} has no result to fetch.", key=key)
+    found = entry.generation
+    if found.state is State.ARCHIVED:
+        logger.info("%s is archived already.", key)
+        tell(key, "fetch", "done before", done=True)
+        return None
+    urls = (status or await _ask(found.task_id or "", resources)).result_urls
+    videos = []
+    for number, url in enumerate(urls, start=1):
+        video = await _fetch_one(found, number, url, folder, resources)
+        logger.info(
+            "Fetched %s of %s: %d bytes, %s, %d x %d, %.2f s, sha256 %s.", video.path.name, key, video.facts.size_bytes,
+            video.facts.codec, video.facts.width, video.facts.height, video.facts.duration_seconds, video.sha256,
+        )  # fmt: skip
+        for warning in video.warnings:
+            logger.warning("%s of %s: %s", video.path.name, key, warning)
+        videos.append(video)
+    tell(key, "fetch", f"{sum(video.facts.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
+    return videos
+
+
+async def _ask(task_id: str, resources: Resources) -> Succeeded:
+    status = await resources.client.status(task_id)
+    if isinstance(status, Succeeded):
+        return status
+    raise UnexpectedReplyError(
+        f"APIXO reported task {task_id} as success before, and now says {status.state!r}.", task_id=task_id
+    )
+
+
+async def _fetch_one(found: Generation, number: int, url: str, folder: Path, resources: Resources) -> FetchedVideo:
+    key, path = found.key, folder / video_name(number)
+
+    def report(received_bytes: int, total_bytes: int | None) -> None:
+        fraction = received_bytes / total_bytes if total_bytes else None
+        tell(key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
+
+    file = await download(resources.web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
+    try:
+        facts = await asyncio.to_thread(inspect_video, path)
+    except DamagedVideoError as error:
+        path.unlink(missing_ok=True)  # the next try starts from nothing
+        raise DamagedVideoError(
+            f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
+            "the generation stays open, so that a rerun can fetch it again.",
+            url=url,
+        ) from error
+    warnings = compare(facts, duration_seconds=found.request.duration, aspect_ratio=found.request.aspect_ratio)
+    return FetchedVideo(path, file.sha256, facts, tuple(warnings))

@@ -1,0 +1,31 @@
+"""When Prefect tries a step again by itself. Only steps that cost nothing use this: the paid call has its own rules."""
+
+from typing import Any, Final
+
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from apixo import ApixoError
+from blocks.errors import StoreError
+from flows.errors import PipelineError
+from flows.media.errors import MediaError
+
+RETRIES: Final = 5
+JITTER_FACTOR: Final = 0.3
+LONGEST_DELAY_SECONDS: Final = 60.0
+
+
+def delays_seconds(first_seconds: float) -> list[float]:
+    """The pause before each retry: doubling, at most a minute."""
+    return [min(first_seconds * 2.0**number, LONGEST_DELAY_SECONDS) for number in range(RETRIES)]
+
+
+def is_transient(error: object) -> bool:
+    """Whether the same step may go well a moment later. Errors nobody foresaw are not repeated: they are bugs."""
+    return isinstance(error, ApixoError | StoreError | PipelineError | MediaError) and error.retryable
+
+
+async def retry_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn`."""
+    del task, task_run
+    return is_transient(await state.aresult(raise_on_failure=False))
