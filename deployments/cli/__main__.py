@@ -1,0 +1,5 @@
+"""`python -m deployments.cli` is `sora`."""
+
+from deployments.cli import main
+
+main()

@@ -1,0 +1,65 @@
+"""What the command line prints, and where."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+PIPED_WIDTH: Final = 240
+"""Columns where no terminal tells: wide enough that no line of a table is broken in a file."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+out: Final = _console(stderr=False)
+"""Results."""
+err: Final = _console(stderr=True)
+"""Progress and errors, so that results can be piped."""
+
+FORESEEN: Final = {
+    "ApixoError", "PipelineError", "StoreError", "MediaError", "ProcessError", "TransitionError", "SetupError",
+    "ParameterTypeError", "ValidationError",
+}  # fmt: skip
+"""Names of the base classes whose messages say what to do next. By name: importing them all would take a second."""
+
+
+def fail(error: BaseException) -> int:
+    """Prints an error for a person and returns the exit code."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, ValidationError):
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(problem['msg'])}")
+        return 2
+    if names & FORESEEN:
+        err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    if "httpx" in sys.modules and type(error).__module__.startswith(("httpx", "httpcore")):
+        err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(error).__name__)}). Is it up?")
+        return 1
+    traceback.print_exception(error)
+    return 1
+
+
+def table(*columns: str) -> Table:
+    """An unadorned table."""
+    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,149 @@
+"""`sora generate`."""
+
+import asyncio
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from deployments.cli import local
+from deployments.cli.console import err, out, table
+from deployments.connection import connect
+
+if TYPE_CHECKING:
+    from apixo import VideoRequest
+    from flows.generation import Generation
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(help="What the video shows: camera, lighting, mood, action, in up to 10,000 characters.")
+    ],
+    duration: Annotated[int, typer.Option("--duration", "-d", help="Seconds: 4, 8 or 12. Try with 4 first.")] = 4,
+    portrait: Annotated[bool, typer.Option("--portrait", help="Upright, for phones. Default: landscape.")] = False,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", "-i", help="Public URL of a start image (JPG, PNG, WebP, up to 10 MB). Repeatable."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key", "-k", help="Names this video for ever: the same key is never paid twice. Default: made up."
+        ),
+    ] = None,
+    keep_watermark: Annotated[bool, typer.Option("--keep-watermark", help="Leave the watermark in.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the submission.")] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the request, the images and the set-up; show what it costs; pay nothing."
+        ),
+    ] = False,
+    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
+    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+) -> None:
+    """Generate one video and archive it.
+
+    Run it again with the same `--key` after anything went wrong: it goes on where it stopped and pays nothing twice.
+
+    Example: `sora generate "Aerial view of a lighthouse at dusk, orbiting shot, soft light" -d 4 -k lighthouse-01`
+    """
+    connect(local.LOCAL_DIR, verbose=verbose)
+    from apixo import VideoRequest  # noqa: PLC0415 - after the server was chosen
+    from flows.keys import check_key  # noqa: PLC0415
+
+    request = VideoRequest.model_validate(
+        {
+            "prompt": prompt,
+            "duration": duration,
+            "aspect_ratio": "portrait" if portrait else "landscape",
+            "image_urls": image or [],
+            "remove_watermark": not keep_watermark,
+        }
+    )
+    key = check_key(key) if key else made_up_key(prompt)
+    if dry_run:
+        asyncio.run(_dry_run(request, key, api=api, archive=archive))
+        return
+    run_and_show(request, key, wait=wait, api=api, archive=archive)
+
+
+def run_and_show(request: "VideoRequest", key: str, *, wait: bool, api: str, archive: str) -> None:
+    """Runs the flow in this process, with a live view, and prints what came out."""
+    from deployments.cli.display import StepDisplay  # noqa: PLC0415
+    from flows.generate_video import generate_video  # noqa: PLC0415
+    from flows.progress import listen  # noqa: PLC0415
+
+    async def run() -> "Generation":
+        listen(display)
+        return await generate_video(request, key=key, wait=wait, api=api, archive=archive)
+
+    err.print(f"Key [bold]{escape(key)}[/]: the same key goes on with this video and is never paid twice.")
+    with StepDisplay(err) as display:
+        try:
+            generation = asyncio.run(run())
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            err.print(
+                f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to go on, "
+                f"or look at it with: sora show {escape(key)}"
+            )
+            raise KeyboardInterrupt from None
+    print_generations([generation])
+    if generation.state != "archived":
+        err.print(f"Submitted as task {generation.task_id}. To wait for it: run the same command with --key {key}")
+    else:
+        err.print(f"To watch it: sora show {escape(key)} --link")
+
+
+def print_generations(generations: "list[Generation]") -> None:
+    """The table of what was made: key, object, size, duration, checksum."""
+    rows = table("key", "state", "object", "bytes", "seconds", "sha256")
+    for item in generations:
+        video = item.video
+        rows.add_row(
+            escape(item.key),
+            item.state.value,
+            escape(f"{video.bucket}/{video.name}") if video else "-",
+            f"{video.size_bytes:,}" if video else "-",
+            f"{video.duration_seconds:.2f}" if video else "-",
+            video.sha256 if video else "-",
+        )
+    out.print(rows)
+    for item in generations:
+        for warning in item.warnings:
+            err.print(f"[yellow]![/] {escape(item.key)}: {escape(warning)}")
+
+
+def made_up_key(prompt: str) -> str:
+    """A key a person can recognise: the prompt's first words, the time, and four random letters."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32].strip("-") or "video"
+    return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str) -> None:
+    from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
+    from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
+    from flows.media.images import check_image  # noqa: PLC0415
+    from flows.resources import load_block, open_resources  # noqa: PLC0415
+
+    block = await load_block(ApixoApi, api)
+    async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
+        for url in request.image_urls:
+            image = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
+            out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
+        entry = await resources.ledger.read(key)
+    out.print(f"key       {escape(key)}")
+    out.print(
+        f"request   {request.duration} s, {request.aspect_ratio}, {request.mode}, {len(request.prompt):,} characters"
+    )
+    if entry is not None:
+        same = "the same request" if entry.generation.request == request else "[red]a different request[/]"
+        out.print(f"ledger    this key is {entry.generation.state}, for {same}")
+    price = block.price_per_second
+    costs = f"{price * request.duration}" if price is not None else "unknown: the block has no price_per_second"
+    out.print(f"price     {costs}")
+    out.print("Nothing was sent, nothing was paid.")

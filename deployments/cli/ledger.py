@@ -1,0 +1,136 @@
+"""`sora show` and `sora resolve`: what the ledger knows, and what a person can do about it."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from deployments.cli import local
+from deployments.cli.console import err, out, shown_path
+from deployments.cli.generate import run_and_show
+from deployments.connection import connect
+
+if TYPE_CHECKING:
+    from flows.generation import Generation
+
+LINK_SECONDS = 3600
+"""How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
+
+
+def show(
+    key: Annotated[str, typer.Argument(help="The generation's key.")],
+    link: Annotated[bool, typer.Option("--link", help="Print an address that plays the video for an hour.")] = False,
+    save: Annotated[Path | None, typer.Option("--save", help="Download the video to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger's record as JSON.")] = False,
+    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+) -> None:
+    """Show what the ledger knows of one generation: state, every attempt, objects, problems."""
+    connect(local.LOCAL_DIR)
+    asyncio.run(_show(key, link=link, save=save, as_json=as_json, archive=archive))
+
+
+def resolve(
+    key: Annotated[str, typer.Argument(help="The generation's key.")],
+    task_id: Annotated[
+        str | None, typer.Option("--task-id", help="APIXO took it, as this task: go on with it. Pays nothing.")
+    ] = None,
+    resubmit: Annotated[
+        bool, typer.Option("--resubmit", help="APIXO did not take it, or it failed: submit once more. Pays.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait does not wait for the video.")] = True,
+    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
+    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+) -> None:
+    """Settle a generation whose payment is unclear, or that failed, and finish it.
+
+    A generation is `unconfirmed` when the request was sent and no clear answer came. It is never sent again by itself,
+    for it may be paid. Look at your APIXO account for a task of that time:
+
+    * there is one: `sora resolve KEY --task-id TASK_ID`
+    * there is none: `sora resolve KEY --resubmit`
+    """
+    if (task_id is None) is not resubmit:
+        raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` says what is known")
+    if resubmit and not yes:
+        typer.confirm(
+            f"This may pay for {key} a second time. Did you look at your APIXO account?", abort=True, err=True
+        )
+    connect(local.LOCAL_DIR, verbose=verbose)
+    generation = asyncio.run(_settle(key, task_id, api=api, archive=archive))
+    run_and_show(generation.request, key, wait=wait, api=api, archive=archive)
+
+
+async def _settle(key: str, task_id: str | None, *, api: str, archive: str) -> "Generation":
+    from blocks import ApixoApi, VideoArchive  # noqa: PLC0415 - after the server was chosen
+    from flows.resolution import allow_resubmission, resolve_as_task  # noqa: PLC0415
+    from flows.resources import load_block, open_resources  # noqa: PLC0415
+
+    async with open_resources(await load_block(ApixoApi, api), await load_block(VideoArchive, archive)) as resources:
+        if task_id is not None:
+            return await resolve_as_task(key, task_id, resources)
+        return await allow_resubmission(key, resources)
+
+
+async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
+    from blocks import VideoArchive  # noqa: PLC0415 - after the server was chosen
+    from flows.keys import check_key  # noqa: PLC0415
+    from flows.ledger import Ledger  # noqa: PLC0415
+    from flows.resolution import ResolutionError  # noqa: PLC0415
+    from flows.resources import load_block  # noqa: PLC0415
+
+    block = await load_block(VideoArchive, archive)
+    store = block.store()
+    try:
+        entry = await Ledger(store, patience_seconds=5).read(check_key(key))
+        if entry is None:
+            raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
+        generation = entry.generation
+        if as_json:
+            out.print_json(generation.model_dump_json())
+        elif not link:
+            _print(generation)
+        video = generation.video
+        if video is None and (link or save):
+            raise ResolutionError(f"{key} is {generation.state}: there is no video to see yet.", key=key)
+        if video is not None and link:
+            out.print(store.signed_url(video.name, seconds=LINK_SECONDS), soft_wrap=True)
+        if video is not None and save is not None:
+            await asyncio.to_thread(block.client().fget_object, block.bucket, video.name, str(save))
+            err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
+    finally:
+        await store.aclose()
+
+
+def _print(generation: "Generation") -> None:
+    request = generation.request
+    out.print(f"[bold]{escape(generation.key)}[/]  {generation.state}")
+    out.print(f"  request    {request.duration} s, {request.aspect_ratio}, {request.mode}")
+    out.print(f"  prompt     {escape(request.prompt[:300])}")
+    for url in request.image_urls:
+        out.print(f"  image      {escape(url)}")
+    for attempt in generation.attempts:
+        owner = attempt.claimed_by
+        out.print(
+            f"  attempt {attempt.number}  {attempt.state}, task {escape(attempt.task_id or 'unknown')}, claimed "
+            f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by process {owner.pid} on {escape(owner.host)}"
+        )
+        if attempt.problem:
+            out.print(f"             {escape(attempt.problem.kind)}: {escape(attempt.problem.message)}")
+        if attempt.note:
+            out.print(f"             {escape(attempt.note)}")
+    for item in generation.objects:
+        out.print(f"  {item.kind:9}  {escape(f'{item.bucket}/{item.name}')}  {item.size_bytes:,} bytes")
+    for warning in generation.warnings:
+        out.print(f"  [yellow]warning[/]    {escape(warning)}")
+    advice = {
+        "unconfirmed": f"sora resolve {generation.key} --task-id TASK_ID, or --resubmit; see sora resolve --help",
+        "submitted": "rerun the flow run, or sora generate with this key, to go on",
+        "succeeded": "rerun the flow run, or sora generate with this key, to fetch it",
+        "archived": f"sora show {generation.key} --link",
+    }.get(generation.state.value)
+    if advice:
+        out.print(f"  next       {escape(advice)}")

@@ -1,0 +1,60 @@
+"""Which Prefect server a command talks to. To be settled before Prefect is imported, for that reads its settings."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from deployments.stack import LocalStack, StackInfo
+
+
+class SetupError(RuntimeError):
+    """Something is missing or wrong in the set-up; the message says what to do."""
+
+
+QUIET: Final = {
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+"""The command line shows progress itself; the log still goes to the Prefect server."""
+
+
+def use(environment: dict[str, str], *, verbose: bool = False) -> None:
+    """Sets this process's environment, for Prefect and for children.
+
+    Raises:
+        RuntimeError: Prefect is imported already and would not notice.
+    """
+    if "prefect" in sys.modules and os.environ.get("PREFECT_API_URL") != environment.get("PREFECT_API_URL"):
+        raise RuntimeError("the server must be chosen before Prefect is imported")
+    for name, value in QUIET.items():
+        if not (verbose and "CONSOLE" in name):
+            os.environ.setdefault(name, value)
+    os.environ.update(environment)
+
+
+def connect(local_dir: Path, *, verbose: bool = False) -> StackInfo | None:
+    """Chooses the server: `PREFECT_API_URL`, else the local stack that runs in `local_dir`, else the Prefect profile.
+
+    Returns the local stack if that is what was chosen.
+
+    Raises:
+        SetupError: there is no server to talk to.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        use({}, verbose=verbose)
+        return None
+    info = LocalStack.running(local_dir)
+    if info is not None:
+        use(info.public_environment, verbose=verbose)
+        return info
+    use({}, verbose=verbose)
+    from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
+
+    if get_current_settings().api.url is None:
+        raise SetupError(
+            "There is no Prefect server to talk to. Run `sora up` in another terminal, or set PREFECT_API_URL "
+            "(for a server of your own: http://HOST:4200/api)."
+        )
+    return None

@@ -1,0 +1,129 @@
+"""The local stack with its blocks, and the three videos of `sora demo`."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from deployments.cli.console import err, out
+from deployments.connection import use
+from deployments.stack import LocalStack, default_services
+
+if TYPE_CHECKING:
+    from apixo import VideoRequest
+    from flows.generation import Generation
+
+
+def timing(speed: float) -> dict[str, str]:
+    """The API block's timing for a stand-in of that speed: APIXO's advice, so much faster."""
+    return {
+        "APIXO_INITIAL_WAIT_SECONDS": f"{180 / speed:.3f}",
+        "APIXO_POLL_INTERVAL_SECONDS": f"{max(10 / speed, 0.1):.3f}",
+        "APIXO_DEADLINE_SECONDS": f"{max(1800 / speed, 60):.3f}",
+        "APIXO_RETRY_DELAY_SECONDS": f"{max(2 / speed, 0.2):.3f}",
+        "APIXO_SUBMIT_TIMEOUT_SECONDS": "10",
+    }
+
+
+def demo_requests(sandbox_url: str, run: str) -> "dict[str, VideoRequest]":
+    """Three videos, by key: landscape and portrait from text, one from an image."""
+    from apixo import VideoRequest  # noqa: PLC0415 - after the server was chosen
+
+    return {
+        f"demo-{run}-dunes": VideoRequest(
+            prompt=(
+                "A red kite climbs over rippling desert dunes at golden hour. Slow dolly in from behind, warm low "
+                "light, long shadows, sand drifting off the crest; calm and dreamlike."
+            ),
+            duration=4,
+        ),
+        f"demo-{run}-lantern": VideoRequest(
+            prompt=(
+                "A paper lantern rises from a narrow rain-wet alley at blue hour. Handheld camera tilts up with it, "
+                "soft diffused light on the walls, tender and hopeful; the shot ends on a sky full of lanterns."
+            ),
+            duration=4,
+            aspect_ratio="portrait",
+        ),
+        f"demo-{run}-harbour": VideoRequest(
+            prompt=(
+                "The harbour wakes: gentle waves catch the backlight, boats sway, the camera orbits slowly and zooms "
+                "from wide to close; quiet, epic morning mood."
+            ),
+            duration=8,
+            image_urls=[f"{sandbox_url}/samples/harbour.jpg"],
+        ),
+    }
+
+
+def run_demo(local_dir: Path, *, speed: float) -> int:
+    """Starts the stack, generates three videos at once, prints what came out. Returns the exit code."""
+    began = time.monotonic()
+    with _stack(local_dir, speed=speed) as stack:
+        use(stack.environment)
+        failures = asyncio.run(_generate_all(stack, speed=speed))
+        took = time.monotonic() - began
+    if failures:
+        for key, error in failures.items():
+            err.print(f"[red]✗[/] {escape(key)}: {escape(str(error) or type(error).__name__)}")
+        return 1
+    err.print(f"Three videos, archived and read back, {took:.0f} s in all. Everything is stopped again.")
+    err.print("Look at them: `make up`, then in another terminal `.venv/bin/sora show KEY --link` (or --save FILE).")
+    return 0
+
+
+def run_up(local_dir: Path, *, speed: float) -> None:
+    """Starts the stack and keeps it up until Ctrl-C."""
+    with _stack(local_dir, speed=speed) as stack:
+        use(stack.environment)
+        asyncio.run(_save_blocks({**stack.environment, **timing(speed)}))
+        store = stack.object_store
+        out.print(f"Prefect UI      {stack.prefect.ui_url}")
+        out.print(f"MinIO console   {store.console_url or 'none'}  (user {store.access_key}, password in "
+                  f"{escape(str(local_dir / 'minio-credentials.json'))})")  # fmt: skip
+        out.print(f"Stand-in        {stack.sandbox_url}")
+        out.print('Try, in another terminal:  .venv/bin/sora generate "A fox in fresh snow, tracking shot, dawn light"')
+        out.print("Ctrl-C stops everything.")
+        stack.wait()
+
+
+def _stack(local_dir: Path, *, speed: float) -> LocalStack:
+    def say(line: str) -> None:
+        err.print(escape(line), style="dim", soft_wrap=True)
+
+    return LocalStack(local_dir, services=default_services(local_dir, speed=speed), say=say)
+
+
+async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseException]:
+    from deployments.cli.display import StepDisplay  # noqa: PLC0415 - after the server was chosen
+    from deployments.cli.generate import print_generations  # noqa: PLC0415
+    from flows.generate_video import generate_video  # noqa: PLC0415
+    from flows.progress import listen  # noqa: PLC0415
+
+    await _save_blocks({**stack.environment, **timing(speed)})
+    requests = demo_requests(stack.sandbox_url, f"{time.strftime('%Y%m%d-%H%M%S')}")
+    with StepDisplay(err) as display:
+        listen(display)
+        results = await asyncio.gather(
+            *(generate_video(request, key=key) for key, request in requests.items()), return_exceptions=True
+        )
+    made: list[Generation] = []
+    failures: dict[str, BaseException] = {}
+    for key, result in zip(requests, results, strict=True):
+        if isinstance(result, BaseException):
+            failures[key] = result
+        elif result.state != "archived":
+            failures[key] = RuntimeError(f"ended as {result.state}, not archived")
+        else:
+            made.append(result)
+    print_generations(made)
+    return failures
+
+
+async def _save_blocks(environ: dict[str, str]) -> None:
+    from deployments.setup import save_blocks  # noqa: PLC0415 - imports Prefect
+
+    # This stack's own settings only: a real key in the caller's environment must not reach the stand-in.
+    await save_blocks(environ)
