@@ -230,7 +230,11 @@ class ApixoClient:
             retry=retry_if_exception(may_repeat),
             reraise=True,
         )
-        return await retrying(call)
+
+        async def once() -> T:  # tenacity awaits only what it sees to be a coroutine function, which no lambda is
+            return await call()
+
+        return await retrying(once)
 
     async def _call(
         self,

@@ -24,6 +24,8 @@ and never on the other. For a status call, which costs nothing, both sides may b
 
 from typing import ClassVar
 
+from apixo.redaction import excerpt
+
 
 class ApixoError(Exception):
     """Base of all errors of the API.
@@ -150,7 +152,7 @@ FAILURES: dict[str, type[GenerationFailedError]] = {
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
     """The error for a failed task, of the class its `failCode` asks for."""
     cls = FAILURES.get(fail_code, GenerationFailedError)
-    said = f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}"
+    said = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
     advice = {
         ContentViolationError: "Change the prompt or the image and use a new key.",
         InvalidImageUrlError: "Make the image reachable from the internet and use a new key.",

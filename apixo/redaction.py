@@ -2,9 +2,18 @@
 
 import logging
 import re
+from functools import lru_cache
+from typing import Final
 
-_QUERY = re.compile(r"(https?://[^\s\"'<>\\?#]+)[?#][^\s\"'<>\\]*")
-_USERINFO = re.compile(r"(https?://)[^\s/@\"'<>\\?#]+@")
+from apixo.constants import MAX_EXCERPT_CHARACTERS
+
+# Backslashes belong to an address: JSON may spell "/" as "\/" and "&" as "\u0026", and the signature comes after it.
+_QUERY = re.compile(r"(https?:\\*/\\*/[^\s\"'<>?#]+)[?#][^\s\"'<>]*")
+_USERINFO = re.compile(r"(https?:\\*/\\*/)[^\s/@\"'<>?#]+@")
+_BEARER = re.compile(r"(bearer\s+)[^\s\"'<>,]+", re.IGNORECASE)
+
+_LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
+"""httpx logs whole addresses at INFO; httpcore logs at DEBUG the headers of a reply, which may echo ours."""
 
 
 def hide_queries(text: str) -> str:
@@ -13,18 +22,31 @@ def hide_queries(text: str) -> str:
 
 
 def hide_secret(text: str, secret: str) -> str:
-    """The text with a secret replaced, wherever a server may have echoed it."""
-    return text.replace(secret, "***") if secret else text
+    """The text with a secret replaced, wherever a server may have echoed it, also as JSON or a URL spell it."""
+    return _spellings(secret).sub("***", text) if secret else text
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a reply on one line, to be shown to a person."""
+    text = hide_queries(" ".join(body[: 4 * MAX_EXCERPT_CHARACTERS].decode("utf-8", "replace").split()))
+    return text if len(text) <= MAX_EXCERPT_CHARACTERS else text[:MAX_EXCERPT_CHARACTERS] + "…"
+
+
+@lru_cache(maxsize=8)
+def _spellings(secret: str) -> re.Pattern[str]:
+    """Each character as it is, with backslashes before it, as \\u0041 or as %41."""
+    one = (
+        rf"(?:\\{{0,4}}{re.escape(letter)}|\\{{1,4}}u(?i:{ord(letter):04x})|%(?i:{ord(letter):02x}))"
+        for letter in secret
+    )
+    return re.compile("".join(one))
 
 
 class QueryFilter(logging.Filter):
-    """httpx logs each request at INFO with its whole address. This takes the query out before any handler sees it."""
+    """Takes queries and bearer tokens out of a record before any handler sees it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.args:
-            record.msg, record.args = hide_queries(record.getMessage()), ()
-        elif isinstance(record.msg, str):
-            record.msg = hide_queries(record.msg)
+        record.msg, record.args = _BEARER.sub(r"\1***", hide_queries(record.getMessage())), ()
         return True
 
 
@@ -32,5 +54,6 @@ _FILTER = QueryFilter()
 
 
 def install_log_filter() -> None:
-    """Filters httpx's own logger. Repeating it changes nothing."""
-    logging.getLogger("httpx").addFilter(_FILTER)
+    """Filters the loggers of httpx and of what it stands on. Repeating it changes nothing."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_FILTER)

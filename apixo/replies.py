@@ -8,9 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from apixo.constants import MAX_EXCERPT_CHARACTERS
 from apixo.errors import REFUSALS, RefusedError, ServerError, UnexpectedReplyError
-from apixo.redaction import hide_queries
+from apixo.redaction import excerpt
 
 
 def _lenient_int(value: object) -> int | None:
@@ -79,12 +78,6 @@ class Envelope(BaseModel):
     data: Any = None
 
 
-def excerpt(body: bytes) -> str:
-    """The beginning of a reply on one line, to be shown to a person."""
-    text = hide_queries(" ".join(body[: 4 * MAX_EXCERPT_CHARACTERS].decode("utf-8", "replace").split()))
-    return text if len(text) <= MAX_EXCERPT_CHARACTERS else text[:MAX_EXCERPT_CHARACTERS] + "…"
-
-
 def parse_envelope(
     http_status: int, body: bytes, *, retry_after_seconds: float | None = None, task_id: str | None = None
 ) -> Envelope:
@@ -114,7 +107,7 @@ def parse_envelope(
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with an odd body. Only the first is a definite no.
     definite = refusals <= REFUSALS.keys() and (envelope is None or envelope.code in REFUSALS)
     code = envelope.code if envelope and envelope.code != 200 else http_status
-    said = envelope.message if envelope and envelope.message else excerpt(body)
+    said = excerpt(envelope.message.encode("utf-8", "replace") if envelope and envelope.message else body)
     if definite:
         raise _refusal(code, said, retry_after_seconds=retry_after_seconds, task_id=task_id)
     raise ServerError(
@@ -133,8 +126,6 @@ def parse_submitted(envelope: Envelope) -> str:
         UnexpectedReplyError: the provider said yes and gave no usable task id.
     """
     task_id = envelope.data.get("taskId") if isinstance(envelope.data, dict) else None
-    if isinstance(task_id, int) and not isinstance(task_id, bool):
-        task_id = str(task_id)
     if isinstance(task_id, str) and task_id.strip() and len(task_id) <= 200 and task_id.isprintable():
         return task_id.strip()
     raise UnexpectedReplyError(
@@ -154,8 +145,8 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
         raise UnexpectedReplyError(
             f"APIXO gave no status for task {task_id}: {_show(data)}.", code=200, task_id=task_id
         )
-    named = data.get("taskId", task_id)
-    if str(named) != task_id:
+    named = data.get("taskId")
+    if named is not None and str(named) != task_id:
         raise UnexpectedReplyError(
             f"APIXO was asked for task {task_id} and answered for {_show(named)}.", code=200, task_id=task_id
         )

@@ -13,6 +13,9 @@ Duration = Literal[4, 8, 12]
 
 
 def _image_url(url: str) -> str:
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        # urlsplit would quietly leave line breaks out, and check another address than the one that is sent.
+        raise ValueError("holds blanks or control characters; write a blank as %20")
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
@@ -37,7 +40,8 @@ ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_
 class VideoRequest(BaseModel):
     """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="Video request")
+    # Inputs stay out of messages: a refused address may hold a password, and messages end in logs.
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Video request", hide_input_in_errors=True)
 
     prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS)] = Field(
         title="Prompt",

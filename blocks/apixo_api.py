@@ -45,7 +45,9 @@ class ApixoApi(Block):
     )
     _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://apixo.ai")
 
-    api_key: Secret[str] = Field(
+    # The bare `Secret`: for Prefect `Secret[str]` is another block type ("secret-str"). A stored Secret block would be
+    # copied into such a field, the key with it, where the document should hold a reference.
+    api_key: Secret = Field(  # type: ignore[type-arg]
         default=..., title="API key", description="The Secret block that holds the APIXO API key."
     )
     base_url: str = Field(
@@ -61,7 +63,7 @@ class ApixoApi(Block):
             "back when a video is done. Empty: the pipeline polls."
         ),
     )
-    callback_secret: Secret[str] | None = Field(
+    callback_secret: Secret | None = Field(  # type: ignore[type-arg]
         default=None,
         title="Callback secret",
         description="The Secret block whose text signs the callback URLs. Needed with a callback URL.",
@@ -191,7 +193,7 @@ class ApixoApi(Block):
         return 2 * self.submit_timeout_seconds
 
 
-def _text(secret: Secret[str]) -> str:
+def _text(secret: Secret[Any]) -> str:
     """A Secret's text as it was typed. `Secret.get()` would turn a key of digits into a number."""
     return str(secret.value.get_secret_value())
 

@@ -66,12 +66,21 @@ class ObjectStore:
     Args:
         client: a minio-py client with its region set (else signing asks the store for it).
         bucket: the bucket's name.
+        close: closes the client's connections; minio-py cannot do it itself.
         transport: the transport of the small requests; for tests that cut replies.
     """
 
-    def __init__(self, client: Minio, bucket: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        client: Minio,
+        bucket: str,
+        *,
+        close: Callable[[], None] = lambda: None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         install_log_filter()
         self._minio = client
+        self._close_minio = close
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             transport=transport,
@@ -82,6 +91,7 @@ class ObjectStore:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._http.aclose()
+        self._close_minio()
 
     async def ensure_ready(self) -> None:
         """Creates the bucket where it is missing, and makes the store prove that it keeps conditional writes.

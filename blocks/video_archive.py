@@ -78,11 +78,14 @@ class VideoArchive(Block):
 
     def client(self) -> Minio:
         """A minio-py client of this store. Thread-safe; its time-outs are short enough to notice an outage."""
-        pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
-            retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-            maxsize=16,
-        )
+        return self._client(_pool())
+
+    def store(self, *, transport: httpx.AsyncBaseTransport | None = None) -> ObjectStore:
+        """The bucket, with the calls that the ledger and the archive need. To be closed with `aclose`."""
+        pool = _pool()
+        return ObjectStore(self._client(pool), self.bucket, close=pool.clear, transport=transport)
+
+    def _client(self, pool: urllib3.PoolManager) -> Minio:
         return Minio(
             endpoint=self.endpoint,
             access_key=self.access_key,
@@ -92,10 +95,14 @@ class VideoArchive(Block):
             http_client=pool,
         )
 
-    def store(self, *, transport: httpx.AsyncBaseTransport | None = None) -> ObjectStore:
-        """The bucket, with the calls that the ledger and the archive need."""
-        return ObjectStore(self.client(), self.bucket, transport=transport)
-
     def public_link(self, object_name: str) -> str | None:
         """The object's address for a browser, without a signature; None without a public URL."""
         return f"{self.public_url.rstrip('/')}/{self.bucket}/{object_name}" if self.public_url else None
+
+
+def _pool() -> urllib3.PoolManager:
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
+        retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+        maxsize=16,
+    )

@@ -252,7 +252,8 @@ def guarded_client(
     """
     return httpx.AsyncClient(
         transport=GuardedTransport(allow_private_hosts=allow_private_hosts, resolve=resolve, verify=verify),
-        # A proxy would resolve the name itself, and with it void the check; ~/.netrc would add a password.
+        # A proxy of the environment would resolve the name itself, and with it void the check. With a transport given,
+        # httpx 0.28 uses none; said here so that it stays so.
         trust_env=False,
         follow_redirects=False,
         timeout=timeout_seconds,

@@ -9,7 +9,6 @@ reads them.
 
 import asyncio
 import io
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -145,8 +144,8 @@ def decode_image(data: bytes, url: str, max_pixels: int = MAX_IMAGE_PIXELS) -> I
         raise ImageRefusedError(
             f"{shown} is a {kind} that does not decode, so it is damaged or cut: upload it again", url=url
         ) from error
-    if kind == "WEBP" and struct.unpack("<I", data[4:8])[0] + 8 > len(data):
-        raise ImageRefusedError(f"{shown} is a WEBP that was cut: upload it again", url=url)
+    if not _is_whole(data, kind):
+        raise ImageRefusedError(f"{shown} is a {kind} that was cut: upload it again", url=url)
     return ImageFacts(shown, kind, width, height, len(data))
 
 
@@ -183,6 +182,15 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
                 f"{shown} is larger than {max_bytes:,} bytes, the most APIXO takes: make it smaller", url=url
             )
     return bytes(data)
+
+
+def _is_whole(data: bytes, kind: ImageFormat) -> bool:
+    """Whether the end is there, which Pillow does not need once it has every pixel, and the provider's decoder may."""
+    if kind == "PNG":
+        return b"IEND\xaeB`\x82" in data
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    return True  # Pillow misses the end of a JPEG by itself
 
 
 def _name(data: bytes) -> str:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import av
+from av import VideoCodecContext
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
@@ -36,6 +37,10 @@ _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 # The declared end and the last frame's end differ by rounding and by an unset last duration, not by more. It is wide,
 # since a false alarm would lose a paid film; the length in bytes is checked when it is fetched.
 _CUT_TOLERANCE_SECONDS = 0.5
+
+# The index, the pictures and sound, and a fragment's index. Bytes of other kinds behind them harm nobody.
+_MAX_BOXES = 10_000
+_VITAL_BOXES = frozenset({b"moov", b"mdat", b"moof"})
 
 # Some pieces show nothing by themselves (the alternate references of VP8), but not a quarter of them.
 _LEAST_SHOWN = 0.75
@@ -71,8 +76,13 @@ class VideoFacts:
     size_bytes: int
 
 
-def inspect_video(path: Path) -> VideoFacts:
+def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames: int = MAX_FRAMES) -> VideoFacts:
     """Decodes every frame of a film and says what it is. Blocks; for a thread.
+
+    Args:
+        path: The file; its name does not count.
+        max_pixels: Of one frame.
+        max_frames: Of the film.
 
     Raises:
         DamagedVideoError: empty, not a film, no picture in it, cut short, or a frame does not decode; not retryable
@@ -82,8 +92,9 @@ def inspect_video(path: Path) -> VideoFacts:
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise _damaged(path, "is empty")
-    with _opened(path) as (container, video):
-        tally = _Tally(path, video)
+    _check_boxes(path, size_bytes)
+    with _opened(path, max_pixels) as (container, video):
+        tally = _Tally(path, video, max_frames)
         for packet in container.demux(video, *container.streams.audio):
             tally.count(packet)
             if packet.stream.index == video.index:
@@ -166,9 +177,10 @@ def thumbnail_jpeg(poster: bytes, *, max_side: int = 320) -> bytes:
 class _Tally:
     """What went by while a film was decoded."""
 
-    def __init__(self, path: Path, video: VideoStream) -> None:
+    def __init__(self, path: Path, video: VideoStream, max_frames: int) -> None:
         self._path = path
         self._video = video
+        self._max_frames = max_frames
         self.packets: Counter[int] = Counter()
         self.frames = 0
         self.size: tuple[int, int] = (0, 0)
@@ -189,8 +201,10 @@ class _Tally:
         if frame.is_corrupt:
             raise _damaged(self._path, f"has a damaged frame after {self.frames}")
         self.frames += 1
-        if self.frames > MAX_FRAMES:
-            raise _damaged(self._path, f"has more than {MAX_FRAMES:,} frames, no generated film has", retryable=False)
+        if self.frames > self._max_frames:
+            raise _damaged(
+                self._path, f"has more than {self._max_frames:,} frames, no generated film has", retryable=False
+            )
         if self.frames == 1:
             self.size = _display_size(frame, self._video)
         begin = _seconds(frame.pts, frame.time_base)
@@ -224,25 +238,52 @@ class _Tally:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The film and its picture, safely: one file, no network, whatever the file asks for."""
-    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(MAX_FRAME_PIXELS)}
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(max_pixels)}
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
         with av.open(f"file:{path.absolute()}", options=options) as container:
             still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is no film
-            videos = [stream for stream in container.streams.video if not stream.disposition & still]
-            if not videos:
-                raise _damaged(path, "has no picture, only sound or data")
-            video = max(videos, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
-            context = video.codec_context
-            if context.width * context.height > MAX_FRAME_PIXELS:
-                raise _damaged(path, f"claims {context.width} x {context.height} pixels", retryable=False)
-            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            pictures = [
+                (context.width * context.height, stream.index)
+                for stream in container.streams.video
+                # A codec that FFmpeg does not know has no context, whatever PyAV's types say.
+                if (context := cast("VideoCodecContext | None", stream.codec_context))
+                and not stream.disposition & still
+            ]
+            if not pictures:
+                raise _damaged(path, "has no picture that can be decoded")
+            pixels, index = max(pictures)
+            if pixels > max_pixels:
+                raise _damaged(path, f"has frames of {pixels:,} pixels, no generated film has", retryable=False)
+            video = cast("VideoStream", container.streams[index])
+            video.codec_context.options = {"max_pixels": str(max_pixels)}
             video.thread_type = "AUTO"
             yield container, video
-    except (av.FFmpegError, ArithmeticError, UnicodeError) as error:
+    except (av.FFmpegError, ArithmeticError, ValueError) as error:
         raise _damaged(path, f"is not a film that plays ({error})") from error
+
+
+def _check_boxes(path: Path, size_bytes: int) -> None:
+    """An MP4 is a row of boxes, each with its length in front: the exact way to see that one is cut."""
+    with path.open("rb") as file:
+        at = 0
+        for _ in range(_MAX_BOXES):
+            if at + 8 > size_bytes:
+                return
+            file.seek(at)
+            head = file.read(16)
+            if at == 0 and head[4:8] != b"ftyp":
+                return  # another kind of file
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            if length == 0:
+                return  # up to the end of the file
+            if head[4:8] in _VITAL_BOXES and at + length > size_bytes:
+                raise _damaged(path, f"was cut: {size_bytes:,} of at least {at + length:,} bytes")
+            at += max(length, 8)
 
 
 def _damaged(path: Path, what: str, *, retryable: bool = True) -> DamagedVideoError:

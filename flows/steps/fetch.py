@@ -97,8 +97,8 @@ async def _fetch_one(found: Generation, number: int, url: str, folder: Path, res
         fraction = received_bytes / total_bytes if total_bytes else None
         tell(key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
 
-    file = await download(resources.web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
     try:
+        file = await download(resources.web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
         facts = await asyncio.to_thread(inspect_video, path)
     except DamagedVideoError as error:
         path.unlink(missing_ok=True)  # the next try starts from nothing
@@ -106,6 +106,7 @@ async def _fetch_one(found: Generation, number: int, url: str, folder: Path, res
             f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
             "the generation stays open, so that a rerun can fetch it again.",
             url=url,
+            retryable=error.retryable,
         ) from error
     warnings = compare(facts, duration_seconds=found.request.duration, aspect_ratio=found.request.aspect_ratio)
     return FetchedVideo(path, file.sha256, facts, tuple(warnings))

@@ -1,0 +1,66 @@
+# Needs GNU make and Python 3.11 or newer, nothing else. `make help` lists what there is.
+
+PYTHON ?= python3
+LOCAL := .local
+BIN := .venv/bin
+# Exists, and is newer than the lock, when everything is installed.
+STAMP := .venv/.installed
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check format lock clean distclean require-stopped
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## create .venv with exactly the locked versions
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "This needs Python 3.11 or newer, and '$(PYTHON)' is not: $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Install one and name it: make install PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing into .venv: a minute or two, once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# --no-deps: the lock is complete, and pip would look for "sqlalchemy[asyncio]" beside it.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "Installed."
+
+demo: $(STAMP) ## make a video on this machine alone: no account, no key, no money
+	@$(BIN)/sora demo
+
+up: $(STAMP) ## run Prefect, MinIO and the stand-in of the API until Ctrl-C
+	@$(BIN)/sora up
+
+test: $(STAMP) ## run all tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check . || { echo "Run 'make format'." >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## format, and fix what can be fixed by itself
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
+
+lock: $(STAMP) ## renew requirements.txt from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  -q -o requirements.txt --custom-compile-command "make lock"
+	@echo "Locked. 'make install' installs it."
+
+# The lock of a running stack is held as long as its process lives. Any Python 3 can ask.
+require-stopped:
+	@test ! -e $(LOCAL)/stack.lock || $(PYTHON) -c 'import fcntl; \
+	fcntl.flock(open("$(LOCAL)/stack.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null || { \
+	  echo "A stack is running (process $$(cat $(LOCAL)/stack.lock)): stop it first, with Ctrl-C in its window." >&2; exit 1; }
+
+clean: require-stopped ## delete local videos, databases, logs and caches; keep .venv and the built MinIO
+	@test ! -d $(LOCAL) || chmod -R u+w $(LOCAL)
+	@test ! -d $(LOCAL) || find $(LOCAL) -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {} +
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build dist
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## also delete .venv and the built MinIO
+	@rm -rf .venv $(LOCAL)

@@ -1,0 +1,18 @@
+"""A local stand-in of the APIXO Sora-2 API: documented behaviour, scripted faults, playable films, and no bill."""
+
+from deployments.sandbox.app import create_app
+from deployments.sandbox.faults import Fault, FaultScript
+from deployments.sandbox.record import RecordedRequest, RequestRecord
+from deployments.sandbox.server import SandboxServer, serve
+from deployments.sandbox.settings import SandboxSettings
+
+__all__ = [
+    "Fault",
+    "FaultScript",
+    "RecordedRequest",
+    "RequestRecord",
+    "SandboxServer",
+    "SandboxSettings",
+    "create_app",
+    "serve",
+]

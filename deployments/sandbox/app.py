@@ -1,0 +1,186 @@
+"""The stand-in of the APIXO Sora-2 API as a Starlette app: the documented calls, the films, and a few sample images."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from deployments.sandbox.envelopes import failure, success
+from deployments.sandbox.faults import Fault, FaultScript
+from deployments.sandbox.generation import GenerationRequest, explain
+from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
+from deployments.sandbox.pages import front_page
+from deployments.sandbox.record import RecordedRequest, RequestRecord
+from deployments.sandbox.samples import FORMATS, sample
+from deployments.sandbox.settings import SandboxSettings
+from deployments.sandbox.tasks import TaskBoard
+
+_FAULTS = TypeAdapter(list[Fault])
+
+
+class RateLimit:
+    """Counts calls in a sliding window. A refused call does not count."""
+
+    def __init__(self, limit: int, window_seconds: float) -> None:
+        self._limit, self._window = limit, window_seconds
+        self._times: deque[float] = deque()
+
+    def admits(self, now: float) -> bool:
+        """Whether one more call at `now` (monotonic seconds) is within the limit; if so it is counted."""
+        while self._times and self._times[0] <= now - self._window:
+            self._times.popleft()
+        if len(self._times) >= self._limit:
+            return False
+        self._times.append(now)
+        return True
+
+
+class _Calls:
+    """The handlers."""
+
+    def __init__(self, settings: SandboxSettings, record: RequestRecord, faults: FaultScript, board: TaskBoard) -> None:
+        self._settings, self._record, self._faults, self._board = settings, record, faults, board
+        self._rate = RateLimit(settings.requests_per_minute, settings.scaled(60))
+
+    async def submit(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        try:
+            asked = GenerationRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            return self._failure(400, explain(error))
+        if self._board.unfinished >= self._settings.max_concurrent_tasks:
+            # The documentation does not say how one 429 differs from the other: the code must not need to know.
+            return self._failure(429, "Rate limit exceeded")
+        task = self._board.create(asked, str(request.base_url))
+        recorded: RecordedRequest | None = request.scope.get(RECORD_KEY)
+        if recorded is not None:
+            recorded.task_id, recorded.charged = task.task_id, True
+        return JSONResponse(success({"taskId": task.task_id}))
+
+    async def status(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        task_id = request.query_params.get("taskId")
+        if not task_id:
+            return self._failure(400, "Invalid parameters: taskId: is required")
+        task = self._board.get(task_id)
+        if task is None:
+            return self._failure(400, "task not found")
+        return JSONResponse(success(task.data(self._board.links, str(request.base_url))))
+
+    async def result(self, request: Request) -> Response:
+        where = {part: str(request.path_params[part]) for part in ("task_id", "signature", "name")}
+        query = {part: request.query_params.get(part, "") for part in ("expires", "sig")}
+        if not self._board.links.fits(**where, **query):
+            return PlainTextResponse("the signature does not fit this address", 403)
+        task = self._board.get(where["task_id"])
+        if task is None or task.film is None:
+            return PlainTextResponse("no such film", 404)
+        if task.expired:
+            return PlainTextResponse("this address has expired", 410)
+        return FileResponse(task.film, media_type="video/mp4")
+
+    async def sample(self, request: Request) -> Response:
+        name, ending = request.path_params["name"], request.path_params["ending"]
+        if ending not in FORMATS:
+            return PlainTextResponse("samples are .jpg, .png or .webp", 404)
+        content = await asyncio.to_thread(sample, name, ending)
+        return Response(content, media_type=FORMATS[ending][1])
+
+    async def index(self, request: Request) -> Response:
+        return HTMLResponse(front_page(self._settings, self._board, str(request.base_url)))
+
+    async def add_faults(self, request: Request) -> Response:
+        try:
+            faults = _FAULTS.validate_json(await request.body())
+        except ValidationError as error:
+            return JSONResponse(failure(400, explain(error)), 400)
+        self._faults.add(*faults)
+        return await self.list_faults(request)
+
+    async def clear_faults(self, _: Request) -> Response:
+        self._faults.clear()
+        return Response(status_code=204)
+
+    async def list_faults(self, _: Request) -> Response:
+        return JSONResponse([fault.model_dump(mode="json") for fault in self._faults.pending()])
+
+    async def list_requests(self, _: Request) -> Response:
+        return JSONResponse(self._record.as_json())
+
+    async def list_tasks(self, request: Request) -> Response:
+        base_url = str(request.base_url)
+        return JSONResponse(
+            [
+                {
+                    **task.data(self._board.links, base_url),
+                    "request": task.request.model_dump(mode="json"),
+                    "callbacks": [attempt.model_dump(mode="json") for attempt in task.callbacks],
+                }
+                for task in self._board.all()
+            ]
+        )
+
+    def _refusal(self, request: Request) -> Response | None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {self._settings.api_key}".encode()):
+            return self._failure(401, "Invalid or missing API key")
+        if not self._rate.admits(time.monotonic()):
+            return self._failure(429, "Rate limit exceeded")
+        return None
+
+    def _failure(self, code: int, message: str) -> Response:
+        return JSONResponse(failure(code, message), code if self._settings.errors_as_http_status else 200)
+
+
+def create_app(
+    settings: SandboxSettings | None = None,
+    *,
+    record: RequestRecord | None = None,
+    faults: FaultScript | None = None,
+    board: TaskBoard | None = None,
+) -> Starlette:
+    """The stand-in as an ASGI app. Faults that cut connections need uvicorn; `SandboxServer` runs it there."""
+    settings = settings or SandboxSettings()
+    # `or` would not do: an empty record is false.
+    record = RequestRecord() if record is None else record
+    faults = FaultScript() if faults is None else faults
+    board = TaskBoard(settings, faults) if board is None else board
+    calls = _Calls(settings, record, faults, board)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await board.start()
+        try:
+            yield
+        finally:
+            await board.stop()
+
+    return Starlette(
+        routes=[
+            Route("/", calls.index),
+            Route(SUBMIT_PATH, calls.submit, methods=["POST"]),
+            Route(STATUS_PATH, calls.status),
+            Route("/results/{task_id}/{signature}/{name}", calls.result),
+            Route("/samples/{name}.{ending}", calls.sample),
+            Route("/sandbox/faults", calls.add_faults, methods=["POST"]),
+            Route("/sandbox/faults", calls.clear_faults, methods=["DELETE"]),
+            Route("/sandbox/faults", calls.list_faults),
+            Route("/sandbox/requests", calls.list_requests),
+            Route("/sandbox/tasks", calls.list_tasks),
+        ],
+        middleware=[Middleware(FaultyWire, settings=settings, record=record, faults=faults, board=board)],
+        lifespan=lifespan,
+    )

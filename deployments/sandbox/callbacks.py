@@ -1,0 +1,59 @@
+"""Tells a receiver that its task ended: the status reply's envelope, POSTed until a 2xx or until the attempts end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+from pydantic import BaseModel, Field
+
+from deployments.sandbox.envelopes import Json
+from deployments.sandbox.faults import Fault
+from deployments.sandbox.settings import CALLBACK_BACKOFF_SECONDS, SandboxSettings
+
+
+class CallbackAttempt(BaseModel):
+    """One POST of a callback and what came of it."""
+
+    time: float = Field(description="When it was sent, as Unix seconds.")
+    status: int | None = Field(description="The receiver's HTTP status; none when there was no answer.")
+    error: str | None = Field(None, description="Why there was no answer.")
+
+
+async def deliver(
+    client: httpx.AsyncClient,
+    url: str,
+    envelope: Callable[[], Json],
+    *,
+    settings: SandboxSettings,
+    fault: Fault | None,
+    attempts: list[CallbackAttempt],
+) -> None:
+    """Sends one callback as the fault, if any, bends it. Each attempt is added to `attempts`. Never raises."""
+    kind = fault.kind if fault else None
+    if kind == "drop":
+        return
+    if fault and kind == "late":
+        await asyncio.sleep(fault.seconds)
+    for _ in range(2 if kind == "twice" else 1):
+        for number in range(settings.callback_attempts):
+            if number:
+                await asyncio.sleep(settings.scaled(CALLBACK_BACKOFF_SECONDS * 2 ** (number - 1)))
+            attempt = await _post(client, url, b"<!doctype html>\x00 not json {" if kind == "junk" else envelope())
+            attempts.append(attempt)
+            if attempt.status is not None and 200 <= attempt.status < 300:
+                break
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: Json | bytes) -> CallbackAttempt:
+    now = time.time()
+    try:
+        if isinstance(body, bytes):
+            response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
+        else:
+            response = await client.post(url, json=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return CallbackAttempt(time=now, status=None, error=type(error).__name__)
+    return CallbackAttempt(time=now, status=response.status_code)

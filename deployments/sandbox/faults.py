@@ -1,0 +1,170 @@
+"""Scripted faults: what goes wrong, for which call, how often. `misbehaviour` and `downloads` carry them out."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FaultCall = Literal["submit", "status", "result", "image", "callback"]
+
+#: For submit and status. "Acted upon" means: a submit has created the task, and it is charged.
+ApiKind = Literal[
+    "reset_before",  # connection reset, nothing done
+    "reset_after",  # acted upon, then the connection is reset without a reply
+    "hang",  # nothing done, no answer
+    "hang_after",  # acted upon, no answer
+    "slow",  # acted upon, the right answer trickles in
+    "http_429",
+    "http_500",
+    "http_500_after",  # acted upon, then 500
+    "http_502_html",
+    "http_503",
+    "http_404",
+    "http_400",  # "Insufficient credits" for a submit
+    "http_401",
+    "redirect",  # 307 to the same address, nothing done
+    "code_500_body",  # HTTP 200, code 500 in the body
+    "junk",  # acted upon, the body is not JSON
+    "half_json",  # acted upon, the body stops in the middle
+    "wrong_types",  # acted upon; from here on code 200 with a damaged envelope
+    "missing_fields",
+    "null_data",
+    "no_data",
+    "huge_body",  # acted upon, the right answer after 50 MB of padding
+]
+#: For status only.
+StatusKind = Literal[
+    "unknown_state",
+    "unknown_fail_code",
+    "result_json_broken",  # this and the next three wait for a reply with state success
+    "result_json_empty",
+    "result_json_object",
+    "result_json_two",
+    "task_unknown",
+    "other_task",
+]
+ResultKind = Literal[
+    "cut",  # the right length announced, the connection closed half-way
+    "html_200",
+    "empty",
+    "truncated_mp4",  # a complete transfer of the first 60 % of the film
+    "other_duration",
+    "other_orientation",
+    "redirect",  # to an address that works
+    "redirect_private",
+    "http_403",
+    "http_404",
+    "http_500",
+    "no_range",  # answers a Range request with the whole film
+    "no_length",  # chunked
+]
+ImageKind = Literal[
+    "http_404",
+    "http_500",
+    "gif_named_jpg",
+    "too_big",
+    "endless",
+    "redirect_private",
+    "truncated",
+    "html",
+]
+CallbackKind = Literal[
+    "drop",  # never sent
+    "twice",
+    "early",  # sent once, as soon as the task exists, and never again
+    "junk",
+    "late",  # `seconds` after it was due
+]
+FaultKind = ApiKind | StatusKind | ResultKind | ImageKind | CallbackKind
+
+KINDS: dict[FaultCall, frozenset[str]] = {
+    "submit": frozenset(get_args(ApiKind)),
+    "status": frozenset(get_args(ApiKind) + get_args(StatusKind)),
+    "result": frozenset(get_args(ResultKind)),
+    "image": frozenset(get_args(ImageKind)),
+    "callback": frozenset(get_args(CallbackKind)),
+}
+#: Damage to a result that only a reply with a result can show.
+NEEDS_SUCCESS = frozenset(kind for kind in get_args(StatusKind) if kind.startswith("result_json"))
+
+
+class Fault(BaseModel):
+    """One thing that goes wrong. Downloads are damaged for GET only: a HEAD passes and uses nothing up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    call: FaultCall = Field(description="The call it happens to; for images, those of the samples.")
+    kind: FaultKind
+    times: int = Field(1, ge=-1, description="How many matching requests get it; -1 for ever.")
+    skip: int = Field(0, ge=0, description="How many matching requests pass unharmed before.")
+    prompt_contains: str | None = Field(None, description="Limits it to tasks with this in their prompt.")
+    seconds: float = Field(
+        0, ge=0, description="Real seconds, not scaled by `speed`. A hang of 0 lasts until the caller gives up."
+    )
+    retry_after: str | None = Field(None, description="Value of a Retry-After header on a 429 or 503.")
+
+    @model_validator(mode="after")
+    def _kind_fits_the_call(self) -> Self:
+        if self.kind not in KINDS[self.call]:
+            raise ValueError(f"kind {self.kind!r} is not for {self.call}; use one of {sorted(KINDS[self.call])}")
+        return self
+
+
+class _Entry:
+    """One fault and what is left of it."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault, self.skip, self.left = fault, fault.skip, fault.times
+
+
+class FaultScript:
+    """The faults still to come. Safe to change from any thread while the stand-in runs.
+
+    A request gets the first fault that matches it and is not used up. A fault counts a request towards its `skip`
+    only when no fault before it took that request.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+        self._lock = threading.Lock()
+
+    def add(self, *faults: Fault) -> None:
+        with self._lock:
+            self._entries.extend(_Entry(fault) for fault in faults)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+
+    def pending(self) -> list[Fault]:
+        """The faults that may still happen. Empty means that everything scripted has happened."""
+        with self._lock:
+            return [entry.fault for entry in self._entries if entry.left]
+
+    def take(
+        self, call: str, *, prompt: str | None = None, succeeded: bool = False, early: bool | None = None
+    ) -> Fault | None:
+        """The fault for a request that has just come, used up once.
+
+        `succeeded` says that the task asked for has a result. `early` limits a callback to the kind `early`, or to
+        the others: the first is decided when the task begins, the others when it ends.
+        """
+        with self._lock:
+            for entry in self._entries:
+                fault = entry.fault
+                if not entry.left or fault.call != call:
+                    continue
+                if fault.prompt_contains is not None and fault.prompt_contains not in (prompt or ""):
+                    continue
+                if fault.kind in NEEDS_SUCCESS and not succeeded:
+                    continue
+                if early is not None and early != (fault.kind == "early"):
+                    continue
+                if entry.skip:
+                    entry.skip -= 1
+                    continue
+                entry.left -= entry.left > 0
+                return fault
+        return None

@@ -1,0 +1,74 @@
+"""Fetches start images as the provider does, over the network."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from io import BytesIO
+
+import httpx
+from PIL import Image
+
+from deployments.sandbox.settings import IMAGE_FORMATS, IMAGE_LIMIT_BYTES, NETWORK_TIMEOUT_SECONDS
+
+#: The stand-in's own requests carry this, so that a record can tell them from the pipeline's.
+USER_AGENT = "apixo-sandbox"
+
+
+class InvalidImageError(Exception):
+    """An image cannot be used. The text says why; it becomes the task's `failMsg`."""
+
+
+def network_client() -> httpx.AsyncClient:
+    """The client for images and callbacks. It ignores proxy settings: what it talks to is on this machine or near."""
+    return httpx.AsyncClient(
+        timeout=NETWORK_TIMEOUT_SECONDS,
+        trust_env=False,
+        headers={"User-Agent": USER_AGENT},
+        event_hooks={"request": [_refuse_metadata_service]},
+        limits=httpx.Limits(max_connections=200, max_keepalive_connections=20),
+    )
+
+
+async def fetch_image(client: httpx.AsyncClient, url: str) -> bytes:
+    """The image behind `url`, checked: reachable within 10 s, at most 10 MB, a JPG, PNG or WebP that decodes.
+
+    Raises `InvalidImageError`.
+    """
+    try:
+        async with asyncio.timeout(NETWORK_TIMEOUT_SECONDS):
+            content = await _download(client, url)
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, ValueError) as error:
+        raise InvalidImageError(f"cannot access the image URL: {type(error).__name__}") from error
+    await asyncio.to_thread(_check, content)
+    return content
+
+
+async def _download(client: httpx.AsyncClient, url: str) -> bytes:
+    content = bytearray()
+    async with client.stream("GET", url, follow_redirects=True) as response:
+        if response.status_code != 200:
+            raise InvalidImageError(f"the image URL answers HTTP {response.status_code}")
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > IMAGE_LIMIT_BYTES:
+                raise InvalidImageError("the image is larger than 10 MB")
+    return bytes(content)
+
+
+def _check(content: bytes) -> None:
+    try:
+        with Image.open(BytesIO(content), formats=IMAGE_FORMATS) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidImageError("the image URL does not hold a readable JPG, PNG or WebP") from error
+
+
+async def _refuse_metadata_service(request: httpx.Request) -> None:
+    # Even a toy must not read a cloud machine's credentials because an image URL redirects there.
+    try:
+        address = ipaddress.ip_address(request.url.host)
+    except ValueError:
+        return
+    if address.is_link_local:
+        raise httpx.ConnectError("link-local addresses are not fetched", request=request)

@@ -1,0 +1,125 @@
+"""Stands before the app: records every request, and hands those with a scripted fault to what carries it out."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from starlette.datastructures import URL
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.sandbox.downloads import damage_image, damage_result
+from deployments.sandbox.envelopes import failure
+from deployments.sandbox.faults import FaultScript
+from deployments.sandbox.links import FILM_NAMES
+from deployments.sandbox.misbehaviour import misbehave
+from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest, RequestRecord
+from deployments.sandbox.settings import SandboxSettings
+from deployments.sandbox.tasks import Task, TaskBoard
+from deployments.sandbox.wire import Exchange, read_body
+
+SUBMIT_PATH = "/api/v1/generateTask/sora-2"
+STATUS_PATH = "/api/v1/statusTask/sora-2"
+#: Under this path the stand-in itself is controlled: not recorded, and without faults.
+CONTROL_PATH = "/sandbox/"
+#: Where a handler finds the record of its own request, in the ASGI scope.
+RECORD_KEY = "sandbox.record"
+#: No request of the API comes near this; more is refused, in bytes.
+LARGEST_BODY = 4 * 1024 * 1024
+
+
+class FaultyWire:
+    """A raw ASGI middleware. Starlette's own kind cannot see the connection, which most faults are about."""
+
+    def __init__(
+        self, app: ASGIApp, *, settings: SandboxSettings, record: RequestRecord, faults: FaultScript, board: TaskBoard
+    ) -> None:
+        self._app, self._settings, self._record, self._faults, self._board = app, settings, record, faults, board
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(CONTROL_PATH):
+            await self._app(scope, receive, send)
+            return
+        body = await read_body(receive, LARGEST_BODY)
+        if body is None:
+            await Exchange(scope, receive, send, b"").answer(413, failure(413, "Request body too large"))
+            return
+        call = _call_of(scope)
+        task = self._board.get(_task_id_of(scope, call))
+        succeeded = task is not None and task.state == "success"
+        fault = None
+        downloads = scope["method"] == "GET" and (call == "image" or (call == "result" and task is not None))
+        if call in ("submit", "status") or downloads:
+            prompt = task.request.input.prompt if task else _prompt_of(body)
+            fault = self._faults.take(call, prompt=prompt, succeeded=succeeded)
+        recorded = self._recorded(scope, body, call)
+        recorded.fault = fault.kind if fault else None
+        self._record.add(recorded)
+        scope[RECORD_KEY] = recorded
+        exchange = Exchange(scope, receive, send, body)
+        if fault is None:
+            await exchange.pass_on(self._app)
+        elif fault.call == "image":
+            await damage_image(exchange, self._app, fault)
+        elif fault.call == "result" and task is not None:
+            await damage_result(exchange, self._app, fault, task, self._board)
+        else:
+            await misbehave(exchange, self._app, fault, self._second_url(scope, task))
+
+    def _recorded(self, scope: Scope, body: bytes, call: Call) -> RecordedRequest:
+        key = self._settings.api_key.encode()
+        query: bytes = scope["query_string"]
+        everywhere = [scope.get("raw_path") or scope["path"].encode(), query, body]
+        everywhere += [value for _, value in scope["headers"]]
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if "authorization" in headers:
+            headers["authorization"] = "***"
+        client = scope.get("client")
+        return RecordedRequest(
+            time=time.time(),
+            method=scope["method"],
+            path=scope["path"],
+            query=query.decode("latin-1"),
+            call=call,
+            headers=headers,
+            carried_api_key=any(key in part for part in everywhere),
+            body=body[:MOST_BODY_BYTES].decode("utf-8", "replace"),
+            client_port=client[1] if client else None,
+            task_id=_task_id_of(scope, call),
+        )
+
+    def _second_url(self, scope: Scope, task: Task | None) -> str | None:
+        if task is None or task.expires_at is None:
+            return None
+        base_url = str(Request(scope).base_url)
+        return self._board.links.make(base_url, task.task_id, task.expires_at, FILM_NAMES[1])
+
+
+def _call_of(scope: Scope) -> Call:
+    path: str = scope["path"]
+    if path == SUBMIT_PATH and scope["method"] == "POST":
+        return "submit"
+    if path == STATUS_PATH and scope["method"] == "GET":
+        return "status"
+    if path.startswith("/results/"):
+        return "result"
+    return "image" if path.startswith("/samples/") else "other"
+
+
+def _task_id_of(scope: Scope, call: Call) -> str | None:
+    if call == "status":
+        return Request(scope).query_params.get("taskId")
+    if call == "result":
+        return URL(scope=scope).path.split("/")[2]
+    return None
+
+
+def _prompt_of(body: bytes) -> str | None:
+    try:
+        content: Any = json.loads(body)
+        prompt = content["input"]["prompt"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return prompt if isinstance(prompt, str) else None

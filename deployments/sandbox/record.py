@@ -1,0 +1,85 @@
+"""What the stand-in was asked: every request it received, for tests that count what reached the other side."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+Call = Literal["submit", "status", "result", "image", "other"]
+
+#: The oldest requests are forgotten beyond this many.
+MOST_REQUESTS = 100_000
+#: No more of a body is kept, in bytes.
+MOST_BODY_BYTES = 20_000
+
+
+class RecordedRequest(BaseModel):
+    """One received request. It is recorded on arrival; `task_id` and `charged` follow before its reply leaves."""
+
+    time: float = Field(description="When it arrived, as Unix seconds.")
+    method: str
+    path: str
+    query: str = Field(description="The query string as it was sent, without the question mark.")
+    call: Call
+    headers: dict[str, str] = Field(description="Names in lower case; the value of Authorization is masked.")
+    carried_api_key: bool = Field(description="Whether the API key occurred anywhere in headers, URL or body.")
+    body: str = Field(description="The first 20,000 bytes of the body as text.")
+    client_port: int | None = Field(description="The caller's port: equal for requests on one kept connection.")
+    fault: str | None = Field(None, description="Kind of the scripted fault this request ran into.")
+    task_id: str | None = Field(None, description="The task it created or named.")
+    charged: bool = Field(False, description="Whether it created a task, which is what the provider bills.")
+
+
+class RequestRecord:
+    """The received requests in order of arrival. Safe to read from any thread while the stand-in runs."""
+
+    def __init__(self, limit: int = MOST_REQUESTS) -> None:
+        self._requests: deque[RecordedRequest] = deque(maxlen=limit)
+        self._lock = threading.Lock()
+
+    def add(self, request: RecordedRequest) -> None:
+        with self._lock:
+            self._requests.append(request)
+
+    def all(self) -> list[RecordedRequest]:
+        """Every request, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    def submits(self) -> list[RecordedRequest]:
+        """Every POST of a generation, answered or not."""
+        return self._those(lambda request: request.call == "submit")
+
+    def charged(self) -> list[RecordedRequest]:
+        """The submits that created a task: what was paid."""
+        return self._those(lambda request: request.charged)
+
+    def statuses(self, task_id: str | None = None) -> list[RecordedRequest]:
+        """The status calls, of one task or of all."""
+        return self._those(lambda request: request.call == "status" and (task_id is None or request.task_id == task_id))
+
+    def results(self) -> list[RecordedRequest]:
+        """The requests of films."""
+        return self._those(lambda request: request.call == "result")
+
+    def images(self) -> list[RecordedRequest]:
+        """The requests of sample images. Those of the stand-in itself carry `USER_AGENT` in their headers."""
+        return self._those(lambda request: request.call == "image")
+
+    def clear(self) -> None:
+        with self._lock:
+            self._requests.clear()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Every request as JSON-ready dicts."""
+        return [request.model_dump(mode="json") for request in self.all()]
+
+    def _those(self, wanted: Callable[[RecordedRequest], bool]) -> list[RecordedRequest]:
+        return [request for request in self.all() if wanted(request)]

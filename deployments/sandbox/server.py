@@ -1,0 +1,142 @@
+"""Runs the stand-in: in a thread of a test, or in the foreground of a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Self
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from deployments.sandbox.app import create_app
+from deployments.sandbox.faults import FaultScript
+from deployments.sandbox.record import RequestRecord
+from deployments.sandbox.settings import SandboxSettings
+from deployments.sandbox.tasks import TaskBoard
+
+#: How long answers that are under way may take when the stand-in stops, in seconds. Then their connections are cut.
+GRACE_SECONDS = 0.05
+#: How long a start may take, in seconds. It takes 0.1; a laptop on its knees takes longer.
+START_SECONDS = 30.0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but it says when it listens, and it does not wait for requests that hang on purpose."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal once more after its clean end, which makes the exit look like a crash.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(GRACE_SECONDS)
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        await super().shutdown(sockets)
+
+
+class SandboxServer:
+    """The stand-in on a free port of 127.0.0.1, in a background thread.
+
+    ```python
+    with SandboxServer(SandboxSettings(speed=600, film_height=90)) as sandbox:
+        sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+        ...  # talk to sandbox.base_url
+        assert len(sandbox.record.charged()) == 1
+    ```
+    """
+
+    def __init__(self, settings: SandboxSettings | None = None, *, port: int = 0) -> None:
+        """`port` 0 takes a free one."""
+        self.settings = settings or SandboxSettings()
+        self.record = RequestRecord()
+        self.faults = FaultScript()
+        self.tasks = TaskBoard(self.settings, self.faults)
+        self._port = port
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        if self._server is None:
+            raise RuntimeError("the sandbox is not running: use it in a with statement, or call start()")
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> Self:
+        """Returns once the stand-in answers."""
+        listener = socket.create_server(("127.0.0.1", self._port), backlog=2048)
+        self._port = listener.getsockname()[1]
+        app = create_app(self.settings, record=self.record, faults=self.faults, board=self.tasks)
+        self._server = server = _Server(_config(app))
+        self._thread = threading.Thread(target=server.run, args=([listener],), name="apixo-sandbox", daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not server.listening.wait(0.05):
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                listener.close()
+                self.stop()
+                raise RuntimeError("the sandbox did not start; its log says why")
+        return self
+
+    def stop(self) -> None:
+        """Stops within a second, whatever is under way. Stopping twice is fine."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+        self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def serve(settings: SandboxSettings | None = None, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Runs the stand-in in the foreground until SIGINT or SIGTERM, then returns.
+
+    Raises `OSError` when the port is taken.
+    """
+    listener = socket.create_server((host, port), backlog=2048)
+    server = _Server(_config(create_app(settings)))
+    server.run([listener])
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        # Cutting a connection half-way is an error to uvicorn, and here the purpose.
+        log_level="critical",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )

@@ -1,0 +1,59 @@
+"""What can be set on the stand-in, and the provider's numbers it keeps to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Shortest and longest time a generation takes, in seconds, by the film's duration (APIXO's documentation).
+GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 300), 12: (240, 360)}
+#: A task is `pending` for this part of its time, then `processing`. Our choice: the documentation gives no number.
+PENDING_PART = 0.1
+#: APIXO: prompts of up to 10,000 characters.
+PROMPT_LIMIT = 10_000
+#: APIXO: JPG, PNG or WebP, at most 10 MB an image.
+IMAGE_LIMIT_BYTES = 10 * 1024 * 1024
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+#: How long the stand-in waits for an image or a callback's receiver. Real traffic, so `speed` does not shorten it.
+NETWORK_TIMEOUT_SECONDS = 10.0
+#: Wait before the second attempt of a callback; each later one waits twice as long. Divided by `speed`.
+CALLBACK_BACKOFF_SECONDS = 5.0
+#: A prompt with this word in it is refused as `CONTENT_VIOLATION`, so that the refusal can be tried out.
+FORBIDDEN_WORD = "forbidden"
+SECONDS_A_DAY = 86_400.0
+
+
+class SandboxSettings(BaseModel):
+    """How the stand-in behaves. The defaults are the provider's documented behaviour at its own pace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    api_key: str = Field("sandbox-key", description="The only key that is accepted.", min_length=1)
+    speed: float = Field(
+        1, gt=0, description="How many times faster than life: every duration of the provider is divided by it."
+    )
+    requests_per_minute: int = Field(
+        10_000, ge=0, description="Calls accepted in any sliding minute (divided by `speed`); one more answers 429."
+    )
+    max_concurrent_tasks: int = Field(
+        1_000, ge=0, description="Unfinished tasks at one time; a submit beyond them answers 429."
+    )
+    result_days: float = Field(15, gt=0, description="Days for which a result URL is valid, divided by `speed`.")
+    film_height: int = Field(
+        720, ge=32, le=1080, description="Short side of the films in pixels. Tests use 90: such a film costs 0.15 s."
+    )
+    errors_as_http_status: bool = Field(
+        True,
+        description="Whether an error's code is its HTTP status too; if not, every error is a 200 with the code in "
+        "the body. The documentation leaves it open.",
+    )
+    callback_attempts: int = Field(3, ge=1, description="How often a callback is sent until its receiver answers 2xx.")
+    seed: int = Field(0, description="Seed of the random durations. Task ids stay unpredictable.")
+    data_dir: Path | None = Field(
+        None, description="Where films are kept, and found again; a temporary folder, removed at exit, when not given."
+    )
+
+    def scaled(self, seconds: float) -> float:
+        """A duration of the provider, in seconds of this stand-in."""
+        return seconds / self.speed

@@ -1,0 +1,238 @@
+"""The generation tasks: how one lives from `pending` to its film, and the board that keeps them all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import secrets
+import threading
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from deployments.sandbox.callbacks import CallbackAttempt, deliver
+from deployments.sandbox.envelopes import success
+from deployments.sandbox.faults import FaultScript
+from deployments.sandbox.filmstore import FilmStore
+from deployments.sandbox.generation import GenerationRequest
+from deployments.sandbox.images import InvalidImageError, fetch_image, network_client
+from deployments.sandbox.links import ResultLinks
+from deployments.sandbox.settings import (
+    FORBIDDEN_WORD,
+    GENERATION_SECONDS,
+    PENDING_PART,
+    SECONDS_A_DAY,
+    SandboxSettings,
+)
+
+logger = logging.getLogger(__name__)
+
+State = Literal["pending", "processing", "success", "failed"]
+
+
+@dataclass(slots=True)
+class Task:
+    """One accepted generation. Changed by the event loop only; safe to read from any thread. Times are Unix seconds."""
+
+    task_id: str
+    request: GenerationRequest
+    #: How the caller of the submit reached the stand-in; the callback's result address is built on it.
+    base_url: str
+    #: How long the generation takes, in seconds of the stand-in.
+    planned_seconds: float
+    created_at: float = field(default_factory=time.time)
+    state: State = "pending"
+    started_at: float | None = None
+    completed_at: float | None = None
+    expires_at: float | None = None
+    film: Path | None = None
+    fail_code: str | None = None
+    fail_message: str | None = None
+    callbacks: list[CallbackAttempt] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("success", "failed")
+
+    @property
+    def expired(self) -> bool:
+        """Whether its result address has run out."""
+        return self.expires_at is not None and time.time() >= self.expires_at
+
+    def data(self, links: ResultLinks, base_url: str) -> dict[str, Any]:
+        """The `data` of a status reply; a field is there only in the states that the documentation gives it."""
+        data: dict[str, Any] = {
+            "taskId": self.task_id,
+            "state": self.state,
+            "createTime": round(self.created_at * 1000),
+        }
+        if self.state == "success" and self.expires_at is not None:
+            urls = [links.make(base_url, self.task_id, self.expires_at)]
+            data["resultJson"] = json.dumps({"resultUrls": urls})
+        if self.state == "failed":
+            data |= {"failCode": self.fail_code, "failMsg": self.fail_message}
+        if self.completed_at is not None:
+            data["completeTime"] = round(self.completed_at * 1000)
+            data["costTime"] = round((self.completed_at - (self.started_at or self.created_at)) * 1000)
+        return data
+
+
+class TaskBoard:
+    """Every task of the stand-in, and what makes them progress."""
+
+    def __init__(self, settings: SandboxSettings, faults: FaultScript) -> None:
+        self._settings, self._faults = settings, faults
+        self._random = random.Random(settings.seed)
+        self._tasks: dict[str, Task] = {}
+        self._lock = threading.Lock()
+        self._open = 0
+        self._lives: set[asyncio.Task[None]] = set()
+        self._films: FilmStore | None = None
+        self._client: httpx.AsyncClient | None = None
+        self.links = ResultLinks()
+
+    async def start(self) -> None:
+        """Opens what the tasks need. Called on the event loop they live on."""
+        self._films = FilmStore(self._settings.data_dir, self._settings.film_height)
+        self._client = network_client()
+
+    async def stop(self) -> None:
+        """Ends every unfinished task where it is."""
+        for life in list(self._lives):
+            life.cancel()
+        await asyncio.gather(*self._lives, return_exceptions=True)
+        if self._films is not None:
+            await self._films.close()
+        if self._client is not None:
+            await self._client.aclose()
+
+    @property
+    def films(self) -> FilmStore:
+        if self._films is None:
+            raise RuntimeError("the task board is not started")
+        return self._films
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks count towards the limit of concurrent tasks."""
+        return self._open
+
+    def all(self) -> list[Task]:
+        """Every task, oldest first."""
+        with self._lock:
+            return list(self._tasks.values())
+
+    def get(self, task_id: str | None) -> Task | None:
+        with self._lock:
+            return self._tasks.get(task_id or "")
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def create(self, request: GenerationRequest, base_url: str) -> Task:
+        """Accepts a generation, which the provider would now charge, and starts it."""
+        shortest, longest = GENERATION_SECONDS[request.input.duration]
+        task = Task(
+            # Not seeded: a stand-in started anew must not give out the ids of the one before.
+            task_id=f"task_{secrets.token_hex(6)}",
+            request=request,
+            base_url=base_url,
+            planned_seconds=self._settings.scaled(self._random.uniform(shortest, longest)),
+        )
+        with self._lock:
+            self._tasks[task.task_id] = task
+        self._open += 1
+        early = bool(request.notify) and self._faults.take("callback", prompt=request.input.prompt, early=True)
+        if early:
+            self._keep(self._call_back(task, early=True))
+        self._keep(self._live(task, call_back=not early))
+        return task
+
+    async def film_for(self, task: Task, *, duration: int | None = None, turned: bool = False) -> Path:
+        """The task's film; for faults also one of another duration (in seconds) or orientation."""
+        asked = task.request.input
+        aspect_ratio = asked.aspect_ratio
+        if turned:
+            aspect_ratio = "portrait" if aspect_ratio == "landscape" else "landscape"
+        return await self.films.film(
+            prompt=asked.prompt,
+            duration=duration or asked.duration,
+            aspect_ratio=aspect_ratio,
+            image=None,
+            watermark=not asked.remove_watermark,
+        )
+
+    async def _live(self, task: Task, *, call_back: bool) -> None:
+        try:
+            await self._generate(task)
+        except InvalidImageError as error:
+            _end(task, "INVALID_IMAGE_URL", str(error))
+        except Exception:
+            # Not documented, but a task that stays in `processing` for ever would hide the mistake.
+            logger.exception("the stand-in could not make the film of %s", task.task_id)
+            _end(task, "INTERNAL_ERROR", "the stand-in failed; its log says why")
+        finally:
+            self._open -= 1
+        if call_back and task.request.notify:
+            await self._call_back(task, early=False)
+
+    async def _generate(self, task: Task) -> None:
+        clock = asyncio.get_running_loop().time
+        due = clock() + task.planned_seconds
+        await asyncio.sleep(task.planned_seconds * PENDING_PART)
+        task.state, task.started_at = "processing", time.time()
+        asked = task.request.input
+        images: list[bytes] = []
+        if asked.mode == "image-to-video":
+            images = [await fetch_image(self._network, url) for url in asked.image_urls or []]
+        if FORBIDDEN_WORD in asked.prompt.lower():
+            await asyncio.sleep(due - clock())
+            _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")
+            return
+        film = await self.films.film(
+            prompt=asked.prompt,
+            duration=asked.duration,
+            aspect_ratio=asked.aspect_ratio,
+            image=images[0] if images else None,
+            watermark=not asked.remove_watermark,
+        )
+        await asyncio.sleep(due - clock())
+        task.film = film
+        task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)
+        _end(task)
+
+    async def _call_back(self, task: Task, *, early: bool) -> None:
+        fault = None if early else self._faults.take("callback", prompt=task.request.input.prompt, early=False)
+        await deliver(
+            self._network,
+            task.request.notify or "",
+            lambda: success(task.data(self.links, task.base_url)),
+            settings=self._settings,
+            fault=fault,
+            attempts=task.callbacks,
+        )
+
+    @property
+    def _network(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the task board is not started")
+        return self._client
+
+    def _keep(self, life: Coroutine[Any, Any, None]) -> None:
+        # The event loop holds tasks weakly: without this reference one could be collected half-way.
+        task = asyncio.get_running_loop().create_task(life)
+        self._lives.add(task)
+        task.add_done_callback(self._lives.discard)
+
+
+def _end(task: Task, fail_code: str | None = None, fail_message: str | None = None) -> None:
+    task.fail_code, task.fail_message = fail_code, fail_message
+    task.completed_at = time.time()
+    # Last: who sees a final state in another thread sees everything that belongs to it.
+    task.state = "failed" if fail_code else "success"

@@ -1,0 +1,153 @@
+"""One HTTP exchange as raw ASGI: what a web framework rightly hides, and what a fault needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+#: How many bytes are sent at a time.
+PIECE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply, held in memory."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """The body as JSON; an empty dict when it is something else."""
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+class Exchange:
+    """One request and its way back to the caller."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        self.scope, self.body = scope, body
+        self._receive, self._send = receive, send
+
+    async def pass_on(self, app: ASGIApp) -> None:
+        """Lets the app answer as if nothing had stood between."""
+        await app(self.scope, self._replay(self._receive), self._send)
+
+    async def act(self, app: ASGIApp, *, without: tuple[str, ...] = ()) -> Reply:
+        """Lets the app do its work and keeps its reply back. `without` names headers the app shall not see."""
+        headers = [(name, value) for name, value in self.scope["headers"] if name.decode("latin-1") not in without]
+        status = 500
+        answer: dict[str, str] = {}
+        body = bytearray()
+
+        async def never() -> Message:
+            # The work is done to its end, whether or not the caller is still there.
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def keep(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answer.update({n.decode("latin-1"): v.decode("latin-1") for n, v in message.get("headers", [])})
+            else:
+                body.extend(message.get("body", b""))
+
+        await app({**self.scope, "headers": headers}, self._replay(never), keep)
+        return Reply(status, answer, bytes(body))
+
+    async def answer(
+        self, status: int, body: bytes | str | Mapping[str, Any] = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Sends a whole reply: a mapping as JSON, text as HTML. Content-Length is right unless `headers` gives one."""
+        kind = "application/octet-stream"
+        if isinstance(body, Mapping):
+            body, kind = json.dumps(body).encode(), "application/json"
+        elif isinstance(body, str):
+            body, kind = body.encode(), "text/html; charset=utf-8"
+        await self.begin(status, {"content-type": kind, "content-length": str(len(body)), **(headers or {})})
+        for start in range(0, len(body), PIECE_BYTES):
+            await self.piece(body[start : start + PIECE_BYTES])
+        await self.end()
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Sends status and headers; without a content-length the body is chunked."""
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def piece(self, content: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def gone_within(self, seconds: float | None) -> bool:
+        """Waits until the caller hangs up (true) or the time is over (false); without a time for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+                return True
+        return False
+
+    async def reset(self) -> None:
+        """Cuts the connection with a TCP reset; what was not yet sent is lost."""
+        transport = self._transport()
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            # Lingering for 0 s makes the close a reset (RST) instead of a polite end (FIN).
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+        await self.gone_within(1)
+
+    async def hang_up(self) -> None:
+        """Closes the connection after what was sent has left, however much was announced."""
+        self._transport().close()
+        await self.gone_within(1)
+
+    def _transport(self) -> asyncio.Transport:
+        # ASGI has no message for "cut the connection": an app that returns early or raises gets a 500 sent in its name.
+        # Under uvicorn `receive` is a method of the request's cycle, for both of its HTTP protocols, and the cycle
+        # holds the transport.
+        transport = getattr(getattr(self._receive, "__self__", None), "transport", None)
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("connections can be cut only under uvicorn: run the app with SandboxServer or serve()")
+        return transport
+
+    def _replay(self, then: Receive) -> Receive:
+        replayed = False
+
+        async def receive() -> Message:
+            nonlocal replayed
+            if replayed:
+                return await then()
+            replayed = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+
+        return receive
+
+
+async def read_body(receive: Receive, most_bytes: int) -> bytes | None:
+    """The request's body; none when the caller hung up or sent more than `most_bytes`."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > most_bytes:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)

@@ -1,0 +1,434 @@
+"""The local stack: the stand-in of the API, the object store and a Prefect server, as children of this process."""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Protocol, Self, TextIO
+from urllib.parse import urlsplit
+
+from deployments.object_store import Credentials, ObjectStoreServer, Say, start_object_store
+from deployments.prefect_server import PrefectServer, start_prefect_server
+from deployments.processes import (
+    LOOPBACK,
+    Launcher,
+    LauncherClosedError,
+    ManagedProcess,
+    ProcessDiedError,
+    ProcessError,
+    http_get,
+    port_answers,
+    start_on_free_port,
+    wait_until_ready,
+)
+
+LOCAL_DIR: Final = Path(".local")
+
+SANDBOX_PORT: Final = 8700
+MINIO_PORT: Final = 9000
+MINIO_CONSOLE_PORT: Final = 9001
+PREFECT_PORT: Final = 4200
+
+SANDBOX_START_TIMEOUT_SECONDS: Final = 60.0
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StackRunningError(ProcessError):
+    """A stack already runs on this folder: two on the same data would damage it."""
+
+
+class RunningServer(Protocol):
+    """What the stack knows of a server that is up."""
+
+    @property
+    def process(self) -> ManagedProcess:
+        """Its process."""
+
+    @property
+    def url(self) -> str:
+        """Its address, `http://127.0.0.1:port`."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that other processes need to use it, secrets included."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a service gets to start with: its port, folders, and what the services that it needs have published."""
+
+    port: int
+    local_dir: Path
+    environment: Mapping[str, str]
+    launcher: Launcher
+    say: Say
+
+    @property
+    def log_dir(self) -> Path:
+        """Where logs go."""
+        return self.local_dir / "logs"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of a stack.
+
+    Args:
+        name: of its entry in stack.json and in `LocalStack.servers`.
+        start: starts it on the given port, through the given launcher, and returns when it is ready. Called once more
+            with another port when that was taken.
+        preferred_port: taken when free; 0: any.
+        needs: names of services, earlier in the list, that must be ready first.
+        secret_files: which of its variables are secret, and the `Credentials` file where others find each.
+    """
+
+    name: str
+    start: Callable[[Start], RunningServer]
+    preferred_port: int = 0
+    needs: tuple[str, ...] = ()
+    secret_files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SandboxServer:
+    """The running stand-in of the provider's API."""
+
+    url: str
+    api_key: str = field(repr=False)
+    process: ManagedProcess
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that `sora setup` reads the API's block from."""
+        # Its callbacks and films come from loopback, which is refused otherwise.
+        return {"APIXO_BASE_URL": self.url, "APIXO_API_KEY": self.api_key, "APIXO_ALLOW_PRIVATE_HOSTS": "true"}
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """A running service as stack.json tells it."""
+
+    pid: int
+    url: str
+    log: str
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """A running stack as stack.json tells it: no secrets, but the files that hold them."""
+
+    pid: int
+    started_at: str
+    services: dict[str, ServiceInfo]
+    public_environment: dict[str, str]
+    secret_files: dict[str, str]
+
+    def load_environment(self) -> dict[str, str]:
+        """The variables that a process needs to use this stack, secrets included."""
+        secrets = {name: Credentials.load_or_create(Path(path)).secret_key for name, path in self.secret_files.items()}
+        return {**self.public_environment, **secrets}
+
+    def is_alive(self) -> bool:
+        """Whether every process of it lives and every port of it answers."""
+        pids = [self.pid, *(service.pid for service in self.services.values())]
+        ports = [urlsplit(service.url).port for service in self.services.values()]
+        return all(map(_pid_exists, pids)) and all(port is not None and port_answers(port) for port in ports)
+
+
+def default_services(local_dir: Path, *, speed: float = 60.0, sandbox_arguments: Sequence[str] = ()) -> list[Service]:
+    """The stand-in, the object store and Prefect.
+
+    Args:
+        local_dir: where they keep their data.
+        speed: how many times faster than life the stand-in makes its films.
+        sandbox_arguments: further arguments of its command line.
+    """
+    local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
+    minio_keys, sandbox_keys = local_dir / "minio-credentials.json", local_dir / "sandbox-credentials.json"
+
+    def sandbox(start: Start) -> RunningServer:
+        key = Credentials.load_or_create(sandbox_keys).secret_key
+        return start_sandbox(start, api_key=key, speed=speed, arguments=sandbox_arguments)
+
+    def object_store(start: Start) -> RunningServer:
+        return start_object_store(
+            local_dir=local_dir,
+            data_dir=local_dir / "minio",
+            log_dir=start.log_dir,
+            credentials=Credentials.load_or_create(minio_keys),
+            port=start.port,
+            console_port=MINIO_CONSOLE_PORT,
+            say=start.say,
+            launcher=start.launcher,
+        )
+
+    def prefect(start: Start) -> RunningServer:
+        home = local_dir / "prefect"
+        return start_prefect_server(home=home, log_dir=start.log_dir, port=start.port, launcher=start.launcher)
+
+    return [
+        Service("sandbox", sandbox, SANDBOX_PORT, secret_files={"APIXO_API_KEY": sandbox_keys}),
+        Service("object store", object_store, MINIO_PORT, secret_files={"MINIO_SECRET_KEY": minio_keys}),
+        Service("prefect", prefect, PREFECT_PORT),
+    ]
+
+
+def start_sandbox(start: Start, *, api_key: str, speed: float, arguments: Sequence[str] = ()) -> SandboxServer:
+    """Starts the stand-in of the API and waits until it answers. `speed` 60 makes a minute a second."""
+    data_dir = start.local_dir / "sandbox"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    options = ["--port", str(start.port), "--speed", str(speed)]
+    process = start.launcher.start(
+        [sys.executable, "-m", "deployments.cli", "sandbox", *options, *arguments],
+        name="The stand-in of the API",
+        log_path=start.log_dir / "sandbox.log",
+        environment={**os.environ, **start.environment, "SORA_SANDBOX_API_KEY": api_key},
+        cwd=data_dir,  # Python's -m looks here first: another folder's own `deployments` must not win
+    )
+    try:
+        wait_until_ready(
+            lambda: (http_get(start.port, "/") or (0, b""))[0] == 200,
+            process=process,
+            timeout_seconds=SANDBOX_START_TIMEOUT_SECONDS,
+            what=process.name,
+        )
+    except BaseException:
+        process.stop()
+        raise
+    return SandboxServer(url=f"http://{LOOPBACK}:{start.port}", api_key=api_key, process=process)
+
+
+class LocalStack:
+    """The services, started together on entry and stopped in reverse order on exit, error, SIGINT, SIGTERM or SIGHUP.
+
+    Enter it in the main thread: elsewhere Python allows no signal handlers, and only SIGINT stops it cleanly. However
+    this process ends, its children end too (see `ManagedProcess`).
+
+    Args:
+        local_dir: data, logs, `stack.json` and `stack.lock`.
+        services: by default `default_services(local_dir)`. In their order they are listed; those without `needs` start
+            at once, in parallel.
+        say: gets one line a step.
+
+    Raises (on entry):
+        StackRunningError: another process runs a stack on this folder.
+        ProcessError: a service could not be started; what was started before has been stopped.
+    """
+
+    def __init__(
+        self, local_dir: Path = LOCAL_DIR, *, services: Sequence[Service] | None = None, say: Say = print
+    ) -> None:
+        self.local_dir = local_dir.resolve()
+        self.services = list(default_services(self.local_dir) if services is None else services)
+        self.servers: dict[str, RunningServer] = {}
+        self._say = say
+        self._launchers = {service.name: Launcher() for service in self.services}
+        self._lock_file: TextIO | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._stopping = False
+
+    @property
+    def sandbox_url(self) -> str:
+        """The base URL of the stand-in."""
+        return self.servers["sandbox"].url
+
+    @property
+    def object_store(self) -> ObjectStoreServer:
+        """The object store."""
+        server = self.servers["object store"]
+        assert isinstance(server, ObjectStoreServer)  # noqa: S101 - for the type checker
+        return server
+
+    @property
+    def prefect(self) -> PrefectServer:
+        """The Prefect server."""
+        server = self.servers["prefect"]
+        assert isinstance(server, PrefectServer)  # noqa: S101 - for the type checker
+        return server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that a process needs to use this stack, secrets included; nothing else of the environment."""
+        return _environment_of(self.servers.values())
+
+    @staticmethod
+    def running(local_dir: Path = LOCAL_DIR) -> StackInfo | None:
+        """The stack that runs on this folder, or None. A file that a killed stack left behind is ignored."""
+        try:
+            told = json.loads((local_dir / "stack.json").read_text())
+            services = {name: ServiceInfo(**service) for name, service in told.pop("services").items()}
+            info = StackInfo(**told, services=services)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return info if info.is_alive() else None
+
+    def __enter__(self) -> Self:
+        self._acquire()
+        try:
+            self._catch_signals()
+            began = time.monotonic()
+            self._start_all()
+            self._write_info()
+            self._say(f"Everything runs, after {time.monotonic() - began:.0f} s.")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait(self) -> None:
+        """Waits until a signal comes, which raises here.
+
+        Raises:
+            ProcessDiedError: a service ended by itself.
+        """
+        while True:
+            self._check_alive()
+            time.sleep(0.5)
+
+    def stop(self) -> None:
+        """Stops everything in reverse order. May be called again. A second signal meanwhile kills what still runs."""
+        self._stopping = True
+        try:
+            for service in reversed(self.services):
+                if service.name in self.servers:
+                    self._say(f"Stopping {service.name}.")
+                self._launchers[service.name].stop()
+        finally:
+            if self._lock_file is not None:
+                (self.local_dir / "stack.json").unlink(missing_ok=True)
+                self._lock_file.close()  # and so unlocks
+                self._lock_file = None
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
+
+    def _acquire(self) -> None:
+        self.local_dir.mkdir(parents=True, exist_ok=True)
+        file = (self.local_dir / "stack.lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise StackRunningError(
+                f"A stack already runs on {self.local_dir} (process {owner}). Use that one, stop it with Ctrl-C or "
+                f"`kill {owner}`, or choose another folder."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._lock_file = file
+        (self.local_dir / "stack.json").unlink(missing_ok=True)  # whoever wrote it is gone: the lock was free
+
+    def _catch_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._stopping:
+            for launcher in self._launchers.values():
+                launcher.kill()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)
+
+    def _start_all(self) -> None:
+        with ThreadPoolExecutor(max_workers=len(self.services) or 1, thread_name_prefix="stack") as pool:
+            futures: dict[str, Future[RunningServer]] = {}
+            for service in self.services:
+                needed = [futures[name] for name in service.needs]
+                futures[service.name] = pool.submit(self._start_one, service, needed)
+            try:
+                finished, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+            except BaseException:
+                self._stop_launchers()  # else the pool would wait for its threads, and they for their time-outs
+                raise
+            errors = [error for future in finished if (error := future.exception()) is not None]
+            if errors:
+                self._stop_launchers()
+                # A service whose need failed repeats that error or says that it was stopped: the cause is another's.
+                raise next((error for error in errors if not isinstance(error, LauncherClosedError)), errors[0])
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        for name, server in self.servers.items():
+            if not server.process.is_alive():
+                tail = server.process.log_tail()
+                message = f"{name} has ended by itself. Its log, {server.process.log_path}, ends with:\n{tail}"
+                raise ProcessDiedError(message, exit_code=server.process.exit_code, log_tail=tail)
+
+    def _start_one(self, service: Service, needed: Sequence[Future[RunningServer]]) -> RunningServer:
+        environment = _environment_of([future.result() for future in needed])
+        launcher = self._launchers[service.name]
+        launcher.check_open()
+        self._say(f"Starting {service.name}.")
+        began = time.monotonic()
+        server = start_on_free_port(
+            lambda port: service.start(Start(port, self.local_dir, environment, launcher, self._say)),
+            preferred=service.preferred_port,
+        )
+        self.servers[service.name] = server
+        self._say(f"Ready after {time.monotonic() - began:.0f} s: {service.name}, {server.url}")
+        return server
+
+    def _stop_launchers(self) -> None:
+        self._stopping = True
+        for service in reversed(self.services):
+            self._launchers[service.name].stop()
+
+    def _write_info(self) -> None:
+        secret_files = {
+            variable: str(path) for service in self.services for variable, path in service.secret_files.items()
+        }
+        info = StackInfo(
+            pid=os.getpid(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            services={
+                service.name: ServiceInfo(server.process.pid, server.url, str(server.process.log_path))
+                for service in self.services
+                for server in [self.servers[service.name]]
+            },
+            public_environment={name: value for name, value in self.environment.items() if name not in secret_files},
+            secret_files=secret_files,
+        )
+        draft = self.local_dir / ".stack.json"
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(asdict(info), indent=2) + "\n")
+        draft.replace(self.local_dir / "stack.json")
+
+
+def _environment_of(servers: Iterable[RunningServer]) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    if any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
+        # A proxy cannot reach this machine's loopback. httpx and curl read the small name first, others the large one.
+        for name in ("no_proxy", "NO_PROXY"):
+            merged[name] = ",".join(filter(None, [os.environ.get(name), LOOPBACK, "localhost"]))
+    for server in servers:
+        merged.update(server.environment)
+    return merged
+
+
+def _pid_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, as another user
+        return True
+    return True

@@ -1,0 +1,123 @@
+"""The tree of errors, and that each error says what to do and survives a process border."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+import apixo
+from apixo import errors
+from apixo.errors import FAILURES, REFUSALS, ApixoError, GenerationFailedError, generation_failed
+
+TREE: list[tuple[str, str, bool]] = [
+    ("ApixoError", "Exception", False),
+    ("ProvablyUnpaidError", "ApixoError", False),
+    ("NotSentError", "ProvablyUnpaidError", True),
+    ("RefusedError", "ProvablyUnpaidError", False),
+    ("BadRequestError", "RefusedError", False),
+    ("AuthenticationError", "RefusedError", False),
+    ("RateLimitError", "RefusedError", True),
+    ("UnclearError", "ApixoError", True),
+    ("NoReplyError", "UnclearError", True),
+    ("ServerError", "UnclearError", True),
+    ("UnexpectedReplyError", "UnclearError", True),
+    ("DeadlineError", "ApixoError", True),
+    ("GenerationFailedError", "ApixoError", False),
+    ("ContentViolationError", "GenerationFailedError", False),
+    ("InvalidImageUrlError", "GenerationFailedError", False),
+]
+NAMES = [name for name, _, _ in TREE]
+
+
+@pytest.mark.parametrize(("name", "parent", "retryable"), TREE)
+def test_each_class_hangs_where_the_docstring_draws_it(name: str, parent: str, retryable: bool) -> None:
+    cls: type[ApixoError] = getattr(errors, name)
+    assert [base.__name__ for base in cls.__bases__] == [parent]
+    assert cls.retryable is retryable
+    assert name in (errors.__doc__ or "")
+    assert cls.__doc__
+
+
+def test_the_tree_has_no_other_class() -> None:
+    found = [name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)]
+    assert sorted(found) == sorted(NAMES)
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(apixo.__all__) == sorted(
+        [
+            *NAMES,
+            "ApixoClient",
+            "Failed",
+            "Pending",
+            "Processing",
+            "Status",
+            "Succeeded",
+            "TaskStatus",
+            "UnknownState",
+            "VideoRequest",
+            "generation_failed",
+            "is_provably_unpaid",
+            "may_ask_again",
+            "may_resubmit",
+            "parse_retry_after",
+            "retry_delay",
+            "wait_for_end",
+        ]
+    )
+    assert all(hasattr(apixo, name) for name in apixo.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_error_can_be_pickled_with_all_it_knows(name: str) -> None:
+    cls: type[ApixoError] = getattr(errors, name)
+    facts: dict[str, Any] = {"task_id": "task_1"}
+    if issubclass(cls, GenerationFailedError):
+        facts |= {"fail_code": "X", "fail_message": "y"}
+    else:
+        facts |= {"code": 429, "retry_after_seconds": 7.5}
+    error = cls("what happened", **facts)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(copy) is cls
+    assert vars(copy) == vars(error)
+    assert {name: getattr(copy, name) for name in facts} == facts
+    assert (str(copy), copy.message) == ("what happened", "what happened")
+
+
+def test_only_the_documented_codes_are_a_definite_no() -> None:
+    assert {code: cls.__name__ for code, cls in REFUSALS.items()} == {
+        400: "BadRequestError",
+        401: "AuthenticationError",
+        429: "RateLimitError",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fail_code", "name", "permanent", "advice"),
+    [
+        ("CONTENT_VIOLATION", "ContentViolationError", True, "new key"),
+        ("INVALID_IMAGE_URL", "InvalidImageUrlError", True, "reachable"),
+        ("SOMETHING_NEW", "GenerationFailedError", False, "may succeed"),
+        ("content_violation", "GenerationFailedError", False, "may succeed"),
+        ("", "GenerationFailedError", False, "no failCode"),
+    ],
+)
+def test_a_fail_code_decides_the_class_and_the_advice(fail_code: str, name: str, permanent: bool, advice: str) -> None:
+    error = generation_failed(fail_code, "the provider's words", task_id="task_1")
+    assert (type(error).__name__, error.permanent) == (name, permanent)
+    assert (error.fail_code, error.fail_message, error.task_id) == (fail_code, "the provider's words", "task_1")
+    for words in (advice, "task_1", "the provider's words", fail_code):
+        assert words in str(error)
+
+
+def test_every_documented_fail_code_has_its_class() -> None:
+    assert set(FAILURES) == {"CONTENT_VIOLATION", "INVALID_IMAGE_URL"}
+
+
+def test_a_failure_shows_neither_a_signature_nor_a_novel() -> None:
+    said = "cannot access https://bucket.example.com/a.jpg?X-Amz-Signature=5ec7e7 " + "x" * 5_000
+    error = generation_failed("INVALID_IMAGE_URL", said, task_id="task_1")
+    assert "https://bucket.example.com/a.jpg" in str(error)
+    assert "5ec7e7" not in f"{error} {error!r}"
+    assert len(str(error)) < 600
+    assert error.fail_message == said

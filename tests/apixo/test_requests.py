@@ -1,0 +1,179 @@
+"""What is refused before anything is sent, and what is sent."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from apixo import VideoRequest
+from deployments.sandbox import SandboxServer
+from deployments.sandbox.generation import GenerationRequest
+
+from .conftest import KEY
+
+IMAGE = "https://example.com/start.jpg"
+
+REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["prompt", "required"]),
+    ({"prompt": ""}, ["prompt", "at least 1 character"]),
+    ({"prompt": " \n\t "}, ["prompt", "blank"]),
+    ({"prompt": "x" * 10_001}, ["prompt", "at most 10000 characters"]),
+    ({"prompt": None}, ["prompt", "string"]),
+    ({"prompt": 7}, ["prompt", "string"]),
+    ({"duration": 5}, ["duration", "4, 8 or 12"]),
+    ({"duration": 0}, ["duration", "4, 8 or 12"]),
+    ({"duration": "4"}, ["duration", "4, 8 or 12"]),
+    ({"duration": None}, ["duration", "4, 8 or 12"]),
+    ({"aspect_ratio": "square"}, ["aspect_ratio", "'landscape' or 'portrait'"]),
+    ({"aspect_ratio": "Landscape"}, ["aspect_ratio", "'landscape' or 'portrait'"]),
+    ({"mode": "video-to-video"}, ["mode", "'text-to-video' or 'image-to-video'"]),
+    ({"mode": "image-to-video"}, ["mode", "'image-to-video'", "needs at least one URL in image_urls"]),
+    ({"mode": "text-to-video", "image_urls": [IMAGE]}, ["mode", "'text-to-video'", "takes no image_urls"]),
+    ({"remove_watermark": "perhaps"}, ["remove_watermark", "boolean"]),
+    ({"style": "noir"}, ["style", "not permitted"]),
+    ({"image_urls": IMAGE}, ["image_urls", "list"]),
+    ({"image_urls": ["file:///etc/passwd"]}, ["image_urls.0", "'file'", "http:// or https://"]),
+    ({"image_urls": [IMAGE, "s3://bucket/start.jpg"]}, ["image_urls.1", "'s3'", "http:// or https://"]),
+    ({"image_urls": ["start.jpg"]}, ["image_urls.0", "'none'", "http:// or https://"]),
+    ({"image_urls": ["data:image/png;base64,AAAA"]}, ["image_urls.0", "'data'", "http:// or https://"]),
+    ({"image_urls": [""]}, ["image_urls.0", "http:// or https://"]),
+    ({"image_urls": ["https:///start.jpg"]}, ["image_urls.0", "no host", "https://example.com/start.jpg"]),
+    ({"image_urls": ["https://me:secret@example.com/a.jpg"]}, ["image_urls.0", "user name or password"]),
+    ({"image_urls": ["https://me@example.com/a.jpg"]}, ["image_urls.0", "user name or password"]),
+    ({"image_urls": ["https://[::1/a.jpg"]}, ["image_urls.0", "not a URL", "http:// or https://"]),
+    ({"image_urls": ["https://example.com:99999/a.jpg"]}, ["image_urls.0", "not a URL", "ort"]),
+    ({"image_urls": ["https://exam\nple.com/a.jpg"]}, ["image_urls.0", "blanks or control characters", "%20"]),
+    ({"image_urls": ["https://example.com/a b.jpg"]}, ["image_urls.0", "blanks or control characters", "%20"]),
+    ({"image_urls": ["https://example.com/a\x00.jpg"]}, ["image_urls.0", "blanks or control characters"]),
+    ({"image_urls": ["https://example.com/" + "a" * 2_000]}, ["image_urls.0", "at most 2000 characters"]),
+    ({"image_urls": [None]}, ["image_urls.0", "string"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSALS, ids=[str(fields)[:60] for fields, _ in REFUSALS])
+def test_a_refusal_names_the_field_and_what_is_allowed(fields: dict[str, Any], words: list[str]) -> None:
+    prompt = {"prompt": "A kite"} if fields else {}
+    with pytest.raises(ValidationError) as refused:
+        VideoRequest.model_validate(prompt | fields)
+    message = str(refused.value)
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_refusal_does_not_repeat_the_password_it_is_about() -> None:
+    with pytest.raises(ValidationError) as refused:
+        VideoRequest(prompt="A kite", image_urls=["https://me:hunter2@example.com/a.jpg"])
+    assert "hunter2" not in str(refused.value)
+
+
+BODIES: list[tuple[dict[str, Any], str | None, dict[str, Any]]] = [
+    (
+        {"prompt": "A kite"},
+        None,
+        {
+            "request_type": "async",
+            "provider": "official",
+            "input": {
+                "mode": "text-to-video",
+                "prompt": "A kite",
+                "duration": 4,
+                "aspect_ratio": "landscape",
+                "remove_watermark": True,
+            },
+        },
+    ),
+    (
+        {
+            "prompt": " A kite, ünïcode ",
+            "duration": 12,
+            "aspect_ratio": "portrait",
+            "image_urls": [f" {IMAGE} ", "http://example.org:8080/b.webp?sig=1"],
+            "remove_watermark": False,
+        },
+        "https://callbacks.example.com/apixo/k/t",
+        {
+            "request_type": "callback",
+            "callback_url": "https://callbacks.example.com/apixo/k/t",
+            "provider": "official",
+            "input": {
+                "mode": "image-to-video",
+                "prompt": " A kite, ünïcode ",
+                "duration": 12,
+                "aspect_ratio": "portrait",
+                "image_urls": [IMAGE, "http://example.org:8080/b.webp?sig=1"],
+                "remove_watermark": False,
+            },
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "callback_url", "body"), BODIES)
+def test_the_body_is_the_documented_one(fields: dict[str, Any], callback_url: str | None, body: dict[str, Any]) -> None:
+    assert VideoRequest.model_validate(fields).body(callback_url) == body
+
+
+def test_an_empty_callback_url_means_polling() -> None:
+    body = VideoRequest(prompt="A kite").body("")
+    assert body["request_type"] == "async"
+    assert "callback_url" not in body
+
+
+def test_the_longest_prompt_is_taken() -> None:
+    assert len(VideoRequest(prompt="ä" * 10_000).prompt) == 10_000
+
+
+def test_requests_are_equal_by_what_they_ask_for() -> None:
+    assert VideoRequest(prompt="A kite") == VideoRequest(prompt="A kite", mode="text-to-video", duration=4)
+    assert VideoRequest(prompt="A kite") != VideoRequest(prompt="A kite", duration=8)
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        VideoRequest(prompt="A kite").duration = 8
+
+
+urls = st.builds(
+    "{}://{}{}/{}".format,
+    st.sampled_from(["http", "https"]),
+    st.from_regex(r"[a-z]{1,10}(\.[a-z]{2,5}){0,2}", fullmatch=True),
+    st.sampled_from(["", ":8080"]),
+    st.from_regex(r"[A-Za-z0-9%_.-]{0,20}(\?[a-z]=[a-z0-9]{1,5})?", fullmatch=True),
+)
+requests = st.builds(
+    VideoRequest,
+    prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200).filter(str.strip),
+    duration=st.sampled_from([4, 8, 12]),
+    aspect_ratio=st.sampled_from(["landscape", "portrait"]),
+    image_urls=st.lists(urls, max_size=3),
+    remove_watermark=st.booleans(),
+)
+
+
+@given(requests)
+def test_json_there_and_back_is_the_same_request(request: VideoRequest) -> None:
+    assert VideoRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@given(requests, st.none() | urls)
+def test_the_stand_in_accepts_the_body_of_every_valid_request(request: VideoRequest, callback_url: str | None) -> None:
+    sent = json.loads(json.dumps(request.body(callback_url)))
+    taken = GenerationRequest.model_validate_json(json.dumps(sent))
+    assert taken.input.model_dump(exclude_none=True) == sent["input"]
+    assert taken.notify == callback_url
+
+
+# The server is shared and stateless for the purpose; the deadline is the machine's business.
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(request=requests)
+def test_the_running_stand_in_accepts_them_too(own_sandbox_server: SandboxServer, request: VideoRequest) -> None:
+    answer = httpx.post(
+        f"{own_sandbox_server.base_url}/api/v1/generateTask/sora-2",
+        json=request.body(),
+        headers={"Authorization": f"Bearer {KEY}"},
+        trust_env=False,
+    )
+    assert (answer.status_code, answer.json()["code"]) == (200, 200)

@@ -1,0 +1,187 @@
+"""The state of a task, out of every reply to the question for it."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apixo import (
+    ApixoError,
+    AuthenticationError,
+    BadRequestError,
+    Failed,
+    Pending,
+    Processing,
+    RateLimitError,
+    ServerError,
+    Status,
+    Succeeded,
+    UnexpectedReplyError,
+    UnknownState,
+)
+from apixo.replies import FINAL_STATES, parse_envelope, parse_status
+
+from .wire import envelope
+
+URL = "https://files.example.com/v.mp4?X-Amz-Signature=5ec7e7"
+RESULT = json.dumps({"resultUrls": [URL]})
+
+
+def status(http_status: int, body: bytes | dict[str, Any]) -> Status:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return parse_status(parse_envelope(http_status, content, task_id="task_1"), task_id="task_1")
+
+
+def data(**fields: Any) -> dict[str, Any]:
+    return envelope({"taskId": "task_1", **fields})
+
+
+STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
+    ({"state": "pending"}, Pending, {"state": "pending", "create_time_ms": None}),
+    ({"state": "processing", "createTime": 1_700_000_000_000}, Processing, {"create_time_ms": 1_700_000_000_000}),
+    ({"state": "queued_v2"}, UnknownState, {"state": "queued_v2"}),
+    ({"state": "Success", "resultJson": RESULT}, UnknownState, {"state": "Success"}),
+    ({"state": ""}, UnknownState, {"state": ""}),
+    (
+        {"state": "success", "resultJson": RESULT, "completeTime": 5, "costTime": 3},
+        Succeeded,
+        {"result_urls": (URL,), "complete_time_ms": 5, "cost_time_ms": 3},
+    ),
+    ({"state": "success", "resultJson": {"resultUrls": [URL]}}, Succeeded, {"result_urls": (URL,)}),
+    (
+        {"state": "success", "resultJson": json.dumps({"resultUrls": [URL, "b"]})},
+        Succeeded,
+        {"result_urls": (URL, "b")},
+    ),
+    ({"state": "success", "resultJson": '{"resultUrls": [" /v.mp4 "]}'}, Succeeded, {"result_urls": ("/v.mp4",)}),
+    (
+        {"state": "success", "resultJson": '{"resultUrls": ["a"], "cover": 1}', "failCode": None},
+        Succeeded,
+        {"result_urls": ("a",)},
+    ),
+    (
+        {"state": "failed", "failCode": "CONTENT_VIOLATION", "failMsg": "no"},
+        Failed,
+        {"fail_code": "CONTENT_VIOLATION", "fail_message": "no"},
+    ),
+    (
+        {"state": "failed", "failCode": "SOMETHING_NEW", "failMsg": "?"},
+        Failed,
+        {"fail_code": "SOMETHING_NEW", "fail_message": "?"},
+    ),
+    ({"state": "failed"}, Failed, {"fail_code": "", "fail_message": ""}),
+    ({"state": "failed", "failCode": None, "failMsg": None}, Failed, {"fail_code": "", "fail_message": ""}),
+    ({"state": "failed", "failCode": 500, "failMsg": ["?"]}, Failed, {"fail_code": "500", "fail_message": "['?']"}),
+    ({"state": "failed", "failCode": "X", "resultJson": "{"}, Failed, {"fail_code": "X"}),
+]
+
+
+@pytest.mark.parametrize(("fields", "state", "expected"), STATES)
+def test_a_state_is_a_class_of_its_own(fields: dict[str, Any], state: type[Status], expected: dict[str, Any]) -> None:
+    found = status(200, data(**fields))
+    assert type(found) is state
+    assert found.task_id == "task_1"
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert isinstance(found, FINAL_STATES) == (state in (Succeeded, Failed))
+
+
+@pytest.mark.parametrize("fields", [fields for fields, _, _ in STATES])
+def test_undocumented_fields_survive_on_every_state(fields: dict[str, Any]) -> None:
+    more = {
+        "seed": 7,
+        "nested": {"a": [1, None]},
+        "self": "odd",
+        "model_config": {},
+        "task_id": "task_0ddba11",
+        "result_urls": ["https://elsewhere.example.com/"],
+        "fail_code": "odd",
+        "fail_message": "odd",
+        "create_time_ms": "odd",
+    }
+    found = status(200, data(**fields, **more))
+    assert found.model_extra is not None
+    assert (found.model_extra["seed"], found.model_extra["nested"]) == (7, {"a": [1, None]})
+    assert found.task_id == "task_1"
+    if isinstance(found, Succeeded):
+        assert found.result_urls == status(200, data(**fields)).result_urls  # type: ignore[union-attr]
+    if isinstance(found, Failed):
+        assert found.fail_code == ("" if fields.get("failCode") is None else str(fields["failCode"]))
+
+
+ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
+    (200, envelope(None), UnexpectedReplyError),
+    (200, envelope([]), UnexpectedReplyError),
+    (200, envelope({}), UnexpectedReplyError),
+    (200, data(), UnexpectedReplyError),
+    (200, data(state=None), UnexpectedReplyError),
+    (200, data(state=3), UnexpectedReplyError),
+    (200, data(state=["success"]), UnexpectedReplyError),
+    (200, envelope({"taskId": "task_2", "state": "success", "resultJson": RESULT}), UnexpectedReplyError),
+    (200, envelope({"taskId": 7, "state": "pending"}), UnexpectedReplyError),
+    (200, data(state="success"), UnexpectedReplyError),
+    *(
+        (200, data(state="success", resultJson=result), UnexpectedReplyError)
+        for result in (
+            None, 5, "", "null", "[]", "{}", '{"resultUrls": ["http', '{"resultUrls": []}', '{"resultUrls": null}',
+            '{"resultUrls": "https://example.com/v.mp4"}', '{"resultUrls": [" "]}', '{"resultUrls": [7]}',
+            {"resultUrls": []}, [URL], "[" * 100_000,
+        )
+    ),
+    (400, {"code": 400, "message": "task not found", "data": None}, BadRequestError),
+    (200, {"code": 401, "message": "no", "data": None}, AuthenticationError),
+    (429, b"slow down", RateLimitError),
+    (500, data(state="success", resultJson=RESULT), ServerError),
+    (200, b"<html>", UnexpectedReplyError),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("http_status", "body", "expected"), ODD)
+def test_an_odd_status_is_an_error_about_this_task(
+    http_status: int, body: bytes | dict[str, Any], expected: type[ApixoError]
+) -> None:
+    with pytest.raises(ApixoError) as raised:
+        status(http_status, body)
+    assert type(raised.value) is expected
+    assert raised.value.task_id == "task_1"
+    assert "5ec7e7" not in str(raised.value)
+
+
+def test_a_status_that_names_no_task_is_the_one_that_was_asked_for() -> None:
+    assert isinstance(status(200, envelope({"state": "success", "resultJson": RESULT})), Succeeded)
+    assert isinstance(status(200, envelope({"taskId": None, "state": "success", "resultJson": RESULT})), Succeeded)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(5, 5), ("5", 5), (5.9, 5), ("yesterday", None), (None, None), ([], None), ({}, None), (float("nan"), None),
+     (float("inf"), None), (10**30, 10**30), (-1, -1), ("9" * 5_000, None)],
+)  # fmt: skip
+def test_an_odd_time_costs_no_video(value: object, expected: int | None) -> None:
+    found = status(200, data(state="success", resultJson=RESULT, createTime=value, completeTime=value, costTime=value))
+    assert isinstance(found, Succeeded)
+    assert (found.create_time_ms, found.complete_time_ms, found.cost_time_ms) == (expected, expected, expected)
+
+
+@given(st.text(min_size=1))
+def test_an_unknown_state_keeps_its_raw_value(state: str) -> None:
+    if state not in ("pending", "processing", "success", "failed"):
+        assert status(200, data(state=state)).state == state
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        json.dumps(data(state="success", resultJson=RESULT))[:-2],
+        json.dumps(data(state="success", resultJson=RESULT)).replace("/", "\\/")[:-2],
+        json.dumps(data(state="success", resultJson=RESULT.replace("?", "?a=1\\u0026b=2\\u0026")))[:-2],
+        json.dumps(data(state="success", resultJson=RESULT + "}")),
+        json.dumps(data(state="success", resultJson=RESULT.replace("resultUrls", "urls"))),
+        json.dumps(data(state=3, resultJson=RESULT.replace("?", "?a=1\\u0026"))),
+    ],
+)
+def test_no_message_shows_the_signature_of_a_result(damaged: str) -> None:
+    with pytest.raises(UnexpectedReplyError) as raised:
+        status(200, damaged.encode())
+    assert "5ec7e7" not in f"{raised.value!r} {raised.value.__cause__!r} {raised.value.__cause__}"

@@ -1,0 +1,118 @@
+"""What the whole suite shares: one real MinIO, one real Prefect server, and a stand-in of the API for each test.
+
+All of it listens on free loopback ports and keeps its data in temporary folders, so suites can run beside each other.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+# Before Prefect is imported anywhere: its settings are read then. No test may touch the home of who runs it.
+_HOME = tempfile.mkdtemp(prefix="sora-tests-")
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "APIXO_", "MINIO_", "SORA_"))]:
+    if _name != "SORA_OBJECT_STORE":
+        del os.environ[_name]
+os.environ |= {
+    "PREFECT_HOME": f"{_HOME}/prefect",
+    "PREFECT_PROFILE": "ephemeral",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "DO_NOT_TRACK": "1",
+}
+
+import pytest
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from blocks import ApixoApi, VideoArchive
+from deployments.object_store import Credentials, ObjectStoreServer, start_object_store
+from deployments.prefect_server import PrefectServer, start_prefect_server
+from deployments.sandbox import SandboxServer, SandboxSettings
+from flows.resources import Resources, open_resources
+from tests.support import make_api, make_archive, unique
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Prefect's own clients leave sockets to the garbage collector, which then warns in whatever test runs."""
+    for item in items:
+        if "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home() -> Iterator[None]:
+    yield
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    """A real MinIO, built into the checkout's `.local/bin` where it is missing."""
+    folder = tmp_path_factory.mktemp("minio")
+    server = start_object_store(
+        local_dir=ROOT / ".local",
+        data_dir=folder / "data",
+        log_dir=folder,
+        credentials=Credentials.load_or_create(folder / "credentials.json"),
+    )
+    yield server
+    server.process.stop()
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A real Prefect server, which this process uses too."""
+    folder = tmp_path_factory.mktemp("prefect")
+    server = start_prefect_server(home=folder / "home", log_dir=folder)
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield server
+        for worker in (APILogWorker, EventsWorker):  # before the server goes, or Prefect complains at exit
+            worker.drain_all(timeout=5)
+    server.process.stop()
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the stand-ins keep their films: the same film is drawn once for the whole suite."""
+    return tmp_path_factory.mktemp("films")
+
+
+@pytest.fixture
+def sandbox(films: Path) -> Iterator[SandboxServer]:
+    """A stand-in of its own for each test: minutes become fractions of a second, films are small."""
+    with SandboxServer(SandboxSettings(speed=600, film_height=90, data_dir=films)) as server:
+        yield server
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    """The API block for this test's stand-in."""
+    return make_api(sandbox)
+
+
+@pytest.fixture
+def archive(minio: ObjectStoreServer) -> VideoArchive:
+    """An archive with a bucket of its own."""
+    return make_archive(minio)
+
+
+@pytest.fixture
+async def resources(
+    api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, tmp_path: Path
+) -> AsyncIterator[Resources]:
+    """What the steps work with, opened."""
+    async with open_resources(api, archive, spool=tmp_path / "spool") as opened:
+        yield opened
+
+
+@pytest.fixture
+def key() -> str:
+    """A key no other test uses."""
+    return unique("key")

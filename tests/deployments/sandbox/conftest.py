@@ -1,0 +1,62 @@
+"""A stand-in that runs several hundred times faster than life, and a caller with the right key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deployments.sandbox import SandboxServer, SandboxSettings
+from tests.deployments.sandbox.caller import KEY, Caller
+
+StartSandbox = Callable[..., SandboxServer]
+
+
+@pytest.fixture(scope="session")
+def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by all tests, so that each film is rendered once."""
+    return tmp_path_factory.mktemp("films")
+
+
+@pytest.fixture
+def start_sandbox(films_folder: Path) -> Iterator[StartSandbox]:
+    """Starts stand-ins with the given settings; all are stopped at the end."""
+    running: list[SandboxServer] = []
+
+    def start(**settings: object) -> SandboxServer:
+        given = {"speed": 2000.0, "film_height": 90, "data_dir": films_folder, **settings}
+        sandbox = SandboxServer(SandboxSettings.model_validate(given)).start()
+        running.append(sandbox)
+        return sandbox
+
+    yield start
+    for sandbox in running:
+        sandbox.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox(films_folder: Path) -> Iterator[SandboxServer]:
+    with SandboxServer(SandboxSettings(speed=2000, film_height=90, data_dir=films_folder)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: SandboxServer) -> SandboxServer:
+    """One for all tests that need no settings of their own. Its record and faults start empty, its tasks do not."""
+    shared_sandbox.faults.clear()
+    shared_sandbox.record.clear()
+    return shared_sandbox
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx.Client]:
+    """A client without a key: for films, samples and pages."""
+    with httpx.Client(timeout=10, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def call(sandbox: SandboxServer, http: httpx.Client) -> Caller:
+    return Caller(sandbox.base_url, http, KEY)

@@ -1,0 +1,214 @@
+"""The two documented calls."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.sandbox import SandboxServer
+from tests.deployments.sandbox.caller import KEY, STATUS, SUBMIT, Caller, body, urls
+from tests.deployments.sandbox.conftest import StartSandbox
+
+
+def test_a_generation_goes_from_pending_to_a_film(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    sandbox = start_sandbox(speed=300)
+    call = Caller(sandbox.base_url, http, KEY)
+    before = time.time() * 1000
+    reply = call.submit()
+    assert reply.status_code == 200
+    assert reply.json()["code"] == 200
+    task_id = reply.json()["data"]["taskId"]
+    assert re.fullmatch(r"task_[0-9a-f]{8,}", task_id)
+
+    seen: list[str] = []
+    data = call.status(task_id).json()["data"]
+    while data["state"] != "success":
+        assert {"resultJson", "completeTime", "costTime", "failCode"}.isdisjoint(data)
+        if data["state"] not in seen:
+            seen.append(data["state"])
+        data = call.status(task_id).json()["data"]
+    assert seen == ["pending", "processing"]
+
+    assert data["taskId"] == task_id
+    assert isinstance(data["resultJson"], str)
+    assert len(urls(data)) == 1
+    assert before - 1 <= data["createTime"] <= data["completeTime"] <= time.time() * 1000 + 1
+    assert 0 < data["costTime"] <= data["completeTime"] - data["createTime"] + 1
+    assert {"failCode", "failMsg"}.isdisjoint(data)
+
+
+@pytest.mark.parametrize(("duration", "shortest", "longest"), [(4, 120, 240), (8, 180, 300), (12, 240, 360)])
+def test_durations_are_those_of_the_documentation(
+    start_sandbox: StartSandbox, http: httpx.Client, duration: int, shortest: float, longest: float
+) -> None:
+    sandbox = start_sandbox(speed=1)
+    call = Caller(sandbox.base_url, http, KEY)
+    for _ in range(20):
+        call.task(duration=duration)
+    planned = [task.planned_seconds for task in sandbox.tasks.all()]
+    assert shortest <= min(planned) < max(planned) <= longest
+
+
+def test_the_seed_decides_the_durations_but_never_the_ids(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    plans, ids = [], []
+    for seed in (1, 1, 2):
+        sandbox = start_sandbox(seed=seed, speed=1)
+        call = Caller(sandbox.base_url, http, KEY)
+        ids += [call.task() for _ in range(5)]
+        plans.append([task.planned_seconds for task in sandbox.tasks.all()])
+    assert plans[0] == plans[1] != plans[2]
+    assert len(set(ids)) == 15
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "", "sandbox-key", "Bearer", "Bearer wrong", "Basic sandbox-key", "Bearer ü"]
+)
+@pytest.mark.parametrize("errors_as_http_status", [True, False])
+def test_a_missing_or_wrong_key_is_401(
+    start_sandbox: StartSandbox, http: httpx.Client, authorization: str | None, errors_as_http_status: bool
+) -> None:
+    sandbox = start_sandbox(errors_as_http_status=errors_as_http_status)
+    headers = httpx.Headers({} if authorization is None else {"Authorization": authorization}, encoding="latin-1")
+    for reply in (
+        http.post(sandbox.base_url + SUBMIT, json=body(), headers=headers),
+        http.get(sandbox.base_url + STATUS, params={"taskId": "task_1"}, headers=headers),
+    ):
+        assert reply.status_code == (401 if errors_as_http_status else 200)
+        assert reply.json() == {"code": 401, "message": "Invalid or missing API key", "data": None}
+    assert not len(sandbox.tasks)
+
+
+BAD_BODIES: list[tuple[str, Any]] = [
+    ("input", {}),
+    ("input", {"input": None}),
+    ("input.mode", {"input": {"prompt": "p", "duration": 4}}),
+    ("input.mode", body(mode="video-to-video")),
+    ("input.prompt", {"input": {"mode": "text-to-video", "duration": 4}}),
+    ("input.prompt", body(prompt="")),
+    ("input.prompt", body(prompt="  \n ")),
+    ("input.prompt", body(prompt="p" * 10_001)),
+    ("input.prompt", body(prompt=7)),
+    ("input.duration", {"input": {"mode": "text-to-video", "prompt": "p"}}),
+    ("input.duration", body(duration=5)),
+    ("input.duration", body(duration="4")),
+    ("input.duration", body(duration=4.0)),
+    ("input.duration", body(duration=True)),
+    ("input.duration", body(duration=None)),
+    ("input.aspect_ratio", body(aspect_ratio="square")),
+    ("input.aspect_ratio", body(aspect_ratio=None)),
+    ("input.image_urls", body(mode="image-to-video")),
+    ("input.image_urls", body(mode="image-to-video", image_urls=[])),
+    ("input.image_urls", body(mode="image-to-video", image_urls="http://x/y.jpg")),
+    ("input.image_urls", body(mode="image-to-video", image_urls=[7])),
+    ("input.remove_watermark", body(remove_watermark="no")),
+    ("provider", body(top={"provider": "cheap"})),
+    ("request_type", body(top={"request_type": "sync"})),
+    ("callback_url", body(top={"request_type": "callback"})),
+    ("callback_url", body(top={"request_type": "callback", "callback_url": ""})),
+    ("callback_url", body(top={"request_type": "callback", "callback_url": "ftp://x"})),
+    ("callback_url", body(top={"request_type": "callback", "callback_url": 7})),
+    ("Input should be", []),
+    ("Input should be", "text"),
+]
+
+
+@pytest.mark.parametrize(("field", "content"), BAD_BODIES)
+def test_a_bad_body_is_400_and_names_the_field(sandbox: SandboxServer, call: Caller, field: str, content: Any) -> None:
+    reply = call.submit(content)
+    assert reply.status_code == 400
+    assert (reply.json()["code"], reply.json()["data"]) == (400, None)
+    assert field in reply.json()["message"]
+    assert not sandbox.record.charged()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"x" * 5_000_000])
+def test_a_body_that_is_no_json_is_refused(sandbox: SandboxServer, http: httpx.Client, content: bytes) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Connection": "close"}
+    reply = http.post(sandbox.base_url + SUBMIT, content=content, headers=headers)
+    assert reply.status_code == (413 if len(content) > 4_194_304 else 400)
+    assert reply.json()["data"] is None
+
+
+def test_the_longest_prompt_and_unknown_fields_are_accepted(call: Caller) -> None:
+    assert call.submit(body(prompt="ä" * 10_000, top={"more": 1})).json()["code"] == 200
+
+
+@pytest.mark.parametrize("errors_as_http_status", [True, False])
+def test_a_status_call_without_a_known_task_is_400(
+    start_sandbox: StartSandbox, http: httpx.Client, errors_as_http_status: bool
+) -> None:
+    sandbox = start_sandbox(errors_as_http_status=errors_as_http_status)
+    call = Caller(sandbox.base_url, http, KEY)
+    unknown = call.status("task_00000000")
+    assert unknown.status_code == (400 if errors_as_http_status else 200)
+    assert unknown.json() == {"code": 400, "message": "task not found", "data": None}
+    missing = http.get(sandbox.base_url + STATUS, headers=call.headers)
+    assert "taskId" in missing.json()["message"]
+
+
+def test_more_requests_than_the_limit_are_429_until_the_minute_is_over(
+    start_sandbox: StartSandbox, http: httpx.Client
+) -> None:
+    sandbox = start_sandbox(requests_per_minute=3, speed=60)
+    call = Caller(sandbox.base_url, http, KEY)
+    codes = [call.status("task_00000000").status_code for _ in range(5)]
+    assert codes == [400, 400, 400, 429, 429]
+    refused = call.submit()
+    assert refused.json() == {"code": 429, "message": "Rate limit exceeded", "data": None}
+    assert not len(sandbox.tasks)
+    time.sleep(1.05)
+    assert call.submit().status_code == 200
+
+
+def test_more_tasks_than_the_limit_are_429_until_one_ends(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    sandbox = start_sandbox(max_concurrent_tasks=2, speed=400)
+    call = Caller(sandbox.base_url, http, KEY)
+    first = call.task()
+    call.task()
+    assert call.submit().status_code == 429
+    assert len(sandbox.record.charged()) == 2
+    call.finished(first)
+    assert call.submit().status_code == 200
+
+
+def test_forbidden_content_fails(call: Caller) -> None:
+    data = call.finished(call.task(prompt="Something Forbidden in the mist"))
+    assert (data["state"], data["failCode"]) == ("failed", "CONTENT_VIOLATION")
+    assert data["failMsg"]
+    assert data["completeTime"] >= data["createTime"]
+    assert "resultJson" not in data
+
+
+def test_the_record_tells_what_was_paid_and_keeps_no_key(sandbox: SandboxServer, call: Caller) -> None:
+    task_id = call.task()
+    call.submit({})
+    call.status(task_id)
+    call.status("task_else")
+    good, bad = sandbox.record.submits()
+    assert (good.charged, good.task_id, bad.charged) == (True, task_id, False)
+    assert sandbox.record.charged() == [good]
+    assert '"prompt"' in good.body
+    assert [request.task_id for request in sandbox.record.statuses()] == [task_id, "task_else"]
+    assert len(sandbox.record.statuses(task_id)) == 1
+    assert all(request.carried_api_key and request.client_port for request in sandbox.record.all())
+    assert KEY not in str(sandbox.record.as_json())
+    sandbox.record.clear()
+    assert sandbox.record.all() == []
+
+
+def test_a_key_in_the_address_is_noticed(sandbox: SandboxServer, http: httpx.Client) -> None:
+    http.get(f"{sandbox.base_url}/samples/harbour.jpg?key={KEY}")
+    http.get(f"{sandbox.base_url}/samples/harbour.jpg")
+    assert [request.carried_api_key for request in sandbox.record.images()] == [True, False]
+
+
+def test_the_front_page_shows_tasks_and_escapes_prompts(sandbox: SandboxServer, call: Caller) -> None:
+    call.finished(call.task(prompt="<script>alert(1)</script>"))
+    page = call.http.get(sandbox.base_url + "/").text
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+    assert "/video.mp4?expires=" in page

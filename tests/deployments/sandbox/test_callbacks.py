@@ -1,0 +1,157 @@
+"""Callback mode, against a receiver that is a real server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.sandbox import Fault, SandboxServer
+from tests.deployments.sandbox.caller import KEY, Caller, urls
+from tests.deployments.sandbox.conftest import StartSandbox
+
+
+class Receiver:
+    """Answers POSTs with the scripted statuses, then with 200, and keeps the bodies."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.times: list[float] = []
+        self.statuses: list[int] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.times.append(time.monotonic())
+                self.send_response(outer.statuses.pop(0) if outer.statuses else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/apixo/some-key/token"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def wait_for(self, count: int) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + 10
+        while len(self.bodies) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return [json.loads(body) for body in self.bodies]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def in_callback_mode(url: str) -> dict[str, str]:
+    return {"request_type": "callback", "callback_url": url}
+
+
+def test_the_callback_is_the_status_reply(call: Caller, receiver: Receiver) -> None:
+    task_id = call.task(top=in_callback_mode(receiver.url))
+    (envelope,) = receiver.wait_for(1)
+    assert envelope == call.status(task_id).json()
+    assert call.http.get(urls(envelope["data"])[0]).status_code == 200
+
+
+def test_a_failed_task_calls_back_too(call: Caller, receiver: Receiver) -> None:
+    call.task(prompt="forbidden", top=in_callback_mode(receiver.url))
+    assert receiver.wait_for(1)[0]["data"]["failCode"] == "CONTENT_VIOLATION"
+
+
+def test_polling_mode_never_calls_back(call: Caller, receiver: Receiver) -> None:
+    call.finished(call.task(top={"callback_url": receiver.url}))
+    time.sleep(0.1)
+    assert receiver.bodies == []
+
+
+def test_a_refused_callback_is_sent_again_with_backoff(
+    start_sandbox: StartSandbox, http: httpx.Client, receiver: Receiver
+) -> None:
+    sandbox = start_sandbox(speed=100)
+    receiver.statuses = [500, 302]
+    Caller(sandbox.base_url, http, KEY).task(prompt="forbidden", top=in_callback_mode(receiver.url))
+    assert len(receiver.wait_for(3)) == 3
+    first, second, third = receiver.times
+    assert 0.04 < second - first < third - second
+    time.sleep(0.1)
+    assert len(receiver.bodies) == 3
+
+
+def test_the_attempts_end(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+    receiver.statuses = [503] * 10
+    task_id = call.task(top=in_callback_mode(receiver.url))
+    receiver.wait_for(3)
+    time.sleep(0.1)
+    task = sandbox.tasks.get(task_id)
+    assert task is not None
+    assert [attempt.status for attempt in task.callbacks] == [503, 503, 503]
+
+
+def test_an_unreachable_receiver_changes_nothing(sandbox: SandboxServer, call: Caller) -> None:
+    task_id = call.task(top=in_callback_mode("http://127.0.0.1:9/gone"))
+    assert call.finished(task_id)["state"] == "success"
+    task = sandbox.tasks.get(task_id)
+    assert task is not None
+    deadline = time.monotonic() + 5
+    while len(task.callbacks) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [attempt.error for attempt in task.callbacks] == ["ConnectError"] * 3
+
+
+def test_dropped(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="drop"))
+    call.finished(call.task(top=in_callback_mode(receiver.url)))
+    time.sleep(0.15)
+    assert receiver.bodies == []
+    assert sandbox.faults.pending() == []
+
+
+def test_twice(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="twice"))
+    call.task(top=in_callback_mode(receiver.url))
+    first, second = receiver.wait_for(2)
+    assert first == second
+
+
+def test_early_and_never_again(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="early"))
+    task_id = call.task(top=in_callback_mode(receiver.url))
+    call.finished(task_id)
+    time.sleep(0.1)
+    (envelope,) = receiver.wait_for(1)
+    assert envelope["data"]["taskId"] == task_id
+    assert envelope["data"]["state"] in ("pending", "processing")
+
+
+def test_junk(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="junk"))
+    call.task(top=in_callback_mode(receiver.url))
+    with pytest.raises(ValueError, match="Expecting value"):
+        receiver.wait_for(1)
+
+
+def test_late(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="late", seconds=0.3))
+    call.finished(call.task(top=in_callback_mode(receiver.url)))
+    ended = time.monotonic()
+    receiver.wait_for(1)
+    assert receiver.times[0] - ended > 0.2

@@ -1,0 +1,218 @@
+"""Every fault of the two API calls: what the caller sees, and whether it was charged."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, get_args
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from deployments.sandbox import Fault, FaultScript, SandboxServer
+from deployments.sandbox.faults import KINDS, ApiKind, StatusKind
+from tests.deployments.sandbox.caller import Caller, urls
+from tests.deployments.sandbox.test_results import DOWNLOADS
+
+#: Kind of fault: whether a submit with it is charged, and what the caller sees. A status is an HTTP answer, an
+#: exception a broken connection, a string what reading the answer finds.
+SEEN: dict[str, tuple[bool, Any]] = {
+    "reset_before": (False, httpx.ReadError),
+    "reset_after": (True, httpx.ReadError),
+    "hang": (False, httpx.ReadTimeout),
+    "hang_after": (True, httpx.ReadTimeout),
+    "slow": (True, 200),
+    "http_429": (False, 429),
+    "http_500": (False, 500),
+    "http_500_after": (True, 500),
+    "http_502_html": (False, "not json"),
+    "http_503": (False, 503),
+    "http_404": (False, 404),
+    "http_400": (False, 400),
+    "http_401": (False, 401),
+    "redirect": (False, "redirect"),
+    "code_500_body": (False, "code 500"),
+    "junk": (True, "not json"),
+    "half_json": (True, "not json"),
+    "wrong_types": (True, "wrong types"),
+    "missing_fields": (True, "empty data"),
+    "null_data": (True, "null data"),
+    "no_data": (True, "no data"),
+    "huge_body": (True, "huge"),
+}
+
+
+def test_the_tables_name_every_kind() -> None:
+    assert set(SEEN) == set(get_args(ApiKind))
+    assert set(ALTERED) | NOT_A_FAILURE == set(get_args(StatusKind))
+    assert set(DOWNLOADS) == KINDS["result"]
+
+
+def look(reply: httpx.Response) -> Any:
+    """What a caller that trusts nothing finds in a reply, in the words of the table."""
+    if reply.is_redirect:
+        assert reply.headers["location"].startswith("/api/v1/")
+        return "redirect"
+    try:
+        content = reply.json()
+    except ValueError:
+        return "not json"
+    if reply.status_code != 200:
+        assert (content["code"], content["data"]) == (reply.status_code, None)
+        return reply.status_code
+    if content["code"] != 200:
+        return f"code {content['code']}"
+    return look_at_data(content.get("data", "missing"), len(reply.content))
+
+
+def look_at_data(data: Any, size: int) -> Any:
+    match data:
+        case "missing":
+            return "no data"
+        case None:
+            return "null data"
+        case {"taskId": str()}:
+            return "huge" if size > 50_000_000 else 200
+        case {"taskId": _}:
+            return "wrong types"
+    return "empty data"
+
+
+@pytest.mark.parametrize("call_name", ["submit", "status"])
+@pytest.mark.parametrize("kind", SEEN)
+def test_what_a_caller_sees_and_pays(sandbox: SandboxServer, call: Caller, call_name: str, kind: str) -> None:
+    charged, seen = SEEN[kind]
+    task_id = call.task()
+    tasks_before = len(sandbox.tasks)
+    sandbox.record.clear()
+    sandbox.faults.add(Fault.model_validate({"call": call_name, "kind": kind, "seconds": 0.4 if kind == "slow" else 0}))
+    timeout = 0.3 if kind.startswith("hang") else 10
+    started = time.monotonic()
+
+    def ask() -> httpx.Response:
+        return call.submit(None, timeout) if call_name == "submit" else call.status(task_id, timeout)
+
+    if isinstance(seen, type):
+        with pytest.raises(seen):
+            ask()
+    else:
+        assert look(ask()) == seen
+    if kind == "slow":
+        assert time.monotonic() - started > 0.35
+    (request,) = sandbox.record.all()
+    assert (request.call, request.fault) == (call_name, kind)
+    assert len(sandbox.record.charged()) == (charged and call_name == "submit")
+    assert len(sandbox.tasks) == tasks_before + (charged and call_name == "submit")
+    assert sandbox.faults.pending() == []
+    assert ask().json()["code"] == 200
+
+
+@pytest.mark.parametrize("kind", ["hang", "hang_after"])
+def test_a_hang_with_an_end_cuts_the_connection(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "seconds": 0.2}))
+    started = time.monotonic()
+    with pytest.raises(httpx.ReadError):
+        call.submit()
+    assert 0.15 < time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("kind", ["http_429", "http_503"])
+def test_retry_after_is_sent_as_written(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "retry_after": "soon-ish"}))
+    assert call.submit().headers["retry-after"] == "soon-ish"
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
+    assert "retry-after" not in call.submit().headers
+
+
+ALTERED: dict[str, dict[str, Any]] = {
+    "unknown_state": {"state": "queued_v2"},
+    "unknown_fail_code": {"state": "failed", "failCode": "SOMETHING_NEW"},
+    "result_json_broken": {"state": "success"},
+    "result_json_empty": {"state": "success", "resultJson": '{"resultUrls": []}'},
+    "result_json_object": {"state": "success"},
+    "result_json_two": {"state": "success"},
+    "other_task": {"state": "success", "taskId": "task_0ddba11"},
+}
+NOT_A_FAILURE = {"task_unknown"}
+
+
+@pytest.mark.parametrize("kind", ALTERED)
+def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+    task_id = call.task()
+    honest = call.finished(task_id)
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
+    reply = call.status(task_id)
+    data = reply.json()["data"]
+    assert (reply.status_code, reply.json()["code"]) == (200, 200)
+    assert ALTERED[kind].items() <= data.items()
+    match kind:
+        case "result_json_broken":
+            with pytest.raises(json.JSONDecodeError):
+                urls(data)
+        case "result_json_object":
+            assert data["resultJson"] == json.loads(honest["resultJson"])
+        case "result_json_two":
+            films = [call.http.get(url) for url in urls(data)]
+            assert [film.status_code for film in films] == [200, 200]
+            assert len({str(film.url) for film in films}) == 2
+    assert call.status(task_id).json()["data"] == honest
+
+
+def test_a_task_can_be_unknown_for_a_moment(sandbox: SandboxServer, call: Caller) -> None:
+    task_id = call.task()
+    sandbox.faults.add(Fault(call="status", kind="task_unknown"))
+    assert call.status(task_id).json() == {"code": 400, "message": "task not found", "data": None}
+    assert call.status(task_id).status_code == 200
+
+
+def test_damage_to_a_result_waits_for_one(sandbox: SandboxServer, call: Caller) -> None:
+    sandbox.faults.add(Fault(call="status", kind="result_json_empty"))
+    data = call.finished(call.task())
+    assert urls(data) == []
+    pending = [request.fault for request in sandbox.record.statuses()][:-1]
+    assert set(pending) <= {None}
+
+
+def test_skip_times_and_prompt_choose_the_requests(sandbox: SandboxServer, call: Caller) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_500", skip=1, times=2, prompt_contains="fox"))
+    prompts = ["fox 1", "bear", "fox 2", "fox 3", "fox 4"]
+    codes = [call.submit({"input": {"mode": "text-to-video", "prompt": p, "duration": 4}}).status_code for p in prompts]
+    assert codes == [200, 200, 500, 500, 200]
+
+
+def test_a_prompt_limits_status_calls_too(sandbox: SandboxServer, call: Caller) -> None:
+    fox, bear = call.task(prompt="a fox"), call.task(prompt="a bear")
+    sandbox.faults.add(Fault(call="status", kind="http_503", times=-1, prompt_contains="fox"))
+    assert [call.status(task).status_code for task in (bear, fox, fox, bear, fox)] == [200, 503, 503, 200, 503]
+    sandbox.faults.clear()
+    assert call.status(fox).status_code == 200
+
+
+def test_faults_follow_each_other_in_their_order() -> None:
+    script = FaultScript()
+    script.add(Fault(call="submit", kind="http_429", times=2), Fault(call="submit", kind="junk", skip=1))
+    taken = [script.take("submit") for _ in range(5)]
+    assert [fault and fault.kind for fault in taken] == ["http_429", "http_429", None, "junk", None]
+
+
+@pytest.mark.parametrize(
+    ("call_name", "kind"), [("submit", "cut"), ("submit", "unknown_state"), ("result", "junk"), ("image", "cut")]
+)
+def test_a_kind_that_does_not_fit_the_call_is_refused(call_name: str, kind: str) -> None:
+    with pytest.raises(ValidationError, match="is not for"):
+        Fault.model_validate({"call": call_name, "kind": kind})
+
+
+def test_another_process_controls_the_faults_over_http(sandbox: SandboxServer, call: Caller) -> None:
+    where = f"{sandbox.base_url}/sandbox"
+    reply = call.http.post(f"{where}/faults", json=[{"call": "submit", "kind": "http_500", "times": -1}])
+    assert [fault["kind"] for fault in reply.json()] == ["http_500"]
+    assert call.submit().status_code == 500
+    assert call.http.post(f"{where}/faults", json=[{"call": "submit", "kind": "cut"}]).status_code == 400
+    assert call.http.delete(f"{where}/faults").status_code == 204
+    task_id = call.task()
+    requests = call.http.get(f"{where}/requests").json()
+    assert [(request["fault"], request["charged"]) for request in requests] == [("http_500", False), (None, True)]
+    task = call.http.get(f"{where}/tasks").json()[-1]
+    assert (task["taskId"], task["request"]["input"]["duration"]) == (task_id, 4)

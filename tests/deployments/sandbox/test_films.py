@@ -1,0 +1,134 @@
+"""The films, decoded frame by frame."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from deployments.sandbox.films import RenderingCancelledError, film_size, render_film
+from deployments.sandbox.palettes import PALETTES
+from deployments.sandbox.scenery import Scenery
+
+Aspect = Literal["landscape", "portrait"]
+
+
+def render(path: Path, **changes: object) -> Path:
+    asked: dict[str, object] = {
+        "prompt": "A slow dolly in on a lighthouse",
+        "duration_seconds": 4,
+        "aspect_ratio": "landscape",
+        "height": 90,
+        "image": None,
+        "watermark": False,
+    }
+    render_film(path, **(asked | changes))  # type: ignore[arg-type]
+    return path
+
+
+def frames_of(path: Path) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
+
+
+PHOTO = Image.fromarray(Scenery(PALETTES[2], seed=1, width=320, height=200).frame(0))
+
+
+@pytest.mark.parametrize("duration", [4, 8, 12])
+@pytest.mark.parametrize("aspect", ["landscape", "portrait"])
+@pytest.mark.parametrize("image", [None, PHOTO], ids=["text", "image"])
+def test_every_frame_decodes_and_the_length_is_right(
+    tmp_path: Path, duration: int, aspect: Aspect, image: Image.Image | None
+) -> None:
+    path = render(tmp_path / "film.mp4", duration_seconds=duration, aspect_ratio=aspect, image=image)
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.width, video.height) == film_size(aspect, 90)
+        assert (video.width > video.height) == (aspect == "landscape")
+        assert (video.codec_context.name, video.pix_fmt, audio.codec_context.name) == ("h264", "yuv420p", "aac")
+        assert video.average_rate == 24
+        assert video.duration is not None
+        assert video.time_base is not None
+        assert abs(float(video.duration * video.time_base) - duration) <= 1 / 24
+        assert container.duration is not None
+        assert abs(container.duration / 1_000_000 - duration) <= 1 / 24
+        times = [frame.time for frame in container.decode(video)]
+    assert times == pytest.approx([number / 24 for number in range(24 * duration)], abs=1e-3)
+    with av.open(str(path)) as container:
+        loudness = [float(np.abs(frame.to_ndarray()).max()) for frame in container.decode(audio=0)]
+    assert 0.05 < max(loudness) < 0.3
+
+
+def test_the_index_comes_first_so_that_a_browser_starts_at_once(tmp_path: Path) -> None:
+    content = render(tmp_path / "film.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_full_size_is_hd(tmp_path: Path) -> None:
+    assert film_size("landscape", 720) == (1280, 720)
+    assert film_size("portrait", 720) == (720, 1280)
+    assert film_size("landscape", 91) == (162, 90)
+
+
+def test_the_picture_moves(tmp_path: Path) -> None:
+    for image in (None, PHOTO):
+        frames = frames_of(render(tmp_path / "film.mp4", image=image))
+        assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1
+
+
+def test_an_image_is_what_the_film_shows(tmp_path: Path) -> None:
+    red = Image.new("RGB", (300, 300), (220, 20, 20))
+    first = frames_of(render(tmp_path / "film.mp4", image=red))[0]
+    top = first[5:30].reshape(-1, 3).mean(axis=0)
+    assert top == pytest.approx([220, 20, 20], abs=14)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK", "LA", "1", "I;16"])
+def test_images_of_every_mode_are_filmed(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (40, 31)) if mode == "I;16" else PHOTO.resize((40, 31)).convert(mode)
+    assert len(frames_of(render(tmp_path / "film.mp4", image=image))) == 96
+
+
+def test_prompts_differ_and_the_same_prompt_is_the_same_film(tmp_path: Path) -> None:
+    one, again, other = (render(tmp_path / f"{n}.mp4", prompt=p) for n, p in enumerate(("one", "one", "other")))
+    assert one.read_bytes() == again.read_bytes() != other.read_bytes()
+
+
+def test_the_watermark_is_there_only_when_asked(tmp_path: Path) -> None:
+    black = Image.new("RGB", (64, 36))
+    corner = [
+        frames_of(render(tmp_path / "film.mp4", image=black, watermark=watermark))[0][:20, 80:].max()
+        for watermark in (False, True)
+    ]
+    assert corner[0] < 40 < corner[1]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "x",
+        "word " * 2000,
+        "w" * 10_000,
+        "一只狐狸在雪中奔跑" * 60,
+        "a\n\n\tb\x00c",
+        "🦊" * 500,
+        "\ud7ff",
+        "e\u0301" * 99,
+    ],
+)
+@pytest.mark.parametrize("aspect", ["landscape", "portrait"])
+def test_any_prompt_can_be_drawn(tmp_path: Path, prompt: str, aspect: Aspect) -> None:
+    assert len(frames_of(render(tmp_path / "film.mp4", prompt=prompt, aspect_ratio=aspect))) == 96
+
+
+def test_a_cancelled_film_leaves_nothing(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(RenderingCancelledError):
+        render(tmp_path / "film.mp4", cancelled=cancelled)
+    assert list(tmp_path.iterdir()) == []

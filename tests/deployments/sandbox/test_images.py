@@ -1,0 +1,74 @@
+"""Image-to-video: the stand-in really fetches the image; and the samples it offers."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from deployments.sandbox import Fault, SandboxServer
+from deployments.sandbox.images import USER_AGENT
+from tests.deployments.sandbox.caller import Caller
+
+
+@pytest.mark.parametrize("name", ["harbour.jpg", "mountains.png", "lake.webp", "anything-else.jpg"])
+def test_samples_are_pictures_and_stay_the_same(sandbox: SandboxServer, call: Caller, name: str) -> None:
+    reply = call.http.get(f"{sandbox.base_url}/samples/{name}")
+    image = Image.open(BytesIO(reply.content))
+    assert (image.size, reply.headers["content-type"]) == ((1280, 720), image.get_format_mimetype())
+    assert len(reply.content) < 10 * 1024 * 1024
+    assert call.http.get(f"{sandbox.base_url}/samples/{name}").content == reply.content
+
+
+def test_an_unknown_ending_is_404(sandbox: SandboxServer, call: Caller) -> None:
+    assert call.http.get(f"{sandbox.base_url}/samples/harbour.gif").status_code == 404
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_a_good_image_is_fetched_once_and_filmed(sandbox: SandboxServer, call: Caller, ending: str) -> None:
+    url = f"{sandbox.base_url}/samples/harbour.{ending}"
+    data = call.finished(call.task(mode="image-to-video", image_urls=[url]))
+    assert data["state"] == "success"
+    (fetched,) = sandbox.record.images()
+    assert fetched.headers["user-agent"] == USER_AGENT
+    assert not fetched.carried_api_key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/closed.jpg",
+        "http://no-such-host.invalid/x.jpg",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::1",
+        "not a url",
+        "file:///etc/passwd",
+        "",
+        "{base}/samples/harbour.gif",
+        "{base}/",
+    ],
+)
+def test_an_image_that_cannot_be_used_fails_the_task(sandbox: SandboxServer, call: Caller, url: str) -> None:
+    good = f"{sandbox.base_url}/samples/harbour.jpg"
+    bad = url.replace("{base}", sandbox.base_url)
+    data = call.finished(call.task(mode="image-to-video", image_urls=[good, bad]))
+    assert (data["state"], data["failCode"]) == ("failed", "INVALID_IMAGE_URL")
+    assert data["failMsg"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["http_404", "http_500", "gif_named_jpg", "too_big", "endless", "redirect_private", "truncated", "html"],
+)
+def test_a_damaged_sample_fails_the_task(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "image", "kind": kind}))
+    url = f"{sandbox.base_url}/samples/harbour.jpg"
+    data = call.finished(call.task(mode="image-to-video", image_urls=[url]))
+    assert (data["state"], data.get("failCode")) == ("failed", "INVALID_IMAGE_URL")
+    assert [request.fault for request in sandbox.record.images()] == [kind]
+    assert call.finished(call.task(mode="image-to-video", image_urls=[url]))["state"] == "success"
+
+
+def test_a_bad_image_beside_a_text_generation_is_ignored(call: Caller) -> None:
+    assert call.finished(call.task(image_urls=["http://127.0.0.1:9/x.jpg"]))["state"] == "success"

@@ -1,0 +1,195 @@
+"""Result addresses: signatures, ranges, expiry, and every fault of a download."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from io import BytesIO
+
+import av
+import httpx
+import pytest
+
+from deployments.sandbox import Fault, SandboxServer
+from tests.deployments.sandbox.caller import KEY, Caller, urls
+from tests.deployments.sandbox.conftest import StartSandbox
+
+
+def test_a_film_downloads_whole_and_in_parts(call: Caller) -> None:
+    url = call.film_url()
+    whole = call.http.get(url)
+    assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    head = call.http.head(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+    etag = whole.headers["etag"]
+    part = call.http.get(url, headers={"Range": "bytes=1000-", "If-Range": etag})
+    assert part.status_code == 206
+    assert part.headers["content-range"] == f"bytes 1000-{len(whole.content) - 1}/{len(whole.content)}"
+    assert part.content == whole.content[1000:]
+    assert call.http.get(url, headers={"Range": "bytes=1000-", "If-Range": '"other"'}).status_code == 200
+    assert call.http.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda url: url.replace("sig=", "sig=0"),
+        lambda url: url.split("?")[0],
+        lambda url: url.replace("expires=", "expires=9"),
+        lambda url: url.replace("/video.mp4", "/video-2.mp4"),
+        lambda url: url.replace("/video.mp4", "0/video.mp4"),
+        lambda url: url.replace("/results/task_", "/results/task_0"),
+        lambda url: url + "%C3%BC",
+    ],
+)
+def test_a_changed_address_is_403(call: Caller, tamper: Callable[[str], str]) -> None:
+    assert call.http.get(tamper(call.film_url())).status_code == 403
+
+
+def test_addresses_expire_after_fifteen_days(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    # 15 days at this speed are 0.65 s.
+    sandbox = start_sandbox(speed=2_000_000)
+    url = Caller(sandbox.base_url, http, KEY).film_url()
+    assert http.get(url).status_code == 200
+    time.sleep(0.7)
+    assert http.get(url).status_code == 410
+    assert "expired" in http.get(sandbox.base_url + "/").text
+
+
+def test_the_address_names_the_host_the_caller_used(sandbox: SandboxServer, call: Caller) -> None:
+    task_id = call.task()
+    call.finished(task_id)
+    elsewhere = Caller(sandbox.base_url.replace("127.0.0.1", "localhost"), call.http, KEY)
+    (url,) = urls(elsewhere.finished(task_id))
+    assert url.startswith(elsewhere.base_url + "/results/")
+
+
+Check = Callable[[httpx.Client, str], None]
+
+
+def _film(content: bytes) -> tuple[float, int, int, int]:
+    """Announced duration in seconds, width, height, and how many frames decode."""
+    with av.open(BytesIO(content), "r") as container:
+        stream = container.streams.video[0]
+        frames = 0
+        try:
+            for _ in container.decode(stream):
+                frames += 1
+        except av.FFmpegError:
+            pass
+        return float((stream.duration or 0) * (stream.time_base or 0)), stream.width, stream.height, frames
+
+
+def _cut(http: httpx.Client, url: str) -> None:
+    with http.stream("GET", url) as reply:
+        got = bytearray()
+        with pytest.raises(httpx.RemoteProtocolError):
+            got.extend(piece for chunk in reply.iter_raw() for piece in chunk)
+    with http.stream("GET", url) as reply:
+        total = int(reply.headers["content-length"])
+    assert int(total) > 0
+
+
+def _html(http: httpx.Client, url: str) -> None:
+    reply = http.get(url)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+def _empty(http: httpx.Client, url: str) -> None:
+    reply = http.get(url)
+    assert (reply.status_code, reply.content) == (200, b"")
+
+
+def _truncated(http: httpx.Client, url: str) -> None:
+    part, whole = http.get(url), http.get(url)
+    assert int(part.headers["content-length"]) == len(part.content) == int(len(whole.content) * 0.6)
+    assert _film(part.content)[3] < 96
+
+
+def _other_duration(http: httpx.Client, url: str) -> None:
+    assert _film(http.get(url).content) == (8.0, 160, 90, 192)
+
+
+def _other_orientation(http: httpx.Client, url: str) -> None:
+    assert _film(http.get(url).content) == (4.0, 90, 160, 96)
+
+
+def _redirect(http: httpx.Client, url: str) -> None:
+    assert http.get(url).status_code == 302
+    assert http.get(url, follow_redirects=True).status_code == 200
+
+
+def _redirect_private(http: httpx.Client, url: str) -> None:
+    assert http.get(url).headers["location"] == "http://169.254.169.254/x"
+
+
+def _no_range(http: httpx.Client, url: str) -> None:
+    reply = http.get(url, headers={"Range": "bytes=100-"})
+    assert reply.status_code == 200
+    assert _film(reply.content)[3] == 96
+
+
+def _no_length(http: httpx.Client, url: str) -> None:
+    reply = http.get(url)
+    assert "content-length" not in reply.headers
+    assert _film(reply.content)[3] == 96
+
+
+def _is(status: int) -> Check:
+    def check(http: httpx.Client, url: str) -> None:
+        assert http.get(url).status_code == status
+
+    return check
+
+
+DOWNLOADS: dict[str, Check] = {
+    "cut": _cut,
+    "html_200": _html,
+    "empty": _empty,
+    "truncated_mp4": _truncated,
+    "other_duration": _other_duration,
+    "other_orientation": _other_orientation,
+    "redirect": _redirect,
+    "redirect_private": _redirect_private,
+    "http_403": _is(403),
+    "http_404": _is(404),
+    "http_500": _is(500),
+    "no_range": _no_range,
+    "no_length": _no_length,
+}
+
+
+@pytest.mark.parametrize("kind", DOWNLOADS)
+def test_damaged_downloads(sandbox: SandboxServer, call: Caller, kind: str) -> None:
+    url = call.film_url()
+    sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind}))
+    assert call.http.head(url).status_code == 200
+    DOWNLOADS[kind](call.http, url)
+    assert kind in [request.fault for request in sandbox.record.results()]
+    assert sandbox.faults.pending() == []
+    assert _film(call.http.get(url).content) == (4.0, 160, 90, 96)
+
+
+def test_a_fault_of_downloads_leaves_an_unknown_film_unknown(sandbox: SandboxServer, call: Caller) -> None:
+    sandbox.faults.add(Fault(call="result", kind="cut", times=-1))
+    assert call.http.get(f"{sandbox.base_url}/results/task_0/0/video.mp4?expires=1&sig=0").status_code == 403
+    assert call.http.get(f"{sandbox.base_url}/results/").status_code == 404
+
+
+def test_a_cut_download_arrives_half_and_can_be_resumed(sandbox: SandboxServer, call: Caller) -> None:
+    url = call.film_url()
+    whole = call.http.get(url).content
+    sandbox.faults.add(Fault(call="result", kind="cut", times=2))
+    got = b""
+    for _ in range(2):
+        with call.http.stream("GET", url, headers={"Range": f"bytes={len(got)}-"}) as reply:
+            try:
+                for chunk in reply.iter_raw():
+                    got += chunk
+            except httpx.RemoteProtocolError:
+                pass
+    assert len(got) == len(whole) // 2 + (len(whole) - len(whole) // 2) // 2
+    got += call.http.get(url, headers={"Range": f"bytes={len(got)}-"}).content
+    assert got == whole

@@ -1,0 +1,148 @@
+"""Starting and stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+import deployments.sandbox
+from deployments.sandbox import Fault, SandboxServer, SandboxSettings, create_app
+from deployments.sandbox.samples import sample
+from tests.deployments.sandbox.caller import KEY, Caller, body
+from tests.deployments.sandbox.conftest import StartSandbox
+
+
+def test_the_public_names() -> None:
+    assert {"SandboxSettings", "SandboxServer", "Fault", "create_app", "serve"} <= set(deployments.sandbox.__all__)
+
+
+def leftover(before: set[threading.Thread]) -> set[threading.Thread]:
+    deadline = time.monotonic() + 1
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def test_it_stops_at_once_whatever_is_under_way(http: httpx.Client) -> None:
+    before = set(threading.enumerate())
+    failures: list[type[Exception]] = []
+    sample("lake", "jpg")  # painted before: what is measured is the stop
+    with SandboxServer(SandboxSettings(speed=500, film_height=720)) as sandbox:
+        call = Caller(sandbox.base_url, http, KEY)
+        sandbox.faults.add(Fault(call="image", kind="endless", times=-1), Fault(call="status", kind="hang", times=-1))
+        for number in range(4):
+            call.task(prompt=f"rendered while it stops {number}", duration=12)
+
+        def wait_for_ever(url: str) -> None:
+            try:
+                httpx.get(url, headers=call.headers, timeout=30, trust_env=False)
+            except httpx.TransportError as error:
+                failures.append(type(error))
+
+        addresses = [
+            f"{sandbox.base_url}{path}" for path in ("/samples/lake.jpg", "/api/v1/statusTask/sora-2?taskId=x")
+        ]
+        callers = [threading.Thread(target=wait_for_ever, args=(address,)) for address in addresses]
+        for caller in callers:
+            caller.start()
+        while len(sandbox.record) < 6 or not any(task.state == "processing" for task in sandbox.tasks.all()):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        started = time.monotonic()
+    # 0.25 s on a quiet machine; the rest is room for a busy one. Waiting for the callers would take 30.
+    assert time.monotonic() - started < 4
+    for caller in callers:
+        caller.join(5)
+    assert len(failures) == 2
+    assert leftover(before) == set()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = sandbox.base_url
+    sandbox.stop()
+
+
+def test_the_temporary_folder_is_removed_and_a_given_one_kept(http: httpx.Client, tmp_path: Path) -> None:
+    def folders() -> set[Path]:
+        return set(Path(tempfile.gettempdir()).glob("apixo-sandbox-*"))
+
+    before = folders()
+    with SandboxServer(SandboxSettings(speed=2000, film_height=90)) as sandbox:
+        Caller(sandbox.base_url, http, KEY).film_url()
+        (new,) = folders() - before
+        assert len(list(new.glob("*.mp4"))) == 1
+    assert not new.exists()
+    with SandboxServer(SandboxSettings(speed=2000, film_height=90, data_dir=tmp_path)) as sandbox:
+        call = Caller(sandbox.base_url, http, KEY)
+        for _ in range(3):
+            call.film_url()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_two_run_side_by_side(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+    one, other = start_sandbox(), start_sandbox(api_key="another")
+    assert one.base_url != other.base_url
+    task_id = Caller(one.base_url, http, KEY).task()
+    assert Caller(other.base_url, http, "another").status(task_id).status_code == 400
+    assert (len(one.tasks), len(other.tasks)) == (1, 0)
+
+
+def test_a_taken_port_is_an_error(sandbox: SandboxServer) -> None:
+    with pytest.raises(OSError, match="in use"):
+        SandboxServer(port=int(sandbox.base_url.rsplit(":", 1)[1])).start()
+
+
+async def test_cutting_needs_uvicorn_and_says_so() -> None:
+    app = create_app(SandboxSettings(film_height=90))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sandbox") as client:
+        await client.post("/sandbox/faults", json=[{"call": "submit", "kind": "reset_before"}])
+        with pytest.raises(TypeError, match="only under uvicorn"):
+            await client.post("/api/v1/generateTask/sora-2", json=body())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "from deployments.sandbox import SandboxSettings, serve;"
+        f"serve(SandboxSettings(speed=500, film_height=90), port={port}); print('ended')"
+    )
+    root = Path(deployments.sandbox.__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
+    )
+    try:
+        call = Caller(f"http://127.0.0.1:{port}", http, KEY)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                call.task()
+                break
+            except httpx.ConnectError:
+                time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, b"ended\n")
+
+
+def test_many_callers_at_once_get_their_own_answers(sandbox: SandboxServer, http: httpx.Client) -> None:
+    call = Caller(sandbox.base_url, http, KEY)
+    ids: list[str] = []
+    threads = [threading.Thread(target=lambda: ids.extend(call.task() for _ in range(10))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == len(sandbox.record.charged()) == 80
+    assert {request.task_id for request in sandbox.record.charged()} == set(ids)

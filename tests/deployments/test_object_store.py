@@ -1,0 +1,248 @@
+"""The object store: a real MinIO, the fallback, the build of MinIO and the credentials."""
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from minio import Minio
+from minio.error import S3Error
+
+from deployments.object_store import (
+    Credentials,
+    ObjectStoreServer,
+    build_minio,
+    find_minio,
+    start_object_store,
+)
+from deployments.processes import Launcher, LauncherClosedError, PortTakenError, ProcessError, free_port, http_get
+
+CHECKOUT = Path(__file__).parents[2]
+KEYS = Credentials("sora", "a-secret-of-enough-length")
+
+# The first test may have to build MinIO.
+pytestmark = pytest.mark.timeout(2000)
+
+
+@pytest.fixture(scope="module")
+def minio_local_dir() -> Path:
+    """A folder that holds a MinIO, built there when there is none."""
+    local_dir = CHECKOUT / ".local"
+    if (find_minio(local_dir) or build_minio(local_dir, print)) is None:
+        pytest.skip("MinIO is neither installed nor can it be built here")
+    return local_dir
+
+
+def client(server: ObjectStoreServer, secret_key: str | None = None) -> Minio:
+    return Minio(
+        server.endpoint,
+        access_key=server.access_key,
+        secret_key=secret_key or server.secret_key,
+        secure=False,
+        region="us-east-1",
+    )
+
+
+def fake_go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """Puts a `go` on PATH that appends a line to the returned file and then runs the script."""
+    calls = folder / "calls"
+    bin_dir = folder / "fake-bin"
+    bin_dir.mkdir()
+    (bin_dir / "go").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{script}\n')
+    (bin_dir / "go").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_dir}:/usr/bin:/bin")
+    return calls
+
+
+WRITES_A_PROGRAM = "sleep 0.5; printf '#!/bin/sh\\n' > $GOBIN/minio; chmod +x $GOBIN/minio"
+
+
+def test_minio_keeps_objects_over_a_restart_and_knows_its_secret(minio_local_dir: Path, tmp_path: Path) -> None:
+    for round_ in (1, 2):
+        server = start_object_store(
+            local_dir=minio_local_dir, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS
+        )
+        with server.process:
+            assert server.kind == "minio"
+            assert server.endpoint.startswith("127.0.0.1:")
+            if round_ == 1:
+                client(server).make_bucket("films")
+                client(server).put_object("films", "a.mp4", io.BytesIO(b"film"), 4)
+            assert client(server).stat_object("films", "a.mp4").size == 4
+            with pytest.raises(S3Error, match="signature"):
+                client(server, secret_key="wrong").list_buckets()
+            assert server.console_url is not None
+            console_port = int(server.console_url.rsplit(":", 1)[1])
+            while http_get(console_port, "/") is None:  # the web page comes a moment after the store; or the time-out
+                time.sleep(0.05)
+    assert KEYS.secret_key not in (tmp_path / "minio.log").read_text()
+
+
+def test_minio_takes_no_settings_from_the_callers_environment(
+    minio_local_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setenv("MINIO_VOLUMES", str(elsewhere))
+    monkeypatch.setenv("MINIO_ACCESS_KEY", "stranger")
+    monkeypatch.setenv("MINIO_ROOT_PASSWORD", "a-secret-of-a-stranger")
+    port = free_port()
+    server = start_object_store(
+        local_dir=minio_local_dir, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS, port=port
+    )
+    with server.process:
+        assert server.endpoint == f"127.0.0.1:{port}"
+        assert not elsewhere.exists()
+        with pytest.raises(PortTakenError, match=str(port)):
+            start_object_store(
+                local_dir=minio_local_dir, data_dir=tmp_path / "2", log_dir=tmp_path, credentials=KEYS, port=port
+            )
+
+
+def test_the_fallback_stores_objects_and_says_that_it_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORA_OBJECT_STORE", "moto")
+    said: list[str] = []
+    server = start_object_store(
+        local_dir=tmp_path, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS, say=said.append
+    )
+    with server.process:
+        assert (server.kind, server.console_url) == ("moto", None)
+        client(server).make_bucket("films")
+        client(server).put_object("films", "a.mp4", io.BytesIO(b"film"), 4)
+        assert client(server).stat_object("films", "a.mp4").size == 4
+    assert "forgets every video" in " ".join(said)
+
+
+def test_secrets_stay_out_of_reprs(tmp_path: Path) -> None:
+    assert KEYS.secret_key not in repr(KEYS)
+
+
+def test_credentials_are_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "minio.json"
+    first = Credentials.load_or_create(path)
+    assert first.access_key == "sora"
+    assert len(first.secret_key) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert Credentials.load_or_create(path) == first
+    assert Credentials.load_or_create(tmp_path / "other.json") != first
+    assert [entry.name for entry in path.parent.iterdir()] == ["minio.json"]
+
+
+def test_racing_creators_agree_on_one_secret(tmp_path: Path) -> None:
+    path = tmp_path / "minio.json"
+    found: list[Credentials] = []
+    threads = [threading.Thread(target=lambda: found.append(Credentials.load_or_create(path))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 16
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "no json"])
+def test_unreadable_credentials_say_what_to_do(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "minio.json"
+    path.write_text(content)
+    with pytest.raises(ProcessError, match="Delete it"):
+        Credentials.load_or_create(path)
+
+
+def test_minio_is_found_on_path_before_the_built_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if find_minio(tmp_path) is not None:
+        pytest.skip("this system has its own MinIO")
+    programs = [tmp_path / "bin" / "minio", tmp_path / "path" / "minio"]
+    for program in programs:
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    assert find_minio(tmp_path) == programs[0].resolve()
+    monkeypatch.setenv("PATH", f"{programs[1].parent}:/usr/bin:/bin")
+    assert find_minio(tmp_path) == programs[1].resolve()
+
+
+def test_a_file_that_cannot_be_executed_is_no_minio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "minio").write_text("half a download")
+    assert find_minio(tmp_path) is None
+
+
+def test_concurrent_processes_build_minio_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_go(tmp_path, monkeypatch, WRITES_A_PROGRAM)
+    script = (
+        "import pathlib, sys; from deployments.object_store import build_minio\n"
+        "print(build_minio(pathlib.Path(sys.argv[1]), print))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "local")]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [builder.communicate(timeout=60)[0] for builder in builders]
+    built = tmp_path / "local" / "bin" / "minio"
+    assert [output.splitlines()[-1] for output in outputs] == [str(built.resolve())] * 3
+    assert len(calls.read_text().splitlines()) == 1
+    assert "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c" in calls.read_text()
+    assert [entry.name for entry in built.parent.iterdir()] == ["minio"]
+
+
+def test_a_failed_build_says_its_last_lines_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_go(tmp_path, monkeypatch, "echo half > $GOBIN/minio; echo 'no route to the module proxy' >&2; exit 1")
+    said: list[str] = []
+    assert build_minio(tmp_path, said.append) is None
+    assert "no route to the module proxy" in said[-1]
+    assert list((tmp_path / "bin").iterdir()) == []
+
+
+def test_without_go_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said: list[str] = []
+    assert build_minio(tmp_path, said.append) is None
+    assert "Go" in said[0]
+
+
+@pytest.mark.parametrize("home", [None, ""])
+def test_without_a_home_go_keeps_its_caches_in_the_local_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    fake_go(tmp_path, monkeypatch, f"env > {tmp_path}/environment; {WRITES_A_PROGRAM}")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    assert build_minio(tmp_path, print) == (tmp_path / "bin" / "minio").resolve()
+    told = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line)
+    assert told["GOPATH"].startswith(str(tmp_path))
+    assert told["GOCACHE"].startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("phase", ["building", "waiting"])
+def test_a_closed_launcher_ends_a_build_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    calls = fake_go(tmp_path, monkeypatch, "sleep 600")
+    first, launcher = Launcher(), Launcher()
+
+    def build(with_launcher: Launcher, ends: Callable[[BaseException], None]) -> None:
+        try:
+            build_minio(tmp_path, lambda _: None, launcher=with_launcher)
+        except LauncherClosedError as error:
+            ends(error)
+
+    endings: list[BaseException] = []
+    other = threading.Thread(target=build, args=(first, lambda _: None))
+    if phase == "waiting":
+        other.start()
+        while not calls.exists():
+            time.sleep(0.01)
+    builder = threading.Thread(target=build, args=(launcher, endings.append))
+    builder.start()
+    time.sleep(1.0)
+    launcher.stop()
+    builder.join(timeout=5)
+    assert not builder.is_alive()
+    assert len(endings) == 1
+    first.kill()
+    if phase == "waiting":
+        other.join(timeout=5)
+    assert list((tmp_path / "bin").iterdir()) == []

@@ -1,0 +1,96 @@
+"""A real Prefect server, once: its settings, its clients' environment and its end."""
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.prefect_server import PrefectServer, start_prefect_server
+from deployments.processes import LOOPBACK, PortTakenError, http_get
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    folder = tmp_path_factory.mktemp("prefect-server")
+    with pytest.MonkeyPatch.context() as patch:
+        # What a user's shell may hold: none of it may reach this server.
+        patch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{folder}/somebody-elses.db")
+        patch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+        patch.setenv("PREFECT_PROFILE", "no-such-profile")
+        started = start_prefect_server(home=folder / "home", log_dir=folder / "logs")
+    with started.process:
+        yield started
+
+
+def get(server: PrefectServer, path: str) -> Any:
+    answer = http_get(int(server.ui_url.rsplit(":", 1)[1]), path, timeout_seconds=10)
+    assert answer is not None
+    assert answer[0] == 200
+    return json.loads(answer[1])
+
+
+def test_the_server_is_tuned_quiet_and_keeps_its_data_at_home(server: PrefectServer) -> None:
+    settings = get(server, "/api/admin/settings")
+    assert settings["home"] == str(server.home)
+    assert (server.home / "prefect.db").exists()
+    assert not (server.home.parent / "somebody-elses.db").exists()
+    assert settings["server"]["analytics_enabled"] is False
+    assert settings["server"]["services"]["task_run_recorder"]["batch_size"] == 200
+    assert settings["server"]["services"]["task_run_recorder"]["flush_interval"] == 1
+    assert settings["server"]["services"]["event_persister"]["batch_size"] == 500
+    assert settings["server"]["events"]["retention_period"] in ("P7D", 604800.0, 604800)
+
+
+def test_the_ui_calls_this_server_and_plays_films(server: PrefectServer) -> None:
+    ui = get(server, "/ui-settings")
+    assert ui["api_url"] == server.api_url == f"{server.url}/api"
+    assert ui["default_ui"] == "v1"
+
+
+def test_a_client_with_the_environment_reaches_it_whatever_the_shell_holds(server: PrefectServer) -> None:
+    shell = {
+        **os.environ,
+        "PREFECT_API_URL": "http://127.0.0.1:1/api",
+        "PREFECT_PROFILE": "x",
+        "PREFECT_API_KEY": "pnu_x",
+    }
+    command = [sys.executable, "-m", "prefect", "config", "view", "--output", "json"]
+    told = subprocess.run(command, env={**shell, **server.environment}, capture_output=True, text=True, check=True)
+    assert server.api_url in told.stdout
+    assert "pnu_x" not in told.stdout
+    command = [sys.executable, "-m", "prefect", "flow-run", "ls"]
+    told = subprocess.run(command, env={**shell, **server.environment}, capture_output=True, text=True, check=True)
+    assert told.stderr == ""
+
+
+def test_a_taken_port_is_refused_before_anything_starts(server: PrefectServer, tmp_path: Path) -> None:
+    port = int(server.ui_url.rsplit(":", 1)[1])
+    with pytest.raises(PortTakenError, match=f"The Prefect server cannot use port {port}"):
+        start_prefect_server(home=tmp_path, log_dir=tmp_path, port=port)
+
+
+def test_it_stops_quickly_and_wholly_even_with_a_connection_open(server: PrefectServer, tmp_path: Path) -> None:
+    # A second server on a copy of the first one's database: 3 s instead of 15 to start.
+    (tmp_path / "home").mkdir()
+    with (
+        closing(sqlite3.connect(server.home / "prefect.db")) as source,
+        closing(sqlite3.connect(tmp_path / "home" / "prefect.db")) as target,
+    ):
+        source.backup(target)
+    second = start_prefect_server(home=tmp_path / "home", log_dir=tmp_path)
+    with socket.create_connection((LOOPBACK, int(second.ui_url.rsplit(":", 1)[1]))):
+        began = time.monotonic()
+        second.process.stop()
+        assert time.monotonic() - began < 8
+    groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True).stdout.split()
+    assert str(second.process.pid) not in groups
+    assert str(server.process.pid) in groups

@@ -1,0 +1,268 @@
+"""Child processes: their end, their log, their ports."""
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deployments.processes import (
+    LOOPBACK,
+    Launcher,
+    LauncherClosedError,
+    ManagedProcess,
+    PortTakenError,
+    ProcessDiedError,
+    ProcessNotReadyError,
+    free_port,
+    port_is_free,
+    require_free,
+    start_on_free_port,
+    wait_until_ready,
+)
+
+SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+]
+# A command with a child of its own, both in one group; it prints both ids.
+FAMILY = [
+    sys.executable,
+    "-c",
+    "import os, subprocess, sys, time\n"  # noqa: ISC004
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "print('up', os.getpid(), child.pid, flush=True)\n"
+    "time.sleep(600)",
+]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process ended: a zombie that its adoptive parent has not reaped yet has."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return state.strip() == "" or state.strip().startswith("Z")
+
+
+def start(command: list[str], folder: Path) -> ManagedProcess:
+    process = ManagedProcess(command, name="a child", log_path=folder / "child.log")
+    assert eventually(lambda: "up" in process.log_tail())
+    return process
+
+
+def test_stop_ends_the_process_quickly_and_may_be_repeated(tmp_path: Path) -> None:
+    process = start(SLEEPER, tmp_path)
+    assert process.is_alive()
+    began = time.monotonic()
+    assert process.stop() == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 2
+    assert process.stop() == process.kill() == 128 + signal.SIGTERM
+    assert not process.is_alive()
+    assert is_gone(process.pid)
+
+
+def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+    process = start(STUBBORN, tmp_path)
+    began = time.monotonic()
+    process.stop(grace_seconds=0.5)
+    assert 0.5 <= time.monotonic() - began < 3
+    assert is_gone(process.pid)
+
+
+def test_kill_from_another_thread_cuts_a_stop_short(tmp_path: Path) -> None:
+    process = start(STUBBORN, tmp_path)
+    stopping = threading.Thread(target=process.stop, args=(60.0,))
+    stopping.start()
+    process.kill()
+    stopping.join(timeout=5)
+    assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("end", [ManagedProcess.stop, ManagedProcess.kill])
+def test_children_of_the_child_end_with_it(tmp_path: Path, end: Callable[[ManagedProcess], int]) -> None:
+    process = start(FAMILY, tmp_path)
+    pids = [int(word) for word in process.log_tail().split()[1:]]
+    end(process)
+    assert eventually(lambda: all(map(is_gone, pids)))
+
+
+def test_children_of_a_child_that_died_by_itself_end_too(tmp_path: Path) -> None:
+    process = start(FAMILY, tmp_path)
+    command, grandchild = (int(word) for word in process.log_tail().split()[1:])
+    os.kill(command, signal.SIGKILL)
+    assert eventually(lambda: not process.is_alive())
+    assert process.exit_code == 128 + signal.SIGKILL
+    assert eventually(lambda: is_gone(grandchild))
+
+
+def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
+    # Started in a thread that has ended: what a death signal of the kernel's would get wrong.
+    script = (
+        "import pathlib, sys, threading, time\n"
+        "from deployments.processes import ManagedProcess\n"
+        "kept = []\n"
+        "def start(): kept.append(ManagedProcess(sys.argv[2:], name='x', log_path=pathlib.Path(sys.argv[1])))\n"
+        "thread = threading.Thread(target=start); thread.start(); thread.join()\n"
+        "print(kept[0].pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    log = tmp_path / "child.log"
+    command = [sys.executable, "-c", script, str(log), *FAMILY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        guard = int(parent.stdout.readline())
+        assert eventually(lambda: "up" in log.read_text())
+        pids = [guard, *(int(word) for word in log.read_text().split()[1:])]
+        time.sleep(0.3)
+        assert not any(map(is_gone, pids))
+        parent.kill()
+    assert eventually(lambda: all(map(is_gone, pids)))
+
+
+def test_the_child_is_out_of_reach_of_the_terminals_ctrl_c(tmp_path: Path) -> None:
+    with start(SLEEPER, tmp_path) as process:
+        assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid != os.getpgid(0)
+
+
+def test_the_child_gets_default_signal_handling(tmp_path: Path) -> None:
+    show = "import signal; print([signal.getsignal(s).name for s in (signal.SIGTERM, signal.SIGHUP)])"
+    process = ManagedProcess([sys.executable, "-c", show], name="x", log_path=tmp_path / "x.log")
+    assert eventually(lambda: not process.is_alive())
+    assert process.log_tail() == "['SIG_DFL', 'SIG_DFL']"
+
+
+def test_the_log_is_private_and_the_one_before_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "x.log"
+    for word in ("first", "second"):
+        process = ManagedProcess(["sh", "-c", f"echo {word}; echo {word} >&2"], name="x", log_path=log)
+        assert eventually(lambda p=process: not p.is_alive())  # type: ignore[misc]
+    assert log.read_text() == "second\nsecond\n"
+    assert log.with_name("x.log.1").read_text() == "first\nfirst\n"
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_environment_and_folder_are_the_given_ones(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "COLOUR": "blue"}
+    command = ["sh", "-c", "echo $COLOUR $HOME; pwd"]
+    process = ManagedProcess(command, name="x", log_path=tmp_path / "x.log", environment=environment, cwd=tmp_path)
+    assert eventually(lambda: not process.is_alive())
+    assert process.log_tail().split() == ["blue", str(tmp_path.resolve())]
+
+
+def test_a_dying_child_is_reported_at_once_with_the_end_of_its_log(tmp_path: Path) -> None:
+    command = ["sh", "-c", "for i in $(seq 100); do echo line $i; done; echo 'bind: address already in use'; exit 3"]
+    process = ManagedProcess(command, name="x", log_path=tmp_path / "x.log")
+    began = time.monotonic()
+    with pytest.raises(ProcessDiedError, match="The thing ended while starting") as caught:
+        wait_until_ready(lambda: False, process=process, timeout_seconds=60, what="The thing")
+    assert time.monotonic() - began < 5
+    assert caught.value.exit_code == 3
+    assert "line 100" in str(caught.value)
+    assert "line 1\n" not in str(caught.value)
+    assert caught.value.port_was_taken
+    assert pickle.loads(pickle.dumps(caught.value)).port_was_taken  # noqa: S301
+
+
+def test_a_missing_program_is_reported_by_name(tmp_path: Path) -> None:
+    process = ManagedProcess([str(tmp_path / "no-such-program")], name="x", log_path=tmp_path / "x.log")
+    with pytest.raises(ProcessDiedError, match="no-such-program could not be started"):
+        wait_until_ready(lambda: False, process=process, timeout_seconds=60, what="The thing")
+
+
+def test_an_answer_of_a_stranger_does_not_make_a_dead_child_ready(tmp_path: Path) -> None:
+    process = ManagedProcess(["false"], name="x", log_path=tmp_path / "x.log")
+    assert eventually(lambda: not process.is_alive())
+    with pytest.raises(ProcessDiedError):
+        wait_until_ready(lambda: True, process=process, timeout_seconds=60, what="The thing")
+
+
+def test_a_child_that_is_never_ready_names_its_log(tmp_path: Path) -> None:
+    with start(SLEEPER, tmp_path) as process, pytest.raises(ProcessNotReadyError, match=r"child\.log") as caught:
+        wait_until_ready(lambda: False, process=process, timeout_seconds=0.3, what="The thing")
+    assert "not ready after 0 s" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("last_words", "taken"),
+    [
+        ("[Errno 98] error while attempting to bind on address ('127.0.0.1', 8700): address already in use", True),
+        ("OSError: [Errno 48] Address already in use", True),
+        ("FATAL Unable to start the server: Specified port is already in use", True),
+        ("Port 4200 is already in use. Please specify a different port with the `--port` flag.", True),
+        ("listen EADDRINUSE: 127.0.0.1:1", True),
+        ("the database is in use", False),
+        ("", False),
+    ],
+)
+def test_a_taken_port_is_told_from_other_deaths(last_words: str, taken: bool) -> None:
+    assert ProcessDiedError("x", log_tail=last_words).port_was_taken is taken
+
+
+def test_a_taken_port_is_seen_and_named() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        assert not port_is_free(port)
+        with pytest.raises(PortTakenError, match=f"The server cannot use port {port}"):
+            require_free(port, "The server")
+    assert require_free(port, "The server") == port
+
+
+def test_the_preferred_port_is_taken_when_free_and_avoided_when_not() -> None:
+    preferred = free_port()
+    assert start_on_free_port(lambda port: port, preferred=preferred) == preferred
+    with socket.create_server((LOOPBACK, preferred)):
+        assert start_on_free_port(lambda port: port, preferred=preferred) != preferred
+
+
+@pytest.mark.parametrize("error", [PortTakenError("taken"), ProcessDiedError("x", log_tail="address already in use")])
+def test_a_lost_race_for_a_port_is_retried_once(error: Exception) -> None:
+    ports: list[int] = []
+
+    def start_once(port: int) -> int:
+        ports.append(port)
+        if len(ports) == 1:
+            raise error
+        return port
+
+    assert start_on_free_port(start_once) == ports[1]
+
+
+@pytest.mark.parametrize(("last_words", "attempts"), [("out of memory", 1), ("address already in use", 2)])
+def test_other_deaths_are_not_retried_and_lost_races_only_once(last_words: str, attempts: int) -> None:
+    calls: list[int] = []
+
+    def start_never(port: int) -> None:
+        calls.append(port)
+        raise ProcessDiedError("x", log_tail=last_words)
+
+    with pytest.raises(ProcessDiedError):
+        start_on_free_port(start_never)
+    assert len(calls) == attempts
+
+
+def test_a_closed_launcher_has_ended_its_processes_and_starts_no_more(tmp_path: Path) -> None:
+    launcher = Launcher()
+    process = launcher.start(SLEEPER, name="x", log_path=tmp_path / "x.log")
+    launcher.check_open()
+    launcher.stop()
+    assert not process.is_alive()
+    with pytest.raises(LauncherClosedError):
+        launcher.start(SLEEPER, name="x", log_path=tmp_path / "x.log")
+    with pytest.raises(LauncherClosedError):
+        launcher.check_open()

@@ -1,0 +1,245 @@
+"""The local stack, with tiny web servers as its services: order, failure, signals, stack.json."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deployments.object_store import Credentials
+from deployments.processes import LOOPBACK, ManagedProcess, ProcessDiedError, free_port, http_get, wait_until_ready
+from deployments.stack import LocalStack, Service, StackRunningError, Start, default_services
+
+# Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
+SERVER = """
+import http.server, os, pathlib, signal, sys, time
+port, pause, ends, name = int(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(os.environ.get("SEEN", "").encode())
+def end(*_):
+    with ends.open("a") as file: file.write(name + "\\n")
+    os._exit(0)
+time.sleep(pause)
+signal.signal(signal.SIGTERM, end)
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+@dataclass(frozen=True)
+class TinyServer:
+    url: str
+    process: ManagedProcess
+    environment: Mapping[str, str]
+
+
+def tiny(
+    name: str,
+    *,
+    pause: float = 0.0,
+    needs: tuple[str, ...] = (),
+    preferred_port: int = 0,
+    environment: Mapping[str, str] | None = None,
+    secret_files: Mapping[str, Path] | None = None,
+    code: str = SERVER,
+) -> Service:
+    def start(start: Start) -> TinyServer:
+        arguments = [str(start.port), str(pause), str(start.local_dir / "ends"), name]
+        process = start.launcher.start(
+            [sys.executable, "-c", code, *arguments],
+            name=name,
+            log_path=start.log_dir / f"{name}.log",
+            environment={**os.environ, **start.environment},
+        )
+        ready = lambda: http_get(start.port, "/") is not None  # noqa: E731
+        wait_until_ready(ready, process=process, timeout_seconds=60, what=name)
+        return TinyServer(f"http://127.0.0.1:{start.port}", process, environment or {})
+
+    return Service(name, start, preferred_port, needs, secret_files or {})
+
+
+def quiet(_: str) -> None: ...
+
+
+def seen_by(server: TinyServer) -> str:
+    answer = http_get(int(server.url.rsplit(":", 1)[1]), "/")
+    assert answer is not None
+    return answer[1].decode()
+
+
+def test_services_start_in_parallel_and_stop_in_reverse_order(tmp_path: Path) -> None:
+    said: list[str] = []
+    with LocalStack(tmp_path, services=[tiny(name, pause=1.5) for name in "abcd"], say=said.append) as stack:
+        assert any("Everything runs" in line for line in said)
+        took = float(said[-1].split("after ")[1].split(" s")[0])
+        assert took < 5  # one after the other: 6 s at least
+        processes = [server.process for server in stack.servers.values()]
+        assert all(process.is_alive() for process in processes)
+    assert not any(process.is_alive() for process in processes)
+    assert (tmp_path / "ends").read_text().split() == ["d", "c", "b", "a"]
+
+
+def test_a_service_sees_what_the_services_it_needs_publish(tmp_path: Path) -> None:
+    services = [tiny("a", pause=0.5, environment={"SEEN": "hello"}), tiny("b", needs=("a",)), tiny("c")]
+    with LocalStack(tmp_path, services=services, say=quiet) as stack:
+        servers = stack.servers
+        assert seen_by(servers["b"]) == "hello"  # type: ignore[arg-type]
+        assert seen_by(servers["c"]) == ""  # type: ignore[arg-type]
+        assert stack.environment["SEEN"] == "hello"
+
+
+def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: Path) -> None:
+    keys = Credentials.load_or_create(tmp_path / "keys.json")
+    service = tiny(
+        "a",
+        environment={"STORE": "here", "STORE_SECRET": keys.secret_key},
+        secret_files={"STORE_SECRET": tmp_path / "keys.json"},
+    )
+    assert LocalStack.running(tmp_path) is None
+    with LocalStack(tmp_path, services=[service], say=quiet) as stack:
+        told = tmp_path / "stack.json"
+        assert told.stat().st_mode & 0o777 == 0o600
+        assert keys.secret_key not in told.read_text()
+        info = LocalStack.running(tmp_path)
+        assert info is not None
+        assert info.pid == os.getpid()
+        assert info.services["a"].url == stack.servers["a"].url
+        assert info.load_environment() == stack.environment
+    assert not told.exists()
+    assert LocalStack.running(tmp_path) is None
+
+
+def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
+    told = tmp_path / "stack.json"
+    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+        alive = json.loads(told.read_text())
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    # Every process here lives, but nobody listens.
+    told.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
+    assert LocalStack.running(tmp_path) is None
+    # Somebody listens, but the stack's own process is gone.
+    with socket.create_server((LOOPBACK, 0)) as server:
+        service = alive["services"]["a"] | {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        told.write_text(json.dumps(alive | {"services": {"a": service}}))
+        assert LocalStack.running(tmp_path) is not None
+        told.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
+        assert LocalStack.running(tmp_path) is None
+    for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
+        told.write_text(content)
+        assert LocalStack.running(tmp_path) is None
+    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+        assert LocalStack.running(tmp_path) is not None
+
+
+def test_a_second_stack_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+        with pytest.raises(StackRunningError, match=f"process {os.getpid()}"):
+            LocalStack(tmp_path, services=[tiny("b")], say=quiet).__enter__()
+        assert LocalStack.running(tmp_path) is not None  # the refused one took nothing away
+
+
+def test_one_failing_service_stops_the_others_at_once_and_is_the_error(tmp_path: Path) -> None:
+    services = [
+        tiny("a"),
+        tiny("slow", pause=600),
+        tiny("broken", code="import time; time.sleep(1); raise SystemExit('no disk')"),
+        tiny("needy", needs=("broken",)),
+    ]
+    began = time.monotonic()
+    stack = LocalStack(tmp_path, services=services, say=quiet)
+    with pytest.raises(ProcessDiedError, match="no disk"):
+        stack.__enter__()
+    assert time.monotonic() - began < 10
+    assert not any(server.process.is_alive() for server in stack.servers.values())
+    assert LocalStack.running(tmp_path) is None
+    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+        pass  # the folder is free again
+
+
+def test_preferred_ports_are_taken_when_free_else_others(tmp_path: Path) -> None:
+    preferred = free_port()
+    with LocalStack(tmp_path / "1", services=[tiny("a", preferred_port=preferred)], say=quiet) as first:
+        assert first.servers["a"].url.endswith(f":{preferred}")
+        with LocalStack(tmp_path / "2", services=[tiny("a", preferred_port=preferred)], say=quiet) as second:
+            assert not second.servers["a"].url.endswith(f":{preferred}")
+
+
+def test_waiting_ends_when_a_service_dies(tmp_path: Path) -> None:
+    with LocalStack(tmp_path, services=[tiny("a")], say=quiet) as stack:
+        stack.servers["a"].process.kill()
+        with pytest.raises(ProcessDiedError, match="a has ended by itself"):
+            stack.wait()
+
+
+def test_signal_handlers_are_put_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_an_error_inside_stops_the_stack_and_passes_through(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), LocalStack(tmp_path, services=[tiny("a")], say=quiet) as stack:
+        raise ZeroDivisionError
+    assert not stack.servers["a"].process.is_alive()
+
+
+PARENT = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[2])
+from test_stack import tiny
+from deployments.stack import LocalStack
+services = [tiny("a"), tiny("b", pause=float(sys.argv[3]))]
+with LocalStack(pathlib.Path(sys.argv[1]), services=services, say=lambda line: print(line, flush=True)) as stack:
+    stack.wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("when", ["running", "starting"])
+def test_no_signal_leaves_a_child_behind(tmp_path: Path, number: signal.Signals, when: str) -> None:
+    pause, awaited = ("0", "Everything runs") if when == "running" else ("600", "Ready")
+    command = [sys.executable, "-c", PARENT, str(tmp_path), str(Path(__file__).parent), pause]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            if line.startswith(awaited):
+                break
+        parent.send_signal(number)
+        parent.communicate(timeout=30)
+    expected = {signal.SIGINT: (-signal.SIGINT, 130), signal.SIGKILL: (-signal.SIGKILL,)}
+    assert parent.returncode in expected.get(number, (128 + number,))
+    assert LocalStack.running(tmp_path) is None
+    ends = ["b", "a"] if when == "running" else ["a"]  # "b" had not installed its handler yet
+    if number == signal.SIGKILL:  # the guards end their commands each by itself
+        assert eventually(lambda: sorted((tmp_path / "ends").read_text().split()) == sorted(ends))
+        return
+    assert not (tmp_path / "stack.json").exists()
+    assert (tmp_path / "ends").read_text().split() == ends
+
+
+def test_the_default_services_keep_their_secrets_out_of_stack_json(tmp_path: Path) -> None:
+    services = {service.name: service for service in default_services(tmp_path)}
+    assert list(services) == ["sandbox", "object store", "prefect"]
+    assert "APIXO_API_KEY" in services["sandbox"].secret_files
+    assert "MINIO_SECRET_KEY" in services["object store"].secret_files
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return True
+        except FileNotFoundError:
+            pass
+        time.sleep(0.05)
+    return False

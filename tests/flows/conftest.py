@@ -1,0 +1,55 @@
+"""Stored blocks, as a deployed flow would load them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from deployments.prefect_server import PrefectServer
+from flows.generate_video import generate_video
+from flows.generation import Generation
+from flows.ledger import Ledger
+from tests.support import unique
+
+
+@dataclass(frozen=True)
+class StoredBlocks:
+    """The names of the two blocks of one test, and what they hold."""
+
+    name: str
+    api: ApixoApi
+    archive: VideoArchive
+
+    async def generate(self, request: VideoRequest, **parameters: Any) -> Generation:
+        """Runs the flow with these blocks."""
+        made: Generation = await generate_video(request, api=self.name, archive=self.name, **parameters)
+        return made
+
+    async def recorded(self, key: str) -> Generation | None:
+        """What the ledger says."""
+        store = self.archive.store()
+        try:
+            await store.ensure_ready()  # the flow may have ended before it made the bucket
+            entry = await Ledger(store).read(key)
+        finally:
+            await store.aclose()
+        return entry.generation if entry else None
+
+
+@pytest.fixture
+async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
+    """Both blocks, saved under a name of their own."""
+    return await store_blocks(api, archive)
+
+
+async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
+    """Saves both blocks with their Secret block."""
+    name = unique("blocks")
+    await api.api_key.save(f"{name}-key")
+    api.api_key = await Secret.aload(f"{name}-key")
+    await api.save(name)
+    await archive.save(name)
+    return StoredBlocks(name, api, archive)

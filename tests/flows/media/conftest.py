@@ -1,0 +1,118 @@
+"""Films and a web server on loopback for the tests of this room."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from flows.hosts import guarded_client
+
+Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Web:
+    """A server on loopback: ``files`` are whole answers, ``scripts`` write theirs by hand."""
+
+    files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    scripts: dict[str, Serve] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def serve(self, path: str, body: bytes, status: int = 200) -> str:
+        self.files[path] = (status, body)
+        return self.url(path)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().partition("?")[0]
+            self.asked.append(target)
+            if target in self.scripts:
+                await self.scripts[target](writer)
+            else:
+                status, body = self.files.get(target, (404, b""))
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            await writer.drain()
+        except ConnectionError:
+            pass  # a client that has seen enough
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    server = Web()
+    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    yield server
+    listener.close()
+    await listener.wait_closed()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with guarded_client(allow_private_hosts=True) as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Films:
+    """Makes small H.264 films; each frame has its own brightness, so that a picture tells which frame it is."""
+
+    folder: Path
+
+    def make(
+        self,
+        name: str,
+        *,
+        frames: int = 48,
+        width: int = 64,
+        height: int = 48,
+        audio: bool = False,
+        picture: bool = True,
+        rotation: int = 0,
+        pixel_shape: Fraction | None = None,
+        black: range = range(0),
+        container: str | None = None,
+        **options: str,
+    ) -> Path:
+        path = self.folder / name
+        with av.open(str(path), "w", format=container, options=options) as out:
+            if picture:
+                video = out.add_stream("libx264", rate=24)
+                video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+                if rotation:
+                    video.set_display_rotation(rotation)
+                if pixel_shape is not None:
+                    video.codec_context.sample_aspect_ratio = pixel_shape
+            if audio:
+                sound = out.add_stream("aac", rate=48_000)
+            if picture:
+                for number in range(frames):
+                    level = 0 if number in black else 60 + 3 * number
+                    pixels = np.random.default_rng(number).integers(level, level + 20, (height, width, 3))
+                    pixels[: height // 2, : width // 2] = 0 if number in black else 250  # where up and left are
+                    frame = av.VideoFrame.from_ndarray(pixels.clip(0, 255).astype(np.uint8), format="rgb24")
+                    out.mux(video.encode(frame))
+                out.mux(video.encode(None))
+            if audio:
+                for start in range(0, 2000 * frames, 1024):
+                    tone = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+                    tone.sample_rate, tone.pts, tone.time_base = 48_000, start, Fraction(1, 48_000)
+                    out.mux(sound.encode(tone))
+                out.mux(sound.encode(None))
+        return path
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Films:
+    return Films(tmp_path)

@@ -1,0 +1,230 @@
+"""The image check: real pictures from a real server, and everything that only looks like one."""
+
+import asyncio
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from flows.media.errors import DownloadError, ForbiddenUrlError, ImageRefusedError
+from flows.media.images import MAX_IMAGE_BYTES, ImageFacts, check_image, decode_image
+
+PIXELS = np.random.default_rng(1).integers(0, 255, (24, 32, 3)).astype(np.uint8)
+URL = "https://a.example/x.jpg"
+
+
+def encoded(kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(PIXELS).save(out, kind, **options)
+    return out.getvalue()
+
+
+def animated(kind: str) -> bytes:
+    return encoded(kind, save_all=True, append_images=[Image.fromarray(255 - PIXELS)], duration=100)
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("/a.jpg", JPEG, "JPEG"),
+        ("/b.png", PNG, "PNG"),
+        ("/c.webp", WEBP, "WEBP"),
+        ("/progressive.jpg", encoded("JPEG", progressive=True), "JPEG"),
+        ("/lossless.webp", encoded("WEBP", lossless=True), "WEBP"),
+        ("/really-a-png.jpg", PNG, "PNG"),
+        ("/no-ending", JPEG, "JPEG"),
+        ("/with-a-film-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
+    ],
+)
+async def test_an_image_is_accepted_by_its_bytes(
+    web: Any, client: httpx.AsyncClient, path: str, body: bytes, kind: str
+) -> None:
+    facts = await check_image(client, web.serve(path, body) + "?sig=secret")
+    assert facts == ImageFacts(web.url(path), kind, 32, 24, len(body))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (encoded("GIF"), "is a GIF by its first bytes, not a JPG, PNG or WebP"),
+        (encoded("BMP"), "a BMP"),
+        (encoded("TIFF"), "a TIFF"),
+        (encoded("AVIF"), "an AVIF"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        (b"\n <html>" + JPEG, "a web page"),
+        (b"<?xml version='1.0'?><svg xmlns='x'/>", "an SVG"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\x1f\x8b\x08" + JPEG, "gzip"),
+        (b"GIF89a" + PNG, "a GIF"),  # a polyglot is what its first bytes say
+        (b"RIFF\x24\0\0\0WAVEfmt ", "something else"),
+        (b"x", "something else"),
+        (b"", "is empty"),
+        (JPEG[:3] + b"<html>", "does not decode"),
+        (PNG[:8] + JPEG, "does not decode"),
+        (b"RIFF\xff\xff\xff\x7fWEBPVP8 ", "does not decode"),
+        (JPEG[: len(JPEG) // 2], "does not decode"),
+        (PNG.replace(b"IDAT", b"IDAT" + b"\0", 1), "does not decode"),
+        (animated("PNG"), "is animated"),
+        (animated("WEBP"), "is animated"),
+        (JPEG[:-2] + b"\xff\xda\0\0" * 101, "scans"),
+        (png(8001, 8000, zlib.compress(b"\0" * 1000)), "64,008,000|8,001 x 8,000"),
+        (png(65_535, 65_535, zlib.compress(b"\0" * 1000)), "65,535 x 65,535"),
+        (png(2**31 - 1, 2**31 - 1, b""), "pixels"),
+    ],
+)
+async def test_what_the_provider_could_not_use_is_refused(
+    web: Any, client: httpx.AsyncClient, body: bytes, reason: str
+) -> None:
+    with pytest.raises(ImageRefusedError, match=reason) as caught:
+        await check_image(client, web.serve("/x.jpg", body) + "?sig=secret")
+    assert not caught.value.retryable
+    assert "/x.jpg" in str(caught.value)
+    assert "secret" not in f"{caught.value} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize("whole", [JPEG, PNG, WEBP, encoded("JPEG", progressive=True), encoded("WEBP", lossless=True)])
+def test_an_image_cut_anywhere_is_refused(whole: bytes) -> None:
+    for length in range(len(whole)):
+        with pytest.raises(ImageRefusedError):
+            decode_image(whole[:length], URL)
+
+
+@given(st.sampled_from([JPEG, PNG, WEBP]), st.integers(0, 5000), st.binary(min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_damage_anywhere_is_a_refusal_or_an_image(whole: bytes, at: int, junk: bytes) -> None:
+    at %= len(whole)
+    try:
+        decode_image(whole[:at] + junk + whole[at + len(junk) :], URL)
+    except ImageRefusedError:
+        return
+
+
+def test_pictures_up_to_the_limit_are_decoded() -> None:
+    rows = zlib.compress(bytes((1 + 3 * 100) * 100))
+    assert decode_image(png(100, 100, rows), URL, max_pixels=10_000).width == 100
+    with pytest.raises(ImageRefusedError, match="9,999"):
+        decode_image(png(100, 100, rows), URL, max_pixels=9_999)
+
+
+def test_two_pictures_at_once_do_not_disturb_each_other() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert {facts.format for facts in pool.map(lambda body: decode_image(body, URL), [JPEG, PNG, WEBP] * 20)} == {
+            "JPEG",
+            "PNG",
+            "WEBP",
+        }
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_ten_megabytes_are_allowed_and_a_byte_more_is_not(
+    web: Any, client: httpx.AsyncClient, announced: bool
+) -> None:
+    def script(size: int) -> Callable[[asyncio.StreamWriter], Any]:
+        async def write(writer: asyncio.StreamWriter) -> None:
+            length = f"Content-Length: {size}\r\n" if announced else "Connection: close\r\n"
+            writer.write(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode() + JPEG + bytes(size - len(JPEG)))
+            await writer.drain()
+
+        return write
+
+    assert MAX_IMAGE_BYTES == 10_000_000
+    web.scripts = {"/fits": script(MAX_IMAGE_BYTES), "/over": script(MAX_IMAGE_BYTES + 1)}
+    assert (await check_image(client, web.url("/fits"))).size_bytes == MAX_IMAGE_BYTES
+    with pytest.raises(ImageRefusedError, match="larger than 10,000,000 bytes"):
+        await check_image(client, web.url("/over"))
+
+
+async def test_a_body_that_never_ends_is_left_at_the_limit(web: Any, client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(bytes(65_536))
+            await writer.drain()
+            sent += 65_536
+
+    web.scripts["/x"] = endless
+    with pytest.raises(ImageRefusedError, match="larger"):
+        await check_image(client, web.url("/x"), max_bytes=200_000)
+    assert sent < 20_000_000  # what the kernel buffers, not what it would have given
+
+
+async def test_a_body_that_trickles_ends(web: Any, client: httpx.AsyncClient) -> None:
+    gone = asyncio.Event()
+
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"\xff")
+                await writer.drain()
+                await asyncio.sleep(0.005)
+        finally:
+            gone.set()
+
+    web.scripts["/x"] = trickle
+    with pytest.raises(DownloadError, match=r"longer than 0\.1 s") as caught:
+        await check_image(client, web.url("/x"), total_seconds=0.1)
+    assert caught.value.retryable
+    await gone.wait()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "retryable"),
+    [
+        (400, ImageRefusedError, False),
+        (401, ImageRefusedError, False),
+        (403, ImageRefusedError, False),
+        (404, ImageRefusedError, False),
+        (204, ImageRefusedError, False),
+        (304, ImageRefusedError, False),
+        (408, DownloadError, True),
+        (429, DownloadError, True),
+        (500, DownloadError, True),
+        (503, DownloadError, True),
+    ],
+)
+async def test_another_status_is_said(
+    web: Any, client: httpx.AsyncClient, status: int, error: type[Exception], retryable: bool
+) -> None:
+    with pytest.raises(error, match=str(status)) as caught:
+        await check_image(client, web.serve("/x.jpg", b"" if status in {204, 304} else JPEG, status))
+    assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - of either class
+
+
+async def test_a_cut_image_may_be_whole_later(web: Any, client: httpx.AsyncClient) -> None:
+    async def cut(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + JPEG[:100])
+
+    web.scripts["/x"] = cut
+    with pytest.raises(DownloadError):
+        await check_image(client, web.url("/x"))
+
+
+async def test_a_url_that_may_not_be_asked_is_not_asked(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    for url in (tmp_path.as_uri(), "http://169.254.169.254/x.jpg", "https://a.example/" + "x" * 2000):
+        with pytest.raises(ForbiddenUrlError):
+            await check_image(client, url)

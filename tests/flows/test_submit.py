@@ -1,0 +1,334 @@
+"""The paid call. Every test asserts on what the provider saw."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from apixo import Failed, VideoRequest
+from apixo.constants import MAX_TRIES
+from blocks import ApixoApi, VideoArchive
+from deployments.sandbox import Fault, SandboxServer
+from flows import generation as transitions
+from flows.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.generation import Attempt, Generation, Owner, Problem, State
+from flows.resolution import ResolutionError, allow_resubmission, resolve_as_task
+from flows.resources import Resources, open_resources
+from flows.steps.submit import Submission
+from tests.support import KITE, make_api
+
+
+async def _never(_: Attempt) -> bool:
+    return False
+
+
+async def _always(_: Attempt) -> bool:
+    return True
+
+
+async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
+    return await Submission(key, request, resources, _never).run()
+
+
+async def recorded(key: str, resources: Resources) -> Generation:
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    return entry.generation
+
+
+async def abandoned_claim(key: str, resources: Resources, *, lease_seconds: float = 0.3) -> Generation:
+    """A claim whose owner is dead."""
+    claimed = transitions.claim(
+        None,
+        key=key,
+        request=KITE,
+        owner=Owner(host="elsewhere", pid=1),
+        lease_seconds=lease_seconds,
+        now=datetime.now(UTC),
+    )
+    entry = await resources.ledger.claim(claimed, over=None)
+    assert entry is not None
+    return entry.generation
+
+
+async def test_a_new_key_is_paid_once_and_the_task_is_in_the_ledger(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    first = await submit(key, resources)
+    again = await submit(key, resources)
+    assert first.state is State.SUBMITTED
+    assert again == first == await recorded(key, resources)
+    (paid,) = sandbox.record.submits()
+    assert paid.charged
+    assert paid.task_id == first.task_id
+    assert await resources.ledger.open_keys() == [key]
+
+
+async def test_racing_runs_pay_once_and_all_get_the_same_task(
+    key: str, api: ApixoApi, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5))
+
+    async def one() -> Generation:
+        async with open_resources(api, archive) as own:
+            return await submit(key, own)
+
+    results = await asyncio.gather(*(one() for _ in range(24)))
+    assert len(sandbox.record.submits()) == 1
+    assert len({result.task_id for result in results}) == 1
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "reset_after", "reset_before", "hang_after", "hang", "http_500", "http_500_after", "http_502_html", "http_503",
+        "http_404", "redirect", "code_500_body", "junk", "half_json", "wrong_types", "missing_fields", "null_data",
+        "no_data", "huge_body",
+    ],
+)  # fmt: skip
+async def test_an_unclear_answer_is_never_sent_again(
+    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "seconds": 5}))
+    for _ in range(3):
+        with pytest.raises(UnconfirmedError) as caught:
+            await submit(key, resources)
+        assert key in str(caught.value)
+        assert f"sora resolve {key} --task-id" in str(caught.value)
+        assert f"sora resolve {key} --resubmit" in str(caught.value)
+    assert len(sandbox.record.submits()) == 1
+    found = await recorded(key, resources)
+    assert found.state is State.UNCONFIRMED
+    assert await resources.ledger.open_keys() == [key]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("http_400", "400"), ("http_401", "401")])
+async def test_a_definite_no_is_not_repeated_and_a_later_run_may_try_again(
+    kind: str, code: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
+    with pytest.raises(SubmissionRejectedError, match="Nothing was paid"):
+        await submit(key, resources)
+    rejected = await recorded(key, resources)
+    assert rejected.state is State.REJECTED
+    assert rejected.attempt.problem is not None
+    assert rejected.attempt.problem.code == code
+    assert len(sandbox.record.submits()) == 1
+    assert await resources.ledger.open_keys() == []
+
+    assert (await submit(key, resources)).state is State.SUBMITTED
+    assert len(sandbox.record.charged()) == 1
+    assert [attempt.state for attempt in (await recorded(key, resources)).attempts] == [
+        State.REJECTED,
+        State.SUBMITTED,
+    ]
+
+
+async def test_a_rate_limit_is_waited_out_for_as_long_as_it_asks(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_429", times=2, retry_after="7"))
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    resources.sleep = sleep
+    assert (await submit(key, resources)).state is State.SUBMITTED
+    assert len(sandbox.record.charged()) == 1
+    assert [pause >= 7 for pause in slept] == [True, True]
+
+
+async def test_a_rate_limit_that_stays_ends_rejected_after_a_bounded_number_of_tries(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
+    with pytest.raises(SubmissionRejectedError, match=f"after {MAX_TRIES} tries"):
+        await submit(key, resources)
+    assert len(sandbox.record.submits()) == MAX_TRIES
+    assert (await recorded(key, resources)).state is State.REJECTED
+
+
+async def test_racing_runs_share_their_tries_at_a_rate_limit(
+    key: str, api: ApixoApi, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
+
+    async def one() -> None:
+        async with open_resources(api, archive) as own:
+            with pytest.raises(SubmissionRejectedError):
+                await submit(key, own)
+
+    await asyncio.gather(*(one() for _ in range(6)))
+    assert len(sandbox.record.submits()) <= 2 * MAX_TRIES
+    assert sandbox.record.charged() == []
+
+
+async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
+    key: str, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+) -> None:
+    unreachable = make_api(sandbox, base_url="http://127.0.0.1:9")
+    async with open_resources(unreachable, archive) as own:
+        with pytest.raises(SubmissionRejectedError, match="Nothing was sent"):
+            await submit(key, own)
+    assert (await recorded(key, resources)).state is State.REJECTED
+    await submit(key, resources)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_another_request_under_a_known_key_is_an_error(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    with pytest.raises(KeyConflictError, match=key):
+        await submit(key, resources, VideoRequest(prompt="Something else"))
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_dead_owners_claim_becomes_unconfirmed_and_is_not_sent(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await abandoned_claim(key, resources)
+    with pytest.raises(UnconfirmedError, match="process 1 on elsewhere"):
+        await submit(key, resources)
+    assert sandbox.record.submits() == []
+
+
+async def test_a_claim_that_is_answered_in_time_is_joined(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await abandoned_claim(key, resources, lease_seconds=30)
+    joined = asyncio.create_task(submit(key, resources))
+    await asyncio.sleep(0.3)
+    await resources.ledger.change(
+        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_1", now=datetime.now(UTC))
+    )
+    assert (await joined).task_id == "task_1"
+    assert sandbox.record.submits() == []
+
+
+async def test_an_owner_taken_for_dead_heals_the_record_when_its_answer_comes(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
+    paying = asyncio.create_task(submit(key, resources))
+    while not sandbox.record.submits():
+        await asyncio.sleep(0.01)
+    problem = Problem(kind="OwnerDied", message="looked dead")
+    await resources.ledger.change(
+        key, lambda now: transitions.unconfirmed(now, attempt_number=1, problem=problem, now=datetime.now(UTC))
+    )
+    assert (await paying).state is State.SUBMITTED
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    times = iter([1.0, 1000.0])
+    real = resources.monotonic
+    resources.monotonic = lambda: next(times, None) or real()
+    assert (await submit(key, resources)).state is State.SUBMITTED
+    assert len(sandbox.record.submits()) == 1
+    found = await recorded(key, resources)
+    assert [attempt.state for attempt in found.attempts] == [State.REJECTED, State.SUBMITTED]
+    assert found.attempts[0].problem is not None
+    assert "too old" in found.attempts[0].problem.message
+
+
+async def test_cancelling_in_the_middle_of_the_paid_call_still_writes_its_answer(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
+    paying = asyncio.create_task(submit(key, resources))
+    while not sandbox.record.submits():
+        await asyncio.sleep(0.01)
+    paying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await paying
+    assert (await recorded(key, resources)).state is State.SUBMITTED
+
+
+async def failed_generation(key: str, resources: Resources, fail_code: str) -> Generation:
+    submitted = await submit(key, resources)
+    status = Failed(task_id=submitted.task_id or "", state="failed", fail_code=fail_code, fail_message="no")
+    entry = await resources.ledger.change(key, lambda now: transitions.failed(now, status, now=datetime.now(UTC)))
+    return entry.generation
+
+
+async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await failed_generation(key, resources, "OUT_OF_LUCK")
+    with pytest.raises(VideoFailedError, match="--resubmit"):
+        await submit(key, resources)
+    assert len(sandbox.record.submits()) == 1
+    again = await Submission(key, KITE, resources, _always).run()
+    assert again.state is State.SUBMITTED
+    assert len(sandbox.record.submits()) == 2
+    assert len(again.attempts) == 2
+
+
+@pytest.mark.parametrize("fail_code", ["CONTENT_VIOLATION", "INVALID_IMAGE_URL"])
+async def test_a_permanent_failure_is_never_submitted_again(
+    fail_code: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await failed_generation(key, resources, fail_code)
+    with pytest.raises(VideoFailedError) as caught:
+        await Submission(key, KITE, resources, _always).run()
+    assert caught.value.permanent
+    with pytest.raises(ResolutionError, match="new key"):
+        await allow_resubmission(key, resources)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_resolving_with_a_task_id_goes_on_with_it(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    (paid,) = sandbox.record.charged()
+    with pytest.raises(ResolutionError, match="does not know"):
+        await resolve_as_task(key, "task_ffffffffffff", resources)
+    assert (await recorded(key, resources)).state is State.UNCONFIRMED
+    resolved = await resolve_as_task(key, paid.task_id or "", resources)
+    assert resolved.state is State.SUBMITTED
+    assert resolved.task_id == paid.task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_resolving_with_resubmit_pays_exactly_once_more(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    await allow_resubmission(key, resources)
+    await submit(key, resources)
+    await submit(key, resources)
+    assert len(sandbox.record.submits()) == 2
+    assert len(sandbox.record.charged()) == 1
+
+
+async def test_a_paid_generation_cannot_be_resubmitted(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    await submit(key, resources)
+    with pytest.raises(ResolutionError, match="APIXO took it"):
+        await allow_resubmission(key, resources)
+    with pytest.raises(ResolutionError, match="no record"):
+        await allow_resubmission("never-heard-of", resources)
+
+
+async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    await allow_resubmission(key, resources)
+    second = await submit(key, resources)
+    entry = await resources.ledger.change(
+        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
+    )
+    assert entry.generation.task_id == second.task_id
+    assert entry.generation.state is State.SUBMITTED
+    assert entry.generation.attempts[0].task_id == "task_late"

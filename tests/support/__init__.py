@@ -1,0 +1,46 @@
+"""What tests share beside fixtures."""
+
+import secrets
+from typing import Any
+
+from prefect.blocks.system import Secret
+from pydantic import SecretStr
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from deployments.object_store import ObjectStoreServer
+from deployments.sandbox import SandboxServer
+
+KITE = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")
+
+
+def unique(stem: str) -> str:
+    """A name nobody else has."""
+    return f"{stem}-{secrets.token_hex(5)}"
+
+
+def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
+    """An API block whose waits are as short as the stand-in's."""
+    fields: dict[str, Any] = {
+        "api_key": Secret(value=sandbox.settings.api_key),
+        "base_url": sandbox.base_url,
+        "initial_wait_seconds": 0.1,
+        "poll_interval_seconds": 0.1,
+        "deadline_seconds": 20,
+        "submit_timeout_seconds": 1.5,
+        "retry_delay_seconds": 0.05,
+        "allow_private_hosts": True,
+    }
+    return ApixoApi(**(fields | changed))
+
+
+def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
+    """An archive block with a new bucket."""
+    fields: dict[str, Any] = {
+        "endpoint": minio.endpoint,
+        "access_key": minio.access_key,
+        "secret_key": SecretStr(minio.secret_key),
+        "secure": False,
+        "bucket": unique("bucket"),
+    }
+    return VideoArchive(**(fields | changed))
