@@ -76,6 +76,8 @@ class ApixoClient:
         self._api_key = api_key
         self._submit_timeout_seconds = submit_timeout_seconds
         self._read_timeout_seconds = read_timeout_seconds
+        # Ends before the whole call does: then it is known that nothing was sent. (Connecting and TLS count each.)
+        self._connect_timeout_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, submit_timeout_seconds / 3)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_tries = max_tries
         self._sleep, self._chance, self._monotonic = sleep, chance, monotonic
@@ -141,7 +143,7 @@ class ApixoClient:
                     "POST",
                     constants.SUBMIT_PATH,
                     json=request.body(callback_url),
-                    timeout=httpx.Timeout(self._submit_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
+                    timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),
                 )
         except TimeoutError as error:
             raise NoReplyError(
@@ -258,13 +260,13 @@ class ApixoClient:
                 await response.aclose()
         except NEVER_CONNECTED as error:
             raise NotSentError(
-                f"No connection to {request.url.host} ({_why(error)}). Nothing was sent. "
+                f"No connection to {request.url.host} ({self._why(error)}). Nothing was sent. "
                 "Check the network and base_url, then run it again.",
                 task_id=task_id,
             ) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise NoReplyError(
-                f"{request.url.host} gave no whole reply after the request was sent ({_why(error)}).", task_id=task_id
+                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error)}).", task_id=task_id
             ) from error
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
@@ -274,6 +276,10 @@ class ApixoClient:
         # A server may echo the request's headers in an error page: the key must not travel on in a message.
         body = hide_secret(body.decode("utf-8", "replace"), self._api_key).encode()
         return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
+
+    def _why(self, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return hide_secret(hide_queries(text), self._api_key)  # a parser's error quotes the line it stumbled over
 
 
 async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:
@@ -296,7 +302,3 @@ def _limiter(requests_per_minute: float) -> AsyncLimiter:
     """
     per_second = requests_per_minute / 60
     return AsyncLimiter(per_second, 1) if per_second >= 1 else AsyncLimiter(1, 1 / per_second)
-
-
-def _why(error: Exception) -> str:
-    return hide_queries(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

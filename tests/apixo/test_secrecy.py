@@ -1,0 +1,173 @@
+"""The API key and the signatures of results stay out of messages, reprs and log records."""
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apixo import ApixoError
+from apixo.redaction import QueryFilter, hide_queries, hide_secret
+
+from .conftest import KITE, Connect
+from .wire import Answer, Exchange, cut, envelope, http, reply, serving
+
+KEY = "sk/5ec7e7+AB=="
+SIGNED = "https://files.example.com/v.mp4?X-Amz-Signature=51gned&b=2"
+
+
+@pytest.fixture
+def own_records() -> Iterator[list[logging.LogRecord]]:
+    """Every record of every logger, at every level, as a handler sees it."""
+    records: list[logging.LogRecord] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    keeper = Keeper()
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("httpx", "httpcore", "apixo")]
+    loggers = [logging.getLogger(name) for name in ["httpx", "httpcore.http11", *names]]
+    levels = [(logger, logger.level) for logger in [logging.root, *loggers]]
+    logging.root.addHandler(keeper)
+    for logger, _ in levels:
+        logger.setLevel(logging.DEBUG)
+    yield records
+    logging.root.removeHandler(keeper)
+    for logger, level in levels:
+        logger.setLevel(level)
+
+
+def shown(error: BaseException) -> str:
+    return "".join([str(error), repr(error), str(vars(error)), *traceback.format_exception(error)])
+
+
+def said(records: list[logging.LogRecord]) -> str:
+    return "\n".join(f"{record.getMessage()} {record.msg} {record.args}" for record in records)
+
+
+def echo(status: int, form: str) -> Answer:
+    """Sends the Authorization header back in some form."""
+
+    async def answer(exchange: Exchange) -> None:
+        value = exchange.header("authorization") or ""
+        match form:
+            case "html":
+                content = http(status, f"<h1>Bad header: {value}</h1>")
+            case "message":
+                content = http(status, envelope(None, 400, f"odd header {value}"))
+            case "escaped":
+                content = http(status, json.dumps(envelope(None, 400, f"odd {value}")).replace("/", "\\/"))
+            case "unicode":
+                text = json.dumps(envelope({"taskId": None, "got": value}))
+                content = http(status, text.replace("/", "\\u002F").replace("+", "\\u002b"))
+            case "percent":
+                content = http(status, "?key=" + value.replace("/", "%2F").replace("+", "%2b").replace("=", "%3D"))
+            case "header":
+                content = http(status, b"", x_echo=value)
+            case "status line":
+                content = value.encode() + b"\r\n\r\n"
+            case _:
+                content = http(status, envelope({"taskId": [value]}))
+        await exchange.send(content)
+
+    return answer
+
+
+FORMS = ["html", "message", "escaped", "unicode", "percent", "header", "data"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+async def test_a_server_that_echoes_the_key_gives_it_away_to_nobody(
+    own_connect: Connect, own_records: list[logging.LogRecord], status: int, form: str
+) -> None:
+    async with serving(echo(status, form)) as server:
+        client = own_connect(server.url, api_key=KEY, max_tries=1)
+        errors = []
+        for call in (client.submit(KITE), client.status("task_1")):
+            with pytest.raises(ApixoError) as raised:
+                await call
+            errors.append(raised.value)
+        assert server.requests[0].header("authorization") == f"Bearer {KEY}"
+    for text in [*map(shown, errors), said(own_records)]:
+        assert "5ec7e7" not in text
+    assert own_records, "nothing was logged, so nothing was shown"
+
+
+async def test_a_status_line_that_echoes_the_key_is_not_repeated_in_the_message(own_connect: Connect) -> None:
+    async with serving(cut(f"Bearer {KEY}\r\n\r\n".encode())) as server:
+        with pytest.raises(ApixoError) as raised:
+            await own_connect(server.url, api_key=KEY).submit(KITE)
+    assert "5ec7e7" not in f"{raised.value} {raised.value!r}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"<html>{SIGNED}</html>",
+        json.dumps(envelope({"taskId": "task_1", "state": "success", "resultJson": json.dumps({"urls": [SIGNED]})})),
+        json.dumps(envelope({"taskId": "task_1", "state": "success", "resultJson": [SIGNED]})),
+        json.dumps(envelope({"taskId": "task_2", "state": "success", "url": SIGNED})),
+        json.dumps(envelope({"taskId": SIGNED, "state": "success"})),
+        json.dumps(envelope([SIGNED])),
+        json.dumps(envelope(None, 500, f"lost {SIGNED}")),
+        json.dumps(envelope(None, 400, f"lost {SIGNED}")).replace("/", "\\/").replace("&", "\\u0026"),
+    ],
+)
+async def test_a_signed_address_in_an_odd_reply_is_shown_without_its_signature(
+    own_connect: Connect, own_records: list[logging.LogRecord], body: str
+) -> None:
+    async with serving(reply(http(200, body, location=SIGNED))) as server:
+        client = own_connect(server.url, max_tries=1)
+        with pytest.raises(ApixoError) as raised:
+            await client.status("task_1")
+    assert "51gned" not in shown(raised.value)
+    assert "51gned" not in said(own_records)
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("GET https://a.example/b?sig=1&x=2 done", "GET https://a.example/b?… done"),
+        ("http://a.example?sig=1", "http://a.example?…"),
+        ("https://a.example/b#access_token=1", "https://a.example/b?…"),
+        ("https://me:secret@a.example/b", "https://a.example/b"),
+        ("https://me@a.example/b?sig=1", "https://a.example/b?…"),
+        ('{"u": "https://a.example/b?sig=1", "v": 2}', '{"u": "https://a.example/b?…", "v": 2}'),
+        (r"https:\/\/a.example\/b?sig=1", r"https:\/\/a.example\/b?…"),
+        (r"https://a.example/b?x=1\u0026sig=1", "https://a.example/b?…"),
+        ("<a href='https://a.example/b?sig=1'>x</a>", "<a href='https://a.example/b?…'>x</a>"),
+        ("https://a.example/b", "https://a.example/b"),
+        ("why? because", "why? because"),
+        ("", ""),
+    ],
+)
+def test_queries_are_left_out_of_texts(text: str, hidden: str) -> None:
+    assert hide_queries(text) == hidden
+    assert hide_queries(hidden) == hidden
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=30), st.text(), st.text())
+def test_a_secret_is_hidden_however_json_spells_it(secret: str, before: str, after: str) -> None:
+    for text in (secret, json.dumps(secret)[1:-1], json.dumps(secret).replace("/", "\\/")[1:-1]):
+        assert hide_secret(text, secret) == "***"
+    assert hide_secret(before + after, "") == before + after
+
+
+def test_hiding_takes_no_time_on_a_reply_made_to_stall_it() -> None:
+    assert hide_secret("\\" * 1_000_000, KEY)
+    assert hide_secret("sk/" * 300_000, KEY)
+
+
+def test_the_log_filter_survives_odd_records() -> None:
+    record = logging.LogRecord("httpx", logging.INFO, "", 0, "%s %s", ("GET", SIGNED), None)
+    assert QueryFilter().filter(record)
+    assert record.getMessage() == "GET https://files.example.com/v.mp4?…"
+    for message in (SIGNED, ["no", SIGNED], None):
+        odd = logging.LogRecord("httpx", logging.INFO, "", 0, message, None, None)  # type: ignore[arg-type]
+        assert QueryFilter().filter(odd)
+        assert "51gned" not in odd.getMessage()

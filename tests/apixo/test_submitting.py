@@ -1,0 +1,269 @@
+"""The paid call: one POST for every outcome that may have been paid, more only where that is provably free."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from apixo import (
+    ApixoError,
+    AuthenticationError,
+    BadRequestError,
+    NoReplyError,
+    NotSentError,
+    RateLimitError,
+    ServerError,
+    UnexpectedReplyError,
+)
+from deployments.sandbox import Fault, SandboxServer
+
+from .conftest import KEY, KITE, Connect, Naps
+from .wire import Answer, closed_port, cut, envelope, hang, http, reply, reset, serving, trickle
+
+ACCEPTED = http(200, envelope({"taskId": "task_1"}))
+
+STAND_IN: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
+    ("reset_before", {}, NoReplyError),
+    ("reset_after", {}, NoReplyError),
+    ("hang", {}, NoReplyError),
+    ("hang_after", {}, NoReplyError),
+    ("slow", {"seconds": 5}, NoReplyError),
+    ("http_500", {}, ServerError),
+    ("http_500_after", {}, ServerError),
+    ("http_502_html", {}, ServerError),
+    ("http_503", {"retry_after": "1"}, ServerError),
+    ("http_404", {}, ServerError),
+    ("redirect", {}, ServerError),
+    ("code_500_body", {}, ServerError),
+    ("junk", {}, UnexpectedReplyError),
+    ("half_json", {}, UnexpectedReplyError),
+    ("wrong_types", {}, UnexpectedReplyError),
+    ("missing_fields", {}, UnexpectedReplyError),
+    ("null_data", {}, UnexpectedReplyError),
+    ("no_data", {}, UnexpectedReplyError),
+    ("huge_body", {}, UnexpectedReplyError),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "expected"), STAND_IN, ids=[kind for kind, _, _ in STAND_IN])
+async def test_an_unclear_outcome_is_one_post(
+    own_sandbox: SandboxServer,
+    own_connect: Connect,
+    own_naps: Naps,
+    kind: str,
+    options: dict[str, Any],
+    expected: type[ApixoError],
+) -> None:
+    own_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1, **options}))
+    timeout_seconds = 0.3 if kind in ("hang", "hang_after", "slow") else 10
+    client = own_connect(own_sandbox.base_url, submit_timeout_seconds=timeout_seconds)
+    with pytest.raises(ApixoError) as raised:
+        await client.submit(KITE)
+    assert type(raised.value) is expected
+    assert len(own_sandbox.record.submits()) == 1
+    assert own_naps == []
+
+
+HEADERS_ONLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 60\r\n\r\n"
+WIRE: list[tuple[str, Answer, type[ApixoError]]] = [
+    ("no answer at all", hang, NoReplyError),
+    ("reset", reset, NoReplyError),
+    ("closed without a word", cut(), NoReplyError),
+    ("closed inside the status line", cut(b"HTTP/1.1 2"), NoReplyError),
+    ("closed inside the headers", cut(b"HTTP/1.1 200 OK\r\ncontent-le"), NoReplyError),
+    ("closed after the headers", cut(HEADERS_ONLY), NoReplyError),
+    ("closed inside the body", cut(HEADERS_ONLY + b'{"code": 200, "data": {'), NoReplyError),
+    ("closed inside a chunk", cut(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{"), NoReplyError),
+    ("a trickle", trickle(ACCEPTED), NoReplyError),
+    ("headers, then silence", reply(HEADERS_ONLY), NoReplyError),
+    ("junk for a status line", cut(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), NoReplyError),
+    ("junk bytes", cut(b"\x00\xff" * 100), NoReplyError),
+    ("endless headers", cut(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 40_000), NoReplyError),
+    ("a body that is not the announced gzip", reply(http(200, b"no gzip", content_encoding="gzip")), NoReplyError),
+    ("an early hint and nothing more", cut(b"HTTP/1.1 103 Early Hints\r\n\r\n"), NoReplyError),
+    ("204", reply(b"HTTP/1.1 204 No Content\r\n\r\n"), UnexpectedReplyError),
+    ("304", reply(b"HTTP/1.1 304 Not Modified\r\n\r\n"), ServerError),
+    ("400 with a yes in it", reply(http(400, envelope({"taskId": "task_1"}))), ServerError),
+    ("408", reply(http(408, "time-out")), ServerError),
+    ("425", reply(http(425)), ServerError),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "expected"), [row[1:] for row in WIRE], ids=[row[0] for row in WIRE])
+async def test_bytes_that_answer_nothing_are_one_post(
+    own_connect: Connect, own_naps: Naps, answer: Answer, expected: type[ApixoError]
+) -> None:
+    async with serving(answer) as server:
+        client = own_connect(server.url, submit_timeout_seconds=0.4)
+        with pytest.raises(ApixoError) as raised:
+            await client.submit(KITE)
+        assert type(raised.value) is expected
+        assert len(server.requests) == server.connections == 1
+    assert own_naps == []
+
+
+async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
+    async with serving(reply(ACCEPTED)) as server:
+        task_id = await own_connect(server.url + "/").submit(KITE, callback_url="https://cb.example.com/apixo/k/t")
+        assert task_id == "task_1"
+        (request,) = server.requests
+        assert request.head.startswith("POST /api/v1/generateTask/sora-2 HTTP/1.1\r\n")
+        assert request.header("authorization") == f"Bearer {KEY}"
+        assert request.header("content-type") == "application/json"
+        assert json.loads(request.body) == KITE.body("https://cb.example.com/apixo/k/t")
+
+
+async def test_the_stand_in_charges_once_for_one_submission(own_sandbox: SandboxServer, own_connect: Connect) -> None:
+    task_id = await own_connect(own_sandbox.base_url).submit(KITE)
+    assert [request.task_id for request in own_sandbox.record.charged()] == [task_id]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "pauses"),
+    [(None, [1.5, 3.0]), ("7", [7.75, 8.5]), ("100000", [300.75, 301.5]), ("soon", [1.5, 3.0])],
+)
+async def test_a_429_is_repeated_after_the_pause_that_was_asked_for(
+    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, retry_after: str | None, pauses: list[float]
+) -> None:
+    own_sandbox.faults.add(Fault(call="submit", kind="http_429", times=2, retry_after=retry_after))
+    await own_connect(own_sandbox.base_url).submit(KITE)
+    assert own_naps == pauses
+    assert len(own_sandbox.record.submits()) == 3
+    assert len(own_sandbox.record.charged()) == 1
+
+
+async def test_a_429_that_stays_comes_out_in_the_end(
+    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps
+) -> None:
+    own_sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1, retry_after="7"))
+    with pytest.raises(RateLimitError) as raised:
+        await own_connect(own_sandbox.base_url).submit(KITE)
+    assert raised.value.retry_after_seconds == 7
+    assert (len(own_sandbox.record.submits()), len(own_naps)) == (3, 2)
+
+
+async def test_a_lost_reply_after_a_429_ends_the_repeating(own_sandbox: SandboxServer, own_connect: Connect) -> None:
+    own_sandbox.faults.add(Fault(call="submit", kind="http_429"), Fault(call="submit", kind="reset_after"))
+    with pytest.raises(NoReplyError):
+        await own_connect(own_sandbox.base_url).submit(KITE)
+    assert (len(own_sandbox.record.submits()), len(own_sandbox.record.charged())) == (2, 1)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("http_400", BadRequestError), ("http_401", AuthenticationError)])
+async def test_a_no_that_stays_is_not_repeated(
+    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str, expected: type[ApixoError]
+) -> None:
+    own_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
+    with pytest.raises(expected):
+        await own_connect(own_sandbox.base_url).submit(KITE)
+    assert len(own_sandbox.record.submits()) == 1
+    assert own_naps == []
+
+
+async def test_a_connection_that_never_came_about_is_tried_again(own_connect: Connect, own_naps: Naps) -> None:
+    with pytest.raises(NotSentError, match=r"No connection to 127\.0\.0\.1.*Nothing was sent"):
+        await own_connect(f"http://127.0.0.1:{closed_port()}").submit(KITE)
+    assert own_naps == [1.5, 3.0]
+
+
+async def test_one_try_is_one_post_whatever_comes(own_sandbox: SandboxServer, own_connect: Connect) -> None:
+    own_sandbox.faults.add(Fault(call="submit", kind="http_429"))
+    with pytest.raises(RateLimitError):
+        await own_connect(own_sandbox.base_url).submit_once(KITE)
+    assert len(own_sandbox.record.submits()) == 1
+
+
+async def test_every_post_has_a_fresh_connection_and_questions_share_one(
+    own_sandbox: SandboxServer, own_connect: Connect
+) -> None:
+    client = own_connect(own_sandbox.base_url)
+    task_ids = [await client.submit(KITE) for _ in range(3)]
+    for task_id in task_ids:
+        await client.status(task_id)
+    posts = {request.client_port for request in own_sandbox.record.submits()}
+    questions = {request.client_port for request in own_sandbox.record.statuses()}
+    assert len(posts) == 3
+    assert len(questions) == 1
+    assert posts.isdisjoint(questions)
+
+
+class StaleClaimError(Exception):
+    """What a caller may raise in the last moment."""
+
+
+async def test_what_before_sending_raises_stops_the_call(own_connect: Connect) -> None:
+    def refuse() -> None:
+        raise StaleClaimError
+
+    async with serving(reply(ACCEPTED)) as server:
+        client = own_connect(server.url)
+        with pytest.raises(StaleClaimError):
+            await client.submit_once(KITE, before_sending=refuse)
+        assert (server.connections, server.requests) == (0, [])
+        assert await client.submit_once(KITE, before_sending=lambda: None) == "task_1"
+
+
+async def test_before_sending_is_called_when_the_turn_has_come(own_connect: Connect) -> None:
+    async with serving(reply(ACCEPTED)) as server:
+        # Two a minute: the first call empties the bucket, the second has to wait for its turn.
+        client = own_connect(server.url, requests_per_minute=2)
+        await client.submit_once(KITE)
+        called = False
+
+        def note() -> None:
+            nonlocal called
+            called = True
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.submit_once(KITE, before_sending=note)
+        assert not called
+        assert len(server.requests) == 1
+
+
+async def test_a_cancellation_comes_out_and_sends_nothing_again(own_connect: Connect, own_naps: Naps) -> None:
+    async with serving(hang) as server:
+        submitting = asyncio.create_task(own_connect(server.url).submit(KITE))
+        async with asyncio.timeout(5):
+            while not server.requests:
+                await asyncio.sleep(0.005)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        assert len(server.requests) == server.connections == 1
+    assert own_naps == []
+
+
+async def test_a_reply_is_not_read_beyond_a_mebibyte(own_connect: Connect) -> None:
+    async with serving(reply(http(200, b"x" * 50_000_000))) as server:
+        with pytest.raises(UnexpectedReplyError, match="1,048,576"):
+            await own_connect(server.url).submit(KITE)
+        transport = server.requests[0].writer.transport
+        async with asyncio.timeout(5):
+            while not transport.is_closing():  # the client hung up in the middle
+                await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("size", [1_048_576, 1_048_577])
+async def test_the_limit_of_a_reply_is_exact(own_connect: Connect, size: int) -> None:
+    body = json.dumps(envelope({"taskId": "task_1"}))
+    async with serving(reply(http(200, body + " " * (size - len(body))))) as server:
+        client = own_connect(server.url)
+        if size == 1_048_576:
+            assert await client.submit(KITE) == "task_1"
+        else:
+            with pytest.raises(UnexpectedReplyError):
+                await client.submit(KITE)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_the_key_does_not_follow_a_redirect(own_connect: Connect, status: int) -> None:
+    async with serving(reply(ACCEPTED)) as elsewhere, serving(reply(http(status, location=elsewhere.url))) as server:
+        client = own_connect(server.url)
+        with pytest.raises(ServerError):
+            await client.submit(KITE)
+        with pytest.raises(ServerError):
+            await client.status_once("task_1")
+        assert len(server.requests) == 2
+        assert elsewhere.connections == 0

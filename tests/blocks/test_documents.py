@@ -1,0 +1,103 @@
+"""Both blocks saved to and loaded from a real Prefect API, which runs inside this process."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import PrefectClient
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_API_URL,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    temporary_settings,
+)
+
+from blocks import ApixoApi, VideoArchive
+
+KEY = "0123456"
+"""Of digits, with a zero in front: as a number it would be another one."""
+
+
+@dataclass
+class Stored:
+    """What the API tells of the documents, and what is loaded from them."""
+
+    api_document: dict[str, Any]
+    api_references: dict[str, Any]
+    api_shown: dict[str, Any]
+    archive_shown: dict[str, Any]
+    api: ApixoApi
+    rotated: ApixoApi
+    archive: VideoArchive
+
+
+@pytest.fixture(scope="session")
+async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stored]:
+    """One round for all tests: the start of the API is what takes its time."""
+    from prefect.server.api.server import create_app  # noqa: PLC0415 - takes seconds, and only this fixture needs it
+
+    database = tmp_path_factory.mktemp("own-prefect") / "prefect.db"
+    with temporary_settings(
+        {
+            PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{database}",
+            PREFECT_API_URL: None,
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,  # no second server for the events of the blocks
+            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        }
+    ):
+        async with PrefectClient(create_app(ephemeral=True, webserver_only=True)) as client:
+            yield await _round(client)
+
+
+async def _round(client: PrefectClient) -> Stored:
+    for name in ("own-api-key", "own-callback-secret"):
+        await Secret(value=KEY).asave(name, client=client)  # type: ignore[call-arg]
+    await ApixoApi(
+        api_key=await Secret.aload("own-api-key", client=client),
+        callback_url="https://callbacks.example.com",
+        callback_secret=await Secret.aload("own-callback-secret", client=client),
+        deadline_seconds=900,
+    ).asave("own", client=client)  # type: ignore[call-arg]
+    await VideoArchive(endpoint="minio:9000", access_key="sora", secret_key=KEY, secure=False).asave("own", client=client)  # type: ignore[call-arg,arg-type]
+    api = await ApixoApi.aload("own", client=client)
+    document = await client.read_block_document_by_name("own", "apixo-api", include_secrets=True)
+    shown = await client.read_block_document_by_name("own", "apixo-api", include_secrets=False)
+    archive_shown = await client.read_block_document_by_name("own", "video-archive", include_secrets=False)
+    await Secret(value="rotated").asave("own-api-key", overwrite=True, client=client)  # type: ignore[call-arg]
+    return Stored(
+        api_document=document.data,
+        api_references=document.block_document_references,
+        api_shown=shown.data,
+        archive_shown=archive_shown.data,
+        api=api,
+        rotated=await ApixoApi.aload("own", client=client),
+        archive=await VideoArchive.aload("own", client=client),
+    )
+
+
+async def test_a_loaded_block_is_the_saved_one(own_stored: Stored) -> None:
+    assert own_stored.api.deadline_seconds == 900
+    assert own_stored.archive.endpoint == "minio:9000"
+    assert own_stored.archive.secret_key.get_secret_value() == KEY
+    async with own_stored.api.client() as client:
+        assert client._http.headers["authorization"] == f"Bearer {KEY}"
+    assert own_stored.api.callback_url_for("k")
+
+
+async def test_the_documents_refer_to_the_secret_blocks(own_stored: Stored) -> None:
+    names = {field: found["block_document"]["name"] for field, found in own_stored.api_references.items()}
+    assert names == {"api_key": "own-api-key", "callback_secret": "own-callback-secret"}
+
+
+async def test_a_key_that_is_changed_in_its_secret_block_is_the_one_that_is_used(own_stored: Stored) -> None:
+    async with own_stored.rotated.client() as client:
+        assert client._http.headers["authorization"] == "Bearer rotated"
+
+
+async def test_the_api_shows_no_secret_to_who_does_not_ask_for_them(own_stored: Stored) -> None:
+    assert KEY not in str(own_stored.api_shown)
+    assert KEY not in str(own_stored.archive_shown)
+    assert KEY not in f"{own_stored.api!r} {own_stored.archive!r}"

@@ -1,0 +1,60 @@
+"""Prefect's own checks of a block, and its logo without the network."""
+
+from pathlib import Path
+
+import prefect
+import pytest
+from prefect.blocks.core import Block
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+
+from blocks import ApixoApi, VideoArchive
+
+
+class OfflineLogo(BlockStandardTestSuite):
+    """The suite downloads the logo, and a test must not hang on somebody else's server. Prefect's own blocks name their
+    logos by addresses at a fixed commit, which therefore stay as they are: one of those is known to be a good one."""
+
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        collection = Path(prefect.__file__).parent / "server/collection_blocks_data.json"
+        modules = (Path(prefect.__file__).parent / "blocks").glob("*.py")
+        shipped = "".join(path.read_text() for path in [collection, *modules, *_other_blocks()] if path.exists())
+        assert str(block._logo_url) in shipped
+
+
+def _other_blocks() -> list[Path]:
+    return list((Path(prefect.__file__).parent / "filesystems.py",))
+
+
+class TestApixoApi(OfflineLogo):
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return ApixoApi
+
+
+class TestVideoArchive(OfflineLogo):
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return VideoArchive
+
+
+@pytest.mark.parametrize("block", [ApixoApi, VideoArchive])
+def test_every_field_has_a_title_and_a_sentence(block: type[Block]) -> None:
+    for name, field in block.model_fields.items():
+        assert field.title, name
+        assert field.description, name
+        assert field.description[0].isupper(), name
+        assert field.description.endswith("."), name
+
+
+def test_the_names_under_which_documents_are_stored_stay() -> None:
+    assert ApixoApi.get_block_type_slug() == "apixo-api"
+    assert VideoArchive.get_block_type_slug() == "video-archive"
+
+
+def test_the_form_of_the_api_asks_for_stored_secret_blocks() -> None:
+    # A field of `Secret[str]` would refer to a block type of its own, which no Secret block in the UI has.
+    definitions = ApixoApi.model_json_schema()["block_schema_references"]
+    assert {name: reference["block_type_slug"] for name, reference in definitions.items()} == {
+        "api_key": "secret",
+        "callback_secret": "secret",
+    }

@@ -1,0 +1,54 @@
+"""What the archive's block takes, refuses and shows."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from .conftest import archive
+
+REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"endpoint": ""}, ["endpoint", "minio.example.com:9000"]),
+    ({"endpoint": "http://minio:9000"}, ["endpoint", "minio.example.com:9000", "TLS"]),
+    ({"endpoint": "minio:9000/"}, ["endpoint", "minio.example.com:9000"]),
+    ({"endpoint": "me@minio:9000"}, ["endpoint", "minio.example.com:9000"]),
+    ({"bucket": "ab"}, ["bucket", "3 to 63"]),
+    ({"bucket": "a" * 64}, ["bucket", "3 to 63"]),
+    ({"bucket": "Videos"}, ["bucket", "lower-case"]),
+    ({"bucket": "a_b"}, ["bucket", "lower-case"]),
+    ({"bucket": "a..b"}, ["bucket", "3 to 63"]),
+    ({"bucket": "-ab"}, ["bucket", "3 to 63"]),
+    ({"bucket": "abc\n"}, ["bucket", "3 to 63"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSALS)
+def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        archive(**({"endpoint": "minio:9000"} | fields))
+    message = str(refused.value)
+    assert [word for word in words if word not in message] == []
+    assert "5ec7e7" not in message
+
+
+def test_the_secret_key_shows_nowhere() -> None:
+    block = archive("minio:9000")
+    for text in (repr(block), str(block), str(block.model_dump()), block.model_dump_json(), repr(block.client())):
+        assert "5ec7e7" not in text
+
+
+@pytest.mark.parametrize(
+    ("public_url", "link"),
+    [
+        (None, None),
+        ("https://v.example.com", "https://v.example.com/sora-videos/videos/a.mp4"),
+        ("https://v.example.com/s3/", "https://v.example.com/s3/sora-videos/videos/a.mp4"),
+    ],
+)
+def test_links_for_browsers_carry_no_signature(public_url: str | None, link: str | None) -> None:
+    assert archive("minio:9000", bucket="sora-videos", public_url=public_url).public_link("videos/a.mp4") == link
+
+
+def test_a_store_reached_by_tls_is_the_default() -> None:
+    block = archive("minio.example.com", secure=True)
+    assert block.client().get_presigned_url("GET", block.bucket, "a").startswith("https://minio.example.com/own-")

@@ -1,0 +1,108 @@
+"""A real worker that runs the deployed flow in processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anyio
+import httpx
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+
+from deployments.prefect_server import PrefectServer
+from deployments.processes import ManagedProcess
+
+ROOT = Path(__file__).parent.parent.parent
+RUN_SECONDS = 90
+"""A flow run in a process of its own takes 4 to 8 s on two cores; several at once take longer."""
+
+
+@pytest.fixture(scope="session")
+def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a process needs to be a client of the session's server."""
+    spool = tmp_path_factory.mktemp("spool")
+    return {
+        **os.environ,
+        **prefect_server.environment,
+        "SORA_SPOOL_DIR": str(spool),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def deployment(client_environment: dict[str, str]) -> str:
+    """The deployment of prefect.yaml, deployed as its first line says."""
+    for command in (
+        ["work-pool", "create", "sora", "--type", "process"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", "prefect", *command],
+            cwd=ROOT,
+            env=client_environment,
+            check=True,
+            capture_output=True,
+        )
+    return "generate-video/generate-video"
+
+
+@pytest.fixture(scope="session")
+def worker(
+    deployment: str, client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ManagedProcess]:
+    """A process worker."""
+    process = ManagedProcess(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"],
+        name="worker",
+        log_path=tmp_path_factory.mktemp("worker") / "worker.log",
+        environment=client_environment,
+        cwd=ROOT,
+    )
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """A client of the session's server."""
+    async with get_client() as client:
+        yield client
+
+
+Runs = Callable[..., Awaitable[FlowRun]]
+
+
+@pytest.fixture
+async def start_run(prefect: PrefectClient, deployment: str, worker: ManagedProcess) -> Runs:
+    """Starts a run of the deployment, as the UI's Run button does."""
+
+    async def start(**parameters: Any) -> FlowRun:
+        found = await prefect.read_deployment_by_name(deployment)
+        return await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+    return start
+
+
+async def ended(prefect: PrefectClient, run_id: UUID, *, than: UUID | None = None) -> FlowRun:
+    """The run, once it is in a final state (another one than `than`)."""
+    with anyio.fail_after(RUN_SECONDS):
+        while True:
+            run = await prefect.read_flow_run(run_id)
+            if run.state is not None and run.state.is_final() and run.state.id != than:
+                return run
+            await anyio.sleep(0.25)
+
+
+async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = False) -> None:
+    """What the UI's Retry button sends: the classic UI without force, the new one with it."""
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    async with httpx.AsyncClient() as http:
+        reply = await http.post(
+            f"{prefect_server.api_url}/flow_runs/{run.id}/set_state", json={"state": state, "force": force}
+        )
+    assert reply.json()["status"] == "ACCEPT", reply.text

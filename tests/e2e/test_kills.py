@@ -1,0 +1,92 @@
+"""kill -9 at the worst moment: the provider has taken the request, and its reply was never stored."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import anyio
+import pytest
+from prefect.client.orchestration import PrefectClient
+
+from deployments.object_store import ObjectStoreServer
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.generation import State
+from tests.e2e.conftest import Runs, ended, retry
+from tests.flows.conftest import store_blocks
+from tests.support import make_api, make_archive
+
+
+@pytest.mark.parametrize("way", ["task_id", "resubmit"])
+async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finishes_it(
+    way: str,
+    sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    prefect: PrefectClient,
+    start_run: Runs,
+    client_environment: dict[str, str],
+    key: str,
+) -> None:
+    stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=3), make_archive(minio))
+    sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=60))
+    run = await start_run(
+        request={"prompt": "killed at the worst moment"}, key=key, api=stored.name, archive=stored.name
+    )
+    with anyio.fail_after(60):
+        while not sandbox.record.charged():
+            await asyncio.sleep(0.05)
+    claimed = await stored.recorded(key)
+    assert claimed is not None
+    assert claimed.state is State.CLAIMED
+    os.kill(claimed.attempt.claimed_by.pid, signal.SIGKILL)
+    (paid,) = sandbox.record.charged()
+
+    crashed = await ended(prefect, run.id)
+    assert crashed.state is not None
+    await asyncio.sleep(1)
+    await retry(prefect_server, crashed)
+    rerun = await ended(prefect, run.id, than=crashed.state.id)
+    assert rerun.state is not None
+    if rerun.state.is_crashed():  # Prefect reports a killed process a second time, over the retry
+        await retry(prefect_server, rerun)
+        rerun = await ended(prefect, run.id, than=rerun.state.id)
+    assert rerun.state is not None
+    assert rerun.state.is_failed(), rerun.state
+    told = rerun.state.message or ""
+    assert key in told
+    assert str(claimed.attempt.claimed_by.pid) in told
+    assert f"sora resolve {key} --task-id" in told
+    assert f"sora resolve {key} --resubmit" in told
+    assert len(sandbox.record.submits()) == 1
+
+    options = ["--task-id", paid.task_id or ""] if way == "task_id" else ["--resubmit", "--yes"]
+    resolved = await asyncio.to_thread(
+        subprocess.run,
+        [
+            sys.executable,
+            "-m",
+            "deployments.cli",
+            "resolve",
+            key,
+            *options,
+            "--api",
+            stored.name,
+            "--archive",
+            stored.name,
+        ],
+        env=client_environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert resolved.returncode == 0, resolved.stderr
+    archived = await stored.recorded(key)
+    assert archived is not None
+    assert archived.state is State.ARCHIVED
+    assert len(sandbox.record.submits()) == (1 if way == "task_id" else 2)
+    if way == "task_id":
+        assert archived.task_id == paid.task_id

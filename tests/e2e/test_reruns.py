@@ -1,0 +1,94 @@
+"""A run that failed in any of its steps is rerun as the UI's Retry button does it. The provider sees one paid call."""
+
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+
+from deployments.object_store import ObjectStoreServer
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.generation import State
+from tests.e2e.conftest import Runs, ended, retry
+from tests.flows.conftest import store_blocks
+from tests.support import make_api, make_archive
+from tests.support.store_gate import StoreGate, nothing
+
+
+@pytest.mark.parametrize("step", ["validate_image", "submit", "wait", "fetch", "archive"])
+async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
+    step: str,
+    sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    prefect: PrefectClient,
+    start_run: Runs,
+    key: str,
+) -> None:
+    with StoreGate(minio.endpoint) as gate:
+        stored = await store_blocks(make_api(sandbox), make_archive(minio, endpoint=gate.endpoint))
+        request: dict[str, Any] = {"prompt": f"fails in {step}"}
+        match step:
+            case "validate_image":
+                request["image_urls"] = [f"{sandbox.base_url}/samples/harbour.jpg"]
+                sandbox.faults.add(Fault(call="image", kind="http_404"))
+            case "submit":  # never connected: nothing is sent
+                stored.api.base_url = "http://127.0.0.1:9"
+                await stored.api.save(stored.name, overwrite=True)
+            case "wait":
+                sandbox.faults.add(Fault(call="status", kind="http_401"))
+            case "fetch":
+                sandbox.faults.add(Fault(call="result", kind="http_404"))
+            case "archive":
+                gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
+        run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)
+        failed = await ended(prefect, run.id)
+        assert failed.state is not None
+        assert failed.state.is_failed(), failed.state
+        left = await stored.recorded(key)
+        assert left is None or left.state is not State.ARCHIVED
+
+        gate.shut = nothing
+        stored.api.base_url = sandbox.base_url
+        await stored.api.save(stored.name, overwrite=True)
+        await retry(prefect_server, failed)
+        again = await ended(prefect, run.id, than=failed.state.id)
+        assert again.state is not None
+        assert again.state.is_completed(), again.state
+        archived = await stored.recorded(key)
+    assert archived is not None
+    assert archived.state is State.ARCHIVED
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
+async def test_a_person_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
+    force: bool,
+    sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    prefect: PrefectClient,
+    start_run: Runs,
+    key: str,
+) -> None:
+    stored = await store_blocks(make_api(sandbox), make_archive(minio))
+    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code"))
+    parameters = {"request": {"prompt": "unlucky"}, "key": key, "api": stored.name, "archive": stored.name}
+    run = await start_run(**parameters)
+    failed = await ended(prefect, run.id)
+    assert failed.state is not None
+    assert "SOMETHING_NEW" in (failed.state.message or "")
+
+    duplicate = await ended(prefect, (await start_run(**parameters)).id)  # the same event delivered twice
+    assert duplicate.state is not None
+    assert duplicate.state.is_failed()
+    assert len(sandbox.record.submits()) == 1
+
+    await retry(prefect_server, failed, force=force)
+    again = await ended(prefect, run.id, than=failed.state.id)
+    assert again.state is not None
+    assert again.state.is_completed(), again.state
+    assert len(sandbox.record.submits()) == 2
+    archived = await stored.recorded(key)
+    assert archived is not None
+    assert [attempt.state for attempt in archived.attempts] == [State.FAILED, State.ARCHIVED]
