@@ -144,7 +144,7 @@ class ApixoApi(Block):
             raise ValueError(f"is not a URL: {error}") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError("must be a whole address such as https://api.example.com")
-        if url.userinfo or url.query or url.fragment:
+        if url.userinfo or "?" in value or "#" in value:
             raise ValueError("must be a plain address, without user name, query or fragment")
         return str(url).rstrip("/")
 
@@ -160,6 +160,8 @@ class ApixoApi(Block):
     def _callbacks_are_signed(self) -> Self:
         if self.callback_url and self.callback_secret is None:
             raise ValueError("callback_url needs callback_secret: unsigned callback URLs could be guessed")
+        if self.callback_secret is not None and not _text(self.callback_secret).strip():
+            raise ValueError("callback_secret is an empty Secret block: anyone could sign; give it a long random text")
         return self
 
     def client(self, **options: Any) -> ApixoClient:

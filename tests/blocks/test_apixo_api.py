@@ -117,7 +117,7 @@ async def test_a_key_that_looks_like_something_else_stays_text(digits: str) -> N
 async def test_the_client_has_the_blocks_address_and_limits() -> None:
     block = api(base_url="http://127.0.0.1:8080", submit_timeout_seconds=7, requests_per_minute=120)
     async with block.client(max_tries=2) as client:
-        assert repr(client) == "ApixoClient(base_url='http://127.0.0.1:8080/')"
+        assert repr(client) == "ApixoClient(base_url='http://127.0.0.1:8080')"
         assert (client._submit_timeout_seconds, client._max_tries) == (7, 2)
         assert client._limiter.max_rate / client._limiter.time_period == 2
 

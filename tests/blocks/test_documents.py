@@ -8,6 +8,7 @@ import pytest
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import (
+    PREFECT_API_BLOCKS_REGISTER_ON_START,
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
@@ -44,6 +45,7 @@ async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         {
             PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{database}",
             PREFECT_API_URL: None,
+            PREFECT_API_BLOCKS_REGISTER_ON_START: False,  # dozens of block types that nobody asks for here
             PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,  # no second server for the events of the blocks
             PREFECT_SERVER_ANALYTICS_ENABLED: False,
         }

@@ -1,0 +1,164 @@
+"""Stores that are down, hang, are in trouble, are no S3 at all, or do not keep conditions."""
+
+import asyncio
+import logging
+import pickle
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+import blocks.object_store
+import blocks.video_archive
+from blocks.errors import (
+    PreconditionFailedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    StoreUnfitError,
+)
+from blocks.object_store import ObjectStore
+
+from .conftest import OpenStore, archive
+from .test_object_store import every_call
+from .wire import FakeStore, always, http, listening, s3_error
+
+
+@pytest.fixture
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (blocks.object_store, blocks.video_archive):
+        monkeypatch.setattr(module, "READ_TIMEOUT_SECONDS", 0.2)
+
+
+async def test_a_store_that_is_down_is_noticed_quickly(own_open: OpenStore, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+    began = time.monotonic()
+    for error in await every_call(own_open(archive(endpoint)), tmp_path / "f"):
+        assert isinstance(error, StoreUnavailableError), error
+        assert "endpoint" in str(error)
+        assert "Signature" not in f"{error} {error.__cause__}"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("_short_waits")
+async def test_a_store_that_hangs_is_given_up(own_open: OpenStore, tmp_path: Path) -> None:
+    async def hang(_: str, __: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with listening(FakeStore(hang).handle) as endpoint:
+        for error in await every_call(own_open(archive(endpoint)), tmp_path / "f"):
+            assert isinstance(error, StoreUnavailableError), error
+
+
+TROUBLE = [s3_error(503, "SlowDown"), s3_error(500, "InternalError"), http(502, b"<h1>Bad gateway</h1>"), http(429, b"-"),
+           s3_error(409, "ConditionalRequestConflict"), s3_error(400, "RequestTimeout")]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", TROUBLE)
+async def test_trouble_of_the_store_is_worth_another_try(own_open: OpenStore, content: bytes) -> None:
+    async with listening(FakeStore(always(content)).handle) as endpoint:
+        store = own_open(archive(endpoint))
+        for call in (store.get("a"), store.put("a", b""), store.put_if("a", b"", etag=None), store.remove("a")):
+            with pytest.raises(StoreUnavailableError) as raised:
+                await call
+            assert raised.value.retryable
+
+
+NOT_S3 = [http(404, b"404 page not found"), http(200, b"<h1>Welcome to nginx!</h1>"), http(404)]
+
+
+@pytest.mark.parametrize("content", NOT_S3)
+async def test_a_server_that_is_no_s3_neither_has_nor_lacks_an_object(own_open: OpenStore, content: bytes) -> None:
+    # So answers an ingress whose store is being restarted. Taken for "there is no such record", it would cost money.
+    async with listening(FakeStore(always(content)).handle) as endpoint:
+        store = own_open(archive(endpoint))
+        calls = [store.get("a"), store.put_if("a", b"", etag=None), store.put_if("a", b"", etag='"0"')]
+        if b" 404 " in content[:15]:
+            calls.append(store.put("a", b""))  # type: ignore[arg-type]
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(error, StoreUnavailableError), error
+        with pytest.raises(StoreError):
+            await store.ensure_ready()
+
+
+@pytest.mark.parametrize("content", [s3_error(403, "AccessDenied"), http(403), http(301, b"", location="http://x/")])
+async def test_a_no_that_stays_says_what_to_do(own_open: OpenStore, tmp_path: Path, content: bytes) -> None:
+    async with listening(FakeStore(always(content)).handle) as endpoint:
+        store = own_open(archive(endpoint))
+        for call in (store.get("a"), store.put("a", b""), store.put_if("a", b"", etag=None), store.remove("a")):
+            with pytest.raises(StoreRefusedError, match="right to it|video-archive block"):
+                await call
+
+
+class PlainStore:
+    """Keeps objects and looks at no condition, or only at one of the two."""
+
+    def __init__(self, honours: str) -> None:
+        self.objects: dict[str, int] = {}
+        self.honours = honours
+
+    async def __call__(self, head: str, writer: asyncio.StreamWriter) -> None:
+        method, target, _ = head.split(" ", 2)
+        path = target.partition("?")[0]
+        exists = path in self.objects or path.count("/") == 1
+        if self.honours and f"{self.honours.lower()}:" in head.lower():
+            if (self.honours == "If-None-Match") == (path in self.objects):
+                writer.write(s3_error(412, "PreconditionFailed"))
+                return
+        if method == "PUT":
+            self.objects[path] = 1
+            exists = True
+        writer.write(http(200, etag='"1"') if exists else s3_error(404, "NoSuchKey"))
+
+
+@pytest.mark.parametrize("honours", ["", "If-None-Match"])
+async def test_a_store_that_ignores_a_condition_is_unfit(own_open: OpenStore, honours: str) -> None:
+    async with listening(FakeStore(PlainStore(honours)).handle) as endpoint:
+        with pytest.raises(StoreUnfitError, match="paid twice"):
+            await own_open(archive(endpoint)).ensure_ready()
+
+
+async def test_a_proxy_of_the_environment_is_used_for_no_call(
+    own_open: OpenStore, own_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = FakeStore(always(http(403, b"proxy")))
+    async with listening(proxy.handle) as endpoint:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://{endpoint}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        store = own_open(archive(own_store._minio._base_url.host, bucket=own_store.bucket))
+        await store.ensure_ready()
+        assert await store.names("") != []
+    assert proxy.heads == []
+
+
+async def test_no_log_record_holds_a_signature(own_store: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        await own_store.put_if("a", b"", etag=None)
+        with pytest.raises(PreconditionFailedError):
+            await own_store.put_if("a", b"", etag=None)
+        await own_store.names("")
+        await own_store.remove("a")
+    assert "/a" in caplog.text
+    assert "X-Amz-Signature" not in caplog.text
+    assert "5ec7e7" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cls", "retryable"),
+    [
+        (StoreError, False),
+        (StoreUnavailableError, True),
+        (StoreRefusedError, False),
+        (StoreUnfitError, False),
+        (PreconditionFailedError, False),
+    ],
+)
+def test_an_error_can_be_pickled_with_all_it_knows(cls: type[StoreError], retryable: bool) -> None:
+    copy = pickle.loads(pickle.dumps(cls("what happened", code="X", object_name="a")))  # noqa: S301 - our own bytes
+    assert (type(copy), str(copy), copy.code, copy.object_name) == (cls, "what happened", "X", "a")
+    assert copy.retryable is retryable
+    assert issubclass(cls, StoreError)

@@ -1,0 +1,100 @@
+"""Stores that are not: scripted S3 answers on loopback, and a proxy that loses a reply."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+Answer = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(handle: Handler) -> AsyncIterator[str]:
+    """Serves connections on a free port, whose address is given; at the end all are closed."""
+    handlers: set[asyncio.Task[None]] = set()
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await handle(reader, writer)
+        finally:
+            writer.transport.abort()
+            handlers.discard(task)
+
+    listener = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        listener.close()
+        for handler in list(handlers):
+            handler.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        await listener.wait_closed()
+
+
+@dataclass
+class FakeStore:
+    """Answers every request the same way, and keeps the heads of the requests."""
+
+    answer: Answer
+    heads: list[str] = field(default_factory=list)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            await reader.readexactly(body_length(head))
+            self.heads.append(head)
+            await self.answer(head, writer)
+            await writer.drain()
+
+
+def body_length(head: str) -> int:
+    lines = [line.partition(":") for line in head.split("\r\n")]
+    return next((int(value) for name, _, value in lines if name.lower() == "content-length"), 0)
+
+
+def http(status: int, body: bytes = b"", **headers: str) -> bytes:
+    given = {"content-length": str(len(body))} | headers
+    return "\r\n".join([f"HTTP/1.1 {status} -", *(f"{k}: {v}" for k, v in given.items())]).encode() + b"\r\n\r\n" + body
+
+
+def s3_error(status: int, code: str) -> bytes:
+    return http(status, f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode())
+
+
+def always(content: bytes) -> Answer:
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        # A reply to HEAD has no body, whatever length it announces.
+        writer.write(content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if head.startswith("HEAD") else content)
+
+    return answer
+
+
+@dataclass
+class LosingProxy:
+    """Passes everything to a store, but the reply to the first request with this in its head is lost."""
+
+    endpoint: str
+    loses: str
+    lost: int = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = self.endpoint.partition(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                up_writer.write(head + await reader.readexactly(body_length(head.decode("latin-1"))))
+                reply = await up_reader.readuntil(b"\r\n\r\n")
+                if self.loses in head.decode("latin-1") and not self.lost:
+                    self.lost += 1
+                    return  # the store has answered: what it did, it did
+                length = 0 if head.startswith(b"HEAD") else body_length(reply.decode("latin-1"))
+                writer.write(reply + await up_reader.readexactly(length))
+                await writer.drain()
+        finally:
+            up_writer.transport.abort()
