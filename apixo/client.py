@@ -266,7 +266,8 @@ class ApixoClient:
             ) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise NoReplyError(
-                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error)}).", task_id=task_id
+                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error)}).",
+                task_id=task_id,
             ) from error
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),

@@ -217,7 +217,7 @@ def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id
     advice = {
         400: "Mend the request, or the account if it is about credits, then run it again.",
         401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
-        429: "Too many requests or tasks at once. Wait, or lower max_in_flight.",
+        429: "Too many requests or too many tasks at once. Wait, then run it again.",
     }[code]
     unpaid = "" if task_id else "Nothing was paid. "
     message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{advice}"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import httpx
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
-from pydantic import Field, HttpUrl, field_validator, model_validator
+from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from apixo import ApixoClient, constants
 
@@ -33,6 +33,10 @@ class ApixoApi(Block):
             status = await apixo.status("task_12345678")
         ```
     """
+
+    # Inputs stay out of messages, for they end in logs and the key is among them. Infinity is no number of seconds: it
+    # cannot be stored, and a block that holds it cannot be loaded any more.
+    model_config = ConfigDict(hide_input_in_errors=True, allow_inf_nan=False)
 
     _block_type_name = "APIXO API"
     _block_type_slug = "apixo-api"
@@ -109,7 +113,7 @@ class ApixoApi(Block):
         gt=0,
         le=constants.PROVIDER_REQUESTS_PER_MINUTE,
         title="Requests a minute",
-        description="Most requests a minute of one process. APIXO allows 10,000 for all of them together.",
+        description="Most requests a minute of one flow run. APIXO allows 10,000 for all of them together.",
     )
     max_in_flight: int = Field(
         default=constants.MAX_CONCURRENT_TASKS,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -84,6 +85,10 @@ class ObjectStore:
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             transport=transport,
+            # Like minio-py with our pool: no proxy of the environment, and certificates as OpenSSL finds them. Else
+            # one half of the calls would take another way than the other.
+            trust_env=False,
+            verify=ssl.create_default_context(),
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
         )
         self.bucket = bucket
@@ -119,7 +124,7 @@ class ObjectStore:
         response = await self._send("GET", name)
         if response.status_code == 404:
             return None
-        return StoredObject(response.content, response.headers["etag"])
+        return StoredObject(response.content, _etag(response, name))
 
     async def put_if(
         self, name: str, data: bytes, *, etag: str | None, content_type: str = "application/octet-stream"
@@ -136,7 +141,7 @@ class ObjectStore:
             raise PreconditionFailedError(
                 f"{name} was changed by someone else.", code="PreconditionFailed", object_name=name
             )
-        return str(response.headers["etag"])
+        return _etag(response, name)
 
     async def put(self, name: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
         """Writes a small object, whatever was there."""
@@ -212,9 +217,16 @@ class ObjectStore:
             return response
         found = re.search(r"<Code>(\w+)</Code>", response.text[:4096])
         code = found.group(1) if found else ""
-        if response.status_code == 404 and code in ("NoSuchKey", ""):
+        if response.status_code == 404 and code == "NoSuchKey":
             return response
-        if response.status_code >= 500 or response.status_code == 429 or code in _AGAIN:
+        # A 404 without a code is not the store's: so answers an ingress while the store behind it restarts. Taken for
+        # a missing object, it would hide a record.
+        if (
+            response.status_code >= 500
+            or response.status_code == 429
+            or code in _AGAIN
+            or (response.status_code == 404 and not code)
+        ):
             raise _unavailable(name, f"HTTP {response.status_code} {code}".strip())
         raise _refused(name, code or f"HTTP {response.status_code}", self.bucket)
 
@@ -237,6 +249,14 @@ class ObjectStore:
             raise StoreError(
                 f"The object store failed on {name}: {hide_queries(str(error))}", object_name=name
             ) from error
+
+
+def _etag(response: httpx.Response, name: str) -> str:
+    """The etag of what was read or written. Whoever answers without one is not the store, but says yes all the same."""
+    etag = response.headers.get("etag")
+    if not etag:
+        raise _unavailable(name, f"HTTP {response.status_code} without an ETag, which is no answer of S3")
+    return str(etag)
 
 
 def _unavailable(name: str, why: str) -> StoreUnavailableError:

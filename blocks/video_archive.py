@@ -7,7 +7,7 @@ import httpx
 import urllib3
 from minio import Minio
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
 from blocks.object_store import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, ObjectStore
 
@@ -30,6 +30,8 @@ class VideoArchive(Block):
         names = await archive.store().names("videos/")
         ```
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # inputs stay out of messages, for they end in logs
 
     _block_type_name = "Video Archive"
     _block_type_slug = "video-archive"

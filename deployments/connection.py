@@ -20,6 +20,10 @@ QUIET: Final = {
 """The command line shows progress itself; the log still goes to the Prefect server."""
 
 
+FLUSH_SECONDS: Final = 10.0
+"""What is not sent by then is given up: the ledger has what counts."""
+
+
 def use(environment: dict[str, str], *, verbose: bool = False) -> None:
     """Sets this process's environment, for Prefect and for children.
 
@@ -58,3 +62,15 @@ def connect(local_dir: Path, *, verbose: bool = False) -> StackInfo | None:
             "(for a server of your own: http://HOST:4200/api)."
         )
     return None
+
+
+def flush() -> None:
+    """Sends what Prefect has not sent yet: logs and events.
+
+    To be called before a server that this process started goes away, else Prefect tries for a minute to reach it.
+    """
+    from prefect.events.worker import EventsWorker  # noqa: PLC0415 - after the server was chosen
+    from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=FLUSH_SECONDS, at_exit=False)

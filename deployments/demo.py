@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from deployments.cli.console import err, out
-from deployments.connection import use
+from deployments.connection import flush, use
 from deployments.stack import LocalStack, default_services
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def run_demo(local_dir: Path, *, speed: float) -> int:
     began = time.monotonic()
     with _stack(local_dir, speed=speed) as stack:
         use(stack.environment)
-        failures = asyncio.run(_generate_all(stack, speed=speed))
+        try:
+            failures = asyncio.run(_generate_all(stack, speed=speed))
+        finally:
+            flush()
         took = time.monotonic() - began
     if failures:
         for key, error in failures.items():
@@ -79,6 +82,7 @@ def run_up(local_dir: Path, *, speed: float) -> None:
     with _stack(local_dir, speed=speed) as stack:
         use(stack.environment)
         asyncio.run(_save_blocks({**stack.environment, **timing(speed)}))
+        flush()
         store = stack.object_store
         out.print(f"Prefect UI      {stack.prefect.ui_url}")
         out.print(f"MinIO console   {store.console_url or 'none'}  (user {store.access_key}, password in "

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
-from prefect.blocks.core import Block
+from prefect.blocks.core import Block, UnknownBlockType
 from prefect.blocks.system import Secret
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
@@ -17,7 +17,14 @@ from deployments.connection import SetupError
 B = TypeVar("B", bound=Block)
 
 SECRET_BLOCKS: Final = {"api_key": "apixo-api-key", "callback_secret": "apixo-callback-secret"}
-"""The field of `ApixoApi` and the Secret block that it refers to."""
+"""The field of `ApixoApi` and the Secret block that it refers to. Blocks not named `default` add their name to it."""
+
+ASKED_AS: Final = {
+    "api_key": "Your APIXO API key. It is kept in a Secret block.",
+    "callback_secret": "Any long random text. It is kept in a Secret block.",
+    "endpoint": "Host and port of MinIO; http:// in front means without TLS.",
+}
+"""What a person is asked, where the field's description speaks of something else."""
 
 Ask = Callable[[str, str, bool], str]
 """Asks a person: variable, description, whether it is secret."""
@@ -49,10 +56,18 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
     await Secret.register_type_and_schema()
     await ApixoApi.register_type_and_schema()
     await VideoArchive.register_type_and_schema()
-    api = await _wanted(ApixoApi, name, "APIXO", environ, ask)
-    archive = await _wanted(VideoArchive, name, "MINIO", environ, ask)
+    missing: list[str] = []
+    api = await _wanted(ApixoApi, name, "APIXO", environ, ask, missing)
+    archive = await _wanted(VideoArchive, name, "MINIO", environ, ask, missing)
+    if missing:
+        raise SetupError(
+            "Set these environment variables, or run `sora setup` on a terminal to be asked:\n  " + "\n  ".join(missing)
+        )
+    for block, fields in ((ApixoApi, api), (VideoArchive, archive)):
+        block(**fields)  # so that a bad value is found before anything is saved
     saved = []
-    for field, secret_name in SECRET_BLOCKS.items():
+    for field, stem in SECRET_BLOCKS.items():
+        secret_name = stem if name == "default" else f"{stem}-{name}"
         value = api.get(field)
         if isinstance(value, Secret):
             if value._block_document_id is None:  # noqa: SLF001 - Prefect offers no other way to see it
@@ -66,12 +81,16 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
 
 
 async def _wanted(
-    block: type[Block], name: str, prefix: str, environ: Mapping[str, str], ask: Ask | None
+    block: type[Block],
+    name: str,
+    prefix: str,
+    environ: Mapping[str, str],
+    ask: Ask | None,
+    missing: list[str],
 ) -> dict[str, Any]:
     """The fields as they should be: what the block has, overlaid with what the environment says."""
     stored = await _load(block, name)
     fields: dict[str, Any] = {}
-    missing = []
     for field, info in block.model_fields.items():
         variable = f"{prefix}_{field.upper()}"
         secret = field in SECRET_BLOCKS or info.annotation is SecretStr
@@ -80,16 +99,18 @@ async def _wanted(
             fields[field] = getattr(stored, field)
             continue
         if not text and info.is_required():
-            if ask is None:
-                missing.append(f"{variable} ({info.description})")
+            described = ASKED_AS.get(field, info.description or field)
+            text = ask(variable, described, secret).strip() if ask is not None else ""
+            if not text:
+                missing.append(f"{variable}: {described}")
                 continue
-            text = ask(variable, info.description or field, secret)
         if text:
             fields[field] = Secret(value=text) if field in SECRET_BLOCKS else text
-    if missing:
-        raise SetupError(
-            "Set these environment variables, or run `sora setup` on a terminal to be asked: " + "; ".join(missing)
-        )
+    scheme, separator, rest = str(fields.get("endpoint", "")).partition("://")
+    if separator:  # as MinIO's own tools print it
+        fields["endpoint"] = rest.rstrip("/")
+        if f"{prefix}_SECURE" not in environ:
+            fields["secure"] = scheme == "https"
     return fields
 
 
@@ -114,10 +135,12 @@ async def _save_secret(name: str, wanted: Secret[Any]) -> Outcome:
 async def _load(block: type[B], name: str) -> B | None:
     try:
         return await block.aload(name)
-    except ValueError as error:
-        if "Unable to find block document" in str(error):
-            return None
-        raise
+    except (ValueError, UnknownBlockType, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, ValidationError):
+            raise
+        # There is none, or one that this version cannot read, such as one with a field that is gone. Either way it is
+        # made anew from what the environment says; what is missing there is asked for.
+        return None
 
 
 def _plain(block: Block) -> dict[str, Any]:

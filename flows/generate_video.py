@@ -35,7 +35,7 @@ async def generate_video(
     Args:
         request: The video: prompt, duration, aspect ratio, start image.
         key: Names this video for ever: the same key is the same video. Without one, this run's id is the key.
-        wait: Off ends the run after the submission. The video then arrives by callback or by the collector.
+        wait: Off ends the run after the submission. A later run with the same key waits for the video and archives it.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """

@@ -11,6 +11,7 @@
 Each arrow is one function here. The paid call happens between `claimed` and whatever follows it, once per attempt.
 """
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -102,7 +103,7 @@ class Generation(_Model):
     key: str
     state: State
     request: VideoRequest
-    attempts: tuple[Attempt, ...] = Field(description="Every paid call there was, the last one counts.")
+    attempts: tuple[Attempt, ...] = Field(min_length=1, description="Every paid call there was, the last one counts.")
     created_at: datetime
     updated_at: datetime
     succeeded_at: datetime | None = None
@@ -238,7 +239,7 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
     return changed.model_copy(
         update={
             "succeeded_at": now,
-            "result_urls": tuple(hide_queries(url).removesuffix("?…") for url in status.result_urls),
+            "result_urls": tuple(_unsigned(url) for url in status.result_urls),
             "provider_times_ms": {
                 "created": status.create_time_ms,
                 "completed": status.complete_time_ms,
@@ -274,6 +275,11 @@ def archived(
         raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived")
     changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
     return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
+
+
+def _unsigned(url: str) -> str:
+    """The address as the ledger keeps it. Cut here: `hide_queries` finds addresses in a text, so it stops at quotes."""
+    return hide_queries(re.split(r"[?#]", url, maxsplit=1)[0])
 
 
 def _with_attempt(generation: Generation, number: int, update: dict[str, Any], *, now: datetime) -> Generation:

@@ -1,6 +1,6 @@
 """The names of a generation's objects in the archive. Pure; others rely on them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 VIDEO_TYPE: Final = "video/mp4"
@@ -10,7 +10,7 @@ SIDECAR_TYPE: Final = "application/json"
 
 def folder(key: str, claimed_at: datetime) -> str:
     """`videos/<yyyy>/<mm>/<dd>/<key>/`, by the day (UTC) of the claim, which the ledger fixes for all reruns."""
-    return f"videos/{claimed_at:%Y/%m/%d}/{key}/"
+    return f"videos/{claimed_at.astimezone(UTC):%Y/%m/%d}/{key}/"
 
 
 def video_name(number: int) -> str:

@@ -5,15 +5,16 @@ claim, removed last, so that whoever looks for unfinished work lists only what i
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from blocks.errors import PreconditionFailedError, StoreUnavailableError
+from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from flows.errors import LedgerError
 from flows.generation import FINISHED, SCHEMA, Generation
@@ -80,7 +81,14 @@ class Ledger:
             StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
         """
         await self.mark_open(claimed.key)
-        return await self._write(claimed, etag=over.etag if over else None, patience_seconds=self._patience_seconds)
+        etag = over.etag if over else None
+        written = await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds)
+        if written is not None and over is not None:
+            # Whoever closed the record we claimed over may have removed our marker and looked just before our claim
+            # arrived. One try: an outage at this very moment must not turn a good claim into an unclear one.
+            with contextlib.suppress(StoreError):
+                await self._store.put(marker_name(claimed.key), b"")
+        return written
 
     async def change(
         self, key: str, how: Callable[[Generation], Generation], *, patience_seconds: float | None = None
@@ -120,7 +128,8 @@ class Ledger:
         """Removes the open marker of a finished generation.
 
         Someone may claim it again at the same moment, which writes the marker before the claim. So the record is looked
-        at once more afterwards, and the marker is put back if it is open again.
+        at once more afterwards, and the marker is put back if it is open again. A claim that arrives only after that
+        look puts it back itself.
         """
         await self._patiently(lambda: self._store.remove(marker_name(key)))
         entry = await self.read(key)
@@ -139,7 +148,7 @@ class Ledger:
     async def keys(self) -> list[str]:
         """The keys of all generations there ever were, sorted."""
         names = await self._patiently(lambda: self._store.names("ledger/"))
-        return [name.removeprefix("ledger/").removesuffix(".json") for name in names]
+        return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
 
     async def _write(self, generation: Generation, *, etag: str | None, patience_seconds: float) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.
@@ -189,22 +198,29 @@ def marker_name(key: str) -> str:
     return f"open/{key}"
 
 
+class _Header(BaseModel):
+    """What is read first: the rest of a newer record may have any shape."""
+
+    schema_version: int = SCHEMA
+    key: str = ""
+
+
 def _parse(key: str, data: bytes) -> Generation:
     try:
-        generation = Generation.model_validate_json(data)
+        header = _Header.model_validate_json(data)
+        if header.schema_version > SCHEMA or header.key != key:
+            raise LedgerError(
+                f"The ledger's record of {key} is of a newer version of this program, or of another key "
+                f"({header.key}, version {header.schema_version}). Nothing is submitted for it.",
+                key=key,
+            )
+        return Generation.model_validate_json(data)
     except ValidationError as error:
         raise LedgerError(
             f"The ledger's record of {key} cannot be read ({error.error_count()} problems). Nothing is submitted for "
             f"it. Look at {record_name(key)} in the bucket.",
             key=key,
         ) from error
-    if generation.schema_version > SCHEMA or generation.key != key:
-        raise LedgerError(
-            f"The ledger's record of {key} is of a newer version of this program, or of another key "
-            f"({generation.key}, version {generation.schema_version}). Nothing is submitted for it.",
-            key=key,
-        )
-    return generation
 
 
 __all__ = ["Entry", "Ledger", "marker_name", "record_name"]

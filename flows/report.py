@@ -1,6 +1,7 @@
 """What the Prefect UI shows of an archived video: a table, a small picture, and links without signatures."""
 
 import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Final
@@ -25,8 +26,13 @@ async def publish(generation: Generation, archive: VideoArchive, *, thumbnail: b
 
 
 def artifact_key(key: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes only."""
-    return "video-" + re.sub(r"[^a-z0-9]+", "-", key).strip("-")
+    """Prefect takes lower-case letters, digits and dashes only, and artifacts of one key for versions of one thing.
+
+    So a key that has other characters gets a mark of its own.
+    """
+    plain_key = re.sub(r"[^a-z0-9]+", "-", key).strip("-")
+    mark = "" if plain_key == key else f"-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return f"video-{plain_key}{mark}"
 
 
 def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> str:
@@ -45,7 +51,7 @@ def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes 
         lines.append(f"| SHA-256 | {video.sha256} |")
     for item in generation.objects:
         link = archive.public_link(item.name)
-        place = f"{item.bucket}/{item.name}"
+        place = plain(f"{item.bucket}/{item.name}")
         lines.append(f"| {item.kind} | {f'[{place}]({link})' if link else place} |")
     lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
     return "\n".join(lines) + "\n"
@@ -60,4 +66,7 @@ def plain(text: str) -> str:
     """Text that markdown and HTML leave as it is, on one line."""
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", text)
+    text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", text)
+    text = re.sub(r"^(\d+)\.(?= |$)", r"\1\\.", text)  # not the beginning of a numbered list
+    # Not linked by renderers that link whatever looks like an address.
+    return re.sub(r"(?i)(www)\.", r"\1&#46;", text.replace("://", "&#58;//").replace("@", "&#64;"))

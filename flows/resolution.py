@@ -34,21 +34,25 @@ async def resolve_as_task(key: str, task_id: str, resources: Resources) -> Gener
             task_id=task_id,
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
-    await resources.ledger.mark_open(key)
     number = found.attempt.number
-    try:
-        entry = await resources.ledger.change(
-            key,
-            lambda current: transitions.submitted(
-                current,
-                attempt_number=number,
-                task_id=task_id,
-                now=resources.now(),
-                note="resolved by a person, with this task id",
-            ),
+
+    def how(current: Generation) -> Generation:
+        return transitions.submitted(
+            current,
+            attempt_number=number,
+            task_id=task_id,
+            now=resources.now(),
+            note="resolved by a person, with this task id",
         )
+
+    try:
+        if how(found) == found:  # a finished generation must not be marked as open
+            return found
+        await resources.ledger.mark_open(key)
+        entry = await resources.ledger.change(key, how)
     except TransitionError as error:
         raise ResolutionError(f"{error}. Nothing was changed.", key=key, task_id=task_id) from error
+    await resources.ledger.mark_open(key)  # again: whoever closed it meanwhile saw the record as it was before
     return entry.generation
 
 

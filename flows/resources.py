@@ -14,6 +14,8 @@ from typing import TypeVar
 import httpx
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
@@ -97,13 +99,26 @@ async def load_block(block: type[B], name: str) -> B:
     """A stored block.
 
     Raises:
-        PipelineError: there is none of that name.
+        PipelineError: there is none of that name, or it holds what the block does not take.
     """
+    slug = block.get_block_type_slug()
     try:
         return await block.aload(name)
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        problems = "; ".join(describe(problem) for problem in error.__cause__.errors())
+        raise PipelineError(
+            f"The {slug} block named {name!r} cannot be used: {problems}. Mend it in the Prefect UI under Blocks."
+        ) from error
     except ValueError as error:
-        slug = block.get_block_type_slug()
         raise PipelineError(
             f"There is no {slug} block named {name!r} ({error}). Create it in the Prefect UI under Blocks, "
             "or run `sora setup`."
         ) from error
+
+
+def describe(problem: ErrorDetails) -> str:
+    """One problem of a block or request: which field, and what is wrong. Without the value, which may be a secret."""
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else problem["msg"]

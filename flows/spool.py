@@ -36,7 +36,7 @@ def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
         lock = os.open(shared / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:  # the process that used it has just archived its files
         lock = -1
-    if lock >= 0 and _lock(lock):
+    if lock >= 0 and _lock(lock, shared / ".lock"):
         try:
             yield shared
         finally:
@@ -56,9 +56,10 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, path: Path) -> bool:
+    """Takes a folder's lock. False when another has it, or has discarded the folder: that lock keeps nobody out."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
     except OSError:
         return False
-    return True

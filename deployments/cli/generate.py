@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from deployments.cli import local
 from deployments.cli.console import err, out, table
-from deployments.connection import connect
+from deployments.connection import connect, flush
 
 if TYPE_CHECKING:
     from apixo import VideoRequest
@@ -92,6 +92,8 @@ def run_and_show(request: "VideoRequest", key: str, *, wait: bool, api: str, arc
                 f"or look at it with: sora show {escape(key)}"
             )
             raise KeyboardInterrupt from None
+        finally:
+            flush()
     print_generations([generation])
     if generation.state != "archived":
         err.print(f"Submitted as task {generation.task_id}. To wait for it: run the same command with --key {key}")
@@ -125,6 +127,7 @@ def made_up_key(prompt: str) -> str:
 
 
 async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str) -> None:
+    from apixo import ApixoError, AuthenticationError, NotSentError  # noqa: PLC0415
     from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
     from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
     from flows.media.images import check_image  # noqa: PLC0415
@@ -135,7 +138,15 @@ async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str)
         for url in request.image_urls:
             image = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
+        try:  # a question about no task: free, and it shows whether the API is there and takes the key
+            await resources.client.status_once("dry-run")
+        except (AuthenticationError, NotSentError):
+            raise
+        except ApixoError:
+            pass
+        out.print(f"api       {block.base_url} answers and takes the key")
         entry = await resources.ledger.read(key)
+    out.print(f"archive   bucket {resources.store.bucket} is there and keeps conditional writes")
     out.print(f"key       {escape(key)}")
     out.print(
         f"request   {request.duration} s, {request.aspect_ratio}, {request.mode}, {len(request.prompt):,} characters"
@@ -146,4 +157,4 @@ async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str)
     price = block.price_per_second
     costs = f"{price * request.duration}" if price is not None else "unknown: the block has no price_per_second"
     out.print(f"price     {costs}")
-    out.print("Nothing was sent, nothing was paid.")
+    out.print("No video was submitted, nothing was paid.")

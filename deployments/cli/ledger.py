@@ -128,8 +128,8 @@ def _print(generation: "Generation") -> None:
         out.print(f"  [yellow]warning[/]    {escape(warning)}")
     advice = {
         "unconfirmed": f"sora resolve {generation.key} --task-id TASK_ID, or --resubmit; see sora resolve --help",
-        "submitted": "rerun the flow run, or sora generate with this key, to go on",
-        "succeeded": "rerun the flow run, or sora generate with this key, to fetch it",
+        "submitted": "sora generate with this key and prompt, or a rerun of its run, goes on",
+        "succeeded": "sora generate with this key and prompt, or a rerun of its run, fetches it",
         "archived": f"sora show {generation.key} --link",
     }.get(generation.state.value)
     if advice:

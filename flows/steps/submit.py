@@ -286,7 +286,7 @@ def unconfirmed_error(generation: Generation) -> UnconfirmedError:
 def failed_error(generation: Generation) -> VideoFailedError:
     """What the provider said, and whether trying again makes sense."""
     failure = generation.failure()
-    again = f"rerun the flow run in the Prefect UI or run `sora resolve {generation.key} --resubmit`"
+    again = f"run `sora resolve {generation.key} --resubmit`, or rerun its deployment's run in the Prefect UI"
     advice = "" if failure.permanent else f" To pay for another try, {again}."
     return VideoFailedError(
         f"{generation.key}: {failure}{advice}",

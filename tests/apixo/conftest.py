@@ -39,10 +39,10 @@ def own_sandbox_server() -> Iterator[SandboxServer]:
 
 
 @pytest.fixture
-def own_sandbox(own_sandbox_server: SandboxServer) -> SandboxServer:
-    own_sandbox_server.faults.clear()
+def own_sandbox(own_sandbox_server: SandboxServer) -> Iterator[SandboxServer]:
     own_sandbox_server.record.clear()
-    return own_sandbox_server
+    yield own_sandbox_server
+    own_sandbox_server.faults.clear()
 
 
 @pytest.fixture
@@ -56,7 +56,12 @@ async def own_connect(own_naps: Naps) -> AsyncIterator[Connect]:
     opened: list[ApixoClient] = []
 
     def connect(base_url: str, **options: Any) -> ApixoClient:
-        given = {"submit_timeout_seconds": 5.0, "sleep": own_naps, "chance": lambda: 0.5, "max_tries": 3} | options
+        given: dict[str, Any] = {
+            "submit_timeout_seconds": 5.0,
+            "sleep": own_naps,
+            "chance": lambda: 0.5,
+            "max_tries": 3,
+        } | options
         client = ApixoClient(given.pop("api_key", KEY), base_url=base_url, **given)
         opened.append(client)
         return client

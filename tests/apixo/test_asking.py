@@ -26,7 +26,9 @@ from .wire import Answer, cut, envelope, hang, http, reply, reset, serving
 
 PENDING = reply(http(200, envelope({"taskId": "task_1", "state": "pending"})))
 DONE = reply(
-    http(200, envelope({"taskId": "task_1", "state": "success", "resultJson": '{"resultUrls": ["https://x.example/v"]}'}))
+    http(
+        200, envelope({"taskId": "task_1", "state": "success", "resultJson": '{"resultUrls": ["https://x.example/v"]}'})
+    )
 )
 
 

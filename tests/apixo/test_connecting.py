@@ -21,7 +21,9 @@ from .wire import closed_port, envelope, http, reply, serving
 ACCEPTED = reply(http(200, envelope({"taskId": "task_1"})))
 
 
-@pytest.mark.parametrize("key", ["", " ", "5e7 ", " 5e7", "5 e7", "5e7\n", "5e7\r\nX: y", "5e\x007", "5é7", "5e7\u00a0"])
+@pytest.mark.parametrize(
+    "key", ["", " ", "5e7 ", " 5e7", "5 e7", "5e7\n", "5e7\r\nX: y", "5e\x007", "5é7", "5e7\u00a0"]
+)
 def test_a_key_that_was_copied_badly_is_refused_at_once(key: str) -> None:
     with pytest.raises(ValueError, match="API key") as raised:
         ApixoClient(key)
@@ -53,9 +55,7 @@ def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     path = tmp_path_factory.mktemp("tls") / "own.pem"
     path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
     return path
@@ -71,7 +71,7 @@ async def test_a_certificate_nobody_vouches_for_means_that_nothing_was_sent(
     own_connect: Connect, own_certificate: Path
 ) -> None:
     async with serving(ACCEPTED, tls=server_context(own_certificate)) as server:
-        with pytest.raises(NotSentError, match="(?i)certificate"):
+        with pytest.raises(NotSentError, match=r"(?i)certificate"):
             await own_connect(server.url).submit_once(KITE)
         assert server.requests == []
 

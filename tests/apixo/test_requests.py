@@ -133,7 +133,7 @@ def test_requests_are_equal_by_what_they_ask_for() -> None:
 
 def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        VideoRequest(prompt="A kite").duration = 8
+        VideoRequest(prompt="A kite").duration = 8  # type: ignore[misc]
 
 
 urls = st.builds(

@@ -168,6 +168,6 @@ def test_the_log_filter_survives_odd_records() -> None:
     assert QueryFilter().filter(record)
     assert record.getMessage() == "GET https://files.example.com/v.mp4?…"
     for message in (SIGNED, ["no", SIGNED], None):
-        odd = logging.LogRecord("httpx", logging.INFO, "", 0, message, None, None)  # type: ignore[arg-type]
+        odd = logging.LogRecord("httpx", logging.INFO, "", 0, message, None, None)
         assert QueryFilter().filter(odd)
         assert "51gned" not in odd.getMessage()

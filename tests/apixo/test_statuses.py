@@ -110,6 +110,12 @@ def test_undocumented_fields_survive_on_every_state(fields: dict[str, Any]) -> N
         assert found.fail_code == ("" if fields.get("failCode") is None else str(fields["failCode"]))
 
 
+ODD_RESULTS: list[Any] = [
+    None, 5, "", "null", "[]", "{}", '{"resultUrls": ["http', '{"resultUrls": []}', '{"resultUrls": null}',
+    '{"resultUrls": "https://example.com/v.mp4"}', '{"resultUrls": [" "]}', '{"resultUrls": [7]}',
+    {"resultUrls": []}, [URL], "[" * 100_000,
+]  # fmt: skip
+
 ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
     (200, envelope(None), UnexpectedReplyError),
     (200, envelope([]), UnexpectedReplyError),
@@ -123,11 +129,7 @@ ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
     (200, data(state="success"), UnexpectedReplyError),
     *(
         (200, data(state="success", resultJson=result), UnexpectedReplyError)
-        for result in (
-            None, 5, "", "null", "[]", "{}", '{"resultUrls": ["http', '{"resultUrls": []}', '{"resultUrls": null}',
-            '{"resultUrls": "https://example.com/v.mp4"}', '{"resultUrls": [" "]}', '{"resultUrls": [7]}',
-            {"resultUrls": []}, [URL], "[" * 100_000,
-        )
+        for result in ODD_RESULTS
     ),
     (400, {"code": 400, "message": "task not found", "data": None}, BadRequestError),
     (200, {"code": 401, "message": "no", "data": None}, AuthenticationError),

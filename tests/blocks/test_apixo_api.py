@@ -129,7 +129,13 @@ def test_an_empty_key_is_noticed_before_anything_is_sent() -> None:
 
 def test_the_key_shows_nowhere() -> None:
     block = api(callback_secret=Secret(value="cb-5ec7e7"))
-    for text in (repr(block), str(block), str(block.model_dump()), str(block.model_dump(mode="json")), f"{vars(block)}"):
+    for text in (
+        repr(block),
+        str(block),
+        str(block.model_dump()),
+        str(block.model_dump(mode="json")),
+        f"{vars(block)}",
+    ):
         assert "5ec7e7" not in text
     assert "5ec7e7" not in block.model_dump_json()
 

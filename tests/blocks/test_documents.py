@@ -41,34 +41,41 @@ async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
     from prefect.server.api.server import create_app  # noqa: PLC0415 - takes seconds, and only this fixture needs it
 
     database = tmp_path_factory.mktemp("own-prefect") / "prefect.db"
-    with temporary_settings(
-        {
-            PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{database}",
-            PREFECT_API_URL: None,
-            PREFECT_API_BLOCKS_REGISTER_ON_START: False,  # dozens of block types that nobody asks for here
-            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,  # no second server for the events of the blocks
-            PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        }
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        temporary_settings(
+            {
+                PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{database}",
+                PREFECT_API_URL: None,
+                PREFECT_API_BLOCKS_REGISTER_ON_START: False,  # dozens of block types that nobody asks for here
+                PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
+                PREFECT_SERVER_ANALYTICS_ENABLED: False,
+            }
+        ),
     ):
+        # Each loaded block emits an event, and Prefect would start a second server, as a process, to take it.
+        patch.setattr("prefect.events.utilities.should_emit_events", lambda: False)
         async with PrefectClient(create_app(ephemeral=True, webserver_only=True)) as client:
             yield await _round(client)
 
 
 async def _round(client: PrefectClient) -> Stored:
     for name in ("own-api-key", "own-callback-secret"):
-        await Secret(value=KEY).asave(name, client=client)  # type: ignore[call-arg]
+        await Secret(value=KEY).asave(name, client=client)
     await ApixoApi(
         api_key=await Secret.aload("own-api-key", client=client),
         callback_url="https://callbacks.example.com",
         callback_secret=await Secret.aload("own-callback-secret", client=client),
         deadline_seconds=900,
-    ).asave("own", client=client)  # type: ignore[call-arg]
-    await VideoArchive(endpoint="minio:9000", access_key="sora", secret_key=KEY, secure=False).asave("own", client=client)  # type: ignore[call-arg,arg-type]
+    ).asave("own", client=client)
+    await VideoArchive(endpoint="minio:9000", access_key="sora", secret_key=KEY, secure=False).asave(
+        "own", client=client
+    )
     api = await ApixoApi.aload("own", client=client)
     document = await client.read_block_document_by_name("own", "apixo-api", include_secrets=True)
     shown = await client.read_block_document_by_name("own", "apixo-api", include_secrets=False)
     archive_shown = await client.read_block_document_by_name("own", "video-archive", include_secrets=False)
-    await Secret(value="rotated").asave("own-api-key", overwrite=True, client=client)  # type: ignore[call-arg]
+    await Secret(value="rotated").asave("own-api-key", overwrite=True, client=client)
     return Stored(
         api_document=document.data,
         api_references=document.block_document_references,

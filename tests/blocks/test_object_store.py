@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
 from pydantic import SecretStr
 
 from blocks import VideoArchive
@@ -142,7 +144,7 @@ async def test_a_reply_that_is_lost_is_no_answer_and_the_object_is_written(
 
 
 async def every_call(store: ObjectStore, file: Path) -> list[BaseException | object]:
-    file.write_bytes(b"film")
+    file.write_bytes(b"film")  # noqa: ASYNC240 - four bytes
     calls = [
         store.ensure_ready(),
         store.get("a"),
@@ -153,7 +155,8 @@ async def every_call(store: ObjectStore, file: Path) -> list[BaseException | obj
         store.remove("a"),
         store.names(""),
     ]
-    return await asyncio.gather(*calls, return_exceptions=True)
+    results: list[BaseException | object] = await asyncio.gather(*calls, return_exceptions=True)
+    return results
 
 
 @pytest.mark.parametrize(
@@ -183,13 +186,45 @@ async def test_wrong_keys_are_named_and_not_shown(
     assert advice in str(refused)
 
 
-async def test_a_bucket_that_is_gone_is_named(own_archive: VideoArchive, own_open: OpenStore, tmp_path: Path) -> None:
-    store = own_open(own_archive)
-    errors = (await every_call(store, tmp_path / "f"))[1:]
-    await store._http.aclose()
-    # ensure_ready ran beside them and may have made the bucket; so once more with one that nobody makes.
-    gone = own_open(archive(own_archive.endpoint))
-    for call in (gone.get("a"), gone.put("a", b""), gone.put_if("a", b"", etag='"0"'), gone.digest("a"), gone.names("")):
+async def test_a_right_that_is_missing_is_named(
+    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore
+) -> None:
+    allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{own_store.bucket}/*"]}
+    admin = MinioAdmin(
+        endpoint=own_minio.endpoint,
+        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        secure=False,
+    )
+    admin.add_service_account(
+        access_key="reader0001",
+        secret_key="reader-51gned",
+        policy={"Version": "2012-10-17", "Statement": [allowed]},
+    )
+    await own_store.put("a", b"film")
+    reader = own_open(
+        archive(
+            own_minio.endpoint, bucket=own_store.bucket, access_key="reader0001", secret_key=SecretStr("reader-51gned")
+        )
+    )
+    assert await reader.get("a") is not None
+    for call in (reader.put("a", b""), reader.put_if("b", b"", etag=None), reader.remove("a"), reader.names("")):
+        with pytest.raises(
+            StoreRefusedError, match=rf"AccessDenied.*no right to it in bucket {own_store.bucket}"
+        ) as no:
+            await call
+        assert "51gned" not in str(no.value)
+    with pytest.raises(StoreRefusedError):
+        await reader.ensure_ready()
+
+
+async def test_a_bucket_that_is_gone_is_named(own_archive: VideoArchive, own_open: OpenStore) -> None:
+    gone = own_open(own_archive)
+    for call in (
+        gone.get("a"),
+        gone.put("a", b""),
+        gone.put_if("a", b"", etag='"0"'),
+        gone.digest("a"),
+        gone.names(""),
+    ):
         with pytest.raises(StoreRefusedError, match=rf"NoSuchBucket.*{gone.bucket}"):
             await call
-    assert errors

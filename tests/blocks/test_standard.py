@@ -5,7 +5,7 @@ from pathlib import Path
 import prefect
 import pytest
 from prefect.blocks.core import Block
-from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 
 from blocks import ApixoApi, VideoArchive
 
@@ -15,14 +15,9 @@ class OfflineLogo(BlockStandardTestSuite):
     logos by addresses at a fixed commit, which therefore stay as they are: one of those is known to be a good one."""
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
-        collection = Path(prefect.__file__).parent / "server/collection_blocks_data.json"
-        modules = (Path(prefect.__file__).parent / "blocks").glob("*.py")
-        shipped = "".join(path.read_text() for path in [collection, *modules, *_other_blocks()] if path.exists())
+        home = Path(prefect.__file__).parent
+        shipped = "".join(path.read_text() for path in [home / "filesystems.py", *(home / "blocks").glob("*.py")])
         assert str(block._logo_url) in shipped
-
-
-def _other_blocks() -> list[Path]:
-    return list((Path(prefect.__file__).parent / "filesystems.py",))
 
 
 class TestApixoApi(OfflineLogo):

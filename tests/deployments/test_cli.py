@@ -1,0 +1,376 @@
+"""`sora` as a person runs it: processes of their own against a real Prefect server, a real MinIO and the stand-in."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ValidationError
+
+from deployments.cli.console import fail
+from deployments.cli.generate import made_up_key
+from deployments.connection import SetupError
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.errors import UnconfirmedError
+from flows.keys import check_key
+from tests.flows.conftest import StoredBlocks
+from tests.support import unique
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["demo", "up", "sandbox", "setup", "generate", "show", "resolve"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def all(self) -> str:
+        return self.out + self.err
+
+
+class Sora:
+    """The command line in a folder of its own. No secret may ever be printed, so each run is searched for them."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], secrets: list[str]) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            **environment,
+            "SORA_SPOOL_DIR": str(folder / "spool"),
+            "PYTHONPATH": str(ROOT),
+        }
+        self._secrets = secrets
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "deployments.cli", *arguments],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> Said:
+        try:
+            out, err = process.communicate(timeout=90)
+        finally:
+            process.kill()
+        for secret in self._secrets:
+            assert secret not in out + err
+        return Said(process.returncode, out, err)
+
+    def __call__(self, *arguments: str, **environment: str) -> Said:
+        return self.end(self.start(*arguments, **environment))
+
+
+def one_line(said: Said, code: int) -> str:
+    """What a command that failed in a foreseen way said: one line that a person can read."""
+    assert said.code == code, said.all
+    assert "Traceback" not in said.all
+    lines = [line for line in said.err.splitlines() if "✗" in line]
+    assert len(lines) == 1, said.err
+    return lines[0]
+
+
+@pytest.fixture
+def sora(stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, tmp_path: Path) -> Sora:
+    """The command line as a client of the session's server, whose blocks are named `stored.name`."""
+    secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value()]
+    return Sora(tmp_path, prefect_server.environment, secrets)
+
+
+@pytest.fixture
+def blocks(stored: StoredBlocks) -> list[str]:
+    """The options that choose this test's blocks."""
+    return ["--api", stored.name, "--archive", stored.name]
+
+
+def test_every_command_explains_itself_without_a_server(tmp_path: Path) -> None:
+    alone = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
+    whole = alone("--help")
+    assert whole.code == 0
+    assert set(re.findall(r"^\W*([a-z]+) {2,}", whole.out, re.MULTILINE)) >= set(COMMANDS)
+    started = {command: alone.start(command, "--help") for command in COMMANDS}
+    for command, process in started.items():
+        said = alone.end(process)
+        assert said.code == 0, said.err
+        assert f"sora {command}" in said.out or f"cli {command}" in said.out
+    assert not (tmp_path / "home").exists()
+    assert alone().code != 1  # no command at all shows the help as well
+
+
+def test_a_video_from_the_first_dry_run_to_the_saved_file(
+    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    order = ["generate", "A red kite over dunes", "--key", key, *blocks]
+
+    dry = sora(*order, "--dry-run", "--image", f"{sandbox.base_url}/samples/harbour.jpg")
+    assert dry.code == 0, dry.err
+    assert "JPEG" in dry.out
+    assert key in dry.out
+    assert "unknown: the block has no price_per_second" in dry.out
+    assert "nothing was paid" in dry.out
+    assert sandbox.record.submits() == []
+    assert sora("show", key, "--archive", stored.name).code == 1
+
+    made = sora(*order, "--verbose")
+    assert made.code == 0, made.err
+    row = made.out.splitlines()[1].split()
+    assert row[:3] == [key, "archived", f"{stored.archive.bucket}/videos/{row[2].split('videos/', 1)[1]}"]
+    assert f"sora show {key} --link" in made.err
+    assert len(sandbox.record.submits()) == 1
+
+    again = sora(*order)
+    assert again.code == 0
+    assert again.out == made.out
+    assert len(sandbox.record.submits()) == 1
+
+    told = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
+    assert told.code == 0, told.err
+    record = json.loads(told.out)
+    video = next(item for item in record["objects"] if item["kind"] == "video")
+    saved = (sora.folder / "kite.mp4").read_bytes()
+    assert hashlib.sha256(saved).hexdigest() == video["sha256"] == row[-1]
+    assert "Saved kite.mp4" in told.err
+
+    shown = sora("show", key, "--archive", stored.name)
+    for part in (key, "archived", "A red kite over dunes", record["attempts"][0]["task_id"], video["name"]):
+        assert part in shown.out
+
+    linked = sora("show", key, "--archive", stored.name, "--link")
+    assert linked.code == 0
+    opened = httpx.get(linked.out.strip())
+    assert opened.status_code == 200
+    assert opened.content == saved
+
+    refused = one_line(sora("show", key, "--archive", stored.name, "--save", "."), 1)
+    assert "--save" in refused or "cannot be written" in refused
+
+    price = one_line(sora("generate", "Another prompt", "--key", key, *blocks), 1)
+    assert "belongs to another request" in price
+    assert len(sandbox.record.submits()) == 1
+
+
+BAD_ORDERS: list[tuple[list[str], int, str]] = [
+    (["generate", "x", "--duration", "5"], 2, "duration: .*4, 8 or 12"),
+    (["generate", "x", "--image", "file:///etc/passwd"], 2, "image_urls.*http"),
+    (["generate", "  "], 2, "prompt is blank"),
+    (["generate", "x", "--key", "Bad Key"], 1, "'Bad Key' cannot be a key.*such as spring-sale-03"),
+    (["generate", "x", "--key", ""], 1, "'' cannot be a key"),
+    (["generate", "x", "--api", "nobody"], 1, "no apixo-api block named 'nobody'.*sora setup"),
+    (["generate", "x", "--dry-run", "--archive", "nobody"], 1, "no video-archive block named 'nobody'.*sora setup"),
+    (["show", "never-heard-of"], 1, "no record of never-heard-of"),
+    (["show", "../escape"], 1, r"'\.\./escape' cannot be a key"),
+    (["resolve", "never-heard-of", "--resubmit", "--yes"], 1, "no record of never-heard-of"),
+    (["resolve", "../escape", "--task-id", "t1"], 1, r"'\.\./escape' cannot be a key"),
+]  # fmt: skip
+
+
+def test_a_bad_order_is_refused_in_one_clear_line_and_pays_nothing(
+    sora: Sora, stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    def complete(arguments: list[str]) -> list[str]:
+        options = {"--api": stored.name, "--archive": stored.name}
+        if arguments[0] == "show":
+            del options["--api"]
+        given = [part for name, value in options.items() if name not in arguments for part in (name, value)]
+        return arguments + given
+
+    waiting = list(BAD_ORDERS)
+    while waiting:  # three at a time: each spends two seconds on its imports
+        running = [(sora.start(*complete(order)), code, message) for order, code, message in waiting[:3]]
+        del waiting[:3]
+        for process, code, message in running:
+            assert re.search(message, one_line(sora.end(process), code))
+    assert sandbox.record.all() == []
+
+
+def test_wrong_usage_says_how_it_is_used(sora: Sora, sandbox: SandboxServer, key: str) -> None:
+    runs = {
+        "give either --task-id": sora.start("resolve", key),
+        "give either": sora.start("resolve", key, "--task-id", "t1", "--resubmit"),
+        "Missing argument": sora.start("generate"),
+        "not a valid integer": sora.start("generate", "x", "--duration", "four"),
+    }
+    for message, process in runs.items():
+        said = sora.end(process)
+        assert said.code == 2, said.all
+        assert message in " ".join(re.sub(r"[^\w\s./-]", " ", said.err).split())
+    unasked = sora("resolve", key, "--resubmit")  # nobody is there to say yes
+    assert unasked.code == 1
+    assert "a second time" in unasked.err
+    assert sandbox.record.all() == []
+
+
+def test_without_a_server_it_says_how_to_get_one(sora: Sora, sandbox: SandboxServer) -> None:
+    absent = sora.start("generate", "x", PREFECT_API_URL="http://127.0.0.1:9/api")
+    none = sora.start("generate", "x", PREFECT_API_URL="", PREFECT_HOME=str(sora.folder / "empty"))
+    setting_up = sora.start("setup", PREFECT_API_URL="http://127.0.0.1:9/api", APIXO_API_KEY="k")
+    assert "The Prefect server does not answer" in one_line(sora.end(absent), 1)
+    assert re.search("no Prefect server.*sora up.*PREFECT_API_URL", one_line(sora.end(none), 1))
+    assert "The Prefect server does not answer" in one_line(sora.end(setting_up), 1)
+    assert sandbox.record.all() == []
+
+
+def test_setup_from_the_environment_prints_no_secret(
+    sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    name = unique("cli")
+    archive = stored.archive
+    environ = {
+        "APIXO_API_KEY": sandbox.settings.api_key,
+        "APIXO_BASE_URL": sandbox.base_url,
+        "MINIO_ENDPOINT": archive.endpoint,
+        "MINIO_ACCESS_KEY": archive.access_key,
+        "MINIO_SECRET_KEY": archive.secret_key.get_secret_value(),
+        "MINIO_SECURE": "false",
+        "MINIO_BUCKET": archive.bucket,
+    }
+    missing = sora("setup", "--name", name, **(environ | {"MINIO_SECRET_KEY": ""}))
+    assert missing.code == 1
+    assert "MINIO_SECRET_KEY" in missing.err
+    assert "Traceback" not in missing.err
+    bad = one_line(sora("setup", "--name", name, **environ, APIXO_DEADLINE_SECONDS="soon"), 2)
+    assert "deadline_seconds: " in bad
+    first, second = (sora("setup", "--name", name, **environ) for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    assert [line.split()[-1] for line in first.out.splitlines()] == ["created"] * 3
+    assert [line.split()[-1] for line in second.out.splitlines()] == ["unchanged"] * 3
+    dry = sora("generate", "x", "--key", key, "--dry-run", "--api", name, "--archive", name)
+    assert dry.code == 0, dry.err
+
+
+def test_submitting_without_waiting_and_going_on_later(
+    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    order = ["generate", "A paper lantern", "--portrait", "--key", key, *blocks]
+    sent = sora(*order, "--no-wait")
+    assert sent.code == 0, sent.err
+    (paid,) = sandbox.record.submits()
+    assert f"{key}" in sent.out
+    assert "submitted" in sent.out
+    assert f"Submitted as task {paid.task_id}" in sent.err
+    early = one_line(sora("show", key, "--archive", stored.name, "--link"), 1)
+    assert "no video to see yet" in early
+    done = sora(*order)
+    assert done.code == 0, done.err
+    assert "archived" in done.out
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_unclear_payment_is_resolved_by_a_person(
+    taken: bool, sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after" if taken else "reset_before"))
+    order = ["generate", "A fox in fresh snow", "--key", key, *blocks]
+    unclear = one_line(sora(*order), 1)
+    assert f"Nobody can know yet whether {key} was paid" in unclear
+    assert f"sora resolve {key} --task-id TASK_ID" in unclear
+    assert f"sora resolve {key} --resubmit" in unclear
+    assert "unconfirmed" in sora("show", key, "--archive", stored.name).out
+    assert len(sandbox.record.submits()) == 1
+
+    if taken:
+        (paid,) = sandbox.record.charged()
+        unknown = one_line(sora("resolve", key, "--task-id", "task_000000000000", *blocks), 1)
+        assert "APIXO does not know task task_000000000000" in unknown
+        done = sora("resolve", key, "--task-id", paid.task_id or "", *blocks)
+    else:
+        done = sora("resolve", key, "--resubmit", "--yes", *blocks)
+    assert done.code == 0, done.err
+    assert "archived" in done.out
+    assert len(sandbox.record.submits()) == (1 if taken else 2)
+    assert len(sandbox.record.charged()) == 1
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("step", ["submit", "wait"])
+def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
+    step: str, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    order = ["generate", "A red kite", "--key", key, *blocks]
+    if step == "submit":
+        sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
+    else:
+        sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    process = sora.start(*order)
+    until(sandbox.record.submits if step == "submit" else sandbox.record.statuses)
+    process.send_signal(signal.SIGINT)
+    stopped = sora.end(process)
+    assert stopped.code == 130, stopped.all
+    assert "Traceback" not in stopped.all
+    assert f"run the same command with --key {key} to go on" in stopped.err
+    sandbox.faults.clear()
+    done = sora(*order)
+    assert done.code == 0, done.err
+    assert "archived" in done.out
+    assert len(sandbox.record.submits()) == 1
+
+
+@given(st.text(max_size=80))
+def test_a_made_up_key_is_a_key(prompt: str) -> None:
+    key = made_up_key(prompt)
+    assert check_key(key) == key
+    assert made_up_key(prompt) != key
+
+
+def test_a_made_up_key_can_be_recognised() -> None:
+    assert made_up_key("A red kite, over DUNES!").startswith("a-red-kite-over-dunes-20")
+
+
+class Order(BaseModel):
+    """Something with two rules."""
+
+    seconds: int = Field(gt=0)
+    name: str
+
+
+def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValidationError) as invalid:
+        Order.model_validate({"seconds": 0})
+    cases: list[tuple[BaseException, int, list[str]]] = [
+        (invalid.value, 2, ["✗ seconds: Input should be greater than 0", "✗ name: Field required"]),
+        (UnconfirmedError("[bold]a[/] is [unclear]"), 1, ["✗ [bold]a[/] is [unclear]"]),
+        (SetupError("Run `sora up`."), 1, ["✗ Run `sora up`."]),
+        (
+            httpx.ConnectError("no"),
+            1,
+            ["✗ The Prefect server does not answer (ConnectError). Is it up?"],
+        ),
+    ]
+    for error, code, lines in cases:
+        assert fail(error) == code
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.splitlines() == lines
+
+
+def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail(ZeroDivisionError("a bug")) == 1
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err

@@ -1,0 +1,305 @@
+"""`save_blocks` against a real Prefect server: what is stored, what is kept, and what a secret must never reach."""
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.client.schemas.objects import BlockDocument
+from prefect.exceptions import ObjectNotFound
+from pydantic import ValidationError
+
+from blocks import ApixoApi, VideoArchive
+from deployments.connection import SetupError
+from deployments.prefect_server import PrefectServer
+from deployments.setup import SavedBlock, save_blocks
+from flows.errors import PipelineError
+from flows.resources import load_block
+from tests.support import unique
+
+API_KEY = "sk-VERY-SECRET-KEY"
+STORE_SECRET = "VERY-SECRET-PASSWORD"
+CALLBACK_SECRET = "VERY-SECRET-TEXT"
+COMPLETE = {
+    "APIXO_API_KEY": API_KEY,
+    "MINIO_ENDPOINT": "minio.example.com:9000",
+    "MINIO_ACCESS_KEY": "sora",
+    "MINIO_SECRET_KEY": STORE_SECRET,
+}
+
+
+@pytest.fixture
+def name() -> str:
+    """A name for both blocks that no other test uses."""
+    return unique("blocks")
+
+
+@pytest.fixture
+async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """A client of the session's server."""
+    async with get_client() as client:
+        yield client
+
+
+def outcomes(saved: list[SavedBlock]) -> dict[str, str]:
+    return {f"{item.slug}/{item.name}": item.outcome for item in saved}
+
+
+async def documents(prefect: PrefectClient, name: str) -> list[BlockDocument]:
+    """Everything of this name as whoever may read the API sees it."""
+    found = []
+    for slug, document in (
+        ("apixo-api", name),
+        ("video-archive", name),
+        ("secret", f"apixo-api-key-{name}"),
+        ("secret", f"apixo-callback-secret-{name}"),
+    ):
+        try:
+            found.append(await prefect.read_block_document_by_name(document, slug, include_secrets=False))
+        except ObjectNotFound:
+            continue
+    return found
+
+
+async def test_from_nothing_to_blocks_that_load_and_a_second_run_changes_nothing(
+    name: str, prefect: PrefectClient
+) -> None:
+    first = await save_blocks(COMPLETE, name=name)
+    assert outcomes(first) == {
+        f"secret/apixo-api-key-{name}": "created",
+        f"apixo-api/{name}": "created",
+        f"video-archive/{name}": "created",
+    }
+    api, archive = await ApixoApi.aload(name), await VideoArchive.aload(name)
+    assert api.api_key.value.get_secret_value() == API_KEY
+    assert api.base_url == "https://api.apixo.ai"
+    assert (archive.endpoint, archive.access_key) == ("minio.example.com:9000", "sora")
+    assert archive.secret_key.get_secret_value() == STORE_SECRET
+    assert archive.secure
+
+    before = await documents(prefect, name)
+    second = await save_blocks(COMPLETE, name=name)
+    assert set(outcomes(second).values()) == {"unchanged"}
+    assert outcomes(second).keys() == outcomes(first).keys()
+    assert await documents(prefect, name) == before
+    # Nothing named at all: what the blocks have is enough.
+    assert set(outcomes(await save_blocks({}, name=name)).values()) == {"unchanged"}
+    assert await documents(prefect, name) == before
+
+
+CHANGES = [
+    ("APIXO_PRICE_PER_SECOND", "0.10", "apixo-api"),
+    ("APIXO_ALLOW_PRIVATE_HOSTS", "true", "apixo-api"),
+    ("MINIO_BUCKET", "other-videos", "video-archive"),
+    ("MINIO_SECRET_KEY", "ANOTHER-SECRET", "video-archive"),
+    ("APIXO_API_KEY", "ANOTHER-KEY", "secret"),
+]
+
+
+async def test_one_changed_variable_updates_only_its_block(name: str, prefect_server: PrefectServer) -> None:
+    environ = dict(COMPLETE)
+    await save_blocks(environ, name=name)
+    for variable, value, updated in CHANGES:
+        environ[variable] = value
+        saved = await save_blocks(environ, name=name)
+        assert {item.slug: item.outcome for item in saved if item.outcome != "unchanged"} == {updated: "updated"}
+    assert set(outcomes(await save_blocks(environ, name=name)).values()) == {"unchanged"}
+
+
+async def test_a_new_key_reaches_the_block_that_refers_to_it(name: str, prefect_server: PrefectServer) -> None:
+    await save_blocks(COMPLETE, name=name)
+    await save_blocks({"APIXO_API_KEY": "THE-NEXT-KEY"}, name=name)
+    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == "THE-NEXT-KEY"
+    secret: Secret[Any] = await Secret.aload(f"apixo-api-key-{name}")
+    assert secret.value.get_secret_value() == "THE-NEXT-KEY"
+
+
+async def test_what_is_not_named_keeps_what_the_block_has(name: str, prefect_server: PrefectServer) -> None:
+    await save_blocks(
+        {**COMPLETE, "APIXO_DEADLINE_SECONDS": "99", "APIXO_PRICE_PER_SECOND": "0.5", "MINIO_BUCKET": "mine"}, name=name
+    )
+    await save_blocks({"APIXO_POLL_INTERVAL_SECONDS": "3", "MINIO_REGION": "eu", "MINIO_BUCKET": "  "}, name=name)
+    api, archive = await ApixoApi.aload(name), await VideoArchive.aload(name)
+    assert (api.deadline_seconds, api.poll_interval_seconds, str(api.price_per_second)) == (99, 3, "0.5")
+    assert api.api_key.value.get_secret_value() == API_KEY
+    assert (archive.bucket, archive.region) == ("mine", "eu")
+    assert archive.secret_key.get_secret_value() == STORE_SECRET
+
+
+async def test_two_names_do_not_share_a_key(name: str, prefect_server: PrefectServer) -> None:
+    """Else setting up a second account would have the first one's videos paid by it."""
+    other = unique("other")
+    await save_blocks(COMPLETE, name=name)
+    await save_blocks({**COMPLETE, "APIXO_API_KEY": "OF-THE-OTHER"}, name=other)
+    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == API_KEY
+    assert (await ApixoApi.aload(other)).api_key.value.get_secret_value() == "OF-THE-OTHER"
+
+
+async def test_the_default_blocks_have_the_documented_names(prefect_server: PrefectServer) -> None:
+    saved = await save_blocks({**COMPLETE, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET})
+    assert list(outcomes(saved)) == [
+        "secret/apixo-api-key",
+        "secret/apixo-callback-secret",
+        "apixo-api/default",
+        "video-archive/default",
+    ]
+
+
+async def test_the_callback_secret_is_a_block_of_its_own(name: str, prefect_server: PrefectServer) -> None:
+    named = {**COMPLETE, "APIXO_CALLBACK_URL": "https://callbacks.example.com/"}
+    with pytest.raises(ValidationError, match="callback_url needs callback_secret"):
+        await save_blocks(named, name=name)
+    saved = await save_blocks({**named, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET}, name=name)
+    assert outcomes(saved)[f"secret/apixo-callback-secret-{name}"] == "created"
+    api = await ApixoApi.aload(name)
+    assert api.callback_secret is not None
+    assert api.callback_secret.value.get_secret_value() == CALLBACK_SECRET
+    assert re.fullmatch(r"https://callbacks\.example\.com/apixo/k/[0-9a-f]{64}", api.callback_url_for("k") or "")
+    assert set(outcomes(await save_blocks({}, name=name)).values()) == {"unchanged"}
+
+
+async def test_a_key_of_digits_or_json_is_kept_letter_by_letter(name: str, prefect_server: PrefectServer) -> None:
+    for text in ("0123456", '{"käse": 1}'):
+        named = {**COMPLETE, "APIXO_API_KEY": text, "MINIO_SECRET_KEY": text}
+        await save_blocks(named, name=name)
+        assert set(outcomes(await save_blocks(named, name=name)).values()) == {"unchanged"}
+        assert (await VideoArchive.aload(name)).secret_key.get_secret_value() == text
+        secret: Secret[Any] = (await ApixoApi.aload(name)).api_key
+        assert secret.value.get_secret_value() == text
+
+
+@pytest.mark.parametrize("variable", COMPLETE)
+async def test_what_is_required_and_missing_is_named(variable: str, name: str, prefect: PrefectClient) -> None:
+    for environ in (COMPLETE | {variable: "  "}, {named: COMPLETE[named] for named in COMPLETE if named != variable}):
+        with pytest.raises(SetupError, match=variable) as caught:
+            await save_blocks(environ, name=name)
+        assert all(other not in str(caught.value) for other in COMPLETE if other != variable)
+        assert "sora setup" in str(caught.value)
+    assert await documents(prefect, name) == []
+
+
+async def test_all_that_is_missing_is_named_at_once(name: str, prefect_server: PrefectServer) -> None:
+    with pytest.raises(SetupError) as caught:
+        await save_blocks({}, name=name)
+    assert all(variable in str(caught.value) for variable in COMPLETE)
+
+
+async def test_a_person_is_asked_for_what_is_missing_and_nothing_else(name: str, prefect_server: PrefectServer) -> None:
+    asked: dict[str, tuple[str, bool]] = {}
+
+    def ask(variable: str, description: str, secret: bool) -> str:
+        asked[variable] = (description, secret)
+        return f" {COMPLETE[variable]} "
+
+    await save_blocks({"MINIO_ACCESS_KEY": "sora"}, name=name, ask=ask)
+    assert {variable: secret for variable, (_, secret) in asked.items()} == {
+        "APIXO_API_KEY": True,
+        "MINIO_ENDPOINT": False,
+        "MINIO_SECRET_KEY": True,
+    }
+    assert all(description.endswith(".") for description, _ in asked.values())
+    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == API_KEY
+    assert (await VideoArchive.aload(name)).secret_key.get_secret_value() == STORE_SECRET
+    asked.clear()
+    await save_blocks({}, name=name, ask=ask)
+    assert asked == {}
+
+
+async def test_an_empty_answer_counts_as_missing(name: str, prefect: PrefectClient) -> None:
+    with pytest.raises(SetupError, match="MINIO_ENDPOINT"):
+        await save_blocks({"APIXO_API_KEY": API_KEY}, name=name, ask=lambda *_: "  ")
+    assert await documents(prefect, name) == []
+
+
+async def test_secrets_are_in_no_document_no_log_and_no_output(
+    name: str,
+    prefect: PrefectClient,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    saved = await save_blocks(
+        {**COMPLETE, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET, "APIXO_CALLBACK_URL": "https://c.example.com"}, name=name
+    )
+    found = await documents(prefect, name)
+    assert len(found) == 4
+    told = [document.model_dump_json() for document in found]
+    told += [repr(saved), caplog.text, *capsys.readouterr(), repr(await ApixoApi.aload(name))]
+    told.append(repr(await VideoArchive.aload(name)))
+    assert not [text for text in told if "VERY-SECRET" in text]
+    # The API block refers to the Secret block instead of holding a copy.
+    references = found[0].block_document_references
+    assert set(references) == {"api_key", "callback_secret"}
+
+
+BAD_VALUES = [
+    ("APIXO_BASE_URL", "http://api.example.com", "base_url", "must start with https://"),
+    ("APIXO_BASE_URL", "api.example.com", "base_url", "whole address"),
+    ("APIXO_DEADLINE_SECONDS", "soon", "deadline_seconds", "valid number"),
+    ("APIXO_DEADLINE_SECONDS", "0", "deadline_seconds", "greater than 0"),
+    ("APIXO_SUBMIT_TIMEOUT_SECONDS", "inf", "submit_timeout_seconds", "finite number"),
+    ("APIXO_INITIAL_WAIT_SECONDS", "nan", "initial_wait_seconds", "finite number"),
+    ("APIXO_MAX_IN_FLIGHT", "1001", "max_in_flight", "1000"),
+    ("APIXO_ALLOW_PRIVATE_HOSTS", "perhaps", "allow_private_hosts", "boolean"),
+    ("APIXO_PRICE_PER_SECOND", "-1", "price_per_second", "greater than or equal to 0"),
+    ("MINIO_BUCKET", "No Such", "bucket", "lower-case"),
+    ("MINIO_ENDPOINT", "me@minio.example.com", "endpoint", "host with an optional port"),
+    ("MINIO_SECURE", "yes please", "secure", "boolean"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "value", "field", "message"), BAD_VALUES)
+async def test_a_bad_value_is_named_and_nothing_is_saved(
+    variable: str, value: str, field: str, message: str, name: str, prefect: PrefectClient
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        await save_blocks({**COMPLETE, variable: value}, name=name)
+    (problem,) = caught.value.errors()
+    assert problem["loc"] == (field,)
+    assert message in problem["msg"]
+    assert "SECRET" not in str(caught.value)
+    assert await documents(prefect, name) == []
+
+
+async def test_a_bad_value_does_not_change_what_is_set_up_in_part(name: str, prefect: PrefectClient) -> None:
+    await save_blocks(COMPLETE, name=name)
+    kept = await documents(prefect, name)
+    with pytest.raises(ValidationError):
+        await save_blocks({"APIXO_API_KEY": "sk-NEXT-SECRET", "MINIO_BUCKET": "No Such"}, name=name)
+    assert await documents(prefect, name) == kept
+    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == API_KEY
+
+
+async def save_from_the_ui(prefect: PrefectClient, name: str, **changed: Any) -> None:
+    """The form of the UI knows types, but not the block's own rules."""
+    document = await prefect.read_block_document_by_name(name, "apixo-api", include_secrets=True)
+    references = {
+        field: {"$ref": {"block_document_id": str(reference["block_document"]["id"])}}
+        for field, reference in document.block_document_references.items()
+    }
+    await prefect.update_block_document(
+        document.id,
+        BlockDocumentUpdate(data={**document.data, **references, **changed}, merge_existing_data=False),
+    )
+
+
+async def test_a_block_that_the_ui_saved_wrong_is_told_without_its_secrets_and_set_up_again(
+    name: str, prefect: PrefectClient
+) -> None:
+    await save_blocks(COMPLETE, name=name)
+    await save_from_the_ui(prefect, name, callback_url="https://callbacks.example.com")
+    with pytest.raises(
+        PipelineError, match=f"apixo-api block named '{name}' .*callback_url needs callback_secret"
+    ) as e:
+        await load_block(ApixoApi, name)
+    error: BaseException | None = e.value
+    while error is not None:  # a traceback shows the causes too
+        assert "SECRET" not in str(error)
+        error = error.__cause__ or error.__context__
+    saved = await save_blocks(COMPLETE, name=name)
+    assert outcomes(saved)[f"apixo-api/{name}"] in ("created", "updated")
+    assert (await load_block(ApixoApi, name)).callback_url is None

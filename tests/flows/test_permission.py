@@ -1,0 +1,123 @@
+"""Whose rerun may pay for a failed generation once more, by the history that a real Prefect server keeps."""
+
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
+
+from deployments.prefect_server import PrefectServer
+from flows.generation import Attempt, Owner
+from flows.permission import rerun_by_person, was_sent_back
+from tests.support import unique
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+ATTEMPT = Attempt(number=1, claimed_at=NOW, claimed_by=Owner(host="h", pid=1), lease_seconds=1)
+
+TYPES = {
+    "Scheduled": StateType.SCHEDULED,
+    "Late": StateType.SCHEDULED,
+    "AwaitingRetry": StateType.SCHEDULED,
+    "AwaitingConcurrencySlot": StateType.SCHEDULED,
+    "Pending": StateType.PENDING,
+    "Running": StateType.RUNNING,
+    "Retrying": StateType.RUNNING,
+    "Failed": StateType.FAILED,
+    "Completed": StateType.COMPLETED,
+    "Crashed": StateType.CRASHED,
+    "Cancelled": StateType.CANCELLED,
+    "Paused": StateType.PAUSED,
+}
+FIRST = "Scheduled Pending Running"
+HISTORIES = [
+    ("", False),
+    (FIRST, False),
+    ("Scheduled Late Pending Running", False),
+    (f"{FIRST} Failed", False),
+    # A person's rerun: from a final state.
+    (f"{FIRST} Failed AwaitingRetry Pending Running", True),
+    (f"{FIRST} Failed AwaitingRetry", True),
+    (f"{FIRST} Crashed AwaitingRetry Late Pending Running", True),
+    (f"{FIRST} Crashed Crashed AwaitingRetry Pending Running", True),
+    (f"{FIRST} Cancelled AwaitingRetry Pending Running", True),
+    (f"{FIRST} Completed AwaitingRetry Pending Running", True),
+    (f"{FIRST} Failed AwaitingRetry AwaitingConcurrencySlot Pending Running", True),
+    # The engine's own retry: from Running.
+    (f"{FIRST} AwaitingRetry Running", False),
+    (f"{FIRST} AwaitingRetry Retrying Failed", False),
+    (f"{FIRST} Paused Running AwaitingRetry Running", False),
+    # Both: the last one counts.
+    (f"{FIRST} Failed AwaitingRetry Pending Running AwaitingRetry Running", False),
+    (f"{FIRST} AwaitingRetry Running Failed AwaitingRetry Pending Running", True),
+    ("AwaitingRetry Pending Running", False),
+]
+
+
+@pytest.mark.parametrize(("history", "person"), HISTORIES)
+def test_the_history_tells_who_sent_a_run_back(history: str, person: bool) -> None:
+    states: list[State] = [
+        State(type=TYPES[name], name=name, timestamp=NOW + timedelta(seconds=number))
+        for number, name in enumerate(history.split())
+    ]
+    assert was_sent_back(states) is person
+    assert was_sent_back(states[::-1]) is person
+
+
+async def test_outside_of_a_flow_run_nobody_is_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
+    assert not await rerun_by_person(ATTEMPT)
+
+
+@pytest.fixture
+async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """A client of the session's server."""
+    async with get_client() as client:
+        yield client
+
+
+@pytest.fixture
+async def run_id(prefect: PrefectClient, monkeypatch: pytest.MonkeyPatch) -> UUID:
+    """A run of a deployment, which this process takes for its own. Without a deployment Prefect sends no run back."""
+    flow_id = await prefect.create_flow_from_name(unique("flow"))
+    deployment_id = await prefect.create_deployment(flow_id, unique("deployment"))
+    run = await prefect.create_flow_run_from_deployment(deployment_id)
+    monkeypatch.setitem(os.environ, "PREFECT__FLOW_RUN_ID", str(run.id))
+    return run.id
+
+
+async def go_through(prefect: PrefectClient, run_id: UUID, *states: State, force: bool = False) -> None:
+    for state in states:
+        result = await prefect.set_flow_run_state(run_id, state, force=force)
+        assert result.state is not None
+        assert result.state.name == state.name, result.details
+
+
+async def test_a_first_run_is_no_persons_rerun(prefect: PrefectClient, run_id: UUID) -> None:
+    assert not await rerun_by_person(ATTEMPT)
+    await go_through(prefect, run_id, Pending(), Running())
+    assert (await prefect.read_flow_run(run_id)).empirical_policy.retry_type is None
+    assert not await rerun_by_person(ATTEMPT)
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
+@pytest.mark.parametrize("end", [Failed, Completed])
+async def test_the_ui_retry_button_is_a_persons_rerun(
+    force: bool, end: type[State], prefect: PrefectClient, run_id: UUID
+) -> None:
+    await go_through(prefect, run_id, Pending(), Running(), end())
+    assert not await rerun_by_person(ATTEMPT)
+    await go_through(prefect, run_id, AwaitingRetry(), force=force)
+    assert await rerun_by_person(ATTEMPT)
+    await go_through(prefect, run_id, Pending(), Running())
+    assert await rerun_by_person(ATTEMPT)
+
+
+async def test_the_engines_own_retry_is_not(prefect: PrefectClient, run_id: UUID) -> None:
+    await go_through(prefect, run_id, Pending(), Running())
+    await go_through(prefect, run_id, AwaitingRetry(), force=True)
+    await go_through(prefect, run_id, Running())
+    assert not await rerun_by_person(ATTEMPT)

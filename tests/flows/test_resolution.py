@@ -1,0 +1,148 @@
+"""What a person may say about a generation. Which state allows what, and that a wrong word changes nothing."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from apixo import Failed
+from deployments.sandbox import Fault, SandboxServer
+from flows import generation as transitions
+from flows.errors import UnconfirmedError
+from flows.generation import Generation, Owner, State
+from flows.resolution import ResolutionError, allow_resubmission, resolve_as_task
+from flows.resources import Resources
+from flows.steps.submit import Submission
+from tests.support import KITE
+
+
+async def _never(_: object) -> bool:
+    return False
+
+
+async def submit(key: str, resources: Resources) -> Generation:
+    return await Submission(key, KITE, resources, _never).run()
+
+
+async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
+    """An unconfirmed generation; the task that APIXO took it as."""
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    return sandbox.record.charged()[-1].task_id or ""
+
+
+async def recorded(key: str, resources: Resources) -> Generation:
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    return entry.generation
+
+
+async def abandoned_claim(key: str, resources: Resources) -> None:
+    claimed = transitions.claim(
+        None, key=key, request=KITE, owner=Owner(host="gone", pid=1), lease_seconds=0.2, now=datetime.now(UTC)
+    )
+    assert await resources.ledger.claim(claimed, over=None) is not None
+
+
+async def test_who_resolved_it_is_written_down(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    resolved = await resolve_as_task(key, await lost(key, resources, sandbox), resources)
+    assert resolved == await recorded(key, resources)
+    assert "by a person" in (resolved.attempt.note or "")
+    assert resolved.attempt.problem is None
+
+
+async def test_an_abandoned_claim_is_waited_out_before_it_is_resolved(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(f"{key}.other", resources, sandbox)
+    await abandoned_claim(key, resources)
+    assert (await resolve_as_task(key, task_id, resources)).state is State.SUBMITTED
+    await abandoned_claim(f"{key}.2", resources)
+    assert (await allow_resubmission(f"{key}.2", resources)).state is State.REJECTED
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    await allow_resubmission(key, resources)
+    await resources.ledger.close(key)
+    assert (await resolve_as_task(key, task_id, resources)).task_id == task_id
+    assert await resources.ledger.open_keys() == [key]
+    assert (await submit(key, resources)).task_id == task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_saying_it_twice_is_fine(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    task_id = await lost(key, resources, sandbox)
+    first = await resolve_as_task(key, task_id, resources)
+    assert await resolve_as_task(key, task_id, resources) == first
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_a_finished_generation_stays_closed_whatever_is_said_about_it(
+    same: bool, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    other = await lost(f"{key}.other", resources, sandbox)
+    task_id = (await submit(key, resources)).task_id or ""
+    failed = Failed(task_id=task_id, state="failed", fail_code="NO", fail_message="no")
+    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    await resources.ledger.close(key)
+    before = await resources.ledger.read(key)
+    if same:
+        assert (await resolve_as_task(key, task_id, resources)).state is State.FAILED
+    else:
+        with pytest.raises(ResolutionError, match="Nothing was changed"):
+            await resolve_as_task(key, other, resources)
+    assert await resources.ledger.read(key) == before
+    assert not await resources.ledger.is_open(key)
+
+
+async def test_a_marker_that_another_removes_meanwhile_is_put_back(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    await allow_resubmission(key, resources)
+    change = resources.ledger.change
+
+    async def close_first(*arguments: object, **options: object) -> object:
+        await resources.ledger.close(key)
+        return await change(*arguments, **options)  # type: ignore[arg-type]
+
+    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
+    await resolve_as_task(key, task_id, resources)
+    assert await resources.ledger.is_open(key)
+
+
+@pytest.mark.parametrize("kind", ["http_500", "http_401", "junk", "reset_before"])
+async def test_a_provider_that_cannot_be_asked_changes_nothing(
+    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    before = await resources.ledger.read(key)
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
+    with pytest.raises(ResolutionError, match=r"could not be asked.*Nothing was changed") as caught:
+        await resolve_as_task(key, task_id, resources)
+    assert (caught.value.key, caught.value.task_id) == (key, task_id)
+    assert await resources.ledger.read(key) == before
+
+
+async def test_a_key_nobody_submitted_cannot_be_resolved(key: str, resources: Resources) -> None:
+    with pytest.raises(ResolutionError, match=r"no record.*Nothing was ever submitted"):
+        await resolve_as_task(key, "task_1", resources)
+    assert await resources.ledger.keys() == []
+
+
+async def test_allowing_a_resubmission_twice_pays_once_more_only(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = (await submit(key, resources)).task_id or ""
+    failed = Failed(task_id=task_id, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
+    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    for _ in range(2):
+        assert (await allow_resubmission(key, resources)).attempt.resubmit_allowed
+    again = await submit(key, resources)
+    assert await submit(key, resources) == again
+    assert [attempt.number for attempt in again.attempts] == [1, 2]
+    assert len(sandbox.record.submits()) == 2

@@ -1,0 +1,132 @@
+"""When a step is tried again by itself, and after which pause."""
+
+from typing import Any
+
+import pytest
+from prefect import task
+from prefect.client.schemas.objects import State as PrefectState
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Completed
+from prefect.states import Failed as FailedState
+
+from apixo import errors as api
+from blocks import errors as store
+from flows import errors as pipeline
+from flows import steps
+from flows.generation import TransitionError
+from flows.media import errors as media
+from flows.resolution import ResolutionError
+from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
+
+TRANSIENT: list[BaseException] = [
+    api.NotSentError("no connection"),
+    api.RateLimitError("429"),
+    api.NoReplyError("cut"),
+    api.ServerError("500"),
+    api.UnexpectedReplyError("junk"),
+    api.DeadlineError("late"),
+    store.StoreUnavailableError("no answer"),
+    pipeline.ArchiveMismatchError("differs"),
+    media.DownloadError("cut"),
+    media.DamagedVideoError("half"),
+    media.ResultExpiredError("403", retryable=True),
+]
+FINAL: list[object] = [
+    api.BadRequestError("400"),
+    api.AuthenticationError("401"),
+    api.GenerationFailedError("failed"),
+    api.ContentViolationError("no"),
+    api.InvalidImageUrlError("no"),
+    store.StoreRefusedError("no rights"),
+    store.StoreUnfitError("no conditions"),
+    store.PreconditionFailedError("lost"),
+    pipeline.InvalidKeyError("bad"),
+    pipeline.KeyConflictError("other"),
+    pipeline.SubmissionRejectedError("no"),
+    pipeline.UnconfirmedError("who knows"),
+    pipeline.VideoFailedError("failed"),
+    pipeline.LedgerError("unreadable"),
+    ResolutionError("no"),
+    media.ForbiddenUrlError("private"),
+    media.ImageRefusedError("too big"),
+    media.ResultExpiredError("403"),
+    media.DownloadError("too large", retryable=False),
+    TransitionError("no"),
+    ValueError("a bug"),
+    OSError("a surprise"),
+    TimeoutError(),
+    KeyboardInterrupt(),
+    None,
+    "a result",
+]
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda error: type(error).__name__)
+def test_what_may_go_well_a_moment_later_is_tried_again(error: BaseException) -> None:
+    assert is_transient(error)
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
+def test_what_stays_so_and_what_nobody_foresaw_is_not(error: object) -> None:
+    assert not is_transient(error)
+
+
+def test_the_tables_know_every_class() -> None:
+    bases = (api.ApixoError, store.StoreError, pipeline.PipelineError, media.MediaError)
+    known = {type(error) for error in [*TRANSIENT, *FINAL]}
+    abstract = {*bases, api.ProvablyUnpaidError, api.RefusedError, api.UnclearError}
+
+    def below(cls: type) -> set[type]:
+        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+
+    rooms = ("apixo.", "blocks.", "flows.")
+    defined = {cls for base in bases for cls in below(base) if cls.__module__.startswith(rooms)}
+    assert defined - abstract <= known
+
+
+@pytest.mark.parametrize(
+    ("first", "delays"),
+    [
+        (2.0, [2, 4, 8, 16, 32]),
+        (0.05, [0.05, 0.1, 0.2, 0.4, 0.8]),
+        (10.0, [10, 20, 40, 60, 60]),
+        (500.0, [60] * 5),
+    ],
+)
+def test_pauses_double_up_to_a_minute(first: float, delays: list[float]) -> None:
+    assert delays_seconds(first) == pytest.approx(delays)
+    assert len(delays) == RETRIES
+    assert max(delays) <= LONGEST_DELAY_SECONDS
+
+
+@task
+def some_task() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("state", "again"),
+    [
+        (FailedState(data=store.StoreUnavailableError("no answer")), True),
+        (FailedState(data=media.DownloadError("too large", retryable=False)), False),
+        (FailedState(data=ValueError("a bug")), False),
+        (Completed(data="fine"), False),
+    ],
+)
+async def test_prefect_asks_with_the_state_of_the_try(state: PrefectState[Any], again: bool) -> None:
+    run = TaskRun.model_construct()
+    assert await retry_transient(some_task, run, state) is again
+
+
+def test_prefect_never_retries_the_paid_call_or_the_wait() -> None:
+    assert steps.submit.retries == 0
+    assert steps.wait.retries == 0
+    for step in (steps.validate_image, steps.fetch, steps.archive):
+        assert step.retries == RETRIES
+        assert step.retry_condition_fn is retry_transient
+
+
+def test_no_step_keeps_a_result_or_looks_for_one() -> None:
+    for step in (steps.validate_image, steps.submit, steps.wait, steps.fetch, steps.archive):
+        assert step.persist_result is False
+        assert step.cache_policy is not None
+        assert step.cache_policy.compute_key(None, {"key": "a"}, {}) is None  # type: ignore[arg-type]
