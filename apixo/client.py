@@ -97,7 +97,8 @@ class ApixoClient:
         self._http = http(httpx.Limits(max_connections=100, max_keepalive_connections=20))
         # The paid call gets a fresh connection each time. On a kept one the server's idle time-out can cut in just as
         # we send, and then nobody knows whether the request was read.
-        self._paid_http = http(httpx.Limits(max_connections=100, max_keepalive_connections=0))
+        # Nor does it queue for one: a time-out in a queue would count as unclear.
+        self._paid_http = http(httpx.Limits(max_connections=None, max_keepalive_connections=0))
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,7 +121,7 @@ class ApixoClient:
         request: VideoRequest,
         *,
         callback_url: str | None = None,
-        before_sending: Callable[[], None] | None = None,
+        before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> str:
         """Sends the paid call exactly once. Returns the task id.
 
@@ -135,7 +136,7 @@ class ApixoClient:
         """
         await self._limiter.acquire()
         if before_sending is not None:
-            before_sending()
+            await before_sending()
         try:
             async with asyncio.timeout(self._submit_timeout_seconds):
                 envelope = await self._call(
@@ -143,6 +144,7 @@ class ApixoClient:
                     "POST",
                     constants.SUBMIT_PATH,
                     json=request.body(callback_url),
+                    secret=callback_url,
                     timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),
                 )
         except TimeoutError as error:
@@ -248,6 +250,7 @@ class ApixoClient:
         params: dict[str, str] | None = None,
         timeout: httpx.Timeout | None = None,  # noqa: ASYNC109 - httpx's own per-phase time-outs, not a deadline
         task_id: str | None = None,
+        secret: str | None = None,
     ) -> Envelope:
         request = http.build_request(
             method, path, json=json, params=params, timeout=timeout if timeout else httpx.USE_CLIENT_DEFAULT
@@ -263,20 +266,30 @@ class ApixoClient:
                 f"No connection to {request.url.host} ({self._why(error)}). Nothing was sent. "
                 "Check the network and base_url, then run it again.",
                 task_id=task_id,
-            ) from error
+            ) from self._cause(error)
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise NoReplyError(
                 f"{request.url.host} gave no whole reply after the request was sent ({self._why(error)}).",
                 task_id=task_id,
-            ) from error
+            ) from self._cause(error)
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
             milliseconds=response.headers.get("retry-after-ms"),
             now=datetime.now(UTC),
         )
-        # A server may echo the request's headers in an error page: the key must not travel on in a message.
-        body = hide_secret(body.decode("utf-8", "replace"), self._api_key).encode()
+        # A server may echo the request in an error page: neither the key nor the callback's token may travel on.
+        text = hide_secret(body.decode("utf-8", "replace"), self._api_key)
+        body = (hide_secret(text, secret) if secret else text).encode()
         return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
+
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """The cause to show with an error of ours; None where its text holds the key: logs print causes too."""
+        seen: BaseException | None = error
+        while seen is not None:
+            if hide_secret(str(seen), self._api_key) != str(seen):
+                return None
+            seen = seen.__cause__ or seen.__context__
+        return error
 
     def _why(self, error: Exception) -> str:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -8,7 +8,8 @@ from typing import Final
 from apixo.constants import MAX_EXCERPT_CHARACTERS
 
 # Backslashes belong to an address: JSON may spell "/" as "\/" and "&" as "\u0026", and the signature comes after it.
-_QUERY = re.compile(r"(https?:\\*/\\*/[^\s\"'<>?#]+)[?#][^\s\"'<>]*")
+# So do single quotes: rather the text behind an address is lost than its signature kept.
+_QUERY = re.compile(r"(https?:\\*/\\*/[^\s\"<>?#]+)[?#][^\s\"<>]*")
 _USERINFO = re.compile(r"(https?:\\*/\\*/)[^\s/@\"'<>?#]+@")
 _BEARER = re.compile(r"(bearer\s+)[^\s\"'<>,]+", re.IGNORECASE)
 

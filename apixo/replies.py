@@ -105,7 +105,8 @@ def parse_envelope(
         return envelope
     refusals = codes - {200}
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with an odd body. Only the first is a definite no.
-    definite = refusals <= REFUSALS.keys() and (envelope is None or envelope.code in REFUSALS)
+    agreed = refusals <= REFUSALS.keys() and (envelope is None or envelope.code in REFUSALS)
+    definite = agreed and not (task_id is None and _speaks_of_a_task(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(envelope.message.encode("utf-8", "replace") if envelope and envelope.message else body)
     if definite:
@@ -119,6 +120,13 @@ def parse_envelope(
     )
 
 
+def _speaks_of_a_task(envelope: Envelope | None, body: bytes) -> bool:
+    """Whether a no to a submission may be a yes in disguise: it names a task, brings data, or has an odd code."""
+    if envelope is None:
+        return b"taskid" in body.lower() or b'"code"' in body.lower()
+    return bool(envelope.data) or b"taskid" in body.lower()
+
+
 def parse_submitted(envelope: Envelope) -> str:
     """The task id of an accepted submission.
 
@@ -126,6 +134,8 @@ def parse_submitted(envelope: Envelope) -> str:
         UnexpectedReplyError: the provider said yes and gave no usable task id.
     """
     task_id = envelope.data.get("taskId") if isinstance(envelope.data, dict) else None
+    if task_id in ("null", "None", "undefined"):  # what a broken serialiser makes of nothing
+        task_id = None
     if isinstance(task_id, str) and task_id.strip() and len(task_id) <= 200 and task_id.isprintable():
         return task_id.strip()
     raise UnexpectedReplyError(
@@ -164,8 +174,8 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
                 known = {k: v for k, v in known.items() if k not in ("fail_code", "fail_message")}
                 return Failed(
                     **known,
-                    fail_code="" if code is None else str(code),
-                    fail_message="" if text is None else str(text),
+                    fail_code=_clean(code),
+                    fail_message=_clean(text),
                 )
             case "pending":
                 return Pending(**known)
@@ -191,11 +201,18 @@ def _result_urls(result_json: object, *, task_id: str) -> tuple[str, ...]:
                 task_id=task_id,
             ) from error
     urls = result.get("resultUrls") if isinstance(result, dict) else None
-    if isinstance(urls, list) and urls and all(isinstance(url, str) and url.strip() for url in urls):
-        return tuple(url.strip() for url in urls)
+    # An odd entry beside a good one must not cost the good one.
+    usable = [url.strip() for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
+    if usable:
+        return tuple(usable)
     raise UnexpectedReplyError(
         f"APIXO reports task {task_id} as success, but without resultUrls.", code=200, task_id=task_id
     )
+
+
+def _clean(text: object) -> str:
+    """The provider's words as text that can be stored: JSON may spell half a character, which UTF-8 cannot."""
+    return "" if text is None else str(text).encode("utf-8", "replace").decode()
 
 
 def _envelope(body: bytes) -> Envelope | None:

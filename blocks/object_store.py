@@ -41,6 +41,9 @@ CHUNK_BYTES: Final = 1_048_576
 PROBE: Final = "probe/conditional-writes"
 """The object on which a store shows once per process that it keeps conditions."""
 
+_PROVEN: set[tuple[str, int]] = set()
+"""The stores, by address and bucket, that have shown in this process that they keep conditions."""
+
 _AGAIN: Final = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "ConditionalRequestConflict"}
 """S3 error codes below 500 that ask to try again."""
 
@@ -92,6 +95,7 @@ class ObjectStore:
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
         )
         self.bucket = bucket
+        self._identity = (client.get_presigned_url("GET", bucket, PROBE).partition("?")[0], id(transport))
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -99,13 +103,16 @@ class ObjectStore:
         self._close_minio()
 
     async def ensure_ready(self) -> None:
-        """Creates the bucket where it is missing, and makes the store prove that it keeps conditional writes.
+        """Makes the store prove that it keeps conditional writes, once per process.
 
         Raises:
             StoreUnfitError: it does not, so two racing workers would both believe to have the claim.
-            StoreError: no answer, or no rights.
+            StoreRefusedError: no such bucket, wrong keys, or no rights. A bucket that is gone is not made anew here:
+                with it went the ledger, and every key would be paid for again.
+            StoreUnavailableError: no answer.
         """
-        await self._create_bucket()
+        if self._identity in _PROVEN:
+            return
         with contextlib.suppress(PreconditionFailedError):
             await self.put_if(PROBE, b"Shows that this store keeps conditional writes.\n", etag=None)
         for etag in (None, f'"{"0" * 32}"'):
@@ -115,9 +122,30 @@ class ObjectStore:
                 continue
             raise StoreUnfitError(
                 "The object store ignored If-None-Match or If-Match. It cannot keep the ledger, and videos could be "
-                "paid twice. Use MinIO of 2024 or later, or AWS S3.",
+                "paid twice. Use a current MinIO, or AWS S3.",
                 object_name=PROBE,
             )
+        _PROVEN.add(self._identity)
+
+    async def create_bucket(self) -> bool:
+        """Creates the bucket where it is missing; whether it was. For set-up, not for runs: see `ensure_ready`."""
+        try:
+            await self.get(PROBE)
+        except StoreRefusedError as error:
+            if error.code != "NoSuchBucket":
+                raise
+        else:
+            return False
+
+        def create() -> None:
+            try:
+                self._minio.make_bucket(self.bucket)
+            except S3Error as error:
+                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                    raise
+
+        await self._threaded("", create)
+        return True
 
     async def get(self, name: str) -> StoredObject | None:
         """The object, whole; None when it does not exist. For small objects."""
@@ -192,18 +220,6 @@ class ObjectStore:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it."""
         return self._minio.get_presigned_url("GET", self.bucket, name, expires=timedelta(seconds=seconds))
 
-    async def _create_bucket(self) -> None:
-        def create() -> None:
-            if self._minio.bucket_exists(self.bucket):
-                return
-            try:
-                self._minio.make_bucket(self.bucket)
-            except S3Error as error:
-                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    raise
-
-        await self._threaded("", create)
-
     async def _send(
         self, method: str, name: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
@@ -268,7 +284,8 @@ def _unavailable(name: str, why: str) -> StoreUnavailableError:
 
 def _refused(name: str, code: str, bucket: str) -> StoreRefusedError:
     advice = {
-        "NoSuchBucket": f"The bucket {bucket} is gone. Create it, or restore it: the ledger lives in it.",
+        "NoSuchBucket": f"There is no bucket {bucket}. Make it with `sora setup`. Was it there before? Then restore "
+        "it: the ledger lives in it, and without it every key would be paid for again.",
         "AccessDenied": f"The access key has no right to it in bucket {bucket}. See the policy in the README.",
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
         "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong.",

@@ -19,7 +19,7 @@ class VideoArchive(Block):
         endpoint: host and port of the store.
         access_key: the access key.
         secret_key: the secret key.
-        bucket: the bucket; it is created when it is missing.
+        bucket: the bucket; `sora setup` creates it when it is missing.
 
     Example:
         Load a stored block and list the archived videos:
@@ -52,7 +52,7 @@ class VideoArchive(Block):
     secure: bool = Field(default=True, title="TLS", description="Whether the store is reached by https.")
     region: str = Field(default="us-east-1", title="Region", description="The region requests are signed for.")
     bucket: str = Field(
-        default="sora-videos", title="Bucket", description="The bucket. It is created when it is missing."
+        default="sora-videos", title="Bucket", description="The bucket. `sora setup` creates it when it is missing."
     )
     public_url: str | None = Field(
         default=None,

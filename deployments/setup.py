@@ -42,7 +42,7 @@ class SavedBlock:
 
 
 async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask: Ask | None = None) -> list[SavedBlock]:
-    """Registers the block types and saves both blocks with their Secret blocks.
+    """Registers the block types, saves both blocks with their Secret blocks, and makes sure of the bucket.
 
     Args:
         environ: where `APIXO_…` and `MINIO_…` are looked up.
@@ -52,6 +52,7 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
     Raises:
         SetupError: something required is missing, named with its variable.
         ValidationError: a value is not one the block takes.
+        StoreError: the archive does not answer, refuses the keys, or ignores conditional writes.
     """
     await Secret.register_type_and_schema()
     await ApixoApi.register_type_and_schema()
@@ -77,6 +78,12 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
             api[field] = value
     saved.append(await _save(ApixoApi, name, api))
     saved.append(await _save(VideoArchive, name, archive))
+    store = VideoArchive(**archive).store()
+    try:
+        saved.append(SavedBlock("bucket", store.bucket, "created" if await store.create_bucket() else "unchanged"))
+        await store.ensure_ready()
+    finally:
+        await store.aclose()
     return saved
 
 

@@ -1,19 +1,23 @@
 """The flow `generate-video`: one video, from the request to the archive."""
 
 import asyncio
+from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
 
 from apixo import VideoRequest
+from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.errors import VideoFailedError
 from flows.generation import Generation
 from flows.keys import Key, check_key
+from flows.media.errors import MediaError
 from flows.permission import rerun_by_person
 from flows.progress import run_logger
 from flows.report import publish, thumbnail_of
-from flows.resources import Resources, load_block, open_resources
+from flows.resources import Resources, command_options, load_block, open_resources
 from flows.spool import discard, spool_folder
 from flows.steps.retrying import delays_seconds
 
@@ -22,7 +26,8 @@ def _run_name() -> str:
     return f"generate {flow_run.parameters.get('key') or flow_run.id}"
 
 
-@flow(name="generate-video", flow_run_name=_run_name, persist_result=False, log_prints=False)
+# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
+@flow(name="generate-video", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
 async def generate_video(
     request: VideoRequest,
     key: Key | None = None,
@@ -40,7 +45,8 @@ async def generate_video(
         archive: Name of the `video-archive` block.
     """
     key = check_key(key or str(flow_run.id))
-    async with open_resources(await load_block(ApixoApi, api), await load_block(VideoArchive, archive)) as resources:
+    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         return await generate(request, key, resources, wait=wait)
 
 
@@ -52,13 +58,34 @@ async def generate(request: VideoRequest, key: str, resources: Resources, *, wai
     if not wait:
         run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, generation.task_id)
         return generation
+    try:
+        return await _bring_home(key, generation, resources, delays)
+    except VideoFailedError:
+        raise  # there is nothing to bring home
+    except Exception:
+        run_logger().error(  # the error itself is raised, and logged by Prefect
+            "%s is paid, as task %s, and not archived yet. Nothing is lost: rerun this run, or run "
+            "`sora resolve %s --task-id %s%s`. APIXO keeps its result for %d days.",
+            key, generation.task_id, key, generation.task_id, resources.options, RESULT_DAYS,
+        )  # fmt: skip
+        raise
+
+
+async def _bring_home(key: str, generation: Generation, resources: Resources, delays: list[float]) -> Generation:
+    """The three steps after the paid one. Each may be done again for nothing."""
     status = await steps.wait(key, resources)
     with spool_folder(resources.spool, key, generation.task_id or "") as folder:
         fetch = steps.fetch.with_options(retry_delay_seconds=delays)
         videos = await fetch(key, status, folder, resources)
         generation = await steps.archive.with_options(retry_delay_seconds=delays)(key, videos, resources)
         if videos:
-            thumbnail = await asyncio.to_thread(thumbnail_of, videos[0].path)
-            await publish(generation, resources.archive, thumbnail=thumbnail)
+            await publish(generation, resources.archive, thumbnail=await _thumbnail(videos[0].path))
         discard(folder)
     return generation
+
+
+async def _thumbnail(video: Path) -> bytes | None:
+    try:
+        return await asyncio.to_thread(thumbnail_of, video)
+    except MediaError:  # a picture less in the artifact
+        return None

@@ -77,6 +77,9 @@ class Attempt(_Model):
     submitted_at: datetime | None = Field(default=None, description="When the provider's yes was known.")
     problem: Problem | None = None
     note: str | None = Field(default=None, description="What a person or a callback did to it.")
+    granted_by: str | None = Field(
+        default=None, description="The Prefect state by which a person asked for this attempt after a failure."
+    )
     resubmit_allowed: bool = Field(default=False, description="A person allowed to pay once more after it failed.")
 
 
@@ -157,10 +160,13 @@ def claim(
     owner: Owner,
     lease_seconds: float,
     now: datetime,
+    granted_by: str | None = None,
 ) -> Generation:
     """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision."""
     number = len(previous.attempts) + 1 if previous else 1
-    attempt = Attempt(number=number, claimed_at=now, claimed_by=owner, lease_seconds=lease_seconds)
+    attempt = Attempt(
+        number=number, claimed_at=now, claimed_by=owner, lease_seconds=lease_seconds, granted_by=granted_by
+    )
     if previous is None:
         return Generation(
             key=key, state=State.CLAIMED, request=request, attempts=(attempt,), created_at=now, updated_at=now
@@ -172,12 +178,11 @@ def claim(
     )
 
 
-def submitted(
-    generation: Generation, *, attempt_number: int, task_id: str, now: datetime, note: str | None = None
-) -> Generation:
+def submitted(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
     """The provider took this attempt as this task. Also heals an attempt that was unconfirmed, or taken for unpaid.
 
-    An attempt that is not the last any more only gets its task id written down: a person has resubmitted meanwhile.
+    The attempt may not be the last any more: a person has resubmitted meanwhile. If nothing is known to be paid since,
+    its task becomes that of the generation, as an attempt of its own; else it is only written down.
     """
     attempt = generation.attempts[attempt_number - 1]
     if attempt.task_id == task_id:
@@ -187,9 +192,31 @@ def submitted(
             f"{generation.key} has the task {attempt.task_id} in attempt {attempt_number}, not {task_id}"
         )
     update: dict[str, Any] = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None}
-    if note:
-        update["note"] = note
-    return _with_attempt(generation, attempt_number, update, now=now)
+    changed = _with_attempt(generation, attempt_number, update, now=now)
+    if attempt_number == len(generation.attempts) or generation.state not in (State.REJECTED, State.UNCONFIRMED):
+        return changed
+    adopted = changed.attempts[attempt_number - 1].model_copy(
+        update={"number": len(changed.attempts) + 1, "note": f"the late answer to attempt {attempt_number}"}
+    )
+    return changed.model_copy(update={"attempts": (*changed.attempts, adopted), "state": State.SUBMITTED})
+
+
+def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
+    """A person says which task the last attempt is. A task that was wrong is replaced, as long as nothing is archived.
+
+    Raises:
+        TransitionError: it is archived, or there is a newer attempt than the one the person spoke of.
+    """
+    attempt = generation.attempt
+    if attempt.task_id == task_id:
+        return generation
+    if attempt.number != attempt_number or generation.state is State.CLAIMED:
+        raise TransitionError(f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}")
+    if generation.state is State.ARCHIVED:
+        raise TransitionError(f"{generation.key} is archived, as task {attempt.task_id}")
+    note = "a person said which task it is" + (f"; it was {attempt.task_id} before" if attempt.task_id else "")
+    update = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None, "note": note}
+    return _with_attempt(generation, attempt.number, update, now=now)
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
@@ -199,13 +226,18 @@ def rejected(generation: Generation, *, attempt_number: int, problem: Problem, n
     return _with_attempt(generation, attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
 
 
-def resubmit_allowed(generation: Generation, *, note: str, now: datetime) -> Generation:
-    """A person decides that the generation may be submitted once more: it was not taken, or it failed.
+def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, now: datetime) -> Generation:
+    """A person decides that the generation may be submitted once more: this attempt was not taken, or it failed.
 
     Raises:
-        TransitionError: it is neither unconfirmed, rejected nor failed, or failed for good.
+        TransitionError: there is a newer attempt than the one the person spoke of, it is neither unconfirmed, rejected
+            nor failed, or it failed for good.
     """
     attempt = generation.attempt
+    if attempt.number != attempt_number:
+        raise TransitionError(
+            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; look at it first"
+        )
     match generation.state:
         case State.REJECTED:
             return generation

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 60.0
 """How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
+READS_AT_ONCE: Final = 16
+"""Records read at the same time where all are looked through: half of the connections that a store keeps open."""
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
@@ -119,6 +121,8 @@ class Ledger:
             written = await self._write(changed, etag=entry.etag, patience_seconds=left)
             if written is not None:
                 return written
+            if self._monotonic() > deadline:
+                raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
 
     async def mark_open(self, key: str) -> None:
         """Writes the open marker. To be done before the record says that something is left to do."""
@@ -144,6 +148,19 @@ class Ledger:
         """The keys of all generations that are not finished, sorted."""
         names = await self._patiently(lambda: self._store.names("open/"))
         return [name.removeprefix("open/") for name in names]
+
+    async def key_of_task(self, task_id: str, *, but: str) -> str | None:
+        """Another generation that has this task; None when there is none. Reads the whole ledger: for rare use."""
+        gate = asyncio.Semaphore(READS_AT_ONCE)
+
+        async def holds(key: str) -> bool:
+            async with gate:
+                entry = await self.read(key)
+            return entry is not None and any(attempt.task_id == task_id for attempt in entry.generation.attempts)
+
+        keys = [key for key in await self.keys() if key != but]
+        found = await asyncio.gather(*(holds(key) for key in keys))
+        return next((key for key, held in zip(keys, found, strict=True) if held), None)
 
     async def keys(self) -> list[str]:
         """The keys of all generations there ever were, sorted."""

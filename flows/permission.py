@@ -9,23 +9,31 @@ from prefect.runtime import flow_run
 from flows.generation import Attempt
 
 
-async def rerun_by_person(attempt: Attempt) -> bool:
-    """Whether this flow run was sent back to work from outside after it had ended, as the UI's Retry button does."""
-    del attempt
+async def rerun_by_person(attempts: Sequence[Attempt]) -> str | None:
+    """Whether a person sent this flow run back to work after it had ended, as the UI's Retry button does.
+
+    Returns:
+        The id of the state that says so; None when there is none, or when it has paid for an attempt already.
+    """
     run_id = flow_run.id
     if run_id is None:
-        return False
+        return None
     async with get_client() as client:
-        return was_sent_back(await client.read_flow_run_states(run_id))
+        grant = sent_back_by(await client.read_flow_run_states(run_id))
+    return None if grant in {attempt.granted_by for attempt in attempts} else grant
 
 
-def was_sent_back(states: Sequence[State]) -> bool:
-    """Whether the last retry in a run's history came after the run had ended. Pure.
+def sent_back_by(states: Sequence[State]) -> str | None:
+    """The state by which a run was sent back after it had ended, if that was its last retry. Pure.
 
-    The engine's own retry goes from Running to AwaitingRetry; a rerun goes there from a final state. Prefect's
-    `empirical_policy.retry_type` says the same for the classic UI only: the new one forces the state, which skips the
-    rule that writes it.
+    The engine's own retry goes from Running to AwaitingRetry, and a worker that starts a crashed run again comes from
+    Crashed: neither is a person's. Prefect's `empirical_policy.retry_type` does not tell: the new UI forces the state,
+    which skips the rule that writes it. What this cannot tell apart is a person and an automation that sends failed
+    runs back.
     """
     history = sorted(states, key=lambda state: state.timestamp)
     last = max((number for number, state in enumerate(history) if state.name == "AwaitingRetry"), default=0)
-    return last > 0 and history[last - 1].is_final()
+    if last == 0:
+        return None
+    before = history[last - 1]
+    return str(history[last].id) if before.is_final() and not before.is_crashed() else None

@@ -24,6 +24,7 @@ from flows.errors import PipelineError
 from flows.generation import Owner
 from flows.hosts import guarded_client
 from flows.ledger import Ledger
+from flows.payer import Payer
 from flows.spool import spool_root
 
 B = TypeVar("B", bound=Block)
@@ -43,8 +44,10 @@ class Resources:
         client: ApixoClient,
         store: ObjectStore,
         ledger: Ledger,
+        payer: Payer,
         web: httpx.AsyncClient,
         spool: Path,
+        options: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -55,6 +58,10 @@ class Resources:
         self.client = client
         self.store = store
         self.ledger = ledger
+        self.payer = payer
+        """The paid call runs there and nowhere else."""
+        self.options = options
+        """What a `sora` command that a message shows needs to find the same blocks."""
         self.web = web
         """For image and result hosts only: it checks every address and never carries the API key."""
         self.spool = spool
@@ -68,7 +75,7 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(
-    api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None
+    api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = ""
 ) -> AsyncIterator[Resources]:
     """Connects everything, and makes sure that the archive can keep a ledger before anything is paid.
 
@@ -77,6 +84,7 @@ async def open_resources(
     """
     client, store = api.client(), archive.store()
     web = guarded_client(allow_private_hosts=api.allow_private_hosts)
+    payer = Payer(api, archive)
     try:
         ledger = Ledger(store)
         await ledger.ensure_ready()
@@ -86,10 +94,13 @@ async def open_resources(
             client=client,
             store=store,
             ledger=ledger,
+            payer=payer,
             web=web,
             spool=spool or spool_root(),
+            options=options,
         )
     finally:
+        await payer.aclose()
         await web.aclose()
         await client.aclose()
         await store.aclose()
@@ -122,3 +133,9 @@ def describe(problem: ErrorDetails) -> str:
     """One problem of a block or request: which field, and what is wrong. Without the value, which may be a secret."""
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else problem["msg"]
+
+
+def command_options(api: str, archive: str) -> str:
+    """The options by which a `sora` command finds these blocks; none for the default ones."""
+    named = (("api", api), ("archive", archive))
+    return "".join(f" --{option} {name}" for option, name in named if name != "default")

@@ -42,11 +42,18 @@ def fail(error: BaseException) -> int:
     if names & FORESEEN:
         err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
         return 1
-    if "httpx" in sys.modules and type(error).__module__.startswith(("httpx", "httpcore")):
-        err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(error).__name__)}). Is it up?")
+    unreachable = _unreachable(error)
+    if unreachable is not None:
+        err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(unreachable).__name__)}). Is it up?")
         return 1
     traceback.print_exception(error)
     return 1
+
+
+def _unreachable(error: BaseException) -> BaseException | None:
+    """The network's error in or behind this one: Prefect raises it as it is, or a RuntimeError from it."""
+    cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
+    return cause if cause is not None and type(cause).__module__.startswith(("httpx", "httpcore")) else None
 
 
 def table(*columns: str) -> Table:

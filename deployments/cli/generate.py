@@ -65,7 +65,8 @@ def generate(
             "remove_watermark": not keep_watermark,
         }
     )
-    key = check_key(key) if key else made_up_key(prompt)
+    # An empty key is not no key: `--key "$NAME"` with NAME unset would pay for another video at every run.
+    key = made_up_key(prompt) if key is None else check_key(key)
     if dry_run:
         asyncio.run(_dry_run(request, key, api=api, archive=archive))
         return

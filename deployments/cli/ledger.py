@@ -1,6 +1,8 @@
 """`sora show` and `sora resolve`: what the ledger knows, and what a person can do about it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +12,11 @@ from rich.markup import escape
 from deployments.cli import local
 from deployments.cli.console import err, out, shown_path
 from deployments.cli.generate import run_and_show
-from deployments.connection import connect
+from deployments.connection import SetupError, connect
 
 if TYPE_CHECKING:
     from flows.generation import Generation
+    from flows.resources import Resources
 
 LINK_SECONDS = 3600
 """How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
@@ -55,24 +58,41 @@ def resolve(
     """
     if (task_id is None) is not resubmit:
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` says what is known")
-    if resubmit and not yes:
-        typer.confirm(
-            f"This may pay for {key} a second time. Did you look at your APIXO account?", abort=True, err=True
-        )
     connect(local.LOCAL_DIR, verbose=verbose)
-    generation = asyncio.run(_settle(key, task_id, api=api, archive=archive))
+    seen = asyncio.run(_look(key, api=api, archive=archive))
+    if resubmit:
+        _print(seen)
+        if not yes:
+            typer.confirm(f"This may pay for {key} once more. Is there no task of it in APIXO?", abort=True, err=True)
+    generation = asyncio.run(_settle(seen, task_id, api=api, archive=archive))
     run_and_show(generation.request, key, wait=wait, api=api, archive=archive)
 
 
-async def _settle(key: str, task_id: str | None, *, api: str, archive: str) -> "Generation":
-    from blocks import ApixoApi, VideoArchive  # noqa: PLC0415 - after the server was chosen
-    from flows.resolution import allow_resubmission, resolve_as_task  # noqa: PLC0415
-    from flows.resources import load_block, open_resources  # noqa: PLC0415
+async def _look(key: str, *, api: str, archive: str) -> "Generation":
+    from flows.keys import check_key  # noqa: PLC0415 - after the server was chosen
+    from flows.resolution import look  # noqa: PLC0415
 
-    async with open_resources(await load_block(ApixoApi, api), await load_block(VideoArchive, archive)) as resources:
+    async with _opened(api, archive) as resources:
+        return await look(check_key(key), resources)
+
+
+async def _settle(seen: "Generation", task_id: str | None, *, api: str, archive: str) -> "Generation":
+    from flows.resolution import allow_resubmission, resolve_as_task  # noqa: PLC0415 - after the server was chosen
+
+    async with _opened(api, archive) as resources:
         if task_id is not None:
-            return await resolve_as_task(key, task_id, resources)
-        return await allow_resubmission(key, resources)
+            return await resolve_as_task(seen, task_id, resources)
+        return await allow_resubmission(seen, resources)
+
+
+@asynccontextmanager
+async def _opened(api: str, archive: str) -> "AsyncIterator[Resources]":
+    from blocks import ApixoApi, VideoArchive  # noqa: PLC0415 - after the server was chosen
+    from flows.resources import command_options, load_block, open_resources  # noqa: PLC0415
+
+    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
+        yield resources
 
 
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
@@ -99,7 +119,10 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
         if video is not None and link:
             out.print(store.signed_url(video.name, seconds=LINK_SECONDS), soft_wrap=True)
         if video is not None and save is not None:
-            await asyncio.to_thread(block.client().fget_object, block.bucket, video.name, str(save))
+            try:
+                await asyncio.to_thread(block.client().fget_object, block.bucket, video.name, str(save))
+            except (OSError, ValueError) as error:
+                raise SetupError(f"{save} cannot be written ({error}). Give --save the name of a new file.") from error
             err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
     finally:
         await store.aclose()

@@ -13,6 +13,7 @@ from flows import layout
 from flows.errors import ArchiveMismatchError, LedgerError
 from flows.events import emit
 from flows.generation import ArchivedObject, Generation, State
+from flows.media.errors import MediaError
 from flows.media.videos import poster_jpeg
 from flows.progress import run_logger, tell
 from flows.resources import Resources
@@ -57,9 +58,13 @@ async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resour
     tell(key, "archive", "uploading")
     folder = layout.folder(key, found.attempt.claimed_at)
     objects = [await _upload_video(folder, video, resources) for video in videos]
-    poster = await asyncio.to_thread(poster_jpeg, videos[0].path)
-    objects.append(await _upload(folder + layout.POSTER_NAME, poster, "poster", layout.POSTER_TYPE, resources))
     warnings = tuple(warning for video in videos for warning in video.warnings)
+    try:
+        poster = await asyncio.to_thread(poster_jpeg, videos[0].path)
+    except MediaError as error:  # the video is what was paid for
+        warnings += (f"there is no poster: {error}",)
+    else:
+        objects.append(await _upload(folder + layout.POSTER_NAME, poster, "poster", layout.POSTER_TYPE, resources))
     description = sidecar(found, tuple(objects), warnings).model_dump_json(indent=2).encode()
     objects.append(await _upload(folder + layout.SIDECAR_NAME, description, "sidecar", layout.SIDECAR_TYPE, resources))
     entry = await resources.ledger.change(

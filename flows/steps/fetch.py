@@ -1,7 +1,7 @@
 """Brings the result onto the local disk and makes sure that it plays."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from flows.downloads import download
 from flows.errors import LedgerError
 from flows.generation import Generation, State
 from flows.layout import video_name
-from flows.media.errors import DamagedVideoError, display_url
+from flows.media.errors import DamagedVideoError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
 from flows.progress import run_logger, tell
 from flows.resources import Resources
@@ -67,16 +67,20 @@ async def fetch(key: str, status: Succeeded | None, folder: Path, resources: Res
         tell(key, "fetch", "done before", done=True)
         return None
     urls = (status or await _ask(found.task_id or "", resources)).result_urls
-    videos = []
-    for number, url in enumerate(urls, start=1):
-        video = await _fetch_one(found, number, url, folder, resources)
+    try:
+        videos = await _fetch_all(found, urls, folder, resources)
+    except ResultExpiredError:
+        if status is None:
+            raise
+        fresh = await _ask(found.task_id or "", resources)  # the addresses may have been signed for a short while only
+        videos = await _fetch_all(found, fresh.result_urls, folder, resources)
+    for video in videos:
         logger.info(
             "Fetched %s of %s: %d bytes, %s, %d x %d, %.2f s, sha256 %s.", video.path.name, key, video.facts.size_bytes,
             video.facts.codec, video.facts.width, video.facts.height, video.facts.duration_seconds, video.sha256,
         )  # fmt: skip
         for warning in video.warnings:
             logger.warning("%s of %s: %s", video.path.name, key, warning)
-        videos.append(video)
     tell(key, "fetch", f"{sum(video.facts.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
     return videos
 
@@ -88,6 +92,23 @@ async def _ask(task_id: str, resources: Resources) -> Succeeded:
     raise UnexpectedReplyError(
         f"APIXO reported task {task_id} as success before, and now says {status.state!r}.", task_id=task_id
     )
+
+
+async def _fetch_all(
+    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources
+) -> list[FetchedVideo]:
+    """Every result that is a video. One that is none beside one that is, such as a picture, is a warning."""
+    videos: list[FetchedVideo] = []
+    odd: list[DamagedVideoError] = []
+    for number, url in enumerate(urls, start=1):
+        try:
+            videos.append(await _fetch_one(found, number, url, folder, resources))
+        except DamagedVideoError as error:
+            odd.append(error)
+    if not videos:
+        raise odd[0]
+    told = tuple(f"another result is no whole video and was left out: {error}" for error in odd)
+    return [replace(videos[0], warnings=videos[0].warnings + told), *videos[1:]]
 
 
 async def _fetch_one(found: Generation, number: int, url: str, folder: Path, resources: Resources) -> FetchedVideo:

@@ -5,39 +5,37 @@ sends it. While the claim stands without an answer, nobody else sends anything. 
 provable no, a task id, or a claim that turns `unconfirmed`. Only after the first two is anything sent again by itself.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from apixo import ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit, retry_delay
+from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
-from blocks.errors import StoreError
 from flows import generation as transitions
-from flows.errors import KeyConflictError, LedgerError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.advice import failed_error, unconfirmed_error
+from flows.errors import KeyConflictError, SubmissionRejectedError
 from flows.events import emit
-from flows.generation import Attempt, Generation, Problem, State, TransitionError
+from flows.generation import Attempt, Generation, Problem, State
 from flows.ledger import Entry
+from flows.payment import Payment
 from flows.progress import run_logger, tell
 from flows.resources import Resources
-
-T = TypeVar("T")
 
 LOOK_SECONDS: Final = 0.5
 """How often a run that joined another's claim looks for its answer. A read of the ledger takes a few milliseconds."""
 
-Permission = Callable[[Attempt], Awaitable[bool]]
-"""Asked whether a generation whose last attempt failed may be submitted once more."""
+Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
+"""Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
 
 
-async def _never(attempt: Attempt) -> bool:
-    del attempt
-    return False
+async def _never(attempts: Sequence[Attempt]) -> None:
+    del attempts
 
 
-@task(name="submit", task_run_name="submit {key}", cache_policy=NO_CACHE, persist_result=False)
+# retries=0: not even a profile's default retries may repeat this step by themselves.
+@task(name="submit", task_run_name="submit {key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def submit(
     key: str, request: VideoRequest, resources: Resources, may_submit_again: Permission = _never
 ) -> Generation:
@@ -93,7 +91,7 @@ class Submission:
                 case State.CLAIMED:
                     await self._join(entry)
                 case State.UNCONFIRMED:
-                    raise unconfirmed_error(found)
+                    raise unconfirmed_error(found, self._resources.options)
                 case State.REJECTED:
                     await self._after_rejection(entry)
                 case State.FAILED:
@@ -133,14 +131,17 @@ class Submission:
 
     async def _after_failure(self, entry: Entry) -> None:
         found = entry.generation
-        before = found.attempt.number == self._attempts_before
-        allowed = found.attempt.resubmit_allowed or (before and await self._may_submit_again(found.attempt))
-        if found.permanently_failed or not allowed:
-            raise failed_error(found)
+        granted_by = None
+        if not found.permanently_failed and not found.attempt.resubmit_allowed:
+            before = found.attempt.number == self._attempts_before
+            granted_by = await self._may_submit_again(found.attempts) if before else None
+        if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
+            await self._ledger.close(self._key)
+            raise failed_error(found, self._resources.options)
         self._log.warning(
             "%s failed in attempt %d. A person wants it submitted once more.", self._key, found.attempt.number
         )
-        await self._claim_and_pay(entry)
+        await self._claim_and_pay(entry, granted_by=granted_by)
 
     async def _join(self, entry: Entry) -> None:
         """Waits for the answer to another's claim. Where none comes, its owner is dead and the payment unclear."""
@@ -152,91 +153,32 @@ class Submission:
         tell(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
         await settle(entry, self._resources)
 
-    async def _claim_and_pay(self, over: Entry | None) -> None:
+    async def _claim_and_pay(self, over: Entry | None, *, granted_by: str | None = None) -> None:
         resources = self._resources
         callback_url = resources.api.callback_url_for(self._key)
-        started = resources.monotonic()
-        lease_seconds = resources.api.lease_seconds
+        started, started_at = resources.monotonic(), resources.now()
         claimed = await self._ledger.claim(
             transitions.claim(
                 over.generation if over else None,
                 key=self._key,
                 request=self._request,
                 owner=resources.owner(),
-                lease_seconds=lease_seconds,
-                now=resources.now(),
+                lease_seconds=resources.api.lease_seconds,
+                now=started_at,
+                granted_by=granted_by,
             ),
             over=over,
         )
         if claimed is None:
             return  # someone else was faster: look again
 
-        def claim_is_fresh() -> None:
-            if resources.monotonic() - started > lease_seconds / 2:
-                # This process was frozen, or the store very slow. Others may have given the claim up by now, and a
-                # person may have resubmitted.
-                raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
+        def age_seconds() -> float:
+            # The monotonic clock stops while a machine sleeps, the wall clock may be set: the larger counts.
+            return max(resources.monotonic() - started, (resources.now() - started_at).total_seconds())
 
         tell(self._key, "submit", "sending the request")
-        await _to_its_end(self._pay(claimed.generation, callback_url, claim_is_fresh))
-
-    async def _pay(self, claimed: Generation, callback_url: str | None, before_sending: Callable[[], None]) -> None:
-        """The POST and the writing down of its answer. Runs to its end even when the run is cancelled meanwhile."""
-        number = claimed.attempt.number
-        try:
-            task_id = await self._resources.client.submit_once(
-                self._request, callback_url=callback_url, before_sending=before_sending
-            )
-        except ProvablyUnpaidError as error:
-            problem = _problem(error)
-            self._log.warning("%s was not taken: %s", self._key, error)
-            await self._ledger.change(
-                self._key,
-                lambda current: transitions.rejected(
-                    current, attempt_number=number, problem=problem, now=self._resources.now()
-                ),
-            )
-        except BaseException as error:
-            await self._write_unconfirmed(number, error)
-            raise
-        else:
-            await self._write_submitted(claimed, task_id)
-
-    async def _write_submitted(self, claimed: Generation, task_id: str) -> None:
-        number = claimed.attempt.number
-
-        def how(current: Generation) -> Generation:
-            return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self._resources.now())
-
-        # First where the store cannot get in the way: with the task id in the log or the event a person can finish the
-        # generation even if the write below never succeeds.
-        self._log.info("APIXO took %s as task %s.", self._key, task_id)
-        emit("submitted", how(claimed))
-        try:
-            entry = await self._ledger.change(self._key, how, patience_seconds=self._resources.api.deadline_seconds)
-        except (StoreError, LedgerError, TransitionError) as error:
-            raise LedgerError(
-                f"APIXO took {self._key} as task {task_id}, but the ledger could not be written: {error} "
-                f"Once the store is back, run: sora resolve {self._key} --task-id {task_id}",
-                key=self._key,
-                task_id=task_id,
-            ) from error
-        if entry.generation.attempt.number != number:
-            self._log.error(
-                "%s was resubmitted by a person before APIXO's answer to attempt %d came: task %s is paid as well. "
-                "Its id is in the ledger.", self._key, number, task_id,
-            )  # fmt: skip
-
-    async def _write_unconfirmed(self, number: int, error: BaseException) -> None:
-        entry = await self._ledger.change(
-            self._key,
-            lambda now: transitions.unconfirmed(
-                now, attempt_number=number, problem=_problem(error), now=self._resources.now()
-            ),
-        )
-        emit("unconfirmed", entry.generation)
-        if isinstance(error, ApixoError):
-            raise unconfirmed_error(entry.generation) from error
+        payment = Payment(claimed, self._request, callback_url, age_seconds, resources, self._log)
+        await resources.payer.run(payment.make)
 
 
 async def settle(entry: Entry, resources: Resources) -> Generation:
@@ -270,61 +212,8 @@ async def settle(entry: Entry, resources: Resources) -> Generation:
     return settled.generation
 
 
-def unconfirmed_error(generation: Generation) -> UnconfirmedError:
-    """What a person has to know to resolve it."""
-    key, attempt = generation.key, generation.attempt
-    why = attempt.problem.message if attempt.problem else "no answer was written"
-    return UnconfirmedError(
-        f"Nobody can know yet whether {key} was paid: {why} (attempt {attempt.number}, claimed "
-        f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC). It is not sent again by itself. "
-        "If a callback comes, it heals. Otherwise look at your APIXO account for a task of that time, then run "
-        f"`sora resolve {key} --task-id TASK_ID` if there is one, or `sora resolve {key} --resubmit` if there is none.",
-        key=key,
-    )
-
-
-def failed_error(generation: Generation) -> VideoFailedError:
-    """What the provider said, and whether trying again makes sense."""
-    failure = generation.failure()
-    again = f"run `sora resolve {generation.key} --resubmit`, or rerun its deployment's run in the Prefect UI"
-    advice = "" if failure.permanent else f" To pay for another try, {again}."
-    return VideoFailedError(
-        f"{generation.key}: {failure}{advice}",
-        key=generation.key,
-        task_id=generation.task_id,
-        fail_code=failure.fail_code,
-        permanent=failure.permanent,
-    )
-
-
 def _finished_attempts(entry: Entry | None) -> int:
     """How many attempts were over when this run looked first. One under way then counts as made during this run."""
     if entry is None:
         return 0
     return len(entry.generation.attempts) - (entry.generation.state is State.CLAIMED)
-
-
-def _problem(error: BaseException) -> Problem:
-    return Problem(
-        kind=type(error).__name__,
-        code=str(getattr(error, "code", None) or ""),
-        message=str(error) or "the run was stopped while it waited for the answer",
-        retryable=may_resubmit(error),
-        retry_after_seconds=error.retry_after_seconds if isinstance(error, ApixoError) else None,
-    )
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Awaits work that must not be cut in the middle. A cancellation is passed on after the work has ended."""
-    running = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait({running})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not running.cancelled():
-            running.exception()  # seen: it is in the ledger
-        raise cancelled
-    return running.result()

@@ -5,15 +5,16 @@ from prefect.cache_policies import NO_CACHE
 
 from apixo import Failed, Succeeded, wait_for_end
 from flows import generation as transitions
+from flows.advice import failed_error
 from flows.errors import LedgerError
 from flows.events import emit
 from flows.generation import Generation, State
 from flows.progress import run_logger, tell
 from flows.resources import Resources
-from flows.steps.submit import failed_error
 
 
-@task(name="wait", task_run_name="wait {key}", cache_policy=NO_CACHE, persist_result=False)
+# retries=0: not even a profile's default retries may repeat this step by themselves.
+@task(name="wait", task_run_name="wait {key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def wait(key: str, resources: Resources) -> Succeeded | None:
     """Sleeps, then asks until the task ends. None: the ledger already says that it has ended well.
 
@@ -35,7 +36,7 @@ async def wait(key: str, resources: Resources) -> Succeeded | None:
         tell(key, "wait", "done before", done=True)
         return None
     if found.state is State.FAILED:
-        raise failed_error(found)
+        raise failed_error(found, resources.options)
     status = await _end_of(found, found.task_id or "", resources)
     return await settle_status(key, status, resources)
 
@@ -52,9 +53,10 @@ async def settle_status(key: str, status: Succeeded | Failed, resources: Resourc
         if entry.generation.state is State.FAILED:
             emit("failed", entry.generation, fail_code=status.fail_code)
             await resources.ledger.close(key)
-            raise failed_error(entry.generation)
+            raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=status.task_id)
     succeeded = status
+    await resources.ledger.mark_open(key)  # it may have been closed: some providers say failed first and success later
     entry = await resources.ledger.change(key, lambda now: transitions.succeeded(now, succeeded, now=resources.now()))
     run_logger().info("APIXO finished task %s of %s.", status.task_id, key)
     emit("succeeded", entry.generation)

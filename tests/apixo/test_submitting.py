@@ -193,15 +193,18 @@ class StaleClaimError(Exception):
 
 
 async def test_what_before_sending_raises_stops_the_call(own_connect: Connect) -> None:
-    def refuse() -> None:
+    async def refuse() -> None:
         raise StaleClaimError
+
+    async def agree() -> None:
+        return None
 
     async with serving(reply(ACCEPTED)) as server:
         client = own_connect(server.url)
         with pytest.raises(StaleClaimError):
             await client.submit_once(KITE, before_sending=refuse)
         assert (server.connections, server.requests) == (0, [])
-        assert await client.submit_once(KITE, before_sending=lambda: None) == "task_1"
+        assert await client.submit_once(KITE, before_sending=agree) == "task_1"
 
 
 async def test_before_sending_is_called_when_the_turn_has_come(own_connect: Connect) -> None:
@@ -211,7 +214,7 @@ async def test_before_sending_is_called_when_the_turn_has_come(own_connect: Conn
         await client.submit_once(KITE)
         called = False
 
-        def note() -> None:
+        async def note() -> None:
             nonlocal called
             called = True
 

@@ -90,3 +90,25 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
     assert len(sandbox.record.submits()) == (1 if way == "task_id" else 2)
     if way == "task_id":
         assert archived.task_id == paid.task_id
+
+
+async def test_sigterm_in_the_middle_of_the_paid_call_still_writes_its_answer(
+    sandbox: SandboxServer, minio: ObjectStoreServer, prefect: PrefectClient, start_run: Runs, key: str
+) -> None:
+    stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=20), make_archive(minio))
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=3))
+    run = await start_run(request={"prompt": "ended politely"}, key=key, api=stored.name, archive=stored.name)
+    with anyio.fail_after(60):
+        while not sandbox.record.charged():
+            await asyncio.sleep(0.05)
+    claimed = await stored.recorded(key)
+    assert claimed is not None
+    assert claimed.state is State.CLAIMED
+    os.kill(claimed.attempt.claimed_by.pid, signal.SIGTERM)  # as a cancelled run, a stopped worker, an evicted pod
+    crashed = await ended(prefect, run.id)
+    assert crashed.state is not None
+    assert not crashed.state.is_completed()
+    left = await stored.recorded(key)
+    assert left is not None
+    assert left.state is State.SUBMITTED
+    assert left.task_id == sandbox.record.charged()[0].task_id

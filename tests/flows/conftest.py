@@ -32,7 +32,6 @@ class StoredBlocks:
         """What the ledger says."""
         store = self.archive.store()
         try:
-            await store.ensure_ready()  # the flow may have ended before it made the bucket
             entry = await Ledger(store).read(key)
         finally:
             await store.aclose()

@@ -1,6 +1,10 @@
 """The paid call. Every test asserts on what the provider saw."""
 
 import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -12,18 +16,18 @@ from deployments.sandbox import Fault, SandboxServer
 from flows import generation as transitions
 from flows.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.generation import Attempt, Generation, Owner, Problem, State
-from flows.resolution import ResolutionError, allow_resubmission, resolve_as_task
+from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
 from flows.steps.submit import Submission
 from tests.support import KITE, make_api
 
 
-async def _never(_: Attempt) -> bool:
-    return False
+async def _never(_: Sequence[Attempt]) -> None:
+    return None
 
 
-async def _always(_: Attempt) -> bool:
-    return True
+async def _always(_: Sequence[Attempt]) -> str:
+    return "a person's click"
 
 
 async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
@@ -279,7 +283,7 @@ async def test_a_permanent_failure_is_never_submitted_again(
         await Submission(key, KITE, resources, _always).run()
     assert caught.value.permanent
     with pytest.raises(ResolutionError, match="new key"):
-        await allow_resubmission(key, resources)
+        await allow_resubmission(await recorded(key, resources), resources)
     assert len(sandbox.record.submits()) == 1
 
 
@@ -289,9 +293,9 @@ async def test_resolving_with_a_task_id_goes_on_with_it(key: str, resources: Res
         await submit(key, resources)
     (paid,) = sandbox.record.charged()
     with pytest.raises(ResolutionError, match="does not know"):
-        await resolve_as_task(key, "task_ffffffffffff", resources)
+        await resolve_as_task(await recorded(key, resources), "task_ffffffffffff", resources)
     assert (await recorded(key, resources)).state is State.UNCONFIRMED
-    resolved = await resolve_as_task(key, paid.task_id or "", resources)
+    resolved = await resolve_as_task(await recorded(key, resources), paid.task_id or "", resources)
     assert resolved.state is State.SUBMITTED
     assert resolved.task_id == paid.task_id
     assert len(sandbox.record.submits()) == 1
@@ -303,7 +307,7 @@ async def test_resolving_with_resubmit_pays_exactly_once_more(
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
-    await allow_resubmission(key, resources)
+    await allow_resubmission(await recorded(key, resources), resources)
     await submit(key, resources)
     await submit(key, resources)
     assert len(sandbox.record.submits()) == 2
@@ -313,9 +317,9 @@ async def test_resolving_with_resubmit_pays_exactly_once_more(
 async def test_a_paid_generation_cannot_be_resubmitted(key: str, resources: Resources, sandbox: SandboxServer) -> None:
     await submit(key, resources)
     with pytest.raises(ResolutionError, match="APIXO took it"):
-        await allow_resubmission(key, resources)
+        await allow_resubmission(await recorded(key, resources), resources)
     with pytest.raises(ResolutionError, match="no record"):
-        await allow_resubmission("never-heard-of", resources)
+        await look("never-heard-of", resources)
 
 
 async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
@@ -324,7 +328,7 @@ async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
-    await allow_resubmission(key, resources)
+    await allow_resubmission(await recorded(key, resources), resources)
     second = await submit(key, resources)
     entry = await resources.ledger.change(
         key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
@@ -332,3 +336,109 @@ async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
     assert entry.generation.task_id == second.task_id
     assert entry.generation.state is State.SUBMITTED
     assert entry.generation.attempts[0].task_id == "task_late"
+
+
+async def test_the_end_of_the_run_does_not_reach_the_paid_call(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """As at SIGTERM, where `asyncio.run` cancels every task of the loop."""
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
+    paying = asyncio.create_task(submit(key, resources))
+    while not sandbox.record.submits():
+        await asyncio.sleep(0.01)
+    ours = asyncio.current_task()
+    for _ in range(3):
+        for task in asyncio.all_tasks() - {ours}:
+            if "submit" in repr(task.get_coro()):
+                task.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await paying
+    assert (await recorded(key, resources)).state is State.SUBMITTED
+
+
+async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
+    sandbox.faults.add(Fault(call="submit", kind="http_400"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    await allow_resubmission(await recorded(key, resources), resources)
+    with pytest.raises(SubmissionRejectedError):
+        await submit(key, resources)
+    await resources.ledger.change(
+        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
+    )
+    found = await submit(key, resources)
+    assert found.state is State.SUBMITTED
+    assert found.task_id == "task_late"
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_decision_counts_for_the_attempt_it_was_about(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    seen = await recorded(key, resources)  # by two persons at once
+    await allow_resubmission(seen, resources)
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    with pytest.raises(ResolutionError, match="submitted again meanwhile, in attempt 2"):
+        await allow_resubmission(seen, resources)
+    with pytest.raises(ResolutionError, match="submitted again meanwhile"):
+        await resolve_as_task(seen, sandbox.record.charged()[0].task_id or "", resources)
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_corrected(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    other = await submit(f"{key}-other", resources)
+    stray = await resources.client.submit_once(VideoRequest(prompt="made outside"))
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    right = sandbox.record.charged()[-1].task_id or ""
+    with pytest.raises(ResolutionError, match=f"is that of {key}-other"):
+        await resolve_as_task(await recorded(key, resources), other.task_id or "", resources)
+    wrong = await resolve_as_task(await recorded(key, resources), stray, resources)
+    assert wrong.task_id == stray
+    mended = await resolve_as_task(await recorded(key, resources), right, resources)
+    assert mended.task_id == right
+    assert stray in (mended.attempt.note or "")
+
+
+async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
+    key: str, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+) -> None:
+    slow = make_api(sandbox, requests_per_minute=30)
+    async with open_resources(slow, archive) as own:
+        await submit(f"{key}-first", own)  # takes the only turn of these two seconds
+        waiting = asyncio.create_task(submit(key, own))
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert len(sandbox.record.submits()) == 1
+    assert (await recorded(key, resources)).state is State.REJECTED
+
+
+@pytest.mark.parametrize("settings", ["PREFECT_TASKS_DEFAULT_RETRIES", "PREFECT_FLOWS_DEFAULT_RETRIES"])
+def test_no_default_retries_of_a_profile_reach_the_paid_step(settings: str) -> None:
+    seen = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from flows.generate_video import generate_video as flow; from flows import steps;"
+            + "print(flow.retries, steps.submit.retries, steps.wait.retries)",
+        ],
+        env={**os.environ, settings: "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.split() == ["0", "0", "0"]

@@ -35,7 +35,7 @@ def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
 
 
 def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
-    """An archive block with a new bucket."""
+    """An archive block, and its bucket, which is new."""
     fields: dict[str, Any] = {
         "endpoint": minio.endpoint,
         "access_key": minio.access_key,
@@ -43,4 +43,8 @@ def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
         "secure": False,
         "bucket": unique("bucket"),
     }
-    return VideoArchive(**(fields | changed))
+    archive = VideoArchive(**(fields | changed))
+    client = archive.client()
+    client.make_bucket(archive.bucket)
+    client._http.clear()  # minio-py has no close, and open sockets are warnings
+    return archive
