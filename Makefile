@@ -27,14 +27,17 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $@
 	@echo "Installed."
 
-demo: $(STAMP) ## make a video on this machine alone: no account, no key, no money
+demo: $(STAMP) ## make three videos on this machine alone: no account, no key, no money
 	@$(BIN)/sora demo
 
 up: $(STAMP) ## run Prefect, MinIO and the stand-in of the API until Ctrl-C
 	@$(BIN)/sora up
 
-test: $(STAMP) ## run all tests
-	@$(BIN)/python -m pytest
+# Each worker has servers of its own; two keep two cores busy.
+TEST_WORKERS ?= 2
+
+test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .

@@ -56,7 +56,7 @@ def connect(local_dir: Path, *, verbose: bool = False) -> StackInfo | None:
     use({}, verbose=verbose)
     from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
 
-    if get_current_settings().api.url is None:
+    if not get_current_settings().api.url:  # set to nothing is not set
         raise SetupError(
             "There is no Prefect server to talk to. Run `sora up` in another terminal, or set PREFECT_API_URL "
             "(for a server of your own: http://HOST:4200/api)."

@@ -127,7 +127,10 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
 
 
 async def _save_blocks(environ: dict[str, str]) -> None:
-    from deployments.setup import save_blocks  # noqa: PLC0415 - imports Prefect
+    from blocks import VideoArchive  # noqa: PLC0415 - imports Prefect
+    from deployments.setup import make_bucket, save_blocks  # noqa: PLC0415
+    from flows.resources import load_block  # noqa: PLC0415
 
     # This stack's own settings only: a real key in the caller's environment must not reach the stand-in.
     await save_blocks(environ)
+    await make_bucket(await load_block(VideoArchive, "default"))

@@ -34,7 +34,7 @@ Outcome = Literal["created", "updated", "unchanged"]
 
 @dataclass(frozen=True, slots=True)
 class SavedBlock:
-    """What became of one block."""
+    """What became of one block, or of the bucket."""
 
     slug: str
     name: str
@@ -42,7 +42,7 @@ class SavedBlock:
 
 
 async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask: Ask | None = None) -> list[SavedBlock]:
-    """Registers the block types, saves both blocks with their Secret blocks, and makes sure of the bucket.
+    """Registers the block types and saves both blocks with their Secret blocks.
 
     Args:
         environ: where `APIXO_…` and `MINIO_…` are looked up.
@@ -52,7 +52,6 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
     Raises:
         SetupError: something required is missing, named with its variable.
         ValidationError: a value is not one the block takes.
-        StoreError: the archive does not answer, refuses the keys, or ignores conditional writes.
     """
     await Secret.register_type_and_schema()
     await ApixoApi.register_type_and_schema()
@@ -78,13 +77,22 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
             api[field] = value
     saved.append(await _save(ApixoApi, name, api))
     saved.append(await _save(VideoArchive, name, archive))
-    store = VideoArchive(**archive).store()
+    return saved
+
+
+async def make_bucket(archive: VideoArchive) -> SavedBlock:
+    """Creates the archive's bucket where it is missing. Only set-up does this: see `ObjectStore.ensure_ready`.
+
+    Raises:
+        StoreError: the archive does not answer, refuses the keys, or ignores conditional writes.
+    """
+    store = archive.store()
     try:
-        saved.append(SavedBlock("bucket", store.bucket, "created" if await store.create_bucket() else "unchanged"))
+        created = await store.create_bucket()
         await store.ensure_ready()
     finally:
         await store.aclose()
-    return saved
+    return SavedBlock("bucket", store.bucket, "created" if created else "unchanged")
 
 
 async def _wanted(

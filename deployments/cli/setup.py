@@ -22,14 +22,22 @@ def setup(
     `MINIO_ACCESS_KEY`, `MINIO_SECRET_KEY`, `MINIO_BUCKET`, …). What is missing is asked for on a terminal. A second run
     changes nothing.
 
-    The API key goes into the Secret block `apixo-api-key`. It is never a parameter of a flow.
+    The bucket is made where it is missing. The API key goes into the Secret block `apixo-api-key`; it is never a
+    parameter of a flow.
     """
     info = connect(local.LOCAL_DIR)
     environ = {**(info.load_environment() if info else {}), **os.environ}
-    from deployments.setup import save_blocks  # noqa: PLC0415 - imports Prefect
+    from blocks import VideoArchive  # noqa: PLC0415 - imports Prefect
+    from deployments.setup import make_bucket, save_blocks  # noqa: PLC0415
+    from flows.resources import load_block  # noqa: PLC0415
 
-    for saved in asyncio.run(save_blocks(environ, name=name, ask=_ask if sys.stdin.isatty() else None)):
-        out.print(f"{saved.slug:14} {saved.name:22} {saved.outcome}")
+    async def run() -> None:
+        for saved in await save_blocks(environ, name=name, ask=_ask if sys.stdin.isatty() else None):
+            out.print(f"{saved.slug:14} {saved.name:22} {saved.outcome}")
+        bucket = await make_bucket(await load_block(VideoArchive, name))
+        out.print(f"{bucket.slug:14} {bucket.name:22} {bucket.outcome}")
+
+    asyncio.run(run())
 
 
 def _ask(variable: str, description: str, secret: bool) -> str:

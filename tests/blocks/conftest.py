@@ -71,6 +71,7 @@ async def own_open() -> AsyncIterator[OpenStore]:
 async def own_store(own_archive: VideoArchive, own_open: OpenStore) -> ObjectStore:
     """A bucket in MinIO, ready."""
     store = own_open(own_archive)
+    await store.create_bucket()
     await store.ensure_ready()
     return store
 

@@ -74,7 +74,7 @@ async def test_from_nothing_to_blocks_that_load_and_a_second_run_changes_nothing
         f"apixo-api/{name}": "created",
         f"video-archive/{name}": "created",
     }
-    api, archive = await ApixoApi.aload(name), await VideoArchive.aload(name)
+    api, archive = await load_block(ApixoApi, name), await load_block(VideoArchive, name)
     assert api.api_key.value.get_secret_value() == API_KEY
     assert api.base_url == "https://api.apixo.ai"
     assert (archive.endpoint, archive.access_key) == ("minio.example.com:9000", "sora")
@@ -113,7 +113,7 @@ async def test_one_changed_variable_updates_only_its_block(name: str, prefect_se
 async def test_a_new_key_reaches_the_block_that_refers_to_it(name: str, prefect_server: PrefectServer) -> None:
     await save_blocks(COMPLETE, name=name)
     await save_blocks({"APIXO_API_KEY": "THE-NEXT-KEY"}, name=name)
-    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == "THE-NEXT-KEY"
+    assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == "THE-NEXT-KEY"
     secret: Secret[Any] = await Secret.aload(f"apixo-api-key-{name}")
     assert secret.value.get_secret_value() == "THE-NEXT-KEY"
 
@@ -123,7 +123,7 @@ async def test_what_is_not_named_keeps_what_the_block_has(name: str, prefect_ser
         {**COMPLETE, "APIXO_DEADLINE_SECONDS": "99", "APIXO_PRICE_PER_SECOND": "0.5", "MINIO_BUCKET": "mine"}, name=name
     )
     await save_blocks({"APIXO_POLL_INTERVAL_SECONDS": "3", "MINIO_REGION": "eu", "MINIO_BUCKET": "  "}, name=name)
-    api, archive = await ApixoApi.aload(name), await VideoArchive.aload(name)
+    api, archive = await load_block(ApixoApi, name), await load_block(VideoArchive, name)
     assert (api.deadline_seconds, api.poll_interval_seconds, str(api.price_per_second)) == (99, 3, "0.5")
     assert api.api_key.value.get_secret_value() == API_KEY
     assert (archive.bucket, archive.region) == ("mine", "eu")
@@ -135,8 +135,8 @@ async def test_two_names_do_not_share_a_key(name: str, prefect_server: PrefectSe
     other = unique("other")
     await save_blocks(COMPLETE, name=name)
     await save_blocks({**COMPLETE, "APIXO_API_KEY": "OF-THE-OTHER"}, name=other)
-    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == API_KEY
-    assert (await ApixoApi.aload(other)).api_key.value.get_secret_value() == "OF-THE-OTHER"
+    assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == API_KEY
+    assert (await load_block(ApixoApi, other)).api_key.value.get_secret_value() == "OF-THE-OTHER"
 
 
 async def test_the_default_blocks_have_the_documented_names(prefect_server: PrefectServer) -> None:
@@ -155,7 +155,7 @@ async def test_the_callback_secret_is_a_block_of_its_own(name: str, prefect_serv
         await save_blocks(named, name=name)
     saved = await save_blocks({**named, "APIXO_CALLBACK_SECRET": CALLBACK_SECRET}, name=name)
     assert outcomes(saved)[f"secret/apixo-callback-secret-{name}"] == "created"
-    api = await ApixoApi.aload(name)
+    api = await load_block(ApixoApi, name)
     assert api.callback_secret is not None
     assert api.callback_secret.value.get_secret_value() == CALLBACK_SECRET
     assert re.fullmatch(r"https://callbacks\.example\.com/apixo/k/[0-9a-f]{64}", api.callback_url_for("k") or "")
@@ -167,8 +167,8 @@ async def test_a_key_of_digits_or_json_is_kept_letter_by_letter(name: str, prefe
         named = {**COMPLETE, "APIXO_API_KEY": text, "MINIO_SECRET_KEY": text}
         await save_blocks(named, name=name)
         assert set(outcomes(await save_blocks(named, name=name)).values()) == {"unchanged"}
-        assert (await VideoArchive.aload(name)).secret_key.get_secret_value() == text
-        secret: Secret[Any] = (await ApixoApi.aload(name)).api_key
+        assert (await load_block(VideoArchive, name)).secret_key.get_secret_value() == text
+        secret: Secret[Any] = (await load_block(ApixoApi, name)).api_key
         assert secret.value.get_secret_value() == text
 
 
@@ -202,8 +202,8 @@ async def test_a_person_is_asked_for_what_is_missing_and_nothing_else(name: str,
         "MINIO_SECRET_KEY": True,
     }
     assert all(description.endswith(".") for description, _ in asked.values())
-    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == API_KEY
-    assert (await VideoArchive.aload(name)).secret_key.get_secret_value() == STORE_SECRET
+    assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == API_KEY
+    assert (await load_block(VideoArchive, name)).secret_key.get_secret_value() == STORE_SECRET
     asked.clear()
     await save_blocks({}, name=name, ask=ask)
     assert asked == {}
@@ -228,8 +228,8 @@ async def test_secrets_are_in_no_document_no_log_and_no_output(
     found = await documents(prefect, name)
     assert len(found) == 4
     told = [document.model_dump_json() for document in found]
-    told += [repr(saved), caplog.text, *capsys.readouterr(), repr(await ApixoApi.aload(name))]
-    told.append(repr(await VideoArchive.aload(name)))
+    told += [repr(saved), caplog.text, *capsys.readouterr(), repr(await load_block(ApixoApi, name))]
+    told.append(repr(await load_block(VideoArchive, name)))
     assert not [text for text in told if "VERY-SECRET" in text]
     # The API block refers to the Secret block instead of holding a copy.
     references = found[0].block_document_references
@@ -271,7 +271,7 @@ async def test_a_bad_value_does_not_change_what_is_set_up_in_part(name: str, pre
     with pytest.raises(ValidationError):
         await save_blocks({"APIXO_API_KEY": "sk-NEXT-SECRET", "MINIO_BUCKET": "No Such"}, name=name)
     assert await documents(prefect, name) == kept
-    assert (await ApixoApi.aload(name)).api_key.value.get_secret_value() == API_KEY
+    assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == API_KEY
 
 
 async def save_from_the_ui(prefect: PrefectClient, name: str, **changed: Any) -> None:

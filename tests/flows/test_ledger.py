@@ -431,8 +431,8 @@ async def test_a_record_that_cannot_be_understood_is_an_error_and_stays_as_it_is
     assert found.data == data
 
 
-async def _never(_: object) -> bool:
-    return False
+async def _never(_: object) -> None:
+    return None
 
 
 async def test_a_newer_record_is_called_newer(ledger: Ledger, store: ObjectStore, key: str) -> None:

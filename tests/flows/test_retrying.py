@@ -76,7 +76,7 @@ def test_the_tables_know_every_class() -> None:
     known = {type(error) for error in [*TRANSIENT, *FINAL]}
     abstract = {*bases, api.ProvablyUnpaidError, api.RefusedError, api.UnclearError}
 
-    def below(cls: type) -> set[type]:
+    def below(cls: type[Any]) -> set[type[Any]]:
         return {cls}.union(*(below(child) for child in cls.__subclasses__()))
 
     rooms = ("apixo.", "blocks.", "flows.")
@@ -113,7 +113,7 @@ def some_task() -> None: ...
     ],
 )
 async def test_prefect_asks_with_the_state_of_the_try(state: PrefectState[Any], again: bool) -> None:
-    run = TaskRun.model_construct()
+    run = TaskRun.model_construct()  # type: ignore[call-arg] # it is not looked at
     assert await retry_transient(some_task, run, state) is again
 
 

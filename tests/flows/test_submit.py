@@ -427,14 +427,20 @@ async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
     assert (await recorded(key, resources)).state is State.REJECTED
 
 
+PRINT_RETRIES = """
+from flows.generate_video import generate_video
+from flows.steps import submit, wait
+print(generate_video.retries, submit.retries, wait.retries)
+"""
+
+
 @pytest.mark.parametrize("settings", ["PREFECT_TASKS_DEFAULT_RETRIES", "PREFECT_FLOWS_DEFAULT_RETRIES"])
 def test_no_default_retries_of_a_profile_reach_the_paid_step(settings: str) -> None:
     seen = subprocess.run(
         [
             sys.executable,
             "-c",
-            "from flows.generate_video import generate_video as flow; from flows import steps;"
-            + "print(flow.retries, steps.submit.retries, steps.wait.retries)",
+            PRINT_RETRIES,
         ],
         env={**os.environ, settings: "3"},
         capture_output=True,
