@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from deployments.cli.console import err, out
 from deployments.connection import flush, use
-from deployments.stack import LocalStack, default_services
+from deployments.services import default_services
+from deployments.stack import LocalStack
 
 if TYPE_CHECKING:
     from apixo import VideoRequest

@@ -192,13 +192,7 @@ def submitted(generation: Generation, *, attempt_number: int, task_id: str, now:
             f"{generation.key} has the task {attempt.task_id} in attempt {attempt_number}, not {task_id}"
         )
     update: dict[str, Any] = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None}
-    changed = _with_attempt(generation, attempt_number, update, now=now)
-    if attempt_number == len(generation.attempts) or generation.state not in (State.REJECTED, State.UNCONFIRMED):
-        return changed
-    adopted = changed.attempts[attempt_number - 1].model_copy(
-        update={"number": len(changed.attempts) + 1, "note": f"the late answer to attempt {attempt_number}"}
-    )
-    return changed.model_copy(update={"attempts": (*changed.attempts, adopted), "state": State.SUBMITTED})
+    return _follow_late_task(_with_attempt(generation, attempt_number, update, now=now))
 
 
 def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
@@ -223,7 +217,9 @@ def rejected(generation: Generation, *, attempt_number: int, problem: Problem, n
     """The provider provably did not take this attempt. Also when others took its owner for dead meanwhile."""
     if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
-    return _with_attempt(generation, attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
+    return _follow_late_task(
+        _with_attempt(generation, attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
+    )
 
 
 def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, now: datetime) -> Generation:
@@ -258,7 +254,9 @@ def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem
     """No clear answer came to this attempt, or its owner died before writing one."""
     if generation.attempts[attempt_number - 1].state is not State.CLAIMED:
         return generation
-    return _with_attempt(generation, attempt_number, {"state": State.UNCONFIRMED, "problem": problem}, now=now)
+    return _follow_late_task(
+        _with_attempt(generation, attempt_number, {"state": State.UNCONFIRMED, "problem": problem}, now=now)
+    )
 
 
 def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Generation:
@@ -307,6 +305,23 @@ def archived(
         raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived")
     changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
     return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
+
+
+def _follow_late_task(generation: Generation) -> Generation:
+    """Where the last attempt is not known to be paid and an earlier one is, the earlier one's task counts.
+
+    The late answer may come before or after the last attempt went wrong. Left alone, a paid video would be lost, and
+    the generation be open for another payment.
+    """
+    if generation.state not in (State.REJECTED, State.UNCONFIRMED):
+        return generation
+    for attempt in reversed(generation.attempts):
+        later = {other.task_id for other in generation.attempts[attempt.number :]}
+        if attempt.state is State.SUBMITTED and attempt.task_id not in later:
+            note = f"the late answer to attempt {attempt.number}"
+            adopted = attempt.model_copy(update={"number": len(generation.attempts) + 1, "note": note})
+            return generation.model_copy(update={"attempts": (*generation.attempts, adopted), "state": State.SUBMITTED})
+    return generation
 
 
 def _unsigned(url: str) -> str:

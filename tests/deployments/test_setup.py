@@ -100,13 +100,15 @@ CHANGES = [
 ]
 
 
-async def test_one_changed_variable_updates_only_its_block(name: str, prefect_server: PrefectServer) -> None:
+async def test_one_changed_variable_updates_only_its_block(name: str, prefect: PrefectClient) -> None:
     environ = dict(COMPLETE)
     await save_blocks(environ, name=name)
     for variable, value, updated in CHANGES:
         environ[variable] = value
         saved = await save_blocks(environ, name=name)
         assert {item.slug: item.outcome for item in saved if item.outcome != "unchanged"} == {updated: "updated"}
+        api = await prefect.read_block_document_by_name(name, "apixo-api")
+        assert set(api.block_document_references) == {"api_key"}  # not a copy of the key
     assert set(outcomes(await save_blocks(environ, name=name)).values()) == {"unchanged"}
 
 

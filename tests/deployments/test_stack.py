@@ -15,7 +15,8 @@ import pytest
 
 from deployments.object_store import Credentials
 from deployments.processes import LOOPBACK, ManagedProcess, ProcessDiedError, free_port, http_get, wait_until_ready
-from deployments.stack import LocalStack, Service, StackRunningError, Start, default_services
+from deployments.services import Service, Start, default_services
+from deployments.stack import LocalStack, StackRunningError
 
 # Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
 SERVER = """

@@ -1,0 +1,149 @@
+"""The services of a local stack: the stand-in of the API, the object store and a Prefect server."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from deployments.object_store import Credentials, Say, start_object_store
+from deployments.prefect_server import start_prefect_server
+from deployments.processes import LOOPBACK, Launcher, ManagedProcess, http_get, wait_until_ready
+
+SANDBOX_PORT: Final = 8700
+MINIO_PORT: Final = 9000
+MINIO_CONSOLE_PORT: Final = 9001
+PREFECT_PORT: Final = 4200
+
+SANDBOX_START_TIMEOUT_SECONDS: Final = 60.0
+
+
+class RunningServer(Protocol):
+    """What the stack knows of a server that is up."""
+
+    @property
+    def process(self) -> ManagedProcess:
+        """Its process."""
+
+    @property
+    def url(self) -> str:
+        """Its address, `http://127.0.0.1:port`."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that other processes need to use it, secrets included."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a service gets to start with: its port, folders, and what the services that it needs have published."""
+
+    port: int
+    local_dir: Path
+    environment: Mapping[str, str]
+    launcher: Launcher
+    say: Say
+
+    @property
+    def log_dir(self) -> Path:
+        """Where logs go."""
+        return self.local_dir / "logs"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of a stack.
+
+    Args:
+        name: of its entry in stack.json and in `LocalStack.servers`.
+        start: starts it on the given port, through the given launcher, and returns when it is ready. Called once more
+            with another port when that was taken.
+        preferred_port: taken when free; 0: any.
+        needs: names of services, earlier in the list, that must be ready first.
+        secret_files: which of its variables are secret, and the `Credentials` file where others find each.
+    """
+
+    name: str
+    start: Callable[[Start], RunningServer]
+    preferred_port: int = 0
+    needs: tuple[str, ...] = ()
+    secret_files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SandboxServer:
+    """The running stand-in of the provider's API."""
+
+    url: str
+    api_key: str = field(repr=False)
+    process: ManagedProcess
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that `sora setup` reads the API's block from."""
+        # Its callbacks and films come from loopback, which is refused otherwise.
+        return {"APIXO_BASE_URL": self.url, "APIXO_API_KEY": self.api_key, "APIXO_ALLOW_PRIVATE_HOSTS": "true"}
+
+
+def default_services(local_dir: Path, *, speed: float = 60.0, sandbox_arguments: Sequence[str] = ()) -> list[Service]:
+    """The stand-in, the object store and Prefect.
+
+    Args:
+        local_dir: where they keep their data.
+        speed: how many times faster than life the stand-in makes its films.
+        sandbox_arguments: further arguments of its command line.
+    """
+    local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
+    minio_keys, sandbox_keys = local_dir / "minio-credentials.json", local_dir / "sandbox-credentials.json"
+
+    def sandbox(start: Start) -> RunningServer:
+        key = Credentials.load_or_create(sandbox_keys).secret_key
+        return start_sandbox(start, api_key=key, speed=speed, arguments=sandbox_arguments)
+
+    def object_store(start: Start) -> RunningServer:
+        return start_object_store(
+            local_dir=local_dir,
+            data_dir=local_dir / "minio",
+            log_dir=start.log_dir,
+            credentials=Credentials.load_or_create(minio_keys),
+            port=start.port,
+            console_port=MINIO_CONSOLE_PORT,
+            say=start.say,
+            launcher=start.launcher,
+        )
+
+    def prefect(start: Start) -> RunningServer:
+        home = local_dir / "prefect"
+        return start_prefect_server(home=home, log_dir=start.log_dir, port=start.port, launcher=start.launcher)
+
+    return [
+        Service("sandbox", sandbox, SANDBOX_PORT, secret_files={"APIXO_API_KEY": sandbox_keys}),
+        Service("object store", object_store, MINIO_PORT, secret_files={"MINIO_SECRET_KEY": minio_keys}),
+        Service("prefect", prefect, PREFECT_PORT),
+    ]
+
+
+def start_sandbox(start: Start, *, api_key: str, speed: float, arguments: Sequence[str] = ()) -> SandboxServer:
+    """Starts the stand-in of the API and waits until it answers. `speed` 60 makes a minute a second."""
+    data_dir = start.local_dir / "sandbox"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    options = ["--port", str(start.port), "--speed", str(speed)]
+    process = start.launcher.start(
+        [sys.executable, "-m", "deployments.cli", "sandbox", *options, *arguments],
+        name="The stand-in of the API",
+        log_path=start.log_dir / "sandbox.log",
+        environment={**os.environ, **start.environment, "SORA_SANDBOX_API_KEY": api_key},
+        cwd=data_dir,  # Python's -m looks here first: another folder's own `deployments` must not win
+    )
+    try:
+        wait_until_ready(
+            lambda: (http_get(start.port, "/") or (0, b""))[0] == 200,
+            process=process,
+            timeout_seconds=SANDBOX_START_TIMEOUT_SECONDS,
+            what=process.name,
+        )
+    except BaseException:
+        process.stop()
+        raise
+    return SandboxServer(url=f"http://{LOOPBACK}:{start.port}", api_key=api_key, process=process)
