@@ -1,8 +1,5 @@
 """The flow `generate-video`: one video, from the request to the archive."""
 
-import asyncio
-from pathlib import Path
-
 from prefect import flow
 from prefect.runtime import flow_run
 
@@ -13,12 +10,10 @@ from flows import steps
 from flows.errors import VideoFailedError
 from flows.generation import Generation
 from flows.keys import Key, check_key
-from flows.media.errors import MediaError
 from flows.permission import rerun_by_person
 from flows.progress import run_logger
-from flows.report import publish, thumbnail_of
 from flows.resources import Resources, command_options, load_block, open_resources
-from flows.spool import discard, spool_folder
+from flows.retrieval import retrieve
 from flows.steps.retrying import delays_seconds
 
 
@@ -40,7 +35,7 @@ async def generate_video(
     Args:
         request: The video: prompt, duration, aspect ratio, start image.
         key: Names this video for ever: the same key is the same video. Without one, this run's id is the key.
-        wait: Off ends the run after the submission. A later run with the same key waits for the video and archives it.
+        wait: Off ends the run after the submission. The collector, or a run with the same key, brings the video home.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -59,7 +54,8 @@ async def generate(request: VideoRequest, key: str, resources: Resources, *, wai
         run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, generation.task_id)
         return generation
     try:
-        return await _bring_home(key, generation, resources, delays)
+        status = await steps.wait(key, resources)
+        return await retrieve(generation, status, resources)
     except VideoFailedError:
         raise  # there is nothing to bring home
     except Exception:
@@ -69,23 +65,3 @@ async def generate(request: VideoRequest, key: str, resources: Resources, *, wai
             key, generation.task_id, key, generation.task_id, resources.options, RESULT_DAYS,
         )  # fmt: skip
         raise
-
-
-async def _bring_home(key: str, generation: Generation, resources: Resources, delays: list[float]) -> Generation:
-    """The three steps after the paid one. Each may be done again for nothing."""
-    status = await steps.wait(key, resources)
-    with spool_folder(resources.spool, key, generation.task_id or "") as folder:
-        fetch = steps.fetch.with_options(retry_delay_seconds=delays)
-        videos = await fetch(key, status, folder, resources)
-        generation = await steps.archive.with_options(retry_delay_seconds=delays)(key, videos, resources)
-        if videos:
-            await publish(generation, resources.archive, thumbnail=await _thumbnail(videos[0].path))
-        discard(folder)
-    return generation
-
-
-async def _thumbnail(video: Path) -> bytes | None:
-    try:
-        return await asyncio.to_thread(thumbnail_of, video)
-    except MediaError:  # a picture less in the artifact
-        return None

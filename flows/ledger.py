@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -149,18 +149,22 @@ class Ledger:
         names = await self._patiently(lambda: self._store.names("open/"))
         return [name.removeprefix("open/") for name in names]
 
-    async def key_of_task(self, task_id: str, *, but: str) -> str | None:
-        """Another generation that has this task; None when there is none. Reads the whole ledger: for rare use."""
+    async def read_all(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The records of these keys, in their order, several at a time."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
-        async def holds(key: str) -> bool:
+        async def one(key: str) -> Entry | None:
             async with gate:
-                entry = await self.read(key)
-            return entry is not None and any(attempt.task_id == task_id for attempt in entry.generation.attempts)
+                return await self.read(key)
 
-        keys = [key for key in await self.keys() if key != but]
-        found = await asyncio.gather(*(holds(key) for key in keys))
-        return next((key for key, held in zip(keys, found, strict=True) if held), None)
+        return list(await asyncio.gather(*(one(key) for key in keys)))
+
+    async def key_of_task(self, task_id: str, *, but: str) -> str | None:
+        """Another generation that has this task; None when there is none. Reads the whole ledger: for rare use."""
+        for entry in await self.read_all([key for key in await self.keys() if key != but]):
+            if entry is not None and any(attempt.task_id == task_id for attempt in entry.generation.attempts):
+                return entry.generation.key
+        return None
 
     async def keys(self) -> list[str]:
         """The keys of all generations there ever were, sorted."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import generate, ledger, local, setup
+from deployments.cli import collect, generate, ledger, local, setup
 from deployments.cli.console import fail
 
 app = typer.Typer(
@@ -36,6 +36,8 @@ app.command("up")(local.up)
 app.command("sandbox")(local.sandbox)
 app.command("setup")(setup.setup)
 app.command("generate")(generate.generate)
+app.command("list")(collect.list_)
+app.command("collect")(collect.collect)
 app.command("show")(ledger.show)
 app.command("resolve")(ledger.resolve)
 

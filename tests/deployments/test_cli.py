@@ -311,6 +311,11 @@ def test_an_unclear_payment_is_resolved_by_a_person(
         assert "APIXO does not know task task_000000000000" in unknown
         done = sora("resolve", key, "--task-id", paid.task_id or "", *blocks)
     else:
+        unasked = sora("resolve", key, "--resubmit", *blocks)  # nobody is there to say yes
+        assert unasked.code == 1
+        assert "unconfirmed" in unasked.out
+        assert f"may pay for {key} once more" in unasked.err
+        assert len(sandbox.record.submits()) == 1
         done = sora("resolve", key, "--resubmit", "--yes", *blocks)
     assert done.code == 0, done.err
     assert "archived" in done.out
@@ -398,3 +403,22 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
 def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail(ZeroDivisionError("a bug")) == 1
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+def test_what_was_left_open_is_listed_and_collected(
+    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
+    sent = sora.start("generate", "A paper lantern", "--key", f"{key}-sent", "--no-wait", *blocks)
+    lost = sora.start("generate", "lost", "--key", f"{key}-lost", *blocks)
+    assert (sora.end(sent).code, sora.end(lost).code) == (0, 1)
+    here = ["--archive", stored.name]
+    opened, unclear = sora("list", "--open", *here), sora("list", "--unconfirmed", *here)
+    assert {line.split()[0] for line in opened.out.splitlines()[1:]} == {f"{key}-sent", f"{key}-lost"}
+    assert [line.split()[0] for line in unclear.out.splitlines()[1:]] == [f"{key}-lost"]
+    collected = sora("collect", *blocks)
+    assert collected.code == 0, collected.err
+    assert f"sora resolve {key}-lost --task-id TASK_ID" in " ".join(collected.out.split())
+    everything = sora("list", *here)
+    assert {line.split()[1] for line in everything.out.splitlines()[1:]} == {"archived", "unconfirmed"}
+    assert len(sandbox.record.submits()) == 2

@@ -39,7 +39,7 @@ def deployment(client_environment: dict[str, str]) -> str:
     """The deployment of prefect.yaml, deployed as its first line says."""
     for command in (
         ["work-pool", "create", "sora", "--type", "process"],
-        ["--no-prompt", "deploy", "--all"],
+        ["--no-prompt", "deploy", "--name", "generate-video"],  # the collector would run on its schedule
     ):
         subprocess.run(
             [sys.executable, "-m", "prefect", *command],

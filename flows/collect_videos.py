@@ -1,0 +1,181 @@
+"""The flow `collect-videos`: looks after everything that is open. It asks, fetches and archives; it never submits."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, Literal
+
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+from pydantic import BaseModel, Field
+
+from apixo import ApixoError, AuthenticationError, Failed, Succeeded
+from apixo.constants import RESULT_DAYS
+from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreError
+from flows.advice import unconfirmed_error
+from flows.errors import PipelineError, VideoFailedError
+from flows.events import emit
+from flows.generation import Generation, State
+from flows.keys import Key
+from flows.media.errors import MediaError
+from flows.progress import run_logger
+from flows.report import plain
+from flows.resources import Resources, command_options, load_block, open_resources
+from flows.retrieval import retrieve
+from flows.steps.archive import announce
+from flows.steps.submit import settle
+from flows.steps.wait import settle_status
+
+AT_ONCE: Final = 16
+"""Generations looked after at the same time: enough to ask thousands in a minute, few enough for one disk."""
+EXPIRY_WARNING_DAYS: Final = 12
+"""Three days before APIXO drops a result: time for a person who was away over a weekend."""
+
+What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "trouble"]
+
+
+class Collected(BaseModel):
+    """What became of one open generation."""
+
+    key: str
+    what: What = Field(description="`trouble`: it could not be looked after this time; the next run tries again.")
+    task_id: str | None = None
+    note: str = Field(default="", description="What a person should know, and do.")
+    expiring: bool = Field(default=False, description="Older than 12 days and not archived.")
+
+
+class CollectionError(PipelineError):
+    """Some generations could not be looked after this time. The next run tries again."""
+
+
+@flow(name="collect-videos", persist_result=False, retries=0)
+async def collect_videos(
+    keys: list[Key] | None = None, api: str = "default", archive: str = "default"
+) -> list[Collected]:
+    """Asks once for every open generation, archives what is finished, and says what needs a person. Never submits.
+
+    Args:
+        keys: The generations to look after; empty means all that are open.
+        api: Name of the `apixo-api` block.
+        archive: Name of the `video-archive` block.
+    """
+    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
+        found = await collect(keys, resources)
+    await _report(found)
+    trouble = [item for item in found if item.what == "trouble"]
+    if trouble:
+        raise CollectionError(
+            f"{len(trouble)} of {len(found)} generations could not be looked after; the next run tries again. "
+            + " ".join(f"{item.key}: {item.note}" for item in trouble[:10])
+        )
+    return found
+
+
+async def collect(keys: Sequence[str] | None, resources: Resources) -> list[Collected]:
+    """Looks after these generations, or all open ones, many at a time. In the order of their keys.
+
+    Raises:
+        AuthenticationError: the API key does not hold, so nothing can be asked.
+    """
+    wanted = sorted(set(keys)) if keys else await resources.ledger.open_keys()
+    run_logger().info("Looking after %d generation(s).", len(wanted))
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(key: str) -> Collected:
+        async with gate:
+            try:
+                return await _look_after(key, resources)
+            except AuthenticationError:
+                raise
+            except (ApixoError, StoreError, PipelineError, MediaError) as error:
+                run_logger().error("%s could not be looked after: %s", key, error)
+                return await _troubled(key, error, resources)
+
+    return list(await asyncio.gather(*(one(key) for key in wanted)))
+
+
+async def _look_after(key: str, resources: Resources) -> Collected:
+    entry = await resources.ledger.read(key)
+    if entry is None:  # its marker comes before its claim: someone may be about to claim it
+        return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
+    found = entry.generation
+    if found.state is State.CLAIMED:
+        found = await settle(entry, resources)
+    match found.state:
+        case State.SUBMITTED:
+            return await _ask(found, resources)
+        case State.SUCCEEDED:
+            return _told(await retrieve(found, None, resources), resources)
+        case State.ARCHIVED:  # a run died between the ledger and the event
+            await announce(found, resources)
+        case State.FAILED | State.REJECTED:
+            await resources.ledger.close(key)
+    return _told(found, resources)
+
+
+async def _ask(found: Generation, resources: Resources) -> Collected:
+    status = await resources.client.status_once(found.task_id or "")
+    if not isinstance(status, Succeeded | Failed):
+        return _told(found, resources)
+    try:
+        succeeded = await settle_status(found.key, status, resources)
+    except VideoFailedError as error:
+        return Collected(key=found.key, what="failed", task_id=found.task_id, note=str(error))
+    return _told(await retrieve(found, succeeded, resources), resources)
+
+
+async def _troubled(key: str, error: Exception, resources: Resources) -> Collected:
+    try:
+        entry = await resources.ledger.read(key)
+    except (StoreError, PipelineError):
+        entry = None
+    told = _told(entry.generation, resources) if entry else Collected(key=key, what="trouble")
+    return told.model_copy(update={"what": "trouble", "note": str(error)})
+
+
+def _told(found: Generation, resources: Resources) -> Collected:
+    """What to say of a record as it now is; warns when its result will soon be gone."""
+    what: What = {
+        State.CLAIMED: "pending",
+        State.SUBMITTED: "pending",
+        State.SUCCEEDED: "pending",
+        State.ARCHIVED: "archived",
+        State.FAILED: "failed",
+        State.REJECTED: "rejected",
+        State.UNCONFIRMED: "unconfirmed",
+    }[found.state]  # type: ignore[assignment] # mypy does not see the literals in a dict
+    told = Collected(key=found.key, what=what, task_id=found.task_id)
+    if what == "unconfirmed":
+        told.note = str(unconfirmed_error(found, resources.options))
+    age = resources.now() - (found.attempt.submitted_at or found.attempt.claimed_at)
+    if what in ("pending", "unconfirmed") and age > timedelta(days=EXPIRY_WARNING_DAYS):
+        told.expiring = True
+        told.note = (
+            f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. {told.note}"
+        ).strip()
+        run_logger().warning("%s expires soon. %s", found.key, told.note)
+        emit("expiring", found, age_days=age.days)
+    return told
+
+
+async def _report(found: list[Collected]) -> None:
+    """An artifact, where there is something to see: this flow runs every few minutes."""
+    noteworthy = [item for item in found if item.expiring or item.what not in ("pending", "unknown")]
+    for what in ("unconfirmed", "failed"):
+        for item in noteworthy:
+            if item.what == what:
+                run_logger().warning("%s is %s. %s", item.key, what, item.note)
+    if not noteworthy:
+        return
+    rows = [
+        f"| {plain(item.key)} | {item.what}{', expiring' if item.expiring else ''} | {plain(item.task_id or '')} "
+        f"| {plain(item.note)} |"
+        for item in noteworthy
+    ]
+    await acreate_markdown_artifact(
+        "\n".join(["| key | | task | what to do |", "|---|---|---|---|", *rows]) + "\n",
+        key="collect-videos",
+        description=f"{len(found)} generation(s) looked after",
+    )

@@ -1,0 +1,161 @@
+"""The collector: what is open comes home, what needs a person is said, and nothing is ever submitted."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from apixo import AuthenticationError, VideoRequest
+from deployments.sandbox import Fault, SandboxServer
+from flows import generation as transitions
+from flows.collect_videos import Collected, CollectionError, collect, collect_videos
+from flows.errors import SubmissionRejectedError, UnconfirmedError
+from flows.generation import Owner, State
+from flows.resources import Resources
+from tests.flows.conftest import StoredBlocks
+from tests.flows.test_submit import submit
+from tests.support import KITE
+
+
+async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected]:
+    found = await collect_videos(api=stored.name, archive=stored.name, **parameters)  # type: ignore[call-overload]
+    return {item.key: item for item in found}
+
+
+async def finished(sandbox: SandboxServer) -> None:
+    """Waits until the provider has no task under way."""
+    async with asyncio.timeout(20):
+        while sandbox.tasks.unfinished:
+            await asyncio.sleep(0.05)
+
+
+async def state_of(key: str, resources: Resources) -> State:
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    return entry.generation.state
+
+
+async def test_detached_videos_are_brought_home_by_the_collector(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    keys = [f"{key}-{number}" for number in range(4)]
+    for name in keys:
+        await stored.generate(VideoRequest(prompt=f"Video {name}"), key=name, wait=False)
+    await finished(sandbox)
+    found = await run(stored)
+    assert {name: item.what for name, item in found.items()} == dict.fromkeys(keys, "archived")
+    assert len(sandbox.record.submits()) == 4
+    assert await run(stored) == {}
+
+
+async def test_only_the_named_ones_are_looked_after(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    for name in (f"{key}-a", f"{key}-b"):
+        await stored.generate(KITE, key=name, wait=False)
+    await finished(sandbox)
+    assert set(await run(stored, keys=[f"{key}-a"])) == {f"{key}-a"}
+    assert set(await run(stored)) == {f"{key}-b"}
+
+
+async def test_what_is_not_finished_is_asked_once_and_left(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    await submit(key, resources)
+    (found,) = await collect(None, resources)
+    assert found.what == "pending"
+    assert len(sandbox.record.statuses()) == 1
+    assert await resources.ledger.open_keys() == [key]
+
+
+async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
+    sandbox.faults.add(Fault(call="submit", kind="http_400", prompt_contains="refused"))
+    with pytest.raises(UnconfirmedError):
+        await submit(f"{key}-lost", resources, VideoRequest(prompt="lost"))
+    with pytest.raises(SubmissionRejectedError):
+        await submit(f"{key}-refused", resources, VideoRequest(prompt="refused"))
+    await resources.ledger.mark_open(f"{key}-refused")  # its run died before it closed it
+    await submit(f"{key}-forbidden", resources, VideoRequest(prompt="forbidden"))
+    await resources.ledger.mark_open(f"{key}-nobody")
+    claimed = transitions.claim(
+        None,
+        key=f"{key}-dead",
+        request=KITE,
+        owner=Owner(host="gone", pid=1),
+        lease_seconds=0.2,
+        now=datetime.now(UTC),
+    )
+    await resources.ledger.claim(claimed, over=None)
+    await finished(sandbox)
+    before = len(sandbox.record.submits())
+    found = {item.key: item for item in await collect(None, resources)}
+    assert {name.removeprefix(f"{key}-"): item.what for name, item in found.items()} == {
+        "lost": "unconfirmed",
+        "refused": "rejected",
+        "forbidden": "failed",
+        "nobody": "unknown",
+        "dead": "unconfirmed",
+    }
+    for name in ("lost", "dead"):
+        assert f"sora resolve {key}-{name} --task-id" in found[f"{key}-{name}"].note
+    assert "CONTENT_VIOLATION" in found[f"{key}-forbidden"].note
+    assert await resources.ledger.open_keys() == sorted(f"{key}-{name}" for name in ("dead", "lost", "nobody"))
+    assert len(sandbox.record.submits()) == before
+
+
+async def test_one_that_makes_trouble_does_not_stop_the_others_and_the_run_fails(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="result", kind="html_200", times=-1, prompt_contains="broken"))
+    await stored.generate(VideoRequest(prompt="broken"), key=f"{key}-broken", wait=False)
+    await stored.generate(VideoRequest(prompt="fine"), key=f"{key}-fine", wait=False)
+    await finished(sandbox)
+    with pytest.raises(CollectionError, match=f"1 of 2.*{key}-broken"):
+        await run(stored)
+    fine = await stored.recorded(f"{key}-fine")
+    assert fine is not None
+    assert fine.state is State.ARCHIVED
+    sandbox.faults.clear()
+    assert (await run(stored))[f"{key}-broken"].what == "archived"
+
+
+async def test_a_key_that_does_not_hold_ends_the_run_at_once(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
+    with pytest.raises(AuthenticationError):
+        await collect(None, resources)
+    assert await state_of(key, resources) is State.SUBMITTED
+
+
+@pytest.mark.parametrize(("days", "expiring"), [(11, False), (13, True)])
+async def test_what_will_soon_be_gone_is_warned_of(
+    days: int, expiring: bool, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    await submit(key, resources)
+    resources.now = lambda: datetime.now(UTC) + timedelta(days=days)
+    (found,) = await collect(None, resources)
+    assert found.expiring is expiring
+    assert ("15 days" in found.note) is expiring
+
+
+async def test_many_open_ones_are_asked_with_bounded_concurrency(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    now = datetime.now(UTC)
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    task_id = (await submit(f"{key}-0", resources)).task_id or ""
+    for number in range(1, 120):
+        claimed = transitions.claim(
+            None, key=f"{key}-{number}", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=9, now=now
+        )
+        submitted = transitions.submitted(claimed, attempt_number=1, task_id=task_id, now=now)
+        await resources.ledger.claim(submitted, over=None)
+    found = await collect(None, resources)
+    assert len(found) == 120
+    assert {item.what for item in found} == {"pending"}
+    assert len(sandbox.record.statuses()) == 120
