@@ -80,7 +80,12 @@ class Payment:
             await self._write_submitted(ledger, task_id)
 
     async def _lost_its_claim(self, ledger: Ledger) -> bool:
-        current = await ledger.read(self._key)
+        try:
+            current = await ledger.read(self._key)
+        except StoreError as error:
+            raise NotSentError(
+                f"The claim could not be looked at before sending ({error}). Nothing was sent."
+            ) from error
         return current is None or current.generation.nonce != self._claimed.generation.nonce
 
     async def _write_submitted(self, ledger: Ledger, task_id: str) -> None:
@@ -101,7 +106,7 @@ class Payment:
                     "If this run ends before, run: %s", self._key, task_id, error, self._api.deadline_seconds, command,
                 )  # fmt: skip
                 entry = await ledger.change(self._key, how, patience_seconds=self._api.deadline_seconds)
-            if entry.generation.attempts[self._number - 1].number != entry.generation.attempt.number:
+            if entry.generation.attempt.number != self._number:
                 await ledger.mark_open(self._key)  # whoever closed it meanwhile did not know of this task
         except Exception as error:
             raise LedgerError(

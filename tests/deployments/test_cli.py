@@ -189,13 +189,11 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
 BAD_ORDERS: list[tuple[list[str], int, str]] = [
     (["generate", "x", "--duration", "5"], 2, "duration: .*4, 8 or 12"),
     (["generate", "x", "--image", "file:///etc/passwd"], 2, "image_urls.*http"),
-    (["generate", "  "], 2, "prompt is blank"),
     (["generate", "x", "--key", "Bad Key"], 1, "'Bad Key' cannot be a key.*such as spring-sale-03"),
     (["generate", "x", "--key", ""], 1, "'' cannot be a key"),
     (["generate", "x", "--api", "nobody"], 1, "no apixo-api block named 'nobody'.*sora setup"),
     (["generate", "x", "--dry-run", "--archive", "nobody"], 1, "no video-archive block named 'nobody'.*sora setup"),
     (["show", "never-heard-of"], 1, "no record of never-heard-of"),
-    (["show", "../escape"], 1, r"'\.\./escape' cannot be a key"),
     (["resolve", "never-heard-of", "--resubmit", "--yes"], 1, "no record of never-heard-of"),
     (["resolve", "../escape", "--task-id", "t1"], 1, r"'\.\./escape' cannot be a key"),
 ]  # fmt: skip
@@ -211,8 +209,6 @@ def test_a_bad_order_is_refused_in_one_clear_line_and_pays_nothing(
         given = [part for name, value in options.items() if name not in arguments for part in (name, value)]
         return arguments + given
 
-    if not (client := stored.archive.client()).bucket_exists(stored.archive.bucket):
-        client.make_bucket(stored.archive.bucket)
     waiting = list(BAD_ORDERS)
     while waiting:  # three at a time: each spends two seconds on its imports
         running = [(sora.start(*complete(order)), code, message) for order, code, message in waiting[:3]]
