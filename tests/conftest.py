@@ -5,6 +5,7 @@ All of it listens on free loopback ports and keeps its data in temporary folders
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
 }
 
+# A shell that starts the suite in the background has it ignore SIGINT, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
@@ -36,14 +40,6 @@ from flows.resources import Resources, open_resources
 from tests.support import make_api, make_archive, unique
 
 ROOT = Path(__file__).parent.parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Prefect's own clients leave sockets to the garbage collector, which then warns in whatever test runs."""
-    for item in items:
-        if "prefect_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning"))
 
 
 @pytest.fixture(scope="session", autouse=True)

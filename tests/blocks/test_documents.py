@@ -35,7 +35,8 @@ class Stored:
     archive: VideoArchive
 
 
-@pytest.fixture(scope="session")
+# Not for the session: the settings changed here must be back when tests of other files run.
+@pytest.fixture(scope="module")
 async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stored]:
     """One round for all tests: the start of the API is what takes its time."""
     from prefect.server.api.server import create_app  # noqa: PLC0415 - takes seconds, and only this fixture needs it

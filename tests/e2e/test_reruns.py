@@ -38,7 +38,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
             case "wait":
                 sandbox.faults.add(Fault(call="status", kind="http_401"))
             case "fetch":
-                sandbox.faults.add(Fault(call="result", kind="http_404"))
+                sandbox.faults.add(Fault(call="result", kind="http_404", times=2))  # asked anew once
             case "archive":
                 gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
         run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)

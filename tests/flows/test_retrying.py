@@ -13,6 +13,7 @@ from apixo import errors as api
 from blocks import errors as store
 from flows import errors as pipeline
 from flows import steps
+from flows.collect_videos import CollectionError
 from flows.generation import TransitionError
 from flows.media import errors as media
 from flows.resolution import ResolutionError
@@ -46,6 +47,7 @@ FINAL: list[object] = [
     pipeline.UnconfirmedError("who knows"),
     pipeline.VideoFailedError("failed"),
     pipeline.LedgerError("unreadable"),
+    CollectionError("some"),
     ResolutionError("no"),
     media.ForbiddenUrlError("private"),
     media.ImageRefusedError("too big"),
