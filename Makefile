@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test check format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,8 +30,11 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP) ## make three videos on this machine alone: no account, no key, no money
 	@$(BIN)/sora demo
 
-up: $(STAMP) ## run Prefect, MinIO and the stand-in of the API until Ctrl-C
+up: $(STAMP) ## run Prefect, MinIO, a worker, the callback receiver and the stand-in until Ctrl-C
 	@$(BIN)/sora up
+
+deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
+	@$(BIN)/sora deploy
 
 # Each worker has servers of its own; two keep two cores busy.
 TEST_WORKERS ?= 2

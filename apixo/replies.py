@@ -133,15 +133,22 @@ def parse_submitted(envelope: Envelope) -> str:
     Raises:
         UnexpectedReplyError: the provider said yes and gave no usable task id.
     """
-    task_id = envelope.data.get("taskId") if isinstance(envelope.data, dict) else None
-    if task_id in ("null", "None", "undefined"):  # what a broken serialiser makes of nothing
-        task_id = None
-    if isinstance(task_id, str) and task_id.strip() and len(task_id) <= 200 and task_id.isprintable():
-        return task_id.strip()
+    task_id = usable_task_id(envelope.data.get("taskId") if isinstance(envelope.data, dict) else None)
+    if task_id is not None:
+        return task_id
     raise UnexpectedReplyError(
         f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.",
         code=200,
     )
+
+
+def usable_task_id(value: object) -> str | None:
+    """A task id as the provider wrote it, without blanks around it; None where it cannot be one."""
+    if value in ("null", "None", "undefined"):  # what a broken serialiser makes of nothing
+        return None
+    if isinstance(value, str) and value.strip() and len(value) <= 200 and value.isprintable():
+        return value.strip()
+    return None
 
 
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:

@@ -19,13 +19,13 @@ def _image_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(
-            f"is not a URL ({error}); give an http:// or https:// address of a JPG, PNG or WebP"
-        ) from error
+    except ValueError:
+        # Neither its text nor itself: urllib repeats a part of the address, which may be a password.
+        raise ValueError("is not a URL; give an http:// or https:// address of a JPG, PNG or WebP") from None
     if parts.scheme not in ("http", "https"):
         raise ValueError(
-            f"has the scheme {parts.scheme or 'none'!r}, but the provider fetches images by http:// or https:// only"
+            f"has the scheme {parts.scheme[:20] or 'none'!r}, but the provider fetches images by http:// or https:// "
+            "only"
         )
     if not host:
         raise ValueError("names no host; give a whole address such as https://example.com/start.jpg")

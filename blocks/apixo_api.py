@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 from decimal import Decimal
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import httpx
 from prefect.blocks.core import Block
@@ -12,6 +12,9 @@ from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from apixo import ApixoClient, constants
+
+CALLBACK_SECRET_CHARACTERS: Final = 16
+"""The least a callback secret has. Whoever sees one callback URL can try secrets on it, as fast as machines go."""
 
 
 class ApixoApi(Block):
@@ -21,7 +24,8 @@ class ApixoApi(Block):
         api_key: a Prefect Secret block that holds the API key.
         base_url: where the API is.
         callback_url: public base URL of the callback receiver; set means callback mode.
-        callback_secret: a Prefect Secret block with any long random text; it signs the callback URLs.
+        callback_secret: a Prefect Secret block with any random text of 16 characters or more; it signs the callback
+            URLs.
 
     Example:
         Load a stored block and ask for the state of a task:
@@ -70,7 +74,10 @@ class ApixoApi(Block):
     callback_secret: Secret | None = Field(  # type: ignore[type-arg]
         default=None,
         title="Callback secret",
-        description="The Secret block whose text signs the callback URLs. Needed with a callback URL.",
+        description=(
+            "The Secret block whose text, 16 random characters or more, signs the callback URLs. Needed with a "
+            "callback URL."
+        ),
     )
     initial_wait_seconds: float = Field(
         default=constants.INITIAL_WAIT_SECONDS,
@@ -164,8 +171,16 @@ class ApixoApi(Block):
     def _callbacks_are_signed(self) -> Self:
         if self.callback_url and self.callback_secret is None:
             raise ValueError("callback_url needs callback_secret: unsigned callback URLs could be guessed")
-        if self.callback_secret is not None and not _text(self.callback_secret).strip():
+        if self.callback_secret is None:
+            return self
+        text = _text(self.callback_secret).strip()
+        if not text:
             raise ValueError("callback_secret is an empty Secret block: anyone could sign; give it a long random text")
+        if len(text) < CALLBACK_SECRET_CHARACTERS:
+            raise ValueError(
+                f"callback_secret has {len(text)} characters and could be guessed; give it a random text of "
+                f"{CALLBACK_SECRET_CHARACTERS} or more, such as `openssl rand -hex 32` prints"
+            )
         return self
 
     def client(self, **options: Any) -> ApixoClient:
@@ -183,20 +198,35 @@ class ApixoApi(Block):
             **options,
         )
 
-    def callback_token(self, key: str) -> str:
-        """The token that proves a callback URL is ours: HMAC-SHA256 of the key with the callback secret, in hex."""
+    def callback_token(self, key: str, attempt_number: int = 1) -> str:
+        """The token that proves a callback URL is ours: HMAC-SHA256, in hex, of what it calls about.
+
+        That is the key for the first attempt and `key/number` for a later one. No key holds a slash, so no token has
+        two meanings.
+        """
         if self.callback_secret is None:
             raise ValueError("this apixo-api block has no callback_secret; set one to use callbacks")
-        return hmac.new(_text(self.callback_secret).encode(), key.encode(), hashlib.sha256).hexdigest()
+        about = _callback_path(key, attempt_number)
+        return hmac.new(_text(self.callback_secret).encode(), about.encode(), hashlib.sha256).hexdigest()
 
-    def callback_url_for(self, key: str) -> str | None:
-        """The address the provider calls when the generation with this key ends; None in poll mode."""
-        return f"{self.callback_url}/apixo/{key}/{self.callback_token(key)}" if self.callback_url else None
+    def callback_url_for(self, key: str, attempt_number: int = 1) -> str | None:
+        """The address the provider calls when the task of this attempt ends; None in poll mode.
+
+        Each attempt has its own: a late call for the first one must not be taken for the second one's.
+        """
+        if not self.callback_url:
+            return None
+        about = _callback_path(key, attempt_number)
+        return f"{self.callback_url}/apixo/{about}/{self.callback_token(key, attempt_number)}"
 
     @property
     def lease_seconds(self) -> float:
         """How long a claim may stay without an answer before its owner counts as dead."""
         return 2 * self.submit_timeout_seconds
+
+
+def _callback_path(key: str, attempt_number: int) -> str:
+    return key if attempt_number == 1 else f"{key}/{attempt_number}"
 
 
 def _text(secret: Secret[Any]) -> str:

@@ -203,6 +203,29 @@ class ObjectStore:
                 return None
             raise
 
+    async def read(self, name: str, *, max_bytes: int) -> bytes | None:
+        """The object's first bytes, at most so many; None when it does not exist. The rest is not fetched."""
+
+        def read() -> bytes:
+            response = self._minio.get_object(self.bucket, name)
+            try:
+                data = bytearray()
+                for chunk in response.stream(min(CHUNK_BYTES, max_bytes)):
+                    data += chunk
+                    if len(data) >= max_bytes:
+                        break
+                return bytes(data[:max_bytes])
+            finally:
+                response.close()
+                response.release_conn()
+
+        try:
+            return await self._threaded(name, read)
+        except StoreRefusedError as error:
+            if error.code == "NoSuchKey":
+                return None
+            raise
+
     async def remove(self, name: str) -> None:
         """Removes an object; one that is not there is fine."""
         await self._send("DELETE", name)

@@ -9,7 +9,9 @@ from rich.markup import escape
 
 from deployments.cli.console import err, out
 from deployments.connection import flush, use
-from deployments.services import default_services
+from deployments.object_store import Credentials
+from deployments.processes import LOOPBACK, free_port, port_is_free
+from deployments.services import RECEIVER_PORT, client_services, default_services
 from deployments.stack import LocalStack
 
 if TYPE_CHECKING:
@@ -78,27 +80,59 @@ def run_demo(local_dir: Path, *, speed: float) -> int:
     return 0
 
 
-def run_up(local_dir: Path, *, speed: float) -> None:
-    """Starts the stack and keeps it up until Ctrl-C."""
-    with _stack(local_dir, speed=speed) as stack:
+def run_up(local_dir: Path, *, speed: float, film_height: int) -> None:
+    """Starts the stack with a worker and the callback receiver, and keeps it up until Ctrl-C."""
+    secret_file = local_dir.resolve() / "callback-credentials.json"
+    secret = Credentials.load_or_create(secret_file).secret_key
+    port = RECEIVER_PORT if port_is_free(RECEIVER_PORT) else free_port()
+    callbacks = {"APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}", "APIXO_CALLBACK_SECRET": secret}
+    with _stack(local_dir, speed=speed, film_height=film_height) as stack:
         use(stack.environment)
-        asyncio.run(_save_blocks({**stack.environment, **timing(speed)}))
+        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **callbacks}))
+        err.print("Deploying prefect.yaml.", style="dim")
+        asyncio.run(_deploy())
         flush()
-        store = stack.object_store
-        out.print(f"Prefect UI      {stack.prefect.ui_url}")
-        out.print(f"MinIO console   {store.console_url or 'none'}  (user {store.access_key}, password in "
-                  f"{escape(str(local_dir / 'minio-credentials.json'))})")  # fmt: skip
-        out.print(f"Stand-in        {stack.sandbox_url}")
-        out.print('Try, in another terminal:  .venv/bin/sora generate "A fox in fresh snow, tracking shot, dawn light"')
-        out.print("Ctrl-C stops everything.")
+        stack.add(client_services(receiver_port=port))
+        _print_places(stack, local_dir)
         stack.wait()
 
 
-def _stack(local_dir: Path, *, speed: float) -> LocalStack:
+def _print_places(stack: LocalStack, local_dir: Path) -> None:
+    store, ui = stack.object_store, stack.prefect.ui_url
+    password = escape(str(local_dir / "minio-credentials.json"))
+    out.print(f"Prefect UI      {ui}")
+    out.print(f"MinIO console   {store.console_url or 'none'}  (user {store.access_key}, password in {password})")
+    out.print(f"Stand-in        {stack.sandbox_url}")
+    out.print(f"Callbacks       {stack.servers['receiver'].url}")
+    out.print("\nTo click:")
+    out.print(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
+    out.print(f"  a calendar    {ui}/deployments  →  generate-batch  →  Run  →  Quick run")
+    out.print(f"  on a schedule {ui}/deployments  →  generate-batch  →  switch on its schedule")
+    out.print("  by an event   in another terminal:")
+    out.print(
+        f"""    PREFECT_API_URL={stack.prefect.api_url} .venv/bin/prefect event emit sora.video.requested \\
+      --resource-id my-shop.product.42 \\
+      --payload '{{"key": "product-42", "request": {{"prompt": "A fox in fresh snow, tracking shot, dawn light"}}}}'""",
+        soft_wrap=True,
+    )
+    out.print("  by command    in another terminal:")
+    out.print('    .venv/bin/sora generate "A fox in fresh snow, tracking shot, dawn light"', soft_wrap=True)
+    out.print("    .venv/bin/sora list", soft_wrap=True)
+    out.print("\nCtrl-C stops everything.")
+
+
+async def _deploy() -> None:
+    from deployments.deploy import deploy  # noqa: PLC0415 - imports Prefect
+
+    await deploy()
+
+
+def _stack(local_dir: Path, *, speed: float, film_height: int = 720) -> LocalStack:
     def say(line: str) -> None:
         err.print(escape(line), style="dim", soft_wrap=True)
 
-    return LocalStack(local_dir, services=default_services(local_dir, speed=speed), say=say)
+    films = ["--film-height", str(film_height)]
+    return LocalStack(local_dir, services=default_services(local_dir, speed=speed, sandbox_arguments=films), say=say)
 
 
 async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseException]:
@@ -133,5 +167,6 @@ async def _save_blocks(environ: dict[str, str]) -> None:
     from flows.resources import load_block  # noqa: PLC0415
 
     # This stack's own settings only: a real key in the caller's environment must not reach the stand-in.
-    await save_blocks(environ)
+    # And no callbacks but this stack's: an earlier one's receiver is gone.
+    await save_blocks(environ, reset=("callback_url", "callback_secret"))
     await make_bucket(await load_block(VideoArchive, "default"))

@@ -15,8 +15,13 @@ SANDBOX_PORT: Final = 8700
 MINIO_PORT: Final = 9000
 MINIO_CONSOLE_PORT: Final = 9001
 PREFECT_PORT: Final = 4200
+RECEIVER_PORT: Final = 8710
 
 SANDBOX_START_TIMEOUT_SECONDS: Final = 60.0
+CLIENT_START_TIMEOUT_SECONDS: Final = 90.0
+"""For the receiver and the worker. Each imports Prefect first: some 4 s on two idle cores."""
+WORKER_QUERY_SECONDS: Final = 2
+"""How often the worker asks for runs: from an event to its run were measured 6 s with 2 and 24 s with Prefect's 10."""
 
 
 class RunningServer(Protocol):
@@ -86,6 +91,15 @@ class SandboxServer:
         return {"APIXO_BASE_URL": self.url, "APIXO_API_KEY": self.api_key, "APIXO_ALLOW_PRIVATE_HOSTS": "true"}
 
 
+@dataclass(frozen=True)
+class ClientServer:
+    """A running client of the Prefect server: the callback receiver, or a worker with its health check."""
+
+    url: str
+    process: ManagedProcess
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 def default_services(local_dir: Path, *, speed: float = 60.0, sandbox_arguments: Sequence[str] = ()) -> list[Service]:
     """The stand-in, the object store and Prefect.
 
@@ -122,6 +136,57 @@ def default_services(local_dir: Path, *, speed: float = 60.0, sandbox_arguments:
         Service("object store", object_store, MINIO_PORT, secret_files={"MINIO_SECRET_KEY": minio_keys}),
         Service("prefect", prefect, PREFECT_PORT),
     ]
+
+
+def client_services(*, receiver_port: int = RECEIVER_PORT) -> list[Service]:
+    """The callback receiver and a process worker. They need the blocks and the work pool, so they start last."""
+    needs = ("sandbox", "object store", "prefect")
+    return [
+        Service("receiver", start_receiver, receiver_port, needs),
+        Service("worker", start_worker, needs=needs),
+    ]
+
+
+def start_receiver(start: Start) -> ClientServer:
+    """Starts `sora callbacks` with the default blocks, and waits until it answers."""
+    command = [sys.executable, "-m", "deployments.cli", "callbacks", "--port", str(start.port)]
+    return _start_client(start, command, {}, name="The callback receiver", log="receiver")
+
+
+def start_worker(start: Start) -> ClientServer:
+    """Starts a process worker of the work pool, and waits until its health check answers."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"]
+    environment = {
+        "PREFECT_WORKER_QUERY_SECONDS": str(WORKER_QUERY_SECONDS),
+        "PREFECT_WORKER_WEBSERVER_HOST": LOOPBACK,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(start.port),
+    }
+    return _start_client(start, [*command, "--with-healthcheck"], environment, name="The worker", log="worker")
+
+
+def _start_client(
+    start: Start, command: Sequence[str], environment: Mapping[str, str], *, name: str, log: str
+) -> ClientServer:
+    folder = start.local_dir / log
+    folder.mkdir(parents=True, exist_ok=True)
+    process = start.launcher.start(
+        command,
+        name=name,
+        log_path=start.log_dir / f"{log}.log",
+        environment={**os.environ, **start.environment, **environment},
+        cwd=folder,  # Prefect reads .env, prefect.toml and pyproject.toml of its working folder, Python its modules
+    )
+    try:
+        wait_until_ready(
+            lambda: (http_get(start.port, "/health") or (0, b""))[0] == 200,
+            process=process,
+            timeout_seconds=CLIENT_START_TIMEOUT_SECONDS,
+            what=name,
+        )
+    except BaseException:
+        process.stop()
+        raise
+    return ClientServer(url=f"http://{LOOPBACK}:{start.port}", process=process)
 
 
 def start_sandbox(start: Start, *, api_key: str, speed: float, arguments: Sequence[str] = ()) -> SandboxServer:

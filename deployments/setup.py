@@ -3,7 +3,7 @@
 Repeating it changes nothing. What is not named keeps the value that the block has.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -33,21 +33,24 @@ Outcome = Literal["created", "updated", "unchanged"]
 
 
 @dataclass(frozen=True, slots=True)
-class SavedBlock:
-    """What became of one block, or of the bucket."""
+class Saved:
+    """What became of one thing that set-up makes: a block, the bucket, a deployment."""
 
     slug: str
     name: str
     outcome: Outcome
 
 
-async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask: Ask | None = None) -> list[SavedBlock]:
+async def save_blocks(
+    environ: Mapping[str, str], *, name: str = "default", ask: Ask | None = None, reset: Collection[str] = ()
+) -> list[Saved]:
     """Registers the block types and saves both blocks with their Secret blocks.
 
     Args:
         environ: where `APIXO_…` and `MINIO_…` are looked up.
         name: of both blocks.
         ask: asks for what is required and missing; None: that is an error.
+        reset: fields that do not keep what they have, but go back to their defaults when not named.
 
     Raises:
         SetupError: something required is missing, named with its variable.
@@ -57,8 +60,8 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
     await ApixoApi.register_type_and_schema()
     await VideoArchive.register_type_and_schema()
     missing: list[str] = []
-    api = await _wanted(ApixoApi, name, "APIXO", environ, ask, missing)
-    archive = await _wanted(VideoArchive, name, "MINIO", environ, ask, missing)
+    api = await _wanted(ApixoApi, name, "APIXO", environ, ask, missing, reset)
+    archive = await _wanted(VideoArchive, name, "MINIO", environ, ask, missing, reset)
     if missing:
         raise SetupError(
             "Set these environment variables, or run `sora setup` on a terminal to be asked:\n  " + "\n  ".join(missing)
@@ -72,7 +75,7 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
         if isinstance(value, Secret):
             if value._block_document_id is None:  # noqa: SLF001 - Prefect offers no other way to see it
                 outcome = await _save_secret(secret_name, value)
-                saved.append(SavedBlock("secret", secret_name, outcome))
+                saved.append(Saved("secret", secret_name, outcome))
                 value = await Secret.aload(secret_name)
             api[field] = value
     saved.append(await _save(ApixoApi, name, api))
@@ -80,7 +83,7 @@ async def save_blocks(environ: Mapping[str, str], *, name: str = "default", ask:
     return saved
 
 
-async def make_bucket(archive: VideoArchive) -> SavedBlock:
+async def make_bucket(archive: VideoArchive) -> Saved:
     """Creates the archive's bucket where it is missing. Only set-up does this: see `ObjectStore.ensure_ready`.
 
     Raises:
@@ -92,7 +95,7 @@ async def make_bucket(archive: VideoArchive) -> SavedBlock:
         await store.ensure_ready()
     finally:
         await store.aclose()
-    return SavedBlock("bucket", store.bucket, "created" if created else "unchanged")
+    return Saved("bucket", store.bucket, "created" if created else "unchanged")
 
 
 async def _wanted(
@@ -102,6 +105,7 @@ async def _wanted(
     environ: Mapping[str, str],
     ask: Ask | None,
     missing: list[str],
+    reset: Collection[str],
 ) -> dict[str, Any]:
     """The fields as they should be: what the block has, overlaid with what the environment says."""
     stored = await _load(block, name)
@@ -110,7 +114,7 @@ async def _wanted(
         variable = f"{prefix}_{field.upper()}"
         secret = field in SECRET_BLOCKS or info.annotation is SecretStr
         text = environ.get(variable, "").strip()
-        if not text and stored is not None:
+        if not text and stored is not None and field not in reset:
             fields[field] = getattr(stored, field)
             continue
         if not text and info.is_required():
@@ -129,14 +133,14 @@ async def _wanted(
     return fields
 
 
-async def _save(block: type[Block], name: str, fields: dict[str, Any]) -> SavedBlock:
+async def _save(block: type[Block], name: str, fields: dict[str, Any]) -> Saved:
     stored = await _load(block, name)
     wanted = block(**fields)
     slug = block.get_block_type_slug()
     if stored is not None and _plain(stored) == _plain(wanted):
-        return SavedBlock(slug, name, "unchanged")
+        return Saved(slug, name, "unchanged")
     await wanted.save(name, overwrite=True)
-    return SavedBlock(slug, name, "updated" if stored is not None else "created")
+    return Saved(slug, name, "updated" if stored is not None else "created")
 
 
 async def _save_secret(name: str, wanted: Secret[Any]) -> Outcome:

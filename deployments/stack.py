@@ -137,7 +137,7 @@ class LocalStack:
         try:
             self._catch_signals()
             began = time.monotonic()
-            self._start_all()
+            self._start_all(self.services)
             self._write_info()
             self._say(f"Everything runs, after {time.monotonic() - began:.0f} s.")
         except BaseException:
@@ -147,6 +147,17 @@ class LocalStack:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def add(self, services: Sequence[Service]) -> None:
+        """Starts further services, once what they work with has been set up. They stop before those already running.
+
+        Raises:
+            ProcessError: one could not be started. The stack itself goes on.
+        """
+        self.services += services
+        self._launchers |= {service.name: Launcher() for service in services}
+        self._start_all(services)
+        self._write_info()
 
     def wait(self) -> None:
         """Waits until a signal comes, which raises here.
@@ -207,12 +218,13 @@ class LocalStack:
         else:
             raise SystemExit(128 + number)
 
-    def _start_all(self) -> None:
-        with ThreadPoolExecutor(max_workers=len(self.services) or 1, thread_name_prefix="stack") as pool:
+    def _start_all(self, services: Sequence[Service]) -> None:
+        with ThreadPoolExecutor(max_workers=len(services) or 1, thread_name_prefix="stack") as pool:
             futures: dict[str, Future[RunningServer]] = {}
-            for service in self.services:
-                needed = [futures[name] for name in service.needs]
-                futures[service.name] = pool.submit(self._start_one, service, needed)
+            for service in services:
+                needed = [futures[name] for name in service.needs if name not in self.servers]
+                running = [self.servers[name] for name in service.needs if name in self.servers]
+                futures[service.name] = pool.submit(self._start_one, service, running, needed)
             try:
                 finished, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
             except BaseException:
@@ -232,8 +244,10 @@ class LocalStack:
                 message = f"{name} has ended by itself. Its log, {server.process.log_path}, ends with:\n{tail}"
                 raise ProcessDiedError(message, exit_code=server.process.exit_code, log_tail=tail)
 
-    def _start_one(self, service: Service, needed: Sequence[Future[RunningServer]]) -> RunningServer:
-        environment = _environment_of([future.result() for future in needed])
+    def _start_one(
+        self, service: Service, running: Sequence[RunningServer], needed: Sequence[Future[RunningServer]]
+    ) -> RunningServer:
+        environment = _environment_of([*running, *(future.result() for future in needed)])
         launcher = self._launchers[service.name]
         launcher.check_open()
         self._say(f"Starting {service.name}.")

@@ -1,6 +1,6 @@
 """What a person is told about a generation that does not go on by itself, with the exact commands."""
 
-from flows.errors import UnconfirmedError, VideoFailedError
+from flows.errors import KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.generation import Generation
 
 
@@ -15,6 +15,15 @@ def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
         f"your APIXO account at that time. Then run `sora resolve {key} --task-id TASK_ID{options}` if there is one, "
         f"or `sora resolve {key} --resubmit{options}` if there is none.",
         key=key,
+    )
+
+
+def conflict_error(generation: Generation) -> KeyConflictError:
+    """Which request the key belongs to."""
+    return KeyConflictError(
+        f"The key {generation.key} belongs to another request (claimed {generation.created_at:%Y-%m-%d %H:%M} UTC: "
+        f"{generation.request.prompt[:80]!r}). One key is one video: use a new key for a new request.",
+        key=generation.key,
     )
 
 

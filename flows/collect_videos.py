@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
 from apixo import ApixoError, AuthenticationError, Failed, Succeeded
@@ -32,6 +33,13 @@ AT_ONCE: Final = 16
 EXPIRY_WARNING_DAYS: Final = 12
 """Three days before APIXO drops a result: time for a person who was away over a weekend."""
 
+LINGER_SECONDS: Final = 6.0
+"""How long the collector listens on after its last work, twice. Starting its process takes as long, and while one runs,
+what further callbacks would start is cancelled. Longer than the 5 s after which Prefect has stored an event."""
+LISTEN_SECONDS: Final = 240.0
+"""How long it listens in all: it ends before its schedule starts the next one, however many callbacks come."""
+LOOK_SECONDS: Final = 0.5
+
 What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "trouble"]
 
 
@@ -51,18 +59,19 @@ class CollectionError(PipelineError):
 
 @flow(name="collect-videos", persist_result=False, retries=0)
 async def collect_videos(
-    keys: list[Key] | None = None, api: str = "default", archive: str = "default"
+    keys: list[Key] | None = None, detached_only: bool = False, api: str = "default", archive: str = "default"
 ) -> list[Collected]:
     """Asks once for every open generation, archives what is finished, and says what needs a person. Never submits.
 
     Args:
         keys: The generations to look after; empty means all that are open.
+        detached_only: Leave out those whose run waits for them: it hears of their end as soon as the collector does.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
-        found = await collect(keys, resources)
+        found = await _collect_while_it_rings(keys, resources, detached_only=detached_only)
     await _report(found)
     trouble = [item for item in found if item.what == "trouble"]
     if trouble:
@@ -73,8 +82,42 @@ async def collect_videos(
     return found
 
 
-async def collect(keys: Sequence[str] | None, resources: Resources) -> list[Collected]:
+async def _collect_while_it_rings(
+    keys: Sequence[str] | None, resources: Resources, *, detached_only: bool
+) -> list[Collected]:
+    """Looks after them, and after those whose callback came in the minute before or comes meanwhile.
+
+    Of the deployment one run is under way at a time, and Prefect cancels what such a callback's event would start.
+    """
+    listens = bool(resources.api.callback_url and deployment.id)
+    if listens:
+        resources.doorbell.listen()
+    found = {item.key: item for item in await collect(keys, resources, detached_only=detached_only)}
+    if not listens:
+        return list(found.values())
+    ends = resources.monotonic() + LISTEN_SECONDS
+    for again in (False, True):
+        if again:
+            await resources.doorbell.listen_again()
+        quiet_since = resources.monotonic()
+        while (now := resources.monotonic()) < min(quiet_since + LINGER_SECONDS, ends):
+            await resources.sleep(min(LOOK_SECONDS, quiet_since + LINGER_SECONDS - now))
+            rung = resources.doorbell.rung()
+            if rung:  # of what is replayed, what is closed since is no news
+                rung &= set(await resources.ledger.open_keys())
+            if rung:
+                more = await collect(sorted(rung), resources, detached_only=detached_only)
+                found |= {item.key: item for item in more}
+                quiet_since = resources.monotonic()
+    return [found[key] for key in sorted(found)]
+
+
+async def collect(
+    keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False
+) -> list[Collected]:
     """Looks after these generations, or all open ones, many at a time. In the order of their keys.
+
+    With `detached_only` those are left alone that a run waits for, or waited for until a short while ago.
 
     Raises:
         AuthenticationError: the API key does not hold, so nothing can be asked.
@@ -86,7 +129,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources) -> list[Coll
     async def one(key: str) -> Collected:
         async with gate:
             try:
-                return await _look_after(key, resources)
+                return await _look_after(key, resources, detached_only=detached_only)
             except AuthenticationError:
                 raise
             except (ApixoError, StoreError, PipelineError, MediaError) as error:
@@ -96,11 +139,13 @@ async def collect(keys: Sequence[str] | None, resources: Resources) -> list[Coll
     return list(await asyncio.gather(*(one(key) for key in wanted)))
 
 
-async def _look_after(key: str, resources: Resources) -> Collected:
+async def _look_after(key: str, resources: Resources, *, detached_only: bool) -> Collected:
     entry = await resources.ledger.read(key)
     if entry is None:  # its marker comes before its claim: someone may be about to claim it
         return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
     found = entry.generation
+    if detached_only and _is_waited_for(found, resources):
+        return _told(found, resources)
     if found.state is State.CLAIMED:
         found = await settle(entry, resources)
     match found.state:
@@ -113,6 +158,13 @@ async def _look_after(key: str, resources: Resources) -> Collected:
         case State.FAILED | State.REJECTED:
             await resources.ledger.close(key)
     return _told(found, resources)
+
+
+def _is_waited_for(found: Generation, resources: Resources) -> bool:
+    """Whether a run waits for it, as far as the record tells: one that died is given up after its deadline."""
+    attempt = found.attempt
+    age = resources.now() - (attempt.submitted_at or attempt.claimed_at)
+    return attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
 
 async def _ask(found: Generation, resources: Resources) -> Collected:

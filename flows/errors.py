@@ -10,6 +10,7 @@ PipelineError             base of all
 ├── VideoFailedError      the provider took the task and reports it as failed
 ├── ArchiveMismatchError  what was read back differs from what was written
 └── LedgerError           the record cannot be read or written
+    └── TransitionError   (in `flows.generation`) the record has changed meanwhile and does not allow this
 ```
 """
 

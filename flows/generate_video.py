@@ -15,6 +15,7 @@ from flows.progress import run_logger
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
 from flows.steps.retrying import delays_seconds
+from flows.steps.submit import BeforePaying, at_once
 
 
 def _run_name() -> str:
@@ -39,17 +40,28 @@ async def generate_video(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    key = check_key(key or str(flow_run.id))
+    key = check_key(str(flow_run.id) if key is None else key)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         return await generate(request, key, resources, wait=wait)
 
 
-async def generate(request: VideoRequest, key: str, resources: Resources, *, wait: bool = True) -> Generation:
-    """The five steps of one generation. Each reads in the ledger what is done already."""
+async def generate(
+    request: VideoRequest, key: str, resources: Resources, *, wait: bool = True, before_paying: BeforePaying = at_once
+) -> Generation:
+    """The five steps of one generation. Each reads in the ledger what is done already.
+
+    Args:
+        request, key: the video.
+        resources: what the steps work with.
+        wait: off ends after the submission.
+        before_paying: called before each claim; what it raises keeps the request from being claimed and sent.
+    """
+    if wait and resources.api.callback_url:
+        resources.doorbell.listen()
     delays = delays_seconds(resources.api.retry_delay_seconds)
     await steps.validate_image.with_options(retry_delay_seconds=delays)(key, request, resources)
-    generation = await steps.submit(key, request, resources, rerun_by_person)
+    generation = await steps.submit(key, request, resources, rerun_by_person, before_paying, wait)
     if not wait:
         run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, generation.task_id)
         return generation

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from apixo import Failed, GenerationFailedError, Succeeded, VideoRequest, generation_failed
 from apixo.redaction import hide_queries
+from flows.errors import LedgerError
 
 SCHEMA: Final = 1
 """The version of the record's shape. A reader refuses a newer one rather than guess."""
@@ -81,6 +82,7 @@ class Attempt(_Model):
         default=None, description="The Prefect state by which a person asked for this attempt after a failure."
     )
     resubmit_allowed: bool = Field(default=False, description="A person allowed to pay once more after it failed.")
+    waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if it still lives.")
 
 
 class ArchivedObject(_Model):
@@ -148,8 +150,11 @@ class Generation(_Model):
         )
 
 
-class TransitionError(Exception):
-    """A change that the state of a record does not allow. Seeing it means two things were told about one task."""
+class TransitionError(LedgerError):
+    """A change that the state of a record does not allow: the record is not what its writer took it for any more.
+
+    A person has named another task meanwhile, or two things were told about one task.
+    """
 
 
 def claim(
@@ -161,37 +166,57 @@ def claim(
     lease_seconds: float,
     now: datetime,
     granted_by: str | None = None,
+    waited_for: bool = False,
 ) -> Generation:
     """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision."""
     number = len(previous.attempts) + 1 if previous else 1
     attempt = Attempt(
-        number=number, claimed_at=now, claimed_by=owner, lease_seconds=lease_seconds, granted_by=granted_by
+        number=number,
+        claimed_at=now,
+        claimed_by=owner,
+        lease_seconds=lease_seconds,
+        granted_by=granted_by,
+        waited_for=waited_for,
     )
     if previous is None:
         return Generation(
             key=key, state=State.CLAIMED, request=request, attempts=(attempt,), created_at=now, updated_at=now
         )
     if previous.state not in (State.REJECTED, State.FAILED):
-        raise TransitionError(f"{key} is {previous.state}: it cannot be claimed")
+        raise TransitionError(f"{key} is {previous.state}: it cannot be claimed", key=key)
     return previous.model_copy(
         update={"state": State.CLAIMED, "attempts": (*previous.attempts, attempt), "updated_at": now}
     )
 
 
-def submitted(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
+def submitted(
+    generation: Generation, *, attempt_number: int, task_id: str, now: datetime, note: str | None = None
+) -> Generation:
     """The provider took this attempt as this task. Also heals an attempt that was unconfirmed, or taken for unpaid.
 
     The attempt may not be the last any more: a person has resubmitted meanwhile. If nothing is known to be paid since,
     its task becomes that of the generation, as an attempt of its own; else it is only written down.
+
+    Args:
+        generation: the record as it is.
+        attempt_number: 1 for the first.
+        task_id: the provider's task.
+        now: the time.
+        note: who said so, where it was not the answer to the paid call. Earlier notes stay. Nobody waits then: the run
+            that made the call has lost its answer.
     """
     attempt = generation.attempts[attempt_number - 1]
     if attempt.task_id == task_id:
         return generation
     if attempt.task_id is not None:
         raise TransitionError(
-            f"{generation.key} has the task {attempt.task_id} in attempt {attempt_number}, not {task_id}"
+            f"{generation.key} has the task {attempt.task_id} in attempt {attempt_number}, not {task_id}",
+            key=generation.key,
+            task_id=task_id,
         )
     update: dict[str, Any] = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None}
+    if note is not None:
+        update |= {"note": _noted(attempt, note), "waited_for": False}
     return _follow_late_task(_with_attempt(generation, attempt_number, update, now=now))
 
 
@@ -205,12 +230,14 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
     if attempt.task_id == task_id:
         return generation
     if attempt.number != attempt_number or generation.state is State.CLAIMED:
-        raise TransitionError(f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}")
+        raise TransitionError(
+            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}", key=generation.key
+        )
     if generation.state is State.ARCHIVED:
-        raise TransitionError(f"{generation.key} is archived, as task {attempt.task_id}")
+        raise TransitionError(f"{generation.key} is archived, as task {attempt.task_id}", key=generation.key)
     note = "a person said which task it is" + (f"; it was {attempt.task_id} before" if attempt.task_id else "")
-    update = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None, "note": note}
-    return _with_attempt(generation, attempt.number, update, now=now)
+    update = {"state": State.SUBMITTED, "task_id": task_id, "submitted_at": now, "problem": None}
+    return _with_attempt(generation, attempt.number, update | {"note": _noted(attempt, note)}, now=now)
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
@@ -232,10 +259,14 @@ def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, 
     attempt = generation.attempt
     if attempt.number != attempt_number:
         raise TransitionError(
-            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; look at it first"
+            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; look at it first",
+            key=generation.key,
         )
+    note = _noted(attempt, note)
     match generation.state:
         case State.REJECTED:
+            return generation
+        case State.FAILED if attempt.resubmit_allowed:
             return generation
         case State.UNCONFIRMED:
             return _with_attempt(generation, attempt.number, {"state": State.REJECTED, "note": note}, now=now)
@@ -247,7 +278,7 @@ def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, 
             why = "it is being submitted right now; try again in a moment"
         case _:
             why = f"it is {generation.state}: APIXO took it as task {generation.task_id}"
-    raise TransitionError(f"{generation.key} cannot be submitted again: {why}.")
+    raise TransitionError(f"{generation.key} cannot be submitted again: {why}.", key=generation.key)
 
 
 def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
@@ -262,7 +293,7 @@ def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem
 def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Generation:
     """The provider finished the task. A task once called failed may still turn out well: it is paid for."""
     if generation.task_id != status.task_id:
-        raise TransitionError(f"{generation.key} has the task {generation.task_id}, not {status.task_id}")
+        raise _other_task(generation, status.task_id)
     if generation.state in (State.SUCCEEDED, State.ARCHIVED):
         return generation
     changed = _with_attempt(generation, generation.attempt.number, {"state": State.SUCCEEDED, "problem": None}, now=now)
@@ -282,7 +313,7 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
 def failed(generation: Generation, status: Failed, *, now: datetime) -> Generation:
     """The provider gave up on the task."""
     if generation.task_id != status.task_id:
-        raise TransitionError(f"{generation.key} has the task {generation.task_id}, not {status.task_id}")
+        raise _other_task(generation, status.task_id)
     if generation.state is not State.SUBMITTED:
         return generation
     error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
@@ -302,7 +333,9 @@ def archived(
     if generation.state is State.ARCHIVED:
         return generation
     if generation.state is not State.SUCCEEDED:
-        raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived")
+        raise TransitionError(
+            f"{generation.key} is {generation.state}: it cannot become archived", key=generation.key
+        )
     changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
     return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
 
@@ -322,6 +355,20 @@ def _follow_late_task(generation: Generation) -> Generation:
             adopted = attempt.model_copy(update={"number": len(generation.attempts) + 1, "note": note})
             return generation.model_copy(update={"attempts": (*generation.attempts, adopted), "state": State.SUBMITTED})
     return generation
+
+
+def _noted(attempt: Attempt, note: str) -> str:
+    """The attempt's note with one more: an earlier one may be all that is left of a paid task's id."""
+    return f"{attempt.note}; {note}" if attempt.note else note
+
+
+def _other_task(generation: Generation, task_id: str) -> TransitionError:
+    return TransitionError(
+        f"{generation.key} has the task {generation.task_id}, not {task_id}: somebody has named another one meanwhile. "
+        "Run it again: it goes on with that one.",
+        key=generation.key,
+        task_id=task_id,
+    )
 
 
 def _unsigned(url: str) -> str:

@@ -74,8 +74,9 @@ class Payment:
                 ),
             )
         except BaseException as error:
-            await self._write_unconfirmed(ledger, error)
-            raise
+            healed = await self._write_unconfirmed(ledger, error)
+            if not (healed and isinstance(error, ApixoError)):
+                raise
         else:
             await self._write_submitted(ledger, task_id)
 
@@ -121,7 +122,8 @@ class Payment:
                 "Its id is in the ledger.", self._key, self._number, task_id,
             )  # fmt: skip
 
-    async def _write_unconfirmed(self, ledger: Ledger, error: BaseException) -> None:
+    async def _write_unconfirmed(self, ledger: Ledger, error: BaseException) -> bool:
+        """Writes that nobody can know, and says so. True: somebody knows, for the callback came before us."""
         problem = _problem(error)
 
         def how(current: Generation) -> Generation:
@@ -133,9 +135,14 @@ class Payment:
             entry = await ledger.change(self._key, how)
         except StoreError as store_error:
             raise told from store_error  # the claim stays without an answer, which means the same
+        task_id = entry.generation.attempts[self._number - 1].task_id
+        if task_id is not None:
+            self._log.warning("%s was taken after all, as task %s: the ledger was told meanwhile.", self._key, task_id)
+            return True
         emit("unconfirmed", entry.generation)
         if isinstance(error, ApixoError):
             raise told from error
+        return False
 
 
 def _problem(error: BaseException) -> Problem:

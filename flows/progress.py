@@ -37,12 +37,27 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+Expect = Callable[[int], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_expect: ContextVar[Expect | None] = ContextVar("expect", default=None)
 
 
-def listen(listener: Listener) -> None:
-    """Has the listener called with all news of the generations that run in this context from now on."""
+def listen(listener: Listener, *, expect: Expect | None = None) -> None:
+    """Has the listener called with all news of the generations that run in this context from now on.
+
+    Args:
+        listener: gets every piece of news.
+        expect: gets the number of generations of a batch, before the first of them begins.
+    """
     _listener.set(listener)
+    _expect.set(expect)
+
+
+def tell_count(videos: int) -> None:
+    """Tells the listener how many generations there will be, if it wants to know."""
+    expect = _expect.get()
+    if expect is not None:
+        expect(videos)
 
 
 def tell(key: str, step: Step, doing: str, *, fraction: float | None = None, done: bool = False) -> None:

@@ -25,14 +25,14 @@ async def publish(generation: Generation, archive: VideoArchive, *, thumbnail: b
     )
 
 
-def artifact_key(key: str) -> str:
+def artifact_key(key: str, *, kind: str = "video") -> str:
     """Prefect takes lower-case letters, digits and dashes only, and artifacts of one key for versions of one thing.
 
     So a key that has other characters gets a mark of its own.
     """
     plain_key = re.sub(r"[^a-z0-9]+", "-", key).strip("-")
     mark = "" if plain_key == key else f"-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    return f"video-{plain_key}{mark}"
+    return f"{kind}-{plain_key}{mark}"
 
 
 def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> str:

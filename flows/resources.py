@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
+from flows.doorbell import Doorbell
 from flows.errors import PipelineError
 from flows.generation import Owner
 from flows.hosts import guarded_client
@@ -46,6 +47,7 @@ class Resources:
         ledger: Ledger,
         payer: Payer,
         web: httpx.AsyncClient,
+        doorbell: Doorbell,
         spool: Path,
         options: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -64,6 +66,8 @@ class Resources:
         """What a `sora` command that a message shows needs to find the same blocks."""
         self.web = web
         """For image and result hosts only: it checks every address and never carries the API key."""
+        self.doorbell = doorbell
+        """Wakes waiters whose callback came; deaf where the API block has no `callback_url`."""
         self.spool = spool
         self.sleep, self.monotonic, self.now, self.chance = sleep, monotonic, now, chance
 
@@ -85,6 +89,7 @@ async def open_resources(
     client, store = api.client(), archive.store()
     web = guarded_client(allow_private_hosts=api.allow_private_hosts)
     payer = Payer(api, archive)
+    doorbell = Doorbell()
     try:
         ledger = Ledger(store)
         await ledger.ensure_ready()
@@ -96,10 +101,12 @@ async def open_resources(
             ledger=ledger,
             payer=payer,
             web=web,
+            doorbell=doorbell,
             spool=spool or spool_root(),
             options=options,
         )
     finally:
+        await doorbell.aclose()
         await payer.aclose()
         await web.aclose()
         await client.aclose()

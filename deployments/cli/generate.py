@@ -128,10 +128,10 @@ def made_up_key(prompt: str) -> str:
 
 
 async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str) -> None:
-    from apixo import ApixoError, AuthenticationError, NotSentError  # noqa: PLC0415
     from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
     from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
     from flows.media.images import check_image  # noqa: PLC0415
+    from flows.rehearsal import check_api  # noqa: PLC0415
     from flows.resources import load_block, open_resources  # noqa: PLC0415
 
     block = await load_block(ApixoApi, api)
@@ -139,12 +139,7 @@ async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str)
         for url in request.image_urls:
             image = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
-        try:  # a question about no task: free, and it shows whether the API is there and takes the key
-            await resources.client.status_once("dry-run")
-        except (AuthenticationError, NotSentError):
-            raise
-        except ApixoError:
-            pass
+        await check_api(resources)
         out.print(f"api       {block.base_url} answers and takes the key")
         entry = await resources.ledger.read(key)
     out.print(f"archive   bucket {resources.store.bucket} is there and keeps conditional writes")

@@ -30,14 +30,16 @@ def demo(
 
 def up(
     speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
+    film_height: Annotated[int, typer.Option(help="Short side of its films, in pixels.")] = 720,
 ) -> None:
-    """Start the stand-in, MinIO and the Prefect server with its UI, and keep them up until Ctrl-C.
+    """Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback receiver.
 
-    In another terminal of this folder, `sora generate` and all other commands then use them.
+    It saves the blocks and deploys prefect.yaml: runs can be started in the UI, on a schedule and by events. In another
+    terminal of this folder, `sora generate` and all other commands use this stack.
     """
     from deployments.demo import run_up  # noqa: PLC0415 - keeps --help quick
 
-    run_up(LOCAL_DIR, speed=speed)
+    run_up(LOCAL_DIR, speed=speed, film_height=film_height)
 
 
 def sandbox(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import collect, generate, ledger, local, setup
+from deployments.cli import batch, callbacks, collect, generate, ledger, local, setup
 from deployments.cli.console import fail
 
 app = typer.Typer(
@@ -35,9 +35,12 @@ app.command("demo")(local.demo)
 app.command("up")(local.up)
 app.command("sandbox")(local.sandbox)
 app.command("setup")(setup.setup)
+app.command("deploy")(setup.deploy)
 app.command("generate")(generate.generate)
+app.command("batch")(batch.batch)
 app.command("list")(collect.list_)
 app.command("collect")(collect.collect)
+app.command("callbacks")(callbacks.callbacks)
 app.command("show")(ledger.show)
 app.command("resolve")(ledger.resolve)
 

@@ -1,21 +1,28 @@
-"""`sora setup`."""
+"""`sora setup` and `sora deploy`."""
 
 import asyncio
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from deployments.cli import local
 from deployments.cli.console import err, out
 from deployments.connection import connect
 
+if TYPE_CHECKING:
+    from deployments.setup import Saved
+
 
 def setup(
     name: Annotated[str, typer.Option(help="Name of both blocks.")] = "default",
+    deploy: Annotated[
+        bool, typer.Option("--deploy/--no-deploy", help="Whether to deploy prefect.yaml. --no-deploy: blocks only.")
+    ] = True,
 ) -> None:
-    """Save the API and archive blocks: from the environment, or by asking.
+    """Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml.
 
     Every field of a block can be given as an environment variable: `APIXO_<FIELD>` for the API (`APIXO_API_KEY`,
     `APIXO_BASE_URL`, `APIXO_DEADLINE_SECONDS`, …) and `MINIO_<FIELD>` for the archive (`MINIO_ENDPOINT`,
@@ -24,20 +31,44 @@ def setup(
 
     The bucket is made where it is missing. The API key goes into the Secret block `apixo-api-key`; it is never a
     parameter of a flow.
+
+    Then the work pool `sora` and the deployments of prefect.yaml are made, or brought up to this version of the code.
+    A worker runs them: `prefect worker start --pool sora`
     """
     info = connect(local.LOCAL_DIR)
     environ = {**(info.load_environment() if info else {}), **os.environ}
     from blocks import VideoArchive  # noqa: PLC0415 - imports Prefect
+    from deployments.deploy import deploy as deploy_all  # noqa: PLC0415
     from deployments.setup import make_bucket, save_blocks  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 
     async def run() -> None:
         for saved in await save_blocks(environ, name=name, ask=_ask if sys.stdin.isatty() else None):
-            out.print(f"{saved.slug:14} {saved.name:22} {saved.outcome}")
-        bucket = await make_bucket(await load_block(VideoArchive, name))
-        out.print(f"{bucket.slug:14} {bucket.name:22} {bucket.outcome}")
+            show(saved)
+        show(await make_bucket(await load_block(VideoArchive, name)))
+        if deploy:
+            for saved in await deploy_all():
+                show(saved)
 
     asyncio.run(run())
+
+
+def deploy() -> None:
+    """Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.
+
+    What is deployed already from this version of the code stays as it is. `sora setup` does this too, after the blocks.
+    A worker runs the deployments: `prefect worker start --pool sora`
+    """
+    connect(local.LOCAL_DIR)
+    from deployments.deploy import deploy as deploy_all  # noqa: PLC0415 - imports Prefect
+
+    for saved in asyncio.run(deploy_all()):
+        show(saved)
+
+
+def show(saved: "Saved") -> None:
+    """One line for one thing that was made."""
+    out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
 
 
 def _ask(variable: str, description: str, secret: bool) -> str:

@@ -23,9 +23,13 @@ ApiKind = Literal[
     "http_503",
     "http_404",
     "http_400",  # "Insufficient credits" for a submit
+    "http_400_html",  # a gateway's page
     "http_401",
     "redirect",  # 307 to the same address, nothing done
-    "code_500_body",  # HTTP 200, code 500 in the body
+    "code_400_body",  # HTTP 200, code 400 in the body
+    "code_429_body",
+    "code_500_body",
+    "code_400_after",  # acted upon, then HTTP 200, code 400, and the task in the data all the same
     "junk",  # acted upon, the body is not JSON
     "half_json",  # acted upon, the body stops in the middle
     "wrong_types",  # acted upon; from here on code 200 with a damaged envelope

@@ -15,7 +15,11 @@ from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
 HUGE_BYTES = 50 * 1024 * 1024
 #: In how many pieces a slow answer comes.
 SLOW_PIECES = 20
-BAD_GATEWAY = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>nginx</body></html>"
+PAGES: dict[str, tuple[int, str]] = {
+    "http_400_html": (400, "400 Bad Request"),
+    "http_502_html": (502, "502 Bad Gateway"),
+}
+PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1>nginx</body></html>"
 
 #: Refusals that are sent before anything is done: HTTP status and the envelope's message.
 REFUSALS: dict[str, tuple[int, str]] = {
@@ -26,6 +30,13 @@ REFUSALS: dict[str, tuple[int, str]] = {
     "http_500": (500, "Internal server error"),
     "http_503": (503, "Service unavailable"),
     "task_unknown": (400, "task not found"),
+}
+
+#: HTTP 200 with the error in the body, before anything is done.
+IN_THE_BODY: dict[str, tuple[int, str]] = {
+    "code_400_body": (400, "Insufficient credits"),
+    "code_429_body": (429, "Rate limit exceeded"),
+    "code_500_body": (500, "Internal server error"),
 }
 
 
@@ -40,10 +51,11 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
             again = exchange.scope["path"]
             query = exchange.scope["query_string"].decode("latin-1")
             await exchange.answer(307, headers={"location": f"{again}?{query}" if query else f"{again}?again=1"})
-        case "http_502_html":
-            await exchange.answer(502, BAD_GATEWAY)
-        case "code_500_body":
-            await exchange.answer(200, failure(500, "Internal server error"))
+        case kind if kind in PAGES:
+            status, title = PAGES[kind]
+            await exchange.answer(status, PAGE.format(title))
+        case kind if kind in IN_THE_BODY:
+            await exchange.answer(200, failure(*IN_THE_BODY[kind]))
         case kind if kind in REFUSALS:
             status, message = REFUSALS[kind]
             if kind == "http_400" and fault.call == "status":
@@ -62,6 +74,8 @@ async def _act_then_misbehave(exchange: Exchange, reply: Reply, fault: Fault, se
             await _hang(exchange, fault)
         case "http_500_after":
             await exchange.answer(500, failure(500, "Internal server error"))
+        case "code_400_after":
+            await exchange.answer(200, {**reply.json(), "code": 400, "message": "Invalid parameters"})
         case "slow":
             await _trickle(exchange, reply, fault.seconds)
         case "junk":

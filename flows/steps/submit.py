@@ -14,8 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
 from flows import generation as transitions
-from flows.advice import failed_error, unconfirmed_error
-from flows.errors import KeyConflictError, SubmissionRejectedError
+from flows.advice import conflict_error, failed_error, unconfirmed_error
+from flows.errors import SubmissionRejectedError
 from flows.events import emit
 from flows.generation import Attempt, Generation, Problem, State
 from flows.ledger import Entry
@@ -29,6 +29,13 @@ LOOK_SECONDS: Final = 0.5
 Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
 """Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
 
+BeforePaying = Callable[[], Awaitable[None]]
+"""Called before each claim. It may take its time; what it raises keeps the request from being claimed and sent."""
+
+
+async def at_once() -> None:
+    """Nothing stands before the paid call."""
+
 
 async def _never(attempts: Sequence[Attempt]) -> None:
     del attempts
@@ -37,7 +44,12 @@ async def _never(attempts: Sequence[Attempt]) -> None:
 # retries=0: not even a profile's default retries may repeat this step by themselves.
 @task(name="submit", task_run_name="submit {key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def submit(
-    key: str, request: VideoRequest, resources: Resources, may_submit_again: Permission = _never
+    key: str,
+    request: VideoRequest,
+    resources: Resources,
+    may_submit_again: Permission = _never,
+    before_paying: BeforePaying = at_once,
+    waits: bool = False,
 ) -> Generation:
     """Has the provider take the request, once per key. Prefect never retries it; it repeats only provable noes itself.
 
@@ -46,6 +58,8 @@ async def submit(
         request: the same for every run of this key.
         resources: the API and the ledger.
         may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may.
+        before_paying: called before each claim, such as to keep a batch within its budget.
+        waits: whether this run goes on to wait for the end. The record says so, for the collector.
 
     Raises:
         KeyConflictError: the key belongs to another request.
@@ -54,18 +68,29 @@ async def submit(
         VideoFailedError: the provider took it before, and failed.
         StoreError: the ledger cannot be written, so nothing was submitted.
     """
-    return await Submission(key, request, resources, may_submit_again).run()
+    return await Submission(key, request, resources, may_submit_again, before_paying, waits=waits).run()
 
 
 class Submission:
     """One run's way to a submitted generation: its own, or another run's that it joins."""
 
-    def __init__(self, key: str, request: VideoRequest, resources: Resources, may_submit_again: Permission) -> None:
+    def __init__(
+        self,
+        key: str,
+        request: VideoRequest,
+        resources: Resources,
+        may_submit_again: Permission,
+        before_paying: BeforePaying = at_once,
+        *,
+        waits: bool = False,
+    ) -> None:
         self._key = key
         self._request = request
         self._resources = resources
         self._ledger = resources.ledger
         self._may_submit_again = may_submit_again
+        self._before_paying = before_paying
+        self._waits = waits
         self._attempts_before: int | None = None
         self._log = run_logger()
 
@@ -80,11 +105,7 @@ class Submission:
                 continue
             found = entry.generation
             if found.request != self._request:
-                raise KeyConflictError(
-                    f"The key {self._key} belongs to another request (claimed {found.created_at:%Y-%m-%d %H:%M} UTC: "
-                    f"{found.request.prompt[:80]!r}). One key is one video: use a new key for a new request.",
-                    key=self._key,
-                )
+                raise conflict_error(found)
             match found.state:
                 case State.SUBMITTED | State.SUCCEEDED | State.ARCHIVED:
                     return self._submitted(found)
@@ -155,7 +176,9 @@ class Submission:
 
     async def _claim_and_pay(self, over: Entry | None, *, granted_by: str | None = None) -> None:
         resources = self._resources
-        callback_url = resources.api.callback_url_for(self._key)
+        await self._before_paying()
+        number = len(over.generation.attempts) + 1 if over else 1
+        callback_url = resources.api.callback_url_for(self._key, number)
         started, started_at = resources.monotonic(), resources.now()
         claimed = await self._ledger.claim(
             transitions.claim(
@@ -166,6 +189,7 @@ class Submission:
                 lease_seconds=resources.api.lease_seconds,
                 now=started_at,
                 granted_by=granted_by,
+                waited_for=self._waits,
             ),
             over=over,
         )

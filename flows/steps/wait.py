@@ -1,5 +1,7 @@
 """Waits until the provider has finished the task. One task run, however often it asks."""
 
+from typing import Final
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -11,6 +13,10 @@ from flows.events import emit
 from flows.generation import Generation, State
 from flows.progress import run_logger, tell
 from flows.resources import Resources
+
+CALLBACK_PATIENCE: Final = 2.0
+"""How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
+video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
 
 
 # retries=0: not even a profile's default retries may repeat this step by themselves.
@@ -68,10 +74,12 @@ async def _end_of(found: Generation, task_id: str, resources: Resources) -> Succ
     api, key = resources.api, found.key
     # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
     passed = (resources.now() - (found.attempt.submitted_at or resources.now())).total_seconds()
-    initial_wait_seconds = max(api.initial_wait_seconds - max(passed, 0.0), 0.0)
+    patience = CALLBACK_PATIENCE if api.callback_url else 1.0
+    initial_wait_seconds = max(patience * api.initial_wait_seconds - max(passed, 0.0), 0.0)
     run_logger().info(
-        "Waiting for task %s of %s: first question in %.0f s, then every %g s, for at most %g s.",
-        task_id, key, initial_wait_seconds, api.poll_interval_seconds, api.deadline_seconds,
+        "Waiting for task %s of %s: first question in %.0f s%s, then every %g s, for at most %g s.",
+        task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
+        api.poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
     tell(key, "wait", "waiting")
 
@@ -85,7 +93,7 @@ async def _end_of(found: Generation, task_id: str, resources: Resources) -> Succ
         poll_interval_seconds=api.poll_interval_seconds,
         deadline_seconds=api.deadline_seconds,
         report=report,
-        sleep=resources.sleep,
+        sleep=lambda seconds: resources.doorbell.sleep(key, seconds, resources.sleep),
         monotonic=resources.monotonic,
         chance=resources.chance,
     )

@@ -53,6 +53,8 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"callback_url": "https://c.example.com"}, ["callback_url", "callback_secret"]),
     ({"callback_url": "https://c.example.com", "callback_secret": Secret(value="")}, ["callback_secret", "empty"]),
     ({"callback_url": "https://c.example.com", "callback_secret": Secret(value=" ")}, ["callback_secret", "empty"]),
+    ({"callback_secret": Secret(value="fifteen letters")}, ["callback_secret", "15", "16 or more", "openssl rand"]),
+    ({"callback_secret": Secret(value=" fifteen letters ")}, ["callback_secret", "15", "16 or more"]),
     ({"initial_wait_seconds": -1}, ["initial_wait_seconds", "greater than or equal to 0"]),
     ({"poll_interval_seconds": 0}, ["poll_interval_seconds", "greater than 0"]),
     ({"deadline_seconds": 0}, ["deadline_seconds", "greater than 0"]),
@@ -99,9 +101,20 @@ def test_callback_urls_carry_the_key_and_its_signature() -> None:
     assert block.callback_token("spring-sale-04") != token
 
 
+def test_each_attempt_has_a_callback_url_of_its_own() -> None:
+    """A late call for the first attempt must not be taken for the second one's."""
+    block = api(callback_url="https://c.example.com", callback_secret=Secret(value="long random text"))
+    token = hmac.new(b"long random text", b"spring-sale-03/2", hashlib.sha256).hexdigest()
+    assert block.callback_token("spring-sale-03", 2) == token
+    assert block.callback_url_for("spring-sale-03", 2) == f"https://c.example.com/apixo/spring-sale-03/2/{token}"
+    assert block.callback_url_for("spring-sale-03", 1) == block.callback_url_for("spring-sale-03")
+    tokens = {block.callback_token(key, number) for key in ("k", "k.2", "k-2", "k2") for number in range(1, 30)}
+    assert len(tokens) == 4 * 29
+
+
 def test_without_a_callback_url_the_pipeline_polls() -> None:
     assert api().callback_url_for("k") is None
-    assert api(callback_secret=Secret(value="s")).callback_url_for("k") is None
+    assert api(callback_secret=Secret(value="long random text")).callback_url_for("k") is None
     with pytest.raises(ValueError, match="no callback_secret"):
         api().callback_token("k")
 
@@ -110,6 +123,12 @@ def test_without_a_callback_url_the_pipeline_polls() -> None:
 async def test_a_key_that_looks_like_something_else_stays_text(digits: str) -> None:
     async with api(api_key=Secret(value=digits)).client() as client:
         assert client._http.headers["authorization"] == f"Bearer {digits}"
+
+
+@pytest.mark.parametrize(
+    "digits", ["0123456789012345", "1e0000000000000005", '"quoted and long"', "[1, 2, 3, 4, 5, 6]"]
+)
+def test_a_callback_secret_that_looks_like_something_else_stays_text(digits: str) -> None:
     expected = hmac.new(digits.encode(), b"k", hashlib.sha256).hexdigest()
     assert api(callback_secret=Secret(value=digits)).callback_token("k") == expected
 
@@ -128,7 +147,7 @@ def test_an_empty_key_is_noticed_before_anything_is_sent() -> None:
 
 
 def test_the_key_shows_nowhere() -> None:
-    block = api(callback_secret=Secret(value="cb-5ec7e7"))
+    block = api(callback_secret=Secret(value="callbacks-5ec7e7"))
     for text in (
         repr(block),
         str(block),

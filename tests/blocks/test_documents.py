@@ -18,7 +18,7 @@ from prefect.settings import (
 
 from blocks import ApixoApi, VideoArchive
 
-KEY = "0123456"
+KEY = "0123456789012345"
 """Of digits, with a zero in front: as a number it would be another one."""
 
 

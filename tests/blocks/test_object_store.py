@@ -17,7 +17,7 @@ from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from deployments.object_store import ObjectStoreServer
 
 from .conftest import OpenStore, archive
-from .wire import LosingProxy, listening
+from .wire import FakeStore, LosingProxy, http, listening
 
 WRITERS = 64
 
@@ -128,6 +128,28 @@ async def test_a_file_is_read_back_by_size_and_checksum(own_store: ObjectStore, 
         assert (await anyone.get(url.partition("?")[0])).status_code == 403
 
 
+@pytest.mark.parametrize("size_bytes", [0, 1, 999, 1_000, 1_001, 3_000_000])
+async def test_of_an_object_no_more_than_asked_for_is_read(own_store: ObjectStore, size_bytes: int) -> None:
+    content = secrets.token_bytes(size_bytes)
+    await own_store.put("plan.csv", content)
+    assert await own_store.read("plan.csv", max_bytes=1_000) == content[:1_000]
+    assert await own_store.read("plan.csv", max_bytes=2_500_000) == content[:2_500_000]
+    assert await own_store.read("nothing.csv", max_bytes=1_000) is None
+
+
+async def test_an_object_that_is_cut_on_its_way_is_no_answer(own_open: OpenStore) -> None:
+    cut = http(200, b"prompt\nA ki", **{"content-length": "20"})
+
+    async def answer(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(cut)
+        await writer.drain()
+        writer.close()
+
+    async with listening(FakeStore(answer).handle) as endpoint:
+        with pytest.raises(StoreUnavailableError):
+            await own_open(archive(endpoint)).read("plan.csv", max_bytes=1_000)
+
+
 async def test_a_reply_that_is_lost_is_no_answer_and_the_object_is_written(
     own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore
 ) -> None:
@@ -156,6 +178,7 @@ async def every_call(store: ObjectStore, file: Path) -> list[BaseException | obj
         store.put("a", b""),
         store.put_file("a", file, content_type="video/mp4"),
         store.digest("a"),
+        store.read("a", max_bytes=9),
         store.remove("a"),
         store.names(""),
     ]
@@ -226,6 +249,7 @@ async def test_a_bucket_that_is_gone_is_named(own_archive: VideoArchive, own_ope
         gone.put("a", b""),
         gone.put_if("a", b"", etag='"0"'),
         gone.digest("a"),
+        gone.read("a", max_bytes=9),
         gone.names(""),
     ):
         with pytest.raises(StoreRefusedError, match=rf"NoSuchBucket.*{gone.bucket}"):

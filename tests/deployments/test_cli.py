@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -18,106 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import fail
 from deployments.cli.generate import made_up_key
 from deployments.connection import SetupError
-from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.errors import UnconfirmedError
 from flows.keys import check_key
-from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.deployments.sora import Sora, one_line
+from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 
-ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "up", "sandbox", "setup", "generate", "show", "resolve"]
-
-
-@dataclass(frozen=True)
-class Said:
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def all(self) -> str:
-        return self.out + self.err
-
-
-class Sora:
-    """The command line in a folder of its own. No secret may ever be printed, so each run is searched for them."""
-
-    def __init__(self, folder: Path, environment: dict[str, str], secrets: list[str]) -> None:
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            **environment,
-            "SORA_SPOOL_DIR": str(folder / "spool"),
-            "PYTHONPATH": str(ROOT),
-        }
-        self._secrets = secrets
-        self._started: list[subprocess.Popen[str]] = []
-
-    def close(self) -> None:
-        """Ends what a failed test left behind."""
-        for process in self._started:
-            process.kill()
-            process.communicate()
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *arguments],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._started.append(process)
-        return process
-
-    def end(self, process: subprocess.Popen[str]) -> Said:
-        out, err = process.communicate(timeout=90)
-        self._started.remove(process)
-        for secret in self._secrets:
-            assert secret not in out + err
-        return Said(process.returncode, out, err)
-
-    def __call__(self, *arguments: str, **environment: str) -> Said:
-        return self.end(self.start(*arguments, **environment))
-
-
-def one_line(said: Said, code: int) -> str:
-    """What a command that failed in a foreseen way said: one line that a person can read."""
-    assert said.code == code, said.all
-    assert "Traceback" not in said.all
-    lines = [line for line in said.err.splitlines() if "✗" in line]
-    assert len(lines) == 1, said.err
-    return lines[0]
-
-
-@pytest.fixture
-async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Both blocks, saved under a name of their own."""
-    return await store_blocks(api, archive)
-
-
-@pytest.fixture
-def sora(stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Sora]:
-    """The command line as a client of the session's server, whose blocks are named `stored.name`."""
-    secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value()]
-    made = Sora(tmp_path, prefect_server.environment, secrets)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def blocks(stored: StoredBlocks) -> list[str]:
-    """The options that choose this test's blocks."""
-    return ["--api", stored.name, "--archive", stored.name]
+COMMANDS = [
+    "demo", "up", "sandbox", "setup", "deploy", "generate", "batch", "list", "collect", "show", "resolve", "callbacks",
+]  # fmt: skip
 
 
 def test_every_command_explains_itself_without_a_server(tmp_path: Path) -> None:
@@ -256,13 +166,13 @@ def test_setup_from_the_environment_prints_no_secret(
         "MINIO_SECURE": "false",
         "MINIO_BUCKET": unique("bucket"),
     }
-    missing = sora("setup", "--name", name, **(environ | {"MINIO_SECRET_KEY": ""}))
+    missing = sora("setup", "--no-deploy", "--name", name, **(environ | {"MINIO_SECRET_KEY": ""}))
     assert missing.code == 1
     assert "MINIO_SECRET_KEY" in missing.err
     assert "Traceback" not in missing.err
-    bad = one_line(sora("setup", "--name", name, **environ, APIXO_DEADLINE_SECONDS="soon"), 2)
+    bad = one_line(sora("setup", "--no-deploy", "--name", name, **environ, APIXO_DEADLINE_SECONDS="soon"), 2)
     assert "deadline_seconds: " in bad
-    first, second = (sora("setup", "--name", name, **environ) for _ in range(2))
+    first, second = (sora("setup", "--no-deploy", "--name", name, **environ) for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert [line.split()[-1] for line in first.out.splitlines()] == ["created"] * 4
     assert [line.split()[-1] for line in second.out.splitlines()] == ["unchanged"] * 4

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.prefect_server import PrefectServer
-from deployments.setup import SavedBlock, save_blocks
+from deployments.setup import Saved, save_blocks
 from flows.errors import PipelineError
 from flows.resources import load_block
 from tests.support import unique
@@ -45,7 +45,7 @@ async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]
         yield client
 
 
-def outcomes(saved: list[SavedBlock]) -> dict[str, str]:
+def outcomes(saved: list[Saved]) -> dict[str, str]:
     return {f"{item.slug}/{item.name}": item.outcome for item in saved}
 
 

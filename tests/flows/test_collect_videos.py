@@ -12,6 +12,7 @@ from flows.collect_videos import Collected, CollectionError, collect, collect_vi
 from flows.errors import SubmissionRejectedError, UnconfirmedError
 from flows.generation import Owner, State
 from flows.resources import Resources
+from flows.steps.submit import Submission, _never
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit
 from tests.support import KITE
@@ -159,3 +160,32 @@ async def test_many_open_ones_are_asked_with_bounded_concurrency(
     assert len(found) == 120
     assert {item.what for item in found} == {"pending"}
     assert len(sandbox.record.statuses()) == 120
+
+
+@pytest.mark.parametrize(("waits", "age_seconds", "asked"), [(True, 0, 0), (False, 0, 1), (True, 60, 1)])
+async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_its_deadline(
+    waits: bool, age_seconds: float, asked: int, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await Submission(key, KITE, resources, _never, waits=waits).run()
+    await finished(sandbox)
+    resources.now = lambda: datetime.now(UTC) + timedelta(seconds=age_seconds)
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    await collect(None, resources, detached_only=True)
+    assert len(sandbox.record.statuses()) == asked
+    await collect(None, resources)
+    assert len(sandbox.record.statuses()) == asked + 1
+
+
+async def test_what_a_callback_healed_has_lost_its_run(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    claimed = transitions.claim(
+        None,
+        key=key,
+        request=KITE,
+        owner=Owner(host="gone", pid=1),
+        lease_seconds=9,
+        now=datetime.now(UTC),
+        waited_for=True,
+    )
+    healed = transitions.submitted(claimed, attempt_number=1, task_id="t", now=datetime.now(UTC), note="healed")
+    assert claimed.attempt.waited_for
+    assert not healed.attempt.waited_for

@@ -277,6 +277,18 @@ def test_a_task_that_a_person_replaces_stays_in_the_note() -> None:
     assert "wrong" in (found.attempt.note or "")
 
 
+def test_every_task_that_a_person_ever_replaced_stays_in_the_note() -> None:
+    found = resolve(resolve(submit(claimed(), "paid"), "wrong"), "right")
+    note = allow(fail(found, "right")).attempt.note or ""
+    assert [word for word in note.replace(";", "").split() if word in ("paid", "wrong")] == ["paid", "wrong"]
+    assert note.endswith("; a person looked")
+
+
+def test_a_resubmission_that_two_persons_allow_is_noted_once() -> None:
+    found = allow(fail(submit(claimed())))
+    assert allow(found) == found
+
+
 @pytest.mark.parametrize("late", [reject, lose])
 def test_a_late_no_to_a_given_up_attempt_changes_nothing(late: Callable[..., Generation]) -> None:
     second = submit(claimed(allow(lose(claimed()))))

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from apixo import Failed
+from apixo import Failed, Status, Succeeded
 from deployments.sandbox import Fault, SandboxServer
 from flows import generation as transitions
+from flows.collect_videos import collect
 from flows.errors import UnconfirmedError
 from flows.generation import Generation, Owner, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
@@ -155,3 +156,25 @@ async def test_allowing_a_resubmission_twice_pays_once_more_only(
     assert await submit(key, resources) == again
     assert [attempt.number for attempt in again.attempts] == [1, 2]
     assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_else(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person mends a wrong task just as the collector writes down the end of the wrong one."""
+    await submit(key, resources)
+    await lost(f"{key}.other", resources, sandbox)
+    right = await resources.client.submit_once(KITE)
+    ask = resources.client.status_once
+
+    async def ask_and_be_late(task_id: str) -> Status:
+        if task_id == right:
+            return await ask(task_id)
+        await resolve(key, right, resources)
+        return Succeeded(task_id=task_id, state="success", result_urls=("https://h.example/wrong.mp4",))
+
+    monkeypatch.setattr(resources.client, "status_once", ask_and_be_late)
+    late, other = await collect([key, f"{key}.other"], resources)
+    assert (late.what, other.what) == ("trouble", "unconfirmed")
+    assert f"{key} has the task {right}" in late.note
+    assert (await recorded(key, resources)).state is State.SUBMITTED

@@ -30,9 +30,13 @@ SEEN: dict[str, tuple[bool, Any]] = {
     "http_503": (False, 503),
     "http_404": (False, 404),
     "http_400": (False, 400),
+    "http_400_html": (False, "not json"),
     "http_401": (False, 401),
     "redirect": (False, "redirect"),
+    "code_400_body": (False, "code 400"),
+    "code_429_body": (False, "code 429"),
     "code_500_body": (False, "code 500"),
+    "code_400_after": (True, "code 400"),
     "junk": (True, "not json"),
     "half_json": (True, "not json"),
     "wrong_types": (True, "wrong types"),
@@ -216,3 +220,10 @@ def test_another_process_controls_the_faults_over_http(sandbox: SandboxServer, c
     assert [(request["fault"], request["charged"]) for request in requests] == [("http_500", False), (None, True)]
     task = call.http.get(f"{where}/tasks").json()[-1]
     assert (task["taskId"], task["request"]["input"]["duration"]) == (task_id, 4)
+
+
+def test_a_no_that_names_a_task_is_charged_all_the_same(sandbox: SandboxServer, call: Caller) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="code_400_after"))
+    reply = call.submit().json()
+    (paid,) = sandbox.record.charged()
+    assert (reply["code"], reply["data"]) == (400, {"taskId": paid.task_id})

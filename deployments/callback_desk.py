@@ -1,0 +1,119 @@
+"""Handles calls in their turn: one at a time for each attempt, a bounded number in all."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import Final
+
+from flows.callbacks import Outcome
+
+AT_ONCE: Final = 32
+"""Calls handled at the same time: as many as the object store keeps connections open."""
+MOST_CALLS: Final = 256
+"""Calls that are handled or wait. A call beyond them is refused, and the provider may ring again."""
+MOST_WAITING_FOR_ONE: Final = 4
+"""Calls with different hints that wait for one attempt. A provider has one task for it; more is noise."""
+STOP_SECONDS: Final = 10.0
+"""How long the calls under way may take when the receiver stops. What is cut off is found by polling."""
+
+
+class Trouble(StrEnum):
+    """Why a call could not be handled."""
+
+    UNAVAILABLE = "unavailable"
+    """The provider or the store did not answer. Another call may go well."""
+    BROKEN = "error"
+    """Something nobody foresaw, or a record that cannot be read; the log says what."""
+
+
+Result = Outcome | Trouble
+
+FINAL: Final = frozenset({Outcome.FINISHED, Outcome.SETTLED})
+"""After these no call about the same attempt brings anything new, so those that wait share them."""
+
+
+class DeskFullError(Exception):
+    """Too many calls wait."""
+
+
+class CallbackDesk:
+    """Takes calls and hands each to `work`.
+
+    While one call about an attempt is handled, further ones with the same hint become one that waits for its end. They
+    share that end where it is final. Else the waiting one is handled too, for it came later and may know more: the
+    first may have asked just before the task ended, or without the task id that the second one brings. So a call that
+    is repeated hundreds of times at once is handled twice at most.
+
+    Args:
+        work: handles one call, of key, attempt number and hint. It does not raise.
+        at_once: how many are handled at the same time.
+        most_calls: how many are handled or wait.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[str, int, str | None], Awaitable[Result]],
+        *,
+        at_once: int = AT_ONCE,
+        most_calls: int = MOST_CALLS,
+    ) -> None:
+        self._work = work
+        self._gate = asyncio.Semaphore(at_once)
+        self._most_calls = most_calls
+        self._calls: set[asyncio.Task[Result]] = set()
+        """All that are handled or wait. The event loop itself holds tasks only weakly."""
+        self._last: dict[tuple[str, int], asyncio.Task[Result]] = {}
+        """The latest call about each attempt: who comes next waits for it."""
+        self._waiting: dict[tuple[str, int], dict[str | None, asyncio.Task[Result]]] = {}
+        """Calls that are not handled yet, by attempt and hint."""
+
+    def take(self, key: str, attempt_number: int, hint: str | None) -> asyncio.Task[Result]:
+        """Takes a call, which is then handled to its end, whoever waits for the result.
+
+        Raises:
+            DeskFullError: there are too many.
+        """
+        about = (key, attempt_number)
+        waiting = self._waiting.get(about, {})
+        if hint in waiting:
+            return waiting[hint]
+        if len(self._calls) >= self._most_calls or len(waiting) >= MOST_WAITING_FOR_ONE:
+            raise DeskFullError
+        call = asyncio.create_task(self._handle(about, hint, self._last.get(about)), name="callback")
+        self._calls.add(call)
+        self._last[about] = call
+        self._waiting.setdefault(about, {})[hint] = call
+        call.add_done_callback(lambda _: self._forget(about, hint, call))
+        return call
+
+    async def aclose(self) -> None:
+        """Waits for what is under way, for a bounded time, and cuts off the rest."""
+        if self._calls:
+            _, late = await asyncio.wait(self._calls, timeout=STOP_SECONDS)
+            for call in late:
+                call.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _handle(self, about: tuple[str, int], hint: str | None, before: asyncio.Task[Result] | None) -> Result:
+        if before is not None:
+            await asyncio.wait({before})
+            with contextlib.suppress(asyncio.CancelledError):
+                if before.result() in FINAL:
+                    return before.result()
+        async with self._gate:
+            self._no_longer_waits(about, hint)
+            return await self._work(*about, hint)
+
+    def _forget(self, about: tuple[str, int], hint: str | None, call: asyncio.Task[Result]) -> None:
+        self._calls.discard(call)
+        if self._last.get(about) is call:
+            del self._last[about]
+        if self._waiting.get(about, {}).get(hint) is call:
+            self._no_longer_waits(about, hint)
+
+    def _no_longer_waits(self, about: tuple[str, int], hint: str | None) -> None:
+        waiting = self._waiting.get(about, {})
+        waiting.pop(hint, None)
+        if not waiting:
+            self._waiting.pop(about, None)

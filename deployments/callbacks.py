@@ -1,0 +1,262 @@
+"""The callback receiver: where the provider rings when a task has ended.
+
+What a call means is in `flows.callbacks`, and how many are handled at once in `deployments.callback_desk`. Here is the
+door. It faces the internet, so it answers everything that carries no valid token alike, before it reads a body or looks
+at the ledger, and each connection, body and answer has a bound. If it is down, nothing is lost: polling goes on.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import re
+import socket
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Final
+
+import httpx
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from apixo import ApixoError
+from apixo.redaction import hide_secret
+from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreError
+from deployments.announcer import Announcer
+from deployments.callback_desk import CallbackDesk, DeskFullError, Result, Trouble
+from deployments.callback_server import CallbackServer
+from deployments.connection import SetupError
+from flows.callbacks import Outcome, answer_call, parse_hint
+from flows.errors import InvalidKeyError, PipelineError
+from flows.keys import check_key
+from flows.ledger import Ledger
+from flows.resources import Resources, command_options, load_block, open_resources
+
+MOST_BODY_BYTES: Final = 1_048_576
+"""A callback is a few hundred bytes. One larger than 1 MiB is not the provider's."""
+BODY_SECONDS: Final = 10.0
+"""How long a body may take."""
+ANSWER_SECONDS: Final = 5.0
+"""How long the provider waits for an answer. What takes longer goes on without it."""
+RETRY_AFTER_SECONDS: Final = 10
+STORE_PATIENCE_SECONDS: Final = 2.0
+"""How long an outage of the store is waited out: shorter than `ANSWER_SECONDS`, so that the provider hears of it."""
+REFUSALS_TOLD_SECONDS: Final = 60.0
+"""How often the log says at most that calls without a valid token came."""
+
+_LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
+"""The first attempt's address has no number: each attempt has one address only."""
+_STATUSES: Final[dict[Result, HTTPStatus]] = {
+    Outcome.UNKNOWN: HTTPStatus.NOT_FOUND,
+    Trouble.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Trouble.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+_log = logging.getLogger("sora")
+
+
+async def serve(
+    host: str, port: int, *, api: str = "default", archive: str = "default", told: Callable[[str, ApixoApi], None]
+) -> None:
+    """Runs the receiver until SIGTERM or Ctrl-C, then ends what is under way and returns.
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+        api, archive: names of the blocks.
+        told: called once it listens, with its address and the API block.
+
+    Raises:
+        SetupError: there is no callback secret, or the address cannot be had.
+        PipelineError: a block is missing or cannot be used.
+        StoreError: the archive does not answer, or cannot keep a ledger.
+    """
+    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+    _check_secret(blocks[0], api)
+    with _listen(host, port) as listener:
+        async with open_app(*blocks, api=api, archive=archive) as app:
+            shown = f"[{host}]" if ":" in host else host
+            url = f"http://{shown}:{listener.getsockname()[1]}"
+            await CallbackServer(app, on_started=lambda: told(url, blocks[0])).serve([listener])
+
+
+@contextlib.asynccontextmanager
+async def open_app(
+    api_block: ApixoApi, archive_block: VideoArchive, *, api: str = "default", archive: str = "default", **times: float
+) -> AsyncIterator[Starlette]:
+    """The receiver as an ASGI app, with its own connections to the API and the ledger. See `create_app`.
+
+    Opened before the server starts, so that an archive that is away ends the start with its own error.
+    """
+    async with open_resources(api_block, archive_block, options=command_options(api, archive)) as resources:
+        resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
+        yield create_app(resources, api=api, archive=archive, **times)
+
+
+def create_app(
+    resources: Resources,
+    *,
+    api: str = "default",
+    archive: str = "default",
+    answer_seconds: float = ANSWER_SECONDS,
+    body_seconds: float = BODY_SECONDS,
+) -> Starlette:
+    """The receiver as an ASGI app.
+
+    Args:
+        resources: opened, and kept open while the app runs.
+        api, archive: names of the blocks, for the events.
+        answer_seconds, body_seconds: see `ANSWER_SECONDS` and `BODY_SECONDS`.
+
+    Raises:
+        SetupError: the API block has no callback secret.
+    """
+    _check_secret(resources.api, api)
+    door = _Door(resources, api=api, archive=archive, answer_seconds=answer_seconds, body_seconds=body_seconds)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await door.desk.aclose()
+        door.announcer.close()
+
+    # Whether or not what stands in front takes the path of the public address away.
+    public_path = httpx.URL(resources.api.callback_url or "").path.rstrip("/")
+    app = Starlette(
+        routes=[
+            Route("/health", door.health),
+            *(
+                Route(f"{path}/apixo/{{key}}/{rest}", door.call, methods=["POST"])
+                for path in dict.fromkeys([public_path, ""])
+                for rest in ("{token}", "{attempt}/{token}")
+            ),
+        ],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # a redirect would repeat the token in its Location
+    return app
+
+
+class _Door:
+    """The handlers."""
+
+    def __init__(
+        self, resources: Resources, *, api: str, archive: str, answer_seconds: float, body_seconds: float
+    ) -> None:
+        self._resources = resources
+        self.announcer = Announcer(api=api, archive=archive)
+        self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
+        self._refused = 0
+        self._refusals_told_at = -REFUSALS_TOLD_SECONDS
+        self.desk = CallbackDesk(self._work)
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def call(self, request: Request) -> Response:
+        key, number = self._about(request)
+        hint = parse_hint(await self._body(request))
+        try:
+            call = self.desk.take(key, number, hint)
+        except DeskFullError:
+            return _reply("busy", HTTPStatus.SERVICE_UNAVAILABLE)
+        await asyncio.wait({call}, timeout=self._answer_seconds)
+        if not call.done():
+            return _reply("accepted", HTTPStatus.ACCEPTED)
+        if call.cancelled():
+            return _reply(Trouble.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
+
+    def _about(self, request: Request) -> tuple[str, int]:
+        """Key and attempt that the address names and its token proves. Else 404, as for any other address."""
+        parts = request.path_params
+        number = parts.get("attempt")
+        if number is not None and not _LATER_ATTEMPT.fullmatch(number):
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        try:
+            key = check_key(parts["key"])
+        except InvalidKeyError:
+            raise HTTPException(HTTPStatus.NOT_FOUND) from None
+        attempt_number = int(number or "1")
+        token = self._resources.api.callback_token(key, attempt_number)
+        if not hmac.compare_digest(parts["token"].encode("utf-8", "replace"), token.encode()):
+            self._tell_of_refusals()
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return key, attempt_number
+
+    def _tell_of_refusals(self) -> None:
+        """Says it now and then: a secret that was changed would otherwise go unnoticed."""
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._refusals_told_at >= REFUSALS_TOLD_SECONDS:
+            _log.warning(
+                "%d call(s) with a token that does not fit were refused. If they are the provider's, the callback "
+                "secret was changed since those videos were submitted; polling brings them home.", self._refused,
+            )  # fmt: skip
+            self._refused, self._refusals_told_at = 0, now
+
+    async def _body(self, request: Request) -> bytes:
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > MOST_BODY_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MOST_BODY_BYTES:
+                        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        except TimeoutError:
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from None
+        except ClientDisconnect:  # nobody is there to read the answer
+            raise HTTPException(HTTPStatus.BAD_REQUEST) from None
+        return bytes(body)
+
+    async def _work(self, key: str, attempt_number: int, hint: str | None) -> Result:
+        """Handles a call and logs what came of it. Whatever goes wrong, the receiver stays up."""
+        result: Result
+        try:
+            result = await answer_call(
+                key, attempt_number, hint, self._resources, announce=self.announcer.finished
+            )
+        except (ApixoError, StoreError) as error:
+            result, why = Trouble.UNAVAILABLE, str(error)
+        except PipelineError as error:
+            result, why = Trouble.BROKEN, str(error)
+        except Exception:  # noqa: BLE001 - the outermost edge
+            result, why = Trouble.BROKEN, traceback.format_exc()
+        if isinstance(result, Trouble):
+            # The provider's words are in there, and it knows the callback's address.
+            token = self._resources.api.callback_token(key, attempt_number)
+            _log.error("A call for %s could not be handled: %s", key, hide_secret(why, token))
+        else:
+            _log.info("APIXO called back for %s, attempt %d: %s.", key, attempt_number, result)
+        return result
+
+
+def _reply(status: str, code: HTTPStatus) -> Response:
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse({"status": str(status)}, code, headers)
+
+
+def _check_secret(block: ApixoApi, name: str) -> None:
+    if block.callback_secret is None:
+        command = "sora setup" if name == "default" else f"sora setup --name {name}"
+        raise SetupError(
+            f"The apixo-api block {name!r} has no callback_secret, so a call could not be told from a forged one. Set "
+            "APIXO_CALLBACK_SECRET to a long random text (`openssl rand -hex 32`) and APIXO_CALLBACK_URL to the public "
+            f"address of this receiver, and run `{command}`."
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise SetupError(f"The receiver cannot listen on {host}, port {port} ({error}). Choose another.") from error

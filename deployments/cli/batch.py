@@ -1,0 +1,178 @@
+"""`sora batch`."""
+
+import asyncio
+import re
+import threading
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deployments.cli import local
+from deployments.cli.console import err, out, table
+from deployments.connection import connect, flush
+
+if TYPE_CHECKING:
+    from flows.batch_summary import BatchSummary
+    from flows.progress import Progress as News
+    from flows.progress import Step
+
+
+def batch(
+    calendar: Annotated[
+        str, typer.Argument(help="A .csv or .jsonl file, or s3://bucket/object in the archive's store.")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key", "-k", help="Names this batch for ever; a video's key is KEY-ID. Default: the file's name."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every row and image, price it all, and pay nothing.")
+    ] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Go on with the good rows. Default: refuse the whole file.")
+    ] = False,
+    max_spend: Annotated[
+        float | None,
+        typer.Option(help="The most that all runs of this batch may pay, by the block's price_per_second."),
+    ] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Most videos at once. Default: the API block's.")] = None,
+    submissions_per_second: Annotated[float, typer.Option(help="How fast videos are submitted.")] = 5.0,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
+    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
+    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+) -> None:
+    """Generate the videos of a content calendar.
+
+    Columns of the CSV: `prompt`, and if wanted `id`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks),
+    `mode`, `remove_watermark`, `not_before` (a day). JSON Lines has the same names. An empty cell means the default.
+
+    Run it again after anything went wrong, or after rows were added: it does only what is missing, and pays nothing
+    twice. An example calendar: deployments/calendars/example.csv
+
+    Example: `sora batch spring.csv --dry-run`, then `sora batch spring.csv --max-spend 20`
+    """
+    connect(local.LOCAL_DIR, verbose=verbose)
+    from flows.batch_summary import BatchError  # noqa: PLC0415 - after the server was chosen
+    from flows.generate_batch import generate_batch  # noqa: PLC0415
+    from flows.keys import check_key  # noqa: PLC0415
+    from flows.progress import listen  # noqa: PLC0415
+
+    name = key_of_file(calendar) if key is None else check_key(key)
+    on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
+
+    async def run() -> "BatchSummary":
+        listen(display, expect=display.expect)
+        made: BatchSummary = await generate_batch(
+            calendar=calendar,
+            key=name,
+            wait=wait,
+            on_bad_rows=on_bad_rows,
+            dry_run=dry_run,
+            max_spend=max_spend,
+            max_in_flight=max_in_flight,
+            submissions_per_second=submissions_per_second,
+            api=api,
+            archive=archive,
+        )
+        return made
+
+    err.print(f"Batch [bold]{escape(name)}[/]: the same key does only what is missing, and pays nothing twice.")
+    last: Step = "validate_image" if dry_run else "archive" if wait else "submit"
+    with BatchDisplay(err, last) as display:
+        try:
+            summary = asyncio.run(run())
+        except BatchError as error:
+            print_summary(error.summary)
+            raise
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            err.print("Stopped. Nothing is lost: run the same command again to go on. What is open: sora list --open")
+            raise KeyboardInterrupt from None
+        finally:
+            flush()
+    print_summary(summary)
+    if dry_run:
+        err.print("No video was submitted, nothing was paid.")
+
+
+def print_summary(summary: "BatchSummary") -> None:
+    """The table of all rows, and all of it in one sentence."""
+    rows = table("line", "key", "state", "task", "seconds", "price", "object")
+    for row in summary.rows:
+        rows.add_row(
+            str(row.line),
+            escape(row.key or "-"),
+            row.state,
+            escape(row.task_id or "-"),
+            str(row.duration_seconds or "-"),
+            str(row.price if row.price is not None else "-"),
+            escape(row.object_name or row.note or "-"),
+        )
+    out.print(rows)
+    err.print(escape(summary.sentence()))
+
+
+def key_of_file(calendar: str) -> str:
+    """The file's name as a key: so the same file is the same batch. `Spring Sale.csv` is `spring-sale`."""
+    stem = PurePosixPath(calendar.replace("\\", "/")).stem
+    name = re.sub(r"[^a-z0-9._]+", "-", stem.lower()).strip("-._")[:80]
+    if not name:
+        raise typer.BadParameter(f"the name of {calendar} gives no key; name the batch with --key")
+    return name
+
+
+class BatchDisplay:
+    """One bar for the whole batch and how many videos are in which step; without a terminal, a line a finished video.
+
+    Args:
+        console: where to.
+        last: the step after which a video counts as done.
+    """
+
+    def __init__(self, console: Console, last: "Step") -> None:
+        self._console, self._last = console, last
+        self._at: dict[str, Step] = {}
+        self._done: set[str] = set()
+        self._lock = threading.Lock()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[steps]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task("videos", total=None, steps="")
+
+    def __enter__(self) -> "BatchDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def expect(self, videos: int) -> None:
+        """Takes in how many videos there will be."""
+        self._progress.update(self._bar, total=videos)
+
+    def __call__(self, news: "News") -> None:
+        """Takes news in; the listener for `flows.progress.listen`. Called from any thread."""
+        with self._lock:
+            self._at[news.key] = news.step
+            ended = news.step == self._last and news.done and news.key not in self._done
+            if ended:
+                self._done.add(news.key)
+            under_way = Counter(step for key, step in self._at.items() if key not in self._done)
+            done = len(self._done)
+        steps = ", ".join(f"{number} {step}" for step, number in under_way.items())
+        self._progress.update(self._bar, completed=done, steps=steps)
+        if ended and not self._console.is_terminal:
+            self._console.print(f"{done:5}  {escape(news.key)}  {news.step}: {escape(news.doing)}")

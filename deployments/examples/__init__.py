@@ -1,0 +1,1 @@
+"""Examples of flows that stand upstream of a video."""

@@ -1,0 +1,31 @@
+"""An upstream flow: it decides what is to be filmed. Each of its completed runs becomes a video.
+
+It knows nothing of videos. The deployment `after-storyboard` in prefect.yaml has a trigger on its completion, and takes
+the scene from its parameters.
+"""
+
+from typing import Literal
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+
+@flow(name="write-storyboard")
+def write_storyboard(
+    scene: str = "A lighthouse above a quiet sea, aerial view, orbiting shot, soft diffused light, calm",
+    aspect_ratio: Literal["landscape", "portrait"] = "landscape",
+) -> str:
+    """Ends well when there is something to film.
+
+    Args:
+        scene: What the video is to show.
+        aspect_ratio: For which screens.
+    """
+    if not scene.strip():
+        raise ValueError("The scene is empty: there is nothing to film.")
+    get_run_logger().info("To be filmed, in %s: %s", aspect_ratio, scene)
+    return scene
+
+
+if __name__ == "__main__":
+    write_storyboard()

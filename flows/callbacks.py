@@ -1,0 +1,186 @@
+"""What a call of the provider means, without HTTP.
+
+A call is a doorbell: it says that somebody should look, and nothing else is believed. The task id in it is a hint, and
+nothing is written before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call
+changes nothing. A true one heals a generation whose payment was unclear, because its address names key and attempt.
+
+Nothing here writes how a task ended. Waiting runs and the collector do that; they are told by an event.
+"""
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+
+from apixo import BadRequestError, Status
+from apixo.replies import FINAL_STATES, usable_task_id
+from blocks.errors import StoreError
+from flows import generation as transitions
+from flows.advice import unconfirmed_error
+from flows.errors import LedgerError
+from flows.events import emit
+from flows.generation import FINISHED, Attempt, Generation, State
+from flows.progress import run_logger
+from flows.resources import Resources
+
+Announce = Callable[[str, str], None]
+"""Takes the key and the task of a generation whose task has ended."""
+
+NOTE: Final = "its callback named the task"
+"""Stands in the record of an attempt that a call healed."""
+
+
+class Outcome(StrEnum):
+    """What came of a call."""
+
+    FINISHED = "finished"
+    """The task has ended; whoever waits for it was told."""
+    PENDING = "pending"
+    """The task has not ended."""
+    SETTLED = "settled"
+    """There is nothing left to do. The provider was not asked."""
+    UNIDENTIFIED = "unidentified"
+    """The ledger knows no task of this attempt, and the call named none that can be believed."""
+    UNKNOWN = "unknown"
+    """The ledger has no such generation or attempt."""
+
+
+def parse_hint(body: bytes) -> str | None:
+    """The task id that a call names; None when it names none. Never raises.
+
+    What a callback's body holds is not documented. Near relatives of the API send the envelope of the status reply.
+    """
+    try:
+        content: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    data = content.get("data")
+    named = usable_task_id(data.get("taskId")) if isinstance(data, dict) else None
+    return named or usable_task_id(content.get("taskId"))
+
+
+async def answer_call(
+    key: str, attempt_number: int, hint: str | None, resources: Resources, *, announce: Announce
+) -> Outcome:
+    """Does what a call about an attempt asks for. The provider is asked at most once, and only where that can help.
+
+    Args:
+        key, attempt_number: what the call's address names. Its token was checked by the caller.
+        hint: the task id in its body.
+        resources: the API and the ledger.
+        announce: told when the generation's task has ended.
+
+    Raises:
+        ApixoError: the provider could not be asked. Nothing was written.
+        StoreError: the ledger did not answer.
+        LedgerError: a record cannot be understood.
+    """
+    entry = await resources.ledger.read(key)
+    if entry is None or not 1 <= attempt_number <= len(entry.generation.attempts):
+        run_logger().error(
+            "APIXO called back for attempt %d of %s, which this ledger does not have. Nothing was changed. Does the "
+            "receiver use the video-archive block that it was submitted with?", attempt_number, key,
+        )  # fmt: skip
+        return Outcome.UNKNOWN
+    found, status = entry.generation, None
+    known = found.attempts[attempt_number - 1].task_id
+    if known is None:
+        status = await _believed(found, attempt_number, hint, resources)
+        if hint is None or status is None:
+            run_logger().warning("%s", _unidentified(found, attempt_number, resources.options))
+            return Outcome.UNIDENTIFIED
+        found = await _heal(found, attempt_number, hint, resources)
+        known = found.attempts[attempt_number - 1].task_id
+        if known != hint:  # the payer wrote another one meanwhile
+            status = None
+    elif hint is not None and hint != known:
+        run_logger().warning("A call for %s names task %s. Its task is %s; that one counts.", key, hint, known)
+    if found.state is not State.SUBMITTED or found.task_id != known:
+        return Outcome.SETTLED
+    task_id = found.task_id or ""
+    status = status or await resources.client.status_once(task_id)
+    if not isinstance(status, FINAL_STATES):
+        return Outcome.PENDING
+    announce(key, task_id)
+    return Outcome.FINISHED
+
+
+async def _believed(found: Generation, number: int, hint: str | None, resources: Resources) -> Status | None:
+    """What the provider says of the task that a call named; None where it is no task of this generation's."""
+    if hint is None:
+        return None
+    if any(attempt.task_id == hint for attempt in found.attempts):
+        run_logger().warning("A call for %s names task %s, which is another attempt's.", found.key, hint)
+        return None
+    try:
+        status = await resources.client.status_once(hint)
+    except BadRequestError as error:
+        run_logger().warning(
+            "A call for %s names task %s, and APIXO does not know it: %s", found.key, hint, error.message
+        )
+        return None
+    entry = await resources.ledger.read(found.key)
+    if entry is not None and entry.generation.attempts[number - 1].task_id == hint:
+        return status  # a call soon after the submission: its own answer came meanwhile, and saves a long search
+    other = await resources.ledger.key_of_task(hint, but=found.key)
+    if other is not None:
+        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, hint, other)
+        return None
+    return status
+
+
+async def _heal(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
+    """Writes the task that the provider confirmed into its attempt, unless somebody else has written one meanwhile."""
+    key, ledger = found.key, resources.ledger
+
+    def how(current: Generation) -> Generation:
+        attempts: tuple[Attempt, ...] = current.attempts
+        if attempts[number - 1].task_id is not None or any(attempt.task_id == task_id for attempt in attempts):
+            return current
+        return transitions.submitted(current, attempt_number=number, task_id=task_id, now=resources.now(), note=NOTE)
+
+    try:
+        if how(found).state not in FINISHED:  # a finished generation must not be marked as open
+            await ledger.mark_open(key)
+        healed = (await ledger.change(key, how)).generation
+        if healed.state not in FINISHED:
+            await ledger.mark_open(key)  # again: whoever closed it meanwhile saw the record as it was before
+    except (StoreError, LedgerError) as error:
+        run_logger().error(
+            "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no further call "
+            "mends it, run: sora resolve %s --task-id %s%s", key, task_id, error, key, task_id, resources.options,
+        )  # fmt: skip
+        raise
+    attempt = healed.attempts[number - 1]
+    if attempt.task_id == task_id and NOTE in (attempt.note or ""):
+        run_logger().warning("%s was healed by its callback: attempt %d is task %s.", key, number, task_id)
+        emit("submitted", healed, task_id=task_id)
+        if healed.task_id != task_id:
+            run_logger().error("%s", _paid_twice(healed, number, task_id, resources.options))
+    return healed
+
+
+def _paid_twice(healed: Generation, number: int, task_id: str, options: str) -> str:
+    told = (
+        f"{healed.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} is "
+        "paid as well. Its id is in the ledger."
+    )
+    if healed.state is not State.FAILED:
+        return told
+    command = f"sora resolve {healed.key} --task-id {task_id}{options}"
+    return f"{told} The later attempt failed. To have the video of this one, run: {command}"
+
+
+def _unidentified(found: Generation, number: int, options: str) -> str:
+    """What a person can do about a call that nothing is known of."""
+    told = f"APIXO called back for attempt {number} of {found.key}, so it took it, but named no task that it knows."
+    if found.state is State.UNCONFIRMED and number == found.attempt.number:
+        return f"{told} {unconfirmed_error(found, options)}"
+    attempt = found.attempts[number - 1]
+    return (
+        f"{told} The ledger has that attempt as {attempt.state}, and the generation as {found.state}. Look in your "
+        f"APIXO account for a task of {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC. If the generation ends without a "
+        f"task, run: sora resolve {found.key} --task-id TASK_ID{options}"
+    )

@@ -1,0 +1,148 @@
+"""How calls take turns: who shares whose end, and how many there may be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deployments import callback_desk
+from deployments.callback_desk import MOST_WAITING_FOR_ONE, CallbackDesk, DeskFullError, Result, Trouble
+from flows.callbacks import Outcome
+
+
+class Work:
+    """What calls are handed to. Each is held until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int, str | None]] = []
+        self.running = self.most = 0
+        self.results: list[Result] = []
+        self._go = asyncio.Event()
+
+    async def __call__(self, key: str, attempt_number: int, hint: str | None) -> Result:
+        self.begun.append((key, attempt_number, hint))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self._go.wait()
+            await asyncio.sleep(0)
+            return self.results.pop(0) if self.results else Outcome.PENDING
+        finally:
+            self.running -= 1
+
+    def go(self) -> None:
+        self._go.set()
+
+
+@pytest.fixture
+async def work() -> AsyncIterator[Work]:
+    made = Work()
+    yield made
+    made.go()
+
+
+async def turn() -> None:
+    """Lets whatever can run do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("end", [Outcome.FINISHED, Outcome.SETTLED])
+async def test_calls_that_wait_share_a_final_end(end: Outcome, work: Work) -> None:
+    desk = CallbackDesk(work)
+    first = desk.take("k", 1, "t")
+    await turn()
+    others = [desk.take("k", 1, hint) for hint in ("t", "t", None)]
+    work.results = [end]
+    work.go()
+    assert [await call for call in (first, *others)] == [end] * 4
+    assert work.begun == [("k", 1, "t")]
+
+
+@pytest.mark.parametrize("end", [Outcome.PENDING, Outcome.UNIDENTIFIED, Trouble.UNAVAILABLE, Trouble.BROKEN])
+async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handled_once(
+    end: Result, work: Work
+) -> None:
+    desk = CallbackDesk(work)
+    first = desk.take("k", 1, "t")
+    await turn()
+    others = [desk.take("k", 1, "t") for _ in range(300)]
+    work.results = [end, Outcome.FINISHED]
+    work.go()
+    assert await first is end
+    assert {await call for call in others} == {Outcome.FINISHED}
+    assert len(work.begun) == 2
+    assert work.most == 1
+
+
+async def test_a_hint_is_not_lost_behind_a_call_without_one(work: Work) -> None:
+    desk = CallbackDesk(work)
+    junk, true = desk.take("k", 1, None), desk.take("k", 1, "t")
+    work.results = [Outcome.UNIDENTIFIED, Outcome.FINISHED]
+    work.go()
+    assert (await junk, await true) == (Outcome.UNIDENTIFIED, Outcome.FINISHED)
+    assert work.begun == [("k", 1, None), ("k", 1, "t")]
+
+
+async def test_attempts_and_keys_do_not_wait_for_each_other(work: Work) -> None:
+    desk = CallbackDesk(work)
+    calls = [desk.take(key, number, None) for key in ("a", "b") for number in (1, 2)]
+    await turn()
+    assert work.running == 4
+    work.go()
+    await asyncio.gather(*calls)
+
+
+async def test_no_more_are_handled_at_once_than_allowed_and_no_more_wait(work: Work) -> None:
+    desk = CallbackDesk(work, at_once=2, most_calls=5)
+    calls = [desk.take(f"k{number}", 1, None) for number in range(5)]
+    await turn()
+    assert work.running == 2
+    with pytest.raises(DeskFullError):
+        desk.take("one-more", 1, None)
+    assert desk.take("k4", 1, None) is calls[4]
+    work.go()
+    await asyncio.gather(*calls)
+    assert (len(work.begun), work.most) == (5, 2)
+    await desk.take("one-more", 1, None)
+
+
+async def test_one_attempt_cannot_fill_the_desk_with_made_up_hints(work: Work) -> None:
+    desk = CallbackDesk(work)
+    calls = [desk.take("k", 1, "first")]
+    await turn()
+    calls += [desk.take("k", 1, f"t{number}") for number in range(MOST_WAITING_FOR_ONE)]
+    with pytest.raises(DeskFullError):
+        desk.take("k", 1, "one-too-many")
+    calls.append(desk.take("other", 1, "t"))
+    work.go()
+    await asyncio.gather(*calls)
+
+
+async def test_nothing_is_kept_of_calls_that_ended(work: Work) -> None:
+    desk = CallbackDesk(work)
+    work.go()
+    for hint in (None, "t", None):
+        await asyncio.gather(*(desk.take("k", 1, hint) for _ in range(3)))
+    await turn()
+    assert (desk._calls, desk._last, desk._waiting) == (set(), {}, {})
+
+
+async def test_closing_waits_for_what_is_under_way_and_cuts_off_what_takes_too_long(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = CallbackDesk(work)
+    quick = desk.take("k", 1, None)
+    closing = asyncio.create_task(desk.aclose())
+    await turn()
+    assert not closing.done()
+    work.go()
+    await closing
+    assert quick.result() is Outcome.PENDING
+
+    monkeypatch.setattr(callback_desk, "STOP_SECONDS", 0.05)
+    stuck = CallbackDesk(Work())
+    calls = [stuck.take("k", 1, hint) for hint in (None, "t")]
+    await turn()
+    await stuck.aclose()
+    assert all(call.cancelled() for call in calls)

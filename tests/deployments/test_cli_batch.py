@@ -1,0 +1,98 @@
+"""`sora batch` as a person runs it: rehearse, see what is wrong, pay, run it again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from deployments.cli.batch import key_of_file
+from deployments.sandbox import Fault, SandboxServer
+from flows.keys import check_key
+from tests.deployments.sora import Sora
+from tests.support import unique
+
+GOOD = "id,prompt\nopening,Dunes at dawn\nending,Dunes at dawn\n"
+
+
+def calendar(sora: Sora, text: str) -> str:
+    """A calendar in the folder where the command runs; its name, which nobody else uses."""
+    path = sora.folder / f"{unique('Spring Sale ')}.csv"
+    path.write_text(text)
+    return path.name
+
+
+def test_a_calendar_from_the_rehearsal_to_the_videos_and_once_more(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer
+) -> None:
+    name = calendar(sora, GOOD)
+    key = key_of_file(name)
+    rehearsed = sora("batch", name, "--dry-run", *blocks)
+    assert rehearsed.code == 0, rehearsed.err
+    assert "nothing was paid" in rehearsed.err
+    assert rehearsed.out.count("ready") == 2
+    assert sandbox.record.submits() == []
+    made = sora("batch", name, *blocks)
+    assert made.code == 0, made.err
+    for row in ("opening", "ending"):
+        assert f"{key}-{row}/video.mp4" in made.out
+    assert "2 archived" in made.err
+    again = sora("batch", name, *blocks)
+    assert again.code == 0, again.err
+    assert len(sandbox.record.submits()) == 2
+
+
+def test_bad_rows_are_shown_with_their_lines_and_nothing_is_paid(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer
+) -> None:
+    name = calendar(sora, GOOD + "third,Dunes at dusk\n,\n")
+    (sora.folder / name).write_text((sora.folder / name).read_text().replace("id,prompt", "id,prompts"))
+    unread = sora("batch", name, *blocks)
+    assert unread.code == 1
+    assert "did you mean prompt?" in unread.err
+    (sora.folder / name).write_text("id,prompt,duration\na,Dunes,4\nb,Dunes,6\n")
+    refused = sora("batch", name, *blocks)
+    assert refused.code == 1
+    assert "Traceback" not in refused.all
+    assert "line 3: duration: must be 4, 8 or 12" in refused.err
+    assert sandbox.record.submits() == []
+    skipped = sora("batch", name, "--skip-bad-rows", "--no-wait", *blocks)
+    assert skipped.code == 1
+    assert "bad row" in skipped.out
+    assert "submitted" in skipped.out
+    assert len(sandbox.record.submits()) == 1
+
+
+def test_a_row_that_fails_is_explained_and_the_others_are_made(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_400", prompt_contains="refused"))
+    (sora.folder / "two.jsonl").write_text(
+        json.dumps({"id": "a", "prompt": "refused"}) + "\n" + json.dumps({"id": "b", "prompt": "Dunes"}) + "\n"
+    )
+    said = sora("batch", "two.jsonl", "--key", key, *blocks)
+    assert said.code == 1
+    assert "Traceback" not in said.all
+    assert f"line 1 {key}-a (rejected)" in said.err
+    assert "Insufficient credits" in said.err
+    assert f"{key}-b/video.mp4" in said.out
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("spring.csv", "spring"),
+        ("calendars/Spring Sale 2026.csv", "spring-sale-2026"),
+        ("s3://sora-videos/calendars/may.jsonl", "may"),
+        ("C:\\plans\\Über-Plan.csv", "ber-plan"),
+        (".hidden.csv", "hidden"),
+    ],
+)
+def test_the_files_name_is_the_batchs_key(file: str, key: str) -> None:
+    assert key_of_file(file) == key
+    assert check_key(key) == key
+
+
+def test_a_file_name_that_gives_no_key_asks_for_one() -> None:
+    with pytest.raises(typer.BadParameter, match="--key"):
+        key_of_file(str(Path("日程.csv")))

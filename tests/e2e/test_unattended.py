@@ -1,0 +1,301 @@
+"""The pipeline without anybody in front of it: `sora up`, then events, schedules and callbacks."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deployments.processes import ManagedProcess, wait_until_ready
+from deployments.stack import LocalStack
+from flows.generation import State
+from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
+from tests.support import unique
+
+SPEED = 120
+"""4 s of video take 1 to 2 s to generate; without a callback the first question would come after 3 s."""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """`sora up`, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("up")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PATH": f"{ROOT / '.local/bin'}:{os.environ['PATH']}",  # the MinIO that the suite has built
+        "HOME": str(folder),
+        "SORA_LOCAL_DIR": str(folder / "local"),
+    }
+    process = ManagedProcess(
+        [sys.executable, "-m", "deployments.cli", "up", "--speed", str(SPEED), "--film-height", "90"],
+        name="sora up",
+        log_path=folder / "up.log",
+        environment=environment,
+        cwd=ROOT,
+    )
+    try:
+        wait_until_ready(
+            lambda: "Ctrl-C stops everything" in process.log_path.read_text(),
+            process=process,
+            timeout_seconds=170,
+            what="sora up",
+        )
+        yield folder / "local", environment
+    finally:
+        process.stop(30)
+
+
+@pytest.fixture
+async def running(up: tuple[Path, dict[str, str]]) -> AsyncIterator[Running]:
+    local_dir, environment = up
+    info = LocalStack.running(local_dir)
+    assert info is not None
+    async with httpx.AsyncClient(timeout=30) as http:
+        yield Running(info, environment, local_dir, http)
+
+
+async def test_a_second_setup_changes_nothing(running: Running) -> None:
+    async def deployed() -> list[Json]:
+        automations = await running.call("/automations/filter")
+        deployments = await running.call("/deployments/filter")
+        pools = await running.call("/work_pools/filter")
+        documents = await running.call("/block_documents/filter", {"include_secrets": True})
+        volatile = ("updated", "last_polled", "status", "work_queue_id", "default_queue_id")
+        everything = [*automations, *deployments, *pools, *documents]
+        return [{name: value for name, value in item.items() if name not in volatile} for item in everything]
+
+    before = await deployed()
+    again = await running.sora("setup")
+    assert again.returncode == 0, again.stderr
+    lines = [line.split() for line in again.stdout.splitlines()]
+    assert {line[-1] for line in lines} == {"unchanged"}, again.stdout
+    assert {"apixo-api", "video-archive", "bucket", "deployment", "work"} <= {line[0] for line in lines}
+    assert await deployed() == before
+
+
+async def test_an_event_becomes_a_video_once_however_often_it_comes(running: Running) -> None:
+    key = unique("event")
+    payload = {"key": key, "request": {"prompt": f"A fox in fresh snow, {key}"}}
+    began = time.monotonic()
+    event_id = await running.emit("sora.video.requested", payload)
+    for _ in range(2):
+        await running.emit("sora.video.requested", payload, event_id=event_id)
+    await running.emit("sora.video.requested", payload)
+    (made,) = await running.archived(key)
+    print(f"\nfrom the event to the archived video: {time.monotonic() - began:.1f} s")
+
+    async def both_ended() -> bool:
+        runs = [run for run in await running.runs("generate-video/generate-video") if run["parameters"]["key"] == key]
+        return len([run for run in runs if run["state_type"] in FINAL]) == 2
+
+    await until(both_ended, what="the runs of both events")
+    assert len(await running.posts(key)) == 1
+    assert made.request.prompt == payload["request"]["prompt"]  # type: ignore[index]
+
+
+async def test_an_event_without_a_key_is_one_video_by_its_own_id(running: Running) -> None:
+    prompt = unique("no key")
+    event_id = await running.emit("sora.video.requested", {"request": {"prompt": prompt, "aspect_ratio": "portrait"}})
+    (made,) = await running.archived(event_id)
+    assert made.request.aspect_ratio == "portrait"
+    assert len(await running.posts(prompt)) == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        pytest.param({}, "prompt", id="nothing"),
+        pytest.param({"request": "a fox"}, "request", id="no object"),
+        pytest.param({"request": {"prompt": "a fox", "duration": 5}}, "duration", id="bad duration"),
+        pytest.param({"request": {"prompt": "a fox", "seconds": 4}}, "seconds", id="unknown field"),
+        pytest.param({"request": {"prompt": "a fox"}, "key": "A Fox"}, "key", id="bad key"),
+        pytest.param({"request": {"prompt": "a fox"}, "wait": "soon"}, "wait", id="bad wait"),
+        pytest.param({"request": {"prompt": "{{ 7 * 7 }} {% endraw %}", "duration": "x"}}, "duration", id="template"),
+    ],
+)
+async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
+    payload: Json, told: str, running: Running
+) -> None:
+    before = {run["id"] for run in await running.runs("generate-video/generate-video")}
+    posts = len(await running.posts())
+    await running.emit("sora.video.requested", payload)
+
+    async def new_run() -> Json | None:
+        new = [run for run in await running.runs("generate-video/generate-video") if run["id"] not in before]
+        return new[0] if new else None
+
+    run = await running.ended(await until(new_run, what="a run for the malformed event"))
+    assert run["state_type"] == "FAILED"
+    assert told in run["state"]["message"], run["state"]["message"]
+    assert len(await running.posts()) == posts
+
+
+async def test_an_upstream_flow_that_completes_becomes_a_video(running: Running) -> None:
+    scene = f"A 'lighthouse' above \"a quiet sea\", {unique('scene')}"
+    run = await running.start("write-storyboard/write-storyboard", scene=scene, aspect_ratio="portrait")
+    assert (await running.ended(run))["state_type"] == "COMPLETED"
+    (made,) = await running.archived(f"storyboard-{run['id']}")
+    assert made.request.prompt == scene
+    assert made.request.aspect_ratio == "portrait"
+    assert len(await running.posts(scene.rpartition(", ")[2])) == 1
+
+
+async def test_an_upstream_flow_that_fails_becomes_none(running: Running) -> None:
+    posts = len(await running.posts())
+    run = await running.start("write-storyboard/write-storyboard", scene=" ")
+    assert (await running.ended(run))["state_type"] == "FAILED"
+    await asyncio.sleep(3)
+    assert await running.recorded(f"storyboard-{run['id']}") == [None]
+    assert len(await running.posts()) == posts
+
+
+async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_added(running: Running) -> None:
+    calendar = running.local_dir / "calendar.csv"
+    key = unique("daily")
+    calendar.write_text(f"id,prompt\na,First {key}\n")
+    found = await running.deployment("generate-batch/generate-batch")
+    assert [item["active"] for item in found["schedules"]] == [False]
+    schedule = {"schedule": {"interval": 12, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
+    schedule["parameters"] = {"calendar": str(calendar), "key": key}
+    (made,) = await running.call(f"/deployments/{found['id']}/schedules", [schedule])
+    try:
+        await running.archived(f"{key}-a")
+        calendar.write_text(f"id,prompt\na,First {key}\nb,Second {key}\n")
+        await running.archived(f"{key}-b")
+
+        async def two_completed() -> bool:
+            runs = [run for run in await running.runs("generate-batch/generate-batch") if run["auto_scheduled"]]
+            return len([run for run in runs if run["state_type"] == "COMPLETED"]) >= 2
+
+        await until(two_completed, what="two scheduled runs")
+    finally:
+        await running.http.delete(f"{running.api_url}/deployments/{found['id']}/schedules/{made['id']}")
+    assert len(await running.posts(key)) == 2
+
+
+async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
+    key = unique("woken")
+    await running.start("generate-video/generate-video", request={"prompt": f"Awake, {key}"}, key=key)
+    (made,) = await running.archived(key)
+    completed_ms = made.provider_times_ms["completed"]
+    assert completed_ms is not None
+    assert made.archived_at is not None
+    took = made.archived_at.timestamp() - completed_ms / 1000
+    asked = [item for item in await running.requests() if item["call"] == "status" and item["task_id"] == made.task_id]
+    print(f"\nfrom the provider's completion to archived, waiting: {took:.2f} s, {len(asked)} status calls")
+    assert took < 3
+    assert len(asked) <= 2
+
+
+async def test_a_detached_video_is_brought_home_by_the_callback(running: Running) -> None:
+    key = unique("detached")
+    run = await running.start("generate-video/generate-video", request={"prompt": f"Free, {key}"}, key=key, wait=False)
+    assert (await running.ended(run))["state_type"] == "COMPLETED"
+    (made,) = await running.archived(key)
+    completed_ms = made.provider_times_ms["completed"]
+    assert completed_ms is not None
+    assert made.archived_at is not None
+    took = made.archived_at.timestamp() - completed_ms / 1000
+    print(f"\nfrom the provider's completion to archived, detached: {took:.1f} s")
+    assert took < 60
+
+
+async def test_a_lost_reply_and_a_killed_process_are_healed_by_the_callback(running: Running) -> None:
+    key = unique("healed")
+    await running.fault(call="submit", kind="hang_after", seconds=60, prompt_contains=key)
+    await running.fault(call="callback", kind="late", seconds=4, prompt_contains=key)
+    await running.start("generate-video/generate-video", request={"prompt": f"Healed, {key}"}, key=key)
+
+    async def claimed() -> int | None:
+        (found,) = await running.recorded(key)
+        return found.attempt.claimed_by.pid if found and await running.posts(key) else None
+
+    kill_all([await until(claimed, what="the claim", pause=0.05)])
+    (made,) = await running.archived(key)
+    assert len(made.attempts) == 1
+    assert made.attempt.note
+    assert len(await running.posts(key)) == 1
+
+
+async def test_two_hundred_detached_videos_come_home_by_few_collector_runs(running: Running) -> None:
+    key = unique("flood")
+    collector = "collect-videos/collect-videos"
+    before = {run["id"] for run in await running.runs(collector)}
+    rows = [{"prompt": f"The same film, {key}", "id": f"{number:03}"} for number in range(200)]
+    run = await running.start(
+        "generate-batch/generate-batch", requests=rows, calendar=None, key=key, wait=False, submissions_per_second=13
+    )
+    ended = await running.ended(run)
+    assert ended["state_type"] == "COMPLETED"
+    posts = [item["time"] for item in await running.posts(key)]
+    assert len(posts) == 200
+    await running.archived(*(f"{key}-{number:03}" for number in range(200)), seconds=150)
+    calls = sorted(
+        attempt["time"] for task in await running.tasks() if key in str(task) for attempt in task["callbacks"]
+    )
+    densest = max(sum(start <= call < start + 10 for call in calls) for start in calls)
+    runs = [run for run in await running.runs(collector) if run["id"] not in before and not run["auto_scheduled"]]
+    started = [run for run in runs if run["state_type"] != "CANCELLED"]  # those cancelled never had a process
+    print(f"\n{densest} of {len(calls)} callbacks within 10 s: {len(started)} of {len(runs)} collector runs started")
+    assert len(calls) == 200
+    assert densest >= 100
+    assert len(started) <= 3
+    assert len(await running.posts(key)) == 200
+
+
+@pytest.mark.parametrize("way", ["rerun", "new run"])
+async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_twice(
+    way: str, running: Running, tmp_path: Path
+) -> None:
+    key = unique("killed")
+    batch = "generate-batch/generate-batch"
+    parameters = {
+        "requests": [{"prompt": f"The same film, {key}", "id": f"{number:02}"} for number in range(30)],
+        "calendar": None,
+        "key": key,
+        "max_in_flight": 10,
+    }
+    regular = running.info.services["worker"].pid
+    os.killpg(regular, signal.SIGSTOP)  # it takes no part; its own stack would end if it died
+    try:
+        doomed = ManagedProcess(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"],
+            name="worker",
+            log_path=tmp_path / "worker.log",
+            environment={
+                **running.environment,
+                **running.info.public_environment,
+                "PREFECT_WORKER_QUERY_SECONDS": "1",
+            },
+            cwd=ROOT,
+        )
+        try:
+            run = await running.start(batch, **parameters)
+
+            async def under_way() -> bool:
+                return len(await running.posts(key)) >= 12
+
+            await until(under_way, what="the middle of the batch", pause=0.05)
+            kill_all([doomed.pid, *descendants(doomed.pid)])
+        finally:
+            doomed.kill()
+    finally:
+        os.killpg(regular, signal.SIGCONT)
+    paid = len(await running.posts(key))
+    assert paid < 30
+    if way == "rerun":  # as the zombie automation of the guide does, and then a person
+        state = {"type": "CRASHED", "name": "Crashed", "message": "No heartbeat"}
+        await running.call(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        ended = await running.retry(await running.ended(run))
+    else:
+        ended = await running.ended(await running.start(batch, **parameters))
+    # A claim whose owner was killed may have been paid: it ends unconfirmed until its callback heals it.
+    keys = [f"{key}-{number:02}" for number in range(30)]
+    found = await running.archived(*keys)
+    assert {attempt.state for item in found for attempt in item.attempts} == {State.ARCHIVED}
+    assert len(await running.posts(key)) == 30, ended["state"]["message"]

@@ -1,0 +1,453 @@
+"""What a call of the provider changes, and what it cannot change. Asserts on the ledger and on what the API saw."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect import flow
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
+
+from apixo import ApixoError, Failed, VideoRequest
+from blocks import ApixoApi
+from blocks.errors import StoreUnavailableError
+from deployments.object_store import ObjectStoreServer
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows import generation as transitions
+from flows.callbacks import NOTE, Outcome, answer_call, parse_hint
+from flows.collect_videos import Collected, collect
+from flows.errors import SubmissionRejectedError
+from flows.events import emit_task_finished
+from flows.generation import Generation, State
+from flows.ledger import Ledger
+from flows.payer import Stopped
+from flows.payment import Payment
+from flows.resources import Resources, open_resources
+from flows.steps.submit import Submission
+from tests.flows.test_collect_videos import finished
+from tests.flows.test_events import Sent
+from tests.flows.test_resolution import _never, abandoned_claim, allow, lost, recorded, submit
+from tests.support import KITE, make_archive
+from tests.support.receiver import records
+from tests.support.store_gate import StoreGate, nothing
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """The events since the test began."""
+    AssertingEventsClient.reset()
+    worker = EventsWorker.instance(AssertingEventsClient)
+    monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
+    yield Sent(worker)
+    worker.drain()
+    AssertingEventsClient.reset()
+
+
+def announce(key: str, task_id: str) -> None:
+    emit_task_finished(key, task_id=task_id, api="an-api", archive="an-archive")
+
+
+async def call(key: str, resources: Resources, hint: str | None = None, *, attempt: int = 1) -> Outcome:
+    return await answer_call(key, attempt, hint, resources, announce=announce)
+
+
+async def submit_prompt(prompt: str, key: str, resources: Resources) -> Generation:
+    return await Submission(key, VideoRequest(prompt=prompt), resources, _never).run()
+
+
+async def bring_home(resources: Resources) -> list[Collected]:
+    """What the collector does next."""
+
+    @flow(name="collect-in-a-test")
+    async def run() -> list[Collected]:
+        return await collect(None, resources)
+
+    return await run()
+
+
+def names_of(sent: Sent, key: str) -> list[str]:
+    return [event.event for event in sent.all() if event.resource.id == f"sora.generation.{key}"]
+
+
+HINTS: list[tuple[bytes, str | None]] = [
+    (b'{"code": 200, "message": "success", "data": {"taskId": "task_1", "state": "success"}}', "task_1"),
+    (b'{"code": 501, "message": "failed", "data": {"taskId": "task_1"}}', "task_1"),
+    (b'{"taskId": "task_1"}', "task_1"),
+    (b'{"data": null, "taskId": " task_1 "}', "task_1"),
+    (b'{"data": {"taskId": "task_1"}, "taskId": "task_2"}', "task_1"),
+    (b'{"data": {"taskId": 7}, "taskId": "task_2"}', "task_2"),
+    ('{"taskId": "task_1"}'.encode("utf-16"), "task_1"),
+    (b"", None),
+    (b"null", None),
+    (b"[]", None),
+    (b'"task_1"', None),
+    (b"{}", None),
+    (b'{"data": "task_1"}', None),
+    (b'{"data": {"data": {"taskId": "task_1"}}}', None),
+    (b'{"taskId": null}', None),
+    (b'{"taskId": "null"}', None),
+    (b'{"taskId": "  "}', None),
+    (b'{"taskId": "task\\n1"}', None),
+    (b'{"taskId": "\\ud800"}', None),
+    (json.dumps({"taskId": "t" * 201}).encode(), None),
+    (b'{"taskId": ["task_1"]}', None),
+    (b'{"taskId": "task_1"', None),
+    (b"\xff\xfe\xfd", None),
+    (b"<!doctype html>\x00 not json {", None),
+    (b"[" * 100_000, None),
+    (b'{"data": ' * 100_000, None),
+    (b'{"taskId": ' + b"9" * 10_000 + b"}", None),
+]
+
+
+@pytest.mark.parametrize(("body", "hint"), HINTS, ids=[repr(body[:40]) for body, _ in HINTS])
+def test_the_hint_in_a_body(body: bytes, hint: str | None) -> None:
+    assert parse_hint(body) == hint
+
+
+@given(
+    st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
+)
+def test_no_body_can_break_the_reading_of_the_hint(body: bytes) -> None:
+    hint = parse_hint(body)
+    assert hint is None or hint.isprintable()
+
+
+async def test_a_task_that_ended_is_told_and_nothing_is_written(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    task_id = (await submit(key, resources)).task_id
+    await finished(sandbox)
+    before = await records(resources)
+    assert await call(key, resources, task_id) is Outcome.FINISHED
+    assert await records(resources) == before
+    assert len(sandbox.record.statuses(task_id)) == 1
+    told = [event for event in sent.all() if event.event == "apixo.task.finished"]
+    assert [event.resource.id for event in told] == [f"sora.generation.{key}"]
+    assert told[0].payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive"}
+
+
+async def test_a_task_that_failed_is_told_as_well(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    await submit_prompt("forbidden", key, resources)
+    await finished(sandbox)
+    assert await call(key, resources) is Outcome.FINISHED
+    assert (await recorded(key, resources)).state is State.SUBMITTED
+    assert names_of(sent, key)[-1] == "apixo.task.finished"
+
+
+async def test_an_early_call_changes_and_tells_nothing(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    task_id = (await submit(key, resources)).task_id
+    before = await records(resources)
+    assert await call(key, resources, task_id) is Outcome.PENDING
+    assert await records(resources) == before
+    assert names_of(sent, key) == ["sora.generation.submitted"]
+
+
+@pytest.mark.parametrize("prompt", ["A kite", "forbidden"])
+async def test_a_repeated_call_about_what_is_done_costs_no_question(
+    prompt: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = (await submit_prompt(prompt, key, resources)).task_id
+    await finished(sandbox)
+    await bring_home(resources)
+    assert (await recorded(key, resources)).state in (State.ARCHIVED, State.FAILED)
+    before, asked = await records(resources), len(sandbox.record.statuses())
+    for hint in (task_id, None, "task_other"):
+        assert await call(key, resources, hint) is Outcome.SETTLED
+    assert len(sandbox.record.statuses()) == asked
+    assert await records(resources) == before
+
+
+@pytest.mark.parametrize("attempt", [0, -1, 2, 999_999])
+async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
+    attempt: int, key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await call(f"{key}.none", resources, "task_1") is Outcome.UNKNOWN
+    task_id = (await submit(key, resources)).task_id
+    before = await records(resources)
+    assert await call(key, resources, task_id, attempt=attempt) is Outcome.UNKNOWN
+    assert await records(resources) == before
+    assert sandbox.record.statuses() == []
+    assert caplog.text.count("which this ledger does not have") == 2
+
+
+async def test_an_unclear_payment_is_healed_and_its_video_archived(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    await finished(sandbox)
+    assert await call(key, resources, task_id) is Outcome.FINISHED
+    assert len(sandbox.record.statuses()) == 1
+    healed = await recorded(key, resources)
+    assert (healed.state, healed.task_id, healed.attempt.note) == (State.SUBMITTED, task_id, NOTE)
+    assert healed.attempt.problem is None
+    assert "healed by its callback" in caplog.text
+    (collected,) = await bring_home(resources)
+    assert collected.what == "archived"
+    assert len(sandbox.record.submits()) == 1
+    told = names_of(sent, key)
+    assert told[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
+
+
+async def test_a_claim_whose_owner_died_is_healed(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    await abandoned_claim(key, resources)
+    task_id = await resources.client.submit_once(KITE)  # by the owner, right before it died
+    assert await call(key, resources, task_id) in (Outcome.PENDING, Outcome.FINISHED)
+    assert (await submit(key, resources)).task_id == task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_submission_taken_for_unpaid_comes_back_to_the_collector(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    await allow(key, resources)  # a person did not find it
+    await resources.ledger.close(key)
+    await call(key, resources, task_id)
+    found = await recorded(key, resources)
+    assert (found.state, found.task_id) == (State.SUBMITTED, task_id)
+    assert found.attempt.note == f"a person allowed another submission; {NOTE}"
+    assert await resources.ledger.open_keys() == [key]
+    assert (await submit(key, resources)).task_id == task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_marker_that_another_removes_meanwhile_is_put_back(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    await allow(key, resources)
+    change = resources.ledger.change
+
+    async def close_first(*arguments: object, **options: object) -> object:
+        await resources.ledger.close(key)
+        return await change(*arguments, **options)  # type: ignore[arg-type]
+
+    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
+    await call(key, resources, task_id)
+    assert await resources.ledger.is_open(key)
+
+
+async def test_a_hint_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
+    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lost(key, resources, sandbox)
+    other = (await submit(f"{key}.other", resources)).task_id
+    before = await records(resources)
+    for hint, why in [
+        ("task_ffffffffffff", "does not know it"),
+        (other, f"is that of {key}.other"),
+        (None, f"sora resolve {key} --task-id"),
+    ]:
+        assert await call(key, resources, hint) is Outcome.UNIDENTIFIED
+        assert why in caplog.text
+        assert f"sora resolve {key} --resubmit" in caplog.messages[-1]
+    assert await records(resources) == before
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_hint_for_another_attempt_of_the_same_key_is_not_taken_over(
+    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lost(key, resources, sandbox)
+    await allow(key, resources)
+    second = (await submit(key, resources)).task_id
+    before, asked = await records(resources), len(sandbox.record.statuses())
+    assert await call(key, resources, second, attempt=1) is Outcome.UNIDENTIFIED
+    assert await records(resources) == before
+    assert len(sandbox.record.statuses()) == asked
+    assert "attempt 1" in caplog.messages[-1]
+    assert "--task-id" in caplog.messages[-1]
+
+
+async def test_a_hint_against_the_ledger_is_ignored(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    task_id = (await submit(key, resources)).task_id
+    stray = await resources.client.submit_once(KITE)
+    await finished(sandbox)
+    before = await records(resources)
+    assert await call(key, resources, stray) is Outcome.FINISHED
+    assert [request.task_id for request in sandbox.record.statuses()] == [task_id]
+    assert await records(resources) == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["http_401", "http_429", "http_404", "http_500", "http_503", "junk", "reset_before", "other_task"]
+)
+async def test_a_provider_that_cannot_be_asked_changes_nothing(
+    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    before = await records(resources)
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
+    with pytest.raises(ApixoError):
+        await call(key, resources, task_id)
+    assert len(sandbox.record.statuses()) == 1
+    assert await records(resources) == before
+
+
+async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
+    key: str,
+    api: ApixoApi,
+    minio: ObjectStoreServer,
+    sandbox: SandboxServer,
+    prefect_server: PrefectServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with StoreGate(minio.endpoint) as gate:
+        archive = make_archive(minio)
+        archive.endpoint = gate.endpoint
+        async with open_resources(api, archive, options=" --api x") as resources:
+            resources.ledger = Ledger(resources.store, patience_seconds=0.5)
+            task_id = await lost(key, resources, sandbox)
+            before = await records(resources)
+            gate.shut = lambda request: request.startswith(b"PUT") and b"/ledger/" in request
+            with pytest.raises(StoreUnavailableError):
+                await call(key, resources, task_id)
+            assert gate.cut > 0
+            assert f"sora resolve {key} --task-id {task_id} --api x" in caplog.text
+            gate.shut = nothing
+            assert await records(resources) == before
+            await call(key, resources, task_id)
+            assert (await recorded(key, resources)).task_id == task_id
+
+
+async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_for_the_next_one(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await lost(key, resources, sandbox)
+    await allow(key, resources)
+    second = (await submit(key, resources)).task_id
+    await finished(sandbox)
+    assert await call(key, resources, first, attempt=1) is Outcome.SETTLED
+    found = await recorded(key, resources)
+    assert [attempt.task_id for attempt in found.attempts] == [first, second]
+    assert (found.state, found.task_id) == (State.SUBMITTED, second)
+    assert f"task {first} is paid as well" in caplog.text
+    assert len(sandbox.record.statuses()) == 1
+    told = [(event.event, event.payload["task_id"]) for event in sent.all()]
+    assert told[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
+    assert await call(key, resources, first, attempt=1) is Outcome.SETTLED
+    assert await call(key, resources, None, attempt=2) is Outcome.FINISHED
+    assert [request.task_id for request in sandbox.record.statuses()] == [first, second]
+
+
+async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    first = await lost(key, resources, sandbox)
+    await allow(key, resources)
+    sandbox.faults.add(Fault(call="submit", kind="http_400"))
+    with pytest.raises(SubmissionRejectedError):
+        await submit(key, resources)
+    await finished(sandbox)
+    for _ in range(2):
+        assert await call(key, resources, first, attempt=1) is Outcome.FINISHED
+    assert (await bring_home(resources))[0].what == "archived"
+    assert (await recorded(key, resources)).task_id == first
+    assert len(sandbox.record.charged()) == 1
+
+
+async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_video(
+    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await lost(key, resources, sandbox)
+    await allow(key, resources)
+    second = (await submit(key, resources)).task_id or ""
+    failed = Failed(task_id=second, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
+    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    assert await call(key, resources, first) is Outcome.SETTLED
+    assert (await recorded(key, resources)).attempts[0].task_id == first
+    assert f"sora resolve {key} --task-id {first}" in caplog.messages[-1]
+
+
+async def test_an_archived_generation_stays_closed_when_a_late_call_is_written_down(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """Its marker would have it announced again, and downstream flows would run twice."""
+    first = await lost(key, resources, sandbox)
+    await allow(key, resources)
+    await submit(key, resources)
+    await finished(sandbox)
+    await bring_home(resources)
+    assert await call(key, resources, first) is Outcome.SETTLED
+    found = await recorded(key, resources)
+    assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
+    assert await resources.ledger.open_keys() == []
+
+
+async def test_calls_that_arrive_at_two_receivers_heal_once(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await lost(key, resources, sandbox)
+    await finished(sandbox)
+    outcomes = await asyncio.gather(*(call(key, resources, task_id) for _ in range(8)))
+    assert set(outcomes) == {Outcome.FINISHED}
+    found = await recorded(key, resources)
+    assert [(attempt.task_id, attempt.note) for attempt in found.attempts] == [(task_id, NOTE)]
+
+
+async def charged(sandbox: SandboxServer) -> str:
+    """The task that the provider took, as soon as it has."""
+    async with asyncio.timeout(10):
+        while not sandbox.record.charged():
+            await asyncio.sleep(0.01)
+    return sandbox.record.charged()[-1].task_id or ""
+
+
+async def test_a_call_that_comes_before_the_lost_reply_times_out_saves_the_run(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="hang_after"))
+    paying = asyncio.create_task(submit(key, resources))
+    task_id = await charged(sandbox)
+    await call(key, resources, task_id)
+    assert not paying.done()
+    made = await paying
+    assert (made.state, made.task_id) == (State.SUBMITTED, task_id)
+    assert made == await recorded(key, resources)
+    assert f"was taken after all, as task {task_id}" in caplog.text
+    assert len(sandbox.record.submits()) == 1
+    assert "sora.generation.unconfirmed" not in names_of(sent, key)
+
+
+async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.8))
+    paying = asyncio.create_task(submit(key, resources))
+    task_id = await charged(sandbox)
+    await call(key, resources, task_id)
+    healed = await recorded(key, resources)
+    assert not paying.done()
+    assert await paying == healed
+    assert healed.task_id == task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_payer_that_is_cancelled_stays_cancelled_though_its_record_was_healed(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    class CutClient:
+        async def submit_once(self, *_: object, **__: object) -> str:
+            await call(key, resources, await resources.client.submit_once(KITE))
+            raise asyncio.CancelledError
+
+    await abandoned_claim(key, resources)
+    claimed = await resources.ledger.read(key)
+    assert claimed is not None
+    payment = Payment(claimed, KITE, None, lambda: 0.0, resources, logging.getLogger("sora"))
+    with pytest.raises(asyncio.CancelledError):
+        await payment.make(CutClient(), resources.ledger, Stopped())  # type: ignore[arg-type]
+    assert (await recorded(key, resources)).state is State.SUBMITTED
+    assert "sora.generation.unconfirmed" not in names_of(sent, key)

@@ -1,0 +1,338 @@
+"""A content calendar in one run: every row ends as it should, nothing is paid twice, and money has a limit."""
+
+import itertools
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from blocks import ApixoApi, VideoArchive
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.batch_summary import BadRowsError, BatchFailedError, BatchSummary
+from flows.budget import BudgetError
+from flows.calendars import CalendarError
+from flows.collect_videos import collect_videos
+from flows.errors import PipelineError
+from flows.generate_batch import generate_batch
+from flows.report import artifact_key
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api, make_archive
+
+PRICE = Decimal("0.5")
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    return make_api(sandbox, price_per_second=PRICE)
+
+
+async def run(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary:
+    if "calendar" not in parameters:
+        parameters.setdefault("requests", rows(3))
+    made = await generate_batch(
+        key=key, api=stored.name, archive=stored.name, **({"submissions_per_second": 50} | parameters)
+    )
+    assert isinstance(made, BatchSummary)
+    return made
+
+
+async def failing(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary:
+    with pytest.raises(BatchFailedError) as caught:
+        await run(stored, key, **parameters)
+    return caught.value.summary
+
+
+def rows(count: int, **fields: object) -> list[dict[str, Any]]:
+    """Rows of the same film: it is drawn once."""
+    return [{"id": f"{number:02}", "prompt": "Dunes at dawn"} | fields for number in range(count)]
+
+
+def states(summary: BatchSummary) -> dict[str, str]:
+    return {row.key.rpartition("-")[2]: row.state for row in summary.rows}
+
+
+async def table(key: str) -> list[dict[str, Any]]:
+    async with get_client() as client:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(key, kind="batch")]))
+        found = await client.read_artifacts(artifact_filter=wanted)
+    newest = max(found, key=lambda item: item.created or 0)
+    return list(json.loads(newest.data)) if isinstance(newest.data, str) else list(newest.data)  # type: ignore[arg-type]
+
+
+async def test_every_row_is_a_video_and_the_table_shows_it(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    summary = await run(stored, key)
+    assert states(summary) == {"00": "archived", "01": "archived", "02": "archived"}
+    assert summary.counts == {"archived": 3}
+    assert summary.seconds_of_video == 12
+    assert summary.price == 12 * PRICE
+    assert summary.spent_before == 0
+    shown = await table(key)
+    assert [(row["line"], row["key"], row["state"]) for row in shown] == [
+        (number, f"{key}-{number - 1:02}", "archived") for number in (1, 2, 3)
+    ]
+    for row in shown:
+        assert str(row["link"]).endswith(f"/artifacts/key/{artifact_key(row['key'])}"), row
+    again = await run(stored, key)
+    assert again.price == 0
+    assert again.spent_before == 12 * PRICE
+    assert len(sandbox.record.submits()) == 3
+
+
+async def test_with_a_public_url_the_table_links_to_the_videos(
+    api: ApixoApi, minio: Any, prefect_server: PrefectServer, key: str
+) -> None:
+    stored = await store_blocks(api, make_archive(minio, public_url="https://videos.example.com"))
+    summary = await run(stored, key, requests=rows(1))
+    assert summary.rows[0].object_name is not None
+    assert (await table(key))[0]["link"] == (
+        f"https://videos.example.com/{stored.archive.bucket}/{summary.rows[0].object_name}"
+    )
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+async def test_a_calendar_is_read_from_disk_or_bucket(
+    where: str, stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    text = "id;prompt;duration;aspect_ratio\nopening;Dunes at dawn;4;portrait\nlater;Dunes at dusk;;\n"
+    if where == "local":
+        (tmp_path / "may.csv").write_text(text)
+        calendar = str(tmp_path / "may.csv")
+    else:
+        calendar = f"s3://{stored.archive.bucket}/calendars/may.csv"
+        store = stored.archive.store()
+        await store.put("calendars/may.csv", text.encode())
+        await store.aclose()
+    summary = await run(stored, key, calendar=calendar)
+    assert {row.key: row.line for row in summary.rows} == {f"{key}-opening": 2, f"{key}-later": 3}
+    bodies = [json.loads(item.body)["input"] for item in sandbox.record.submits()]
+    assert sorted(body["aspect_ratio"] for body in bodies) == ["landscape", "portrait"]
+
+
+BAD = 'id,prompt,duration\na,Dunes,4\nb,Dunes,5\n"c","Two\nlines",8\nd,,\na,Dunes again,4\n'
+
+
+async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    calendar = tmp_path / "bad.csv"
+    calendar.write_text(BAD)
+    with pytest.raises(BadRowsError) as caught:
+        await run(stored, key, calendar=str(calendar))
+    told = str(caught.value)
+    assert "3 row(s)" in told
+    assert "line 3: duration: must be 4, 8 or 12" in told
+    assert "line 6: prompt" in told
+    assert "line 7: id: has the same id as line 2" in told
+    assert "on_bad_rows" in told
+    assert sandbox.record.submits() == []
+    assert [row["state"] for row in await table(key)] == [
+        "not submitted", "bad row", "not submitted", "bad row", "bad row",
+    ]  # fmt: skip
+
+
+async def test_on_request_the_good_rows_go_on_and_the_run_still_fails(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    calendar = tmp_path / "bad.csv"
+    calendar.write_text(BAD)
+    summary = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
+    assert summary.counts == {"archived": 2, "bad row": 3}
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_bad_items_of_a_list_are_told_alike(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    items = [*rows(2), {"prompt": "Dunes", "duration": 5}, {"prompt": "Dunes", "seconds": 4}, "Dunes"]
+    with pytest.raises(BadRowsError) as caught:
+        await run(stored, key, requests=items)
+    for told in ("line 3: duration", "line 4", "seconds", "line 5"):
+        assert told in str(caught.value)
+    assert sandbox.record.submits() == []
+    summary = await failing(stored, key, requests=items, on_bad_rows="skip")
+    assert summary.counts == {"archived": 2, "bad row": 3}
+
+
+async def test_fifty_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pays_only_what_it_may(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    bad: dict[str, dict[str, object]] = {
+        "00": {"prompt": "a forbidden thing"},
+        "10": {"prompt": "refused"},
+        "20": {"prompt": "lost"},
+        "30": {"prompt": "no image", "image_urls": [f"{sandbox.base_url}/samples/nothing.gif"]},
+        "40": {"prompt": "Dunes", "duration": 7},
+    }
+    calendar = tmp_path / "fifty.jsonl"
+    calendar.write_text("".join(json.dumps(row | bad.get(row["id"], {})) + "\n" for row in rows(50)))
+    sandbox.faults.add(Fault(call="submit", kind="http_400", prompt_contains="refused"))
+    sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
+    summary = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
+    assert summary.counts == {
+        "archived": 45, "bad row": 1, "failed": 1, "not submitted": 1, "rejected": 1, "unconfirmed": 1,
+    }  # fmt: skip
+    assert len(sandbox.record.submits()) == 48
+    explained = {row["line"]: row["what to do"] for row in await table(key) if row["state"] != "archived"}
+    assert "CONTENT_VIOLATION" in explained[1]
+    assert "Insufficient credits" in explained[11]
+    assert f"sora resolve {key}-20 --task-id" in explained[21]
+    assert "nothing.gif" in explained[31]
+    assert "duration" in explained[41]
+    # Paid: 45 videos, the one that failed and the one that may be; not the one refused.
+    assert summary.price == 47 * 4 * PRICE
+
+    again = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
+    assert again.counts == {"archived": 46, "bad row": 1, "failed": 1, "not submitted": 1, "unconfirmed": 1}
+    assert [json.loads(item.body)["input"]["prompt"] for item in sandbox.record.submits()[48:]] == ["refused"]
+
+
+async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    await run(stored, key, requests=[{"id": "done", "prompt": "Dunes"}, {"id": "other", "prompt": "Dunes"}])
+    before = len(sandbox.record.submits())
+    asked = [
+        {"id": "done", "prompt": "Dunes"},
+        {"id": "other", "prompt": "Something else"},
+        {"id": "fresh", "prompt": "Dunes", "duration": 8},
+        {"id": "image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbour.jpg"]},
+        {"id": "no-image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbour.gif"]},
+        {"id": "later", "prompt": "Dunes", "not_before": "2999-01-01"},
+        {"id": "bad", "prompt": ""},
+    ]
+    summary = await failing(stored, key, requests=asked, dry_run=True)
+    assert {row.line: row.state for row in summary.rows} == {
+        1: "archived", 2: "not submitted", 3: "ready", 4: "ready", 5: "not submitted", 6: "not due", 7: "bad row",
+    }  # fmt: skip
+    assert "another request" in summary.rows[1].problem
+    assert summary.dry_run
+    assert summary.price == (8 + 4) * PRICE
+    assert len(sandbox.record.submits()) == before
+    assert len(sandbox.record.images()) >= 2
+    good = await run(stored, key, requests=[asked[0], asked[2]], dry_run=True)
+    assert good.price == 8 * PRICE
+    assert len(sandbox.record.submits()) == before
+
+
+async def test_a_dry_run_meets_a_wrong_key_before_anything_else_does(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
+    stored = await store_blocks(make_api(sandbox), archive)
+    with pytest.raises(Exception, match="API key"):
+        await run(stored, key, dry_run=True)
+    assert sandbox.record.submits() == []
+
+
+async def test_max_spend_stops_before_the_call_that_would_exceed_it(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    summary = await failing(stored, key, requests=rows(5), max_spend=7, max_in_flight=1)
+    assert summary.counts == {"archived": 3, "not submitted": 2}
+    assert summary.price == 12 * PRICE
+    assert all("max_spend is 7" in row.problem for row in summary.failed)
+    assert len(sandbox.record.submits()) == 3
+    # What earlier runs paid counts.
+    assert (await failing(stored, key, requests=rows(5), max_spend=7)).counts == summary.counts
+    assert len(sandbox.record.submits()) == 3
+    assert (await run(stored, key, requests=rows(5), max_spend=10)).counts == {"archived": 5}
+    assert len(sandbox.record.submits()) == 5
+
+
+async def test_a_refused_row_gives_its_money_back(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_400"))
+    summary = await failing(stored, key, requests=rows(3), max_spend=4, max_in_flight=1)
+    assert summary.counts == {"archived": 2, "rejected": 1}
+    assert summary.price == 8 * PRICE
+
+
+async def test_max_spend_without_a_price_is_refused(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    stored = await store_blocks(make_api(sandbox), archive)
+    with pytest.raises(BudgetError, match="price_per_second"):
+        await run(stored, key, max_spend=1)
+    assert sandbox.record.submits() == []
+
+
+async def test_a_wrong_api_key_is_tried_once_not_for_every_row(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_401", times=-1))
+    summary = await failing(stored, key, requests=rows(6), max_in_flight=1)
+    assert summary.counts == {"not submitted": 5, "rejected": 1}
+    assert summary.price == 0
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_what_is_not_due_is_left_and_is_no_failure(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    asked = [*rows(1, not_before="2020-01-01"), {"prompt": "Dunes", "not_before": "2999-12-31"}]
+    summary = await run(stored, key, requests=asked)
+    assert summary.counts == {"archived": 1, "not due": 1}
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_rows_may_be_added_and_moved_without_paying_for_the_others_again(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    asked = [{"prompt": f"Dunes {number}"} for number in range(3)]
+    await run(stored, key, requests=asked)
+    await run(stored, key, requests=[{"prompt": "Dunes, new"}, *reversed(asked)])
+    assert len(sandbox.record.submits()) == 4
+
+
+async def test_at_most_so_many_are_under_way_at_once(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    await run(stored, key, requests=rows(8), max_in_flight=3)
+    tasks = sandbox.tasks.all()
+    most = max(
+        sum(other.created_at <= task.created_at < (other.completed_at or 0) for other in tasks) for task in tasks
+    )
+    assert 1 < most <= 3
+
+
+async def test_submissions_are_ramped(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    await run(stored, key, requests=rows(6), submissions_per_second=4, wait=False)
+    times = [item.time for item in sandbox.record.submits()]
+    assert times[-1] - times[0] >= 0.9
+    assert all(later - earlier >= 0.05 for earlier, later in itertools.pairwise(times))
+
+
+async def test_a_detached_batch_ends_after_the_last_submission_and_the_collector_brings_all_home(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=5))
+    summary = await run(stored, key, requests=rows(5), wait=False)
+    assert summary.counts == {"submitted": 5}
+    assert sandbox.record.statuses() == []
+    left = {row.key for row in summary.rows}
+    while left:
+        found = await collect_videos(api=stored.name, archive=stored.name)
+        left -= {item.key for item in found if item.what == "archived"}
+    assert len(sandbox.record.submits()) == 5
+
+
+@pytest.mark.parametrize("parameters", [{"requests": None}, {"requests": rows(1), "calendar": "a.csv"}])
+async def test_either_a_list_or_a_calendar(parameters: dict[str, Any], stored: StoredBlocks, key: str) -> None:
+    with pytest.raises(PipelineError, match="either requests or a calendar"):
+        await run(stored, key, **parameters)
+
+
+async def test_a_calendar_that_is_not_there_says_so(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    with pytest.raises(CalendarError, match="no-such"):
+        await run(stored, key, calendar="/no-such/calendar.csv")
+    assert sandbox.record.submits() == []
+
+
+async def test_a_key_that_would_be_too_long_is_a_bad_row(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    with pytest.raises(BadRowsError, match="line 1: id"):
+        await run(stored, "k" * 120, requests=[{"id": "longer-than-that", "prompt": "Dunes"}])
+    assert sandbox.record.submits() == []
