@@ -6,14 +6,14 @@ from decimal import Decimal
 from typing import Final, Literal
 
 from prefect.artifacts import acreate_table_artifact
-from prefect.utilities.urls import url_for
+from prefect.settings import get_current_settings
 from pydantic import BaseModel, Field
 
 from blocks import VideoArchive
 from flows.calendar_rows import BadRow
 from flows.errors import PipelineError
 from flows.generation import Generation
-from flows.report import artifact_key
+from flows.report import artifact_key, shown
 
 RowState = Literal[
     "claimed", "submitted", "succeeded", "archived", "rejected", "failed", "unconfirmed",
@@ -153,14 +153,13 @@ def link_of(generation: Generation, archive: VideoArchive) -> str | None:
     public = archive.public_link(generation.video.name)
     if public is not None:
         return public
-    ui = url_for("flow-run", obj_id="00000000-0000-0000-0000-000000000000", url_type="ui")
-    base = ui.partition("/runs/")[0] if ui else ""
-    return f"{base}/artifacts/key/{artifact_key(generation.key)}" if base else None
+    ui_url = get_current_settings().ui_url
+    return f"{ui_url}/artifacts/key/{artifact_key(generation.key)}" if ui_url else None
 
 
 async def publish(summary: BatchSummary) -> None:
     """Puts the table of all rows into the Prefect UI."""
-    await acreate_table_artifact(
+    made = acreate_table_artifact(
         [
             {
                 "line": row.line,
@@ -177,3 +176,4 @@ async def publish(summary: BatchSummary) -> None:
         key=artifact_key(summary.key, kind="batch"),
         description=("Dry run. " if summary.dry_run else "") + summary.sentence(),
     )
+    await shown(made, what=f"the table of {summary.key}")

@@ -21,7 +21,7 @@ from flows.generation import Generation, State
 from flows.keys import Key
 from flows.media.errors import MediaError
 from flows.progress import run_logger
-from flows.report import plain
+from flows.report import plain, shown
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
 from flows.steps.archive import announce
@@ -226,8 +226,9 @@ async def _report(found: list[Collected]) -> None:
         f"| {plain(item.note)} |"
         for item in noteworthy
     ]
-    await acreate_markdown_artifact(
+    made = acreate_markdown_artifact(
         "\n".join(["| key | | task | what to do |", "|---|---|---|---|", *rows]) + "\n",
         key="collect-videos",
         description=f"{len(found)} generation(s) looked after",
     )
+    await shown(made, what="the list of what needs a person")

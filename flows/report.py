@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from blocks import VideoArchive
 from flows.generation import Generation
 from flows.media.videos import poster_jpeg
+from flows.progress import run_logger
 
 THUMBNAIL_PIXELS: Final = 320
 """Longest side of the picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
@@ -18,11 +20,20 @@ THUMBNAIL_PIXELS: Final = 320
 
 async def publish(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> None:
     """Creates the artifact of one generation."""
-    await acreate_markdown_artifact(
+    made = acreate_markdown_artifact(
         markdown=markdown(generation, archive, thumbnail=thumbnail),
         key=artifact_key(generation.key),
         description=f"Video {generation.key}",
     )
+    await shown(made, what=f"the artifact of {generation.key}")
+
+
+async def shown(making: Awaitable[object], *, what: str) -> None:
+    """Waits for an artifact to be made. A Prefect server that is away must not fail what is archived already."""
+    try:
+        await making
+    except Exception as error:  # noqa: BLE001 - whatever keeps a picture from being shown, the work is done
+        run_logger().warning("Prefect did not take %s (%s: %s).", what, type(error).__name__, error)
 
 
 def artifact_key(key: str, *, kind: str = "video") -> str:

@@ -1,0 +1,154 @@
+"""What a forked child does: one command of a user, in a process of its own that may die at any point."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from deployments.callback_server import CallbackServer
+from deployments.callbacks import open_app
+from deployments.connection import flush
+from flows.calendar_rows import BatchItem
+from flows.collect_videos import collect_videos
+from flows.generate_batch import generate_batch
+from flows.generate_video import generate_video
+from flows.resolution import allow_resubmission, look, resolve_as_task
+from flows.resources import command_options, load_block, open_resources
+from tests.attack.labels import Places
+from tests.attack.points import Point, Tap
+
+Kind = Literal["generate", "batch", "collect", "resolve", "receive"]
+
+BATCH_ROW = "a"
+
+
+class Job(BaseModel):
+    """One command.
+
+    Attributes:
+        kind: what to run. `receive` answers one call.
+        key: the generation's; of a batch, `<batch>-a` is its only row's.
+        request: the video.
+        blocks: the name of both blocks.
+        spool: the local disk; another one is another machine.
+        port: for `receive`: gets the port that it listens on.
+        task_id: for `resolve`: the task that a person found; None: allow a resubmission.
+    """
+
+    kind: Kind
+    key: str
+    request: VideoRequest
+    blocks: str
+    spool: Path
+    port: Path
+    wait: bool = True
+    task_id: str | None = None
+
+
+class Child(BaseModel):
+    """A job, where to die in it, and where its traces go.
+
+    Attributes:
+        told: gets what the command told its user: the error's text, or the collector's notes.
+    """
+
+    job: Job
+    places: Places
+    die_at: Point | None
+    trace: Path
+    told: Path
+
+
+def run_child(child: Child) -> int:
+    """Runs the job in this process, which is of no use afterwards. Returns the exit code."""
+    tap = Tap(child.places, child.trace, child.die_at)
+    tap.install()
+    os.environ["SORA_SPOOL_DIR"] = str(child.job.spool)
+    try:
+        child.told.write_text(asyncio.run(_run(child.job, tap)))
+        code = 0
+    except Exception as error:  # noqa: BLE001 - what the user sees is what the test looks at
+        child.told.write_text(str(error))
+        traceback.print_exc()
+        code = 1
+    finally:
+        with contextlib.suppress(Exception):
+            flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return code
+
+
+async def _run(job: Job, tap: Tap) -> str:
+    names = {"api": job.blocks, "archive": job.blocks}
+    match job.kind:
+        case "generate":
+            await generate_video(job.request, key=job.key, wait=job.wait, **names)
+        case "batch":
+            item = BatchItem(id=BATCH_ROW, **job.request.model_dump())
+            await generate_batch([item], key=job.key.removesuffix(f"-{BATCH_ROW}"), wait=job.wait, **names)
+        case "collect":
+            return "\n".join(item.note for item in await collect_videos(**names))
+        case "resolve":
+            await _resolve(job)
+            await generate_video(job.request, key=job.key, **names)
+        case "receive":
+            await _receive(job, tap)
+    return ""
+
+
+async def _resolve(job: Job) -> None:
+    """As `sora resolve` does it: looks, then decides, each with connections of its own."""
+    blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
+    options = command_options(job.blocks, job.blocks)
+    async with open_resources(*blocks, options=options) as resources:
+        seen = await look(job.key, resources)
+    async with open_resources(*blocks, options=options) as resources:
+        if job.task_id is not None:
+            await resolve_as_task(seen, job.task_id, resources)
+        else:
+            await allow_resubmission(seen, resources)
+
+
+async def _receive(job: Job, tap: Tap) -> None:
+    """The callback receiver, which stops after the first call."""
+    blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with open_app(*blocks, api=job.blocks, archive=job.blocks) as app:
+        answered = asyncio.Event()
+
+        def tell_port() -> None:
+            unseen = job.port.with_suffix(".part")
+            unseen.write_text(str(listener.getsockname()[1]))
+            unseen.rename(job.port)
+
+        server = CallbackServer(_answering(app, tap, answered), on_started=tell_port)
+        serving = asyncio.create_task(server.serve([listener]))
+        await answered.wait()
+        server.should_exit = True
+        await serving
+
+
+def _answering(app: ASGIApp, tap: Tap, answered: asyncio.Event) -> ASGIApp:
+    """The app, its answers counted as effects."""
+
+    async def tapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def tapped_send(message: Message) -> None:
+            passing = tap.enter("ANSWER call" if message["type"] == "http.response.body" else None)
+            await send(message)
+            passing.at("after")
+
+        await app(scope, receive, tapped_send if scope["type"] == "http" else send)
+        if scope["type"] == "http":
+            answered.set()
+
+    return tapped

@@ -1,0 +1,76 @@
+"""What an effect is called: its kind and what it is about, never an id, so that it is called so in every run. Pure."""
+
+import json
+import re
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+NOT_COUNTED: Final = re.compile(r"/(logs|admin|csrf-token|health|ready|version)\b")
+"""Calls of Prefect's client that come by the clock or by its caches, and that nothing depends on."""
+TELEMETRY: Final = ("prefect.flow-run.heartbeat", "prefect.block.")
+"""Events that change nothing for anybody; a heartbeat comes by the clock."""
+
+
+class Places(BaseModel):
+    """Host and port of each other side."""
+
+    model_config = ConfigDict(frozen=True)
+
+    provider: str
+    store: str
+    prefect: str
+
+
+def label_of_request(places: Places, method: str, url: str, body: bytes) -> str | None:
+    """What a request does; None: it does not count."""
+    parts = urlsplit(url)
+    if parts.netloc == places.provider:
+        return _of_provider(method, parts.path)
+    if parts.netloc == places.store:
+        return _of_store(method, parts.path, parts.query)
+    if parts.netloc == places.prefect:
+        return _of_prefect(method, parts.path.removeprefix("/api"), body)
+    return f"{method} elsewhere"
+
+
+def label_of_message(message: str | bytes) -> str | None:
+    """What a message to Prefect's event socket says; None: it does not count."""
+    content: dict[str, Any] = json.loads(message)
+    if "event" not in content:
+        return "LISTEN events" if content.get("type") == "filter" else None
+    name: str = content["event"]
+    if name.startswith(TELEMETRY):
+        return None
+    if not name.startswith("prefect.task-run."):
+        return f"EVENT {name}"
+    task = re.match(r"[a-z_]*", str(content["resource"].get("prefect.resource.name", "")))
+    return f"EVENT {name.removeprefix('prefect.')} {task.group() if task else '?'}"
+
+
+def _of_provider(method: str, path: str) -> str:
+    what = {"generateTask": "generation", "statusTask": "status", "results": "result", "samples": "image"}
+    found = [name for part, name in what.items() if part in path.split("/")]
+    return f"{method} {found[0] if found else path}"
+
+
+def _of_store(method: str, path: str, query: str) -> str:
+    _, _, name = path.removeprefix("/").partition("/")
+    if not name:
+        prefix = parse_qs(query).get("prefix", [""])[0]
+        return f"LIST {prefix.rstrip('/') or 'bucket'}"
+    folder, _, rest = name.partition("/")
+    what = {"ledger": "record", "open": "marker", "probe": "probe"}.get(folder) or rest.rpartition("/")[2]
+    return f"{method} {what}"
+
+
+def _of_prefect(method: str, path: str, body: bytes) -> str | None:
+    if NOT_COUNTED.search(path):
+        return None
+    if path.endswith("/set_state"):
+        state = json.loads(body)["state"]
+        return f"STATE {'flow' if 'flow_runs' in path else 'task'} run {state['name'] or state['type']}"
+    path = re.sub(r"(?<=/name/)[^/]+", "*", UUID.sub("*", path).strip("/"))
+    return f"{method} prefect {path}"

@@ -1,0 +1,197 @@
+"""Who appears on the stage: runs, collectors, callbacks and persons, each by the pipeline's own code."""
+
+import asyncio
+import hashlib
+import importlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import httpx
+from prefect.blocks.system import Secret
+
+from apixo import ApixoError, Succeeded, VideoRequest
+from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreError
+from flows import steps
+from flows.callbacks import answer_call
+from flows.collect_videos import collect
+from flows.doorbell import Doorbell
+from flows.errors import PipelineError
+from flows.generation import Attempt, Generation
+from flows.ledger import Entry, Ledger
+from flows.media.videos import VideoFacts
+from flows.resolution import allow_resubmission, look, resolve_as_task
+from flows.resources import Resources
+from flows.steps.fetch import FetchedVideo
+from flows.steps.submit import Submission
+from tests.attack.model.promises import Permissions
+from tests.attack.model.provider import Provider, StagedClient, StagedPayer, film_url
+from tests.attack.model.stage import Actor, StagedStore
+
+EXPECTED: Final = (PipelineError, ApixoError, StoreError)
+"""What a run may fail with. Anything else is a bug."""
+
+API: Final = ApixoApi(
+    api_key=Secret(value="key"),
+    callback_url="https://callbacks.example.com",
+    callback_secret=Secret(value="a secret of more than 16 characters"),
+    poll_interval_seconds=300,  # each question is a step of the play
+)
+REQUEST: Final = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")
+
+
+class WatchedLedger(Ledger):
+    """Counts who has won a claim."""
+
+    def __init__(self, *arguments: Any, won: Callable[[Generation], None], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._won = won
+
+    async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
+        entry = await super().claim(claimed, over=over)
+        if entry is not None:
+            self._won(claimed)
+        return entry
+
+
+@dataclass
+class Cast:
+    """What every actor works with.
+
+    Attributes:
+        claims: the claims that were won, by key and attempt number.
+        permissions: what persons have allowed so far.
+    """
+
+    archive: VideoArchive
+    provider: Provider
+    spool: Path
+    permissions: Permissions = field(default_factory=Permissions)
+    claims: list[tuple[str, int]] = field(default_factory=list)
+
+    def resources(self, actor: Actor, store: StagedStore) -> Resources:
+        """The pipeline's resources, with this actor's clocks, line and provider."""
+        clocks: dict[str, Any] = {"sleep": actor.sleep, "monotonic": actor.monotonic}
+        client = StagedClient(self.provider, actor)
+        ledger = WatchedLedger(store, won=self._won, **clocks)
+        return Resources(
+            api=API,
+            archive=self.archive,
+            client=client,
+            store=store,
+            ledger=ledger,
+            payer=StagedPayer(client, ledger),
+            web=NO_WEB,
+            doorbell=Doorbell(),
+            spool=self.spool / actor.name,
+            now=actor.now,
+            chance=lambda: 0.5,
+            **clocks,
+        )
+
+    def _won(self, claimed: Generation) -> None:
+        self.claims.append((claimed.key, claimed.attempt.number))
+
+    async def run(self, key: str, resources: Resources, grant: str | None = None) -> None:
+        """`generate-video`. `grant` names the Prefect state by which a person sent the run back to work."""
+
+        async def permission(attempts: Sequence[Attempt]) -> str | None:
+            return None if grant in {attempt.granted_by for attempt in attempts} else grant
+
+        if grant is not None:
+            self.permissions.granted.add(grant)
+        generation = await Submission(key, REQUEST, resources, permission).run()
+        await bring_home(generation, await steps.wait.fn(key, resources), resources)
+
+    async def collect(self, key: str, resources: Resources) -> None:
+        """`collect-videos` for one key."""
+        await collect([key], resources)
+
+    async def call_back(self, key: str, resources: Resources, *, attempt: int, hint: str | None) -> None:
+        """The provider, or who has overheard it, calls about an attempt."""
+        await answer_call(key, attempt, hint, resources, announce=lambda _key, _task_id: None)
+
+    async def resolve(self, key: str, resources: Resources, *, task_id: str) -> None:
+        """`sora resolve KEY --task-id …`: a person looks, thinks, and decides."""
+        seen = await look(key, resources)
+        await resources.sleep(30)
+        await resolve_as_task(seen, task_id, resources)
+
+    async def allow(self, key: str, resources: Resources) -> None:
+        """`sora resolve KEY --resubmit`."""
+        seen = await look(key, resources)
+        await resources.sleep(30)
+        decision = (key, seen.attempt.number)
+        fresh = decision not in self.permissions.allowed
+        self.permissions.allowed.add(decision)  # before it is written: the person may be killed in between
+        try:
+            await allow_resubmission(seen, resources)
+        except PipelineError:
+            if fresh:
+                self.permissions.allowed.discard(decision)
+            raise
+
+
+NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+"""Nothing here reaches a host outside: `films` stands for the downloads."""
+
+
+async def bring_home(generation: Generation, status: Succeeded | None, resources: Resources) -> Generation:
+    """`flows.retrieval.retrieve`, whose steps are Prefect tasks and would need a server."""
+    folder = resources.spool / (generation.task_id or "")
+    videos = await steps.fetch.fn(generation.key, status, folder, resources)
+    archived: Generation = await steps.archive.fn(generation.key, videos, resources)
+    return archived
+
+
+async def _download(
+    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources
+) -> list[FetchedVideo]:
+    """Stands for the downloads: the film of a task is a text that names it."""
+    del found
+    await resources.sleep(2)
+    path = folder / "video.mp4"
+    film = film_of(urls[0])
+    await asyncio.to_thread(_write, path, film)
+    facts = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, has_audio=True, size_bytes=len(film))
+    return [FetchedVideo(path, hashlib.sha256(film).hexdigest(), facts, ())]
+
+
+def film_of(url: str) -> bytes:
+    """What lies at an address."""
+    return f"the film at {url}".encode()
+
+
+def film_of_task(task_id: str) -> bytes:
+    """What a task has made."""
+    return film_of(film_url(task_id))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@contextmanager
+def set_up() -> Iterator[None]:
+    """Takes away what needs a Prefect server or the network: events, tasks of a flow run, downloads, pictures.
+
+    The log too: thousands of plays would fill the memory with it.
+    """
+    fetching, archiving = (importlib.import_module(f"flows.steps.{step}") for step in ("fetch", "archive"))
+
+    def nothing(**_: Any) -> None: ...
+
+    with (
+        mock.patch.object(logging.getLogger("sora"), "disabled", new=True),
+        mock.patch("flows.events.emit_event", nothing),
+        mock.patch("flows.collect_videos.retrieve", bring_home),
+        mock.patch.object(fetching, "_fetch_all", _download),
+        mock.patch.object(archiving, "poster_jpeg", lambda _: b"a picture"),
+    ):
+        yield

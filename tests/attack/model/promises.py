@@ -1,0 +1,115 @@
+"""The promises, as what must hold of a record, of its changes, and of what the provider has charged."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flows.generation import FINISHED, Attempt, Generation, State
+from tests.attack.model.provider import Provider
+
+
+@dataclass
+class Permissions:
+    """What persons have allowed: to pay for a generation once more.
+
+    Attributes:
+        allowed: attempts after which a person allowed another submission, by key and number.
+        granted: the reruns of a person, by the name of the Prefect state.
+    """
+
+    allowed: set[tuple[str, int]] = field(default_factory=set)
+    granted: set[str] = field(default_factory=set)
+
+
+def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]:
+    """What is wrong with a step from one version of a record to the next."""
+    if old is None:
+        if (new.state, len(new.attempts)) != (State.CLAIMED, 1):
+            yield "a record began otherwise than with a claim"
+        return
+    if (new.key, new.request, new.created_at) != (old.key, old.request, old.created_at):
+        yield "a record became that of another generation"
+    if len(new.attempts) < len(old.attempts):
+        yield "attempts were forgotten"
+    if [attempt.number for attempt in new.attempts] != list(range(1, len(new.attempts) + 1)):
+        yield "attempts are not counted from 1"
+    if old.state is State.ARCHIVED and (new.state is not State.ARCHIVED or new.objects != old.objects):
+        yield "an archived generation changed"
+    if len(new.attempts) > len(old.attempts):
+        if new.attempt.state is State.CLAIMED and old.state not in (State.REJECTED, State.FAILED):
+            yield f"it was claimed again while it was {old.state}"
+        if new.attempts[: len(old.attempts) - 1] != old.attempts[:-1]:
+            yield "a new attempt changed earlier ones"
+    text = " ".join(attempt.note or "" for attempt in new.attempts)
+    kept = {attempt.task_id for attempt in new.attempts}
+    for attempt in old.attempts:
+        if attempt.task_id is not None and attempt.task_id not in kept and not mentions(text, attempt.task_id):
+            yield f"task {attempt.task_id} was forgotten"
+    for before, after in zip(old.attempts, new.attempts, strict=False):
+        for task_id in mentioned(before):
+            if not mentions(text, task_id) and task_id not in kept:
+                yield f"task {task_id} was forgotten, which a person had replaced"
+
+
+def broken_by_charges(record: Generation | None, key: str, provider: Provider, people: Permissions) -> Iterator[str]:
+    """What is wrong with what the provider has charged for a key, given what the record says."""
+    for (about, number), posts in provider.posts.items():
+        if about == key and posts > 1:
+            yield f"{posts} requests were sent for attempt {number}"
+    charged = provider.charged(key)
+    if charged and record is None:
+        yield "paid without a record"
+    if record is None:
+        return
+    attempts = record.attempts
+    grants = Counter(attempt.granted_by for attempt in attempts if not adopted(attempt))
+    yield from (f"{grant} paid for {times} attempts" for grant, times in grants.items() if grant and times > 1)
+    for before, after in zip(charged, charged[1:], strict=False):
+        allowed = any((key, number) in people.allowed for number in range(before.attempt, after.attempt))
+        granted = any(
+            attempt.granted_by in people.granted
+            for attempt in attempts[before.attempt : after.attempt]
+            if not adopted(attempt)
+        )
+        if not allowed and not granted:
+            yield f"paid for attempts {before.attempt} and {after.attempt}, and nobody allowed the second"
+    for task in charged:
+        if len(attempts) < task.attempt:
+            yield f"attempt {task.attempt} was paid and is not in the record"
+            continue
+        attempt = attempts[task.attempt - 1]
+        if task.task_id in (attempt.task_id, *mentioned(attempt)):
+            continue
+        if attempt.state is State.REJECTED and (key, task.attempt) not in people.allowed:
+            yield f"attempt {task.attempt} was paid as {task.task_id}, and the record says that it was not"
+
+
+def broken_by_loss(record: Generation, known: set[str]) -> Iterator[str]:
+    """Tasks whose yes was written down by its payer, says the payer, and that the record does not have."""
+    text = " ".join(attempt.note or "" for attempt in record.attempts)
+    found = {attempt.task_id for attempt in record.attempts}
+    yield from (
+        f"task {task_id} was known and is lost"
+        for task_id in sorted(known)
+        if task_id not in found and not mentions(text, task_id)
+    )
+
+
+def may_come_home(record: Generation) -> bool:
+    """Whether somebody has to look after it."""
+    return record.state not in FINISHED
+
+
+def adopted(attempt: Attempt) -> bool:
+    """Whether it stands for the late answer to an earlier attempt, and was never claimed."""
+    return "the late answer to attempt" in (attempt.note or "")
+
+
+def mentioned(attempt: Attempt) -> list[str]:
+    """The tasks that its note names."""
+    return [word.strip(";,.") for word in (attempt.note or "").split() if word.startswith("task_")]
+
+
+def mentions(text: str, task_id: str) -> bool:
+    """Whether a text names this task."""
+    return task_id in [word.strip(";,.") for word in text.split()]

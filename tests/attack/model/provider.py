@@ -1,0 +1,192 @@
+"""The provider as a model: it charges, answers or does not, and counts. And what stands between it and the pipeline."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+from apixo import (
+    ApixoClient,
+    BadRequestError,
+    Failed,
+    NoReplyError,
+    NotSentError,
+    Processing,
+    RateLimitError,
+    ServerError,
+    Status,
+    Succeeded,
+    VideoRequest,
+)
+from flows.ledger import Ledger
+from flows.payer import Payer, Stopped
+from tests.attack.model.stage import Actor
+
+T = TypeVar("T")
+
+
+class Answer(StrEnum):
+    """What becomes of a paid call."""
+
+    TAKEN = "taken"
+    TAKEN_REPLY_LOST = "taken, reply lost"
+    NOT_TAKEN_UNCLEAR = "not taken, and a 500"
+    REFUSED = "refused with 400"
+    BUSY = "refused with 429"
+    UNREACHABLE = "never connected"
+
+
+CHARGED = frozenset({Answer.TAKEN, Answer.TAKEN_REPLY_LOST})
+
+
+@dataclass
+class Task:
+    """One accepted generation.
+
+    Attributes:
+        key, attempt: for which it was paid; the callback address names them.
+        state: where it stands.
+        fail_code: why it failed.
+    """
+
+    task_id: str
+    key: str
+    attempt: int
+    state: Literal["processing", "success", "failed"] = "processing"
+    fail_code: str = ""
+
+
+@dataclass
+class Provider:
+    """Everything the other side knows."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    posts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    answers: Counter[Answer] = field(default_factory=Counter)
+
+    def post(self, callback_url: str | None, answer: Answer) -> Task | None:
+        """A paid call arrives. Returns the task, if it is charged."""
+        key, attempt = _about(callback_url)
+        self.answers[answer] += 1
+        if answer is Answer.UNREACHABLE:
+            return None
+        self.posts[key, attempt] += 1
+        return self.take(key, attempt) if answer in CHARGED else None
+
+    def take(self, key: str, attempt: int) -> Task:
+        """Charges."""
+        task = Task(f"task_{len(self.tasks) + 1}", key, attempt)
+        self.tasks[task.task_id] = task
+        return task
+
+    def charged(self, key: str) -> list[Task]:
+        """What was paid for this key, in the order of its attempts. Tasks made outside the pipeline have attempt 0."""
+        mine = [task for task in self.tasks.values() if task.key == key and task.attempt]
+        return sorted(mine, key=lambda task: task.attempt)
+
+    def status(self, task_id: str) -> Status:
+        """The answer to a status call."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            raise BadRequestError("APIXO refused the request with 400: 'task not found'.", code=400, task_id=task_id)
+        match task.state:
+            case "processing":
+                return Processing(task_id=task_id, state="processing")
+            case "failed":
+                return Failed(task_id=task_id, state="failed", fail_code=task.fail_code, fail_message="no")
+            case "success":
+                return Succeeded(task_id=task_id, state="success", result_urls=(film_url(task_id),))
+
+
+def film_url(task_id: str) -> str:
+    """Where the film of a task lies."""
+    return f"https://films.example.com/{task_id}"
+
+
+def _about(callback_url: str | None) -> tuple[str, int]:
+    """Key and attempt number, as `ApixoApi.callback_url_for` writes them."""
+    assert callback_url is not None
+    key, *number = callback_url.partition("/apixo/")[2].split("/")[:-1]
+    return key, int(number[0]) if number else 1
+
+
+class StagedClient(ApixoClient):
+    """The client of one actor. The paid call halts three times: for its turn, before it is sent, before its reply."""
+
+    def __init__(self, provider: Provider, actor: Actor) -> None:
+        self._provider, self._actor = provider, actor
+        self.accepted: str | None = None
+
+    async def submit_once(
+        self,
+        request: VideoRequest,
+        *,
+        callback_url: str | None = None,
+        before_sending: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> str:
+        await self._actor.halt("turn")
+        if before_sending is not None:
+            await before_sending()
+        await self._actor.halt("post")
+        answer = Answer(self._actor.answer or Answer.TAKEN)
+        self._actor.answer = None
+        task = self._provider.post(callback_url, answer)
+        await self._actor.halt("reply")
+        match answer:
+            case Answer.REFUSED:
+                raise BadRequestError("APIXO refused the request with 400: 'Insufficient credits'.", code=400)
+            case Answer.BUSY:
+                raise RateLimitError("APIXO refused the request with 429: 'Rate limit'.", code=429)
+            case Answer.UNREACHABLE:
+                raise NotSentError("No connection. Nothing was sent.")
+            case Answer.NOT_TAKEN_UNCLEAR:
+                raise ServerError("APIXO answered HTTP 500, code none.", code=500)
+        if task is None or answer is Answer.TAKEN_REPLY_LOST:
+            raise NoReplyError("The provider gave no whole reply after the request was sent.")
+        self.accepted = task.task_id
+        return task.task_id
+
+    async def status_once(self, task_id: str) -> Status:
+        await self._actor.halt("status")
+        return self._provider.status(task_id)
+
+    async def status(self, task_id: str) -> Status:
+        return await self.status_once(task_id)
+
+
+class StagedPayer(Payer):
+    """Runs the paid call on the stage's loop. As the real one does, it keeps the end of the run from reaching it.
+
+    Attributes:
+        busy: a paid call is under way.
+        known: the tasks whose yes has come back and whose writing down ended well.
+    """
+
+    def __init__(self, client: StagedClient, ledger: Ledger) -> None:
+        self._client, self._own_ledger = client, ledger
+        self._stopped = Stopped()
+        self.busy = False
+        self.known: list[str] = []
+
+    def stop(self) -> None:
+        """The run is being ended: passed on when the paid call is over."""
+        self._stopped.is_set = True
+
+    async def run(self, work: Callable[[ApixoClient, Ledger, Stopped], Coroutine[Any, Any, T]]) -> T:
+        self.busy = True
+        self._client.accepted = None
+        try:
+            result = await work(self._client, self._own_ledger, self._stopped)
+        except Exception:
+            if self._stopped.is_set:
+                raise asyncio.CancelledError from None
+            raise
+        finally:
+            self.busy = False
+        if self._client.accepted is not None:
+            self.known.append(self._client.accepted)
+        if self._stopped.is_set:
+            raise asyncio.CancelledError
+        return result

@@ -1,0 +1,220 @@
+"""Actors that halt before all they do to the outside, and go on only when they are told to.
+
+Each actor runs the pipeline's own code. At every request to MinIO, every call of the provider and every pause it halts.
+Whoever directs the stage chooses who goes on, and what becomes of that one request. So one thread plays any order in
+which processes on several machines can do things, and plays it again the same way.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from blocks import VideoArchive
+from blocks.object_store import ObjectDigest, ObjectStore
+
+BEGINNING: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PATIENCE_SECONDS: Final = 20.0
+"""Real seconds within which an actor has to come to its next halt. Longer means that the stage itself is stuck."""
+
+
+class Fate(StrEnum):
+    """What becomes of a request to the store."""
+
+    GOES_WELL = "goes well"
+    REQUEST_LOST = "request lost"
+    REPLY_LOST = "reply lost"
+
+
+@dataclass(eq=False, slots=True)
+class Halt:
+    """Where an actor stands.
+
+    Attributes:
+        what: what it does next: `GET ledger/a.json`, `sleep`, `post`, …
+        due_seconds: the stage's time at which a pause is over; nothing else has one.
+        release: lets it go on.
+    """
+
+    what: str
+    due_seconds: float
+    release: asyncio.Future[Fate]
+
+
+@dataclass
+class Stage:
+    """Time, and what all actors share.
+
+    Attributes:
+        written: called with the name and bytes of each object that MinIO has taken, and by whom.
+        seconds: since the beginning, as no clock of an actor shows it.
+        closing: the play is over: nobody reaches the outside any more.
+    """
+
+    written: Callable[[str, bytes, "Actor"], None]
+    seconds: float = 0.0
+    closing: bool = False
+
+
+@dataclass(eq=False)
+class Actor:
+    """One process on one machine.
+
+    Attributes:
+        name: for messages.
+        ahead_seconds: how far its wall clock is ahead of the true time.
+        uptime_seconds: what its monotonic clock showed at the beginning.
+        answer: what the provider will say to its next paid call; None: it takes it.
+        dead: killed: it never goes on.
+    """
+
+    name: str
+    stage: Stage
+    ahead_seconds: float = 0.0
+    uptime_seconds: float = 0.0
+    answer: str | None = None
+    dead: bool = False
+    waiting: deque[Halt] = field(default_factory=deque)
+    task: asyncio.Task[Any] | None = None
+    _flying: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now(self) -> datetime:
+        """Its wall clock."""
+        return BEGINNING + timedelta(seconds=self.stage.seconds + self.ahead_seconds)
+
+    def monotonic(self) -> float:
+        """Its monotonic clock."""
+        return self.stage.seconds + self.uptime_seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """A pause. Going on after it means that this much time has passed for everybody."""
+        await self.halt("sleep", seconds=max(seconds, 0.0))
+
+    async def halt(self, what: str, *, seconds: float = 0.0) -> Fate:
+        """Stands still until it is released."""
+        if self.stage.closing:
+            raise asyncio.CancelledError
+        here = Halt(what, self.stage.seconds + seconds, asyncio.get_running_loop().create_future())
+        self.waiting.append(here)
+        self._changed.set()
+        return await here.release
+
+    def flies(self, by: int) -> None:
+        """One more, or one less, of its requests is on its way."""
+        self._flying += by
+        self._changed.set()
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to its end."""
+        return self.task is not None and self.task.done()
+
+    @property
+    def acting(self) -> bool:
+        """Whether it lives and has something left to do."""
+        return not self.dead and not self.done
+
+    @property
+    def next(self) -> str:
+        """What it does when it goes on."""
+        return self.waiting[0].what if self.waiting else ""
+
+    async def begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Starts it and waits for its first halt."""
+        self.task = asyncio.create_task(work, name=self.name)
+        self.task.add_done_callback(lambda _: self._changed.set())
+        await self._quiet()
+
+    async def go_on(self, fate: Fate = Fate.GOES_WELL) -> None:
+        """Releases it once and waits for its next halt, or its end."""
+        here = self.waiting.popleft()
+        self.stage.seconds = max(self.stage.seconds, here.due_seconds)
+        here.release.set_result(fate)
+        await self._quiet()
+
+    async def stop(self) -> None:
+        """Cancels it, as Prefect does at the end of a run, and waits for its next halt, or its end."""
+        assert self.task is not None
+        self.task.cancel()
+        for _ in range(5):  # a pause is a task of its own, which hears of it a moment later
+            await asyncio.sleep(0)
+        self.waiting = deque(halt for halt in self.waiting if not halt.release.done())
+        await self._quiet()
+
+    async def _quiet(self) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not self.done and (self._flying or not self.waiting):
+                self._changed.clear()
+                await self._changed.wait()
+
+
+class Line(httpx.AsyncBaseTransport):
+    """An actor's way to MinIO. `actor` changes when the machine has a new process."""
+
+    def __init__(self, bucket: str) -> None:
+        self.actor: Actor | None = None
+        self.bucket = bucket
+        self._inner = httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        actor = self.actor
+        if actor is None:
+            return await self._inner.handle_async_request(request)
+        name = request.url.path.removeprefix(f"/{self.bucket}/")
+        fate = await actor.halt(f"{request.method} {name}")
+        if fate is Fate.REQUEST_LOST:
+            raise httpx.ConnectError("lost on its way", request=request)
+        actor.flies(+1)
+        try:
+            response = await self._inner.handle_async_request(request)
+            await response.aread()
+        finally:
+            actor.flies(-1)
+        if request.method == "PUT" and response.is_success:
+            actor.stage.written(name, request.content, actor)
+        if fate is Fate.REPLY_LOST:
+            raise httpx.ReadError("lost on its way", request=request)
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class StagedStore(ObjectStore):
+    """A store whose large transfers, which minio-py makes in a thread, halt too."""
+
+    def __init__(self, archive: VideoArchive, line: Line) -> None:
+        super().__init__(archive.client(), archive.bucket, transport=line)
+        self._line = line
+
+    def move_to(self, bucket: str) -> None:
+        """Works in another bucket from now on. A store is expensive to make: it loads all certificates."""
+        self.bucket = self._line.bucket = bucket
+
+    async def put_file(self, name: str, path: Path, *, content_type: str) -> None:
+        await self._halt(f"PUT {name}")
+        await super().put_file(name, path, content_type=content_type)
+
+    async def digest(self, name: str) -> ObjectDigest | None:
+        await self._halt(f"GET {name}")
+        return await super().digest(name)
+
+    async def _halt(self, what: str) -> None:
+        if self._line.actor is not None:
+            await self._line.actor.halt(what)
+
+
+async def close(stage: Stage, actors: list[Actor]) -> None:
+    """Ends the play: whoever is still there sees its next step fail, without having reached anything."""
+    stage.closing = True
+    tasks = [actor.task for actor in actors if actor.task is not None]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

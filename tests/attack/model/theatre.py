@@ -1,0 +1,230 @@
+"""One play: actors on a stage before a real bucket, and what is checked of it after every step."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from blocks import VideoArchive
+from blocks.object_store import ObjectStore
+from flows.generation import Generation, State
+from flows.ledger import marker_name, record_name
+from flows.resources import Resources
+from tests.attack.model import promises
+from tests.attack.model.cast import EXPECTED, Cast, film_of_task
+from tests.attack.model.provider import Provider, StagedPayer
+from tests.attack.model.stage import Actor, Fate, Line, Stage, StagedStore, close
+from tests.support import unique
+
+MACHINES: Final = 4
+LONGEST_RUN: Final = 80
+"""Steps after which an actor that is to run to its end is left where it is."""
+
+Script = Callable[[Resources], Coroutine[Any, Any, None]]
+
+
+@dataclass
+class House:
+    """What is expensive to make and serves all plays: the event loop and the stores of the machines."""
+
+    archive: VideoArchive
+    spool: Path
+    runner: asyncio.Runner
+    lines: list[Line] = field(default_factory=list)
+    stores: list[StagedStore] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.lines = [Line(self.archive.bucket) for _ in range(MACHINES)]
+        self.stores = [StagedStore(self.archive, line) for line in self.lines]
+        self.eye: ObjectStore = self.archive.store()
+        """Looks at the bucket past all actors."""
+
+    def close(self) -> None:
+        """Closes all connections."""
+
+        async def closing() -> None:
+            for store in (*self.stores, self.eye):
+                await store.aclose()
+
+        self.runner.run(closing())
+
+
+class Broken(AssertionError):
+    """A promise was broken."""
+
+
+class Play:
+    """One bucket, one provider, and who acts before them."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        archive = house.archive.model_copy(update={"bucket": unique("play")})
+        archive.client().make_bucket(archive.bucket)
+        for store in house.stores:
+            store.move_to(archive.bucket)
+        house.eye.bucket = archive.bucket
+        self.stage = Stage(written=self._written)
+        self.provider = Provider()
+        self.cast = Cast(archive, self.provider, house.spool)
+        self.actors: list[Actor] = []
+        self.keys_of: dict[Actor, str] = {}
+        self.payers: dict[Actor, StagedPayer] = {}
+        self.machines: list[Actor | None] = [None] * MACHINES
+        self.ahead = [0.0] * MACHINES
+        self.records: dict[str, Generation] = {}
+        self.wrong: list[str] = []
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Takes one step of the play."""
+        self.house.runner.run(work)
+
+    def free(self) -> int | None:
+        """A machine on which nothing runs."""
+        return next((n for n, actor in enumerate(self.machines) if actor is None or not actor.acting), None)
+
+    def acting(self, key: str | None = None) -> list[Actor]:
+        """Who lives and has something left to do, with this key or any."""
+        return [a for a in self.actors if a.acting and key in (None, self.keys_of[a])]
+
+    async def begin(self, name: str, key: str, script: Script) -> Actor:
+        """A new process on a free machine."""
+        number = self.free()
+        assert number is not None
+        actor = Actor(
+            f"{len(self.actors)}-{name}", self.stage, ahead_seconds=self.ahead[number], uptime_seconds=1000.0 * number
+        )
+        self.house.lines[number].actor = self.machines[number] = actor
+        self.actors.append(actor)
+        self.keys_of[actor] = key
+        resources = self.cast.resources(actor, self.house.stores[number])
+        assert isinstance(resources.payer, StagedPayer)
+        self.payers[actor] = resources.payer
+        self.house.tally[f"begun: {name}"] += 1
+        await actor.begin(script(resources))
+        return actor
+
+    async def advance(self, actor: Actor, *, until: str, fate: Fate = Fate.GOES_WELL) -> None:
+        """Lets an actor go on: once, up to what begins with `until`, or with `""` to its end.
+
+        The fate is that of its first request.
+        """
+        for step in range(LONGEST_RUN):
+            if actor.done or (step and until and (until == "step" or actor.next.startswith(until))):
+                return
+            if actor.next in ("sleep", "turn", "post", "reply", "status"):
+                await actor.go_on()
+                continue
+            self.house.tally[f"request: {fate}"] += 1
+            await actor.go_on(fate)
+            fate = Fate.GOES_WELL
+
+    async def end(self, actor: Actor) -> None:
+        """Its run is being ended by Prefect. The paid call does not feel that."""
+        payer = self.payers[actor]
+        if payer.busy:
+            payer.stop()
+        else:
+            await actor.stop()
+
+    async def check(self) -> None:
+        """Reads everything back and raises where a promise is broken."""
+        self.wrong += [f"{key} was claimed {n} times in attempt {number}" for (key, number), n in self._claims()]
+        for actor in self.actors:
+            if actor.done and actor.task is not None and not actor.task.cancelled():
+                error = actor.task.exception()
+                if error is not None and not isinstance(error, EXPECTED):
+                    raise Broken(f"{actor.name} failed with {error!r}") from error
+        for key in sorted(set(self.keys_of.values())):
+            await self._check_key(key)
+        if self.wrong:
+            raise Broken("; ".join(dict.fromkeys(self.wrong)))
+
+    async def record(self, key: str) -> Generation | None:
+        """The record as MinIO has it."""
+        found = await self.house.eye.get(record_name(key))
+        return Generation.model_validate_json(found.data) if found else None
+
+    async def _check_key(self, key: str) -> None:
+        record = await self.record(key)
+        if record != self.records.get(key):
+            self.wrong.append(f"{key} is not what was last written")
+        self.wrong += promises.broken_by_charges(record, key, self.provider, self.cast.permissions)
+        if record is None:
+            return
+        known = {t for a, payer in self.payers.items() if self.keys_of[a] == key and not a.dead for t in payer.known}
+        self.wrong += promises.broken_by_loss(record, known)
+        if promises.may_come_home(record) and not self.acting(key):
+            if await self.house.eye.get(marker_name(key)) is None:
+                self.wrong.append(f"{key} is {record.state} and not marked as open")
+        if record.state is State.ARCHIVED and not self.acting(key):
+            await self._check_film(record)
+
+    async def _check_film(self, record: Generation) -> None:
+        assert record.video is not None
+        digest = await self.house.eye.digest(record.video.name)
+        if digest is None or digest.sha256 != record.video.sha256:
+            self.wrong.append(f"the archived video of {record.key} is not the one in its record")
+        found = await self.house.eye.get(record.video.name)
+        if found is None or found.data != film_of_task(record.task_id or ""):
+            self.wrong.append(f"{record.key} is archived as task {record.task_id}, with {found and found.data!r}")
+
+    def _claims(self) -> list[tuple[tuple[str, int], int]]:
+        return [(claim, times) for claim, times in Counter(self.cast.claims).items() if times > 1]
+
+    def _written(self, name: str, data: bytes, actor: Actor) -> None:
+        if not name.startswith("ledger/"):
+            return
+        new = Generation.model_validate_json(data)
+        old = self.records.get(new.key)
+        found = list(promises.broken_by_change(old, new))
+        self.wrong += [f"{actor.name}: {what} ({old and old.state} → {new.state})" for what in found]
+        self.records[new.key] = new
+        self.house.tally[f"state: {new.state}"] += 1
+
+    async def bring_all_home(self) -> None:
+        """Everybody dies, all tasks end well, and then only the collector works, and a person where one has to.
+
+        Whatever was paid and is known has to end in the archive.
+        """
+        for actor in self.actors:
+            actor.dead = True
+        for task in self.provider.tasks.values():
+            task.state = "success" if task.state == "processing" else task.state
+        for _ in range(3):
+            for name in await self.house.eye.names("open/"):
+                key = name.removeprefix("open/")
+                await self._alone("collector", key, lambda r, key=key: self.cast.collect(key, r))
+                record = await self.record(key)
+                if record is not None and record.state is State.UNCONFIRMED:
+                    await self._resolve(record)
+        for key, record in self.records.items():
+            if record.state in (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED):
+                self.wrong.append(f"{key} stays {record.state} for ever")
+            self.house.tally[f"end: {record.state}"] += 1
+        await self.check()
+
+    async def _resolve(self, record: Generation) -> None:
+        paid = [task for task in self.provider.charged(record.key) if task.attempt == record.attempt.number]
+        if not paid:
+            await self._alone("allow", record.key, lambda r: self.cast.allow(record.key, r))
+            return
+        task_id = paid[0].task_id
+        await self._alone("resolve", record.key, lambda r: self.cast.resolve(record.key, r, task_id=task_id))
+
+    async def _alone(self, name: str, key: str, script: Script) -> None:
+        actor = await self.begin(name, key, script)
+        while actor.acting:
+            await self.advance(actor, until="")
+
+    async def close(self) -> None:
+        """Ends the play."""
+        await close(self.stage, self.actors)
+        for line in self.house.lines:
+            line.actor = None
+        for name, times in self.provider.answers.items():
+            self.house.tally[f"answer: {name}"] += times
+        self.house.tally["charged"] += sum(1 for task in self.provider.tasks.values() if task.attempt)
+        self.house.tally["plays"] += 1

@@ -1,0 +1,193 @@
+"""Where a process can die: just before and just after each effect that it has on the world outside.
+
+`Tap.install` patches the libraries that carry requests: httpx (the API client, the result hosts, the ledger, Prefect's
+own client), urllib3 (minio-py) and websockets (Prefect's events, which carry task-run states). Production code has no
+hook for this. The patches live in a forked child only, which is never used again.
+"""
+
+import functools
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn
+
+import httpx
+import urllib3
+from pydantic import BaseModel, ConfigDict
+from websockets.asyncio.client import ClientConnection
+
+from tests.attack.labels import Places, label_of_message, label_of_request
+
+Moment = Literal["before", "sent", "after"]
+"""`before`: nothing has left the process. `sent`: all of the request has, and no reply was read. `after`: the reply has
+arrived whole, and the process has not used it."""
+
+COUNTED: Final = {"GET status": 2}
+"""Labels of which only the first so many are points: how often a run asks depends on time."""
+SENT: Final = ("POST generation", "PUT record", "PUT marker", "DELETE marker")
+"""Writes that may arrive after their process has died. Of all others, `before` and `after` say the same."""
+
+
+class Point(BaseModel):
+    """One moment of one effect, the same in every run: the n-th of its kind, not the n-th of all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    number: int
+    moment: Moment
+
+    def __str__(self) -> str:
+        return f"{self.moment} {self.label} #{self.number}"
+
+    @classmethod
+    def parse(cls, line: str) -> "Point":
+        """What `str` made."""
+        moment, _, rest = line.partition(" ")
+        label, _, number = rest.rpartition(" #")
+        return cls.model_validate({"label": label, "number": int(number), "moment": moment})
+
+
+class Tap:
+    """Counts the effects of this process, writes each moment down as it passes, and dies at one of them.
+
+    Args:
+        places: where the other sides listen.
+        trace: gets a line for each moment, before the process goes on or dies.
+        die_at: where to die; None: nowhere.
+    """
+
+    def __init__(self, places: Places, trace: Path, die_at: Point | None) -> None:
+        self._places, self._die_at = places, die_at
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()  # the payer, the events and minio-py have threads of their own
+        self._trace = os.open(trace, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+
+    def install(self) -> None:
+        """Patches the libraries of this process."""
+        self._tap_httpx()
+        self._tap_httpx_sync()
+        self._tap_urllib3()
+        self._tap_websockets()
+
+    def enter(self, label: str | None) -> "Passing":
+        """An effect is about to happen."""
+        if label is None:
+            return Passing(self, None, 0)
+        with self._lock:
+            self._counts[label] += 1
+            number = self._counts[label]
+        if number > COUNTED.get(label, number):
+            return Passing(self, None, 0)
+        passing = Passing(self, label, number)
+        passing.at("before")
+        return passing
+
+    def passes(self, point: Point) -> None:
+        """Writes the moment down, and dies if it is the one."""
+        os.write(self._trace, f"{point}\n".encode())
+        if point == self._die_at:
+            die()
+
+    def waits_for(self, point: Point) -> bool:
+        """Whether the process is to die there."""
+        return point == self._die_at
+
+    def _tap_httpx(self) -> None:
+        original = httpx.AsyncHTTPTransport.handle_async_request
+
+        @functools.wraps(original)
+        async def handle(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+            passing = self.enter(label_of_request(self._places, request.method, str(request.url), _content(request)))
+            request.extensions = {**request.extensions, **passing.extensions()}
+            response = await original(transport, request)
+            if passing.dies("after"):
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                async for _ in response.stream:
+                    pass
+            passing.at("after")
+            return response
+
+        httpx.AsyncHTTPTransport.handle_async_request = handle  # type: ignore[method-assign]
+
+    def _tap_httpx_sync(self) -> None:
+        original = httpx.HTTPTransport.handle_request
+
+        @functools.wraps(original)
+        def handle(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+            passing = self.enter(label_of_request(self._places, request.method, str(request.url), _content(request)))
+            response = original(transport, request)
+            passing.at("after")
+            return response
+
+        httpx.HTTPTransport.handle_request = handle  # type: ignore[method-assign]
+
+    def _tap_urllib3(self) -> None:
+        original = urllib3.HTTPConnectionPool.urlopen
+
+        @functools.wraps(original)
+        def urlopen(pool: urllib3.HTTPConnectionPool, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+            whole = f"http://{pool.host}:{pool.port}{url}" if url.startswith("/") else url
+            passing = self.enter(label_of_request(self._places, method, whole, b""))
+            response = original(pool, method, url, *arguments, **options)
+            passing.at("after")
+            return response
+
+        urllib3.HTTPConnectionPool.urlopen = urlopen  # type: ignore[method-assign]
+
+    def _tap_websockets(self) -> None:
+        original: Callable[..., Awaitable[None]] = ClientConnection.send
+
+        @functools.wraps(original)
+        async def send(connection: ClientConnection, message: Any, *arguments: Any, **options: Any) -> None:
+            passing = self.enter(label_of_message(message))
+            await original(connection, message, *arguments, **options)
+            passing.at("after")
+
+        ClientConnection.send = send  # type: ignore[method-assign]
+
+
+class Passing:
+    """One effect under way. Without a label it is none that counts."""
+
+    def __init__(self, tap: Tap, label: str | None, number: int) -> None:
+        self._tap, self._label, self._number = tap, label, number
+
+    def at(self, moment: Moment) -> None:
+        """This moment of it has come."""
+        if self._label is not None:
+            self._tap.passes(self._point(self._label, moment))
+
+    def dies(self, moment: Moment) -> bool:
+        """Whether the process is to die at this moment of it."""
+        return self._label is not None and self._tap.waits_for(self._point(self._label, moment))
+
+    def extensions(self) -> dict[str, Any]:
+        """What httpx needs to tell when the request has been sent."""
+        if self._label not in SENT:
+            return {}
+
+        async def trace(event: str, _: dict[str, Any]) -> None:
+            if event == "http11.send_request_body.complete":
+                self.at("sent")
+
+        return {"trace": trace}
+
+    def _point(self, label: str, moment: Moment) -> Point:
+        return Point(label=label, number=self._number, moment=moment)
+
+
+def die() -> NoReturn:
+    """kill -9: no handler, no buffer, no clean-up of any thread."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL did not kill")
+
+
+def _content(request: httpx.Request) -> bytes:
+    try:
+        return request.content
+    except httpx.RequestNotRead:
+        return b""

@@ -1,0 +1,296 @@
+"""What the provider may do wrong, and what becomes of a generation then: one table, for the test and for the page.
+
+`python -m tests.attack.provider_faults` writes the table into docs/reliability.md; the test plays every row.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from deployments.sandbox import Fault
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN: Final = "<!-- begin: faults of the provider, by `python -m tests.attack.provider_faults` -->"
+END: Final = "<!-- end: faults of the provider -->"
+
+TRIES: Final = 5
+"""How often a provable no is sent again in all (`apixo.constants.MAX_TRIES`)."""
+
+
+class End(StrEnum):
+    """How a run ends."""
+
+    ARCHIVED = "archived"
+    REJECTED = "rejected"
+    UNCONFIRMED = "unconfirmed"
+    FAILED = "failed"
+    FAILED_FOR_GOOD = "failed for good"
+    DEADLINE = "deadline"
+    KEY_REFUSED = "key refused"
+
+
+MEANING: Final = {
+    End.ARCHIVED: "the video lies in the archive, read back and whole",
+    End.REJECTED: "provably not paid; a rerun submits",
+    End.UNCONFIRMED: "paid or not, nobody can know; nothing is sent again until a callback or a person says which",
+    End.FAILED: "the provider took it and gave up; only a person's rerun pays again",
+    End.FAILED_FOR_GOOD: "the same request cannot succeed; no rerun pays again",
+    End.DEADLINE: "paid and not yet home; a rerun, or the collector, goes on waiting",
+    End.KEY_REFUSED: "paid and not yet home; with a right API key a rerun, or the collector, goes on",
+}
+
+Call = Literal["submit", "status"]
+Setting = Literal["down", "short deadline", "forbidden prompt", "image"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault and its end.
+
+    Attributes:
+        call: the call that it happens to.
+        fault: what happens, for the page.
+        script: what the stand-in does.
+        end: how the run ends.
+        posts: how many paid calls the provider saw.
+        paid: how many of them it charged.
+        why: in a sentence.
+        rerun: how a second run with the same key ends, when the fault has passed.
+        posts_then: how many paid calls it has seen after that; the same as before where nothing is sent again.
+        least_pause_seconds: how long the second POST came after the first at least.
+        most_pause_seconds: and at most; None: not looked at.
+        videos: how many videos are archived in the end.
+        setting: what else the test sets up.
+    """
+
+    call: Call
+    fault: str
+    script: tuple[Fault, ...]
+    end: End
+    posts: int
+    paid: int
+    why: str
+    rerun: End | None = None
+    posts_then: int | None = None
+    least_pause_seconds: float = 0.0
+    most_pause_seconds: float | None = None
+    videos: int = 1
+    setting: Setting | None = None
+
+    @property
+    def name(self) -> str:
+        """For the test's id."""
+        return f"{self.call}: {self.fault}"
+
+
+def fault(call: str, kind: str, **options: Any) -> Fault:
+    """One scripted fault."""
+    return Fault.model_validate({"call": call, "kind": kind, **options})
+
+
+def _archived(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) -> Row:
+    return Row(_call(script), text, script, End.ARCHIVED, posts, 1, why, **more)
+
+
+def _rejected(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) -> Row:
+    return Row(
+        "submit", text, script, End.REJECTED, posts, 0, why, rerun=End.ARCHIVED, posts_then=posts + 1, **more
+    )
+
+
+def _unconfirmed(text: str, paid: int, why: str, *script: Fault, posts: int = 1) -> Row:
+    return Row(
+        "submit", text, script, End.UNCONFIRMED, posts, paid, why, rerun=End.UNCONFIRMED, posts_then=posts
+    )
+
+
+def _waits_on(text: str, why: str, kind: str, **options: Any) -> Row:
+    """A status fault that passes after two questions."""
+    return _archived(text, why, fault("status", kind, times=2, **options))
+
+
+def _never_ends(text: str, why: str, kind: str, **options: Any) -> Row:
+    """A status fault that lasts longer than the deadline."""
+    script = (fault("status", kind, times=-1, **options),)
+    return Row(
+        "status", text, script, End.DEADLINE, 1, 1, why,
+        rerun=End.ARCHIVED, posts_then=1, setting="short deadline",
+    )  # fmt: skip
+
+
+def _call(script: tuple[Fault, ...]) -> Call:
+    return "status" if script and script[0].call == "status" else "submit"
+
+
+NOT_KNOWN: Final = "No answer says whether it was taken, so it is not sent again."
+NO_YES: Final = "It may be an answer given after the task was made, so it is no proof of a no."
+ODD_YES: Final = "It says yes and names no task, so it is paid and nobody knows as what."
+DOCUMENTED: Final = "A documented no: nothing was paid."
+ASKED_AGAIN: Final = "A question costs nothing and is asked again."
+KEEPS_OPEN: Final = "The run ends at its deadline; the generation stays open."
+
+SUBMIT: Final = (
+    _rejected(
+        "nobody listens", "Never connected, so nothing was sent; tried five times.", posts=0, setting="down"
+    ),
+    _archived("429 once", "A documented no that asks to wait.", fault("submit", "http_429"), posts=2),
+    _archived(
+        "429 with `Retry-After: 1`", "It waits at least as long as it is asked to.",
+        fault("submit", "http_429", retry_after="1"), posts=2, least_pause_seconds=1.0,
+    ),
+    _archived(
+        "429 with `Retry-After: soon`", "Junk says nothing; its own pause counts.",
+        fault("submit", "http_429", retry_after="soon"), posts=2, most_pause_seconds=1.0,
+    ),
+    _archived(
+        "429 with a `Retry-After` in the year 9999", "A pause is cut to 5 minutes (1 second in this test).",
+        fault("submit", "http_429", retry_after="Fri, 31 Dec 9999 23:59:59 GMT"),
+        posts=2, least_pause_seconds=1.0, most_pause_seconds=3.0,
+    ),
+    _archived("200 with code 429 once", "The code in the body counts too.", fault("submit", "code_429_body"), posts=2),
+    _rejected(
+        "429 for ever", "Five tries, all of them refused.", fault("submit", "http_429", times=-1), posts=TRIES
+    ),
+    _rejected("400", DOCUMENTED, fault("submit", "http_400")),
+    _rejected("400 with a gateway's page", DOCUMENTED, fault("submit", "http_400_html")),
+    _rejected("200 with code 400", DOCUMENTED, fault("submit", "code_400_body")),
+    _rejected("401", DOCUMENTED, fault("submit", "http_401")),
+    _unconfirmed(
+        "200 with code 400, and a task in the data", 1, "A no that names a task may be a yes.",
+        fault("submit", "code_400_after"),
+    ),
+    _unconfirmed(
+        "429, then a reset after it was taken", 1, "The first no was free; the second call is not clear.",
+        fault("submit", "http_429"), fault("submit", "reset_after"), posts=2,
+    ),
+    _unconfirmed("500", 0, NO_YES, fault("submit", "http_500")),
+    _unconfirmed("500 after it was taken", 1, NO_YES, fault("submit", "http_500_after")),
+    _unconfirmed("502 with a page", 0, NO_YES, fault("submit", "http_502_html")),
+    _unconfirmed("503", 0, NO_YES, fault("submit", "http_503")),
+    _unconfirmed(
+        "503 with `Retry-After: 1`", 0, "To be asked to come back is no proof of a no.",
+        fault("submit", "http_503", retry_after="1"),
+    ),
+    _unconfirmed("404", 0, "Not a documented no.", fault("submit", "http_404")),
+    _unconfirmed("200 with code 500", 0, NO_YES, fault("submit", "code_500_body")),
+    _unconfirmed("a redirect", 0, "Not followed: it would carry the API key elsewhere.", fault("submit", "redirect")),
+    _unconfirmed("a reset before it was taken", 0, NOT_KNOWN, fault("submit", "reset_before")),
+    _unconfirmed("a reset after it was taken", 1, NOT_KNOWN, fault("submit", "reset_after")),
+    _unconfirmed("no answer", 0, NOT_KNOWN, fault("submit", "hang", seconds=5)),
+    _unconfirmed("no answer after it was taken", 1, NOT_KNOWN, fault("submit", "hang_after", seconds=5)),
+    _archived("a slow answer", "It comes within the time-out.", fault("submit", "slow", seconds=0.6)),
+    _unconfirmed(
+        "an answer too slow for the time-out", 1, "The time-out is for the whole answer.",
+        fault("submit", "slow", seconds=6),
+    ),
+    _unconfirmed("200 with junk", 1, ODD_YES, fault("submit", "junk")),
+    _unconfirmed("200 with half of its JSON", 1, ODD_YES, fault("submit", "half_json")),
+    _unconfirmed("200 with a number as task id", 1, ODD_YES, fault("submit", "wrong_types")),
+    _unconfirmed("200 without a task id", 1, ODD_YES, fault("submit", "missing_fields")),
+    _unconfirmed("200 with null as data", 1, ODD_YES, fault("submit", "null_data")),
+    _unconfirmed("200 without data", 1, ODD_YES, fault("submit", "no_data")),
+    _unconfirmed("200 with 50 MB", 1, "Not read beyond 1 MiB, so no task is known.", fault("submit", "huge_body")),
+)  # fmt: skip
+
+STATUS: Final = (
+    _waits_on("task unknown right after the submission", "Whether it is known at once is not documented.", "task_unknown"),
+    _waits_on("400", "Even a no is waited out: the task is paid.", "http_400"),
+    _waits_on("400 with a gateway's page", "Even a no is waited out: the task is paid.", "http_400_html"),
+    _waits_on("429", ASKED_AGAIN, "http_429"),
+    _waits_on("429 with `Retry-After: 1`", ASKED_AGAIN, "http_429", retry_after="1"),
+    _waits_on("429 with `Retry-After: soon`", ASKED_AGAIN, "http_429", retry_after="soon"),
+    _archived(
+        "429 with a `Retry-After` in the year 9999", "No pause is longer than the deadline, and the last question counts.",
+        fault("status", "http_429", retry_after="Fri, 31 Dec 9999 23:59:59 GMT"), setting="short deadline",
+    ),
+    _waits_on("200 with code 429", ASKED_AGAIN, "code_429_body"),
+    _waits_on("200 with code 400", ASKED_AGAIN, "code_400_body"),
+    _waits_on("200 with code 400, and the status", ASKED_AGAIN, "code_400_after"),
+    _waits_on("500", ASKED_AGAIN, "http_500"),
+    _waits_on("500 after it was worked out", ASKED_AGAIN, "http_500_after"),
+    _waits_on("502 with a page", ASKED_AGAIN, "http_502_html"),
+    _waits_on("503", ASKED_AGAIN, "http_503"),
+    _waits_on("503 with `Retry-After: 1`", ASKED_AGAIN, "http_503", retry_after="1"),
+    _waits_on("404", ASKED_AGAIN, "http_404"),
+    _waits_on("200 with code 500", ASKED_AGAIN, "code_500_body"),
+    _waits_on("a redirect", "Not followed: it would carry the API key elsewhere.", "redirect"),
+    _waits_on("a reset", ASKED_AGAIN, "reset_before"),
+    _waits_on("a reset instead of the answer", ASKED_AGAIN, "reset_after"),
+    _waits_on("no answer", "Silence of 30 seconds (0.5 in this test) ends a question.", "hang", seconds=5),
+    _waits_on("no answer, though worked out", "Silence ends a question.", "hang_after", seconds=5),
+    _waits_on("a slow answer", "It is waited for.", "slow", seconds=0.6),
+    _waits_on("200 with junk", ASKED_AGAIN, "junk"),
+    _waits_on("200 with half of its JSON", ASKED_AGAIN, "half_json"),
+    _waits_on("200 with numbers for texts", ASKED_AGAIN, "wrong_types"),
+    _waits_on("200 without a state", ASKED_AGAIN, "missing_fields"),
+    _waits_on("200 with null as data", ASKED_AGAIN, "null_data"),
+    _waits_on("200 without data", ASKED_AGAIN, "no_data"),
+    _waits_on("200 with 50 MB", "Not read beyond 1 MiB, and asked again.", "huge_body"),
+    _waits_on("an unknown state", "It may well be followed by a known one.", "unknown_state"),
+    _waits_on("the status of another task", "An answer to another question.", "other_task"),
+    _waits_on("success, and `resultJson` is broken", ASKED_AGAIN, "result_json_broken"),
+    _waits_on("success, and `resultJson` holds no URL", ASKED_AGAIN, "result_json_empty"),
+    _archived("success, and `resultJson` is an object", "Taken as what it is.", fault("status", "result_json_object", times=-1)),
+    _archived(
+        "success, and `resultJson` holds two URLs", "Both videos are archived.",
+        fault("status", "result_json_two", times=-1), videos=2,
+    ),
+    _never_ends("task unknown for ever", KEEPS_OPEN, "task_unknown"),
+    _never_ends("500 for ever", KEEPS_OPEN, "http_500"),
+    _never_ends("429 for ever", KEEPS_OPEN, "http_429"),
+    _never_ends("resets for ever", KEEPS_OPEN, "reset_before"),
+    _never_ends("no answer for ever", KEEPS_OPEN, "hang", seconds=5),
+    _never_ends("junk for ever", KEEPS_OPEN, "junk"),
+    _never_ends("an unknown state for ever", KEEPS_OPEN, "unknown_state"),
+    _never_ends("the status of another task for ever", KEEPS_OPEN, "other_task"),
+    _never_ends("success without a URL for ever", KEEPS_OPEN, "result_json_empty"),
+    Row(
+        "status", "401", (fault("status", "http_401"),), End.KEY_REFUSED, 1, 1,
+        "No question is answered with this key, so the run ends at once.", rerun=End.ARCHIVED, posts_then=1,
+    ),
+    Row(
+        "status", "failed with an unknown failCode", (fault("status", "unknown_fail_code"),), End.FAILED, 1, 1,
+        "The provider gave up, and says nothing that makes another try senseless.", rerun=End.FAILED, posts_then=1,
+    ),
+    Row(
+        "status", "failed with `CONTENT_VIOLATION`", (), End.FAILED_FOR_GOOD, 1, 1,
+        "The same prompt cannot succeed.", rerun=End.FAILED_FOR_GOOD, posts_then=1, setting="forbidden prompt",
+    ),
+    Row(
+        "status", "failed with `INVALID_IMAGE_URL`", (fault("image", "http_404", skip=1, times=-1),),
+        End.FAILED_FOR_GOOD, 1, 1, "We could read the image, the provider could not.",
+        rerun=End.FAILED_FOR_GOOD, posts_then=1, setting="image",
+    ),
+)  # fmt: skip
+
+ROWS: Final = SUBMIT + STATUS
+
+
+def table() -> str:
+    """The rows as Markdown, with what the ends mean."""
+    head = [
+        "| call | what the provider does | the run ends | POSTs | paid | why | a rerun, when it has passed | POSTs then |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ends = [f"- **{end}**: {MEANING[end]}." for end in End]
+    return "\n".join([*ends, "", *head, *map(_line, ROWS)])
+
+
+def _line(row: Row) -> str:
+    then = ("", "") if row.rerun is None else (row.rerun.value, str(row.posts_then))
+    cells = (row.call, row.fault, row.end.value, str(row.posts), str(row.paid), row.why, *then)
+    return f"| {' | '.join(cells)} |"
+
+
+def with_table(page: str) -> str:
+    """A page with the table between its markers, as it is now."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE.name} lacks the markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text()))

@@ -1,0 +1,239 @@
+"""Where one crash is played: a provider, a bucket and two blocks of its own, used again and again."""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from minio.deleteobjects import DeleteObject
+from prefect.blocks.system import Secret
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from deployments.object_store import ObjectStoreServer
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer, SandboxSettings
+from flows.generation import FINISHED, Generation, State
+from flows.ledger import Ledger
+from tests.attack.jobs import BATCH_ROW, Child, Job, Kind
+from tests.attack.labels import Places
+from tests.attack.points import Point
+from tests.attack.verdict import Facts
+from tests.attack.zygote import Zygote
+from tests.flows.conftest import store_blocks
+from tests.support import make_api, make_archive, unique
+from tests.support.receiver import exchange, named, post, receiving
+
+PROMPT = "A red kite over dunes, slow dolly in, golden hour"  # one film, drawn once
+SUBMIT_TIMEOUT_SECONDS = 1.0
+"""A claim without an answer is given up after twice as long."""
+LAST_WRITE_SECONDS = 0.1
+"""What a dead process has sent arrives within this time."""
+FILM_SECONDS = 0.5
+"""A film of 4 s is done after 0.2 to 0.4 s, at this speed."""
+COLLECTIONS = 20
+"""How often the collector runs at most. One run takes longer than a film."""
+CALLBACK_URL = "http://127.0.0.1:9"
+"""Nobody listens there."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What all stages share."""
+
+    zygote: Zygote
+    minio: ObjectStoreServer
+    prefect: PrefectServer
+    films: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A child's end.
+
+    Attributes:
+        code: its exit code, or minus the signal that killed it.
+        told: what it told its user.
+        points: every moment that it passed, in order.
+    """
+
+    code: int
+    told: str
+    points: tuple[Point, ...]
+
+    @property
+    def killed(self) -> bool:
+        return self.code < 0
+
+
+@dataclass
+class Stage:
+    """One generation at a time, and everything that the other sides have seen of it."""
+
+    world: World
+    sandbox: SandboxServer
+    api: ApixoApi
+    archive: VideoArchive
+    blocks: str
+    ledger: Ledger
+    key: str = ""
+    image: bool = False
+    ran: list[Ran] = field(default_factory=list)
+
+    @property
+    def request(self) -> VideoRequest:
+        images = (f"{self.sandbox.base_url}/samples/kite.jpg",) if self.image else ()
+        return VideoRequest(prompt=PROMPT, image_urls=images)
+
+    async def reset(self, *, image: bool = False) -> None:
+        """Forgets everything, for the next crash."""
+        self.key, self.image = f"{unique('crash')}-{BATCH_ROW}", image  # also the key of a batch's row
+        self.ran.clear()
+        self.sandbox.record.clear()
+        self.sandbox.faults.clear()
+        if self.api.callback_url == CALLBACK_URL:
+            self.sandbox.faults.add(Fault(call="callback", kind="drop", times=-1))
+        await asyncio.to_thread(self._empty_bucket)
+
+    def _empty_bucket(self) -> None:
+        client = self.archive.client()
+        names = [item.object_name or "" for item in client.list_objects(self.archive.bucket, recursive=True)]
+        errors = client.remove_objects(self.archive.bucket, [DeleteObject(name) for name in names])
+        assert list(errors) == []
+        client._http.clear()
+
+    async def run(
+        self, kind: Kind, *, die_at: Point | None = None, wait: bool = True, machine: str = "here", task_id: str = ""
+    ) -> Ran:
+        """Gives a command, in a process of its own.
+
+        Args:
+            kind: which command.
+            die_at: where the process is killed.
+            wait: whether it waits for the video.
+            machine: each has a disk of its own.
+            task_id: for `resolve`; empty: it may be submitted once more.
+        """
+        folder = self.world.folder / self.key / f"{len(self.ran)}"
+        folder.mkdir(parents=True)
+        job = Job(
+            kind=kind, key=self.key, request=self.request, blocks=self.blocks, wait=wait, task_id=task_id or None,
+            spool=folder.parent / machine, port=folder / "port",
+        )  # fmt: skip
+        child = Child(job=job, places=self._places(), die_at=die_at, trace=folder / "trace", told=folder / "told")
+        running = asyncio.create_task(self.world.zygote.run(child))
+        if kind == "receive":
+            await self._ring(job.port, running)
+        code = await running
+        told = child.told.read_text() if child.told.exists() else ""
+        lines = child.trace.read_text().splitlines() if child.trace.exists() else []
+        ran = Ran(code, told, tuple(Point.parse(line) for line in lines))
+        self.ran.append(ran)
+        return ran
+
+    async def collect(self) -> Ran:
+        """Has the collector run, on another machine, until it can do no more."""
+        for _ in range(COLLECTIONS):
+            ran = await self.run("collect", machine="elsewhere")
+            found = await self.recorded()
+            if ran.code or found is None or found.state in FINISHED or found.state is State.UNCONFIRMED:
+                break
+        return ran
+
+    async def film_is_done(self) -> None:
+        """Waits until the provider has finished every task."""
+        while not all(task.finished for task in self.sandbox.tasks.all()):
+            await asyncio.sleep(0.02)
+
+    async def recorded(self) -> Generation | None:
+        """What the ledger says."""
+        entry = await self.ledger.read(self.key)
+        return entry.generation if entry else None
+
+    async def facts(self) -> Facts:
+        """Everything that the other sides have seen so far."""
+        found = await self.recorded()
+        names = await self.ledger._store.names("videos/")
+        sent = {point.label for ran in self.ran for point in ran.points if point.moment == "after"}
+        return Facts(
+            key=self.key,
+            posts=len(self.sandbox.record.submits()),
+            charged=tuple(request.task_id or "" for request in self.sandbox.record.charged()),
+            state=found.state if found else None,
+            task_ids=tuple(item.task_id for item in found.attempts if item.task_id) if found else (),
+            marked=await self.ledger.is_open(self.key),
+            videos=tuple(name for name in names if name.endswith(".mp4")),
+            unsound=await self._unsound(found, names) if found else (),
+            announced="EVENT sora.generation.archived" in sent,
+            told=self.ran[-1].told if self.ran else "",
+        )
+
+    async def _unsound(self, found: Generation, names: Sequence[str]) -> tuple[str, ...]:
+        wrong = []
+        if found.state is State.ARCHIVED and sorted(item.name for item in found.objects) != sorted(names):
+            wrong.append(f"the record names {[item.name for item in found.objects]}, the archive has {names}")
+        for item in found.objects:
+            digest = await self.ledger._store.digest(item.name)
+            if digest is None or digest.sha256 != item.sha256:
+                wrong.append(f"{item.name} is not what the record says")
+        task = self.sandbox.tasks.get(found.task_id)
+        if found.video is not None and task is not None and task.film is not None:
+            film = hashlib.sha256(task.film.read_bytes()).hexdigest()
+            if found.video.sha256 != film:
+                wrong.append(f"{found.video.name} is not the film of {task.task_id}")
+        return tuple(wrong)
+
+    def _places(self) -> Places:
+        provider, prefect = urlsplit(self.sandbox.base_url).netloc, urlsplit(self.world.prefect.api_url).netloc
+        return Places(provider=provider, store=self.world.minio.endpoint, prefect=prefect)
+
+    async def _ring(self, port: Path, running: "asyncio.Task[int]") -> None:
+        """Calls back as the provider does, once the receiver listens."""
+        while not port.exists():
+            if running.done():
+                return
+            await asyncio.sleep(0.02)
+        path = (self.api.callback_url_for(self.key) or "").removeprefix(self.api.callback_url or "")
+        charged = self.sandbox.record.charged()
+        with contextlib.suppress(ConnectionError):
+            await exchange(int(port.read_text()), post(path, named(charged[0].task_id if charged else None)))
+
+
+Calls = Literal["none", "live", "dropped"]
+"""Whether the provider is asked to call back. `live`: a receiver in this process hears it, and never dies. `dropped`:
+nobody does, and the tests themselves ring at a receiver that is about to die."""
+
+
+@asynccontextmanager
+async def open_stage(
+    world: World, calls: Calls = "none", *, initial_wait_seconds: float = FILM_SECONDS
+) -> AsyncIterator[Stage]:
+    """A stage, open until the block ends.
+
+    Args:
+        world: what it stands in.
+        calls: whether the provider calls back.
+        initial_wait_seconds: how long a run waits before it asks; by default until the film is done.
+    """
+    async with AsyncExitStack() as stack:
+        settings = SandboxSettings(speed=600, film_height=90, data_dir=world.films)
+        sandbox = stack.enter_context(SandboxServer(settings))
+        api = make_api(sandbox, submit_timeout_seconds=SUBMIT_TIMEOUT_SECONDS, initial_wait_seconds=initial_wait_seconds)
+        archive = make_archive(world.minio)
+        if calls == "live":
+            door = await stack.enter_async_context(receiving(api, archive))
+            api = door.api
+        elif calls == "dropped":
+            secret: Secret[str] = Secret(value=secrets.token_hex(16))
+            api = api.model_copy(update={"callback_url": CALLBACK_URL, "callback_secret": secret})
+        stored = await store_blocks(api, archive)
+        store = archive.store()
+        stack.push_async_callback(store.aclose)
+        yield Stage(world, sandbox, stored.api, archive, stored.name, Ledger(store))

@@ -1,0 +1,151 @@
+"""Every fault of the provider, through the whole flow: how the run ends, what was sent, and what a rerun does."""
+
+import socket
+from typing import Any, Final
+
+import pytest
+
+from apixo import ApixoClient, AuthenticationError, DeadlineError, VideoRequest
+from apixo.constants import MAX_TRIES
+from deployments.sandbox import SandboxServer
+from deployments.sandbox.faults import KINDS
+from flows.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.generation import Generation, State
+from flows.ledger import Ledger
+from tests.attack.provider_faults import PAGE, ROWS, STATUS, SUBMIT, TRIES, End, Row, with_table
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api, make_archive
+
+ERRORS: Final[dict[End, type[Exception]]] = {
+    End.REJECTED: SubmissionRejectedError,
+    End.UNCONFIRMED: UnconfirmedError,
+    End.FAILED: VideoFailedError,
+    End.FAILED_FOR_GOOD: VideoFailedError,
+    End.DEADLINE: DeadlineError,
+    End.KEY_REFUSED: AuthenticationError,
+}
+STATES: Final = {
+    End.ARCHIVED: State.ARCHIVED,
+    End.REJECTED: State.REJECTED,
+    End.UNCONFIRMED: State.UNCONFIRMED,
+    End.FAILED: State.FAILED,
+    End.FAILED_FOR_GOOD: State.FAILED,
+    End.DEADLINE: State.SUBMITTED,
+    End.KEY_REFUSED: State.SUBMITTED,
+}
+OPEN: Final = {End.UNCONFIRMED, End.DEADLINE, End.KEY_REFUSED}
+"""After these ends something may still come home, so the generation stays marked."""
+PERMANENT: Final = {End.FAILED_FOR_GOOD: True, End.FAILED: False}
+
+
+def request_of(row: Row, sandbox: SandboxServer) -> VideoRequest:
+    prompt = "something forbidden" if row.setting == "forbidden prompt" else "A red kite over dunes"
+    urls = [f"{sandbox.base_url}/samples/harbour.jpg"] if row.setting == "image" else []
+    return VideoRequest(prompt=prompt, image_urls=urls)
+
+
+async def ends(row: Row, end: End, stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    """Runs the flow once, and checks how it ended and what the ledger says then."""
+    request = request_of(row, sandbox)
+    if end is End.ARCHIVED:
+        made = await stored.generate(request, key=key)
+        assert made == await stored.recorded(key)
+        assert sum(item.kind == "video" for item in made.objects) == row.videos
+    else:
+        with pytest.raises(ERRORS[end]) as caught:
+            await stored.generate(request, key=key)
+        if end not in (End.DEADLINE, End.KEY_REFUSED):
+            assert key in str(caught.value)
+        if end in PERMANENT:
+            assert getattr(caught.value, "permanent", None) is PERMANENT[end]
+    found = await stored.recorded(key)
+    assert found is not None
+    assert found.state is STATES[end]
+    assert await is_open(key, stored) == (end in OPEN)
+    knows_what_was_paid(found, sandbox)
+
+
+def knows_what_was_paid(found: Generation, sandbox: SandboxServer) -> None:
+    """A charged task is in the record, or the record says that nobody can know."""
+    charged = {request.task_id for request in sandbox.record.charged()}
+    assert len(charged) <= 1
+    assert charged <= {attempt.task_id for attempt in found.attempts} or found.state is State.UNCONFIRMED
+
+
+async def is_open(key: str, stored: StoredBlocks) -> bool:
+    store = stored.archive.store()
+    try:
+        return await Ledger(store).is_open(key)
+    finally:
+        await store.aclose()
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute of silence and five minutes of pause are too long for a test. The rules stay what they are."""
+    defaults: dict[str, Any] = ApixoClient.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "read_timeout_seconds", 0.5)
+    monkeypatch.setattr("apixo.retries.MAX_RETRY_AFTER_SECONDS", 1.0)
+
+
+@pytest.fixture
+async def stored(row: Row, sandbox: SandboxServer, minio: Any, prefect_server: object) -> StoredBlocks:
+    """The blocks of this row's test."""
+    changed = {"deadline_seconds": 1.5} if row.setting == "short deadline" else {}
+    return await store_blocks(make_api(sandbox, **changed), make_archive(minio))
+
+
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+async def test_every_fault_of_the_provider_ends_as_the_table_says(
+    row: Row, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(*row.script)
+    if row.setting == "down":
+        await point_to(f"http://127.0.0.1:{closed_port()}", stored)
+    await ends(row, row.end, stored, sandbox, key)
+    assert len(sandbox.record.submits()) == row.posts
+    assert len(sandbox.record.charged()) == row.paid
+    check_pause(row, sandbox)
+    if row.rerun is None:
+        assert row.posts_then is None
+        await ends(row, row.end, stored, sandbox, key)
+        assert len(sandbox.record.submits()) == row.posts
+        return
+    sandbox.faults.clear()
+    await point_to(sandbox.base_url, stored)
+    await ends(row, row.rerun, stored, sandbox, key)
+    assert len(sandbox.record.submits()) == row.posts_then
+
+
+def check_pause(row: Row, sandbox: SandboxServer) -> None:
+    if row.posts != 2:
+        return
+    first, second = sandbox.record.submits()
+    pause = second.time - first.time
+    assert row.least_pause_seconds <= pause
+    assert row.most_pause_seconds is None or pause <= row.most_pause_seconds
+
+
+async def point_to(base_url: str, stored: StoredBlocks) -> None:
+    stored.api.base_url = base_url
+    stored.api.deadline_seconds = 20
+    await stored.api.save(stored.name, overwrite=True)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def test_the_page_shows_the_table() -> None:
+    page = PAGE.read_text()
+    assert page == with_table(page), "run `python -m tests.attack.provider_faults`"
+
+
+def test_every_fault_of_the_stand_in_has_a_row() -> None:
+    for call, rows in (("submit", SUBMIT), ("status", STATUS)):
+        played = {fault.kind for row in rows for fault in row.script if fault.call == call}
+        assert played == KINDS[call]
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert TRIES == MAX_TRIES

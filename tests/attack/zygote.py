@@ -1,0 +1,152 @@
+"""Forks a child for each job: importing Prefect takes seconds, forking takes milliseconds.
+
+As a program it reads one `Order` a line from stdin, forks, and writes one `Ended` a line to stdout. It has no event loop
+and no thread, so that its children start with neither. `Zygote` is the side of the tests.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import select
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from PIL import Image
+from pydantic import BaseModel
+
+from tests.attack.jobs import Child, run_child
+
+PRELOADED: Final = (
+    "anyio._backends._asyncio",
+    "av.subtitles.stream",
+    "encodings.idna",
+    "fastapi",
+    "numpy",
+    "prefect.engine",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.telemetry.run_telemetry",
+    "prefect.utilities.visualization",
+)
+"""What a flow run imports late. Each child would do it again: 0.3 s of processor."""
+ROOT: Final = Path(__file__).parent.parent.parent
+LOOK_SECONDS: Final = 0.02
+JOB_SECONDS: Final = 90.0
+"""A flow run takes 1 to 3 s; with a lease to wait out and two busy cores, some more."""
+
+
+class Order(BaseModel):
+    """Run this child, as this number."""
+
+    number: int
+    child: Child
+    log: Path
+
+
+class Ended(BaseModel):
+    """A child's end: exit code, or minus the signal that killed it."""
+
+    number: int
+    code: int
+
+
+class Zygote:
+    """The forking process, and the ends of its children."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self._environment, self._folder = environment, folder
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._ends: dict[int, asyncio.Future[int]] = {}
+
+    async def __aenter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "zygote.log").open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.attack.zygote", cwd=ROOT, env=self._environment,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # it ends its children, then itself
+        await asyncio.wait_for(self._process.wait(), 10)
+        if self._reading is not None:
+            await self._reading
+
+    async def run(self, child: Child) -> int:
+        """Runs a child to its end. Returns its exit code, or minus the signal that killed it."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        number = len(self._ends)
+        self._ends[number] = ended = asyncio.get_running_loop().create_future()
+        order = Order(number=number, child=child, log=self._folder / f"child-{number}.log")
+        self._process.stdin.write(order.model_dump_json().encode() + b"\n")
+        return await asyncio.wait_for(ended, JOB_SECONDS)
+
+    async def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            ended = Ended.model_validate_json(line)
+            self._ends[ended.number].set_result(ended.code)
+        for end in self._ends.values():
+            if not end.done():
+                end.set_exception(RuntimeError(f"the zygote has ended; see {self._folder}/zygote.log"))
+
+
+def main() -> None:
+    """Forks until stdin ends."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    Image.preinit()
+    running: dict[int, int] = {}
+    buffer = b""
+    while True:
+        if select.select([0], [], [], LOOK_SECONDS)[0]:
+            piece = os.read(0, 1_048_576)
+            if not piece:
+                break
+            *lines, buffer = (buffer + piece).split(b"\n")
+            for line in lines:
+                order = Order.model_validate(json.loads(line))
+                running[_fork(order)] = order.number
+        while running:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            ended = Ended(number=running.pop(pid), code=os.waitstatus_to_exitcode(status))
+            os.write(1, ended.model_dump_json().encode() + b"\n")
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def _fork(order: Order) -> int:
+    assert threading.active_count() == 1
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        log = os.open(order.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = run_child(order.child)
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
