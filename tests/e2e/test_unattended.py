@@ -17,8 +17,10 @@ from flows.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique
 
-SPEED = 120
-"""4 s of video take 1 to 2 s to generate; without a callback the first question would come after 3 s."""
+pytestmark = pytest.mark.timeout(400)
+
+SPEED = 60
+"""4 s of video take 2 to 4 s to generate; without a callback the first question would come after 6 s."""
 
 
 @pytest.fixture(scope="module")
