@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test check format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test attack check format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ TEST_WORKERS ?= 2
 
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: most of an hour
+	@$(BIN)/python -m pytest -m attack -s tests/attack
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .

@@ -221,9 +221,7 @@ class _Door:
         """Handles a call and logs what came of it. Whatever goes wrong, the receiver stays up."""
         result: Result
         try:
-            result = await answer_call(
-                key, attempt_number, hint, self._resources, announce=self.announcer.finished
-            )
+            result = await answer_call(key, attempt_number, hint, self._resources, announce=self.announcer.finished)
         except (ApixoError, StoreError) as error:
             result, why = Trouble.UNAVAILABLE, str(error)
         except PipelineError as error:

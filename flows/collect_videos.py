@@ -112,9 +112,7 @@ async def _collect_while_it_rings(
     return [found[key] for key in sorted(found)]
 
 
-async def collect(
-    keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False
-) -> list[Collected]:
+async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False) -> list[Collected]:
     """Looks after these generations, or all open ones, many at a time. In the order of their keys.
 
     With `detached_only` those are left alone that a run waits for, or waited for until a short while ago.

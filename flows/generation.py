@@ -333,9 +333,7 @@ def archived(
     if generation.state is State.ARCHIVED:
         return generation
     if generation.state is not State.SUCCEEDED:
-        raise TransitionError(
-            f"{generation.key} is {generation.state}: it cannot become archived", key=generation.key
-        )
+        raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived", key=generation.key)
     changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
     return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
 

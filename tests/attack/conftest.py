@@ -30,7 +30,14 @@ async def world(
 
 
 def _one_authority(path: Path) -> Path:
-    """A CA bundle of one. A flow run opens some 16 clients, each of which reads the whole bundle: 0.3 s of processor."""
+    """A CA bundle of one. A flow run opens some 16 clients, each of which reads it all: 0.3 s of processor."""
     end = "-----END CERTIFICATE-----\n"
     path.write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of it belongs to `make attack`."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.attack)

@@ -89,18 +89,20 @@ def run_child(child: Child) -> int:
 
 
 async def _run(job: Job, tap: Tap) -> str:
-    names = {"api": job.blocks, "archive": job.blocks}
+    api = archive = job.blocks
     match job.kind:
         case "generate":
-            await generate_video(job.request, key=job.key, wait=job.wait, **names)
+            await generate_video(job.request, key=job.key, wait=job.wait, api=api, archive=archive)
         case "batch":
             item = BatchItem(id=BATCH_ROW, **job.request.model_dump())
-            await generate_batch([item], key=job.key.removesuffix(f"-{BATCH_ROW}"), wait=job.wait, **names)
+            await generate_batch(
+                [item], key=job.key.removesuffix(f"-{BATCH_ROW}"), wait=job.wait, api=api, archive=archive
+            )
         case "collect":
-            return "\n".join(item.note for item in await collect_videos(**names))
+            return "\n".join(item.note for item in await collect_videos(api=api, archive=archive))
         case "resolve":
             await _resolve(job)
-            await generate_video(job.request, key=job.key, **names)
+            await generate_video(job.request, key=job.key, api=api, archive=archive)
         case "receive":
             await _receive(job, tap)
     return ""

@@ -50,6 +50,12 @@ def label_of_message(message: str | bytes) -> str | None:
     return f"EVENT {name.removeprefix('prefect.')} {task.group() if task else '?'}"
 
 
+def label_of_rename(target: str) -> str | None:
+    """What a file that gets its name is; None: it does not count."""
+    name = target.rpartition("/")[2]
+    return f"RENAME {name}" if name.endswith(".mp4") else None
+
+
 def _of_provider(method: str, path: str) -> str:
     what = {"generateTask": "generation", "statusTask": "status", "results": "result", "samples": "image"}
     found = [name for part, name in what.items() if part in path.split("/")]

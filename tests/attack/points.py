@@ -1,8 +1,9 @@
 """Where a process can die: just before and just after each effect that it has on the world outside.
 
 `Tap.install` patches the libraries that carry requests: httpx (the API client, the result hosts, the ledger, Prefect's
-own client), urllib3 (minio-py) and websockets (Prefect's events, which carry task-run states). Production code has no
-hook for this. The patches live in a forked child only, which is never used again.
+own client), urllib3 (minio-py) and websockets (Prefect's events, which carry task-run states); and `os.replace`, by
+which a download gets its name, for that outlives the process too. Production code has no hook for this. The patches
+live in a forked child only, which is never used again.
 """
 
 import functools
@@ -19,7 +20,7 @@ import urllib3
 from pydantic import BaseModel, ConfigDict
 from websockets.asyncio.client import ClientConnection
 
-from tests.attack.labels import Places, label_of_message, label_of_request
+from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request
 
 Moment = Literal["before", "sent", "after"]
 """`before`: nothing has left the process. `sent`: all of the request has, and no reply was read. `after`: the reply has
@@ -72,6 +73,7 @@ class Tap:
         self._tap_httpx_sync()
         self._tap_urllib3()
         self._tap_websockets()
+        self._tap_disk()
 
     def enter(self, label: str | None) -> "Passing":
         """An effect is about to happen."""
@@ -99,7 +101,6 @@ class Tap:
     def _tap_httpx(self) -> None:
         original = httpx.AsyncHTTPTransport.handle_async_request
 
-        @functools.wraps(original)
         async def handle(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
             passing = self.enter(label_of_request(self._places, request.method, str(request.url), _content(request)))
             request.extensions = {**request.extensions, **passing.extensions()}
@@ -111,24 +112,22 @@ class Tap:
             passing.at("after")
             return response
 
-        httpx.AsyncHTTPTransport.handle_async_request = handle  # type: ignore[method-assign]
+        _replace(httpx.AsyncHTTPTransport, original, handle)
 
     def _tap_httpx_sync(self) -> None:
         original = httpx.HTTPTransport.handle_request
 
-        @functools.wraps(original)
         def handle(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
             passing = self.enter(label_of_request(self._places, request.method, str(request.url), _content(request)))
             response = original(transport, request)
             passing.at("after")
             return response
 
-        httpx.HTTPTransport.handle_request = handle  # type: ignore[method-assign]
+        _replace(httpx.HTTPTransport, original, handle)
 
     def _tap_urllib3(self) -> None:
         original = urllib3.HTTPConnectionPool.urlopen
 
-        @functools.wraps(original)
         def urlopen(pool: urllib3.HTTPConnectionPool, method: str, url: str, *arguments: Any, **options: Any) -> Any:
             whole = f"http://{pool.host}:{pool.port}{url}" if url.startswith("/") else url
             passing = self.enter(label_of_request(self._places, method, whole, b""))
@@ -136,18 +135,31 @@ class Tap:
             passing.at("after")
             return response
 
-        urllib3.HTTPConnectionPool.urlopen = urlopen  # type: ignore[method-assign]
+        _replace(urllib3.HTTPConnectionPool, original, urlopen)
 
     def _tap_websockets(self) -> None:
         original: Callable[..., Awaitable[None]] = ClientConnection.send
 
-        @functools.wraps(original)
         async def send(connection: ClientConnection, message: Any, *arguments: Any, **options: Any) -> None:
             passing = self.enter(label_of_message(message))
             await original(connection, message, *arguments, **options)
             passing.at("after")
 
-        ClientConnection.send = send  # type: ignore[method-assign]
+        _replace(ClientConnection, original, send)
+
+    def _tap_disk(self) -> None:
+        original = os.replace
+
+        def replace(source: Any, target: Any, **options: Any) -> None:
+            passing = self.enter(label_of_rename(str(target)))
+            original(source, target, **options)
+            passing.at("after")
+
+        _replace(os, original, replace)
+
+
+def _replace(owner: object, original: Any, ours: Callable[..., Any]) -> None:
+    setattr(owner, original.__name__, functools.wraps(original)(ours))
 
 
 class Passing:

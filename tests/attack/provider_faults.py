@@ -3,7 +3,7 @@
 `python -m tests.attack.provider_faults` writes the table into docs/reliability.md; the test plays every row.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -94,15 +94,11 @@ def _archived(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) 
 
 
 def _rejected(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) -> Row:
-    return Row(
-        "submit", text, script, End.REJECTED, posts, 0, why, rerun=End.ARCHIVED, posts_then=posts + 1, **more
-    )
+    return Row("submit", text, script, End.REJECTED, posts, 0, why, rerun=End.ARCHIVED, posts_then=posts + 1, **more)
 
 
 def _unconfirmed(text: str, paid: int, why: str, *script: Fault, posts: int = 1) -> Row:
-    return Row(
-        "submit", text, script, End.UNCONFIRMED, posts, paid, why, rerun=End.UNCONFIRMED, posts_then=posts
-    )
+    return Row("submit", text, script, End.UNCONFIRMED, posts, paid, why, rerun=End.UNCONFIRMED, posts_then=posts)
 
 
 def _waits_on(text: str, why: str, kind: str, **options: Any) -> Row:
@@ -194,14 +190,14 @@ SUBMIT: Final = (
 )  # fmt: skip
 
 STATUS: Final = (
-    _waits_on("task unknown right after the submission", "Whether it is known at once is not documented.", "task_unknown"),
+    _waits_on("task unknown right after the submission", "Not documented: is it known at once?", "task_unknown"),
     _waits_on("400", "Even a no is waited out: the task is paid.", "http_400"),
     _waits_on("400 with a gateway's page", "Even a no is waited out: the task is paid.", "http_400_html"),
     _waits_on("429", ASKED_AGAIN, "http_429"),
     _waits_on("429 with `Retry-After: 1`", ASKED_AGAIN, "http_429", retry_after="1"),
     _waits_on("429 with `Retry-After: soon`", ASKED_AGAIN, "http_429", retry_after="soon"),
     _archived(
-        "429 with a `Retry-After` in the year 9999", "No pause is longer than the deadline, and the last question counts.",
+        "429 with a `Retry-After` in the year 9999", "No pause outlasts the deadline; the last question counts.",
         fault("status", "http_429", retry_after="Fri, 31 Dec 9999 23:59:59 GMT"), setting="short deadline",
     ),
     _waits_on("200 with code 429", ASKED_AGAIN, "code_429_body"),
@@ -231,7 +227,7 @@ STATUS: Final = (
     _waits_on("the status of another task", "An answer to another question.", "other_task"),
     _waits_on("success, and `resultJson` is broken", ASKED_AGAIN, "result_json_broken"),
     _waits_on("success, and `resultJson` holds no URL", ASKED_AGAIN, "result_json_empty"),
-    _archived("success, and `resultJson` is an object", "Taken as what it is.", fault("status", "result_json_object", times=-1)),
+    _archived("success, `resultJson` is an object", "Taken as it is.", fault("status", "result_json_object", times=-1)),
     _archived(
         "success, and `resultJson` holds two URLs", "Both videos are archived.",
         fault("status", "result_json_two", times=-1), videos=2,
@@ -270,7 +266,7 @@ ROWS: Final = SUBMIT + STATUS
 def table() -> str:
     """The rows as Markdown, with what the ends mean."""
     head = [
-        "| call | what the provider does | the run ends | POSTs | paid | why | a rerun, when it has passed | POSTs then |",
+        "| call | what the provider does | the run ends | POSTs | paid | why | a rerun, once it has passed | POSTs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     ends = [f"- **{end}**: {MEANING[end]}." for end in End]

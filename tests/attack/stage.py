@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import anyio
 from minio.deleteobjects import DeleteObject
 from prefect.blocks.system import Secret
 
@@ -130,7 +131,7 @@ class Stage:
         child = Child(job=job, places=self._places(), die_at=die_at, trace=folder / "trace", told=folder / "told")
         running = asyncio.create_task(self.world.zygote.run(child))
         if kind == "receive":
-            await self._ring(job.port, running)
+            await self._ring(anyio.Path(job.port), running)
         code = await running
         told = child.told.read_text() if child.told.exists() else ""
         lines = child.trace.read_text().splitlines() if child.trace.exists() else []
@@ -194,16 +195,17 @@ class Stage:
         provider, prefect = urlsplit(self.sandbox.base_url).netloc, urlsplit(self.world.prefect.api_url).netloc
         return Places(provider=provider, store=self.world.minio.endpoint, prefect=prefect)
 
-    async def _ring(self, port: Path, running: "asyncio.Task[int]") -> None:
+    async def _ring(self, port: anyio.Path, running: "asyncio.Task[int]") -> None:
         """Calls back as the provider does, once the receiver listens."""
-        while not port.exists():
+        while not await port.exists():
             if running.done():
                 return
             await asyncio.sleep(0.02)
         path = (self.api.callback_url_for(self.key) or "").removeprefix(self.api.callback_url or "")
         charged = self.sandbox.record.charged()
+        call = post(path, named(charged[0].task_id if charged else None))
         with contextlib.suppress(ConnectionError):
-            await exchange(int(port.read_text()), post(path, named(charged[0].task_id if charged else None)))
+            await exchange(int(await port.read_text()), call)
 
 
 Calls = Literal["none", "live", "dropped"]
@@ -225,7 +227,9 @@ async def open_stage(
     async with AsyncExitStack() as stack:
         settings = SandboxSettings(speed=600, film_height=90, data_dir=world.films)
         sandbox = stack.enter_context(SandboxServer(settings))
-        api = make_api(sandbox, submit_timeout_seconds=SUBMIT_TIMEOUT_SECONDS, initial_wait_seconds=initial_wait_seconds)
+        api = make_api(
+            sandbox, submit_timeout_seconds=SUBMIT_TIMEOUT_SECONDS, initial_wait_seconds=initial_wait_seconds
+        )
         archive = make_archive(world.minio)
         if calls == "live":
             door = await stack.enter_async_context(receiving(api, archive))

@@ -4,7 +4,8 @@ Hypothesis directs: who goes on, what becomes of that request, what the provider
 go. After each step the promises are checked on what MinIO holds and on what the provider has charged.
 """
 
-import asyncio, os
+import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,14 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from deployments.object_store import ObjectStoreServer
 from flows.generation import State
@@ -81,9 +89,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(key=keys, attempt=st.integers(1, 3), hint=st.sampled_from(["its own", "its own", "another", "unknown", None]))
     def a_callback_comes(self, key: str, attempt: int, hint: str | None) -> None:
         named = self._task(key, attempt, hint)
-        self._begin(
-            "callback", key, lambda r: self.play.cast.call_back(key, r, attempt=attempt, hint=named)
-        )
+        self._begin("callback", key, lambda r: self.play.cast.call_back(key, r, attempt=attempt, hint=named))
 
     @precondition(a_machine_is_free)
     @precondition(a_person_is_needed)
@@ -186,8 +192,8 @@ def house(minio: ObjectStoreServer, tmp_path: Path) -> Iterator[House]:
 
 
 def direct(house: House, *, plays: int, steps: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: LedgerMachine(house),
+    run_state_machine_as_test(
+        lambda: LedgerMachine(house),  # type: ignore[arg-type]
         settings=settings(
             max_examples=plays,
             stateful_step_count=steps,
@@ -201,4 +207,4 @@ def direct(house: House, *, plays: int, steps: int) -> None:
 
 
 def test_no_order_of_events_breaks_a_promise(house: House) -> None:
-    direct(house, plays=int(os.environ.get("PLAYS","60")), steps=int(os.environ.get("STEPS","30")))
+    direct(house, plays=int(os.environ.get("PLAYS", "60")), steps=int(os.environ.get("STEPS", "30")))

@@ -118,6 +118,7 @@ async def a_batch_survives(
     assert len(sandbox.record.charged()) == ROWS
 
 
+@pytest.mark.attack
 @outages
 async def test_minio_goes_away_and_comes_back(
     seconds: float,
@@ -153,6 +154,7 @@ async def test_minio_goes_away_and_comes_back(
         servers[-1].process.stop()
 
 
+@pytest.mark.attack
 @outages
 async def test_the_prefect_server_goes_away_and_comes_back(
     seconds: float,
@@ -202,6 +204,7 @@ def as_environment(api: Any, archive: Any) -> dict[str, str]:
     }
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     "seconds", [pytest.param(4.0, id="4 s"), pytest.param(60.0, id="60 s", marks=pytest.mark.attack)]
 )

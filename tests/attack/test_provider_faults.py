@@ -8,7 +8,7 @@ import pytest
 from apixo import ApixoClient, AuthenticationError, DeadlineError, VideoRequest
 from apixo.constants import MAX_TRIES
 from deployments.sandbox import SandboxServer
-from deployments.sandbox.faults import KINDS
+from deployments.sandbox.faults import KINDS, FaultCall
 from flows.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.generation import Generation, State
 from flows.ledger import Ledger
@@ -83,7 +83,7 @@ async def is_open(key: str, stored: StoredBlocks) -> bool:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute of silence and five minutes of pause are too long for a test. The rules stay what they are."""
-    defaults: dict[str, Any] = ApixoClient.__init__.__kwdefaults__
+    defaults: dict[str, Any] = ApixoClient.__init__.__kwdefaults__ or {}
     monkeypatch.setitem(defaults, "read_timeout_seconds", 0.5)
     monkeypatch.setattr("apixo.retries.MAX_RETRY_AFTER_SECONDS", 1.0)
 
@@ -144,7 +144,8 @@ def test_the_page_shows_the_table() -> None:
 
 
 def test_every_fault_of_the_stand_in_has_a_row() -> None:
-    for call, rows in (("submit", SUBMIT), ("status", STATUS)):
+    matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS}
+    for call, rows in matrix.items():
         played = {fault.kind for row in rows for fault in row.script if fault.call == call}
         assert played == KINDS[call]
     assert len({row.name for row in ROWS}) == len(ROWS)

@@ -1,7 +1,7 @@
 """Forks a child for each job: importing Prefect takes seconds, forking takes milliseconds.
 
-As a program it reads one `Order` a line from stdin, forks, and writes one `Ended` a line to stdout. It has no event loop
-and no thread, so that its children start with neither. `Zygote` is the side of the tests.
+As a program it reads one `Order` a line from stdin, forks, and writes one `Ended` a line to stdout. It has no event
+loop and no thread, so that its children start with neither. `Zygote` is the side of the tests.
 """
 
 import asyncio

@@ -149,9 +149,7 @@ async def bring_home(generation: Generation, status: Succeeded | None, resources
     return archived
 
 
-async def _download(
-    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources
-) -> list[FetchedVideo]:
+async def _download(found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources) -> list[FetchedVideo]:
     """Stands for the downloads: the film of a task is a text that names it."""
     del found
     await resources.sleep(2)
@@ -192,6 +190,6 @@ def set_up() -> Iterator[None]:
         mock.patch("flows.events.emit_event", nothing),
         mock.patch("flows.collect_videos.retrieve", bring_home),
         mock.patch.object(fetching, "_fetch_all", _download),
-        mock.patch.object(archiving, "poster_jpeg", lambda _: b"a picture"),
+        mock.patch.object(archiving, "poster_jpeg", return_value=b"a picture"),
     ):
         yield

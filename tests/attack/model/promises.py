@@ -1,5 +1,6 @@
 """The promises, as what must hold of a record, of its changes, and of what the provider has charged."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Permissions:
     granted: set[str] = field(default_factory=set)
 
 
-def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]:
+def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]:  # noqa: PLR0912 - a list of rules
     """What is wrong with a step from one version of a record to the next."""
     if old is None:
         if (new.state, len(new.attempts)) != (State.CLAIMED, 1):
@@ -45,7 +46,7 @@ def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]:
     for attempt in old.attempts:
         if attempt.task_id is not None and attempt.task_id not in kept and not mentions(text, attempt.task_id):
             yield f"task {attempt.task_id} was forgotten"
-    for before, after in zip(old.attempts, new.attempts, strict=False):
+    for before in old.attempts[: len(new.attempts)]:
         for task_id in mentioned(before):
             if not mentions(text, task_id) and task_id not in kept:
                 yield f"task {task_id} was forgotten, which a person had replaced"
@@ -64,7 +65,7 @@ def broken_by_charges(record: Generation | None, key: str, provider: Provider, p
     attempts = record.attempts
     grants = Counter(attempt.granted_by for attempt in attempts if not adopted(attempt))
     yield from (f"{grant} paid for {times} attempts" for grant, times in grants.items() if grant and times > 1)
-    for before, after in zip(charged, charged[1:], strict=False):
+    for before, after in itertools.pairwise(charged):
         allowed = any((key, number) in people.allowed for number in range(before.attempt, after.attempt))
         granted = any(
             attempt.granted_by in people.granted

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
@@ -124,7 +124,7 @@ class StagedClient(ApixoClient):
         request: VideoRequest,
         *,
         callback_url: str | None = None,
-        before_sending: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> str:
         await self._actor.halt("turn")
         if before_sending is not None:

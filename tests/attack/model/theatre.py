@@ -1,6 +1,7 @@
 """One play: actors on a stage before a real bucket, and what is checked of it after every step."""
 
 import asyncio
+import functools
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class House:
         self.runner.run(closing())
 
 
-class Broken(AssertionError):
+class BrokenPromiseError(AssertionError):
     """A promise was broken."""
 
 
@@ -136,11 +137,11 @@ class Play:
             if actor.done and actor.task is not None and not actor.task.cancelled():
                 error = actor.task.exception()
                 if error is not None and not isinstance(error, EXPECTED):
-                    raise Broken(f"{actor.name} failed with {error!r}") from error
+                    raise BrokenPromiseError(f"{actor.name} failed with {error!r}") from error
         for key in sorted(set(self.keys_of.values())):
             await self._check_key(key)
         if self.wrong:
-            raise Broken("; ".join(dict.fromkeys(self.wrong)))
+            raise BrokenPromiseError("; ".join(dict.fromkeys(self.wrong)))
 
     async def record(self, key: str) -> Generation | None:
         """The record as MinIO has it."""
@@ -157,7 +158,8 @@ class Play:
         known = {t for a, payer in self.payers.items() if self.keys_of[a] == key and not a.dead for t in payer.known}
         self.wrong += promises.broken_by_loss(record, known)
         if promises.may_come_home(record) and not self.acting(key):
-            if await self.house.eye.get(marker_name(key)) is None:
+            marker = await self.house.eye.get(marker_name(key))
+            if marker is None:
                 self.wrong.append(f"{key} is {record.state} and not marked as open")
         if record.state is State.ARCHIVED and not self.acting(key):
             await self._check_film(record)
@@ -196,7 +198,7 @@ class Play:
         for _ in range(3):
             for name in await self.house.eye.names("open/"):
                 key = name.removeprefix("open/")
-                await self._alone("collector", key, lambda r, key=key: self.cast.collect(key, r))
+                await self._alone("collector", key, functools.partial(self.cast.collect, key))
                 record = await self.record(key)
                 if record is not None and record.state is State.UNCONFIRMED:
                     await self._resolve(record)
