@@ -45,7 +45,7 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"image_urls": ["https://me:secret@example.com/a.jpg"]}, ["image_urls.0", "user name or password"]),
     ({"image_urls": ["https://me@example.com/a.jpg"]}, ["image_urls.0", "user name or password"]),
     ({"image_urls": ["https://[::1/a.jpg"]}, ["image_urls.0", "not a URL", "http:// or https://"]),
-    ({"image_urls": ["https://example.com:99999/a.jpg"]}, ["image_urls.0", "not a URL", "ort"]),
+    ({"image_urls": ["https://example.com:99999/a.jpg"]}, ["image_urls.0", "not a URL", "http:// or https://"]),
     ({"image_urls": ["https://exam\nple.com/a.jpg"]}, ["image_urls.0", "blanks or control characters", "%20"]),
     ({"image_urls": ["https://example.com/a b.jpg"]}, ["image_urls.0", "blanks or control characters", "%20"]),
     ({"image_urls": ["https://example.com/a\x00.jpg"]}, ["image_urls.0", "blanks or control characters"]),

@@ -224,6 +224,7 @@ async def test_a_lost_reply_and_a_killed_process_are_healed_by_the_callback(runn
     assert len(await running.posts(key)) == 1
 
 
+@pytest.mark.attack  # wants a machine that does nothing else
 async def test_two_hundred_detached_videos_come_home_by_few_collector_runs(running: Running) -> None:
     key = unique("flood")
     collector = "collect-videos/collect-videos"
@@ -250,6 +251,7 @@ async def test_two_hundred_detached_videos_come_home_by_few_collector_runs(runni
     assert len(await running.posts(key)) == 200
 
 
+@pytest.mark.attack  # likewise
 @pytest.mark.parametrize("way", ["rerun", "new run"])
 async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_twice(
     way: str, running: Running, tmp_path: Path

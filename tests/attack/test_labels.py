@@ -1,0 +1,64 @@
+"""An effect has one name in every run, and what comes by the clock has none."""
+
+import json
+import uuid
+
+import pytest
+
+from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request
+from tests.attack.points import Point
+
+PLACES = Places(provider="127.0.0.1:1", store="127.0.0.1:2", prefect="127.0.0.1:3")
+ID = uuid.uuid4()
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "body", "label"),
+    [
+        ("POST", "http://127.0.0.1:1/api/v1/generateTask/sora-2", b"{}", "POST generation"),
+        ("GET", "http://127.0.0.1:1/api/v1/statusTask/sora-2?taskId=task_1", b"", "GET status"),
+        ("GET", "http://127.0.0.1:1/results/task_1/abc/video.mp4?expires=1&sig=2", b"", "GET result"),
+        ("GET", "http://127.0.0.1:1/samples/kite.jpg", b"", "GET image"),
+        ("PUT", "http://127.0.0.1:2/bucket/ledger/k.json?X-Amz-Signature=1", b"{}", "PUT record"),
+        ("DELETE", "http://127.0.0.1:2/bucket/open/k", b"", "DELETE marker"),
+        ("PUT", "http://127.0.0.1:2/bucket/probe/conditional-writes", b"", "PUT probe"),
+        ("PUT", "http://127.0.0.1:2/bucket/videos/2026/01/02/k/video.mp4", b"", "PUT video.mp4"),
+        ("GET", "http://127.0.0.1:2/bucket?list-type=2&prefix=open%2F", b"", "LIST open"),
+        ("POST", f"http://127.0.0.1:3/api/flow_runs/{ID}/set_state", b'{"state": {"name": "Running"}}',
+         "STATE flow run Running"),
+        ("PATCH", f"http://127.0.0.1:3/api/flow_runs/{ID}", b"{}", "PATCH prefect flow_runs/*"),
+        ("POST", "http://127.0.0.1:3/api/artifacts/", b"{}", "POST prefect artifacts"),
+        ("POST", "http://127.0.0.1:3/api/logs/", b"[]", None),
+        ("GET", "http://127.0.0.1:3/api/admin/version", b"", None),
+        ("GET", "https://example.com/", b"", "GET elsewhere"),
+    ],
+)  # fmt: skip
+def test_a_request_is_named_after_what_it_does(method: str, url: str, body: bytes, label: str | None) -> None:
+    assert label_of_request(PLACES, method, url, body) == label
+
+
+@pytest.mark.parametrize(
+    ("message", "label"),
+    [
+        ({"event": "prefect.task-run.Pending", "resource": {"prefect.resource.name": "wait-10b"}},
+         "EVENT task-run.Pending wait"),
+        ({"event": "prefect.task-run.Running", "resource": {"prefect.resource.name": "validate_image key-1"}},
+         "EVENT task-run.Running validate_image"),
+        ({"event": "sora.generation.archived", "resource": {}}, "EVENT sora.generation.archived"),
+        ({"type": "filter", "filter": {}}, "LISTEN events"),
+        ({"event": "prefect.flow-run.heartbeat", "resource": {}}, None),
+        ({"type": "auth", "token": None}, None),
+    ],
+)  # fmt: skip
+def test_a_message_is_named_after_its_event(message: dict[str, object], label: str | None) -> None:
+    assert label_of_message(json.dumps(message)) == label
+
+
+def test_only_a_video_that_gets_its_name_counts_on_the_disk() -> None:
+    assert label_of_rename("/spool/key.abc/video.mp4") == "RENAME video.mp4"
+    assert label_of_rename("/spool/key.abc/video.mp4.part") is None
+
+
+def test_a_point_is_read_as_it_was_written() -> None:
+    point = Point(label="EVENT task-run.Running wait", number=12, moment="sent")
+    assert Point.parse(str(point)) == point

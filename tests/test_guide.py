@@ -1,0 +1,146 @@
+"""The documents name what there is: every block parses, and every name in them exists in the code."""
+
+import ast
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import prefect.settings
+import pytest
+import typer.main
+import yaml
+from prefect.events.schemas.automations import AutomationCore
+from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
+from prefect.server.schemas.states import StateType
+from pydantic import TypeAdapter
+from typer.core import TyperGroup
+
+from blocks import ApixoApi, VideoArchive
+from deployments.cli import app
+from deployments.deploy import wanted_deployments
+from flows.calendar_rows import FIELDS, Row
+from flows.calendars import parse_calendar
+from flows.events import TASK_FINISHED, Happening
+
+ROOT: Final = Path(__file__).parent.parent
+DOCUMENTS: Final = [ROOT / name for name in ("docs/guide.md", "README.md", "SECURITY.md")]
+CODE: Final = "".join(
+    path.read_text() for room in ("flows", "deployments", "tests") for path in ROOT.glob(f"{room}/**/*.py")
+)
+FOREIGN: Final = ("MINIO_ROOT_", "PREFECT_REDIS_")
+"""Variables of programs that the project does not install: MinIO itself, and `prefect-redis`."""
+
+BLOCK: Final = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+pytestmark = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def blocks(document: Path, language: str) -> Iterator[str]:
+    """The code blocks of one language."""
+    return (found[3] for found in BLOCK.finditer(document.read_text()) if found[2] == language)
+
+
+def triggers(content: Any) -> Iterator[dict[str, Any]]:
+    """Every deployment trigger in a YAML document."""
+    if isinstance(content, dict):
+        yield from content.get("triggers", ())
+        for value in content.values():
+            yield from triggers(value)
+    elif isinstance(content, list):
+        for item in content:
+            yield from triggers(item)
+
+
+def test_yaml_is_what_prefect_takes_and_what_is_shipped(document: Path) -> None:
+    shipped = {item["name"]: item for item in triggers(yaml.safe_load((ROOT / "prefect.yaml").read_text()))}
+    for text in blocks(document, "yaml"):
+        content = yaml.safe_load(text)
+        if "trigger" in content:
+            AutomationCore.model_validate(content)
+        for trigger in triggers(content):
+            TypeAdapter(DeploymentTriggerTypes).validate_python(trigger)
+            known = shipped.get(trigger["name"], trigger)  # an example may leave a parameter out
+            assert trigger | {"parameters": None} == known | {"parameters": None}
+
+
+def test_json_and_calendars_are_read(document: Path) -> None:
+    for text in blocks(document, "json"):
+        lines = text.splitlines()
+        if all(line.startswith("{") and line.endswith("}") for line in lines):
+            assert all(isinstance(row, Row) for row in parse_calendar(text.encode(), name="calendar.jsonl"))
+        else:
+            json.loads(text)
+    for text in blocks(document, "csv"):
+        assert all(isinstance(row, Row) for row in parse_calendar(text.encode(), name="calendar.csv"))
+
+
+def test_python_compiles_and_imports_what_exists(document: Path) -> None:
+    for text in blocks(document, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert [item.name for item in node.names if not hasattr(module, item.name)] == []
+            elif isinstance(node, ast.Import):
+                for item in node.names:
+                    importlib.import_module(item.name)
+
+
+def test_the_table_of_columns_is_complete(document: Path) -> None:
+    table = re.search(r"^\| column \|.*?\n\n", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert table or document.name != "guide.md"
+    assert not table or sorted(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE)) == sorted(FIELDS)
+
+
+def test_commands_and_their_options_exist(document: Path) -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    text = re.sub(r"\\\n\s*", " ", document.read_text())
+    for words in re.findall(r"(?:\.venv/bin/|`|^\s*|[A-Z_]+=\S+ )sora ([^`#\n|]+)", text, re.MULTILINE):
+        name, *rest = words.split()
+        assert name.startswith("-") or name in group.commands, words
+        command = group.commands.get(name, group)
+        options = {option for item in command.params for option in (*item.opts, *item.secondary_opts)} | {"--help"}
+        assert {word.rstrip(",.;") for word in rest if re.match(r"--?[a-z]", word)} <= options, words
+
+
+def test_deployments_exist(document: Path) -> None:
+    wanted = {f"{item.flow}/{item.name}" for item in wanted_deployments((ROOT / "prefect.yaml").read_text())}
+    named = re.findall(
+        r"(?:deployments/name/|deployment run |schedule (?:ls|resume) )([a-z-]+/[a-z-]+)", document.read_text()
+    )
+    assert set(named) <= wanted
+
+
+def test_events_exist(document: Path) -> None:
+    states = {state.value.title() for state in StateType} | {"heartbeat"}
+    known = {f"sora.generation.{name}" for name in get_args(Happening)} | {"sora.video.requested", TASK_FINISHED}
+    known |= {f"prefect.flow-run.{name}" for name in states}
+    named = set(
+        re.findall(r"\b(?:sora\.(?:generation|video)|apixo\.task|prefect\.flow-run)\.[A-Za-z]+", document.read_text())
+    )
+    assert named <= known
+
+
+def test_variables_exist(document: Path) -> None:
+    fields = {f"APIXO_{name.upper()}" for name in ApixoApi.model_fields}
+    fields |= {f"MINIO_{name.upper()}" for name in VideoArchive.model_fields}
+    for name in set(re.findall(r"\b(?:PREFECT|APIXO|MINIO|SORA)_[A-Z0-9_]*[A-Z0-9]\b", document.read_text())):
+        if name.startswith("PREFECT_") and not name.startswith(FOREIGN):
+            assert hasattr(prefect.settings, name), name
+        elif name.startswith("SORA_"):
+            assert name in CODE, name
+        elif not name.startswith(FOREIGN):
+            assert name in fields, name
+
+
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", BLOCK.sub("", document.read_text())):
+        path, _, anchor = target.partition("#")
+        found = (document.parent / path).resolve() if path else document
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", found.read_text()), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
