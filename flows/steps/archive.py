@@ -79,8 +79,8 @@ async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resour
 async def announce(archived: Generation, resources: Resources) -> None:
     """Emits the event, then removes the open marker.
 
-    A run that dies in between leaves the marker, and whoever finds it announces again. Prefect only queues the event, so
-    one that is killed right after the marker went may take the event along.
+    A run that dies in between leaves the marker, and whoever finds it announces again. Prefect only queues the event,
+    so one that is killed right after the marker went may take the event along.
     """
     if await resources.ledger.is_open(archived.key):
         names = [item.name for item in archived.objects]
