@@ -43,6 +43,8 @@ class Outcome:
         crashed_as: the record right after the (last) crash; None: there was none.
         ended_as: the record after the recovery, before a person did anything.
         person: what a person did then; empty: nothing was needed.
+        posts, charges: paid calls that the provider received, and tasks that it made of them.
+        announced: whether the event `archived` reached Prefect.
         broken: the promises that were not kept.
     """
 
@@ -52,6 +54,7 @@ class Outcome:
     person: str
     posts: int
     charges: int
+    announced: bool
     broken: tuple[str, ...]
 
     def row(self) -> str:
@@ -59,6 +62,7 @@ class Outcome:
         plan = self.plan
         where = f"{plan.die_at}" + (f", then {plan.again_at}" if plan.again_at else "")
         end = name_of(self.ended_as) + (f", {self.person}" if self.person else "")
+        end += "" if self.announced else ", event lost"
         bad = "".join(f"\n    BROKEN: {line}" for line in self.broken)
         return (
             f"{where:75} {plan.recovery:8} {name_of(self.crashed_as):12} {end:45} "
@@ -80,7 +84,7 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
     record = stage.sandbox.record
     explained = len(record.submits()) + (not record.charged())
     ran = await scenario.run(stage, die_at=plan.die_at)
-    if not ran.killed:
+    if not ran.died_at(plan.die_at):
         raise MissedError(f"{scenario.name} passed {plan.die_at}, code {ran.code}: {ran.told}")
     if plan.again_at is not None:
         ran = await (
@@ -88,7 +92,7 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
             if plan.recovery == "rerun"
             else stage.run("collect", die_at=plan.again_at, machine="elsewhere")
         )
-        if not ran.killed:
+        if not ran.died_at(plan.again_at):
             raise MissedError(f"{scenario.name}, killed {plan.die_at}, passed {plan.again_at}: {ran.told}")
     await asyncio.sleep(LAST_WRITE_SECONDS)
     found = await stage.recorded()
@@ -108,7 +112,9 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
         await stage.run("generate")  # nobody told its user that the video is there
         facts = await stage.facts()
         broken += verdict(facts, crashed_as=State.ARCHIVED, recovery="rerun", bounds=bounds)
-    return Outcome(plan, crashed_as, ended_as, person, facts.posts, len(facts.charged), tuple(dict.fromkeys(broken)))
+    told_once = tuple(dict.fromkeys(broken))
+    paid = len(facts.charged)
+    return Outcome(plan, crashed_as, ended_as, person, facts.posts, paid, facts.announced, told_once)
 
 
 def _heals(scenario: Scenario, plan: Plan) -> bool:
@@ -162,7 +168,7 @@ class Stages:
 
         async def record(stage: Stage) -> tuple[Point, ...]:
             await play(plan, self._scenario, stage)
-            (number,) = [number for number, ran in enumerate(stage.ran) if ran.killed]
+            (number,) = [number for number, ran in enumerate(stage.ran) if ran.died_at(plan.die_at)]
             return stage.ran[number + 1].points
 
         return await self._on_one(record)

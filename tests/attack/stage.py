@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,9 +70,9 @@ class Ran:
     told: str
     points: tuple[Point, ...]
 
-    @property
-    def killed(self) -> bool:
-        return self.code < 0
+    def died_at(self, point: Point) -> bool:
+        """Whether it was killed there."""
+        return self.code == -signal.SIGKILL and point in self.points
 
 
 @dataclass
@@ -173,7 +174,8 @@ class Stage:
             videos=tuple(name for name in names if name.endswith(".mp4")),
             unsound=await self._unsound(found, names) if found else (),
             announced="EVENT sora.generation.archived" in sent,
-            told=self.ran[-1].told if self.ran else "",
+            failed=bool(self.ran[-1].code),
+            told=self.ran[-1].told,
         )
 
     async def _unsound(self, found: Generation, names: Sequence[str]) -> tuple[str, ...]:

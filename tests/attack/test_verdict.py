@@ -65,6 +65,7 @@ def test_what_is_explained_passes(facts: Facts, crashed_as: State | None, recove
         (replace(UNCONFIRMED, told=""), State.CLAIMED, "rerun", Bounds(), "not told 'sora resolve k --resubmit'"),
         (replace(UNCONFIRMED, videos=("video.mp4",)), State.CLAIMED, "rerun", Bounds(), "is unconfirmed and has vid"),
         (replace(ARCHIVED, marked=True), State.ARCHIVED, "rerun", Bounds(), "archived and still marked as open"),
+        (replace(ARCHIVED, failed=True), State.ARCHIVED, "rerun", Bounds(), "archived, and the last command failed"),
         (replace(ARCHIVED, announced=False), State.ARCHIVED, "rerun", Bounds(), "archived, and no event said so"),
         (replace(ARCHIVED, videos=()), State.ARCHIVED, "rerun", Bounds(), "archived with 0 videos"),
         (replace(ARCHIVED, videos=("a", "b")), State.ARCHIVED, "rerun", Bounds(), "archived with 2 videos: a, b"),

@@ -24,6 +24,7 @@ class Facts:
         videos: names of all archived videos.
         unsound: objects that differ from the record or from the provider's film, each with what is wrong.
         announced: whether the event `archived` reached Prefect.
+        failed: whether the last command failed.
         told: what the last command told its user.
     """
 
@@ -36,6 +37,7 @@ class Facts:
     videos: tuple[str, ...] = ()
     unsound: tuple[str, ...] = ()
     announced: bool = False
+    failed: bool = False
     told: str = ""
 
 
@@ -107,6 +109,8 @@ def _archived(facts: Facts) -> Sequence[str]:
     broken = list(facts.unsound)
     if len(facts.videos) != 1:
         broken.append(f"it is archived with {len(facts.videos)} videos: {', '.join(facts.videos)}")
+    if facts.failed:
+        broken.append(f"it is archived, and the last command failed: {facts.told}")
     if facts.marked:
         broken.append("it is archived and still marked as open")
     if not facts.announced:
