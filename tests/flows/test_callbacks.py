@@ -31,7 +31,7 @@ from flows.payment import Payment
 from flows.resources import Resources, open_resources
 from flows.steps.submit import Submission
 from tests.flows.test_collect_videos import finished
-from tests.flows.test_events import Sent
+from tests.flows.test_events import Sent, stop
 from tests.flows.test_resolution import _never, abandoned_claim, allow, lost, recorded, submit
 from tests.support import KITE, make_archive
 from tests.support.receiver import records
@@ -45,7 +45,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
     worker = EventsWorker.instance(AssertingEventsClient)
     monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
     yield Sent(worker)
-    worker.drain()
+    stop(worker)
     AssertingEventsClient.reset()
 
 

@@ -24,6 +24,11 @@ from tests.support import KITE
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+def stop(worker: EventsWorker) -> None:
+    """Stops the worker once it has handed everything over. In a running loop `drain` itself would only promise to."""
+    worker._drain().result(timeout=30)
+
+
 class Sent:
     """The events that were sent since the fixture began."""
 
@@ -31,7 +36,7 @@ class Sent:
         self._worker = worker
 
     def all(self) -> list[Event]:
-        self._worker.drain()
+        stop(self._worker)
         client = AssertingEventsClient.last
         return client.events if client is not None else []
 
@@ -43,7 +48,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
     worker = EventsWorker.instance(AssertingEventsClient)
     monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
     yield Sent(worker)
-    worker.drain()
+    stop(worker)
     AssertingEventsClient.reset()
 
 

@@ -13,11 +13,16 @@ from apixo import errors as api
 from blocks import errors as store
 from flows import errors as pipeline
 from flows import steps
+from flows.batch_summary import BadRowsError, BatchError, BatchFailedError, summarize
+from flows.budget import BudgetError
+from flows.calendars import CalendarError
 from flows.collect_videos import CollectionError
 from flows.generation import TransitionError
 from flows.media import errors as media
 from flows.resolution import ResolutionError
 from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
+
+NOTHING = summarize("may", [], price=None, spent_before=None)
 
 TRANSIENT: list[BaseException] = [
     api.NotSentError("no connection"),
@@ -48,6 +53,10 @@ FINAL: list[object] = [
     pipeline.VideoFailedError("failed"),
     pipeline.LedgerError("unreadable"),
     CollectionError("some"),
+    CalendarError("unreadable"),
+    BudgetError("too much"),
+    BadRowsError("not understood", summary=NOTHING),
+    BatchFailedError("some", summary=NOTHING),
     ResolutionError("no"),
     media.ForbiddenUrlError("private"),
     media.ImageRefusedError("too big"),
@@ -76,7 +85,7 @@ def test_what_stays_so_and_what_nobody_foresaw_is_not(error: object) -> None:
 def test_the_tables_know_every_class() -> None:
     bases = (api.ApixoError, store.StoreError, pipeline.PipelineError, media.MediaError)
     known = {type(error) for error in [*TRANSIENT, *FINAL]}
-    abstract = {*bases, api.ProvablyUnpaidError, api.RefusedError, api.UnclearError}
+    abstract = {*bases, BatchError, api.ProvablyUnpaidError, api.RefusedError, api.UnclearError}
 
     def below(cls: type[Any]) -> set[type[Any]]:
         return {cls}.union(*(below(child) for child in cls.__subclasses__()))
