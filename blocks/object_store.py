@@ -181,6 +181,14 @@ class ObjectStore:
             name, lambda: self._minio.fput_object(self.bucket, name, str(path), content_type=content_type)
         )
 
+    async def get_file(self, name: str, path: Path) -> bool:
+        """Downloads an object into a file; False when it does not exist.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        return await self._found(name, lambda: bool(self._minio.fget_object(self.bucket, name, str(path)))) or False
+
     async def digest(self, name: str) -> ObjectDigest | None:
         """Reads a whole object back, without holding it, for its size and SHA-256; None when it does not exist."""
 
@@ -196,12 +204,7 @@ class ObjectStore:
                 response.close()
                 response.release_conn()
 
-        try:
-            return await self._threaded(name, read)
-        except StoreRefusedError as error:
-            if error.code == "NoSuchKey":
-                return None
-            raise
+        return await self._found(name, read)
 
     async def read(self, name: str, *, max_bytes: int) -> bytes | None:
         """The object's first bytes, at most so many; None when it does not exist. The rest is not fetched."""
@@ -219,12 +222,7 @@ class ObjectStore:
                 response.close()
                 response.release_conn()
 
-        try:
-            return await self._threaded(name, read)
-        except StoreRefusedError as error:
-            if error.code == "NoSuchKey":
-                return None
-            raise
+        return await self._found(name, read)
 
     async def remove(self, name: str) -> None:
         """Removes an object; one that is not there is fine."""
@@ -268,6 +266,14 @@ class ObjectStore:
         ):
             raise _unavailable(name, f"HTTP {response.status_code} {code}".strip())
         raise _refused(name, code or f"HTTP {response.status_code}", self.bucket)
+
+    async def _found(self, name: str, call: Callable[[], T]) -> T | None:
+        try:
+            return await self._threaded(name, call)
+        except StoreRefusedError as error:
+            if error.code == "NoSuchKey":
+                return None
+            raise
 
     async def _threaded(self, name: str, call: Callable[[], T]) -> T:
         try:

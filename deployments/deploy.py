@@ -13,9 +13,11 @@ from typing import Any, Final
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.exceptions import ObjectNotFound
 
 from deployments.connection import SetupError
+from deployments.schedules import keep_schedules
 from deployments.setup import Outcome, Saved
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -35,12 +37,17 @@ class _Wanted:
     flow: str
     triggers: frozenset[str]
 
+    @property
+    def full_name(self) -> str:
+        """As Prefect addresses it."""
+        return f"{self.flow}/{self.name}"
+
 
 async def deploy() -> list[Saved]:
     """Makes what is missing on the Prefect server, and deploys anew what has changed. Repeating it changes nothing.
 
-    A deployment is current when its version is that of this code. Prefect itself would give every trigger a new
-    automation each time, and set schedules back that a person has switched on.
+    A deployment is current when its version is that of this code: Prefect itself would give every trigger a new
+    automation each time. Schedules that a person has switched on or off, or made, stay so.
 
     Raises:
         SetupError: there is no prefect.yaml beside this code, or Prefect refused it.
@@ -57,7 +64,11 @@ async def deploy() -> list[Saved]:
         this = code_version(ROOT)
         before = {item.name: await _version(client, item) for item in wanted}
         if any(found != this for found in before.values()):
+            schedules = {item.name: await _schedules(client, item) for item in wanted}
             _prefect_deploy(this)
+            for item in wanted:
+                deployed = await client.read_deployment_by_name(item.full_name)
+                await keep_schedules(client, deployed.id, schedules[item.name])
         for item in wanted:
             outcome: Outcome = "created" if before[item.name] is None else "updated"
             saved.append(Saved("deployment", item.name, "unchanged" if before[item.name] == this else outcome))
@@ -109,13 +120,21 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
 async def _version(client: PrefectClient, wanted: _Wanted) -> str | None:
     """The version that is deployed; None when there is none, and empty when one of its triggers is gone."""
     try:
-        found = await client.read_deployment_by_name(f"{wanted.flow}/{wanted.name}")
+        found = await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
         return None
     for trigger in wanted.triggers:
         if not await client.read_automations_by_name(trigger):
             return ""
     return found.version or ""
+
+
+async def _schedules(client: PrefectClient, wanted: _Wanted) -> list[DeploymentSchedule]:
+    try:
+        found = await client.read_deployment_by_name(wanted.full_name)
+    except ObjectNotFound:
+        return []
+    return await client.read_deployment_schedules(found.id)
 
 
 def _prefect_deploy(code: str) -> None:

@@ -53,9 +53,17 @@ async def save_blocks(
         reset: fields that do not keep what they have, but go back to their defaults when not named.
 
     Raises:
-        SetupError: something required is missing, named with its variable.
+        SetupError: something required is missing, named with its variable; or `reset` names no optional field.
         ValidationError: a value is not one the block takes.
     """
+    optional = {
+        field for block in (ApixoApi, VideoArchive) for field, info in block.model_fields.items()
+        if not info.is_required()
+    }  # fmt: skip
+    if unknown := set(reset) - optional:
+        raise SetupError(
+            f"No optional field is called {', '.join(sorted(unknown))}. There are: {', '.join(sorted(optional))}."
+        )
     await Secret.register_type_and_schema()
     await ApixoApi.register_type_and_schema()
     await VideoArchive.register_type_and_schema()

@@ -133,7 +133,11 @@ def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsErro
 def batch_error(summary: BatchSummary) -> BatchFailedError:
     """What is wrong with which row; of many, the first ones. Pure."""
     failed = summary.failed
-    again = "" if summary.dry_run else " Run it again with the same key to do what is missing: nothing is paid twice."
+    again = (
+        ""
+        if summary.dry_run
+        else " Do what the rows say. A new run with the same key then does what is missing, and pays for nothing twice."
+    )
     return BatchFailedError(
         f"Something is wrong with {len(failed)} row(s) of the batch {summary.key}. {summary.sentence()}{again}"
         + _listed([f"line {row.line} {row.key} ({row.state}): {row.problem}" for row in failed]),

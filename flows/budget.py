@@ -15,7 +15,8 @@ class BudgetError(PipelineError):
 class Budget:
     """Counts what one run of a batch pays, and stops before the call that would exceed the limit.
 
-    Once it has said no it says no to everything: a cheaper row further down does not slip through.
+    Rows ask in the order in which they are ready to pay, which need not be that of the calendar. Once it has said no it
+    says no to everything that asks later, cheaper or not.
 
     Args:
         price_per_second: of video; None: unknown, so nothing is counted.

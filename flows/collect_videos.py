@@ -14,7 +14,9 @@ from apixo import ApixoError, AuthenticationError, Failed, Succeeded
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
+from flows import generation as transitions
 from flows.advice import unconfirmed_error
+from flows.announcements import announce
 from flows.errors import PipelineError, VideoFailedError
 from flows.events import emit
 from flows.generation import Generation, State
@@ -24,7 +26,6 @@ from flows.progress import run_logger
 from flows.report import plain, shown
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
-from flows.steps.archive import announce
 from flows.steps.submit import settle
 from flows.steps.wait import settle_status
 
@@ -127,12 +128,15 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
     async def one(key: str) -> Collected:
         async with gate:
             try:
-                return await _look_after(key, resources, detached_only=detached_only)
+                seen = await _look_after(key, resources, detached_only=detached_only)
             except AuthenticationError:
                 raise
             except (ApixoError, StoreError, PipelineError, MediaError) as error:
                 run_logger().error("%s could not be looked after: %s", key, error)
-                return await _troubled(key, error, resources)
+                seen = await _troubled(key, error, resources)
+            if seen.expiring:
+                await _warn(key, resources)
+            return seen
 
     return list(await asyncio.gather(*(one(key) for key in wanted)))
 
@@ -151,9 +155,9 @@ async def _look_after(key: str, resources: Resources, *, detached_only: bool) ->
             return await _ask(found, resources)
         case State.SUCCEEDED:
             return _told(await retrieve(found, None, resources), resources)
-        case State.ARCHIVED:  # a run died between the ledger and the event
+        case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
             await announce(found, resources)
-        case State.FAILED | State.REJECTED:
+        case State.REJECTED:
             await resources.ledger.close(key)
     return _told(found, resources)
 
@@ -206,8 +210,20 @@ def _told(found: Generation, resources: Resources) -> Collected:
             f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. {told.note}"
         ).strip()
         run_logger().warning("%s expires soon. %s", found.key, told.note)
-        emit("expiring", found, age_days=age.days)
     return told
+
+
+async def _warn(key: str, resources: Resources) -> None:
+    """Tells others, once a day."""
+    now = resources.now()
+    try:
+        found = (await resources.ledger.change(key, lambda current: transitions.warned(current, now=now))).generation
+    except (StoreError, PipelineError) as error:  # the next collector does it
+        run_logger().warning("That %s expires soon could not be noted: %s", key, error)
+        return
+    if found.warned_at == now:
+        since = found.attempt.submitted_at or found.attempt.claimed_at
+        emit("expiring", found, age_days=(now - since).days)
 
 
 async def _report(found: list[Collected]) -> None:

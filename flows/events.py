@@ -1,10 +1,19 @@
-"""The events that other flows and automations wait for. They hold no secret and no signed address."""
+"""The events that other flows and automations wait for. They hold no secret and no signed address.
 
+An event is a hint; the ledger is the truth. Most are only queued, by `emit`. The ends of a generation, which others
+build on, are handed over by `deliver`, and its open marker stays until Prefect has confirmed them.
+"""
+
+import asyncio
 from typing import Any, Final, Literal
+from uuid import NAMESPACE_URL, uuid5
 
-from prefect.events import emit_event
+from prefect import get_client
+from prefect.events import Event, emit_event, get_events_client
+from prefect.events.related import related_resources_from_run_context
 
 from flows.generation import Generation
+from flows.progress import run_logger
 
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
 
@@ -15,29 +24,43 @@ PROMPT_CHARACTERS: Final = 200
 """How much of the prompt an event repeats: enough to know it again, and Prefect limits the size of events."""
 
 
+DELIVERY_TIMEOUT_SECONDS: Final = 10.0
+"""How long an end may take to reach Prefect. The run goes on after that, and the collector tells it again."""
+
+
 def emit(happening: Happening, generation: Generation, **more: Any) -> None:
-    """Emits `sora.generation.<happening>` about this generation. An event is a hint; the ledger is the truth."""
-    request = generation.request
-    emit_event(
-        event=f"sora.generation.{happening}",
-        resource={
-            "prefect.resource.id": f"sora.generation.{generation.key}",
-            "prefect.resource.name": generation.key,
-        },
-        payload={
-            "key": generation.key,
-            "state": generation.state.value,
-            "task_id": generation.task_id,
-            "request": {
-                "prompt": request.prompt[:PROMPT_CHARACTERS],
-                "duration": request.duration,
-                "aspect_ratio": request.aspect_ratio,
-                "mode": request.mode,
-            },
-            "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
-            **more,
-        },
+    """Queues `sora.generation.<happening>` about this generation. A process that is killed may take it along."""
+    emit_event(event=_name(happening), resource=_resource(generation), payload=_payload(generation, more))
+
+
+async def deliver(happening: Literal["archived", "failed"], generation: Generation, **more: Any) -> bool:
+    """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
+
+    It has the same id however often it is sent for one attempt, so that Prefect takes a repetition for what it is.
+
+    Returns:
+        Whether the server has it. False after `DELIVERY_TIMEOUT_SECONDS`, or when it cannot be reached.
+    """
+    attempt = generation.attempt
+    event = Event(
+        id=uuid5(NAMESPACE_URL, f"sora:{generation.key}:{attempt.claimed_at.isoformat()}:{happening}"),
+        event=_name(happening),
+        resource=_resource(generation),
+        payload=_payload(generation, more),
     )
+    try:
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
+            async with get_client() as client:
+                event.related = await related_resources_from_run_context(client)
+            async with get_events_client(reconnection_attempts=1, checkpoint_every=1) as events:
+                await events.emit(event)  # with a checkpoint after each: it returns after the server's pong
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any; none may cost a run that has its video
+        run_logger().warning(
+            "Prefect did not confirm the event %s of %s (%s). The collector sends it again.",
+            event.event, generation.key, type(error).__name__,
+        )  # fmt: skip
+        return False
+    return True
 
 
 def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_collector: bool = True) -> None:
@@ -58,3 +81,31 @@ def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_
         },
         payload={"key": key, "task_id": task_id, "api": api, "archive": archive},
     )
+
+
+def _name(happening: Happening) -> str:
+    return f"sora.generation.{happening}"
+
+
+def _resource(generation: Generation) -> dict[str, str]:
+    return {
+        "prefect.resource.id": f"sora.generation.{generation.key}",
+        "prefect.resource.name": generation.key,
+    }
+
+
+def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
+    request = generation.request
+    return {
+        "key": generation.key,
+        "state": generation.state.value,
+        "task_id": generation.task_id,
+        "request": {
+            "prompt": request.prompt[:PROMPT_CHARACTERS],
+            "duration": request.duration,
+            "aspect_ratio": request.aspect_ratio,
+            "mode": request.mode,
+        },
+        "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
+        **more,
+    }

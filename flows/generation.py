@@ -12,7 +12,7 @@ Each arrow is one function here. The paid call happens between `claimed` and wha
 """
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -42,6 +42,10 @@ PAID: Final = frozenset({State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED})
 """The provider took the task: there is nothing left to submit."""
 FINISHED: Final = frozenset({State.ARCHIVED, State.REJECTED, State.FAILED})
 """Nothing is left to do by itself: the open marker goes."""
+
+
+WARN_EVERY: Final = timedelta(days=1)
+"""The event that a result expires soon is for people: once a day each."""
 
 
 class _Model(BaseModel):
@@ -119,6 +123,7 @@ class Generation(_Model):
     )
     objects: tuple[ArchivedObject, ...] = ()
     warnings: tuple[str, ...] = Field(default=(), description="What differs from what was asked, in plain sentences.")
+    warned_at: datetime | None = Field(default=None, description="When the event last said that its result expires.")
     nonce: str = Field(default="", description="Names the write that made this version, so its writer knows it again.")
 
     @property
@@ -336,6 +341,13 @@ def archived(
         raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived", key=generation.key)
     changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
     return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
+
+
+def warned(generation: Generation, *, now: datetime) -> Generation:
+    """Others are told that its result expires soon, unless they were in the last `WARN_EVERY`."""
+    if generation.warned_at is not None and now - generation.warned_at < WARN_EVERY:
+        return generation
+    return generation.model_copy(update={"warned_at": now})
 
 
 def _follow_late_task(generation: Generation) -> Generation:

@@ -31,6 +31,9 @@ FORESEEN: Final = {
 """Names of the base classes whose messages say what to do next. By name: importing them all would take a second."""
 
 
+UNAUTHORIZED: Final = 401
+
+
 def fail(error: BaseException) -> int:
     """Prints an error for a person and returns the exit code."""
     names = {cls.__name__ for cls in type(error).__mro__}
@@ -42,12 +45,26 @@ def fail(error: BaseException) -> int:
     if names & FORESEEN:
         err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
         return 1
+    if _status(error) == UNAUTHORIZED:
+        err.print(
+            "[red]✗[/] The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
+            "PREFECT_API_KEY) to what it expects.",
+            soft_wrap=True,
+        )
+        return 1
     unreachable = _unreachable(error)
     if unreachable is not None:
         err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(unreachable).__name__)}). Is it up?")
         return 1
     traceback.print_exception(error)
     return 1
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that the Prefect server refused with, in or behind this error."""
+    while error.__cause__ is not None and not hasattr(error, "response"):
+        error = error.__cause__
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _unreachable(error: BaseException) -> BaseException | None:

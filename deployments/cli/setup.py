@@ -21,6 +21,10 @@ def setup(
     deploy: Annotated[
         bool, typer.Option("--deploy/--no-deploy", help="Whether to deploy prefect.yaml. --no-deploy: blocks only.")
     ] = True,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option(help="Field that goes back to its default, such as callback_url. May be given several times."),
+    ] = None,
 ) -> None:
     """Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml.
 
@@ -43,7 +47,8 @@ def setup(
     from flows.resources import load_block  # noqa: PLC0415
 
     async def run() -> None:
-        for saved in await save_blocks(environ, name=name, ask=_ask if sys.stdin.isatty() else None):
+        ask = _ask if sys.stdin.isatty() else None
+        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or ()):
             show(saved)
         show(await make_bucket(await load_block(VideoArchive, name)))
         if deploy:

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from flows import generation as transitions
 from flows import layout
+from flows.announcements import announce
 from flows.errors import ArchiveMismatchError, LedgerError
-from flows.events import emit
 from flows.generation import ArchivedObject, Generation, State
 from flows.media.errors import MediaError
 from flows.media.videos import poster_jpeg
@@ -51,8 +51,7 @@ async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resour
     found = entry.generation
     if found.state is State.ARCHIVED:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
-        await announce(found, resources)
-        return found
+        return await _told(found, resources)
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
     tell(key, "archive", "uploading")
@@ -72,22 +71,13 @@ async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resour
         lambda now: transitions.archived(now, objects=tuple(objects), warnings=warnings, now=resources.now()),
     )
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, folder)
-    await announce(entry.generation, resources)
-    return entry.generation
+    return await _told(entry.generation, resources)
 
 
-async def announce(archived: Generation, resources: Resources) -> None:
-    """Emits the event, then removes the open marker.
-
-    A run that dies in between leaves the marker, and whoever finds it announces again. Prefect only queues the event,
-    so one that is killed right after the marker went may take the event along.
-    """
-    if await resources.ledger.is_open(archived.key):
-        names = [item.name for item in archived.objects]
-        links = {name: link for name in names if (link := resources.archive.public_link(name))}
-        emit("archived", archived, links=links)
-        await resources.ledger.close(archived.key)
+async def _told(archived: Generation, resources: Resources) -> Generation:
+    await announce(archived, resources)
     tell(archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
+    return archived
 
 
 class Sidecar(BaseModel):

@@ -15,6 +15,7 @@ from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
 from flows import generation as transitions
 from flows.advice import conflict_error, failed_error, unconfirmed_error
+from flows.announcements import announce
 from flows.errors import SubmissionRejectedError
 from flows.events import emit
 from flows.generation import Attempt, Generation, Problem, State
@@ -157,7 +158,7 @@ class Submission:
             before = found.attempt.number == self._attempts_before
             granted_by = await self._may_submit_again(found.attempts) if before else None
         if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
-            await self._ledger.close(self._key)
+            await announce(found, self._resources)
             raise failed_error(found, self._resources.options)
         self._log.warning(
             "%s failed in attempt %d. A person wants it submitted once more.", self._key, found.attempt.number

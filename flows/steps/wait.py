@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from apixo import Failed, Succeeded, wait_for_end
 from flows import generation as transitions
 from flows.advice import failed_error
+from flows.announcements import announce
 from flows.errors import LedgerError
 from flows.events import emit
 from flows.generation import Generation, State
@@ -57,8 +58,7 @@ async def settle_status(key: str, status: Succeeded | Failed, resources: Resourc
         failed = status
         entry = await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=resources.now()))
         if entry.generation.state is State.FAILED:
-            emit("failed", entry.generation, fail_code=status.fail_code)
-            await resources.ledger.close(key)
+            await announce(entry.generation, resources)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=status.task_id)
     succeeded = status

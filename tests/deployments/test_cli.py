@@ -13,6 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import BaseModel, Field, ValidationError
 
 from deployments.cli.console import fail
@@ -25,6 +26,11 @@ from tests.deployments.sora import Sora, one_line
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 
+ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
+REFUSED = (
+    "✗ The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) to "
+    "what it expects."
+)
 COMMANDS = [
     "demo", "up", "sandbox", "setup", "deploy", "generate", "batch", "list", "collect", "show", "resolve", "callbacks",
 ]  # fmt: skip
@@ -90,6 +96,12 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
 
     refused = one_line(sora("show", key, "--archive", stored.name, "--save", "."), 1)
     assert "cannot be written" in refused
+
+    stored.archive.client().remove_object(stored.archive.bucket, video["name"])
+    for option in ("--link", "--save=again.mp4"):
+        gone = one_line(sora("show", key, "--archive", stored.name, option), 1)
+        assert f"{video['name']} is not in the bucket {stored.archive.bucket} any more" in gone
+    assert not (sora.folder / "again.mp4").exists()
 
     price = one_line(sora("generate", "Another prompt", "--key", key, *blocks), 1)
     assert "belongs to another request" in price
@@ -296,6 +308,11 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
             httpx.ConnectError("no"),
             1,
             ["✗ The Prefect server does not answer (ConnectError). Is it up?"],
+        ),
+        (
+            PrefectHTTPStatusError("401", request=ASKED, response=httpx.Response(401, request=ASKED)),
+            1,
+            [REFUSED],
         ),
         (behind(httpx.ReadTimeout("late")), 1, ["✗ The Prefect server does not answer (ReadTimeout). Is it up?"]),
     ]

@@ -164,6 +164,17 @@ async def test_the_callback_secret_is_a_block_of_its_own(name: str, prefect_serv
     assert set(outcomes(await save_blocks({}, name=name)).values()) == {"unchanged"}
 
 
+async def test_callbacks_are_ended_by_unsetting_their_fields(name: str, prefect_server: PrefectServer) -> None:
+    environ = {"APIXO_CALLBACK_URL": "https://c.example.com", "APIXO_CALLBACK_SECRET": "a random text of length"}
+    await save_blocks({**COMPLETE, **environ}, name=name)
+    ended = await save_blocks(COMPLETE, name=name, reset=["callback_url", "callback_secret"])
+    assert outcomes(ended)[f"apixo-api/{name}"] == "updated"
+    api = await load_block(ApixoApi, name)
+    assert (api.callback_url, api.callback_secret) == (None, None)
+    with pytest.raises(SetupError, match=r"No optional field is called api_key, x\. There are: base_url"):
+        await save_blocks(COMPLETE, name=name, reset=["x", "api_key"])
+
+
 async def test_a_key_of_digits_or_json_is_kept_letter_by_letter(name: str, prefect_server: PrefectServer) -> None:
     for text in ("0123456", '{"käse": 1}'):
         named = {**COMPLETE, "APIXO_API_KEY": text, "MINIO_SECRET_KEY": text}

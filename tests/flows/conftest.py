@@ -1,5 +1,6 @@
 """Stored blocks, as a deployed flow would load them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from flows.generate_video import generate_video
 from flows.generation import Generation
 from flows.ledger import Ledger
 from tests.support import unique
+from tests.support.events import Sent, taken_in
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,10 @@ async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
     await api.save(name)
     await archive.save(name)
     return StoredBlocks(name, api, archive)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """The events of this test; none reaches the server."""
+    with taken_in(monkeypatch) as events:
+        yield events

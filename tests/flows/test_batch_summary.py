@@ -30,7 +30,7 @@ def test_a_dry_run_says_what_would_be_paid_and_promises_nothing_about_a_rerun() 
         "may", [row(1, "not submitted", problem="no")], price=Decimal(2), spent_before=None, dry_run=True
     )
     assert "would pay 2" in summary.sentence()
-    assert "Run it again" not in str(batch_error(summary))
+    assert "A new run" not in str(batch_error(summary))
 
 
 def test_without_a_price_none_is_named() -> None:

@@ -3,15 +3,12 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
-from prefect.events.clients import AssertingEventsClient
-from prefect.events.worker import EventsWorker
 
 from apixo import ApixoError, Failed, VideoRequest
 from blocks import ApixoApi
@@ -31,22 +28,11 @@ from flows.payment import Payment
 from flows.resources import Resources, open_resources
 from flows.steps.submit import Submission
 from tests.flows.test_collect_videos import finished
-from tests.flows.test_events import Sent, stop
 from tests.flows.test_resolution import _never, abandoned_claim, allow, lost, recorded, submit
 from tests.support import KITE, make_archive
+from tests.support.events import Sent
 from tests.support.receiver import records
 from tests.support.store_gate import StoreGate, nothing
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
-    """The events since the test began."""
-    AssertingEventsClient.reset()
-    worker = EventsWorker.instance(AssertingEventsClient)
-    monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
-    yield Sent(worker)
-    stop(worker)
-    AssertingEventsClient.reset()
 
 
 def announce(key: str, task_id: str) -> None:

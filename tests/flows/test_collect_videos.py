@@ -16,6 +16,7 @@ from flows.steps.submit import Submission, _never
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit
 from tests.support import KITE
+from tests.support.events import Sent
 
 
 async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected]:
@@ -142,6 +143,22 @@ async def test_what_will_soon_be_gone_is_warned_of(
     (found,) = await collect(None, resources)
     assert found.expiring is expiring
     assert ("15 days" in found.note) is expiring
+
+
+async def test_others_are_told_once_a_day_what_will_soon_be_gone(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    await submit(key, resources)
+    start = datetime.now(UTC)
+    clock = {"hours": 0}
+    resources.now = lambda: start + timedelta(hours=clock["hours"])
+    for clock["hours"] in (13 * 24 + 1, 13 * 24 + 2, 14 * 24, 14 * 24 + 2):
+        (found,) = await collect(None, resources)
+        assert found.expiring
+    told = [event for event in sent.all() if event.event == "sora.generation.expiring"]
+    assert [event.payload["age_days"] for event in told] == [13, 14]
+    assert {event.resource.name for event in told} == {key}
 
 
 async def test_many_open_ones_are_asked_with_bounded_concurrency(

@@ -1,15 +1,11 @@
 """What other flows and automations hear: enough to act on, no secret, no signature, not the whole prompt."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 import httpx
 import pytest
-from prefect.events import Event
-from prefect.events.clients import AssertingEventsClient
-from prefect.events.worker import EventsWorker
 
 from apixo import VideoRequest
 from deployments.prefect_server import PrefectServer
@@ -20,36 +16,9 @@ from flows.events import PROMPT_CHARACTERS, Happening, emit
 from flows.generation import ArchivedObject, Generation, Owner
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE
+from tests.support.events import Sent
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def stop(worker: EventsWorker) -> None:
-    """Stops the worker once it has handed everything over. In a running loop `drain` itself would only promise to."""
-    worker._drain().result(timeout=30)
-
-
-class Sent:
-    """The events that were sent since the fixture began."""
-
-    def __init__(self, worker: EventsWorker) -> None:
-        self._worker = worker
-
-    def all(self) -> list[Event]:
-        stop(self._worker)
-        client = AssertingEventsClient.last
-        return client.events if client is not None else []
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
-    """Prefect's own client for tests takes the events in."""
-    AssertingEventsClient.reset()
-    worker = EventsWorker.instance(AssertingEventsClient)
-    monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
-    yield Sent(worker)
-    stop(worker)
-    AssertingEventsClient.reset()
 
 
 def generation(prompt: str = "Dunes", **fields: Any) -> Generation:

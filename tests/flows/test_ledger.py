@@ -442,6 +442,19 @@ async def test_a_newer_record_is_called_newer(ledger: Ledger, store: ObjectStore
             await ledger.read(key)
 
 
+async def test_a_task_is_found_and_a_broken_record_bothers_only_whose_task_it_mentions(
+    ledger: Ledger, store: ObjectStore, key: str
+) -> None:
+    for name in (key, f"{key}-2"):
+        await ledger.claim(claim_of(name), over=None)
+        await ledger.change(name, lambda now: now if now.key != key else submitted(now))
+    await store.put(record_name(f"{key}-broken"), b'{"attempts": [{"task_id": "t7"')
+    assert await ledger.key_of_task("t1", but="another") == key
+    assert await ledger.key_of_task("t1", but=key) is None
+    assert await ledger.key_of_task("t7", but=key) == f"{key}-broken"
+    assert await ledger.key_of_task("t8", but=key) is None
+
+
 async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
     await ledger.change(key, rejected)

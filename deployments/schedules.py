@@ -1,0 +1,49 @@
+"""Keeps what a person did to the schedules of a deployment when it is deployed anew.
+
+`prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import DeploymentSchedule
+
+Change = DeploymentScheduleCreate | tuple[UUID, bool]
+"""A schedule to make again, or one that exists (its id) to switch on or off."""
+
+
+def changes_to_keep(before: Sequence[DeploymentSchedule], after: Sequence[DeploymentSchedule]) -> list[Change]:
+    """What to do after a deployment so that a person's choices hold. Pure.
+
+    A schedule of prefect.yaml has a slug: it keeps being on or off, whatever else of it changed, and one that is no
+    longer in prefect.yaml is gone. One without a slug was made by a person and is made again.
+    """
+    by_slug = {schedule.slug: schedule for schedule in after if schedule.slug}
+    changes: list[Change] = []
+    for schedule in before:
+        if schedule.slug:
+            now = by_slug.get(schedule.slug)
+            if now is not None and now.active != schedule.active:
+                changes.append((now.id, schedule.active))
+        elif not any(schedule.schedule == other.schedule for other in after):
+            changes.append(
+                DeploymentScheduleCreate(
+                    schedule=schedule.schedule,
+                    active=schedule.active,
+                    max_scheduled_runs=schedule.max_scheduled_runs,
+                    parameters=schedule.parameters,
+                )
+            )
+    return changes
+
+
+async def keep_schedules(client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule]) -> None:
+    """Restores a person's choices after a deployment."""
+    for change in changes_to_keep(before, await client.read_deployment_schedules(deployment_id)):
+        if isinstance(change, DeploymentScheduleCreate):
+            await client.create_deployment_schedules(deployment_id, [change])
+        else:
+            schedule_id, active = change
+            await client.update_deployment_schedule(deployment_id, schedule_id, active=active)
