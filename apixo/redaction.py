@@ -28,8 +28,9 @@ def hide_secret(text: str, secret: str) -> str:
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of a reply on one line, to be shown to a person."""
+    """The beginning of a reply on one line, to be shown to a person: nothing in it steers a terminal or a log."""
     text = hide_queries(" ".join(body[: 4 * MAX_EXCERPT_CHARACTERS].decode("utf-8", "replace").split()))
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= MAX_EXCERPT_CHARACTERS else text[:MAX_EXCERPT_CHARACTERS] + "…"
 
 

@@ -134,6 +134,9 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
             except (ApixoError, StoreError, PipelineError, MediaError) as error:
                 run_logger().error("%s could not be looked after: %s", key, error)
                 seen = await _troubled(key, error, resources)
+            except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from coming home
+                run_logger().exception("%s failed in a way that nobody foresaw.", key)
+                seen = await _troubled(key, error, resources)
             if seen.expiring:
                 await _warn(key, resources)
             return seen
@@ -186,7 +189,7 @@ async def _troubled(key: str, error: Exception, resources: Resources) -> Collect
     except (StoreError, PipelineError):
         entry = None
     told = _told(entry.generation, resources) if entry else Collected(key=key, what="trouble")
-    return told.model_copy(update={"what": "trouble", "note": str(error)})
+    return told.model_copy(update={"what": "trouble", "note": str(error) or type(error).__name__})
 
 
 def _told(found: Generation, resources: Resources) -> Collected:

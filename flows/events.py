@@ -101,7 +101,8 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "state": generation.state.value,
         "task_id": generation.task_id,
         "request": {
-            "prompt": request.prompt[:PROMPT_CHARACTERS],
+            # PostgreSQL's JSON holds no NUL, and Prefect would drop the event, with others that come at the same time.
+            "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
             "duration": request.duration,
             "aspect_ratio": request.aspect_ratio,
             "mode": request.mode,

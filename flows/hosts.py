@@ -290,6 +290,8 @@ async def open_stream(
             finally:
                 await response.aclose()
             current = _redirected(current, response.headers["location"])
+    except httpx.InvalidURL:  # no HTTPError: httpx itself reads every Location, and trips over some
+        raise _no_url(current) from None
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise DownloadError(
@@ -305,9 +307,7 @@ def _redirected(current: httpx.URL, location: str) -> httpx.URL:
     try:
         joined = str(current.join(location))
     except httpx.InvalidURL:
-        raise ForbiddenUrlError(
-            f"{display_url(str(current))} redirects to something that is no URL", url=str(current)
-        ) from None
+        raise _no_url(current) from None
     target = check_url(joined, max_length=MAX_SIGNED_URL_LENGTH)
     if current.scheme == "https" and target.scheme == "http":
         raise ForbiddenUrlError(
@@ -315,6 +315,11 @@ def _redirected(current: httpx.URL, location: str) -> httpx.URL:
             url=str(current),
         )
     return target
+
+
+def _no_url(current: httpx.URL) -> ForbiddenUrlError:
+    # Without its cause, as in `check_url`.
+    return ForbiddenUrlError(f"{display_url(str(current))} redirects to something that is no URL", url=str(current))
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:

@@ -16,6 +16,8 @@ from flows.progress import run_logger
 
 THUMBNAIL_PIXELS: Final = 320
 """Longest side of the picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and those that turn the direction of writing: they show another text than there is."""
 
 
 async def publish(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> None:
@@ -74,8 +76,8 @@ def thumbnail_of(path: Path) -> bytes:
 
 
 def plain(text: str) -> str:
-    """Text that markdown and HTML leave as it is, on one line."""
-    text = " ".join(text.split())
+    """Text that markdown and HTML leave as it is, on one line. PostgreSQL takes no NUL; nobody sees other controls."""
+    text = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", text)
     text = re.sub(r"^(\d+)\.(?= |$)", r"\1\\.", text)  # not the beginning of a numbered list

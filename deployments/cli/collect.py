@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from deployments.cli import local
-from deployments.cli.console import err, out, table
+from deployments.cli.console import err, one_line, out, table
 from deployments.connection import connect, flush
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def list_(
             item.state.value,
             escape(item.task_id or "-"),
             f"{item.attempt.claimed_at:%Y-%m-%d %H:%M}",
-            escape(item.request.prompt[:60]),
+            one_line(item.request.prompt[:60]),
         )
     if shown:
         out.print(rows)

@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from deployments.cli.console import harmless
 from flows.progress import STEPS, Progress, Step
 
 
@@ -79,8 +80,13 @@ class StepDisplay:
         if news is None:
             return Text("·", style="dim"), Text(step, style="dim"), "", ""
         if news.done:
-            return Text("✓", style="green"), step, f"{self._ended[key, step]:.1f} s", Text(news.doing, style="dim")
+            return (
+                Text("✓", style="green"),
+                step,
+                f"{self._ended[key, step]:.1f} s",
+                Text(harmless(news.doing), style="dim"),
+            )
         bar: RenderableType = ""
         if news.fraction is not None:
             bar = ProgressBar(total=1.0, completed=min(news.fraction, 1.0), width=18)
-        return self._spinner, Text(step, style="cyan"), bar, Text(news.doing)
+        return self._spinner, Text(step, style="cyan"), bar, Text(harmless(news.doing))

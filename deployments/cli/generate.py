@@ -97,7 +97,8 @@ def run_and_show(request: "VideoRequest", key: str, *, wait: bool, api: str, arc
             flush()
     print_generations([generation])
     if generation.state != "archived":
-        err.print(f"Submitted as task {generation.task_id}. To wait for it: run the same command with --key {key}")
+        task = escape(generation.task_id or "unknown")
+        err.print(f"Submitted as task {task}. To wait for it: run the same command with --key {escape(key)}")
     else:
         err.print(f"To watch it: sora show {escape(key)} --link")
 

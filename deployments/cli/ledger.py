@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from deployments.cli import local
-from deployments.cli.console import err, out, shown_path
+from deployments.cli.console import err, one_line, out, shown_path
 from deployments.cli.generate import run_and_show
 from deployments.connection import SetupError, connect
 
@@ -140,7 +140,7 @@ def _print(generation: "Generation") -> None:
     request = generation.request
     out.print(f"[bold]{escape(generation.key)}[/]  {generation.state}")
     out.print(f"  request    {request.duration} s, {request.aspect_ratio}, {request.mode}")
-    out.print(f"  prompt     {escape(request.prompt[:300])}")
+    out.print(f"  prompt     {one_line(request.prompt[:300])}")
     for url in request.image_urls:
         out.print(f"  image      {escape(url)}")
     for attempt in generation.attempts:
@@ -150,13 +150,13 @@ def _print(generation: "Generation") -> None:
             f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by process {owner.pid} on {escape(owner.host)}"
         )
         if attempt.problem:
-            out.print(f"             {escape(attempt.problem.kind)}: {escape(attempt.problem.message)}")
+            out.print(f"             {escape(attempt.problem.kind)}: {one_line(attempt.problem.message)}")
         if attempt.note:
-            out.print(f"             {escape(attempt.note)}")
+            out.print(f"             {one_line(attempt.note)}")
     for item in generation.objects:
         out.print(f"  {item.kind:9}  {escape(f'{item.bucket}/{item.name}')}  {item.size_bytes:,} bytes")
     for warning in generation.warnings:
-        out.print(f"  [yellow]warning[/]    {escape(warning)}")
+        out.print(f"  [yellow]warning[/]    {one_line(warning)}")
     advice = {
         "unconfirmed": f"sora resolve {generation.key} --task-id TASK_ID, or --resubmit; see sora resolve --help",
         "submitted": "sora generate with this key and prompt, or a rerun of its run, goes on",

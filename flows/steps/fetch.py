@@ -13,7 +13,7 @@ from flows.downloads import download
 from flows.errors import LedgerError
 from flows.generation import Generation, State
 from flows.layout import video_name
-from flows.media.errors import DamagedVideoError, ResultExpiredError, display_url
+from flows.media.errors import DamagedVideoError, ForbiddenUrlError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
 from flows.progress import run_logger, tell
 from flows.resources import Resources
@@ -97,17 +97,17 @@ async def _ask(task_id: str, resources: Resources) -> Succeeded:
 async def _fetch_all(
     found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources
 ) -> list[FetchedVideo]:
-    """Every result that is a video. One that is none beside one that is, such as a picture, is a warning."""
+    """Every result that is a video. One that is none, or may not be asked, beside one that is, is a warning."""
     videos: list[FetchedVideo] = []
-    odd: list[DamagedVideoError] = []
+    odd: list[DamagedVideoError | ForbiddenUrlError] = []
     for number, url in enumerate(urls, start=1):
         try:
             videos.append(await _fetch_one(found, number, url, folder, resources))
-        except DamagedVideoError as error:
+        except (DamagedVideoError, ForbiddenUrlError) as error:
             odd.append(error)
     if not videos:
-        raise odd[0]
-    told = tuple(f"another result is no whole video and was left out: {error}" for error in odd)
+        raise max(odd, key=lambda error: error.retryable)  # the first of those that may be whole at the next try
+    told = tuple(f"another result was left out: {error}" for error in odd)
     return [replace(videos[0], warnings=videos[0].warnings + told), *videos[1:]]
 
 

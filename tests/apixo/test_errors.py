@@ -121,3 +121,12 @@ def test_a_failure_shows_neither_a_signature_nor_a_novel() -> None:
     assert "5ec7e7" not in f"{error} {error!r}"
     assert len(str(error)) < 600
     assert error.fail_message == said
+
+
+def test_a_providers_words_steer_no_terminal_and_make_no_line_of_a_log() -> None:
+    for error in (
+        generation_failed("NO\x1b[2J", "first\r\nERROR a forged line\x9b31m\u202e\0", task_id="task_1"),
+        generation_failed("", "\u2028\x85\x0b\x1c\x7f\x08", task_id="task_1"),
+    ):
+        assert [letter for letter in str(error) if not letter.isprintable()] == []
+    assert "first ERROR a forged line" in str(generation_failed("NO", "first\nERROR a forged line", task_id="t"))

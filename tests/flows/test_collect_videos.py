@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,9 @@ from deployments.sandbox import Fault, SandboxServer
 from flows import generation as transitions
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos
 from flows.errors import SubmissionRejectedError, UnconfirmedError
-from flows.generation import Owner, State
+from flows.generation import Generation, Owner, State
 from flows.resources import Resources
+from flows.retrieval import retrieve
 from flows.steps.submit import Submission, _never
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit
@@ -121,6 +123,26 @@ async def test_one_that_makes_trouble_does_not_stop_the_others_and_the_run_fails
     assert fine.state is State.ARCHIVED
     sandbox.faults.clear()
     assert (await run(stored))[f"{key}-broken"].what == "archived"
+
+
+async def test_a_bug_that_one_meets_does_not_keep_the_others_from_coming_home(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (f"{key}-a", f"{key}-b"):
+        await stored.generate(KITE, key=name, wait=False)
+    await finished(sandbox)
+
+    async def trip(generation: Generation, *rest: Any) -> Generation:
+        if generation.key == f"{key}-a":
+            raise ZeroDivisionError
+        return await retrieve(generation, *rest)
+
+    monkeypatch.setattr("flows.collect_videos.retrieve", trip)
+    with pytest.raises(CollectionError, match=f"1 of 2 .*{key}-a: ZeroDivisionError"):
+        await run(stored)
+    monkeypatch.undo()
+    assert set(await run(stored)) == {f"{key}-a"}  # the other one is home
+    assert len(sandbox.record.submits()) == 2
 
 
 async def test_a_key_that_does_not_hold_ends_the_run_at_once(

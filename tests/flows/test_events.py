@@ -68,6 +68,14 @@ def test_a_long_prompt_is_cut_and_addresses_of_images_stay_out(sent: Sent) -> No
     assert event.size_bytes < 2_000
 
 
+def test_a_prompt_stays_text_and_holds_no_nul(sent: Sent) -> None:
+    """PostgreSQL, where Prefect may keep its events, takes no NUL in JSON."""
+    prompt = 'A "red" kite {{ 7 * 7 }} <b>[bold]\n\x1b[2J\u202e'
+    emit("submitted", generation(f"{prompt}\0"))
+    (event,) = sent.all()
+    assert event.payload["request"]["prompt"] == f"{prompt}\N{REPLACEMENT CHARACTER}"
+
+
 async def read_events(server: PrefectServer, key: str, last: str) -> list[dict[str, Any]]:
     """What the server keeps about a generation, once the last event has arrived. It writes them in the background."""
     found: list[dict[str, Any]] = []

@@ -118,6 +118,16 @@ def test_a_plain_url_is_allowed(url: str) -> None:
         ("https://example.com/\r\nHost: evil", "whitespace"),
         ("https://example.com/\x00", "whitespace"),
         ("https://exam\u200bple.com/", "whitespace"),
+        ("https://exam\u202eple.com/", "whitespace"),
+        ("https://8.8.8.8\t.127.0.0.1/", "whitespace"),  # WHATWG parsers drop tabs and line feeds within an address
+        ("ht\ntp://127.0.0.1/", "whitespace"),
+        ("https:\\\\127.0.0.1/", "backslash"),
+        ("https:/127.0.0.1/", "host"),
+        ("//127.0.0.1/a.jpg", "only http"),
+        ("data:image/png;base64,iVBORw0KGgo=", "only http"),
+        ("FILE:///etc/passwd", "only http"),
+        ("jar:http://8.8.8.8!/", "only http"),
+        ("view-source:http://127.0.0.1/", "only http"),
         (" https://example.com/", "whitespace"),
         ("https:///a.jpg", "host"),
         ("https:example.com", "host"),
@@ -127,6 +137,12 @@ def test_a_plain_url_is_allowed(url: str) -> None:
         ("https://[fe80::1%25eth0]/", "host"),
         ("https://" + "a" * 64 + ".com/", "host"),
         ("http://0177.0.0.1/", "read"),
+        ("http://\uff11\uff12\uff17.0.0.1/", "read"),  # full-width digits
+        ("http://\u2460\u2461\u2466.0.0.1/", "read"),  # digits in circles
+        ("http://8.8.8.8:80:80/", "read"),
+        ("http://[::ffff:7f00:1/", "read"),
+        ("http://[fe80::1%eth0]/", "host|read"),
+        ("https://user:s3cret@8.8.8.8:80@127.0.0.1/", "user name"),
         ("https://[::1/", "read"),
         ("https://example.com:port/", "read"),
         ("https://example.com:0/", "port"),
@@ -272,12 +288,60 @@ async def test_one_private_address_is_enough_to_refuse_a_name(addresses: list[st
     assert server.requests == []
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "0x7f.1", "0x7f000001", "127.1", "[::ffff:127.0.0.1]"])
-async def test_every_spelling_of_this_machine_is_refused(host: str) -> None:
+SPELLINGS = [
+    "127.0.0.1", "2130706433", "0x7f.1", "0x7f000001", "0X7F000001", "0x7f.0x0.0x0.0x1", "017700000001", "127.1",
+    "127.0.1", "127\u30020\u30020\u30021",  # ideographic full stops
+    "localhost", "LOCALHOST",
+]  # fmt: skip
+"""Of this machine, as the system's resolver and IDNA read them: each of them does connect."""
+INSIDE = [
+    *SPELLINGS, "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:7f00:0001]", "[::ffff:10.0.0.1]", "10.0.0.1",
+    "[::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fc00::1]", "100.64.0.1", "0", "0.0.0.0", "[::]",  # noqa: S104
+    "169.254.169.254", "2852039166", "0xa9fea9fe", "[fe80::1]", "[::ffff:a9fe:a9fe]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", INSIDE)
+async def test_every_spelling_of_this_machine_and_its_network_is_refused(host: str) -> None:
     async with serving(OK) as server:
         with pytest.raises(ForbiddenUrlError, match="not public"):
             await get(guarded_client(allow_private_hosts=False), server.url(host=host))
     assert server.requests == []
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+async def test_the_spellings_do_lead_to_this_machine_where_it_may_be_asked(host: str) -> None:
+    """Else the test above would refuse what nobody could connect to."""
+    async with serving(OK) as server:
+        assert await get(guarded_client(allow_private_hosts=True), server.url(host=host)) == b"hello"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("inside", ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "fe80::1%lo"])
+async def test_a_name_that_turns_private_after_the_check_is_not_followed(inside: str) -> None:
+    """The next look-up gives this machine, and nothing looks again: the checked address is the one connected to."""
+    looked_up: list[str] = []
+    public = "8.8.8.8"
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        looked_up.append(host)
+        return [public] if len(looked_up) == 1 else [inside]
+
+    class Connected(httpx.AsyncBaseTransport):
+        """What the checked request goes to, in place of the internet."""
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            asked.append((request.url.host, request.headers["host"], request.extensions["sni_hostname"]))
+            return httpx.Response(302, headers={"Location": "/again"})
+
+    asked: list[tuple[str, str, str]] = []
+    transport = GuardedTransport(allow_private_hosts=False, resolve=resolve)
+    await transport._inner.aclose()
+    transport._inner = Connected()  # type: ignore[assignment] # no public server can be had in a test
+    with pytest.raises(ForbiddenUrlError, match="not public"):
+        await get(httpx.AsyncClient(transport=transport), "http://a.example/first")
+    assert asked == [(public, "a.example", "a.example")]
+    assert looked_up == ["a.example", "a.example"]
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
@@ -362,7 +426,19 @@ async def test_redirects_are_followed_with_the_same_headers() -> None:
         "http://[::ffff:169.254.169.254]/",
         "http://2852039166/",
         "//0.0.0.0/",
+        "//169.254.169.254/latest/meta-data/",
+        "\\\\169.254.169.254/",
+        "http:\\\\169.254.169.254/",
+        "HTTP://169.254.169.254/",
+        "http://[::]/",
+        "http://[fe80::1%25lo]/",
+        "http://0xa9fea9fe/",
+        "http://[64:ff9b::a9fe:a9fe]/",
         "file:///etc/passwd",
+        "FILE:/etc/passwd",
+        "ftp://127.0.0.1/",
+        "data:text/html,hello",
+        "javascript:alert(1)",
         "http://user:word@127.0.0.1/",
         "http://127.0.0.1:25/",
         "http://[",

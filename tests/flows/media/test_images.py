@@ -2,7 +2,10 @@
 
 import asyncio
 import io
+import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +47,19 @@ def png(width: int, height: int, data: bytes) -> bytes:
 JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
 
 
+def jpeg(width: int, height: int) -> bytes:
+    """A small JPEG that says it is that large."""
+    start = JPEG.index(b"\xff\xc0") + 5
+    return JPEG[:start] + struct.pack(">HH", height, width) + JPEG[start + 4 :]
+
+
+def webp(width: int, height: int) -> bytes:
+    """A WebP of one small picture on a canvas that large."""
+    size = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    chunks = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + size + WEBP[12:]
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind"),
     [
@@ -55,6 +71,10 @@ JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
         ("/really-a-png.jpg", PNG, "PNG"),
         ("/no-ending", JPEG, "JPEG"),
         ("/with-a-film-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
+        # What follows an image, or stands in a comment of it, is read by nobody: neither here nor kept in the archive.
+        ("/with-a-page-behind.jpg", JPEG + b"<html><script>alert(1)</script></html>", "JPEG"),
+        ("/with-a-zip-behind.png", PNG + b"PK\x03\x04" + bytes(100), "PNG"),
+        ("/with-a-page-inside.jpg", encoded("JPEG", comment=b"<script>alert(1)</script>"), "JPEG"),
     ],
 )
 async def test_an_image_is_accepted_by_its_bytes(
@@ -77,6 +97,21 @@ async def test_an_image_is_accepted_by_its_bytes(
         (b"%PDF-1.7", "a PDF"),
         (b"\x1f\x8b\x08" + JPEG, "gzip"),
         (b"GIF89a" + PNG, "a GIF"),  # a polyglot is what its first bytes say
+        (b"GIF89a/*" + JPEG + b"*/=1;alert(1)", "a GIF"),
+        (b"PK\x03\x04" + PNG, "a ZIP file"),
+        (b"%PDF-1.7\n" + JPEG, "a PDF"),
+        (b"#!/bin/sh\n" + JPEG, "something else"),
+        (b"\x89PNG\r\n\x1a\n" + b"<svg onload=alert(1)>" + b"IEND\xaeB`\x82", "does not decode"),
+        (b"\xff\xd8\xff/*" + b"*/alert(1)", "does not decode"),
+        (b"RIFF\x24\0\0\0WEBP<script>alert(1)</script>", "does not decode"),
+        (b" " + JPEG, "something else"),
+        (JPEG[1:], "something else"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "an SVG"),
+        (encoded("TIFF", save_all=True, append_images=[Image.fromarray(PIXELS)] * 50), "a TIFF"),
+        (encoded("GIF", save_all=True, append_images=[Image.fromarray(255 - PIXELS)]), "a GIF"),
+        (encoded("ICO"), "something else"),
+        (encoded("PPM"), "something else"),
+        (encoded("JPEG2000"), "something else"),
         (b"RIFF\x24\0\0\0WAVEfmt ", "something else"),
         (b"x", "something else"),
         (b"", "is empty"),
@@ -91,6 +126,10 @@ async def test_an_image_is_accepted_by_its_bytes(
         (png(8001, 8000, zlib.compress(b"\0" * 1000)), "64,008,000|8,001 x 8,000"),
         (png(65_535, 65_535, zlib.compress(b"\0" * 1000)), "65,535 x 65,535"),
         (png(2**31 - 1, 2**31 - 1, b""), "pixels"),
+        (png(64_000_001, 1, b""), "64,000,001 x 1"),
+        (webp(16_384, 16_384), "16,384 x 16,384|does not decode"),
+        (webp(2**24, 255), "pixels|does not decode"),
+        (jpeg(65_500, 65_500), "65,500 x 65,500"),
     ],
 )
 async def test_what_the_provider_could_not_use_is_refused(
@@ -125,6 +164,28 @@ def test_pictures_up_to_the_limit_are_decoded() -> None:
     assert decode_image(png(100, 100, rows), URL, max_pixels=10_000).width == 100
     with pytest.raises(ImageRefusedError, match="9,999"):
         decode_image(png(100, 100, rows), URL, max_pixels=9_999)
+
+
+def test_bombs_take_no_memory_before_they_are_refused() -> None:
+    """Small files that claim gigabytes. Measured in a process of its own, whose memory nothing else has used."""
+    bombs = [png(65_535, 65_535, zlib.compress(bytes(100_000))), webp(16_384, 16_384), webp(2**24, 255),
+             jpeg(65_500, 65_500), png(8_001, 8_000, zlib.compress(bytes(64_000_000)))]  # fmt: skip
+    code = """
+import resource, sys, pickle
+from flows.media.images import decode_image
+from flows.media.errors import ImageRefusedError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for bomb in pickle.load(sys.stdin.buffer):
+    try:
+        decode_image(bomb, "https://a.example/x.jpg")
+    except ImageRefusedError:
+        print("refused")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(bombs), capture_output=True, check=True)
+    *refused, grown_kib = ended.stdout.decode().split()
+    assert refused == ["refused"] * len(bombs)
+    assert int(grown_kib) < 50_000
 
 
 def test_two_pictures_at_once_do_not_disturb_each_other() -> None:
