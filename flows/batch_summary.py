@@ -140,7 +140,7 @@ def batch_error(summary: BatchSummary) -> BatchFailedError:
     )
     return BatchFailedError(
         f"Something is wrong with {len(failed)} row(s) of the batch {summary.key}. {summary.sentence()}{again}"
-        + _listed([f"line {row.line} {row.key} ({row.state}): {row.problem}" for row in failed]),
+        + _listed([f"line {f'{row.line} {row.key}'.strip()} ({row.state}): {row.problem}" for row in failed]),
         summary=summary,
     )
 

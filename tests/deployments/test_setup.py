@@ -171,7 +171,7 @@ async def test_callbacks_are_ended_by_unsetting_their_fields(name: str, prefect_
     assert outcomes(ended)[f"apixo-api/{name}"] == "updated"
     api = await load_block(ApixoApi, name)
     assert (api.callback_url, api.callback_secret) == (None, None)
-    with pytest.raises(SetupError, match=r"No optional field is called api_key, x\. There are: base_url"):
+    with pytest.raises(SetupError, match=r"No optional field is called api_key, x\. There are: allow_private_hosts, "):
         await save_blocks(COMPLETE, name=name, reset=["x", "api_key"])
 
 

@@ -1,6 +1,7 @@
 """What `sora up` has started, as a stranger sees it: Prefect's API, the stand-in's record, the bucket, the commands."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -138,6 +139,11 @@ class Running:
         told = await self.call(f"/flow_runs/{run['id']}/set_state", {"state": state})
         assert told["status"] == "ACCEPT", told
         return await self.ended(run, than=run["state_id"])
+
+    async def table(self, artifact_key: str) -> list[Json]:
+        """The newest table of this key, as the UI shows it."""
+        found = (await self.http.get(f"{self.api_url}/artifacts/{artifact_key}/latest")).raise_for_status().json()
+        return list(json.loads(found["data"]))
 
     async def emit(
         self, event: str, payload: Json, *, event_id: str | None = None, resource_id: str = "my-shop.product.1"

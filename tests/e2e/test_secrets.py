@@ -1,17 +1,22 @@
 """After runs that failed in every step, the secrets are searched for wherever the pipeline writes."""
 
+import re
 import sqlite3
+import sys
 from pathlib import Path
 
+import httpx
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import PrefectClient
 
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
-from deployments.processes import ManagedProcess
+from deployments.processes import ManagedProcess, free_port, wait_until_ready
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
-from tests.e2e.conftest import Runs, ended, retry
+from tests.e2e.conftest import ROOT, Runs, ended, retry
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive, unique
+from tests.support.store_gate import StoreGate, nothing
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
@@ -23,6 +28,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert found_in_database(database, ["needle-1", "needle-2"]) == ["log: needle-1"]
     (tmp_path / "some.log").write_text("needle-2 here")
     assert found_in_files(tmp_path, ["needle-2"]) == ["some.log: needle-2"]
+    assert found_in_files(tmp_path, ["needle-1"]) == ["some.db: needle-1"]
 
 
 async def test_secrets_and_signatures_stay_where_they_belong(
@@ -34,39 +40,84 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     worker: ManagedProcess,
     client_environment: dict[str, str],
     key: str,
+    tmp_path: Path,
 ) -> None:
-    api_key = unique("very-secret-key")
+    """Every step fails once, in all kinds of ways, and the callback meets a store that is away and a bad token."""
+    api_key, callback_secret = unique("very-secret-key"), unique("callback-secret")
     settings = SandboxSettings(speed=600, film_height=90, data_dir=films, api_key=api_key)
-    with SandboxServer(settings) as sandbox:
-        stored = await store_blocks(make_api(sandbox), make_archive(minio))
-        for call, kind in [
-            ("image", "http_404"), ("submit", "http_401"), ("status", "http_401"), ("result", "http_404"),
-        ]:  # fmt: skip
-            times = 2 if call == "result" else 1  # its addresses are asked for anew once
-            sandbox.faults.add(Fault.model_validate({"call": call, "kind": kind, "times": times}))
-        sandbox.faults.add(Fault(call="status", kind="junk"))
-        sandbox.faults.add(Fault(call="result", kind="html_200"))
-        request = {
-            "prompt": "a secret",
-            "image_urls": [f"{sandbox.base_url}/samples/harbour.jpg?signature=in-the-query"],
-        }
-        run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)
-        result = await ended(prefect, run.id)
-        for _ in range(4):
+    with SandboxServer(settings) as sandbox, StoreGate(minio.endpoint) as gate:
+        port = free_port()
+        api = make_api(sandbox, callback_url=f"http://127.0.0.1:{port}", callback_secret=Secret(value=callback_secret))
+        stored = await store_blocks(api, make_archive(minio, endpoint=gate.endpoint))
+        receiver = ManagedProcess(
+            [sys.executable, "-m", "deployments.cli", "callbacks", f"--port={port}", f"--api={stored.name}",
+             f"--archive={stored.name}"],
+            name="receiver",
+            log_path=tmp_path / "receiver.log",
+            environment=client_environment,
+            cwd=ROOT,
+        )  # fmt: skip
+        try:
+            wait_until_ready(
+                lambda: "Waiting for callbacks" in receiver.log_path.read_text(),
+                process=receiver,
+                timeout_seconds=60,
+                what="the receiver",
+            )
+            for call, kind in [
+                ("image", "http_404"), ("submit", "http_401"), ("status", "http_401"), ("result", "http_404"),
+            ]:  # fmt: skip
+                times = 2 if call == "result" else 1  # its addresses are asked for anew once
+                sandbox.faults.add(Fault.model_validate({"call": call, "kind": kind, "times": times}))
+            sandbox.faults.add(Fault(call="status", kind="junk"))
+            sandbox.faults.add(Fault(call="result", kind="html_200"))
+            gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
+            request = {
+                "prompt": "a secret",
+                "image_urls": [f"{sandbox.base_url}/samples/harbour.jpg?signature=in-the-query"],
+            }
+            run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)
+            result = await ended(prefect, run.id)
+            failures: list[str] = []
+            while result.state is not None and result.state.is_failed() and len(failures) < 10:
+                failures.append(result.state.message or "")
+                if "object store" in failures[-1]:
+                    gate.shut = nothing
+                await retry(prefect_server, result)
+                result = await ended(prefect, run.id, than=result.state.id)
             assert result.state is not None
-            assert result.state.is_failed()
-            await retry(prefect_server, result)
-            result = await ended(prefect, run.id, than=result.state.id)
-        assert result.state is not None
-        assert result.state.is_completed(), result.state
+            assert result.state.is_completed(), result.state
+            print("\n" + "\n".join(failures))
+            assert len(failures) >= 5
+            sent = " ".join(item.body for item in sandbox.record.submits())
+            paths = re.findall(rf"/apixo/{key}/[^\"]+", sent)
+            tokens = {path.rpartition("/")[2] for path in paths}
+            assert min(map(len, tokens)) >= 32
+            for path in [*paths, f"/apixo/{key}/forged"]:
+                gate.shut = lambda data: b"/ledger/" in data.split(b"\r\n", 1)[0]
+                async with httpx.AsyncClient(timeout=60) as http:
+                    await http.post(f"http://127.0.0.1:{port}{path}", json={"data": {"taskId": "t"}})
+        finally:
+            receiver.stop()
         signatures = {item.query for item in sandbox.record.results()}
         assert all(signatures)
-        secrets = [api_key, minio.secret_key, "X-Amz-Signature", *signatures]
+        secrets = [api_key, minio.secret_key, callback_secret, "X-Amz-Signature", *tokens, *signatures]
 
     assert found_in_database(prefect_server.home / "prefect.db", secrets) == []
-    assert found_in_files(Path(client_environment["SORA_SPOOL_DIR"]), secrets) == []
-    assert [secret for secret in secrets if secret in worker.log_path.read_text()] == []
-    store = stored.archive.store()
+    folders = {
+        "Prefect's home": prefect_server.home,
+        "Prefect's log": prefect_server.process.log_path.parent,
+        "the spool": Path(client_environment["SORA_SPOOL_DIR"]),
+        "the worker": worker.log_path.parent,
+        "the receiver": tmp_path,
+        "MinIO": minio.process.log_path.parent,
+    }
+    for what, folder in folders.items():
+        assert folder.is_dir(), what
+        lines = [line for line in found_in_files(folder, secrets) if not line.startswith("credentials.json")]
+        assert lines == [], what  # MinIO's own key lies in the file that it is started with
+    assert key in receiver.log_path.read_text()
+    store = stored.archive.model_copy(update={"endpoint": minio.endpoint}).store()  # the gate is closed
     try:
         for name in await store.names(""):
             found = await store.get(name)
@@ -96,7 +147,7 @@ def found_in_files(folder: Path, secrets: list[str]) -> list[str]:
     return [
         f"{path.relative_to(folder)}: {secret}"
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".db"
+        if path.is_file()
         for secret in secrets
         if secret.encode() in path.read_bytes()
     ]

@@ -1,7 +1,9 @@
 """The pipeline without anybody in front of it: `sora up`, then events, schedules and callbacks."""
 
 import asyncio
+import json
 import os
+import re
 import signal
 import sys
 import time
@@ -222,6 +224,45 @@ async def test_a_lost_reply_and_a_killed_process_are_healed_by_the_callback(runn
     assert len(made.attempts) == 1
     assert made.attempt.note
     assert len(await running.posts(key)) == 1
+
+
+async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_what_it_may(running: Running) -> None:
+    """A bad row, no image, forbidden, failed for no lasting reason, and a lost reply of a call that was never taken."""
+    key = unique("fifty")
+    rows: list[Json] = [{"prompt": f"The same film, {key}", "id": f"{number:02}"} for number in range(50)]
+    rows[7]["duration"] = 5
+    rows[17] |= {"prompt": f"Picture, {key}", "image_urls": [f"{running.sandbox_url}/samples/harbour.jpg"]}
+    rows[27]["prompt"] = f"forbidden, {key}"
+    rows[37]["prompt"] = f"Unlucky, {key}"
+    rows[47]["prompt"] = f"Lost, {key}"
+    await running.fault(call="image", kind="http_404")
+    await running.fault(call="status", kind="unknown_fail_code", times=-1, prompt_contains=f"Unlucky, {key}")
+    await running.fault(call="submit", kind="reset_before", prompt_contains=f"Lost, {key}")
+    calendar = running.local_dir / "fifty.jsonl"
+    calendar.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    batch = {"calendar": str(calendar), "key": key, "on_bad_rows": "skip", "max_in_flight": 10}
+    ended = await running.ended(await running.start("generate-batch/generate-batch", **batch))
+    assert ended["state_type"] == "FAILED"
+    keys = [f"{key}-{number:02}" for number in range(50) if number not in (7, 17, 27, 37, 47)]
+    await running.archived(*keys)
+    assert len(await running.posts(key)) == 48  # 45, and the last three of the five
+    table = await running.table(f"batch-{key}")
+    told = {row["line"]: f"{row['state']}: {row['what to do']}" for row in table if row["what to do"]}
+    assert sorted(told) == [8, 18, 28, 38, 48]
+    for line, words in {
+        8: "bad row: duration", 18: "not submitted: ", 28: "CONTENT_VIOLATION", 38: "SOMETHING_NEW",
+        48: f"unconfirmed: .*sora resolve {key}-47 --task-id",
+    }.items():  # fmt: skip
+        assert re.search(words, told[line]), told[line]
+        assert re.search(rf"line {line} .*{words.rpartition(': ')[2]}", ended["state"]["message"])
+
+    (await running.http.delete(f"{running.sandbox_url}/sandbox/faults")).raise_for_status()
+    again = await running.retry(ended)
+    assert again["state_type"] == "FAILED"
+    await running.archived(f"{key}-17", f"{key}-37")
+    assert len(await running.posts(key)) == 50  # the picture that is there now, and the unlucky one: Retry asks for it
+    left = [row["line"] for row in await running.table(f"batch-{key}") if row["what to do"]]
+    assert left == [8, 28, 48]
 
 
 @pytest.mark.attack  # wants a machine that does nothing else

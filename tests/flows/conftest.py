@@ -47,8 +47,11 @@ async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectSe
 
 
 async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
-    """Saves both blocks with their Secret block."""
+    """Saves both blocks with their Secret blocks."""
     name = unique("blocks")
+    if api.callback_secret is not None:
+        await api.callback_secret.save(f"{name}-callback-secret")
+        api.callback_secret = await Secret.aload(f"{name}-callback-secret")
     await api.api_key.save(f"{name}-key")
     api.api_key = await Secret.aload(f"{name}-key")
     await api.save(name)
