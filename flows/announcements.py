@@ -20,4 +20,4 @@ async def announce(ended: Generation, resources: Resources) -> None:
     else:
         delivered = await deliver("failed", ended, fail_code=ended.failure().fail_code)
     if delivered:
-        await resources.ledger.close(ended.key)
+        await resources.ledger.close(ended)

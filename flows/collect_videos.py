@@ -161,7 +161,7 @@ async def _look_after(key: str, resources: Resources, *, detached_only: bool) ->
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
             await announce(found, resources)
         case State.REJECTED:
-            await resources.ledger.close(key)
+            await resources.ledger.close(found)
     return _told(found, resources)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from flows.errors import LedgerError
-from flows.generation import FINISHED, SCHEMA, Generation
+from flows.generation import FINISHED, SCHEMA, Generation, State
 
 T = TypeVar("T")
 
@@ -128,16 +128,17 @@ class Ledger:
         """Writes the open marker. To be done before the record says that something is left to do."""
         await self._patiently(lambda: self._store.put(marker_name(key), b""))
 
-    async def close(self, key: str) -> None:
-        """Removes the open marker of a finished generation.
+    async def close(self, ended: Generation) -> None:
+        """Removes the open marker of a generation that has ended so, as all who had to be told know.
 
         Someone may claim it again at the same moment, which writes the marker before the claim. So the record is looked
-        at once more afterwards, and the marker is put back if it is open again. A claim that arrives only after that
-        look puts it back itself.
+        at once more afterwards, and the marker is put back if it is open again, or has come to another end meanwhile:
+        nobody was told of that one. A claim that arrives only after that look puts it back itself.
         """
+        key = ended.key
         await self._patiently(lambda: self._store.remove(marker_name(key)))
         entry = await self.read(key)
-        if entry is not None and entry.generation.state not in FINISHED:
+        if entry is not None and (entry.generation.state not in FINISHED or _end(entry.generation) != _end(ended)):
             await self.mark_open(key)
 
     async def is_open(self, key: str) -> bool:
@@ -222,6 +223,11 @@ class Ledger:
                     raise
             await self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _end(generation: Generation) -> tuple[int, str | None, State]:
+    """What makes one end another than the next: a failed task may be replaced, or be paid for once more."""
+    return generation.attempt.number, generation.task_id, generation.state
 
 
 def record_name(key: str) -> str:

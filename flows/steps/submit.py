@@ -132,7 +132,7 @@ class Submission:
         tries = attempt.number - (self._attempts_before or 0)
         if tries > 0 and problem is not None:
             if not problem.retryable or tries >= MAX_TRIES:
-                await self._ledger.close(self._key)
+                await self._ledger.close(entry.generation)
                 raise SubmissionRejectedError(
                     f"{self._key} was not submitted, after {tries} {'try' if tries == 1 else 'tries'}: "
                     f"{problem.message}",

@@ -199,7 +199,7 @@ async def test_a_submission_taken_for_unpaid_comes_back_to_the_collector(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)  # a person did not find it
-    await resources.ledger.close(key)
+    await resources.ledger.close(await recorded(key, resources))
     await call(key, resources, task_id)
     found = await recorded(key, resources)
     assert (found.state, found.task_id) == (State.SUBMITTED, task_id)
@@ -217,7 +217,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
     change = resources.ledger.change
 
     async def close_first(*arguments: object, **options: object) -> object:
-        await resources.ledger.close(key)
+        await resources.ledger.close(await recorded(key, resources))
         return await change(*arguments, **options)  # type: ignore[arg-type]
 
     resources.ledger.change = close_first  # type: ignore[method-assign, assignment]

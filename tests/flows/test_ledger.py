@@ -321,7 +321,7 @@ CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
     "claim": lambda ledger, key: ledger.claim(claim_of(key), over=None),
     "change": lambda ledger, key: ledger.change(key, submitted),
     "mark_open": lambda ledger, key: ledger.mark_open(key),
-    "close": lambda ledger, key: ledger.close(key),
+    "close": lambda ledger, key: ledger.close(claim_of(key)),
     "is_open": lambda ledger, key: ledger.is_open(key),
     "ensure_ready": lambda ledger, _: ledger.ensure_ready(),
 }
@@ -458,10 +458,10 @@ async def test_a_task_is_found_and_a_broken_record_bothers_only_whose_task_it_me
 async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
     await ledger.change(key, rejected)
-    await ledger.close(key)
+    await ledger.close(await now_in(ledger, key))
     assert not await ledger.is_open(key)
     assert (await now_in(ledger, key)).state is State.REJECTED
-    await ledger.close(key)
+    await ledger.close(await now_in(ledger, key))
     assert await ledger.open_keys() == []
 
 
@@ -472,7 +472,7 @@ async def test_a_generation_with_work_left_cannot_be_closed(
     await must_claim(ledger, key)
     if how is not None:
         await ledger.change(key, how)
-    await ledger.close(key)
+    await ledger.close(await now_in(ledger, key))
     assert await ledger.open_keys() == [key]
 
 
@@ -493,8 +493,20 @@ async def test_a_claim_made_while_another_closes_stays_open(
             line.before = claim_again
         else:
             line.after = claim_again
-        await closing.close(key)
+        await closing.close(over.generation)
     assert await ledger.open_keys() == [key]
+
+
+async def test_an_end_that_nobody_was_told_of_stays_open(ledger: Ledger, key: str) -> None:
+    """Who tells of an end may be slow, and a person's rerun have brought the generation to another end meanwhile."""
+    await must_claim(ledger, key)
+    told = await ledger.change(key, rejected)
+    await ledger.claim(claim_of(key, over=told.generation), over=told)
+    await ledger.change(key, rejected)
+    await ledger.close(told.generation)
+    assert await ledger.open_keys() == [key]
+    await ledger.close(await now_in(ledger, key))
+    assert await ledger.open_keys() == []
 
 
 async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
@@ -506,7 +518,7 @@ async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
 
     async def close_first(request: httpx.Request) -> None:
         if is_record_write(request):
-            await ledger.close(key)
+            await ledger.close(over.generation)
 
     line = Line()
     async with opened(archive, line) as claiming:
@@ -529,7 +541,7 @@ async def test_all_keys_and_the_open_ones_are_listed_sorted(ledger: Ledger) -> N
         await must_claim(ledger, key)
     for key in ("a", "a.json", "z" * 128):
         await ledger.change(key, rejected)
-        await ledger.close(key)
+        await ledger.close(await now_in(ledger, key))
     assert await ledger.keys() == sorted(keys)
     assert await ledger.open_keys() == ["0", "a-b", "a.", "a..b", "a.b"]
     for key in keys:

@@ -83,7 +83,7 @@ async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
-    await resources.ledger.close(key)
+    await resources.ledger.close(await recorded(key, resources))
     assert (await resolve(key, task_id, resources)).task_id == task_id
     assert await resources.ledger.open_keys() == [key]
     assert (await submit(key, resources)).task_id == task_id
@@ -102,7 +102,7 @@ async def test_a_finished_generation_stays_closed_when_its_own_task_is_named(
     task_id = (await submit(key, resources)).task_id or ""
     failed = Failed(task_id=task_id, state="failed", fail_code="NO", fail_message="no")
     await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
-    await resources.ledger.close(key)
+    await resources.ledger.close(await recorded(key, resources))
     before = await resources.ledger.read(key)
     assert (await resolve(key, task_id, resources)).state is State.FAILED
     assert await resources.ledger.read(key) == before
@@ -117,7 +117,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
     change = resources.ledger.change
 
     async def close_first(*arguments: object, **options: object) -> object:
-        await resources.ledger.close(key)
+        await resources.ledger.close(await recorded(key, resources))
         return await change(*arguments, **options)  # type: ignore[arg-type]
 
     resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
