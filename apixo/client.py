@@ -13,6 +13,8 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from json import detect_encoding
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,7 +23,14 @@ from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from apixo import constants
-from apixo.errors import ApixoError, NoReplyError, NotSentError, UnexpectedReplyError, generation_failed
+from apixo.errors import (
+    ApixoError,
+    NoReplyError,
+    NotSentError,
+    ServerError,
+    UnexpectedReplyError,
+    generation_failed,
+)
 from apixo.redaction import hide_queries, hide_secret, install_log_filter
 from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
 from apixo.requests import VideoRequest
@@ -92,6 +101,8 @@ class ApixoClient:
                 limits=limits,
                 verify=context,
                 follow_redirects=False,  # a redirect would carry the API key to another host
+                # None is kept: one that holds an odd letter would make every later call fail before it is sent.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
 
         self._http = http(httpx.Limits(max_connections=100, max_keepalive_connections=20))
@@ -263,37 +274,46 @@ class ApixoClient:
                 await response.aclose()
         except NEVER_CONNECTED as error:
             raise NotSentError(
-                f"No connection to {request.url.host} ({self._why(error)}). Nothing was sent. "
+                f"No connection to {request.url.host} ({self._why(error, secret)}). Nothing was sent. "
                 "Check the network and base_url, then run it again.",
                 task_id=task_id,
-            ) from self._cause(error)
+            ) from self._cause(error, secret)
+        except httpx.InvalidURL as error:  # httpx reads the address of a redirect, also where it must not follow it
+            raise ServerError(
+                f"{request.url.host} answered with a redirect to what is no address ({self._why(error, secret)}).",
+                task_id=task_id,
+            ) from self._cause(error, secret)
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise NoReplyError(
-                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error)}).",
+                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error, secret)}).",
                 task_id=task_id,
-            ) from self._cause(error)
+            ) from self._cause(error, secret)
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
             milliseconds=response.headers.get("retry-after-ms"),
             now=datetime.now(UTC),
         )
         # A server may echo the request in an error page: neither the key nor the callback's token may travel on.
-        text = hide_secret(body.decode("utf-8", "replace"), self._api_key)
-        body = (hide_secret(text, secret) if secret else text).encode()
+        text = body.decode(detect_encoding(body), "replace")  # as JSON is read: it may be UTF-16, and so may the echo
+        text = hide_secret(hide_secret(text, self._api_key), secret or "")
+        body = text.encode()
         return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
 
-    def _cause(self, error: BaseException) -> BaseException | None:
-        """The cause to show with an error of ours; None where its text holds the key: logs print causes too."""
+    def _cause(self, error: BaseException, secret: str | None) -> BaseException | None:
+        """The cause to show with an error of ours; None where its text holds a secret: logs print causes too."""
         seen: BaseException | None = error
         while seen is not None:
-            if hide_secret(str(seen), self._api_key) != str(seen):
+            if self._hidden(str(seen), secret) != str(seen):
                 return None
             seen = seen.__cause__ or seen.__context__
         return error
 
-    def _why(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return hide_secret(hide_queries(text), self._api_key)  # a parser's error quotes the line it stumbled over
+    def _why(self, error: Exception, secret: str | None) -> str:
+        """What happened. A parser's error quotes the line it stumbled over, which may echo what we sent."""
+        return self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
+
+    def _hidden(self, text: str, secret: str | None) -> str:
+        return hide_secret(hide_secret(hide_queries(text), self._api_key), secret or "")
 
 
 async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:

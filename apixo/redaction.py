@@ -9,8 +9,14 @@ from apixo.constants import MAX_EXCERPT_CHARACTERS
 
 # Backslashes belong to an address: JSON may spell "/" as "\/" and "&" as "\u0026", and the signature comes after it.
 # So do single quotes: rather the text behind an address is lost than its signature kept.
-_QUERY = re.compile(r"(https?:\\*/\\*/[^\s\"<>?#]+)[?#][^\s\"<>]*")
-_USERINFO = re.compile(r"(https?:\\*/\\*/)[^\s/@\"'<>?#]+@")
+# The query is optional, so that a match takes the whole address: else a long text of addresses without one would be
+# read to its end from each of them.
+_QUERY = re.compile(
+    r"""(https?:\\*/\\*/(?:[^\s"<>?#\\]|\\++(?!u00(?:3f|23)))+)((?:[?#]|\\+u00(?:3f|23))[^\s"<>]*)?""", re.IGNORECASE
+)
+# An address as a part of another one's query. Only where its scheme is spelled so: "%3F" alone may belong to a name.
+_ENCODED_QUERY = re.compile(r"""(https?%3a%2f%2f(?:[^\s"<>&%]|%(?!3f|23))+)(%(?:3f|23)[^\s"<>&]*)?""", re.IGNORECASE)
+_USERINFO = re.compile(r"(https?:\\*/\\*/)[^\s/@\"'<>?#]+@", re.IGNORECASE)
 _BEARER = re.compile(r"(bearer\s+)[^\s\"'<>,]+", re.IGNORECASE)
 
 _LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
@@ -19,7 +25,9 @@ _LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.
 
 def hide_queries(text: str) -> str:
     """The text with the query, fragment and user name of every address in it left out: signatures live there."""
-    return _USERINFO.sub(r"\1", _QUERY.sub(r"\1?…", text))
+    for address in (_QUERY, _ENCODED_QUERY):
+        text = address.sub(lambda found: f"{found[1]}?…" if found[2] else found[0], text)
+    return _USERINFO.sub(r"\1", text)
 
 
 def hide_secret(text: str, secret: str) -> str:

@@ -106,7 +106,7 @@ def parse_envelope(
     refusals = codes - {200}
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with an odd body. Only the first is a definite no.
     agreed = refusals <= REFUSALS.keys() and (envelope is None or envelope.code in REFUSALS)
-    definite = agreed and not (task_id is None and _speaks_of_a_task(envelope, body))
+    definite = agreed and not (task_id is None and _may_be_a_yes(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(envelope.message.encode("utf-8", "replace") if envelope and envelope.message else body)
     if definite:
@@ -120,11 +120,25 @@ def parse_envelope(
     )
 
 
-def _speaks_of_a_task(envelope: Envelope | None, body: bytes) -> bool:
-    """Whether a no to a submission may be a yes in disguise: it names a task, brings data, or has an odd code."""
-    if envelope is None:
-        return b"taskid" in body.lower() or b'"code"' in body.lower()
-    return bool(envelope.data) or b"taskid" in body.lower()
+def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
+    """Whether a no to a submission may be a yes in disguise: it names a task, brings data, or has another code too."""
+    names: set[str] = set()
+    outermost: list[tuple[str, Any]] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names.update(name.lower() for name, _ in pairs)
+        outermost[:] = pairs  # the last object to be closed is the first that was opened
+        return dict(pairs)
+
+    try:
+        json.loads(body, object_pairs_hook=look)
+    except (ValueError, RecursionError):
+        left = body.replace(b"\0", b"").lower()  # of what may be UTF-16
+        return envelope is not None or b"taskid" in left or b'"code"' in left
+    codes = [value for name, value in outermost if name == "code"]
+    if len(codes) > 1 or (codes and envelope is None):
+        return True
+    return "taskid" in names or any(value for name, value in outermost if name == "data")
 
 
 def parse_submitted(envelope: Envelope) -> str:

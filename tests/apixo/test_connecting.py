@@ -177,3 +177,15 @@ async def test_submissions_and_questions_share_the_limit(own_connect: Connect) -
         # Ten at once, then one each tenth of a second.
         assert time.monotonic() - began >= 0.35
         assert len(server.requests) == 14
+
+
+async def test_no_cookie_is_kept_not_even_one_that_would_break_the_next_call(own_connect: Connect) -> None:
+    """A gateway's cookie with an odd letter cannot be sent back: the next call would fail before it is sent."""
+    cookie = "s=\u00e9; Path=/"
+    accepted = http(200, envelope({"taskId": "task_1"}), set_cookie=cookie)
+    pending = http(200, envelope({"taskId": "task_1", "state": "pending"}), set_cookie=cookie)
+    async with serving(reply(accepted), reply(accepted), reply(pending)) as server:
+        client = own_connect(server.url)
+        assert [await client.submit_once(KITE) for _ in range(2)] == ["task_1", "task_1"]
+        assert [(await client.status_once("task_1")).state for _ in range(2)] == ["pending", "pending"]
+    assert [request.header("cookie") for request in server.requests] == [None] * 4

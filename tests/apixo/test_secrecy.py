@@ -17,6 +17,7 @@ from .wire import Answer, Exchange, cut, envelope, http, reply, serving
 
 KEY = "sk/5ec7e7+AB=="
 SIGNED = "https://files.example.com/v.mp4?X-Amz-Signature=51gned&b=2"
+CALLBACK = "https://callbacks.example.com/apixo/kite/70ken"
 
 
 @pytest.fixture
@@ -66,6 +67,8 @@ def echo(status: int, form: str) -> Answer:
                 content = http(status, text.replace("/", "\\u002F").replace("+", "\\u002b"))
             case "percent":
                 content = http(status, "?key=" + value.replace("/", "%2F").replace("+", "%2b").replace("=", "%3D"))
+            case "utf-16":
+                content = http(status, json.dumps(envelope(None, 400, f"odd header {value}")).encode("utf-16-le"))
             case "header":
                 content = http(status, b"", x_echo=value)
             case "status line":
@@ -77,7 +80,7 @@ def echo(status: int, form: str) -> Answer:
     return answer
 
 
-FORMS = ["html", "message", "escaped", "unicode", "percent", "header", "data"]
+FORMS = ["html", "message", "escaped", "unicode", "percent", "utf-16", "header", "data"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -98,11 +101,13 @@ async def test_a_server_that_echoes_the_key_gives_it_away_to_nobody(
     assert own_records, "nothing was logged, so nothing was shown"
 
 
-async def test_a_status_line_that_echoes_the_key_is_not_repeated_in_the_message(own_connect: Connect) -> None:
-    async with serving(cut(f"Bearer {KEY}\r\n\r\n".encode())) as server:
+@pytest.mark.parametrize("echoed", [f"Bearer {KEY}", SIGNED, CALLBACK, f"HTTP/1.1 200 OK\r\nno colon {SIGNED}"])
+async def test_a_line_that_echoes_a_secret_is_not_repeated(own_connect: Connect, echoed: str) -> None:
+    async with serving(cut(f"{echoed}\r\n\r\n".encode())) as server:
         with pytest.raises(ApixoError) as raised:
-            await own_connect(server.url, api_key=KEY).submit(KITE)
-    assert "5ec7e7" not in f"{raised.value} {raised.value!r}"
+            await own_connect(server.url, api_key=KEY).submit(KITE, callback_url=CALLBACK)
+    for telltale in ("5ec7e7", "51gned", "70ken"):
+        assert telltale not in shown(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +147,11 @@ async def test_a_signed_address_in_an_odd_reply_is_shown_without_its_signature(
         (r"https://a.example/b?x=1\u0026sig=1", "https://a.example/b?…"),
         ("<a href='https://a.example/b?sig=1'>x</a>", "<a href='https://a.example/b?…>x</a>"),
         ("https://a.example/it's.mp4?sig=1 x", "https://a.example/it's.mp4?… x"),
+        ("HTTPS://a.example/b?sig=1", "HTTPS://a.example/b?…"),
+        (r"https://a.example/b\u003fsig=1 x", "https://a.example/b?… x"),
+        (r"https:\\/\\/a.example\\/b\\u003Fsig=1", r"https:\\/\\/a.example\\/b?…"),
+        ("next=https%3A%2F%2Fa.example%2Fb%3Fsig%3D1&x=2", "next=https%3A%2F%2Fa.example%2Fb?…&x=2"),
+        ("https://a.example/why%3F.mp4 x", "https://a.example/why%3F.mp4 x"),
         ("https://a.example/b", "https://a.example/b"),
         ("why? because", "why? because"),
         ("", ""),
@@ -162,6 +172,8 @@ def test_a_secret_is_hidden_however_json_spells_it(secret: str, before: str, aft
 def test_hiding_takes_no_time_on_a_reply_made_to_stall_it() -> None:
     assert hide_secret("\\" * 1_000_000, KEY)
     assert hide_secret("sk/" * 300_000, KEY)
+    for piece in ("https://", "https://a", "https://a\\", "https%3A%2F%2F", "https%3A%2F%2Fa%"):
+        assert hide_queries(piece * 30_000)
 
 
 def test_the_log_filter_survives_odd_records() -> None:

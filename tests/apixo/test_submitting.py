@@ -14,6 +14,7 @@ from apixo import (
     NotSentError,
     RateLimitError,
     ServerError,
+    UnclearError,
     UnexpectedReplyError,
 )
 from deployments.sandbox import Fault, SandboxServer
@@ -270,3 +271,12 @@ async def test_the_key_does_not_follow_a_redirect(own_connect: Connect, status: 
             await client.status_once("task_1")
         assert len(server.requests) == 2
         assert elsewhere.connections == 0
+
+
+@pytest.mark.parametrize("location", ["https:\\/\\/h.example\\/v", "https:v", "http://[", "//", "\x80", ""])
+async def test_a_redirect_to_what_is_no_address_is_unclear(own_connect: Connect, location: str) -> None:
+    async with serving(reply(http(302, location=location))) as server:
+        client = own_connect(server.url, max_tries=1)
+        for call in (client.submit_once(KITE), client.status_once("task_1")):
+            with pytest.raises(UnclearError):
+                await call

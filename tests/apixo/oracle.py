@@ -1,0 +1,155 @@
+"""What a reply says, read from the provider's documentation alone, and not as the client reads it.
+
+The documentation: every reply is `{"code": int, "message": str, "data": object | null}`. A taken submission has code
+200 and `data.taskId`. The errors are 400, 401 and 429. Whether an error's HTTP status equals its code, or is 200, is
+left open.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+NOES: Final = frozenset({400, 401, 429})
+NO_NAMES: Final = ("null", "None", "undefined")
+"""What a broken serialiser makes of nothing is no task id."""
+
+
+class Pairs(list[tuple[str, Any]]):
+    """A JSON object with all that it holds, also where a name comes twice."""
+
+    def all(self, name: str) -> list[Any]:
+        """Every value under this name."""
+        return [value for found, value in self if found == name]
+
+    def one_of(self, name: str) -> Any:
+        """The value under this name, where there is one and no second."""
+        values = self.all(name)
+        return values[0] if len(values) == 1 else None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply as it came."""
+
+    http_status: int
+    body: bytes
+
+    @property
+    def is_yes(self) -> bool:
+        """Whether HTTP says yes."""
+        return 200 <= self.http_status < 300
+
+    @property
+    def content(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return json.loads(self.body, object_pairs_hook=Pairs)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def codes(self) -> list[Any]:
+        """All that is said under `code`."""
+        return self.content.all("code") if isinstance(self.content, Pairs) else []
+
+    def may_be_a_no(self) -> bool:
+        """Whether it may be taken for a documented no: one of the two says no, and nothing contradicts."""
+        if not self.is_yes and self.http_status not in NOES:
+            return False
+        if self._speaks_of_a_task():
+            return False
+        if not self.codes:
+            return self.http_status in NOES and not self._mentions_another_code()
+        return all(type(code) is int and code in NOES for code in self.codes)
+
+    def is_the_documented_no(self) -> bool:
+        """Whether it is a no exactly as it is documented. Then it has to be taken for one."""
+        content = self.content
+        if not isinstance(content, Pairs) or sorted(name for name, _ in content) != ["code", "data", "message"]:
+            return False
+        fields = dict(content)
+        code = fields["code"]
+        fits = type(code) is int and code in NOES and self.http_status in (200, code)
+        return fits and isinstance(fields["message"], str) and fields["data"] is None and not self._speaks_of_a_task()
+
+    def documented_task_id(self) -> str | None:
+        """The task of a yes as it is documented, with whatever fields beside. Then it has to be taken as this task."""
+        if not self.is_yes or not isinstance(self.content, Pairs) or not isinstance(self.one("data"), Pairs):
+            return None
+        code, named = self.one("code"), Pairs(self.one("data")).one_of("taskId")
+        if type(code) is not int or code != 200 or not isinstance(named, str):
+            return None
+        usable = named.strip() and len(named) <= 200 and named.isprintable() and named not in NO_NAMES
+        return named.strip() if usable else None
+
+    def documented_end(self, task_id: str) -> Any:
+        """The end that a status names exactly as documented: a failCode, or the result's addresses. Else None."""
+        data = Pairs(self.one("data")) if self.is_yes and isinstance(self.one("data"), Pairs) else Pairs()
+        code = self.one("code")
+        if type(code) is not int or code != 200 or data.one_of("taskId") != task_id:
+            return None
+        match data.one_of("state"):
+            case "failed" if isinstance(data.one_of("failCode"), str):
+                return data.one_of("failCode")
+            case "success" if isinstance(data.one_of("resultJson"), str):
+                return _addresses(data.one_of("resultJson"))
+        return None
+
+    def one(self, name: str) -> Any:
+        """What is said under this name, where it is said once."""
+        return self.content.one_of(name) if isinstance(self.content, Pairs) else None
+
+    def task_ids(self) -> list[str]:
+        """The tasks as which it may have been taken; none where it is no clear yes."""
+        if not self.is_yes or not self.codes or any(type(code) is not int or code != 200 for code in self.codes):
+            return []
+        data = [value for value in self.content.all("data") if isinstance(value, Pairs)]
+        return [named.strip() for value in data for named in value.all("taskId") if isinstance(named, str)]
+
+    def states(self, task_id: str) -> list[str]:
+        """The states that it gives for this task."""
+        if not self.is_yes or 200 not in self.codes:
+            return []
+        data = [value for value in self.content.all("data") if isinstance(value, Pairs)]
+        mine = [
+            value for value in data if all(str(named) == task_id for named in value.all("taskId") if named is not None)
+        ]
+        return [state for value in mine for state in value.all("state") if isinstance(state, str)]
+
+    def _speaks_of_a_task(self) -> bool:
+        if self.content is None:
+            return b"taskid" in self.body.replace(b"\0", b"").lower()
+        if any(name.lower() == "taskid" for name in names(self.content)):
+            return True
+        return isinstance(self.content, Pairs) and any(bool(data) for data in self.content.all("data"))
+
+    def _mentions_another_code(self) -> bool:
+        """Whether what is no envelope looks like the rest of one that said something else."""
+        found = re.findall(rb'"code"\s*:\s*(\d+)', self.body)
+        return any(int(digits[:20]) not in NOES for digits in found)
+
+
+def _addresses(result_json: str) -> list[str] | None:
+    """The addresses of a result exactly as it is documented."""
+    try:
+        content = json.loads(result_json, object_pairs_hook=Pairs)
+    except (ValueError, RecursionError):
+        return None
+    urls = content.one_of("resultUrls") if isinstance(content, Pairs) else None
+    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url.strip() for url in urls):
+        return None
+    return [url.strip() for url in urls]
+
+
+def names(content: Any) -> Iterator[str]:
+    """Every name in a JSON value, however deep."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Pairs):
+            yield from (name for name, _ in value)
+            waiting.extend(inner for _, inner in value)
+        elif isinstance(value, list):
+            waiting.extend(value)
