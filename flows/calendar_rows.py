@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 from apixo import VideoRequest
 from flows.keys import check_key
 
-MAX_PROBLEMS: Final = 50
-"""How many problems of one row are told. A line of junk can have 50,000."""
+MAX_PROBLEMS: Final = 10
+"""How many problems of one row are told: more than it has fields. A line of junk can have 50,000, and 5,000 such lines
+with 50 each made a table of 37 MB for the Prefect UI."""
 ID_PATTERN: Final = r"^[a-z0-9._-]{1,91}$"
 """What a key may hold. Behind a flow run's id (36 characters) and a hyphen, 91 more still make a key."""
 MAX_SHOWN_CHARACTERS: Final = 80

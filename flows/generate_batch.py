@@ -42,6 +42,8 @@ from flows.steps.retrying import delays_seconds
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to
 5 a second do not. And APIXO advises against many submissions at once."""
+BAD_ROWS_LOGGED: Final = 100
+"""A file of junk has 5,000. The table has all of them."""
 CHECKS_AT_ONCE: Final = 8
 """Images that a dry run looks at at the same time."""
 
@@ -102,8 +104,10 @@ async def generate_batch(
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         rows = await _rows(requests, calendar, key, resources)
         bad = [row for row in rows if isinstance(row, BadRow)]
-        for row in bad:
+        for row in bad[:BAD_ROWS_LOGGED]:
             run_logger().error("Line %d is not understood. %s", row.line, bad_row(row).problem)
+        if len(bad) > BAD_ROWS_LOGGED:
+            run_logger().error("%d more are not understood: see the run's table.", len(bad) - BAD_ROWS_LOGGED)
         limit = None if max_spend is None else Decimal(str(max_spend))
         batch = await Batch.look(key, rows, resources, wait=wait, max_spend=limit)
         if dry_run:

@@ -108,7 +108,7 @@ def test_every_problem_of_a_row_is_told(fields: dict[str, Any], expected: set[st
 def test_of_a_line_of_junk_the_first_problems_are_told_and_the_rest_counted() -> None:
     problems = told(check_row(1, {"prompt": "A kite", "image_urls": ["junk"] * 40_000}))
     assert len(problems) == MAX_PROBLEMS + 1
-    assert problems[-1] == ": has 39,950 more problems"
+    assert problems[-1] == ": has 39,990 more problems"
 
 
 @pytest.mark.parametrize(
@@ -286,9 +286,7 @@ def test_a_second_row_with_the_same_key_is_bad_and_names_the_first(
 
 
 @settings(deadline=None)
-@given(st.lists(items, max_size=6), st.randoms(use_true_random=False))
-def test_no_two_good_rows_share_a_key(some: list[BatchItem], random: Any) -> None:
-    twice = [*some, *some]
-    random.shuffle(twice)
+@given(st.lists(items, max_size=6).flatmap(lambda some: st.permutations([*some, *some])))
+def test_no_two_good_rows_share_a_key(twice: list[BatchItem]) -> None:
     good = [row for row in mark_duplicates(rows_of(*twice)) if isinstance(row, Row)]
-    assert len({row.item.key("b") for row in good}) == len(good) == len({item.key("b") for item in some})
+    assert len({row.item.key("b") for row in good}) == len(good) == len({item.key("b") for item in twice})

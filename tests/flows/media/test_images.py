@@ -24,6 +24,7 @@ from flows.media.images import MAX_IMAGE_BYTES, ImageFacts, check_image, decode_
 
 PIXELS = np.random.default_rng(1).integers(0, 255, (24, 32, 3)).astype(np.uint8)
 URL = "https://a.example/x.jpg"
+ROOT = Path(__file__).parents[3]
 
 
 def encoded(kind: str, **options: Any) -> bytes:
@@ -171,18 +172,21 @@ def test_bombs_take_no_memory_before_they_are_refused() -> None:
     bombs = [png(65_535, 65_535, zlib.compress(bytes(100_000))), webp(16_384, 16_384), webp(2**24, 255),
              jpeg(65_500, 65_500), png(8_001, 8_000, zlib.compress(bytes(64_000_000)))]  # fmt: skip
     code = """
-import resource, sys, pickle
+import pickle, sys
 from flows.media.images import decode_image
 from flows.media.errors import ImageRefusedError
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for bomb in pickle.load(sys.stdin.buffer):
+from tests.support.memory import forget_peak, peak_kib
+bombs, before = pickle.load(sys.stdin.buffer), forget_peak()
+for bomb in bombs:
     try:
         decode_image(bomb, "https://a.example/x.jpg")
     except ImageRefusedError:
         print("refused")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kib() - before)
 """
-    ended = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(bombs), capture_output=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(bombs), cwd=ROOT, capture_output=True, check=True
+    )
     *refused, grown_kib = ended.stdout.decode().split()
     assert refused == ["refused"] * len(bombs)
     assert int(grown_kib) < 50_000

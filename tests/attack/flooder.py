@@ -1,0 +1,91 @@
+"""A program that floods a server: `python flooder.py PORT REQUESTS_A_SECOND SECONDS < requests.json`.
+
+The requests are base64 texts. Each goes over a connection of its own, whatever the server does: a caller that waits for
+answers would be no flood. Prints as JSON how many were sent, how long that took, and how many got which status (0 is
+none). It imports the standard library only, to start at once.
+"""
+
+import asyncio
+import base64
+import collections
+import json
+import random
+import resource
+import sys
+import time
+
+MOST_UNDER_WAY = 3_000
+"""Connections that wait for their end. Beyond them this machine runs out of file descriptors before the server does."""
+PATIENCE_SECONDS = 15.0
+
+
+class _Caller(asyncio.Protocol):
+    """Sends one request and keeps the status of the answer."""
+
+    def __init__(self, request: bytes, ended: "asyncio.Future[int]") -> None:
+        self._request, self._ended = request, ended
+        self._status = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._status and data.startswith(b"HTTP/1.1 "):
+            self._status = int(data[9:12])
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(self._status)
+
+
+async def flood(port: int, requests: list[bytes], requests_a_second: float, seconds: float) -> dict[str, object]:
+    """Floods, and tells what came of it."""
+    chance, statuses = random.Random(1), collections.Counter[str]()
+    under_way: set[asyncio.Task[None]] = set()
+    skipped = 0
+
+    async def one(request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[int] = loop.create_future()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                transport, _ = await loop.create_connection(lambda: _Caller(request, ended), "127.0.0.1", port)
+                try:
+                    statuses[str(await ended)] += 1
+                finally:
+                    transport.abort()
+        except TimeoutError:
+            statuses["no end"] += 1
+        except OSError:
+            statuses["refused"] += 1
+
+    began = time.monotonic()
+    sent = 0
+    while (passed := time.monotonic() - began) < seconds:
+        due = int(passed * requests_a_second) - sent - skipped
+        for _ in range(due):
+            if len(under_way) >= MOST_UNDER_WAY:
+                skipped += 1
+                continue
+            task = asyncio.create_task(one(chance.choice(requests)))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+            sent += 1
+        await asyncio.sleep(0.002)
+    took = time.monotonic() - began
+    answered = sum(number for status, number in statuses.items() if status.isdecimal() and status != "0")
+    await asyncio.gather(*under_way)
+    return {"sent": sent, "skipped": skipped, "seconds": took, "answered": answered, "statuses": dict(statuses)}
+
+
+def main() -> None:
+    port, requests_a_second, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    requests = [base64.b64decode(text) for text in json.load(sys.stdin)]
+    print(json.dumps(asyncio.run(flood(port, requests, requests_a_second, seconds))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,483 @@
+"""Hostile input through the whole flow, judged by what the other sides saw: the provider, hosts inside, the ledger."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from apixo import VideoRequest
+from blocks import VideoArchive
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import SandboxServer
+from deployments.sandbox.films import render_film
+from flows.batch_summary import BadRowsError, BatchFailedError, BatchSummary
+from flows.calendars import CalendarError
+from flows.collect_videos import CollectionError, collect_videos
+from flows.generate_batch import generate_batch
+from flows.generation import State
+from flows.ledger import Ledger
+from flows.media.errors import ForbiddenUrlError
+from flows.report import artifact_key
+from tests.attack.hostile_provider import HostileProvider, Inside, providing
+from tests.deployments.sora import ROOT, Sora
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.flows.test_events import read_events
+from tests.flows.test_report import CONTROLS, NASTY, inline, shape
+from tests.support import make_api
+from tests.support.memory import forget_peak, peak_kib
+
+LOOPBACK: Final = [
+    "127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f.1", "0x7f000001", "0X7F.0.0.0x1", "017700000001", "localhost",
+    "LocalHost", "localhost.", "127.0.0.1.", "[::1]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]",
+    "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::7f00:1]", "[2002:7f00:1::]", "0.0.0.0", "0", "[::]",  # noqa: S104
+    "127\u30020\u30020\u30021", "\uff11\uff12\uff17.0.0.1", "127.0.0.1%2f@8.8.8.8", "8.8.8.8@127.0.0.1",
+    "user:hunter2@127.0.0.1", "8.8.8.8\\@127.0.0.1", "127.0.0.1\t", "127.0.0.1\n", "\x7f.0.0.1",
+]  # fmt: skip
+"""Spellings of this machine, good and broken."""
+ELSEWHERE: Final = [
+    "http://10.0.0.1/v.mp4", "http://192.168.0.1/v.mp4", "http://172.16.0.1/v.mp4", "http://100.64.0.1/v.mp4",
+    "http://169.254.169.254/latest/meta-data/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/",
+    "http://[fe80::1]/v.mp4", "http://[fe80::1%25lo]/v.mp4", "http://[::ffff:10.0.0.1]/v.mp4", "http://[fc00::1]/",
+    "http://[fd00:ec2::254]/latest/", "file:///etc/passwd", "FILE:/etc/passwd", "file://localhost/etc/passwd",
+    "ftp://127.0.0.1/v.mp4", "data:video/mp4;base64,AAAA", "javascript:alert(1)", "gopher://127.0.0.1:6379/_INFO",
+    "/etc/passwd", "//127.0.0.1/v.mp4", "http:/127.0.0.1/v.mp4", "http:\\\\127.0.0.1\\v.mp4", "\\\\127.0.0.1\\share",
+    "http://", "https://user:hunter2@8.8.8.8/v.mp4", "http://8.8.8.8:22/", "s3://sora-videos/v.mp4",
+]  # fmt: skip
+REDIRECTED: Final = [
+    "http://169.254.169.254/latest/meta-data/", "//169.254.169.254/v.mp4", "HTTP://2852039166/v.mp4",
+    "http://[::ffff:a9fe:a9fe]/", "http://[64:ff9b::a9fe:a9fe]/", "http://[fe80::1]/", "http://0.0.0.0/", "http://[::]/",
+    "file:///etc/passwd", "FILE:/etc/passwd", "ftp://127.0.0.1/v.mp4", "data:video/mp4;base64,AAAA",
+    "http://user:hunter2@127.0.0.1/", "http://127.0.0.1:6379\\@8.8.8.8/", "javascript:alert(1)", "http://127.0.0.1:22/",
+]  # fmt: skip
+"""Refused even where private hosts may be asked, as they must be here: the host that redirects is on this machine."""
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    render_film(
+        path, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=90, image=None, watermark=False
+    )
+    return path.read_bytes()
+
+
+@pytest.fixture
+def provider(film: bytes, prefect_server: PrefectServer) -> Iterator[HostileProvider]:
+    with providing(film) as running:
+        yield running
+
+
+@pytest.fixture
+async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
+    api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=120, max_in_flight=8)  # for a busy machine
+    return await store_blocks(api, archive)
+
+
+@pytest.fixture
+def sora(stored: StoredBlocks, prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Sora]:
+    made = Sora(tmp_path, prefect_server.environment, [stored.archive.secret_key.get_secret_value()])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def inside() -> Iterator[Inside]:
+    made = Inside()
+    yield made
+    made.close()
+
+
+async def stored_for(
+    provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, *, allow_private_hosts: bool
+) -> StoredBlocks:
+    api = make_api(
+        sandbox, base_url=provider.url, allow_private_hosts=allow_private_hosts, submit_timeout_seconds=10,
+        max_in_flight=20,
+    )  # fmt: skip
+    return await store_blocks(api, archive)
+
+
+async def run_batch(stored: StoredBlocks, key: str, rows: list[dict[str, Any]], **parameters: Any) -> BatchSummary:
+    """Runs a batch of which every row fails that is hostile, so the batch fails."""
+    with pytest.raises(BatchFailedError) as caught:
+        await generate_batch(
+            requests=rows, key=key, api=stored.name, archive=stored.name, on_bad_rows="skip",
+            submissions_per_second=100, **parameters,
+        )  # fmt: skip
+    return caught.value.summary
+
+
+async def open_keys(stored: StoredBlocks) -> list[str]:
+    store = stored.archive.store()
+    try:
+        return await Ledger(store).open_keys()
+    finally:
+        await store.aclose()
+
+
+async def states(stored: StoredBlocks, keys: list[str]) -> set[State]:
+    store = stored.archive.store()
+    try:
+        return {entry.generation.state for entry in await Ledger(store).read_all(keys) if entry is not None}
+    finally:
+        await store.aclose()
+
+
+async def test_no_image_address_that_leads_inside_is_asked_and_none_is_paid_for(
+    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str
+) -> None:
+    stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
+    urls = [*(f"http://{host}:{inside.port}/a.png" for host in LOOPBACK), *ELSEWHERE]
+    rows = [{"id": f"bad-{number}", "prompt": "Dunes", "image_urls": [url]} for number, url in enumerate(urls)]
+    rows.insert(3, {"id": "good", "prompt": "Dunes"})
+    summary = await run_batch(stored, key, rows, wait=False)
+    assert provider.posts == ["Dunes"]  # the good one
+    assert inside.callers == []
+    assert provider.asked == []
+    assert {row.state for row in summary.rows} == {"submitted", "not submitted", "bad row"}
+    assert [row.line for row in summary.rows if row.ok] == [4]
+    assert "hunter2" not in summary.model_dump_json()
+    assert await open_keys(stored) == [f"{key}-good"]
+
+
+async def test_the_machine_inside_would_have_been_reached_without_the_guard(
+    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str
+) -> None:
+    """Else the test above could not fail."""
+    stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
+    rows = [
+        {"id": f"{number}", "prompt": "Dunes", "image_urls": [f"http://{host}:{inside.port}/a.png"]}
+        for number, host in enumerate(["127.0.0.1", "0x7f.1", "017700000001", "localhost", "[::1]"])
+    ]
+    await run_batch(stored, key, rows, wait=False)
+    assert {caller.removeprefix("::ffff:") for caller in inside.callers} == {"127.0.0.1", "::1"}
+    assert provider.posts == []
+
+
+async def test_a_paid_video_whose_address_may_not_be_asked_stays_open_until_the_provider_gives_another(
+    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str, film: bytes
+) -> None:
+    stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
+    urls = [*(f"http://{host}:{inside.port}/v.mp4" for host in LOOPBACK), *ELSEWHERE]
+    await stays_open_and_comes_home(provider, stored, key, urls)
+    assert inside.callers == []
+
+
+async def test_a_redirect_to_where_nobody_may_ask_loses_no_paid_video(
+    provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
+) -> None:
+    stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
+    provider.redirects = {str(number): location for number, location in enumerate(REDIRECTED)}
+    provider.redirects |= {f"chain-{number}": f"/to/{number}" for number in range(len(REDIRECTED))}
+    first = ["/to/" + name for name in provider.redirects]
+    await stays_open_and_comes_home(provider, stored, key, [provider.url + path for path in first])
+    # Each address twice, by the run and by the collector, and nothing but the redirects themselves and the good film.
+    followed = [path for path in provider.asked if path != "/film.mp4"]
+    assert sorted(followed) == sorted(2 * (first + [f"/to/{number}" for number in range(len(REDIRECTED))]))
+
+
+async def stays_open_and_comes_home(provider: HostileProvider, stored: StoredBlocks, key: str, urls: list[str]) -> None:
+    """One paid video for each result address: the run fails, the collector fails, and then the provider mends them."""
+    provider.results = {f"Dunes {number}": [url] for number, url in enumerate(urls)}
+    rows = [{"id": f"{number:02}", "prompt": prompt} for number, prompt in enumerate(provider.results)]
+    keys = [f"{key}-{row['id']}" for row in rows]
+    summary = await run_batch(stored, key, rows)
+    assert {row.state for row in summary.rows} == {"succeeded"}
+    assert all(row.problem for row in summary.rows)
+    assert "hunter2" not in summary.model_dump_json()
+    with pytest.raises(CollectionError, match=f"{len(urls)} of {len(urls)}") as caught:
+        await collect_videos(api=stored.name, archive=stored.name)
+    assert "hunter2" not in str(caught.value)
+    assert await states(stored, keys) == {State.SUCCEEDED}
+    assert await open_keys(stored) == keys
+    assert await names(stored, "videos/") == []
+    provider.results = {prompt: [f"{provider.url}/film.mp4"] for prompt in provider.results}
+    stored.api.allow_private_hosts = True
+    await stored.api.save(stored.name, overwrite=True)
+    await collect_videos(api=stored.name, archive=stored.name)
+    assert await states(stored, keys) == {State.ARCHIVED}
+    assert await open_keys(stored) == []
+    assert len([name for name in await names(stored, "videos/") if name.endswith("/video.mp4")]) == len(urls)
+    assert sorted(provider.posts) == sorted(provider.results)  # each once, whatever was run
+
+
+async def names(stored: StoredBlocks, prefix: str) -> list[str]:
+    store = stored.archive.store()
+    try:
+        return await store.names(prefix)
+    finally:
+        await store.aclose()
+
+
+async def test_a_good_result_beside_bad_ones_comes_home(
+    provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
+) -> None:
+    stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
+    good = f"{provider.url}/film.mp4"
+    provider.results = {"Dunes": ["file:///etc/passwd", "http://169.254.169.254/v.mp4", good, "data:video/mp4,x"]}
+    made = await stored.generate(VideoRequest(prompt="Dunes"), key=key)
+    assert made.state is State.ARCHIVED
+    assert made.video is not None
+    assert made.video.name.endswith("/video-3.mp4")
+    assert sum("was left out" in warning for warning in made.warnings) == 3
+    assert (provider.posts, provider.asked) == (["Dunes"], ["/film.mp4"])
+    assert await open_keys(stored) == []
+
+
+async def test_a_result_that_may_not_be_asked_says_what_to_do(
+    provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
+    provider.results = {"Dunes": [f"{provider.url}/film.mp4?X-Amz-Signature=hunter2"]}
+    with pytest.raises(ForbiddenUrlError, match=r"127\.0\.0\.1 is not public.*allow_private_hosts"):
+        await stored.generate(VideoRequest(prompt="Dunes"), key=key)
+    assert provider.asked == []
+    assert f"{key} is paid, as task task_1, and not archived yet. Nothing is lost" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+# --- Prompts
+
+PROMPTS: Final = [
+    *(text for text in NASTY if text.strip()),
+    "[link=http://evil.example]here[/link] [/nothing] [red",
+    "%s %d %(levelname)s {0} ${HOME} $(id) `id` ; rm -rf / &",
+    "{{ 7 * 7 }} {% for a in ().__class__.__mro__ %}{{ a }}{% endfor %}",
+    '{"__prefect_kind": "jinja", "template": "{{ 7 * 7 }}"}',
+    "2026-03-01 12:00:00 INFO Archived\nERROR kite: a forged line\r\n    | ERROR",
+    "'; DROP TABLE flow_run; --",
+    "=cmd|' /C calc'!A0",
+    "@SUM(1+1)*cmd|' /C calc'!A0",
+    "\ufeff\u200b\u200d\u2060 invisible \U000e0041",
+    "\U0001f468\u200d\U0001f680 e\u0301 \u0645\u0631\u062d\u0628\u0627 " + "Z\u0351" * 50,
+    "</textarea></script><script>fetch('//evil.example')</script>",
+    "x" * 10_000,
+]
+
+
+async def test_prompts_reach_the_provider_as_they_are_and_are_nowhere_more_than_text(
+    stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str, tmp_path: Path
+) -> None:
+    prompts = list(dict.fromkeys(PROMPTS))
+    calendar = tmp_path / "plan.jsonl"
+    calendar.write_text(
+        "".join(json.dumps({"id": f"{number:02}", "prompt": prompt}) + "\n" for number, prompt in enumerate(prompts))
+    )
+    summary = await generate_batch(
+        calendar=str(calendar), key=key, api=stored.name, archive=stored.name, submissions_per_second=100
+    )
+    assert isinstance(summary, BatchSummary)
+    assert {row.state for row in summary.rows} == {"archived"}
+
+    received = [json.loads(request.body)["input"]["prompt"] for request in sandbox.record.submits()]
+    assert sorted(received) == sorted(prompts)
+
+    keys = [row.key for row in summary.rows]
+    await markdown_is_ours(keys)
+    # Once more with another prompt under each key: the errors tell the first one.
+    calendar.write_text(
+        "".join(json.dumps({"id": f"{number:02}", "prompt": "x"}) + "\n" for number in range(len(keys)))
+    )
+    with pytest.raises(BatchFailedError) as caught:
+        await generate_batch(calendar=str(calendar), key=key, api=stored.name, archive=stored.name)
+    assert re.findall(CONTROLS, str(caught.value).replace("\n", "")) == []
+    assert len(sandbox.record.submits()) == len(prompts)
+    for text in await told_by_prefect(prefect_server, key, keys):
+        assert re.findall(CONTROLS, text.replace("\n", "")) == [], text
+        assert "forged line\r" not in text
+
+    for number, name in enumerate(keys):
+        events = await read_events(prefect_server, name, "sora.generation.archived")
+        for event in events:
+            if event["event"] == "sora.generation.archived":
+                assert event["payload"]["request"]["prompt"] == prompts[number][:200].replace("\0", "\ufffd")
+                assert event["resource"]["prefect.resource.name"] == name
+
+
+async def markdown_is_ours(keys: list[str]) -> None:
+    """The artifacts of all keys have the same headings, lines, cells and pictures, and no link."""
+    async with get_client() as client:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(key) for key in keys]))
+        found = await client.read_artifacts(artifact_filter=wanted)
+    assert {item.key for item in found} == {artifact_key(key) for key in keys}
+    shapes = {tuple(shape(re.sub(r"base64,[^)]*", "base64,x", str(item.data)))) for item in found}
+    assert len(shapes) == 1
+    assert {"html_inline", "html_block", "link_open", "code_inline", "strong_open"} & set(*shapes) == set()
+    assert set(*shapes) >= {"image", "table_open", "blockquote_open"}
+    for item in found:
+        assert re.findall(CONTROLS, str(item.data).replace("\n", "")) == []
+        assert not any("evil.example" in str(token.attrs) for token in inline_tokens(str(item.data)))
+
+
+def inline_tokens(text: str) -> list[Any]:
+    from tests.flows.test_report import RENDERER  # noqa: PLC0415
+
+    return inline(RENDERER.parse(text))
+
+
+async def told_by_prefect(server: PrefectServer, key: str, keys: list[str]) -> list[str]:
+    """The names of the batch's runs and of their tasks, what their states say, and every line of their logs."""
+    async with httpx.AsyncClient(base_url=server.api_url, timeout=30) as http:
+        flows = {"flow_runs": {"name": {"any_": [f"generate batch {key}"]}}}
+        runs = (await http.post("/flow_runs/filter", json=flows)).json()
+        assert len(runs) == 2
+        ids = [run["id"] for run in runs]
+        await asyncio.sleep(3)  # logs and task runs are written in the background
+        tasks, logs = [], []
+        for offset in range(0, 2_000, 200):
+            page = {"flow_runs": {"id": {"any_": ids}}, "limit": 200, "offset": offset}
+            tasks += (await http.post("/task_runs/filter", json=page)).json()
+            page = {"logs": {"flow_run_id": {"any_": ids}}, "limit": 200, "offset": offset}
+            logs += (await http.post("/logs/filter", json=page)).json()
+    assert {task["name"].partition(" ")[2] for task in tasks} == set(keys)
+    assert len(logs) > len(keys)
+    states = [str(run["state"]["message"]) for run in (*runs, *tasks) if run["state"]]
+    return [*(run["name"] for run in (*runs, *tasks)), *states, *(log["message"] for log in logs)]
+
+
+def test_the_command_line_shows_prompts_and_obeys_none(
+    sora: Sora, sandbox: SandboxServer, stored: StoredBlocks, key: str
+) -> None:
+    blocks = ["--api", stored.name, "--archive", stored.name]
+    prompt = "".join(f"{text} " for text in PROMPTS if "\0" not in text and len(text) < 1_000)
+    made = sora("generate", prompt, "--key", key, "--no-wait", *blocks)
+    assert made.code == 0, made.all
+    said = [
+        made.all,
+        sora("show", key, "--archive", stored.name).all,
+        sora("list", "--archive", stored.name).all,
+        sora("generate", "another prompt", "--key", key, *blocks).all,
+    ]
+    for text in said:
+        assert re.findall(CONTROLS, text.replace("\n", "")) == []
+        assert "Traceback" not in text
+    assert [json.loads(request.body)["input"]["prompt"] for request in sandbox.record.submits()] == [prompt]
+
+
+# --- Calendars
+
+MEASURED = """
+import sys, time
+from tests.support.memory import forget_peak, peak_kib
+from flows.calendars import CalendarError, parse_calendar
+from flows.calendar_rows import BadRow
+name, path = sys.argv[1:]
+data = open(path, "rb").read()
+before, began = forget_peak(), time.process_time()
+try:
+    rows = parse_calendar(data, name=name)
+    end = f"{len(rows)} rows, {sum(isinstance(row, BadRow) for row in rows)} bad"
+except CalendarError as error:
+    end = str(error)
+print(f"{time.process_time() - began:.2f} {peak_kib() - before} {end}")
+"""
+
+
+class Big(NamedTuple):
+    """A calendar, and what is said of it."""
+
+    name: str
+    make: Callable[[], bytes]
+    end: str
+
+
+def many(count: int, row: bytes = b"A kite,r%d\n", head: bytes = b"prompt,id\n") -> bytes:
+    """A calendar with as many different rows."""
+    return head + b"".join(row % number for number in range(count))
+
+
+TOO_MANY = "has 100,000 rows; a batch takes 5,000"
+BIG: Final = {
+    "100,000 rows": Big("plan.csv", lambda: many(100_000), TOO_MANY),
+    "100,000 formulas": Big("plan.csv", lambda: many(100_000, b"\"=cmd|' /C calc'!A%d\"\n", b"prompt\n"), TOO_MANY),
+    "100,000 rows of JSON": Big("plan.jsonl", lambda: b'{"prompt": "A kite"}\n' * 100_000, TOO_MANY),
+    "5,000 rows": Big("plan.csv", lambda: many(5_000), "5000 rows, 0 bad"),
+    "5,000 rows and a BOM": Big("plan.csv", lambda: b"\xef\xbb\xbf" + many(5_000), "5000 rows, 0 bad"),
+    "5,000 formulas": Big("plan.csv", lambda: many(5_000, b"=cmd|' /C calc'!A0,r%d\n"), "5000 rows, 0 bad"),
+    "5,000 longest rows": Big("plan.csv", lambda: many(5_000, b"x" * 9_900 + b",r%d\n"), "5000 rows, 0 bad"),
+    "5,000 rows of junk": Big("plan.jsonl", lambda: b"".join(map(junk, range(5_000))), "5000 rows, 5000 bad"),
+    "a cell of 50 MB": Big(
+        "plan.csv", lambda: b"prompt\n" + b"x" * 49_999_000, "a cell of more than 131,072 characters"
+    ),
+    "a quoted cell of 50 MB": Big("plan.csv", lambda: b'prompt\n"' + b"x" * 49_999_000, "from line 2 on: the quote"),
+    "a cell of 100 MB": Big("plan.csv", lambda: b"prompt\n" + b"x" * 100_000_000, "is larger than 50,000,000 bytes"),
+    "a line of 50 MB": Big("plan.jsonl", lambda: b'{"prompt": "' + b"x" * 49_999_000, "1 rows, 1 bad"),
+    "50 MB of brackets": Big("plan.jsonl", lambda: b"[" * 49_999_000, "1 rows, 1 bad"),
+    "400 nested lines": Big("plan.jsonl", lambda: (b"[" * 100_000 + b"\n") * 400, "400 rows, 400 bad"),
+    "50 MB of commas": Big("plan.csv", lambda: b"prompt" + b"," * 49_999_000, "has 49,999,001 columns in line 1"),
+    "50 MB of quotes": Big("plan.csv", lambda: b"prompt\n" + b'"' * 49_999_001, "from line 2 on: the quote"),
+    "50 MB of line feeds": Big("plan.csv", lambda: b"prompt" + b"\n" * 49_999_000 + b"A kite", "1 rows, 0 bad"),
+    "25 million rows": Big("plan.csv", lambda: b"prompt\n" + b"x\n" * 24_999_000, "has 24,999,000 rows"),
+    "UTF-16": Big("plan.csv", lambda: many(100_000).decode().encode("utf-16"), "is UTF-16"),
+    "latin-1": Big("plan.csv", lambda: many(100_000) + b"S\xfcden\n", "is not UTF-8: see line 100002"),
+    "a NUL at the end": Big("plan.csv", lambda: many(100_000) + b"\0", "line 100002 holds a NUL"),
+}
+
+
+def junk(number: int) -> bytes:
+    """A line of nearly 10 kB in which everything is wrong."""
+    return json.dumps({f"prompt{number}_{column}": column for column in range(390)}).encode() + b"\n"
+
+
+MOST_SECONDS: Final = 90.0
+"""Of processor, on a slow machine that is busy besides. The worst takes 20 to 40 s here."""
+MOST_KIB: Final = 1_000_000
+"""A file of 50 MB is held as bytes, as text, and as lines or cells: 700 MB were measured at most."""
+
+
+@pytest.mark.parametrize("what", BIG)
+def test_a_huge_calendar_ends_soon_and_takes_bounded_memory(what: str, tmp_path: Path) -> None:
+    """In a process of its own, whose memory nothing else has used."""
+    name, make, expected = BIG[what]
+    (tmp_path / "plan").write_bytes(make())
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURED, name, str(tmp_path / "plan")],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=170,
+    )  # fmt: skip
+    seconds, kib, end = ended.stdout.strip().split(" ", 2)
+    print(f"\n{what}: {seconds} s of processor, at most {int(kib) / 1024:.0f} MiB more than before: {end[:110]}")
+    assert expected in end
+    assert float(seconds) < MOST_SECONDS
+    assert int(kib) < MOST_KIB
+
+
+@pytest.mark.parametrize("what", ["100,000 rows", "5,000 rows of junk"])
+async def test_a_batch_of_a_huge_calendar_pays_nothing_and_prefect_can_show_why(
+    what: str,
+    stored: StoredBlocks,
+    sandbox: SandboxServer,
+    key: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, make, _ = BIG[what]
+    (tmp_path / name).write_bytes(make())
+    before, began = forget_peak(), time.monotonic()
+    with pytest.raises((BadRowsError, CalendarError)) as caught:
+        await generate_batch(calendar=str(tmp_path / name), key=key, api=stored.name, archive=stored.name)
+    took = time.monotonic() - began
+    print(f"\n{what}: the run took {took:.1f} s and at most {(peak_kib() - before) / 1024:.0f} MiB more than before")
+    assert len(str(caught.value)) < 40_000
+    assert sandbox.record.submits() == []
+    assert await names(stored, "ledger/") == []
+    if isinstance(caught.value, BadRowsError):
+        async with get_client() as client:
+            wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(key, kind="batch")]))
+            (found,) = await client.read_artifacts(artifact_filter=wanted)
+        print(f"the table has {len(str(found.data)):,} characters")
+        assert len(str(found.data)) < 10_000_000
+        assert len(json.loads(str(found.data)) if isinstance(found.data, str) else found.data or ()) == 5_000
+        logged = [record.getMessage() for record in caplog.records]
+        assert sum("is not understood" in line for line in logged) == 100
+        assert "4900 more are not understood: see the run's table." in logged
