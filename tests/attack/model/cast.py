@@ -29,9 +29,9 @@ from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
 from flows.steps.fetch import FetchedVideo
 from flows.steps.submit import Submission
-from tests.attack.model.promises import Permissions
+from tests.attack.model.promises import Permissions, Telling, telling
 from tests.attack.model.provider import Provider, StagedClient, StagedPayer, film_url
-from tests.attack.model.stage import Actor, StagedStore
+from tests.attack.model.stage import ACTING, Actor, Fate, StagedStore
 
 EXPECTED: Final = (PipelineError, ApixoError, StoreError)
 """What a run may fail with. Anything else is a bug."""
@@ -66,6 +66,7 @@ class Cast:
     Attributes:
         claims: the claims that were won, by key and attempt number.
         permissions: what persons have allowed so far.
+        told: the ends that Prefect has heard of; see `telling`.
     """
 
     archive: VideoArchive
@@ -73,10 +74,12 @@ class Cast:
     spool: Path
     permissions: Permissions = field(default_factory=Permissions)
     claims: list[tuple[str, int]] = field(default_factory=list)
+    told: set[Telling] = field(default_factory=set)
 
     def resources(self, actor: Actor, store: StagedStore) -> Resources:
         """The pipeline's resources, with this actor's clocks, line and provider."""
         clocks: dict[str, Any] = {"sleep": actor.sleep, "monotonic": actor.monotonic}
+        actor.told = self.told
         client = StagedClient(self.provider, actor)
         ledger = WatchedLedger(store, won=self._won, **clocks)
         return Resources(
@@ -160,6 +163,16 @@ async def _download(found: Generation, urls: tuple[str, ...], folder: Path, reso
     return [FetchedVideo(path, hashlib.sha256(film).hexdigest(), facts, ())]
 
 
+async def _deliver(happening: str, generation: Generation, **_: Any) -> bool:
+    """Stands for Prefect's confirmation of an event: it may not arrive, or arrive and its confirmation be lost."""
+    actor = ACTING.get()
+    fate = await actor.halt("event")
+    if fate is not Fate.REQUEST_LOST:
+        assert happening == generation.state
+        actor.told.add(telling(generation))
+    return fate is Fate.GOES_WELL
+
+
 def film_of(url: str) -> bytes:
     """What lies at an address."""
     return f"the film at {url}".encode()
@@ -188,6 +201,7 @@ def set_up() -> Iterator[None]:
     with (
         mock.patch.object(logging.getLogger("sora"), "disabled", new=True),
         mock.patch("flows.events.emit_event", nothing),
+        mock.patch("flows.announcements.deliver", _deliver),
         mock.patch("flows.collect_videos.retrieve", bring_home),
         mock.patch.object(fetching, "_fetch_all", _download),
         mock.patch.object(archiving, "poster_jpeg", return_value=b"a picture"),

@@ -4,9 +4,27 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
 
 from flows.generation import FINISHED, Attempt, Generation, State
 from tests.attack.model.provider import Provider
+
+Telling = tuple[str, datetime, State]
+"""A key, when its last attempt was claimed, and how it ended: what makes one event one."""
+
+MOVES: Final = {
+    State.CLAIMED: {State.SUBMITTED, State.REJECTED, State.UNCONFIRMED},
+    State.UNCONFIRMED: {State.SUBMITTED, State.REJECTED},
+    State.REJECTED: {State.CLAIMED, State.SUBMITTED},
+    State.SUBMITTED: {State.SUCCEEDED, State.FAILED},
+    State.FAILED: {State.CLAIMED, State.SUCCEEDED, State.SUBMITTED},
+    State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED},
+    State.ARCHIVED: set(),
+}
+"""The arrows of the drawing in `flows.generation`, and what may come late: a person or a callback names the task of
+what was taken for unpaid, a person names another one for what failed or is not archived yet, or a task once called
+failed ends well."""
 
 
 @dataclass
@@ -16,10 +34,12 @@ class Permissions:
     Attributes:
         allowed: attempts after which a person allowed another submission, by key and number.
         granted: the reruns of a person, by the name of the Prefect state.
+        named: tasks that a person has named when no other generation was known to have them.
     """
 
     allowed: set[tuple[str, int]] = field(default_factory=set)
     granted: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
 
 
 def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]:  # noqa: PLR0912 - a list of rules
@@ -30,6 +50,8 @@ def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]: 
         return
     if (new.key, new.request, new.created_at) != (old.key, old.request, old.created_at):
         yield "a record became that of another generation"
+    if new.state is not old.state and new.state not in MOVES[old.state]:
+        yield "no arrow leads there"
     if len(new.attempts) < len(old.attempts):
         yield "attempts were forgotten"
     if [attempt.number for attempt in new.attempts] != list(range(1, len(new.attempts) + 1)):
@@ -94,6 +116,51 @@ def broken_by_loss(record: Generation, known: set[str]) -> Iterator[str]:
         for task_id in sorted(known)
         if task_id not in found and not mentions(text, task_id)
     )
+
+
+def broken_by_neglect(record: Generation) -> Iterator[str]:
+    """Tasks that the record has as paid and under way, while it takes the generation for not, or not known to be, paid.
+
+    Nobody would bring them home, and the generation would be open for another payment.
+    """
+    if record.state not in (State.REJECTED, State.UNCONFIRMED):
+        return
+    for attempt in record.attempts:
+        later = {other.task_id for other in record.attempts[attempt.number :]}
+        if attempt.state is State.SUBMITTED and attempt.task_id not in later:
+            yield f"task {attempt.task_id} is paid, and the generation is {record.state}"
+
+
+def broken_by_sharing(records: dict[str, Generation], people: Permissions) -> Iterator[str]:
+    """Tasks that two generations have, though nobody could take them for a task of both."""
+    having = Counter(task_id for record in records.values() for task_id in {a.task_id for a in record.attempts})
+    yield from (
+        f"task {task_id} belongs to {times} generations"
+        for task_id, times in having.items()
+        if task_id is not None and times > 1 and task_id not in people.named
+    )
+
+
+def broken_by_haste(
+    old: Generation | None, new: Generation, *, claimed: dict[tuple[str, int], float], now: float
+) -> Iterator[str]:
+    """A claim that was given up before its lease was over, while its owner may well have lived."""
+    for attempt in old.attempts if old else ():
+        after = new.attempts[attempt.number - 1]
+        given_up = after.problem is not None and after.problem.kind == "OwnerDied" and attempt.problem is None
+        if given_up and now - claimed[new.key, attempt.number] < attempt.lease_seconds:
+            yield f"attempt {attempt.number} was given up before its lease was over"
+
+
+def telling(record: Generation) -> Telling:
+    """What others are told of an end."""
+    return record.key, record.attempt.claimed_at, record.state
+
+
+def broken_by_silence(record: Generation, told: set[Telling]) -> Iterator[str]:
+    """An end whose marker is gone, though Prefect has not confirmed it: nobody would tell it any more."""
+    if record.state in (State.ARCHIVED, State.FAILED) and telling(record) not in told:
+        yield f"{record.key} is {record.state}, nobody was told, and it is not marked as open"
 
 
 def may_come_home(record: Generation) -> bool:

@@ -60,15 +60,20 @@ class Task:
 
 @dataclass
 class Provider:
-    """Everything the other side knows."""
+    """Everything the other side knows.
 
+    Attributes:
+        sending: called with key and attempt number when a paid call has passed its last check.
+    """
+
+    sending: Callable[[str, int], None]
     tasks: dict[str, Task] = field(default_factory=dict)
     posts: Counter[tuple[str, int]] = field(default_factory=Counter)
     answers: Counter[Answer] = field(default_factory=Counter)
 
     def post(self, callback_url: str | None, answer: Answer) -> Task | None:
         """A paid call arrives. Returns the task, if it is charged."""
-        key, attempt = _about(callback_url)
+        key, attempt = about(callback_url)
         self.answers[answer] += 1
         if answer is Answer.UNREACHABLE:
             return None
@@ -105,7 +110,7 @@ def film_url(task_id: str) -> str:
     return f"https://films.example.com/{task_id}"
 
 
-def _about(callback_url: str | None) -> tuple[str, int]:
+def about(callback_url: str | None) -> tuple[str, int]:
     """Key and attempt number, as `ApixoApi.callback_url_for` writes them."""
     assert callback_url is not None
     key, *number = callback_url.partition("/apixo/")[2].split("/")[:-1]
@@ -129,6 +134,7 @@ class StagedClient(ApixoClient):
         await self._actor.halt("turn")
         if before_sending is not None:
             await before_sending()
+        self._provider.sending(*about(callback_url))
         await self._actor.halt("post")
         answer = Answer(self._actor.answer or Answer.TAKEN)
         self._actor.answer = None

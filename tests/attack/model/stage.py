@@ -8,6 +8,7 @@ which processes on several machines can do things, and plays it again the same w
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -20,6 +21,8 @@ from blocks import VideoArchive
 from blocks.object_store import ObjectDigest, ObjectStore
 
 BEGINNING: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+ACTING: ContextVar["Actor"] = ContextVar("ACTING")
+"""Whose code runs; for what gets no resources passed, such as the delivery of events."""
 PATIENCE_SECONDS: Final = 20.0
 """Real seconds within which an actor has to come to its next halt. Longer means that the stage itself is stuck."""
 
@@ -37,7 +40,7 @@ class Halt:
     """Where an actor stands.
 
     Attributes:
-        what: what it does next: `GET ledger/a.json`, `sleep`, `post`, …
+        what: what it does next: `GET ledger/a.json`, `sleep`, `post`, `event`, …
         due_seconds: the stage's time at which a pause is over; nothing else has one.
         release: lets it go on.
     """
@@ -54,11 +57,15 @@ class Stage:
     Attributes:
         written: called with the name and bytes of each object that MinIO has taken, and by whom.
         seconds: since the beginning, as no clock of an actor shows it.
+        away_until_seconds: before this time no request reaches MinIO.
+        steps: how often anybody went on.
         closing: the play is over: nobody reaches the outside any more.
     """
 
     written: Callable[[str, bytes, "Actor"], None]
     seconds: float = 0.0
+    away_until_seconds: float = 0.0
+    steps: int = 0
     closing: bool = False
 
 
@@ -72,6 +79,9 @@ class Actor:
         uptime_seconds: what its monotonic clock showed at the beginning.
         answer: what the provider will say to its next paid call; None: it takes it.
         dead: killed: it never goes on.
+        told: the ends that Prefect has heard of, from anybody.
+        clock_was_set: its wall clock does not show any more how much time has passed.
+        slept: its monotonic clock does not either.
     """
 
     name: str
@@ -80,6 +90,9 @@ class Actor:
     uptime_seconds: float = 0.0
     answer: str | None = None
     dead: bool = False
+    told: set[Any] = field(default_factory=set)
+    clock_was_set: bool = False
+    slept: bool = False
     waiting: deque[Halt] = field(default_factory=deque)
     task: asyncio.Task[Any] | None = None
     _flying: int = 0
@@ -92,6 +105,18 @@ class Actor:
     def monotonic(self) -> float:
         """Its monotonic clock."""
         return self.stage.seconds + self.uptime_seconds
+
+    def set_clock(self, ahead_seconds: float) -> None:
+        """Somebody sets its wall clock. Not after a sleep: then nothing would tell it how much time has passed."""
+        if not self.slept:
+            self.ahead_seconds, self.clock_was_set = ahead_seconds, True
+
+    def machine_sleeps(self, seconds: float) -> None:
+        """Time passes for all others, and for its wall clock. Its monotonic clock stands still."""
+        if not self.clock_was_set:
+            self.stage.seconds += seconds
+            self.uptime_seconds -= seconds
+            self.slept = True
 
     async def sleep(self, seconds: float) -> None:
         """A pause. Going on after it means that this much time has passed for everybody."""
@@ -128,6 +153,7 @@ class Actor:
 
     async def begin(self, work: Coroutine[Any, Any, Any]) -> None:
         """Starts it and waits for its first halt."""
+        ACTING.set(self)
         self.task = asyncio.create_task(work, name=self.name)
         self.task.add_done_callback(lambda _: self._changed.set())
         await self._quiet()
@@ -135,6 +161,7 @@ class Actor:
     async def go_on(self, fate: Fate = Fate.GOES_WELL) -> None:
         """Releases it once and waits for its next halt, or its end."""
         here = self.waiting.popleft()
+        self.stage.steps += 1
         self.stage.seconds = max(self.stage.seconds, here.due_seconds)
         here.release.set_result(fate)
         await self._quiet()
@@ -169,7 +196,7 @@ class Line(httpx.AsyncBaseTransport):
             return await self._inner.handle_async_request(request)
         name = request.url.path.removeprefix(f"/{self.bucket}/")
         fate = await actor.halt(f"{request.method} {name}")
-        if fate is Fate.REQUEST_LOST:
+        if fate is Fate.REQUEST_LOST or actor.stage.seconds < actor.stage.away_until_seconds:
             raise httpx.ConnectError("lost on its way", request=request)
         actor.flies(+1)
         try:

@@ -23,6 +23,9 @@ MACHINES: Final = 4
 LONGEST_RUN: Final = 80
 """Steps after which an actor that is to run to its end is left where it is."""
 
+LONGEST_LIFE: Final = 20
+"""So many such runs are enough for whatever an actor has to wait for."""
+
 Script = Callable[[Resources], Coroutine[Any, Any, None]]
 
 
@@ -68,7 +71,7 @@ class Play:
             store.move_to(archive.bucket)
         house.eye.bucket = archive.bucket
         self.stage = Stage(written=self._written)
-        self.provider = Provider()
+        self.provider = Provider(self._sending)
         self.cast = Cast(archive, self.provider, house.spool)
         self.actors: list[Actor] = []
         self.keys_of: dict[Actor, str] = {}
@@ -76,7 +79,9 @@ class Play:
         self.machines: list[Actor | None] = [None] * MACHINES
         self.ahead = [0.0] * MACHINES
         self.records: dict[str, Generation] = {}
+        self.claimed: dict[tuple[str, int], float] = {}
         self.wrong: list[str] = []
+        self._seen = (0, 0, 0)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Takes one step of the play."""
@@ -138,8 +143,11 @@ class Play:
                 error = actor.task.exception()
                 if error is not None and not isinstance(error, EXPECTED):
                     raise BrokenPromiseError(f"{actor.name} failed with {error!r}") from error
-        for key in sorted(set(self.keys_of.values())):
-            await self._check_key(key)
+        if self._seen != (self.stage.steps, len(self.actors), len(self.acting())):
+            self._seen = (self.stage.steps, len(self.actors), len(self.acting()))
+            for key in sorted(set(self.keys_of.values())):
+                await self._check_key(key)
+            self.wrong += promises.broken_by_sharing(self.records, self.cast.permissions)
         if self.wrong:
             raise BrokenPromiseError("; ".join(dict.fromkeys(self.wrong)))
 
@@ -155,12 +163,13 @@ class Play:
         self.wrong += promises.broken_by_charges(record, key, self.provider, self.cast.permissions)
         if record is None:
             return
-        known = {t for a, payer in self.payers.items() if self.keys_of[a] == key and not a.dead for t in payer.known}
+        known = {task_id for a, payer in self.payers.items() if self.keys_of[a] == key for task_id in payer.known}
         self.wrong += promises.broken_by_loss(record, known)
-        if promises.may_come_home(record) and not self.acting(key):
-            marker = await self.house.eye.get(marker_name(key))
-            if marker is None:
+        self.wrong += promises.broken_by_neglect(record)
+        if not self.acting(key) and await self.house.eye.get(marker_name(key)) is None:
+            if promises.may_come_home(record):
                 self.wrong.append(f"{key} is {record.state} and not marked as open")
+            self.wrong += promises.broken_by_silence(record, self.cast.told)
         if record.state is State.ARCHIVED and not self.acting(key):
             await self._check_film(record)
 
@@ -182,15 +191,25 @@ class Play:
         new = Generation.model_validate_json(data)
         old = self.records.get(new.key)
         found = list(promises.broken_by_change(old, new))
+        if new.state is State.CLAIMED:
+            self.claimed.setdefault((new.key, new.attempt.number), self.stage.seconds)
+        found += promises.broken_by_haste(old, new, claimed=self.claimed, now=self.stage.seconds)
         self.wrong += [f"{actor.name}: {what} ({old and old.state} → {new.state})" for what in found]
         self.records[new.key] = new
         self.house.tally[f"state: {new.state}"] += 1
+
+    def _sending(self, key: str, number: int) -> None:
+        """No request is sent for a claim that does not stand any more."""
+        record = self.records[key]
+        if number != record.attempt.number or record.state is not State.CLAIMED:
+            self.wrong.append(f"attempt {number} of {key} is sent, and the record is {record.state}")
 
     async def bring_all_home(self) -> None:
         """Everybody dies, all tasks end well, and then only the collector works, and a person where one has to.
 
         Whatever was paid and is known has to end in the archive.
         """
+        self.stage.away_until_seconds = 0.0
         for actor in self.actors:
             actor.dead = True
         for task in self.provider.tasks.values():
@@ -206,6 +225,8 @@ class Play:
             if record.state in (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED):
                 self.wrong.append(f"{key} stays {record.state} for ever")
             self.house.tally[f"end: {record.state}"] += 1
+            if not promises.may_come_home(record) and await self.house.eye.get(marker_name(key)) is not None:
+                self.wrong.append(f"{key} is {record.state}, and marked as open for ever")
         await self.check()
 
     async def _resolve(self, record: Generation) -> None:
@@ -218,8 +239,11 @@ class Play:
 
     async def _alone(self, name: str, key: str, script: Script) -> None:
         actor = await self.begin(name, key, script)
-        while actor.acting:
+        for _ in range(LONGEST_LIFE):
             await self.advance(actor, until="")
+        if actor.acting:
+            self.wrong.append(f"{actor.name} never comes to an end; it goes on with {actor.next}")
+            actor.dead = True
 
     async def close(self) -> None:
         """Ends the play."""
