@@ -25,7 +25,7 @@ MAX_IMAGE_BYTES = 10_000_000
 """APIXO: at most 10 MB. Whether that means 10,000,000 or 10 times 1,048,576 is not said: the stricter one fits both."""
 
 MAX_IMAGE_PIXELS = 64_000_000
-"""More than the 50 megapixels of common cameras; one such picture takes 256 MB to decode."""
+"""More than the 50 megapixels of common cameras; one such picture takes 256 MB to decode, as a WebP nearly 1 GB."""
 
 DEFAULT_TOTAL_SECONDS = 60.0
 """For the whole image: 10 MB at 170 kB/s."""

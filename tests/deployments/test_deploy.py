@@ -3,11 +3,13 @@
 import inspect
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 
 from deployments import deploy
 from deployments.connection import SetupError
@@ -47,6 +49,33 @@ def test_no_expression_of_a_trigger_can_fail_without_a_run(deployment: dict[str,
         assert "default(" in expression or expression.strip() == "flow_run.id | string", expression
     if "request" in trigger["parameters"]:
         assert deployment["enforce_parameter_schema"] is False
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{{ 7 * 7 }} {% for a in ().__class__.__mro__ %}{{ a }}{% endfor %} {# gone #}",
+        '", "duration": 12, "prompt": "another',
+        "\\ \" ' </script> & \n\u2028\u202e\x1b[2J \U0001f3ac",
+        '{"__prefect_kind": "workspace_variable", "variable_name": "x"}',
+    ],
+)
+def test_a_prompt_in_an_event_is_no_template_and_stays_what_it_was(prompt: str) -> None:
+    """Prefect fills in the parameters when the event comes, and looks for placeholders again when it makes the run."""
+    parameters = {"scene": prompt}
+    context = {
+        "event": SimpleNamespace(id="an-id", payload={"request": {"prompt": prompt}}),
+        "flow_run": SimpleNamespace(id="an-id", parameters=parameters),
+    }
+    for _, trigger in TRIGGERS:
+        if "request" in trigger["parameters"]:
+            filled = hydrate(
+                {"request": trigger["parameters"]["request"]},
+                HydrationContext(render_jinja=True, render_workspace_variables=True, jinja_context=context),
+            )
+            made = hydrate(filled, HydrationContext(render_workspace_variables=True))
+            assert made["request"]["prompt"] == prompt
+            assert "duration" not in made["request"]
 
 
 def test_only_the_short_collector_has_a_concurrency_limit() -> None:
