@@ -61,8 +61,8 @@ def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]: 
     if len(new.attempts) > len(old.attempts):
         if new.attempt.state is State.CLAIMED and old.state not in (State.REJECTED, State.FAILED):
             yield f"it was claimed again while it was {old.state}"
-        if new.attempts[: len(old.attempts) - 1] != old.attempts[:-1]:
-            yield "a new attempt changed earlier ones"
+        if not adopted(new.attempt) and new.attempts[: len(old.attempts)] != old.attempts:
+            yield "a new claim changed earlier attempts"
     text = " ".join(attempt.note or "" for attempt in new.attempts)
     kept = {attempt.task_id for attempt in new.attempts}
     for attempt in old.attempts:
