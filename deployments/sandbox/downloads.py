@@ -9,6 +9,7 @@ from starlette.responses import FileResponse
 from starlette.types import ASGIApp
 
 from deployments.sandbox.faults import Fault
+from deployments.sandbox.misbehaviour import PAGES, hang, trickle
 from deployments.sandbox.tasks import Task, TaskBoard
 from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
 
@@ -21,7 +22,9 @@ TOO_BIG_BYTES = 11 * 1024 * 1024
 #: Pause between the pieces of an endless body, in seconds: 30 MB a second, so that it reaches a limit soon.
 ENDLESS_PAUSE_SECONDS = 0.002
 PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
-STATUSES = {"http_403": 403, "http_404": 404, "http_500": 500}
+STATUSES = {"http_403": 403, "http_404": 404, "http_500": 500, "http_502_html": PAGES["http_502_html"][0]}
+#: More than any film has, and more than a caller should take.
+HUGE_BYTES = 3 * 1024**3
 RANGE_HEADERS = ("range", "if-range")
 
 
@@ -30,6 +33,23 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
     match fault.kind:
         case kind if kind in STATUSES:
             await exchange.answer(STATUSES[kind], f"<h1>{STATUSES[kind]}</h1>")
+        case "http_429":
+            headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
+            await exchange.answer(429, "<h1>429</h1>", headers)
+        case "reset_before":
+            await exchange.reset()
+        case "hang":
+            await hang(exchange, fault)
+        case "slow":
+            await trickle(exchange, await exchange.act(app), fault.seconds)
+        case "cut":
+            await _cut(exchange, app)
+        case _:
+            await _answer_otherwise(exchange, app, fault, task, board)
+
+
+async def _answer_otherwise(exchange: Exchange, app: ASGIApp, fault: Fault, task: Task, board: TaskBoard) -> None:
+    match fault.kind:
         case "html_200":
             await exchange.answer(200, PAGE)
         case "empty":
@@ -44,8 +64,6 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
             await exchange.pass_on(FileResponse(await board.film_for(task, duration=other)))
         case "other_orientation":
             await exchange.pass_on(FileResponse(await board.film_for(task, turned=True)))
-        case "cut":
-            await _cut(exchange, app)
         case kind:
             await _send_otherwise(exchange, await exchange.act(app, without=RANGE_HEADERS), kind)
 
@@ -87,11 +105,16 @@ async def _cut(exchange: Exchange, app: ASGIApp) -> None:
 
 
 async def _send_otherwise(exchange: Exchange, reply: Reply, kind: str) -> None:
-    """The whole film, whatever range was asked for: too short, of unknown length, or just whole."""
+    """The whole film, whatever range was asked for: too short, of unknown or wrong length, or just whole."""
     headers = {"content-type": reply.headers["content-type"]}
     body = reply.body
     if kind == "truncated_mp4":
         body = body[: int(len(body) * TRUNCATED_PART)]
+    if kind == "huge_body":
+        await exchange.begin(reply.status, headers | {"content-length": str(HUGE_BYTES)})
+        await exchange.piece(body)
+        await exchange.hang_up()
+        return
     if kind != "no_length":
         await exchange.answer(reply.status, body, headers)
         return

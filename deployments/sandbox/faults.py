@@ -61,6 +61,12 @@ ResultKind = Literal[
     "http_403",
     "http_404",
     "http_500",
+    "http_502_html",
+    "http_429",
+    "reset_before",  # connection reset, nothing sent
+    "hang",  # no answer
+    "slow",  # the whole film trickles in
+    "huge_body",  # 3 GiB announced, the film sent, the connection closed
     "no_range",  # answers a Range request with the whole film
     "no_length",  # chunked
 ]

@@ -46,7 +46,7 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
         case "reset_before":
             await exchange.reset()
         case "hang":
-            await _hang(exchange, fault)
+            await hang(exchange, fault)
         case "redirect":
             again = exchange.scope["path"]
             query = exchange.scope["query_string"].decode("latin-1")
@@ -71,13 +71,13 @@ async def _act_then_misbehave(exchange: Exchange, reply: Reply, fault: Fault, se
         case "reset_after":
             await exchange.reset()
         case "hang_after":
-            await _hang(exchange, fault)
+            await hang(exchange, fault)
         case "http_500_after":
             await exchange.answer(500, failure(500, "Internal server error"))
         case "code_400_after":
             await exchange.answer(200, {**reply.json(), "code": 400, "message": "Invalid parameters"})
         case "slow":
-            await _trickle(exchange, reply, fault.seconds)
+            await trickle(exchange, reply, fault.seconds)
         case "junk":
             await exchange.answer(
                 reply.status, b"\x00\xff\xfeOK this is not JSON", {"content-type": "application/json"}
@@ -99,12 +99,14 @@ async def _act_then_misbehave(exchange: Exchange, reply: Reply, fault: Fault, se
             raise NotImplementedError(kind)
 
 
-async def _hang(exchange: Exchange, fault: Fault) -> None:
+async def hang(exchange: Exchange, fault: Fault) -> None:
+    """Says nothing until the caller gives up, or the fault's time is over."""
     if not await exchange.gone_within(fault.seconds or None):
         await exchange.reset()
 
 
-async def _trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
+async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
+    """Sends a reply a little at a time."""
     await exchange.begin(reply.status, reply.headers)
     size = -(-len(reply.body) // SLOW_PIECES)
     for start in range(0, len(reply.body), size):

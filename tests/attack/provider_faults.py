@@ -6,9 +6,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from deployments.sandbox import Fault
+from flows.media.errors import DamagedVideoError, DownloadError, ForbiddenUrlError, MediaError, ResultExpiredError
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN: Final = "<!-- begin: faults of the provider, by `python -m tests.attack.provider_faults` -->"
@@ -28,6 +29,7 @@ class End(StrEnum):
     FAILED_FOR_GOOD = "failed for good"
     DEADLINE = "deadline"
     KEY_REFUSED = "key refused"
+    NOT_FETCHED = "not fetched"
 
 
 MEANING: Final = {
@@ -38,9 +40,10 @@ MEANING: Final = {
     End.FAILED_FOR_GOOD: "the same request cannot succeed; no rerun pays again",
     End.DEADLINE: "paid and not yet home; a rerun, or the collector, goes on waiting",
     End.KEY_REFUSED: "paid and not yet home; with a right API key a rerun, or the collector, goes on",
+    End.NOT_FETCHED: "paid, made and not yet home; a rerun, or the collector, fetches it again",
 }
 
-Call = Literal["submit", "status"]
+Call = Literal["submit", "status", "result"]
 Setting = Literal["down", "short deadline", "forbidden prompt", "image"]
 
 
@@ -61,6 +64,9 @@ class Row:
         least_pause_seconds: how long the second POST came after the first at least.
         most_pause_seconds: and at most; None: not looked at.
         videos: how many videos are archived in the end.
+        error: what a run raises that could not fetch the result.
+        advice: what its message says that a person should do, where that depends on the fault: a regular expression.
+        warning: what the record says about the archived video: a regular expression.
         setting: what else the test sets up.
     """
 
@@ -76,6 +82,9 @@ class Row:
     least_pause_seconds: float = 0.0
     most_pause_seconds: float | None = None
     videos: int = 1
+    error: type[MediaError] | None = None
+    advice: str = ""
+    warning: str = ""
     setting: Setting | None = None
 
     @property
@@ -93,8 +102,11 @@ def _archived(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) 
     return Row(_call(script), text, script, End.ARCHIVED, posts, 1, why, **more)
 
 
-def _rejected(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) -> Row:
-    return Row("submit", text, script, End.REJECTED, posts, 0, why, rerun=End.ARCHIVED, posts_then=posts + 1, **more)
+def _rejected(text: str, why: str, *script: Fault, advice: str, posts: int = 1, **more: Any) -> Row:
+    return Row(
+        "submit", text, script, End.REJECTED, posts, 0, why,
+        rerun=End.ARCHIVED, posts_then=posts + 1, advice=advice, **more,
+    )  # fmt: skip
 
 
 def _unconfirmed(text: str, paid: int, why: str, *script: Fault, posts: int = 1) -> Row:
@@ -115,8 +127,21 @@ def _never_ends(text: str, why: str, kind: str, **options: Any) -> Row:
     )  # fmt: skip
 
 
+def _comes_home(text: str, why: str, kind: str, *, times: int = 1, warning: str = "", **options: Any) -> Row:
+    """A fault of the download that does not keep the video."""
+    return _archived(text, why, fault("result", kind, times=times, **options), warning=warning)
+
+
+def _stays_away(text: str, why: str, kind: str, error: type[MediaError], advice: str, **options: Any) -> Row:
+    """A fault of the download that lasts longer than the retries."""
+    return Row(
+        "result", text, (fault("result", kind, times=-1, **options),), End.NOT_FETCHED, 1, 1, why,
+        rerun=End.ARCHIVED, posts_then=1, error=error, advice=advice,
+    )  # fmt: skip
+
+
 def _call(script: tuple[Fault, ...]) -> Call:
-    return "status" if script and script[0].call == "status" else "submit"
+    return cast("Call", script[0].call) if script else "submit"
 
 
 NOT_KNOWN: Final = "No answer says whether it was taken, so it is not sent again."
@@ -124,11 +149,16 @@ NO_YES: Final = "It may be an answer given after the task was made, so it is no 
 ODD_YES: Final = "It says yes and names no task, so it is paid and nobody knows as what."
 DOCUMENTED: Final = "A documented no: nothing was paid."
 ASKED_AGAIN: Final = "A question costs nothing and is asked again."
+FETCHED_AGAIN: Final = "Fetching costs nothing and is done again."
+KEPT_OPEN: Final = "The run fails after six tries; the generation stays open."
 KEEPS_OPEN: Final = "The run ends at its deadline; the generation stays open."
+
+MEND: Final = "Mend the request, or the account"
 
 SUBMIT: Final = (
     _rejected(
-        "nobody listens", "Never connected, so nothing was sent; tried five times.", posts=0, setting="down"
+        "nobody listens", "Never connected, so nothing was sent; tried five times.", posts=0, setting="down",
+        advice="Check the network and base_url",
     ),
     _archived("429 once", "A documented no that asks to wait.", fault("submit", "http_429"), posts=2),
     _archived(
@@ -146,12 +176,13 @@ SUBMIT: Final = (
     ),
     _archived("200 with code 429 once", "The code in the body counts too.", fault("submit", "code_429_body"), posts=2),
     _rejected(
-        "429 for ever", "Five tries, all of them refused.", fault("submit", "http_429", times=-1), posts=TRIES
+        "429 for ever", "Five tries, all of them refused.", fault("submit", "http_429", times=-1), posts=TRIES,
+        advice="Wait, then run it again",
     ),
-    _rejected("400", DOCUMENTED, fault("submit", "http_400")),
-    _rejected("400 with a gateway's page", DOCUMENTED, fault("submit", "http_400_html")),
-    _rejected("200 with code 400", DOCUMENTED, fault("submit", "code_400_body")),
-    _rejected("401", DOCUMENTED, fault("submit", "http_401")),
+    _rejected("400", DOCUMENTED, fault("submit", "http_400"), advice=MEND),
+    _rejected("400 with a gateway's page", DOCUMENTED, fault("submit", "http_400_html"), advice=MEND),
+    _rejected("200 with code 400", DOCUMENTED, fault("submit", "code_400_body"), advice=MEND),
+    _rejected("401", DOCUMENTED, fault("submit", "http_401"), advice="Check the API key in the Secret block"),
     _unconfirmed(
         "200 with code 400, and a task in the data", 1, "A no that names a task may be a yes.",
         fault("submit", "code_400_after"),
@@ -260,7 +291,56 @@ STATUS: Final = (
     ),
 )  # fmt: skip
 
-ROWS: Final = SUBMIT + STATUS
+RESULT: Final = (
+    _comes_home("cut half-way", "The next try goes on where it was cut.", "cut"),
+    _archived(
+        "cut, then no ranges", "The next try begins anew.", fault("result", "cut"), fault("result", "no_range")
+    ),
+    _comes_home("no length", "What arrived is decoded to its end, so a cut would show.", "no_length", times=-1),
+    _comes_home("a redirect", "Followed, each address checked like the first.", "redirect"),
+    _comes_home("a slow answer", "It is waited for, for half an hour.", "slow", seconds=0.6),
+    _comes_home("429", FETCHED_AGAIN, "http_429"),
+    _comes_home("429 with `Retry-After: 1`", FETCHED_AGAIN, "http_429", retry_after="1"),
+    _comes_home("429 with `Retry-After: soon`", FETCHED_AGAIN, "http_429", retry_after="soon"),
+    _comes_home("500", FETCHED_AGAIN, "http_500"),
+    _comes_home("502 with a page", FETCHED_AGAIN, "http_502_html"),
+    _comes_home("a reset", FETCHED_AGAIN, "reset_before"),
+    _comes_home("no answer", "Silence of 30 seconds (0.5 in this test) ends a try.", "hang", seconds=5),
+    _comes_home("403", "A signature may be over: the status is asked for a fresh address.", "http_403"),
+    _comes_home("404", "The status is asked for a fresh address.", "http_404"),
+    _comes_home("200 with a sign-in page", "Not a video, so it is fetched again.", "html_200"),
+    _comes_home("an empty file", "Not a video, so it is fetched again.", "empty"),
+    _comes_home("the first 60 % of the film as if it were whole", "It is decoded to its end.", "truncated_mp4"),
+    _comes_home(
+        "a film of another duration", "Paid for, so it is kept, with a warning.", "other_duration", times=-1,
+        warning="8",
+    ),
+    _comes_home(
+        "a film of another orientation", "Paid for, so it is kept, with a warning.", "other_orientation", times=-1,
+        warning="portrait",
+    ),
+    _stays_away("cut for ever", KEPT_OPEN, "cut", DownloadError, "try again to fetch the rest"),
+    _stays_away("429 for ever", KEPT_OPEN, "http_429", DownloadError, "try again later"),
+    _stays_away("500 for ever", KEPT_OPEN, "http_500", DownloadError, "try again later"),
+    _stays_away("502 for ever", KEPT_OPEN, "http_502_html", DownloadError, "try again later"),
+    _stays_away("resets for ever", KEPT_OPEN, "reset_before", DownloadError, "try again later"),
+    _stays_away("no answer for ever", KEPT_OPEN, "hang", DownloadError, "try again later", seconds=5),
+    _stays_away("403 for ever", KEPT_OPEN, "http_403", ResultExpiredError, "Ask for the task's status again"),
+    _stays_away("404 for ever", KEPT_OPEN, "http_404", ResultExpiredError, "Ask for the task's status again"),
+    _stays_away("a page for ever", KEPT_OPEN, "html_200", DamagedVideoError, "a rerun can fetch it again"),
+    _stays_away("an empty file for ever", KEPT_OPEN, "empty", DamagedVideoError, "a rerun can fetch it again"),
+    _stays_away("half a film for ever", KEPT_OPEN, "truncated_mp4", DamagedVideoError, "a rerun can fetch it again"),
+    _stays_away("redirects for ever", "Five are followed.", "redirect", DownloadError, "give the final URL"),
+    _stays_away(
+        "a redirect to a private address", "Not followed: it may be the cloud's metadata service.",
+        "redirect_private", ForbiddenUrlError, "is not public: ",
+    ),
+    _stays_away(
+        "3 GiB", "Refused by its announced length; the limit is 2 GiB.", "huge_body", DownloadError, "raise the limit"
+    ),
+)  # fmt: skip
+
+ROWS: Final = SUBMIT + STATUS + RESULT
 
 
 def table() -> str:

@@ -1,5 +1,6 @@
 """Every fault of the provider, through the whole flow: how the run ends, what was sent, and what a rerun does."""
 
+import re
 import socket
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from deployments.sandbox import SandboxServer
 from deployments.sandbox.faults import KINDS, FaultCall
 from flows.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.generation import Generation, State
+from flows.hosts import guarded_client
 from flows.ledger import Ledger
-from tests.attack.provider_faults import PAGE, ROWS, STATUS, SUBMIT, TRIES, End, Row, with_table
+from flows.media.errors import MediaError
+from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, TRIES, End, Row, with_table
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
 
@@ -23,7 +26,16 @@ ERRORS: Final[dict[End, type[Exception]]] = {
     End.FAILED_FOR_GOOD: VideoFailedError,
     End.DEADLINE: DeadlineError,
     End.KEY_REFUSED: AuthenticationError,
+    End.NOT_FETCHED: MediaError,
 }
+ADVICE: Final = {
+    End.UNCONFIRMED: r"`sora resolve {key} --task-id TASK_ID{options}`.* or `sora resolve {key} --resubmit{options}`",
+    End.FAILED: r"run `sora resolve {key} --resubmit{options}`, or rerun",
+    End.FAILED_FOR_GOOD: r"use a new key",
+    End.DEADLINE: r"Task {task_id} .* ask again later",
+    End.KEY_REFUSED: r"Check the API key in the Secret block",
+}
+"""What a person is told to do, where that does not depend on the fault."""
 STATES: Final = {
     End.ARCHIVED: State.ARCHIVED,
     End.REJECTED: State.REJECTED,
@@ -32,8 +44,9 @@ STATES: Final = {
     End.FAILED_FOR_GOOD: State.FAILED,
     End.DEADLINE: State.SUBMITTED,
     End.KEY_REFUSED: State.SUBMITTED,
+    End.NOT_FETCHED: State.SUCCEEDED,
 }
-OPEN: Final = {End.UNCONFIRMED, End.DEADLINE, End.KEY_REFUSED}
+OPEN: Final = {End.UNCONFIRMED, End.DEADLINE, End.KEY_REFUSED, End.NOT_FETCHED}
 """After these ends something may still come home, so the generation stays marked."""
 PERMANENT: Final = {End.FAILED_FOR_GOOD: True, End.FAILED: False}
 
@@ -51,18 +64,34 @@ async def ends(row: Row, end: End, stored: StoredBlocks, sandbox: SandboxServer,
         made = await stored.generate(request, key=key)
         assert made == await stored.recorded(key)
         assert sum(item.kind == "video" for item in made.objects) == row.videos
+        if row.warning:
+            assert re.search(row.warning, " ".join(made.warnings))
+        raised = None
     else:
         with pytest.raises(ERRORS[end]) as caught:
             await stored.generate(request, key=key)
-        if end not in (End.DEADLINE, End.KEY_REFUSED):
-            assert key in str(caught.value)
-        if end in PERMANENT:
-            assert getattr(caught.value, "permanent", None) is PERMANENT[end]
+        raised = caught.value
     found = await stored.recorded(key)
     assert found is not None
+    if raised is not None:
+        says_what_to_do(raised, row, end, found, stored)
     assert found.state is STATES[end]
     assert await is_open(key, stored) == (end in OPEN)
     knows_what_was_paid(found, sandbox)
+
+
+def says_what_to_do(raised: Exception, row: Row, end: End, found: Generation, stored: StoredBlocks) -> None:
+    """The error is of the class that a caller expects, names what it is about, and advises."""
+    assert type(raised) is (row.error if end is End.NOT_FETCHED else ERRORS[end])
+    if end in PERMANENT:
+        assert getattr(raised, "permanent", None) is PERMANENT[end]
+    if end in (End.REJECTED, End.UNCONFIRMED, End.FAILED, End.FAILED_FOR_GOOD):
+        assert found.key in str(raised)
+    options = f" --api {stored.name} --archive {stored.name}"
+    advice = ADVICE.get(end) or row.advice
+    assert advice
+    wanted = advice.format(key=re.escape(found.key), task_id=found.task_id, options=re.escape(options))
+    assert re.search(wanted, str(raised), re.DOTALL), str(raised)
 
 
 def knows_what_was_paid(found: Generation, sandbox: SandboxServer) -> None:
@@ -83,8 +112,9 @@ async def is_open(key: str, stored: StoredBlocks) -> bool:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute of silence and five minutes of pause are too long for a test. The rules stay what they are."""
-    defaults: dict[str, Any] = ApixoClient.__init__.__kwdefaults__ or {}
-    monkeypatch.setitem(defaults, "read_timeout_seconds", 0.5)
+    for function, name in ((ApixoClient.__init__, "read_timeout_seconds"), (guarded_client, "timeout_seconds")):
+        defaults: dict[str, Any] = function.__kwdefaults__ or {}
+        monkeypatch.setitem(defaults, name, 0.5)
     monkeypatch.setattr("apixo.retries.MAX_RETRY_AFTER_SECONDS", 1.0)
 
 
@@ -144,7 +174,7 @@ def test_the_page_shows_the_table() -> None:
 
 
 def test_every_fault_of_the_stand_in_has_a_row() -> None:
-    matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS}
+    matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS, "result": RESULT}
     for call, rows in matrix.items():
         played = {fault.kind for row in rows for fault in row.script if fault.call == call}
         assert played == KINDS[call]

@@ -144,6 +144,27 @@ def _is(status: int) -> Check:
     return check
 
 
+def _reset(http: httpx.Client, url: str) -> None:
+    with pytest.raises(httpx.ReadError):
+        http.get(url)
+
+
+def _hang(http: httpx.Client, url: str) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        http.get(url, timeout=0.3)
+
+
+def _huge(http: httpx.Client, url: str) -> None:
+    with http.stream("GET", url) as reply:
+        assert reply.headers["content-length"] == str(3 * 1024**3)
+        with pytest.raises(httpx.RemoteProtocolError):
+            reply.read()
+
+
+def _whole(http: httpx.Client, url: str) -> None:
+    assert _film(http.get(url).content)[3] == 96
+
+
 DOWNLOADS: dict[str, Check] = {
     "cut": _cut,
     "html_200": _html,
@@ -156,6 +177,12 @@ DOWNLOADS: dict[str, Check] = {
     "http_403": _is(403),
     "http_404": _is(404),
     "http_500": _is(500),
+    "http_502_html": _is(502),
+    "http_429": _is(429),
+    "reset_before": _reset,
+    "hang": _hang,
+    "slow": _whole,
+    "huge_body": _huge,
     "no_range": _no_range,
     "no_length": _no_length,
 }
