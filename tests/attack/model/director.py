@@ -50,6 +50,9 @@ OPENINGS: Final = {
     "failed, being told, made by a rerun": State.ARCHIVED,
     "archived, not told": State.ARCHIVED,
     "archived, the telling is lost": State.ARCHIVED,
+    "failed for good, and sent back": State.FAILED,
+    "another's task is named": State.SUBMITTED,
+    "frozen before its turn": State.UNCONFIRMED,
     "frozen before sending": State.UNCONFIRMED,
     "paid, frozen": State.UNCONFIRMED,
     "paid, frozen, allowed again": State.REJECTED,
@@ -116,9 +119,23 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._go_on(0, "event")
                 if self.opening == "archived, the telling is lost":
                     self._go_on(0, "", fate=Fate.REQUEST_LOST)
-            case "frozen before sending":
-                self._go_on(0, "post")
+            case "failed for good, and sent back":
+                self._go_on(0, "status", answer=Answer.TAKEN)
+                self.a_task_ends(0, "CONTENT_VIOLATION")
+                self._go_on(0, "")
+                self.a_run_begins(KEY, "new")
+                self._go_on(0, "")
+            case "another's task is named":
+                self._go_on(0, "status", answer=Answer.TAKEN)
+                self.a_run_begins(OTHER, "none")
+                self._go_on(1, "", answer=Answer.TAKEN_REPLY_LOST)
+                self.a_callback_comes(OTHER, 1, "another")
+                self._go_on(1, "")
+            case "frozen before its turn" | "frozen before sending":
+                self._go_on(0, "turn" if self.opening == "frozen before its turn" else "post")
                 self._give_up()
+                if self.opening == "frozen before its turn":
+                    self._go_on(0, "PUT ledger/")
             case "paid, frozen":
                 self._go_on(0, "reply", answer=Answer.TAKEN)
                 self._give_up()

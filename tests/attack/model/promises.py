@@ -59,6 +59,8 @@ def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]: 
     if old.state is State.ARCHIVED and (new.state is not State.ARCHIVED or new.objects != old.objects):
         yield "an archived generation changed"
     if len(new.attempts) > len(old.attempts):
+        if new.attempt.state is State.CLAIMED and old.permanently_failed:
+            yield "it was claimed again, and the same request cannot succeed"
         if new.attempt.state is State.CLAIMED and old.state not in (State.REJECTED, State.FAILED):
             yield f"it was claimed again while it was {old.state}"
         if not adopted(new.attempt) and new.attempts[: len(old.attempts)] != old.attempts:
