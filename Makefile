@@ -46,7 +46,7 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(COVERAGE)
 
 attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: most of an hour
-	@$(BIN)/python -m pytest -m attack -s
+	@$(BIN)/python -m pytest -m "attack or sample" -s
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .

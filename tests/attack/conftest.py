@@ -37,7 +37,7 @@ def _one_authority(path: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of it belongs to `make attack`."""
+    """What is not marked as part of the sample belongs to `make attack` alone."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("sample") is None:
             item.add_marker(pytest.mark.attack)

@@ -32,23 +32,23 @@ FIRST: Final = (
 """First crashes that each leave another world behind: from a marker alone to a video that nobody was told of."""
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 async def test_a_sample_of_crashes(scenario: Scenario, world: World) -> None:
     await attack(scenario, world, every=EVERY)
 
 
+@pytest.mark.sample
 async def test_a_sample_of_two_crashes_in_a_row(world: World) -> None:
     await attack_twice(FIRST[2:7:2], world, every=5 * EVERY_SECOND)
 
 
-@pytest.mark.attack
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 async def test_a_crash_at_every_point(scenario: Scenario, world: World) -> None:
     await attack(scenario, world, every=1)
 
 
-@pytest.mark.attack
 @pytest.mark.timeout(3600)
 async def test_two_crashes_in_a_row(world: World) -> None:
     await attack_twice(FIRST, world, every=EVERY_SECOND)

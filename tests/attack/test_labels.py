@@ -8,6 +8,8 @@ import pytest
 from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request
 from tests.attack.points import Point
 
+pytestmark = pytest.mark.sample
+
 PLACES = Places(provider="127.0.0.1:1", store="127.0.0.1:2", prefect="127.0.0.1:3")
 ID = uuid.uuid4()
 

@@ -1,7 +1,7 @@
 """Outages while many generations are under way, through `sora` in processes of its own. Each has a bound in time.
 
-The short ones run always, the long ones with the marker `attack`. What counts: one paid call a video, whatever is away,
-and every video in the archive after at most one more run of the same command.
+What counts: one paid call a video, whatever is away, and every video in the archive after at most one more run of the
+same command.
 """
 
 import asyncio
@@ -33,9 +33,7 @@ ROWS = 50
 BOUND_SECONDS = 240.0
 """Longer than any outage here, its retries and the work itself. Whatever takes longer hangs."""
 
-outages = pytest.mark.parametrize(
-    "seconds", [pytest.param(4.0, id="4 s"), pytest.param(30.0, id="30 s", marks=pytest.mark.attack)]
-)
+outages = pytest.mark.parametrize("seconds", [pytest.param(4.0, id="4 s"), pytest.param(30.0, id="30 s")])
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -120,7 +118,6 @@ async def a_batch_survives(
     assert len(sandbox.record.charged()) == ROWS
 
 
-@pytest.mark.attack
 @outages
 async def test_minio_goes_away_and_comes_back(
     seconds: float,
@@ -156,7 +153,6 @@ async def test_minio_goes_away_and_comes_back(
         servers[-1].process.stop()
 
 
-@pytest.mark.attack
 @outages
 async def test_the_prefect_server_goes_away_and_comes_back(
     seconds: float,
@@ -206,10 +202,7 @@ def as_environment(api: Any, archive: Any) -> dict[str, str]:
     }
 
 
-@pytest.mark.attack
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(4.0, id="4 s"), pytest.param(60.0, id="60 s", marks=pytest.mark.attack)]
-)
+@pytest.mark.parametrize("seconds", [pytest.param(4.0, id="4 s"), pytest.param(60.0, id="60 s")])
 async def test_the_provider_goes_away_and_comes_back(
     seconds: float,
     slow_sandbox: SandboxServer,
@@ -297,7 +290,7 @@ async def test_the_disk_of_the_spool_is_full(
     assert len(slow_sandbox.record.charged()) == 1
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.sample), 2])
 async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_goes_on(
     number: int,
     sandbox: SandboxServer,
@@ -345,8 +338,8 @@ MOMENTS = [0.8, 1.1, 1.4, 1.8]
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param(MOMENTS, id="a few"),
-        pytest.param([random.Random(5).uniform(0.3, 4) for _ in range(30)], id="many", marks=pytest.mark.attack),
+        pytest.param(MOMENTS, id="a few", marks=pytest.mark.sample),
+        pytest.param([random.Random(5).uniform(0.3, 4) for _ in range(30)], id="many"),
     ],
 )
 async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
@@ -378,6 +371,7 @@ async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
 DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # the collector would run on its schedule
 
 
+@pytest.mark.sample
 async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect_server: PrefectServer, commands: Callable[..., Commands],
     key: str,

@@ -7,6 +7,8 @@ import pytest
 from flows.generation import State
 from tests.attack.verdict import Bounds, Facts, Recovery, verdict
 
+pytestmark = pytest.mark.sample
+
 TASK = "task_1"
 ADVICE = "Run `sora resolve k --task-id TASK_ID` if there is one, or `sora resolve k --resubmit` if there is none."
 NOTHING = Facts(key="k")
