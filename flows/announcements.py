@@ -5,13 +5,20 @@ from flows.generation import Generation, State
 from flows.resources import Resources
 
 
-async def announce(ended: Generation, resources: Resources) -> None:
+async def announce(ended: Generation, resources: Resources, *, found: bool = True) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
     A run that dies in between leaves the marker, and so does a Prefect server that is away: whoever finds the marker
-    sends the event again. A generation without the marker has been announced.
+    sends the event again.
+
+    Args:
+        ended: the generation.
+        resources: the ledger and the archive.
+        found: it had ended before, so without the marker it has been told. Whoever has just brought it to its end
+            tells it in any case: the marker may have been removed by one who told of an earlier end, and has died
+            before he could put it back. Prefect takes a second event for the repetition that it is.
     """
-    if not await resources.ledger.is_open(ended.key):
+    if found and not await resources.ledger.is_open(ended.key):
         return
     if ended.state is State.ARCHIVED:
         names = [item.name for item in ended.objects]

@@ -51,7 +51,7 @@ async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resour
     found = entry.generation
     if found.state is State.ARCHIVED:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
-        return await _told(found, resources)
+        return await _told(found, resources, found=True)
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
     tell(key, "archive", "uploading")
@@ -71,11 +71,11 @@ async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resour
         lambda now: transitions.archived(now, objects=tuple(objects), warnings=warnings, now=resources.now()),
     )
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, folder)
-    return await _told(entry.generation, resources)
+    return await _told(entry.generation, resources, found=False)
 
 
-async def _told(archived: Generation, resources: Resources) -> Generation:
-    await announce(archived, resources)
+async def _told(archived: Generation, resources: Resources, *, found: bool) -> Generation:
+    await announce(archived, resources, found=found)
     tell(archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
     return archived
 

@@ -58,7 +58,7 @@ async def settle_status(key: str, status: Succeeded | Failed, resources: Resourc
         failed = status
         entry = await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=resources.now()))
         if entry.generation.state is State.FAILED:
-            await announce(entry.generation, resources)
+            await announce(entry.generation, resources, found=False)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=status.task_id)
     succeeded = status

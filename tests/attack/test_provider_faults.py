@@ -115,11 +115,15 @@ async def is_open(key: str, stored: StoredBlocks) -> bool:
 
 
 @pytest.fixture
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute of silence and five minutes of pause are too long for a test. The rules stay what they are."""
-    for function, name in ((ApixoClient.__init__, "read_timeout_seconds"), (guarded_client, "timeout_seconds")):
+    fetching = 0.5 if row.call == "result" else 5.0  # an image is drawn first, which takes its time
+    for function, name, seconds in (
+        (ApixoClient.__init__, "read_timeout_seconds", 0.5),
+        (guarded_client, "timeout_seconds", fetching),
+    ):
         defaults: dict[str, Any] = function.__kwdefaults__ or {}
-        monkeypatch.setitem(defaults, name, 0.5)
+        monkeypatch.setitem(defaults, name, seconds)
     monkeypatch.setattr("apixo.retries.MAX_RETRY_AFTER_SECONDS", 1.0)
 
 

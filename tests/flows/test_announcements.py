@@ -13,6 +13,8 @@ from apixo import VideoRequest
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from flows import events
+from flows.generation import State
+from flows.ledger import marker_name
 from flows.resources import Resources
 from tests.flows.test_callbacks import bring_home
 from tests.flows.test_collect_videos import finished
@@ -79,6 +81,25 @@ async def test_a_failure_is_told_until_it_is_confirmed_too(
     (told,) = [event for event in sent.all() if event.event == "sora.generation.failed"]
     assert told.payload["fail_code"] == "CONTENT_VIOLATION"
     assert not await resources.ledger.is_open(key)
+
+
+async def test_who_archives_a_video_tells_it_though_another_has_removed_the_marker(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    """One who told of an earlier failure was slow to remove the marker, and died before he looked again."""
+    await submit(key, resources)
+    await finished(sandbox)
+    change = resources.ledger.change
+
+    async def and_the_marker_goes(*arguments: Any, **options: Any) -> Any:
+        changed = await change(*arguments, **options)
+        if changed.generation.state is State.ARCHIVED:
+            await resources.store.remove(marker_name(key))
+        return changed
+
+    resources.ledger.change = and_the_marker_goes  # type: ignore[method-assign]
+    await bring_home(resources)
+    assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
 
 
 async def test_one_end_is_one_event_however_often_it_is_sent(prefect_server: PrefectServer, key: str) -> None:

@@ -79,9 +79,11 @@ class Actor:
         uptime_seconds: what its monotonic clock showed at the beginning.
         answer: what the provider will say to its next paid call; None: it takes it.
         dead: killed: it never goes on.
+        ended: its run was ended by Prefect.
         told: the ends that Prefect has heard of, from anybody.
         clock_was_set: its wall clock does not show any more how much time has passed.
         slept: its monotonic clock does not either.
+        closing: it has removed the open marker, and has not yet looked whether it may stay away.
     """
 
     name: str
@@ -90,9 +92,11 @@ class Actor:
     uptime_seconds: float = 0.0
     answer: str | None = None
     dead: bool = False
+    ended: bool = False
     told: set[Any] = field(default_factory=set)
     clock_was_set: bool = False
     slept: bool = False
+    closing: bool = False
     waiting: deque[Halt] = field(default_factory=deque)
     task: asyncio.Task[Any] | None = None
     _flying: int = 0
@@ -147,6 +151,11 @@ class Actor:
         return not self.dead and not self.done
 
     @property
+    def died(self) -> bool:
+        """Whether it was killed or ended before it came to its end by itself."""
+        return self.ended or (self.dead and not self.done)
+
+    @property
     def next(self) -> str:
         """What it does when it goes on."""
         return self.waiting[0].what if self.waiting else ""
@@ -161,6 +170,9 @@ class Actor:
     async def go_on(self, fate: Fate = Fate.GOES_WELL) -> None:
         """Releases it once and waits for its next halt, or its end."""
         here = self.waiting.popleft()
+        self.closing = here.what.startswith("DELETE open/") or (
+            self.closing and here.what.startswith(("GET ledger/", "PUT open/", "sleep"))
+        )
         self.stage.steps += 1
         self.stage.seconds = max(self.stage.seconds, here.due_seconds)
         here.release.set_result(fate)
