@@ -56,7 +56,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command line. Foreseen errors end with one clear message and exit code 1, Ctrl-C with 130."""
+    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM with 143."""
     try:
         app()
     except KeyboardInterrupt:
@@ -64,3 +64,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the outermost edge: foreseen errors become one line, others a traceback
         sys.exit(fail(error))
+    except BaseException as error:
+        if type(error).__name__ != "TerminationSignal":  # Prefect's, by name: importing it takes a second
+            raise
+        sys.stderr.write("Ended by SIGTERM.\n")
+        sys.exit(143)

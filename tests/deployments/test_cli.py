@@ -13,9 +13,10 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 from pydantic import BaseModel, Field, ValidationError
 
+from deployments.cli import main
 from deployments.cli.console import fail
 from deployments.cli.generate import made_up_key
 from deployments.connection import SetupError
@@ -326,6 +327,19 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
 def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert fail(ZeroDivisionError("a bug")) == 1
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+def test_a_run_that_is_ended_by_sigterm_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended() -> None:
+        raise TerminationSignal(signal=signal.SIGTERM)
+
+    monkeypatch.setitem(main.__globals__, "app", ended)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "Ended by SIGTERM.\n"
 
 
 def test_what_was_left_open_is_listed_and_collected(
