@@ -56,7 +56,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM with 143."""
+    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143."""
     try:
         app()
     except KeyboardInterrupt:
