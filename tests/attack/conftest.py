@@ -1,7 +1,7 @@
 """The process that the children of one test session are forked from."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import certifi
@@ -9,8 +9,11 @@ import pytest
 
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
+from deployments.sandbox import SandboxServer, SandboxSettings
+from tests.attack.fifty import Commands
 from tests.attack.stage import World
 from tests.attack.zygote import Zygote
+from tests.flows.conftest import StoredBlocks
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +37,22 @@ def _one_authority(path: Path) -> Path:
     end = "-----END CERTIFICATE-----\n"
     path.write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
     return path
+
+
+@pytest.fixture
+async def slow_sandbox(films: Path) -> AsyncIterator[SandboxServer]:
+    """Some seconds for each video, so that all are under way when something goes away."""
+    with SandboxServer(SandboxSettings(speed=30, film_height=90, data_dir=films)) as server:
+        yield server
+
+
+@pytest.fixture
+def commands(prefect_server: PrefectServer, tmp_path: Path) -> Callable[..., Commands]:
+    def made(stored: StoredBlocks, **environment: str) -> Commands:
+        base = {**os.environ, **prefect_server.environment, "SORA_SPOOL_DIR": str(tmp_path / "spool")}
+        return Commands(stored, base | environment, tmp_path)
+
+    return made
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,110 @@
+"""Fifty videos in one `sora batch`, in a process of its own, and what disturbs them. Whatever takes too long hangs."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.sandbox import SandboxServer
+from flows.generation import Generation, State
+from tests.e2e.running import ROOT, until
+from tests.flows.conftest import StoredBlocks
+from tests.support import make_api
+
+ROWS = 50
+BOUND_SECONDS = 240.0
+"""Longer than any outage here, its retries and the work itself. Whatever takes longer hangs."""
+
+
+@dataclass
+class Commands:
+    """`sora` against blocks of one test."""
+
+    stored: StoredBlocks
+    environment: dict[str, str]
+    folder: Path
+    prefix: tuple[str, ...] = ()
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self.prefix, sys.executable, "-m", "deployments.cli", *arguments, "--api", self.stored.name, "--archive",
+            self.stored.name, cwd=self.folder, env=self.environment | {"PYTHONPATH": str(ROOT)},
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+
+    async def end(self, process: asyncio.subprocess.Process) -> tuple[int, str]:
+        """Exit code and output, within the bound."""
+        out, _ = await asyncio.wait_for(process.communicate(), BOUND_SECONDS)
+        return process.returncode or 0, out.decode()
+
+    async def recorded(self, key: str) -> Generation | None:
+        return await self.stored.recorded(key)
+
+
+def patient_api(sandbox: SandboxServer, **changed: Any) -> Any:
+    """The block as a user has it, but for the stand-in's pace: pauses between retries as they are by default."""
+    fields = {"initial_wait_seconds": 3, "poll_interval_seconds": 0.5, "deadline_seconds": 150} | changed
+    return make_api(sandbox, **({"submit_timeout_seconds": 5, "retry_delay_seconds": 2} | fields))
+
+
+Disturb = Callable[[asyncio.subprocess.Process], Awaitable[None]]
+"""What happens to the batch, or to what it needs. It gets the process of the batch."""
+
+
+async def a_batch_is_disturbed(
+    commands: Commands, sandbox: SandboxServer, key: str, disturb: Disturb, *, then: Commands | None = None
+) -> int:
+    """Starts fifty videos, disturbs them in the midst, and runs the batch again if needed, perhaps elsewhere.
+
+    Returns:
+        The exit code of the last run.
+    """
+    calendar = commands.folder / "fifty.csv"
+    calendar.write_text("id,prompt\n" + "".join(f"{number:02},The same film\n" for number in range(ROWS)))
+    order = ("batch", str(calendar), "--key", key, "--submissions-per-second", "10")
+    running = await commands.start(*order)
+
+    async def half() -> bool:
+        return len(sandbox.record.charged()) >= ROWS // 2
+
+    try:
+        await until(half, what="half of the submissions", pause=0.05)
+        await disturb(running)
+        code, said = await commands.end(running)
+    finally:
+        if running.returncode is None:
+            running.kill()
+    archived = sum(key in line and " archived " in line for line in said.splitlines())
+    print(f"\ndisturbed: exit code {code}, {archived} lines archived, {len(sandbox.record.charged())} paid")
+    if code:
+        code, said = await (then or commands).end(await (then or commands).start(*order))
+        print(f"one more run: exit code {code}, {len(sandbox.record.charged())} paid")
+    return code
+
+
+async def states_of(commands: Commands, key: str) -> dict[str, State]:
+    """How the fifty stand in the ledger."""
+    found = [await commands.recorded(f"{key}-{number:02}") for number in range(ROWS)]
+    assert None not in found
+    return {item.key: item.state for item in found if item is not None}
+
+
+async def all_are_home(commands: Commands, sandbox: SandboxServer, key: str) -> None:
+    """All are archived, and each was paid once."""
+    assert set((await states_of(commands, key)).values()) == {State.ARCHIVED}
+    assert len(sandbox.record.charged()) == ROWS
+
+
+async def a_person_settles_the_rest(commands: Commands, sandbox: SandboxServer, key: str) -> None:
+    """What is unconfirmed was not charged, as the provider's record shows a person: it is sent once more."""
+    states = await states_of(commands, key)
+    unclear = [name for name, state in states.items() if state is State.UNCONFIRMED]
+    assert set(states.values()) <= {State.ARCHIVED, State.UNCONFIRMED}
+    assert len(sandbox.record.charged()) == ROWS - len(unclear)
+    print(f"{ROWS - len(unclear)} archived and paid, {len(unclear)} unconfirmed")
+    for name in unclear:
+        code, said = await commands.end(await commands.start("resolve", name, "--resubmit", "--yes"))
+        assert code == 0, said
+    await all_are_home(commands, sandbox, key)

@@ -1,0 +1,178 @@
+"""Processes that are ended, frozen, or not alone. What counts: one paid call a video, and every video archived."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from deployments.object_store import ObjectStoreServer
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.generation import State
+from tests.attack.fifty import (
+    BOUND_SECONDS,
+    Commands,
+    a_batch_is_disturbed,
+    a_person_settles_the_rest,
+    all_are_home,
+    patient_api,
+)
+from tests.e2e.running import ROOT, until
+from tests.flows.conftest import store_blocks
+from tests.support import make_api, make_archive
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+async def test_a_batch_that_is_ended_goes_on_by_the_same_command(
+    number: signal.Signals,
+    slow_sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    commands: Callable[..., Commands],
+    key: str,
+) -> None:
+    async def end(batch: asyncio.subprocess.Process) -> None:
+        batch.send_signal(number)
+
+    made = commands(await store_blocks(patient_api(slow_sandbox), make_archive(minio)))
+    assert await a_batch_is_disturbed(made, slow_sandbox, key, end) == 0
+    await all_are_home(made, slow_sandbox, key)  # the paid calls under way were still ended, and written down
+
+
+async def test_a_frozen_batch_is_taken_over_and_pays_nothing_when_it_goes_on(
+    slow_sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    commands: Callable[..., Commands],
+    key: str,
+) -> None:
+    made = commands(await store_blocks(patient_api(slow_sandbox, submit_timeout_seconds=1), make_archive(minio)))
+
+    async def freeze(batch: asyncio.subprocess.Process) -> None:
+        batch.send_signal(signal.SIGSTOP)
+        try:
+            order = ("batch", str(made.folder / "fifty.csv"), "--key", key)
+            code, _ = await made.end(await made.start(*order))
+            print(f"\nthe other one: exit code {code}, {len(slow_sandbox.record.charged())} paid")
+        finally:
+            batch.send_signal(signal.SIGCONT)
+
+    await a_batch_is_disturbed(made, slow_sandbox, key, freeze)
+    await a_person_settles_the_rest(made, slow_sandbox, key)
+
+
+@pytest.mark.parametrize("moment", ["claimed", pytest.param("paid", marks=pytest.mark.sample)])
+async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_goes_on(
+    moment: str,
+    sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    commands: Callable[..., Commands],
+    key: str,
+) -> None:
+    stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=1), make_archive(minio))
+    made = commands(stored)
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.7, times=-1))
+    frozen = await made.start("generate", "Frozen", "--key", key)
+    try:
+
+        async def reached() -> bool:
+            return bool(sandbox.record.charged() if moment == "paid" else await made.recorded(key))
+
+        await until(reached, what=moment, pause=0.002)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        code, said = await made.end(await made.start("generate", "Frozen", "--key", key))
+        found = await made.recorded(key)
+        assert found is not None
+        charged = sandbox.record.charged()
+        print(f"\nfrozen with {len(charged)} paid, then found {found.state}")
+        if found.state is State.UNCONFIRMED:
+            assert code == 1
+            assert f"sora resolve {key}" in said
+            options = ["--task-id", charged[0].task_id or ""] if charged else ["--resubmit", "--yes"]
+            code, said = await made.end(await made.start("resolve", key, *options))
+        assert code == 0, said
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    await made.end(frozen)
+    archived = await made.recorded(key)
+    assert archived is not None
+    assert archived.state is State.ARCHIVED
+    assert len(sandbox.record.charged()) == 1
+    assert len(sandbox.record.submits()) == 1
+
+
+MOMENTS = [0.8, 1.1, 1.4, 1.8]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param(MOMENTS, id="a few", marks=pytest.mark.sample),
+        pytest.param([random.Random(5).uniform(0.3, 4) for _ in range(30)], id="many"),
+    ],
+)
+async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
+    moments: list[float],
+    number: signal.Signals,
+    sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    commands: Callable[..., Commands],
+    key: str,
+) -> None:
+    stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=2), make_archive(minio))
+    made = commands(stored)
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5, times=-1))
+    for count, moment in enumerate(moments):
+        order = ("generate", "Ended", "--key", f"{key}-{count}")
+        run = await made.start(*order)
+        await asyncio.sleep(moment)
+        if run.returncode is None:
+            run.send_signal(number)
+        first, said = await made.end(run)
+        assert "Traceback" not in said, said
+        code, said = await made.end(await made.start(*order))
+        assert code == 0, (moment, first, said)
+    assert len(sandbox.record.charged()) == len(moments)
+    assert len(sandbox.record.submits()) == len(moments)
+
+
+DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # the collector would run on its schedule
+
+
+@pytest.mark.sample
+async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
+    sandbox: SandboxServer, minio: ObjectStoreServer, prefect_server: PrefectServer, commands: Callable[..., Commands],
+    key: str,
+) -> None:  # fmt: skip
+    stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=5), make_archive(minio))
+    made = commands(stored)
+    for command in (["work-pool", "create", "sora", "--type", "process", "--overwrite"], DEPLOY):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "prefect", *command, cwd=ROOT, env=made.environment
+        )
+        assert await process.wait() == 0
+    async with get_client() as client:
+        found = await client.read_deployment_by_name("generate-video/generate-video")
+        parameters = {"request": {"prompt": "Twice"}, "key": key, "api": stored.name, "archive": stored.name}
+        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
+    both = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "prefect.engine", str(run.id), cwd=ROOT, env=made.environment
+        )
+        for _ in range(2)
+    ]
+    await asyncio.wait_for(asyncio.gather(*(process.wait() for process in both)), BOUND_SECONDS)
+    archived = await made.recorded(key)
+    assert archived is not None
+    assert archived.state is State.ARCHIVED
+    assert len(sandbox.record.submits()) == 1
