@@ -11,7 +11,7 @@ from tests.attack.points import Point
 pytestmark = pytest.mark.sample
 
 PLACES = Places(provider="127.0.0.1:1", store="127.0.0.1:2", prefect="127.0.0.1:3")
-ID = uuid.uuid4()
+ID = uuid.UUID(int=5)  # workers of xdist must find the same tests
 
 
 @pytest.mark.parametrize(
