@@ -5,7 +5,7 @@ from typing import Final
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from apixo import Failed, Succeeded, wait_for_end
+from apixo import DeadlineError, Failed, Succeeded, wait_for_end
 from flows import generation as transitions
 from flows.advice import failed_error
 from flows.announcements import announce
@@ -44,7 +44,13 @@ async def wait(key: str, resources: Resources) -> Succeeded | None:
         return None
     if found.state is State.FAILED:
         raise failed_error(found, resources.options)
-    status = await _end_of(found, found.task_id or "", resources)
+    try:
+        status = await _end_of(found, found.task_id or "", resources)
+    except DeadlineError as error:
+        raise DeadlineError(
+            f"{key}: {error.message} Run it again with the same key, which pays nothing, or leave it to the collector.",
+            task_id=found.task_id,
+        ) from error
     return await settle_status(key, status, resources)
 
 

@@ -88,12 +88,12 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("generate-video, polling", "generate", 62, initial_wait_seconds=0, image=True),
-    Scenario("generate-video, called back", "generate", 60, calls="live"),
-    Scenario("generate-batch", "batch", 62),
-    Scenario("collect-videos", "collect", 44, before=submitted),
+    Scenario("generate-video, polling", "generate", 61, initial_wait_seconds=0, image=True),
+    Scenario("generate-video, called back", "generate", 59, calls="live"),
+    Scenario("generate-batch", "batch", 61),
+    Scenario("collect-videos", "collect", 43, before=submitted),
     Scenario("receiver, a task ended", "receive", 9, calls="dropped", before=submitted),
     Scenario("receiver, a lost reply", "receive", 16, calls="dropped", before=unconfirmed_and_paid),
-    Scenario("sora resolve --task-id", "resolve", 61, before=unconfirmed_and_paid, names_task=True),
-    Scenario("sora resolve --resubmit", "resolve", 65, before=unconfirmed_and_unpaid),
+    Scenario("sora resolve --task-id", "resolve", 60, before=unconfirmed_and_paid, names_task=True),
+    Scenario("sora resolve --resubmit", "resolve", 64, before=unconfirmed_and_unpaid),
 )

@@ -38,7 +38,7 @@ def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.T
 def deployment(client_environment: dict[str, str]) -> str:
     """The deployment of prefect.yaml, deployed as its first line says."""
     for command in (
-        ["work-pool", "create", "sora", "--type", "process"],
+        ["work-pool", "create", "sora", "--type", "process", "--overwrite"],
         ["--no-prompt", "deploy", "--name", "generate-video"],  # the collector would run on its schedule
     ):
         subprocess.run(
