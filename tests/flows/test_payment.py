@@ -1,0 +1,119 @@
+"""The answer to the paid call, while the store is away at that very moment."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blocks.errors import StoreUnavailableError
+from deployments.object_store import ObjectStoreServer
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.errors import LedgerError, UnconfirmedError
+from flows.generation import State
+from flows.ledger import Ledger
+from flows.resources import Resources, open_resources
+from tests.flows.test_submit import recorded, submit
+from tests.support import make_api, make_archive
+from tests.support.store_gate import StoreGate, nothing
+
+PATIENCE_SECONDS = 0.4
+
+
+@pytest.fixture
+def gate(minio: ObjectStoreServer) -> Iterator[StoreGate]:
+    """In front of MinIO, for all that the resources ask of it."""
+    with StoreGate(minio.endpoint) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def gated(
+    gate: StoreGate,
+    minio: ObjectStoreServer,
+    sandbox: SandboxServer,
+    prefect_server: PrefectServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Resources]:
+    """Resources whose patience with the store is short."""
+    monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "patience_seconds", PATIENCE_SECONDS)
+    monkeypatch.setattr("flows.payment.FIRST_PATIENCE_SECONDS", PATIENCE_SECONDS)
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
+    api = make_api(sandbox, deadline_seconds=3)
+    async with open_resources(api, make_archive(minio, endpoint=gate.endpoint), spool=tmp_path / "spool") as opened:
+        yield opened
+
+
+async def away_once(reached: Callable[[], object], gate: StoreGate, *, seconds: float) -> None:
+    """Takes the store away when something was reached, for so long."""
+    while not reached():
+        await asyncio.sleep(0.005)
+    gate.shut = lambda _: True
+    await asyncio.sleep(seconds)
+    gate.shut = nothing
+
+
+async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_written_when_the_store_is_back(
+    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gated.api.deadline_seconds = 20
+    made, _ = await asyncio.gather(submit(key, gated), away_once(sandbox.record.submits, gate, seconds=1.5))
+    (charged,) = sandbox.record.charged()
+    assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
+    assert "the ledger cannot be written" in caplog.text
+    assert f"sora resolve {key} --task-id {charged.task_id}" in caplog.text
+    assert await recorded(key, gated) == made
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command_that_finishes_it(
+    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str
+) -> None:
+    failing = asyncio.create_task(submit(key, gated))
+    await away_once(sandbox.record.submits, gate, seconds=6)
+    with pytest.raises(LedgerError) as caught:
+        await failing
+    (charged,) = sandbox.record.charged()
+    assert caught.value.task_id == charged.task_id
+    assert f"sora resolve {key} --task-id {charged.task_id}" in str(caught.value)
+    left = await recorded(key, gated)
+    assert left.state is State.CLAIMED  # never submitted again by itself: see `settle`
+    assert await gated.ledger.is_open(key)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_an_unclear_answer_that_cannot_be_written_is_told_all_the_same(
+    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.clear()
+    sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=60))
+    failing = asyncio.create_task(submit(key, gated))
+    await away_once(sandbox.record.submits, gate, seconds=4)
+    with pytest.raises(UnconfirmedError, match=f"sora resolve {key} --resubmit"):
+        await failing
+    assert (await recorded(key, gated)).state is State.CLAIMED
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
+    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again when it is not fresh: others may have given it up meanwhile."""
+    monkeypatch.setattr("flows.payment.FRESH_SECONDS", -1.0)
+    claimed = []
+
+    def after_the_claim(request: bytes) -> bool:
+        line = request.split(b"\r\n", 1)[0]
+        if line.startswith(b"PUT ") and b"/ledger/" in line:
+            claimed.append(line)
+        return bool(claimed) and line.startswith(b"GET ") and b"/ledger/" in line
+
+    gate.shut = after_the_claim
+    failing = asyncio.create_task(submit(key, gated))
+    await asyncio.sleep(1.5)
+    gate.shut = nothing
+    with pytest.raises(StoreUnavailableError):  # nor can the refusal be written
+        await failing
+    assert sandbox.record.submits() == []
