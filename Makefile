@@ -42,10 +42,16 @@ TEST_WORKERS ?= 2
 # On a build machine also which lines and branches the suite's own process ran. It takes a quarter longer.
 COVERAGE ?= $(if $(CI),--cov --cov-report=term-missing:skip-covered)
 
+# Before the tests, whose time-outs are not made for building a program.
+MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments import object_store as store; \
+  store.find_minio(Path("$(LOCAL)")) or store.build_minio(Path("$(LOCAL)"), print)'
+
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
+	@$(MINIO)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(COVERAGE)
 
 attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: most of an hour
+	@$(MINIO)
 	@$(BIN)/python -m pytest -m "attack or sample" -s
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing

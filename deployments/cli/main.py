@@ -62,10 +62,22 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001 - the outermost edge: foreseen errors become one line, others a traceback
-        sys.exit(fail(error))
     except BaseException as error:
-        if type(error).__name__ != "TerminationSignal":  # Prefect's, by name: importing it takes a second
+        if _ended_by_sigterm(error):
+            sys.stderr.write("Ended by SIGTERM.\n")
+            sys.exit(143)
+        if not isinstance(error, Exception):
             raise
-        sys.stderr.write("Ended by SIGTERM.\n")
-        sys.exit(143)
+        sys.exit(fail(error))  # foreseen errors become one line, others a traceback
+
+
+def _ended_by_sigterm(error: BaseException | None) -> bool:
+    """Whether Prefect's `TerminationSignal` is behind it. Raised anywhere, it has Prefect's engine fail in other ways.
+
+    By name: importing it takes a second.
+    """
+    while error is not None:
+        if type(error).__name__ == "TerminationSignal":
+            return True
+        error = error.__cause__ or error.__context__
+    return False

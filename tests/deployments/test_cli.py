@@ -329,11 +329,17 @@ def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.Capture
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("failing", [False, True], ids=["as it is", "Prefect's engine fails of it"])
 def test_a_run_that_is_ended_by_sigterm_ends_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ended() -> None:
-        raise TerminationSignal(signal=signal.SIGTERM)
+        try:
+            raise TerminationSignal(signal=signal.SIGTERM)
+        except TerminationSignal:
+            if failing:
+                raise ValueError("Task run is not set")  # noqa: B904 - as Prefect does it
+            raise
 
     monkeypatch.setitem(main.__globals__, "app", ended)
     with pytest.raises(SystemExit) as end:
