@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import deployments.callbacks
-from apixo import NoReplyError
+from apixo import NoReplyError, VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.callback_desk import CallbackDesk, DeskFullError
 from deployments.callbacks import MOST_BODY_BYTES, create_app
@@ -278,7 +278,8 @@ async def test_a_ring_during_the_question_of_an_earlier_one_is_asked_for_once_mo
 ) -> None:
     """The first answer may be from before the task ended. 200 such rings are one more question."""
     sandbox.faults.add(Fault(call="callback", kind="drop"))
-    task_id = (await submit(key, receiver.resources)).task_id
+    longest = VideoRequest(prompt="A long film", duration=12)  # the first question has to come before its end
+    task_id = (await submit(key, receiver.resources, longest)).task_id
     sandbox.faults.add(Fault(call="status", kind="slow", seconds=2))
     early = asyncio.create_task(receiver.ring(key, task_id))
     await finished(sandbox)

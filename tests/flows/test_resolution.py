@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from apixo import Failed, Status, Succeeded
+from apixo import Failed, Status, Succeeded, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows import generation as transitions
 from flows.collect_videos import collect
@@ -30,8 +30,8 @@ async def allow(key: str, resources: Resources) -> Generation:
     return await allow_resubmission(await look(key, resources), resources)
 
 
-async def submit(key: str, resources: Resources) -> Generation:
-    return await Submission(key, KITE, resources, _never).run()
+async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
+    return await Submission(key, request, resources, _never).run()
 
 
 async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
