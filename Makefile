@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test attack check audit format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test coverage attack check audit format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,9 +39,6 @@ deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
 # Each worker has servers of its own; two keep two cores busy.
 TEST_WORKERS ?= 2
 
-# On a build machine also which lines and branches the suite's own process ran. It takes a quarter longer.
-COVERAGE ?= $(if $(CI),--cov --cov-report=term-missing:skip-covered)
-
 # Before the tests, whose time-outs are not made for building a program.
 MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments import object_store as store; \
   store.find_minio(Path("$(LOCAL)")) or store.build_minio(Path("$(LOCAL)"), print)'
@@ -49,6 +46,9 @@ MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments import obj
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(MINIO)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(COVERAGE)
+
+coverage: ## run all tests, and report the lines and branches that the suite's own processes ran; takes a quarter longer
+	@$(MAKE) test COVERAGE='--cov --cov-report=term-missing:skip-covered'
 
 attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: most of an hour
 	@$(MINIO)
