@@ -50,7 +50,7 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 coverage: ## run all tests, and report the lines and branches that the suite's own processes ran; takes a quarter longer
 	@$(MAKE) test COVERAGE='--cov --cov-report=term-missing:skip-covered'
 
-attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: most of an hour
+attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: two hours
 	@$(MINIO)
 	@$(BIN)/python -m pytest -m "attack or sample" -s
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -65,10 +65,11 @@ async def deploy() -> list[Saved]:
         before = {item.name: await _version(client, item) for item in wanted}
         if any(found != this for found in before.values()):
             schedules = {item.name: await _schedules(client, item) for item in wanted}
-            _prefect_deploy(this)
-            for item in wanted:
-                deployed = await client.read_deployment_by_name(item.full_name)
-                await keep_schedules(client, deployed.id, schedules[item.name])
+            try:
+                _prefect_deploy(this)
+            finally:  # also of those that were deployed before it failed
+                for item in wanted:
+                    saved += await _keep_schedules(client, item, schedules[item.name])
         for item in wanted:
             outcome: Outcome = "created" if before[item.name] is None else "updated"
             saved.append(Saved("deployment", item.name, "unchanged" if before[item.name] == this else outcome))
@@ -135,6 +136,15 @@ async def _schedules(client: PrefectClient, wanted: _Wanted) -> list[DeploymentS
     except ObjectNotFound:
         return []
     return await client.read_deployment_schedules(found.id)
+
+
+async def _keep_schedules(client: PrefectClient, wanted: _Wanted, before: Sequence[DeploymentSchedule]) -> list[Saved]:
+    try:
+        found = await client.read_deployment_by_name(wanted.full_name)
+    except ObjectNotFound:
+        return []
+    kept = await keep_schedules(client, found.id, before)
+    return [Saved("schedule", f"{wanted.name}: {name}", how) for name, how in kept]
 
 
 def _prefect_deploy(code: str) -> None:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -12,6 +13,8 @@ from prefect.client.schemas.objects import DeploymentSchedule
 
 Change = DeploymentScheduleCreate | tuple[UUID, bool]
 """A schedule to make again, or one that exists (its id) to switch on or off."""
+
+Kept = Literal["kept", "stays on", "stays off"]
 
 
 def changes_to_keep(before: Sequence[DeploymentSchedule], after: Sequence[DeploymentSchedule]) -> list[Change]:
@@ -39,11 +42,24 @@ def changes_to_keep(before: Sequence[DeploymentSchedule], after: Sequence[Deploy
     return changes
 
 
-async def keep_schedules(client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule]) -> None:
-    """Restores a person's choices after a deployment."""
-    for change in changes_to_keep(before, await client.read_deployment_schedules(deployment_id)):
+async def keep_schedules(
+    client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule]
+) -> list[tuple[str, Kept]]:
+    """Restores a person's choices after a deployment.
+
+    Returns:
+        What is otherwise than prefect.yaml has it: the schedule, and how it stays. To be shown: who has just switched
+        one off in prefect.yaml must see that it stays on.
+    """
+    kept: list[tuple[str, Kept]] = []
+    after = await client.read_deployment_schedules(deployment_id)
+    slugs = {schedule.id: schedule.slug or "" for schedule in after}
+    for change in changes_to_keep(before, after):
         if isinstance(change, DeploymentScheduleCreate):
             await client.create_deployment_schedules(deployment_id, [change])
+            kept.append(("made by a person", "kept"))
         else:
             schedule_id, active = change
             await client.update_deployment_schedule(deployment_id, schedule_id, active=active)
+            kept.append((slugs[schedule_id], "stays on" if active else "stays off"))
+    return kept

@@ -116,24 +116,29 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
         video = generation.video
         if video is None and (link or save):
             raise ResolutionError(f"{key} is {generation.state}: there is no video to see yet.", key=key)
-        gone = ResolutionError(
-            f"The ledger has {key} as archived, but {video.name if video else ''} is not in the bucket {store.bucket} "
-            "any more: somebody deleted it, or a retention rule did. It is not paid for again under this key.",
-            key=key,
-        )
         if video is not None and link:
             if await store.read(video.name, max_bytes=1) is None:
-                raise gone
+                raise _gone(key, video.name, store.bucket)
             out.print(store.signed_url(video.name, seconds=LINK_SECONDS), soft_wrap=True)
         if video is not None and save is not None:
             try:
                 if not await store.get_file(video.name, save):
-                    raise gone
+                    raise _gone(key, video.name, store.bucket)
             except (OSError, ValueError) as error:
                 raise SetupError(f"{save} cannot be written ({error}). Give --save the name of a new file.") from error
             err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
     finally:
         await store.aclose()
+
+
+def _gone(key: str, name: str, bucket: str) -> Exception:
+    from flows.resolution import ResolutionError  # noqa: PLC0415 - after the server was chosen
+
+    return ResolutionError(
+        f"The ledger has {key} as archived, but {name} is not in the bucket {bucket} any more: somebody deleted it, or "
+        "a retention rule did. It is not paid for again under this key.",
+        key=key,
+    )
 
 
 def _print(generation: "Generation") -> None:

@@ -1,4 +1,4 @@
-"""The process that the children of one test session are forked from."""
+"""What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in processes of its own."""
 
 import os
 from collections.abc import AsyncIterator, Callable
@@ -7,13 +7,15 @@ from pathlib import Path
 import certifi
 import pytest
 
+from blocks import VideoArchive
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
 from tests.attack.fifty import Commands
 from tests.attack.stage import World
 from tests.attack.zygote import Zygote
-from tests.flows.conftest import StoredBlocks
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +55,13 @@ def commands(prefect_server: PrefectServer, tmp_path: Path) -> Callable[..., Com
         return Commands(stored, base | environment, tmp_path)
 
     return made
+
+
+@pytest.fixture
+async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
+    """Blocks that are patient with a busy machine."""
+    api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=120, max_in_flight=8)
+    return await store_blocks(api, archive)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

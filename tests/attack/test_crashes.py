@@ -1,7 +1,7 @@
 """Kills each command just before and just after each effect that it has, and recovers as a user would.
 
-`make attack` plays every crash, which takes most of an hour; `make test` plays a fixed sample. With `-s` each prints
-its table.
+`make attack` plays every crash, which alone takes most of an hour; `make test` plays a fixed sample. With `-s` each
+prints its table.
 """
 
 from collections.abc import Sequence

@@ -2,14 +2,10 @@
 
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -21,8 +17,7 @@ from blocks import VideoArchive
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from deployments.sandbox.films import render_film
-from flows.batch_summary import BadRowsError, BatchFailedError, BatchSummary
-from flows.calendars import CalendarError
+from flows.batch_summary import BatchFailedError, BatchSummary
 from flows.collect_videos import CollectionError, collect_videos
 from flows.generate_batch import generate_batch
 from flows.generation import State
@@ -30,12 +25,11 @@ from flows.ledger import Ledger
 from flows.media.errors import ForbiddenUrlError
 from flows.report import artifact_key
 from tests.attack.hostile_provider import HostileProvider, Inside, providing
-from tests.deployments.sora import ROOT, Sora
+from tests.deployments.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.test_events import read_events
 from tests.flows.test_report import CONTROLS, NASTY, inline, shape
 from tests.support import make_api
-from tests.support.memory import forget_peak, peak_kib
 
 LOOPBACK: Final = [
     "127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f.1", "0x7f000001", "0X7F.0.0.0x1", "017700000001", "localhost",
@@ -76,12 +70,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def provider(film: bytes, prefect_server: PrefectServer) -> Iterator[HostileProvider]:
     with providing(film) as running:
         yield running
-
-
-@pytest.fixture
-async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=120, max_in_flight=8)  # for a busy machine
-    return await store_blocks(api, archive)
 
 
 @pytest.fixture
@@ -363,121 +351,3 @@ def test_the_command_line_shows_prompts_and_obeys_none(
         assert re.findall(CONTROLS, text.replace("\n", "")) == []
         assert "Traceback" not in text
     assert [json.loads(request.body)["input"]["prompt"] for request in sandbox.record.submits()] == [prompt]
-
-
-# --- Calendars
-
-MEASURED = """
-import sys, time
-from tests.support.memory import forget_peak, peak_kib
-from flows.calendars import CalendarError, parse_calendar
-from flows.calendar_rows import BadRow
-name, path = sys.argv[1:]
-data = open(path, "rb").read()
-before, began = forget_peak(), time.process_time()
-try:
-    rows = parse_calendar(data, name=name)
-    end = f"{len(rows)} rows, {sum(isinstance(row, BadRow) for row in rows)} bad"
-except CalendarError as error:
-    end = str(error)
-print(f"{time.process_time() - began:.2f} {peak_kib() - before} {end}")
-"""
-
-
-class Big(NamedTuple):
-    """A calendar, and what is said of it."""
-
-    name: str
-    make: Callable[[], bytes]
-    end: str
-
-
-def many(count: int, row: bytes = b"A kite,r%d\n", head: bytes = b"prompt,id\n") -> bytes:
-    """A calendar with as many different rows."""
-    return head + b"".join(row % number for number in range(count))
-
-
-TOO_MANY = "has 100,000 rows; a batch takes 5,000"
-BIG: Final = {
-    "100,000 rows": Big("plan.csv", lambda: many(100_000), TOO_MANY),
-    "100,000 formulas": Big("plan.csv", lambda: many(100_000, b"\"=cmd|' /C calc'!A%d\"\n", b"prompt\n"), TOO_MANY),
-    "100,000 rows of JSON": Big("plan.jsonl", lambda: b'{"prompt": "A kite"}\n' * 100_000, TOO_MANY),
-    "5,000 rows": Big("plan.csv", lambda: many(5_000), "5000 rows, 0 bad"),
-    "5,000 rows and a BOM": Big("plan.csv", lambda: b"\xef\xbb\xbf" + many(5_000), "5000 rows, 0 bad"),
-    "5,000 formulas": Big("plan.csv", lambda: many(5_000, b"=cmd|' /C calc'!A0,r%d\n"), "5000 rows, 0 bad"),
-    "5,000 longest rows": Big("plan.csv", lambda: many(5_000, b"x" * 9_900 + b",r%d\n"), "5000 rows, 0 bad"),
-    "5,000 rows of junk": Big("plan.jsonl", lambda: b"".join(map(junk, range(5_000))), "5000 rows, 5000 bad"),
-    "a cell of 50 MB": Big(
-        "plan.csv", lambda: b"prompt\n" + b"x" * 49_999_000, "a cell of more than 131,072 characters"
-    ),
-    "a quoted cell of 50 MB": Big("plan.csv", lambda: b'prompt\n"' + b"x" * 49_999_000, "from line 2 on: the quote"),
-    "a cell of 100 MB": Big("plan.csv", lambda: b"prompt\n" + b"x" * 100_000_000, "is larger than 50,000,000 bytes"),
-    "a line of 50 MB": Big("plan.jsonl", lambda: b'{"prompt": "' + b"x" * 49_999_000, "1 rows, 1 bad"),
-    "50 MB of brackets": Big("plan.jsonl", lambda: b"[" * 49_999_000, "1 rows, 1 bad"),
-    "400 nested lines": Big("plan.jsonl", lambda: (b"[" * 100_000 + b"\n") * 400, "400 rows, 400 bad"),
-    "50 MB of commas": Big("plan.csv", lambda: b"prompt" + b"," * 49_999_000, "has 49,999,001 columns in line 1"),
-    "50 MB of quotes": Big("plan.csv", lambda: b"prompt\n" + b'"' * 49_999_001, "from line 2 on: the quote"),
-    "50 MB of line feeds": Big("plan.csv", lambda: b"prompt" + b"\n" * 49_999_000 + b"A kite", "1 rows, 0 bad"),
-    "25 million rows": Big("plan.csv", lambda: b"prompt\n" + b"x\n" * 24_999_000, "has 24,999,000 rows"),
-    "UTF-16": Big("plan.csv", lambda: many(100_000).decode().encode("utf-16"), "is UTF-16"),
-    "latin-1": Big("plan.csv", lambda: many(100_000) + b"S\xfcden\n", "is not UTF-8: see line 100002"),
-    "a NUL at the end": Big("plan.csv", lambda: many(100_000) + b"\0", "line 100002 holds a NUL"),
-}
-
-
-def junk(number: int) -> bytes:
-    """A line of nearly 10 kB in which everything is wrong."""
-    return json.dumps({f"prompt{number}_{column}": column for column in range(390)}).encode() + b"\n"
-
-
-MOST_SECONDS: Final = 90.0
-"""Of processor, on a slow machine that is busy besides. The worst takes 20 to 40 s here."""
-MOST_KIB: Final = 1_000_000
-"""A file of 50 MB is held as bytes, as text, and as lines or cells: 700 MB were measured at most."""
-
-
-@pytest.mark.parametrize("what", BIG)
-def test_a_huge_calendar_ends_soon_and_takes_bounded_memory(what: str, tmp_path: Path) -> None:
-    """In a process of its own, whose memory nothing else has used."""
-    name, make, expected = BIG[what]
-    (tmp_path / "plan").write_bytes(make())
-    ended = subprocess.run(
-        [sys.executable, "-c", MEASURED, name, str(tmp_path / "plan")],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True, timeout=170,
-    )  # fmt: skip
-    seconds, kib, end = ended.stdout.strip().split(" ", 2)
-    print(f"\n{what}: {seconds} s of processor, at most {int(kib) / 1024:.0f} MiB more than before: {end[:110]}")
-    assert expected in end
-    assert float(seconds) < MOST_SECONDS
-    assert int(kib) < MOST_KIB
-
-
-@pytest.mark.parametrize("what", ["100,000 rows", "5,000 rows of junk"])
-async def test_a_batch_of_a_huge_calendar_pays_nothing_and_prefect_can_show_why(
-    what: str,
-    stored: StoredBlocks,
-    sandbox: SandboxServer,
-    key: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    name, make, _ = BIG[what]
-    (tmp_path / name).write_bytes(make())
-    before, began = forget_peak(), time.monotonic()
-    with pytest.raises((BadRowsError, CalendarError)) as caught:
-        await generate_batch(calendar=str(tmp_path / name), key=key, api=stored.name, archive=stored.name)
-    took = time.monotonic() - began
-    print(f"\n{what}: the run took {took:.1f} s and at most {(peak_kib() - before) / 1024:.0f} MiB more than before")
-    assert len(str(caught.value)) < 40_000
-    assert sandbox.record.submits() == []
-    assert await names(stored, "ledger/") == []
-    if isinstance(caught.value, BadRowsError):
-        async with get_client() as client:
-            wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(key, kind="batch")]))
-            (found,) = await client.read_artifacts(artifact_filter=wanted)
-        print(f"the table has {len(str(found.data)):,} characters")
-        assert len(str(found.data)) < 10_000_000
-        assert len(json.loads(str(found.data)) if isinstance(found.data, str) else found.data or ()) == 5_000
-        logged = [record.getMessage() for record in caplog.records]
-        assert sum("is not understood" in line for line in logged) == 100
-        assert "4900 more are not understood: see the run's table." in logged

@@ -62,8 +62,9 @@ async def test_a_server_has_them_as_before(prefect_server: PrefectServer) -> Non
         await client.create_deployment_schedules(
             made, [DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily")]
         )
-        await keep_schedules(client, made, before)
+        kept = await keep_schedules(client, made, before)
         now = {found.slug: found for found in await client.read_deployment_schedules(made)}
+    assert sorted(kept) == [("daily", "stays on"), ("made by a person", "kept")]
     assert {slug: found.active for slug, found in now.items()} == {"daily": True, None: True}
     theirs = now[None].schedule
     assert isinstance(theirs, IntervalSchedule)
