@@ -1,4 +1,4 @@
-"""What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in processes of its own."""
+"""What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in its own processes."""
 
 import os
 from collections.abc import AsyncIterator, Callable
