@@ -11,8 +11,8 @@ from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.errors import LedgerError, UnconfirmedError
-from flows.generation import State
-from flows.ledger import Ledger
+from flows.generation import Generation, Problem, State, unconfirmed
+from flows.ledger import Entry, Ledger
 from flows.resources import Resources, open_resources
 from tests.flows.test_submit import recorded, submit
 from tests.support import make_api, make_archive
@@ -117,3 +117,27 @@ async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
     with pytest.raises(StoreUnavailableError):  # nor can the refusal be written
         await failing
     assert sandbox.record.submits() == []
+
+
+async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_one_is(
+    resources: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was frozen between its claim and the paid call: a person may have had it sent again since."""
+    monkeypatch.setattr("flows.payment.FRESH_SECONDS", -1.0)
+    claim = resources.ledger.claim
+    problem = Problem(kind="NoReplyError", message="nobody answered")
+
+    async def and_given_up(claimed: Generation, *, over: Entry | None) -> Entry | None:
+        written = await claim(claimed, over=over)
+        if claimed.attempt.number == 1:
+            await resources.ledger.change(
+                key, lambda now: unconfirmed(now, attempt_number=1, problem=problem, now=resources.now())
+            )
+        return written
+
+    monkeypatch.setattr(resources.ledger, "claim", and_given_up)
+    made = await submit(key, resources)
+    assert made.attempt.number == 2
+    assert made.attempts[0].state is State.REJECTED
+    assert made.attempts[0].task_id is None
+    assert len(sandbox.record.submits()) == 1
