@@ -45,7 +45,7 @@ MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments import obj
 
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(MINIO)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(COVERAGE)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
 coverage: ## run all tests, and report the lines and branches that the suite's own processes ran; takes a quarter longer
 	@$(MAKE) test COVERAGE='--cov --cov-report=term-missing:skip-covered'

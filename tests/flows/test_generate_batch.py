@@ -28,7 +28,8 @@ PRICE = Decimal("0.5")
 
 @pytest.fixture
 def api(sandbox: SandboxServer) -> ApixoApi:
-    return make_api(sandbox, price_per_second=PRICE)
+    """Patient: on a busy machine a claim of fifty at once grows old before it is sent, and then it is not."""
+    return make_api(sandbox, price_per_second=PRICE, submit_timeout_seconds=20)
 
 
 async def run(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary:
