@@ -110,15 +110,18 @@ async def test_an_event_without_a_key_is_one_video_by_its_own_id(running: Runnin
     assert len(await running.posts(prompt)) == 1
 
 
+MORE = pytest.mark.attack  # each takes a flow run in a process of its own
+
+
 @pytest.mark.parametrize(
     ("payload", "told"),
     [
         pytest.param({}, "prompt", id="nothing"),
-        pytest.param({"request": "a fox"}, "request", id="no object"),
+        pytest.param({"request": "a fox"}, "request", id="no object", marks=MORE),
         pytest.param({"request": {"prompt": "a fox", "duration": 5}}, "duration", id="bad duration"),
-        pytest.param({"request": {"prompt": "a fox", "seconds": 4}}, "seconds", id="unknown field"),
-        pytest.param({"request": {"prompt": "a fox"}, "key": "A Fox"}, "key", id="bad key"),
-        pytest.param({"request": {"prompt": "a fox"}, "wait": "soon"}, "wait", id="bad wait"),
+        pytest.param({"request": {"prompt": "a fox", "seconds": 4}}, "seconds", id="unknown field", marks=MORE),
+        pytest.param({"request": {"prompt": "a fox"}, "key": "A Fox"}, "key", id="bad key", marks=MORE),
+        pytest.param({"request": {"prompt": "a fox"}, "wait": "soon"}, "wait", id="bad wait", marks=MORE),
         pytest.param({"request": {"prompt": "{{ 7 * 7 }} {% endraw %}", "duration": "x"}}, "duration", id="template"),
     ],
 )
@@ -226,6 +229,8 @@ async def test_a_lost_reply_and_a_killed_process_are_healed_by_the_callback(runn
     assert len(await running.posts(key)) == 1
 
 
+# In one process `tests/flows/test_generate_batch.py` plays the same with every change.
+@pytest.mark.attack  # wants a machine that does nothing else
 async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_what_it_may(running: Running) -> None:
     """A bad row, no image, forbidden, failed for no lasting reason, and a lost reply of a call that was never taken."""
     key = unique("fifty")
