@@ -1,5 +1,6 @@
 """A content calendar in one run: every row ends as it should, nothing is paid twice, and money has a limit."""
 
+import importlib
 import itertools
 import json
 from decimal import Decimal
@@ -10,7 +11,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreUnavailableError
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch_summary import BadRowsError, BatchFailedError, BatchSummary
@@ -19,11 +22,16 @@ from flows.calendars import CalendarError
 from flows.collect_videos import collect_videos
 from flows.errors import PipelineError
 from flows.generate_batch import generate_batch
+from flows.generate_video import generate as generate_one
+from flows.generation import Generation
+from flows.ledger import Entry, Ledger
 from flows.report import artifact_key
+from flows.resources import Resources
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
 
 PRICE = Decimal("0.5")
+MODULE = importlib.import_module("flows.generate_batch")  # as an attribute of `flows` it is the flow
 
 
 @pytest.fixture
@@ -218,6 +226,65 @@ async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
     good = await run(stored, key, requests=[asked[0], asked[2]], dry_run=True)
     assert good.price == 8 * PRICE
     assert len(sandbox.record.submits()) == before
+
+
+async def test_a_dry_run_says_which_rows_a_run_would_not_pay_for_and_what_a_person_can_do(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
+    asked = [{"id": "lost", "prompt": "lost"}, {"id": "failed", "prompt": "a forbidden thing"}]
+    await failing(stored, key, requests=asked)
+    summary = await failing(stored, key, requests=[*asked, *rows(1)], dry_run=True)
+    assert states(summary) == {"lost": "unconfirmed", "failed": "failed", "00": "ready"}
+    assert f"sora resolve {key}-lost --task-id" in summary.rows[0].problem
+    assert "CONTENT_VIOLATION" in summary.rows[1].problem
+    assert summary.price == 4 * PRICE
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_row_that_meets_a_bug_does_not_take_the_others_with_it(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def generate(request: VideoRequest, row_key: str, resources: Resources, **options: Any) -> Generation:
+        if row_key == f"{key}-01":
+            raise ZeroDivisionError("nobody foresaw this")
+        return await generate_one(request, row_key, resources, **options)
+
+    monkeypatch.setattr(MODULE, "generate", generate)
+    summary = await failing(stored, key)
+    assert states(summary) == {"00": "archived", "01": "not submitted", "02": "archived"}
+    assert "nobody foresaw this" in summary.failed[0].problem
+    assert len(sandbox.record.submits()) == 2
+    monkeypatch.undo()
+    assert (await run(stored, key)).counts == {"archived": 3}
+    assert len(sandbox.record.submits()) == 3
+
+
+async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, away = Ledger.read, set[str]()
+
+    async def read_or_not(ledger: Ledger, row_key: str) -> Entry | None:
+        if row_key in away:
+            raise StoreUnavailableError("the store is away")
+        return await read(ledger, row_key)
+
+    async def generate(request: VideoRequest, row_key: str, resources: Resources, **options: Any) -> Generation:
+        made = await generate_one(request, row_key, resources, **options)
+        if row_key == f"{key}-01":
+            away.add(row_key)
+            raise StoreUnavailableError("the store is away")
+        return made
+
+    monkeypatch.setattr(Ledger, "read", read_or_not)
+    monkeypatch.setattr(MODULE, "generate", generate)
+    summary = await failing(stored, key)
+    assert "cannot be read, so look again" in summary.failed[0].problem
+    assert summary.price == 12 * PRICE
+    monkeypatch.undo()
+    assert (await run(stored, key)).counts == {"archived": 3}
+    assert len(sandbox.record.submits()) == 3
 
 
 async def test_a_dry_run_meets_a_wrong_key_before_anything_else_does(
