@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from typer.core import TyperGroup
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli import app
+from deployments.cli.app import app
 from deployments.deploy import wanted_deployments
 from flows.calendar_rows import FIELDS, Row
 from flows.calendars import parse_calendar

@@ -76,7 +76,7 @@ def test_an_import_the_wrong_way_is_found(room: str, line: str, tmp_path: Path) 
     ("room", "unwanted"),
     [
         ("apixo", ["prefect", "minio", "blocks", "flows", "deployments"]),
-        ("deployments.cli.main", ["prefect", "av"]),  # or `sora --help` would take two seconds
+        ("deployments.cli.app", ["prefect", "av"]),  # or `sora --help` would take two seconds
     ],
 )
 def test_a_light_room_pulls_in_nothing_heavy(room: str, unwanted: list[str]) -> None:

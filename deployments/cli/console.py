@@ -59,15 +59,19 @@ def one_line(text: str) -> str:
     return escape(" ".join(text.split()))
 
 
+def foreseen(error: BaseException) -> bool:
+    """Whether its message says what to do next."""
+    return not FORESEEN.isdisjoint(cls.__name__ for cls in type(error).__mro__)
+
+
 def fail(error: BaseException) -> int:
     """Prints an error for a person and returns the exit code."""
-    names = {cls.__name__ for cls in type(error).__mro__}
     if isinstance(error, ValidationError):
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
             err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(problem['msg'])}")
         return 2
-    if names & FORESEEN:
+    if foreseen(error):
         err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
         return 1
     if _status(error) == UNAUTHORIZED:

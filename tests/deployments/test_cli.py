@@ -21,7 +21,7 @@ from deployments.cli.console import fail
 from deployments.cli.generate import made_up_key
 from deployments.connection import SetupError
 from deployments.sandbox import Fault, SandboxServer
-from flows.errors import UnconfirmedError
+from flows.errors import PipelineError, UnconfirmedError
 from flows.keys import check_key
 from tests.deployments.sora import Sora, one_line
 from tests.flows.conftest import StoredBlocks
@@ -329,23 +329,45 @@ def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.Capture
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("failing", [False, True], ids=["as it is", "Prefect's engine fails of it"])
-def test_a_run_that_is_ended_by_sigterm_ends_without_a_traceback(
-    failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+ENDS: dict[str, tuple[BaseException, int, str]] = {
+    "SIGTERM": (TerminationSignal(signal=signal.SIGTERM), 143, "Ended by SIGTERM.\n"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "Interrupted.\n"),
+}
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["as it is", "Prefect's engine or pydantic fails of it"])
+@pytest.mark.parametrize("which", list(ENDS))
+def test_a_command_that_is_ended_ends_without_a_traceback(
+    which: str, failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    end, code, told = ENDS[which]
+
     def ended() -> None:
         try:
-            raise TerminationSignal(signal=signal.SIGTERM)
-        except TerminationSignal:
+            raise end
+        except BaseException:
             if failing:
                 raise ValueError("Task run is not set")  # noqa: B904 - as Prefect does it
             raise
 
-    monkeypatch.setitem(main.__globals__, "app", ended)
-    with pytest.raises(SystemExit) as end:
+    monkeypatch.setattr("deployments.cli.app.app", ended)
+    with pytest.raises(SystemExit) as caught:
         main()
-    assert end.value.code == 128 + signal.SIGTERM
-    assert capsys.readouterr().err == "Ended by SIGTERM.\n"
+    assert caught.value.code == code
+    assert capsys.readouterr().err == told
+
+
+def test_what_a_person_has_to_do_is_told_also_when_ctrl_c_is_behind_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended() -> None:
+        raise PipelineError("Run: sora resolve") from KeyboardInterrupt()
+
+    monkeypatch.setattr("deployments.cli.app.app", ended)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "✗ Run: sora resolve\nInterrupted.\n"
 
 
 def test_what_was_left_open_is_listed_and_collected(

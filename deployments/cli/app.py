@@ -4,14 +4,12 @@ Prefect takes a second to import and reads its settings while it is imported. So
 themselves, after `connect` has said which server to use, and `sora --help` stays quick.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deployments.cli import batch, callbacks, collect, generate, ledger, local, setup
-from deployments.cli.console import fail
 
 app = typer.Typer(
     name="sora",
@@ -53,31 +51,3 @@ def _root(
     ] = Path(".local"),
 ) -> None:
     local.LOCAL_DIR = local_dir
-
-
-def main() -> None:
-    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted.\n")
-        sys.exit(130)
-    except BaseException as error:
-        if _ended_by_sigterm(error):
-            sys.stderr.write("Ended by SIGTERM.\n")
-            sys.exit(143)
-        if not isinstance(error, Exception):
-            raise
-        sys.exit(fail(error))  # foreseen errors become one line, others a traceback
-
-
-def _ended_by_sigterm(error: BaseException | None) -> bool:
-    """Whether Prefect's `TerminationSignal` is behind it. Raised anywhere, it has Prefect's engine fail in other ways.
-
-    By name: importing it takes a second.
-    """
-    while error is not None:
-        if type(error).__name__ == "TerminationSignal":
-            return True
-        error = error.__cause__ or error.__context__
-    return False
