@@ -110,7 +110,7 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_go
 
 
 _chance = random.Random(5)
-FEW = [0.4, 0.9, 1.4]
+FEW = [0.4, 1.4]
 MANY = [_chance.uniform(0.3, 4) for _ in range(30)]
 """Seconds after the start of a command, from its imports to its end."""
 

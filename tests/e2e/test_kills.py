@@ -19,7 +19,7 @@ from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
 
 
-@pytest.mark.parametrize("way", ["task_id", "resubmit"])
+@pytest.mark.parametrize("way", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
 async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finishes_it(
     way: str,
     sandbox: SandboxServer,

@@ -15,7 +15,14 @@ from tests.support import make_api, make_archive
 from tests.support.store_gate import StoreGate, nothing
 
 
-@pytest.mark.parametrize("step", ["validate_image", "submit", "wait", "fetch", "archive"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "submit",
+        "archive",
+        *(pytest.param(step, marks=pytest.mark.attack) for step in ("validate_image", "wait", "fetch")),  # take long
+    ],
+)
 async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
     step: str,
     sandbox: SandboxServer,

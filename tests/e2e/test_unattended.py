@@ -116,7 +116,7 @@ MORE = pytest.mark.attack  # each takes a flow run in a process of its own
 @pytest.mark.parametrize(
     ("payload", "told"),
     [
-        pytest.param({}, "prompt", id="nothing"),
+        pytest.param({}, "prompt", id="nothing", marks=MORE),
         pytest.param({"request": "a fox"}, "request", id="no object", marks=MORE),
         pytest.param({"request": {"prompt": "a fox", "duration": 5}}, "duration", id="bad duration"),
         pytest.param({"request": {"prompt": "a fox", "seconds": 4}}, "seconds", id="unknown field", marks=MORE),
