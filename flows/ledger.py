@@ -86,16 +86,16 @@ class Ledger:
         etag = over.etag if over else None
         written = await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds)
         if written is not None and over is not None:
-            # Whoever closed the record we claimed over may have removed our marker and looked just before our claim
-            # arrived. One try: an outage at this very moment must not turn a good claim into an unclear one.
-            with contextlib.suppress(StoreError):
-                await self._store.put(marker_name(claimed.key), b"")
+            await self._put_marker_back(claimed.key)
         return written
 
     async def change(
         self, key: str, how: Callable[[Generation], Generation], *, patience_seconds: float | None = None
     ) -> Entry:
         """Applies a pure change to the newest version of a record, again where someone else wrote meanwhile.
+
+        A change that takes a finished generation up again also writes its open marker, before and after: whoever closes
+        it at the same moment saw the record as it was before.
 
         Args:
             key: an existing record's.
@@ -117,12 +117,25 @@ class Ledger:
             changed = how(entry.generation)
             if changed == entry.generation:
                 return entry
+            taken_up = entry.generation.state in FINISHED and changed.state not in FINISHED
             left = max(deadline - self._monotonic(), 0.0)
+            if taken_up:
+                await self._patiently(lambda: self._store.put(marker_name(key), b""), patience_seconds=left)
             written = await self._write(changed, etag=entry.etag, patience_seconds=left)
             if written is not None:
+                if taken_up:
+                    await self._put_marker_back(key)
                 return written
             if self._monotonic() > deadline:
                 raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
+
+    async def _put_marker_back(self, key: str) -> None:
+        """Whoever closed the record we wrote over may have removed our marker and looked just before our write arrived.
+
+        One try: an outage at this very moment must not turn a good write into an unclear one.
+        """
+        with contextlib.suppress(StoreError):
+            await self._store.put(marker_name(key), b"")
 
     async def mark_open(self, key: str) -> None:
         """Writes the open marker. To be done before the record says that something is left to do."""

@@ -107,8 +107,6 @@ class Payment:
                     "If this run ends before, run: %s", self._key, task_id, error, self._api.deadline_seconds, command,
                 )  # fmt: skip
                 entry = await ledger.change(self._key, how, patience_seconds=self._api.deadline_seconds)
-            if entry.generation.attempt.number != self._number:
-                await ledger.mark_open(self._key)  # whoever closed it meanwhile did not know of this task
         except Exception as error:
             raise LedgerError(
                 f"APIXO took {self._key} as task {task_id}, but the ledger could not be written: {error} "

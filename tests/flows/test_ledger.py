@@ -527,6 +527,30 @@ async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
     assert await ledger.open_keys() == [key]
 
 
+@pytest.mark.parametrize("closes", ["long before", "just before the write"])
+async def test_a_late_answer_to_what_was_closed_stays_open(
+    closes: str, archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """An attempt was given up, a person allowed another, the collector closed it. Then its answer comes: it is paid."""
+    await must_claim(ledger, key)
+    over = await ledger.change(key, rejected)
+    if closes == "long before":
+        await ledger.close(over.generation)
+
+    async def close_first(request: httpx.Request) -> None:
+        if closes == "just before the write" and is_record_write(request):
+            await ledger.close(over.generation)
+
+    line = Line()
+    async with opened(archive, line) as answering:
+        line.before = close_first
+        assert (await answering.change(key, submitted)).generation.state is State.SUBMITTED
+        markers = [number for number, seen in enumerate(line.seen) if seen == f"PUT {marker_name(key)}"]
+        (write,) = [number for number, seen in enumerate(line.seen) if seen == f"PUT {record_name(key)}"]
+        assert markers[0] < write < markers[1]
+    assert await ledger.open_keys() == [key]
+
+
 async def test_the_marker_is_there_before_the_claim(archive: VideoArchive, key: str) -> None:
     line = Line()
     async with opened(archive, line) as ledger:
