@@ -22,6 +22,8 @@ SAMPLED: Final = [
 ]
 EVERY_SECOND: Final = 11
 """Of the crashes of a recovery, one of so many is played. There are thousands."""
+LEAST_PAIRS: Final = 80
+"""There were 101."""
 FIRST: Final = (
     "sent PUT marker #1",
     "sent PUT record #1",
@@ -75,8 +77,9 @@ async def attack_twice(first: Sequence[str], world: World, *, every: int) -> Non
             for point in (await stages.points_after(plan))[every // 2 :: every]
         ]
         outcomes = await stages.play_all(twice)
-    print(table(f"{scenario}, twice: {len(twice)} pairs", outcomes))
+    print(table(f"{scenario}, twice: {len(outcomes)} of {len(twice)} pairs", outcomes))
     assert_nothing_broken(outcomes)
+    assert len(outcomes) >= LEAST_PAIRS
 
 
 def assert_nothing_broken(outcomes: Sequence[Outcome]) -> None:
