@@ -43,7 +43,7 @@ TEST_WORKERS ?= 2
 MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments import object_store as store; \
   store.find_minio(Path("$(LOCAL)")) or store.build_minio(Path("$(LOCAL)"), print)'
 
-# On a build machine also which lines and branches the suite's own processes ran. It takes a tenth longer.
+# On a build machine also which lines and branches the suite's own processes ran.
 COVERAGE ?= $(if $(CI),--cov --cov-report=term-missing:skip-covered)
 
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
