@@ -3,7 +3,7 @@
 It knows neither Prefect nor MinIO and is usable on its own.
 """
 
-from apixo.client import ApixoClient
+from apixo.client import ApixoClient, StatusClient
 from apixo.errors import (
     ApixoError,
     AuthenticationError,
@@ -46,6 +46,7 @@ __all__ = [
     "RefusedError",
     "ServerError",
     "Status",
+    "StatusClient",
     "Succeeded",
     "TaskStatus",
     "UnclearError",

@@ -9,14 +9,14 @@ async with ApixoClient(api_key) as apixo:
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import detect_encoding
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import httpx
 from aiolimiter import AsyncLimiter
@@ -31,13 +31,17 @@ from apixo.errors import (
     UnexpectedReplyError,
     generation_failed,
 )
-from apixo.redaction import hide_queries, hide_secret, install_log_filter
+from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
 from apixo.requests import VideoRequest
 from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo.routes import proxy_for, trust
 from apixo.waiting import wait_for_end
 
 T = TypeVar("T")
+
+STATUS_CONNECTIONS: Final = 32
+"""Status calls at the same time. One takes milliseconds: more of them would only wait in another queue."""
 
 NEVER_CONNECTED = (
     httpx.ConnectError,
@@ -49,20 +53,17 @@ NEVER_CONNECTED = (
 """httpx raises these before a byte of the request is sent. Every other transport error may come after."""
 
 
-class ApixoClient:
-    """Submits generations and asks for their state.
-
-    The paid call has two forms: `submit_once` sends exactly one POST, `submit` repeats it where that is provably free.
-    Neither ever repeats a POST that may have been taken.
+class StatusClient:
+    """Asks for the state of tasks, which costs nothing. It cannot submit.
 
     Args:
         api_key: sent as a bearer token to `base_url` and nowhere else.
         base_url: where the API is.
-        requests_per_minute: what this client stays under, over all its calls.
+        requests_per_minute: what this client stays under, over all its calls; None: whoever calls it sees to that.
         submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
         retry_delay_seconds: the first pause before a call is repeated.
         max_tries: how often a call is made in all, where repeating is free.
-        sleep, chance, monotonic: the clock and the dice, for tests.
+        sleep, chance, monotonic: clock and randomness, for tests.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ApixoClient:
         api_key: str,
         *,
         base_url: str = constants.BASE_URL,
-        requests_per_minute: float = constants.REQUESTS_PER_MINUTE,
+        requests_per_minute: float | None = constants.REQUESTS_PER_MINUTE,
         submit_timeout_seconds: float = constants.SUBMIT_TIMEOUT_SECONDS,
         read_timeout_seconds: float = constants.READ_TIMEOUT_SECONDS,
         retry_delay_seconds: float = constants.RETRY_DELAY_SECONDS,
@@ -90,26 +91,26 @@ class ApixoClient:
         self._retry_delay_seconds = retry_delay_seconds
         self._max_tries = max_tries
         self._sleep, self._chance, self._monotonic = sleep, chance, monotonic
-        self._limiter = _limiter(requests_per_minute)
-        context = ssl.create_default_context()  # once for both: loading the CA bundle takes some 18 ms
+        self._limiter = None if requests_per_minute is None else _limiter(requests_per_minute)
+        self._base_url, self._trust = base_url, trust()
+        self._http = self._client(httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None))
+        # httpx compares every waiting request with every connection, so the queue is ours: it costs nothing, and time
+        # in it is no time-out.
+        self._gate = asyncio.Semaphore(STATUS_CONNECTIONS)
 
-        def http(limits: httpx.Limits) -> httpx.AsyncClient:
-            return httpx.AsyncClient(
-                base_url=base_url,
-                headers={"Authorization": f"Bearer {api_key}", "Accept": "application/json"},
-                timeout=httpx.Timeout(read_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
-                limits=limits,
-                verify=context,
-                follow_redirects=False,  # a redirect would carry the API key to another host
-                # None is kept: one that holds an odd letter would make every later call fail before it is sent.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-
-        self._http = http(httpx.Limits(max_connections=100, max_keepalive_connections=20))
-        # The paid call gets a fresh connection each time. On a kept one the server's idle time-out can cut in just as
-        # we send, and then nobody knows whether the request was read.
-        # Nor does it queue for one: a time-out in a queue would count as unclear.
-        self._paid_http = http(httpx.Limits(max_connections=None, max_keepalive_connections=0))
+    def _client(self, limits: httpx.Limits) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self._base_url,
+            headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
+            timeout=httpx.Timeout(self._read_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
+            limits=limits,
+            verify=self._trust,
+            proxy=proxy_for(self._base_url),
+            trust_env=False,  # httpx would send the key in clear through HTTP_PROXY, even to this machine itself
+            follow_redirects=False,  # a redirect would carry the API key to another host
+            # None is kept: one that holds an odd letter would make every later call fail before it is sent.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,57 +123,14 @@ class ApixoClient:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._http.aclose()
-        await self._paid_http.aclose()
 
     def __repr__(self) -> str:
-        return f"ApixoClient(base_url={str(self._http.base_url)!r})"
+        return f"{type(self).__name__}(base_url={str(self._http.base_url)!r})"
 
-    async def submit_once(
-        self,
-        request: VideoRequest,
-        *,
-        callback_url: str | None = None,
-        before_sending: Callable[[], Awaitable[None]] | None = None,
-    ) -> str:
-        """Sends the paid call exactly once. Returns the task id.
-
-        Args:
-            request: the video.
-            callback_url: where the provider reports the end; None: it does not.
-            before_sending: called when the turn has come, right before connecting. What it raises stops the call.
-
-        Raises:
-            ProvablyUnpaidError: it was not taken. It may be sent again.
-            UnclearError: it may have been taken. It must not be sent again.
-        """
-        await self._limiter.acquire()
-        if before_sending is not None:
-            await before_sending()
-        try:
-            async with asyncio.timeout(self._submit_timeout_seconds):
-                envelope = await self._call(
-                    self._paid_http,
-                    "POST",
-                    constants.SUBMIT_PATH,
-                    json=request.body(callback_url),
-                    secret=callback_url,
-                    timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),
-                )
-        except TimeoutError as error:
-            raise NoReplyError(
-                f"APIXO gave no whole answer to the submission within {self._submit_timeout_seconds:g} s. "
-                "It may have been taken and paid."
-            ) from error
-        return parse_submitted(envelope)
-
-    async def submit(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
-        """Sends the paid call, and again only where the last one was provably not taken. Returns the task id.
-
-        Raises:
-            ProvablyUnpaidError: refused, or never connected, in every try.
-            UnclearError: it may have been taken. It was not sent again.
-        """
-        return await self._repeat(lambda: self.submit_once(request, callback_url=callback_url), may_resubmit)
+    async def turn(self) -> None:
+        """Waits until one more request keeps under `requests_per_minute`."""
+        if self._limiter is not None:
+            await self._limiter.acquire()
 
     async def status_once(self, task_id: str) -> Status:
         """Asks once for the state of a task. It costs nothing.
@@ -180,9 +138,9 @@ class ApixoClient:
         Raises:
             ApixoError: no usable answer.
         """
-        await self._limiter.acquire()
+        await self.turn()
         try:
-            async with asyncio.timeout(2 * self._read_timeout_seconds):
+            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
                 envelope = await self._call(
                     self._http, "GET", constants.STATUS_PATH, params={"taskId": task_id}, task_id=task_id
                 )
@@ -314,6 +272,76 @@ class ApixoClient:
 
     def _hidden(self, text: str, secret: str | None) -> str:
         return hide_secret(hide_secret(hide_queries(text), self._api_key), secret or "")
+
+
+class ApixoClient(StatusClient):
+    """Submits generations and asks for their state.
+
+    The paid call has two forms: `submit_once` sends exactly one POST, `submit` repeats it where that is provably free.
+    Neither ever repeats a POST that may have been taken. The arguments are those of `StatusClient`.
+    """
+
+    @cached_property
+    def _paid_http(self) -> httpx.AsyncClient:
+        """The paid call gets a fresh connection each time.
+
+        On a kept one the server's idle time-out can cut in just as we send, and then nobody knows whether the request
+        was read. Nor does it queue for one: a time-out in a queue would count as unclear.
+        """
+        return self._client(httpx.Limits(max_connections=None, max_keepalive_connections=0))
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await super().aclose()
+        await self._paid_http.aclose()
+
+    async def submit_once(
+        self,
+        request: VideoRequest,
+        *,
+        callback_url: str | None = None,
+        before_sending: Callable[[], Awaitable[None]] | None = None,
+    ) -> str:
+        """Sends the paid call exactly once. Returns the task id.
+
+        Args:
+            request: the video.
+            callback_url: where the provider reports the end; None: it does not.
+            before_sending: called when the turn has come, right before connecting. What it raises stops the call.
+
+        Raises:
+            ProvablyUnpaidError: it was not taken. It may be sent again.
+            UnclearError: it may have been taken. It must not be sent again.
+        """
+        await self.turn()
+        if before_sending is not None:
+            await before_sending()
+        try:
+            with quiet():
+                async with asyncio.timeout(self._submit_timeout_seconds):
+                    envelope = await self._call(
+                        self._paid_http,
+                        "POST",
+                        constants.SUBMIT_PATH,
+                        json=request.body(callback_url),
+                        secret=callback_url,
+                        timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),
+                    )
+        except TimeoutError as error:
+            raise NoReplyError(
+                f"APIXO gave no whole answer to the submission within {self._submit_timeout_seconds:g} s. "
+                "It may have been taken and paid."
+            ) from error
+        return parse_submitted(envelope)
+
+    async def submit(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
+        """Sends the paid call, and again only where the last one was provably not taken. Returns the task id.
+
+        Raises:
+            ProvablyUnpaidError: refused, or never connected, in every try.
+            UnclearError: it may have been taken. It was not sent again.
+        """
+        return await self._repeat(lambda: self.submit_once(request, callback_url=callback_url), may_resubmit)
 
 
 async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:

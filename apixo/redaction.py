@@ -2,6 +2,9 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Final
 
@@ -52,10 +55,29 @@ def _spellings(secret: str) -> re.Pattern[str]:
     return re.compile("".join(one))
 
 
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Has httpx log nothing meanwhile.
+
+    A log handler may block, or end its thread: rich raises SystemExit on a closed pipe. Between the provider's answer
+    to the paid call and its being written down, neither may happen.
+    """
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
 class QueryFilter(logging.Filter):
     """Takes queries and bearer tokens out of a record before any handler sees it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if _quiet.get():
+            return False
         record.msg, record.args = _BEARER.sub(r"\1***", hide_queries(record.getMessage())), ()
         return True
 

@@ -11,7 +11,7 @@ from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from apixo import ApixoClient, constants
+from apixo import ApixoClient, StatusClient, constants
 
 CALLBACK_SECRET_CHARACTERS: Final = 16
 """The least a callback secret has. Whoever sees one callback URL can try secrets on it, as fast as machines go."""
@@ -184,19 +184,28 @@ class ApixoApi(Block):
         return self
 
     def client(self, **options: Any) -> ApixoClient:
-        """A client with this block's key, address and limits.
+        """A client with this block's key, address and limits, which can submit: what it is told to submit is paid.
 
         Args:
             options: further arguments of `apixo.ApixoClient`.
         """
-        return ApixoClient(
-            _text(self.api_key),
-            base_url=self.base_url,
-            requests_per_minute=self.requests_per_minute,
-            submit_timeout_seconds=self.submit_timeout_seconds,
-            retry_delay_seconds=self.retry_delay_seconds,
-            **options,
-        )
+        return ApixoClient(_text(self.api_key), **(self._client_options() | options))
+
+    def status_client(self, **options: Any) -> StatusClient:
+        """The same without the paid call.
+
+        Args:
+            options: further arguments of `apixo.StatusClient`.
+        """
+        return StatusClient(_text(self.api_key), **(self._client_options() | options))
+
+    def _client_options(self) -> dict[str, Any]:
+        return {
+            "base_url": self.base_url,
+            "requests_per_minute": self.requests_per_minute,
+            "submit_timeout_seconds": self.submit_timeout_seconds,
+            "retry_delay_seconds": self.retry_delay_seconds,
+        }
 
     def callback_token(self, key: str, attempt_number: int = 1) -> str:
         """The token that proves a callback URL is ours: HMAC-SHA256, in hex, of what it calls about.

@@ -1,51 +1,39 @@
-"""An S3 bucket as async calls, with the conditional writes that the ledger stands on.
-
-minio-py has no public argument for `If-None-Match` and `If-Match`: given as metadata they become `x-amz-meta-…`, and
-then *every* racing writer wins. So small objects go through an address signed by minio-py's public
-`get_presigned_url`, sent by httpx with the real header. Files, which need multipart uploads, go through minio-py
-itself, in a thread.
-"""
+"""An S3 bucket as async calls, with the conditional writes that the ledger stands on."""
 
 import asyncio
 import contextlib
 import hashlib
-import re
-import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import httpx
-import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+import obstore
+from minio.helpers import check_bucket_name
 
-from apixo.redaction import hide_queries, install_log_filter
-from blocks.errors import (
-    PreconditionFailedError,
-    StoreError,
-    StoreRefusedError,
-    StoreUnavailableError,
-    StoreUnfitError,
-)
+from apixo.redaction import install_log_filter
+from blocks.conditions import PROBE, prove
+from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
+from blocks.s3_clients import Connection
+from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error
+from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Uploads
+
+if TYPE_CHECKING:  # obstore has it in its stubs only
+    from obstore import PutMode
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_SECONDS: Final = 5.0
-READ_TIMEOUT_SECONDS: Final = 30.0
-SIGNATURE_SECONDS: Final = 300
-"""How long an address signed for one request of our own stays valid."""
 CHUNK_BYTES: Final = 1_048_576
-PROBE: Final = "probe/conditional-writes"
-"""The object on which a store shows once per process that it keeps conditions."""
+REQUESTS_AT_ONCE: Final = 32
+"""Small requests of one store that are under way at the same time; more make no store faster."""
+INCOMING: Final = "incoming/"
+"""Where a large file is put in parts, under a name of its own, before it is copied to its place at once."""
+BINARY: Final = "application/octet-stream"
 
-_PROVEN: set[tuple[str, int]] = set()
+_PROVEN: set[tuple[str, str]] = set()
 """The stores, by address and bucket, that have shown in this process that they keep conditions."""
-
-_AGAIN: Final = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "ConditionalRequestConflict"}
-"""S3 error codes below 500 that ask to try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,75 +45,67 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object in a listing: its name, when it was last written (UTC), and its size in bytes."""
+
+    name: str
+    modified: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectDigest:
-    """What was read back of an object."""
+    """What was read back of an object, and the etag it was read with."""
 
     size_bytes: int
     sha256: str
+    etag: str = field(default="", compare=False)
 
 
 class ObjectStore:
-    """One bucket.
+    """One bucket. To be used on one event loop.
+
+    Every call raises a `StoreError`: `StoreUnavailableError` without a clear answer, and then a write may have been
+    applied; `StoreRefusedError` on a refusal that stays. Nothing is repeated here. Waiting for our own turn counts
+    toward no time-out.
 
     Args:
-        client: a minio-py client with its region set (else signing asks the store for it).
+        connection: the store, and the keys to it.
         bucket: the bucket's name.
-        close: closes the client's connections; minio-py cannot do it itself.
-        transport: the transport of the small requests; for tests that cut replies.
+
+    Raises:
+        ValueError: no bucket can have this name, or the environment names a proxy that cannot be used.
     """
 
-    def __init__(
-        self,
-        client: Minio,
-        bucket: str,
-        *,
-        close: Callable[[], None] = lambda: None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, connection: Connection, bucket: str) -> None:
+        check_bucket_name(bucket)
         install_log_filter()
-        self._minio = client
-        self._close_minio = close
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
-            transport=transport,
-            # Like minio-py with our pool: no proxy of the environment, and certificates as OpenSSL finds them. Else
-            # one half of the calls would take another way than the other.
-            trust_env=False,
-            verify=ssl.create_default_context(),
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=16),
-        )
+        self._connection = connection
+        self._pool = connection.pool()
+        self._minio = connection.minio(self._pool)
+        self._small = connection.small(bucket)
+        self._uploads = Uploads(connection, bucket, self._minio)
+        self._turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self.bucket = bucket
-        self._identity = (client.get_presigned_url("GET", bucket, PROBE).partition("?")[0], id(transport))
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
-        self._close_minio()
+        self._pool.clear()
 
     async def ensure_ready(self) -> None:
         """Makes the store prove that it keeps conditional writes, once per process.
 
         Raises:
-            StoreUnfitError: it does not, so two racing workers would both believe to have the claim.
+            StoreUnfitError: it does not. See `blocks.conditions`.
             StoreRefusedError: no such bucket, wrong keys, or no rights. A bucket that is gone is not made anew here:
                 with it went the ledger, and every key would be paid for again.
             StoreUnavailableError: no answer.
         """
-        if self._identity in _PROVEN:
+        identity = (self._connection.url, self.bucket)
+        if identity in _PROVEN:
             return
-        with contextlib.suppress(PreconditionFailedError):
-            await self.put_if(PROBE, b"Shows that this store keeps conditional writes.\n", etag=None)
-        for etag in (None, f'"{"0" * 32}"'):
-            try:
-                await self.put_if(PROBE, b"This must never be written.\n", etag=etag)
-            except PreconditionFailedError:
-                continue
-            raise StoreUnfitError(
-                "The object store ignored If-None-Match or If-Match. It cannot keep the ledger, and videos could be "
-                "paid twice. Use a current MinIO, or AWS S3.",
-                object_name=PROBE,
-            )
-        _PROVEN.add(self._identity)
+        await prove(self)
+        _PROVEN.add(identity)
 
     async def create_bucket(self) -> bool:
         """Creates the bucket where it is missing; whether it was. For set-up, not for runs: see `ensure_ready`."""
@@ -136,50 +116,76 @@ class ObjectStore:
                 raise
         else:
             return False
-
-        def create() -> None:
-            try:
-                self._minio.make_bucket(self.bucket)
-            except S3Error as error:
-                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    raise
-
-        await self._threaded("", create)
+        try:
+            await self._threaded("PUT", "", lambda: self._minio.make_bucket(self.bucket))
+        except StoreError as error:
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
         return True
 
     async def get(self, name: str) -> StoredObject | None:
         """The object, whole; None when it does not exist. For small objects."""
-        response = await self._send("GET", name)
-        if response.status_code == 404:
-            return None
-        return StoredObject(response.content, _etag(response, name))
 
-    async def put_if(
-        self, name: str, data: bytes, *, etag: str | None, content_type: str = "application/octet-stream"
-    ) -> str:
+        async def get() -> StoredObject:
+            found = await obstore.get_async(self._small, name)
+            return StoredObject(bytes(await found.bytes_async()), _etag(found.meta["e_tag"]))
+
+        return await _none_if_missing(self._request("GET", name, get))
+
+    async def put_if(self, name: str, data: bytes, *, etag: str | None, content_type: str = BINARY) -> str:
         """Writes the object if it still has this etag, or, with None, if it does not exist. Returns the new etag.
 
         Raises:
             PreconditionFailedError: it has another etag, or exists, or is gone. Nothing was written.
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
-        condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
-        response = await self._send("PUT", name, content=data, headers={"Content-Type": content_type, **condition})
-        if response.status_code in (404, 412):
-            raise PreconditionFailedError(
-                f"{name} was changed by someone else.", code="PreconditionFailed", object_name=name
-            )
-        return _etag(response, name)
+        with _gone_is_changed(name):
+            return await self._put(name, data, content_type, mode="create" if etag is None else {"e_tag": etag})
 
-    async def put(self, name: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
+    async def put(self, name: str, data: bytes, *, content_type: str = BINARY) -> None:
         """Writes a small object, whatever was there."""
-        await self._send("PUT", name, content=data, headers={"Content-Type": content_type})
+        await self._put(name, data, content_type, mode="overwrite")
 
-    async def put_file(self, name: str, path: Path, *, content_type: str) -> None:
-        """Uploads a file, in parts where it is large."""
-        await self._threaded(
-            name, lambda: self._minio.fput_object(self.bucket, name, str(path), content_type=content_type)
-        )
+    async def create_file(self, name: str, path: Path, *, content_type: str) -> bool:
+        """Uploads a file if no such object exists. False: it exists, and nothing was written.
+
+        A large one goes in parts to a name of its own first, and is copied by the store: S3 has no condition for parts.
+
+        Raises:
+            OSError: the file cannot be read.
+            StoreUnavailableError: no clear answer. It may have been written: read it back.
+        """
+        size_bytes = (await asyncio.to_thread(path.stat)).st_size
+        try:
+            if size_bytes <= ONE_REQUEST_BYTES:
+                await self._uploaded(name, lambda: self._uploads.create(name, path, content_type))
+            elif await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
+                await self._create_by_copy(name, path, size_bytes, content_type)
+            else:
+                return False
+        except PreconditionFailedError:
+            return False
+        return True
+
+    async def _create_by_copy(self, name: str, path: Path, size_bytes: int, content_type: str) -> None:
+        own = f"{INCOMING}{uuid.uuid4().hex}"
+        try:
+            await self._uploaded(own, lambda: self._uploads.in_parts(own, path))
+            await self._uploaded(name, lambda: self._uploads.copy(own, name, size_bytes, content_type))
+        finally:
+            with contextlib.suppress(StoreError):
+                await self.remove(own)
+
+    async def replace_file(self, name: str, path: Path, *, etag: str, content_type: str) -> None:
+        """Uploads a file over the version of an object that has this etag. By one request, which is not repeated.
+
+        Raises:
+            OSError: the file cannot be read.
+            PreconditionFailedError: it has another etag, or is gone. Nothing was written.
+            StoreUnavailableError: no clear answer. It may have been written: read it back.
+        """
+        with _gone_is_changed(name):
+            await self._uploaded(name, lambda: self._uploads.replace(name, path, etag, content_type))
 
     async def get_file(self, name: str, path: Path) -> bool:
         """Downloads an object into a file; False when it does not exist.
@@ -187,142 +193,143 @@ class ObjectStore:
         Raises:
             OSError: the file cannot be written.
         """
-        return await self._found(name, lambda: bool(self._minio.fget_object(self.bucket, name, str(path)))) or False
+        # minio-py begins with a HEAD, whose 404 has no body to show whether it is the store's.
+        if await self.read(name, max_bytes=1) is None:
+            return False
+        download = self._threaded("GET", name, lambda: self._minio.fget_object(self.bucket, name, str(path)))
+        return await _none_if_missing(download) is not None
 
     async def digest(self, name: str) -> ObjectDigest | None:
         """Reads a whole object back, without holding it, for its size and SHA-256; None when it does not exist."""
 
         def read() -> ObjectDigest:
-            response = self._minio.get_object(self.bucket, name)
-            try:
+            with contextlib.closing(self._minio.get_object(self.bucket, name)) as response:
                 sha256, size_bytes = hashlib.sha256(), 0
                 for chunk in response.stream(CHUNK_BYTES):
                     sha256.update(chunk)
                     size_bytes += len(chunk)
-                return ObjectDigest(size_bytes, sha256.hexdigest())
-            finally:
-                response.close()
                 response.release_conn()
+            return ObjectDigest(size_bytes, sha256.hexdigest(), _etag(response.headers.get("etag")))
 
-        return await self._found(name, read)
+        return await _none_if_missing(self._threaded("GET", name, read))
 
     async def read(self, name: str, *, max_bytes: int) -> bytes | None:
         """The object's first bytes, at most so many; None when it does not exist. The rest is not fetched."""
 
         def read() -> bytes:
-            response = self._minio.get_object(self.bucket, name)
-            try:
+            with contextlib.closing(self._minio.get_object(self.bucket, name)) as response:
                 data = bytearray()
                 for chunk in response.stream(min(CHUNK_BYTES, max_bytes)):
                     data += chunk
                     if len(data) >= max_bytes:
                         break
-                return bytes(data[:max_bytes])
-            finally:
-                response.close()
-                response.release_conn()
+            return bytes(data[:max_bytes])
 
-        return await self._found(name, read)
+        return await _none_if_missing(self._threaded("GET", name, read))
 
     async def remove(self, name: str) -> None:
         """Removes an object; one that is not there is fine."""
-        await self._send("DELETE", name)
+
+        async def remove() -> None:
+            await obstore.delete_async(self._small, name)
+
+        await _none_if_missing(self._request("DELETE", name, remove))
 
     async def names(self, prefix: str) -> list[str]:
-        """The names of all objects below a prefix, sorted."""
+        """The names of all objects below a prefix, sorted. See `listed`."""
+        return [found.name for found in await self.listed(prefix)]
 
-        def read() -> list[str]:
-            found = self._minio.list_objects(self.bucket, prefix=prefix, recursive=True)
-            return [item.object_name for item in found if item.object_name]
+    async def listed(self, prefix: str) -> list[ListedObject]:
+        """All objects below a prefix, sorted by name.
 
-        return await self._threaded(prefix, read)
+        Args:
+            prefix: ends with a slash; empty: the whole bucket.
+        """
+        if prefix and not prefix.endswith("/"):
+            raise ValueError(f"a prefix ends with a slash: {prefix}")
+
+        async def read() -> list[ListedObject]:
+            found = await obstore.list(self._small, prefix).collect_async()
+            return [ListedObject(item["path"], item["last_modified"], item["size"]) for item in found]
+
+        found = await self._request("LIST", prefix, read)
+        if not found:
+            # Any web page with status 200 reads like an empty listing. A store that is one also knows the probe, or
+            # says in its own words that it does not.
+            await self.get(PROBE)
+        return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
 
     def signed_url(self, name: str, *, seconds: int) -> str:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it."""
         return self._minio.get_presigned_url("GET", self.bucket, name, expires=timedelta(seconds=seconds))
 
-    async def _send(
-        self, method: str, name: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> httpx.Response:
-        """Sends one small request. Only 2xx, 412 and a missing object's 404 come back; the rest is raised."""
-        url = self._minio.get_presigned_url(method, self.bucket, name, expires=timedelta(seconds=SIGNATURE_SECONDS))
+    async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Makes one request, or one transfer of a file. All of them come through here.
+
+        Tests put themselves in its place: what is raised here, by a client or as a `StoreError`, counts as the store's.
+
+        Args:
+            method: `GET`, `PUT`, `DELETE` or `LIST`.
+            name: the object, or the prefix; empty: the bucket.
+            call: sends it.
+        """
+        return await call()
+
+    async def _mapped(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
         try:
-            response = await self._http.request(method, url, content=content, headers=headers)
-        except httpx.HTTPError as error:
-            raise _unavailable(name, hide_queries(f"{type(error).__name__} {error}".strip())) from error
-        if response.is_success or response.status_code == 412:
-            return response
-        found = re.search(r"<Code>(\w+)</Code>", response.text[:4096])
-        code = found.group(1) if found else ""
-        if response.status_code == 404 and code == "NoSuchKey":
-            return response
-        # A 404 without a code is not the store's: so answers an ingress while the store behind it restarts. Taken for
-        # a missing object, it would hide a record.
-        if (
-            response.status_code >= 500
-            or response.status_code == 429
-            or code in _AGAIN
-            or (response.status_code == 404 and not code)
-        ):
-            raise _unavailable(name, f"HTTP {response.status_code} {code}".strip())
-        raise _refused(name, code or f"HTTP {response.status_code}", self.bucket)
+            return await self._call(method, name, call)
+        except Exception as error:
+            found = store_error(error, method=method, name=name, bucket=self.bucket)
+            if found is None:
+                raise
+            raise found from redacted(error)
 
-    async def _found(self, name: str, call: Callable[[], T]) -> T | None:
-        try:
-            return await self._threaded(name, call)
-        except StoreRefusedError as error:
-            if error.code == "NoSuchKey":
-                return None
-            raise
+    async def _request(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        async with self._turns:
+            return await self._mapped(method, name, call)
 
-    async def _threaded(self, name: str, call: Callable[[], T]) -> T:
-        try:
-            return await asyncio.to_thread(call)
-        except S3Error as error:
-            if error.code in _AGAIN or error.response.status >= 500:
-                raise _unavailable(name, str(error.code)) from error
-            raise _refused(name, str(error.code), self.bucket) from error
-        except (
-            urllib3.exceptions.HTTPError,
-            ServerError,
-            InvalidResponseError,
-            ConnectionError,
-            TimeoutError,
-        ) as error:
-            raise _unavailable(name, hide_queries(f"{type(error).__name__}")) from error
-        except MinioException as error:
-            raise StoreError(
-                f"The object store failed on {name}: {hide_queries(str(error))}", object_name=name
-            ) from error
+    async def _threaded(self, method: str, name: str, call: Callable[[], T]) -> T:
+        return await self._mapped(method, name, lambda: asyncio.to_thread(call))
+
+    async def _uploaded(self, name: str, call: Callable[[], None]) -> None:
+        await self._mapped("PUT", name, lambda: asyncio.get_running_loop().run_in_executor(UPLOADERS, call))
+
+    async def _put(self, name: str, data: bytes, content_type: str, mode: "PutMode") -> str:
+        async def put() -> str:
+            written = await obstore.put_async(
+                self._small, name, data, attributes={"Content-Type": content_type}, mode=mode, use_multipart=False
+            )
+            return _etag(written["e_tag"])
+
+        return await self._request("PUT", name, put)
 
 
-def _etag(response: httpx.Response, name: str) -> str:
-    """The etag of what was read or written. Whoever answers without one is not the store, but says yes all the same."""
-    etag = response.headers.get("etag")
+def _etag(etag: str | None) -> str:
     if not etag:
-        raise _unavailable(name, f"HTTP {response.status_code} without an ETag, which is no answer of S3")
-    return str(etag)
+        raise ReplyError(NO_ETAG)
+    return etag
 
 
-def _unavailable(name: str, why: str) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"The object store gave no answer for {name or 'the bucket'} ({why}). Is it up, and is the endpoint right?",
-        object_name=name,
-    )
+async def _none_if_missing(call: Awaitable[T]) -> T | None:
+    try:
+        return await call
+    except StoreRefusedError as error:
+        if error.code == "NoSuchKey":
+            return None
+        raise
 
 
-def _refused(name: str, code: str, bucket: str) -> StoreRefusedError:
-    advice = {
-        "NoSuchBucket": f"There is no bucket {bucket}. Make it with `sora setup`. Was it there before? Then restore "
-        "it: the ledger lives in it, and without it every key would be paid for again.",
-        "AccessDenied": f"The access key has no right to it in bucket {bucket}. See the policy in the README.",
-        "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
-        "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong.",
-        "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes.",
-    }.get(code, "Check the video-archive block.")
-    return StoreRefusedError(
-        f"The object store refused {name or 'the bucket'}: {code}. {advice}", code=code, object_name=name
-    )
+@contextlib.contextmanager
+def _gone_is_changed(name: str) -> Iterator[None]:
+    """A write over a version of an object that is gone has lost like one over a version that was changed."""
+    try:
+        yield
+    except StoreRefusedError as error:
+        if error.code != "NoSuchKey":
+            raise
+        raise PreconditionFailedError(
+            f"{name} was removed by someone else.", code="PreconditionFailed", object_name=name
+        ) from error
 
 
-__all__ = ["ObjectDigest", "ObjectStore", "StoredObject"]
+__all__ = ["ListedObject", "ObjectDigest", "ObjectStore", "StoredObject"]

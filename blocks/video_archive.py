@@ -3,13 +3,12 @@
 import re
 from typing import ClassVar
 
-import httpx
-import urllib3
 from minio import Minio
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
-from blocks.object_store import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, ObjectStore
+from blocks.object_store import ObjectStore
+from blocks.s3_clients import Connection
 
 
 class VideoArchive(Block):
@@ -80,31 +79,27 @@ class VideoArchive(Block):
 
     def client(self) -> Minio:
         """A minio-py client of this store. Thread-safe; its time-outs are short enough to notice an outage."""
-        return self._client(_pool())
+        connection = self.connection()
+        return connection.minio(connection.pool())
 
-    def store(self, *, transport: httpx.AsyncBaseTransport | None = None) -> ObjectStore:
-        """The bucket, with the calls that the ledger and the archive need. To be closed with `aclose`."""
-        pool = _pool()
-        return ObjectStore(self._client(pool), self.bucket, close=pool.clear, transport=transport)
+    def store(self) -> ObjectStore:
+        """The bucket, with the calls that the ledger and the archive need. To be closed with `aclose`.
 
-    def _client(self, pool: urllib3.PoolManager) -> Minio:
-        return Minio(
+        Raises:
+            ValueError: the environment names a proxy that cannot be used.
+        """
+        return ObjectStore(self.connection(), self.bucket)
+
+    def connection(self) -> Connection:
+        """The address and the keys, for the clients."""
+        return Connection(
             endpoint=self.endpoint,
             access_key=self.access_key,
             secret_key=self.secret_key.get_secret_value(),
             secure=self.secure,
             region=self.region,
-            http_client=pool,
         )
 
     def public_link(self, object_name: str) -> str | None:
         """The object's address for a browser, without a signature; None without a public URL."""
         return f"{self.public_url.rstrip('/')}/{self.bucket}/{object_name}" if self.public_url else None
-
-
-def _pool() -> urllib3.PoolManager:
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS),
-        retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-        maxsize=16,
-    )

@@ -89,7 +89,7 @@ def run_up(local_dir: Path, *, speed: float, film_height: int) -> None:
     with _stack(local_dir, speed=speed, film_height=film_height) as stack:
         use(stack.environment)
         asyncio.run(_save_blocks({**stack.environment, **timing(speed), **callbacks}))
-        err.print("Deploying prefect.yaml.", style="dim")
+        err.print("Deploying prefect.yaml and the examples.", style="dim")
         asyncio.run(_deploy())
         flush()
         stack.add(client_services(receiver_port=port))
@@ -106,8 +106,8 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     out.print(f"Callbacks       {stack.servers['receiver'].url}")
     out.print("\nTo click:")
     out.print(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
-    out.print(f"  a calendar    {ui}/deployments  →  generate-batch  →  Run  →  Quick run")
-    out.print(f"  on a schedule {ui}/deployments  →  generate-batch  →  switch on its schedule")
+    out.print(f"  a calendar    {ui}/deployments  →  example-batch  →  Run  →  Quick run")
+    out.print(f"  on a schedule {ui}/deployments  →  example-batch  →  switch on its schedule")
     out.print("  by an event   in another terminal:")
     out.print(
         f"""    PREFECT_API_URL={stack.prefect.api_url} .venv/bin/prefect event emit sora.video.requested \\
@@ -122,9 +122,9 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
 
 
 async def _deploy() -> None:
-    from deployments.deploy import deploy  # noqa: PLC0415 - imports Prefect
+    from deployments.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
 
-    await deploy()
+    await deploy(MAIN, EXAMPLES)
 
 
 def _stack(local_dir: Path, *, speed: float, film_height: int = 720) -> LocalStack:

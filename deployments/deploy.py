@@ -1,4 +1,4 @@
-"""Deploys prefect.yaml: the work pool, its queues, the deployments with their schedules and triggers."""
+"""Deploys prefect.yaml, and on a local stack the examples: work pool, queues, deployments, schedules, triggers."""
 
 import hashlib
 import os
@@ -22,6 +22,9 @@ from deployments.setup import Outcome, Saved
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 """Where prefect.yaml is; a worker runs the code from there."""
+MAIN: Final = "prefect.yaml"
+EXAMPLES: Final = "deployments/examples/prefect.yaml"
+"""For a local stack alone: on another server, a run of these deployments would pay for a demonstration."""
 POOL: Final = "sora"
 QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {"collector": (1, None), "videos": (2, 10)}
 """Each queue's priority, 1 being the first, and how many runs of it may be under way at once: a run is a process of 83
@@ -31,11 +34,12 @@ DEPLOY_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """One deployment of prefect.yaml."""
+    """One deployment of a file, with the names of its triggers and the slugs of its schedules."""
 
     name: str
     flow: str
     triggers: frozenset[str]
+    schedules: frozenset[str]
 
     @property
     def full_name(self) -> str:
@@ -43,56 +47,83 @@ class _Wanted:
         return f"{self.flow}/{self.name}"
 
 
-async def deploy() -> list[Saved]:
+async def deploy(*files: str) -> list[Saved]:
     """Makes what is missing on the Prefect server, and deploys anew what has changed. Repeating it changes nothing.
 
     A deployment is current when its version is that of this code: Prefect itself would give every trigger a new
     automation each time. Schedules that a person has switched on or off, or made, stay so.
 
+    Args:
+        files: what to deploy, relative to `ROOT`: `MAIN`, `EXAMPLES`.
+
     Raises:
-        SetupError: there is no prefect.yaml beside this code, or Prefect refused it.
+        SetupError: a file is not beside this code, or Prefect refused it.
     """
-    if not (ROOT / "prefect.yaml").is_file():
-        raise SetupError(
-            f"There is no prefect.yaml in {ROOT}. Deploy from a checkout of this project, or write deployments of your "
-            "own for flows/generate_video.py, flows/generate_batch.py and flows/collect_videos.py."
-        )
+    for file in files:
+        if not (ROOT / file).is_file():
+            raise SetupError(
+                f"There is no {file} in {ROOT}. Deploy from a checkout of this project, or write deployments of your "
+                "own for flows/generate_video.py, flows/generate_batch.py and flows/collect_videos.py."
+            )
+    this = code_version(ROOT)
     async with get_client() as client:
         saved = [Saved("work pool", POOL, await _make_pool(client))]
         saved += [Saved("work queue", name, await _make_queue(client, name)) for name in QUEUES]
-        wanted = wanted_deployments((ROOT / "prefect.yaml").read_text())
-        this = code_version(ROOT)
-        before = {item.name: await _version(client, item) for item in wanted}
-        if any(found != this for found in before.values()):
-            schedules = {item.name: await _schedules(client, item) for item in wanted}
-            try:
-                _prefect_deploy(this)
-            finally:  # also of those that were deployed before it failed
-                for item in wanted:
-                    saved += await _keep_schedules(client, item, schedules[item.name])
-        for item in wanted:
-            outcome: Outcome = "created" if before[item.name] is None else "updated"
-            saved.append(Saved("deployment", item.name, "unchanged" if before[item.name] == this else outcome))
+        for file in files:
+            saved += await _deploy_file(client, file, this)
+    return saved
+
+
+async def delete_examples_commands() -> list[str]:
+    """The commands that delete what this server has of the examples. An earlier `sora deploy` made them everywhere."""
+    commands: list[str] = []
+    async with get_client() as client:
+        for item in wanted_deployments((ROOT / EXAMPLES).read_text()):
+            commands += [  # first, since they outlive their deployment
+                f"prefect automation delete {trigger}"
+                for trigger in sorted(item.triggers)
+                if await client.read_automations_by_name(trigger)
+            ]
+            if await _version(client, item) is not None:
+                commands.append(f"prefect deployment delete {item.full_name}")
+    return commands
+
+
+async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Saved]:
+    saved: list[Saved] = []
+    wanted = wanted_deployments((ROOT / file).read_text())
+    before = {item.name: await _version(client, item) for item in wanted}
+    if any(found != this for found in before.values()):
+        schedules = {item.name: await _schedules(client, item) for item in wanted}
+        try:
+            _prefect_deploy(file, this)
+        finally:  # also of those that were deployed before it failed
+            for item in wanted:
+                saved += await _keep_schedules(client, item, schedules[item.name])
+    for item in wanted:
+        outcome: Outcome = "created" if before[item.name] is None else "updated"
+        saved.append(Saved("deployment", item.name, "unchanged" if before[item.name] == this else outcome))
     return saved
 
 
 def wanted_deployments(text: str) -> list[_Wanted]:
-    """What prefect.yaml asks for. Pure."""
+    """What a file asks for. Pure."""
     return [
         _Wanted(
             name=item["name"],
             flow=str(item["entrypoint"]).rpartition(":")[2].replace("_", "-"),
             triggers=frozenset(trigger["name"] for trigger in item.get("triggers", ())),
+            schedules=frozenset(schedule["slug"] for schedule in item.get("schedules", ())),
         )
         for item in yaml.safe_load(text)["deployments"]
     ]
 
 
 def code_version(root: Path) -> str:
-    """The version of what is deployed: the package's, and a digest of prefect.yaml, the code and its place."""
+    """The version of what is deployed: the package's, and a digest of both files, the code and its place."""
     digest = hashlib.sha256(str(root).encode())
-    for path in [root / "prefect.yaml", *sorted(root.glob("[a-z]*/**/*.py"))]:
-        if path.relative_to(root).parts[0] in ("prefect.yaml", "apixo", "blocks", "flows", "deployments"):
+    for path in [root / MAIN, root / EXAMPLES, *sorted(root.glob("[a-z]*/**/*.py"))]:
+        if path.relative_to(root).parts[0] in (MAIN, "apixo", "blocks", "flows", "deployments"):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return f"{version('sora-pipeline')}+{digest.hexdigest()[:12]}"
 
@@ -143,15 +174,15 @@ async def _keep_schedules(client: PrefectClient, wanted: _Wanted, before: Sequen
         found = await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
         return []
-    kept = await keep_schedules(client, found.id, before)
+    kept = await keep_schedules(client, found.id, before, wanted.schedules)
     return [Saved("schedule", f"{wanted.name}: {name}", how) for name, how in kept]
 
 
-def _prefect_deploy(code: str) -> None:
+def _prefect_deploy(file: str, code: str) -> None:
     environment: dict[str, Any] = {**os.environ, "SORA_DEPLOY_VERSION": code}
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        done = subprocess.run(  # noqa: S603 - no text from outside
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -160,6 +191,6 @@ def _prefect_deploy(code: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise SetupError(f"`prefect deploy --all` did not end within {DEPLOY_SECONDS:.0f} s. Try again.") from error
+        raise SetupError(f"`prefect deploy` of {file} did not end within {DEPLOY_SECONDS:.0f} s. Try again.") from error
     if done.returncode != 0:
-        raise SetupError(f"`prefect deploy --all` failed in {ROOT}:\n{(done.stdout + done.stderr)[-4000:]}")
+        raise SetupError(f"`prefect deploy` of {file} failed in {ROOT}:\n{(done.stdout + done.stderr)[-4000:]}")

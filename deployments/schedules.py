@@ -1,9 +1,10 @@
 """Keeps what a person did to the schedules of a deployment when it is deployed anew.
 
-`prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI.
+`prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI. Where
+prefect.yaml has no schedule for a deployment any more, it leaves all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from prefect.client.schemas.objects import DeploymentSchedule
 Change = DeploymentScheduleCreate | tuple[UUID, bool]
 """A schedule to make again, or one that exists (its id) to switch on or off."""
 
-Kept = Literal["kept", "stays on", "stays off"]
+Kept = Literal["kept", "stays on", "stays off", "removed"]
 
 
 def changes_to_keep(before: Sequence[DeploymentSchedule], after: Sequence[DeploymentSchedule]) -> list[Change]:
@@ -43,17 +44,29 @@ def changes_to_keep(before: Sequence[DeploymentSchedule], after: Sequence[Deploy
 
 
 async def keep_schedules(
-    client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule]
+    client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule], slugs: Collection[str]
 ) -> list[tuple[str, Kept]]:
-    """Restores a person's choices after a deployment.
+    """Restores a person's choices after a deployment, and removes what prefect.yaml no longer has.
+
+    Args:
+        client: of the server.
+        deployment_id: what was deployed.
+        before: its schedules as they were.
+        slugs: the schedules that prefect.yaml has.
 
     Returns:
-        What is otherwise than prefect.yaml has it: the schedule, and how it stays. To be shown: who has just switched
-        one off in prefect.yaml must see that it stays on.
+        Each schedule that is not as prefect.yaml has it, or was removed. To be shown: who has just switched one off in
+        prefect.yaml must see that it stays on.
     """
     kept: list[tuple[str, Kept]] = []
-    after = await client.read_deployment_schedules(deployment_id)
-    slugs = {schedule.id: schedule.slug or "" for schedule in after}
+    after = []
+    for schedule in await client.read_deployment_schedules(deployment_id):
+        if schedule.slug and schedule.slug not in slugs:
+            await client.delete_deployment_schedule(deployment_id, schedule.id)
+            kept.append((schedule.slug, "removed"))
+        else:
+            after.append(schedule)
+    names = {schedule.id: schedule.slug or "" for schedule in after}
     for change in changes_to_keep(before, after):
         if isinstance(change, DeploymentScheduleCreate):
             await client.create_deployment_schedules(deployment_id, [change])
@@ -61,5 +74,5 @@ async def keep_schedules(
         else:
             schedule_id, active = change
             await client.update_deployment_schedule(deployment_id, schedule_id, active=active)
-            kept.append((slugs[schedule_id], "stays on" if active else "stays off"))
+            kept.append((names[schedule_id], "stays on" if active else "stays off"))
     return kept

@@ -29,7 +29,7 @@ ASKED_AS: Final = {
 Ask = Callable[[str, str, bool], str]
 """Asks a person: variable, description, whether it is secret."""
 
-Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off"]
+Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a person is told about a generation that does not go on by itself, with the exact commands."""
 
-from flows.errors import KeyConflictError, UnconfirmedError, VideoFailedError
-from flows.generation import Generation
+from flows.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
+from flows.generation import Generation, Problem
 
 
 def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
@@ -39,4 +39,29 @@ def failed_error(generation: Generation, options: str) -> VideoFailedError:
         task_id=generation.task_id,
         fail_code=failure.fail_code,
         permanent=failure.permanent,
+    )
+
+
+def task_of_another_key(task_id: str, key: str) -> Problem:
+    """The provider answered with a task that the ledger has as another generation's: a person named it there."""
+    return Problem(
+        kind="TaskOfAnotherKey",
+        message=(
+            f"APIXO answered with task {task_id}, which the ledger has as a task of {key}. If it was named there by "
+            f"mistake, name the right one with `sora resolve {key} --task-id …` first"
+        ),
+    )
+
+
+def duplicate_sentence(key: str, first_key: str) -> str:
+    """That the same request was generated before, for the log and for a dry run."""
+    return f"{key} asks for the same video as {first_key}, which was submitted before: it would be paid for again"
+
+
+def duplicate_error(key: str, first_key: str) -> DuplicateRequestError:
+    """A duplicate, where duplicates are refused."""
+    return DuplicateRequestError(
+        f"{duplicate_sentence(key, first_key)}. Duplicates are refused, so nothing was sent. `sora show {first_key}` "
+        "shows that video; allow duplicates to have another one.",
+        key=key,
     )

@@ -88,8 +88,9 @@ def paid_attempts(generation: Generation | None) -> int:
     """How many attempts of a generation were, or may have been, paid."""
     if generation is None:
         return 0
-    tasks = {item.task_id or item.number for item in generation.attempts if item.state not in NOT_PAID}
-    return len(tasks)  # a late answer's task stands in two attempts and was paid once
+    # A late answer's task stands in two attempts and was paid once; one that another superseded was paid as well.
+    unclear = [item for item in generation.attempts if item.task_id is None and item.state not in NOT_PAID]
+    return len(unclear) + len(generation.task_ids)
 
 
 def spent_on(generations: Iterable[Generation | None], price_per_second: Decimal | None) -> Decimal:

@@ -4,8 +4,6 @@ No message repeats a value: a cell that slipped into another column may be an im
 """
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -16,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from apixo import VideoRequest
 from flows.keys import check_key
+from flows.ledger_indexes import request_digest
 
 MAX_PROBLEMS: Final = 10
 """How many problems of one row are told: more than it has fields. A line of junk can have 50,000, and 5,000 such lines
@@ -63,8 +62,7 @@ class BatchItem(VideoRequest):
         """The id; without one, ten hex digits that follow from the request alone, so other rows do not matter."""
         if self.id is not None:
             return self.id
-        canonical = json.dumps(self.request().model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        return request_digest(self.request())[:10]
 
     def key(self, batch_key: str) -> str:
         """The key of this video in a batch.

@@ -19,7 +19,7 @@ from flows import generation as transitions
 from flows.advice import unconfirmed_error
 from flows.errors import LedgerError
 from flows.events import emit
-from flows.generation import FINISHED, Attempt, Generation, State
+from flows.generation import Generation, State
 from flows.progress import run_logger
 from flows.resources import Resources
 
@@ -123,10 +123,10 @@ async def _believed(found: Generation, number: int, hint: str | None, resources:
         return None
     entry = await resources.ledger.read(found.key)
     if entry is not None and entry.generation.attempts[number - 1].task_id == hint:
-        return status  # a call soon after the submission: its own answer came meanwhile, and saves a long search
-    other = await resources.ledger.key_of_task(hint, but=found.key)
-    if other is not None:
-        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, hint, other)
+        return status  # a call soon after the submission: its own answer came meanwhile
+    owner = await resources.ledger.tasks.owner(hint)
+    if owner is not None and owner.key != found.key:
+        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, hint, owner.key)
         return None
     return status
 
@@ -136,17 +136,20 @@ async def _heal(found: Generation, number: int, task_id: str, resources: Resourc
     key, ledger = found.key, resources.ledger
 
     def how(current: Generation) -> Generation:
-        attempts: tuple[Attempt, ...] = current.attempts
-        if attempts[number - 1].task_id is not None or any(attempt.task_id == task_id for attempt in attempts):
+        if current.attempts[number - 1].task_id is not None or task_id in current.task_ids:
             return current
-        return transitions.submitted(current, attempt_number=number, task_id=task_id, now=resources.now(), note=NOTE)
+        return transitions.submitted(
+            current, attempt_number=number, task_id=task_id, now=resources.now(), named_by="callback", note=NOTE
+        )
 
     try:
-        if how(found).state not in FINISHED:  # a finished generation must not be marked as open
-            await ledger.mark_open(key)
+        owner = await ledger.tasks.bind(task_id, key, number, named_by="callback", naming=found.next_naming)
+        if owner.key != key:
+            run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
+            return found
         healed = (await ledger.change(key, how)).generation
-        if healed.state not in FINISHED:
-            await ledger.mark_open(key)  # again: whoever closed it meanwhile saw the record as it was before
+        if task_id not in healed.task_ids:  # somebody named another one meanwhile
+            await ledger.tasks.release(task_id, key, named=healed.tasks_named)
     except (StoreError, LedgerError) as error:
         run_logger().error(
             "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no further call "

@@ -21,18 +21,23 @@ from flows.errors import PipelineError, VideoFailedError
 from flows.events import emit
 from flows.generation import Generation, State
 from flows.keys import Key
+from flows.ledger import Entry
 from flows.media.errors import MediaError
+from flows.output import protect_log_handlers
 from flows.progress import run_logger
 from flows.report import plain, shown
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
-from flows.steps.submit import settle
-from flows.steps.wait import settle_status
+from flows.steps.submit import reconcile, settle
+from flows.steps.wait import record_end
 
 AT_ONCE: Final = 16
 """Generations looked after at the same time: enough to ask thousands in a minute, few enough for one disk."""
 EXPIRY_WARNING_DAYS: Final = 12
 """Three days before APIXO drops a result: time for a person who was away over a weekend."""
+
+RECONCILED_WITHIN: Final = timedelta(hours=1)
+"""How long an unclear payment is looked up among the tasks of the store. Later a rerun or a person has it looked up."""
 
 LINGER_SECONDS: Final = 6.0
 """How long the collector listens on after its last work, twice. Starting its process takes as long, and while one runs,
@@ -70,6 +75,7 @@ async def collect_videos(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
+    protect_log_handlers()
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         found = await _collect_while_it_rings(keys, resources, detached_only=detached_only)
@@ -141,23 +147,30 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
                 await _warn(key, resources)
             return seen
 
-    return list(await asyncio.gather(*(one(key) for key in wanted)))
+    try:
+        async with asyncio.TaskGroup() as group:  # none goes on once the clients are closed
+            calls = [group.create_task(one(key)) for key in wanted]
+    except* AuthenticationError as errors:
+        raise errors.exceptions[0] from None
+    return [call.result() for call in calls]
 
 
 async def _look_after(key: str, resources: Resources, *, detached_only: bool) -> Collected:
     entry = await resources.ledger.read(key)
     if entry is None:  # its marker comes before its claim: someone may be about to claim it
         return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
+    if detached_only and _is_waited_for(entry.generation, resources):
+        return _told(entry.generation, resources)
+    if entry.generation.state is State.CLAIMED:
+        entry = await settle(entry, resources)
+    elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources) < RECONCILED_WITHIN:
+        entry = await reconcile(entry, resources)
     found = entry.generation
-    if detached_only and _is_waited_for(found, resources):
-        return _told(found, resources)
-    if found.state is State.CLAIMED:
-        found = await settle(entry, resources)
     match found.state:
         case State.SUBMITTED:
-            return await _ask(found, resources)
+            return await _ask(entry, resources)
         case State.SUCCEEDED:
-            return _told(await retrieve(found, None, resources), resources)
+            return _told(await retrieve(found.task, entry, None, resources), resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
             await announce(found, resources)
         case State.REJECTED:
@@ -167,20 +180,24 @@ async def _look_after(key: str, resources: Resources, *, detached_only: bool) ->
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
     """Whether a run waits for it, as far as the record tells: one that died is given up after its deadline."""
-    attempt = found.attempt
-    age = resources.now() - (attempt.submitted_at or attempt.claimed_at)
-    return attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
+    age = _age(found, resources)
+    return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
 
-async def _ask(found: Generation, resources: Resources) -> Collected:
-    status = await resources.client.status_once(found.task_id or "")
+def _age(found: Generation, resources: Resources) -> timedelta:
+    return resources.now() - (found.attempt.submitted_at or found.attempt.claimed_at)
+
+
+async def _ask(entry: Entry, resources: Resources) -> Collected:
+    paid = entry.generation.task
+    status = await resources.client.status_once(paid.task_id)
     if not isinstance(status, Succeeded | Failed):
-        return _told(found, resources)
+        return _told(entry.generation, resources)
     try:
-        succeeded = await settle_status(found.key, status, resources)
+        ended, succeeded = await record_end(paid, entry, status, resources)
     except VideoFailedError as error:
-        return Collected(key=found.key, what="failed", task_id=found.task_id, note=str(error))
-    return _told(await retrieve(found, succeeded, resources), resources)
+        return Collected(key=paid.key, what="failed", task_id=paid.task_id, note=str(error))
+    return _told(await retrieve(paid, ended, succeeded, resources), resources)
 
 
 async def _troubled(key: str, error: Exception, resources: Resources) -> Collected:
@@ -206,7 +223,7 @@ def _told(found: Generation, resources: Resources) -> Collected:
     told = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         told.note = str(unconfirmed_error(found, resources.options))
-    age = resources.now() - (found.attempt.submitted_at or found.attempt.claimed_at)
+    age = _age(found, resources)
     if what in ("pending", "unconfirmed") and age > timedelta(days=EXPIRY_WARNING_DAYS):
         told.expiring = True
         told.note = (

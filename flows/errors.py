@@ -6,11 +6,13 @@ PipelineError             base of all
 ├── InvalidKeyError       the key is not one the ledger takes
 ├── KeyConflictError      the key is known, with a different request
 ├── SubmissionRejectedError   the provider did not take the request: nothing was paid
+├── DuplicateRequestError     the same request was generated under another key, and duplicates are refused
 ├── UnconfirmedError      paid or not: nobody can know yet. A callback or a person resolves it
 ├── VideoFailedError      the provider took the task and reports it as failed
 ├── ArchiveMismatchError  what was read back differs from what was written
 └── LedgerError           the record cannot be read or written
-    └── TransitionError   (in `flows.generation`) the record has changed meanwhile and does not allow this
+    └── TransitionError   the record has changed meanwhile and does not allow this
+        └── SupersededError   the generation goes on with another task than the one a step works for
 ```
 """
 
@@ -42,6 +44,10 @@ class InvalidKeyError(PipelineError, ValueError):
 
 class KeyConflictError(PipelineError):
     """The key is known, with a different request. One key is one video."""
+
+
+class DuplicateRequestError(PipelineError):
+    """The same request was generated before, under another key, and the caller refuses duplicates. Nothing was sent."""
 
 
 class SubmissionRejectedError(PipelineError):
@@ -76,3 +82,14 @@ class ArchiveMismatchError(PipelineError):
 
 class LedgerError(PipelineError):
     """The record of a generation cannot be read or written."""
+
+
+class TransitionError(LedgerError):
+    """A change that the state of a record does not allow: the record is not what its writer took it for any more.
+
+    A person has named another task meanwhile, or two things were said of one task.
+    """
+
+
+class SupersededError(TransitionError):
+    """The generation goes on with another task than the one a step works for: a person has named it meanwhile."""

@@ -29,8 +29,14 @@ DELIVERY_TIMEOUT_SECONDS: Final = 10.0
 
 
 def emit(happening: Happening, generation: Generation, **more: Any) -> None:
-    """Queues `sora.generation.<happening>` about this generation. A process that is killed may take it along."""
-    emit_event(event=_name(happening), resource=_resource(generation), payload=_payload(generation, more))
+    """Queues `sora.generation.<happening>` about this generation. A process that is killed may take it along.
+
+    Never raises: an event must not cost a run what it has paid for.
+    """
+    try:
+        emit_event(event=_name(happening), resource=_resource(generation), payload=_payload(generation, more))
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        run_logger().warning("The event %s of %s was not sent (%s).", happening, generation.key, type(error).__name__)
 
 
 async def deliver(happening: Literal["archived", "failed"], generation: Generation, **more: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -14,7 +15,7 @@ from apixo import ApixoError, AuthenticationError
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
 from flows import steps
-from flows.advice import conflict_error, failed_error, unconfirmed_error
+from flows.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.batch_summary import (
     BatchRow,
     BatchSummary,
@@ -29,21 +30,27 @@ from flows.batch_summary import (
 from flows.budget import Budget, BudgetError, paid_attempts, spent_on
 from flows.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.calendars import read_calendar
-from flows.errors import InvalidKeyError, KeyConflictError, PipelineError
+from flows.errors import DuplicateRequestError, InvalidKeyError, KeyConflictError, PipelineError
 from flows.generate_video import generate
 from flows.generation import Generation, State
-from flows.keys import Key, check_key
+from flows.keys import Key, calendar_key, check_key, root_run_id
 from flows.media.errors import MediaError
+from flows.output import protect_log_handlers
+from flows.permission import rerun_by_person
 from flows.progress import run_logger, tell_count
 from flows.rehearsal import check_api
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.steps.retrying import delays_seconds
+from flows.steps.submit import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to
 5 a second do not. And APIXO advises against many submissions at once."""
 BAD_ROWS_LOGGED: Final = 100
 """A file of junk has 5,000. The table has all of them."""
+STARTING_AT_ONCE: Final = 16
+"""Rows that are being validated and submitted at the same time. The others wait in line and cost nothing: a thousand
+that all read the ledger at once would only queue there."""
 CHECKS_AT_ONCE: Final = 8
 """Images that a dry run looks at at the same time."""
 
@@ -62,9 +69,20 @@ def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | 
 LenientItem = Annotated[BatchItem, WrapValidator(_lenient)]
 
 
+def _batch_key(key: str | None, calendar: str | None) -> str:
+    """As given, else the calendar's file name, else the id of the outermost flow run."""
+    if key is None and calendar:
+        return calendar_key(calendar)
+    return check_key(root_run_id() or "" if key is None else key)
+
+
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return f"{'rehearse' if parameters.get('dry_run') else 'generate'} batch {parameters.get('key') or flow_run.id}"
+    try:
+        key = _batch_key(parameters.get("key"), parameters.get("calendar"))
+    except InvalidKeyError:  # the run itself raises it, with a message that can be read
+        key = str(flow_run.id)
+    return f"{'rehearse' if parameters.get('dry_run') else 'generate'} batch {key}"
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
@@ -79,6 +97,7 @@ async def generate_batch(
     max_spend: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None,
     max_in_flight: Annotated[int, Field(ge=1)] | None = None,
     submissions_per_second: Annotated[float, Field(gt=0, le=100)] = SUBMISSIONS_PER_SECOND,
+    refuse_duplicates: bool = False,
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
@@ -88,20 +107,25 @@ async def generate_batch(
         requests: The videos; or give a calendar.
         calendar: A CSV or JSON Lines file: a path on the worker's machine, or `s3://bucket/object` in the archive's
             store. Columns: prompt, id, duration, aspect_ratio, image_urls, mode, remove_watermark, not_before.
-        key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, this run's id is the key, and every
-            new run pays for all its videos.
+        key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
+            its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
+            Requests without one have the id of this flow run, or of the outermost one around it, as their key: every
+            new run pays for all of them, a retry for none again.
         wait: Off ends the run after the last submission. The collector brings the videos home.
         on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
         dry_run: Checks every row and image, the archive and the API, prices it all, and spends nothing.
         max_spend: The most that all runs of this batch together may pay, by the API block's `price_per_second`.
         max_in_flight: Most videos under way at once; empty means as many as the API block says.
         submissions_per_second: How fast videos are submitted.
+        refuse_duplicates: On fails a row whose request was submitted under another key, such as that of a renamed
+            calendar. Off only says so in the log and in the dry run's table.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    key = check_key(str(flow_run.id) if key is None else key)
+    protect_log_handlers()
+    key = _batch_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
+    async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
         rows = await _rows(requests, calendar, key, resources)
         bad = [row for row in rows if isinstance(row, BadRow)]
         for row in bad[:BAD_ROWS_LOGGED]:
@@ -109,7 +133,8 @@ async def generate_batch(
         if len(bad) > BAD_ROWS_LOGGED:
             run_logger().error("%d more are not understood: see the run's table.", len(bad) - BAD_ROWS_LOGGED)
         limit = None if max_spend is None else Decimal(str(max_spend))
-        batch = await Batch.look(key, rows, resources, wait=wait, max_spend=limit)
+        terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
+        batch = await Batch.look(key, rows, resources, terms=terms, max_spend=limit)
         if dry_run:
             summary = await batch.rehearse()
         elif bad and on_bad_rows == "refuse":
@@ -165,9 +190,9 @@ class Batch:
         budget: Budget,
         resources: Resources,
         *,
-        wait: bool,
+        terms: Terms,
     ) -> None:
-        self._key, self._wait = key, wait
+        self._key, self._terms = key, terms
         self._before, self._budget, self._resources = before, budget, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
         self._due: list[Row] = []
@@ -181,7 +206,7 @@ class Batch:
 
     @classmethod
     async def look(
-        cls, key: str, rows: Sequence[Row | BadRow], resources: Resources, *, wait: bool, max_spend: Decimal | None
+        cls, key: str, rows: Sequence[Row | BadRow], resources: Resources, *, terms: Terms, max_spend: Decimal | None
     ) -> Self:
         """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
 
@@ -194,7 +219,7 @@ class Batch:
         before = {entry.generation.key: entry.generation for entry in entries if entry is not None}
         price = resources.api.price_per_second
         budget = Budget(price_per_second=price, max_spend=max_spend, spent_before=spent_on(before.values(), price))
-        return cls(key, rows, before, budget, resources, wait=wait)
+        return cls(key, rows, before, budget, resources, terms=terms)
 
     def untouched(self) -> BatchSummary:
         """The summary of a batch that is refused."""
@@ -203,7 +228,7 @@ class Batch:
     async def run(self, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
         """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
         tell_count(len(self._due))
-        gate = asyncio.Semaphore(max_in_flight)
+        gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
         run_logger().info(
             "Batch %s: %d due row(s), %d of them known, at most %d at once, %g submissions a second.",
@@ -212,7 +237,7 @@ class Batch:
 
         async def one(row: Row) -> BatchRow:
             async with gate:
-                return await self._generate(row, ramp)
+                return await self._generate(row, ramp, starting)
 
         return self._summary(await asyncio.gather(*(one(row) for row in self._due)))
 
@@ -228,17 +253,16 @@ class Batch:
 
         return self._summary(await asyncio.gather(*(one(row) for row in self._due)), dry_run=True)
 
-    async def _generate(self, row: Row, ramp: AsyncLimiter) -> BatchRow:
+    async def _generate(self, row: Row, ramp: AsyncLimiter, starting: asyncio.Semaphore) -> BatchRow:
         key = row.item.key(self._key)
 
         async def before_paying() -> None:
             self._budget.reserve(key, row.item.duration)
             await ramp.acquire()
 
+        terms = replace(self._terms, before_paying=before_paying, unclaimed=key not in self._before)
         try:
-            made = await generate(
-                row.item.request(), key, self._resources, wait=self._wait, before_paying=before_paying
-            )
+            made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
         except (ApixoError, StoreError, PipelineError, MediaError) as error:
             return await self._failed(row, error)
         except Exception as error:  # noqa: BLE001 - a bug that one row meets must not take the others with it
@@ -261,32 +285,42 @@ class Batch:
         refusal = found.attempt.problem
         if found.state is State.REJECTED and refusal is not None and refusal.kind == AuthenticationError.__name__:
             self._budget.close("APIXO does not take the API key, so the rest was not tried")
-        if isinstance(error, BudgetError | KeyConflictError):
+        if isinstance(error, BudgetError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem=problem)
 
     async def _rehearse(self, row: Row) -> BatchRow:
         key, request = row.item.key(self._key), row.item.request()
         found = self._before.get(key)
-        if found is not None:
-            if found.request != request:
-                return self._row(row, "not submitted", problem=str(conflict_error(found)))
-            options = self._resources.options
-            if found.state is State.UNCONFIRMED:
-                return self._recorded(row, found, problem=str(unconfirmed_error(found, options)))
-            if found.state is State.FAILED and not found.attempt.resubmit_allowed:
-                return self._recorded(row, found, problem=str(failed_error(found, options)))
-            if found.state not in (State.REJECTED, State.FAILED):
-                return self._recorded(row, found)
+        known = None if found is None else self._rehearse_known(row, found)
+        if known is not None:
+            return known
         validate_image = steps.validate_image.with_options(
             retry_delay_seconds=delays_seconds(self._resources.api.retry_delay_seconds)
         )
         try:
             await validate_image(key, request, self._resources)
             self._budget.reserve(key, request.duration)
+            first = await self._resources.ledger.duplicate_of(request, key, note=False)
         except (StoreError, PipelineError, MediaError) as error:
             return self._row(row, "not submitted", problem=str(error))
-        return self._row(row, "ready")
+        if first is None:
+            return self._row(row, "ready")
+        if self._terms.refuse_duplicates:
+            self._budget.release(key)
+            return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
+        return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
+
+    def _rehearse_known(self, row: Row, found: Generation) -> BatchRow | None:
+        """A row that would not be submitted, since its key is known; None: it would be."""
+        options = self._resources.options
+        if found.request != row.item.request():
+            return self._row(row, "not submitted", problem=str(conflict_error(found)))
+        if found.state is State.UNCONFIRMED:
+            return self._recorded(row, found, problem=str(unconfirmed_error(found, options)))
+        if found.state is State.FAILED and not found.attempt.resubmit_allowed:
+            return self._recorded(row, found, problem=str(failed_error(found, options)))
+        return None if found.state in (State.REJECTED, State.FAILED) else self._recorded(row, found)
 
     def _row(self, row: Row, state: RowState, *, problem: str = "", note: str = "") -> BatchRow:
         return BatchRow(

@@ -1,5 +1,7 @@
 """The flow `generate-video`: one video, from the request to the archive."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
+
 from prefect import flow
 from prefect.runtime import flow_run
 
@@ -7,15 +9,18 @@ from apixo import VideoRequest
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
-from flows.errors import VideoFailedError
+from flows.errors import SupersededError, VideoFailedError
 from flows.generation import Generation
-from flows.keys import Key, check_key
+from flows.keys import Key, check_key, root_run_id
+from flows.ledger import Entry
+from flows.ledger_indexes import request_digest
+from flows.output import protect_log_handlers
 from flows.permission import rerun_by_person
 from flows.progress import run_logger
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
 from flows.steps.retrying import delays_seconds
-from flows.steps.submit import BeforePaying, at_once
+from flows.steps.submit import DEFAULT_TERMS, Terms
 
 
 def _run_name() -> str:
@@ -28,6 +33,7 @@ async def generate_video(
     request: VideoRequest,
     key: Key | None = None,
     wait: bool = True,
+    refuse_duplicates: bool = False,
     api: str = "default",
     archive: str = "default",
 ) -> Generation:
@@ -35,45 +41,73 @@ async def generate_video(
 
     Args:
         request: The video: prompt, duration, aspect ratio, start image.
-        key: Names this video for ever: the same key is the same video. Without one, this run's id is the key.
+        key: Names this video for ever: the same key is the same video. Without one it follows from this run; in a
+            subflow from the outermost run and the request, so that a retry of the parent pays nothing twice.
         wait: Off ends the run after the submission. The collector, or a run with the same key, brings the video home.
+        refuse_duplicates: On fails, before anything is paid, where the same request was submitted under another key.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    key = check_key(str(flow_run.id) if key is None else key)
+    protect_log_handlers()
+    key = check_key(key) if key is not None else key_of_run(request)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
-        return await generate(request, key, resources, wait=wait)
+    async with open_resources(*blocks, pays=True, options=command_options(api, archive)) as resources:
+        terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
+        return await generate(request, key, resources, terms)
+
+
+def key_of_run(request: VideoRequest) -> str:
+    """The key of a video that was given none: a rerun of its run is the same video, a new run another one.
+
+    A parent's retry starts its subflows as new runs with new ids. So there the key follows from the outermost run,
+    whose id stays, and from the request.
+    """
+    root = root_run_id()
+    if root is None or root == flow_run.id:
+        return check_key(str(flow_run.id))
+    key = check_key(f"{root}-{request_digest(request)[:12]}")
+    run_logger().info(
+        "No key was given, so it follows from the outermost run and the request: %s. An equal request in the same run "
+        "is the same video; give a key to have another one.", key,
+    )  # fmt: skip
+    return key
 
 
 async def generate(
-    request: VideoRequest, key: str, resources: Resources, *, wait: bool = True, before_paying: BeforePaying = at_once
+    request: VideoRequest,
+    key: str,
+    resources: Resources,
+    terms: Terms = DEFAULT_TERMS,
+    *,
+    starting: AbstractAsyncContextManager[object] | None = None,
 ) -> Generation:
-    """The five steps of one generation. Each reads in the ledger what is done already.
+    """The five steps of one generation. Each knows from the ledger's record what is done already.
 
     Args:
         request, key: the video.
         resources: what the steps work with.
-        wait: off ends after the submission.
-        before_paying: called before each claim; what it raises keeps the request from being claimed and sent.
+        terms: on what terms it submits; where it does not wait, it ends after the submission.
+        starting: held until the request is submitted; of a batch, few rows at a time begin.
     """
-    if wait and resources.api.callback_url:
+    if terms.waits and resources.api.callback_url:
         resources.doorbell.listen()
     delays = delays_seconds(resources.api.retry_delay_seconds)
-    await steps.validate_image.with_options(retry_delay_seconds=delays)(key, request, resources)
-    generation = await steps.submit(key, request, resources, rerun_by_person, before_paying, wait)
-    if not wait:
-        run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, generation.task_id)
-        return generation
+    async with starting or nullcontext():
+        await steps.validate_image.with_options(retry_delay_seconds=delays)(key, request, resources)
+        submitted: Entry = await steps.submit(key, request, resources, terms)
+    paid = submitted.generation.task
+    if not terms.waits:
+        run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, paid.task_id)
+        return submitted.generation
     try:
-        status = await steps.wait(key, resources)
-        return await retrieve(generation, status, resources)
-    except VideoFailedError:
-        raise  # there is nothing to bring home
+        ended, status = await steps.wait(paid, submitted, resources)
+        return await retrieve(paid, ended, status, resources)
+    except (VideoFailedError, SupersededError):
+        raise  # there is nothing more to do for this task
     except Exception:
         run_logger().error(  # the error itself is raised, and logged by Prefect
             "%s is paid, as task %s, and not archived yet. Nothing is lost: rerun this run, or run "
             "`sora resolve %s --task-id %s%s`. APIXO keeps its result for %d days.",
-            key, generation.task_id, key, generation.task_id, resources.options, RESULT_DAYS,
+            key, paid.task_id, key, paid.task_id, resources.options, RESULT_DAYS,
         )  # fmt: skip
         raise

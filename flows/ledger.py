@@ -1,7 +1,9 @@
 """The ledger: one JSON record a generation, changed only by conditional writes.
 
 `ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is not finished: written before the
-claim, removed last, so that whoever looks for unfinished work lists only what is open.
+claim, removed last, so that whoever looks for unfinished work lists only what is open. `tasks/<task id>` says which
+generation a task belongs to: it is only ever created, so no task is in two records. `requests/<digest>` names the key
+that a request was first generated under.
 """
 
 import asyncio
@@ -10,14 +12,17 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from apixo import VideoRequest
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from flows.errors import LedgerError
 from flows.generation import FINISHED, SCHEMA, Generation, State
+from flows.ledger_indexes import RequestIndex, TaskOwners
 
 T = TypeVar("T")
 
@@ -42,7 +47,12 @@ class Ledger:
 
     Args:
         store: the archive's bucket.
-        sleep, monotonic, nonce: the clock and the dice, for tests.
+        patience_seconds: how long an outage of the store is waited out.
+        sleep, monotonic, now, nonce: clocks and randomness, for tests.
+
+    Attributes:
+        tasks: which generation a task belongs to.
+        requests: under which key a request was generated first.
     """
 
     def __init__(
@@ -52,11 +62,14 @@ class Ledger:
         patience_seconds: float = PATIENCE_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         nonce: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._store = store
         self._patience_seconds = patience_seconds
         self._sleep, self._monotonic, self._nonce = sleep, monotonic, nonce
+        self.tasks = TaskOwners(store, self._patiently)
+        self.requests = RequestIndex(store, self._patiently, now=now)
 
     async def ensure_ready(self) -> None:
         """Makes sure that the bucket is there and keeps conditional writes.
@@ -77,7 +90,11 @@ class Ledger:
         return Entry(_parse(key, found.data), found.etag) if found else None
 
     async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
-        """Writes a claim if the record is still what was read (`over`; None: still missing). None: someone was faster.
+        """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
+
+        Args:
+            claimed: what `flows.generation.claim` made.
+            over: the record as it was read; None: there was none.
 
         Raises:
             StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
@@ -90,16 +107,23 @@ class Ledger:
         return written
 
     async def change(
-        self, key: str, how: Callable[[Generation], Generation], *, patience_seconds: float | None = None
+        self,
+        key: str,
+        how: Callable[[Generation], Generation],
+        *,
+        known: Entry | None = None,
+        patience_seconds: float | None = None,
     ) -> Entry:
         """Applies a pure change to the newest version of a record, again where someone else wrote meanwhile.
 
         A change that takes a finished generation up again also writes its open marker, before and after: whoever closes
-        it at the same moment saw the record as it was before.
+        it at the same moment saw the record as it was before. A task that the change drops is free for its true owner.
+        One that it names was bound by the caller, to `known` if that is given, and is bound again to a newer version.
 
         Args:
             key: an existing record's.
             how: one of the transitions of `flows.generation`. Returning its argument changes nothing.
+            known: the record as the caller saw it last. It saves a read where nobody wrote since.
             patience_seconds: how long an outage of the store is waited out.
 
         Raises:
@@ -108,26 +132,79 @@ class Ledger:
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._monotonic() + patience
+        entry, fresh = known, False
         while True:
             left = max(deadline - self._monotonic(), 0.0)
-            found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds=left)
-            if found is None:
-                raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
-            entry = Entry(_parse(key, found.data), found.etag)
-            changed = how(entry.generation)
+            if entry is None:
+                entry, fresh = await self._existing(key, patience_seconds=left), True
+            try:
+                changed = how(entry.generation)
+            except LedgerError:
+                if fresh:
+                    raise
+                changed = entry.generation
             if changed == entry.generation:
-                return entry
+                if fresh:
+                    return entry
+                entry = None  # only the newest version says that nothing is to be changed, or can be
+                continue
+            if fresh:
+                await self._bind_anew(entry.generation, changed, patience_seconds=left)
             taken_up = entry.generation.state in FINISHED and changed.state not in FINISHED
-            left = max(deadline - self._monotonic(), 0.0)
             if taken_up:
                 await self._patiently(lambda: self._store.put(marker_name(key), b""), patience_seconds=left)
+            left = max(deadline - self._monotonic(), 0.0)
             written = await self._write(changed, etag=entry.etag, patience_seconds=left)
             if written is not None:
                 if taken_up:
                     await self._put_marker_back(key)
+                for task_id in entry.generation.task_ids - written.generation.task_ids:
+                    await self.tasks.release(task_id, key, named=written.generation.tasks_named)
                 return written
             if self._monotonic() > deadline:
                 raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
+            entry = None
+
+    async def duplicate_of(self, request: VideoRequest, key: str, *, note: bool) -> str | None:
+        """The other key that the same request was, or may have been, paid under; None: there is none.
+
+        Args:
+            request: the video.
+            key: under which it is wanted now.
+            note: whether this key is about to be claimed, so that it becomes the first one where there is none.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        if note and await self.requests.note(request, key):
+            return None
+        while (first := await self.requests.first_key(request)) is not None and first.key != key:
+            other = await self.read(first.key)
+            if other.generation.may_be_paid if other else self.requests.is_recent(first):
+                return first.key
+            if not note or await self.requests.note(request, key, over=first):
+                return None
+        return None
+
+    async def _bind_anew(self, before: Generation, changed: Generation, *, patience_seconds: float) -> None:
+        for attempt in changed.attempts:
+            for task_id in attempt.task_ids - before.task_ids:
+                owner = await self.tasks.bind(
+                    task_id,
+                    changed.key,
+                    attempt.number,
+                    named_by=attempt.named_by or "reply",
+                    naming=before.next_naming,
+                    patience_seconds=patience_seconds,
+                )
+                if owner.key != changed.key:
+                    raise LedgerError(f"Task {task_id} is that of {owner.key}.", key=changed.key, task_id=task_id)
+
+    async def _existing(self, key: str, *, patience_seconds: float) -> Entry:
+        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds=patience_seconds)
+        if found is None:
+            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
+        return Entry(_parse(key, found.data), found.etag)
 
     async def _put_marker_back(self, key: str) -> None:
         """Whoever closed the record we wrote over may have removed our marker and looked just before our write arrived.
@@ -144,12 +221,15 @@ class Ledger:
     async def close(self, ended: Generation) -> None:
         """Removes the open marker of a generation that has ended so, as all who had to be told know.
 
-        Someone may claim it again at the same moment, which writes the marker before the claim. So the record is looked
-        at once more afterwards, and the marker is put back if it is open again, or has come to another end meanwhile:
-        nobody was told of that one. A claim that arrives only after that look puts it back itself.
+        What is archived stays archived. Of any other end, someone may claim it again at the same moment, which writes
+        the marker before the claim. So the record is looked at once more afterwards, and the marker is put back if it
+        is open again, or has come to another end meanwhile: nobody was told of that one. A claim that arrives only
+        after that look puts it back itself.
         """
         key = ended.key
         await self._patiently(lambda: self._store.remove(marker_name(key)))
+        if ended.state is State.ARCHIVED:
+            return
         entry = await self.read(key)
         if entry is not None and (entry.generation.state not in FINISHED or _end(entry.generation) != _end(ended)):
             await self.mark_open(key)
@@ -173,28 +253,6 @@ class Ledger:
 
         return list(await asyncio.gather(*(one(key) for key in keys)))
 
-    async def key_of_task(self, task_id: str, *, but: str) -> str | None:
-        """Another generation that has this task; None when there is none. Reads the whole ledger: for rare use.
-
-        A record that cannot be understood counts as having it when it mentions it at all, and else bothers nobody.
-        """
-        gate = asyncio.Semaphore(READS_AT_ONCE)
-
-        async def has_it(key: str) -> bool:
-            async with gate:
-                found = await self._patiently(lambda: self._store.get(record_name(key)))
-            if found is None:
-                return False
-            try:
-                generation = _parse(key, found.data)
-            except LedgerError:
-                return task_id.encode() in found.data
-            return any(attempt.task_id == task_id for attempt in generation.attempts)
-
-        others = [key for key in await self.keys() if key != but]
-        having = await asyncio.gather(*(has_it(key) for key in others))
-        return next((key for key, has in zip(others, having, strict=True) if has), None)
-
     async def keys(self) -> list[str]:
         """The keys of all generations there ever were, sorted."""
         names = await self._patiently(lambda: self._store.names("ledger/"))
@@ -206,7 +264,7 @@ class Ledger:
         Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and
         the nonce in the record tells that the refusal is due to our own success.
         """
-        stamped = generation.model_copy(update={"nonce": self._nonce()})
+        stamped = generation.model_copy(update={"nonce": self._nonce(), "schema_version": SCHEMA})
         data = stamped.model_dump_json(indent=2).encode()
         name = record_name(stamped.key)
 
@@ -224,7 +282,8 @@ class Ledger:
 
         return await self._patiently(write, patience_seconds=patience_seconds)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]], *, patience_seconds: float | None = None) -> T:
+    async def _patiently(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None) -> T:
+        """Makes a call, again while the store is away. `PreconditionFailedError` is an answer, and passes."""
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._monotonic() + patience
         pause = FIRST_PAUSE_SECONDS

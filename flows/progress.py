@@ -1,17 +1,19 @@
 """Where a generation stands right now, told to whoever listens in this process, such as the command line.
 
 The Prefect UI shows the task runs. A progress artifact for each poll was measured at 12 ms of server CPU, so there is
-none.
+none. Nothing here can fail: a log or a display that does not work must not end a paid generation.
 """
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
+from prefect.logging.loggers import PrefectLogAdapter
 
 Step = Literal["validate_image", "submit", "wait", "fetch", "archive"]
 STEPS: Final[tuple[Step, ...]] = ("validate_image", "submit", "wait", "fetch", "archive")
@@ -38,38 +40,66 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 Expect = Callable[[int], None]
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
-_expect: ContextVar[Expect | None] = ContextVar("expect", default=None)
+
+
+class _Display:
+    """A listener until its first failure. One object for all tasks of a run: a context variable alone is a copy."""
+
+    def __init__(self, listener: Listener, expect: Expect | None) -> None:
+        self.listener: Listener | None = listener
+        self.expect = expect
+
+    def call(self, report: Callable[[], None]) -> None:
+        try:
+            report()
+        except (Exception, SystemExit):  # noqa: BLE001 - anybody's code; rich raises SystemExit for a closed pipe
+            self.listener = self.expect = None
+            run_logger().warning("The display of the progress failed and is switched off.", exc_info=True)
+
+
+_display: ContextVar[_Display | None] = ContextVar("display", default=None)
 
 
 def listen(listener: Listener, *, expect: Expect | None = None) -> None:
     """Has the listener called with all news of the generations that run in this context from now on.
 
     Args:
-        listener: gets every piece of news.
+        listener: gets every piece of news. One that raises is not called again.
         expect: gets the number of generations of a batch, before the first of them begins.
     """
-    _listener.set(listener)
-    _expect.set(expect)
+    _display.set(_Display(listener, expect))
 
 
 def tell_count(videos: int) -> None:
-    """Tells the listener how many generations there will be, if it wants to know."""
-    expect = _expect.get()
-    if expect is not None:
-        expect(videos)
+    """Tells the listener how many generations there will be, if it wants to know. Never raises."""
+    display = _display.get()
+    if display is not None and (expect := display.expect) is not None:
+        display.call(lambda: expect(videos))
 
 
 def tell(key: str, step: Step, doing: str, *, fraction: float | None = None, done: bool = False) -> None:
-    """Tells the listener, if there is one."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(Progress(key, step, doing, fraction, done))
+    """Tells the listener, if there is one. Never raises."""
+    display = _display.get()
+    if display is not None and (listener := display.listener) is not None:
+        display.call(lambda: listener(Progress(key, step, doing, fraction, done)))
 
 
-def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """The log of the Prefect run; outside of one, a plain logger."""
+class RunLog(PrefectLogAdapter):
+    """A log whose calls never raise: a record that cannot be written is lost, and the work goes on."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """As `logging.LoggerAdapter` has it; every other call comes through here."""
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller of this method, as without it
+        with suppress(Exception, SystemExit):  # rich raises SystemExit for a closed pipe
+            super().log(level, msg, *args, **kwargs)
+
+
+def run_logger() -> RunLog:
+    """The log of the Prefect run; outside of one, a plain logger. Its calls never raise."""
     try:
-        return get_run_logger()
+        found = get_run_logger()
     except MissingContextError:
-        return logging.getLogger("sora")
+        found = logging.getLogger("sora")
+    if isinstance(found, logging.LoggerAdapter):
+        return RunLog(found.logger, found.extra)
+    return RunLog(found, {})

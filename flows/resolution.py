@@ -3,11 +3,12 @@
 from apixo import ApixoError, BadRequestError
 from flows import generation as transitions
 from flows.advice import unconfirmed_error
-from flows.errors import LedgerError
-from flows.generation import Generation, State, TransitionError
+from flows.errors import LedgerError, TransitionError
+from flows.generation import Generation, State
+from flows.ledger import Entry
 from flows.progress import run_logger
 from flows.resources import Resources
-from flows.steps.submit import settle
+from flows.steps.submit import reconcile, settle
 
 
 class ResolutionError(LedgerError):
@@ -18,22 +19,15 @@ async def look(key: str, resources: Resources) -> Generation:
     """The record that a person decides about.
 
     Raises:
-        ResolutionError: the key is unknown, or its claim has only now been given up: look again, then decide.
+        ResolutionError: the key is unknown.
     """
-    entry = await resources.ledger.read(key)
-    if entry is None:
-        raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
-    if entry.generation.state is State.CLAIMED:
-        settled = await settle(entry, resources)
-        if settled.state is State.UNCONFIRMED:
-            # What the person saw in the account before is older than this claim's end.
-            raise unconfirmed_error(settled, resources.options)
-        return settled
-    return entry.generation
+    return (await _entry(key, resources)).generation
 
 
 async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) -> Generation:
     """Says that a generation was taken as this task, after asking the provider whether it knows the task.
+
+    A claim without an answer is given its lease first: its owner may still be about to name the task itself.
 
     Args:
         seen: the record the person decided about.
@@ -44,6 +38,13 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         ResolutionError: the task is unknown, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
+    entry = await _settled(key, resources)
+    if seen.task_id is None and entry.generation.task_id not in (None, task_id):
+        raise ResolutionError(
+            f"{key} was answered meanwhile: APIXO took it as task {entry.generation.task_id}. Nothing was changed.",
+            key=key,
+            task_id=task_id,
+        )
     try:
         status = await resources.client.status(task_id)
     except BadRequestError as error:
@@ -57,22 +58,26 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             task_id=task_id,
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
-    other = await resources.ledger.key_of_task(task_id, but=key)
-    if other is not None:
-        raise ResolutionError(f"Task {task_id} is that of {other}. Nothing was changed.", key=key, task_id=task_id)
 
     def how(current: Generation) -> Generation:
         return transitions.resolved(current, attempt_number=number, task_id=task_id, now=resources.now())
 
     try:
-        if how(seen) == seen:  # a finished generation must not be marked as open
-            return seen
-        await resources.ledger.mark_open(key)
-        entry = await resources.ledger.change(key, how)
+        if how(entry.generation) == entry.generation:
+            return entry.generation
+        owner = await resources.ledger.tasks.bind(
+            task_id, key, number, named_by="person", naming=entry.generation.next_naming
+        )
+        if owner.key != key:
+            raise ResolutionError(
+                f"Task {task_id} is that of {owner.key}. Nothing was changed.", key=key, task_id=task_id
+            )
+        return (await resources.ledger.change(key, how, known=entry)).generation
     except TransitionError as error:
+        current = await resources.ledger.read(key)
+        if current is not None and task_id not in current.generation.task_ids:
+            await resources.ledger.tasks.release(task_id, key, named=current.generation.tasks_named)
         raise ResolutionError(f"{error}. Nothing was changed.", key=key, task_id=task_id) from error
-    await resources.ledger.mark_open(key)  # again: whoever closed it meanwhile saw the record as it was before
-    return entry.generation
 
 
 async def allow_resubmission(seen: Generation, resources: Resources) -> Generation:
@@ -84,7 +89,12 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
 
     Raises:
         ResolutionError: the record has changed meanwhile, or its state does not allow it.
+        UnconfirmedError: its claim has only now been given up. What the person saw in the account is older than its
+            end: look once more, then decide.
     """
+    settled = (await _settled(seen.key, resources)).generation
+    if seen.state is State.CLAIMED and settled.state is State.UNCONFIRMED:
+        raise unconfirmed_error(settled, resources.options)
     try:
         entry = await resources.ledger.change(
             seen.key,
@@ -98,3 +108,21 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
     except TransitionError as error:
         raise ResolutionError(str(error), key=seen.key) from error
     return entry.generation
+
+
+async def _entry(key: str, resources: Resources) -> Entry:
+    entry = await resources.ledger.read(key)
+    if entry is None:
+        raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
+    return entry
+
+
+async def _settled(key: str, resources: Resources) -> Entry:
+    """The record once a claim has had its time, and with the task that the store may know."""
+    entry = await _entry(key, resources)
+    match entry.generation.state:
+        case State.CLAIMED:
+            return await settle(entry, resources)
+        case State.UNCONFIRMED:
+            return await reconcile(entry, resources)
+    return entry

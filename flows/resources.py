@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import httpx
 from prefect.blocks.core import Block
@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from apixo import ApixoClient
+from apixo import StatusClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
 from flows.doorbell import Doorbell
@@ -25,10 +25,14 @@ from flows.errors import PipelineError
 from flows.generation import Owner
 from flows.hosts import guarded_client
 from flows.ledger import Ledger
-from flows.payer import Payer
+from flows.paid_call import PaymentThread
 from flows.spool import spool_root
 
 B = TypeVar("B", bound=Block)
+
+FILES_AT_ONCE: Final = 8
+"""Videos of one flow run that are fetched at the same time, and as many that are archived: enough to fill a line, few
+enough for one disk and for the memory that decoding takes."""
 
 
 class Resources:
@@ -42,13 +46,13 @@ class Resources:
         *,
         api: ApixoApi,
         archive: VideoArchive,
-        client: ApixoClient,
+        client: StatusClient,
         store: ObjectStore,
         ledger: Ledger,
-        payer: Payer,
         web: httpx.AsyncClient,
         doorbell: Doorbell,
         spool: Path,
+        payments: PaymentThread | None = None,
         options: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -60,8 +64,9 @@ class Resources:
         self.client = client
         self.store = store
         self.ledger = ledger
-        self.payer = payer
-        """The paid call runs there and nowhere else."""
+        self._payments = payments
+        self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
+        """Held while a video is fetched, and while it is archived; not between two tries."""
         self.options = options
         """What a `sora` command that a message shows needs to find the same blocks."""
         self.web = web
@@ -71,6 +76,17 @@ class Resources:
         self.spool = spool
         self.sleep, self.monotonic, self.now, self.chance = sleep, monotonic, now, chance
 
+    @property
+    def payments(self) -> PaymentThread:
+        """Where the paid call runs, and nowhere else.
+
+        Raises:
+            PipelineError: whoever opened these resources may not pay.
+        """
+        if self._payments is None:
+            raise PipelineError("This process was not opened for paying. Nothing was sent.")
+        return self._payments
+
     def owner(self) -> Owner:
         """This process and flow run, as a claim names them."""
         run_id = flow_run.id
@@ -79,16 +95,22 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(
-    api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = ""
+    api: ApixoApi, archive: VideoArchive, *, pays: bool = False, spool: Path | None = None, options: str = ""
 ) -> AsyncIterator[Resources]:
     """Connects everything, and makes sure that the archive can keep a ledger before anything is paid.
+
+    Args:
+        api, archive: the blocks.
+        pays: whether these resources can pay. Only what may submit asks for it.
+        spool: where downloads are kept between two steps.
+        options: what a `sora` command in a message needs to find the same blocks.
 
     Raises:
         StoreError: the archive is not reachable, refuses the keys, or ignores conditional writes.
     """
-    client, store = api.client(), archive.store()
+    client, store = api.status_client(), archive.store()
     web = guarded_client(allow_private_hosts=api.allow_private_hosts)
-    payer = Payer(api, archive)
+    payments = PaymentThread(api, archive) if pays else None
     doorbell = Doorbell()
     try:
         ledger = Ledger(store)
@@ -99,7 +121,7 @@ async def open_resources(
             client=client,
             store=store,
             ledger=ledger,
-            payer=payer,
+            payments=payments,
             web=web,
             doorbell=doorbell,
             spool=spool or spool_root(),
@@ -107,7 +129,8 @@ async def open_resources(
         )
     finally:
         await doorbell.aclose()
-        await payer.aclose()
+        if payments is not None:
+            await payments.aclose()
         await web.aclose()
         await client.aclose()
         await store.aclose()

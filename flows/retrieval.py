@@ -1,11 +1,13 @@
-"""Brings a finished video home: fetch, then archive. Both may be done again for nothing, by whoever comes first."""
+"""Fetches and archives a finished video. Both may be done again for nothing, by whoever comes first."""
 
 import asyncio
 from pathlib import Path
 
 from apixo import Succeeded
 from flows import steps
-from flows.generation import Generation
+from flows.errors import SupersededError
+from flows.generation import Generation, PaidTask
+from flows.ledger import Entry
 from flows.media.errors import MediaError
 from flows.report import publish, thumbnail_of
 from flows.resources import Resources
@@ -13,20 +15,29 @@ from flows.spool import discard, spool_folder
 from flows.steps.retrying import delays_seconds
 
 
-async def retrieve(generation: Generation, status: Succeeded | None, resources: Resources) -> Generation:
+async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
     """The last two steps of a generation.
 
     Args:
-        generation: submitted, succeeded or archived.
+        paid: the task whose video is wanted.
+        known: the record as it was seen last: submitted, succeeded or archived.
         status: what the provider said last, with the addresses; None: it is asked, if something is left to fetch.
         resources: the archive, the ledger and the client for hosts outside.
+
+    Raises:
+        SupersededError: the generation has another task now. The video of this one is archived beside, if it was paid
+            for.
     """
-    key, delays = generation.key, delays_seconds(resources.api.retry_delay_seconds)
+    delays = delays_seconds(resources.api.retry_delay_seconds)
     fetch = steps.fetch.with_options(retry_delay_seconds=delays)
     archive = steps.archive.with_options(retry_delay_seconds=delays)
-    with spool_folder(resources.spool, key, generation.task_id or "") as folder:
-        videos = await fetch(key, status, folder, resources)
-        archived: Generation = await archive(key, videos, resources)
+    with spool_folder(resources.spool, paid.key, paid.task_id) as folder:
+        videos = await fetch(paid, known, status, folder, resources)
+        try:
+            archived: Generation = await archive(paid, known, videos, resources)
+        except SupersededError:  # archived beside, or not ours at all
+            discard(folder)
+            raise
         if videos:
             await publish(archived, resources.archive, thumbnail=await _thumbnail(videos[0].path))
         discard(folder)

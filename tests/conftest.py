@@ -27,6 +27,7 @@ os.environ |= {
 # A shell that starts the suite in the background has it ignore SIGINT, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
@@ -40,6 +41,10 @@ from flows.resources import Resources, open_resources
 from tests.support import make_api, make_archive, unique
 
 ROOT = Path(__file__).parent.parent
+
+# A busy machine makes one example slow and the next one fast; that is no property of the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 SLOW_ROOMS = ("attack", "e2e", "deployments")
@@ -114,7 +119,7 @@ async def resources(
     api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, tmp_path: Path
 ) -> AsyncIterator[Resources]:
     """What the steps work with, opened."""
-    async with open_resources(api, archive, spool=tmp_path / "spool") as opened:
+    async with open_resources(api, archive, pays=True, spool=tmp_path / "spool") as opened:
         yield opened
 
 

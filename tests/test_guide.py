@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import app
-from deployments.deploy import wanted_deployments
+from deployments.deploy import EXAMPLES, MAIN, wanted_deployments
 from flows.calendar_rows import FIELDS, Row
 from flows.calendars import parse_calendar
 from flows.events import TASK_FINISHED, Happening
@@ -55,7 +55,8 @@ def triggers(content: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_yaml_is_what_prefect_takes_and_what_is_shipped(document: Path) -> None:
-    shipped = {item["name"]: item for item in triggers(yaml.safe_load((ROOT / "prefect.yaml").read_text()))}
+    files = [yaml.safe_load((ROOT / file).read_text()) for file in (MAIN, EXAMPLES)]
+    shipped = {item["name"]: item for item in triggers(files)}
     for text in blocks(document, "yaml"):
         content = yaml.safe_load(text)
         if "trigger" in content:
@@ -107,7 +108,7 @@ def test_commands_and_their_options_exist(document: Path) -> None:
 
 
 def test_deployments_exist(document: Path) -> None:
-    wanted = {f"{item.flow}/{item.name}" for item in wanted_deployments((ROOT / "prefect.yaml").read_text())}
+    wanted = {f"{item.flow}/{item.name}" for item in wanted_deployments((ROOT / MAIN).read_text())}
     named = re.findall(
         r"(?:deployments/name/|deployment run |schedule (?:ls|resume) )([a-z-]+/[a-z-]+)", document.read_text()
     )

@@ -1,10 +1,8 @@
 """`sora batch`."""
 
 import asyncio
-import re
 import threading
 from collections import Counter
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -44,6 +42,12 @@ def batch(
     ] = None,
     max_in_flight: Annotated[int | None, typer.Option(help="Most videos at once. Default: the API block's.")] = None,
     submissions_per_second: Annotated[float, typer.Option(help="How fast videos are submitted.")] = 5.0,
+    refuse_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-duplicates", help="Fail rows whose request was submitted under another key. Default: only say so."
+        ),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
     api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
@@ -62,10 +66,10 @@ def batch(
     connect(local.LOCAL_DIR, verbose=verbose)
     from flows.batch_summary import BatchError  # noqa: PLC0415 - after the server was chosen
     from flows.generate_batch import generate_batch  # noqa: PLC0415
-    from flows.keys import check_key  # noqa: PLC0415
+    from flows.keys import calendar_key, check_key  # noqa: PLC0415
     from flows.progress import listen  # noqa: PLC0415
 
-    name = key_of_file(calendar) if key is None else check_key(key)
+    name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
 
     async def run() -> "BatchSummary":
@@ -79,6 +83,7 @@ def batch(
             max_spend=max_spend,
             max_in_flight=max_in_flight,
             submissions_per_second=submissions_per_second,
+            refuse_duplicates=refuse_duplicates,
             api=api,
             archive=archive,
         )
@@ -117,15 +122,6 @@ def print_summary(summary: "BatchSummary") -> None:
         )
     out.print(rows)
     err.print(escape(summary.sentence()))
-
-
-def key_of_file(calendar: str) -> str:
-    """The file's name as a key: so the same file is the same batch. `Spring Sale.csv` is `spring-sale`."""
-    stem = PurePosixPath(calendar.replace("\\", "/")).stem
-    name = re.sub(r"[^a-z0-9._]+", "-", stem.lower()).strip("-._")[:80]
-    if not name:
-        raise typer.BadParameter(f"the name of {calendar} gives no key; name the batch with --key")
-    return name
 
 
 class BatchDisplay:

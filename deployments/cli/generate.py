@@ -36,6 +36,13 @@ def generate(
     ] = None,
     keep_watermark: Annotated[bool, typer.Option("--keep-watermark", help="Leave the watermark in.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the submission.")] = True,
+    refuse_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-duplicates",
+            help="Pay nothing where the same request was submitted under another key. Default: only say so.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -68,12 +75,14 @@ def generate(
     # An empty key is not no key: `--key "$NAME"` with NAME unset would pay for another video at every run.
     key = made_up_key(prompt) if key is None else check_key(key)
     if dry_run:
-        asyncio.run(_dry_run(request, key, api=api, archive=archive))
+        asyncio.run(_dry_run(request, key, refuse_duplicates=refuse_duplicates, api=api, archive=archive))
         return
-    run_and_show(request, key, wait=wait, api=api, archive=archive)
+    run_and_show(request, key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive)
 
 
-def run_and_show(request: "VideoRequest", key: str, *, wait: bool, api: str, archive: str) -> None:
+def run_and_show(
+    request: "VideoRequest", key: str, *, wait: bool, api: str, archive: str, refuse_duplicates: bool = False
+) -> None:
     """Runs the flow in this process, with a live view, and prints what came out."""
     from deployments.cli.display import StepDisplay  # noqa: PLC0415
     from flows.generate_video import generate_video  # noqa: PLC0415
@@ -81,7 +90,9 @@ def run_and_show(request: "VideoRequest", key: str, *, wait: bool, api: str, arc
 
     async def run() -> "Generation":
         listen(display)
-        return await generate_video(request, key=key, wait=wait, api=api, archive=archive)
+        return await generate_video(
+            request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
+        )
 
     err.print(f"Key [bold]{escape(key)}[/]: the same key goes on with this video and is never paid twice.")
     with StepDisplay(err) as display:
@@ -128,9 +139,10 @@ def made_up_key(prompt: str) -> str:
     return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str) -> None:
+async def _dry_run(request: "VideoRequest", key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
     from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
     from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
+    from flows.advice import duplicate_error, duplicate_sentence  # noqa: PLC0415
     from flows.media.images import check_image  # noqa: PLC0415
     from flows.rehearsal import check_api  # noqa: PLC0415
     from flows.resources import load_block, open_resources  # noqa: PLC0415
@@ -143,6 +155,7 @@ async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str)
         await check_api(resources)
         out.print(f"api       {block.base_url} answers and takes the key")
         entry = await resources.ledger.read(key)
+        first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
     out.print(f"archive   bucket {resources.store.bucket} is there and keeps conditional writes")
     out.print(f"key       {escape(key)}")
     out.print(
@@ -151,6 +164,10 @@ async def _dry_run(request: "VideoRequest", key: str, *, api: str, archive: str)
     if entry is not None:
         same = "the same request" if entry.generation.request == request else "[red]a different request[/]"
         out.print(f"ledger    this key is {entry.generation.state}, for {same}")
+    if first is not None:
+        if refuse_duplicates:
+            raise duplicate_error(key, first)
+        out.print(f"duplicate {escape(duplicate_sentence(key, first))}")
     price = block.price_per_second
     costs = f"{price * request.duration}" if price is not None else "unknown: the block has no price_per_second"
     out.print(f"price     {costs}")

@@ -34,8 +34,8 @@ def up(
 ) -> None:
     """Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback receiver.
 
-    It saves the blocks and deploys prefect.yaml: runs can be started in the UI, on a schedule and by events. In another
-    terminal of this folder, `sora generate` and all other commands use this stack.
+    It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
+    events. In another terminal of this folder, `sora generate` and all other commands use this stack.
     """
     from deployments.demo import run_up  # noqa: PLC0415 - keeps --help quick
 

@@ -42,7 +42,8 @@ def setup(
     info = connect(local.LOCAL_DIR)
     environ = {**(info.load_environment() if info else {}), **os.environ}
     from blocks import VideoArchive  # noqa: PLC0415 - imports Prefect
-    from deployments.deploy import deploy as deploy_all  # noqa: PLC0415
+    from deployments.deploy import MAIN  # noqa: PLC0415
+    from deployments.deploy import deploy as deploy_files  # noqa: PLC0415
     from deployments.setup import make_bucket, save_blocks  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 
@@ -52,8 +53,10 @@ def setup(
             show(saved)
         show(await make_bucket(await load_block(VideoArchive, name)))
         if deploy:
-            for saved in await deploy_all():
+            for saved in await deploy_files(MAIN):
                 show(saved)
+            if info is None:
+                await _warn_of_examples()
 
     asyncio.run(run())
 
@@ -64,16 +67,34 @@ def deploy() -> None:
     What is deployed already from this version of the code stays as it is. `sora setup` does this too, after the blocks.
     A worker runs the deployments: `prefect worker start --pool sora`
     """
-    connect(local.LOCAL_DIR)
-    from deployments.deploy import deploy as deploy_all  # noqa: PLC0415 - imports Prefect
+    info = connect(local.LOCAL_DIR)
+    from deployments.deploy import MAIN  # noqa: PLC0415 - imports Prefect
+    from deployments.deploy import deploy as deploy_files  # noqa: PLC0415
 
-    for saved in asyncio.run(deploy_all()):
-        show(saved)
+    async def run() -> None:
+        for saved in await deploy_files(MAIN):
+            show(saved)
+        if info is None:
+            await _warn_of_examples()
+
+    asyncio.run(run())
 
 
 def show(saved: "Saved") -> None:
     """One line for one thing that was made."""
     out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
+
+
+async def _warn_of_examples() -> None:
+    """Says how to delete what an earlier version left on a real server. A person may have made use of it."""
+    from deployments.deploy import delete_examples_commands  # noqa: PLC0415 - imports Prefect
+
+    if commands := await delete_examples_commands():
+        err.print(
+            "[yellow]![/] This server has example deployments of an earlier version; their runs pay. To delete them:"
+        )
+        for command in commands:
+            err.print(f"  {command}")
 
 
 def _ask(variable: str, description: str, secret: bool) -> str:

@@ -1,7 +1,7 @@
 """An upstream flow: it decides what is to be filmed. Each of its completed runs becomes a video.
 
-It knows nothing of videos. The deployment `after-storyboard` in prefect.yaml has a trigger on its completion, and takes
-the scene from its parameters.
+It knows nothing of videos. The deployment `after-storyboard` in the prefect.yaml beside it has a trigger on its
+completion, and takes the scene from its parameters.
 """
 
 from typing import Literal

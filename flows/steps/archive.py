@@ -1,20 +1,29 @@
-"""Puts the video, a poster and a description into the archive, reads them back, and only then says so."""
+"""Puts the video, a poster and a description into the archive, reads the video back, and only then says so.
+
+Every object is created, never overwritten: whoever comes first wins, and whoever comes later takes over what is there.
+So the record fits the objects, also where two versions of this program, of Pillow or of FFmpeg work on one task.
+"""
 
 import asyncio
+import contextlib
 import hashlib
+from dataclasses import replace
 from importlib.metadata import version
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from blocks.errors import PreconditionFailedError
+from blocks.object_store import ObjectDigest
 from flows import generation as transitions
 from flows import layout
 from flows.announcements import announce
 from flows.errors import ArchiveMismatchError, LedgerError
-from flows.generation import ArchivedObject, Generation, State
-from flows.media.errors import MediaError
-from flows.media.videos import poster_jpeg
+from flows.generation import ArchivedObject, Generation, PaidTask, State
+from flows.ledger import Entry
+from flows.media.errors import DamagedVideoError, MediaError
+from flows.media.videos import compare, inspect_video, poster_jpeg
 from flows.progress import run_logger, tell
 from flows.resources import Resources
 from flows.steps.fetch import FetchedVideo
@@ -23,58 +32,70 @@ from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
 @task(
     name="archive",
-    task_run_name="archive {key}",
+    task_run_name="archive {paid.key}",
     retries=RETRIES,
     retry_jitter_factor=JITTER_FACTOR,
     retry_condition_fn=retry_transient,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def archive(key: str, videos: list[FetchedVideo] | None, resources: Resources) -> Generation:
-    """Uploads under fixed names, reads back by size and checksum, then the ledger says archived, then the event.
-
-    Several runs may do this at once: all write the same bytes under the same names.
+async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | None, resources: Resources) -> Generation:
+    """Uploads into the task's own folder, reads back, then the ledger says archived, then the event.
 
     Args:
-        key: the generation.
+        paid: the task.
+        known: the record as it was seen last.
         videos: what fetch brought; None when the ledger says that all is archived.
         resources: the archive and the ledger.
 
     Raises:
-        ArchiveMismatchError: an object read back is not what was written. Retried.
+        SupersededError: the generation has another task now. The video is archived beside, if it was paid for.
+        ArchiveMismatchError: the video read back is not what was written. Retried.
         StoreError: the store did not answer, or refused. Retried when it did not answer.
     """
-    logger = run_logger()
-    entry = await resources.ledger.read(key)
-    if entry is None:
-        raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
-    found = entry.generation
-    if found.state is State.ARCHIVED:
+    logger, key, found = run_logger(), paid.key, known.generation
+    if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
-        return await _told(found, resources, found=True)
+        return await _announced(found, resources, found=True)
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
-    tell(key, "archive", "uploading")
-    folder = layout.folder(key, found.attempt.claimed_at)
-    objects = [await _upload_video(folder, video, resources) for video in videos]
-    warnings = tuple(warning for video in videos for warning in video.warnings)
+    if found.task_id != paid.task_id and not transitions.is_superseded(found, paid.task_id):
+        raise transitions.superseded_error(found, paid.task_id)
+    async with resources.archiving:
+        objects, warnings = await _store_all(paid, found, videos, resources)
+    entry = await resources.ledger.change(
+        key,
+        lambda now: transitions.archived(
+            now, task=paid, objects=tuple(objects), warnings=warnings, now=resources.now()
+        ),
+        known=known,
+    )
+    if entry.generation.task_id != paid.task_id:
+        logger.warning("The video of task %s of %s is archived beside, in %s.", paid.task_id, key, paid.folder)
+        raise transitions.superseded_error(entry.generation, paid.task_id)
+    logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
+    return await _announced(entry.generation, resources, found=False)
+
+
+async def _store_all(
+    paid: PaidTask, found: Generation, videos: list[FetchedVideo], resources: Resources
+) -> tuple[list[ArchivedObject], tuple[str, ...]]:
+    """Every object of the task, and what a person should know of them."""
+    tell(paid.key, "archive", "uploading")
+    stored = [await _store_video(paid, found, video, resources) for video in videos]
+    objects = [item for item, _ in stored]
+    warnings = tuple(warning for _, video in stored for warning in video.warnings)
     try:
-        poster = await asyncio.to_thread(poster_jpeg, videos[0].path)
+        poster = await asyncio.to_thread(poster_jpeg, stored[0][1].path)
     except MediaError as error:  # the video is what was paid for
         warnings += (f"there is no poster: {error}",)
     else:
-        objects.append(await _upload(folder + layout.POSTER_NAME, poster, "poster", layout.POSTER_TYPE, resources))
-    description = sidecar(found, tuple(objects), warnings).model_dump_json(indent=2).encode()
-    objects.append(await _upload(folder + layout.SIDECAR_NAME, description, "sidecar", layout.SIDECAR_TYPE, resources))
-    entry = await resources.ledger.change(
-        key,
-        lambda now: transitions.archived(now, objects=tuple(objects), warnings=warnings, now=resources.now()),
-    )
-    logger.info("Archived %s as %s/%s.", key, resources.store.bucket, folder)
-    return await _told(entry.generation, resources, found=False)
+        objects.append(await _store(paid.folder + layout.POSTER_NAME, poster, "poster", layout.POSTER_TYPE, resources))
+    objects.append(await _store_sidecar(paid, sidecar(found, paid, tuple(objects), warnings), resources))
+    return objects, warnings
 
 
-async def _told(archived: Generation, resources: Resources, *, found: bool) -> Generation:
+async def _announced(archived: Generation, resources: Resources, *, found: bool) -> Generation:
     await announce(archived, resources, found=found)
     tell(archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
     return archived
@@ -83,7 +104,7 @@ async def _told(archived: Generation, resources: Resources, *, found: bool) -> G
 class Sidecar(BaseModel):
     """`generation.json` beside the video: what it is, where it comes from, how to check it.
 
-    All of it comes from the ledger and the files, none from this run, so every run writes the same bytes.
+    All of it comes from the ledger and the files, none from the run that writes it.
     """
 
     key: str
@@ -100,13 +121,15 @@ class Sidecar(BaseModel):
     warnings: tuple[str, ...]
 
 
-def sidecar(found: Generation, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]) -> Sidecar:
-    """The description of a generation that is about to be archived. Pure."""
-    attempt = found.attempt
+def sidecar(
+    found: Generation, paid: PaidTask, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]
+) -> Sidecar:
+    """The description of a task that is about to be archived. Pure."""
+    attempt = found.attempts[paid.attempt_number - 1]
     return Sidecar(
         key=found.key,
         version=version("sora-pipeline"),
-        task_id=found.task_id,
+        task_id=paid.task_id,
         flow_run_id=attempt.claimed_by.flow_run_id,
         request=found.request.model_dump(),
         claimed_at=attempt.claimed_at.isoformat(),
@@ -119,10 +142,51 @@ def sidecar(found: Generation, objects: tuple[ArchivedObject, ...], warnings: tu
     )
 
 
-async def _upload_video(folder: str, video: FetchedVideo, resources: Resources) -> ArchivedObject:
-    name, facts = folder + video.path.name, video.facts
-    await resources.store.put_file(name, video.path, content_type=layout.VIDEO_TYPE)
-    await _read_back(name, facts.size_bytes, video.sha256, resources)
+async def _store_video(
+    paid: PaidTask, found: Generation, video: FetchedVideo, resources: Resources
+) -> tuple[ArchivedObject, FetchedVideo]:
+    """Creates the object, and reads it back. Returns it with the video that it holds."""
+    name = paid.folder + video.path.name
+    created = await resources.store.create_file(name, video.path, content_type=layout.VIDEO_TYPE)
+    digest = await _read_back(name, resources)
+    if not created and digest.sha256 != video.sha256:
+        taken_over = await _taken_over(name, digest, found, video, resources)
+        if taken_over is not None:
+            return _video_object(name, taken_over, resources), taken_over
+    if digest.sha256 != video.sha256:  # the store has damaged it: only that version is written over
+        with contextlib.suppress(PreconditionFailedError):
+            await resources.store.replace_file(name, video.path, etag=digest.etag, content_type=layout.VIDEO_TYPE)
+        digest = await _read_back(name, resources)
+    if digest.sha256 != video.sha256:
+        raise ArchiveMismatchError(
+            f"{name} was written with {video.facts.size_bytes} bytes, sha256 {video.sha256}, and read back as "
+            f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It is written again."
+        )
+    return _video_object(name, video, resources), video
+
+
+async def _taken_over(
+    name: str, digest: ObjectDigest, found: Generation, video: FetchedVideo, resources: Resources
+) -> FetchedVideo | None:
+    """What another run has stored for the same task, where it is a whole video: hosts may encode a result anew.
+
+    None: it is damaged.
+    """
+    path = video.path.with_name(f"stored-{video.path.name}")
+    if not await resources.store.get_file(name, path):
+        return None
+    try:
+        facts = await asyncio.to_thread(inspect_video, path)
+    except DamagedVideoError:
+        return None
+    request = found.request
+    warnings = compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
+    warnings.append("another run stored this result first; the host then served other bytes")
+    return replace(video, path=path, sha256=digest.sha256, facts=facts, warnings=tuple(warnings))
+
+
+def _video_object(name: str, video: FetchedVideo, resources: Resources) -> ArchivedObject:
+    facts = video.facts
     return ArchivedObject(
         kind="video",
         bucket=resources.store.bucket,
@@ -138,10 +202,36 @@ async def _upload_video(folder: str, video: FetchedVideo, resources: Resources) 
     )
 
 
-async def _upload(name: str, data: bytes, kind: str, content_type: str, resources: Resources) -> ArchivedObject:
-    sha256 = hashlib.sha256(data).hexdigest()
-    await resources.store.put(name, data, content_type=content_type)
-    await _read_back(name, len(data), sha256, resources)
+async def _store_sidecar(paid: PaidTask, made: Sidecar, resources: Resources) -> ArchivedObject:
+    """Creates the description, or takes over one that another run wrote of the same objects."""
+    name = paid.folder + layout.SIDECAR_NAME
+    data = made.model_dump_json(indent=2).encode()
+    for _ in range(2):
+        stored = await _store(name, data, "sidecar", layout.SIDECAR_TYPE, resources)
+        if stored.sha256 == hashlib.sha256(data).hexdigest():
+            return stored
+        found = await resources.store.get(name)
+        try:
+            there = Sidecar.model_validate_json(found.data if found else b"")
+        except ValidationError:
+            there = None
+        if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
+            return stored
+        if found is not None:  # of a run that died before its poster, or its objects, were the ones that stayed
+            await resources.store.put_if(name, data, etag=found.etag, content_type=layout.SIDECAR_TYPE)
+    raise ArchiveMismatchError(f"{name} is written by others all the time. It is written again.")
+
+
+async def _store(name: str, data: bytes, kind: str, content_type: str, resources: Resources) -> ArchivedObject:
+    """Creates a small object, or takes over what is there.
+
+    It is not read back: each request is signed with the SHA-256 of its body, which the store checks.
+    """
+    try:
+        await resources.store.put_if(name, data, etag=None, content_type=content_type)
+    except PreconditionFailedError:
+        there = await resources.store.get(name)
+        data = there.data if there else data
     return ArchivedObject.model_validate(
         {
             "kind": kind,
@@ -149,15 +239,13 @@ async def _upload(name: str, data: bytes, kind: str, content_type: str, resource
             "name": name,
             "content_type": content_type,
             "size_bytes": len(data),
-            "sha256": sha256,
+            "sha256": hashlib.sha256(data).hexdigest(),
         }
     )
 
 
-async def _read_back(name: str, size_bytes: int, sha256: str, resources: Resources) -> None:
+async def _read_back(name: str, resources: Resources) -> ObjectDigest:
     found = await resources.store.digest(name)
-    if found is None or (found.size_bytes, found.sha256) != (size_bytes, sha256):
-        got = f"{found.size_bytes} bytes, sha256 {found.sha256}" if found else "nothing"
-        raise ArchiveMismatchError(
-            f"{name} was written with {size_bytes} bytes, sha256 {sha256}, and read back as {got}. It is written again."
-        )
+    if found is None:
+        raise ArchiveMismatchError(f"{name} was written and is not there. It is written again.")
+    return found

@@ -10,9 +10,9 @@ from prefect.cache_policies import NO_CACHE
 
 from apixo import Succeeded, UnexpectedReplyError
 from flows.downloads import download
-from flows.errors import LedgerError
-from flows.generation import Generation, State
+from flows.generation import Generation, PaidTask, State
 from flows.layout import video_name
+from flows.ledger import Entry
 from flows.media.errors import DamagedVideoError, ForbiddenUrlError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
 from flows.progress import run_logger, tell
@@ -35,20 +35,23 @@ class FetchedVideo:
 
 @task(
     name="fetch",
-    task_run_name="fetch {key}",
+    task_run_name="fetch {paid.key}",
     retries=RETRIES,
     retry_jitter_factor=JITTER_FACTOR,
     retry_condition_fn=retry_transient,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def fetch(key: str, status: Succeeded | None, folder: Path, resources: Resources) -> list[FetchedVideo] | None:
+async def fetch(
+    paid: PaidTask, known: Entry, status: Succeeded | None, folder: Path, resources: Resources
+) -> list[FetchedVideo] | None:
     """Downloads every result into the folder and inspects it. None: the ledger says that all is archived.
 
     Retried after transient errors, cut downloads and damaged files; a cut one goes on where it was cut.
 
     Args:
-        key: the generation.
+        paid: the task.
+        known: the record as it was seen last.
         status: what the provider said last; None after a rerun, then it is asked again for fresh addresses.
         folder: where the files go, and where an earlier run may have left them.
         resources: the API and the client for hosts outside.
@@ -57,23 +60,20 @@ async def fetch(key: str, status: Succeeded | None, folder: Path, resources: Res
         MediaError: the result cannot be fetched, or is not a whole video.
         ApixoError: the provider gave no addresses.
     """
-    logger = run_logger()
-    entry = await resources.ledger.read(key)
-    if entry is None or entry.generation.task_id is None:
-        raise LedgerError(f"{key} has no result to fetch.", key=key)
-    found = entry.generation
-    if found.state is State.ARCHIVED:
+    logger, key, found = run_logger(), paid.key, known.generation
+    if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already.", key)
         tell(key, "fetch", "done before", done=True)
         return None
-    urls = (status or await _ask(found.task_id or "", resources)).result_urls
-    try:
-        videos = await _fetch_all(found, urls, folder, resources)
-    except ResultExpiredError:
-        if status is None:
-            raise
-        fresh = await _ask(found.task_id or "", resources)  # the addresses may have been signed for a short while only
-        videos = await _fetch_all(found, fresh.result_urls, folder, resources)
+    async with resources.fetching:
+        urls = (status or await _ask(paid.task_id, resources)).result_urls
+        try:
+            videos = await _fetch_all(found, urls, folder, resources)
+        except ResultExpiredError:
+            if status is None:
+                raise
+            fresh = await _ask(paid.task_id, resources)  # the addresses may have been signed for a short while only
+            videos = await _fetch_all(found, fresh.result_urls, folder, resources)
     for video in videos:
         logger.info(
             "Fetched %s of %s: %d bytes, %s, %d x %d, %.2f s, sha256 %s.", video.path.name, key, video.facts.size_bytes,

@@ -9,9 +9,10 @@ from apixo import DeadlineError, Failed, Succeeded, wait_for_end
 from flows import generation as transitions
 from flows.advice import failed_error
 from flows.announcements import announce
-from flows.errors import LedgerError
+from flows.errors import LedgerError, SupersededError
 from flows.events import emit
-from flows.generation import Generation, State
+from flows.generation import Generation, PaidTask, State
+from flows.ledger import Entry
 from flows.progress import run_logger, tell
 from flows.resources import Resources
 
@@ -21,63 +22,87 @@ video takes at most. Nobody asks before then, for the callback comes earlier; if
 
 
 # retries=0: not even a profile's default retries may repeat this step by themselves.
-@task(name="wait", task_run_name="wait {key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-async def wait(key: str, resources: Resources) -> Succeeded | None:
-    """Sleeps, then asks until the task ends. None: the ledger already says that it has ended well.
+@task(name="wait", task_run_name="wait {paid.key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
+async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Succeeded | None]:
+    """Sleeps, then asks until the task ends. Only a final state or the deadline ends the wait, no transient answer.
 
-    A transient answer never ends the wait, only a final state or the deadline does. The status is returned rather than
-    stored: result URLs may be signed.
+    Args:
+        paid: the task.
+        known: the record as it was seen last.
+        resources: the API and the ledger.
+
+    Returns:
+        The record, and what the provider said: result URLs may be signed, so they are not stored. None: the ledger
+        already says that the task has ended well.
 
     Raises:
         VideoFailedError: the provider reports the task as failed.
         DeadlineError: not finished in time. A rerun goes on waiting.
         AuthenticationError: the API key does not hold (any more). A rerun with the right one goes on.
+        SupersededError: the generation has another task now, and this one was named by mistake.
     """
-    logger = run_logger()
-    entry = await resources.ledger.read(key)
-    if entry is None or entry.generation.task_id is None:
-        raise LedgerError(f"{key} has no task to wait for.", key=key)
-    found = entry.generation
+    found = known.generation
     if found.state in (State.SUCCEEDED, State.ARCHIVED):
-        logger.info("%s was finished before: the ledger says %s.", key, found.state)
-        tell(key, "wait", "done before", done=True)
-        return None
+        run_logger().info("%s was finished before: the ledger says %s.", paid.key, found.state)
+        tell(paid.key, "wait", "done before", done=True)
+        return known, None
     if found.state is State.FAILED:
         raise failed_error(found, resources.options)
     try:
-        status = await _end_of(found, found.task_id or "", resources)
+        status = await _end_of(found, paid, resources)
     except DeadlineError as error:
         raise DeadlineError(
-            f"{key}: {error.message} Run it again with the same key, which pays nothing, or leave it to the collector.",
-            task_id=found.task_id,
+            f"{paid.key}: {error.message} Run it again with the same key, which pays nothing, or leave it to the "
+            "collector.",
+            task_id=paid.task_id,
         ) from error
-    return await settle_status(key, status, resources)
+    return await record_end(paid, known, status, resources)
 
 
-async def settle_status(key: str, status: Succeeded | Failed, resources: Resources) -> Succeeded:
-    """Writes a task's end into the ledger.
+async def record_end(
+    paid: PaidTask, known: Entry, status: Succeeded | Failed, resources: Resources
+) -> tuple[Entry, Succeeded]:
+    """Writes a task's end into the ledger. Returns the record and the good end.
+
+    The record may go on with another task by now. Where the provider took this one as well, its video is wanted all
+    the same: it was paid for.
 
     Raises:
         VideoFailedError: the end was a failure.
+        SupersededError: the generation has another task now, and this one was named by mistake, or failed.
     """
+    key = paid.key
     if isinstance(status, Failed):
         failed = status
-        entry = await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=resources.now()))
+        entry = await resources.ledger.change(
+            key, lambda now: transitions.failed(now, failed, now=resources.now()), known=known
+        )
         if entry.generation.state is State.FAILED:
             await announce(entry.generation, resources, found=False)
             raise failed_error(entry.generation, resources.options)
-        raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=status.task_id)
+        raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
     succeeded = status
-    await resources.ledger.mark_open(key)  # it may have been closed: some providers say failed first and success later
-    entry = await resources.ledger.change(key, lambda now: transitions.succeeded(now, succeeded, now=resources.now()))
-    run_logger().info("APIXO finished task %s of %s.", status.task_id, key)
+    try:
+        entry = await resources.ledger.change(
+            key, lambda now: transitions.succeeded(now, succeeded, now=resources.now()), known=known
+        )
+    except SupersededError:
+        current = await resources.ledger.read(key)
+        if current is None or not transitions.is_superseded(current.generation, paid.task_id):
+            raise
+        run_logger().warning(
+            "%s goes on with task %s. Task %s was paid for as well and is finished: its video is archived beside.", key,
+            current.generation.task_id, paid.task_id,
+        )  # fmt: skip
+        return current, succeeded
+    run_logger().info("APIXO finished task %s of %s.", paid.task_id, key)
     emit("succeeded", entry.generation)
     tell(key, "wait", "finished", fraction=1.0, done=True)
-    return status
+    return entry, succeeded
 
 
-async def _end_of(found: Generation, task_id: str, resources: Resources) -> Succeeded | Failed:
-    api, key = resources.api, found.key
+async def _end_of(found: Generation, paid: PaidTask, resources: Resources) -> Succeeded | Failed:
+    api, key, task_id = resources.api, paid.key, paid.task_id
     # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
     passed = (resources.now() - (found.attempt.submitted_at or resources.now())).total_seconds()
     patience = CALLBACK_PATIENCE if api.callback_url else 1.0

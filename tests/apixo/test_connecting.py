@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from apixo import ApixoClient, NoReplyError, NotSentError, ServerError
+from apixo import ApixoClient, NoReplyError, NotSentError
 from apixo.client import _limiter
 
 from .conftest import KITE, Connect
@@ -147,14 +147,17 @@ async def test_a_proxy_that_is_down_means_that_nothing_was_sent(
         await own_connect("https://api.example.com").submit_once(KITE)
 
 
-async def test_a_proxy_that_answers_in_the_servers_place_is_unclear(
-    own_connect: Connect, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"])
+async def test_the_key_never_goes_through_a_proxy_in_clear(
+    variable: str, own_connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving(reply(http(502, "<h1>Bad gateway</h1>"))) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        with pytest.raises(ServerError):
-            await own_connect("http://api.example.com").submit(KITE)
-        assert len(proxy.requests) == 1
+    """A stand-in on this machine, and a proxy of the environment that does not except it."""
+    async with serving(reply(http(502, "<h1>Bad gateway</h1>"))) as proxy, serving(ACCEPTED) as server:
+        monkeypatch.setenv(variable, proxy.url)
+        client = own_connect(server.url)
+        assert await client.submit_once(KITE) == "task_1"
+        assert proxy.requests == []
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("a_minute", [1, 30, 59, 60, 90, 120, 9_000, 10_000])

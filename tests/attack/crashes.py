@@ -81,8 +81,7 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
         MissedError: it did not crash there.
     """
     await scenario.prepare(stage)
-    record = stage.sandbox.record
-    explained = len(record.submits()) + (not record.charged())
+    explained = len(stage.submits()) + (not stage.charged())
     ran = await scenario.run(stage, die_at=plan.die_at)
     if not ran.died_at(plan.die_at):
         raise MissedError(f"{scenario.name} passed {plan.die_at}, code {ran.code}: {ran.told}")
@@ -97,10 +96,12 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
     await asyncio.sleep(LAST_WRITE_SECONDS)
     found = await stage.recorded()
     crashed_as = found.state if found else None
+    heals = _calls_back(scenario, plan) or (crashed_as is State.CLAIMED and await stage.is_noted())
+    resolved_as = stage.outside if plan.recovery == "rerun" else ""
 
     await (scenario.rerun(stage) if plan.recovery == "rerun" else stage.collect())
     facts = await stage.facts()
-    bounds = Bounds(posts=explained, heals=_heals(scenario, plan))
+    bounds = Bounds(posts=explained, heals=heals, task_id=resolved_as)
     broken = list(verdict(facts, crashed_as=crashed_as, recovery=plan.recovery, bounds=bounds))
     ended_as, person = facts.state, ""
     if facts.state is not State.ARCHIVED:
@@ -117,7 +118,7 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
     return Outcome(plan, crashed_as, ended_as, person, facts.posts, paid, facts.announced, told_once)
 
 
-def _heals(scenario: Scenario, plan: Plan) -> bool:
+def _calls_back(scenario: Scenario, plan: Plan) -> bool:
     """Whether somebody calls back after the crash."""
     return scenario.calls == "live" or (scenario.kind == "receive" and plan.recovery == "rerun")
 

@@ -8,7 +8,12 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.runtime import flow_run
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,7 +31,7 @@ from flows.resources import command_options, load_block, open_resources
 from tests.attack.labels import Places
 from tests.attack.points import Point, Tap
 
-Kind = Literal["generate", "batch", "collect", "resolve", "receive"]
+Kind = Literal["generate", "batch", "collect", "resolve", "receive", "parent"]
 
 BATCH_ROW = "a"
 
@@ -35,13 +40,14 @@ class Job(BaseModel):
     """One command.
 
     Attributes:
-        kind: what to run. `receive` answers one call.
+        kind: what to run. `receive` answers one call. `parent` is a flow of the user's own, with the video in it.
         key: the generation's; of a batch, `<batch>-a` is its only row's.
         request: the video.
         blocks: the name of both blocks.
         spool: the local disk; another one is another machine.
         port: for `receive`: gets the port that it listens on.
         task_id: for `resolve`: the task that a person found; None: allow a resubmission.
+        flow_run_id: for `parent`: its run, which it goes on with.
     """
 
     kind: Kind
@@ -52,6 +58,7 @@ class Job(BaseModel):
     port: Path
     wait: bool = True
     task_id: str | None = None
+    flow_run_id: UUID | None = None
 
 
 class Child(BaseModel):
@@ -105,7 +112,20 @@ async def _run(job: Job, tap: Tap) -> str:
             await generate_video(job.request, key=job.key, api=api, archive=archive)
         case "receive":
             await _receive(job, tap)
+        case "parent":
+            async with get_client() as client:
+                assert job.flow_run_id is not None
+                run = await client.read_flow_run(job.flow_run_id)
+            await run_flow(parent, flow_run=run, parameters={"request": job.request, "blocks": job.blocks})  # type: ignore[misc]
     return ""
+
+
+@flow(retries=1)
+async def parent(request: VideoRequest, blocks: str) -> None:
+    """Generates a video that it gives no key, and fails after it; the retry generates it in another subflow run."""
+    await generate_video(request, api=blocks, archive=blocks)
+    if flow_run.run_count == 1:
+        raise RuntimeError("Something else in the parent failed.")
 
 
 async def _resolve(job: Job) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,16 +24,35 @@ class Places(BaseModel):
     prefect: str
 
 
+STORED: Final = {
+    "ledger": "record", "open": "marker", "tasks": "task owner", "requests": "request index", "probe": "probe",
+}  # fmt: skip
+"""What lies in each folder of the bucket. Videos and what belongs to them have names of their own."""
+
+
 def label_of_request(places: Places, method: str, url: str, body: bytes) -> str | None:
-    """What a request does; None: it does not count."""
+    """What an HTTP request does; None: it does not count, such as one to the store: see `label_of_store_call`."""
     parts = urlsplit(url)
     if parts.netloc == places.provider:
         return _of_provider(method, parts.path)
     if parts.netloc == places.store:
-        return _of_store(method, parts.path, parts.query)
+        return None
     if parts.netloc == places.prefect:
         return _of_prefect(method, parts.path.removeprefix("/api"), body)
     return f"{method} elsewhere"
+
+
+def label_of_store_call(method: str, name: str) -> str:
+    """What a call of the store does, whichever client makes it.
+
+    Args:
+        method: `GET`, `PUT`, `DELETE` or `LIST`.
+        name: the object, or the prefix; empty: the bucket.
+    """
+    folder, _, rest = name.partition("/")
+    if method == "LIST":
+        return f"LIST {folder or 'bucket'}"
+    return f"{method} {STORED.get(folder) or rest.rpartition('/')[2] or 'bucket'}"
 
 
 def label_of_message(message: str | bytes) -> str | None:
@@ -60,16 +79,6 @@ def _of_provider(method: str, path: str) -> str:
     what = {"generateTask": "generation", "statusTask": "status", "results": "result", "samples": "image"}
     found = [name for part, name in what.items() if part in path.split("/")]
     return f"{method} {found[0] if found else path}"
-
-
-def _of_store(method: str, path: str, query: str) -> str:
-    _, _, name = path.removeprefix("/").partition("/")
-    if not name:
-        prefix = parse_qs(query).get("prefix", [""])[0]
-        return f"LIST {prefix.rstrip('/') or 'bucket'}"
-    folder, _, rest = name.partition("/")
-    what = {"ledger": "record", "open": "marker", "probe": "probe"}.get(folder) or rest.rpartition("/")[2]
-    return f"{method} {what}"
 
 
 def _of_prefect(method: str, path: str, body: bytes) -> str | None:

@@ -1,9 +1,9 @@
 """Where a process can die: just before and just after each effect that it has on the world outside.
 
-`Tap.install` patches the libraries that carry requests: httpx (the API client, the result hosts, the ledger, Prefect's
-own client), urllib3 (minio-py) and websockets (Prefect's events, which carry task-run states); and `os.replace`, by
-which a download gets its name, for that outlives the process too. Production code has no hook for this. The patches
-live in a forked child only, which is never used again.
+`Tap.install` patches what carries requests: httpx (the API client, the result hosts, Prefect's own client), websockets
+(Prefect's events, which carry task-run states) and `ObjectStore._call`, through which every call of the store goes, for
+its clients are written in Rust; and `os.replace`, by which a download gets its name, for that outlives the process too.
+The patches live in a forked child only, which is never used again.
 """
 
 import functools
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 import httpx
-import urllib3
 from pydantic import BaseModel, ConfigDict
 from websockets.asyncio.client import ClientConnection
 
-from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request
+from blocks.object_store import ObjectStore
+from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request, label_of_store_call
 
 Moment = Literal["before", "sent", "after"]
 """`before`: nothing has left the process. `sent`: all of the request has, and no reply was read. `after`: the reply has
@@ -28,8 +28,9 @@ arrived whole, and the process has not used it."""
 
 COUNTED: Final = {"GET status": 2}
 """Labels of which only the first so many are points: how often a run asks depends on time."""
-SENT: Final = ("POST generation", "PUT record", "PUT marker", "DELETE marker")
-"""Writes that may arrive after their process has died. Of all others, `before` and `after` say the same."""
+SENT: Final = ("POST generation",)
+"""Where it matters that the process never read the reply. A write to the store, whose request cannot be seen to leave,
+leaves the same world behind when it was sent as when it was answered: what recovers begins after it has arrived."""
 
 
 class Point(BaseModel):
@@ -64,14 +65,14 @@ class Tap:
     def __init__(self, places: Places, trace: Path, die_at: Point | None) -> None:
         self._places, self._die_at = places, die_at
         self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()  # the payer, the events and minio-py have threads of their own
+        self._lock = threading.Lock()  # the paid call and the events have threads of their own
         self._trace = os.open(trace, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
 
     def install(self) -> None:
         """Patches the libraries of this process."""
         self._tap_httpx()
         self._tap_httpx_sync()
-        self._tap_urllib3()
+        self._tap_store()
         self._tap_websockets()
         self._tap_disk()
 
@@ -125,17 +126,20 @@ class Tap:
 
         _replace(httpx.HTTPTransport, original, handle)
 
-    def _tap_urllib3(self) -> None:
-        original = urllib3.HTTPConnectionPool.urlopen
+    def _tap_store(self) -> None:
+        original = ObjectStore._call
 
-        def urlopen(pool: urllib3.HTTPConnectionPool, method: str, url: str, *arguments: Any, **options: Any) -> Any:
-            whole = f"http://{pool.host}:{pool.port}{url}" if url.startswith("/") else url
-            passing = self.enter(label_of_request(self._places, method, whole, b""))
-            response = original(pool, method, url, *arguments, **options)
+        async def call(store: ObjectStore, method: str, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
+            passing = self.enter(label_of_store_call(method, name))
+            try:
+                reply = await original(store, method, name, send)
+            except Exception:  # a refusal is an answer as well
+                passing.at("after")
+                raise
             passing.at("after")
-            return response
+            return reply
 
-        _replace(urllib3.HTTPConnectionPool, original, urlopen)
+        _replace(ObjectStore, original, call)
 
     def _tap_websockets(self) -> None:
         original: Callable[..., Awaitable[None]] = ClientConnection.send

@@ -21,6 +21,18 @@ async def submitted(stage: Stage) -> None:
     await stage.film_is_done()
 
 
+async def submitted_and_one_outside(stage: Stage) -> None:
+    """The provider has finished a video that nobody waits for, and one that the ledger does not know."""
+    await submitted(stage)
+    await stage.make_outside()
+    await stage.film_is_done()
+
+
+async def in_a_parent(stage: Stage) -> None:
+    """A flow run that has not begun."""
+    await stage.create_parent()
+
+
 async def unconfirmed_and_paid(stage: Stage) -> None:
     """The provider took the paid call, and its reply was lost."""
     await _unconfirmed(stage, "reset_after")
@@ -53,7 +65,7 @@ class Scenario:
         before: what happened before it.
         initial_wait_seconds: how long a run waits before it asks. At 0 it asks too early, and again.
         image: whether the video starts from an image.
-        names_task: for `resolve`: whether the person names the task that was charged.
+        names_task: for `resolve`: whether the person names a task: that from outside, else that which was charged.
     """
 
     name: str
@@ -75,9 +87,8 @@ class Scenario:
 
     async def run(self, stage: Stage, *, die_at: Point | None = None) -> Ran:
         """Gives the command."""
-        charged = stage.sandbox.record.charged()
-        task_id = charged[0].task_id or "" if self.names_task and charged else ""
-        return await stage.run(self.kind, die_at=die_at, task_id=task_id)
+        known = (stage.outside, *stage.charged()) if self.names_task else ()
+        return await stage.run(self.kind, die_at=die_at, task_id=next(filter(None, known), ""))
 
     async def rerun(self, stage: Stage) -> None:
         """Gives the command again, as its user would. What it leaves open the collector brings home, as every day."""
@@ -88,12 +99,14 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("generate-video, polling", "generate", 61, initial_wait_seconds=0, image=True),
-    Scenario("generate-video, called back", "generate", 59, calls="live"),
-    Scenario("generate-batch", "batch", 61),
-    Scenario("collect-videos", "collect", 43, before=submitted),
-    Scenario("receiver, a task ended", "receive", 9, calls="dropped", before=submitted),
-    Scenario("receiver, a lost reply", "receive", 16, calls="dropped", before=unconfirmed_and_paid),
-    Scenario("sora resolve --task-id", "resolve", 60, before=unconfirmed_and_paid, names_task=True),
-    Scenario("sora resolve --resubmit", "resolve", 64, before=unconfirmed_and_unpaid),
+    Scenario("generate-video, polling", "generate", 54, initial_wait_seconds=0, image=True),
+    Scenario("generate-video, called back", "generate", 52, calls="live"),
+    Scenario("generate-batch", "batch", 53),
+    Scenario("collect-videos", "collect", 37, before=submitted),
+    Scenario("receiver, a task ended", "receive", 11, calls="dropped", before=submitted),
+    Scenario("receiver, a lost reply", "receive", 17, calls="dropped", before=unconfirmed_and_paid),
+    Scenario("sora resolve --task-id", "resolve", 51, before=unconfirmed_and_paid, names_task=True),
+    Scenario("sora resolve --resubmit", "resolve", 56, before=unconfirmed_and_unpaid),
+    Scenario("sora resolve --task-id, another one", "resolve", 51, before=submitted_and_one_outside, names_task=True),
+    Scenario("a parent that is retried", "parent", 93, before=in_a_parent),
 )

@@ -11,28 +11,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import anyio
 from minio.deleteobjects import DeleteObject
 from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.states import AwaitingRetry
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
+from deployments.sandbox.record import RecordedRequest
 from flows.generation import FINISHED, Generation, State
 from flows.ledger import Ledger
-from tests.attack.jobs import BATCH_ROW, Child, Job, Kind
+from flows.ledger_indexes import request_digest
+from tests.attack.jobs import BATCH_ROW, Child, Job, Kind, parent
 from tests.attack.labels import Places
 from tests.attack.points import Point
 from tests.attack.verdict import Facts
 from tests.attack.zygote import Zygote
 from tests.flows.conftest import store_blocks
-from tests.support import make_api, make_archive, unique
+from tests.support import KITE, made_outside, make_api, make_archive, unique
 from tests.support.receiver import exchange, named, post, receiving
 
-PROMPT = "A red kite over dunes, slow dolly in, golden hour"  # one film, drawn once
 SUBMIT_TIMEOUT_SECONDS = 1.0
 """A claim without an answer is given up after twice as long."""
 LAST_WRITE_SECONDS = 0.1
@@ -43,6 +47,8 @@ COLLECTIONS = 20
 """How often the collector runs at most. One run takes longer than a film."""
 CALLBACK_URL = "http://127.0.0.1:9"
 """Nobody listens there."""
+OTHER = VideoRequest(prompt="A lighthouse in a storm, from above")
+"""What a task outside of the ledger shows."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,15 @@ class Ran:
 
 @dataclass
 class Stage:
-    """One generation at a time, and everything that the other sides have seen of it."""
+    """One generation at a time, and everything that the other sides have seen of it.
+
+    Attributes:
+        key: the generation's.
+        image: whether it starts from an image.
+        outside: a task that somebody else made with the same API key; empty: there is none.
+        parent: the flow run that the generation is a part of; None: there is none.
+        ran: every command so far.
+    """
 
     world: World
     sandbox: SandboxServer
@@ -87,16 +101,19 @@ class Stage:
     ledger: Ledger
     key: str = ""
     image: bool = False
+    outside: str = ""
+    parent: UUID | None = None
     ran: list[Ran] = field(default_factory=list)
 
     @property
     def request(self) -> VideoRequest:
         images = (f"{self.sandbox.base_url}/samples/kite.jpg",) if self.image else ()
-        return VideoRequest(prompt=PROMPT, image_urls=images)
+        return VideoRequest(prompt=KITE.prompt, image_urls=images)
 
     async def reset(self, *, image: bool = False) -> None:
         """Forgets everything, for the next crash."""
         self.key, self.image = f"{unique('crash')}-{BATCH_ROW}", image  # also the key of a batch's row
+        self.outside, self.parent = "", None
         self.ran.clear()
         self.sandbox.record.clear()
         self.sandbox.faults.clear()
@@ -110,6 +127,16 @@ class Stage:
         errors = client.remove_objects(self.archive.bucket, [DeleteObject(name) for name in names])
         assert list(errors) == []
         client._http.clear()
+
+    async def make_outside(self) -> None:
+        """Somebody else makes a task with the same API key."""
+        self.outside = await made_outside(self.api, OTHER)
+
+    async def create_parent(self) -> None:
+        """A flow run that will generate the video, and give it no key."""
+        async with get_client() as client:
+            self.parent = (await client.create_flow_run(parent)).id
+        self.key = f"{self.parent}-{request_digest(self.request)[:12]}"
 
     async def run(
         self, kind: Kind, *, die_at: Point | None = None, wait: bool = True, machine: str = "here", task_id: str = ""
@@ -127,8 +154,10 @@ class Stage:
         folder.mkdir(parents=True)
         job = Job(
             kind=kind, key=self.key, request=self.request, blocks=self.blocks, wait=wait, task_id=task_id or None,
-            spool=folder.parent / machine, port=folder / "port",
+            spool=folder.parent / machine, port=folder / "port", flow_run_id=self.parent,
         )  # fmt: skip
+        if kind == "parent" and self.ran:
+            await self._retry_parent()
         child = Child(job=job, places=self._places(), die_at=die_at, trace=folder / "trace", told=folder / "told")
         running = asyncio.create_task(self.world.zygote.run(child))
         if kind == "receive":
@@ -154,6 +183,20 @@ class Stage:
         while not all(task.finished for task in self.sandbox.tasks.all()):
             await asyncio.sleep(0.02)
 
+    def submits(self) -> list[RecordedRequest]:
+        """The paid calls that the provider received, without the one from outside."""
+        return [call for call in self.sandbox.record.submits() if not self.outside or call.task_id != self.outside]
+
+    def charged(self) -> tuple[str, ...]:
+        """The tasks that the provider made of them."""
+        own = (call.task_id or "" for call in self.sandbox.record.charged())
+        return tuple(task_id for task_id in own if task_id != self.outside)
+
+    async def is_noted(self) -> bool:
+        """Whether the store knows whose task it is that was charged, so that nobody needs to name it."""
+        owners = [await self.ledger.tasks.owner(task_id) for task_id in self.charged()]
+        return any(owner is not None and owner.key == self.key for owner in owners)
+
     async def recorded(self) -> Generation | None:
         """What the ledger says."""
         entry = await self.ledger.read(self.key)
@@ -166,10 +209,11 @@ class Stage:
         sent = {point.label for ran in self.ran for point in ran.points if point.moment == "after"}
         return Facts(
             key=self.key,
-            posts=len(self.sandbox.record.submits()),
-            charged=tuple(request.task_id or "" for request in self.sandbox.record.charged()),
+            posts=len(self.submits()),
+            charged=self.charged(),
             state=found.state if found else None,
-            task_ids=tuple(item.task_id for item in found.attempts if item.task_id) if found else (),
+            task_id=found.task_id or "" if found else "",
+            task_ids=tuple(sorted(found.task_ids)) if found else (),
             marked=await self.ledger.is_open(self.key),
             videos=tuple(name for name in names if name.endswith(".mp4")),
             unsound=await self._unsound(found, names) if found else (),
@@ -193,6 +237,12 @@ class Stage:
                 wrong.append(f"{found.video.name} is not the film of {task.task_id}")
         return tuple(wrong)
 
+    async def _retry_parent(self) -> None:
+        """As a person does in the UI: the same run once more."""
+        async with get_client() as client:
+            assert self.parent is not None
+            await client.set_flow_run_state(self.parent, AwaitingRetry(), force=True)
+
     def _places(self) -> Places:
         provider, prefect = urlsplit(self.sandbox.base_url).netloc, urlsplit(self.world.prefect.api_url).netloc
         return Places(provider=provider, store=self.world.minio.endpoint, prefect=prefect)
@@ -204,8 +254,8 @@ class Stage:
                 return
             await asyncio.sleep(0.02)
         path = (self.api.callback_url_for(self.key) or "").removeprefix(self.api.callback_url or "")
-        charged = self.sandbox.record.charged()
-        call = post(path, named(charged[0].task_id if charged else None))
+        charged = self.charged()
+        call = post(path, named(charged[0] if charged else None))
         with contextlib.suppress(ConnectionError):
             await exchange(int(await port.read_text()), call)
 

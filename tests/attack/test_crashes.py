@@ -25,14 +25,15 @@ EVERY_SECOND: Final = 11
 LEAST_PAIRS: Final = 80
 """There were 101."""
 FIRST: Final = (
-    "sent PUT marker #1",
-    "sent PUT record #1",
+    "after PUT marker #1",
+    "after PUT record #1",
     "sent POST generation #1",
-    "sent PUT record #2",
+    "after PUT task owner #1",
+    "after PUT record #2",
     "after GET result #1",
     "after PUT video.mp4 #1",
-    "sent PUT record #4",
-    "sent DELETE marker #1",
+    "after PUT record #4",
+    "after DELETE marker #1",
 )
 """First crashes that each leave another world behind: from a marker alone to a video that nobody was told of."""
 

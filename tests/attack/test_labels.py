@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request
+from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request, label_of_store_call
 from tests.attack.points import Point
 
 pytestmark = pytest.mark.sample
@@ -21,11 +21,7 @@ ID = uuid.UUID(int=5)  # workers of xdist must find the same tests
         ("GET", "http://127.0.0.1:1/api/v1/statusTask/sora-2?taskId=task_1", b"", "GET status"),
         ("GET", "http://127.0.0.1:1/results/task_1/abc/video.mp4?expires=1&sig=2", b"", "GET result"),
         ("GET", "http://127.0.0.1:1/samples/kite.jpg", b"", "GET image"),
-        ("PUT", "http://127.0.0.1:2/bucket/ledger/k.json?X-Amz-Signature=1", b"{}", "PUT record"),
-        ("DELETE", "http://127.0.0.1:2/bucket/open/k", b"", "DELETE marker"),
-        ("PUT", "http://127.0.0.1:2/bucket/probe/conditional-writes", b"", "PUT probe"),
-        ("PUT", "http://127.0.0.1:2/bucket/videos/2026/01/02/k/video.mp4", b"", "PUT video.mp4"),
-        ("GET", "http://127.0.0.1:2/bucket?list-type=2&prefix=open%2F", b"", "LIST open"),
+        ("PUT", "http://127.0.0.1:2/bucket/videos/2026/01/02/k/video.mp4?X-Amz-Signature=1", b"", None),
         ("POST", f"http://127.0.0.1:3/api/flow_runs/{ID}/set_state", b'{"state": {"name": "Running"}}',
          "STATE flow run Running"),
         ("PATCH", f"http://127.0.0.1:3/api/flow_runs/{ID}", b"{}", "PATCH prefect flow_runs/*"),
@@ -37,6 +33,25 @@ ID = uuid.UUID(int=5)  # workers of xdist must find the same tests
 )  # fmt: skip
 def test_a_request_is_named_after_what_it_does(method: str, url: str, body: bytes, label: str | None) -> None:
     assert label_of_request(PLACES, method, url, body) == label
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "label"),
+    [
+        ("PUT", "ledger/k.json", "PUT record"),
+        ("DELETE", "open/k", "DELETE marker"),
+        ("PUT", "tasks/task_1", "PUT task owner"),
+        ("GET", "requests/0a1b", "GET request index"),
+        ("PUT", "probe/conditional-writes", "PUT probe"),
+        ("PUT", "videos/2026/01/02/k/video.mp4", "PUT video.mp4"),
+        ("GET", "videos/2026/01/02/k/task-2/generation.json", "GET generation.json"),
+        ("LIST", "open/", "LIST open"),
+        ("LIST", "", "LIST bucket"),
+        ("PUT", "", "PUT bucket"),
+    ],
+)
+def test_a_call_of_the_store_is_named_after_what_it_is_about(method: str, name: str, label: str) -> None:
+    assert label_of_store_call(method, name) == label
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,10 @@ def test_what_is_explained_passes(facts: Facts, crashed_as: State | None, recove
         (replace(ARCHIVED, videos=("a", "b")), State.ARCHIVED, "rerun", Bounds(), "archived with 2 videos: a, b"),
         (replace(ARCHIVED, unsound=("x differs",)), State.ARCHIVED, "rerun", Bounds(), "x differs"),
         (replace(ARCHIVED, task_ids=("task_2",)), State.ARCHIVED, "rerun", Bounds(), "the record does not name it"),
+        (
+            replace(ARCHIVED, task_id=TASK), State.SUBMITTED, "rerun", Bounds(task_id="task_2"),
+            "it is archived as task_1, and a person named task_2",
+        ),
         (replace(ARCHIVED, posts=0, charged=()), None, "rerun", Bounds(), "archived and nothing was charged"),
     ],
 )  # fmt: skip

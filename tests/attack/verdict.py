@@ -19,6 +19,7 @@ class Facts:
         posts: paid calls that the provider received.
         charged: the tasks that it made of them, which is what it bills.
         state: the record's; None: there is no record.
+        task_id: the task that counts in the record; empty: none.
         task_ids: every task that the record names.
         marked: whether the open marker is there.
         videos: names of all archived videos.
@@ -32,6 +33,7 @@ class Facts:
     posts: int = 0
     charged: tuple[str, ...] = ()
     state: State | None = None
+    task_id: str = ""
     task_ids: tuple[str, ...] = ()
     marked: bool = False
     videos: tuple[str, ...] = ()
@@ -48,12 +50,15 @@ class Bounds:
     Attributes:
         posts, charges: the most paid calls and tasks that may have been. One each, and more only where a person
             resubmitted.
-        heals: whether somebody calls back, so that a lost reply must not need a person.
+        heals: whether somebody calls back, or the store has noted the task, so that a lost reply must not need a
+            person.
+        task_id: the task that a person named, as which it must end; empty: any that was charged.
     """
 
     posts: int = 1
     charges: int = 1
     heals: bool = False
+    task_id: str = ""
 
 
 def verdict(facts: Facts, *, crashed_as: State | None, recovery: Recovery, bounds: Bounds) -> tuple[str, ...]:
@@ -78,6 +83,8 @@ def verdict(facts: Facts, *, crashed_as: State | None, recovery: Recovery, bound
     match facts.state:
         case State.ARCHIVED:
             broken += _archived(facts)
+            if bounds.task_id and facts.task_id != bounds.task_id:
+                broken.append(f"it is archived as {facts.task_id}, and a person named {bounds.task_id}")
         case State.UNCONFIRMED:
             broken += _unconfirmed(facts)
         case _ if facts.charged:

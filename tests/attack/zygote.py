@@ -1,7 +1,8 @@
 """Forks a child for each job: importing Prefect takes seconds, forking takes milliseconds.
 
 As a program it reads one `Order` a line from stdin, forks, and writes one `Ended` a line to stdout. It has no event
-loop and no thread, so that its children start with neither. `Zygote` is the side of the tests.
+loop and no thread, so that its children start with neither. Nor does it open a store: whoever is forked from a process
+that has used obstore waits for its threads for ever. `Zygote` is the side of the tests.
 """
 
 import asyncio

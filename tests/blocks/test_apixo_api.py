@@ -138,6 +138,7 @@ async def test_the_client_has_the_blocks_address_and_limits() -> None:
     async with block.client(max_tries=2) as client:
         assert repr(client) == "ApixoClient(base_url='http://127.0.0.1:8080')"
         assert (client._submit_timeout_seconds, client._max_tries) == (7, 2)
+        assert client._limiter is not None
         assert client._limiter.max_rate / client._limiter.time_period == 2
 
 

@@ -5,12 +5,14 @@ import logging
 import pickle
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import blocks.object_store
-import blocks.video_archive
+import blocks.s3_clients
+import blocks.s3_uploads
+from blocks.conditions import PROBE, prove
 from blocks.errors import (
     PreconditionFailedError,
     StoreError,
@@ -27,8 +29,8 @@ from .wire import FakeStore, always, http, listening, s3_error
 
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (blocks.object_store, blocks.video_archive):
-        monkeypatch.setattr(module, "READ_TIMEOUT_SECONDS", 0.2)
+    for module in (blocks.s3_uploads, blocks.s3_clients):
+        monkeypatch.setattr(module, "REQUEST_TIMEOUT_SECONDS", 0.2)
 
 
 async def test_a_store_that_is_down_is_noticed_quickly(own_open: OpenStore, tmp_path: Path) -> None:
@@ -81,7 +83,12 @@ async def test_a_server_that_is_no_s3_neither_has_nor_lacks_an_object(own_open: 
     # So answers an ingress whose store is being restarted. Taken for "there is no such record", it would cost money.
     async with listening(FakeStore(always(content)).handle) as endpoint:
         store = own_open(archive(endpoint))
-        calls = [store.get("a"), store.put_if("a", b"", etag=None), store.put_if("a", b"", etag='"0"')]
+        calls = [
+            store.get("a"),
+            store.put_if("a", b"", etag=None),
+            store.put_if("a", b"", etag='"0"'),
+            store.digest("a"),
+        ]
         if b" 404 " in content[:15]:
             calls.append(store.put("a", b""))
         for error in await asyncio.gather(*calls, return_exceptions=True):
@@ -90,7 +97,7 @@ async def test_a_server_that_is_no_s3_neither_has_nor_lacks_an_object(own_open: 
             await store.ensure_ready()
 
 
-@pytest.mark.parametrize("content", [s3_error(403, "AccessDenied"), http(403), http(301, b"", location="http://x/")])
+@pytest.mark.parametrize("content", [s3_error(403, "AccessDenied"), http(403), s3_error(301, "PermanentRedirect")])
 async def test_a_no_that_stays_says_what_to_do(own_open: OpenStore, tmp_path: Path, content: bytes) -> None:
     async with listening(FakeStore(always(content)).handle) as endpoint:
         store = own_open(archive(endpoint))
@@ -127,27 +134,125 @@ async def test_a_store_that_ignores_a_condition_is_unfit(own_open: OpenStore, ho
             await own_open(archive(endpoint)).ensure_ready()
 
 
-async def test_a_proxy_of_the_environment_is_used_for_no_call(
+async def test_a_redirect_leads_to_no_other_host(own_open: OpenStore) -> None:
+    async with listening(FakeStore(always(http(200, b"{}", etag='"1"'))).handle) as elsewhere:
+        there = f"http://{elsewhere.replace('127.0.0.1', 'localhost')}/b/a"
+        async with listening(FakeStore(always(http(307, b"", location=there))).handle) as endpoint:
+            store = own_open(archive(endpoint))
+            for call in (store.get("a"), store.put("a", b""), store.put_if("a", b"", etag=None), store.remove("a")):
+                with pytest.raises(StoreError):
+                    await call
+
+
+async def test_a_web_page_is_no_empty_listing(own_open: OpenStore) -> None:
+    """Taken for one, it would say that nothing is left to do."""
+    page = b"<!DOCTYPE html><html><head><title>Welcome to nginx!</title></head><body><p>-</p></body></html>"
+    async with listening(FakeStore(always(http(200, page))).handle) as endpoint:
+        with pytest.raises(StoreUnavailableError):
+            await own_open(archive(endpoint)).names("open/")
+
+
+class CountingStore:
+    """Keeps one object and its conditions, with a new etag for each write; `sent` is the etag that readers see."""
+
+    def __init__(self, sent: Callable[[str], str]) -> None:
+        self.version = 0
+        self.sent = sent
+
+    async def __call__(self, head: str, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0)  # so that others come in between
+        lines = head.lower().split("\r\n")
+        etag = f'"{self.version}"'
+        wanted = next((line.partition(": ")[2] for line in lines if line.startswith("if-match: ")), etag)
+        if head.startswith("GET"):
+            writer.write(http(200, b"-", etag=self.sent(etag)) if self.version else s3_error(404, "NoSuchKey"))
+        elif wanted != etag or ("if-none-match: *" in lines and self.version):
+            writer.write(s3_error(412, "PreconditionFailed"))
+        else:
+            self.version += 1
+            writer.write(http(200, etag=f'"{self.version}"'))
+
+
+async def test_processes_that_prove_a_new_store_at_once_do_not_disturb_each_other(own_open: OpenStore) -> None:
+    fake = CountingStore(lambda etag: etag)
+    async with listening(FakeStore(fake).handle) as endpoint:
+        block = archive(endpoint)
+        await asyncio.gather(*(prove(own_open(block)) for _ in range(8)))
+    assert fake.version == 9  # created once, and changed by each
+
+
+@pytest.mark.parametrize("sent", [lambda etag: f"W/{etag}", lambda etag: f'{etag[:-1]}-gzip"'], ids=["nginx", "apache"])
+async def test_a_proxy_that_changes_etags_is_noticed_before_anything_is_paid(
+    own_open: OpenStore, sent: Callable[[str], str]
+) -> None:
+    async with listening(FakeStore(CountingStore(sent)).handle) as endpoint:
+        with pytest.raises(StoreUnfitError, match="compresses"):
+            await own_open(archive(endpoint)).ensure_ready()
+
+
+@pytest.mark.usefixtures("_short_waits")
+async def test_waiting_for_a_turn_is_no_outage(own_open: OpenStore) -> None:
+    """Each request takes half of the time that it may, so all together take many times as long."""
+
+    async def slow(_: str, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        writer.write(http(200, b"-", etag='"1"'))
+
+    fake = FakeStore(slow)
+    async with listening(fake.handle) as endpoint:
+        store = own_open(archive(endpoint))
+        assert len(await asyncio.gather(*(store.get("a") for _ in range(400)))) == 400
+    assert len(fake.heads) == 400
+
+
+async def test_no_request_is_repeated(own_open: OpenStore) -> None:
+    fake = FakeStore(always(s3_error(503, "SlowDown")))
+    async with listening(fake.handle) as endpoint:
+        store = own_open(archive(endpoint))
+        for call in (store.get("a"), store.put_if("a", b"", etag=None), store.remove("a"), store.names("a/")):
+            with pytest.raises(StoreUnavailableError):
+                await call
+    assert [head.split(" ")[0] for head in fake.heads] == ["GET", "PUT", "DELETE", "GET"]
+
+
+async def test_nothing_of_the_environment_changes_a_request(
     own_open: OpenStore, own_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = FakeStore(always(http(403, b"proxy")))
-    async with listening(proxy.handle) as endpoint:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+    elsewhere = FakeStore(always(http(403, b"elsewhere")))
+    async with listening(elsewhere.handle) as endpoint:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
             monkeypatch.setenv(name, f"http://{endpoint}")
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "-",
+            "AWS_SESSION_TOKEN": "-",
+            "AWS_SKIP_SIGNATURE": "true",
+            "AWS_BUCKET": "other",
+            "AWS_REGION": "eu-west-1",
+            "AWS_CONDITIONAL_PUT": "disabled",
+            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true",
+        }.items():
+            monkeypatch.setenv(name, value)
         store = own_open(archive(own_store._minio._base_url.host, bucket=own_store.bucket))
-        await store.ensure_ready()
-        assert await store.names("") != []
-    assert proxy.heads == []
+        await prove(store)
+        assert await store.names("") == [PROBE]
+        assert await store.read(PROBE, max_bytes=1) == b"S"
+    assert elsewhere.heads == []
 
 
-async def test_no_log_record_holds_a_signature(own_store: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_log_record_holds_a_signature(
+    own_store: ObjectStore, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"video")
     with caplog.at_level(logging.DEBUG):
-        await own_store.put_if("a", b"", etag=None)
+        etag = await own_store.put_if("a", b"", etag=None)
         with pytest.raises(PreconditionFailedError):
             await own_store.put_if("a", b"", etag=None)
+        await own_store.replace_file("a", tmp_path / "f", etag=etag, content_type="video/mp4")
         await own_store.names("")
+        await own_store.digest("a")
         await own_store.remove("a")
     assert "/a" in caplog.text
     assert "X-Amz-Signature" not in caplog.text

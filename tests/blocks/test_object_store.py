@@ -2,24 +2,33 @@
 
 import asyncio
 import hashlib
+import json
 import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
+from obstore.exceptions import GenericError
 from pydantic import SecretStr
 
 from blocks import VideoArchive
+from blocks.conditions import PROBE, prove
 from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnavailableError
-from blocks.object_store import PROBE, ObjectDigest, ObjectStore
+from blocks.object_store import ObjectDigest, ObjectStore
+from blocks.s3_uploads import ONE_REQUEST_BYTES
 from deployments.object_store import ObjectStoreServer
 
 from .conftest import OpenStore, archive
 from .wire import FakeStore, LosingProxy, http, listening
 
 WRITERS = 64
+T = TypeVar("T")
 
 
 async def racing(store: ObjectStore, name: str, *, etag: str | None) -> list[bytes]:
@@ -118,7 +127,7 @@ async def test_names_are_those_below_the_prefix_sorted(own_store: ObjectStore) -
 async def test_a_file_is_read_back_by_size_and_checksum(own_store: ObjectStore, tmp_path: Path) -> None:
     content = secrets.token_bytes(7_000_000)  # more than one part
     (tmp_path / "video.mp4").write_bytes(content)
-    await own_store.put_file("v.mp4", tmp_path / "video.mp4", content_type="video/mp4")
+    await own_store.create_file("v.mp4", tmp_path / "video.mp4", content_type="video/mp4")
     assert await own_store.digest("v.mp4") == ObjectDigest(7_000_000, hashlib.sha256(content).hexdigest())
     url = own_store.signed_url("v.mp4", seconds=60)
     async with httpx.AsyncClient() as anyone:
@@ -153,7 +162,7 @@ async def test_an_object_that_is_cut_on_its_way_is_no_answer(own_open: OpenStore
 async def test_a_reply_that_is_lost_is_no_answer_and_the_object_is_written(
     own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore
 ) -> None:
-    proxy = LosingProxy(own_minio.endpoint, loses="If-None-Match")
+    proxy = LosingProxy(own_minio.endpoint, loses="if-none-match")
     async with listening(proxy.handle) as endpoint:
         losing = own_open(archive(endpoint, bucket=own_store.bucket))
         with pytest.raises(StoreUnavailableError) as raised:
@@ -169,6 +178,147 @@ async def test_a_reply_that_is_lost_is_no_answer_and_the_object_is_written(
             await losing.put_if("ledger/a.json", b"mine", etag=None)
 
 
+async def test_a_thousand_reads_at_once_all_succeed(own_store: ObjectStore) -> None:
+    await own_store.put("ledger/a.json", b"{}")
+    found = await asyncio.gather(*(own_store.get("ledger/a.json") for _ in range(1_000)))
+    assert [item.data for item in found if item] == [b"{}"] * 1_000
+
+
+async def test_a_listing_has_names_times_and_sizes(own_store: ObjectStore) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    for index in range(1_001):  # more than one page
+        await own_store.put(f"open/{index:04}", bytes(index % 3))
+    listed = await own_store.listed("open/")
+    assert [item.name for item in listed] == [f"open/{index:04}" for index in range(1_001)]
+    assert [item.size_bytes for item in listed[:4]] == [0, 1, 2, 0]
+    assert all(began <= item.modified <= datetime.now(UTC) for item in listed)
+    with pytest.raises(ValueError, match="ends with a slash"):
+        await own_store.names("open")
+
+
+SIZES = [0, 1, ONE_REQUEST_BYTES, ONE_REQUEST_BYTES + 1]
+
+
+@pytest.mark.parametrize("size_bytes", SIZES)
+async def test_a_file_is_created_once_and_never_overwritten(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    file, other = tmp_path / "video.mp4", tmp_path / "other.mp4"
+    file.write_bytes(content)
+    other.write_bytes(b"other" + content)
+    assert await own_store.create_file("v.mp4", file, content_type="video/mp4")
+    assert not await own_store.create_file("v.mp4", other, content_type="video/mp4")
+    assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
+    assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
+    assert await own_store.names("") == [PROBE, "v.mp4"]
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
+async def test_of_many_uploads_at_once_one_creates_the_object(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    files = [tmp_path / f"{index}.mp4" for index in range(6)]
+    for file in files:
+        file.write_bytes(secrets.token_bytes(size_bytes))
+    created = await asyncio.gather(*(own_store.create_file("v.mp4", file, content_type="video/mp4") for file in files))
+    (winner,) = [file for file, won in zip(files, created, strict=True) if won]
+    stored = await own_store.digest("v.mp4")
+    assert stored == ObjectDigest(size_bytes, hashlib.sha256(winner.read_bytes()).hexdigest())
+    assert await own_store.names("incoming/") == []
+
+
+@pytest.mark.parametrize("size_bytes", SIZES)
+async def test_a_damaged_file_is_replaced_in_the_version_that_was_read(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    (tmp_path / "video.mp4").write_bytes(content)
+    await own_store.put("v.mp4", b"damaged")
+    damaged = await own_store.digest("v.mp4")
+    assert damaged is not None
+    replace = partial(own_store.replace_file, "v.mp4", tmp_path / "video.mp4", content_type="video/mp4")
+    with pytest.raises(PreconditionFailedError):
+        await replace(etag=f'"{"0" * 32}"')
+    assert await own_store.digest("v.mp4") == damaged
+    await replace(etag=damaged.etag)
+    assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
+    assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
+    await own_store.remove("v.mp4")
+    with pytest.raises(PreconditionFailedError, match="removed"):
+        await replace(etag=damaged.etag)
+
+
+async def test_a_file_that_cannot_be_read_is_no_fault_of_the_store(own_store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await own_store.create_file("v.mp4", tmp_path / "nothing", content_type="video/mp4")
+    with pytest.raises(FileNotFoundError):
+        await own_store.replace_file("v.mp4", tmp_path / "nothing", etag='"1"', content_type="video/mp4")
+    assert not await own_store.get_file("nothing", tmp_path / "f")
+
+
+@pytest.mark.parametrize("size_bytes", [5, ONE_REQUEST_BYTES + 1])
+async def test_an_upload_whose_reply_is_lost_is_no_answer_and_the_object_is_written(
+    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path, size_bytes: int
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    (tmp_path / "f").write_bytes(content)
+    proxy = LosingProxy(own_minio.endpoint, loses="if-none-match")
+    async with listening(proxy.handle) as endpoint:
+        losing = own_open(archive(endpoint, bucket=own_store.bucket))
+        with pytest.raises(StoreUnavailableError, match="may have been written"):
+            await losing.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+        assert proxy.lost == 1
+        assert not await losing.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+        assert await losing.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
+        assert await losing.names("incoming/") == []
+
+
+class Watched(ObjectStore):
+    """Keeps what is requested, and loses the replies to some."""
+
+    requests: list[str]
+    loses: str = "nothing"
+
+    async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        self.requests.append(f"{method} {name}")
+        result = await super()._call(method, name, call)
+        if self.loses in self.requests[-1]:
+            raise GenericError("lost on its way")
+        return result
+
+
+async def test_every_request_can_be_watched_and_lost(own_store: ObjectStore, tmp_path: Path) -> None:
+    store = Watched(own_store._connection, own_store.bucket)
+    store.requests = []
+    (tmp_path / "small").write_bytes(b"video")
+    (tmp_path / "large").write_bytes(bytes(ONE_REQUEST_BYTES + 1))
+    etag = await store.put_if("a", b"", etag=None)
+    await store.replace_file("a", tmp_path / "small", etag=etag, content_type="video/mp4")
+    await store.get("a")
+    await store.create_file("b", tmp_path / "small", content_type="video/mp4")
+    await store.create_file("c", tmp_path / "large", content_type="video/mp4")
+    await store.get_file("a", tmp_path / "f")
+    await store.digest("a")
+    await store.names("open/")
+    await store.remove("a")
+    own = next(request for request in store.requests if "incoming/" in request).removeprefix("PUT ")
+    assert store.requests == [
+        *("PUT a", "PUT a", "GET a", "PUT b"),
+        *("GET c", f"PUT {own}", "PUT c", f"DELETE {own}"),
+        *("GET a", "GET a", "GET a"),
+        *("LIST open/", f"GET {PROBE}"),
+        "DELETE a",
+    ]
+    store.loses = "PUT lost"
+    with pytest.raises(StoreUnavailableError, match="may have been written"):
+        await store.put_if("lost", b"mine", etag=None)
+    with pytest.raises(StoreUnavailableError):
+        await store.create_file("lost.mp4", tmp_path / "large", content_type="video/mp4")
+    assert [item.name for item in await store.listed("")] == ["b", "c", "lost", "lost.mp4", PROBE]
+    await store.aclose()
+
+
 async def every_call(store: ObjectStore, file: Path) -> list[BaseException | object]:
     file.write_bytes(b"film")  # noqa: ASYNC240 - four bytes
     calls = [
@@ -176,9 +326,11 @@ async def every_call(store: ObjectStore, file: Path) -> list[BaseException | obj
         store.get("a"),
         store.put_if("a", b"", etag=None),
         store.put("a", b""),
-        store.put_file("a", file, content_type="video/mp4"),
+        store.create_file("a", file, content_type="video/mp4"),
         store.digest("a"),
         store.read("a", max_bytes=9),
+        store.replace_file("a", file, etag='"0"', content_type="video/mp4"),
+        store.get_file("a", file.with_name("download")),
         store.remove("a"),
         store.names(""),
     ]
@@ -240,6 +392,36 @@ async def test_a_right_that_is_missing_is_named(
         ) as no:
             await call
         assert "51gned" not in str(no.value)
+
+
+async def test_the_rights_that_the_guide_names_are_enough(
+    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path
+) -> None:
+    guide = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    policy = guide.partition("```json\n")[2].partition("```")[0].replace("sora-videos", own_store.bucket)
+    MinioAdmin(
+        endpoint=own_minio.endpoint,
+        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        secure=False,
+    ).add_service_account(access_key="pipeline01", secret_key="pipeline-51gned", policy=json.loads(policy))
+    keys = {"access_key": "pipeline01", "secret_key": SecretStr("pipeline-51gned")}
+    store = own_open(archive(own_minio.endpoint, bucket=own_store.bucket, **keys))
+    (tmp_path / "f").write_bytes(bytes(ONE_REQUEST_BYTES + 1))
+    await prove(store)
+    etag = await store.put_if("ledger/a.json", b"1", etag=None)
+    await store.put_if("ledger/a.json", b"2", etag=etag)
+    await store.put("open/a", b"")
+    await store.remove("open/a")
+    for _ in range(2):
+        await store.create_file("videos/v.mp4", tmp_path / "f", content_type="video/mp4")
+    found = await store.digest("videos/v.mp4")
+    assert found is not None
+    await store.replace_file("videos/v.mp4", tmp_path / "f", etag=found.etag, content_type="video/mp4")
+    assert await store.names("") == ["ledger/a.json", PROBE, "videos/v.mp4"]
+    assert await store.get("ledger/missing.json") is None
+    for refused in (store.remove("ledger/a.json"), store.remove("videos/v.mp4"), store.put("other/a", b"")):
+        with pytest.raises(StoreRefusedError, match="AccessDenied"):
+            await refused
 
 
 async def test_a_bucket_that_is_gone_is_named(own_archive: VideoArchive, own_open: OpenStore) -> None:

@@ -1,6 +1,7 @@
-"""Stores that are not: scripted S3 answers on loopback, and a proxy that loses a reply."""
+"""Stores that are not: scripted S3 answers on loopback, a proxy that loses a reply, and one that tunnels."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @asynccontextmanager
-async def listening(handle: Handler) -> AsyncIterator[str]:
+async def listening(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serves connections on a free port, whose address is given; at the end all are closed."""
     handlers: set[asyncio.Task[None]] = set()
 
@@ -25,7 +26,7 @@ async def listening(handle: Handler) -> AsyncIterator[str]:
             writer.transport.abort()
             handlers.discard(task)
 
-    listener = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    listener = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
     try:
         yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     finally:
@@ -76,7 +77,7 @@ def always(content: bytes) -> Answer:
 
 @dataclass
 class LosingProxy:
-    """Passes everything to a store, but the reply to the first request with this in its head is lost."""
+    """Passes everything to a store, but loses the reply to the first request with this in its head, in lower case."""
 
     endpoint: str
     loses: str
@@ -90,11 +91,38 @@ class LosingProxy:
                 head = await reader.readuntil(b"\r\n\r\n")
                 up_writer.write(head + await reader.readexactly(body_length(head.decode("latin-1"))))
                 reply = await up_reader.readuntil(b"\r\n\r\n")
-                if self.loses in head.decode("latin-1") and not self.lost:
+                if self.loses in head.decode("latin-1").lower() and not self.lost:
                     self.lost += 1
                     return  # the store has answered: what it did, it did
                 length = 0 if head.startswith(b"HEAD") else body_length(reply.decode("latin-1"))
                 writer.write(reply + await up_reader.readexactly(length))
                 await writer.drain()
+        finally:
+            up_writer.transport.abort()
+
+
+@dataclass
+class ConnectProxy:
+    """An HTTP proxy that tunnels whatever host to one endpoint, and keeps the heads of the requests."""
+
+    endpoint: str
+    heads: list[str] = field(default_factory=list)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
+        host, _, port = self.endpoint.partition(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+
+        async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                to.write(data)
+                await to.drain()
+
+        try:
+            await asyncio.wait(
+                [asyncio.ensure_future(pump(reader, up_writer)), asyncio.ensure_future(pump(up_reader, writer))],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             up_writer.transport.abort()

@@ -24,7 +24,7 @@ from tests.flows.test_callbacks import bring_home
 from tests.flows.test_collect_videos import finished
 from tests.flows.test_events import read_events
 from tests.flows.test_resolution import abandoned_claim, allow, lost, recorded, submit
-from tests.support import KITE, make_archive
+from tests.support import made_outside, make_archive
 from tests.support.receiver import Receiver, named, post, receiving, records
 from tests.support.store_gate import StoreGate, nothing
 
@@ -102,7 +102,7 @@ async def test_a_claim_whose_owner_died_right_after_paying_heals_itself(
 ) -> None:
     await abandoned_claim(key, receiver.resources)
     url = receiver.api.callback_url_for(key)
-    task_id = await receiver.resources.client.submit_once(KITE, callback_url=url)
+    task_id = await made_outside(receiver.api, callback_url=url)
     assert await called(sandbox, task_id) == [200]
     found = await recorded(key, receiver.resources)
     assert (found.state, found.task_id) == (State.SUBMITTED, task_id)

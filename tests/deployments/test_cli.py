@@ -77,6 +77,13 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     assert again.out == made.out
     assert len(sandbox.record.submits()) == 1
 
+    renamed = ["generate", "A red kite over dunes", "--key", f"{key}-renamed", *blocks]
+    dry = sora(*renamed, "--dry-run")
+    assert f"asks for the same video as {key}" in dry.out
+    for more in (["--dry-run"], []):
+        assert "Duplicates are refused" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
+    assert len(sandbox.record.submits()) == 1
+
     told = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
     assert told.code == 0, told.err
     record = json.loads(told.out)

@@ -1,14 +1,9 @@
 """`sora batch` as a person runs it: rehearse, see what is wrong, pay, run it again."""
 
 import json
-from pathlib import Path
 
-import pytest
-import typer
-
-from deployments.cli.batch import key_of_file
 from deployments.sandbox import Fault, SandboxServer
-from flows.keys import check_key
+from flows.keys import calendar_key
 from tests.deployments.sora import Sora
 from tests.support import unique
 
@@ -26,7 +21,7 @@ def test_a_calendar_from_the_rehearsal_to_the_videos_and_once_more(
     sora: Sora, blocks: list[str], sandbox: SandboxServer
 ) -> None:
     name = calendar(sora, GOOD)
-    key = key_of_file(name)
+    key = calendar_key(name)
     rehearsed = sora("batch", name, "--dry-run", *blocks)
     assert rehearsed.code == 0, rehearsed.err
     assert "nothing was paid" in rehearsed.err
@@ -78,21 +73,10 @@ def test_a_row_that_fails_is_explained_and_the_others_are_made(
     assert f"{key}-b/video.mp4" in said.out
 
 
-@pytest.mark.parametrize(
-    ("file", "key"),
-    [
-        ("spring.csv", "spring"),
-        ("calendars/Spring Sale 2026.csv", "spring-sale-2026"),
-        ("s3://sora-videos/calendars/may.jsonl", "may"),
-        ("C:\\plans\\Über-Plan.csv", "ber-plan"),
-        (".hidden.csv", "hidden"),
-    ],
-)
-def test_the_files_name_is_the_batchs_key(file: str, key: str) -> None:
-    assert key_of_file(file) == key
-    assert check_key(key) == key
-
-
-def test_a_file_name_that_gives_no_key_asks_for_one() -> None:
-    with pytest.raises(typer.BadParameter, match="--key"):
-        key_of_file(str(Path("日程.csv")))
+def test_a_file_name_that_makes_no_key_asks_for_one(sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:
+    (sora.folder / "\u65e5\u7a0b.csv").write_text(GOOD)
+    said = sora("batch", "\u65e5\u7a0b.csv", *blocks)
+    assert said.code == 1
+    assert "Traceback" not in said.all
+    assert "--key" in said.err
+    assert sandbox.record.submits() == []

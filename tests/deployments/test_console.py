@@ -11,6 +11,7 @@ from apixo import Failed, VideoRequest
 from deployments.cli import console, display, ledger
 from deployments.cli.console import one_line, table
 from flows import generation as transitions
+from flows.errors import TransitionError
 from flows.generation import Generation, Owner
 from flows.progress import Progress
 
@@ -74,7 +75,7 @@ def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.
     rows = table("prompt")
     rows.add_row(escape(text))
     console.out.print(rows)
-    console.fail(transitions.TransitionError(f"APIXO says {text}"))
+    console.fail(TransitionError(f"APIXO says {text}"))
     assert obeyed(written.getvalue()) == ""
     for word in ("A kite", "because", "warned", "APIXO says"):
         assert word in written.getvalue()
@@ -83,7 +84,7 @@ def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.
 @pytest.mark.parametrize("text", MARKUP)
 def test_markup_stays_text(text: str, written: io.StringIO) -> None:
     ledger._print(failed_generation(text))
-    console.fail(transitions.TransitionError(f"APIXO says {text}"))
+    console.fail(TransitionError(f"APIXO says {text}"))
     for words in (f"A kite {text}", f"because {text}", f"warned {text}", f"APIXO says {text}", "[/task]"):
         assert words in written.getvalue()
 

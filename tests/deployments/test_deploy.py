@@ -1,21 +1,36 @@
-"""What prefect.yaml deploys: that it fits the code, and that no event can vanish."""
+"""What is deployed: that it fits the code, that no event can vanish, and that nothing pays by itself."""
 
+import asyncio
 import inspect
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
+from pydantic import ValidationError
 
+from apixo import VideoRequest
 from deployments import deploy
 from deployments.connection import SetupError
+from deployments.prefect_server import PrefectServer
+from deployments.setup import Saved
+from flows.generate_batch import generate_batch
+from flows.keys import calendar_key
 
-TEXT = (deploy.ROOT / "prefect.yaml").read_text()
-DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(TEXT)["deployments"]
+TEXTS = {file: (deploy.ROOT / file).read_text() for file in (deploy.MAIN, deploy.EXAMPLES)}
+MAIN: list[dict[str, Any]] = yaml.safe_load(TEXTS[deploy.MAIN])["deployments"]
+EXAMPLES: list[dict[str, Any]] = yaml.safe_load(TEXTS[deploy.EXAMPLES])["deployments"]
+DEPLOYMENTS = MAIN + EXAMPLES
+WANTED = [item for text in TEXTS.values() for item in deploy.wanted_deployments(text)]
 TRIGGERS = [(item, trigger) for item in DEPLOYMENTS for trigger in item.get("triggers", ())]
 
 
@@ -30,7 +45,7 @@ def test_every_deployment_names_a_flow_and_parameters_that_exist(
     for trigger in deployment.get("triggers", ()):
         given |= {*trigger["parameters"]}
     assert given <= parameters
-    (wanted,) = [item for item in deploy.wanted_deployments(TEXT) if item.name == deployment["name"]]
+    (wanted,) = [item for item in WANTED if item.name == deployment["name"]]
     assert wanted.flow == flow.name
     assert deployment["description"]
     assert deployment["tags"]
@@ -87,13 +102,45 @@ def test_what_costs_money_has_no_schedule_that_is_switched_on() -> None:
     assert active == ["collect-videos"]
 
 
+def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_start_runs() -> None:
+    assert [item["name"] for item in MAIN] == ["generate-video", "generate-batch", "collect-videos"]
+    defaults = {item["name"]: item["parameters"] for item in MAIN if "parameters" in item}
+    assert defaults == {"generate-video": {"request": {}}}
+    with pytest.raises(ValidationError, match="prompt"):
+        VideoRequest.model_validate(defaults["generate-video"]["request"])
+    assert [item["name"] for item in MAIN if item.get("schedules")] == ["collect-videos"]
+    heard = {item["name"]: trigger["expect"] for item in MAIN for trigger in item.get("triggers", ())}
+    assert heard == {"generate-video": ["sora.video.requested"], "collect-videos": ["apixo.task.finished"]}
+
+
+def test_the_commented_schedule_works_once_it_is_no_comment() -> None:
+    lines = [line.replace("    # ", "    ", 1) for line in TEXTS[deploy.MAIN].splitlines()]
+    start = next(
+        number for number, line in enumerate(lines) if line == "    schedules:" and "spring" in lines[number + 3]
+    )
+    text = (
+        TEXTS[deploy.MAIN].splitlines()[:start]
+        + lines[start : start + 6]
+        + TEXTS[deploy.MAIN].splitlines()[start + 6 :]
+    )
+    (batch,) = [item for item in yaml.safe_load("\n".join(text))["deployments"] if item["name"] == "generate-batch"]
+    (schedule,) = batch["schedules"]
+    made = DeploymentScheduleCreate.model_validate(
+        {"schedule": {"cron": schedule["cron"], "timezone": schedule["timezone"]}}
+        | {name: schedule[name] for name in ("slug", "active", "parameters")}
+    )
+    assert made.active
+    assert made.parameters.keys() <= inspect.signature(generate_batch.fn).parameters.keys()
+    assert calendar_key(made.parameters["calendar"]) == made.slug
+
+
 def test_the_example_calendar_is_where_the_deployment_looks_for_it() -> None:
-    (batch,) = [item for item in DEPLOYMENTS if item["name"] == "generate-batch"]
+    (batch,) = [item for item in EXAMPLES if item["name"] == "example-batch"]
     assert (deploy.ROOT / batch["parameters"]["calendar"]).is_file()
 
 
 def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
-    for part in ("prefect.yaml", "flows", "apixo"):
+    for part in ("prefect.yaml", "flows", "apixo", "deployments"):
         source = deploy.ROOT / part
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / part)
@@ -101,6 +148,10 @@ def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "notes.py").write_text("x = 1\n")
     (tmp_path / "flows/__pycache__").mkdir(exist_ok=True)
     assert deploy.code_version(tmp_path) == before
+    for file in (deploy.MAIN, deploy.EXAMPLES):
+        (tmp_path / file).write_text(TEXTS[file] + "# changed\n")
+        before, last = deploy.code_version(tmp_path), before
+        assert before != last
     (tmp_path / "flows/keys.py").write_text("# changed\n")
     assert deploy.code_version(tmp_path) != before
 
@@ -110,4 +161,75 @@ async def test_without_prefect_yaml_it_says_where_to_deploy_from(
 ) -> None:
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
     with pytest.raises(SetupError, match=r"no prefect\.yaml"):
-        await deploy.deploy()
+        await deploy.deploy(deploy.MAIN)
+
+
+OLD = """
+deployments:
+  - name: generate-batch
+    version: old
+    entrypoint: flows/generate_batch.py:generate_batch
+    work_pool: {name: sora, work_queue_name: videos}
+    parameters: {calendar: deployments/calendars/example.csv, key: example-calendar}
+    schedules:
+      - {cron: "0 6 * * *", timezone: UTC, slug: every-morning, active: true}
+    triggers:
+      - {type: event, name: sora-old, expect: [x], match: {prefect.resource.id: "*"}, posture: Reactive, threshold: 1}
+"""
+
+
+@pytest.fixture
+def server(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's server, for the commands of Prefect's that a deployment starts too."""
+    for name, value in prefect_server.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("server")
+async def test_an_upgrade_takes_away_what_could_pay_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect itself would leave the schedules as they are where prefect.yaml has none."""
+    for part in ("flows", "deployments"):
+        (tmp_path / part).symlink_to(deploy.ROOT / part)
+    (batch,) = [item for item in MAIN if item["name"] == "generate-batch"]
+    monkeypatch.setattr(deploy, "ROOT", tmp_path)
+    (tmp_path / deploy.MAIN).write_text(OLD)
+    await deploy.deploy(deploy.MAIN)
+    name = "generate-batch/generate-batch"
+    async with get_client() as client:
+        found = await client.read_deployment_by_name(name)
+        assert found.parameters["calendar"]
+        assert [(item.slug, item.active) for item in found.schedules] == [("every-morning", True)]
+        theirs = DeploymentScheduleCreate(
+            schedule=CronSchedule(cron="0 7 * * *"), active=False, parameters={"calendar": "mine.csv"}
+        )
+        await client.create_deployment_schedules(found.id, [theirs])
+        (tmp_path / deploy.MAIN).write_text(yaml.safe_dump({"deployments": [batch]}))
+        saved = await deploy.deploy(deploy.MAIN)
+        assert Saved("schedule", "generate-batch: every-morning", "removed") in saved
+        found = await client.read_deployment_by_name(name)
+        assert found.parameters == {}
+        assert [(item.slug, item.active, item.parameters) for item in found.schedules] == [
+            (None, False, {"calendar": "mine.csv"})
+        ]
+        assert await client.read_automations_by_name("sora-old") == []
+        again = await deploy.deploy(deploy.MAIN)
+        assert {item.outcome for item in again} == {"unchanged"}
+        await client.delete_deployment(found.id)
+
+
+@pytest.mark.usefixtures("server")
+async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all_of_them() -> None:
+    assert await deploy.delete_examples_commands() == []
+    for outcome in ("created", "unchanged"):
+        saved = await deploy.deploy(deploy.EXAMPLES)
+        assert {(item.name, item.outcome) for item in saved if item.slug == "deployment"} == {
+            ("example-batch", outcome), ("write-storyboard", outcome), ("after-storyboard", outcome),
+        }  # fmt: skip
+    commands = await deploy.delete_examples_commands()
+    assert len(commands) == 4
+    for command in commands:
+        whole = [sys.executable, "-m", *command.replace("prefect", "prefect --no-prompt", 1).split()]
+        await asyncio.to_thread(subprocess.run, whole, check=True, capture_output=True)
+    assert await deploy.delete_examples_commands() == []
+    async with get_client() as client:
+        assert await client.read_automations_by_name("sora-storyboard-completed") == []

@@ -60,11 +60,17 @@ async def test_a_server_has_them_as_before(prefect_server: PrefectServer) -> Non
         for found in before:
             await client.delete_deployment_schedule(made, found.id)
         await client.create_deployment_schedules(
-            made, [DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily")]
+            made,
+            [
+                DeploymentScheduleCreate(schedule=MORNING, active=False, slug="daily"),
+                DeploymentScheduleCreate(schedule=NOON, active=True, slug="no longer in prefect.yaml"),
+            ],
         )
-        kept = await keep_schedules(client, made, before)
+        kept = await keep_schedules(client, made, before, {"daily"})
         now = {found.slug: found for found in await client.read_deployment_schedules(made)}
-    assert sorted(kept) == [("daily", "stays on"), ("made by a person", "kept")]
+    assert sorted(kept) == [
+        ("daily", "stays on"), ("made by a person", "kept"), ("no longer in prefect.yaml", "removed"),
+    ]  # fmt: skip
     assert {slug: found.active for slug, found in now.items()} == {"daily": True, None: True}
     theirs = now[None].schedule
     assert isinstance(theirs, IntervalSchedule)

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -80,6 +80,12 @@ async def test_a_second_setup_changes_nothing(running: Running) -> None:
     assert {line[-1] for line in lines} == {"unchanged"}, again.stdout
     assert {"apixo-api", "video-archive", "bucket", "deployment", "work"} <= {line[0] for line in lines}
     assert await deployed() == before
+    delete = "prefect deployment delete generate-video/after-storyboard"
+    assert delete not in again.stderr
+    elsewhere = await running.sora("deploy", PREFECT_API_URL=running.api_url)  # a server that is not known to be local
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert delete in elsewhere.stderr
+    assert "prefect automation delete sora-storyboard-completed" in elsewhere.stderr
 
 
 async def test_an_event_becomes_a_video_once_however_often_it_comes(running: Running) -> None:
@@ -142,6 +148,48 @@ async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
     assert len(await running.posts()) == posts
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("generate-batch/generate-batch", "Nothing was submitted"),
+        ("generate-video/generate-video", "prompt"),
+        ("generate-video/after-storyboard", "prompt"),
+    ],
+)
+async def test_a_quick_run_submits_nothing_and_says_what_to_give(name: str, reason: str, running: Running) -> None:
+    posts = len(await running.posts())
+    ended = await running.ended(await running.start(name))
+    assert ended["state_type"] == "FAILED"
+    assert reason in ended["state"]["message"], ended["state"]["message"]
+    assert len(await running.posts()) == posts
+
+
+async def test_the_same_flow_deployed_otherwise_or_run_by_hand_triggers_no_example(running: Running) -> None:
+    example = await running.deployment("write-storyboard/write-storyboard")
+    flow_id = example["flow_id"]
+    other = await running.call("/deployments/", {"name": unique("mine"), "flow_id": flow_id})
+    completed = {"type": "COMPLETED"}
+    runs = [
+        await running.call("/flow_runs/", {"flow_id": flow_id, "deployment_id": deployment_id, "parameters": {}})
+        for deployment_id in (None, other["id"], example["id"])
+    ]
+    for run in runs:
+        await running.call(f"/flow_runs/{run['id']}/set_state", {"state": completed, "force": True})
+
+    async def triggered() -> set[str]:
+        return {run["parameters"]["key"] for run in await running.runs("generate-video/after-storyboard")
+                if "key" in run["parameters"]}  # fmt: skip
+
+    *others, narrow = (f"storyboard-{run['id']}" for run in runs)
+    await until(lambda: _contains(triggered, narrow), what="the example's own trigger")
+    await asyncio.sleep(2)
+    assert not await triggered() & set(others)
+
+
+async def _contains(keys: Callable[[], Awaitable[set[str]]], key: str) -> bool:
+    return key in await keys()
+
+
 async def test_an_upstream_flow_that_completes_becomes_a_video(running: Running) -> None:
     scene = f"A 'lighthouse' above \"a quiet sea\", {unique('scene')}"
     run = await running.start("write-storyboard/write-storyboard", scene=scene, aspect_ratio="portrait")
@@ -162,13 +210,13 @@ async def test_an_upstream_flow_that_fails_becomes_none(running: Running) -> Non
 
 
 async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_added(running: Running) -> None:
-    calendar = running.local_dir / "calendar.csv"
     key = unique("daily")
+    calendar = running.local_dir / f"{key}.csv"
     calendar.write_text(f"id,prompt\na,First {key}\n")
     found = await running.deployment("generate-batch/generate-batch")
-    assert [item["active"] for item in found["schedules"]] == [False]
+    assert found["schedules"] == []
     schedule = {"schedule": {"interval": 12, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
-    schedule["parameters"] = {"calendar": str(calendar), "key": key}
+    schedule["parameters"] = {"calendar": str(calendar)}
     (made,) = await running.call(f"/deployments/{found['id']}/schedules", [schedule])
     try:
         await running.archived(f"{key}-a")

@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 
-from apixo import ApixoError, Failed, VideoRequest
+from apixo import ApixoClient, ApixoError, Failed, VideoRequest
 from blocks import ApixoApi
 from blocks.errors import StoreUnavailableError
 from deployments.object_store import ObjectStoreServer
@@ -19,17 +19,17 @@ from deployments.sandbox import Fault, SandboxServer
 from flows import generation as transitions
 from flows.callbacks import NOTE, Outcome, answer_call, parse_hint
 from flows.collect_videos import Collected, collect
-from flows.errors import SubmissionRejectedError
+from flows.errors import SubmissionRejectedError, UnconfirmedError
 from flows.events import emit_task_finished
 from flows.generation import Generation, State
 from flows.ledger import Ledger
-from flows.payer import Stopped
-from flows.payment import Payment
+from flows.ledger_indexes import TaskOwner
+from flows.resolution import look, resolve_as_task
 from flows.resources import Resources, open_resources
 from flows.steps.submit import Submission
 from tests.flows.test_collect_videos import finished
-from tests.flows.test_resolution import _never, abandoned_claim, allow, lost, recorded, submit
-from tests.support import KITE, make_archive
+from tests.flows.test_resolution import abandoned_claim, allow, lost, recorded, submit
+from tests.support import made_outside, make_archive
 from tests.support.events import Sent
 from tests.support.receiver import records
 from tests.support.store_gate import StoreGate, nothing
@@ -44,7 +44,7 @@ async def call(key: str, resources: Resources, hint: str | None = None, *, attem
 
 
 async def submit_prompt(prompt: str, key: str, resources: Resources) -> Generation:
-    return await Submission(key, VideoRequest(prompt=prompt), resources, _never).run()
+    return (await Submission(key, VideoRequest(prompt=prompt), resources).run()).generation
 
 
 async def bring_home(resources: Resources) -> list[Collected]:
@@ -188,7 +188,7 @@ async def test_an_unclear_payment_is_healed_and_its_video_archived(
 
 async def test_a_claim_whose_owner_died_is_healed(key: str, resources: Resources, sandbox: SandboxServer) -> None:
     await abandoned_claim(key, resources)
-    task_id = await resources.client.submit_once(KITE)  # by the owner, right before it died
+    task_id = await made_outside(resources.api)  # by the owner, right before it died
     assert await call(key, resources, task_id) in (Outcome.PENDING, Outcome.FINISHED)
     assert (await submit(key, resources)).task_id == task_id
     assert len(sandbox.record.submits()) == 1
@@ -259,12 +259,35 @@ async def test_a_hint_for_another_attempt_of_the_same_key_is_not_taken_over(
 
 async def test_a_hint_against_the_ledger_is_ignored(key: str, resources: Resources, sandbox: SandboxServer) -> None:
     task_id = (await submit(key, resources)).task_id
-    stray = await resources.client.submit_once(KITE)
+    stray = await made_outside(resources.api)
     await finished(sandbox)
     before = await records(resources)
     assert await call(key, resources, stray) is Outcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [task_id]
     assert await records(resources) == before
+
+
+async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)
+    tasks = resources.ledger.tasks
+    bind = tasks.bind
+
+    async def slow(*arguments: Any, **named: Any) -> TaskOwner:
+        owner = await bind(*arguments, **named)
+        monkeypatch.undo()
+        await resolve_as_task(await look(key, resources), task_id, resources)
+        return owner
+
+    monkeypatch.setattr(tasks, "bind", slow)
+    await call(key, resources, stray)
+    found = await resources.ledger.read(key)
+    assert found is not None
+    assert found.generation.task_ids == {task_id}
+    assert (await tasks.owner(task_id), await tasks.owner(stray)) == (
+        TaskOwner(key=key, attempt_number=1, naming=1), None,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -293,7 +316,7 @@ async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
     with StoreGate(minio.endpoint) as gate:
         archive = make_archive(minio)
         archive.endpoint = gate.endpoint
-        async with open_resources(api, archive, options=" --api x") as resources:
+        async with open_resources(api, archive, pays=True, options=" --api x") as resources:
             resources.ledger = Ledger(resources.store, patience_seconds=0.5)
             task_id = await lost(key, resources, sandbox)
             before = await records(resources)
@@ -421,19 +444,18 @@ async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_payer_that_is_cancelled_stays_cancelled_though_its_record_was_healed(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+async def test_a_paid_call_that_ends_in_a_bug_says_so_though_its_record_was_reconciled(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class CutClient:
-        async def submit_once(self, *_: object, **__: object) -> str:
-            await call(key, resources, await resources.client.submit_once(KITE))
-            raise asyncio.CancelledError
+    async def cut(client: ApixoClient, *_: object, **__: object) -> str:
+        monkeypatch.undo()
+        async with open_resources(resources.api, resources.archive) as receiver:  # in another process
+            await call(key, receiver, await made_outside(resources.api))
+        raise ZeroDivisionError
 
-    await abandoned_claim(key, resources)
-    claimed = await resources.ledger.read(key)
-    assert claimed is not None
-    payment = Payment(claimed, KITE, None, lambda: 0.0, resources, logging.getLogger("sora"))
-    with pytest.raises(asyncio.CancelledError):
-        await payment.make(CutClient(), resources.ledger, Stopped())  # type: ignore[arg-type]
+    monkeypatch.setattr(ApixoClient, "submit_once", cut)
+    with pytest.raises(UnconfirmedError) as caught:
+        await submit(key, resources)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert (await recorded(key, resources)).state is State.SUBMITTED
     assert "sora.generation.unconfirmed" not in names_of(sent, key)

@@ -11,10 +11,10 @@ from deployments.sandbox import Fault, SandboxServer
 from flows import generation as transitions
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos
 from flows.errors import SubmissionRejectedError, UnconfirmedError
-from flows.generation import Generation, Owner, State
+from flows.generation import Generation, Owner, PaidTask, State
 from flows.resources import Resources
 from flows.retrieval import retrieve
-from flows.steps.submit import Submission, _never
+from flows.steps.submit import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit
 from tests.support import KITE
@@ -132,10 +132,10 @@ async def test_a_bug_that_one_meets_does_not_keep_the_others_from_coming_home(
         await stored.generate(KITE, key=name, wait=False)
     await finished(sandbox)
 
-    async def trip(generation: Generation, *rest: Any) -> Generation:
-        if generation.key == f"{key}-a":
+    async def trip(paid: PaidTask, *rest: Any) -> Generation:
+        if paid.key == f"{key}-a":
             raise ZeroDivisionError
-        return await retrieve(generation, *rest)
+        return await retrieve(paid, *rest)
 
     monkeypatch.setattr("flows.collect_videos.retrieve", trip)
     with pytest.raises(CollectionError, match=f"1 of 2 .*{key}-a: ZeroDivisionError"):
@@ -205,7 +205,7 @@ async def test_many_open_ones_are_asked_with_bounded_concurrency(
 async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_its_deadline(
     waits: bool, age_seconds: float, asked: int, key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
-    await Submission(key, KITE, resources, _never, waits=waits).run()
+    await Submission(key, KITE, resources, Terms(waits=waits)).run()
     await finished(sandbox)
     resources.now = lambda: datetime.now(UTC) + timedelta(seconds=age_seconds)
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
+from prefect.runtime import flow_run
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
@@ -18,6 +20,7 @@ from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch_summary import BadRowsError, BatchFailedError, BatchSummary
 from flows.budget import BudgetError
+from flows.calendar_rows import BatchItem
 from flows.calendars import CalendarError
 from flows.collect_videos import collect_videos
 from flows.errors import PipelineError
@@ -27,6 +30,7 @@ from flows.generation import Generation
 from flows.ledger import Entry, Ledger
 from flows.report import artifact_key
 from flows.resources import Resources
+from flows.steps.submit import Terms
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
 
@@ -245,10 +249,12 @@ async def test_a_dry_run_says_which_rows_a_run_would_not_pay_for_and_what_a_pers
 async def test_a_row_that_meets_a_bug_does_not_take_the_others_with_it(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def generate(request: VideoRequest, row_key: str, resources: Resources, **options: Any) -> Generation:
+    async def generate(
+        request: VideoRequest, row_key: str, resources: Resources, terms: Terms, **options: Any
+    ) -> Generation:
         if row_key == f"{key}-01":
             raise ZeroDivisionError("nobody foresaw this")
-        return await generate_one(request, row_key, resources, **options)
+        return await generate_one(request, row_key, resources, terms, **options)
 
     monkeypatch.setattr(MODULE, "generate", generate)
     summary = await failing(stored, key)
@@ -270,8 +276,10 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
             raise StoreUnavailableError("the store is away")
         return await read(ledger, row_key)
 
-    async def generate(request: VideoRequest, row_key: str, resources: Resources, **options: Any) -> Generation:
-        made = await generate_one(request, row_key, resources, **options)
+    async def generate(
+        request: VideoRequest, row_key: str, resources: Resources, terms: Terms, **options: Any
+    ) -> Generation:
+        made = await generate_one(request, row_key, resources, terms, **options)
         if row_key == f"{key}-01":
             away.add(row_key)
             raise StoreUnavailableError("the store is away")
@@ -404,3 +412,42 @@ async def test_a_key_that_would_be_too_long_is_a_bad_row(
     with pytest.raises(BadRowsError, match="line 1: id"):
         await run(stored, "k" * 120, requests=[{"id": "longer-than-that", "prompt": "Dunes"}])
     assert sandbox.record.submits() == []
+
+
+async def test_a_calendar_without_a_key_is_the_same_batch_in_every_run(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    for folder in ("worker-1", "worker-2"):
+        (tmp_path / folder).mkdir()
+        calendar = tmp_path / folder / f"{key.title()}.csv"
+        calendar.write_text("id,prompt\na,Dunes at dawn\n")
+        await generate_batch(calendar=str(calendar), api=stored.name, archive=stored.name)
+    assert len(sandbox.record.submits()) == 1
+    assert await stored.recorded(f"{key}-a") is not None
+    async with get_client() as client:
+        named = await client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=key)))
+    assert {run.name for run in named if run.name.startswith("generate batch")} == {f"generate batch {key}"}
+
+
+async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retried(
+    stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    runs: list[str] = []
+
+    @flow
+    async def between() -> None:
+        items = [BatchItem.model_validate(row) for row in rows(2)]
+        await generate_batch(requests=items, api=stored.name, archive=stored.name, submissions_per_second=50)
+
+    @flow(retries=1)
+    async def outer() -> None:
+        runs.append(str(flow_run.id))
+        await between()
+        if len(runs) == 1:
+            raise RuntimeError("lost after the batch was paid")
+
+    await outer()
+    assert len(runs) == 2
+    assert len(sandbox.record.submits()) == 2
+    for row in rows(2):
+        assert await stored.recorded(f"{runs[0]}-{row['id']}") is not None

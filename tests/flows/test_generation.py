@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from apixo import ContentViolationError, Failed, GenerationFailedError, Succeeded
 from flows import generation as transitions
+from flows.errors import TransitionError
 from flows.generation import (
     FINISHED,
     PAID,
@@ -21,9 +22,10 @@ from flows.generation import (
     Attempt,
     Generation,
     Owner,
+    PaidTask,
     Problem,
+    Source,
     State,
-    TransitionError,
 )
 from tests.support import KITE
 
@@ -88,7 +90,12 @@ def fail(found: Generation, task_id: str = "t1", code: str = "OUT_OF_LUCK") -> G
 
 
 def store(found: Generation) -> Generation:
-    return transitions.archived(found, objects=(VIDEO,), warnings=("shorter",), now=LATER)
+    return transitions.archived(found, task=task_of(found), objects=(VIDEO,), warnings=("shorter",), now=LATER)
+
+
+def task_of(found: Generation) -> PaidTask:
+    """The task that counts; where there is none, one that nobody has ever heard of."""
+    return found.task if found.task_id else PaidTask(key=found.key, attempt_number=1, task_id="none", folder="none/")
 
 
 STANDS: dict[str, Callable[[], Generation]] = {
@@ -124,7 +131,7 @@ TABLE = """
                      | claimed     | unconfirmed | rejected  | submitted | succeeded | archived | failed    | for good
 claim                | NO          | NO          | claimed   | NO        | NO        | NO       | claimed   | claimed
 submitted            | submitted   | submitted   | submitted | SAME      | SAME      | SAME     | SAME      | SAME
-submitted as another | submitted   | submitted   | submitted | NO        | NO        | NO       | NO        | NO
+submitted as another | submitted   | submitted   | submitted | submitted | succeeded | archived | failed    | failed
 rejected             | rejected    | rejected    | SAME      | SAME      | SAME      | SAME     | SAME      | SAME
 unconfirmed          | unconfirmed | SAME        | SAME      | SAME      | SAME      | SAME     | SAME      | SAME
 resubmission         | NO          | rejected    | SAME      | NO        | NO        | NO       | failed    | NO
@@ -227,8 +234,9 @@ def test_a_late_answer_to_a_given_up_attempt_is_kept_beside_the_newer_one(now_is
     assert (after.attempts[0].task_id, after.attempts[0].state) == ("late", State.SUBMITTED)
     assert after.attempts[0].note == "a person looked"
     assert submit(after, "late", attempt_number=1) == after
-    with pytest.raises(TransitionError, match="attempt 1"):
-        submit(after, "later", attempt_number=1)
+    later = submit(after, "later", attempt_number=1)  # one call has one task; if not, none of them is lost
+    assert later.task_ids == after.task_ids | {"later"}
+    assert (later.state, later.task_id) == (after.state, after.task_id)
 
 
 @pytest.mark.parametrize("then", [reject, lose])
@@ -282,6 +290,37 @@ def test_every_task_that_a_person_ever_replaced_stays_in_the_note() -> None:
     note = allow(fail(found, "right")).attempt.note or ""
     assert [word for word in note.replace(";", "").split() if word in ("paid", "wrong")] == ["paid", "wrong"]
     assert note.endswith("; a person looked")
+
+
+def test_a_paid_task_that_a_person_goes_back_to_is_no_mistake_when_another_is_named_then() -> None:
+    paid = submit(claimed(), "paid")
+    back = resolve(resolve(paid, "wrong"), "paid")
+    assert (back.attempt.named_by, back.task, back.attempt.superseded) == ("reply", paid.task, ())
+    assert resolve(back, "third").task_ids == {"third", "paid"}
+
+
+def test_a_task_that_a_person_named_before_the_reply_did_is_no_mistake_when_another_is_named_then() -> None:
+    named = submit(resolve(lose(claimed()), "paid"), "paid", attempt_number=1)
+    assert named.attempt.named_by == "reply"
+    assert resolve(named, "third").task_ids == {"third", "paid"}
+    later = submit(resolve(lose(claimed(allow(lose(claimed())))), "paid"), "paid", attempt_number=1)
+    assert resolve(later, "third").task_ids == {"third", "paid"}
+
+
+def test_the_reply_overrules_a_person_until_the_video_is_archived() -> None:
+    named = resolve(lose(claimed()), "named")
+    assert submit(named, "paid", attempt_number=1).task_ids == {"paid"}
+    archived = store(succeed(named, "named"))
+    late = submit(archived, "paid", attempt_number=1)
+    assert (late.task, late.state, late.objects) == (archived.task, State.ARCHIVED, archived.objects)
+    assert late.task_ids == {"named", "paid"}
+
+
+def test_the_video_of_a_task_that_was_a_mistake_is_not_archived_as_that_of_another() -> None:
+    named = resolve(lose(claimed()), "wrong")
+    right = succeed(resolve(named, "right"), "right")
+    with pytest.raises(TransitionError, match="has the task right, not wrong"):
+        transitions.archived(right, task=named.task, objects=(VIDEO,), warnings=(), now=LATER)
 
 
 def test_a_resubmission_that_two_persons_allow_is_noted_once() -> None:
@@ -415,6 +454,7 @@ STEPS = st.one_of(
 @given(st.lists(STEPS, max_size=25))
 def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[Step]) -> None:
     found = claimed()
+    owner_of: dict[str, str | None] = {}
     for step in steps:
         if step.arguments.get("attempt_number", 1) > len(found.attempts):
             continue
@@ -426,7 +466,14 @@ def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[S
         assert found.attempt.state is found.state
         assert [attempt.number for attempt in found.attempts] == list(range(1, len(found.attempts) + 1))
         for old, new in zip(before.attempts, found.attempts, strict=False):
-            assert old.task_id in (None, new.task_id) or (step.name == "resolved" and old.task_id in (new.note or ""))
+            assert old.task_id is None or old.task_id in found.task_ids or old.task_id in (new.note or "")
+            assert {item.task_id for item in old.superseded} <= found.task_ids
+        for attempt in found.attempts:
+            for task_id, folder in [
+                (attempt.task_id, attempt.folder),
+                *((i.task_id, i.folder) for i in attempt.superseded),
+            ]:
+                assert folder is None or owner_of.setdefault(folder, task_id) == task_id, "two tasks share a name"
         if before.state is State.ARCHIVED:
             assert found.state is State.ARCHIVED
             assert found.objects == before.objects
@@ -445,3 +492,33 @@ def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[S
                 later = {other.task_id for other in found.attempts[attempt.number :]}
                 assert attempt.state is not State.SUBMITTED or attempt.task_id in later
         assert Generation.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("named_by", ["person", "callback"])
+@pytest.mark.parametrize("state", ["submitted", "succeeded", "failed"])
+def test_the_reply_to_the_paid_call_overrules_who_named_a_task_meanwhile(named_by: Source, state: str) -> None:
+    named = transitions.submitted(lose(claimed()), attempt_number=1, task_id="t1", now=LATER, named_by=named_by)
+    found = {"submitted": named, "succeeded": succeed(named), "failed": fail(named)}[state]
+    after = submit(found, "reply", attempt_number=1)
+    assert (after.state, after.task_id, after.attempt.named_by) == (State.SUBMITTED, "reply", "reply")
+    assert after.task_ids == {"reply"}
+    assert "t1" in (after.attempt.note or "")
+    assert after.task.folder != found.task.folder
+
+
+def test_a_reply_that_comes_after_the_archive_names_one_more_task_that_was_paid_for() -> None:
+    named = transitions.submitted(lose(claimed()), attempt_number=1, task_id="t1", now=LATER, named_by="person")
+    found = store(succeed(named))
+    after = submit(found, "reply", attempt_number=1)
+    assert (after.state, after.task_id, after.objects) == (State.ARCHIVED, "t1", found.objects)
+    assert [item.task_id for item in after.attempt.superseded] == ["reply"]
+
+
+def test_a_record_of_the_first_version_keeps_its_folder() -> None:
+    told = json.loads(submit(claimed()).model_dump_json()) | {"schema_version": 1}
+    told.pop("tasks_named")
+    for name in ("folder", "named_by", "superseded"):
+        told["attempts"][0].pop(name)
+    old = Generation.model_validate(told)
+    assert old.task.folder == "videos/2026/03/01/kite/"
+    assert resolve(old, "t2").task.folder == "videos/2026/03/01/kite/task-2/"

@@ -1,14 +1,18 @@
-"""Which texts can be keys."""
+"""Which texts can be keys, and the key of what has none."""
 
+import asyncio
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import TypeAdapter, ValidationError
 
+from deployments.prefect_server import PrefectServer
 from flows.errors import InvalidKeyError
-from flows.keys import Key, check_key
+from flows.keys import Key, calendar_key, check_key, root_run_id
 
 GOOD = ["a", "0", "spring-sale-03", "a.b", "a..b", "a_b", "a-", "a.", "9.json", "a" * 128]
 BAD = [
@@ -54,3 +58,85 @@ def test_the_form_and_the_check_agree_and_a_key_is_one_safe_name(text: str) -> N
     key = check_key(text)
     assert re.fullmatch(r"[a-z0-9._-]{1,128}", key)
     assert key not in (".", "..")
+
+
+CALENDARS = {
+    "spring.csv": "spring",
+    "calendars/Spring Sale 2026.csv": "spring-sale-2026",
+    "./spring.csv": "spring",
+    "/data/plans.2026/spring.csv": "spring",
+    "s3://sora-videos/calendars/May.JSONL": "may",
+    "S3://sora-videos/may.ndjson": "may",
+    "C:\\plans\\May.csv": "may",
+    "\\\\server\\share\\May Plan.csv": "may-plan",
+    "  may.csv\n": "may",
+    "spring.v2.csv": "spring.v2",
+    "spring..csv": "spring",
+    ".hidden.csv": "hidden",
+    "__init__.csv": "init",
+    "a   &  b.csv": "a-b",
+    "{{ flow_run.id }}.csv": "flow_run.id",
+    "\N{LATIN CAPITAL LETTER U WITH DIAERESIS}ber-Plan.csv": "ber-plan",
+    "U\N{COMBINING DIAERESIS}ber-Plan.csv": "ber-plan",  # the same name, as macOS may write it
+    "2026-\u6625.csv": "2026",
+    f"{'x' * 300}.csv": "x" * 80,
+}
+
+
+@pytest.mark.parametrize(("calendar", "key"), CALENDARS.items())
+def test_a_calendar_has_its_files_name(calendar: str, key: str) -> None:
+    assert calendar_key(calendar) == key
+    assert check_key(key) == key
+
+
+@pytest.mark.parametrize("calendar", ["\u65e5\u7a0b.csv", "---.csv", "", "  ", "/", "..", "\u65e5" * 10_000])
+def test_a_name_that_makes_no_key_asks_for_one(calendar: str) -> None:
+    with pytest.raises(InvalidKeyError, match=r"Nothing was submitted.*`key`.*--key") as caught:
+        calendar_key(calendar)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("calendar", ["https://ann:secret@host/may.csv", "http://host/may.csv?sig=secret"])
+def test_no_other_address_has_a_key_and_none_is_repeated(calendar: str) -> None:
+    with pytest.raises(InvalidKeyError, match="s3://") as caught:
+        calendar_key(calendar)
+    assert "secret" not in str(caught.value)
+
+
+@given(st.text(max_size=200))
+def test_whatever_the_name_it_is_a_key_with_room_for_an_id_or_an_error(calendar: str) -> None:
+    try:
+        key = calendar_key(calendar)
+    except InvalidKeyError:
+        return
+    assert check_key(key) == key
+    assert len(key) <= 80
+    assert calendar_key(f"another-folder/{key}.csv") == key
+
+
+async def test_the_root_runs_id_is_the_same_in_every_retry(prefect_server: PrefectServer) -> None:
+    seen: list[tuple[str, str | None]] = []
+    outer: list[tuple[str, str | None]] = []
+
+    @flow
+    async def inner() -> None:
+        seen.append((str(flow_run.id), root_run_id()))
+
+    @flow
+    async def middle() -> None:
+        await asyncio.gather(inner(), inner())
+
+    @flow(retries=1)
+    async def parent() -> None:
+        outer.append((str(flow_run.id), root_run_id()))
+        await middle()
+        if len(seen) == 2:
+            raise RuntimeError("lost")
+
+    assert root_run_id() is None
+    await parent()
+    (own, root), again = outer
+    assert own == root
+    assert again == (own, root)
+    assert [found for _, found in seen] == [root] * 4
+    assert len({inner_id for inner_id, _ in seen}) == 4  # a retried parent starts new subflow runs

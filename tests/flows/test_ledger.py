@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
 from apixo import Succeeded
@@ -16,12 +15,13 @@ from blocks.errors import StoreRefusedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from deployments.sandbox import SandboxServer
 from flows import generation as transitions
-from flows.errors import LedgerError
-from flows.generation import Generation, Owner, Problem, State
+from flows.errors import LedgerError, TransitionError
+from flows.generation import SCHEMA, Generation, Owner, Problem, State
 from flows.ledger import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Entry, Ledger, marker_name, record_name
 from flows.resources import open_resources
 from flows.steps.submit import Submission
 from tests.support import KITE, make_api
+from tests.support.store_line import Call, Hook, Line, cut, nothing
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NO = Problem(kind="BadRequestError", code="400", message="no credits")
@@ -63,55 +63,24 @@ class Clock:
         self.seconds += seconds
 
 
-Hook = Callable[[httpx.Request], Awaitable[None]]
-
-
-async def _nothing(_: httpx.Request) -> None: ...
-
-
-class Line(httpx.AsyncBaseTransport):
-    """The way to MinIO. `before` runs before a request is passed on, `after` before its reply is handed back."""
-
-    def __init__(self) -> None:
-        self._inner = httpx.AsyncHTTPTransport()
-        self.before: Hook = _nothing
-        self.after: Hook = _nothing
-        self.seen: list[str] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.seen.append(f"{request.method} {request.url.path.split('/', 2)[2]}")
-        await self.before(request)
-        response = await self._inner.handle_async_request(request)
-        await response.aread()
-        await self.after(request)
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-def is_record_write(request: httpx.Request) -> bool:
-    return request.method == "PUT" and "/ledger/" in request.url.path
-
-
 def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None) -> Hook:
     """MinIO writes the record, and the writer never hears of it."""
     left = times
 
-    async def lose(request: httpx.Request) -> None:
+    async def lose(request: Call) -> None:
         nonlocal left
-        if is_record_write(request) and left:
+        if request.writes_a_record and left:
             left -= 1
             if then is not None:
                 await then()
-            raise httpx.ReadError("cut", request=request)
+            raise cut()
 
     return lose
 
 
 @asynccontextmanager
 async def opened(archive: VideoArchive, line: Line | None = None, clock: Clock | None = None) -> AsyncIterator[Ledger]:
-    store = archive.store(transport=line)
+    store = (line or Line()).store(archive)
     try:
         await store.ensure_ready()
         if clock is None:
@@ -228,14 +197,14 @@ async def test_a_claim_is_not_won_by_a_reply_that_was_lost_before_it_was_written
     """The request never arrives, another claims meanwhile, and the repeated request must not take the other's place."""
     line, clock = Line(), Clock()
     async with opened(archive, line, clock) as slow:
-        cut = False
+        was_cut = False
 
-        async def cut_once(request: httpx.Request) -> None:
-            nonlocal cut
-            if is_record_write(request) and not cut:
-                cut = True
+        async def cut_once(request: Call) -> None:
+            nonlocal was_cut
+            if request.writes_a_record and not was_cut:
+                was_cut = True
                 await must_claim(ledger, key)
-                raise httpx.WriteError("cut", request=request)
+                raise cut()
 
         line.before = cut_once
         assert await slow.claim(claim_of(key, pid=2), over=None) is None
@@ -279,7 +248,7 @@ async def test_under_contention_every_change_is_applied_once(archive: VideoArchi
     assert sorted((await now_in(ledger, key)).warnings) == sorted(texts)
 
 
-async def test_a_change_that_changes_nothing_writes_nothing(archive: VideoArchive, key: str) -> None:
+async def test_a_change_that_changesnothing_writesnothing(archive: VideoArchive, key: str) -> None:
     line = Line()
     async with opened(archive, line) as ledger:
         before = await must_claim(ledger, key)
@@ -288,19 +257,19 @@ async def test_a_change_that_changes_nothing_writes_nothing(archive: VideoArchiv
         assert line.seen == [f"GET {record_name(key)}"]
 
 
-async def test_a_change_that_is_not_allowed_writes_nothing(ledger: Ledger, key: str) -> None:
+async def test_a_change_that_is_not_allowed_writesnothing(ledger: Ledger, key: str) -> None:
     before = await must_claim(ledger, key)
-    with pytest.raises(transitions.TransitionError):
-        await ledger.change(key, lambda now: transitions.archived(now, objects=(), warnings=(), now=NOW))
+    with pytest.raises(TransitionError):
+        await ledger.change(key, lambda now: claim_of(key, over=now))
     assert await ledger.read(key) == before
 
 
-def outage(clock: Clock, until: float, *, of: Callable[[httpx.Request], bool] = lambda _: True) -> Hook:
+def outage(clock: Clock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
     """No connection until the clock says so."""
 
-    async def refuse(request: httpx.Request) -> None:
+    async def refuse(request: Call) -> None:
         if of(request) and clock.seconds < until:
-            raise httpx.ConnectError("refused", request=request)
+            raise cut()
 
     return refuse
 
@@ -344,9 +313,9 @@ async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
     async with opened(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         reads = outage(clock, until=clock.seconds + 80)
-        writes = outage(clock, until=float("inf"), of=is_record_write)
+        writes = outage(clock, until=float("inf"), of=lambda request: request.writes_a_record)
 
-        async def both(request: httpx.Request) -> None:
+        async def both(request: Call) -> None:
             await reads(request)
             await writes(request)
 
@@ -354,7 +323,7 @@ async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
         with pytest.raises(StoreUnavailableError):
             await ledger.change(key, submitted, patience_seconds=100)
         assert 95 <= sum(clock.pauses) <= 100
-        line.before = _nothing
+        line.before = nothing
         assert (await now_in(ledger, key)).state is State.CLAIMED
 
 
@@ -401,8 +370,8 @@ UNREADABLE: dict[str, Callable[[str], bytes]] = {
     "a list": lambda _: b"[]",
     "no text": lambda _: b"\xff\xfe\x00",
     "html": lambda _: b"<html>502</html>",
-    "newer": lambda key: altered(key, schema_version=2),
-    "newer and of another shape": lambda _: b'{"schema_version": 2, "phase": "paid"}',
+    "newer": lambda key: altered(key, schema_version=SCHEMA + 1),
+    "newer and of another shape": lambda _: f'{{"schema_version": {SCHEMA + 1}, "phase": "paid"}}'.encode(),
     "of another key": lambda _: altered("another"),
     "unknown state": lambda key: altered(key, state="paused"),
     "no attempts": lambda key: altered(key, attempts=[]),
@@ -422,17 +391,13 @@ async def test_a_record_that_cannot_be_understood_is_an_error_and_stays_as_it_is
         assert caught.value.key == key
         assert not caught.value.retryable
     assert await ledger.claim(claim_of(key), over=None) is None
-    async with open_resources(make_api(sandbox), archive) as resources:
+    async with open_resources(make_api(sandbox), archive, pays=True) as resources:
         with pytest.raises(LedgerError):
-            await Submission(key, KITE, resources, _never).run()
+            await Submission(key, KITE, resources).run()
     assert sandbox.record.submits() == []
     found = await store.get(record_name(key))
     assert found is not None
     assert found.data == data
-
-
-async def _never(_: object) -> None:
-    return None
 
 
 async def test_a_newer_record_is_called_newer(ledger: Ledger, store: ObjectStore, key: str) -> None:
@@ -442,20 +407,94 @@ async def test_a_newer_record_is_called_newer(ledger: Ledger, store: ObjectStore
             await ledger.read(key)
 
 
-async def test_a_task_is_found_and_a_broken_record_bothers_only_whose_task_it_mentions(
-    ledger: Ledger, store: ObjectStore, key: str
+async def test_a_change_that_an_older_version_needs_not_or_forbids_is_made_to_the_newest(
+    ledger: Ledger, key: str
 ) -> None:
-    for name in (key, f"{key}-2"):
-        await ledger.claim(claim_of(name), over=None)
-        await ledger.change(name, lambda now: now if now.key != key else submitted(now))
-    await store.put(record_name(f"{key}-broken"), b'{"attempts": [{"task_id": "t7"')
-    assert await ledger.key_of_task("t1", but="another") == key
-    assert await ledger.key_of_task("t1", but=key) is None
-    assert await ledger.key_of_task("t7", but=key) == f"{key}-broken"
-    assert await ledger.key_of_task("t8", but=key) is None
+    known = await must_claim(ledger, key)
+    newest = await ledger.change(key, warn("by another"))
+
+    def allowed_after_a_warning(now: Generation) -> Generation:
+        if not now.warnings:
+            raise TransitionError("not yet", key=key)
+        return now.model_copy(update={"warnings": (*now.warnings, "allowed")})
+
+    def needed_after_a_warning(now: Generation) -> Generation:
+        return warn("needed")(now) if now.warnings else now
+
+    assert known.etag != newest.etag
+    assert (await ledger.change(key, allowed_after_a_warning, known=known)).generation.warnings[-1] == "allowed"
+    assert (await ledger.change(key, needed_after_a_warning, known=known)).generation.warnings[-1] == "needed"
+    assert (await ledger.change(key, lambda now: now, known=known)).generation.warnings[-1] == "needed"
 
 
-async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
+async def test_a_task_belongs_to_whoever_bound_it_first(ledger: Ledger, key: str) -> None:
+    owners = await asyncio.gather(*(ledger.tasks.bind("t1", f"{key}-{number}", 1) for number in range(32)))
+    assert len({owner.key for owner in owners}) == 1
+    assert await ledger.tasks.owner("t1") == owners[0]
+    assert await ledger.tasks.owner("t2") is None
+
+
+@pytest.mark.parametrize("task_id", ["task_1", "a/b c?d#e", "..", "%2e%2e", "\N{SNOWMAN}", "a" * 200])
+async def test_any_task_id_can_be_owned(task_id: str, ledger: Ledger, key: str) -> None:
+    await ledger.tasks.bind(task_id, key, 1)
+    assert (await ledger.tasks.bind(task_id, "another", 2)).key == key
+    noted = await ledger.tasks.noted_for(claim_of(key))
+    assert noted is not None
+    assert (noted[0], noted[1].key) == (task_id, key)
+    await ledger.tasks.release(task_id, "another", named=1)
+    assert await ledger.tasks.owner(task_id) is not None
+    await ledger.tasks.release(task_id, key, named=0)
+    assert await ledger.tasks.owner(task_id) is not None
+    await ledger.tasks.release(task_id, key, named=1)
+    assert await ledger.tasks.owner(task_id) is None
+
+
+async def test_a_task_that_a_person_named_by_mistake_is_free_again(ledger: Ledger, key: str) -> None:
+    await must_claim(ledger, key)
+    await ledger.change(key, lambda now: transitions.unconfirmed(now, attempt_number=1, problem=NO, now=NOW))
+    for task_id in ("wrong", "right"):
+        await ledger.tasks.bind(task_id, key, 1)
+        await ledger.change(
+            key,
+            lambda now: transitions.resolved(now, attempt_number=1, task_id=task_id, now=NOW),  # noqa: B023
+        )
+    assert await ledger.tasks.owner("wrong") is None
+    assert (await ledger.tasks.bind("right", "another", 1)).key == key
+
+
+async def test_a_task_is_bound_again_to_the_version_that_it_is_written_over(ledger: Ledger, key: str) -> None:
+    def named(task_id: str) -> Callable[[Generation], Generation]:
+        return lambda now: transitions.resolved(now, attempt_number=1, task_id=task_id, now=NOW)
+
+    await must_claim(ledger, key)
+    known = await ledger.change(key, lambda now: transitions.unconfirmed(now, attempt_number=1, problem=NO, now=NOW))
+    await ledger.tasks.bind("late", key, 1, naming=known.generation.next_naming)
+    await ledger.change(key, named("first"))
+    await ledger.change(key, named("late"), known=known)
+    owner = await ledger.tasks.owner("late")
+    assert owner is not None
+    assert owner.naming == 2
+    await ledger.tasks.bind("foreign", "another", 1)
+    with pytest.raises(LedgerError, match="is that of another"):
+        await ledger.change(key, named("foreign"))
+
+
+async def test_the_same_request_under_another_key_is_found(ledger: Ledger, key: str) -> None:
+    first, second, third = (f"{key}-{number}" for number in range(3))
+    assert await ledger.duplicate_of(KITE, first, note=True) is None
+    assert await ledger.duplicate_of(KITE, first, note=True) is None, "its own"
+    assert await ledger.duplicate_of(KITE, second, note=True) == first, "it may be about to be claimed"
+    await must_claim(ledger, first)
+    assert await ledger.duplicate_of(KITE, second, note=True) == first
+    assert await ledger.duplicate_of(KITE, second, note=False) == first
+    await ledger.change(first, rejected)
+    assert await ledger.duplicate_of(KITE, second, note=False) is None, "nothing was paid for the first one"
+    assert await ledger.duplicate_of(KITE, second, note=True) is None
+    await must_claim(ledger, second)
+    assert await ledger.duplicate_of(KITE, third, note=True) == second
+
+
+async def test_closing_removes_the_marker_andnothing_else(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
     await ledger.change(key, rejected)
     await ledger.close(await now_in(ledger, key))
@@ -483,7 +522,7 @@ async def test_a_claim_made_while_another_closes_stays_open(
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
-    async def claim_again(request: httpx.Request) -> None:
+    async def claim_again(request: Call) -> None:
         if request.method == "DELETE":
             assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
 
@@ -516,8 +555,8 @@ async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
-    async def close_first(request: httpx.Request) -> None:
-        if is_record_write(request):
+    async def close_first(request: Call) -> None:
+        if request.writes_a_record:
             await ledger.close(over.generation)
 
     line = Line()
@@ -537,8 +576,8 @@ async def test_a_late_answer_to_what_was_closed_stays_open(
     if closes == "long before":
         await ledger.close(over.generation)
 
-    async def close_first(request: httpx.Request) -> None:
-        if closes == "just before the write" and is_record_write(request):
+    async def close_first(request: Call) -> None:
+        if closes == "just before the write" and request.writes_a_record:
             await ledger.close(over.generation)
 
     line = Line()
@@ -579,7 +618,7 @@ async def test_the_keys_of_an_empty_ledger(ledger: Ledger) -> None:
 
 async def test_getting_ready_waits_out_an_outage(archive: VideoArchive) -> None:
     line, clock = Line(), Clock()
-    store = archive.store(transport=line)
+    store = line.store(archive)
     line.before = outage(clock, until=clock.seconds + 10)
     try:
         await Ledger(store, sleep=clock.sleep, monotonic=clock.monotonic).ensure_ready()

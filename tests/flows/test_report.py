@@ -61,6 +61,7 @@ def generation(
     )  # fmt: skip
     return transitions.archived(
         found,
+        task=found.task,
         objects=tuple(
             ArchivedObject.model_validate({**item, "bucket": "videos", "name": f"{FOLDER}/{key}/{item['name']}"})
             for item in objects

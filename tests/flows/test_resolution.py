@@ -1,6 +1,8 @@
 """What a person may say about a generation. Which state allows what, and that a wrong word changes nothing."""
 
+import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -13,11 +15,7 @@ from flows.generation import Generation, Owner, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
 from flows.steps.submit import Submission
-from tests.support import KITE
-
-
-async def _never(_: object) -> None:
-    return None
+from tests.support import KITE, made_outside
 
 
 async def resolve(key: str, task_id: str, resources: Resources) -> Generation:
@@ -31,7 +29,7 @@ async def allow(key: str, resources: Resources) -> Generation:
 
 
 async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
-    return await Submission(key, request, resources, _never).run()
+    return (await Submission(key, request, resources).run()).generation
 
 
 async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
@@ -68,12 +66,10 @@ async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is
     """What a person saw in the account while the claim still stood may be outdated."""
     task_id = await lost(f"{key}.other", resources, sandbox)
     await abandoned_claim(key, resources)
-    with pytest.raises(UnconfirmedError, match="--resubmit"):
-        await look(key, resources)
-    assert (await resolve(key, task_id, resources)).state is State.SUBMITTED
+    assert (await resolve(key, task_id, resources)).state is State.SUBMITTED, "the task itself was asked for"
     await abandoned_claim(f"{key}.2", resources)
-    with pytest.raises(UnconfirmedError):
-        await look(f"{key}.2", resources)
+    with pytest.raises(UnconfirmedError, match="--resubmit"):
+        await allow(f"{key}.2", resources)
     assert (await allow(f"{key}.2", resources)).state is State.REJECTED
     assert len(sandbox.record.submits()) == 1
 
@@ -162,9 +158,9 @@ async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_e
     key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person mends a wrong task just as the collector writes down the end of the wrong one."""
-    await submit(key, resources)
+    right = await lost(key, resources, sandbox)
+    await resolve(key, await made_outside(resources.api), resources)
     await lost(f"{key}.other", resources, sandbox)
-    right = await resources.client.submit_once(KITE)
     ask = resources.client.status_once
 
     async def ask_and_be_late(task_id: str) -> Status:
@@ -178,3 +174,31 @@ async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_e
     assert (late.what, other.what) == ("trouble", "unconfirmed")
     assert f"{key} has the task {right}" in late.note
     assert (await recorded(key, resources)).state is State.SUBMITTED
+
+
+async def test_a_task_that_is_named_again_while_it_is_being_freed_stays_bound(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One person corrects a mistake, and another one undoes the correction before the task's owner is freed."""
+    wrong, right = await made_outside(resources.api), await made_outside(resources.api)
+    await lost(key, resources, sandbox)
+    await resolve(key, wrong, resources)
+    release, reached, gate = resources.ledger.tasks.release, asyncio.Event(), asyncio.Event()
+
+    async def late(*arguments: Any, **named: Any) -> None:
+        if not reached.is_set():
+            reached.set()
+            await gate.wait()
+        await release(*arguments, **named)
+
+    monkeypatch.setattr(resources.ledger.tasks, "release", late)
+    correcting = asyncio.create_task(resolve(key, right, resources))
+    await reached.wait()
+    assert (await resolve(key, wrong, resources)).task_id == wrong
+    gate.set()
+    await correcting
+    other = f"{key}-other"
+    await lost(other, resources, sandbox)
+    with pytest.raises(ResolutionError, match=f"is that of {key}"):
+        await resolve(other, wrong, resources)
+    assert (await resolve(other, right, resources)).task_id == right

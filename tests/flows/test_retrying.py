@@ -17,8 +17,9 @@ from flows.batch_summary import BadRowsError, BatchError, BatchFailedError, summ
 from flows.budget import BudgetError
 from flows.calendars import CalendarError
 from flows.collect_videos import CollectionError
-from flows.generation import TransitionError
+from flows.errors import TransitionError
 from flows.media import errors as media
+from flows.paid_call import PaymentThreadDiedError
 from flows.resolution import ResolutionError
 from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 
@@ -63,6 +64,9 @@ FINAL: list[object] = [
     media.ResultExpiredError("403"),
     media.DownloadError("too large", retryable=False),
     TransitionError("no"),
+    pipeline.SupersededError("another task"),
+    pipeline.DuplicateRequestError("another key"),
+    PaymentThreadDiedError("died"),
     ValueError("a bug"),
     OSError("a surprise"),
     TimeoutError(),

@@ -18,12 +18,8 @@ from flows.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedE
 from flows.generation import Attempt, Generation, Owner, Problem, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
-from flows.steps.submit import Submission
-from tests.support import KITE, make_api
-
-
-async def _never(_: Sequence[Attempt]) -> None:
-    return None
+from flows.steps.submit import Submission, Terms
+from tests.support import KITE, made_outside, make_api
 
 
 async def _always(_: Sequence[Attempt]) -> str:
@@ -31,7 +27,7 @@ async def _always(_: Sequence[Attempt]) -> str:
 
 
 async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
-    return await Submission(key, request, resources, _never).run()
+    return (await Submission(key, request, resources).run()).generation
 
 
 async def recorded(key: str, resources: Resources) -> Generation:
@@ -74,7 +70,7 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5))
 
     async def one() -> Generation:
-        async with open_resources(api, archive) as own:
+        async with open_resources(api, archive, pays=True) as own:
             return await submit(key, own)
 
     results = await asyncio.gather(*(one() for _ in range(24)))
@@ -160,7 +156,7 @@ async def test_racing_runs_share_their_tries_at_a_rate_limit(
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
 
     async def one() -> None:
-        async with open_resources(api, archive) as own:
+        async with open_resources(api, archive, pays=True) as own:
             with pytest.raises(SubmissionRejectedError):
                 await submit(key, own)
 
@@ -173,7 +169,7 @@ async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
     key: str, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
 ) -> None:
     unreachable = make_api(sandbox, base_url="http://127.0.0.1:9")
-    async with open_resources(unreachable, archive) as own:
+    async with open_resources(unreachable, archive, pays=True) as own:
         with pytest.raises(SubmissionRejectedError, match="Nothing was sent"):
             await submit(key, own)
     assert (await recorded(key, resources)).state is State.REJECTED
@@ -268,7 +264,7 @@ async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
     with pytest.raises(VideoFailedError, match="--resubmit"):
         await submit(key, resources)
     assert len(sandbox.record.submits()) == 1
-    again = await Submission(key, KITE, resources, _always).run()
+    again = (await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()).generation
     assert again.state is State.SUBMITTED
     assert len(sandbox.record.submits()) == 2
     assert len(again.attempts) == 2
@@ -280,7 +276,7 @@ async def test_a_permanent_failure_is_never_submitted_again(
 ) -> None:
     await failed_generation(key, resources, fail_code)
     with pytest.raises(VideoFailedError) as caught:
-        await Submission(key, KITE, resources, _always).run()
+        await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()
     assert caught.value.permanent
     with pytest.raises(ResolutionError, match="new key"):
         await allow_resubmission(await recorded(key, resources), resources)
@@ -398,7 +394,7 @@ async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_correcte
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
     other = await submit(f"{key}-other", resources)
-    stray = await resources.client.submit_once(VideoRequest(prompt="made outside"))
+    stray = await made_outside(resources.api, VideoRequest(prompt="made outside"))
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
@@ -416,7 +412,7 @@ async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
     key: str, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
 ) -> None:
     slow = make_api(sandbox, requests_per_minute=30)
-    async with open_resources(slow, archive) as own:
+    async with open_resources(slow, archive, pays=True) as own:
         await submit(f"{key}-first", own)  # takes the only turn of these two seconds
         waiting = asyncio.create_task(submit(key, own))
         await asyncio.sleep(0.5)
@@ -424,7 +420,7 @@ async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
         with pytest.raises(asyncio.CancelledError):
             await waiting
     assert len(sandbox.record.submits()) == 1
-    assert (await recorded(key, resources)).state is State.REJECTED
+    assert await resources.ledger.read(key) is None, "the turn comes before the claim"
 
 
 PRINT_RETRIES = """

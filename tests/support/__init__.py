@@ -48,3 +48,9 @@ def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
     client.make_bucket(archive.bucket)
     client._http.clear()  # minio-py has no close, and open sockets are warnings
     return archive
+
+
+async def made_outside(api: ApixoApi, request: VideoRequest = KITE, **options: Any) -> str:
+    """A task that somebody else made with the same API key."""
+    async with api.client() as client:
+        return await client.submit_once(request, **options)

@@ -136,7 +136,7 @@ async def receiving(
     api = api.model_copy(update={"callback_url": f"http://127.0.0.1:{port}{path}", "callback_secret": secret})
     async with (
         open_app(api, archive, api=name, archive=name, **times) as app,
-        open_resources(api, submitting or archive) as resources,
+        open_resources(api, submitting or archive, pays=True) as resources,
     ):
         server = CallbackServer(app)
         serving = asyncio.create_task(server.serve([listener]))

@@ -22,15 +22,15 @@ from flows.callbacks import answer_call
 from flows.collect_videos import collect
 from flows.doorbell import Doorbell
 from flows.errors import PipelineError
-from flows.generation import Attempt, Generation
+from flows.generation import Attempt, Generation, PaidTask
 from flows.ledger import Entry, Ledger
 from flows.media.videos import VideoFacts
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
 from flows.steps.fetch import FetchedVideo
-from flows.steps.submit import Submission
+from flows.steps.submit import Submission, Terms
 from tests.attack.model.promises import Permissions, Telling, telling
-from tests.attack.model.provider import Provider, StagedClient, StagedPayer, film_url
+from tests.attack.model.provider import Provider, StagedClient, StagedPayments, film_url
 from tests.attack.model.stage import ACTING, Actor, Fate, StagedStore
 
 EXPECTED: Final = (PipelineError, ApixoError, StoreError)
@@ -81,14 +81,14 @@ class Cast:
         clocks: dict[str, Any] = {"sleep": actor.sleep, "monotonic": actor.monotonic}
         actor.told = self.told
         client = StagedClient(self.provider, actor)
-        ledger = WatchedLedger(store, won=self._won, **clocks)
+        ledger = WatchedLedger(store, won=self._won, now=actor.now, **clocks)
         return Resources(
             api=API,
             archive=self.archive,
             client=client,
             store=store,
             ledger=ledger,
-            payer=StagedPayer(client, ledger),
+            payments=StagedPayments(client, ledger, actor),
             web=NO_WEB,
             doorbell=Doorbell(),
             spool=self.spool / actor.name,
@@ -100,16 +100,24 @@ class Cast:
     def _won(self, claimed: Generation) -> None:
         self.claims.append((claimed.key, claimed.attempt.number))
 
-    async def run(self, key: str, resources: Resources, grant: str | None = None) -> None:
-        """`generate-video`. `grant` names the Prefect state by which a person sent the run back to work."""
+    async def run(
+        self, key: str, resources: Resources, grant: str | None = None, *, refuse_duplicates: bool = False
+    ) -> None:
+        """`generate-video`, also as the subflow that a parent's retry starts anew: its key is the same.
+
+        `grant` names the Prefect state by which a person sent the run back to work.
+        """
 
         async def permission(attempts: Sequence[Attempt]) -> str | None:
             return None if grant in {attempt.granted_by for attempt in attempts} else grant
 
         if grant is not None:
             self.permissions.granted.add(grant)
-        generation = await Submission(key, REQUEST, resources, permission).run()
-        await bring_home(generation, await steps.wait.fn(key, resources), resources)
+        terms = Terms(may_submit_again=permission, waits=True, refuse_duplicates=refuse_duplicates)
+        submitted = await Submission(key, REQUEST, resources, terms).run()
+        paid = submitted.generation.task
+        ended, status = await steps.wait.fn(paid, submitted, resources)
+        await bring_home(paid, ended, status, resources)
 
     async def collect(self, key: str, resources: Resources) -> None:
         """`collect-videos` for one key."""
@@ -144,11 +152,11 @@ NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.
 """Nothing here reaches a host outside: `films` stands for the downloads."""
 
 
-async def bring_home(generation: Generation, status: Succeeded | None, resources: Resources) -> Generation:
+async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
     """`flows.retrieval.retrieve`, whose steps are Prefect tasks and would need a server."""
-    folder = resources.spool / (generation.task_id or "")
-    videos = await steps.fetch.fn(generation.key, status, folder, resources)
-    archived: Generation = await steps.archive.fn(generation.key, videos, resources)
+    folder = resources.spool / paid.task_id
+    videos = await steps.fetch.fn(paid, known, status, folder, resources)
+    archived: Generation = await steps.archive.fn(paid, known, videos, resources)
     return archived
 
 

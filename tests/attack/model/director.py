@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 
 from deployments.object_store import ObjectStoreServer
 from flows.generation import State
+from flows.resources import Resources
 from tests.attack.model.cast import set_up
 from tests.attack.model.provider import Answer
 from tests.attack.model.stage import Fate
@@ -31,9 +32,10 @@ OTHER: Final = "sail"
 keys = st.sampled_from([KEY, KEY, KEY, OTHER])
 whom = st.integers(0, MACHINES - 1)
 aheads = st.sampled_from([0.0, 0.0, 90.0, -90.0, 600.0, -600.0])
-untils = st.sampled_from(["step", "step", "PUT ledger/", "GET open/", "DELETE", "post", "reply", "event", "sleep", ""])
+requests = ["PUT ledger/", "PUT tasks/", "PUT requests/", "PUT videos/", "GET tasks/", "GET open/", "DELETE", "LIST"]
+untils = st.sampled_from(["step", "step", "step", *requests, "connect", "post", "reply", "event", "sleep", ""])
 fates = st.sampled_from([Fate.REPLY_LOST, Fate.REQUEST_LOST])
-thens = st.sampled_from(["", "", "is killed", "is ended"])
+thens = st.sampled_from(["", "", "is killed", "is ended", "loses its payment thread"])
 answers = st.sampled_from([Answer.TAKEN, Answer.TAKEN, *Answer])
 ends = st.sampled_from(["", "", "OUT_OF_LUCK", "OUT_OF_LUCK", "CONTENT_VIOLATION"])
 
@@ -41,6 +43,8 @@ OPENINGS: Final = {
     "nothing": None,
     "two about to claim": None,
     "two about to claim again": State.REJECTED,
+    "rejected and closed, about to be claimed": State.REJECTED,
+    "failed, taken up by a person who dies": State.SUBMITTED,
     "a claim whose reply is lost": State.CLAIMED,
     "two claim, a reply is lost": State.CLAIMED,
     "paid": State.SUBMITTED,
@@ -52,7 +56,11 @@ OPENINGS: Final = {
     "archived, the telling is lost": State.ARCHIVED,
     "failed for good, and sent back": State.FAILED,
     "another's task is named": State.SUBMITTED,
-    "frozen before its turn": State.UNCONFIRMED,
+    "a person named another task": State.SUBMITTED,
+    "a person named another task before the reply": State.SUBMITTED,
+    "a person is about to go back to the first task": State.SUBMITTED,
+    "a task noted, and not in the record": State.CLAIMED,
+    "frozen before connecting": State.UNCONFIRMED,
     "frozen before sending": State.UNCONFIRMED,
     "paid, frozen": State.UNCONFIRMED,
     "paid, frozen, allowed again": State.REJECTED,
@@ -72,9 +80,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.grants = 0
         self.persons = True
 
-    @initialize(ahead=st.lists(aheads, min_size=MACHINES, max_size=MACHINES), persons=st.booleans())
-    def the_curtain_rises(self, ahead: list[float], persons: bool) -> None:  # noqa: PLR0912 - a list of beginnings
+    @initialize(
+        ahead=st.lists(aheads, min_size=MACHINES, max_size=MACHINES), persons=st.booleans(), refuses=st.booleans()
+    )
+    def the_curtain_rises(  # noqa: PLR0912 - a list of beginnings
+        self, ahead: list[float], persons: bool, refuses: bool
+    ) -> None:
         self.play.ahead = ahead
+        self.play.refuse_duplicates = refuses and self.opening != "another's task is named"
         self.play.house.tally[f"opening: {self.opening}"] += 1
         self.a_run_begins(KEY, "none")
         match self.opening:
@@ -87,6 +100,17 @@ class LedgerMachine(RuleBasedStateMachine):
                 for number in range(2):
                     self.a_run_begins(KEY, "none")
                     self._go_on(number, "PUT ledger/")
+            case "rejected and closed, about to be claimed":
+                self._go_on(0, "DELETE", answer=Answer.REFUSED)
+                self.a_run_begins(KEY, "none")
+                self._go_on(1, "PUT ledger/")
+                self._go_on(0, "")
+            case "failed, taken up by a person who dies":
+                self._go_on(0, "status", answer=Answer.TAKEN)
+                self.a_task_ends(0, "OUT_OF_LUCK")
+                self._go_on(0, "")
+                self._a_person_names("stray", "PUT ledger/")
+                self._go_on(0, "step", then="is killed")
             case "a claim whose reply is lost":
                 self._go_on(0, "PUT ledger/")
                 self._go_on(0, "sleep", fate=Fate.REPLY_LOST)
@@ -94,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._go_on(0, "PUT ledger/")
                 self.a_run_begins(KEY, "none")
                 self._go_on(1, "PUT ledger/")
-                self._go_on(0, "turn")
+                self._go_on(0, "connect")
                 self._go_on(1, "sleep", fate=Fate.REQUEST_LOST)
             case "paid":
                 self._go_on(0, "status", answer=Answer.TAKEN)
@@ -131,10 +155,22 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._go_on(1, "", answer=Answer.TAKEN_REPLY_LOST)
                 self.a_callback_comes(OTHER, 1, "another")
                 self._go_on(1, "")
-            case "frozen before its turn" | "frozen before sending":
-                self._go_on(0, "turn" if self.opening == "frozen before its turn" else "post")
+            case "a person named another task" | "a person is about to go back to the first task":
+                self._go_on(0, "status", answer=Answer.TAKEN)
+                self._a_person_names("stray")
+                if self.opening == "a person is about to go back to the first task":
+                    self._a_person_names("its own", "PUT ledger/")
+            case "a person named another task before the reply":
+                self._go_on(0, "reply", answer=Answer.TAKEN)
                 self._give_up()
-                if self.opening == "frozen before its turn":
+                self._a_person_names("stray")
+            case "a task noted, and not in the record":
+                self._go_on(0, "PUT tasks/", answer=Answer.TAKEN)
+                self._go_on(0, "PUT ledger/", then="is killed")
+            case "frozen before connecting" | "frozen before sending":
+                self._go_on(0, "connect" if self.opening == "frozen before connecting" else "post")
+                self._give_up()
+                if self.opening == "frozen before connecting":
                     self._go_on(0, "PUT ledger/")
             case "paid, frozen":
                 self._go_on(0, "reply", answer=Answer.TAKEN)
@@ -149,8 +185,15 @@ class LedgerMachine(RuleBasedStateMachine):
                     self._go_on(1, "", answer=Answer.REFUSED)
                     self._go_on(0, "status")
         record = self.play.records.get(KEY)
-        assert (record and record.state) == OPENINGS[self.opening] or self.play.wrong
+        state = record and record.state
+        assert state == OPENINGS[self.opening] or self.play.wrong, f"{self.opening}: {state}"
         self.persons = persons  # without any, not one key may be paid for twice
+
+    def _a_person_names(self, which: str, until: str = "") -> None:
+        persons, self.persons = self.persons, True
+        self.a_person_names_a_task(KEY, which)
+        self._go_on(-1, until)
+        self.persons = persons
 
     def _give_up(self) -> None:
         """The first run stands still until a collector takes it for dead."""
@@ -164,7 +207,11 @@ class LedgerMachine(RuleBasedStateMachine):
         granted = self.persons and grant != "none"
         self.grants += granted and grant == "new"
         name = f"{key}-{self.grants}" if granted and self.grants else None
-        self._begin("run" if name is None else "rerun", key, lambda r: self.play.cast.run(key, r, name))
+        self._begin("run" if name is None else "rerun", key, lambda r: self._run(key, r, name))
+
+    async def _run(self, key: str, resources: Resources, grant: str | None = None) -> None:
+        refuses = self.play.refuse_duplicates
+        await self.play.cast.run(key, resources, grant, refuse_duplicates=refuses)
 
     @rule(key=keys)
     def the_collector_begins(self, key: str) -> None:
@@ -173,8 +220,6 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(key=keys, attempt=st.integers(1, 3), hint=st.sampled_from(["its own", "its own", "another", "unknown", None]))
     def a_callback_comes(self, key: str, attempt: int, hint: str | None) -> None:
         named = self._task(key, attempt, hint)
-        if hint == "another" and not self._has_an_owner(named):
-            named = None  # nobody could tell that it is not this attempt's
         self._begin(
             "callback",
             key,
@@ -182,12 +227,10 @@ class LedgerMachine(RuleBasedStateMachine):
             fits=key in self.play.records,
         )
 
-    @rule(key=keys, which=st.sampled_from(["its own", "its own", "another", "stray", "unknown"]))
+    @rule(key=keys, which=st.sampled_from(["its own", "its own", "another", "stray", "dropped", "unknown"]))
     def a_person_names_a_task(self, key: str, which: str) -> None:
         record = self.play.records.get(key)
         task_id = self._task(key, len(record.attempts) if record else 1, which) or "task_0"
-        if which != "its own" and not self._has_an_owner(task_id):
-            self.play.cast.permissions.named.add(task_id)
         self._begin(
             "resolve",
             key,
@@ -256,9 +299,6 @@ class LedgerMachine(RuleBasedStateMachine):
         finally:
             self.play.run(self.play.close())
 
-    def _has_an_owner(self, task_id: str | None) -> bool:
-        return any(a.task_id == task_id for record in self.play.records.values() for a in record.attempts)
-
     def _needs_a_person(self, key: str) -> bool:
         helped = (State.CLAIMED, State.UNCONFIRMED, State.FAILED, State.SUBMITTED)
         record = self.play.records.get(key)
@@ -278,7 +318,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if key in self.play.records and len(self.play.actors) % 2:
             self._begin("collector", key, lambda r: cast.collect(key, r))
         else:
-            self._begin("run", key, lambda r: cast.run(key, r))
+            self._begin("run", key, lambda r: self._run(key, r))
 
     def _go_on(
         self,
@@ -301,6 +341,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.play.house.tally[f"{then} before: {actor.next.partition(' ')[0]}"] += 1
         if then == "is killed":
             actor.dead = True
+        elif then == "loses its payment thread":
+            self.play.run(self.play.lose_the_payment_thread(actor))
         else:
             self.play.run(self.play.end(actor))
 
@@ -312,6 +354,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 fitting = [task.task_id for task in tasks if (task.key, task.attempt) == (key, attempt)]
             case "another":
                 fitting = [task.task_id for task in tasks if (task.key, task.attempt) != (key, attempt)]
+            case "dropped":  # one that a person has named before, for any key
+                fitting = [task.task_id for task in tasks if task.attempt == 0]
             case "stray":
                 return self.play.provider.take("outside", 0).task_id
             case _:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from flows.generation import FINISHED, Attempt, Generation, State
+from flows.generation import FINISHED, ArchivedObject, Attempt, Generation, State, SupersededTask
+from flows.ledger_indexes import TaskOwner
 from tests.attack.model.provider import Provider
 
 Telling = tuple[str, datetime, State]
@@ -34,16 +35,19 @@ class Permissions:
     Attributes:
         allowed: attempts after which a person allowed another submission, by key and number.
         granted: the reruns of a person, by the name of the Prefect state.
-        named: tasks that a person has named when no other generation was known to have them.
     """
 
     allowed: set[tuple[str, int]] = field(default_factory=set)
     granted: set[str] = field(default_factory=set)
-    named: set[str] = field(default_factory=set)
 
 
-def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]:  # noqa: PLR0912 - a list of rules
-    """What is wrong with a step from one version of a record to the next."""
+def broken_by_change(  # noqa: PLR0912 - a list of rules
+    old: Generation | None, new: Generation, paid_for: set[str]
+) -> Iterator[str]:
+    """What is wrong with a step from one version of a record to the next.
+
+    `paid_for` are the tasks that the record had before and that the provider itself had named.
+    """
     if old is None:
         if (new.state, len(new.attempts)) != (State.CLAIMED, 1):
             yield "a record began otherwise than with a claim"
@@ -66,10 +70,13 @@ def broken_by_change(old: Generation | None, new: Generation) -> Iterator[str]: 
         if not adopted(new.attempt) and new.attempts[: len(old.attempts)] != old.attempts:
             yield "a new claim changed earlier attempts"
     text = " ".join(attempt.note or "" for attempt in new.attempts)
-    kept = {attempt.task_id for attempt in new.attempts}
-    for attempt in old.attempts:
-        if attempt.task_id is not None and attempt.task_id not in kept and not mentions(text, attempt.task_id):
-            yield f"task {attempt.task_id} was forgotten"
+    kept = new.task_ids
+    yield from (f"task {task_id} was forgotten" for task_id in old.task_ids - kept if not mentions(text, task_id))
+    yield from (f"task {task_id} was paid for and dropped" for task_id in sorted(paid_for - kept))
+    lies_beside = {item.task_id: item.objects for item in superseded(old) if item.objects}
+    for item in superseded(new):
+        if lies_beside.get(item.task_id, item.objects) != item.objects:
+            yield f"what lies beside of task {item.task_id} changed"
     for before in old.attempts[: len(new.attempts)]:
         for task_id in mentioned(before):
             if not mentions(text, task_id) and task_id not in kept:
@@ -103,21 +110,23 @@ def broken_by_charges(record: Generation | None, key: str, provider: Provider, p
             yield f"attempt {task.attempt} was paid and is not in the record"
             continue
         attempt = attempts[task.attempt - 1]
-        if task.task_id in (attempt.task_id, *mentioned(attempt)):
+        if task.task_id in record.task_ids or task.task_id in mentioned(attempt):
             continue
         if attempt.state is State.REJECTED and (key, task.attempt) not in people.allowed:
             yield f"attempt {task.attempt} was paid as {task.task_id}, and the record says that it was not"
 
 
 def broken_by_loss(record: Generation, known: set[str]) -> Iterator[str]:
-    """Tasks whose yes was written down by its payer, says the payer, and that the record does not have."""
-    text = " ".join(attempt.note or "" for attempt in record.attempts)
-    found = {attempt.task_id for attempt in record.attempts}
-    yield from (
-        f"task {task_id} was known and is lost"
-        for task_id in sorted(known)
-        if task_id not in found and not mentions(text, task_id)
-    )
+    """Tasks whose acceptance was written down by its paid call, and that the record does not have."""
+    yield from (f"task {task_id} was known and is lost" for task_id in sorted(known - record.task_ids))
+
+
+def broken_by_owners(record: Generation, owners: dict[str, TaskOwner]) -> Iterator[str]:
+    """Tasks of a record whose owner object is missing, or names another key: another record could take them."""
+    for task_id in sorted(record.task_ids):
+        owner = owners.get(task_id)
+        if owner is None or owner.key != record.key:
+            yield f"task {task_id} is in the record of {record.key}, and its owner is {owner and owner.key}"
 
 
 def broken_by_neglect(record: Generation) -> Iterator[str]:
@@ -133,14 +142,18 @@ def broken_by_neglect(record: Generation) -> Iterator[str]:
             yield f"task {attempt.task_id} is paid, and the generation is {record.state}"
 
 
-def broken_by_sharing(records: dict[str, Generation], people: Permissions) -> Iterator[str]:
-    """Tasks that two generations have, though nobody could take them for a task of both."""
-    having = Counter(task_id for record in records.values() for task_id in {a.task_id for a in record.attempts})
-    yield from (
-        f"task {task_id} belongs to {times} generations"
-        for task_id, times in having.items()
-        if task_id is not None and times > 1 and task_id not in people.named
-    )
+def broken_by_sharing(records: dict[str, Generation]) -> Iterator[str]:
+    """Tasks that two generations have."""
+    having = Counter(task_id for record in records.values() for task_id in record.task_ids)
+    yield from (f"task {task_id} belongs to {times} generations" for task_id, times in having.items() if times > 1)
+
+
+def broken_by_duplicates(records: dict[str, Generation], provider: Provider) -> Iterator[str]:
+    """Two keys that were paid for the same request, though every run refused that, and no attempt was rejected."""
+    paid = [key for key in records if provider.charged(key)]
+    rejected = any(attempt.state is State.REJECTED for key in paid for attempt in records[key].attempts)
+    if len(paid) > 1 and not rejected:
+        yield f"{' and '.join(paid)} were both paid for the same request"
 
 
 def broken_by_haste(
@@ -168,6 +181,39 @@ def broken_by_silence(record: Generation, told: set[Telling]) -> Iterator[str]:
 def may_come_home(record: Generation) -> bool:
     """Whether somebody has to look after it."""
     return record.state not in FINISHED
+
+
+def superseded(record: Generation) -> list[SupersededTask]:
+    """The paid tasks that others have replaced."""
+    return [item for attempt in record.attempts for item in attempt.superseded]
+
+
+def named_by_the_provider(record: Generation) -> set[str]:
+    """The tasks that were paid for, as far as the record knows: no person's mistake can be among them."""
+    own = {attempt.task_id for attempt in record.attempts if attempt.named_by in ("reply", "callback")}
+    return {task_id for task_id in own if task_id} | {item.task_id for item in superseded(record)}
+
+
+def folders(record: Generation) -> Iterator[tuple[str, str]]:
+    """Each task and where its objects go."""
+    for attempt in record.attempts:
+        if attempt.task_id is not None and attempt.folder is not None:
+            yield attempt.task_id, attempt.folder
+    yield from ((item.task_id, item.folder) for item in superseded(record))
+
+
+def videos(record: Generation) -> Iterator[tuple[str, ArchivedObject]]:
+    """Each task that was archived, with its video."""
+    if record.state is State.ARCHIVED:
+        assert record.video is not None
+        yield record.task_id or "", record.video
+    for item in superseded(record):
+        yield from ((item.task_id, made) for made in item.objects if made.kind == "video")
+
+
+def objects(record: Generation) -> list[ArchivedObject]:
+    """All that was archived."""
+    return [*record.objects, *(made for item in superseded(record) for made in item.objects)]
 
 
 def adopted(attempt: Attempt) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
@@ -21,7 +22,8 @@ from apixo import (
     VideoRequest,
 )
 from flows.ledger import Ledger
-from flows.payer import Payer, Stopped
+from flows.paid_call import Accepted, PaymentThread
+from flows.paid_call.thread import _died
 from tests.attack.model.stage import Actor
 
 T = TypeVar("T")
@@ -118,11 +120,13 @@ def about(callback_url: str | None) -> tuple[str, int]:
 
 
 class StagedClient(ApixoClient):
-    """The client of one actor. The paid call halts three times: for its turn, before it is sent, before its reply."""
+    """The client of one actor. The paid call halts before it looks at its claim, is sent, and is answered."""
 
     def __init__(self, provider: Provider, actor: Actor) -> None:
         self._provider, self._actor = provider, actor
-        self.accepted: str | None = None
+
+    async def turn(self) -> None:
+        await self._actor.halt("turn")
 
     async def submit_once(
         self,
@@ -131,7 +135,7 @@ class StagedClient(ApixoClient):
         callback_url: str | None = None,
         before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> str:
-        await self._actor.halt("turn")
+        await self._actor.halt("connect")
         if before_sending is not None:
             await before_sending()
         self._provider.sending(*about(callback_url))
@@ -151,7 +155,6 @@ class StagedClient(ApixoClient):
                 raise ServerError("APIXO answered HTTP 500, code none.", code=500)
         if task is None or answer is Answer.TAKEN_REPLY_LOST:
             raise NoReplyError("The provider gave no whole reply after the request was sent.")
-        self.accepted = task.task_id
         return task.task_id
 
     async def status_once(self, task_id: str) -> Status:
@@ -162,37 +165,55 @@ class StagedClient(ApixoClient):
         return await self.status_once(task_id)
 
 
-class StagedPayer(Payer):
-    """Runs the paid call on the stage's loop. As the real one does, it keeps the end of the run from reaching it.
+class StagedPayments(PaymentThread):
+    """Runs paid calls on the stage's loop. All else is the real one's, such as what the end of a run does to them.
 
     Attributes:
-        busy: a paid call is under way.
-        known: the tasks whose yes has come back and whose writing down ended well.
+        known: the tasks whose acceptance has come back and was written down.
     """
 
-    def __init__(self, client: StagedClient, ledger: Ledger) -> None:
-        self._client, self._own_ledger = client, ledger
-        self._stopped = Stopped()
-        self.busy = False
+    def __init__(self, client: StagedClient, ledger: Ledger, actor: Actor) -> None:
+        self._client, self._own_ledger, self._actor = client, ledger, actor
+        self._under_way: set[Future[Any]] = set()
+        self._dead = False
         self.known: list[str] = []
 
-    def stop(self) -> None:
-        """The run is being ended: passed on when the paid call is over."""
-        self._stopped.is_set = True
+    @property
+    def busy(self) -> bool:
+        """A paid call is under way."""
+        return bool(self._under_way)
 
-    async def run(self, work: Callable[[ApixoClient, Ledger, Stopped], Coroutine[Any, Any, T]]) -> T:
-        self.busy = True
-        self._client.accepted = None
-        try:
-            result = await work(self._client, self._own_ledger, self._stopped)
-        except Exception:
-            if self._stopped.is_set:
-                raise asyncio.CancelledError from None
-            raise
-        finally:
-            self.busy = False
-        if self._client.accepted is not None:
-            self.known.append(self._client.accepted)
-        if self._stopped.is_set:
-            raise asyncio.CancelledError
-        return result
+    async def die(self) -> None:
+        """The thread ends at once, wherever its paid call stands. Whoever waits for it learns that."""
+        self._dead = True
+        for future in list(self._under_way):
+            future.set_exception(_died())
+        await self._actor.loses_its_paid_call()
+
+    def _opened(self) -> tuple[ApixoClient, Ledger]:
+        return self._client, self._own_ledger
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        if self._dead:
+            work.close()
+            raise _died()
+        future: Future[T] = Future()
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        task = asyncio.create_task(work)
+        self._actor.paid_calls.append(task)
+        task.add_done_callback(lambda _: self._ended(task, future))
+        return future
+
+    def _ended(self, task: asyncio.Task[T], future: "Future[T]") -> None:
+        if future.done():
+            return
+        if task.cancelled():
+            future.cancel()
+        elif (error := task.exception()) is not None:
+            future.set_exception(error)
+        else:
+            made = task.result()
+            if isinstance(made, Accepted):
+                self.known.append(made.task_id)
+            future.set_result(made)

@@ -7,22 +7,29 @@ which processes on several machines can do things, and plays it again the same w
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from blocks import VideoArchive
-from blocks.object_store import ObjectDigest, ObjectStore
+from blocks.errors import StoreUnavailableError
+from blocks.object_store import ListedObject, ObjectStore
+from blocks.s3_uploads import Uploads
+
+if TYPE_CHECKING:
+    from obstore import PutMode
+
+T = TypeVar("T")
 
 BEGINNING: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ACTING: ContextVar["Actor"] = ContextVar("ACTING")
 """Whose code runs; for what gets no resources passed, such as the delivery of events."""
+SENDING: ContextVar[bytes] = ContextVar("SENDING")
+"""The bytes of the write that is on its way to the store."""
 PATIENCE_SECONDS: Final = 20.0
 """Real seconds within which an actor has to come to its next halt. Longer means that the stage itself is stuck."""
 
@@ -55,18 +62,24 @@ class Stage:
     """Time, and what all actors share.
 
     Attributes:
-        written: called with the name and bytes of each object that MinIO has taken, and by whom.
+        written: called with the name and bytes of each object that MinIO has taken, and by whom. None: it is removed.
         seconds: since the beginning, as no clock of an actor shows it.
         away_until_seconds: before this time no request reaches MinIO.
         steps: how often anybody went on.
         closing: the play is over: nobody reaches the outside any more.
+        modified: when each object was last written, in the play's time.
     """
 
-    written: Callable[[str, bytes, "Actor"], None]
+    written: Callable[[str, bytes | None, "Actor"], None]
     seconds: float = 0.0
     away_until_seconds: float = 0.0
     steps: int = 0
     closing: bool = False
+    modified: dict[str, datetime] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        """The true time."""
+        return BEGINNING + timedelta(seconds=self.seconds)
 
 
 @dataclass(eq=False)
@@ -84,6 +97,7 @@ class Actor:
         clock_was_set: its wall clock does not show any more how much time has passed.
         slept: its monotonic clock does not either.
         closing: it has removed the open marker, and has not yet looked whether it may stay away.
+        paid_calls: what its payment thread runs, or ran.
     """
 
     name: str
@@ -99,6 +113,7 @@ class Actor:
     closing: bool = False
     waiting: deque[Halt] = field(default_factory=deque)
     task: asyncio.Task[Any] | None = None
+    paid_calls: list[asyncio.Task[Any]] = field(default_factory=list)
     _flying: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -187,6 +202,11 @@ class Actor:
         self.waiting = deque(halt for halt in self.waiting if not halt.release.done())
         await self._quiet()
 
+    async def loses_its_paid_call(self) -> None:
+        """Its payment thread is gone, with all that it was about to do. The run waits for it, and does nothing else."""
+        self.waiting.clear()
+        await self._quiet()
+
     async def _quiet(self) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not self.done and (self._flying or not self.waiting):
@@ -194,66 +214,57 @@ class Actor:
                 await self._changed.wait()
 
 
-class Line(httpx.AsyncBaseTransport):
-    """An actor's way to MinIO. `actor` changes when the machine has a new process."""
-
-    def __init__(self, bucket: str) -> None:
-        self.actor: Actor | None = None
-        self.bucket = bucket
-        self._inner = httpx.AsyncHTTPTransport()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        actor = self.actor
-        if actor is None:
-            return await self._inner.handle_async_request(request)
-        name = request.url.path.removeprefix(f"/{self.bucket}/")
-        fate = await actor.halt(f"{request.method} {name}")
-        if fate is Fate.REQUEST_LOST or actor.stage.seconds < actor.stage.away_until_seconds:
-            raise httpx.ConnectError("lost on its way", request=request)
-        actor.flies(+1)
-        try:
-            response = await self._inner.handle_async_request(request)
-            await response.aread()
-        finally:
-            actor.flies(-1)
-        if request.method == "PUT" and response.is_success:
-            actor.stage.written(name, request.content, actor)
-        if fate is Fate.REPLY_LOST:
-            raise httpx.ReadError("lost on its way", request=request)
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
 class StagedStore(ObjectStore):
-    """A store whose large transfers, which minio-py makes in a thread, halt too."""
+    """A machine's way to MinIO: every request of whoever acts halts first."""
 
-    def __init__(self, archive: VideoArchive, line: Line) -> None:
-        super().__init__(archive.client(), archive.bucket, transport=line)
-        self._line = line
+    def __init__(self, archive: VideoArchive) -> None:
+        super().__init__(archive.connection(), archive.bucket)
+        self._turns = asyncio.Semaphore(10_000)  # who is killed keeps his
 
     def move_to(self, bucket: str) -> None:
-        """Works in another bucket from now on. A store is expensive to make: it loads all certificates."""
-        self.bucket = self._line.bucket = bucket
+        """Works in another bucket from now on."""
+        self.bucket, self._small = bucket, self._connection.small(bucket)
+        self._uploads = Uploads(self._connection, bucket, self._minio)
 
-    async def put_file(self, name: str, path: Path, *, content_type: str) -> None:
-        await self._halt(f"PUT {name}")
-        await super().put_file(name, path, content_type=content_type)
+    async def create_file(self, name: str, path: Path, *, content_type: str) -> bool:
+        SENDING.set(await asyncio.to_thread(path.read_bytes))
+        return await super().create_file(name, path, content_type=content_type)
 
-    async def digest(self, name: str) -> ObjectDigest | None:
-        await self._halt(f"GET {name}")
-        return await super().digest(name)
+    async def replace_file(self, name: str, path: Path, *, etag: str, content_type: str) -> None:
+        SENDING.set(await asyncio.to_thread(path.read_bytes))
+        await super().replace_file(name, path, etag=etag, content_type=content_type)
 
-    async def _halt(self, what: str) -> None:
-        if self._line.actor is not None:
-            await self._line.actor.halt(what)
+    async def listed(self, prefix: str) -> list[ListedObject]:
+        """MinIO's own times are those of the machine, not of the play."""
+        actor = ACTING.get()
+        return [replace(item, modified=actor.stage.modified[item.name]) for item in await super().listed(prefix)]
+
+    async def _put(self, name: str, data: bytes, content_type: str, mode: "PutMode") -> str:
+        SENDING.set(data)
+        return await super()._put(name, data, content_type, mode)
+
+    async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        actor = ACTING.get()
+        fate = await actor.halt(f"{method} {name}")
+        if fate is Fate.REQUEST_LOST or actor.stage.seconds < actor.stage.away_until_seconds:
+            raise StoreUnavailableError("The request was lost on its way.", object_name=name)
+        actor.flies(+1)
+        try:
+            made = await call()
+        finally:
+            actor.flies(-1)
+        if method in ("PUT", "DELETE"):
+            actor.stage.modified[name] = actor.stage.now()
+            actor.stage.written(name, SENDING.get() if method == "PUT" else None, actor)
+        if fate is Fate.REPLY_LOST:
+            raise StoreUnavailableError("The reply was lost on its way.", object_name=name)
+        return made
 
 
 async def close(stage: Stage, actors: list[Actor]) -> None:
     """Ends the play: whoever is still there sees its next step fail, without having reached anything."""
     stage.closing = True
-    tasks = [actor.task for actor in actors if actor.task is not None]
+    tasks = [task for actor in actors for task in (actor.task, *actor.paid_calls) if task is not None]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,21 +2,23 @@
 
 import asyncio
 import functools
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
-from flows.generation import Generation, State
+from flows.generation import ArchivedObject, Generation, State
 from flows.ledger import marker_name, record_name
+from flows.ledger_indexes import TaskOwner
 from flows.resources import Resources
 from tests.attack.model import promises
 from tests.attack.model.cast import EXPECTED, Cast, film_of_task
-from tests.attack.model.provider import Provider, StagedPayer
-from tests.attack.model.stage import Actor, Fate, Line, Stage, StagedStore, close
+from tests.attack.model.provider import Provider, StagedPayments
+from tests.attack.model.stage import Actor, Fate, Stage, StagedStore, close
 from tests.support import unique
 
 MACHINES: Final = 4
@@ -36,14 +38,17 @@ class House:
     archive: VideoArchive
     spool: Path
     runner: asyncio.Runner
-    lines: list[Line] = field(default_factory=list)
     stores: list[StagedStore] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.lines = [Line(self.archive.bucket) for _ in range(MACHINES)]
-        self.stores = [StagedStore(self.archive, line) for line in self.lines]
-        self.eye: ObjectStore = self.archive.store()
+        self.stores = [StagedStore(self.archive) for _ in range(MACHINES)]
+
+    def move_to(self, bucket: str) -> None:
+        """The next play has a bucket of its own."""
+        for store in self.stores:
+            store.move_to(bucket)
+        self.eye: ObjectStore = self.archive.model_copy(update={"bucket": bucket}).store()
         """Looks at the bucket past all actors."""
 
     def close(self) -> None:
@@ -67,18 +72,20 @@ class Play:
         self.house = house
         archive = house.archive.model_copy(update={"bucket": unique("play")})
         archive.client().make_bucket(archive.bucket)
-        for store in house.stores:
-            store.move_to(archive.bucket)
-        house.eye.bucket = archive.bucket
+        house.move_to(archive.bucket)
         self.stage = Stage(written=self._written)
         self.provider = Provider(self._sending)
         self.cast = Cast(archive, self.provider, house.spool)
         self.actors: list[Actor] = []
         self.keys_of: dict[Actor, str] = {}
-        self.payers: dict[Actor, StagedPayer] = {}
+        self.payments: dict[Actor, StagedPayments] = {}
         self.machines: list[Actor | None] = [None] * MACHINES
         self.ahead = [0.0] * MACHINES
         self.records: dict[str, Generation] = {}
+        self.owners: dict[str, TaskOwner] = {}
+        self.folders: dict[str, tuple[str, str]] = {}
+        self.paid_for: dict[str, set[str]] = {}
+        self.refuse_duplicates = False
         self.claimed: dict[tuple[str, int], float] = {}
         self.wrong: list[str] = []
         self._seen = (0, 0, 0)
@@ -102,12 +109,12 @@ class Play:
         actor = Actor(
             f"{len(self.actors)}-{name}", self.stage, ahead_seconds=self.ahead[number], uptime_seconds=1000.0 * number
         )
-        self.house.lines[number].actor = self.machines[number] = actor
+        self.machines[number] = actor
         self.actors.append(actor)
         self.keys_of[actor] = key
         resources = self.cast.resources(actor, self.house.stores[number])
-        assert isinstance(resources.payer, StagedPayer)
-        self.payers[actor] = resources.payer
+        assert isinstance(resources.payments, StagedPayments)
+        self.payments[actor] = resources.payments
         self.house.tally[f"begun: {name}"] += 1
         await actor.begin(script(resources))
         return actor
@@ -120,7 +127,7 @@ class Play:
         for step in range(LONGEST_RUN):
             if actor.done or (step and until and (until == "step" or actor.next.startswith(until))):
                 return
-            if actor.next in ("sleep", "turn", "post", "reply", "status"):
+            if actor.next in ("sleep", "turn", "connect", "post", "reply", "status"):
                 await actor.go_on()
                 continue
             self.house.tally[f"request: {fate}"] += 1
@@ -130,11 +137,12 @@ class Play:
     async def end(self, actor: Actor) -> None:
         """Its run is being ended by Prefect. The paid call does not feel that."""
         actor.ended = True
-        payer = self.payers[actor]
-        if payer.busy:
-            payer.stop()
-        else:
-            await actor.stop()
+        await actor.stop()
+
+    async def lose_the_payment_thread(self, actor: Actor) -> None:
+        """Its paid call, if one is under way, goes on no more. The run learns that, and lives."""
+        if self.payments[actor].busy:
+            await self.payments[actor].die()
 
     async def check(self) -> None:
         """Reads everything back and raises where a promise is broken."""
@@ -148,7 +156,9 @@ class Play:
             self._seen = (self.stage.steps, len(self.actors), len(self.acting()))
             for key in sorted(set(self.keys_of.values())):
                 await self._check_key(key)
-            self.wrong += promises.broken_by_sharing(self.records, self.cast.permissions)
+            self.wrong += promises.broken_by_sharing(self.records)
+            if self.refuse_duplicates:
+                self.wrong += promises.broken_by_duplicates(self.records, self.provider)
         if self.wrong:
             raise BrokenPromiseError("; ".join(dict.fromkeys(self.wrong)))
 
@@ -164,8 +174,9 @@ class Play:
         self.wrong += promises.broken_by_charges(record, key, self.provider, self.cast.permissions)
         if record is None:
             return
-        known = {task_id for a, payer in self.payers.items() if self.keys_of[a] == key for task_id in payer.known}
+        known = {task_id for a, made in self.payments.items() if self.keys_of[a] == key for task_id in made.known}
         self.wrong += promises.broken_by_loss(record, known)
+        self.wrong += promises.broken_by_owners(record, self.owners)
         self.wrong += promises.broken_by_neglect(record)
         if (
             not self.acting(key)
@@ -175,17 +186,16 @@ class Play:
             if promises.may_come_home(record):
                 self.wrong.append(f"{key} is {record.state} and not marked as open")
             self.wrong += promises.broken_by_silence(record, self.cast.told)
-        if record.state is State.ARCHIVED and not self.acting(key):
-            await self._check_film(record)
+        if not self.acting(key):
+            for task_id, video in promises.videos(record):
+                await self._check_film(key, task_id, video)
 
-    async def _check_film(self, record: Generation) -> None:
-        assert record.video is not None
-        digest = await self.house.eye.digest(record.video.name)
-        if digest is None or digest.sha256 != record.video.sha256:
-            self.wrong.append(f"the archived video of {record.key} is not the one in its record")
-        found = await self.house.eye.get(record.video.name)
-        if found is None or found.data != film_of_task(record.task_id or ""):
-            self.wrong.append(f"{record.key} is archived as task {record.task_id}, with {found and found.data!r}")
+    async def _check_film(self, key: str, task_id: str, video: ArchivedObject) -> None:
+        found = await self.house.eye.get(video.name)
+        if found is None or hashlib.sha256(found.data).hexdigest() != video.sha256:
+            self.wrong.append(f"the archived video of {key} is not the one in its record")
+        if found is None or found.data != film_of_task(task_id):
+            self.wrong.append(f"{key} is archived as task {task_id}, with {found and found.data!r}")
 
     def _two_died_closing(self, key: str) -> bool:
         """One died after it had removed the marker and before it looked again, and another one of the same key too.
@@ -201,18 +211,45 @@ class Play:
     def _claims(self) -> list[tuple[tuple[str, int], int]]:
         return [(claim, times) for claim, times in Counter(self.cast.claims).items() if times > 1]
 
-    def _written(self, name: str, data: bytes, actor: Actor) -> None:
-        if not name.startswith("ledger/"):
-            return
-        new = Generation.model_validate_json(data)
+    def _written(self, name: str, data: bytes | None, actor: Actor) -> None:
+        kind, _, rest = name.partition("/")
+        match kind:
+            case "ledger":
+                assert data is not None
+                self._record_written(Generation.model_validate_json(data), actor)
+            case "tasks" if data is None:
+                self.owners.pop(rest, None)
+            case "tasks":
+                self.owners[rest] = TaskOwner.model_validate_json(data or b"")
+            case "videos":
+                self.wrong += [f"{actor.name}: {what}" for what in self._object_written(name, data)]
+
+    def _record_written(self, new: Generation, actor: Actor) -> None:
         old = self.records.get(new.key)
-        found = list(promises.broken_by_change(old, new))
+        paid_for = self.paid_for.setdefault(new.key, set())
+        found = list(promises.broken_by_change(old, new, paid_for))
+        paid_for |= promises.named_by_the_provider(new)
         if new.state is State.CLAIMED:
             self.claimed.setdefault((new.key, new.attempt.number), self.stage.seconds)
         found += promises.broken_by_haste(old, new, claimed=self.claimed, now=self.stage.seconds)
+        found += promises.broken_by_owners(new, self.owners)
+        for task_id, folder in promises.folders(new):
+            if self.folders.setdefault(folder, (new.key, task_id)) != (new.key, task_id):
+                found.append(f"{folder} is that of {self.folders[folder]} and of {task_id}")
         self.wrong += [f"{actor.name}: {what} ({old and old.state} → {new.state})" for what in found]
         self.records[new.key] = new
         self.house.tally[f"state: {new.state}"] += 1
+        self.house.tally["superseded"] += len(new.attempt.superseded) > (len(old.attempt.superseded) if old else 0)
+
+    def _object_written(self, name: str, data: bytes | None) -> Iterator[str]:
+        folder, _, last = name.rpartition("/")
+        key, task_id = self.folders.get(f"{folder}/", ("", ""))
+        if data is None or not key:
+            yield f"{name} was {'removed' if data is None else 'written without a record'}"
+        elif last == "video.mp4" and data != film_of_task(task_id):
+            yield f"{name} is for {task_id} and holds {data!r}"
+        elif any(item.name == name for item in promises.objects(self.records[key])):
+            yield f"{name} is archived and was written again"
 
     def _sending(self, key: str, number: int) -> None:
         """No request is sent for a claim that does not stand any more."""
@@ -265,8 +302,6 @@ class Play:
     async def close(self) -> None:
         """Ends the play."""
         await close(self.stage, self.actors)
-        for line in self.house.lines:
-            line.actor = None
         for name, times in self.provider.answers.items():
             self.house.tally[f"answer: {name}"] += times
         self.house.tally["charged"] += sum(1 for task in self.provider.tasks.values() if task.attempt)

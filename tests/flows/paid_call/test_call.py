@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import StoreUnavailableError
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
@@ -39,10 +38,12 @@ async def gated(
 ) -> AsyncIterator[Resources]:
     """Resources whose patience with the store is short."""
     monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "patience_seconds", PATIENCE_SECONDS)
-    monkeypatch.setattr("flows.payment.FIRST_PATIENCE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("flows.paid_call.call.ALARM_SECONDS", PATIENCE_SECONDS)
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
     api = make_api(sandbox, deadline_seconds=3)
-    async with open_resources(api, make_archive(minio, endpoint=gate.endpoint), spool=tmp_path / "spool") as opened:
+    async with open_resources(
+        api, make_archive(minio, endpoint=gate.endpoint), pays=True, spool=tmp_path / "spool"
+    ) as opened:
         yield opened
 
 
@@ -62,7 +63,7 @@ async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_writ
     made, _ = await asyncio.gather(submit(key, gated), away_once(sandbox.record.submits, gate, seconds=1.5))
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
-    assert "the ledger cannot be written" in caplog.text
+    assert "the ledger has not been written yet" in caplog.text
     assert f"sora resolve {key} --task-id {charged.task_id}" in caplog.text
     assert await recorded(key, gated) == made
     assert len(sandbox.record.submits()) == 1
@@ -101,7 +102,7 @@ async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
     gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is looked at again when it is not fresh: others may have given it up meanwhile."""
-    monkeypatch.setattr("flows.payment.FRESH_SECONDS", -1.0)
+    monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
     claimed = []
 
     def after_the_claim(request: bytes) -> bool:
@@ -114,28 +115,32 @@ async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
     failing = asyncio.create_task(submit(key, gated))
     await asyncio.sleep(1.5)
     gate.shut = nothing
-    with pytest.raises(StoreUnavailableError):  # nor can the refusal be written
-        await failing
-    assert sandbox.record.submits() == []
+    made = await failing
+    *rejected, last = made.attempts
+    assert {attempt.state for attempt in rejected} == {State.REJECTED}
+    assert last.state is State.SUBMITTED
+    assert made.attempts[0].problem is not None
+    assert "could not be looked at before sending" in made.attempts[0].problem.message
+    assert len(sandbox.record.submits()) == 1
 
 
 async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_one_is(
     resources: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was frozen between its claim and the paid call: a person may have had it sent again since."""
-    monkeypatch.setattr("flows.payment.FRESH_SECONDS", -1.0)
-    claim = resources.ledger.claim
+    monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
+    claim = Ledger.claim
     problem = Problem(kind="NoReplyError", message="nobody answered")
 
-    async def and_given_up(claimed: Generation, *, over: Entry | None) -> Entry | None:
-        written = await claim(claimed, over=over)
+    async def and_given_up(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
+        written = await claim(ledger, claimed, over=over)
         if claimed.attempt.number == 1:
-            await resources.ledger.change(
+            await ledger.change(
                 key, lambda now: unconfirmed(now, attempt_number=1, problem=problem, now=resources.now())
             )
         return written
 
-    monkeypatch.setattr(resources.ledger, "claim", and_given_up)
+    monkeypatch.setattr(Ledger, "claim", and_given_up)
     made = await submit(key, resources)
     assert made.attempt.number == 2
     assert made.attempts[0].state is State.REJECTED

@@ -1,0 +1,156 @@
+"""How a bucket is reached: the two clients, and the same way and certificates for both.
+
+obstore makes the small requests: it knows conditional writes, and takes a tenth of the processor time of Python's HTTP
+clients. minio-py makes what obstore cannot: signed links, new buckets, files in parts of known size.
+"""
+
+import ssl
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import urllib3
+from minio import Minio
+from obstore.store import S3Store
+
+from apixo.routes import proxy_for, trust
+
+if TYPE_CHECKING:  # obstore has it in its stubs only
+    from obstore.store import S3Credential
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+REQUEST_TIMEOUT_SECONDS: Final = 30.0
+"""The most one small request may take, and the longest silence of the store while a file is transferred."""
+NO_PROXY: Final = "http://127.0.0.1:9"
+"""Stands where a proxy must be named so that the environment's is not taken. Nothing listens on the discard port, and
+only a redirect to another host would lead there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An S3 store and the keys to it.
+
+    Attributes:
+        endpoint: host and port.
+        secure: whether it is reached by https.
+        region: what requests are signed for.
+    """
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    secure: bool
+    region: str
+
+    @property
+    def url(self) -> str:
+        """The store's address."""
+        return f"{'https' if self.secure else 'http'}://{self.endpoint}"
+
+    def small(self, bucket: str, *, timeout_seconds: float | None = None, content_type: str | None = None) -> S3Store:
+        """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
+
+        Args:
+            bucket: the bucket's name.
+            timeout_seconds: the most one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
+            content_type: of objects that are written without one, as by a copy.
+
+        Raises:
+            ValueError: the environment names a proxy that cannot be used.
+        """
+        proxy = proxy_for(self.url)
+        seconds = REQUEST_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
+        return S3Store(
+            bucket,
+            # obstore takes every AWS_* variable that is not given here: another address, no signature, a session token
+            # (hence the credential provider). Left to the environment are encryption and checksums, which only add.
+            config={
+                "endpoint": self.url,
+                "aws_endpoint_url_s3": self.url,
+                "region": self.region,
+                "conditional_put": "etag",
+                "copy_if_not_exists": "multipart",
+                "disable_bulk_delete": True,  # a plain DELETE needs no other right, and its refusal has a status
+                "request_payer": False,
+                "s3_express": False,
+                "skip_signature": False,
+                "unsigned_payload": False,
+                "virtual_hosted_style_request": False,
+            },
+            client_options={
+                "allow_http": not self.secure,
+                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_SECONDS),
+                "timeout": timedelta(seconds=seconds),
+                "proxy_url": proxy or NO_PROXY,
+                "default_content_type": content_type or "application/octet-stream",
+                **({} if proxy else {"proxy_excludes": urlsplit(self.url).hostname or ""}),
+                **({"root_certificate": _pem(trust())} if self.secure else {}),
+            },
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+            credential_provider=self._credential,
+        )
+
+    def _credential(self) -> "S3Credential":
+        return {
+            "access_key_id": self.access_key,
+            "secret_access_key": self.secret_key,
+            "token": None,
+            "expires_at": None,
+        }
+
+    def pool(self) -> urllib3.PoolManager:
+        """Connections for minio-py. It repeats what failed: it only reads, or writes what no one else writes.
+
+        Raises:
+            ValueError: the environment names a proxy that cannot be used.
+        """
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS)
+        retries = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
+        context = trust() if self.secure else None
+        proxy = proxy_for(self.url)
+        if proxy is None:
+            return urllib3.PoolManager(timeout=timeout, retries=retries, maxsize=16, ssl_context=context)
+        user = urlsplit(proxy)
+        login = f"{unquote(user.username)}:{unquote(user.password or '')}" if user.username else None
+        return urllib3.ProxyManager(
+            proxy,
+            proxy_headers=urllib3.make_headers(proxy_basic_auth=login) if login else None,
+            timeout=timeout,
+            retries=retries,
+            maxsize=16,
+            ssl_context=context,
+        )
+
+    def http(self) -> httpx.Client:
+        """Connections for an address that minio-py signed. To be closed.
+
+        Raises:
+            ValueError: the environment names a proxy that cannot be used.
+        """
+        return httpx.Client(
+            timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            trust_env=False,
+            proxy=proxy_for(self.url),
+            verify=trust(),
+        )
+
+    def minio(self, pool: urllib3.PoolManager) -> Minio:
+        """A minio-py client on these connections. Thread-safe."""
+        return Minio(
+            endpoint=self.endpoint,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            secure=self.secure,
+            region=self.region,
+            http_client=pool,
+        )
+
+
+def _pem(context: ssl.SSLContext) -> str:
+    """What Python trusts, for a client that looks for certificates in other places. (It reads SSL_CERT_DIR itself.)"""
+    return "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in context.get_ca_certs(binary_form=True))
+
+
+__all__ = ["CONNECT_TIMEOUT_SECONDS", "REQUEST_TIMEOUT_SECONDS", "Connection"]

@@ -1,0 +1,195 @@
+"""What the answers of an S3 store mean: the exceptions of obstore and minio-py as errors of our own.
+
+obstore raises few types and picks them by the status alone: a lost race, a missing object, an ingress without its store
+and a conflict that asks to try again may share one. So its types decide nothing here; the status and the S3 code do,
+which its text holds.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+import urllib3
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from obstore.exceptions import BaseError
+
+from apixo.redaction import excerpt, hide_queries
+from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
+
+AGAIN: Final = frozenset(
+    {
+        "BadDigest",
+        "ConditionalRequestConflict",
+        "IncompleteBody",
+        "InternalError",
+        "NoSuchUpload",  # of an upload in parts that somebody cleared away meanwhile
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+"""S3 error codes that ask to try again, whatever the status."""
+AGAIN_STATUSES: Final = frozenset({408, 425, 429})
+
+_STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
+_ERROR_IN_OK = re.compile(r" - Server returned error response: (.*)", re.DOTALL)
+_CAUSE = re.compile(r'HttpError \{\s+kind: (\w+)|InvalidCertificate\(\s*(\w+)|(?:message|error): "([^"]+)"')
+_CAUSES: Final = {
+    "Connect": "could not connect",
+    "Timeout": "no answer in time",
+    "Interrupted": "the connection was cut",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a failed request says of itself.
+
+    Attributes:
+        status: the HTTP status; 0 without a whole answer.
+        code: the S3 error code, such as `NoSuchKey`; empty where the answer has none, and then it is not the store's.
+        message: the store's words, or what happened instead of an answer.
+        request_id: by which the store's operator finds the request.
+        sent: whether any of the request may have reached the store.
+    """
+
+    status: int = 0
+    code: str = ""
+    message: str = ""
+    request_id: str = ""
+    sent: bool = True
+
+    def __str__(self) -> str:
+        """All of it on one line."""
+        status = f"HTTP {self.status}" if self.status else ""
+        named = f"request {self.request_id}" if self.request_id else ""
+        return ", ".join(part for part in (f"{status} {self.code}".strip(), self.message, named) if part)
+
+
+NO_ETAG: Final = Reply(200, message="without an ETag, which is no answer of S3")
+"""So answers a server that is not the store, but says yes to everything."""
+
+
+class ReplyError(Exception):
+    """An answer to a request that neither client made."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def parse_body(status: int, body: str) -> Reply:
+    """The reply with this status and body. Keys and signatures, which some stores echo, are left out."""
+    return Reply(
+        status=status,
+        code=_element("Code", body),
+        message=excerpt(_element("Message", body).encode()),
+        request_id=_element("RequestId", body)[:64],
+    )
+
+
+def parse(error: Exception) -> Reply | None:
+    """What an exception of a client knows of the answer; None: it does not come from a request to the store."""
+    if isinstance(error, ReplyError):
+        return error.reply
+    if isinstance(error, FileNotFoundError) and error.errno is not None:  # of a local file; obstore's have no number
+        return None
+    if isinstance(error, (BaseError, FileNotFoundError)):
+        return _parse_obstore(str(error))
+    if isinstance(error, MinioException):
+        return _parse_minio(error)
+    if isinstance(error, (urllib3.exceptions.HTTPError, httpx.HTTPError, ConnectionError, TimeoutError)):
+        return Reply(message=hide_queries(f"{type(error).__name__} {error}".strip())[:300])
+    return None
+
+
+def store_error(error: Exception, *, method: str, name: str, bucket: str) -> StoreError | None:
+    """The error that an exception of a client means; None: it does not come from a request to the store.
+
+    Args:
+        error: what the client raised.
+        method: of the request: `GET`, `PUT`, `DELETE` or `LIST`.
+        name: the object, or prefix, that the request was about; empty: the bucket.
+        bucket: the bucket.
+    """
+    reply = parse(error)
+    if reply is None:
+        return None
+    status, code = reply.status, reply.code
+    if status == 412 or code == "PreconditionFailed":
+        return PreconditionFailedError(
+            f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
+        )
+    # Without a code, 404 and 409 are not the store's: so answers an ingress while the store behind it restarts. Taken
+    # for a missing object, it would hide a record.
+    nameless = not code and status in (404, 409)
+    if status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless:
+        arrived = " It may have been written all the same." if method in ("PUT", "DELETE") and reply.sent else ""
+        return StoreUnavailableError(
+            f"The object store gave no answer for {name or 'the bucket'} ({reply}).{arrived} Is it up, and is the "
+            "endpoint right?",
+            code=code,
+            object_name=name,
+        )
+    advice = _advice(code or str(status), bucket)
+    return StoreRefusedError(
+        f"The object store refused {name or 'the bucket'}: {reply}. {advice}", code=code, object_name=name
+    )
+
+
+def redacted(error: Exception) -> Exception:
+    """The exception for the traceback: obstore's texts hold whole replies, which may echo what was signed, and how."""
+    reply = parse(error)
+    return type(error)(str(reply)) if reply and isinstance(error, (BaseError, FileNotFoundError)) else error
+
+
+def _parse_obstore(text: str) -> Reply:
+    said, _, debug = text.partition("\n\nDebug source:")
+    if found := _STATUS.search(said):
+        return parse_body(int(found[1]), found[2])
+    if found := _ERROR_IN_OK.search(said):
+        return parse_body(200, found[1])
+    if "Received redirect without LOCATION" in said:
+        return Reply(301, "PermanentRedirect", "the bucket is in another region")
+    causes = [_CAUSES.get(kind, "") or certificate or words for kind, certificate, words in _CAUSE.findall(debug)] or [
+        said.rpartition(": ")[2]
+    ]
+    message = hide_queries(": ".join(cause for cause in causes if cause))[:300] or "the connection was cut"
+    return Reply(message=message, sent="kind: Connect" not in debug)
+
+
+def _parse_minio(error: MinioException) -> Reply:
+    if isinstance(error, S3Error):
+        message = excerpt((error.message or "").encode())
+        return Reply(error.response.status, error.code or "", message, error.request_id or "")
+    if isinstance(error, ServerError):
+        return Reply(error.status_code, message=hide_queries(str(error))[:300])
+    if isinstance(error, InvalidResponseError) and (found := re.search(r"Response code: (\d{3})", str(error))):
+        return Reply(int(found[1]), message="an answer that is not of S3")
+    return Reply(message=hide_queries(f"{type(error).__name__} {error}".strip())[:300])
+
+
+def _element(name: str, body: str) -> str:
+    found = re.search(rf"<{name}>([^<]*)</{name}>", body[:8192])
+    return found[1].strip() if found else ""
+
+
+def _advice(code: str, bucket: str) -> str:
+    return {
+        "NoSuchBucket": f"There is no bucket {bucket}. Make it with `sora setup`. Was it there before? Then restore "
+        "it: the ledger lives in it, and without it every key would be paid for again.",
+        "AccessDenied": f"The access key has no right to it in bucket {bucket}. See the policy in SECURITY.md.",
+        "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
+        "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong.",
+        "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes.",
+        "PermanentRedirect": "The region in the video-archive block is wrong.",
+        "413": "A proxy in front of the store limits the size of uploads: raise its limit.",
+    }.get(code, "Check the video-archive block.")
+
+
+__all__ = ["NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error"]

@@ -1,0 +1,69 @@
+"""How a file gets into a bucket: the blocking calls, and the threads that make them."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import obstore
+from minio import Minio
+from obstore.store import S3Store
+
+from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
+from blocks.s3_errors import NO_ETAG, ReplyError, parse_body
+
+ONE_REQUEST_BYTES: Final = 33_554_432
+"""32 MiB: a file up to this size is sent from memory, by one request."""
+BYTES_PER_SECOND: Final = 125_000
+"""One megabit a second: a request with a file that is slower is given up."""
+SIGNATURE_SECONDS: Final = 300
+"""How long an address signed for one request of our own stays valid. It counts until the request begins."""
+UPLOADERS: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="upload")
+"""All uploads of files in this process: each may hold 32 MiB of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """Uploads of files into one bucket. Each call blocks, and raises what the clients raise."""
+
+    connection: Connection
+    bucket: str
+    minio: Minio
+
+    def create(self, name: str, path: Path, content_type: str) -> None:
+        """Sends a file by one request, if no such object exists."""
+        data = path.read_bytes()
+        obstore.put(self._store(len(data), content_type), name, data, mode="create", use_multipart=False)
+
+    def in_parts(self, name: str, path: Path) -> None:
+        """Sends a file in parts, whatever was there: S3 clients know no condition for parts."""
+        self.minio.fput_object(self.bucket, name, str(path))
+
+    def copy(self, source: str, name: str, size_bytes: int, content_type: str) -> None:
+        """Lets the store copy an object of at most 5 GiB, if there is none of the new name."""
+        # The copy is an upload of one part, which takes its type from the client and not from the source.
+        obstore.copy(self._store(size_bytes, content_type), source, name, overwrite=False)
+
+    def replace(self, name: str, path: Path, etag: str, content_type: str) -> None:
+        """Sends a file by one request from the disk, if the object has this etag. Neither S3 client can."""
+        url = self.minio.get_presigned_url("PUT", self.bucket, name, expires=timedelta(seconds=SIGNATURE_SECONDS))
+        with self.connection.http() as http, path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            headers = {"If-Match": etag, "Content-Type": content_type, "Content-Length": str(size_bytes)}
+            response = http.put(url, content=file, headers=headers)
+        if not response.is_success:
+            raise ReplyError(parse_body(response.status_code, response.text))
+        if "etag" not in response.headers:
+            raise ReplyError(NO_ETAG)
+
+    def _store(self, size_bytes: int, content_type: str) -> S3Store:
+        return self.connection.small(
+            self.bucket,
+            timeout_seconds=REQUEST_TIMEOUT_SECONDS + size_bytes / BYTES_PER_SECOND,
+            content_type=content_type,
+        )
+
+
+__all__ = ["ONE_REQUEST_BYTES", "UPLOADERS", "Uploads"]

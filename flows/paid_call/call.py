@@ -1,0 +1,271 @@
+"""One paid call: its claim, its POST, its answer, and the writing down of that."""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
+from blocks.errors import StoreError
+from flows import generation as transitions
+from flows.advice import task_of_another_key, unconfirmed_error
+from flows.errors import LedgerError, PipelineError, UnconfirmedError
+from flows.events import emit
+from flows.generation import Generation, Owner, Problem
+from flows.ledger import Entry, Ledger
+
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+FRESH_SECONDS: Final = 2.0
+"""A claim older than this is looked at once more before the request is sent."""
+ALARM_SECONDS: Final = 1.0
+"""How long the writing down of the provider's answer may take before the log and an event name its task as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostRace:
+    """Someone else claimed the key first. Nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider took the request, and the ledger says so.
+
+    Attributes:
+        entry: the record. It may go on with another task, where a person has decided meanwhile.
+        task_id: what was paid for by this call.
+        reply_was_lost: somebody else named the task meanwhile: its callback, or a person.
+    """
+
+    entry: Entry
+    task_id: str
+    reply_was_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Provably unpaid.
+
+    Attributes:
+        entry: the record. It may say otherwise, where an earlier attempt was answered late.
+    """
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Paid or not: nobody can know yet.
+
+    Attributes:
+        entry: the record; None where that could not be written: the claim without an answer means the same.
+        error: for whoever waits, with what to do.
+        cause: what happened. Other than an `ApixoError` it is a bug, or the end of the process.
+    """
+
+    entry: Entry | None
+    error: UnconfirmedError
+    cause: BaseException
+
+
+Outcome = LostRace | Accepted | Rejected | Unclear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaidCall:
+    """What one paid call needs to know. `make` runs in the payment thread, to its end, whatever ends the run.
+
+    Attributes:
+        key, request: the video.
+        over: the record that the claim replaces; None: there is none.
+        owner: this process, as the claim names it.
+        callback_url: where the provider reports the end; None: nowhere.
+        lease_seconds: how long others leave the claim alone.
+        deadline_seconds: how long the ledger may be away after the provider's answer.
+        granted_by, waits: as the attempt has them.
+        options: what a `sora` command in a message needs to find the same blocks.
+        log: for what cannot be written down at once.
+        now, monotonic: the clocks.
+    """
+
+    key: str
+    request: VideoRequest
+    over: Entry | None
+    owner: Owner
+    callback_url: str | None
+    lease_seconds: float
+    deadline_seconds: float
+    granted_by: str | None
+    waits: bool
+    options: str
+    log: Log
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+
+    async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
+        """Claims, sends once, and does not end before the answer is written down, or the log names it.
+
+        Raises:
+            StoreError: the claim could not be written, or a rejection. Nothing was paid.
+            LedgerError: the provider took it, and the ledger could not be written until the deadline.
+            PipelineError: the run is being ended. Nothing was claimed or sent.
+        """
+        if stopping.is_set():
+            raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
+        started, started_at = self.monotonic(), self.now()
+        claimed = await ledger.claim(
+            transitions.claim(
+                self.over.generation if self.over else None,
+                key=self.key,
+                request=self.request,
+                owner=self.owner,
+                lease_seconds=self.lease_seconds,
+                now=started_at,
+                granted_by=self.granted_by,
+                waited_for=self.waits,
+            ),
+            over=self.over,
+        )
+        if claimed is None:
+            return LostRace()
+
+        async def still_ours() -> None:
+            if stopping.is_set():
+                raise NotSentError("The run was ended before the request was sent. Nothing was sent.")
+            # This process may have been frozen, the machine asleep, or the store slow. Then others may have given the
+            # claim up, and a person may have resubmitted. The monotonic clock stops while a machine sleeps, the wall
+            # clock may be set: the larger counts.
+            age_seconds = max(self.monotonic() - started, (self.now() - started_at).total_seconds())
+            if age_seconds > self.lease_seconds / 2 or (
+                age_seconds > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
+            ):
+                raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
+
+        try:
+            task_id = await client.submit_once(self.request, callback_url=self.callback_url, before_sending=still_ours)
+        except ProvablyUnpaidError as error:
+            return await self._write_rejected(claimed, error, ledger)
+        except BaseException as error:  # noqa: BLE001 - also a cancellation: the request may have been sent
+            return await self._write_unconfirmed(claimed, _problem(error), error, ledger)
+        return await self._write_accepted(claimed, task_id, ledger)
+
+    async def _lost_its_claim(self, claimed: Entry, ledger: Ledger) -> bool:
+        try:
+            current = await ledger.read(self.key)
+        except StoreError as error:
+            raise NotSentError(
+                f"The claim could not be looked at before sending ({error}). Nothing was sent."
+            ) from error
+        return current is None or current.generation.nonce != claimed.generation.nonce
+
+    async def _write_accepted(self, claimed: Entry, task_id: str, ledger: Ledger) -> Outcome:
+        number = claimed.generation.attempt.number
+
+        def how(current: Generation) -> Generation:
+            return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.now())
+
+        async def write() -> Outcome:
+            patience = self.deadline_seconds
+            naming = claimed.generation.next_naming
+            owner = await ledger.tasks.bind(task_id, self.key, number, naming=naming, patience_seconds=patience)
+            if owner.key != self.key:
+                problem = task_of_another_key(task_id, owner.key)
+                return await self._write_unconfirmed(claimed, problem, LedgerError(problem.message), ledger)
+            return Accepted(await ledger.change(self.key, how, known=claimed, patience_seconds=patience), task_id)
+
+        command = f"sora resolve {self.key} --task-id {task_id}{self.options}"
+
+        def alarm() -> None:
+            self.log.error(
+                "APIXO took %s as task %s, and the ledger has not been written yet. It is tried for %.0f s. If this "
+                "run ends before, run: %s", self.key, task_id, self.deadline_seconds, command,
+            )  # fmt: skip
+            emit("submitted", how(claimed.generation))
+
+        try:
+            async with _alarm_if_slow(alarm):
+                return await write()
+        except Exception as error:
+            raise LedgerError(
+                f"APIXO took {self.key} as task {task_id}, but the ledger could not be written: {error} "
+                f"Once that is fixed, run: {command}",
+                key=self.key,
+                task_id=task_id,
+            ) from error
+
+    async def _write_rejected(self, claimed: Entry, error: ProvablyUnpaidError, ledger: Ledger) -> Rejected:
+        """A rejection that is not written down would look like a payment that nobody knows of, so it is tried long."""
+        number, problem = claimed.generation.attempt.number, _problem(error)
+
+        def alarm() -> None:
+            self.log.error(
+                "APIXO did not take %s (%s), and the ledger has not been written yet. It is tried for %.0f s. If this "
+                "run ends before, run: sora resolve %s --resubmit%s", self.key, error, self.deadline_seconds, self.key,
+                self.options,
+            )  # fmt: skip
+
+        async with _alarm_if_slow(alarm):
+            return Rejected(
+                await ledger.change(
+                    self.key,
+                    lambda current: transitions.rejected(
+                        current, attempt_number=number, problem=problem, now=self.now()
+                    ),
+                    known=claimed,
+                    patience_seconds=self.deadline_seconds,
+                )
+            )
+
+    async def _write_unconfirmed(
+        self, claimed: Entry, problem: Problem, cause: BaseException, ledger: Ledger
+    ) -> Accepted | Unclear:
+        """Writes that nobody can know. Somebody may know by then: the callback came before us."""
+        number = claimed.generation.attempt.number
+
+        def how(current: Generation) -> Generation:
+            return transitions.unconfirmed(current, attempt_number=number, problem=problem, now=self.now())
+
+        error = unconfirmed_error(how(claimed.generation), self.options)
+        try:
+            async with _alarm_if_slow(lambda: self.log.error("%s", error)):
+                entry = await ledger.change(self.key, how, known=claimed)
+        except StoreError:
+            return Unclear(None, error, cause)  # the claim stays without an answer, which means the same
+        task_id = entry.generation.attempts[number - 1].task_id
+        if task_id is not None and isinstance(cause, ApixoError):
+            return Accepted(entry, task_id, reply_was_lost=True)
+        return Unclear(entry, error, cause)
+
+
+@contextlib.asynccontextmanager
+async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[None]:
+    """Calls the alarm once the block has taken a second, in a thread of its own: what reports may block, or raise."""
+
+    def quietly() -> None:
+        with contextlib.suppress(BaseException):  # also the SystemExit of a broken console
+            alarm()
+
+    def start() -> None:
+        context = contextvars.copy_context()  # the log and the events are those of the flow run
+        threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True).start()
+
+    timer = asyncio.get_running_loop().call_later(ALARM_SECONDS, start)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _problem(error: BaseException) -> Problem:
+    return Problem(
+        kind=type(error).__name__,
+        code=str(getattr(error, "code", None) or ""),
+        message=str(error) or "the run was stopped while it waited for the answer",
+        retryable=may_resubmit(error),
+        retry_after_seconds=error.retry_after_seconds if isinstance(error, ApixoError) else None,
+    )

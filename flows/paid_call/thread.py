@@ -1,0 +1,146 @@
+"""Where the paid call runs: out of the reach of whatever ends a flow run.
+
+Prefect ends a run by SIGTERM, a person by Ctrl-C: both are raised inside the event loop, and `asyncio.run` then cancels
+every task of that loop. A paid call cut there would leave a payment that nobody knows of. So it has a loop of its own,
+in a thread of its own, with connections of its own, and the run waits for it even while it is being ended.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from concurrent.futures import InvalidStateError as AlreadyDone
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from apixo import ApixoClient
+from blocks import ApixoApi, VideoArchive
+from blocks.object_store import ObjectStore
+from flows.errors import PipelineError
+from flows.ledger import Ledger
+
+T = TypeVar("T")
+
+STOP_SECONDS: Final = 10.0
+"""How long closing may take. No paid call is under way then: whoever started one waits for its end."""
+
+
+class PaymentThreadDiedError(PipelineError):
+    """The payment thread ended while a paid call was under way. Whether it was paid, the ledger will have to tell."""
+
+
+Work = Callable[[ApixoClient, Ledger, threading.Event], Coroutine[Any, Any, T]]
+"""A paid call: gets the client that can submit, a ledger, and an event that is set when its run is being ended."""
+
+
+class PaymentThread:
+    """A thread with an event loop, the one client that can submit, and a ledger.
+
+    Only what is allowed to pay has one: the collector and the callback receiver do not.
+
+    Args:
+        api, archive: the blocks that client and ledger are made from.
+    """
+
+    def __init__(self, api: ApixoApi, archive: VideoArchive) -> None:
+        self._api, self._archive = api, archive
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="payment", daemon=True)
+        self._tools: tuple[ApixoClient, ObjectStore, Ledger] | None = None
+        self._under_way: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self._closing = self._dead = False
+
+    async def run(self, work: Work[T], report: Callable[[T], None] = lambda _: None) -> T:
+        """Runs a paid call to its end. A cancellation meanwhile stops what is not sent yet, and is raised at the end.
+
+        Args:
+            work: the paid call.
+            report: gets its outcome in any case, also where the run is being cancelled.
+
+        Raises:
+            PaymentThreadDiedError: the thread is gone, so nobody knows how the call ended.
+        """
+        stopping = threading.Event()
+
+        async def with_tools() -> T:
+            client, ledger = self._opened()
+            return await work(client, ledger, stopping)
+
+        # A future, not a task: cancelling all tasks of the run's loop does not touch it.
+        running = asyncio.wrap_future(self._start(with_tools()))
+        cancelled: asyncio.CancelledError | None = None
+        while not running.done():
+            try:
+                await asyncio.wait({running})
+            except asyncio.CancelledError as error:
+                cancelled = error
+                stopping.set()
+        ended_by = running.exception()
+        if ended_by is None:
+            report(running.result())
+        if cancelled is not None:
+            raise cancelled
+        if isinstance(ended_by, SystemExit | KeyboardInterrupt):  # it ended this call, and must not end the run as well
+            raise _died() from ended_by
+        return running.result()
+
+    async def aclose(self) -> None:
+        """Closes the connections and ends the thread."""
+        if self._thread.is_alive():
+            with suppress(PaymentThreadDiedError):
+                closing = self._start(self._close())
+                self._closing = True
+                await asyncio.to_thread(closing.result, STOP_SECONDS)
+            with suppress(RuntimeError):  # the loop of a thread that died is closed
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+        if not self._loop.is_running():
+            self._loop.close()
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        with self._lock:
+            if self._dead:
+                work.close()
+                raise _died()
+            if not self._thread.is_alive():
+                self._thread.start()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    def _run(self) -> None:
+        """Runs the loop until it is closed. What ends a loop (SystemExit, KeyboardInterrupt) ends one call at most."""
+        died = _died()
+        try:
+            while not self._closing:
+                with suppress(SystemExit, KeyboardInterrupt):  # raised in one task, whose waiter gets it
+                    self._loop.run_forever()
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            died.__cause__ = error
+        with self._lock:
+            self._dead = True
+        for future in list(self._under_way):  # whoever waits learns it at once
+            with suppress(AlreadyDone):
+                future.set_exception(died)
+
+    def _opened(self) -> tuple[ApixoClient, Ledger]:
+        """The tools, made on first use: a rerun of a generation that is paid needs none."""
+        if self._tools is None:
+            store = self._archive.store()
+            # Each call has waited for its turn before its claim: see `StatusClient.turn`.
+            self._tools = self._api.client(requests_per_minute=None), store, Ledger(store)
+        return self._tools[0], self._tools[2]
+
+    async def _close(self) -> None:
+        if self._tools is not None:
+            await self._tools[0].aclose()
+            await self._tools[1].aclose()
+
+
+def _died() -> PaymentThreadDiedError:
+    return PaymentThreadDiedError(
+        "The payment thread of this process has died. Run it again: what was paid is in the ledger, or becomes "
+        "unconfirmed there."
+    )

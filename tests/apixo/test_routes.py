@@ -1,0 +1,85 @@
+"""Which proxy an address is reached through, and that the environment's certificates are trusted."""
+
+import ssl
+from pathlib import Path
+
+import certifi
+import pytest
+
+from apixo.routes import is_loopback, proxy_for, trust
+
+PROXY = "http://proxy.corp:3128"
+API = "https://api.apixo.ai/v1"
+
+ROUTES: list[tuple[str, dict[str, str], str | None]] = [
+    (API, {}, None),
+    (API, {"HTTPS_PROXY": PROXY}, PROXY),
+    (API, {"https_proxy": PROXY}, PROXY),
+    (API, {"https_proxy": PROXY, "HTTPS_PROXY": "http://other:1"}, PROXY),
+    (API, {"HTTPS_PROXY": f" {PROXY} "}, PROXY),
+    (API, {"HTTPS_PROXY": "proxy.corp:3128"}, PROXY),
+    (API, {"HTTPS_PROXY": "https://proxy.corp"}, "https://proxy.corp"),
+    (API, {"HTTPS_PROXY": "HTTP://me:pw@proxy.corp:3128"}, "HTTP://me:pw@proxy.corp:3128"),
+    (API, {"HTTPS_PROXY": ""}, None),
+    (API, {"HTTPS_PROXY": " ", "ALL_PROXY": PROXY}, PROXY),
+    (API, {"ALL_PROXY": PROXY}, PROXY),
+    (API, {"all_proxy": PROXY}, PROXY),
+    (API, {"HTTPS_PROXY": PROXY, "ALL_PROXY": "http://other:1"}, PROXY),
+    (API, {"HTTP_PROXY": PROXY, "http_proxy": PROXY}, None),
+    ("HTTPS://api.apixo.ai", {"HTTPS_PROXY": PROXY}, PROXY),
+    # A key would travel through the proxy in clear.
+    ("http://api.apixo.ai", {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "ALL_PROXY": PROXY}, None),
+    ("http://10.0.0.1:9000", {"ALL_PROXY": PROXY}, None),
+    ("https://localhost:9000", {"HTTPS_PROXY": PROXY}, None),
+    ("https://LOCALHOST.", {"HTTPS_PROXY": PROXY}, None),
+    ("https://minio.localhost", {"HTTPS_PROXY": PROXY}, None),
+    ("https://127.0.0.1:9000", {"HTTPS_PROXY": PROXY}, None),
+    ("https://127.1.2.3", {"HTTPS_PROXY": PROXY}, None),
+    ("https://[::1]:9000", {"HTTPS_PROXY": PROXY}, None),
+    ("https://[::ffff:127.0.0.1]", {"HTTPS_PROXY": PROXY}, None),
+    ("https://127.0.0.1.example.com", {"HTTPS_PROXY": PROXY}, PROXY),
+    ("https://localhost.example.com", {"HTTPS_PROXY": PROXY}, PROXY),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "no_proxy": "*", "NO_PROXY": "nothing"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "api.apixo.ai"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "corp.example, .APIXO.ai"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "apixo.ai"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "xo.ai"}, PROXY),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "api.apixo.ai:443"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "api.apixo.ai:8443"}, PROXY),
+    ("https://minio.corp:9000", {"HTTPS_PROXY": PROXY, "NO_PROXY": "minio.corp:9000"}, None),
+    ("https://10.1.2.3:9000", {"HTTPS_PROXY": PROXY, "NO_PROXY": "10.1.2.3"}, None),
+    (API, {"HTTPS_PROXY": "socks5://proxy:1080", "NO_PROXY": "apixo.ai"}, None),
+    ("http://api.apixo.ai", {"ALL_PROXY": "socks5://proxy:1080"}, None),
+]
+
+
+@pytest.mark.parametrize(("url", "environ", "proxy"), ROUTES, ids=[f"{row[0]} {row[1]}" for row in ROUTES])
+def test_the_proxy_of_an_address(url: str, environ: dict[str, str], proxy: str | None) -> None:
+    assert proxy_for(url, environ) == proxy
+
+
+def test_a_proxy_that_is_not_an_http_proxy_is_named_without_its_password() -> None:
+    with pytest.raises(ValueError, match=r"socks5 proxy.*api\.apixo\.ai into NO_PROXY") as raised:
+        proxy_for(API, {"ALL_PROXY": "socks5://me:5ec7e7@proxy:1080"})
+    assert "5ec7e7" not in str(raised.value)
+
+
+def test_the_environment_of_this_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proxy_for(API) is None
+    monkeypatch.setenv("HTTPS_PROXY", PROXY)
+    assert proxy_for(API) == PROXY
+
+
+@pytest.mark.parametrize("host", ["", "example.com", "0.0.0.0", "10.0.0.1", "::", "notlocalhost"])  # noqa: S104
+def test_other_hosts_are_not_this_machine(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_the_certificates_of_the_environment_are_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    end = "-----END CERTIFICATE-----\n"
+    (tmp_path / "one.pem").write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
+    context = trust()
+    assert len(context.get_ca_certs()) == 1
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

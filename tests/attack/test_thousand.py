@@ -1,0 +1,85 @@
+"""A calendar of a thousand rows in one run, as it comes out of the box, but for waits that fit the sandbox's pace."""
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from prefect.blocks.system import Secret
+
+from apixo import constants
+from blocks import VideoArchive
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import SandboxServer, SandboxSettings
+from deployments.sandbox.films import render_film
+from flows.generate_batch import SUBMISSIONS_PER_SECOND
+from tests.attack.thousand import Taken
+from tests.e2e.running import ROOT
+from tests.flows.conftest import store_blocks
+from tests.support import make_api
+
+ROWS: Final = 1_000
+SPEED: Final = 600
+FASTEST: Final = 100.0
+"""The most that the flow takes."""
+MOST_CALLS: Final = 14.0
+"""Calls of the store for each video. There were 13."""
+
+
+@pytest.fixture
+def one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where each film is a copy of one: drawing a thousand takes longer than the batch does."""
+    film, folder = tmp_path / "film.mp4", tmp_path / "films"
+    render_film(
+        film, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
+    )
+    folder.mkdir()
+    monkeypatch.setattr("deployments.sandbox.filmstore.render_film", lambda path, **_: shutil.copyfile(film, path))
+    return folder
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("submissions_per_second", [SUBMISSIONS_PER_SECOND, FASTEST])
+async def test_a_calendar_of_a_thousand_rows_is_archived_whole(
+    submissions_per_second: float,
+    one_film: Path,
+    archive: VideoArchive,
+    prefect_server: PrefectServer,
+    tmp_path: Path,
+) -> None:
+    calendar = tmp_path / f"thousand-{submissions_per_second:g}.csv"
+    calendar.write_text(
+        "id,prompt\n" + "".join(f"{number:03},Dunes at dawn; take {number}\n" for number in range(ROWS))
+    )
+    with SandboxServer(SandboxSettings(speed=SPEED, data_dir=one_film)) as sandbox:
+        api = make_api(
+            sandbox,
+            api_key=Secret(value=sandbox.settings.api_key),
+            initial_wait_seconds=constants.INITIAL_WAIT_SECONDS / SPEED,
+            poll_interval_seconds=1,  # a thousand that ask every 17 ms would be busy with that alone
+            deadline_seconds=1800,
+            submit_timeout_seconds=constants.SUBMIT_TIMEOUT_SECONDS,
+            retry_delay_seconds=constants.RETRY_DELAY_SECONDS,
+        )
+        stored = await store_blocks(api, archive)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.attack.thousand", stored.name, str(calendar), str(submissions_per_second),
+            cwd=ROOT, env={**os.environ, **prefect_server.environment, "SORA_SPOOL_DIR": str(tmp_path / "spool")},
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+        posts, charged = len(sandbox.record.submits()), len(sandbox.record.charged())
+    taken = Taken.model_validate_json(said.splitlines()[-1])
+    calls = sum(taken.store_calls.values()) / ROWS
+    print(
+        f"\n{submissions_per_second:g} submissions a second: {taken.seconds:.0f} s, {taken.processor_seconds:.0f} s of "
+        f"processor, {taken.before_kib / 1024:.0f} MiB before and {taken.peak_kib / 1024:.0f} MiB at most, {calls:.2f} "
+        f"calls of the store for each video: {taken.store_calls}"
+    )
+    assert taken.states == {"archived": ROWS}, taken.problems
+    assert (posts, charged) == (ROWS, ROWS)
+    assert taken.pool_timeouts == 0
+    assert calls < MOST_CALLS

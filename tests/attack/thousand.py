@@ -1,0 +1,89 @@
+"""Runs one batch, and prints as JSON what that took: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
+
+A process of its own, so that neither the sandbox nor the test counts.
+"""
+
+import asyncio
+import functools
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+from pydantic import BaseModel
+
+from blocks.object_store import ObjectStore
+from flows.batch_summary import BatchFailedError, BatchSummary
+from flows.generate_batch import generate_batch
+from tests.attack.labels import label_of_store_call
+from tests.support.memory import forget_peak, peak_kib
+
+
+class Taken(BaseModel):
+    """What a batch took, and how it ended.
+
+    Attributes:
+        states: how many rows ended so.
+        problems: what the first rows that failed say.
+        seconds, processor_seconds: from the start of the flow to its end, without the imports.
+        before_kib, peak_kib: memory of the process before it and at most.
+        pool_timeouts: how often a request found no free connection in time.
+        store_calls: how often the store was called for what.
+    """
+
+    states: dict[str, int]
+    problems: list[str]
+    seconds: float
+    processor_seconds: float
+    before_kib: int
+    peak_kib: int
+    pool_timeouts: int
+    store_calls: dict[str, int]
+
+
+def count_calls() -> tuple[Counter[str], list[int]]:
+    """From now on counts the calls of the store, and the times that no connection was free."""
+    calls, timeouts = Counter[str](), [0]
+    call, initialize = ObjectStore._call, httpx.PoolTimeout.__init__
+
+    @functools.wraps(call)
+    async def counted(store: ObjectStore, method: str, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
+        calls[label_of_store_call(method, name)] += 1
+        return await call(store, method, name, send)
+
+    def noticed(error: httpx.PoolTimeout, *arguments: Any, **options: Any) -> None:
+        timeouts[0] += 1
+        initialize(error, *arguments, **options)
+
+    setattr(ObjectStore, call.__name__, counted)
+    setattr(httpx.PoolTimeout, "__init__", noticed)  # noqa: B010 - an assignment is an error of its type
+    return calls, timeouts
+
+
+async def run(blocks: str, calendar: str, submissions_per_second: float) -> Taken:
+    """Runs the batch with everything else as it is by default."""
+    calls, timeouts = count_calls()
+    before_kib, began, processor = forget_peak(), time.monotonic(), time.process_time()
+    try:
+        summary = await generate_batch(
+            calendar=calendar, submissions_per_second=submissions_per_second, api=blocks, archive=blocks
+        )
+    except BatchFailedError as error:
+        summary = error.summary
+    assert isinstance(summary, BatchSummary)
+    return Taken(
+        states=Counter(row.state for row in summary.rows),
+        problems=[row.problem for row in summary.rows if row.problem][:5],
+        seconds=time.monotonic() - began,
+        processor_seconds=time.process_time() - processor,
+        before_kib=before_kib,
+        peak_kib=peak_kib(),
+        pool_timeouts=timeouts[0],
+        store_calls=calls,
+    )
+
+
+if __name__ == "__main__":
+    print(asyncio.run(run(sys.argv[1], sys.argv[2], float(sys.argv[3]))).model_dump_json())

@@ -1,0 +1,143 @@
+"""Stores behind TLS and behind a proxy: every call takes the same way, and trusts the same certificates."""
+
+import asyncio
+import ssl
+import subprocess
+from base64 import b64encode
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+
+from blocks.errors import StoreUnavailableError
+from blocks.object_store import ObjectStore
+
+from .conftest import OpenStore, archive
+from .wire import ConnectProxy, FakeStore, http, listening
+
+HOST = "minio.example.com"
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(scope="session")
+def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a company's CA, `ca.pem`, also in `certificates/`, and what it signed: `store.pem`, `store.key`."""
+    folder = tmp_path_factory.mktemp("authority")
+    (folder / "extensions").write_text(
+        f"subjectAltName=DNS:{HOST},IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n"
+    )
+    key = ["-newkey", "rsa:2048", "-nodes"]
+    for command in (
+        ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Company CA", "-addext",
+         "keyUsage=critical,keyCertSign"],
+        ["req", *key, "-keyout", "store.key", "-out", "store.csr", "-subj", "/CN=store"],
+        ["x509", "-req", "-in", "store.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out",
+         "store.pem", "-extfile", "extensions"],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    (folder / "certificates").mkdir()
+    (folder / "certificates" / "ca.pem").write_bytes((folder / "ca.pem").read_bytes())
+    subprocess.run(["openssl", "rehash", "certificates"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def server_context(authority: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "store.pem", authority / "store.key")
+    return context
+
+
+async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+    """Says yes, as S3 does."""
+    listing = b"<ListBucketResult><Contents><Key>open/a</Key><LastModified>2026-03-01T12:00:00Z</LastModified>"
+    listing += b"<Size>1</Size></Contents></ListBucketResult>"
+    writer.write(http(200, listing if "list-type" in head else b"-", etag='"1"', **{"last-modified": LAST_MODIFIED}))
+
+
+LAST_MODIFIED = "Sun, 01 Mar 2026 12:00:00 GMT"
+
+
+def calls_of(store: ObjectStore, file: Path) -> list[Awaitable[object]]:
+    """One call of each client that a store has."""
+    file.write_bytes(b"video")
+    return [
+        store.put_if("a", b"", etag=None),
+        store.names("open/"),
+        store.digest("a"),
+        store.create_file("a", file, content_type="video/mp4"),
+        store.replace_file("a", file, etag='"1"', content_type="video/mp4"),
+    ]
+
+
+async def test_the_certificates_of_the_environment_are_trusted_by_every_call(
+    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = FakeStore(answer)
+    async with listening(fake.handle, server_context(own_authority)) as endpoint:
+        for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+            with pytest.raises(StoreUnavailableError, match=r"UnknownIssuer|(?i:certificate)"):
+                await call
+        assert fake.heads == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(own_authority / "ca.pem"))
+        for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+            await call
+        assert len(fake.heads) == 5
+
+
+async def test_a_folder_of_certificates_is_trusted_by_every_call(
+    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(own_authority / "certificates"))
+    async with listening(FakeStore(answer).handle, server_context(own_authority)) as endpoint:
+        for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+            await call
+
+
+@pytest.mark.parametrize("login", ["", "me:p%40ss@"])
+async def test_the_proxy_of_the_environment_is_taken_by_every_call(
+    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, login: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(own_authority / "ca.pem"))
+    fake = FakeStore(answer)
+    async with listening(fake.handle, server_context(own_authority)) as behind:
+        proxy = ConnectProxy(behind)
+        async with listening(proxy.handle) as endpoint:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://{login}{endpoint}")
+            for call in calls_of(own_open(archive(f"{HOST}:9000", secure=True)), tmp_path / "f"):
+                await call
+    assert {head.split(" ", 2)[1] for head in proxy.heads} == {f"{HOST}:9000"}
+    assert {head.split(" ", 1)[0] for head in proxy.heads} == {"CONNECT"}
+    assert len(proxy.heads) >= 4  # each client has connections of its own
+    given = f"proxy-authorization: basic {b64encode(b'me:p@ss').decode()}".lower()
+    assert [head for head in proxy.heads if (given in head.lower()) != bool(login)] == []
+    assert len(fake.heads) == 5
+
+
+async def test_a_proxy_is_not_asked_for_a_store_on_this_machine_or_in_clear(
+    own_open: OpenStore, own_authority: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(own_authority / "ca.pem"))
+    proxy = FakeStore(answer)
+    async with listening(proxy.handle) as proxy_endpoint:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://{proxy_endpoint}")
+            monkeypatch.setenv(name.lower(), f"http://{proxy_endpoint}")
+        async with listening(FakeStore(answer).handle, server_context(own_authority)) as endpoint:
+            for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
+                await call
+        async with listening(FakeStore(answer).handle) as endpoint:
+            for call in calls_of(own_open(archive(endpoint)), tmp_path / "f"):
+                await call
+    assert proxy.heads == []
+
+
+def test_a_proxy_that_cannot_be_used_is_named(own_open: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://proxy:1080")
+    with pytest.raises(ValueError, match="NO_PROXY"):
+        own_open(archive(HOST, secure=True))

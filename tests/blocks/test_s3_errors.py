@@ -1,0 +1,192 @@
+"""What each answer of a store means, in one table."""
+
+from typing import Any
+
+import httpx
+import pytest
+import urllib3
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, PreconditionError
+
+from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
+from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse, parse_body, redacted, store_error
+
+SIGNED = "<StringToSign>AWS4-HMAC 51gned</StringToSign><SignatureProvided>51gned</SignatureProvided>"
+
+
+def body(code: str, message: str = "Some words.") -> str:
+    return (
+        f'<?xml version="1.0"?>\n<Error><Code>{code}</Code><Message>{message}</Message><Key>a</Key>'
+        f"<RequestId>18EC</RequestId>{SIGNED}</Error>"
+    )
+
+
+def answered(kind: type[Exception], status: str, content: str, before: str = "Generic S3 error") -> Exception:
+    """An exception as obstore words it."""
+    return kind(
+        f"{before}: Error performing PUT http://127.0.0.1:9/b/a in 2.5ms - Server returned non-2xx status code: "
+        f'{status}: {content}\n\nDebug source:\nGeneric {{ body: Some("{content}") }}'
+    )
+
+
+def unanswered(debug: str) -> Exception:
+    said = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/a in 2.5ms - HTTP error: error sending request"
+    return GenericError(f"{said}\n\nDebug source:\nGeneric {{ inner: Http(\n HttpError {{\n   {debug} }} }}")
+
+
+def s3(status: int, code: str) -> S3Error:
+    response = urllib3.HTTPResponse(status=status)
+    return S3Error(response, code, "Some words.", "/b/a", "18EC", None)
+
+
+REFUSED = 'kind: Connect,\n source: Os {\n code: 111,\n message: "Connection refused",\n }'
+UNTRUSTED = "kind: Connect,\n source: Custom { error: InvalidCertificate(\n UnknownIssuer,\n ) }"
+CUT = "kind: Request,\n source: hyper::Error(\n IncompleteMessage,\n )"
+
+MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
+    (
+        answered(AlreadyExistsError, "412 Precondition Failed", body("PreconditionFailed"), "Object already exists"),
+        PreconditionFailedError,
+        "PreconditionFailed",
+        ["HTTP 412 PreconditionFailed", "Some words.", "request 18EC"],
+    ),
+    (
+        answered(PreconditionError, "412 Precondition Failed", ""),
+        PreconditionFailedError,
+        "PreconditionFailed",
+        ["412"],
+    ),
+    # obstore calls all of these "already exists": none of them says that somebody else wrote.
+    (
+        answered(AlreadyExistsError, "409 Conflict", body("ConditionalRequestConflict")),
+        StoreUnavailableError,
+        "ConditionalRequestConflict",
+        ["HTTP 409 ConditionalRequestConflict", "may have been written"],
+    ),
+    (
+        answered(AlreadyExistsError, "409 Conflict", body("OperationAborted")),
+        StoreUnavailableError,
+        "OperationAborted",
+        [],
+    ),
+    (answered(AlreadyExistsError, "409 Conflict", ""), StoreUnavailableError, "", ["HTTP 409"]),
+    (answered(AlreadyExistsError, "304 Not Modified", ""), StoreRefusedError, "", ["HTTP 304"]),
+    (
+        answered(AlreadyExistsError, "409 Conflict", body("InvalidBucketState")),
+        StoreRefusedError,
+        "InvalidBucketState",
+        [],
+    ),
+    # And these "precondition": an ingress without its store is no lost race.
+    (answered(PreconditionError, "404 Not Found", "404 page not found"), StoreUnavailableError, "", ["HTTP 404"]),
+    (answered(PreconditionError, "404 Not Found", ""), StoreUnavailableError, "", ["HTTP 404"]),
+    (answered(PreconditionError, "404 Not Found", body("NoSuchKey")), StoreRefusedError, "NoSuchKey", []),
+    (
+        answered(FileNotFoundError, "404 Not Found", body("NoSuchBucket")),
+        StoreRefusedError,
+        "NoSuchBucket",
+        ["restore"],
+    ),
+    (answered(FileNotFoundError, "404 Not Found", body("NoSuchUpload")), StoreUnavailableError, "NoSuchUpload", []),
+    (answered(GenericError, "503 Service Unavailable", body("SlowDown")), StoreUnavailableError, "SlowDown", ["503"]),
+    (answered(GenericError, "400 Bad Request", body("SlowDown")), StoreUnavailableError, "SlowDown", []),
+    (answered(GenericError, "400 Bad Request", body("RequestTimeout")), StoreUnavailableError, "RequestTimeout", []),
+    (answered(GenericError, "400 Bad Request", body("InvalidArgument")), StoreRefusedError, "InvalidArgument", []),
+    (answered(GenericError, "429 Too Many Requests", "-"), StoreUnavailableError, "", ["HTTP 429"]),
+    (answered(GenericError, "502 Bad Gateway", "<h1>Bad gateway: no</h1>"), StoreUnavailableError, "", ["HTTP 502"]),
+    (answered(GenericError, "413 Payload Too Large", "<h1>nginx</h1>"), StoreRefusedError, "", ["limits the size"]),
+    (
+        answered(PermissionDeniedError, "403 Forbidden", body("SignatureDoesNotMatch")),
+        StoreRefusedError,
+        "SignatureDoesNotMatch",
+        ["HTTP 403 SignatureDoesNotMatch", "secret key"],
+    ),
+    (
+        answered(PermissionDeniedError, "403 Forbidden", body("AccessDenied")),
+        StoreRefusedError,
+        "AccessDenied",
+        ["SECURITY"],
+    ),
+    (answered(PermissionDeniedError, "403 Forbidden", ""), StoreRefusedError, "", ["HTTP 403"]),
+    (
+        GenericError(
+            "Generic S3 error: … - Server returned error response: " + body("InternalError") + "\n\nDebug source:"
+        ),
+        StoreUnavailableError,
+        "InternalError",
+        ["HTTP 200 InternalError"],
+    ),
+    (
+        GenericError("… - Received redirect without LOCATION, this normally indicates …\n\nDebug source:\n"),
+        StoreRefusedError,
+        "PermanentRedirect",
+        ["region"],
+    ),
+    (unanswered(REFUSED), StoreUnavailableError, "", ["could not connect: Connection refused"]),
+    (unanswered(UNTRUSTED), StoreUnavailableError, "", ["could not connect", "UnknownIssuer"]),
+    (unanswered(CUT), StoreUnavailableError, "", ["the connection was cut", "may have been written"]),
+    (
+        GenericError("Generic S3 error: Unable to extract metadata from headers: ETag Header missing from response"),
+        StoreUnavailableError,
+        "",
+        ["ETag Header missing", "may have been written"],
+    ),
+    (ReplyError(NO_ETAG), StoreUnavailableError, "", ["without an ETag"]),
+    (ReplyError(parse_body(412, "")), PreconditionFailedError, "PreconditionFailed", []),
+    (s3(403, "AccessDenied"), StoreRefusedError, "AccessDenied", ["HTTP 403 AccessDenied", "request 18EC"]),
+    (s3(503, "SlowDown"), StoreUnavailableError, "SlowDown", []),
+    (s3(404, "NoSuchKey"), StoreRefusedError, "NoSuchKey", []),
+    (ServerError("server failed with HTTP status code 503", 503), StoreUnavailableError, "", ["503"]),
+    (InvalidResponseError(413, "text/html", "<h1>nginx</h1>"), StoreRefusedError, "", ["limits the size"]),
+    (InvalidResponseError(404, "text/html", "not found"), StoreUnavailableError, "", ["HTTP 404"]),
+    (InvalidResponseError(502, "text/html", "-"), StoreUnavailableError, "", ["HTTP 502"]),
+    (MinioException("odd"), StoreUnavailableError, "", ["odd"]),
+    (urllib3.exceptions.ProtocolError("cut"), StoreUnavailableError, "", ["cut"]),
+    (httpx.ReadTimeout("slow"), StoreUnavailableError, "", ["ReadTimeout"]),
+    (ConnectionResetError("reset"), StoreUnavailableError, "", ["reset"]),
+    (TimeoutError(), StoreUnavailableError, "", ["TimeoutError"]),
+]
+
+
+@pytest.mark.parametrize(("error", "cls", "code", "words"), MEANINGS, ids=[str(row[0])[:70] for row in MEANINGS])
+def test_what_an_answer_means(error: Exception, cls: type[StoreError], code: str, words: list[str]) -> None:
+    found = store_error(error, method="PUT", name="a", bucket="b")
+    assert found is not None
+    assert (type(found), found.code, found.object_name) == (cls, code, "a")
+    assert [word for word in words if word not in str(found)] == []
+    assert "51gned" not in f"{found} {redacted(error)}"
+    assert "Debug source" not in f"{found} {redacted(error)}"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), PermissionError(13, "no"), ValueError("x")])
+def test_what_is_not_the_stores_stays_what_it_is(error: Exception) -> None:
+    assert store_error(error, method="PUT", name="a", bucket="b") is None
+    assert redacted(error) is error
+
+
+@pytest.mark.parametrize(
+    ("method", "debug", "written"),
+    [("PUT", CUT, True), ("DELETE", CUT, True), ("GET", CUT, False), ("PUT", REFUSED, False)],
+)
+def test_only_a_write_that_was_sent_may_have_arrived(method: str, debug: str, written: bool) -> None:
+    found = store_error(unanswered(debug), method=method, name="a", bucket="b")
+    assert ("may have been written" in str(found)) is written
+
+
+@pytest.mark.parametrize(
+    ("content", "reply"),
+    [
+        ("", Reply(500)),
+        ("<h1>Oops</h1>", Reply(500)),
+        (body("X"), Reply(500, "X", "Some words.", "18EC")),
+        (body("X", "See http://h/?sig=51gned"), Reply(500, "X", "See http://h/?…", "18EC")),
+        ("<Error><Code> X </Code></Error>", Reply(500, "X")),
+    ],
+)
+def test_a_body_is_read_without_what_was_signed(content: str, reply: Reply) -> None:
+    assert parse_body(500, content) == reply
+
+
+def test_the_status_is_the_replys_own_and_not_one_that_its_body_claims() -> None:
+    lying: Any = answered(GenericError, "503 Service Unavailable", " - Server returned non-2xx status code: 412: x")
+    assert parse(lying) == Reply(503)

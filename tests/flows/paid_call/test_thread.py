@@ -1,0 +1,152 @@
+"""The payment thread outlives whatever a report raises in it, and whoever waits learns at once where it does not."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from apixo import ApixoClient
+from blocks import ApixoApi, VideoArchive
+from deployments.sandbox import Fault, SandboxServer
+from flows.errors import UnconfirmedError
+from flows.generation import State
+from flows.ledger import Ledger
+from flows.paid_call import PaymentThread, PaymentThreadDiedError
+from flows.resources import Resources, open_resources
+from flows.steps.submit import Submission
+from tests.support import KITE, unique
+
+
+class Broken(logging.Handler):
+    """A console whose pipe is closed, as rich has it: it ends whatever thread logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit(1)
+
+
+@pytest.fixture
+def broken_console() -> Iterator[None]:
+    """Everything that is logged by this project or by httpx ends the thread that logs it."""
+    handler = Broken()
+    loggers = [logging.getLogger(name) for name in ("sora", "httpx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.fixture
+async def payments(api: ApixoApi, archive: VideoArchive) -> AsyncIterator[PaymentThread]:
+    thread = PaymentThread(api, archive)
+    yield thread
+    await thread.aclose()
+
+
+async def test_an_answer_is_written_down_before_anything_is_logged(
+    key: str, resources: Resources, sandbox: SandboxServer, broken_console: None
+) -> None:
+    made = await Submission(key, KITE, resources).run()
+    assert made.generation.state is State.SUBMITTED
+    (paid,) = sandbox.record.charged()
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    assert (entry.generation.state, entry.generation.task_id) == (State.SUBMITTED, paid.task_id)
+
+
+async def test_many_calls_survive_one_that_ends_its_thread(payments: PaymentThread) -> None:
+    async def good(client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> int:
+        await asyncio.sleep(0.2)
+        return 7
+
+    async def bad(client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> int:
+        await asyncio.sleep(0.05)
+        raise SystemExit(1)
+
+    results = await asyncio.gather(
+        *(payments.run(bad if number == 3 else good) for number in range(8)), return_exceptions=True
+    )
+    assert [result for result in results if result == 7] == [7] * 7
+    assert isinstance(results[3], PaymentThreadDiedError)
+    assert await payments.run(good) == 7
+
+
+async def test_whoever_waits_for_a_thread_that_died_learns_it_at_once(
+    api: ApixoApi, archive: VideoArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = PaymentThread(api, archive)
+
+    async def hang(client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> None:
+        def die() -> None:
+            raise RuntimeError("the loop itself is broken")
+
+        monkeypatch.setattr(thread._loop, "_run_once", die)
+        await asyncio.get_running_loop().create_future()
+
+    started = time.monotonic()
+    with pytest.raises(PaymentThreadDiedError, match="has died"):
+        await asyncio.wait_for(thread.run(hang), 30)
+    with pytest.raises(PaymentThreadDiedError):
+        await thread.run(hang)
+    await thread.aclose()
+    assert time.monotonic() - started < 15
+
+
+async def test_a_slow_log_does_not_delay_the_writing_down(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """A console that nobody reads blocks whoever logs."""
+    gate = threading.Event()
+
+    class Blocked(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if threading.current_thread().name != "MainThread":
+                gate.wait(20)
+
+    handler, logger = Blocked(), logging.getLogger("sora")
+    logger.addHandler(handler)
+    try:
+        sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=30))
+        with pytest.raises(UnconfirmedError):
+            await asyncio.wait_for(Submission(key, KITE, resources).run(), 10)
+        entry = await resources.ledger.read(key)
+        assert entry is not None
+        assert entry.generation.state is State.UNCONFIRMED
+    finally:
+        gate.set()
+        logger.removeHandler(handler)
+
+
+async def test_only_what_may_pay_holds_the_means_to_pay(
+    key: str, api: ApixoApi, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+) -> None:
+    async with open_resources(api, archive) as collecting:
+        assert not hasattr(collecting.client, "submit_once")
+        with pytest.raises(Exception, match="not opened for paying"):
+            await Submission(key, KITE, collecting).run()
+    assert sandbox.record.submits() == []
+    assert await resources.ledger.read(key) is None
+
+
+async def test_claims_never_run_ahead_of_calls(
+    archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """Whatever a run waits for, it waits before the claim: a death leaves no claim that was never sent."""
+    slow = resources.api.model_copy(update={"requests_per_minute": 120.0})  # two at once, then two a second
+    keys = [unique("k") for _ in range(12)]
+    most = 0
+    async with open_resources(slow, archive, pays=True) as own:
+        submitting = [asyncio.create_task(Submission(key, KITE, own).run()) for key in keys]
+        while not all(task.done() for task in submitting):
+            claimed = sum(entry is not None for entry in await resources.ledger.read_all(keys))
+            most = max(most, claimed - len(sandbox.record.submits()))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*submitting)
+    assert most <= 3
+    assert len(sandbox.record.charged()) == 12

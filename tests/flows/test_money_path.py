@@ -1,0 +1,389 @@
+"""What is paid for is a task: no retry, person, race or late upload pays twice, or mixes up two tasks' videos."""
+
+import asyncio
+import hashlib
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from apixo import AuthenticationError, Status, Succeeded, VideoRequest
+from blocks.object_store import ObjectStore
+from deployments.sandbox import Fault, SandboxServer
+from flows import steps
+from flows.calendar_rows import BatchItem
+from flows.collect_videos import collect
+from flows.errors import DuplicateRequestError, SupersededError, UnconfirmedError
+from flows.generate_batch import generate_batch
+from flows.generate_video import generate_video
+from flows.generation import Generation, PaidTask, State
+from flows.ledger import Entry
+from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resources import Resources
+from flows.steps.fetch import FetchedVideo
+from flows.steps.submit import Submission, Terms
+from flows.steps.wait import record_end
+from tests.flows.conftest import StoredBlocks
+from tests.support import KITE, made_outside, unique
+
+SUBMARINE = VideoRequest(prompt="Quite another picture: a black submarine", duration=4)
+
+
+async def read(key: str, resources: Resources) -> Entry:
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    return entry
+
+
+async def finished(task_id: str, resources: Resources) -> Succeeded:
+    while not isinstance(status := await resources.client.status_once(task_id), Succeeded):
+        await asyncio.sleep(0.05)
+    return status
+
+
+async def fetched(paid: PaidTask, resources: Resources, folder: Path) -> tuple[Entry, list[FetchedVideo] | None]:
+    entry, status = await record_end(
+        paid, await read(paid.key, resources), await finished(paid.task_id, resources), resources
+    )
+    return entry, await steps.fetch.fn(paid, entry, status, folder, resources)
+
+
+async def archived_hash(found: Generation, resources: Resources) -> str:
+    assert found.video is not None
+    digest = await resources.store.digest(found.video.name)
+    assert digest is not None
+    return digest.sha256
+
+
+async def two_tasks(key: str, resources: Resources) -> tuple[PaidTask, PaidTask]:
+    """A key whose task a person replaces by another one, while a run still works on the first."""
+    first = (await Submission(key, KITE, resources).run()).generation.task
+    other = await made_outside(resources.api, SUBMARINE)
+    second = (await resolve_as_task(await look(key, resources), other, resources)).task
+    return first, second
+
+
+async def test_the_record_holds_the_video_of_the_task_that_it_names_and_the_other_one_lies_beside(
+    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    first, second = await two_tasks(key, resources)
+    known, superseded = await fetched(first, resources, tmp_path / "a")
+    with pytest.raises(SupersededError, match=f"has the task {second.task_id}, not {first.task_id}"):
+        await steps.archive.fn(first, known, superseded, resources)
+    entry, videos = await fetched(second, resources, tmp_path / "b")
+    assert videos is not None
+    made = await steps.archive.fn(second, entry, videos, resources)
+    assert (made.state, made.task_id) == (State.ARCHIVED, second.task_id)
+    assert made.video is not None
+    assert made.video.sha256 == videos[0].sha256 == await archived_hash(made, resources)
+    (beside,) = made.attempt.superseded
+    assert superseded is not None
+    assert beside.task_id == first.task_id
+    assert beside.objects[0].sha256 == superseded[0].sha256
+    assert {item.name for item in beside.objects}.isdisjoint(item.name for item in made.objects)
+
+
+async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
+    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await two_tasks(key, resources)
+    known, superseded = await fetched(first, resources, tmp_path / "a")
+    create, reached, gate = ObjectStore.create_file, asyncio.Event(), asyncio.Event()
+
+    async def slow(store: ObjectStore, name: str, path: Path, *, content_type: str) -> bool:
+        if str(path).startswith(str(tmp_path / "a")):
+            reached.set()
+            await gate.wait()
+        return await create(store, name, path, content_type=content_type)
+
+    monkeypatch.setattr(ObjectStore, "create_file", slow)
+    late = asyncio.create_task(steps.archive.fn(first, known, superseded, resources))
+    await reached.wait()
+    made = await steps.archive.fn(second, *await fetched(second, resources, tmp_path / "b"), resources)
+    gate.set()
+    with pytest.raises(SupersededError):
+        await late
+    again = (await read(key, resources)).generation
+    assert again.objects == made.objects
+    assert made.video is not None
+    assert await archived_hash(again, resources) == made.video.sha256
+
+
+async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_first(
+    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    """A host may encode a result anew, and two versions of Pillow draw two posters."""
+    paid = (await Submission(key, KITE, resources).run()).generation.task
+    entry, ours = await fetched(paid, resources, tmp_path / "a")
+    other = await made_outside(resources.api, SUBMARINE)
+    theirs = await steps.fetch.fn(
+        paid.model_copy(update={"task_id": other}), entry, await finished(other, resources), tmp_path / "b", resources
+    )
+    assert ours is not None
+    assert theirs is not None
+    assert ours[0].sha256 != theirs[0].sha256
+    await resources.store.create_file(f"{paid.folder}video.mp4", theirs[0].path, content_type="video/mp4")
+    await resources.store.put(f"{paid.folder}poster.jpg", b"drawn by another version")
+    await resources.store.put(f"{paid.folder}generation.json", b'{"written": "by another version"}')
+    made = await steps.archive.fn(paid, entry, ours, resources)
+    assert made.video is not None
+    assert made.video.sha256 == theirs[0].sha256
+    for item in made.objects:
+        stored = await resources.store.get(item.name)
+        assert stored is not None
+        assert (len(stored.data), hashlib.sha256(stored.data).hexdigest()) == (item.size_bytes, item.sha256)
+    assert any("stored this result first" in warning for warning in made.warnings)
+
+
+async def test_racing_archives_of_one_task_leave_a_record_that_fits_the_objects(
+    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    paid = (await Submission(key, KITE, resources).run()).generation.task
+    prepared = [await fetched(paid, resources, tmp_path / str(number)) for number in range(6)]
+    made = await asyncio.gather(*(steps.archive.fn(paid, *known, resources) for known in prepared))
+    assert len({item.model_dump_json() for item in made}) == 1
+    assert made[0].video is not None
+    assert await archived_hash(made[0], resources) == made[0].video.sha256
+
+
+async def test_one_task_is_never_in_two_records(resources: Resources, sandbox: SandboxServer) -> None:
+    keys = [unique("a") for _ in range(8)]
+    for key in keys:
+        sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+        with pytest.raises(UnconfirmedError):
+            await Submission(key, KITE, resources).run()
+    task_id = sandbox.record.charged()[0].task_id or ""
+    seen = [await look(key, resources) for key in keys]
+    results = await asyncio.gather(
+        *(resolve_as_task(found, task_id, resources) for found in seen), return_exceptions=True
+    )
+    assert sum(isinstance(result, Generation) for result in results) == 1
+    assert all(isinstance(result, Generation | ResolutionError) for result in results)
+    records = [(await read(key, resources)).generation for key in keys]
+    assert [task_id in record.task_ids for record in records].count(True) == 1
+
+
+async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_its_owner_the_video(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """The reply to a paid call names a task that a person has just given to another generation."""
+    other = f"{key}-other"
+    sandbox.faults.add(Fault(call="submit", kind="reset_before"))
+    with pytest.raises(UnconfirmedError):
+        await Submission(other, KITE, resources).run()
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
+    paying = asyncio.create_task(Submission(key, KITE, resources).run())
+    while not sandbox.record.charged():
+        await asyncio.sleep(0.01)
+    task_id = sandbox.record.charged()[0].task_id or ""
+    await resolve_as_task(await look(other, resources), task_id, resources)
+    with pytest.raises(UnconfirmedError, match=f"has as a task of {other}"):
+        await paying
+    right = await made_outside(resources.api)
+    await resolve_as_task(await look(other, resources), right, resources)
+    assert (await resolve_as_task(await look(key, resources), task_id, resources)).task_id == task_id
+    assert (await Submission(key, KITE, resources).run()).generation.task_id == task_id
+
+
+async def test_a_task_whose_process_died_before_it_was_in_the_record_is_found_without_a_person(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=30))
+    resources.api.submit_timeout_seconds = 0.3
+    monkeypatch.setattr("flows.paid_call.call.transitions.submitted", _killed)
+    monkeypatch.setattr("flows.paid_call.call.transitions.unconfirmed", _killed)
+    with pytest.raises(BaseException, match="killed"):
+        await Submission(key, KITE, resources).run()
+    monkeypatch.undo()
+    task_id = await made_outside(resources.api)
+    await resources.ledger.tasks.bind(task_id, key, 1)
+    found = (await Submission(key, KITE, resources).run()).generation
+    assert (found.state, found.task_id, found.attempt.named_by) == (State.SUBMITTED, task_id, "reply")
+    assert len(sandbox.record.submits()) == 2
+
+
+def _killed(*_: object, **__: object) -> Generation:
+    raise RuntimeError("killed")
+
+
+async def test_a_refused_key_leaves_nothing_of_the_collector_running(
+    resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        await Submission(unique("k"), VideoRequest(prompt=f"kite {number}"), resources).run()
+    asked, ask = 0, resources.client.status_once
+
+    async def refuse_the_first(task_id: str) -> Status:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise AuthenticationError("no")
+        await asyncio.sleep(1)
+        return await ask(task_id)
+
+    monkeypatch.setattr(resources.client, "status_once", refuse_the_first)
+    before = asyncio.all_tasks()
+    with pytest.raises(AuthenticationError):
+        await collect(None, resources)
+    assert asyncio.all_tasks() - before == set()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_parents_retry_joins_what_it_paid_for(
+    nested: bool, stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    keys: list[str] = []
+
+    @flow(persist_result=False)
+    async def middle() -> str:
+        return (await generate_video(KITE, api=stored.name, archive=stored.name)).key
+
+    @flow(retries=1, persist_result=False)
+    async def parent() -> None:
+        made = await (middle() if nested else middle.fn())
+        keys.append(made)
+        if len(keys) == 1:
+            raise RuntimeError("something after it fails")
+
+    await parent()
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert len(sandbox.record.charged()) == 1
+
+
+async def test_two_equal_requests_of_one_parent_are_one_video_and_two_different_ones_are_two(
+    stored: StoredBlocks, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @flow(persist_result=False)
+    async def parent() -> list[str]:
+        made = [await generate_video(each, api=stored.name, archive=stored.name) for each in (KITE, KITE, SUBMARINE)]
+        return [item.key for item in made]
+
+    first, again, other = await parent()
+    assert first == again != other
+    assert len(sandbox.record.charged()) == 2
+    assert "An equal request in the same run is the same video" in caplog.text
+
+
+async def test_a_parents_retry_joins_the_batch_that_it_paid_for(stored: StoredBlocks, sandbox: SandboxServer) -> None:
+    tries = 0
+
+    @flow(retries=1, persist_result=False)
+    async def parent() -> None:
+        nonlocal tries
+        tries += 1
+        items = [BatchItem(prompt="one"), BatchItem(prompt="two", id="two")]
+        await generate_batch(items, api=stored.name, archive=stored.name)
+        if tries == 1:
+            raise RuntimeError("something after it fails")
+
+    await parent()
+    assert tries == 2
+    assert len(sandbox.record.charged()) == 2
+
+
+async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_refused(
+    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Submission(key, KITE, resources).run()
+    with pytest.raises(DuplicateRequestError, match=f"the same video as {key}.*nothing was sent"):
+        await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
+    assert len(sandbox.record.submits()) == 1
+    assert await resources.ledger.open_keys() == [key]
+    await Submission(f"{key}-wanted", KITE, resources).run()
+    assert f"{key}-wanted asks for the same video as {key}" in caplog.text
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_racing_duplicates_under_refusal_are_paid_once(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    terms = Terms(refuse_duplicates=True)
+    results = await asyncio.gather(
+        *(Submission(f"{key}-{number}", KITE, resources, terms).run() for number in range(12)), return_exceptions=True
+    )
+    assert sum(isinstance(result, Entry) for result in results) == 1
+    assert sum(isinstance(result, DuplicateRequestError) for result in results) == 11
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_limit(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, gate = asyncio.Event(), asyncio.Event()
+
+    async def limit() -> None:
+        waits.set()
+        await gate.wait()
+
+    slow = asyncio.create_task(
+        Submission(key, KITE, resources, Terms(refuse_duplicates=True, before_paying=limit)).run()
+    )
+    await waits.wait()
+    monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(hours=1))
+    await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
+    monkeypatch.setattr(resources, "monotonic", lambda: time.monotonic() + 3600)
+    gate.set()
+    with pytest.raises(DuplicateRequestError):
+        await slow
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("minutes", [-25, 25])
+async def test_clocks_that_differ_as_much_as_the_store_allows_hide_no_duplicate(
+    minutes: int, key: str, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await resources.ledger.duplicate_of(KITE, key, note=True) is None
+    monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(minutes=minutes))
+    assert await resources.ledger.duplicate_of(KITE, f"{key}-renamed", note=True) == key
+
+
+async def test_nothing_is_claimed_while_a_limit_is_waited_for(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gate = asyncio.Event()
+
+    async def budget() -> None:
+        await gate.wait()
+
+    waiting = asyncio.create_task(Submission(key, KITE, resources, Terms(before_paying=budget)).run())
+    await asyncio.sleep(0.3)
+    assert await resources.ledger.read(key) is None
+    gate.set()
+    await waiting
+    assert len(sandbox.record.submits()) == 1
+
+
+async def unconfirmed_and_noted(key: str, resources: Resources, sandbox: SandboxServer) -> str:
+    """The receiver bound the task that a callback named, and died before the record named it."""
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await Submission(key, KITE, resources).run()
+    task_id = sandbox.record.charged()[0].task_id or ""
+    await resources.ledger.tasks.bind(task_id, key, 1, named_by="callback")
+    return task_id
+
+
+async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await unconfirmed_and_noted(key, resources, sandbox)
+    with pytest.raises(ResolutionError, match=f"APIXO took it as task {task_id}"):
+        await allow_resubmission(await look(key, resources), resources)
+    assert (await read(key, resources)).generation.task_id == task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = await unconfirmed_and_noted(key, resources, sandbox)
+    found = (await Submission(key, KITE, resources).run()).generation
+    assert (found.state, found.task_id, found.attempt.named_by) == (State.SUBMITTED, task_id, "callback")
+    sandbox.record.clear()
+    other = await unconfirmed_and_noted(f"{key}-other", resources, sandbox)
+    (collected,) = await collect([f"{key}-other"], resources)
+    assert collected.task_id == other
+    assert collected.what in ("pending", "archived")
