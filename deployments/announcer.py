@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from flows.events import emit_task_finished
+from flows.signals.events import emit_task_finished
 
 CALL_EVERY_SECONDS: Final = 10.0
 """How often the collector is called at most. Starting its process takes half of it."""

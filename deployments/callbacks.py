@@ -33,9 +33,9 @@ from deployments.callback_desk import CallbackDesk, DeskFullError, Result, Troub
 from deployments.callback_server import CallbackServer
 from deployments.connection import SetupError
 from flows.callbacks import Outcome, answer_call, parse_hint
-from flows.errors import InvalidKeyError, PipelineError
-from flows.keys import check_key
-from flows.ledger import Ledger
+from flows.record.errors import InvalidKeyError, PipelineError
+from flows.record.keys import check_key
+from flows.record.ledger import Ledger
 from flows.resources import Resources, command_options, load_block, open_resources
 
 MOST_BODY_BYTES: Final = 1_048_576

@@ -16,7 +16,7 @@ from deployments.stack import LocalStack
 
 if TYPE_CHECKING:
     from apixo import VideoRequest
-    from flows.generation import Generation
+    from flows.record.generation import Generation
 
 
 def timing(speed: float) -> dict[str, str]:
@@ -139,7 +139,7 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
     from deployments.cli.display import StepDisplay  # noqa: PLC0415 - after the server was chosen
     from deployments.cli.generate import print_generations  # noqa: PLC0415
     from flows.generate_video import generate_video  # noqa: PLC0415
-    from flows.progress import listen  # noqa: PLC0415
+    from flows.signals.progress import listen  # noqa: PLC0415
 
     await _save_blocks({**stack.environment, **timing(speed)})
     requests = demo_requests(stack.sandbox_url, f"{time.strftime('%Y%m%d-%H%M%S')}")

@@ -15,13 +15,13 @@ from typing import Any, Final
 from apixo import BadRequestError, Status
 from apixo.replies import FINAL_STATES, usable_task_id
 from blocks.errors import StoreError
-from flows import generation as transitions
-from flows.advice import unconfirmed_error
-from flows.errors import LedgerError
-from flows.events import emit
-from flows.generation import Generation, State
-from flows.progress import run_logger
+from flows.record import generation as transitions
+from flows.record.advice import unconfirmed_error
+from flows.record.errors import LedgerError
+from flows.record.generation import Generation, State
 from flows.resources import Resources
+from flows.signals.events import emit
+from flows.signals.progress import run_logger
 
 Announce = Callable[[str, str], None]
 """Takes the key and the task of a generation whose task has ended."""

@@ -14,22 +14,22 @@ from apixo import ApixoError, AuthenticationError, Failed, Succeeded
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
-from flows import generation as transitions
-from flows.advice import unconfirmed_error
-from flows.announcements import announce
-from flows.errors import PipelineError, VideoFailedError
-from flows.events import emit
-from flows.generation import Generation, State
-from flows.keys import Key
-from flows.ledger import Entry
 from flows.media.errors import MediaError
-from flows.output import protect_log_handlers
-from flows.progress import run_logger
-from flows.report import plain, shown
+from flows.record import generation as transitions
+from flows.record.advice import unconfirmed_error
+from flows.record.errors import PipelineError, VideoFailedError
+from flows.record.generation import Generation, State
+from flows.record.keys import Key
+from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
-from flows.steps.submit import reconcile, settle
-from flows.steps.wait import record_end
+from flows.signals.announcements import announce
+from flows.signals.events import emit
+from flows.signals.output import protect_log_handlers
+from flows.signals.progress import run_logger
+from flows.signals.report import plain, shown
+from flows.submission import reconcile, settle
+from flows.task_end import record_end
 
 AT_ONCE: Final = 16
 """Generations looked after at the same time: enough to ask thousands in a minute, few enough for one disk."""
@@ -172,7 +172,7 @@ async def _look_after(key: str, resources: Resources, *, detached_only: bool) ->
         case State.SUCCEEDED:
             return _told(await retrieve(found.task, entry, None, resources), resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
-            await announce(found, resources)
+            await announce(found, resources.ledger, resources.archive)
         case State.REJECTED:
             await resources.ledger.close(found)
     return _told(found, resources)

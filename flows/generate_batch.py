@@ -15,8 +15,10 @@ from apixo import ApixoError, AuthenticationError
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
 from flows import steps
-from flows.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.batch_summary import (
+from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
+from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
+from flows.batch.calendars import read_calendar
+from flows.batch.summary import (
     BatchRow,
     BatchSummary,
     RowState,
@@ -27,21 +29,19 @@ from flows.batch_summary import (
     publish,
     summarize,
 )
-from flows.budget import Budget, BudgetError, paid_attempts, spent_on
-from flows.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
-from flows.calendars import read_calendar
-from flows.errors import DuplicateRequestError, InvalidKeyError, KeyConflictError, PipelineError
 from flows.generate_video import generate
-from flows.generation import Generation, State
-from flows.keys import Key, calendar_key, check_key, root_run_id
 from flows.media.errors import MediaError
-from flows.output import protect_log_handlers
 from flows.permission import rerun_by_person
-from flows.progress import run_logger, tell_count
+from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
+from flows.record.errors import DuplicateRequestError, InvalidKeyError, KeyConflictError, PipelineError
+from flows.record.generation import Generation, State
+from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.rehearsal import check_api
 from flows.resources import Resources, command_options, load_block, open_resources
+from flows.signals.output import protect_log_handlers
+from flows.signals.progress import run_logger, tell_count
 from flows.steps.retrying import delays_seconds
-from flows.steps.submit import Terms
+from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to

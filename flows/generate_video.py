@@ -9,18 +9,18 @@ from apixo import VideoRequest
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
-from flows.errors import SupersededError, VideoFailedError
-from flows.generation import Generation
-from flows.keys import Key, check_key, root_run_id
-from flows.ledger import Entry
-from flows.ledger_indexes import request_digest
-from flows.output import protect_log_handlers
 from flows.permission import rerun_by_person
-from flows.progress import run_logger
+from flows.record.errors import SupersededError, VideoFailedError
+from flows.record.generation import Generation
+from flows.record.indexes import request_digest
+from flows.record.keys import Key, check_key, root_run_id
+from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
+from flows.signals.output import protect_log_handlers
+from flows.signals.progress import run_logger
 from flows.steps.retrying import delays_seconds
-from flows.steps.submit import DEFAULT_TERMS, Terms
+from flows.submission import DEFAULT_TERMS, Terms
 
 
 def _run_name() -> str:

@@ -6,7 +6,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.generation import Attempt
+from flows.record.generation import Attempt
 
 
 async def rerun_by_person(attempts: Sequence[Attempt]) -> str | None:

@@ -1,14 +1,14 @@
 """What a person does about a generation whose payment is unclear, or that failed."""
 
 from apixo import ApixoError, BadRequestError
-from flows import generation as transitions
-from flows.advice import unconfirmed_error
-from flows.errors import LedgerError, TransitionError
-from flows.generation import Generation, State
-from flows.ledger import Entry
-from flows.progress import run_logger
+from flows.record import generation as transitions
+from flows.record.advice import unconfirmed_error
+from flows.record.errors import LedgerError, TransitionError
+from flows.record.generation import Generation, State
+from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.steps.submit import reconcile, settle
+from flows.signals.progress import run_logger
+from flows.submission import reconcile, settle
 
 
 class ResolutionError(LedgerError):

@@ -20,13 +20,13 @@ from pydantic_core import ErrorDetails
 from apixo import StatusClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
-from flows.doorbell import Doorbell
-from flows.errors import PipelineError
-from flows.generation import Owner
-from flows.hosts import guarded_client
-from flows.ledger import Ledger
+from flows.media.hosts import guarded_client
+from flows.media.spool import spool_root
 from flows.paid_call import PaymentThread
-from flows.spool import spool_root
+from flows.record.errors import PipelineError
+from flows.record.generation import Owner
+from flows.record.ledger import Ledger
+from flows.signals.doorbell import Doorbell
 
 B = TypeVar("B", bound=Block)
 

@@ -2,17 +2,22 @@
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 from apixo import Succeeded
 from flows import steps
-from flows.errors import SupersededError
-from flows.generation import Generation, PaidTask
-from flows.ledger import Entry
 from flows.media.errors import MediaError
-from flows.report import publish, thumbnail_of
+from flows.media.spool import discard, spool_folder
+from flows.media.videos import poster_jpeg
+from flows.record.errors import SupersededError
+from flows.record.generation import Generation, PaidTask
+from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.spool import discard, spool_folder
+from flows.signals.report import publish
 from flows.steps.retrying import delays_seconds
+
+THUMBNAIL_PIXELS: Final = 320
+"""Longest side of the artifact's picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
 
 
 async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
@@ -46,6 +51,6 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
 
 async def _thumbnail(video: Path) -> bytes | None:
     try:
-        return await asyncio.to_thread(thumbnail_of, video)
+        return await asyncio.to_thread(poster_jpeg, video, max_side=THUMBNAIL_PIXELS)
     except MediaError:  # a picture less in the artifact
         return None

@@ -21,9 +21,9 @@ from typer.core import TyperGroup
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import app
 from deployments.deploy import EXAMPLES, MAIN, wanted_deployments
-from flows.calendar_rows import FIELDS, Row
-from flows.calendars import parse_calendar
-from flows.events import TASK_FINISHED, Happening
+from flows.batch.calendar_rows import FIELDS, Row
+from flows.batch.calendars import parse_calendar
+from flows.signals.events import TASK_FINISHED, Happening
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = [ROOT / name for name in ("docs/guide.md", "README.md", "SECURITY.md")]

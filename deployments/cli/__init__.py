@@ -13,7 +13,7 @@ def main() -> None:
     All that takes time is imported inside, for a person may end it meanwhile too.
     """
     try:
-        from flows.output import protect_standard_streams  # noqa: PLC0415
+        from flows.signals.output import protect_standard_streams  # noqa: PLC0415
 
         protect_standard_streams()
         from deployments.cli.app import app  # noqa: PLC0415

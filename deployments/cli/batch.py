@@ -15,9 +15,9 @@ from deployments.cli.console import err, out, table
 from deployments.connection import connect, flush
 
 if TYPE_CHECKING:
-    from flows.batch_summary import BatchSummary
-    from flows.progress import Progress as News
-    from flows.progress import Step
+    from flows.batch.summary import BatchSummary
+    from flows.signals.progress import Progress as News
+    from flows.signals.progress import Step
 
 
 def batch(
@@ -64,10 +64,10 @@ def batch(
     Example: `sora batch spring.csv --dry-run`, then `sora batch spring.csv --max-spend 20`
     """
     connect(local.LOCAL_DIR, verbose=verbose)
-    from flows.batch_summary import BatchError  # noqa: PLC0415 - after the server was chosen
+    from flows.batch.summary import BatchError  # noqa: PLC0415 - after the server was chosen
     from flows.generate_batch import generate_batch  # noqa: PLC0415
-    from flows.keys import calendar_key, check_key  # noqa: PLC0415
-    from flows.progress import listen  # noqa: PLC0415
+    from flows.record.keys import calendar_key, check_key  # noqa: PLC0415
+    from flows.signals.progress import listen  # noqa: PLC0415
 
     name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
@@ -160,7 +160,7 @@ class BatchDisplay:
         self._progress.update(self._bar, total=videos)
 
     def __call__(self, news: "News") -> None:
-        """Takes news in; the listener for `flows.progress.listen`. Called from any thread."""
+        """Takes news in; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
             self._at[news.key] = news.step
             ended = news.step == self._last and news.done and news.key not in self._done

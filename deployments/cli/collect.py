@@ -12,7 +12,7 @@ from deployments.connection import connect, flush
 
 if TYPE_CHECKING:
     from flows.collect_videos import Collected
-    from flows.generation import Generation
+    from flows.record.generation import Generation
 
 
 def list_(
@@ -69,7 +69,7 @@ def collect(
 
 async def _records(*, open_only: bool, archive: str) -> "list[Generation]":
     from blocks import VideoArchive  # noqa: PLC0415 - after the server was chosen
-    from flows.ledger import Ledger  # noqa: PLC0415
+    from flows.record.ledger import Ledger  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 
     store = (await load_block(VideoArchive, archive)).store()

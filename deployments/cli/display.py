@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.cli.console import harmless
-from flows.progress import STEPS, Progress, Step
+from flows.signals.progress import STEPS, Progress, Step
 
 
 class StepDisplay:
@@ -50,7 +50,7 @@ class StepDisplay:
             self._live.stop()
 
     def __call__(self, news: Progress) -> None:
-        """Takes news in; the listener for `flows.progress.listen`. Called from any thread."""
+        """Takes news in; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
             steps = self._news.setdefault(news.key, {})
             before = steps.get(news.step)

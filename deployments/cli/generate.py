@@ -15,7 +15,7 @@ from deployments.connection import connect, flush
 
 if TYPE_CHECKING:
     from apixo import VideoRequest
-    from flows.generation import Generation
+    from flows.record.generation import Generation
 
 
 def generate(
@@ -61,7 +61,7 @@ def generate(
     """
     connect(local.LOCAL_DIR, verbose=verbose)
     from apixo import VideoRequest  # noqa: PLC0415 - after the server was chosen
-    from flows.keys import check_key  # noqa: PLC0415
+    from flows.record.keys import check_key  # noqa: PLC0415
 
     request = VideoRequest.model_validate(
         {
@@ -86,7 +86,7 @@ def run_and_show(
     """Runs the flow in this process, with a live view, and prints what came out."""
     from deployments.cli.display import StepDisplay  # noqa: PLC0415
     from flows.generate_video import generate_video  # noqa: PLC0415
-    from flows.progress import listen  # noqa: PLC0415
+    from flows.signals.progress import listen  # noqa: PLC0415
 
     async def run() -> "Generation":
         listen(display)
@@ -142,8 +142,8 @@ def made_up_key(prompt: str) -> str:
 async def _dry_run(request: "VideoRequest", key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
     from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
     from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
-    from flows.advice import duplicate_error, duplicate_sentence  # noqa: PLC0415
     from flows.media.images import check_image  # noqa: PLC0415
+    from flows.record.advice import duplicate_error, duplicate_sentence  # noqa: PLC0415
     from flows.rehearsal import check_api  # noqa: PLC0415
     from flows.resources import load_block, open_resources  # noqa: PLC0415
 

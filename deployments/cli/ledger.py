@@ -15,7 +15,7 @@ from deployments.cli.generate import run_and_show
 from deployments.connection import SetupError, connect
 
 if TYPE_CHECKING:
-    from flows.generation import Generation
+    from flows.record.generation import Generation
     from flows.resources import Resources
 
 LINK_SECONDS = 3600
@@ -69,7 +69,7 @@ def resolve(
 
 
 async def _look(key: str, *, api: str, archive: str) -> "Generation":
-    from flows.keys import check_key  # noqa: PLC0415 - after the server was chosen
+    from flows.record.keys import check_key  # noqa: PLC0415 - after the server was chosen
     from flows.resolution import look  # noqa: PLC0415
 
     async with _opened(api, archive) as resources:
@@ -97,8 +97,8 @@ async def _opened(api: str, archive: str) -> "AsyncIterator[Resources]":
 
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
     from blocks import VideoArchive  # noqa: PLC0415 - after the server was chosen
-    from flows.keys import check_key  # noqa: PLC0415
-    from flows.ledger import Ledger  # noqa: PLC0415
+    from flows.record.keys import check_key  # noqa: PLC0415
+    from flows.record.ledger import Ledger  # noqa: PLC0415
     from flows.resolution import ResolutionError  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 

@@ -16,8 +16,8 @@ from typing import Literal
 import httpx
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from flows.hosts import check_url, open_stream
 from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
+from flows.media.hosts import check_url, open_stream
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP"]
 
@@ -88,7 +88,7 @@ async def check_image(
     """Fetches an image, decodes all of it, and says what it is.
 
     Args:
-        client: From `flows.hosts.guarded_client`.
+        client: From `flows.media.hosts.guarded_client`.
         url: Where the image is.
         max_bytes: Larger files are refused, counted while they arrive.
         max_pixels: Larger pictures are refused before they are decoded.

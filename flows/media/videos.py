@@ -168,12 +168,6 @@ def poster_jpeg(path: Path, *, max_side: int = 1280) -> bytes:
         return _jpeg(upright, max_side)
 
 
-def thumbnail_jpeg(poster: bytes, *, max_side: int = 320) -> bytes:
-    """A poster made smaller, as a JPEG, for previews. Blocks shortly."""
-    with Image.open(io.BytesIO(poster), formats=["JPEG"]) as image:
-        return _jpeg(image, max_side)
-
-
 class _Tally:
     """What went by while a film was decoded."""
 

@@ -12,12 +12,12 @@ from typing import Final
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
 from blocks.errors import StoreError
-from flows import generation as transitions
-from flows.advice import task_of_another_key, unconfirmed_error
-from flows.errors import LedgerError, PipelineError, UnconfirmedError
-from flows.events import emit
-from flows.generation import Generation, Owner, Problem
-from flows.ledger import Entry, Ledger
+from flows.record import generation as transitions
+from flows.record.advice import task_of_another_key, unconfirmed_error
+from flows.record.errors import LedgerError, PipelineError, UnconfirmedError
+from flows.record.generation import Generation, Owner, Problem
+from flows.record.ledger import Entry, Ledger
+from flows.signals.events import emit
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 

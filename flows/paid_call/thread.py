@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
-from flows.errors import PipelineError
-from flows.ledger import Ledger
+from flows.record.errors import PipelineError
+from flows.record.ledger import Ledger
 
 T = TypeVar("T")
 

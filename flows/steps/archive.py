@@ -16,16 +16,16 @@ from pydantic import BaseModel, ValidationError
 
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest
-from flows import generation as transitions
-from flows import layout
-from flows.announcements import announce
-from flows.errors import ArchiveMismatchError, LedgerError
-from flows.generation import ArchivedObject, Generation, PaidTask, State
-from flows.ledger import Entry
 from flows.media.errors import DamagedVideoError, MediaError
 from flows.media.videos import compare, inspect_video, poster_jpeg
-from flows.progress import run_logger, tell
+from flows.record import generation as transitions
+from flows.record import object_names
+from flows.record.errors import ArchiveMismatchError, LedgerError
+from flows.record.generation import ArchivedObject, Generation, PaidTask, State
+from flows.record.ledger import Entry
 from flows.resources import Resources
+from flows.signals.announcements import announce
+from flows.signals.progress import run_logger, tell
 from flows.steps.fetch import FetchedVideo
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
@@ -90,13 +90,15 @@ async def _store_all(
     except MediaError as error:  # the video is what was paid for
         warnings += (f"there is no poster: {error}",)
     else:
-        objects.append(await _store(paid.folder + layout.POSTER_NAME, poster, "poster", layout.POSTER_TYPE, resources))
+        objects.append(
+            await _store(paid.folder + object_names.POSTER_NAME, poster, "poster", object_names.POSTER_TYPE, resources)
+        )
     objects.append(await _store_sidecar(paid, sidecar(found, paid, tuple(objects), warnings), resources))
     return objects, warnings
 
 
 async def _announced(archived: Generation, resources: Resources, *, found: bool) -> Generation:
-    await announce(archived, resources, found=found)
+    await announce(archived, resources.ledger, resources.archive, found=found)
     tell(archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
     return archived
 
@@ -147,7 +149,7 @@ async def _store_video(
 ) -> tuple[ArchivedObject, FetchedVideo]:
     """Creates the object, and reads it back. Returns it with the video that it holds."""
     name = paid.folder + video.path.name
-    created = await resources.store.create_file(name, video.path, content_type=layout.VIDEO_TYPE)
+    created = await resources.store.create_file(name, video.path, content_type=object_names.VIDEO_TYPE)
     digest = await _read_back(name, resources)
     if not created and digest.sha256 != video.sha256:
         taken_over = await _taken_over(name, digest, found, video, resources)
@@ -155,7 +157,7 @@ async def _store_video(
             return _video_object(name, taken_over, resources), taken_over
     if digest.sha256 != video.sha256:  # the store has damaged it: only that version is written over
         with contextlib.suppress(PreconditionFailedError):
-            await resources.store.replace_file(name, video.path, etag=digest.etag, content_type=layout.VIDEO_TYPE)
+            await resources.store.replace_file(name, video.path, etag=digest.etag, content_type=object_names.VIDEO_TYPE)
         digest = await _read_back(name, resources)
     if digest.sha256 != video.sha256:
         raise ArchiveMismatchError(
@@ -191,7 +193,7 @@ def _video_object(name: str, video: FetchedVideo, resources: Resources) -> Archi
         kind="video",
         bucket=resources.store.bucket,
         name=name,
-        content_type=layout.VIDEO_TYPE,
+        content_type=object_names.VIDEO_TYPE,
         size_bytes=facts.size_bytes,
         sha256=video.sha256,
         codec=facts.codec,
@@ -204,10 +206,10 @@ def _video_object(name: str, video: FetchedVideo, resources: Resources) -> Archi
 
 async def _store_sidecar(paid: PaidTask, made: Sidecar, resources: Resources) -> ArchivedObject:
     """Creates the description, or takes over one that another run wrote of the same objects."""
-    name = paid.folder + layout.SIDECAR_NAME
+    name = paid.folder + object_names.SIDECAR_NAME
     data = made.model_dump_json(indent=2).encode()
     for _ in range(2):
-        stored = await _store(name, data, "sidecar", layout.SIDECAR_TYPE, resources)
+        stored = await _store(name, data, "sidecar", object_names.SIDECAR_TYPE, resources)
         if stored.sha256 == hashlib.sha256(data).hexdigest():
             return stored
         found = await resources.store.get(name)
@@ -218,7 +220,7 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, resources: Resources) ->
         if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
             return stored
         if found is not None:  # of a run that died before its poster, or its objects, were the ones that stayed
-            await resources.store.put_if(name, data, etag=found.etag, content_type=layout.SIDECAR_TYPE)
+            await resources.store.put_if(name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE)
     raise ArchiveMismatchError(f"{name} is written by others all the time. It is written again.")
 
 

@@ -9,14 +9,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from apixo import Succeeded, UnexpectedReplyError
-from flows.downloads import download
-from flows.generation import Generation, PaidTask, State
-from flows.layout import video_name
-from flows.ledger import Entry
+from flows.media.downloads import download
 from flows.media.errors import DamagedVideoError, ForbiddenUrlError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
-from flows.progress import run_logger, tell
+from flows.record.generation import Generation, PaidTask, State
+from flows.record.ledger import Entry
+from flows.record.object_names import video_name
 from flows.resources import Resources
+from flows.signals.progress import run_logger, tell
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
 MAX_VIDEO_BYTES: Final = 2 * 1024**3

@@ -7,8 +7,8 @@ from prefect.tasks import Task
 
 from apixo import ApixoError
 from blocks.errors import StoreError
-from flows.errors import PipelineError
 from flows.media.errors import MediaError
+from flows.record.errors import PipelineError
 
 RETRIES: Final = 5
 JITTER_FACTOR: Final = 0.3

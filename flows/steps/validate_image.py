@@ -5,10 +5,10 @@ from prefect.cache_policies import NO_CACHE
 
 from apixo import VideoRequest
 from apixo.constants import MAX_IMAGE_BYTES
-from flows.generation import State
 from flows.media.images import ImageFacts, check_image
-from flows.progress import run_logger, tell
+from flows.record.generation import State
 from flows.resources import Resources
+from flows.signals.progress import run_logger, tell
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
 

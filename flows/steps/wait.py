@@ -6,15 +6,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from apixo import DeadlineError, Failed, Succeeded, wait_for_end
-from flows import generation as transitions
-from flows.advice import failed_error
-from flows.announcements import announce
-from flows.errors import LedgerError, SupersededError
-from flows.events import emit
-from flows.generation import Generation, PaidTask, State
-from flows.ledger import Entry
-from flows.progress import run_logger, tell
+from flows.record.advice import failed_error
+from flows.record.generation import Generation, PaidTask, State
+from flows.record.ledger import Entry
 from flows.resources import Resources
+from flows.signals.progress import run_logger, tell
+from flows.task_end import record_end
 
 CALLBACK_PATIENCE: Final = 2.0
 """How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
@@ -57,48 +54,6 @@ async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entr
             task_id=paid.task_id,
         ) from error
     return await record_end(paid, known, status, resources)
-
-
-async def record_end(
-    paid: PaidTask, known: Entry, status: Succeeded | Failed, resources: Resources
-) -> tuple[Entry, Succeeded]:
-    """Writes a task's end into the ledger. Returns the record and the good end.
-
-    The record may go on with another task by now. Where the provider took this one as well, its video is wanted all
-    the same: it was paid for.
-
-    Raises:
-        VideoFailedError: the end was a failure.
-        SupersededError: the generation has another task now, and this one was named by mistake, or failed.
-    """
-    key = paid.key
-    if isinstance(status, Failed):
-        failed = status
-        entry = await resources.ledger.change(
-            key, lambda now: transitions.failed(now, failed, now=resources.now()), known=known
-        )
-        if entry.generation.state is State.FAILED:
-            await announce(entry.generation, resources, found=False)
-            raise failed_error(entry.generation, resources.options)
-        raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
-    succeeded = status
-    try:
-        entry = await resources.ledger.change(
-            key, lambda now: transitions.succeeded(now, succeeded, now=resources.now()), known=known
-        )
-    except SupersededError:
-        current = await resources.ledger.read(key)
-        if current is None or not transitions.is_superseded(current.generation, paid.task_id):
-            raise
-        run_logger().warning(
-            "%s goes on with task %s. Task %s was paid for as well and is finished: its video is archived beside.", key,
-            current.generation.task_id, paid.task_id,
-        )  # fmt: skip
-        return current, succeeded
-    run_logger().info("APIXO finished task %s of %s.", paid.task_id, key)
-    emit("succeeded", entry.generation)
-    tell(key, "wait", "finished", fraction=1.0, done=True)
-    return entry, succeeded
 
 
 async def _end_of(found: Generation, paid: PaidTask, resources: Resources) -> Succeeded | Failed:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
-from flows.generation import State
+from flows.record.generation import State
 from tests.attack.points import Point
 from tests.attack.scenarios import Scenario
 from tests.attack.stage import LAST_WRITE_SECONDS, Stage, World, open_stage

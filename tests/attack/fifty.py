@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.sandbox import SandboxServer
-from flows.generation import Generation, State
+from flows.record.generation import Generation, State
 from tests.e2e.running import ROOT, until
 from tests.flows.conftest import StoredBlocks
 from tests.support import make_api

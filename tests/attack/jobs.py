@@ -22,7 +22,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.callback_server import CallbackServer
 from deployments.callbacks import open_app
 from deployments.connection import flush
-from flows.calendar_rows import BatchItem
+from flows.batch.calendar_rows import BatchItem
 from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video

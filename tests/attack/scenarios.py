@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from deployments.sandbox import Fault
-from flows.generation import State
+from flows.record.generation import State
 from tests.attack.jobs import Kind
 from tests.attack.points import Point
 from tests.attack.stage import FILM_SECONDS, Calls, Ran, Stage

@@ -25,9 +25,9 @@ from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from deployments.sandbox.record import RecordedRequest
-from flows.generation import FINISHED, Generation, State
-from flows.ledger import Ledger
-from flows.ledger_indexes import request_digest
+from flows.record.generation import FINISHED, Generation, State
+from flows.record.indexes import request_digest
+from flows.record.ledger import Ledger
 from tests.attack.jobs import BATCH_ROW, Child, Job, Kind, parent
 from tests.attack.labels import Places
 from tests.attack.points import Point

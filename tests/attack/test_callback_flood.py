@@ -19,7 +19,7 @@ from blocks import VideoArchive
 from deployments.prefect_server import PrefectServer
 from deployments.processes import ManagedProcess, free_port
 from deployments.sandbox import SandboxServer, SandboxSettings
-from flows.batch_summary import BatchSummary
+from flows.batch.summary import BatchSummary
 from flows.generate_batch import generate_batch
 from tests.attack import flooder
 from tests.e2e.running import ROOT, descendants

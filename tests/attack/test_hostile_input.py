@@ -17,18 +17,18 @@ from blocks import VideoArchive
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from deployments.sandbox.films import render_film
-from flows.batch_summary import BatchFailedError, BatchSummary
+from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.collect_videos import CollectionError, collect_videos
 from flows.generate_batch import generate_batch
-from flows.generation import State
-from flows.ledger import Ledger
 from flows.media.errors import ForbiddenUrlError
-from flows.report import artifact_key
+from flows.record.generation import State
+from flows.record.ledger import Ledger
+from flows.signals.report import artifact_key
 from tests.attack.hostile_provider import HostileProvider, Inside, providing
 from tests.deployments.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
-from tests.flows.test_events import read_events
-from tests.flows.test_report import CONTROLS, NASTY, inline, shape
+from tests.flows.signals.test_events import read_events
+from tests.flows.signals.test_report import CONTROLS, NASTY, inline, shape
 from tests.support import make_api
 
 LOOPBACK: Final = [
@@ -309,7 +309,7 @@ async def markdown_is_ours(keys: list[str]) -> None:
 
 
 def inline_tokens(text: str) -> list[Any]:
-    from tests.flows.test_report import RENDERER  # noqa: PLC0415
+    from tests.flows.signals.test_report import RENDERER  # noqa: PLC0415
 
     return inline(RENDERER.parse(text))
 

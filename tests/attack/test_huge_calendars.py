@@ -14,10 +14,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from deployments.sandbox import SandboxServer
-from flows.batch_summary import BadRowsError
-from flows.calendars import CalendarError
+from flows.batch.calendars import CalendarError
+from flows.batch.summary import BadRowsError
 from flows.generate_batch import generate_batch
-from flows.report import artifact_key
+from flows.signals.report import artifact_key
 from tests.attack.test_hostile_input import names
 from tests.deployments.sora import ROOT
 from tests.flows.conftest import StoredBlocks
@@ -26,8 +26,8 @@ from tests.support.memory import forget_peak, peak_kib
 MEASURED = """
 import sys, time
 from tests.support.memory import forget_peak, peak_kib
-from flows.calendars import CalendarError, parse_calendar
-from flows.calendar_rows import BadRow
+from flows.batch.calendars import CalendarError, parse_calendar
+from flows.batch.calendar_rows import BadRow
 name, path = sys.argv[1:]
 data = open(path, "rb").read()
 before, began = forget_peak(), time.process_time()

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.generation import State
+from flows.record.generation import State
 from tests.attack.fifty import (
     BOUND_SECONDS,
     Commands,

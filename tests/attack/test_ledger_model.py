@@ -2,7 +2,7 @@
 
 Hypothesis directs: who goes on, what becomes of that request, what the provider answers, who is killed, how the clocks
 go. After each step the promises are checked on what MinIO holds and on what the provider has charged.
-A few plays of it belong to every run of the tests: `tests/flows/test_interleavings.py`.
+A few plays of it belong to every run of the tests: `tests/flows/record/test_interleavings.py`.
 """
 
 import os

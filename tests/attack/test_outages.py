@@ -19,7 +19,7 @@ from deployments.object_store import Credentials, ObjectStoreServer, start_objec
 from deployments.prefect_server import PrefectServer, start_prefect_server
 from deployments.processes import ManagedProcess
 from deployments.sandbox import SandboxServer
-from flows.generation import State
+from flows.record.generation import State
 from tests.attack.fifty import Commands, a_batch_is_disturbed, a_person_settles_the_rest, all_are_home, patient_api
 from tests.e2e.running import ROOT
 from tests.flows.conftest import StoredBlocks, store_blocks

@@ -10,11 +10,11 @@ from apixo import ApixoClient, AuthenticationError, DeadlineError, VideoRequest
 from apixo.constants import MAX_TRIES
 from deployments.sandbox import SandboxServer
 from deployments.sandbox.faults import KINDS, FaultCall
-from flows.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
-from flows.generation import Generation, State
-from flows.hosts import guarded_client
-from flows.ledger import Ledger
 from flows.media.errors import MediaError
+from flows.media.hosts import guarded_client
+from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.record.generation import Generation, State
+from flows.record.ledger import Ledger
 from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, TRIES, End, Row, with_table
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive

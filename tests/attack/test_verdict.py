@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.generation import State
+from flows.record.generation import State
 from tests.attack.verdict import Bounds, Facts, Recovery, verdict
 
 pytestmark = pytest.mark.sample

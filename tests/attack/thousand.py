@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel
 
 from blocks.object_store import ObjectStore
-from flows.batch_summary import BatchFailedError, BatchSummary
+from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.generate_batch import generate_batch
 from tests.attack.labels import label_of_store_call
 from tests.support.memory import forget_peak, peak_kib

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from flows.generation import State
+from flows.record.generation import State
 
 Recovery = Literal["rerun", "collect"]
 """What follows a crash: the user gives the same command again, or nobody comes and only the collector runs."""

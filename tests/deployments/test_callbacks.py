@@ -17,12 +17,12 @@ from deployments.connection import SetupError
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.errors import UnconfirmedError
-from flows.generation import State
+from flows.record.errors import UnconfirmedError
+from flows.record.generation import State
 from flows.resources import Resources
+from tests.flows.signals.test_events import read_events
 from tests.flows.test_callbacks import bring_home
 from tests.flows.test_collect_videos import finished
-from tests.flows.test_events import read_events
 from tests.flows.test_resolution import abandoned_claim, allow, lost, recorded, submit
 from tests.support import made_outside, make_archive
 from tests.support.receiver import Receiver, named, post, receiving, records

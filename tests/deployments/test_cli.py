@@ -21,8 +21,8 @@ from deployments.cli.console import fail
 from deployments.cli.generate import made_up_key
 from deployments.connection import SetupError
 from deployments.sandbox import Fault, SandboxServer
-from flows.errors import PipelineError, UnconfirmedError
-from flows.keys import check_key
+from flows.record.errors import PipelineError, UnconfirmedError
+from flows.record.keys import check_key
 from tests.deployments.sora import Sora, one_line
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique

@@ -3,7 +3,7 @@
 import json
 
 from deployments.sandbox import Fault, SandboxServer
-from flows.keys import calendar_key
+from flows.record.keys import calendar_key
 from tests.deployments.sora import Sora
 from tests.support import unique
 

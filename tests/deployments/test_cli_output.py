@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from deployments.sandbox import SandboxServer
-from flows.generation import State
+from flows.record.generation import State
 from tests.deployments.sora import Sora
 from tests.flows.conftest import StoredBlocks
 

@@ -10,10 +10,10 @@ from rich.markup import escape
 from apixo import Failed, VideoRequest
 from deployments.cli import console, display, ledger
 from deployments.cli.console import one_line, table
-from flows import generation as transitions
-from flows.errors import TransitionError
-from flows.generation import Generation, Owner
-from flows.progress import Progress
+from flows.record import generation as transitions
+from flows.record.errors import TransitionError
+from flows.record.generation import Generation, Owner
+from flows.signals.progress import Progress
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OBEYED = {

@@ -24,7 +24,7 @@ from deployments.connection import SetupError
 from deployments.prefect_server import PrefectServer
 from deployments.setup import Saved
 from flows.generate_batch import generate_batch
-from flows.keys import calendar_key
+from flows.record.keys import calendar_key
 
 TEXTS = {file: (deploy.ROOT / file).read_text() for file in (deploy.MAIN, deploy.EXAMPLES)}
 MAIN: list[dict[str, Any]] = yaml.safe_load(TEXTS[deploy.MAIN])["deployments"]
@@ -152,7 +152,7 @@ def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / file).write_text(TEXTS[file] + "# changed\n")
         before, last = deploy.code_version(tmp_path), before
         assert before != last
-    (tmp_path / "flows/keys.py").write_text("# changed\n")
+    (tmp_path / "flows/record/keys.py").write_text("# changed\n")
     assert deploy.code_version(tmp_path) != before
 
 

@@ -17,7 +17,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.prefect_server import PrefectServer
 from deployments.setup import Saved, save_blocks
-from flows.errors import PipelineError
+from flows.record.errors import PipelineError
 from flows.resources import load_block
 from tests.support import unique
 

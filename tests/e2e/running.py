@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from blocks import VideoArchive
 from deployments.sandbox import Fault
 from deployments.stack import StackInfo
-from flows.generation import Generation
-from flows.ledger import Ledger
+from flows.record.generation import Generation
+from flows.record.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 120.0

@@ -13,7 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.generation import State
+from flows.record.generation import State
 from tests.e2e.conftest import Runs, ended, retry
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive

@@ -19,8 +19,8 @@ from deployments.object_store import ObjectStoreServer
 from deployments.processes import ManagedProcess
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_batch import generate_batch
-from flows.generation import Generation, State
-from flows.ledger import Ledger
+from flows.record.generation import Generation, State
+from flows.record.ledger import Ledger
 from tests.e2e.conftest import ROOT
 from tests.e2e.running import descendants, until
 from tests.flows.conftest import StoredBlocks, store_blocks

@@ -15,7 +15,7 @@ import pytest
 
 from deployments.processes import ManagedProcess, wait_until_ready
 from deployments.stack import LocalStack
-from flows.generation import State
+from flows.record.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique
 

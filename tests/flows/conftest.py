@@ -11,8 +11,8 @@ from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.prefect_server import PrefectServer
 from flows.generate_video import generate_video
-from flows.generation import Generation
-from flows.ledger import Ledger
+from flows.record.generation import Generation
+from flows.record.ledger import Ledger
 from tests.support import unique
 from tests.support.events import Sent, taken_in
 

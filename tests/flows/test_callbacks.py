@@ -16,17 +16,17 @@ from blocks.errors import StoreUnavailableError
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows import generation as transitions
 from flows.callbacks import NOTE, Outcome, answer_call, parse_hint
 from flows.collect_videos import Collected, collect
-from flows.errors import SubmissionRejectedError, UnconfirmedError
-from flows.events import emit_task_finished
-from flows.generation import Generation, State
-from flows.ledger import Ledger
-from flows.ledger_indexes import TaskOwner
+from flows.record import generation as transitions
+from flows.record.errors import SubmissionRejectedError, UnconfirmedError
+from flows.record.generation import Generation, State
+from flows.record.indexes import TaskOwner
+from flows.record.ledger import Ledger
 from flows.resolution import look, resolve_as_task
 from flows.resources import Resources, open_resources
-from flows.steps.submit import Submission
+from flows.signals.events import emit_task_finished
+from flows.submission import Submission
 from tests.flows.test_collect_videos import finished
 from tests.flows.test_resolution import abandoned_claim, allow, lost, recorded, submit
 from tests.support import made_outside, make_archive

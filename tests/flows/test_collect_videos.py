@@ -8,13 +8,13 @@ import pytest
 
 from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows import generation as transitions
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos
-from flows.errors import SubmissionRejectedError, UnconfirmedError
-from flows.generation import Generation, Owner, PaidTask, State
+from flows.record import generation as transitions
+from flows.record.errors import SubmissionRejectedError, UnconfirmedError
+from flows.record.generation import Generation, Owner, PaidTask, State
 from flows.resources import Resources
 from flows.retrieval import retrieve
-from flows.steps.submit import Submission, Terms
+from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit
 from tests.support import KITE

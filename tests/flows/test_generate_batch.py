@@ -18,19 +18,19 @@ from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreUnavailableError
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.batch_summary import BadRowsError, BatchFailedError, BatchSummary
-from flows.budget import BudgetError
-from flows.calendar_rows import BatchItem
-from flows.calendars import CalendarError
+from flows.batch.budget import BudgetError
+from flows.batch.calendar_rows import BatchItem
+from flows.batch.calendars import CalendarError
+from flows.batch.summary import BadRowsError, BatchFailedError, BatchSummary
 from flows.collect_videos import collect_videos
-from flows.errors import PipelineError
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate as generate_one
-from flows.generation import Generation
-from flows.ledger import Entry, Ledger
-from flows.report import artifact_key
+from flows.record.errors import PipelineError
+from flows.record.generation import Generation
+from flows.record.ledger import Entry, Ledger
 from flows.resources import Resources
-from flows.steps.submit import Terms
+from flows.signals.report import artifact_key
+from flows.submission import Terms
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
 

@@ -23,10 +23,10 @@ from prefect.exceptions import ParameterTypeError
 
 from apixo import ApixoError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows.errors import InvalidKeyError, PipelineError
 from flows.generate_video import generate_video
-from flows.generation import State
 from flows.media.errors import DamagedVideoError, MediaError
+from flows.record.errors import InvalidKeyError, PipelineError
+from flows.record.generation import State
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, unique
 

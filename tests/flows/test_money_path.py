@@ -13,18 +13,18 @@ from apixo import AuthenticationError, Status, Succeeded, VideoRequest
 from blocks.object_store import ObjectStore
 from deployments.sandbox import Fault, SandboxServer
 from flows import steps
-from flows.calendar_rows import BatchItem
+from flows.batch.calendar_rows import BatchItem
 from flows.collect_videos import collect
-from flows.errors import DuplicateRequestError, SupersededError, UnconfirmedError
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
-from flows.generation import Generation, PaidTask, State
-from flows.ledger import Entry
+from flows.record.errors import DuplicateRequestError, SupersededError, UnconfirmedError
+from flows.record.generation import Generation, PaidTask, State
+from flows.record.ledger import Entry
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
 from flows.steps.fetch import FetchedVideo
-from flows.steps.submit import Submission, Terms
-from flows.steps.wait import record_end
+from flows.submission import Submission, Terms
+from flows.task_end import record_end
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, made_outside, unique
 

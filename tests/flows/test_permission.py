@@ -11,8 +11,8 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
 from deployments.prefect_server import PrefectServer
-from flows.generation import Attempt, Owner
 from flows.permission import rerun_by_person, sent_back_by
+from flows.record.generation import Attempt, Owner
 from tests.support import unique
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

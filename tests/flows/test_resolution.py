@@ -8,13 +8,13 @@ import pytest
 
 from apixo import Failed, Status, Succeeded, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows import generation as transitions
 from flows.collect_videos import collect
-from flows.errors import UnconfirmedError
-from flows.generation import Generation, Owner, State
+from flows.record import generation as transitions
+from flows.record.errors import UnconfirmedError
+from flows.record.generation import Generation, Owner, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
-from flows.steps.submit import Submission
+from flows.submission import Submission
 from tests.support import KITE, made_outside
 
 

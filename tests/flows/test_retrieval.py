@@ -10,9 +10,9 @@ import pytest
 from apixo import UnexpectedReplyError
 from blocks.object_store import ObjectDigest, ObjectStore
 from deployments.sandbox import Fault, SandboxServer
-from flows.errors import ArchiveMismatchError
-from flows.generation import State
 from flows.media.errors import DamagedVideoError
+from flows.record.errors import ArchiveMismatchError
+from flows.record.generation import State
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_generate_video import objects, read
 from tests.support import KITE

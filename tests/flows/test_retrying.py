@@ -11,15 +11,15 @@ from prefect.states import Failed as FailedState
 
 from apixo import errors as api
 from blocks import errors as store
-from flows import errors as pipeline
 from flows import steps
-from flows.batch_summary import BadRowsError, BatchError, BatchFailedError, summarize
-from flows.budget import BudgetError
-from flows.calendars import CalendarError
+from flows.batch.budget import BudgetError
+from flows.batch.calendars import CalendarError
+from flows.batch.summary import BadRowsError, BatchError, BatchFailedError, summarize
 from flows.collect_videos import CollectionError
-from flows.errors import TransitionError
 from flows.media import errors as media
 from flows.paid_call import PaymentThreadDiedError
+from flows.record import errors as pipeline
+from flows.record.errors import TransitionError
 from flows.resolution import ResolutionError
 from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 

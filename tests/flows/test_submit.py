@@ -13,12 +13,12 @@ from apixo import Failed, VideoRequest
 from apixo.constants import MAX_TRIES
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
-from flows import generation as transitions
-from flows.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
-from flows.generation import Attempt, Generation, Owner, Problem, State
+from flows.record import generation as transitions
+from flows.record.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.record.generation import Attempt, Generation, Owner, Problem, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
-from flows.steps.submit import Submission, Terms
+from flows.submission import Submission, Terms
 from tests.support import KITE, made_outside, make_api
 
 

@@ -20,15 +20,15 @@ from blocks.errors import StoreError
 from flows import steps
 from flows.callbacks import answer_call
 from flows.collect_videos import collect
-from flows.doorbell import Doorbell
-from flows.errors import PipelineError
-from flows.generation import Attempt, Generation, PaidTask
-from flows.ledger import Entry, Ledger
 from flows.media.videos import VideoFacts
+from flows.record.errors import PipelineError
+from flows.record.generation import Attempt, Generation, PaidTask
+from flows.record.ledger import Entry, Ledger
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
+from flows.signals.doorbell import Doorbell
 from flows.steps.fetch import FetchedVideo
-from flows.steps.submit import Submission, Terms
+from flows.submission import Submission, Terms
 from tests.attack.model.promises import Permissions, Telling, telling
 from tests.attack.model.provider import Provider, StagedClient, StagedPayments, film_url
 from tests.attack.model.stage import ACTING, Actor, Fate, StagedStore
@@ -208,8 +208,8 @@ def set_up() -> Iterator[None]:
 
     with (
         mock.patch.object(logging.getLogger("sora"), "disabled", new=True),
-        mock.patch("flows.events.emit_event", nothing),
-        mock.patch("flows.announcements.deliver", _deliver),
+        mock.patch("flows.signals.events.emit_event", nothing),
+        mock.patch("flows.signals.announcements.deliver", _deliver),
         mock.patch("flows.collect_videos.retrieve", bring_home),
         mock.patch.object(fetching, "_fetch_all", _download),
         mock.patch.object(archiving, "poster_jpeg", return_value=b"a picture"),

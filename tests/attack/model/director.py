@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from deployments.object_store import ObjectStoreServer
-from flows.generation import State
+from flows.record.generation import State
 from flows.resources import Resources
 from tests.attack.model.cast import set_up
 from tests.attack.model.provider import Answer

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from flows.generation import FINISHED, ArchivedObject, Attempt, Generation, State, SupersededTask
-from flows.ledger_indexes import TaskOwner
+from flows.record.generation import FINISHED, ArchivedObject, Attempt, Generation, State, SupersededTask
+from flows.record.indexes import TaskOwner
 from tests.attack.model.provider import Provider
 
 Telling = tuple[str, datetime, State]
@@ -23,8 +23,8 @@ MOVES: Final = {
     State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED},
     State.ARCHIVED: set(),
 }
-"""The arrows of the drawing in `flows.generation`, and what may come late: a person or a callback names the task of
-what was taken for unpaid, a person names another one for what failed or is not archived yet, or a task once called
+"""The arrows of the drawing in `flows.record.generation`, and what may come late: a person or a callback names the task
+of what was taken for unpaid, a person names another one for what failed or is not archived yet, or a task once called
 failed ends well."""
 
 

@@ -21,9 +21,9 @@ from apixo import (
     Succeeded,
     VideoRequest,
 )
-from flows.ledger import Ledger
 from flows.paid_call import Accepted, PaymentThread
 from flows.paid_call.thread import _died
+from flows.record.ledger import Ledger
 from tests.attack.model.stage import Actor
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
-from flows.generation import ArchivedObject, Generation, State
-from flows.ledger import marker_name, record_name
-from flows.ledger_indexes import TaskOwner
+from flows.record.generation import ArchivedObject, Generation, State
+from flows.record.indexes import TaskOwner
+from flows.record.ledger import marker_name, record_name
 from flows.resources import Resources
 from tests.attack.model import promises
 from tests.attack.model.cast import EXPECTED, Cast, film_of_task

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from flows.hosts import guarded_client
+from flows.media.hosts import guarded_client
 
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

@@ -11,12 +11,12 @@ import pytest
 from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
-from flows.errors import UnconfirmedError
-from flows.generation import State
-from flows.ledger import Ledger
 from flows.paid_call import PaymentThread, PaymentThreadDiedError
+from flows.record.errors import UnconfirmedError
+from flows.record.generation import State
+from flows.record.ledger import Ledger
 from flows.resources import Resources, open_resources
-from flows.steps.submit import Submission
+from flows.submission import Submission
 from tests.support import KITE, unique
 
 

@@ -1,0 +1,204 @@
+"""The rows of a batch: the videos it asks for, understood or not.
+
+No message repeats a value: a cell that slipped into another column may be an image's address, with a password in it.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from apixo import VideoRequest
+from flows.record.indexes import request_digest
+from flows.record.keys import check_key
+
+MAX_PROBLEMS: Final = 10
+"""How many problems of one row are told: more than it has fields. A line of junk can have 50,000, and 5,000 such lines
+with 50 each made a table of 37 MB for the Prefect UI."""
+ID_PATTERN: Final = r"^[a-z0-9._-]{1,91}$"
+"""What a key may hold. Behind a flow run's id (36 characters) and a hyphen, 91 more still make a key."""
+MAX_SHOWN_CHARACTERS: Final = 80
+"""How much of a name from outside a message repeats."""
+
+
+def _day(value: object) -> object:
+    # Pydantic alone takes 20260301 for seconds after 1970: a day long gone, and the video would be paid for at once.
+    if value is None or (isinstance(value, date) and not isinstance(value, datetime)):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+        return date.fromisoformat(value)
+    raise ValueError("must be a day written as YYYY-MM-DD, such as 2026-03-01")
+
+
+class BatchItem(VideoRequest):
+    """One video of a batch: a request, its id, and the day it is due."""
+
+    model_config = ConfigDict(title="Batch item")
+
+    id: str | None = Field(
+        default=None,
+        title="Id",
+        description=(
+            "Names the video within its batch: its key is `<batch key>-<id>`. Lower-case letters, digits, dots, "
+            "hyphens and underscores. Leave empty: it follows from the request, so a changed one is another video."
+        ),
+        pattern=ID_PATTERN,
+    )
+    not_before: Annotated[date | None, BeforeValidator(_day)] = Field(
+        default=None,
+        title="Not before",
+        description="The video is not generated before this day (UTC), YYYY-MM-DD. Leave empty: at once.",
+    )
+
+    def request(self) -> VideoRequest:
+        """What the ledger keeps and compares: the request alone, exactly a `VideoRequest`."""
+        return VideoRequest.model_validate(self.model_dump(include=set(VideoRequest.model_fields)))
+
+    def name(self) -> str:
+        """The id; without one, ten hex digits that follow from the request alone, so other rows do not matter."""
+        if self.id is not None:
+            return self.id
+        return request_digest(self.request())[:10]
+
+    def key(self, batch_key: str) -> str:
+        """The key of this video in a batch.
+
+        Raises:
+            InvalidKeyError: the ledger does not take it, as it does not begin right or is longer than 128 characters.
+        """
+        return check_key(f"{batch_key}-{self.name()}")
+
+
+class RowProblem(BaseModel):
+    """What is wrong with a row. Without the value, which may be a secret."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str = Field(description="The field, such as `duration` or `image_urls.0`; empty for the row as a whole.")
+    message: str = Field(description="What is allowed there.")
+
+
+class BadRow(BaseModel):
+    """A row that is not understood, with all that is wrong with it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int = Field(description="Line of the file where the row begins, or position in the list; the first is 1.")
+    id: str | None = Field(description="The row's id, where it has a valid one.")
+    problems: tuple[RowProblem, ...]
+
+
+class Row(BaseModel):
+    """A row that is understood."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: int = Field(description="Line of the file where the row begins, or position in the list; the first is 1.")
+    item: BatchItem
+
+
+FIELDS: Final = tuple(BatchItem.model_fields)
+ALLOWED: Final = {
+    "prompt": "must be a text of 1 to 10,000 characters",
+    "duration": "must be 4, 8 or 12: whole seconds, without decimals or a unit",
+    "aspect_ratio": "must be landscape or portrait",
+    "image_urls": (
+        "must be public http:// or https:// addresses of JPG, PNG or WebP images, of at most 2,000 characters each, "
+        "whole, without blanks, user name or password"
+    ),
+    "mode": "must be text-to-video or image-to-video, or be left out",
+    "remove_watermark": "must be true or false (in CSV also yes, no, 1 or 0)",
+    "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
+    "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01",
+}
+"""What each field takes. Pydantic's and urllib's own words are not used: some of them repeat a part of the address."""
+
+
+def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
+    """Turns each row whose key an earlier row has into a `BadRow`: one key is one video, made once only. Pure.
+
+    The ids of bad rows count too. Else the other row would take the key, and be paid, before the bad one is mended.
+    Marking twice changes nothing.
+    """
+    first: dict[str, int] = {}
+    marked: list[Row | BadRow] = []
+    for row in rows:
+        row_id = row.item.id if isinstance(row, Row) else row.id
+        name = row.item.name() if isinstance(row, Row) else row_id
+        line = row.line if name is None else first.setdefault(name, row.line)
+        if line == row.line:
+            marked.append(row)
+            continue
+        same = "has the same id as" if row_id is not None else "asks for the same video as"
+        wanted = "another id" if row_id is not None else "an id"
+        problem = RowProblem(
+            field="id", message=f"{same} line {line}, and one id is one video. Give it {wanted} if both are wanted"
+        )
+        others = row.problems if isinstance(row, BadRow) else ()
+        marked.append(BadRow(line=row.line, id=row_id, problems=tuple(dict.fromkeys((*others, problem)))))
+    return marked
+
+
+def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] = ()) -> Row | BadRow:
+    """A row from its fields, with every problem that it has, not only the first. Pure.
+
+    Args:
+        line: where the row begins.
+        fields: of the types that JSON has.
+        problems: what is already known to be wrong with it.
+    """
+    found, count, left = list(problems), len(problems), dict(fields)
+    while True:
+        try:
+            item = BatchItem.model_validate(left, strict=True)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+        else:
+            break
+        new = [_problem(detail) for detail in details[:MAX_PROBLEMS]]
+        found += new
+        count += len(details)
+        # What holds for the row as a whole is looked at only once every field is right. So ask again without these.
+        wrong = {str(detail["loc"][0]) for detail in details if detail["loc"]} or {new[0].field} & set(FIELDS)
+        if not wrong:
+            break
+        left = {name: value for name, value in left.items() if name not in wrong}
+        left.setdefault("prompt", "-")
+        if "image_urls" in wrong:
+            left.pop("mode", None)
+    if not found:
+        return Row(line=line, item=item)
+    if count > MAX_PROBLEMS:
+        found[MAX_PROBLEMS:] = [RowProblem(field="", message=f"has {count - MAX_PROBLEMS:,} more problems")]
+    row_id = fields.get("id")
+    valid = isinstance(row_id, str) and re.fullmatch(ID_PATTERN.strip("^$"), row_id) is not None
+    return BadRow(line=line, id=row_id if valid else None, problems=tuple(found))
+
+
+def _problem(detail: ErrorDetails) -> RowProblem:
+    if not detail["loc"]:  # from VideoRequest's checks of the whole, which begin with the field they are about
+        message = detail["msg"].removeprefix("Value error, ")
+        field, _, rest = message.partition(" ")
+        return RowProblem(field=field, message=rest) if field in FIELDS else RowProblem(field="", message=message)
+    name = str(detail["loc"][0])
+    if name not in FIELDS:
+        return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. Allowed are {', '.join(FIELDS)}")
+    message = "is missing" if detail["type"] == "missing" else ALLOWED[name]
+    return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
+
+
+def hint(name: str) -> str:
+    """The field that somebody may have meant; empty when none is near."""
+    near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), FIELDS, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def shown(name: str) -> str:
+    """A name from outside as a message may repeat it: short, in quotes, and no address."""
+    if "@" in name or "/" in name:
+        return "(not shown)"
+    return repr(name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}…")

@@ -1,0 +1,183 @@
+"""What became of a batch, row by row: the flow's result, its table in the Prefect UI, its error."""
+
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final, Literal
+
+from prefect.artifacts import acreate_table_artifact
+from prefect.settings import get_current_settings
+from pydantic import BaseModel, Field
+
+from blocks import VideoArchive
+from flows.batch.calendar_rows import BadRow
+from flows.record.errors import PipelineError
+from flows.record.generation import Generation
+from flows.signals.report import artifact_key, shown
+
+RowState = Literal[
+    "claimed", "submitted", "succeeded", "archived", "rejected", "failed", "unconfirmed",
+    "bad row", "not due", "not submitted", "ready",
+]  # fmt: skip
+SHOWN: Final = 20
+"""How many problems an error's message names; the table has all."""
+
+
+class BatchRow(BaseModel):
+    """One row of a batch and how far it came."""
+
+    line: int = Field(description="Line in the calendar, or position in the list; the first is 1.")
+    key: str = Field(description="The generation's key; empty for a row that is not understood.")
+    state: RowState = Field(
+        description=(
+            "The ledger's state, or why it is not there: `bad row`, `not due`, `not submitted`, and, of a dry run, "
+            "`ready` to be submitted."
+        )
+    )
+    problem: str = Field(default="", description="What is wrong, and what to do; empty when nothing is.")
+    note: str = Field(default="", description="What else is to be said, such as a warning about the video.")
+    task_id: str | None = None
+    duration_seconds: int | None = Field(default=None, description="Length of the video that was asked for.")
+    price: Decimal | None = Field(default=None, description="By the block's `price_per_second`; None without one.")
+    object_name: str | None = Field(default=None, description="The archived video.")
+    link: str | None = Field(default=None, description="Where a person can look at it. Never signed.")
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return not self.problem
+
+
+class BatchSummary(BaseModel):
+    """The result of `generate-batch`."""
+
+    key: str
+    dry_run: bool = Field(default=False, description="Nothing was submitted; the price is what would be paid.")
+    counts: dict[str, int] = Field(description="How many rows are in each state.")
+    seconds_of_video: int = Field(description="Seconds of video of all rows that are archived or under way or ready.")
+    price: Decimal | None = Field(
+        default=None, description="What this run paid, or in a dry run would pay; None without a `price_per_second`."
+    )
+    spent_before: Decimal | None = Field(default=None, description="What earlier runs of this batch paid.")
+    rows: list[BatchRow]
+
+    @property
+    def failed(self) -> list[BatchRow]:
+        """The rows with which something is wrong."""
+        return [row for row in self.rows if not row.ok]
+
+    def sentence(self) -> str:
+        """All of it in one sentence."""
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
+        price = "" if self.price is None else f", {'would pay' if self.dry_run else 'paid'} {self.price}"
+        return f"{len(self.rows)} row(s): {counts}; {self.seconds_of_video} s of video{price}."
+
+
+class BatchError(PipelineError):
+    """Base of both errors of a batch.
+
+    Attributes:
+        summary: every row and what became of it.
+    """
+
+    def __init__(self, message: str, *, summary: BatchSummary) -> None:
+        super().__init__(message, key=summary.key)
+        self.summary = summary
+
+
+class BatchFailedError(BatchError):
+    """Something is wrong with some rows. The others are done. Running the batch again does what is missing."""
+
+
+class BadRowsError(BatchError):
+    """Rows of the calendar are not understood. Nothing was submitted."""
+
+
+def summarize(
+    key: str,
+    rows: Sequence[BatchRow],
+    *,
+    price: Decimal | None,
+    spent_before: Decimal | None,
+    dry_run: bool = False,
+) -> BatchSummary:
+    """Counts the rows. Pure."""
+    good = ("ready", "claimed", "submitted", "succeeded", "archived")
+    return BatchSummary(
+        key=key,
+        dry_run=dry_run,
+        counts=dict(sorted(Counter(row.state for row in rows).items())),
+        seconds_of_video=sum(row.duration_seconds or 0 for row in rows if row.state in good),
+        price=price,
+        spent_before=spent_before,
+        rows=sorted(rows, key=lambda row: row.line),
+    )
+
+
+def bad_row(row: BadRow) -> BatchRow:
+    """A row that is not understood, with all that is wrong with it. Pure."""
+    problem = "; ".join(f"{item.field}: {item.message}" if item.field else item.message for item in row.problems)
+    return BatchRow(line=row.line, key="", state="bad row", problem=problem)
+
+
+def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsError:
+    """Every bad row with its line; of many, the first ones. Pure."""
+    return BadRowsError(
+        f"{len(rows)} row(s) of the batch {summary.key} are not understood; nothing was submitted. Mend them, or run "
+        "it with on_bad_rows set to skip to go on with the others."
+        + _listed([f"line {row.line}: {bad_row(row).problem}" for row in rows]),
+        summary=summary,
+    )
+
+
+def batch_error(summary: BatchSummary) -> BatchFailedError:
+    """What is wrong with which row; of many, the first ones. Pure."""
+    failed = summary.failed
+    again = (
+        ""
+        if summary.dry_run
+        else " Do what the rows say. A new run with the same key then does what is missing, and pays for nothing twice."
+    )
+    return BatchFailedError(
+        f"Something is wrong with {len(failed)} row(s) of the batch {summary.key}. {summary.sentence()}{again}"
+        + _listed([f"line {f'{row.line} {row.key}'.strip()} ({row.state}): {row.problem}" for row in failed]),
+        summary=summary,
+    )
+
+
+def _listed(problems: Sequence[str]) -> str:
+    more = [f"… and {len(problems) - SHOWN} more, in the run's table"] if len(problems) > SHOWN else []
+    return "".join(f"\n  {line}" for line in [*problems[:SHOWN], *more])
+
+
+def link_of(generation: Generation, archive: VideoArchive) -> str | None:
+    """Where a person can look at an archived video: in the store by its public URL, else its artifact in the UI."""
+    if generation.video is None:
+        return None
+    public = archive.public_link(generation.video.name)
+    if public is not None:
+        return public
+    ui_url = get_current_settings().ui_url
+    return f"{ui_url}/artifacts/key/{artifact_key(generation.key)}" if ui_url else None
+
+
+async def publish(summary: BatchSummary) -> None:
+    """Puts the table of all rows into the Prefect UI."""
+    made = acreate_table_artifact(
+        [
+            {
+                "line": row.line,
+                "key": row.key,
+                "state": row.state,
+                "link": row.link or row.object_name or "",
+                "seconds": row.duration_seconds or "",
+                "price": "" if row.price is None else str(row.price),
+                "task": row.task_id or "",
+                "what to do": row.problem or row.note,
+            }
+            for row in summary.rows
+        ],
+        key=artifact_key(summary.key, kind="batch"),
+        description=("Dry run. " if summary.dry_run else "") + summary.sentence(),
+    )
+    await shown(made, what=f"the table of {summary.key}")

@@ -1,0 +1,319 @@
+"""One file from a host outside onto the local disk: whole or not at all, resumed where it was cut.
+
+Bytes go to ``<name>.part`` and only a complete file gets its name, so whoever sees the file sees all of it. Beside a
+cut ``.part`` lies ``<name>.part.json`` with the strong ETag that lets the next call ask for the rest only.
+"""
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flows.media.errors import (
+    RESULT_VALID_DAYS,
+    DamagedVideoError,
+    DownloadError,
+    ResultExpiredError,
+    display_url,
+    is_retryable_status,
+)
+from flows.media.hosts import open_stream
+
+if sys.platform != "win32":
+    import fcntl
+
+Report = Callable[[int, int | None], None]
+"""``report(received_bytes, total_bytes)`` after each piece; the total is None while the host has not said it."""
+
+DEFAULT_TOTAL_SECONDS = 900.0
+"""For the whole download: a 12 s video of some 20 MB needs 23 kB/s, and a host that trickles must end some time."""
+
+_BUFFER_BYTES = 256 * 1024  # one hop to a thread per this much, instead of one per network read
+_EXPIRED_STATUSES = frozenset({403, 404, 410})
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadedFile:
+    """A file that arrived whole.
+
+    Attributes:
+        path: Where it is.
+        size_bytes: Its size.
+        sha256: SHA-256 of the whole file as read back from the disk, in hexadecimal.
+        content_type: What the host called it, as it came; None when it did not say.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    content_type: str | None
+
+
+async def download(
+    client: httpx.AsyncClient,
+    url: str,
+    path: Path,
+    *,
+    max_bytes: int,
+    total_seconds: float = DEFAULT_TOTAL_SECONDS,
+    report: Report | None = None,
+) -> DownloadedFile:
+    """Streams a URL to a file, resuming what an earlier call left behind. Memory stays below 1 MB.
+
+    Args:
+        client: From `flows.media.hosts.guarded_client`.
+        url: Where the file is.
+        path: Where it goes; its folder is made, a file there is replaced.
+        max_bytes: Larger files are refused, counted while they arrive.
+        total_seconds: The most the whole call may take.
+        report: Told of each piece.
+
+    Raises:
+        ForbiddenUrlError: the URL or a redirect may not be asked.
+        ResultExpiredError: the host answers 403, 404 or 410.
+        DownloadError: the file was cut, took too long, is too large, or could not be written. What arrived is kept for
+            the next call, if the host gave a strong ETag.
+        DamagedVideoError: the host gave an empty file.
+    """
+    shown = display_url(url)
+    part = _Part(path, url)
+    try:
+        async with asyncio.timeout(total_seconds) as limit:
+            await asyncio.to_thread(part.open)
+            content_type = await _receive(client, url, part, max_bytes, report)
+            sha256 = await asyncio.to_thread(part.finish)
+            return DownloadedFile(path, part.size, sha256, content_type)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DownloadError(
+            f"{shown} took longer than {total_seconds:g} s, {part.size:,} bytes arrived: try again to fetch the rest",
+            url=url,
+        ) from error
+    except OSError as error:
+        raise _disk_error(error, path.parent, url) from error
+    finally:
+        part.close()
+
+
+async def _receive(
+    client: httpx.AsyncClient, url: str, part: "_Part", max_bytes: int, report: Report | None
+) -> str | None:
+    """Fills the part and gives the content type. Resumes at most once: an answer that does not fit starts over."""
+    if part.size:
+        async with open_stream(client, url, headers=part.resume_headers()) as response:
+            if response.status_code == 206 and part.fits(response):
+                return await _write(response, url, part, max_bytes, report)
+            if response.status_code == 200:  # the file changed, or the host ignores Range
+                await asyncio.to_thread(part.restart, response)
+                return await _write(response, url, part, max_bytes, report)
+            if response.status_code not in {206, 416}:
+                raise _status_error(response.status_code, url)
+    async with open_stream(client, url) as response:
+        if response.status_code != 200:
+            raise _status_error(response.status_code, url)
+        await asyncio.to_thread(part.restart, response)
+        return await _write(response, url, part, max_bytes, report)
+
+
+async def _write(
+    response: httpx.Response, url: str, part: "_Part", max_bytes: int, report: Report | None
+) -> str | None:
+    shown = display_url(url)
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise DownloadError(f"{shown} came encoded as {encoding!r:.40} although that was not asked: try again", url=url)
+    total = _total_bytes(response)
+    buffer = bytearray()
+    received = part.size
+    try:
+        if (total or 0) <= max_bytes:
+            async for chunk in response.aiter_raw():
+                buffer += chunk
+                received += len(chunk)
+                if received > max_bytes:
+                    break
+                if len(buffer) >= _BUFFER_BYTES:
+                    await asyncio.to_thread(part.write, bytes(buffer))
+                    buffer.clear()
+                if report is not None:
+                    report(received, total)
+    except httpx.TransportError as error:
+        await asyncio.to_thread(part.write, bytes(buffer))
+        raise _cut_error(url, received, total) from error
+    if max(received, total or 0) > max_bytes:
+        part.discard()
+        raise DownloadError(
+            f"{shown} is larger than {max_bytes:,} bytes and was refused: raise the limit if it is meant to be",
+            url=url,
+            retryable=False,
+        )
+    await asyncio.to_thread(part.write, bytes(buffer))
+    if total is not None and received != total:
+        raise _cut_error(url, received, total)
+    if received == 0:
+        part.discard()
+        raise DamagedVideoError(f"{shown} is empty: ask for the task's status again, then fetch it again", url=url)
+    content_type: str | None = response.headers.get("content-type")
+    return content_type
+
+
+class _Part:
+    """The unfinished file and its note. Its methods block: they belong in a thread, the small last ones excepted."""
+
+    def __init__(self, path: Path, url: str) -> None:
+        self._path = path
+        self._part = path.with_suffix(f"{path.suffix}.part")
+        self._note = path.with_suffix(f"{path.suffix}.part.json")
+        # A result asked for again comes with another signature, so the query does not count.
+        self._source = hashlib.sha256(display_url(url).encode()).hexdigest()
+        self._fd = -1
+        self._etag = ""
+        self._total: int | None = None
+        # A cancelled caller closes the file while its last call may still run, or yet begin, in a thread. By then the
+        # number of the closed file may be another file's, so whoever uses it holds the lock.
+        self._lock = threading.Lock()
+        self._closed = False
+        self.size = 0
+
+    def open(self) -> None:
+        """Takes the part for this call, with what can be resumed of it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            if self._closed:
+                return
+            fd = self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            # A run that only seemed dead may still write here: two writers would mix their bytes.
+            if not _lock_file(fd, self._part):
+                raise DownloadError(f"{self._part} is being written by another run: try again later")
+            self._read_note(os.fstat(fd).st_size)
+
+    def _read_note(self, size: int) -> None:
+        try:
+            note = json.loads(self._note.read_bytes())
+            if note["source"] == self._source and size < note["total"]:
+                self._etag, self._total, self.size = str(note["etag"]), int(note["total"]), size
+        except (OSError, ValueError, KeyError, TypeError):
+            self.size = 0  # no note, or half of one: start over
+
+    def resume_headers(self) -> dict[str, str]:
+        return {"Range": f"bytes={self.size}-", "If-Range": self._etag}
+
+    def fits(self, response: httpx.Response) -> bool:
+        """Whether a 206 continues exactly where the part ends, in the same file."""
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        return (
+            found is not None
+            and int(found[1]) == self.size
+            and found[3] == str(self._total)
+            and int(found[1]) <= int(found[2]) < int(found[3])
+            and response.headers.get("etag", self._etag) == self._etag
+        )
+
+    def restart(self, response: httpx.Response) -> None:
+        """Empties the part, and notes how the answer that now fills it can be continued."""
+        self._note.unlink(missing_ok=True)  # first: a note must never vouch for bytes of another answer
+        with self._lock:
+            if os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, 0)
+            self.size = 0
+        etag = response.headers.get("etag", "")
+        total = _total_bytes(response)
+        if etag.startswith('"') and etag.isprintable() and total is not None:
+            self._note.write_text(json.dumps({"source": self._source, "etag": etag, "total": total}))
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            rest = memoryview(data)
+            while rest:
+                written = os.write(self._fd, rest)
+                self.size += written
+                rest = rest[written:]
+
+    def finish(self) -> str:
+        """Makes the part the file, surviving a power cut, and gives the SHA-256 of what is on the disk."""
+        with self._lock:
+            os.fsync(self._fd)
+            with self._part.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self._part.replace(self._path)
+        self._note.unlink(missing_ok=True)
+        if sys.platform != "win32":
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return sha256
+
+    def discard(self) -> None:
+        self._note.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        with self._lock:
+            fd, self._fd, self._closed = self._fd, -1, True
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _lock_file(fd: int, path: Path) -> bool:
+    """Takes a file until it is closed. False when another call has it, or has just given it its final name."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _total_bytes(response: httpx.Response) -> int | None:
+    """How large the whole file is, as the host says it."""
+    if response.status_code == 206:
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        return None if found is None or found[3] == "*" else int(found[3])
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() and len(length) <= 18 else None
+
+
+def _cut_error(url: str, received: int, total: int | None) -> DownloadError:
+    expected = "an unknown number of" if total is None else f"{total:,}"
+    return DownloadError(
+        f"{display_url(url)} was cut: expected {expected} bytes, got {received:,}; try again to fetch the rest", url=url
+    )
+
+
+def _status_error(status: int, url: str) -> DownloadError:
+    shown = display_url(url)
+    if status in _EXPIRED_STATUSES:
+        return ResultExpiredError(
+            f"{shown} answers HTTP {status}: results are valid for {RESULT_VALID_DAYS} days. "
+            "Ask for the task's status again, which may give a fresh URL",
+            url=url,
+        )
+    retryable = is_retryable_status(status)
+    advice = "try again later" if retryable else "ask for the task's status again, which may give a fresh URL"
+    return DownloadError(f"{shown} answers HTTP {status}: {advice}", url=url, retryable=retryable)
+
+
+def _disk_error(error: OSError, folder: Path, url: str) -> DownloadError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DownloadError(f"The disk of {folder} is full: make room there, then try again", url=url)
+    return DownloadError(
+        f"{folder} cannot be written ({error.strerror}): check that it is a folder this process may write to",
+        url=url,
+        retryable=error.errno == errno.EIO,
+    )

@@ -1,0 +1,67 @@
+"""What a person is told about a generation that does not go on by itself, with the exact commands."""
+
+from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
+from flows.record.generation import Generation, Problem
+
+
+def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
+    """What a person has to know to resolve it. `options` name the blocks for the commands."""
+    key, attempt = generation.key, generation.attempt
+    why = attempt.problem.message if attempt.problem else "no answer was written"
+    return UnconfirmedError(
+        f"Nobody can know yet whether {key} was paid: {why} (attempt {attempt.number}, claimed "
+        f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by flow run {attempt.claimed_by.flow_run_id or 'none'}). It is "
+        "not sent again by itself. Look for its task in that run's log, in the event sora.generation.submitted, and in "
+        f"your APIXO account at that time. Then run `sora resolve {key} --task-id TASK_ID{options}` if there is one, "
+        f"or `sora resolve {key} --resubmit{options}` if there is none.",
+        key=key,
+    )
+
+
+def conflict_error(generation: Generation) -> KeyConflictError:
+    """Which request the key belongs to."""
+    return KeyConflictError(
+        f"The key {generation.key} belongs to another request (claimed {generation.created_at:%Y-%m-%d %H:%M} UTC: "
+        f"{generation.request.prompt[:80]!r}). One key is one video: use a new key for a new request.",
+        key=generation.key,
+    )
+
+
+def failed_error(generation: Generation, options: str) -> VideoFailedError:
+    """What the provider said, and whether trying again makes sense. `options` name the blocks for the command."""
+    failure = generation.failure()
+    command = f"sora resolve {generation.key} --resubmit{options}"
+    again = f"run `{command}`, or rerun its deployment's run in the Prefect UI"
+    advice = "" if failure.permanent else f" To pay for another try, {again}."
+    return VideoFailedError(
+        f"{generation.key}: {failure}{advice}",
+        key=generation.key,
+        task_id=generation.task_id,
+        fail_code=failure.fail_code,
+        permanent=failure.permanent,
+    )
+
+
+def task_of_another_key(task_id: str, key: str) -> Problem:
+    """The provider answered with a task that the ledger has as another generation's: a person named it there."""
+    return Problem(
+        kind="TaskOfAnotherKey",
+        message=(
+            f"APIXO answered with task {task_id}, which the ledger has as a task of {key}. If it was named there by "
+            f"mistake, name the right one with `sora resolve {key} --task-id …` first"
+        ),
+    )
+
+
+def duplicate_sentence(key: str, first_key: str) -> str:
+    """That the same request was generated before, for the log and for a dry run."""
+    return f"{key} asks for the same video as {first_key}, which was submitted before: it would be paid for again"
+
+
+def duplicate_error(key: str, first_key: str) -> DuplicateRequestError:
+    """A duplicate, where duplicates are refused."""
+    return DuplicateRequestError(
+        f"{duplicate_sentence(key, first_key)}. Duplicates are refused, so nothing was sent. `sora show {first_key}` "
+        "shows that video; allow duplicates to have another one.",
+        key=key,
+    )

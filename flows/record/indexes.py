@@ -1,0 +1,235 @@
+"""What the ledger keeps beside its records: whose task is whose, and which key asked for a request first."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol, TypeVar
+from urllib.parse import quote, unquote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from apixo import VideoRequest
+from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
+from blocks.object_store import ObjectStore
+from flows.record.generation import Generation, Source
+
+T = TypeVar("T")
+
+READS_AT_ONCE: Final = 16
+"""Small objects read at the same time where many are looked through."""
+CLOCKS_DIFFER_AT_MOST: Final = timedelta(minutes=15)
+"""S3 refuses a request whose sender's clock is further off than this."""
+CLAIM_FOLLOWS_WITHIN: Final = timedelta(minutes=10) + 2 * CLOCKS_DIFFER_AT_MOST
+"""A key that noted a request this long ago, by whatever clock, and has no record will not claim it: its run died."""
+
+
+class Patiently(Protocol):
+    """Makes a call to the store, again while the store is away."""
+
+    def __call__(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None, /) -> Awaitable[T]: ...
+
+
+class TaskOwner(BaseModel):
+    """The content of `tasks/<task id>`: the paid call that the provider answered with this task."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str = Field(description="Empty: nobody's any more.")
+    attempt_number: int
+    named_by: Source = Field(default="reply", description="Who named the task.")
+    naming: int = Field(default=0, description="`Generation.next_naming` of the record that was to name it.")
+
+
+class TaskOwners:
+    """Which generation each task belongs to.
+
+    An object is created for a task before a record names it. So no task is ever in two records, whoever races. It is
+    never removed: a task that a record drops is freed by a conditional write, which loses against whoever is naming it
+    in that record anew, because that one has written a higher number.
+    """
+
+    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
+        self._store, self._patiently = store, patiently
+
+    async def bind(
+        self,
+        task_id: str,
+        key: str,
+        attempt_number: int,
+        *,
+        named_by: Source = "reply",
+        naming: int = 1,
+        patience_seconds: float | None = None,
+    ) -> TaskOwner:
+        """Binds a task to an attempt, unless it belongs to another key. Returns whose it is.
+
+        Args:
+            task_id: the provider's task.
+            key, attempt_number: what it was paid for.
+            named_by: who named the task.
+            naming: `Generation.next_naming` of the record that will name it.
+            patience_seconds: how long an outage of the store is waited out.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        owner = TaskOwner(key=key, attempt_number=attempt_number, named_by=named_by, naming=naming)
+
+        async def write() -> TaskOwner:
+            if await self._put(task_id, owner, etag=None):
+                return owner
+            found = await self._store.get(task_name(task_id))
+            there = TaskOwner.model_validate_json(found.data) if found else None
+            if there is not None and there.key and (there.key != key or there.naming >= naming):
+                return there
+            if found is not None and await self._put(task_id, owner, etag=found.etag):
+                return owner
+            raise StoreUnavailableError(
+                f"The owner of task {task_id} is changed by others right now.", object_name=task_name(task_id)
+            )
+
+        return await self._patiently(write, patience_seconds)
+
+    async def _put(self, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
+        data = owner.model_dump_json().encode()
+        try:
+            await self._store.put_if(task_name(task_id), data, etag=etag, content_type="application/json")
+        except PreconditionFailedError:
+            return False
+        return True
+
+    async def owner(self, task_id: str) -> TaskOwner | None:
+        """Whose task it is; None: nobody's that is known.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        return await self._patiently(lambda: self._owner(task_id))
+
+    async def _owner(self, task_id: str) -> TaskOwner | None:
+        found = await self._store.get(task_name(task_id))
+        owner = TaskOwner.model_validate_json(found.data) if found else None
+        return owner if owner and owner.key else None
+
+    async def release(self, task_id: str, key: str, *, named: int) -> None:
+        """Frees a task that a person had named by mistake, for the generation that it really belongs to.
+
+        One try: at worst the person who names it for that generation is told whose it still is.
+
+        Args:
+            task_id: a task that the record does not have any more.
+            key: the record's.
+            named: `Generation.tasks_named` of the version that dropped it. Whoever names it in a later version has
+                bound it with a higher number, and keeps it.
+        """
+        try:
+            found = await self._store.get(task_name(task_id))
+            owner = TaskOwner.model_validate_json(found.data) if found else None
+            if found is not None and owner is not None and owner.key == key and owner.naming <= named:
+                await self._put(task_id, TaskOwner(key="", attempt_number=0), etag=found.etag)
+        except (StoreError, ValidationError):
+            return
+
+    async def noted_for(self, unanswered: Generation) -> tuple[str, TaskOwner] | None:
+        """The task whose owner was written down and whose record was not: the process died in between.
+
+        Looks through all owners that were written since the claim, so it is for attempts without an answer only.
+
+        Returns:
+            The task id and its owner; None where none is known.
+        """
+        wanted = (unanswered.key, unanswered.attempt.number)
+        since = unanswered.attempt.claimed_at - CLOCKS_DIFFER_AT_MOST
+        listed = await self._patiently(lambda: self._store.listed("tasks/"))
+        gate = asyncio.Semaphore(READS_AT_ONCE)
+
+        async def read(task_id: str) -> TaskOwner | None:
+            async with gate:
+                return await self.owner(task_id)
+
+        recent = [unquote(item.name.removeprefix("tasks/")) for item in listed if item.modified >= since]
+        for task_id, owner in zip(recent, await asyncio.gather(*map(read, recent)), strict=True):
+            if owner is not None and (owner.key, owner.attempt_number) == wanted:
+                return task_id, owner
+        return None
+
+
+class FirstKey(BaseModel):
+    """The content of `requests/<digest>`."""
+
+    key: str
+    noted_at: datetime = Field(description="Before that key was claimed.")
+
+
+class RequestIndex:
+    """Under which key each request was generated first, so that nobody pays twice by renaming a calendar."""
+
+    def __init__(
+        self, store: ObjectStore, patiently: Patiently, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._store, self._patiently, self._now = store, patiently, now
+
+    async def first_key(self, request: VideoRequest) -> FirstKey | None:
+        """The key that asked for this video first; None: none did.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        found = await self._patiently(lambda: self._store.get(request_name(request)))
+        return FirstKey.model_validate_json(found.data) if found else None
+
+    async def note(self, request: VideoRequest, key: str, *, over: FirstKey | None = None) -> bool:
+        """Notes that this key is about to be claimed for this video; false: another one was noted meanwhile.
+
+        Args:
+            request: the video.
+            key: the key that will be claimed.
+            over: an earlier key that nothing was paid for, and that gives way; None: there is none yet.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        name = request_name(request)
+        data = FirstKey(key=key, noted_at=self._now()).model_dump_json().encode()
+
+        async def write() -> bool:
+            etag = None
+            if over is not None:
+                found = await self._store.get(name)
+                if found is None or FirstKey.model_validate_json(found.data) != over:
+                    return False
+                etag = found.etag
+            try:
+                await self._store.put_if(name, data, etag=etag, content_type="application/json")
+            except PreconditionFailedError:
+                return False
+            return True
+
+        return await self._patiently(write)
+
+    def is_recent(self, first: FirstKey) -> bool:
+        """Whether its claim may still follow."""
+        return self._now() - first.noted_at < CLAIM_FOLLOWS_WITHIN
+
+
+def canonical(request: VideoRequest) -> str:
+    """A request as a text that is the same for equal requests."""
+    return json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def request_digest(request: VideoRequest) -> str:
+    """SHA-256 of a request, in hex."""
+    return hashlib.sha256(canonical(request).encode()).hexdigest()
+
+
+def request_name(request: VideoRequest) -> str:
+    """The object that names the first key of a request."""
+    return f"requests/{request_digest(request)}"
+
+
+def task_name(task_id: str) -> str:
+    """The object that says whose task it is. A task id is opaque, so it is quoted, dots that would be a path too."""
+    quoted = quote(task_id, safe="")
+    return f"tasks/{quoted.replace('.', '%2E') if not quoted.strip('.') else quoted}"

@@ -1,0 +1,340 @@
+"""The ledger: one JSON record a generation, changed only by conditional writes.
+
+`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is not finished: written before the
+claim, removed last, so that whoever looks for unfinished work lists only what is open. `tasks/<task id>` says which
+generation a task belongs to: it is only ever created, so no task is in two records. `requests/<digest>` names the key
+that a request was first generated under.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from apixo import VideoRequest
+from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
+from blocks.object_store import ObjectStore
+from flows.record.errors import LedgerError
+from flows.record.generation import FINISHED, SCHEMA, Generation, State
+from flows.record.indexes import RequestIndex, TaskOwners
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
+READS_AT_ONCE: Final = 16
+"""Records read at the same time where all are looked through: half of the connections that a store keeps open."""
+FIRST_PAUSE_SECONDS: Final = 0.2
+LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record as it was read, with the etag that a change of it is bound to."""
+
+    generation: Generation
+    etag: str
+
+
+class Ledger:
+    """The records of one archive.
+
+    Args:
+        store: the archive's bucket.
+        patience_seconds: how long an outage of the store is waited out.
+        sleep, monotonic, now, nonce: clocks and randomness, for tests.
+
+    Attributes:
+        tasks: which generation a task belongs to.
+        requests: under which key a request was generated first.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        nonce: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._store = store
+        self._patience_seconds = patience_seconds
+        self._sleep, self._monotonic, self._nonce = sleep, monotonic, nonce
+        self.tasks = TaskOwners(store, self._patiently)
+        self.requests = RequestIndex(store, self._patiently, now=now)
+
+    async def ensure_ready(self) -> None:
+        """Makes sure that the bucket is there and keeps conditional writes.
+
+        Raises:
+            StoreError: it is not, or does not.
+        """
+        await self._patiently(self._store.ensure_ready)
+
+    async def read(self, key: str) -> Entry | None:
+        """The record of a key; None when the key was never claimed.
+
+        Raises:
+            LedgerError: there is a record, and it cannot be understood.
+            StoreError: the store did not answer.
+        """
+        found = await self._patiently(lambda: self._store.get(record_name(key)))
+        return Entry(_parse(key, found.data), found.etag) if found else None
+
+    async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
+        """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
+
+        Args:
+            claimed: what `flows.record.generation.claim` made.
+            over: the record as it was read; None: there was none.
+
+        Raises:
+            StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
+        """
+        await self.mark_open(claimed.key)
+        etag = over.etag if over else None
+        written = await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds)
+        if written is not None and over is not None:
+            await self._put_marker_back(claimed.key)
+        return written
+
+    async def change(
+        self,
+        key: str,
+        how: Callable[[Generation], Generation],
+        *,
+        known: Entry | None = None,
+        patience_seconds: float | None = None,
+    ) -> Entry:
+        """Applies a pure change to the newest version of a record, again where someone else wrote meanwhile.
+
+        A change that takes a finished generation up again also writes its open marker, before and after: whoever closes
+        it at the same moment saw the record as it was before. A task that the change drops is free for its true owner.
+        One that it names was bound by the caller, to `known` if that is given, and is bound again to a newer version.
+
+        Args:
+            key: an existing record's.
+            how: one of the transitions of `flows.record.generation`. Returning its argument changes nothing.
+            known: the record as the caller saw it last. It saves a read where nobody wrote since.
+            patience_seconds: how long an outage of the store is waited out.
+
+        Raises:
+            LedgerError: there is no such record.
+            StoreError: the store did not answer.
+        """
+        patience = self._patience_seconds if patience_seconds is None else patience_seconds
+        deadline = self._monotonic() + patience
+        entry, fresh = known, False
+        while True:
+            left = max(deadline - self._monotonic(), 0.0)
+            if entry is None:
+                entry, fresh = await self._existing(key, patience_seconds=left), True
+            try:
+                changed = how(entry.generation)
+            except LedgerError:
+                if fresh:
+                    raise
+                changed = entry.generation
+            if changed == entry.generation:
+                if fresh:
+                    return entry
+                entry = None  # only the newest version says that nothing is to be changed, or can be
+                continue
+            if fresh:
+                await self._bind_anew(entry.generation, changed, patience_seconds=left)
+            taken_up = entry.generation.state in FINISHED and changed.state not in FINISHED
+            if taken_up:
+                await self._patiently(lambda: self._store.put(marker_name(key), b""), patience_seconds=left)
+            left = max(deadline - self._monotonic(), 0.0)
+            written = await self._write(changed, etag=entry.etag, patience_seconds=left)
+            if written is not None:
+                if taken_up:
+                    await self._put_marker_back(key)
+                for task_id in entry.generation.task_ids - written.generation.task_ids:
+                    await self.tasks.release(task_id, key, named=written.generation.tasks_named)
+                return written
+            if self._monotonic() > deadline:
+                raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
+            entry = None
+
+    async def duplicate_of(self, request: VideoRequest, key: str, *, note: bool) -> str | None:
+        """The other key that the same request was, or may have been, paid under; None: there is none.
+
+        Args:
+            request: the video.
+            key: under which it is wanted now.
+            note: whether this key is about to be claimed, so that it becomes the first one where there is none.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        if note and await self.requests.note(request, key):
+            return None
+        while (first := await self.requests.first_key(request)) is not None and first.key != key:
+            other = await self.read(first.key)
+            if other.generation.may_be_paid if other else self.requests.is_recent(first):
+                return first.key
+            if not note or await self.requests.note(request, key, over=first):
+                return None
+        return None
+
+    async def _bind_anew(self, before: Generation, changed: Generation, *, patience_seconds: float) -> None:
+        for attempt in changed.attempts:
+            for task_id in attempt.task_ids - before.task_ids:
+                owner = await self.tasks.bind(
+                    task_id,
+                    changed.key,
+                    attempt.number,
+                    named_by=attempt.named_by or "reply",
+                    naming=before.next_naming,
+                    patience_seconds=patience_seconds,
+                )
+                if owner.key != changed.key:
+                    raise LedgerError(f"Task {task_id} is that of {owner.key}.", key=changed.key, task_id=task_id)
+
+    async def _existing(self, key: str, *, patience_seconds: float) -> Entry:
+        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds=patience_seconds)
+        if found is None:
+            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
+        return Entry(_parse(key, found.data), found.etag)
+
+    async def _put_marker_back(self, key: str) -> None:
+        """Whoever closed the record we wrote over may have removed our marker and looked just before our write arrived.
+
+        One try: an outage at this very moment must not turn a good write into an unclear one.
+        """
+        with contextlib.suppress(StoreError):
+            await self._store.put(marker_name(key), b"")
+
+    async def mark_open(self, key: str) -> None:
+        """Writes the open marker. To be done before the record says that something is left to do."""
+        await self._patiently(lambda: self._store.put(marker_name(key), b""))
+
+    async def close(self, ended: Generation) -> None:
+        """Removes the open marker of a generation that has ended so, as all who had to be told know.
+
+        What is archived stays archived. Of any other end, someone may claim it again at the same moment, which writes
+        the marker before the claim. So the record is looked at once more afterwards, and the marker is put back if it
+        is open again, or has come to another end meanwhile: nobody was told of that one. A claim that arrives only
+        after that look puts it back itself.
+        """
+        key = ended.key
+        await self._patiently(lambda: self._store.remove(marker_name(key)))
+        if ended.state is State.ARCHIVED:
+            return
+        entry = await self.read(key)
+        if entry is not None and (entry.generation.state not in FINISHED or _end(entry.generation) != _end(ended)):
+            await self.mark_open(key)
+
+    async def is_open(self, key: str) -> bool:
+        """Whether the open marker of a key is there."""
+        return await self._patiently(lambda: self._store.get(marker_name(key))) is not None
+
+    async def open_keys(self) -> list[str]:
+        """The keys of all generations that are not finished, sorted."""
+        names = await self._patiently(lambda: self._store.names("open/"))
+        return [name.removeprefix("open/") for name in names]
+
+    async def read_all(self, keys: Sequence[str]) -> list[Entry | None]:
+        """The records of these keys, in their order, several at a time."""
+        gate = asyncio.Semaphore(READS_AT_ONCE)
+
+        async def one(key: str) -> Entry | None:
+            async with gate:
+                return await self.read(key)
+
+        return list(await asyncio.gather(*(one(key) for key in keys)))
+
+    async def keys(self) -> list[str]:
+        """The keys of all generations there ever were, sorted."""
+        names = await self._patiently(lambda: self._store.names("ledger/"))
+        return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
+
+    async def _write(self, generation: Generation, *, etag: str | None, patience_seconds: float) -> Entry | None:
+        """One conditional write, sent again after lost replies. None: someone else wrote first.
+
+        Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and
+        the nonce in the record tells that the refusal is due to our own success.
+        """
+        stamped = generation.model_copy(update={"nonce": self._nonce(), "schema_version": SCHEMA})
+        data = stamped.model_dump_json(indent=2).encode()
+        name = record_name(stamped.key)
+
+        async def write() -> Entry | None:
+            try:
+                new = await self._store.put_if(name, data, etag=etag, content_type="application/json")
+            except PreconditionFailedError:
+                found = await self._store.get(name)
+                if found is not None and found.data == data:
+                    return Entry(stamped, found.etag)
+                # Someone may also have changed the record after our own write arrived: our nonce is then gone, and
+                # whoever reads it next sees a version that was built on ours.
+                return None
+            return Entry(stamped, new)
+
+        return await self._patiently(write, patience_seconds=patience_seconds)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None) -> T:
+        """Makes a call, again while the store is away. `PreconditionFailedError` is an answer, and passes."""
+        patience = self._patience_seconds if patience_seconds is None else patience_seconds
+        deadline = self._monotonic() + patience
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await call()
+            except StoreUnavailableError:
+                if self._monotonic() + pause > deadline:
+                    raise
+            await self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _end(generation: Generation) -> tuple[int, str | None, State]:
+    """What makes one end another than the next: a failed task may be replaced, or be paid for once more."""
+    return generation.attempt.number, generation.task_id, generation.state
+
+
+def record_name(key: str) -> str:
+    """The object that holds the record of a key."""
+    return f"ledger/{key}.json"
+
+
+def marker_name(key: str) -> str:
+    """The object that marks a key as not finished."""
+    return f"open/{key}"
+
+
+class _Header(BaseModel):
+    """What is read first: the rest of a newer record may have any shape."""
+
+    schema_version: int = SCHEMA
+    key: str = ""
+
+
+def _parse(key: str, data: bytes) -> Generation:
+    try:
+        header = _Header.model_validate_json(data)
+        if header.schema_version > SCHEMA or header.key != key:
+            raise LedgerError(
+                f"The ledger's record of {key} is of a newer version of this program, or of another key "
+                f"({header.key}, version {header.schema_version}). Nothing is submitted for it.",
+                key=key,
+            )
+        return Generation.model_validate_json(data)
+    except ValidationError as error:
+        raise LedgerError(
+            f"The ledger's record of {key} cannot be read ({error.error_count()} problems). Nothing is submitted for "
+            f"it. Look at {record_name(key)} in the bucket.",
+            key=key,
+        ) from error
+
+
+__all__ = ["Entry", "Ledger", "marker_name", "record_name"]

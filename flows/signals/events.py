@@ -1,0 +1,118 @@
+"""The events that other flows and automations wait for. They hold no secret and no signed address.
+
+An event is a hint; the ledger is the truth. Most are only queued, by `emit`. The ends of a generation, which others
+build on, are handed over by `deliver`, and its open marker stays until Prefect has confirmed them.
+"""
+
+import asyncio
+from typing import Any, Final, Literal
+from uuid import NAMESPACE_URL, uuid5
+
+from prefect import get_client
+from prefect.events import Event, emit_event, get_events_client
+from prefect.events.related import related_resources_from_run_context
+
+from flows.record.generation import Generation
+from flows.signals.progress import run_logger
+
+Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
+
+TASK_FINISHED: Final = "apixo.task.finished"
+"""A task has ended, as the API itself told the callback receiver. Waiting runs and the collector ask at once."""
+
+PROMPT_CHARACTERS: Final = 200
+"""How much of the prompt an event repeats: enough to know it again, and Prefect limits the size of events."""
+
+
+DELIVERY_TIMEOUT_SECONDS: Final = 10.0
+"""How long an end may take to reach Prefect. The run goes on after that, and the collector tells it again."""
+
+
+def emit(happening: Happening, generation: Generation, **more: Any) -> None:
+    """Queues `sora.generation.<happening>` about this generation. A process that is killed may take it along.
+
+    Never raises: an event must not cost a run what it has paid for.
+    """
+    try:
+        emit_event(event=_name(happening), resource=_resource(generation), payload=_payload(generation, more))
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        run_logger().warning("The event %s of %s was not sent (%s).", happening, generation.key, type(error).__name__)
+
+
+async def deliver(happening: Literal["archived", "failed"], generation: Generation, **more: Any) -> bool:
+    """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
+
+    It has the same id however often it is sent for one attempt, so that Prefect takes a repetition for what it is.
+
+    Returns:
+        Whether the server has it. False after `DELIVERY_TIMEOUT_SECONDS`, or when it cannot be reached.
+    """
+    attempt = generation.attempt
+    event = Event(
+        id=uuid5(NAMESPACE_URL, f"sora:{generation.key}:{attempt.claimed_at.isoformat()}:{happening}"),
+        event=_name(happening),
+        resource=_resource(generation),
+        payload=_payload(generation, more),
+    )
+    try:
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
+            async with get_client() as client:
+                event.related = await related_resources_from_run_context(client)
+            async with get_events_client(reconnection_attempts=1, checkpoint_every=1) as events:
+                await events.emit(event)  # with a checkpoint after each: it returns after the server's pong
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any; none may cost a run that has its video
+        run_logger().warning(
+            "Prefect did not confirm the event %s of %s (%s). The collector sends it again.",
+            event.event, generation.key, type(error).__name__,
+        )  # fmt: skip
+        return False
+    return True
+
+
+def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_collector: bool = True) -> None:
+    """Emits `apixo.task.finished`: waiting runs ask at once.
+
+    Args:
+        key: the generation.
+        task_id: its task, which the API reports as ended.
+        api, archive: names of the blocks, for the collector.
+        calls_collector: whether the automation of `collect-videos` starts a run for it.
+    """
+    emit_event(
+        event=TASK_FINISHED,
+        resource={
+            "prefect.resource.id": f"sora.generation.{key}",
+            "prefect.resource.name": key,
+            "sora.collector": "called" if calls_collector else "not called",
+        },
+        payload={"key": key, "task_id": task_id, "api": api, "archive": archive},
+    )
+
+
+def _name(happening: Happening) -> str:
+    return f"sora.generation.{happening}"
+
+
+def _resource(generation: Generation) -> dict[str, str]:
+    return {
+        "prefect.resource.id": f"sora.generation.{generation.key}",
+        "prefect.resource.name": generation.key,
+    }
+
+
+def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
+    request = generation.request
+    return {
+        "key": generation.key,
+        "state": generation.state.value,
+        "task_id": generation.task_id,
+        "request": {
+            # PostgreSQL's JSON holds no NUL, and Prefect would drop the event, with others that come at the same time.
+            "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            "duration": request.duration,
+            "aspect_ratio": request.aspect_ratio,
+            "mode": request.mode,
+        },
+        "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
+        **more,
+    }

@@ -1,0 +1,296 @@
+"""Has the provider take a request, once per key: looks at the record, and pays where nobody did.
+
+The order is what the first promise stands on; `flows.paid_call` keeps it. While a claim stands without an answer,
+nobody else sends anything.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from apixo import VideoRequest, retry_delay
+from apixo.constants import MAX_TRIES
+from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
+from flows.record import generation as transitions
+from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
+from flows.record.errors import SubmissionRejectedError
+from flows.record.generation import Attempt, Problem, State
+from flows.record.ledger import Entry
+from flows.resources import Resources
+from flows.signals.announcements import announce
+from flows.signals.events import emit
+from flows.signals.progress import run_logger, tell
+
+LOOK_SECONDS: Final = 0.5
+"""How often a run that joined another's claim looks for its answer. A read of the ledger takes a few milliseconds."""
+
+DUPLICATES_AGAIN_SECONDS: Final = 60.0
+"""After a longer wait for a limit, duplicates are looked for once more: an unclaimed key is first for a while only."""
+
+Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
+"""Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
+
+BeforePaying = Callable[[], Awaitable[None]]
+"""Called before each claim. It may take its time; what it raises keeps the request from being claimed and sent."""
+
+
+async def at_once() -> None:
+    """Nothing stands before the paid call."""
+
+
+async def _never(attempts: Sequence[Attempt]) -> None:
+    del attempts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms a run submits.
+
+    Attributes:
+        may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may.
+        before_paying: called before each claim, such as to keep a batch within its budget.
+        waits: whether this run goes on to wait for the end. The record says so, for the collector.
+        refuse_duplicates: whether a request that was submitted under another key is an error.
+        unclaimed: the run has seen that the key has no record. It saves a read; the claim finds out if one came since.
+    """
+
+    may_submit_again: Permission = _never
+    before_paying: BeforePaying = at_once
+    waits: bool = False
+    refuse_duplicates: bool = False
+    unclaimed: bool = False
+
+
+DEFAULT_TERMS: Final = Terms()
+
+
+class Submission:
+    """One run's way to a submitted generation: its own, or another run's that it joins."""
+
+    def __init__(self, key: str, request: VideoRequest, resources: Resources, terms: Terms = DEFAULT_TERMS) -> None:
+        self._key = key
+        self._request = request
+        self._resources = resources
+        self._ledger = resources.ledger
+        self._terms = terms
+        self._attempts_before = 0
+        self._looked_for_duplicates = 0.0
+        self._log = run_logger()
+
+    async def run(self) -> Entry:
+        """Looks at the record and acts on what it says, until it says that the task is submitted."""
+        entry = None if self._terms.unclaimed else await self._ledger.read(self._key)
+        self._attempts_before = _finished_attempts(entry)
+        while True:
+            if entry is None:
+                await self._look_for_duplicates()
+                entry = await self._pay(None)
+                continue
+            found = entry.generation
+            if found.request != self._request:
+                raise conflict_error(found)
+            match found.state:
+                case State.SUBMITTED | State.SUCCEEDED | State.ARCHIVED:
+                    return self._submitted(entry)
+                case State.CLAIMED:
+                    entry = await self._join(entry)
+                case State.UNCONFIRMED:
+                    unclear, entry = entry, await reconcile(entry, self._resources)
+                    if entry is unclear:
+                        raise unconfirmed_error(found, self._resources.options)
+                case State.REJECTED:
+                    entry = await self._after_rejection(entry)
+                case State.FAILED:
+                    entry = await self._after_failure(entry)
+
+    def _submitted(self, entry: Entry) -> Entry:
+        found = entry.generation
+        if self._attempts_before == len(found.attempts):
+            self._log.info("%s was submitted before, as task %s. Nothing is sent.", self._key, found.task_id)
+        tell(self._key, "submit", f"task {found.task_id}", done=True)
+        return entry
+
+    async def _look_for_duplicates(self) -> None:
+        """Before anything is paid under a new key, says which other key the same request was submitted under."""
+        self._looked_for_duplicates = self._resources.monotonic()
+        first = await self._ledger.duplicate_of(self._request, self._key, note=True)
+        if first is None:
+            return
+        if self._terms.refuse_duplicates:
+            raise duplicate_error(self._key, first)
+        self._log.warning("%s.", duplicate_sentence(self._key, first))
+
+    async def _after_rejection(self, entry: Entry) -> Entry | None:
+        """A rejection from before this run is no obstacle. One that happened meanwhile counts as a try of ours."""
+        attempt = entry.generation.attempt
+        problem = attempt.problem
+        tries = attempt.number - self._attempts_before
+        if tries > 0 and problem is not None:
+            if not problem.retryable or tries >= MAX_TRIES:
+                await self._ledger.close(entry.generation)
+                raise SubmissionRejectedError(
+                    f"{self._key} was not submitted, after {tries} {'try' if tries == 1 else 'tries'}: "
+                    f"{problem.message}",
+                    key=self._key,
+                )
+            tell(self._key, "submit", f"rejected ({problem.code or problem.kind}), trying again")
+            pause = retry_delay(
+                tries,
+                retry_after_seconds=problem.retry_after_seconds,
+                first_seconds=self._resources.api.retry_delay_seconds,
+                chance=self._resources.chance,
+            )
+            self._log.warning(
+                "%s was not taken (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
+            )
+            await self._resources.sleep(pause)
+        elif not entry.generation.may_be_paid:
+            await self._look_for_duplicates()  # the same video may have been paid for under another key since
+        return await self._pay(entry)
+
+    async def _after_failure(self, entry: Entry) -> Entry | None:
+        found = entry.generation
+        granted_by = None
+        if not found.permanently_failed and not found.attempt.resubmit_allowed:
+            before = found.attempt.number == self._attempts_before
+            granted_by = await self._terms.may_submit_again(found.attempts) if before else None
+        if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
+            await announce(found, self._ledger, self._resources.archive)
+            raise failed_error(found, self._resources.options)
+        self._log.warning(
+            "%s failed in attempt %d. A person wants it submitted once more.", self._key, found.attempt.number
+        )
+        return await self._pay(entry, granted_by=granted_by)
+
+    async def _join(self, entry: Entry) -> Entry:
+        """Waits for the answer to another's claim. Where none comes, its owner is dead and the payment unclear."""
+        claim = entry.generation.attempt
+        self._log.info(
+            "%s is being submitted by process %d on %s; waiting up to %.0f s for its answer.", self._key,
+            claim.claimed_by.pid, claim.claimed_by.host, claim.lease_seconds,
+        )  # fmt: skip
+        tell(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
+        return await settle(entry, self._resources)
+
+    async def _pay(self, over: Entry | None, *, granted_by: str | None = None) -> Entry | None:
+        """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
+        resources = self._resources
+        await self._terms.before_paying()
+        await resources.client.turn()
+        if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
+            await self._look_for_duplicates()
+        tell(self._key, "submit", "sending the request")
+        call = PaidCall(
+            key=self._key,
+            request=self._request,
+            over=over,
+            owner=resources.owner(),
+            callback_url=resources.api.callback_url_for(self._key, len(over.generation.attempts) + 1 if over else 1),
+            lease_seconds=resources.api.lease_seconds,
+            deadline_seconds=resources.api.deadline_seconds,
+            granted_by=granted_by,
+            waits=self._terms.waits,
+            options=resources.options,
+            log=self._log,
+            now=resources.now,
+            monotonic=resources.monotonic,
+        )
+        outcome = await resources.payments.run(call.make, self._report)
+        if isinstance(outcome, LostRace):
+            return await self._ledger.read(self._key)
+        if isinstance(outcome, Unclear):
+            raise outcome.error from outcome.cause
+        return outcome.entry
+
+    def _report(self, outcome: Outcome) -> None:
+        """Logs and publishes what is already written down."""
+        match outcome:
+            case Accepted(entry, task_id, reply_was_lost=True):
+                self._log.warning(
+                    "%s was taken after all, as task %s: the reply was lost, and the ledger has learned the task "
+                    "meanwhile.", self._key, task_id,
+                )  # fmt: skip
+            case Accepted(entry, task_id):
+                self._log.info("APIXO took %s as task %s.", self._key, task_id)
+                emit("submitted", entry.generation, task_id=task_id)
+                if entry.generation.task_id != task_id:
+                    self._log.error(
+                        "%s goes on with task %s, which a person has decided meanwhile: task %s is paid as well. Its "
+                        "id is in the ledger.", self._key, entry.generation.task_id, task_id,
+                    )  # fmt: skip
+            case Unclear(entry, error):
+                self._log.error("%s", error)
+                if entry is not None and entry.generation.state is State.UNCONFIRMED:
+                    emit("unconfirmed", entry.generation)
+
+
+async def settle(entry: Entry, resources: Resources) -> Entry:
+    """Waits until a claim has an answer. After its lease it becomes `unconfirmed`, unless the store knows its task.
+
+    The lease is measured by our own clock from the moment we saw the claim: clocks of machines differ.
+
+    Returns:
+        The record as it then is.
+    """
+    claimed = entry.generation
+    number = claimed.attempt.number
+    deadline = resources.monotonic() + claimed.attempt.lease_seconds
+    while resources.monotonic() < deadline:
+        await resources.sleep(min(LOOK_SECONDS, max(deadline - resources.monotonic(), 0.01)))
+        current = await resources.ledger.read(claimed.key)
+        if current is None or current.generation.state is not State.CLAIMED or current.etag != entry.etag:
+            return current or entry
+    found = await reconcile(entry, resources)
+    if found is not entry:
+        return found
+    problem = Problem(
+        kind="OwnerDied",
+        message=(
+            f"process {claimed.attempt.claimed_by.pid} on {claimed.attempt.claimed_by.host} claimed it at "
+            f"{claimed.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC and never wrote an answer, so it may have died before "
+            "or after the request was sent"
+        ),
+    )
+    settled = await resources.ledger.change(
+        claimed.key,
+        lambda now: transitions.unconfirmed(now, attempt_number=number, problem=problem, now=resources.now()),
+        known=entry,
+    )
+    if settled.generation.state is State.UNCONFIRMED:
+        emit("unconfirmed", settled.generation)
+    return settled
+
+
+async def reconcile(entry: Entry, resources: Resources) -> Entry:
+    """Gives an attempt without an answer the task that the store knows: its process died before the record named it.
+
+    Returns:
+        The record as it then is; the very same entry where the store knows no task of it.
+    """
+    unanswered = entry.generation
+    noted = await resources.ledger.tasks.noted_for(unanswered)
+    if noted is None:
+        return entry
+    task_id, owner = noted
+    run_logger().warning("%s was taken as task %s: its process died before the record said so.", owner.key, task_id)
+    found = await resources.ledger.change(
+        owner.key,
+        lambda now: transitions.submitted(
+            now,
+            attempt_number=owner.attempt_number,
+            task_id=task_id,
+            now=resources.now(),
+            named_by=owner.named_by,
+            note="its process died after it had noted the task",
+        ),
+        known=entry,
+    )
+    emit("submitted", found.generation, task_id=task_id)
+    return found
+
+
+def _finished_attempts(entry: Entry | None) -> int:
+    """How many attempts were over when this run looked first. One under way then counts as made during this run."""
+    if entry is None:
+        return 0
+    return len(entry.generation.attempts) - (entry.generation.state is State.CLAIMED)

@@ -1,0 +1,117 @@
+"""What a batch may still pay: it stops before the call that would exceed the limit."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apixo import Failed, VideoRequest
+from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
+from flows.record import generation as transitions
+from flows.record.generation import Generation, Owner, Problem
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PRICE = Decimal("0.10")
+
+
+def claimed(previous: Generation | None = None) -> Generation:
+    return transitions.claim(
+        previous,
+        key="k",
+        request=VideoRequest(prompt="Dunes", duration=8),
+        owner=Owner(host="h", pid=1),
+        lease_seconds=1,
+        now=NOW,
+    )
+
+
+def submitted(task_id: str = "t", previous: Generation | None = None) -> Generation:
+    made = claimed(previous)
+    return transitions.submitted(made, attempt_number=len(made.attempts), task_id=task_id, now=NOW)
+
+
+def rejected() -> Generation:
+    return transitions.rejected(claimed(), attempt_number=1, problem=Problem(kind="x", message="no"), now=NOW)
+
+
+def failed() -> Generation:
+    status = Failed(task_id="t", state="failed", fail_code="ODD", fail_message="")
+    return transitions.failed(submitted(), status, now=NOW)
+
+
+def late() -> Generation:
+    """Attempt 1 was given up, attempt 2 rejected, and then the answer to attempt 1 came after all."""
+    unclear = transitions.unconfirmed(claimed(), attempt_number=1, problem=Problem(kind="x", message="?"), now=NOW)
+    again = claimed(transitions.resubmit_allowed(unclear, attempt_number=1, note="", now=NOW))
+    refused = transitions.rejected(again, attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW)
+    return transitions.submitted(refused, attempt_number=1, task_id="t", now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("generation", "paid"),
+    [
+        pytest.param(None, 0, id="nothing"),
+        pytest.param(claimed(), 1, id="a claim without an answer may have been paid"),
+        pytest.param(rejected(), 0, id="a rejection is provably unpaid"),
+        pytest.param(submitted(), 1, id="submitted"),
+        pytest.param(failed(), 1, id="a failure may have been charged"),
+        pytest.param(submitted("u", failed()), 2, id="a failure and another try"),
+        pytest.param(late(), 1, id="a late answer stands in two attempts and was paid once"),
+    ],
+)
+def test_what_was_or_may_have_been_paid_counts(generation: Generation | None, paid: int) -> None:
+    assert paid_attempts(generation) == paid
+    assert spent_on([generation], PRICE) == paid * 8 * PRICE
+    assert spent_on([generation], None) == 0
+
+
+def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it() -> None:
+    budget = Budget(price_per_second=PRICE, max_spend=Decimal("1.2"))
+    budget.reserve("a", 8)
+    budget.reserve("b", 4)
+    with pytest.raises(BudgetError, match=r"c was not submitted: max_spend is 1\.2.*come to 1\.60"):
+        budget.reserve("c", 4)
+    budget.release("a")
+    with pytest.raises(BudgetError, match="d was not submitted"):
+        budget.reserve("d", 4)
+    budget.reserve("b", 4)  # its money is set aside: a further try of the same video is none of a further payment
+    assert budget.spent == Decimal("0.40")
+
+
+def test_exactly_the_limit_is_within_it() -> None:
+    budget = Budget(price_per_second=PRICE, max_spend=Decimal("0.8"), spent_before=Decimal("0.4"))
+    budget.reserve("a", 4)
+    with pytest.raises(BudgetError):
+        budget.reserve("b", 4)
+
+
+def test_a_limit_without_a_price_is_an_error_that_says_what_to_set() -> None:
+    with pytest.raises(BudgetError, match="price_per_second"):
+        Budget(price_per_second=None, max_spend=Decimal(1))
+
+
+def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
+    budget = Budget(price_per_second=None)
+    budget.reserve("a", 12)
+    assert budget.spent is None
+    assert budget.price(4) is None
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([4, 8, 12]))),
+    st.decimals(min_value=0, max_value=20, places=2),
+    st.decimals(min_value=0, max_value=20, places=2),
+)
+def test_whatever_is_asked_for_the_limit_holds(
+    asked: list[tuple[str, int]], max_spend: Decimal, before: Decimal
+) -> None:
+    budget = Budget(price_per_second=PRICE, max_spend=max_spend, spent_before=before)
+    for key, seconds in asked:
+        try:
+            budget.reserve(key, seconds)
+        except BudgetError:
+            continue
+        assert budget.spent is not None
+        assert before + budget.spent <= max_spend

@@ -1,0 +1,55 @@
+"""What is said of a batch. Pure: counts, sentences, errors."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from flows.batch.calendar_rows import BadRow, RowProblem
+from flows.batch.summary import SHOWN, BatchRow, bad_rows_error, batch_error, summarize
+
+
+def row(line: int, state: Any = "archived", **fields: Any) -> BatchRow:
+    return BatchRow(line=line, key=f"may-{line}", state=state, duration_seconds=4, **fields)
+
+
+def test_rows_come_in_their_order_and_only_good_ones_count_as_video() -> None:
+    rows = [row(3), row(1, "submitted"), row(2, "failed", problem="no"), row(4, "not due"), row(5, "ready")]
+    summary = summarize("may", rows, price=Decimal("1.20"), spent_before=Decimal(0))
+    assert [item.line for item in summary.rows] == [1, 2, 3, 4, 5]
+    assert summary.counts == {"archived": 1, "failed": 1, "not due": 1, "ready": 1, "submitted": 1}
+    assert summary.seconds_of_video == 12
+    assert [item.line for item in summary.failed] == [2]
+    assert summary.sentence() == (
+        "5 row(s): 1 archived, 1 failed, 1 not due, 1 ready, 1 submitted; 12 s of video, paid 1.20."
+    )
+
+
+def test_a_dry_run_says_what_would_be_paid_and_promises_nothing_about_a_rerun() -> None:
+    summary = summarize(
+        "may", [row(1, "not submitted", problem="no")], price=Decimal(2), spent_before=None, dry_run=True
+    )
+    assert "would pay 2" in summary.sentence()
+    assert "A new run" not in str(batch_error(summary))
+
+
+def test_without_a_price_none_is_named() -> None:
+    assert "pa" not in summarize("may", [row(1)], price=None, spent_before=None).sentence()
+
+
+@pytest.mark.parametrize("count", [1, SHOWN, SHOWN + 5])
+def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None:
+    failed = [row(line, "failed", problem=f"problem {line}.") for line in range(1, count + 1)]
+    summary = summarize("may", [*failed, row(99)], price=None, spent_before=None)
+    told = str(batch_error(summary))
+    assert f"{count} row(s)" in told
+    for line in range(1, count + 1):
+        assert (f"line {line} may-{line} (failed): problem {line}." in told) is (line <= SHOWN)
+    assert ("and 5 more" in told) is (count > SHOWN)
+    bad = [
+        BadRow(line=line, id=None, problems=(RowProblem(field="duration", message="is odd"),)) for line in range(count)
+    ]
+    told = str(bad_rows_error(bad, summary))
+    assert "line 0: duration: is odd" in told
+    assert ("and 5 more" in told) is (count > SHOWN)
+    assert "nothing was submitted" in told

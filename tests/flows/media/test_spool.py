@@ -1,0 +1,146 @@
+"""The folder for files between download and archive: found again after a crash, never shared by two at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
+
+from flows.media import spool
+from flows.media.spool import discard, spool_folder, spool_root
+
+KEY = "spring-sale-03"
+
+
+def test_the_root_is_where_the_environment_says_else_in_prefects_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SORA_SPOOL_DIR", str(tmp_path / "named"))
+    assert spool_root() == tmp_path / "named"
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("SORA_SPOOL_DIR")
+        else:
+            monkeypatch.setenv("SORA_SPOOL_DIR", unset)
+        with temporary_settings({PREFECT_HOME: tmp_path / "home"}):
+            assert spool_root() == tmp_path / "home" / "sora-spool"
+
+
+def test_files_are_found_again_after_a_failure_until_they_are_discarded(tmp_path: Path) -> None:
+    root = tmp_path / "deep" / "spool"
+
+    def crash() -> None:
+        with spool_folder(root, KEY, "t1") as folder:
+            (folder / "video.mp4.part").write_bytes(b"half")
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        crash()
+    (first,) = root.iterdir()
+    with spool_folder(root, KEY, "t1") as second:
+        assert second == first
+        assert (second / "video.mp4.part").read_bytes() == b"half"
+        discard(second)
+        assert not second.exists()
+    with spool_folder(root, KEY, "t1") as third:
+        assert not (third / "video.mp4.part").exists()
+
+
+def test_only_the_owner_can_look_into_the_spool(tmp_path: Path) -> None:
+    with spool_folder(tmp_path / "spool", KEY, "t1") as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        assert folder.parent.stat().st_mode & 0o077 == 0
+
+
+def test_each_task_of_a_key_and_each_key_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    with (
+        spool_folder(tmp_path, "a", "t1") as one,
+        spool_folder(tmp_path, "a", "t2") as two,
+        spool_folder(tmp_path, "a.b", "t1") as three,
+        spool_folder(tmp_path, "k" * 128, "../../etc/passwd\n" * 20) as four,
+    ):
+        folders = {one, two, three, four}
+    assert len(folders) == 4
+    assert {folder.parent for folder in folders} == {tmp_path}
+
+
+def test_whoever_comes_second_gets_a_folder_that_goes_with_him(tmp_path: Path) -> None:
+    with spool_folder(tmp_path, KEY, "t1") as first:
+        (first / "video.mp4").write_bytes(b"first")
+        with spool_folder(tmp_path, KEY, "t1") as second:
+            assert second != first
+            assert second.parent == tmp_path
+            assert not (second / "video.mp4").exists()
+            assert second.stat().st_mode & 0o077 == 0
+            (second / "video.mp4").write_bytes(b"second")
+        assert not second.exists()
+        assert (first / "video.mp4").read_bytes() == b"first"
+    with spool_folder(tmp_path, KEY, "t1") as again:
+        assert again == first
+
+
+def test_a_folder_of_ones_own_goes_after_a_failure_too(tmp_path: Path) -> None:
+    with (
+        spool_folder(tmp_path, KEY, "t1"),
+        pytest.raises(RuntimeError, match="crash"),
+        spool_folder(tmp_path, KEY, "t1") as second,
+    ):
+        raise RuntimeError("crash")
+    assert not second.exists()
+
+
+def test_discarding_what_is_gone_is_fine(tmp_path: Path) -> None:
+    discard(tmp_path / "never")
+
+
+HOLD = """
+import sys, pathlib
+from flows.media.spool import spool_folder
+with spool_folder(pathlib.Path(sys.argv[1]), sys.argv[2], "t1") as folder:
+    (folder / "video.mp4.part").write_bytes(b"half")
+    print(folder, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_another_process_holds_its_folder_and_a_killed_one_leaves_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), KEY],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        with spool_folder(tmp_path, KEY, "t1") as mine:
+            assert mine != theirs
+        other.kill()
+    with spool_folder(tmp_path, KEY, "t1") as mine:
+        assert mine == theirs
+        assert (mine / "video.mp4.part").read_bytes() == b"half"
+
+
+def test_a_folder_that_is_discarded_while_one_waits_for_its_lock_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of a removed file locks nobody out: the next two would write into one folder."""
+    real = spool._lock
+
+    with spool_folder(tmp_path, KEY, "t1") as first:
+        pass
+
+    def after_the_other_has_finished(*arguments: object) -> bool:
+        discard(first)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_lock", after_the_other_has_finished)
+        second = spool_folder(tmp_path, KEY, "t1")
+        mine = second.__enter__()
+    with spool_folder(tmp_path, KEY, "t1") as third:
+        assert mine.is_dir()
+        assert mine != third
+    second.__exit__(None, None, None)

@@ -1,0 +1,124 @@
+"""What other flows and automations hear: enough to act on, no secret, no signature, not the whole prompt."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from apixo import VideoRequest
+from deployments.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from flows.record import generation as transitions
+from flows.record.errors import VideoFailedError
+from flows.record.generation import ArchivedObject, Generation, Owner
+from flows.signals.events import PROMPT_CHARACTERS, Happening, emit
+from tests.flows.conftest import StoredBlocks
+from tests.support import KITE
+from tests.support.events import Sent
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def generation(prompt: str = "Dunes", **fields: Any) -> Generation:
+    made = transitions.claim(
+        None,
+        key="spring-sale-03",
+        request=VideoRequest(prompt=prompt, duration=8, **fields),
+        owner=Owner(host="build-7", pid=1),
+        lease_seconds=1,
+        now=NOW,
+    )
+    return transitions.submitted(made, attempt_number=1, task_id="task_1", now=NOW)
+
+
+@pytest.mark.parametrize("happening", get_args(Happening))
+def test_an_event_names_the_generation_and_tells_what_it_is(happening: Happening, sent: Sent) -> None:
+    emit(happening, generation())
+    (event,) = sent.all()
+    assert event.event == f"sora.generation.{happening}"
+    assert event.resource.id == "sora.generation.spring-sale-03"
+    assert event.resource.name == "spring-sale-03"
+    assert event.payload == {
+        "key": "spring-sale-03",
+        "state": "submitted",
+        "task_id": "task_1",
+        "request": {"prompt": "Dunes", "duration": 8, "aspect_ratio": "landscape", "mode": "text-to-video"},
+        "objects": [],
+    }
+
+
+def test_an_event_names_the_objects_and_takes_more(sent: Sent) -> None:
+    video = ArchivedObject(
+        kind="video", bucket="b", name="videos/v.mp4", content_type="video/mp4", size_bytes=1, sha256="0" * 64
+    )
+    emit("archived", generation().model_copy(update={"objects": (video,)}), links={"videos/v.mp4": "https://h/v"})
+    (event,) = sent.all()
+    assert event.payload["objects"] == [{"kind": "video", "bucket": "b", "name": "videos/v.mp4"}]
+    assert event.payload["links"] == {"videos/v.mp4": "https://h/v"}
+
+
+def test_a_long_prompt_is_cut_and_addresses_of_images_stay_out(sent: Sent) -> None:
+    emit("submitted", generation("x" * 10_000, image_urls=["https://h.example/a.jpg?X-Amz-Signature=SECRET"]))
+    (event,) = sent.all()
+    assert event.payload["request"]["prompt"] == "x" * PROMPT_CHARACTERS
+    assert event.payload["request"]["mode"] == "image-to-video"
+    assert "SECRET" not in event.model_dump_json()
+    assert event.size_bytes < 2_000
+
+
+def test_a_prompt_stays_text_and_holds_no_nul(sent: Sent) -> None:
+    """PostgreSQL, where Prefect may keep its events, takes no NUL in JSON."""
+    prompt = 'A "red" kite {{ 7 * 7 }} <b>[bold]\n\x1b[2J\u202e'
+    emit("submitted", generation(f"{prompt}\0"))
+    (event,) = sent.all()
+    assert event.payload["request"]["prompt"] == f"{prompt}\N{REPLACEMENT CHARACTER}"
+
+
+async def read_events(server: PrefectServer, key: str, last: str) -> list[dict[str, Any]]:
+    """What the server keeps about a generation, once the last event has arrived. It writes them in the background."""
+    found: list[dict[str, Any]] = []
+    async with httpx.AsyncClient(base_url=server.api_url) as http:
+        for _ in range(120):
+            body = {"filter": {"resource": {"id": [f"sora.generation.{key}"]}, "order": "ASC"}}
+            found = (await http.post("/events/filter", json=body)).json()["events"]
+            if any(event["event"] == last for event in found):
+                return found
+            await asyncio.sleep(0.25)
+    raise AssertionError(f"no {last} among {[event['event'] for event in found]}")
+
+
+async def test_a_generation_tells_its_story_to_the_server_without_secrets(
+    stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str
+) -> None:
+    stored.archive.public_url = "https://videos.example.com"
+    await stored.archive.save(stored.name, overwrite=True)
+    made = await stored.generate(VideoRequest(prompt="Dunes " * 1_000), key=key)
+    events = await read_events(prefect_server, key, "sora.generation.archived")
+    assert [event["event"].rsplit(".", 1)[1] for event in events] == ["submitted", "succeeded", "archived"]
+    assert {event["payload"]["task_id"] for event in events} == {made.task_id}
+    assert [event["payload"]["state"] for event in events] == ["submitted", "succeeded", "archived"]
+    assert made.video is not None
+    archived = events[-1]["payload"]
+    assert [item["name"] for item in archived["objects"]] == [item.name for item in made.objects]
+    assert archived["links"][made.video.name] == stored.archive.public_link(made.video.name)
+    assert any(item["prefect.resource.id"].startswith("prefect.flow-run.") for item in events[-1]["related"])
+    told = str(events)
+    for secret in (sandbox.settings.api_key, stored.archive.secret_key.get_secret_value(), "X-Amz", "?", "Bearer"):
+        assert secret not in told
+    assert "Dunes " * 40 not in told
+
+
+async def test_a_failure_is_told_with_its_code_and_an_unclear_payment_as_such(
+    stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str
+) -> None:
+    with pytest.raises(VideoFailedError):
+        await stored.generate(VideoRequest(prompt="forbidden"), key=key)
+    failed = (await read_events(prefect_server, key, "sora.generation.failed"))[-1]
+    assert failed["payload"]["fail_code"] == "CONTENT_VIOLATION"
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(Exception, match="Nobody can know"):
+        await stored.generate(KITE, key=f"{key}.2")
+    unclear = await read_events(prefect_server, f"{key}.2", "sora.generation.unconfirmed")
+    assert [event["event"] for event in unclear] == ["sora.generation.unconfirmed"]

@@ -1,0 +1,235 @@
+"""The artifact in the Prefect UI: what came from outside stays text, and no signature gets in."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from prefect.client.schemas.actions import ArtifactCreate
+from pydantic import SecretStr
+
+from apixo import Failed, Succeeded, VideoRequest
+from blocks import VideoArchive
+from flows.record import generation as transitions
+from flows.record.generation import ArchivedObject, Generation, Owner
+from flows.signals.report import artifact_key, markdown, plain
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+FOLDER = "videos/2026/03/01"
+
+
+def archive(public_url: str | None = None) -> VideoArchive:
+    return VideoArchive(
+        endpoint="minio.example:9000",
+        access_key="ACCESS",
+        secret_key=SecretStr("HIDDEN"),
+        bucket="videos",
+        public_url=public_url,
+    )
+
+
+def generation(
+    prompt: str = "Dunes",
+    *,
+    key: str = "kite",
+    task_id: str = "t1",
+    warnings: tuple[str, ...] = (),
+    codec: str = "h264",
+) -> Generation:
+    found = transitions.claim(
+        None,
+        key=key,
+        request=VideoRequest(prompt=prompt),
+        owner=Owner(host="h", pid=1),
+        lease_seconds=1,
+        now=NOW,
+    )
+    found = transitions.submitted(found, attempt_number=1, task_id=task_id, now=NOW)
+    status = Succeeded(task_id=task_id, state="success", result_urls=("https://h.example/v.mp4?X-Amz-Signature=ab",))
+    found = transitions.succeeded(found, status, now=NOW)
+    objects: tuple[dict[str, Any], ...] = (
+        {
+            "kind": "video", "name": "video.mp4", "content_type": "video/mp4", "size_bytes": 1234567,
+            "sha256": "a" * 64, "codec": codec, "duration_seconds": 4.004, "width": 1280, "height": 720,
+        },
+        {"kind": "poster", "name": "poster.jpg", "content_type": "image/jpeg", "size_bytes": 1, "sha256": "b" * 64},
+    )  # fmt: skip
+    return transitions.archived(
+        found,
+        task=found.task,
+        objects=tuple(
+            ArchivedObject.model_validate({**item, "bucket": "videos", "name": f"{FOLDER}/{key}/{item['name']}"})
+            for item in objects
+        ),
+        warnings=warnings,
+        now=NOW,
+    )
+
+
+def inline(tokens: list[Token]) -> list[Token]:
+    return [child for token in tokens for child in token.children or []]
+
+
+def shape(text: str) -> list[str]:
+    """Everything a renderer makes of a text, save the text itself."""
+    tokens = RENDERER.parse(text)
+    made = [token.type for token in tokens] + [token.type for token in inline(tokens)]
+    return [name for name in made if name not in ("text", "softbreak", "text_special")]
+
+
+def test_it_tells_a_person_what_there_is() -> None:
+    text = markdown(generation(warnings=("4.0 s asked, 3.0 s got",)), archive(), thumbnail=b"jpeg")
+    for part in (
+        "# kite",
+        "![first look](data:image/jpeg;base64,anBlZw==)",
+        "> Dunes",
+        "| state | archived |",
+        "| task | t1 |",
+        "| video | 4.00 s, 1280 x 720, h264, 1,234,567 bytes |",
+        f"| SHA-256 | {'a' * 64} |",
+        f"| video | videos/{FOLDER}/kite/video.mp4 |",
+        f"| poster | videos/{FOLDER}/kite/poster.jpg |",
+        "| warning | 4.0 s asked, 3.0 s got |",
+    ):
+        assert part in text.splitlines() or part in text, part
+    assert "](http" not in text
+
+
+def test_with_a_public_url_the_objects_are_links_without_a_signature() -> None:
+    text = markdown(generation(), archive("https://videos.example.com/"), thumbnail=None)
+    links = [token.attrs["href"] for token in inline(RENDERER.parse(text)) if token.type == "link_open"]
+    assert links == [
+        f"https://videos.example.com/videos/{FOLDER}/kite/video.mp4",
+        f"https://videos.example.com/videos/{FOLDER}/kite/poster.jpg",
+    ]
+    assert "![" not in text
+
+
+def test_no_secret_and_no_signature_gets_in() -> None:
+    text = markdown(generation(), archive("https://videos.example.com"), thumbnail=b"x")
+    for secret in ("X-Amz", "HIDDEN", "ACCESS", "?"):
+        assert secret not in text
+
+
+def test_before_there_is_a_video_it_says_what_is_known() -> None:
+    found = transitions.claim(
+        None, key="kite", request=VideoRequest(prompt="x"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
+    )
+    assert "| task | none |" in markdown(found, archive(), thumbnail=None)
+    found = transitions.submitted(found, attempt_number=1, task_id="t1", now=NOW)
+    failed = Failed(task_id="t1", state="failed", fail_code="NO", fail_message="no")
+    assert "| state | failed |" in markdown(transitions.failed(found, failed, now=NOW), archive(), thumbnail=None)
+
+
+CONTROLS = "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+NASTY = [
+    "a | b",
+    "`code` and ``more``",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt; &#60;b&#62;",
+    "![image](https://evil.example/a.png)",
+    "[link](javascript:alert(1))",
+    "[a]: https://evil.example",
+    "[a][b]",
+    "<https://evil.example>",
+    "https://evil.example/a and www.evil.example and me@evil.example",
+    "# heading",
+    "> quote",
+    "- item",
+    "* item",
+    "+ item",
+    "1. item",
+    "12) item",
+    "---",
+    "***",
+    "===",
+    "~~~",
+    "```\ncode\n```",
+    "    code",
+    "\tcode",
+    "**bold** _it_ __b__ ~~gone~~",
+    "one\n\n# two\n\n| a | b |\n|---|---|",
+    "one\r\ntwo\x0bthree\x0cfour\u2028five\u2029six\x85seven",
+    "back\\slash \\| \\` \\<b>",
+    "trailing \\",
+    "|---|---|",
+    ":fire: $x$ $$y$$",
+    "<!-- comment -->",
+    "&copy; &amp;",
+    "<div onclick=alert(1)",
+    "</table ",
+    "\x1b[31mred\x1b[0m \x9b2J \x1b]8;;http://evil.example\x07",
+    "\u202eexe.fdp\u202c \u2066x\u2069 \x00 \x7f",
+    "[bold]rich[/bold] {{ 7 * 7 }} {% raw %} %s {0}",
+    "<svg/onload=alert(1)> <a href='javascript:alert(1)'>x</a>",
+    "=cmd|' /C calc'!A0",
+]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nasty_text_stays_text_in_every_place(text: str) -> None:
+    clean = shape(markdown(generation("Dunes", warnings=("shorter",)), archive(), thumbnail=None))
+    nasty = generation(text, task_id=text[:150].replace("\n", " "), warnings=(text,), codec=text)
+    assert shape(markdown(nasty, archive(), thumbnail=None)) == clean
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_artifact_holds_a_control_character_or_turns_its_text_around(text: str) -> None:
+    """PostgreSQL takes no NUL, so that one would cost the artifact."""
+    made = markdown(generation(text, warnings=(text,), codec=text), archive(), thumbnail=None)
+    assert re.findall(CONTROLS, made.replace("\n", "")) == []
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nasty_text_is_still_readable(text: str) -> None:
+    for place in ("{}", "| a | b |\n|---|---|\n| {} | c |"):
+        shown = "".join(token.content for token in inline(RENDERER.parse(place.format(plain(text)))))
+        readable = re.sub(CONTROLS, "\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+        assert shown.removeprefix("ab").removesuffix("c") == readable
+
+
+@given(st.text(alphabet=st.sampled_from("ab1.|`*_[]()<>!#&;\\-+~=:/\n\t \"'@wx"), max_size=40))
+def test_no_text_becomes_markup(text: str) -> None:
+    assert shape(f"> {plain(text)}\n") == shape("> x\n") or not plain(text)
+    assert shape(f"| a | b |\n|---|---|\n| {plain(text)} | c |\n") == shape("| a | b |\n|---|---|\n| x | c |\n") or (
+        not plain(text)
+    )
+
+
+@pytest.mark.parametrize("text", ["http://evil.example", "HTTPS://evil.example", "ftp://e.example", "www.evil.example"])
+def test_bare_addresses_do_not_become_links(text: str) -> None:
+    """Renderers of GitHub's markdown, such as the UI's, link what looks like an address without being told."""
+    assert not re.search(r"(?i)(https?|ftp)://|www\.", plain(text))
+    assert "@" not in plain("me@evil.example")
+
+
+@pytest.mark.parametrize("key", ["a-_b_-c", "a.__b__.c", "kite"])
+def test_a_key_is_no_markup_either(key: str) -> None:
+    for public_url in (None, "https://videos.example.com"):
+        clean = shape(markdown(generation(), archive(public_url), thumbnail=None))
+        assert shape(markdown(generation(key=key), archive(public_url), thumbnail=None)) == clean
+
+
+def test_an_endless_prompt_is_cut() -> None:
+    assert len(markdown(generation("x" * 10_000), archive(), thumbnail=None)) < 2_000
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,127}", fullmatch=True))
+def test_every_key_makes_an_artifact_key_that_prefect_takes(key: str) -> None:
+    assert ArtifactCreate(key=artifact_key(key), type="markdown").key == artifact_key(key)
+
+
+def test_a_simple_key_is_recognised_in_the_artifact_key() -> None:
+    assert artifact_key("spring-sale-03") == "video-spring-sale-03"
+
+
+def test_different_keys_have_different_artifacts() -> None:
+    """Prefect shows all artifacts of one key as versions of one thing."""
+    keys = ["a-b", "a.b", "a_b", "a--b", "a-b-", "a..b", "a-.b"]
+    assert len({artifact_key(key) for key in keys}) == len(keys)
