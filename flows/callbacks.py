@@ -15,7 +15,7 @@ from typing import Any, Final
 from apixo import BadRequestError, Status
 from apixo.replies import FINAL_STATES, usable_task_id
 from blocks.errors import StoreError
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State

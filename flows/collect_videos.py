@@ -15,7 +15,7 @@ from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
 from flows.media.errors import MediaError
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import PipelineError, VideoFailedError
 from flows.record.generation import Generation, State

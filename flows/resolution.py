@@ -1,7 +1,7 @@
 """What a person does about a generation whose payment is unclear, or that failed."""
 
 from apixo import ApixoError, BadRequestError
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import Generation, State

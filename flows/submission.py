@@ -11,7 +11,7 @@ from typing import Final
 from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import SubmissionRejectedError
 from flows.record.generation import Attempt, Problem, State

@@ -1,7 +1,7 @@
 """What the end of a task means for the record."""
 
 from apixo import Failed, Succeeded
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.advice import failed_error
 from flows.record.errors import LedgerError, SupersededError
 from flows.record.generation import PaidTask, State

@@ -12,7 +12,7 @@ from typing import Final
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
 from blocks.errors import StoreError
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.advice import task_of_another_key, unconfirmed_error
 from flows.record.errors import LedgerError, PipelineError, UnconfirmedError
 from flows.record.generation import Generation, Owner, Problem

@@ -93,7 +93,7 @@ class Ledger:
         """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
 
         Args:
-            claimed: what `flows.record.generation.claim` made.
+            claimed: what `flows.record.transitions.claim` made.
             over: the record as it was read; None: there was none.
 
         Raises:
@@ -122,7 +122,7 @@ class Ledger:
 
         Args:
             key: an existing record's.
-            how: one of the transitions of `flows.record.generation`. Returning its argument changes nothing.
+            how: one of the functions of `flows.record.transitions`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read where nobody wrote since.
             patience_seconds: how long an outage of the store is waited out.
 

@@ -18,8 +18,7 @@ from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest
 from flows.media.errors import DamagedVideoError, MediaError
 from flows.media.videos import compare, inspect_video, poster_jpeg
-from flows.record import generation as transitions
-from flows.record import object_names
+from flows.record import object_names, transitions
 from flows.record.errors import ArchiveMismatchError, LedgerError
 from flows.record.generation import ArchivedObject, Generation, PaidTask, State
 from flows.record.ledger import Entry

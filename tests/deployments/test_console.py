@@ -10,7 +10,7 @@ from rich.markup import escape
 from apixo import Failed, VideoRequest
 from deployments.cli import console, display, ledger
 from deployments.cli.console import one_line, table
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import TransitionError
 from flows.record.generation import Generation, Owner
 from flows.signals.progress import Progress

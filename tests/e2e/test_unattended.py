@@ -100,7 +100,9 @@ async def test_an_event_becomes_a_video_once_however_often_it_comes(running: Run
     print(f"\nfrom the event to the archived video: {time.monotonic() - began:.1f} s")
 
     async def both_ended() -> bool:
-        runs = [run for run in await running.runs("generate-video/generate-video") if run["parameters"]["key"] == key]
+        runs = [
+            run for run in await running.runs("generate-video/generate-video") if run["parameters"].get("key") == key
+        ]
         return len([run for run in runs if run["state_type"] in FINAL]) == 2
 
     await until(both_ended, what="the runs of both events")

@@ -18,7 +18,7 @@ from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.callbacks import NOTE, Outcome, answer_call, parse_hint
 from flows.collect_videos import Collected, collect
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, State
 from flows.record.indexes import TaskOwner

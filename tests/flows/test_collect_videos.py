@@ -9,7 +9,7 @@ import pytest
 from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
 from flows.resources import Resources

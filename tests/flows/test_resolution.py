@@ -9,7 +9,7 @@ import pytest
 from apixo import Failed, Status, Succeeded, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, Owner, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task

@@ -13,7 +13,7 @@ from apixo import Failed, VideoRequest
 from apixo.constants import MAX_TRIES
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Attempt, Generation, Owner, Problem, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task

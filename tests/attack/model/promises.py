@@ -23,7 +23,7 @@ MOVES: Final = {
     State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED},
     State.ARCHIVED: set(),
 }
-"""The arrows of the drawing in `flows.record.generation`, and what may come late: a person or a callback names the task
+"""The arrows of the drawing in `flows.record.transitions`, and what may come late: a person or a callback names the task
 of what was taken for unpaid, a person names another one for what failed or is not archived yet, or a task once called
 failed ends well."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from apixo import Failed, VideoRequest
 from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -10,8 +10,9 @@ from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import LedgerError, UnconfirmedError
-from flows.record.generation import Generation, Problem, State, unconfirmed
+from flows.record.generation import Generation, Problem, State
 from flows.record.ledger import Entry, Ledger
+from flows.record.transitions import unconfirmed
 from flows.resources import Resources, open_resources
 from tests.flows.test_submit import recorded, submit
 from tests.support import make_api, make_archive

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from apixo import ContentViolationError, Failed, GenerationFailedError, Succeeded
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import TransitionError
 from flows.record.generation import (
     FINISHED,

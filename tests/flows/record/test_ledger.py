@@ -14,7 +14,7 @@ from blocks import VideoArchive
 from blocks.errors import StoreRefusedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from deployments.sandbox import SandboxServer
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import SCHEMA, Generation, Owner, Problem, State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Entry, Ledger, marker_name, record_name

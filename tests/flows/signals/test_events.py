@@ -10,7 +10,7 @@ import pytest
 from apixo import VideoRequest
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.errors import VideoFailedError
 from flows.record.generation import ArchivedObject, Generation, Owner
 from flows.signals.events import PROMPT_CHARACTERS, Happening, emit

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from apixo import Failed, Succeeded, VideoRequest
 from blocks import VideoArchive
-from flows.record import generation as transitions
+from flows.record import transitions
 from flows.record.generation import ArchivedObject, Generation, Owner
 from flows.signals.report import artifact_key, markdown, plain
 

@@ -1,0 +1,375 @@
+"""What may become of a generation. All pure: time and chance come in as arguments.
+
+```
+            ┌──────────► rejected ◄─┐ (may be claimed again: provably unpaid)
+            │                       │
+(nothing) ─► claimed ──► submitted ─┼─► succeeded ──► archived
+            │                 ▲     │
+            └► unconfirmed ───┘     └─► failed (a person may claim it again)
+```
+
+Each arrow is one function here. The paid call happens between `claimed` and whatever follows it, once per attempt.
+"""
+
+import re
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from apixo import Failed, Succeeded, VideoRequest, generation_failed
+from apixo.redaction import hide_queries
+from flows.record import object_names
+from flows.record.errors import SupersededError, TransitionError
+from flows.record.generation import (
+    ArchivedObject,
+    Attempt,
+    Generation,
+    Owner,
+    PaidTask,
+    Problem,
+    Source,
+    State,
+    SupersededTask,
+)
+
+WARN_EVERY: Final = timedelta(days=1)
+"""The event that a result expires soon is for people: once a day each."""
+
+
+def claim(
+    previous: Generation | None,
+    *,
+    key: str,
+    request: VideoRequest,
+    owner: Owner,
+    lease_seconds: float,
+    now: datetime,
+    granted_by: str | None = None,
+    waited_for: bool = False,
+) -> Generation:
+    """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision."""
+    number = len(previous.attempts) + 1 if previous else 1
+    attempt = Attempt(
+        number=number,
+        claimed_at=now,
+        claimed_by=owner,
+        lease_seconds=lease_seconds,
+        granted_by=granted_by,
+        waited_for=waited_for,
+    )
+    if previous is None:
+        return Generation(
+            key=key, state=State.CLAIMED, request=request, attempts=(attempt,), created_at=now, updated_at=now
+        )
+    if previous.state not in (State.REJECTED, State.FAILED):
+        raise TransitionError(f"{key} is {previous.state}: it cannot be claimed", key=key)
+    return previous.model_copy(
+        update={"state": State.CLAIMED, "attempts": (*previous.attempts, attempt), "updated_at": now}
+    )
+
+
+def submitted(
+    generation: Generation,
+    *,
+    attempt_number: int,
+    task_id: str,
+    now: datetime,
+    named_by: Source = "reply",
+    note: str | None = None,
+) -> Generation:
+    """The provider took this attempt as this task. Also for one that was unconfirmed, or taken for unpaid.
+
+    The attempt may not be the last any more: a person has resubmitted meanwhile. If nothing is known to be paid since,
+    its task becomes that of the generation, as an attempt of its own; else it is only written down.
+
+    Args:
+        generation: the record as it is.
+        attempt_number: 1 for the first.
+        task_id: the provider's task.
+        now: the time.
+        named_by: where the task is known from.
+        note: for a person, where it was not the reply to the paid call. Earlier notes stay. Nobody waits then: the run
+            that made the call has lost its answer.
+    """
+    attempt = generation.attempts[attempt_number - 1]
+    if task_id in generation.task_ids:
+        return _confirmed(generation, task_id, named_by, now=now)
+    more: dict[str, Any] = {} if note is None else {"note": _noted(attempt, note), "waited_for": False}
+    if attempt.task_id is not None:
+        # A person, or whoever knows the callback's address, named a task while the reply was on its way. The reply
+        # counts, unless a video is archived already: then its task is one more that was paid for.
+        was = f"a {attempt.named_by} named {attempt.task_id} before the reply came"
+        if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
+            return _with_superseded(generation, attempt_number, task_id, named_by, now=now)
+        more["note"] = _noted(attempt, f"{note}; {was}" if note else was)
+    return _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
+
+
+def _confirmed(generation: Generation, task_id: str, named_by: Source, *, now: datetime) -> Generation:
+    """The provider names a task that the record has already. Where only a person had named it, it is no mistake now."""
+    for attempt in generation.attempts:
+        if attempt.task_id == task_id and attempt.named_by == "person":
+            generation = _with_attempt(generation, attempt.number, {"named_by": named_by}, now=now)
+    return generation
+
+
+def _with_superseded(
+    generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime
+) -> Generation:
+    """One more task that the provider took for this attempt: paid for, and not the one that counts."""
+    attempt = generation.attempts[number - 1]
+    item = SupersededTask(task_id=task_id, folder=_next_folder(generation), named_by=named_by)
+    update = {"superseded": (*attempt.superseded, item)}
+    changed = _with_attempt(generation, number, update, now=now)
+    return changed.model_copy(update={"tasks_named": generation.next_naming})
+
+
+def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
+    """A person says which task the last attempt is, as long as nothing is archived.
+
+    A task that the provider itself had named was paid for too, so it stays in the record, as superseded. One that a
+    person had named was a mistake: only the note keeps it.
+
+    Raises:
+        TransitionError: it is archived, or there is a newer attempt than the one the person spoke of.
+    """
+    attempt = generation.attempt
+    if attempt.task_id == task_id:
+        return generation
+    if attempt.number != attempt_number or generation.state is State.CLAIMED:
+        raise TransitionError(
+            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}", key=generation.key
+        )
+    if generation.state is State.ARCHIVED:
+        raise TransitionError(f"{generation.key} is archived, as task {attempt.task_id}", key=generation.key)
+    note = "a person said which task it is" + (f"; it was {attempt.task_id} before" if attempt.task_id else "")
+    superseded = {item.task_id: item for item in attempt.superseded}
+    before = superseded.pop(task_id, None)  # then the person goes back to what was paid for: that is no mistake
+    if attempt.task_id is not None and attempt.named_by != "person":
+        superseded[attempt.task_id] = SupersededTask(
+            task_id=attempt.task_id, folder=generation.task.folder, named_by=attempt.named_by
+        )
+    more: dict[str, Any] = {"note": _noted(attempt, note), "superseded": tuple(superseded.values())}
+    if before is not None:
+        more["folder"] = before.folder
+    return _with_task(generation, attempt.number, task_id, before.named_by if before else "person", more, now=now)
+
+
+def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
+    """The provider provably did not take this attempt. Also when others took its owner for dead meanwhile."""
+    if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
+        return generation
+    return _follow_late_task(
+        _with_attempt(generation, attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
+    )
+
+
+def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, now: datetime) -> Generation:
+    """A person decides that the generation may be submitted once more: this attempt was not taken, or it failed.
+
+    Raises:
+        TransitionError: there is a newer attempt than the one the person spoke of, it is neither unconfirmed, rejected
+            nor failed, or it failed for good.
+    """
+    attempt = generation.attempt
+    if attempt.number != attempt_number:
+        raise TransitionError(
+            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; look at it first",
+            key=generation.key,
+        )
+    note = _noted(attempt, note)
+    match generation.state:
+        case State.REJECTED:
+            return generation
+        case State.FAILED if attempt.resubmit_allowed:
+            return generation
+        case State.UNCONFIRMED:
+            return _with_attempt(generation, attempt.number, {"state": State.REJECTED, "note": note}, now=now)
+        case State.FAILED if not generation.permanently_failed:
+            return _with_attempt(generation, attempt.number, {"resubmit_allowed": True, "note": note}, now=now)
+        case State.FAILED:
+            why = "it failed for a reason that the same request cannot outlive; use a new key for a changed request"
+        case State.CLAIMED:
+            why = "it is being submitted right now; try again in a moment"
+        case _:
+            why = f"it is {generation.state}: APIXO took it as task {generation.task_id}"
+    raise TransitionError(f"{generation.key} cannot be submitted again: {why}.", key=generation.key)
+
+
+def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
+    """No clear answer came to this attempt, or its owner died before writing one."""
+    if generation.attempts[attempt_number - 1].state is not State.CLAIMED:
+        return generation
+    return _follow_late_task(
+        _with_attempt(generation, attempt_number, {"state": State.UNCONFIRMED, "problem": problem}, now=now)
+    )
+
+
+def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Generation:
+    """The provider finished the task. A task once called failed may still turn out well: it is paid for.
+
+    Raises:
+        SupersededError: the generation has another task now.
+    """
+    if generation.task_id != status.task_id:
+        raise superseded_error(generation, status.task_id)
+    if generation.state in (State.SUCCEEDED, State.ARCHIVED):
+        return generation
+    changed = _with_attempt(generation, generation.attempt.number, {"state": State.SUCCEEDED, "problem": None}, now=now)
+    return changed.model_copy(
+        update={
+            "succeeded_at": now,
+            "result_urls": tuple(_unsigned(url) for url in status.result_urls),
+            "provider_times_ms": {
+                "created": status.create_time_ms,
+                "completed": status.complete_time_ms,
+                "cost": status.cost_time_ms,
+            },
+        }
+    )
+
+
+def failed(generation: Generation, status: Failed, *, now: datetime) -> Generation:
+    """The provider gave up on the task.
+
+    Raises:
+        SupersededError: the generation has another task now.
+    """
+    if generation.task_id != status.task_id:
+        raise superseded_error(generation, status.task_id)
+    if generation.state is not State.SUBMITTED:
+        return generation
+    error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
+    problem = Problem(
+        kind=type(error).__name__,
+        code=status.fail_code,
+        message=hide_queries(status.fail_message)[:1000],
+        retryable=not error.permanent,
+    )
+    return _with_attempt(generation, generation.attempt.number, {"state": State.FAILED, "problem": problem}, now=now)
+
+
+def archived(
+    generation: Generation,
+    *,
+    task: PaidTask,
+    objects: tuple[ArchivedObject, ...],
+    warnings: tuple[str, ...],
+    now: datetime,
+) -> Generation:
+    """The video of this task lies in the archive, read back and found whole. Whoever archived first wins.
+
+    The video of a superseded task is written down beside; the state then stays what it is.
+
+    Raises:
+        SupersededError: the record does not have this task any more.
+        TransitionError: the task has not succeeded.
+    """
+    if generation.task_id != task.task_id:
+        return _archived_beside(generation, task, objects, now=now)
+    if generation.state is State.ARCHIVED:
+        return generation
+    if generation.state is not State.SUCCEEDED:
+        raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived", key=generation.key)
+    changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
+    return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
+
+
+def is_superseded(generation: Generation, task_id: str) -> bool:
+    """Whether the generation had this task, which was paid for, and goes on with another one."""
+    return any(item.task_id == task_id for attempt in generation.attempts for item in attempt.superseded)
+
+
+def superseded_error(generation: Generation, task_id: str) -> SupersededError:
+    """The record moved on to another task than the one a step works for."""
+    return SupersededError(
+        f"{generation.key} has the task {generation.task_id}, not {task_id}: somebody has named another one meanwhile. "
+        "Run it again: it goes on with that one.",
+        key=generation.key,
+        task_id=task_id,
+    )
+
+
+def _archived_beside(
+    generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
+) -> Generation:
+    for attempt in generation.attempts:
+        for number, item in enumerate(attempt.superseded):
+            if item.task_id == task.task_id:
+                if item.objects:
+                    return generation
+                kept = list(attempt.superseded)
+                kept[number] = item.model_copy(update={"objects": objects})
+                return _with_attempt(generation, attempt.number, {"superseded": tuple(kept)}, now=now)
+    raise superseded_error(generation, task.task_id)
+
+
+def warned(generation: Generation, *, now: datetime) -> Generation:
+    """Others are told that its result expires soon, unless they were in the last `WARN_EVERY`."""
+    if generation.warned_at is not None and now - generation.warned_at < WARN_EVERY:
+        return generation
+    return generation.model_copy(update={"warned_at": now})
+
+
+def _follow_late_task(generation: Generation) -> Generation:
+    """Where the last attempt is not known to be paid and an earlier one is, the earlier one's task counts.
+
+    The late answer may come before or after the last attempt went wrong. Left alone, a paid video would be lost, and
+    the generation be open for another payment.
+    """
+    if generation.state not in (State.REJECTED, State.UNCONFIRMED):
+        return generation
+    for attempt in reversed(generation.attempts):
+        later = {other.task_id for other in generation.attempts[attempt.number :]}
+        if attempt.state is State.SUBMITTED and attempt.task_id not in later:
+            note = f"the late answer to attempt {attempt.number}"
+            adopted = attempt.model_copy(
+                update={"number": len(generation.attempts) + 1, "note": note, "superseded": ()}
+            )
+            return generation.model_copy(update={"attempts": (*generation.attempts, adopted), "state": State.SUBMITTED})
+    return generation
+
+
+def _noted(attempt: Attempt, note: str) -> str:
+    """The attempt's note with one more: an earlier one may be all that is left of a paid task's id."""
+    return f"{attempt.note}; {note}" if attempt.note else note
+
+
+def _with_task(
+    generation: Generation,
+    number: int,
+    task_id: str,
+    named_by: Source | None,
+    more: dict[str, Any],
+    *,
+    now: datetime,
+) -> Generation:
+    """Binds a task to an attempt, above all with a folder that no other task of this key ever had."""
+    update = {
+        "state": State.SUBMITTED,
+        "task_id": task_id,
+        "named_by": named_by,
+        "folder": _next_folder(generation),
+        "submitted_at": now,
+        "problem": None,
+    }
+    changed = _with_attempt(generation, number, update | more, now=now)
+    return changed.model_copy(update={"tasks_named": generation.next_naming})
+
+
+def _next_folder(generation: Generation) -> str:
+    first = generation.attempts[0].claimed_at
+    return object_names.folder(generation.key, first, task_number=generation.next_naming)
+
+
+def _unsigned(url: str) -> str:
+    """The address as the ledger keeps it. Cut here: `hide_queries` finds addresses in a text, so it stops at quotes."""
+    return hide_queries(re.split(r"[?#]", url, maxsplit=1)[0])
+
+
+def _with_attempt(generation: Generation, number: int, update: dict[str, Any], *, now: datetime) -> Generation:
+    attempts = list(generation.attempts)
+    attempts[number - 1] = attempts[number - 1].model_copy(update=update)
+    changed: dict[str, Any] = {"attempts": tuple(attempts), "updated_at": now}
+    if number == len(attempts):
+        changed["state"] = attempts[-1].state
+    return generation.model_copy(update=changed)
