@@ -63,7 +63,7 @@ class StatusClient:
         submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
         retry_delay_seconds: the first pause before a call is repeated.
         max_tries: how often a call is made in all, where repeating is free.
-        sleep, chance, monotonic: clock and randomness, for tests.
+        sleep, rng, monotonic: clock and randomness, for tests.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class StatusClient:
         retry_delay_seconds: float = constants.RETRY_DELAY_SECONDS,
         max_tries: int = constants.MAX_TRIES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
@@ -90,7 +90,7 @@ class StatusClient:
         self._connect_timeout_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, submit_timeout_seconds / 3)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_tries = max_tries
-        self._sleep, self._chance, self._monotonic = sleep, chance, monotonic
+        self._sleep, self._rng, self._monotonic = sleep, rng, monotonic
         self._limiter = None if requests_per_minute is None else _limiter(requests_per_minute)
         self._base_url, self._trust = base_url, trust()
         self._http = self._client(httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None))
@@ -179,7 +179,7 @@ class StatusClient:
             deadline_seconds=deadline_seconds,
             sleep=self._sleep,
             monotonic=self._monotonic,
-            chance=self._chance,
+            rng=self._rng,
         )
         if isinstance(status, Failed):
             raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
@@ -193,7 +193,7 @@ class StatusClient:
                 state.attempt_number,
                 retry_after_seconds=asked,
                 first_seconds=self._retry_delay_seconds,
-                chance=self._chance,
+                rng=self._rng,
             )
 
         retrying = AsyncRetrying(

@@ -253,7 +253,7 @@ def _envelope(body: bytes) -> Envelope | None:
 
 def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None) -> RefusedError:
     advice = {
-        400: "Mend the request, or the account if it is about credits, then run it again.",
+        400: "Fix the request, or the account if it is about credits, then run it again.",
         401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
         429: "Too many requests or too many tasks at once. Wait, then run it again.",
     }[code]

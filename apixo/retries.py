@@ -1,4 +1,4 @@
-"""When a call is repeated, and after which pause. All pure: clock and chance come in as arguments."""
+"""When a call is repeated, and after which pause. All pure: clock and randomness come in as arguments."""
 
 import math
 import random
@@ -51,14 +51,14 @@ def retry_delay(
     *,
     retry_after_seconds: float | None = None,
     first_seconds: float = RETRY_DELAY_SECONDS,
-    chance: Callable[[], float] = random.random,
+    rng: Callable[[], float] = random.random,
 ) -> float:
-    """Seconds to wait after the given number of tries: doubling, half of it by chance, never less than asked for.
+    """Seconds to wait after the given number of tries: doubling, half of it random, never less than asked for.
 
-    Half fixed, half by chance: many runs that failed together do not come back together, and none comes back at once.
+    Half fixed, half random: many runs that failed together do not come back together, and none comes back at once.
     """
     backoff = min(first_seconds * 2.0 ** min(tries - 1, 30), MAX_RETRY_DELAY_SECONDS)
-    own = backoff / 2 + backoff / 2 * chance()
+    own = backoff / 2 + backoff / 2 * rng()
     return own if retry_after_seconds is None else retry_after_seconds + own / 2
 
 

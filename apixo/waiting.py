@@ -27,7 +27,7 @@ async def wait_for_end(
     report: Report | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     monotonic: Callable[[], float] = time.monotonic,
-    chance: Callable[[], float] = random.random,
+    rng: Callable[[], float] = random.random,
 ) -> Succeeded | Failed:
     """Sleeps, then asks until the task ends or the deadline passes.
 
@@ -41,7 +41,7 @@ async def wait_for_end(
         poll_interval_seconds: between two questions, jittered; a longer Retry-After wins.
         deadline_seconds: from now. At least one question is asked in any case.
         report: told what every question brought.
-        sleep, monotonic, chance: the clock and the dice.
+        sleep, monotonic, rng: clock and randomness.
 
     Raises:
         DeadlineError: the deadline passed without an end.
@@ -73,5 +73,5 @@ async def wait_for_end(
             )
         if report is not None:
             report(last, waited)
-        jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * chance())
+        jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * rng())
         pause = min(max(jittered, asked_seconds), left)

@@ -1,8 +1,9 @@
-"""The callback receiver: where the provider rings when a task has ended.
+"""The callback receiver, which the provider calls when a task has ended.
 
-What a call means is in `flows.callbacks`, and how many are handled at once in `deployments.callback_desk`. Here is the
-door. It faces the internet, so it answers everything that carries no valid token alike, before it reads a body or looks
-at the ledger, and each connection, body and answer has a bound. If it is down, nothing is lost: polling goes on.
+What a call means is in `flows.callbacks`, how many are handled at once in `deployments.callback_queue`. Here are the
+request handlers. They face the internet, so they answer everything that carries no valid token alike, before they read
+a body or look at the ledger, and each connection, body and answer has a bound. If the receiver is down, nothing is
+lost: polling goes on.
 """
 
 import asyncio
@@ -28,11 +29,11 @@ from apixo import ApixoError
 from apixo.redaction import hide_secret
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
-from deployments.announcer import Announcer
-from deployments.callback_desk import CallbackDesk, DeskFullError, Result, Trouble
+from deployments.callback_queue import CallbackQueue, QueueFullError, Result, Trouble
 from deployments.callback_server import CallbackServer
 from deployments.connection import SetupError
-from flows.callbacks import Outcome, answer_call, parse_hint
+from deployments.notifier import Notifier
+from flows.callbacks import Outcome, answer_call, parse_claimed_task_id
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
@@ -117,21 +118,21 @@ def create_app(
         SetupError: the API block has no callback secret.
     """
     _check_secret(resources.api, api)
-    door = _Door(resources, api=api, archive=archive, answer_seconds=answer_seconds, body_seconds=body_seconds)
+    handlers = _Handlers(resources, api=api, archive=archive, answer_seconds=answer_seconds, body_seconds=body_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await door.desk.aclose()
-        door.announcer.close()
+        await handlers.queue.aclose()
+        handlers.notifier.close()
 
     # Whether or not what stands in front takes the path of the public address away.
     public_path = httpx.URL(resources.api.callback_url or "").path.rstrip("/")
     app = Starlette(
         routes=[
-            Route("/health", door.health),
+            Route("/health", handlers.health),
             *(
-                Route(f"{path}/apixo/{{key}}/{rest}", door.call, methods=["POST"])
+                Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST"])
                 for path in dict.fromkeys([public_path, ""])
                 for rest in ("{token}", "{attempt}/{token}")
             ),
@@ -142,28 +143,28 @@ def create_app(
     return app
 
 
-class _Door:
+class _Handlers:
     """The handlers."""
 
     def __init__(
         self, resources: Resources, *, api: str, archive: str, answer_seconds: float, body_seconds: float
     ) -> None:
         self._resources = resources
-        self.announcer = Announcer(api=api, archive=archive)
+        self.notifier = Notifier(api=api, archive=archive)
         self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
         self._refused = 0
         self._refusals_told_at = -REFUSALS_TOLD_SECONDS
-        self.desk = CallbackDesk(self._work)
+        self.queue = CallbackQueue(self._work)
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def call(self, request: Request) -> Response:
         key, number = self._about(request)
-        hint = parse_hint(await self._body(request))
+        claimed_task_id = parse_claimed_task_id(await self._body(request))
         try:
-            call = self.desk.take(key, number, hint)
-        except DeskFullError:
+            call = self.queue.take(key, number, claimed_task_id)
+        except QueueFullError:
             return _reply("busy", HTTPStatus.SERVICE_UNAVAILABLE)
         await asyncio.wait({call}, timeout=self._answer_seconds)
         if not call.done():
@@ -217,11 +218,13 @@ class _Door:
             raise HTTPException(HTTPStatus.BAD_REQUEST) from None
         return bytes(body)
 
-    async def _work(self, key: str, attempt_number: int, hint: str | None) -> Result:
+    async def _work(self, key: str, attempt_number: int, claimed_task_id: str | None) -> Result:
         """Handles a call and logs what came of it. Whatever goes wrong, the receiver stays up."""
         result: Result
         try:
-            result = await answer_call(key, attempt_number, hint, self._resources, announce=self.announcer.finished)
+            result = await answer_call(
+                key, attempt_number, claimed_task_id, self._resources, notify=self.notifier.finished
+            )
         except (ApixoError, StoreError) as error:
             result, why = Trouble.UNAVAILABLE, str(error)
         except PipelineError as error:

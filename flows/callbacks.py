@@ -1,8 +1,8 @@
 """What a call of the provider means, without HTTP.
 
-A call is a doorbell: it says that somebody should look, and nothing else is believed. The task id in it is a hint, and
-nothing is written before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call
-changes nothing. A true one heals a generation whose payment was unclear, because its address names key and attempt.
+A call says that somebody should look, and nothing else is believed. The task id in it is a claim: nothing is written
+before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call changes nothing. A
+true one reconciles a generation whose payment was unclear, because its address names key and attempt.
 
 Nothing here writes how a task ended. Waiting runs and the collector do that; they are told by an event.
 """
@@ -23,11 +23,11 @@ from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.progress import run_logger
 
-Announce = Callable[[str, str], None]
+Notify = Callable[[str, str], None]
 """Takes the key and the task of a generation whose task has ended."""
 
 NOTE: Final = "its callback named the task"
-"""Stands in the record of an attempt that a call healed."""
+"""Stands in the record of an attempt that a call reconciled."""
 
 
 class Outcome(StrEnum):
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
     """The ledger has no such generation or attempt."""
 
 
-def parse_hint(body: bytes) -> str | None:
+def parse_claimed_task_id(body: bytes) -> str | None:
     """The task id that a call names; None when it names none. Never raises.
 
     What a callback's body holds is not documented. Near relatives of the API send the envelope of the status reply.
@@ -62,15 +62,15 @@ def parse_hint(body: bytes) -> str | None:
 
 
 async def answer_call(
-    key: str, attempt_number: int, hint: str | None, resources: Resources, *, announce: Announce
+    key: str, attempt_number: int, claimed_task_id: str | None, resources: Resources, *, notify: Notify
 ) -> Outcome:
     """Does what a call about an attempt asks for. The provider is asked at most once, and only where that can help.
 
     Args:
         key, attempt_number: what the call's address names. Its token was checked by the caller.
-        hint: the task id in its body.
+        claimed_task_id: the task id in its body.
         resources: the API and the ledger.
-        announce: told when the generation's task has ended.
+        notify: told when the generation's task has ended.
 
     Raises:
         ApixoError: the provider could not be asked. Nothing was written.
@@ -87,51 +87,53 @@ async def answer_call(
     found, status = entry.generation, None
     known = found.attempts[attempt_number - 1].task_id
     if known is None:
-        status = await _believed(found, attempt_number, hint, resources)
-        if hint is None or status is None:
+        status = await _believed(found, attempt_number, claimed_task_id, resources)
+        if claimed_task_id is None or status is None:
             run_logger().warning("%s", _unidentified(found, attempt_number, resources.options))
             return Outcome.UNIDENTIFIED
-        found = await _heal(found, attempt_number, hint, resources)
+        found = await _reconcile(found, attempt_number, claimed_task_id, resources)
         known = found.attempts[attempt_number - 1].task_id
-        if known != hint:  # the payer wrote another one meanwhile
+        if known != claimed_task_id:  # the payer wrote another one meanwhile
             status = None
-    elif hint is not None and hint != known:
-        run_logger().warning("A call for %s names task %s. Its task is %s; that one counts.", key, hint, known)
+    elif claimed_task_id is not None and claimed_task_id != known:
+        run_logger().warning(
+            "A call for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
+        )
     if found.state is not State.SUBMITTED or found.task_id != known:
         return Outcome.SETTLED
     task_id = found.task_id or ""
     status = status or await resources.client.status_once(task_id)
     if not isinstance(status, FINAL_STATES):
         return Outcome.PENDING
-    announce(key, task_id)
+    notify(key, task_id)
     return Outcome.FINISHED
 
 
-async def _believed(found: Generation, number: int, hint: str | None, resources: Resources) -> Status | None:
+async def _believed(found: Generation, number: int, claimed_task_id: str | None, resources: Resources) -> Status | None:
     """What the provider says of the task that a call named; None where it is no task of this generation's."""
-    if hint is None:
+    if claimed_task_id is None:
         return None
-    if any(attempt.task_id == hint for attempt in found.attempts):
-        run_logger().warning("A call for %s names task %s, which is another attempt's.", found.key, hint)
+    if any(attempt.task_id == claimed_task_id for attempt in found.attempts):
+        run_logger().warning("A call for %s names task %s, which is another attempt's.", found.key, claimed_task_id)
         return None
     try:
-        status = await resources.client.status_once(hint)
+        status = await resources.client.status_once(claimed_task_id)
     except BadRequestError as error:
         run_logger().warning(
-            "A call for %s names task %s, and APIXO does not know it: %s", found.key, hint, error.message
+            "A call for %s names task %s, and APIXO does not know it: %s", found.key, claimed_task_id, error.message
         )
         return None
     entry = await resources.ledger.read(found.key)
-    if entry is not None and entry.generation.attempts[number - 1].task_id == hint:
+    if entry is not None and entry.generation.attempts[number - 1].task_id == claimed_task_id:
         return status  # a call soon after the submission: its own answer came meanwhile
-    owner = await resources.ledger.tasks.owner(hint)
+    owner = await resources.ledger.tasks.owner(claimed_task_id)
     if owner is not None and owner.key != found.key:
-        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, hint, owner.key)
+        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, claimed_task_id, owner.key)
         return None
     return status
 
 
-async def _heal(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
+async def _reconcile(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
     """Writes the task that the provider confirmed into its attempt, unless somebody else has written one meanwhile."""
     key, ledger = found.key, resources.ledger
 
@@ -147,32 +149,32 @@ async def _heal(found: Generation, number: int, task_id: str, resources: Resourc
         if owner.key != key:
             run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
             return found
-        healed = (await ledger.change(key, how)).generation
-        if task_id not in healed.task_ids:  # somebody named another one meanwhile
-            await ledger.tasks.release(task_id, key, named=healed.tasks_named)
+        reconciled = (await ledger.change(key, how)).generation
+        if task_id not in reconciled.task_ids:  # somebody named another one meanwhile
+            await ledger.tasks.release(task_id, key, named=reconciled.tasks_named)
     except (StoreError, LedgerError) as error:
         run_logger().error(
             "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no further call "
-            "mends it, run: sora resolve %s --task-id %s%s", key, task_id, error, key, task_id, resources.options,
+            "fixes it, run: sora resolve %s --task-id %s%s", key, task_id, error, key, task_id, resources.options,
         )  # fmt: skip
         raise
-    attempt = healed.attempts[number - 1]
+    attempt = reconciled.attempts[number - 1]
     if attempt.task_id == task_id and NOTE in (attempt.note or ""):
-        run_logger().warning("%s was healed by its callback: attempt %d is task %s.", key, number, task_id)
-        emit("submitted", healed, task_id=task_id)
-        if healed.task_id != task_id:
-            run_logger().error("%s", _paid_twice(healed, number, task_id, resources.options))
-    return healed
+        run_logger().warning("%s was reconciled by its callback: attempt %d is task %s.", key, number, task_id)
+        emit("submitted", reconciled, task_id=task_id)
+        if reconciled.task_id != task_id:
+            run_logger().error("%s", _paid_twice(reconciled, number, task_id, resources.options))
+    return reconciled
 
 
-def _paid_twice(healed: Generation, number: int, task_id: str, options: str) -> str:
+def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:
     told = (
-        f"{healed.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} is "
-        "paid as well. Its id is in the ledger."
+        f"{reconciled.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} "
+        "is paid as well. Its id is in the ledger."
     )
-    if healed.state is not State.FAILED:
+    if reconciled.state is not State.FAILED:
         return told
-    command = f"sora resolve {healed.key} --task-id {task_id}{options}"
+    command = f"sora resolve {reconciled.key} --task-id {task_id}{options}"
     return f"{told} The later attempt failed. To have the video of this one, run: {command}"
 
 

@@ -1,4 +1,4 @@
-"""The flow `collect-videos`: looks after everything that is open. It asks, fetches and archives; it never submits."""
+"""The flow `collect-videos`: processes everything that is open. It asks, fetches and archives; it never submits."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from flows.record.keys import Key
 from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.retrieval import retrieve
-from flows.signals.announcements import announce
+from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.report import plain, shown
-from flows.submission import reconcile, settle
+from flows.signals.terminal_event import publish_end
+from flows.submission import reconcile, wait_for_answer
 from flows.task_end import record_end
 
 AT_ONCE: Final = 16
-"""Generations looked after at the same time: enough to ask thousands in a minute, few enough for one disk."""
+"""Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
 EXPIRY_WARNING_DAYS: Final = 12
 """Three days before APIXO drops a result: time for a person who was away over a weekend."""
 
@@ -53,14 +53,14 @@ class Collected(BaseModel):
     """What became of one open generation."""
 
     key: str
-    what: What = Field(description="`trouble`: it could not be looked after this time; the next run tries again.")
+    what: What = Field(description="`trouble`: it could not be processed this time; the next run tries again.")
     task_id: str | None = None
     note: str = Field(default="", description="What a person should know, and do.")
     expiring: bool = Field(default=False, description="Older than 12 days and not archived.")
 
 
 class CollectionError(PipelineError):
-    """Some generations could not be looked after this time. The next run tries again."""
+    """Some generations could not be processed this time. The next run tries again."""
 
 
 @flow(name="collect-videos", persist_result=False, retries=0)
@@ -70,7 +70,7 @@ async def collect_videos(
     """Asks once for every open generation, archives what is finished, and says what needs a person. Never submits.
 
     Args:
-        keys: The generations to look after; empty means all that are open.
+        keys: The generations to process; empty means all that are open.
         detached_only: Leave out those whose run waits for them: it hears of their end as soon as the collector does.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
@@ -78,49 +78,49 @@ async def collect_videos(
     protect_log_handlers()
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
-        found = await _collect_while_it_rings(keys, resources, detached_only=detached_only)
+        found = await _collect_while_notified(keys, resources, detached_only=detached_only)
     await _report(found)
     trouble = [item for item in found if item.what == "trouble"]
     if trouble:
         raise CollectionError(
-            f"{len(trouble)} of {len(found)} generations could not be looked after; the next run tries again. "
+            f"{len(trouble)} of {len(found)} generations could not be processed; the next run tries again. "
             + " ".join(f"{item.key}: {item.note}" for item in trouble[:10])
         )
     return found
 
 
-async def _collect_while_it_rings(
+async def _collect_while_notified(
     keys: Sequence[str] | None, resources: Resources, *, detached_only: bool
 ) -> list[Collected]:
-    """Looks after them, and after those whose callback came in the minute before or comes meanwhile.
+    """Processes them, and after those whose callback came in the minute before or comes meanwhile.
 
     Of the deployment one run is under way at a time, and Prefect cancels what such a callback's event would start.
     """
     listens = bool(resources.api.callback_url and deployment.id)
     if listens:
-        resources.doorbell.listen()
+        resources.subscriber.subscribe()
     found = {item.key: item for item in await collect(keys, resources, detached_only=detached_only)}
     if not listens:
         return list(found.values())
     ends = resources.monotonic() + LISTEN_SECONDS
     for again in (False, True):
         if again:
-            await resources.doorbell.listen_again()
+            await resources.subscriber.resubscribe()
         quiet_since = resources.monotonic()
         while (now := resources.monotonic()) < min(quiet_since + LINGER_SECONDS, ends):
             await resources.sleep(min(LOOK_SECONDS, quiet_since + LINGER_SECONDS - now))
-            rung = resources.doorbell.rung()
-            if rung:  # of what is replayed, what is closed since is no news
-                rung &= set(await resources.ledger.open_keys())
-            if rung:
-                more = await collect(sorted(rung), resources, detached_only=detached_only)
+            notified = resources.subscriber.take_notified()
+            if notified:  # of what is replayed, what is closed since is no news
+                notified &= set(await resources.ledger.open_keys())
+            if notified:
+                more = await collect(sorted(notified), resources, detached_only=detached_only)
                 found |= {item.key: item for item in more}
                 quiet_since = resources.monotonic()
     return [found[key] for key in sorted(found)]
 
 
 async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False) -> list[Collected]:
-    """Looks after these generations, or all open ones, many at a time. In the order of their keys.
+    """Processes these generations, or all open ones, many at a time. In the order of their keys.
 
     With `detached_only` those are left alone that a run waits for, or waited for until a short while ago.
 
@@ -128,17 +128,17 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
         AuthenticationError: the API key does not hold, so nothing can be asked.
     """
     wanted = sorted(set(keys)) if keys else await resources.ledger.open_keys()
-    run_logger().info("Looking after %d generation(s).", len(wanted))
+    run_logger().info("Processing %d generation(s).", len(wanted))
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(key: str) -> Collected:
         async with gate:
             try:
-                seen = await _look_after(key, resources, detached_only=detached_only)
+                seen = await _process(key, resources, detached_only=detached_only)
             except AuthenticationError:
                 raise
             except (ApixoError, StoreError, PipelineError, MediaError) as error:
-                run_logger().error("%s could not be looked after: %s", key, error)
+                run_logger().error("%s could not be processed: %s", key, error)
                 seen = await _troubled(key, error, resources)
             except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from coming home
                 run_logger().exception("%s failed in a way that nobody foresaw.", key)
@@ -155,14 +155,14 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
     return [call.result() for call in calls]
 
 
-async def _look_after(key: str, resources: Resources, *, detached_only: bool) -> Collected:
+async def _process(key: str, resources: Resources, *, detached_only: bool) -> Collected:
     entry = await resources.ledger.read(key)
     if entry is None:  # its marker comes before its claim: someone may be about to claim it
         return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
     if detached_only and _is_waited_for(entry.generation, resources):
         return _told(entry.generation, resources)
     if entry.generation.state is State.CLAIMED:
-        entry = await settle(entry, resources)
+        entry = await wait_for_answer(entry, resources)
     elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources) < RECONCILED_WITHIN:
         entry = await reconcile(entry, resources)
     found = entry.generation
@@ -172,7 +172,7 @@ async def _look_after(key: str, resources: Resources, *, detached_only: bool) ->
         case State.SUCCEEDED:
             return _told(await retrieve(found.task, entry, None, resources), resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
-            await announce(found, resources.ledger, resources.archive)
+            await publish_end(found, resources.ledger, resources.archive)
         case State.REJECTED:
             await resources.ledger.close(found)
     return _told(found, resources)
@@ -263,6 +263,6 @@ async def _report(found: list[Collected]) -> None:
     made = acreate_markdown_artifact(
         "\n".join(["| key | | task | what to do |", "|---|---|---|---|", *rows]) + "\n",
         key="collect-videos",
-        description=f"{len(found)} generation(s) looked after",
+        description=f"{len(found)} generation(s) processed",
     )
     await shown(made, what="the list of what needs a person")

@@ -29,6 +29,7 @@ from flows.batch.summary import (
     publish,
     summarize,
 )
+from flows.dry_run import check_api
 from flows.generate_video import generate
 from flows.media.errors import MediaError
 from flows.permission import rerun_by_person
@@ -36,10 +37,9 @@ from flows.record.advice import conflict_error, duplicate_error, duplicate_sente
 from flows.record.errors import DuplicateRequestError, InvalidKeyError, KeyConflictError, PipelineError
 from flows.record.generation import Generation, State
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
-from flows.rehearsal import check_api
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
-from flows.signals.progress import run_logger, tell_count
+from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import delays_seconds
 from flows.submission import Terms
 
@@ -136,7 +136,7 @@ async def generate_batch(
         terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
         batch = await Batch.look(key, rows, resources, terms=terms, max_spend=limit)
         if dry_run:
-            summary = await batch.rehearse()
+            summary = await batch.check()
         elif bad and on_bad_rows == "refuse":
             refused = batch.untouched()
             await publish(refused)
@@ -227,7 +227,7 @@ class Batch:
 
     async def run(self, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
         """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
-        tell_count(len(self._due))
+        report_total(len(self._due))
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
         run_logger().info(
@@ -241,15 +241,15 @@ class Batch:
 
         return self._summary(await asyncio.gather(*(one(row) for row in self._due)))
 
-    async def rehearse(self) -> BatchSummary:
+    async def check(self) -> BatchSummary:
         """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
-        tell_count(len(self._due))
+        report_total(len(self._due))
         await check_api(self._resources)
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
         async def one(row: Row) -> BatchRow:
             async with gate:
-                return await self._rehearse(row)
+                return await self._check(row)
 
         return self._summary(await asyncio.gather(*(one(row) for row in self._due)), dry_run=True)
 
@@ -289,10 +289,10 @@ class Batch:
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem=problem)
 
-    async def _rehearse(self, row: Row) -> BatchRow:
+    async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self._key), row.item.request()
         found = self._before.get(key)
-        known = None if found is None else self._rehearse_known(row, found)
+        known = None if found is None else self._check_known(row, found)
         if known is not None:
             return known
         validate_image = steps.validate_image.with_options(
@@ -311,7 +311,7 @@ class Batch:
             return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
         return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
 
-    def _rehearse_known(self, row: Row, found: Generation) -> BatchRow | None:
+    def _check_known(self, row: Row, found: Generation) -> BatchRow | None:
         """A row that would not be submitted, since its key is known; None: it would be."""
         options = self._resources.options
         if found.request != row.item.request():

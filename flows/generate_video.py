@@ -90,7 +90,7 @@ async def generate(
         starting: held until the request is submitted; of a batch, few rows at a time begin.
     """
     if terms.waits and resources.api.callback_url:
-        resources.doorbell.listen()
+        resources.subscriber.subscribe()
     delays = delays_seconds(resources.api.retry_delay_seconds)
     async with starting or nullcontext():
         await steps.validate_image.with_options(retry_delay_seconds=delays)(key, request, resources)

@@ -8,7 +8,7 @@ from flows.record.generation import Generation, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.progress import run_logger
-from flows.submission import reconcile, settle
+from flows.submission import reconcile, wait_for_answer
 
 
 class ResolutionError(LedgerError):
@@ -122,7 +122,7 @@ async def _settled(key: str, resources: Resources) -> Entry:
     entry = await _entry(key, resources)
     match entry.generation.state:
         case State.CLAIMED:
-            return await settle(entry, resources)
+            return await wait_for_answer(entry, resources)
         case State.UNCONFIRMED:
             return await reconcile(entry, resources)
     return entry

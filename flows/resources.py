@@ -26,7 +26,7 @@ from flows.paid_call import PaymentThread
 from flows.record.errors import PipelineError
 from flows.record.generation import Owner
 from flows.record.ledger import Ledger
-from flows.signals.doorbell import Doorbell
+from flows.signals.subscriber import Subscriber
 
 B = TypeVar("B", bound=Block)
 
@@ -50,14 +50,14 @@ class Resources:
         store: ObjectStore,
         ledger: Ledger,
         web: httpx.AsyncClient,
-        doorbell: Doorbell,
+        subscriber: Subscriber,
         spool: Path,
         payments: PaymentThread | None = None,
         options: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        chance: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         self.api = api
         self.archive = archive
@@ -71,10 +71,10 @@ class Resources:
         """What a `sora` command that a message shows needs to find the same blocks."""
         self.web = web
         """For image and result hosts only: it checks every address and never carries the API key."""
-        self.doorbell = doorbell
+        self.subscriber = subscriber
         """Wakes waiters whose callback came; deaf where the API block has no `callback_url`."""
         self.spool = spool
-        self.sleep, self.monotonic, self.now, self.chance = sleep, monotonic, now, chance
+        self.sleep, self.monotonic, self.now, self.rng = sleep, monotonic, now, rng
 
     @property
     def payments(self) -> PaymentThread:
@@ -111,7 +111,7 @@ async def open_resources(
     client, store = api.status_client(), archive.store()
     web = guarded_client(allow_private_hosts=api.allow_private_hosts)
     payments = PaymentThread(api, archive) if pays else None
-    doorbell = Doorbell()
+    subscriber = Subscriber()
     try:
         ledger = Ledger(store)
         await ledger.ensure_ready()
@@ -123,12 +123,12 @@ async def open_resources(
             ledger=ledger,
             payments=payments,
             web=web,
-            doorbell=doorbell,
+            subscriber=subscriber,
             spool=spool or spool_root(),
             options=options,
         )
     finally:
-        await doorbell.aclose()
+        await subscriber.aclose()
         if payments is not None:
             await payments.aclose()
         await web.aclose()
@@ -150,7 +150,7 @@ async def load_block(block: type[B], name: str) -> B:
             raise
         problems = "; ".join(describe(problem) for problem in error.__cause__.errors())
         raise PipelineError(
-            f"The {slug} block named {name!r} cannot be used: {problems}. Mend it in the Prefect UI under Blocks."
+            f"The {slug} block named {name!r} cannot be used: {problems}. Fix it in the Prefect UI under Blocks."
         ) from error
     except ValueError as error:
         raise PipelineError(

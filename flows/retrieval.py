@@ -13,7 +13,7 @@ from flows.record.errors import SupersededError
 from flows.record.generation import Generation, PaidTask
 from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.signals.report import publish
+from flows.signals.artifacts import publish
 from flows.steps.retrying import delays_seconds
 
 THUMBNAIL_PIXELS: Final = 320

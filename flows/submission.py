@@ -17,9 +17,9 @@ from flows.record.errors import SubmissionRejectedError
 from flows.record.generation import Attempt, Problem, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.signals.announcements import announce
 from flows.signals.events import emit
-from flows.signals.progress import run_logger, tell
+from flows.signals.progress import report_progress, run_logger
+from flows.signals.terminal_event import publish_end
 
 LOOK_SECONDS: Final = 0.5
 """How often a run that joined another's claim looks for its answer. A read of the ledger takes a few milliseconds."""
@@ -107,7 +107,7 @@ class Submission:
         found = entry.generation
         if self._attempts_before == len(found.attempts):
             self._log.info("%s was submitted before, as task %s. Nothing is sent.", self._key, found.task_id)
-        tell(self._key, "submit", f"task {found.task_id}", done=True)
+        report_progress(self._key, "submit", f"task {found.task_id}", done=True)
         return entry
 
     async def _look_for_duplicates(self) -> None:
@@ -133,12 +133,12 @@ class Submission:
                     f"{problem.message}",
                     key=self._key,
                 )
-            tell(self._key, "submit", f"rejected ({problem.code or problem.kind}), trying again")
+            report_progress(self._key, "submit", f"rejected ({problem.code or problem.kind}), trying again")
             pause = retry_delay(
                 tries,
                 retry_after_seconds=problem.retry_after_seconds,
                 first_seconds=self._resources.api.retry_delay_seconds,
-                chance=self._resources.chance,
+                rng=self._resources.rng,
             )
             self._log.warning(
                 "%s was not taken (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
@@ -155,7 +155,7 @@ class Submission:
             before = found.attempt.number == self._attempts_before
             granted_by = await self._terms.may_submit_again(found.attempts) if before else None
         if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
-            await announce(found, self._ledger, self._resources.archive)
+            await publish_end(found, self._ledger, self._resources.archive)
             raise failed_error(found, self._resources.options)
         self._log.warning(
             "%s failed in attempt %d. A person wants it submitted once more.", self._key, found.attempt.number
@@ -169,8 +169,8 @@ class Submission:
             "%s is being submitted by process %d on %s; waiting up to %.0f s for its answer.", self._key,
             claim.claimed_by.pid, claim.claimed_by.host, claim.lease_seconds,
         )  # fmt: skip
-        tell(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
-        return await settle(entry, self._resources)
+        report_progress(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
+        return await wait_for_answer(entry, self._resources)
 
     async def _pay(self, over: Entry | None, *, granted_by: str | None = None) -> Entry | None:
         """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
@@ -179,7 +179,7 @@ class Submission:
         await resources.client.turn()
         if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
-        tell(self._key, "submit", "sending the request")
+        report_progress(self._key, "submit", "sending the request")
         call = PaidCall(
             key=self._key,
             request=self._request,
@@ -224,7 +224,7 @@ class Submission:
                     emit("unconfirmed", entry.generation)
 
 
-async def settle(entry: Entry, resources: Resources) -> Entry:
+async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
     """Waits until a claim has an answer. After its lease it becomes `unconfirmed`, unless the store knows its task.
 
     The lease is measured by our own clock from the moment we saw the claim: clocks of machines differ.

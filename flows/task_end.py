@@ -7,9 +7,9 @@ from flows.record.errors import LedgerError, SupersededError
 from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.signals.announcements import announce
 from flows.signals.events import emit
-from flows.signals.progress import run_logger, tell
+from flows.signals.progress import report_progress, run_logger
+from flows.signals.terminal_event import publish_end
 
 
 async def record_end(
@@ -31,7 +31,7 @@ async def record_end(
             key, lambda now: transitions.failed(now, failed, now=resources.now()), known=known
         )
         if entry.generation.state is State.FAILED:
-            await announce(entry.generation, resources.ledger, resources.archive, found=False)
+            await publish_end(entry.generation, resources.ledger, resources.archive, found=False)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
     succeeded = status
@@ -50,5 +50,5 @@ async def record_end(
         return current, succeeded
     run_logger().info("APIXO finished task %s of %s.", paid.task_id, key)
     emit("succeeded", entry.generation)
-    tell(key, "wait", "finished", fraction=1.0, done=True)
+    report_progress(key, "wait", "finished", fraction=1.0, done=True)
     return entry, succeeded

@@ -24,8 +24,8 @@ def callbacks(
     """Receive the provider's callbacks, until Ctrl-C: videos are fetched as soon as they are done.
 
     APIXO calls `<callback_url>/apixo/<key>/<token>` when a task ends. The receiver checks the token, asks APIXO itself,
-    and wakes the run that waits, or the collector. A call is a doorbell only: nothing in it is believed. It also
-    settles a generation whose payment was unclear, for its address names the generation.
+    and wakes the run that waits, or the collector. A call only says that somebody should look: nothing in it is
+    believed. It also settles a generation whose payment was unclear, for its address names the generation.
 
     * **Set it up:** `APIXO_CALLBACK_URL=https://callbacks.example.com APIXO_CALLBACK_SECRET=$(openssl rand -hex 32)
       sora setup`

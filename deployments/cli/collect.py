@@ -46,7 +46,7 @@ def collect(
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
 ) -> None:
-    """Look after everything open: ask once, archive what is finished, say what needs a person. Never submits."""
+    """process everything open: ask once, archive what is finished, say what needs a person. Never submits."""
     connect(local.LOCAL_DIR, verbose=verbose)
     from flows.collect_videos import collect_videos  # noqa: PLC0415 - after the server was chosen
 
@@ -64,7 +64,7 @@ def collect(
         rows.add_row(escape(item.key), what, escape(item.task_id or "-"), escape(item.note))
     if found:
         out.print(rows)
-    err.print(f"{len(found)} generation(s) looked after.")
+    err.print(f"{len(found)} generation(s) processed.")
 
 
 async def _records(*, open_only: bool, archive: str) -> "list[Generation]":

@@ -142,9 +142,9 @@ def made_up_key(prompt: str) -> str:
 async def _dry_run(request: "VideoRequest", key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
     from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
     from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
+    from flows.dry_run import check_api  # noqa: PLC0415
     from flows.media.images import check_image  # noqa: PLC0415
     from flows.record.advice import duplicate_error, duplicate_sentence  # noqa: PLC0415
-    from flows.rehearsal import check_api  # noqa: PLC0415
     from flows.resources import load_block, open_resources  # noqa: PLC0415
 
     block = await load_block(ApixoApi, api)

@@ -121,7 +121,7 @@ ALLOWED: Final = {
 def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
     """Turns each row whose key an earlier row has into a `BadRow`: one key is one video, made once only. Pure.
 
-    The ids of bad rows count too. Else the other row would take the key, and be paid, before the bad one is mended.
+    The ids of bad rows count too. Else the other row would take the key, and be paid, before the bad one is fixed.
     Marking twice changes nothing.
     """
     first: dict[str, int] = {}

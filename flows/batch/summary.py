@@ -13,7 +13,7 @@ from blocks import VideoArchive
 from flows.batch.calendar_rows import BadRow
 from flows.record.errors import PipelineError
 from flows.record.generation import Generation
-from flows.signals.report import artifact_key, shown
+from flows.signals.artifacts import artifact_key, shown
 
 RowState = Literal[
     "claimed", "submitted", "succeeded", "archived", "rejected", "failed", "unconfirmed",
@@ -123,7 +123,7 @@ def bad_row(row: BadRow) -> BatchRow:
 def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsError:
     """Every bad row with its line; of many, the first ones. Pure."""
     return BadRowsError(
-        f"{len(rows)} row(s) of the batch {summary.key} are not understood; nothing was submitted. Mend them, or run "
+        f"{len(rows)} row(s) of the batch {summary.key} are not understood; nothing was submitted. Fix them, or run "
         "it with on_bad_rows set to skip to go on with the others."
         + _listed([f"line {row.line}: {bad_row(row).problem}" for row in rows]),
         summary=summary,

@@ -10,7 +10,7 @@
     └── DamagedVideoError       the bytes arrived and are not a whole, playable video                    retryable
 
 ``retryable`` says whether the same call may succeed a little later with nobody doing anything. A raiser may overrule
-the default of its class: a file that is too big is a ``DownloadError`` no retry can mend.
+the default of its class: a file that is too big is a ``DownloadError`` no retry can fix.
 """
 
 from typing import ClassVar
@@ -64,7 +64,7 @@ class ResultExpiredError(DownloadError):
 
 
 class DamagedVideoError(MediaError):
-    """Raised when a file is empty, not a video, cut short or not decodable. Fetching it again may mend it."""
+    """Raised when a file is empty, not a video, cut short or not decodable. Fetching it again may fix it."""
 
     retryable_by_default = True
 

@@ -1,4 +1,4 @@
-"""What may become of a generation. All pure: time and chance come in as arguments.
+"""What may become of a generation. All pure: the time comes in as an argument.
 
 ```
             ┌──────────► rejected ◄─┐ (may be claimed again: provably unpaid)

@@ -70,14 +70,14 @@ def listen(listener: Listener, *, expect: Expect | None = None) -> None:
     _display.set(_Display(listener, expect))
 
 
-def tell_count(videos: int) -> None:
+def report_total(videos: int) -> None:
     """Tells the listener how many generations there will be, if it wants to know. Never raises."""
     display = _display.get()
     if display is not None and (expect := display.expect) is not None:
         display.call(lambda: expect(videos))
 
 
-def tell(key: str, step: Step, doing: str, *, fraction: float | None = None, done: bool = False) -> None:
+def report_progress(key: str, step: Step, doing: str, *, fraction: float | None = None, done: bool = False) -> None:
     """Tells the listener, if there is one. Never raises."""
     display = _display.get()
     if display is not None and (listener := display.listener) is not None:

@@ -23,8 +23,8 @@ from flows.record.errors import ArchiveMismatchError, LedgerError
 from flows.record.generation import ArchivedObject, Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.signals.announcements import announce
-from flows.signals.progress import run_logger, tell
+from flows.signals.progress import report_progress, run_logger
+from flows.signals.terminal_event import publish_end
 from flows.steps.fetch import FetchedVideo
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
@@ -55,7 +55,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
-        return await _announced(found, resources, found=True)
+        return await _published(found, resources, found=True)
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
     if found.task_id != paid.task_id and not transitions.is_superseded(found, paid.task_id):
@@ -73,14 +73,14 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
         logger.warning("The video of task %s of %s is archived beside, in %s.", paid.task_id, key, paid.folder)
         raise transitions.superseded_error(entry.generation, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
-    return await _announced(entry.generation, resources, found=False)
+    return await _published(entry.generation, resources, found=False)
 
 
 async def _store_all(
     paid: PaidTask, found: Generation, videos: list[FetchedVideo], resources: Resources
 ) -> tuple[list[ArchivedObject], tuple[str, ...]]:
     """Every object of the task, and what a person should know of them."""
-    tell(paid.key, "archive", "uploading")
+    report_progress(paid.key, "archive", "uploading")
     stored = [await _store_video(paid, found, video, resources) for video in videos]
     objects = [item for item, _ in stored]
     warnings = tuple(warning for _, video in stored for warning in video.warnings)
@@ -96,9 +96,11 @@ async def _store_all(
     return objects, warnings
 
 
-async def _announced(archived: Generation, resources: Resources, *, found: bool) -> Generation:
-    await announce(archived, resources.ledger, resources.archive, found=found)
-    tell(archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
+async def _published(archived: Generation, resources: Resources, *, found: bool) -> Generation:
+    await publish_end(archived, resources.ledger, resources.archive, found=found)
+    report_progress(
+        archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True
+    )
     return archived
 
 

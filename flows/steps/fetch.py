@@ -16,7 +16,7 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.record.object_names import video_name
 from flows.resources import Resources
-from flows.signals.progress import run_logger, tell
+from flows.signals.progress import report_progress, run_logger
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
 MAX_VIDEO_BYTES: Final = 2 * 1024**3
@@ -63,7 +63,7 @@ async def fetch(
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already.", key)
-        tell(key, "fetch", "done before", done=True)
+        report_progress(key, "fetch", "done before", done=True)
         return None
     async with resources.fetching:
         urls = (status or await _ask(paid.task_id, resources)).result_urls
@@ -81,7 +81,7 @@ async def fetch(
         )  # fmt: skip
         for warning in video.warnings:
             logger.warning("%s of %s: %s", video.path.name, key, warning)
-    tell(key, "fetch", f"{sum(video.facts.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
+    report_progress(key, "fetch", f"{sum(video.facts.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
     return videos
 
 
@@ -116,7 +116,7 @@ async def _fetch_one(found: Generation, number: int, url: str, folder: Path, res
 
     def report(received_bytes: int, total_bytes: int | None) -> None:
         fraction = received_bytes / total_bytes if total_bytes else None
-        tell(key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
+        report_progress(key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
 
     try:
         file = await download(resources.web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)

@@ -8,7 +8,7 @@ from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.images import ImageFacts, check_image
 from flows.record.generation import State
 from flows.resources import Resources
-from flows.signals.progress import run_logger, tell
+from flows.signals.progress import report_progress, run_logger
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
 
@@ -30,22 +30,22 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     logger = run_logger()
     if not request.image_urls:
         logger.info("%s is text-to-video: there is no image to validate.", key)
-        tell(key, "validate_image", "no image", done=True)
+        report_progress(key, "validate_image", "no image", done=True)
         return []
     entry = await resources.ledger.read(key)
     if entry is not None and entry.generation.state not in (State.REJECTED, State.FAILED):
         # The image may be gone by now. That must not stop a video that may already be paid.
         logger.info("%s was validated before: the ledger says %s.", key, entry.generation.state)
-        tell(key, "validate_image", "done before", done=True)
+        report_progress(key, "validate_image", "done before", done=True)
         return []
     facts = []
     for number, url in enumerate(request.image_urls, start=1):
-        tell(key, "validate_image", f"image {number} of {len(request.image_urls)}")
+        report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
         found = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
         logger.info(
             "Image %d of %s is fine: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,
         )  # fmt: skip
         facts.append(found)
-    tell(key, "validate_image", f"{len(facts)} image(s) fine", done=True)
+    report_progress(key, "validate_image", f"{len(facts)} image(s) fine", done=True)
     return facts

@@ -10,7 +10,7 @@ from flows.record.advice import failed_error
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
-from flows.signals.progress import run_logger, tell
+from flows.signals.progress import report_progress, run_logger
 from flows.task_end import record_end
 
 CALLBACK_PATIENCE: Final = 2.0
@@ -41,7 +41,7 @@ async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entr
     found = known.generation
     if found.state in (State.SUCCEEDED, State.ARCHIVED):
         run_logger().info("%s was finished before: the ledger says %s.", paid.key, found.state)
-        tell(paid.key, "wait", "done before", done=True)
+        report_progress(paid.key, "wait", "done before", done=True)
         return known, None
     if found.state is State.FAILED:
         raise failed_error(found, resources.options)
@@ -67,10 +67,12 @@ async def _end_of(found: Generation, paid: PaidTask, resources: Resources) -> Su
         task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
         api.poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
-    tell(key, "wait", "waiting")
+    report_progress(key, "wait", "waiting")
 
     def report(answer: str, waited_seconds: float) -> None:
-        tell(key, "wait", f"{answer[:60]}, {waited_seconds:.0f} s", fraction=waited_seconds / api.deadline_seconds)
+        report_progress(
+            key, "wait", f"{answer[:60]}, {waited_seconds:.0f} s", fraction=waited_seconds / api.deadline_seconds
+        )
 
     return await wait_for_end(
         lambda: resources.client.status_once(task_id),
@@ -79,7 +81,7 @@ async def _end_of(found: Generation, paid: PaidTask, resources: Resources) -> Su
         poll_interval_seconds=api.poll_interval_seconds,
         deadline_seconds=api.deadline_seconds,
         report=report,
-        sleep=lambda seconds: resources.doorbell.sleep(key, seconds, resources.sleep),
+        sleep=lambda seconds: resources.subscriber.sleep(key, seconds, resources.sleep),
         monotonic=resources.monotonic,
-        chance=resources.chance,
+        rng=resources.rng,
     )

@@ -59,7 +59,7 @@ async def own_connect(own_naps: Naps) -> AsyncIterator[Connect]:
         given: dict[str, Any] = {
             "submit_timeout_seconds": 5.0,
             "sleep": own_naps,
-            "chance": lambda: 0.5,
+            "rng": lambda: 0.5,
             "max_tries": 3,
         } | options
         client = ApixoClient(given.pop("api_key", KEY), base_url=base_url, **given)

@@ -94,7 +94,7 @@ def test_no_header_breaks_the_wait(value: str | None, milliseconds: str | None) 
 def test_a_pause_doubles_and_is_never_shorter_than_asked_for(
     tries: int, asked: float | None, dice: float, seconds: float
 ) -> None:
-    assert retry_delay(tries, retry_after_seconds=asked, first_seconds=2.0, chance=lambda: dice) == seconds
+    assert retry_delay(tries, retry_after_seconds=asked, first_seconds=2.0, rng=lambda: dice) == seconds
 
 
 @given(
@@ -104,7 +104,7 @@ def test_a_pause_doubles_and_is_never_shorter_than_asked_for(
     dice=st.floats(0, 1, exclude_max=True),
 )
 def test_a_pause_is_bounded(tries: int, asked: float | None, first: float, dice: float) -> None:
-    seconds = retry_delay(tries, retry_after_seconds=asked, first_seconds=first, chance=lambda: dice)
+    seconds = retry_delay(tries, retry_after_seconds=asked, first_seconds=first, rng=lambda: dice)
     backoff = min(first * 2.0 ** min(tries - 1, 30), MAX_RETRY_DELAY_SECONDS)
     assert math.isfinite(seconds)
     assert seconds > 0

@@ -63,7 +63,7 @@ class World:
             task_id="task_1",
             sleep=self.sleep,
             monotonic=lambda: self.now,
-            chance=lambda: dice,
+            rng=lambda: dice,
             report=lambda last, waited: self.reports.append((last, waited)),
             **options,
         )

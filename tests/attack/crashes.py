@@ -96,12 +96,12 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
     await asyncio.sleep(LAST_WRITE_SECONDS)
     found = await stage.recorded()
     crashed_as = found.state if found else None
-    heals = _calls_back(scenario, plan) or (crashed_as is State.CLAIMED and await stage.is_noted())
+    reconciles = _calls_back(scenario, plan) or (crashed_as is State.CLAIMED and await stage.is_noted())
     resolved_as = stage.outside if plan.recovery == "rerun" else ""
 
     await (scenario.rerun(stage) if plan.recovery == "rerun" else stage.collect())
     facts = await stage.facts()
-    bounds = Bounds(posts=explained, heals=heals, task_id=resolved_as)
+    bounds = Bounds(posts=explained, reconciles=reconciles, task_id=resolved_as)
     broken = list(verdict(facts, crashed_as=crashed_as, recovery=plan.recovery, bounds=bounds))
     ended_as, person = facts.state, ""
     if facts.state is not State.ARCHIVED:

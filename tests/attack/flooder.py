@@ -41,7 +41,7 @@ class _Caller(asyncio.Protocol):
 
 async def flood(port: int, requests: list[bytes], requests_a_second: float, seconds: float) -> dict[str, object]:
     """Floods, and tells what came of it."""
-    chance, statuses = random.Random(1), collections.Counter[str]()
+    rng, statuses = random.Random(1), collections.Counter[str]()
     under_way: set[asyncio.Task[None]] = set()
     skipped = 0
 
@@ -68,7 +68,7 @@ async def flood(port: int, requests: list[bytes], requests_a_second: float, seco
             if len(under_way) >= MOST_UNDER_WAY:
                 skipped += 1
                 continue
-            task = asyncio.create_task(one(chance.choice(requests)))
+            task = asyncio.create_task(one(rng.choice(requests)))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
             sent += 1

@@ -153,7 +153,7 @@ FETCHED_AGAIN: Final = "Fetching costs nothing and is done again."
 KEPT_OPEN: Final = "The run fails after six tries; the generation stays open."
 KEEPS_OPEN: Final = "The run ends at its deadline; the generation stays open."
 
-MEND: Final = "Mend the request, or the account"
+MEND: Final = "Fix the request, or the account"
 
 SUBMIT: Final = (
     _rejected(

@@ -23,12 +23,12 @@ from flows.generate_batch import generate_batch
 from flows.media.errors import ForbiddenUrlError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
-from flows.signals.report import artifact_key
+from flows.signals.artifacts import artifact_key
 from tests.attack.hostile_provider import HostileProvider, Inside, providing
 from tests.deployments.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.flows.signals.test_artifacts import CONTROLS, NASTY, inline, shape
 from tests.flows.signals.test_events import read_events
-from tests.flows.signals.test_report import CONTROLS, NASTY, inline, shape
 from tests.support import make_api
 
 LOOPBACK: Final = [
@@ -176,7 +176,7 @@ async def test_a_redirect_to_where_nobody_may_ask_loses_no_paid_video(
 
 
 async def stays_open_and_comes_home(provider: HostileProvider, stored: StoredBlocks, key: str, urls: list[str]) -> None:
-    """One paid video for each result address: the run fails, the collector fails, and then the provider mends them."""
+    """One paid video for each result address: the run fails, the collector fails, and then the provider fixes them."""
     provider.results = {f"Dunes {number}": [url] for number, url in enumerate(urls)}
     rows = [{"id": f"{number:02}", "prompt": prompt} for number, prompt in enumerate(provider.results)]
     keys = [f"{key}-{row['id']}" for row in rows]
@@ -309,7 +309,7 @@ async def markdown_is_ours(keys: list[str]) -> None:
 
 
 def inline_tokens(text: str) -> list[Any]:
-    from tests.flows.signals.test_report import RENDERER  # noqa: PLC0415
+    from tests.flows.signals.test_artifacts import RENDERER  # noqa: PLC0415
 
     return inline(RENDERER.parse(text))
 

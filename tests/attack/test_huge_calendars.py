@@ -17,7 +17,7 @@ from deployments.sandbox import SandboxServer
 from flows.batch.calendars import CalendarError
 from flows.batch.summary import BadRowsError
 from flows.generate_batch import generate_batch
-from flows.signals.report import artifact_key
+from flows.signals.artifacts import artifact_key
 from tests.attack.test_hostile_input import names
 from tests.deployments.sora import ROOT
 from tests.flows.conftest import StoredBlocks

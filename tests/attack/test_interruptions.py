@@ -109,9 +109,9 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_go
     assert len(sandbox.record.submits()) == 1
 
 
-_chance = random.Random(5)
+RNG = random.Random(5)
 FEW = [0.4, 1.4]
-MANY = [_chance.uniform(0.3, 4) for _ in range(30)]
+MANY = [RNG.uniform(0.3, 4) for _ in range(30)]
 """Seconds after the start of a command, from its imports to its end."""
 
 

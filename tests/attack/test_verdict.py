@@ -30,9 +30,9 @@ RESUBMITTED = Bounds(posts=2)
         pytest.param(UNCONFIRMED, State.CLAIMED, "collect", Bounds(), id="the collector tells a person too"),
         pytest.param(replace(UNCONFIRMED, posts=0, charged=()), State.CLAIMED, "rerun", Bounds(), id="it was not paid"),
         pytest.param(
-            replace(UNCONFIRMED, charged=()), State.UNCONFIRMED, "rerun", Bounds(heals=True), id="no task, no call"
+            replace(UNCONFIRMED, charged=()), State.UNCONFIRMED, "rerun", Bounds(reconciles=True), id="no task, no call"
         ),
-        pytest.param(ARCHIVED, State.CLAIMED, "rerun", Bounds(heals=True), id="its callback healed it"),
+        pytest.param(ARCHIVED, State.CLAIMED, "rerun", Bounds(reconciles=True), id="its callback reconciled it"),
         *(
             pytest.param(ARCHIVED, state, recovery, Bounds(), id=f"{state} comes home, {recovery}")
             for state in (State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED)
@@ -59,7 +59,7 @@ def test_what_is_explained_passes(facts: Facts, crashed_as: State | None, recove
         (replace(NOTHING, posts=1, charged=(TASK,)), None, "collect", Bounds(), "task_1 is paid, and the record is no"),
         (UNCONFIRMED, None, "rerun", Bounds(), "ended as unconfirmed; it may end as archived"),
         (UNCONFIRMED, State.SUBMITTED, "collect", Bounds(), "ended as unconfirmed; it may end as archived"),
-        (UNCONFIRMED, State.CLAIMED, "rerun", Bounds(heals=True), "ended as unconfirmed; it may end as archived"),
+        (UNCONFIRMED, State.CLAIMED, "rerun", Bounds(reconciles=True), "ended as unconfirmed; it may end as archived"),
         (replace(UNCONFIRMED, state=State.CLAIMED), State.CLAIMED, "rerun", Bounds(), "ended as claimed; it may"),
         (replace(UNCONFIRMED, state=State.SUCCEEDED), State.SUCCEEDED, "collect", Bounds(), "ended as succeeded;"),
         (replace(REJECTED, charged=(TASK,)), State.REJECTED, "collect", Bounds(), "task_1 is paid, and the record is"),

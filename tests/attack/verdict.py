@@ -50,14 +50,14 @@ class Bounds:
     Attributes:
         posts, charges: the most paid calls and tasks that may have been. One each, and more only where a person
             resubmitted.
-        heals: whether somebody calls back, or the store has noted the task, so that a lost reply must not need a
+        reconciles: whether somebody calls back, or the store has noted the task, so that a lost reply must not need a
             person.
         task_id: the task that a person named, as which it must end; empty: any that was charged.
     """
 
     posts: int = 1
     charges: int = 1
-    heals: bool = False
+    reconciles: bool = False
     task_id: str = ""
 
 
@@ -75,7 +75,7 @@ def verdict(facts: Facts, *, crashed_as: State | None, recovery: Recovery, bound
         broken.append(f"{facts.posts} paid calls were sent, {bounds.posts} are explained")
     if len(facts.charged) > bounds.charges:
         broken.append(f"{len(facts.charged)} tasks were charged, {bounds.charges} are explained")
-    allowed = _allowed(crashed_as, recovery, heals=bounds.heals and bool(facts.charged))
+    allowed = _allowed(crashed_as, recovery, reconciles=bounds.reconciles and bool(facts.charged))
     if facts.state not in allowed:
         names = " or ".join(name_of(state) for state in allowed)
         broken.append(f"it crashed as {name_of(crashed_as)} and ended as {name_of(facts.state)}; it may end as {names}")
@@ -97,13 +97,13 @@ def name_of(state: State | None) -> str:
     return state.value if state else "no record"
 
 
-def _allowed(crashed_as: State | None, recovery: Recovery, *, heals: bool) -> tuple[State | None, ...]:
+def _allowed(crashed_as: State | None, recovery: Recovery, *, reconciles: bool) -> tuple[State | None, ...]:
     """How it may end. Only a claim without an answer may need a person; whatever is known to be paid comes home."""
     match crashed_as:
         case None:
             return (State.ARCHIVED,) if recovery == "rerun" else (None,)
         case State.CLAIMED | State.UNCONFIRMED:
-            return (State.ARCHIVED,) if heals else (State.ARCHIVED, State.UNCONFIRMED)
+            return (State.ARCHIVED,) if reconciles else (State.ARCHIVED, State.UNCONFIRMED)
         case State.REJECTED:
             return (State.ARCHIVED,) if recovery == "rerun" else (State.REJECTED,)
         case State.FAILED:

@@ -11,7 +11,7 @@ import pytest
 import deployments.callbacks
 from apixo import NoReplyError, VideoRequest
 from blocks import ApixoApi, VideoArchive
-from deployments.callback_desk import CallbackDesk, DeskFullError
+from deployments.callback_queue import CallbackQueue, QueueFullError
 from deployments.callbacks import MOST_BODY_BYTES, create_app
 from deployments.connection import SetupError
 from deployments.object_store import ObjectStoreServer
@@ -80,7 +80,7 @@ async def test_however_the_provider_calls_the_video_comes_home(
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after", "http_500_after", "junk"])
-async def test_a_lost_reply_heals_itself(kind: str, key: str, receiver: Receiver, sandbox: SandboxServer) -> None:
+async def test_a_lost_reply_reconciles_itself(kind: str, key: str, receiver: Receiver, sandbox: SandboxServer) -> None:
     """With a reply that takes longer than the video, the run itself goes on; else the collector does."""
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     if kind == "hang_after":
@@ -97,7 +97,7 @@ async def test_a_lost_reply_heals_itself(kind: str, key: str, receiver: Receiver
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_claim_whose_owner_died_right_after_paying_heals_itself(
+async def test_a_claim_whose_owner_died_right_after_paying_reconciles_itself(
     key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     await abandoned_claim(key, receiver.resources)
@@ -199,7 +199,7 @@ async def test_what_a_stranger_or_a_broken_provider_sends_changes_nothing(
         assert await receiver.healthy(), name
     assert len(sandbox.record.submits()) == 2
     assert {request.task_id for request in sandbox.record.statuses()} <= {None, other, "task_ffffffffffff"}
-    assert (await receiver.ring(key, task_id)).status == 200  # and the true one still heals
+    assert (await receiver.ring(key, task_id)).status == 200  # and the true one still reconciles
     assert (await recorded(key, receiver.resources)).task_id == task_id
 
 
@@ -345,9 +345,9 @@ async def test_a_desk_that_is_full_asks_to_ring_again(
     key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise DeskFullError
+        raise QueueFullError
 
-    monkeypatch.setattr(CallbackDesk, "take", full)
+    monkeypatch.setattr(CallbackQueue, "take", full)
     answer = await receiver.ring(key, "task_1")
     assert (answer.status, answer.said, answer.headers["retry-after"]) == (503, "busy", "10")
 
@@ -428,7 +428,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
         monkeypatch.setattr(deployments.callbacks, "answer_call", breaking)
         await receiver.ring(key, task_id)
     told = "\n".join(everything_logged)
-    assert "healed by its callback" in told
+    assert "reconciled by its callback" in told
     assert "cannot call" in told
     assert "ZeroDivisionError" in told
     secret = receiver.api.callback_secret

@@ -262,11 +262,11 @@ async def test_a_detached_video_is_brought_home_by_the_callback(running: Running
     assert took < 60
 
 
-async def test_a_lost_reply_and_a_killed_process_are_healed_by_the_callback(running: Running) -> None:
-    key = unique("healed")
+async def test_a_lost_reply_and_a_killed_process_are_reconciled_by_the_callback(running: Running) -> None:
+    key = unique("reconciled")
     await running.fault(call="submit", kind="hang_after", seconds=60, prompt_contains=key)
     await running.fault(call="callback", kind="late", seconds=4, prompt_contains=key)
-    await running.start("generate-video/generate-video", request={"prompt": f"Healed, {key}"}, key=key)
+    await running.start("generate-video/generate-video", request={"prompt": f"Reconciled, {key}"}, key=key)
 
     async def claimed() -> int | None:
         (found,) = await running.recorded(key)
@@ -394,7 +394,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
         ended = await running.retry(await running.ended(run))
     else:
         ended = await running.ended(await running.start(batch, **parameters))
-    # A claim whose owner was killed may have been paid: it ends unconfirmed until its callback heals it.
+    # A claim whose owner was killed may have been paid: it ends unconfirmed until its callback reconciles it.
     keys = [f"{key}-{number:02}" for number in range(30)]
     found = await running.archived(*keys)
     assert {attempt.state for item in found for attempt in item.attempts} == {State.ARCHIVED}

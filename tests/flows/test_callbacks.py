@@ -16,7 +16,7 @@ from blocks.errors import StoreUnavailableError
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.callbacks import NOTE, Outcome, answer_call, parse_hint
+from flows.callbacks import NOTE, Outcome, answer_call, parse_claimed_task_id
 from flows.collect_videos import Collected, collect
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
@@ -35,12 +35,12 @@ from tests.support.receiver import records
 from tests.support.store_gate import StoreGate, nothing
 
 
-def announce(key: str, task_id: str) -> None:
+def notify(key: str, task_id: str) -> None:
     emit_task_finished(key, task_id=task_id, api="an-api", archive="an-archive")
 
 
-async def call(key: str, resources: Resources, hint: str | None = None, *, attempt: int = 1) -> Outcome:
-    return await answer_call(key, attempt, hint, resources, announce=announce)
+async def call(key: str, resources: Resources, claimed_task_id: str | None = None, *, attempt: int = 1) -> Outcome:
+    return await answer_call(key, attempt, claimed_task_id, resources, notify=notify)
 
 
 async def submit_prompt(prompt: str, key: str, resources: Resources) -> Generation:
@@ -92,17 +92,17 @@ HINTS: list[tuple[bytes, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "hint"), HINTS, ids=[repr(body[:40]) for body, _ in HINTS])
-def test_the_hint_in_a_body(body: bytes, hint: str | None) -> None:
-    assert parse_hint(body) == hint
+@pytest.mark.parametrize(("body", "claimed_task_id"), HINTS, ids=[repr(body[:40]) for body, _ in HINTS])
+def test_the_hint_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
+    assert parse_claimed_task_id(body) == claimed_task_id
 
 
 @given(
     st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
 )
 def test_no_body_can_break_the_reading_of_the_hint(body: bytes) -> None:
-    hint = parse_hint(body)
-    assert hint is None or hint.isprintable()
+    claimed_task_id = parse_claimed_task_id(body)
+    assert claimed_task_id is None or claimed_task_id.isprintable()
 
 
 async def test_a_task_that_ended_is_told_and_nothing_is_written(
@@ -149,8 +149,8 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
     await bring_home(resources)
     assert (await recorded(key, resources)).state in (State.ARCHIVED, State.FAILED)
     before, asked = await records(resources), len(sandbox.record.statuses())
-    for hint in (task_id, None, "task_other"):
-        assert await call(key, resources, hint) is Outcome.SETTLED
+    for claimed_task_id in (task_id, None, "task_other"):
+        assert await call(key, resources, claimed_task_id) is Outcome.SETTLED
     assert len(sandbox.record.statuses()) == asked
     assert await records(resources) == before
 
@@ -168,17 +168,17 @@ async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
     assert caplog.text.count("which this ledger does not have") == 2
 
 
-async def test_an_unclear_payment_is_healed_and_its_video_archived(
+async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await finished(sandbox)
     assert await call(key, resources, task_id) is Outcome.FINISHED
     assert len(sandbox.record.statuses()) == 1
-    healed = await recorded(key, resources)
-    assert (healed.state, healed.task_id, healed.attempt.note) == (State.SUBMITTED, task_id, NOTE)
-    assert healed.attempt.problem is None
-    assert "healed by its callback" in caplog.text
+    reconciled = await recorded(key, resources)
+    assert (reconciled.state, reconciled.task_id, reconciled.attempt.note) == (State.SUBMITTED, task_id, NOTE)
+    assert reconciled.attempt.problem is None
+    assert "reconciled by its callback" in caplog.text
     (collected,) = await bring_home(resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
@@ -186,7 +186,7 @@ async def test_an_unclear_payment_is_healed_and_its_video_archived(
     assert told[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
 
 
-async def test_a_claim_whose_owner_died_is_healed(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_a_claim_whose_owner_died_is_reconciled(key: str, resources: Resources, sandbox: SandboxServer) -> None:
     await abandoned_claim(key, resources)
     task_id = await made_outside(resources.api)  # by the owner, right before it died
     assert await call(key, resources, task_id) in (Outcome.PENDING, Outcome.FINISHED)
@@ -231,12 +231,12 @@ async def test_a_hint_is_believed_only_if_the_provider_knows_it_and_it_is_nobody
     await lost(key, resources, sandbox)
     other = (await submit(f"{key}.other", resources)).task_id
     before = await records(resources)
-    for hint, why in [
+    for claimed_task_id, why in [
         ("task_ffffffffffff", "does not know it"),
         (other, f"is that of {key}.other"),
         (None, f"sora resolve {key} --task-id"),
     ]:
-        assert await call(key, resources, hint) is Outcome.UNIDENTIFIED
+        assert await call(key, resources, claimed_task_id) is Outcome.UNIDENTIFIED
         assert why in caplog.text
         assert f"sora resolve {key} --resubmit" in caplog.messages[-1]
     assert await records(resources) == before
@@ -395,7 +395,7 @@ async def test_an_archived_generation_stays_closed_when_a_late_call_is_written_d
     assert await resources.ledger.open_keys() == []
 
 
-async def test_calls_that_arrive_at_two_receivers_heal_once(
+async def test_calls_that_arrive_at_two_receivers_reconcile_once(
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
@@ -437,10 +437,10 @@ async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
     paying = asyncio.create_task(submit(key, resources))
     task_id = await charged(sandbox)
     await call(key, resources, task_id)
-    healed = await recorded(key, resources)
+    reconciled = await recorded(key, resources)
     assert not paying.done()
-    assert await paying == healed
-    assert healed.task_id == task_id
+    assert await paying == reconciled
+    assert reconciled.task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
 

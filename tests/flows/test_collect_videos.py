@@ -215,7 +215,9 @@ async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_i
     assert len(sandbox.record.statuses()) == asked + 1
 
 
-async def test_what_a_callback_healed_has_lost_its_run(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_what_a_callback_reconciled_has_lost_its_run(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
     claimed = transitions.claim(
         None,
         key=key,
@@ -225,6 +227,6 @@ async def test_what_a_callback_healed_has_lost_its_run(key: str, resources: Reso
         now=datetime.now(UTC),
         waited_for=True,
     )
-    healed = transitions.submitted(claimed, attempt_number=1, task_id="t", now=datetime.now(UTC), note="healed")
+    reconciled = transitions.submitted(claimed, attempt_number=1, task_id="t", now=datetime.now(UTC), note="reconciled")
     assert claimed.attempt.waited_for
-    assert not healed.attempt.waited_for
+    assert not reconciled.attempt.waited_for

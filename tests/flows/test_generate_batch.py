@@ -29,7 +29,7 @@ from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.ledger import Entry, Ledger
 from flows.resources import Resources
-from flows.signals.report import artifact_key
+from flows.signals.artifacts import artifact_key
 from flows.submission import Terms
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive

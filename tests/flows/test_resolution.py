@@ -157,7 +157,7 @@ async def test_allowing_a_resubmission_twice_pays_once_more_only(
 async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_else(
     key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person mends a wrong task just as the collector writes down the end of the wrong one."""
+    """A person fixes a wrong task just as the collector writes down the end of the wrong one."""
     right = await lost(key, resources, sandbox)
     await resolve(key, await made_outside(resources.api), resources)
     await lost(f"{key}.other", resources, sandbox)

@@ -208,7 +208,7 @@ async def test_a_claim_that_is_answered_in_time_is_joined(
     assert sandbox.record.submits() == []
 
 
-async def test_an_owner_taken_for_dead_heals_the_record_when_its_answer_comes(
+async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_comes(
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
@@ -403,9 +403,9 @@ async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_correcte
         await resolve_as_task(await recorded(key, resources), other.task_id or "", resources)
     wrong = await resolve_as_task(await recorded(key, resources), stray, resources)
     assert wrong.task_id == stray
-    mended = await resolve_as_task(await recorded(key, resources), right, resources)
-    assert mended.task_id == right
-    assert stray in (mended.attempt.note or "")
+    fixed = await resolve_as_task(await recorded(key, resources), right, resources)
+    assert fixed.task_id == right
+    assert stray in (fixed.attempt.note or "")
 
 
 async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(

@@ -26,7 +26,7 @@ from flows.record.generation import Attempt, Generation, PaidTask
 from flows.record.ledger import Entry, Ledger
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
-from flows.signals.doorbell import Doorbell
+from flows.signals.subscriber import Subscriber
 from flows.steps.fetch import FetchedVideo
 from flows.submission import Submission, Terms
 from tests.attack.model.promises import Permissions, Telling, telling
@@ -90,10 +90,10 @@ class Cast:
             ledger=ledger,
             payments=StagedPayments(client, ledger, actor),
             web=NO_WEB,
-            doorbell=Doorbell(),
+            subscriber=Subscriber(),
             spool=self.spool / actor.name,
             now=actor.now,
-            chance=lambda: 0.5,
+            rng=lambda: 0.5,
             **clocks,
         )
 
@@ -123,9 +123,9 @@ class Cast:
         """`collect-videos` for one key."""
         await collect([key], resources)
 
-    async def call_back(self, key: str, resources: Resources, *, attempt: int, hint: str | None) -> None:
+    async def call_back(self, key: str, resources: Resources, *, attempt: int, claimed_task_id: str | None) -> None:
         """The provider, or who has overheard it, calls about an attempt."""
-        await answer_call(key, attempt, hint, resources, announce=lambda _key, _task_id: None)
+        await answer_call(key, attempt, claimed_task_id, resources, notify=lambda _key, _task_id: None)
 
     async def resolve(self, key: str, resources: Resources, *, task_id: str) -> None:
         """`sora resolve KEY --task-id …`: a person looks, thinks, and decides."""
@@ -209,7 +209,7 @@ def set_up() -> Iterator[None]:
     with (
         mock.patch.object(logging.getLogger("sora"), "disabled", new=True),
         mock.patch("flows.signals.events.emit_event", nothing),
-        mock.patch("flows.signals.announcements.deliver", _deliver),
+        mock.patch("flows.signals.terminal_event.deliver", _deliver),
         mock.patch("flows.collect_videos.retrieve", bring_home),
         mock.patch.object(fetching, "_fetch_all", _download),
         mock.patch.object(archiving, "poster_jpeg", return_value=b"a picture"),

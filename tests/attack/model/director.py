@@ -223,7 +223,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._begin(
             "callback",
             key,
-            lambda r: self.play.cast.call_back(key, r, attempt=attempt, hint=named),
+            lambda r: self.play.cast.call_back(key, r, attempt=attempt, claimed_task_id=named),
             fits=key in self.play.records,
         )
 

@@ -23,9 +23,9 @@ MOVES: Final = {
     State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED},
     State.ARCHIVED: set(),
 }
-"""The arrows of the drawing in `flows.record.transitions`, and what may come late: a person or a callback names the task
-of what was taken for unpaid, a person names another one for what failed or is not archived yet, or a task once called
-failed ends well."""
+"""The arrows of the drawing in `flows.record.transitions`, and what may come late: a person or a callback names the
+task of what was taken for unpaid, a person names another one for what failed or is not archived yet, or a task once
+called failed ends well."""
 
 
 @dataclass
@@ -179,7 +179,7 @@ def broken_by_silence(record: Generation, told: set[Telling]) -> Iterator[str]:
 
 
 def may_come_home(record: Generation) -> bool:
-    """Whether somebody has to look after it."""
+    """Whether somebody has to process it."""
     return record.state not in FINISHED
 
 

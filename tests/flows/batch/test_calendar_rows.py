@@ -264,7 +264,7 @@ KITE, BOAT = BatchItem(prompt="A kite"), BatchItem(prompt="A boat")
         # A row without an id whose key is written out elsewhere.
         ([KITE, BOAT.model_copy(update={"id": KITE.name()})], {20: "has the same id as line 10"}),
         ([BOAT.model_copy(update={"id": KITE.name()}), KITE], {20: "asks for the same video as line 10"}),
-        # A bad row keeps its id for when it is mended.
+        # A bad row keeps its id for when it is fixed.
         ([bad("b"), BOAT.model_copy(update={"id": "b"})], {20: "has the same id as line 10"}),
         ([BOAT.model_copy(update={"id": "b"}), bad("b")], {20: "has the same id as line 10"}),
         ([bad(None), bad(None)], {}),

@@ -81,7 +81,7 @@ async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command
     assert caught.value.task_id == charged.task_id
     assert f"sora resolve {key} --task-id {charged.task_id}" in str(caught.value)
     left = await recorded(key, gated)
-    assert left.state is State.CLAIMED  # never submitted again by itself: see `settle`
+    assert left.state is State.CLAIMED  # never submitted again by itself: see `wait_for_answer`
     assert await gated.ledger.is_open(key)
     assert len(sandbox.record.submits()) == 1
 

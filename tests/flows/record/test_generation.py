@@ -209,12 +209,12 @@ def test_every_attempt_is_kept() -> None:
 
 
 @pytest.mark.parametrize("stand", ["unconfirmed", "rejected"])
-def test_a_task_id_heals_an_attempt_taken_for_lost_or_unpaid(stand: str) -> None:
-    healed = transitions.submitted(STANDS[stand](), attempt_number=1, task_id="t9", now=LATER)
-    assert healed.state is State.SUBMITTED
-    assert healed.task_id == "t9"
-    assert healed.attempt.problem is None
-    assert healed.attempt.submitted_at == LATER
+def test_a_task_id_reconciles_an_attempt_taken_for_lost_or_unpaid(stand: str) -> None:
+    reconciled = transitions.submitted(STANDS[stand](), attempt_number=1, task_id="t9", now=LATER)
+    assert reconciled.state is State.SUBMITTED
+    assert reconciled.task_id == "t9"
+    assert reconciled.attempt.problem is None
+    assert reconciled.attempt.submitted_at == LATER
 
 
 @pytest.mark.parametrize("now_is", [None, "submitted", "archived", "failed"])
@@ -334,11 +334,11 @@ def test_a_late_no_to_a_given_up_attempt_changes_nothing(late: Callable[..., Gen
     assert late(second, attempt_number=1) == second
 
 
-def test_a_failure_called_too_early_is_healed_by_a_later_success() -> None:
-    healed = succeed(fail(submit(claimed())))
-    assert healed.state is State.SUCCEEDED
-    assert healed.attempt.problem is None
-    assert healed.succeeded_at == LATER
+def test_a_failure_called_too_early_is_reconciled_by_a_later_success() -> None:
+    reconciled = succeed(fail(submit(claimed())))
+    assert reconciled.state is State.SUCCEEDED
+    assert reconciled.attempt.problem is None
+    assert reconciled.succeeded_at == LATER
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.logging import get_run_logger
 
 from deployments.prefect_server import PrefectServer
-from flows.signals.progress import Progress, RunLog, listen, run_logger, tell, tell_count
+from flows.signals.progress import Progress, RunLog, listen, report_progress, report_total, run_logger
 from tests.support import unique
 
 
@@ -57,7 +57,7 @@ def test_what_ends_a_run_passes(error: type[BaseException], log: RunLog) -> None
     context = copy_context()  # the listener stays there
     context.run(listen, raising(error))
     with pytest.raises(error):
-        context.run(tell, "kite", "wait", "x")
+        context.run(report_progress, "kite", "wait", "x")
 
 
 class Kept(logging.Handler):
@@ -120,9 +120,9 @@ async def test_a_display_that_fails_once_is_not_called_again_by_any_task(error: 
         raise error
 
     async def row(number: int) -> None:
-        tell(f"row-{number}", "submit", "sending")
+        report_progress(f"row-{number}", "submit", "sending")
         await asyncio.sleep(0)
-        tell(f"row-{number}", "submit", "sent", done=True)
+        report_progress(f"row-{number}", "submit", "sent", done=True)
 
     async def batch() -> None:
         listen(fail)
@@ -141,6 +141,6 @@ def test_a_count_that_fails_is_not_called_again() -> None:
 
     context = copy_context()
     context.run(lambda: listen(lambda _: None, expect=fail))
-    context.run(tell_count, 3)
-    context.run(tell_count, 3)
+    context.run(report_total, 3)
+    context.run(report_total, 3)
     assert counts == [3]

@@ -6,7 +6,7 @@ from flows.record.ledger import Ledger
 from flows.signals.events import deliver
 
 
-async def announce(ended: Generation, ledger: Ledger, archive: VideoArchive, *, found: bool = True) -> None:
+async def publish_end(ended: Generation, ledger: Ledger, archive: VideoArchive, *, found: bool = True) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
     A run that dies in between leaves the marker, and so does a Prefect server that is away: whoever finds the marker

@@ -18,26 +18,26 @@ RECONNECT_SECONDS: Final = 5.0
 """The pause before listening again after the connection to the Prefect server broke for good."""
 
 
-class Doorbell:
-    """The rings of all generations, for the waiters of one flow run. Deaf until `listen` is called."""
+class Subscriber:
+    """The rings of all generations, for the waiters of one flow run. Deaf until `subscribe` is called."""
 
     def __init__(self) -> None:
-        self._bells: dict[str, asyncio.Event] = {}
+        self._events: dict[str, asyncio.Event] = {}
         self._listening: asyncio.Task[None] | None = None
 
-    def listen(self) -> None:
+    def subscribe(self) -> None:
         """Begins to listen to the Prefect server, in the background. Repeating it changes nothing."""
         if self._listening is None:
-            self._listening = asyncio.create_task(self._listen(), name="doorbell")
+            self._listening = asyncio.create_task(self._listen(), name="subscriber")
 
-    async def listen_again(self) -> None:
+    async def resubscribe(self) -> None:
         """Begins anew. Prefect then replays the last minute.
 
         What was published just before the first connection, and stored just after it, is heard only so: Prefect stores
         events every 5 s, and replays what is stored.
         """
         await self.aclose()
-        self.listen()
+        self.subscribe()
 
     async def aclose(self) -> None:
         """Stops listening."""
@@ -46,33 +46,33 @@ class Doorbell:
             await asyncio.wait({self._listening})
             self._listening = None
 
-    def ring(self, key: str) -> None:
+    def notify(self, key: str) -> None:
         """Wakes who waits for this key, now or later: a ring that nobody waits for yet is kept."""
-        self._bell(key).set()
+        self._event(key).set()
 
     async def sleep(self, key: str, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Sleeps, less long when the key rings, and uses that ring up."""
-        bell = self._bell(key)
+        event = self._event(key)
         sleeping = asyncio.ensure_future(sleep(seconds))
-        ringing = asyncio.ensure_future(bell.wait())
+        notified = asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait({sleeping, ringing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sleeping, notified}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             sleeping.cancel()
-            ringing.cancel()
+            notified.cancel()
         if sleeping.done() and not sleeping.cancelled():
             sleeping.result()
-        bell.clear()
+        event.clear()
 
-    def rung(self) -> set[str]:
+    def take_notified(self) -> set[str]:
         """The keys that have rung and that nobody waited for. Uses these rings up."""
-        keys = {key for key, bell in self._bells.items() if bell.is_set()}
+        keys = {key for key, event in self._events.items() if event.is_set()}
         for key in keys:
-            self._bells[key].clear()
+            self._events[key].clear()
         return keys
 
-    def _bell(self, key: str) -> asyncio.Event:
-        return self._bells.setdefault(key, asyncio.Event())
+    def _event(self, key: str) -> asyncio.Event:
+        return self._events.setdefault(key, asyncio.Event())
 
     async def _listen(self) -> None:
         told = False
@@ -94,4 +94,4 @@ class Doorbell:
             async for event in subscriber:
                 key = event.payload.get("key")
                 if isinstance(key, str):
-                    self.ring(key)
+                    self.notify(key)

@@ -7,35 +7,35 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.prefect_server import PrefectServer
-from flows.signals.doorbell import Doorbell
 from flows.signals.events import emit_task_finished
+from flows.signals.subscriber import Subscriber
 
 
 async def test_a_ring_ends_the_sleep_of_its_key_and_of_no_other() -> None:
-    bell = Doorbell()
-    asyncio.get_running_loop().call_later(0.05, bell.ring, "a")
+    subscriber = Subscriber()
+    asyncio.get_running_loop().call_later(0.05, subscriber.notify, "a")
     began = time.monotonic()
-    await bell.sleep("a", 30)
+    await subscriber.sleep("a", 30)
     assert time.monotonic() - began < 5
-    await bell.sleep("b", 0.02)
+    await subscriber.sleep("b", 0.02)
     assert time.monotonic() - began < 5
 
 
 async def test_a_ring_that_nobody_waits_for_is_kept_and_used_once() -> None:
-    bell = Doorbell()
-    bell.ring("a")
-    await asyncio.wait_for(bell.sleep("a", 30), 5)
+    subscriber = Subscriber()
+    subscriber.notify("a")
+    await asyncio.wait_for(subscriber.sleep("a", 30), 5)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(bell.sleep("a", 30), 0.05)
+        await asyncio.wait_for(subscriber.sleep("a", 30), 0.05)
 
 
 async def test_what_rang_unheard_can_be_asked_for_once() -> None:
-    bell = Doorbell()
-    bell.ring("a")
-    bell.ring("b")
-    await bell.sleep("b", 1)
-    assert bell.rung() == {"a"}
-    assert bell.rung() == set()
+    subscriber = Subscriber()
+    subscriber.notify("a")
+    subscriber.notify("b")
+    await subscriber.sleep("b", 1)
+    assert subscriber.take_notified() == {"a"}
+    assert subscriber.take_notified() == set()
 
 
 async def test_without_a_ring_the_given_sleep_counts_and_its_error_is_raised() -> None:
@@ -46,17 +46,17 @@ async def test_without_a_ring_the_given_sleep_counts_and_its_error_is_raised() -
         if seconds == 2:
             raise RuntimeError("the clock is broken")
 
-    bell = Doorbell()
-    await bell.sleep("a", 1, sleep)
+    subscriber = Subscriber()
+    await subscriber.sleep("a", 1, sleep)
     with pytest.raises(RuntimeError, match="broken"):
-        await bell.sleep("a", 2, sleep)
+        await subscriber.sleep("a", 2, sleep)
     assert slept == [1, 2]
 
 
 async def test_a_cancelled_sleep_leaves_nothing_behind() -> None:
-    bell = Doorbell()
+    subscriber = Subscriber()
     before = asyncio.all_tasks()
-    sleeping = asyncio.create_task(bell.sleep("a", 30))
+    sleeping = asyncio.create_task(subscriber.sleep("a", 30))
     await asyncio.sleep(0.01)
     sleeping.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -66,35 +66,35 @@ async def test_a_cancelled_sleep_leaves_nothing_behind() -> None:
 
 
 async def test_the_event_rings(prefect_server: PrefectServer, key: str) -> None:
-    bell = Doorbell()
-    bell.listen()
-    bell.listen()
+    subscriber = Subscriber()
+    subscriber.subscribe()
+    subscriber.subscribe()
     try:
         async with asyncio.timeout(60):
-            while not bell.rung() >= {key}:  # nobody says when it listens
+            while not subscriber.take_notified() >= {key}:  # nobody says when it listens
                 emit_task_finished(key, task_id="t", api="default", archive="default")
-                await bell.sleep("never", 0.5)
+                await subscriber.sleep("never", 0.5)
     finally:
-        await bell.aclose()
+        await subscriber.aclose()
 
 
 async def test_an_event_that_came_before_is_heard_by_listening_again(prefect_server: PrefectServer, key: str) -> None:
     emit_task_finished(key, task_id="t", api="default", archive="default")
     await asyncio.sleep(1)  # it is on its way: published already, and not stored yet
-    bell = Doorbell()
+    subscriber = Subscriber()
     try:
         async with asyncio.timeout(60):
-            while key not in bell.rung():
-                await bell.listen_again()
-                await bell.sleep("never", 3)
+            while key not in subscriber.take_notified():
+                await subscriber.resubscribe()
+                await subscriber.sleep("never", 3)
     finally:
-        await bell.aclose()
+        await subscriber.aclose()
 
 
 async def test_without_a_server_it_is_deaf_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        bell = Doorbell()
-        bell.listen()
-        await bell.sleep("a", 0.3)
-        await bell.aclose()
-    assert bell.rung() == set()
+        subscriber = Subscriber()
+        subscriber.subscribe()
+        await subscriber.sleep("a", 0.3)
+        await subscriber.aclose()
+    assert subscriber.take_notified() == set()

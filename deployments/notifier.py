@@ -17,7 +17,7 @@ CALL_EVERY_SECONDS: Final = 10.0
 Emit = Callable[..., None]
 
 
-class Announcer:
+class Notifier:
     """Emits `apixo.task.finished` for each task, and marks the one that calls the collector.
 
     The first is marked at once. Of those that follow within `call_every_seconds` the last is emitted once more, marked,

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments import callback_desk
-from deployments.callback_desk import MOST_WAITING_FOR_ONE, CallbackDesk, DeskFullError, Result, Trouble
+from deployments import callback_queue
+from deployments.callback_queue import MOST_WAITING_FOR_ONE, CallbackQueue, QueueFullError, Result, Trouble
 from flows.callbacks import Outcome
 
 
@@ -19,8 +19,8 @@ class Work:
         self.results: list[Result] = []
         self._go = asyncio.Event()
 
-    async def __call__(self, key: str, attempt_number: int, hint: str | None) -> Result:
-        self.begun.append((key, attempt_number, hint))
+    async def __call__(self, key: str, attempt_number: int, claimed_task_id: str | None) -> Result:
+        self.begun.append((key, attempt_number, claimed_task_id))
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -49,10 +49,10 @@ async def turn() -> None:
 
 @pytest.mark.parametrize("end", [Outcome.FINISHED, Outcome.SETTLED])
 async def test_calls_that_wait_share_a_final_end(end: Outcome, work: Work) -> None:
-    desk = CallbackDesk(work)
-    first = desk.take("k", 1, "t")
+    queue = CallbackQueue(work)
+    first = queue.take("k", 1, "t")
     await turn()
-    others = [desk.take("k", 1, hint) for hint in ("t", "t", None)]
+    others = [queue.take("k", 1, claimed_task_id) for claimed_task_id in ("t", "t", None)]
     work.results = [end]
     work.go()
     assert [await call for call in (first, *others)] == [end] * 4
@@ -63,10 +63,10 @@ async def test_calls_that_wait_share_a_final_end(end: Outcome, work: Work) -> No
 async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handled_once(
     end: Result, work: Work
 ) -> None:
-    desk = CallbackDesk(work)
-    first = desk.take("k", 1, "t")
+    queue = CallbackQueue(work)
+    first = queue.take("k", 1, "t")
     await turn()
-    others = [desk.take("k", 1, "t") for _ in range(300)]
+    others = [queue.take("k", 1, "t") for _ in range(300)]
     work.results = [end, Outcome.FINISHED]
     work.go()
     assert await first is end
@@ -76,8 +76,8 @@ async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handl
 
 
 async def test_a_hint_is_not_lost_behind_a_call_without_one(work: Work) -> None:
-    desk = CallbackDesk(work)
-    junk, true = desk.take("k", 1, None), desk.take("k", 1, "t")
+    queue = CallbackQueue(work)
+    junk, true = queue.take("k", 1, None), queue.take("k", 1, "t")
     work.results = [Outcome.UNIDENTIFIED, Outcome.FINISHED]
     work.go()
     assert (await junk, await true) == (Outcome.UNIDENTIFIED, Outcome.FINISHED)
@@ -85,8 +85,8 @@ async def test_a_hint_is_not_lost_behind_a_call_without_one(work: Work) -> None:
 
 
 async def test_attempts_and_keys_do_not_wait_for_each_other(work: Work) -> None:
-    desk = CallbackDesk(work)
-    calls = [desk.take(key, number, None) for key in ("a", "b") for number in (1, 2)]
+    queue = CallbackQueue(work)
+    calls = [queue.take(key, number, None) for key in ("a", "b") for number in (1, 2)]
     await turn()
     assert work.running == 4
     work.go()
@@ -94,55 +94,55 @@ async def test_attempts_and_keys_do_not_wait_for_each_other(work: Work) -> None:
 
 
 async def test_no_more_are_handled_at_once_than_allowed_and_no_more_wait(work: Work) -> None:
-    desk = CallbackDesk(work, at_once=2, most_calls=5)
-    calls = [desk.take(f"k{number}", 1, None) for number in range(5)]
+    queue = CallbackQueue(work, at_once=2, most_calls=5)
+    calls = [queue.take(f"k{number}", 1, None) for number in range(5)]
     await turn()
     assert work.running == 2
-    with pytest.raises(DeskFullError):
-        desk.take("one-more", 1, None)
-    assert desk.take("k4", 1, None) is calls[4]
+    with pytest.raises(QueueFullError):
+        queue.take("one-more", 1, None)
+    assert queue.take("k4", 1, None) is calls[4]
     work.go()
     await asyncio.gather(*calls)
     assert (len(work.begun), work.most) == (5, 2)
-    await desk.take("one-more", 1, None)
+    await queue.take("one-more", 1, None)
 
 
 async def test_one_attempt_cannot_fill_the_desk_with_made_up_hints(work: Work) -> None:
-    desk = CallbackDesk(work)
-    calls = [desk.take("k", 1, "first")]
+    queue = CallbackQueue(work)
+    calls = [queue.take("k", 1, "first")]
     await turn()
-    calls += [desk.take("k", 1, f"t{number}") for number in range(MOST_WAITING_FOR_ONE)]
-    with pytest.raises(DeskFullError):
-        desk.take("k", 1, "one-too-many")
-    calls.append(desk.take("other", 1, "t"))
+    calls += [queue.take("k", 1, f"t{number}") for number in range(MOST_WAITING_FOR_ONE)]
+    with pytest.raises(QueueFullError):
+        queue.take("k", 1, "one-too-many")
+    calls.append(queue.take("other", 1, "t"))
     work.go()
     await asyncio.gather(*calls)
 
 
 async def test_nothing_is_kept_of_calls_that_ended(work: Work) -> None:
-    desk = CallbackDesk(work)
+    queue = CallbackQueue(work)
     work.go()
-    for hint in (None, "t", None):
-        await asyncio.gather(*(desk.take("k", 1, hint) for _ in range(3)))
+    for claimed_task_id in (None, "t", None):
+        await asyncio.gather(*(queue.take("k", 1, claimed_task_id) for _ in range(3)))
     await turn()
-    assert (desk._calls, desk._last, desk._waiting) == (set(), {}, {})
+    assert (queue._calls, queue._last, queue._waiting) == (set(), {}, {})
 
 
 async def test_closing_waits_for_what_is_under_way_and_cuts_off_what_takes_too_long(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = CallbackDesk(work)
-    quick = desk.take("k", 1, None)
-    closing = asyncio.create_task(desk.aclose())
+    queue = CallbackQueue(work)
+    quick = queue.take("k", 1, None)
+    closing = asyncio.create_task(queue.aclose())
     await turn()
     assert not closing.done()
     work.go()
     await closing
     assert quick.result() is Outcome.PENDING
 
-    monkeypatch.setattr(callback_desk, "STOP_SECONDS", 0.05)
-    stuck = CallbackDesk(Work())
-    calls = [stuck.take("k", 1, hint) for hint in (None, "t")]
+    monkeypatch.setattr(callback_queue, "STOP_SECONDS", 0.05)
+    stuck = CallbackQueue(Work())
+    calls = [stuck.take("k", 1, claimed_task_id) for claimed_task_id in (None, "t")]
     await turn()
     await stuck.aclose()
     assert all(call.cancelled() for call in calls)

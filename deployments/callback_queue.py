@@ -13,7 +13,7 @@ AT_ONCE: Final = 32
 MOST_CALLS: Final = 256
 """Calls that are handled or wait. A call beyond them is refused, and the provider may ring again."""
 MOST_WAITING_FOR_ONE: Final = 4
-"""Calls with different hints that wait for one attempt. A provider has one task for it; more is noise."""
+"""Calls with different task ids that wait for one attempt. A provider has one task for it; more is noise."""
 STOP_SECONDS: Final = 10.0
 """How long the calls under way may take when the receiver stops. What is cut off is found by polling."""
 
@@ -33,20 +33,20 @@ FINAL: Final = frozenset({Outcome.FINISHED, Outcome.SETTLED})
 """After these no call about the same attempt brings anything new, so those that wait share them."""
 
 
-class DeskFullError(Exception):
+class QueueFullError(Exception):
     """Too many calls wait."""
 
 
-class CallbackDesk:
+class CallbackQueue:
     """Takes calls and hands each to `work`.
 
-    While one call about an attempt is handled, further ones with the same hint become one that waits for its end. They
-    share that end where it is final. Else the waiting one is handled too, for it came later and may know more: the
-    first may have asked just before the task ended, or without the task id that the second one brings. So a call that
-    is repeated hundreds of times at once is handled twice at most.
+    While one call about an attempt is handled, further ones with the same claimed task id become one that waits for its
+    end. They share that end where it is final. Else the waiting one is handled too, for it came later and may know
+    more: the first may have asked just before the task ended, or without the task id that the second one brings. So a
+    call that is repeated hundreds of times at once is handled twice at most.
 
     Args:
-        work: handles one call, of key, attempt number and hint. It does not raise.
+        work: handles one call, of key, attempt number and claimed task id. It does not raise.
         at_once: how many are handled at the same time.
         most_calls: how many are handled or wait.
     """
@@ -66,25 +66,25 @@ class CallbackDesk:
         self._last: dict[tuple[str, int], asyncio.Task[Result]] = {}
         """The latest call about each attempt: who comes next waits for it."""
         self._waiting: dict[tuple[str, int], dict[str | None, asyncio.Task[Result]]] = {}
-        """Calls that are not handled yet, by attempt and hint."""
+        """Calls that are not handled yet, by attempt and claimed task id."""
 
-    def take(self, key: str, attempt_number: int, hint: str | None) -> asyncio.Task[Result]:
+    def take(self, key: str, attempt_number: int, claimed_task_id: str | None) -> asyncio.Task[Result]:
         """Takes a call, which is then handled to its end, whoever waits for the result.
 
         Raises:
-            DeskFullError: there are too many.
+            QueueFullError: there are too many.
         """
         about = (key, attempt_number)
         waiting = self._waiting.get(about, {})
-        if hint in waiting:
-            return waiting[hint]
+        if claimed_task_id in waiting:
+            return waiting[claimed_task_id]
         if len(self._calls) >= self._most_calls or len(waiting) >= MOST_WAITING_FOR_ONE:
-            raise DeskFullError
-        call = asyncio.create_task(self._handle(about, hint, self._last.get(about)), name="callback")
+            raise QueueFullError
+        call = asyncio.create_task(self._handle(about, claimed_task_id, self._last.get(about)), name="callback")
         self._calls.add(call)
         self._last[about] = call
-        self._waiting.setdefault(about, {})[hint] = call
-        call.add_done_callback(lambda _: self._forget(about, hint, call))
+        self._waiting.setdefault(about, {})[claimed_task_id] = call
+        call.add_done_callback(lambda _: self._forget(about, claimed_task_id, call))
         return call
 
     async def aclose(self) -> None:
@@ -95,25 +95,27 @@ class CallbackDesk:
                 call.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _handle(self, about: tuple[str, int], hint: str | None, before: asyncio.Task[Result] | None) -> Result:
+    async def _handle(
+        self, about: tuple[str, int], claimed_task_id: str | None, before: asyncio.Task[Result] | None
+    ) -> Result:
         if before is not None:
             await asyncio.wait({before})
             with contextlib.suppress(asyncio.CancelledError):
                 if before.result() in FINAL:
                     return before.result()
         async with self._gate:
-            self._no_longer_waits(about, hint)
-            return await self._work(*about, hint)
+            self._no_longer_waits(about, claimed_task_id)
+            return await self._work(*about, claimed_task_id)
 
-    def _forget(self, about: tuple[str, int], hint: str | None, call: asyncio.Task[Result]) -> None:
+    def _forget(self, about: tuple[str, int], claimed_task_id: str | None, call: asyncio.Task[Result]) -> None:
         self._calls.discard(call)
         if self._last.get(about) is call:
             del self._last[about]
-        if self._waiting.get(about, {}).get(hint) is call:
-            self._no_longer_waits(about, hint)
+        if self._waiting.get(about, {}).get(claimed_task_id) is call:
+            self._no_longer_waits(about, claimed_task_id)
 
-    def _no_longer_waits(self, about: tuple[str, int], hint: str | None) -> None:
+    def _no_longer_waits(self, about: tuple[str, int], claimed_task_id: str | None) -> None:
         waiting = self._waiting.get(about, {})
-        waiting.pop(hint, None)
+        waiting.pop(claimed_task_id, None)
         if not waiting:
             self._waiting.pop(about, None)

@@ -16,7 +16,7 @@ from apixo import Failed, Succeeded, VideoRequest
 from blocks import VideoArchive
 from flows.record import transitions
 from flows.record.generation import ArchivedObject, Generation, Owner
-from flows.signals.report import artifact_key, markdown, plain
+from flows.signals.artifacts import artifact_key, markdown, plain
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from deployments.announcer import Announcer
+from deployments.notifier import Notifier
 
 
 class Told:
@@ -17,13 +17,13 @@ class Told:
         self.events.append((key, calls_collector))
 
 
-def announcer(told: Told, **options: Any) -> Announcer:
-    return Announcer(api="fast", archive="cold", emit=told, **({"call_every_seconds": 0.2} | options))
+def notifier(told: Told, **options: Any) -> Notifier:
+    return Notifier(api="fast", archive="cold", emit=told, **({"call_every_seconds": 0.2} | options))
 
 
 async def test_a_single_end_calls_the_collector_at_once_and_only_once() -> None:
     told = Told()
-    bell = announcer(told)
+    bell = notifier(told)
     bell.finished("a", "task of a")
     assert told.events == [("a", True)]
     await asyncio.sleep(0.5)
@@ -33,7 +33,7 @@ async def test_a_single_end_calls_the_collector_at_once_and_only_once() -> None:
 
 async def test_a_burst_is_told_one_by_one_and_calls_the_collector_twice() -> None:
     told = Told()
-    bell = announcer(told)
+    bell = notifier(told)
     for number in range(100):
         bell.finished(f"{number}", f"task of {number}")
     assert told.events == [("0", True), *((f"{number}", False) for number in range(1, 100))]
@@ -43,7 +43,7 @@ async def test_a_burst_is_told_one_by_one_and_calls_the_collector_twice() -> Non
 
 async def test_a_stream_calls_the_collector_at_its_pace_and_after_its_end() -> None:
     told = Told()
-    bell = announcer(told)
+    bell = notifier(told)
     for number in range(20):
         bell.finished(f"{number}", f"task of {number}")
         await asyncio.sleep(0.03)
@@ -56,7 +56,7 @@ async def test_a_stream_calls_the_collector_at_its_pace_and_after_its_end() -> N
 
 async def test_what_is_left_is_told_when_it_closes() -> None:
     told = Told()
-    bell = announcer(told, call_every_seconds=60)
+    bell = notifier(told, call_every_seconds=60)
     bell.finished("a", "task of a")
     bell.finished("b", "task of b")
     bell.close()
