@@ -20,7 +20,6 @@ from typing import Final, Self, TypeVar
 
 import httpx
 from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from apixo import constants
 from apixo.errors import (
@@ -186,28 +185,21 @@ class StatusClient:
         return status
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[BaseException], bool]) -> T:
-        def delay(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after_seconds if isinstance(error, ApixoError) else None
-            return retry_delay(
-                state.attempt_number,
-                retry_after_seconds=asked,
-                first_seconds=self._retry_delay_seconds,
-                rng=self._rng,
-            )
-
-        retrying = AsyncRetrying(
-            sleep=self._sleep,
-            wait=delay,
-            stop=stop_after_attempt(self._max_tries),
-            retry=retry_if_exception(may_repeat),
-            reraise=True,
-        )
-
-        async def once() -> T:  # tenacity awaits only what it sees to be a coroutine function, which no lambda is
-            return await call()
-
-        return await retrying(once)
+        tries = 1
+        while True:
+            try:
+                return await call()
+            except ApixoError as error:
+                if tries >= self._max_tries or not may_repeat(error):
+                    raise
+                pause = retry_delay(
+                    tries,
+                    retry_after_seconds=error.retry_after_seconds,
+                    first_seconds=self._retry_delay_seconds,
+                    rng=self._rng,
+                )
+            await self._sleep(pause)
+            tries += 1
 
     async def _call(
         self,

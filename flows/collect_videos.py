@@ -1,4 +1,4 @@
-"""The flow `collect-videos`: processes everything that is open. It asks, fetches and archives; it never submits."""
+"""The flow `collect-videos`: processes everything that is open. It polls, fetches and archives; it never submits."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,21 +39,21 @@ EXPIRY_WARNING_DAYS: Final = 12
 RECONCILED_WITHIN: Final = timedelta(hours=1)
 """How long an unclear payment is looked up among the tasks of the store. Later a rerun or a person has it looked up."""
 
-LINGER_SECONDS: Final = 6.0
-"""How long the collector listens on after its last work, twice. Starting its process takes as long, and while one runs,
-what further callbacks would start is cancelled. Longer than the 5 s after which Prefect has stored an event."""
-LISTEN_SECONDS: Final = 240.0
-"""How long it listens in all: it ends before its schedule starts the next one, however many callbacks come."""
+QUIET_SECONDS: Final = 6.0
+"""How long the collector stays subscribed after its last work, twice. Starting its process takes as long, and while one
+runs, what further callbacks would start is cancelled. Longer than the 5 s after which Prefect has stored an event."""
+SUBSCRIBED_SECONDS: Final = 240.0
+"""How long it stays subscribed in all: it ends before its schedule starts the next one, however many callbacks come."""
 LOOK_SECONDS: Final = 0.5
 
-What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "trouble"]
+What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "error"]
 
 
 class Collected(BaseModel):
     """What became of one open generation."""
 
     key: str
-    what: What = Field(description="`trouble`: it could not be processed this time; the next run tries again.")
+    what: What = Field(description="`error`: it could not be processed this time; the next run tries again.")
     task_id: str | None = None
     note: str = Field(default="", description="What a person should know, and do.")
     expiring: bool = Field(default=False, description="Older than 12 days and not archived.")
@@ -80,11 +80,11 @@ async def collect_videos(
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
     await _report(found)
-    trouble = [item for item in found if item.what == "trouble"]
-    if trouble:
+    failed = [item for item in found if item.what == "error"]
+    if failed:
         raise CollectionError(
-            f"{len(trouble)} of {len(found)} generations could not be processed; the next run tries again. "
-            + " ".join(f"{item.key}: {item.note}" for item in trouble[:10])
+            f"{len(failed)} of {len(found)} generations could not be processed; the next run tries again. "
+            + " ".join(f"{item.key}: {item.note}" for item in failed[:10])
         )
     return found
 
@@ -92,23 +92,23 @@ async def collect_videos(
 async def _collect_while_notified(
     keys: Sequence[str] | None, resources: Resources, *, detached_only: bool
 ) -> list[Collected]:
-    """Processes them, and after those whose callback came in the minute before or comes meanwhile.
+    """Processes them, and then those whose callback came in the minute before or comes meanwhile.
 
     Of the deployment one run is under way at a time, and Prefect cancels what such a callback's event would start.
     """
-    listens = bool(resources.api.callback_url and deployment.id)
-    if listens:
+    subscribes = bool(resources.api.callback_url and deployment.id)
+    if subscribes:
         resources.subscriber.subscribe()
     found = {item.key: item for item in await collect(keys, resources, detached_only=detached_only)}
-    if not listens:
+    if not subscribes:
         return list(found.values())
-    ends = resources.monotonic() + LISTEN_SECONDS
+    ends = resources.monotonic() + SUBSCRIBED_SECONDS
     for again in (False, True):
         if again:
             await resources.subscriber.resubscribe()
         quiet_since = resources.monotonic()
-        while (now := resources.monotonic()) < min(quiet_since + LINGER_SECONDS, ends):
-            await resources.sleep(min(LOOK_SECONDS, quiet_since + LINGER_SECONDS - now))
+        while (now := resources.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
+            await resources.sleep(min(LOOK_SECONDS, quiet_since + QUIET_SECONDS - now))
             notified = resources.subscriber.take_notified()
             if notified:  # of what is replayed, what is closed since is no news
                 notified &= set(await resources.ledger.open_keys())
@@ -139,10 +139,10 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
                 raise
             except (ApixoError, StoreError, PipelineError, MediaError) as error:
                 run_logger().error("%s could not be processed: %s", key, error)
-                seen = await _troubled(key, error, resources)
+                seen = await _not_processed(key, error, resources)
             except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from coming home
                 run_logger().exception("%s failed in a way that nobody foresaw.", key)
-                seen = await _troubled(key, error, resources)
+                seen = await _not_processed(key, error, resources)
             if seen.expiring:
                 await _warn(key, resources)
             return seen
@@ -160,7 +160,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
     if entry is None:  # its marker comes before its claim: someone may be about to claim it
         return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
     if detached_only and _is_waited_for(entry.generation, resources):
-        return _told(entry.generation, resources)
+        return _collected(entry.generation, resources)
     if entry.generation.state is State.CLAIMED:
         entry = await wait_for_answer(entry, resources)
     elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources) < RECONCILED_WITHIN:
@@ -170,12 +170,12 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         case State.SUBMITTED:
             return await _ask(entry, resources)
         case State.SUCCEEDED:
-            return _told(await retrieve(found.task, entry, None, resources), resources)
+            return _collected(await retrieve(found.task, entry, None, resources), resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
             await publish_end(found, resources.ledger, resources.archive)
         case State.REJECTED:
             await resources.ledger.close(found)
-    return _told(found, resources)
+    return _collected(found, resources)
 
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
@@ -192,24 +192,24 @@ async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
     status = await resources.client.status_once(paid.task_id)
     if not isinstance(status, Succeeded | Failed):
-        return _told(entry.generation, resources)
+        return _collected(entry.generation, resources)
     try:
         ended, succeeded = await record_end(paid, entry, status, resources)
     except VideoFailedError as error:
         return Collected(key=paid.key, what="failed", task_id=paid.task_id, note=str(error))
-    return _told(await retrieve(paid, ended, succeeded, resources), resources)
+    return _collected(await retrieve(paid, ended, succeeded, resources), resources)
 
 
-async def _troubled(key: str, error: Exception, resources: Resources) -> Collected:
+async def _not_processed(key: str, error: Exception, resources: Resources) -> Collected:
     try:
         entry = await resources.ledger.read(key)
     except (StoreError, PipelineError):
         entry = None
-    told = _told(entry.generation, resources) if entry else Collected(key=key, what="trouble")
-    return told.model_copy(update={"what": "trouble", "note": str(error) or type(error).__name__})
+    collected = _collected(entry.generation, resources) if entry else Collected(key=key, what="error")
+    return collected.model_copy(update={"what": "error", "note": str(error) or type(error).__name__})
 
 
-def _told(found: Generation, resources: Resources) -> Collected:
+def _collected(found: Generation, resources: Resources) -> Collected:
     """What to say of a record as it now is; warns when its result will soon be gone."""
     what: What = {
         State.CLAIMED: "pending",
@@ -220,17 +220,17 @@ def _told(found: Generation, resources: Resources) -> Collected:
         State.REJECTED: "rejected",
         State.UNCONFIRMED: "unconfirmed",
     }[found.state]  # type: ignore[assignment] # mypy does not see the literals in a dict
-    told = Collected(key=found.key, what=what, task_id=found.task_id)
+    collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
-        told.note = str(unconfirmed_error(found, resources.options))
+        collected.note = str(unconfirmed_error(found, resources.options))
     age = _age(found, resources)
     if what in ("pending", "unconfirmed") and age > timedelta(days=EXPIRY_WARNING_DAYS):
-        told.expiring = True
-        told.note = (
-            f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. {told.note}"
+        collected.expiring = True
+        collected.note = (
+            f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. {collected.note}"
         ).strip()
-        run_logger().warning("%s expires soon. %s", found.key, told.note)
-    return told
+        run_logger().warning("%s expires soon. %s", found.key, collected.note)
+    return collected
 
 
 async def _warn(key: str, resources: Resources) -> None:

@@ -171,7 +171,7 @@ async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_e
 
     monkeypatch.setattr(resources.client, "status_once", ask_and_be_late)
     late, other = await collect([key, f"{key}.other"], resources)
-    assert (late.what, other.what) == ("trouble", "unconfirmed")
+    assert (late.what, other.what) == ("error", "unconfirmed")
     assert f"{key} has the task {right}" in late.note
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
