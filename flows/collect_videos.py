@@ -227,7 +227,8 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     if what in ("pending", "unconfirmed") and age > timedelta(days=EXPIRY_WARNING_DAYS):
         collected.expiring = True
         collected.note = (
-            f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. {collected.note}"
+            f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. "
+            f"{collected.note}"
         ).strip()
         run_logger().warning("%s expires soon. %s", found.key, collected.note)
     return collected

@@ -1,5 +1,6 @@
 """Imports point one way: deployments, flows, blocks, apixo. And the rule can fail."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,15 @@ def settings() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+def layers_of(contract: str) -> list[str]:
+    (layers,) = [item["layers"] for item in settings()["tool"]["importlinter"]["contracts"] if item["id"] == contract]
+    return list(layers)
+
+
+MODULES = [name.strip() for layer in layers_of("flows") for name in layer.split("|")]
+"""The modules and rooms of `flows`, from the top down."""
+
+
 def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [LINTER, "--no-cache", *arguments],
@@ -31,7 +41,7 @@ def lint(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_room_keeps_the_rule() -> None:
     result = lint(ROOT)
     assert result.returncode == 0, result.stdout
-    assert "2 kept, 0 broken" in result.stdout
+    assert "3 kept, 0 broken" in result.stdout
 
 
 def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
@@ -39,37 +49,53 @@ def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
     assert found == set(ROOMS)
     linter = settings()["tool"]["importlinter"]
     assert set(linter["root_packages"]) == found
-    (layers,) = [contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers"]
-    assert layers == ROOMS
+    assert layers_of("rooms") == ROOMS
     assert set(settings()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == found
 
 
 @pytest.mark.parametrize(
-    ("room", "line"),
+    ("module", "line"),
     [
-        ("apixo", "import blocks"),
-        ("apixo", "from flows import module"),
-        ("blocks", "import flows.module"),
-        ("blocks", "def late():\n    from deployments import module"),
-        ("flows", "from deployments.module import *"),
-        ("apixo", "import prefect.flows"),
-        ("apixo", "from minio import Minio"),
+        ("apixo.module", "import blocks"),
+        ("apixo.module", "from flows import record"),
+        ("blocks.module", "import flows.record"),
+        ("blocks.module", "def late():\n    from deployments import module"),
+        ("flows.record", "from deployments.module import *"),
+        ("apixo.module", "import prefect.flows"),
+        ("apixo.module", "from minio import Minio"),
+        ("flows.record", "from flows import signals"),
+        ("flows.signals", "import flows.paid_call"),
+        ("flows.paid_call", "from flows.steps import submit"),
+        ("flows.media", "import flows.paid_call"),
     ],
 )
-def test_an_import_the_wrong_way_is_found(room: str, line: str, tmp_path: Path) -> None:
-    for name in ROOMS:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").touch()
-        (tmp_path / name / "module.py").touch()
+def test_an_import_the_wrong_way_is_found(module: str, line: str, tmp_path: Path) -> None:
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+        for name in ["__init__", *(MODULES if room == "flows" else ["module"])]:
+            (tmp_path / room / f"{name}.py").touch()
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     (tmp_path / "deployments" / "module.py").write_text("import flows, blocks, apixo.module\n")
     clean = lint(tmp_path)
     assert clean.returncode == 0, clean.stdout
-    (tmp_path / room / "module.py").write_text(f"{line}\n")
+    (tmp_path / f"{module.replace('.', '/')}.py").write_text(f"{line}\n")
     broken = lint(tmp_path)
     assert broken.returncode == 1, broken.stdout
     assert "1 broken" in broken.stdout
-    assert f"{room}.module" in broken.stdout
+    assert module in broken.stdout
+
+
+def test_a_script_as_the_readme_has_it_passes_a_strict_type_check(tmp_path: Path) -> None:
+    (script,) = re.findall(r"```python\n(import asyncio.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "script.py").write_text(script)
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path / 'cache'}", "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize(

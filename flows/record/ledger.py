@@ -132,38 +132,41 @@ class Ledger:
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._monotonic() + patience
-        entry, fresh = known, False
+        entry = known
         while True:
             left = max(deadline - self._monotonic(), 0.0)
-            if entry is None:
-                entry, fresh = await self._existing(key, patience_seconds=left), True
-            try:
-                changed = how(entry.generation)
-            except LedgerError:
-                if fresh:
-                    raise
-                changed = entry.generation
-            if changed == entry.generation:
-                if fresh:
-                    return entry
-                entry = None  # only the newest version says that nothing is to be changed, or can be
+            newest = entry is None
+            entry = entry or await self._existing(key, patience_seconds=left)
+            changed = _changed(entry.generation, how, newest=newest)
+            if changed is None:
+                entry = None
                 continue
-            if fresh:
-                await self._bind_anew(entry.generation, changed, patience_seconds=left)
-            taken_up = entry.generation.state in FINISHED and changed.state not in FINISHED
-            if taken_up:
-                await self._patiently(lambda: self._store.put(marker_name(key), b""), patience_seconds=left)
+            if changed == entry.generation:
+                return entry
             left = max(deadline - self._monotonic(), 0.0)
-            written = await self._write(changed, etag=entry.etag, patience_seconds=left)
+            if newest:
+                await self._bind_anew(entry.generation, changed, patience_seconds=left)
+            written = await self._replace(entry, changed, patience_seconds=left)
             if written is not None:
-                if taken_up:
-                    await self._put_marker_back(key)
-                for task_id in entry.generation.task_ids - written.generation.task_ids:
-                    await self.tasks.release(task_id, key, named=written.generation.tasks_named)
                 return written
             if self._monotonic() > deadline:
                 raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
             entry = None
+
+    async def _replace(self, entry: Entry, changed: Generation, *, patience_seconds: float) -> Entry | None:
+        """Writes a new version with what belongs to it: the marker of one taken up again, the release of its tasks."""
+        key = changed.key
+        taken_up = entry.generation.state in FINISHED and changed.state not in FINISHED
+        if taken_up:
+            await self._patiently(lambda: self._store.put(marker_name(key), b""), patience_seconds)
+        written = await self._write(changed, etag=entry.etag, patience_seconds=patience_seconds)
+        if written is None:
+            return None
+        if taken_up:
+            await self._put_marker_back(key)
+        for task_id in entry.generation.task_ids - written.generation.task_ids:
+            await self.tasks.release(task_id, key, named=written.generation.tasks_named)
+        return written
 
     async def duplicate_of(self, request: VideoRequest, key: str, *, note: bool) -> str | None:
         """The other key that the same request was, or may have been, paid under; None: there is none.
@@ -295,6 +298,17 @@ class Ledger:
                     raise
             await self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _changed(generation: Generation, how: Callable[[Generation], Generation], *, newest: bool) -> Generation | None:
+    """The changed record. None: only the newest version can say that nothing is to be, or may be, changed."""
+    try:
+        changed = how(generation)
+    except LedgerError:
+        if newest:
+            raise
+        return None
+    return changed if newest or changed != generation else None
 
 
 def _end(generation: Generation) -> tuple[int, str | None, State]:

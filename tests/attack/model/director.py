@@ -83,7 +83,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(
         ahead=st.lists(aheads, min_size=MACHINES, max_size=MACHINES), persons=st.booleans(), refuses=st.booleans()
     )
-    def the_curtain_rises(  # noqa: PLR0912 - a list of beginnings
+    def the_curtain_rises(  # noqa: C901, PLR0912 - a list of beginnings
         self, ahead: list[float], persons: bool, refuses: bool
     ) -> None:
         self.play.ahead = ahead

@@ -41,7 +41,7 @@ class Permissions:
     granted: set[str] = field(default_factory=set)
 
 
-def broken_by_change(  # noqa: PLR0912 - a list of rules
+def broken_by_change(  # noqa: C901, PLR0912 - a list of rules
     old: Generation | None, new: Generation, paid_for: set[str]
 ) -> Iterator[str]:
     """What is wrong with a step from one version of a record to the next.
