@@ -26,7 +26,7 @@ from flows.batch.calendars import parse_calendar
 from flows.signals.events import TASK_FINISHED, Happening
 
 ROOT: Final = Path(__file__).parent.parent
-DOCUMENTS: Final = [ROOT / name for name in ("docs/guide.md", "README.md", "SECURITY.md")]
+DOCUMENTS: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE: Final = "".join(
     path.read_text() for room in ("flows", "deployments", "tests") for path in ROOT.glob(f"{room}/**/*.py")
 )
