@@ -16,6 +16,7 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
 from flows.record.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Attempt, Generation, Owner, Problem, State
+from flows.record.ledger import Entry, Ledger
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
 from flows.submission import Submission, Terms
@@ -224,11 +225,18 @@ async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_com
 
 
 async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter([1.0, 1000.0])
-    real = resources.monotonic
-    resources.monotonic = lambda: next(times, None) or real()
+    frozen_seconds, real, claim = 0.0, resources.monotonic, Ledger.claim
+
+    async def claim_and_freeze(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
+        nonlocal frozen_seconds
+        written = await claim(ledger, claimed, over=over)
+        frozen_seconds += 1000.0 if claimed.attempt.number == 1 else 0.0
+        return written
+
+    monkeypatch.setattr(Ledger, "claim", claim_and_freeze)
+    resources.monotonic = lambda: real() + frozen_seconds
     assert (await submit(key, resources)).state is State.SUBMITTED
     assert len(sandbox.record.submits()) == 1
     found = await recorded(key, resources)
