@@ -3,12 +3,14 @@
 All of it listens on free loopback ports and keeps its data in temporary folders, so suites can run beside each other.
 """
 
+import copy
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before Prefect is imported anywhere: its settings are read then. No test may touch the home of who runs it.
 _HOME = tempfile.mkdtemp(prefix="sora-tests-")
@@ -29,6 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
+from prefect.blocks.core import Block
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -55,6 +58,23 @@ SLOW_ROOMS = ("attack", "e2e", "deployments")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files come first, in their shuffled order: else one of two cores has nothing left to do for minutes."""
     items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in SLOW_ROOMS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _block_schemas_once() -> Iterator[None]:
+    """Prefect makes the JSON schema of a block over a hundred times for each save, which takes half a second."""
+    make = Block.model_json_schema.__func__  # type: ignore[attr-defined] # the function behind the class method
+    made: dict[Any, dict[str, Any]] = {}
+
+    def once(cls: type[Block], *arguments: Any, **named: Any) -> dict[str, Any]:
+        wanted = (cls, arguments, tuple(sorted(named.items())))
+        if wanted not in made:
+            made[wanted] = make(cls, *arguments, **named)
+        return copy.deepcopy(made[wanted])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "model_json_schema", classmethod(once))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
