@@ -93,7 +93,7 @@ async def answer_call(
             return Outcome.UNIDENTIFIED
         found = await _reconcile(found, attempt_number, claimed_task_id, resources)
         known = found.attempts[attempt_number - 1].task_id
-        if known != claimed_task_id:  # the payer wrote another one meanwhile
+        if known != claimed_task_id:  # the paid call wrote another one meanwhile
             status = None
     elif claimed_task_id is not None and claimed_task_id != known:
         run_logger().warning(

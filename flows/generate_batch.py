@@ -82,7 +82,7 @@ def _run_name() -> str:
         key = _batch_key(parameters.get("key"), parameters.get("calendar"))
     except InvalidKeyError:  # the run itself raises it, with a message that can be read
         key = str(flow_run.id)
-    return f"{'rehearse' if parameters.get('dry_run') else 'generate'} batch {key}"
+    return f"{'dry run of' if parameters.get('dry_run') else 'generate'} batch {key}"
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.

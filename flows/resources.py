@@ -72,7 +72,7 @@ class Resources:
         self.web = web
         """For image and result hosts only: it checks every address and never carries the API key."""
         self.subscriber = subscriber
-        """Wakes waiters whose callback came; deaf where the API block has no `callback_url`."""
+        """Wakes waiters whose callback came; not subscribed where the API block has no `callback_url`."""
         self.spool = spool
         self.sleep, self.monotonic, self.now, self.rng = sleep, monotonic, now, rng
 

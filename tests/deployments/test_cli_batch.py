@@ -1,4 +1,4 @@
-"""`sora batch` as a person runs it: rehearse, see what is wrong, pay, run it again."""
+"""`sora batch` as a person runs it: a dry run, see what is wrong, pay, run it again."""
 
 import json
 
@@ -17,15 +17,15 @@ def calendar(sora: Sora, text: str) -> str:
     return path.name
 
 
-def test_a_calendar_from_the_rehearsal_to_the_videos_and_once_more(
+def test_a_calendar_from_the_dry_run_to_the_videos_and_once_more(
     sora: Sora, blocks: list[str], sandbox: SandboxServer
 ) -> None:
     name = calendar(sora, GOOD)
     key = calendar_key(name)
-    rehearsed = sora("batch", name, "--dry-run", *blocks)
-    assert rehearsed.code == 0, rehearsed.err
-    assert "nothing was paid" in rehearsed.err
-    assert rehearsed.out.count("ready") == 2
+    dry = sora("batch", name, "--dry-run", *blocks)
+    assert dry.code == 0, dry.err
+    assert "nothing was paid" in dry.err
+    assert dry.out.count("ready") == 2
     assert sandbox.record.submits() == []
     made = sora("batch", name, *blocks)
     assert made.code == 0, made.err
