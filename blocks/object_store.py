@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -92,8 +92,11 @@ class ObjectStore:
         """Closes the connections."""
         self._pool.clear()
 
-    async def ensure_ready(self) -> None:
+    async def ensure_ready(self, *, also: Sequence[str] = ()) -> None:
         """Makes the store prove that it keeps conditional writes, once per process.
+
+        Args:
+            also: further objects that must be writable: a policy may allow one folder and not the other. They stay.
 
         Raises:
             StoreUnfitError: it does not. See `blocks.conditions`.
@@ -105,6 +108,9 @@ class ObjectStore:
         if identity in _PROVEN:
             return
         await prove(self)
+        for name in also:
+            with contextlib.suppress(PreconditionFailedError):
+                await self.put_if(name, b"Shows that this may be written.\n", etag=None)
         _PROVEN.add(identity)
 
     async def create_bucket(self) -> bool:

@@ -107,7 +107,12 @@ class Connection:
             ValueError: the environment names a proxy that cannot be used.
         """
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS)
-        retries = urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
+        retries = urllib3.Retry(
+            respect_retry_after_header=False,  # a maintenance page may ask for hours, in a thread that nothing ends
+            total=2,
+            backoff_factor=0.2,
+            status_forcelist=[500, 502, 503, 504],
+        )
         context = trust() if self.secure else None
         proxy = proxy_for(self.url)
         if proxy is None:

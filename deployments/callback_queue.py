@@ -11,7 +11,7 @@ from flows.callbacks import Outcome
 AT_ONCE: Final = 32
 """Calls handled at the same time: as many as the object store keeps connections open."""
 MOST_CALLS: Final = 256
-"""Calls that are handled or wait. A call beyond them is refused, and the provider may ring again."""
+"""Calls that are handled or wait. A call beyond them is refused, and the provider may call again."""
 MOST_WAITING_FOR_ONE: Final = 4
 """Calls with different task ids that wait for one attempt. A provider has one task for it; more is noise."""
 STOP_SECONDS: Final = 10.0

@@ -17,8 +17,8 @@ from blocks.errors import StoreError
 from flows.media.errors import MediaError
 from flows.record import transitions
 from flows.record.advice import unconfirmed_error
-from flows.record.errors import PipelineError, VideoFailedError
-from flows.record.generation import Generation, State
+from flows.record.errors import PipelineError, SupersededError, VideoFailedError
+from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
@@ -131,12 +131,17 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
     run_logger().info("Processing %d generation(s).", len(wanted))
     gate = asyncio.Semaphore(AT_ONCE)
 
+    refused: list[AuthenticationError] = []
+
     async def one(key: str) -> Collected:
         async with gate:
             try:
+                if refused:  # nothing more is asked with this key; what expires is still warned of
+                    raise refused[0]
                 seen = await _process(key, resources, detached_only=detached_only)
-            except AuthenticationError:
-                raise
+            except AuthenticationError as error:
+                refused.append(error)
+                seen = await _not_processed(key, error, resources)
             except (ApixoError, StoreError, PipelineError, MediaError) as error:
                 run_logger().error("%s could not be processed: %s", key, error)
                 seen = await _not_processed(key, error, resources)
@@ -147,12 +152,10 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
                 await _warn(key, resources)
             return seen
 
-    try:
-        async with asyncio.TaskGroup() as group:  # none goes on once the clients are closed
-            calls = [group.create_task(one(key)) for key in wanted]
-    except* AuthenticationError as errors:
-        raise errors.exceptions[0] from None
-    return [call.result() for call in calls]
+    collected = list(await asyncio.gather(*(one(key) for key in wanted)))
+    if refused:
+        raise refused[0]
+    return collected
 
 
 async def _process(key: str, resources: Resources, *, detached_only: bool) -> Collected:
@@ -166,6 +169,8 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
     elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources) < RECONCILED_WITHIN:
         entry = await reconcile(entry, resources)
     found = entry.generation
+    if found.state in (State.SUBMITTED, State.SUCCEEDED):
+        await _collect_superseded(entry, resources)
     match found.state:
         case State.SUBMITTED:
             return await _ask(entry, resources)
@@ -182,6 +187,26 @@ def _is_waited_for(found: Generation, resources: Resources) -> bool:
     """Whether a run waits for it, as far as the record tells: one that died is given up after its deadline."""
     age = _age(found, resources)
     return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
+
+
+async def _collect_superseded(entry: Entry, resources: Resources) -> None:
+    """Archives the videos of tasks that another one replaced: they were paid for too. The one that counts goes on."""
+    found = entry.generation
+    for attempt in found.attempts:
+        for item in attempt.superseded:
+            if item.objects:
+                continue
+            paid = PaidTask(key=found.key, attempt_number=attempt.number, task_id=item.task_id, folder=item.folder)
+            try:
+                status = await resources.client.status_once(item.task_id)
+                if isinstance(status, Succeeded):
+                    await retrieve(paid, entry, status, resources)
+            except SupersededError:
+                pass  # archived beside
+            except AuthenticationError:
+                raise
+            except (ApixoError, StoreError, PipelineError, MediaError) as error:
+                run_logger().warning("Task %s of %s could not be archived beside: %s", item.task_id, found.key, error)
 
 
 def _age(found: Generation, resources: Resources) -> timedelta:

@@ -34,7 +34,14 @@ from flows.generate_video import generate
 from flows.media.errors import MediaError
 from flows.permission import rerun_by_person
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.record.errors import DuplicateRequestError, InvalidKeyError, KeyConflictError, PipelineError
+from flows.record.errors import (
+    DuplicateRequestError,
+    InvalidKeyError,
+    KeyConflictError,
+    LedgerError,
+    PipelineError,
+    UnconfirmedError,
+)
 from flows.record.generation import Generation, State
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.resources import Resources, command_options, load_block, open_resources
@@ -276,7 +283,9 @@ class Batch:
         try:
             entry = await self._resources.ledger.read(key)
         except (StoreError, PipelineError):
-            return self._row(row, "not submitted", problem=f"{problem} The ledger cannot be read, so look again.")
+            # What a person may have to look into must not look as if nothing had been sent.
+            state: RowState = "unconfirmed" if isinstance(error, LedgerError | UnconfirmedError) else "not submitted"
+            return self._row(row, state, problem=f"{problem} The ledger cannot be read, so look again.")
         found = entry.generation if entry is not None else None
         if paid_attempts(found) == paid_attempts(self._before.get(key)):
             self._budget.release(key)

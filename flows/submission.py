@@ -13,7 +13,7 @@ from apixo.constants import MAX_TRIES
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.record.errors import SubmissionRejectedError
+from flows.record.errors import LedgerError, SubmissionRejectedError
 from flows.record.generation import Attempt, Problem, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
@@ -187,7 +187,6 @@ class Submission:
             owner=resources.owner(),
             callback_url=resources.api.callback_url_for(self._key, len(over.generation.attempts) + 1 if over else 1),
             lease_seconds=resources.api.lease_seconds,
-            deadline_seconds=resources.api.deadline_seconds,
             granted_by=granted_by,
             waits=self._terms.waits,
             options=resources.options,
@@ -238,8 +237,10 @@ async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
     while resources.monotonic() < deadline:
         await resources.sleep(min(LOOK_SECONDS, max(deadline - resources.monotonic(), 0.01)))
         current = await resources.ledger.read(claimed.key)
-        if current is None or current.generation.state is not State.CLAIMED or current.etag != entry.etag:
-            return current or entry
+        if current is None:
+            raise LedgerError(f"There is no record of {claimed.key} in the ledger any more.", key=claimed.key)
+        if current.generation.state is not State.CLAIMED or current.etag != entry.etag:
+            return current
     found = await reconcile(entry, resources)
     if found is not entry:
         return found
@@ -251,14 +252,14 @@ async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
             "or after the request was sent"
         ),
     )
-    settled = await resources.ledger.change(
+    given_up = await resources.ledger.change(
         claimed.key,
         lambda now: transitions.unconfirmed(now, attempt_number=number, problem=problem, now=resources.now()),
         known=entry,
     )
-    if settled.generation.state is State.UNCONFIRMED:
-        emit("unconfirmed", settled.generation)
-    return settled
+    if given_up.generation.state is State.UNCONFIRMED:
+        emit("unconfirmed", given_up.generation)
+    return given_up
 
 
 async def reconcile(entry: Entry, resources: Resources) -> Entry:
@@ -272,7 +273,6 @@ async def reconcile(entry: Entry, resources: Resources) -> Entry:
     if noted is None:
         return entry
     task_id, owner = noted
-    run_logger().warning("%s was taken as task %s: its process died before the record said so.", owner.key, task_id)
     found = await resources.ledger.change(
         owner.key,
         lambda now: transitions.submitted(
@@ -285,6 +285,7 @@ async def reconcile(entry: Entry, resources: Resources) -> Entry:
         ),
         known=entry,
     )
+    run_logger().warning("%s was taken as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found
 

@@ -5,10 +5,11 @@ import contextlib
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
 from blocks.errors import StoreError
@@ -19,10 +20,17 @@ from flows.record.generation import Generation, Owner, Problem
 from flows.record.ledger import Entry, Ledger
 from flows.signals.events import emit
 
+T = TypeVar("T")
+
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 FRESH_SECONDS: Final = 2.0
 """A claim older than this is looked at once more before the request is sent."""
+ANSWER_PATIENCE_SECONDS: Final = 3600.0
+"""How long it is tried to write the provider's answer down, whatever the store says: keys may be rotated, a quota
+raised, a store come back. Only the end of the process ends it earlier."""
+PAUSE_SECONDS: Final = 2.0
+"""Between two such tries, where the store refused."""
 ALARM_SECONDS: Final = 1.0
 """How long the writing down of the provider's answer may take before the log and an event name its task as well."""
 
@@ -86,7 +94,6 @@ class PaidCall:
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        deadline_seconds: how long the ledger may be away after the provider's answer.
         granted_by, waits: as the attempt has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
@@ -99,7 +106,6 @@ class PaidCall:
     owner: Owner
     callback_url: str | None
     lease_seconds: float
-    deadline_seconds: float
     granted_by: str | None
     waits: bool
     options: str
@@ -137,13 +143,15 @@ class PaidCall:
         async def still_ours() -> None:
             if stopping.is_set():
                 raise NotSentError("The run was ended before the request was sent. Nothing was sent.")
+
             # This process may have been frozen, the machine asleep, or the store slow. Then others may have given the
             # claim up, and a person may have resubmitted. The monotonic clock stops while a machine sleeps, the wall
             # clock may be set: the larger counts.
-            age_seconds = max(self.monotonic() - started, (self.now() - started_at).total_seconds())
-            if age_seconds > self.lease_seconds / 2 or (
-                age_seconds > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
-            ):
+            def age_seconds() -> float:
+                return max(self.monotonic() - started, (self.now() - started_at).total_seconds())
+
+            lost = age_seconds() > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
+            if lost or age_seconds() > self.lease_seconds / 2:  # the age last: the look may have taken its time
                 raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
 
         try:
@@ -170,7 +178,7 @@ class PaidCall:
             return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.now())
 
         async def write() -> Outcome:
-            patience = self.deadline_seconds
+            patience = ANSWER_PATIENCE_SECONDS
             naming = claimed.generation.next_naming
             owner = await ledger.tasks.bind(task_id, self.key, number, naming=naming, patience_seconds=patience)
             if owner.key != self.key:
@@ -183,13 +191,12 @@ class PaidCall:
         def alarm() -> None:
             self.log.error(
                 "APIXO took %s as task %s, and the ledger has not been written yet. It is tried for %.0f s. If this "
-                "run ends before, run: %s", self.key, task_id, self.deadline_seconds, command,
+                "run ends before, run: %s", self.key, task_id, ANSWER_PATIENCE_SECONDS, command,
             )  # fmt: skip
             emit("submitted", how(claimed.generation))
 
         try:
-            async with _alarm_if_slow(alarm):
-                return await write()
+            return await _until_written(write, alarm)
         except Exception as error:
             raise LedgerError(
                 f"APIXO took {self.key} as task {task_id}, but the ledger could not be written: {error} "
@@ -205,21 +212,20 @@ class PaidCall:
         def alarm() -> None:
             self.log.error(
                 "APIXO did not take %s (%s), and the ledger has not been written yet. It is tried for %.0f s. If this "
-                "run ends before, run: sora resolve %s --resubmit%s", self.key, error, self.deadline_seconds, self.key,
-                self.options,
+                "run ends before, run: sora resolve %s --resubmit%s", self.key, error, ANSWER_PATIENCE_SECONDS,
+                self.key, self.options,
             )  # fmt: skip
 
-        async with _alarm_if_slow(alarm):
-            return Rejected(
-                await ledger.change(
-                    self.key,
-                    lambda current: transitions.rejected(
-                        current, attempt_number=number, problem=problem, now=self.now()
-                    ),
-                    known=claimed,
-                    patience_seconds=self.deadline_seconds,
-                )
+        async def write() -> Rejected:
+            entry = await ledger.change(
+                self.key,
+                lambda current: transitions.rejected(current, attempt_number=number, problem=problem, now=self.now()),
+                known=claimed,
+                patience_seconds=ANSWER_PATIENCE_SECONDS,
             )
+            return Rejected(entry)
+
+        return await _until_written(write, alarm)
 
     async def _write_unconfirmed(
         self, claimed: Entry, problem: Problem, cause: BaseException, ledger: Ledger
@@ -234,7 +240,7 @@ class PaidCall:
         try:
             async with _alarm_if_slow(lambda: self.log.error("%s", error)):
                 entry = await ledger.change(self.key, how, known=claimed)
-        except StoreError:
+        except (StoreError, LedgerError):
             return Unclear(None, error, cause)  # the claim stays without an answer, which means the same
         task_id = entry.generation.attempts[number - 1].task_id
         if task_id is not None and isinstance(cause, ApixoError):
@@ -242,21 +248,43 @@ class PaidCall:
         return Unclear(entry, error, cause)
 
 
+async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], None]) -> T:
+    """Writes the answer down, again after each refusal of the store. The first one sounds the alarm at once."""
+    started = time.monotonic()
+    async with _alarm_if_slow(alarm) as sound:
+        while True:
+            try:
+                return await write()
+            except StoreError:
+                sound()
+                if time.monotonic() - started > ANSWER_PATIENCE_SECONDS:
+                    raise
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
 @contextlib.asynccontextmanager
-async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[None]:
-    """Calls the alarm once the block has taken a second, in a thread of its own: what reports may block, or raise."""
+async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[Callable[[], None]]:
+    """Calls the alarm once the block has taken a second, or at once where the block asks for it, and only once.
+
+    It runs in a thread of its own: what reports may block, or raise.
+    """
+    sounded = False
 
     def quietly() -> None:
         with contextlib.suppress(BaseException):  # also the SystemExit of a broken console
             alarm()
 
     def start() -> None:
+        nonlocal sounded
+        if sounded:
+            return
+        sounded = True
         context = contextvars.copy_context()  # the log and the events are those of the flow run
         threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True).start()
 
     timer = asyncio.get_running_loop().call_later(ALARM_SECONDS, start)
     try:
-        yield
+        yield start
     finally:
         timer.cancel()
 

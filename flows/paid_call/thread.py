@@ -80,7 +80,7 @@ class PaymentThread:
         if ended_by is None:
             report(running.result())
         if cancelled is not None:
-            raise cancelled
+            raise cancelled from ended_by
         if isinstance(ended_by, SystemExit | KeyboardInterrupt):  # it ended this call, and must not end the run as well
             raise _died() from ended_by
         return running.result()
@@ -88,7 +88,7 @@ class PaymentThread:
     async def aclose(self) -> None:
         """Closes the connections and ends the thread."""
         if self._thread.is_alive():
-            with suppress(PaymentThreadDiedError):
+            with suppress(PaymentThreadDiedError, TimeoutError):
                 closing = self._start(self._close())
                 self._closing = True
                 await asyncio.to_thread(closing.result, STOP_SECONDS)

@@ -1,6 +1,7 @@
 """What the ledger keeps beside its records: whose task is whose, and which key asked for a request first."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apixo import VideoRequest
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
+from flows.record.errors import LedgerError
 from flows.record.generation import Generation, Source
 
 T = TypeVar("T")
@@ -21,6 +23,8 @@ READS_AT_ONCE: Final = 16
 """Small objects read at the same time where many are looked through."""
 CLOCKS_DIFFER_AT_MOST: Final = timedelta(minutes=15)
 """S3 refuses a request whose sender's clock is further off than this."""
+PROBE: Final = "tasks/.probe"
+"""Shows, before anything is paid, that tasks may be written: see `Ledger.ensure_ready`."""
 CLAIM_FOLLOWS_WITHIN: Final = timedelta(minutes=10) + 2 * CLOCKS_DIFFER_AT_MOST
 """A key that noted a request this long ago, by whatever clock, and has no record will not claim it: its run died."""
 
@@ -81,7 +85,7 @@ class TaskOwners:
             if await self._put(task_id, owner, etag=None):
                 return owner
             found = await self._store.get(task_name(task_id))
-            there = TaskOwner.model_validate_json(found.data) if found else None
+            there = _parsed(task_id, found.data) if found else None
             if there is not None and there.key and (there.key != key or there.naming >= naming):
                 return there
             if found is not None and await self._put(task_id, owner, etag=found.etag):
@@ -110,7 +114,7 @@ class TaskOwners:
 
     async def _owner(self, task_id: str) -> TaskOwner | None:
         found = await self._store.get(task_name(task_id))
-        owner = TaskOwner.model_validate_json(found.data) if found else None
+        owner = _parsed(task_id, found.data) if found else None
         return owner if owner and owner.key else None
 
     async def release(self, task_id: str, key: str, *, named: int) -> None:
@@ -147,9 +151,12 @@ class TaskOwners:
 
         async def read(task_id: str) -> TaskOwner | None:
             async with gate:
-                return await self.owner(task_id)
+                with contextlib.suppress(LedgerError):  # one that cannot be read is nobody's here
+                    return await self.owner(task_id)
+                return None
 
-        recent = [unquote(item.name.removeprefix("tasks/")) for item in listed if item.modified >= since]
+        names = [item.name for item in listed if item.modified >= since and item.name != PROBE]
+        recent = [unquote(name.removeprefix("tasks/")) for name in names]
         for task_id, owner in zip(recent, await asyncio.gather(*map(read, recent)), strict=True):
             if owner is not None and (owner.key, owner.attempt_number) == wanted:
                 return task_id, owner
@@ -212,6 +219,15 @@ class RequestIndex:
     def is_recent(self, first: FirstKey) -> bool:
         """Whether its claim may still follow."""
         return self._now() - first.noted_at < CLAIM_FOLLOWS_WITHIN
+
+
+def _parsed(task_id: str, data: bytes) -> TaskOwner:
+    try:
+        return TaskOwner.model_validate_json(data)
+    except ValidationError as error:
+        raise LedgerError(
+            f"The owner of task {task_id} cannot be read. Look at {task_name(task_id)} in the bucket.", task_id=task_id
+        ) from error
 
 
 def canonical(request: VideoRequest) -> str:

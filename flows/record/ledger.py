@@ -22,12 +22,13 @@ from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableE
 from blocks.object_store import ObjectStore
 from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
-from flows.record.indexes import RequestIndex, TaskOwners
+from flows.record.indexes import PROBE, RequestIndex, TaskOwners
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 60.0
 """How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
+VIDEOS_PROBE: Final = "videos/.probe"
 READS_AT_ONCE: Final = 16
 """Records read at the same time where all are looked through: half of the connections that a store keeps open."""
 FIRST_PAUSE_SECONDS: Final = 0.2
@@ -72,12 +73,12 @@ class Ledger:
         self.requests = RequestIndex(store, self._patiently, now=now)
 
     async def ensure_ready(self) -> None:
-        """Makes sure that the bucket is there and keeps conditional writes.
+        """Makes sure that the bucket is there, keeps conditional writes, and takes what is written after paying.
 
         Raises:
             StoreError: it is not, or does not.
         """
-        await self._patiently(self._store.ensure_ready)
+        await self._patiently(lambda: self._store.ensure_ready(also=(PROBE, VIDEOS_PROBE)))
 
     async def read(self, key: str) -> Entry | None:
         """The record of a key; None when the key was never claimed.

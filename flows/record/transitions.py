@@ -92,7 +92,7 @@ def submitted(
     """
     attempt = generation.attempts[attempt_number - 1]
     if task_id in generation.task_ids:
-        return _confirmed(generation, task_id, named_by, now=now)
+        return _confirmed(generation, attempt_number, task_id, named_by, now=now)
     more: dict[str, Any] = {} if note is None else {"note": _noted(attempt, note), "waited_for": False}
     if attempt.task_id is not None:
         # A person, or whoever knows the callback's address, named a task while the reply was on its way. The reply
@@ -104,12 +104,20 @@ def submitted(
     return _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
 
 
-def _confirmed(generation: Generation, task_id: str, named_by: Source, *, now: datetime) -> Generation:
-    """The provider names a task that the record has already. Where only a person had named it, it is no mistake now."""
+def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
+    """The provider names a task that the record has already. Where only a person had named it, it is no mistake now.
+
+    A provider that answers a repeated request with the first one's task has this attempt share it.
+    """
     for attempt in generation.attempts:
         if attempt.task_id == task_id and attempt.named_by == "person":
             generation = _with_attempt(generation, attempt.number, {"named_by": named_by}, now=now)
-    return generation
+    shared = next((attempt for attempt in generation.attempts if attempt.task_id == task_id), None)
+    if shared is None or generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
+        return generation
+    update = {name: getattr(shared, name) for name in ("task_id", "named_by", "folder")}
+    update |= {"state": State.SUBMITTED, "submitted_at": now, "problem": None}
+    return _follow_late_task(_with_attempt(generation, number, update, now=now))
 
 
 def _with_superseded(
@@ -351,6 +359,7 @@ def _with_task(
         "folder": _next_folder(generation),
         "submitted_at": now,
         "problem": None,
+        "resubmit_allowed": False,  # it was for the task before
     }
     changed = _with_attempt(generation, number, update | more, now=now)
     return changed.model_copy(update={"tasks_named": generation.next_naming})

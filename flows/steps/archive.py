@@ -129,6 +129,7 @@ def sidecar(
 ) -> Sidecar:
     """The description of a task that is about to be archived. Pure."""
     attempt = found.attempts[paid.attempt_number - 1]
+    counts = found.task_id == paid.task_id  # else these facts are those of the task that counts now
     return Sidecar(
         key=found.key,
         version=version("sora-pipeline"),
@@ -136,10 +137,10 @@ def sidecar(
         flow_run_id=attempt.claimed_by.flow_run_id,
         request=found.request.model_dump(),
         claimed_at=attempt.claimed_at.isoformat(),
-        submitted_at=attempt.submitted_at.isoformat() if attempt.submitted_at else None,
-        succeeded_at=found.succeeded_at.isoformat() if found.succeeded_at else None,
-        provider_times_ms=found.provider_times_ms,
-        result_urls=found.result_urls,
+        submitted_at=attempt.submitted_at.isoformat() if counts and attempt.submitted_at else None,
+        succeeded_at=found.succeeded_at.isoformat() if counts and found.succeeded_at else None,
+        provider_times_ms=found.provider_times_ms if counts else {},
+        result_urls=found.result_urls if counts else (),
         objects=objects,
         warnings=warnings,
     )

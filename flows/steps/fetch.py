@@ -7,10 +7,11 @@ from typing import Final
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from apixo import Succeeded, UnexpectedReplyError
 from flows.media.downloads import download
-from flows.media.errors import DamagedVideoError, ForbiddenUrlError, ResultExpiredError, display_url
+from flows.media.errors import DamagedVideoError, MediaError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
@@ -68,12 +69,12 @@ async def fetch(
     async with resources.fetching:
         urls = (status or await _ask(paid.task_id, resources)).result_urls
         try:
-            videos = await _fetch_all(found, urls, folder, resources)
+            videos = await _fetch_all(found, urls, folder, resources, fresh=status is None)
         except ResultExpiredError:
             if status is None:
                 raise
             fresh = await _ask(paid.task_id, resources)  # the addresses may have been signed for a short while only
-            videos = await _fetch_all(found, fresh.result_urls, folder, resources)
+            videos = await _fetch_all(found, fresh.result_urls, folder, resources, fresh=True)
     for video in videos:
         logger.info(
             "Fetched %s of %s: %d bytes, %s, %d x %d, %.2f s, sha256 %s.", video.path.name, key, video.facts.size_bytes,
@@ -95,20 +96,31 @@ async def _ask(task_id: str, resources: Resources) -> Succeeded:
 
 
 async def _fetch_all(
-    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources
+    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources, *, fresh: bool
 ) -> list[FetchedVideo]:
-    """Every result that is a video. One that is none, or may not be asked, beside one that is, is a warning."""
+    """Every result that is a video. One that cannot be had, beside one that can, is a warning in the end.
+
+    Args:
+        found, urls, folder, resources: what to fetch, where to, and by what.
+        fresh: whether the provider was asked for these addresses just now.
+    """
     videos: list[FetchedVideo] = []
-    odd: list[DamagedVideoError | ForbiddenUrlError] = []
+    odd: list[MediaError] = []
     for number, url in enumerate(urls, start=1):
         try:
             videos.append(await _fetch_one(found, number, url, folder, resources))
-        except (DamagedVideoError, ForbiddenUrlError) as error:
+        except MediaError as error:
             odd.append(error)
     if not videos:
         raise max(odd, key=lambda error: error.retryable)  # the first of those that may be whole at the next try
-    told = tuple(f"another result was left out: {error}" for error in odd)
-    return [replace(videos[0], warnings=videos[0].warnings + told), *videos[1:]]
+    last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside of a run
+    for problem in odd:
+        expired = isinstance(problem, ResultExpiredError) and not fresh
+        later = problem.retryable and not last_try and not isinstance(problem, DamagedVideoError)
+        if expired or later:
+            raise problem
+    left_out = tuple(f"another result was left out: {error}" for error in odd)
+    return [replace(videos[0], warnings=videos[0].warnings + left_out), *videos[1:]]
 
 
 async def _fetch_one(found: Generation, number: int, url: str, folder: Path, resources: Resources) -> FetchedVideo:

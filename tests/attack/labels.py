@@ -50,6 +50,8 @@ def label_of_store_call(method: str, name: str) -> str:
         name: the object, or the prefix; empty: the bucket.
     """
     folder, _, rest = name.partition("/")
+    if rest == ".probe":
+        return f"{method} probe"
     if method == "LIST":
         return f"LIST {folder or 'bucket'}"
     return f"{method} {STORED.get(folder) or rest.rpartition('/')[2] or 'bucket'}"

@@ -387,3 +387,30 @@ async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
     (collected,) = await collect([f"{key}-other"], resources)
     assert collected.task_id == other
     assert collected.what in ("pending", "archived")
+
+
+async def test_the_collector_archives_a_superseded_task_beside(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it any more, and it was paid for all the same."""
+    first, second = await two_tasks(key, resources)
+    for task in (first, second):
+        await finished(task.task_id, resources)
+
+    async def retrieve_without_prefect(
+        paid: PaidTask, known: Entry, status: Succeeded | None, own: Resources
+    ) -> Generation:
+        videos = await steps.fetch.fn(paid, known, status, own.spool / paid.task_id, own)
+        made: Generation = await steps.archive.fn(paid, known, videos, own)
+        return made
+
+    monkeypatch.setattr("flows.collect_videos.retrieve", retrieve_without_prefect)
+    (collected,) = await collect([key], resources)
+    assert (collected.what, collected.task_id) == ("archived", second.task_id)
+    found = (await read(key, resources)).generation
+    (beside,) = found.attempt.superseded
+    assert beside.task_id == first.task_id
+    assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}
+    sidecar = await resources.store.get(f"{first.folder}generation.json")
+    assert sidecar is not None
+    assert second.task_id.encode() not in sidecar.data

@@ -160,9 +160,11 @@ async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, res
     return archived
 
 
-async def _download(found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources) -> list[FetchedVideo]:
+async def _download(
+    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources, *, fresh: bool
+) -> list[FetchedVideo]:
     """Stands for the downloads: the film of a task is a text that names it."""
-    del found
+    del found, fresh
     await resources.sleep(2)
     path = folder / "video.mp4"
     film = film_of(urls[0])

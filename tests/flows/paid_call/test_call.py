@@ -1,16 +1,20 @@
 """The answer to the paid call, while the store is away at that very moment."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from blocks.errors import StoreRefusedError
 from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Problem, State
+from flows.record.indexes import TaskOwner, TaskOwners
 from flows.record.ledger import Entry, Ledger
 from flows.record.transitions import unconfirmed
 from flows.resources import Resources, open_resources
@@ -40,6 +44,7 @@ async def gated(
     """Resources whose patience with the store is short."""
     monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "patience_seconds", PATIENCE_SECONDS)
     monkeypatch.setattr("flows.paid_call.call.ALARM_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("flows.paid_call.call.ANSWER_PATIENCE_SECONDS", 3.0)
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
     api = make_api(sandbox, deadline_seconds=3)
     async with open_resources(
@@ -60,7 +65,6 @@ async def away_once(reached: Callable[[], object], gate: StoreGate, *, seconds: 
 async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_written_when_the_store_is_back(
     gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gated.api.deadline_seconds = 20
     made, _ = await asyncio.gather(submit(key, gated), away_once(sandbox.record.submits, gate, seconds=1.5))
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
@@ -146,4 +150,48 @@ async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_on
     assert made.attempt.number == 2
     assert made.attempts[0].state is State.REJECTED
     assert made.attempts[0].task_id is None
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_store_that_refuses_right_after_the_acceptance_is_tried_again_and_said_at_once(
+    resources: Resources,
+    sandbox: SandboxServer,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Keys are rotated, a clock jumps, a quota is reached: the task must not be forgotten for that."""
+    monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
+    bind, left = TaskOwners.bind, [3]
+
+    async def refused(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
+        if left[0]:
+            left[0] -= 1
+            raise StoreRefusedError("AccessDenied", code="AccessDenied")
+        return await bind(owners, *arguments, **named)
+
+    monkeypatch.setattr(TaskOwners, "bind", refused)
+    made = await submit(key, resources)
+    (charged,) = sandbox.record.charged()
+    assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
+    assert caplog.text.count(f"sora resolve {key} --task-id {charged.task_id}") == 1
+
+
+async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
+    resources: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the call could start when others have given the claim up, and a person has had it sent again."""
+    monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
+    passed, real, read = 0.0, resources.monotonic, Ledger.read
+
+    async def slow(ledger: Ledger, name: str) -> Entry | None:
+        nonlocal passed
+        found = await read(ledger, name)
+        passed += 1000.0 if threading.current_thread().name == "payment" and passed == 0 else 0.0
+        return found
+
+    monkeypatch.setattr(Ledger, "read", slow)
+    resources.monotonic = lambda: real() + passed
+    made = await submit(key, resources)
+    assert [attempt.state for attempt in made.attempts] == [State.REJECTED, State.SUBMITTED]
     assert len(sandbox.record.submits()) == 1

@@ -522,3 +522,17 @@ def test_a_record_of_the_first_version_keeps_its_folder() -> None:
     old = Generation.model_validate(told)
     assert old.task.folder == "videos/2026/03/01/kite/"
     assert resolve(old, "t2").task.folder == "videos/2026/03/01/kite/task-2/"
+
+
+def test_a_permission_to_pay_again_is_over_with_another_task() -> None:
+    allowed = allow(fail(submit(claimed())))
+    again = fail(resolve(allowed, "t2"), "t2")
+    assert allowed.attempt.resubmit_allowed
+    assert not again.attempt.resubmit_allowed
+
+
+def test_a_provider_that_answers_a_second_attempt_with_the_first_ones_task_is_understood() -> None:
+    second = claimed(allow(fail(submit(claimed()))))
+    found = submit(second, "t1", attempt_number=2)
+    assert (found.state, found.task_id) == (State.SUBMITTED, "t1")
+    assert found.task.folder == submit(claimed()).task.folder
