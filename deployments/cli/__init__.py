@@ -41,7 +41,11 @@ def _what_ended(error: BaseException) -> str | None:
     found: BaseException | None = error
     while found is not None and type(found).__name__ not in ENDS:
         found = found.__cause__ or found.__context__
-    return type(found).__name__ if found is not None else None
+    if found is not None:
+        return type(found).__name__
+    # A serializer in Rust keeps of the error that ended it the name only, in its text.
+    serializing = type(error).__name__ == "PydanticSerializationError"
+    return next((name for name in ENDS if serializing and f": {name}" in str(error)), None)
 
 
 __all__ = ["main"]

@@ -4,11 +4,13 @@ import io
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import BaseModel, model_serializer
+from pydantic_core import PydanticSerializationError
 from rich.console import Console
 from rich.markup import escape
 
 from apixo import Failed, VideoRequest
-from deployments.cli import console, display, ledger
+from deployments.cli import _what_ended, console, display, ledger
 from deployments.cli.console import one_line, table
 from flows.record import transitions
 from flows.record.errors import TransitionError
@@ -113,3 +115,18 @@ def test_the_live_view_shows_a_providers_words_and_obeys_none(terminal: bool) ->
 def test_the_consoles_are_the_careful_ones() -> None:
     for made in (console.out, console.err):
         assert made.render_str("\x1b[31m:fire:").plain == "\N{REPLACEMENT CHARACTER}[31m:fire:"
+
+
+def test_ctrl_c_inside_a_serializer_in_rust_is_known_by_its_name() -> None:
+    """Prefect builds its settings with pydantic while it is imported."""
+
+    class Model(BaseModel):
+        @model_serializer
+        def serialize(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(PydanticSerializationError) as caught:
+        Model().model_dump_json()
+    caught.value.__cause__ = caught.value.__context__ = None
+    assert _what_ended(caught.value) == "KeyboardInterrupt"
+    assert _what_ended(ValueError("KeyboardInterrupt")) is None
