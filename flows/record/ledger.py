@@ -28,7 +28,6 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 60.0
 """How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
-VIDEOS_PROBE: Final = "videos/.probe"
 READS_AT_ONCE: Final = 16
 """Records read at the same time where all are looked through: half of the connections that a store keeps open."""
 FIRST_PAUSE_SECONDS: Final = 0.2
@@ -78,7 +77,7 @@ class Ledger:
         Raises:
             StoreError: it is not, or does not.
         """
-        await self._patiently(lambda: self._store.ensure_ready(also=(PROBE, VIDEOS_PROBE)))
+        await self._patiently(lambda: self._store.ensure_ready(also=(PROBE,)))
 
     async def read(self, key: str) -> Entry | None:
         """The record of a key; None when the key was never claimed.
