@@ -255,9 +255,9 @@ async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], 
         while True:
             try:
                 return await write()
-            except StoreError:
-                sound()
-                if time.monotonic() - started > ANSWER_PATIENCE_SECONDS:
+            except Exception as error:
+                sound()  # in any case: whoever waits may be cancelled, and then the error reaches nobody
+                if not isinstance(error, StoreError) or time.monotonic() - started > ANSWER_PATIENCE_SECONDS:
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
 
