@@ -25,7 +25,7 @@ from deployments.object_store import ObjectStoreServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from deployments.sandbox.record import RecordedRequest
-from flows.record.generation import FINISHED, Generation, State
+from flows.record.generation import FINISHED, ArchivedObject, Generation, State, SupersededTask
 from flows.record.indexes import request_digest
 from flows.record.ledger import Ledger
 from tests.attack.jobs import BATCH_ROW, Child, Job, Kind, parent
@@ -206,6 +206,7 @@ class Stage:
         """Everything that the other sides have seen so far."""
         found = await self.recorded()
         names = await self.ledger._store.names("videos/")
+        beside = {item.name for item in _beside(found)} if found else set()
         sent = {point.label for ran in self.ran for point in ran.points if point.moment == "after"}
         return Facts(
             key=self.key,
@@ -215,7 +216,7 @@ class Stage:
             task_id=found.task_id or "" if found else "",
             task_ids=tuple(sorted(found.task_ids)) if found else (),
             marked=await self.ledger.is_open(self.key),
-            videos=tuple(name for name in names if name.endswith(".mp4")),
+            videos=tuple(name for name in names if name.endswith(".mp4") and name not in beside),
             unsound=await self._unsound(found, names) if found else (),
             announced="EVENT sora.generation.archived" in sent,
             failed=bool(self.ran[-1].code),
@@ -224,17 +225,22 @@ class Stage:
 
     async def _unsound(self, found: Generation, names: Sequence[str]) -> tuple[str, ...]:
         wrong = []
-        if found.state is State.ARCHIVED and sorted(item.name for item in found.objects) != sorted(names):
-            wrong.append(f"the record names {[item.name for item in found.objects]}, the archive has {names}")
-        for item in found.objects:
+        objects = [*found.objects, *_beside(found)]
+        if found.state is State.ARCHIVED and sorted(item.name for item in objects) != sorted(names):
+            wrong.append(f"the record names {[item.name for item in objects]}, the archive has {names}")
+        for item in objects:
             digest = await self.ledger._store.digest(item.name)
             if digest is None or digest.sha256 != item.sha256:
                 wrong.append(f"{item.name} is not what the record says")
-        task = self.sandbox.tasks.get(found.task_id)
-        if found.video is not None and task is not None and task.film is not None:
-            film = hashlib.sha256(task.film.read_bytes()).hexdigest()
-            if found.video.sha256 != film:
-                wrong.append(f"{found.video.name} is not the film of {task.task_id}")
+        videos = {found.task_id: found.video} | {
+            task.task_id: made for task in _superseded(found) for made in task.objects if made.kind == "video"
+        }
+        for task_id, video in videos.items():
+            task = self.sandbox.tasks.get(task_id)
+            if video is not None and task is not None and task.film is not None:
+                film = hashlib.sha256(task.film.read_bytes()).hexdigest()
+                if video.sha256 != film:
+                    wrong.append(f"{video.name} is not the film of {task_id}")
         return tuple(wrong)
 
     async def _retry_parent(self) -> None:
@@ -258,6 +264,15 @@ class Stage:
         call = post(path, named(charged[0] if charged else None))
         with contextlib.suppress(ConnectionError):
             await exchange(int(await port.read_text()), call)
+
+
+def _superseded(found: Generation) -> list[SupersededTask]:
+    return [task for attempt in found.attempts for task in attempt.superseded]
+
+
+def _beside(found: Generation) -> list[ArchivedObject]:
+    """What was archived of superseded tasks."""
+    return [made for task in _superseded(found) for made in task.objects]
 
 
 Calls = Literal["none", "live", "dropped"]

@@ -22,7 +22,7 @@ class Facts:
         task_id: the task that counts in the record; empty: none.
         task_ids: every task that the record names.
         marked: whether the open marker is there.
-        videos: names of all archived videos.
+        videos: names of all archived videos, without those of superseded tasks, which are archived beside.
         unsound: objects that differ from the record or from the provider's film, each with what is wrong.
         announced: whether the event `archived` reached Prefect.
         failed: whether the last command failed.

@@ -28,6 +28,10 @@ task of what was taken for unpaid, a person names another one for what failed or
 called failed ends well."""
 
 
+ROUNDING_SECONDS: Final = 1e-6
+"""A sum of pauses may come out that much too small."""
+
+
 @dataclass
 class Permissions:
     """What persons have allowed: to pay for a generation once more.
@@ -163,7 +167,8 @@ def broken_by_haste(
     for attempt in old.attempts if old else ():
         after = new.attempts[attempt.number - 1]
         given_up = after.problem is not None and after.problem.kind == "OwnerDied" and attempt.problem is None
-        if given_up and now - claimed[new.key, attempt.number] < attempt.lease_seconds:
+        waited = now - claimed[new.key, attempt.number]
+        if given_up and waited < attempt.lease_seconds - ROUNDING_SECONDS:
             yield f"attempt {attempt.number} was given up before its lease was over"
 
 
