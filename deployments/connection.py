@@ -2,10 +2,11 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deployments.stack import LocalStack, StackInfo
+from deployments.stack_info import StackInfo
 
 
 class SetupError(RuntimeError):
@@ -38,21 +39,32 @@ def use(environment: dict[str, str], *, verbose: bool = False) -> None:
     os.environ.update(environment)
 
 
-def connect(local_dir: Path, *, verbose: bool = False) -> StackInfo | None:
-    """Chooses the server: `PREFECT_API_URL`, else the local stack that runs in `local_dir`, else the Prefect profile.
+@dataclass(frozen=True)
+class Connection:
+    """Where a command works.
 
-    Returns the local stack if that is what was chosen.
+    Attributes:
+        local_dir: where the local stack keeps its data and logs.
+        stack: the local stack, if its server was chosen.
+    """
+
+    local_dir: Path
+    stack: StackInfo | None = None
+
+
+def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
+    """Chooses the server: `PREFECT_API_URL`, else the local stack that runs in `local_dir`, else the Prefect profile.
 
     Raises:
         SetupError: there is no server to talk to.
     """
     if os.environ.get("PREFECT_API_URL"):
         use({}, verbose=verbose)
-        return None
-    info = LocalStack.running(local_dir)
-    if info is not None:
-        use(info.public_environment, verbose=verbose)
-        return info
+        return Connection(local_dir)
+    stack = StackInfo.read(local_dir)
+    if stack is not None:
+        use(stack.public_environment, verbose=verbose)
+        return Connection(local_dir, stack)
     use({}, verbose=verbose)
     from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
 
@@ -61,7 +73,7 @@ def connect(local_dir: Path, *, verbose: bool = False) -> StackInfo | None:
             "There is no Prefect server to talk to. Run `sora up` in another terminal, or set PREFECT_API_URL "
             "(for a server of your own: http://HOST:4200/api)."
         )
-    return None
+    return Connection(local_dir)
 
 
 def flush() -> None:

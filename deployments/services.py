@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from deployments.object_store import Credentials, Say, start_object_store
+from deployments.credentials import Credentials
+from deployments.object_store import Say, start_object_store
 from deployments.prefect_server import start_prefect_server
 from deployments.processes import LOOPBACK, Launcher, ManagedProcess, http_get, wait_until_ready
 

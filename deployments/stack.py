@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
-from urllib.parse import urlsplit
 
-from deployments.object_store import Credentials, ObjectStoreServer, Say
+from deployments.object_store import ObjectStoreServer, Say
 from deployments.prefect_server import PrefectServer
 from deployments.processes import (
     LOOPBACK,
@@ -23,49 +22,16 @@ from deployments.processes import (
     LauncherClosedError,
     ProcessDiedError,
     ProcessError,
-    port_answers,
     start_on_free_port,
 )
 from deployments.services import RunningServer, Service, Start, default_services
-
-LOCAL_DIR: Final = Path(".local")
+from deployments.stack_info import LOCAL_DIR, ServiceInfo, StackInfo
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StackRunningError(ProcessError):
     """A stack already runs on this folder: two on the same data would damage it."""
-
-
-@dataclass(frozen=True)
-class ServiceInfo:
-    """A running service as stack.json tells it."""
-
-    pid: int
-    url: str
-    log: str
-
-
-@dataclass(frozen=True)
-class StackInfo:
-    """A running stack as stack.json tells it: no secrets, but the files that hold them."""
-
-    pid: int
-    started_at: str
-    services: dict[str, ServiceInfo]
-    public_environment: dict[str, str]
-    secret_files: dict[str, str]
-
-    def load_environment(self) -> dict[str, str]:
-        """The variables that a process needs to use this stack, secrets included."""
-        secrets = {name: Credentials.load_or_create(Path(path)).secret_key for name, path in self.secret_files.items()}
-        return {**self.public_environment, **secrets}
-
-    def is_alive(self) -> bool:
-        """Whether every process of it lives and every port of it answers."""
-        pids = [self.pid, *(service.pid for service in self.services.values())]
-        ports = [urlsplit(service.url).port for service in self.services.values()]
-        return all(map(_pid_exists, pids)) and all(port is not None and port_answers(port) for port in ports)
 
 
 class LocalStack:
@@ -120,17 +86,6 @@ class LocalStack:
     def environment(self) -> dict[str, str]:
         """The variables that a process needs to use this stack, secrets included; nothing else of the environment."""
         return _environment_of(self.servers.values())
-
-    @staticmethod
-    def running(local_dir: Path = LOCAL_DIR) -> StackInfo | None:
-        """The stack that runs on this folder, or None. A file that a killed stack left behind is ignored."""
-        try:
-            told = json.loads((local_dir / "stack.json").read_text())
-            services = {name: ServiceInfo(**service) for name, service in told.pop("services").items()}
-            info = StackInfo(**told, services=services)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return info if info.is_alive() else None
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -296,13 +251,3 @@ def _environment_of(servers: Iterable[RunningServer]) -> dict[str, str]:
     for server in servers:
         merged.update(server.environment)
     return merged
-
-
-def _pid_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it lives, as another user
-        return True
-    return True

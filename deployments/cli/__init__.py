@@ -1,10 +1,7 @@
 """The command line `sora`."""
 
 import sys
-from typing import Final
-
-ENDS: Final = {"KeyboardInterrupt": ("Interrupted.", 130), "TerminationSignal": ("Ended by SIGTERM.", 143)}
-"""What ends a command from outside: Ctrl-C, and Prefect's error for SIGTERM. By name: importing it takes a second."""
+from collections.abc import Iterator
 
 
 def main() -> None:
@@ -29,23 +26,34 @@ def main() -> None:
             sys.exit(fail(error))  # foreseen errors become one line, others a traceback
         if foreseen(error):
             fail(error)  # it says what to do next
-        told, code = ENDS[ended]
-        sys.stderr.write(f"{told}\n")
+        message, code = ended
+        sys.stderr.write(f"{message}\n")
         sys.exit(code)
 
 
-def _what_ended(error: BaseException) -> str | None:
-    """Which of `ENDS` is this error, or behind it: raised anywhere, it has pydantic or Prefect's engine fail too."""
+def _ends() -> Iterator[tuple[type[BaseException], str, int]]:
+    """What ends a command from outside: Ctrl-C, and Prefect's error for SIGTERM."""
+    yield KeyboardInterrupt, "Interrupted.", 130
+    if prefect := sys.modules.get("prefect.exceptions"):  # else nobody can have raised it, and importing takes a second
+        yield prefect.TerminationSignal, "Ended by SIGTERM.", 143
+
+
+def _what_ended(error: BaseException) -> tuple[str, int] | None:
+    """The last line and exit code where something from outside is this error, or behind it.
+
+    Raised anywhere, it has pydantic or Prefect's engine fail too.
+    """
     if isinstance(error, SystemExit):
         return None
-    found: BaseException | None = error
-    while found is not None and type(found).__name__ not in ENDS:
-        found = found.__cause__ or found.__context__
-    if found is not None:
-        return type(found).__name__
     # A serializer in Rust keeps of the error that ended it the name only, in its text.
     serializing = type(error).__name__ == "PydanticSerializationError"
-    return next((name for name in ENDS if serializing and f": {name}" in str(error)), None)
+    found: BaseException | None = error
+    while found is not None:
+        for end, message, code in _ends():
+            if isinstance(found, end) or (serializing and f": {end.__name__}" in str(error)):
+                return message, code
+        found = found.__cause__ or found.__context__
+    return None
 
 
 __all__ = ["main"]

@@ -1,20 +1,133 @@
-"""The commands of `sora`, each a thin layer over a module that does the work.
+"""The commands of `sora`: what each is for, and where it is.
 
-Prefect takes a second to import and reads its settings while it is imported. So the commands import what they need
-themselves, after `connect` has said which server to use, and `sora --help` stays quick.
+Prefect takes more than a second to import and reads its settings while it is imported. So a command's module is
+imported only when that command is given, after its server was chosen; `sora --help` imports none of them.
 """
 
+import re
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from deployments.cli import batch, callbacks, collect, generate, ledger, local, setup
+from deployments.connection import Connection, SetupError, connect
+from deployments.stack_info import LOCAL_DIR
+
+MARKUP: Final = "markdown"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command is.
+
+    Attributes:
+        module, function: in `deployments.cli`.
+        summary: the first sentence of its help.
+        connects: whether it talks to a Prefect server that is already there.
+    """
+
+    module: str
+    function: str
+    summary: str
+    connects: bool = True
+
+
+COMMANDS: Final = {
+    "demo": Command(
+        "demo", "demo",
+        "Generate three videos with the stand-in of the API, on this machine, without an account.", connects=False,
+    ),
+    "up": Command(
+        "demo", "up",
+        "Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback "
+        "receiver.", connects=False,
+    ),
+    "sandbox": Command(
+        "sandbox", "sandbox",
+        "Start the stand-in of the APIXO Sora-2 API: the documented API, with playable films, for trying and testing.",
+        connects=False,
+    ),
+    "setup": Command(
+        "setup", "setup", "Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml."
+    ),
+    "deploy": Command(
+        "setup", "deploy",
+        "Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.",
+    ),
+    "generate": Command("generate", "generate", "Generate one video and archive it."),
+    "batch": Command("batch", "batch", "Generate the videos of a content calendar."),
+    "list": Command("listing", "list_", "List the generations of the ledger: key, state, task, when claimed, prompt."),
+    "collect": Command(
+        "collect", "collect",
+        "Process everything open: ask once, archive what is finished, say what needs a person. Never submits.",
+    ),
+    "callbacks": Command(
+        "callbacks", "callbacks",
+        "Receive the provider's callbacks, until Ctrl-C: videos are fetched as soon as they are done.",
+    ),
+    "show": Command(
+        "ledger", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."
+    ),
+    "resolve": Command(
+        "ledger", "resolve", "Resolve a generation whose payment is unclear, or that failed, and finish it."
+    ),
+}  # fmt: skip
+
+VERBOSE: Final = re.compile("--verbose|-[a-z]*v[a-z]*")
+"""The option that shows the log, alone or among others. To be known before Prefect is imported, as the server is."""
+
+
+class LazyCommand(TyperCommand):
+    """A command that is imported when it is given."""
+
+    def __init__(self, name: str, command: Command) -> None:
+        super().__init__(name, help=command.summary, rich_markup_mode=MARKUP)
+        self._command = command
+
+    def load(self) -> TyperCommand:
+        """The command itself."""
+        made = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
+        module = import_module(f"deployments.cli.{self._command.module}")
+        made.command(self.name)(getattr(module, self._command.function))
+        return cast("TyperCommand", typer.main.get_command(made))  # a group only where there are several
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Chooses the server, imports the command, and has it read its arguments."""
+        local_dir: Path = parent.obj
+        parent.obj, no_server = Connection(local_dir), None
+        try:
+            if self._command.connects and not extra.get("resilient_parsing"):  # the shell completes a word
+                parent.obj = connect(local_dir, verbose=any(VERBOSE.fullmatch(arg) for arg in args))
+        except SetupError as error:
+            no_server = error  # wrong usage, and --help, come first
+        context = self.load().make_context(info_name, args, parent=parent, **extra)
+        if no_server is not None:
+            raise no_server
+        return context
+
+
+class LazyGroup(TyperGroup):
+    """All commands by their names."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which a person needs them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> LazyCommand | None:
+        """The command of this name; None: there is none."""
+        del ctx
+        return LazyCommand(cmd_name, COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
 
 app = typer.Typer(
     name="sora",
+    cls=LazyGroup,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=MARKUP,
     pretty_exceptions_enable=False,
     help="""Generates videos with the APIXO Sora-2 API and archives them in MinIO.
 
@@ -29,25 +142,14 @@ Commands find the Prefect server by `PREFECT_API_URL`, else by the stack that `s
 your Prefect profile.
 """,
 )
-app.command("demo")(local.demo)
-app.command("up")(local.up)
-app.command("sandbox")(local.sandbox)
-app.command("setup")(setup.setup)
-app.command("deploy")(setup.deploy)
-app.command("generate")(generate.generate)
-app.command("batch")(batch.batch)
-app.command("list")(collect.list_)
-app.command("collect")(collect.collect)
-app.command("callbacks")(callbacks.callbacks)
-app.command("show")(ledger.show)
-app.command("resolve")(ledger.resolve)
 
 
 @app.callback()
 def _root(
+    context: typer.Context,
     local_dir: Annotated[
         Path,
         typer.Option("--local-dir", envvar="SORA_LOCAL_DIR", help="Where the local stack keeps its data and logs."),
-    ] = Path(".local"),
+    ] = LOCAL_DIR,
 ) -> None:
-    local.LOCAL_DIR = local_dir
+    context.obj = local_dir

@@ -3,21 +3,20 @@
 import asyncio
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.cli import local
 from deployments.cli.console import err, out, table
-from deployments.connection import connect, flush
-
-if TYPE_CHECKING:
-    from flows.batch.summary import BatchSummary
-    from flows.signals.progress import Progress as News
-    from flows.signals.progress import Step
+from deployments.connection import flush
+from flows.batch.summary import BatchError, BatchSummary
+from flows.generate_batch import generate_batch
+from flows.record.keys import calendar_key, check_key
+from flows.signals.progress import Progress as News
+from flows.signals.progress import Step, listen
 
 
 def batch(
@@ -63,16 +62,11 @@ def batch(
 
     Example: `sora batch spring.csv --dry-run`, then `sora batch spring.csv --max-spend 20`
     """
-    connect(local.LOCAL_DIR, verbose=verbose)
-    from flows.batch.summary import BatchError  # noqa: PLC0415 - after the server was chosen
-    from flows.generate_batch import generate_batch  # noqa: PLC0415
-    from flows.record.keys import calendar_key, check_key  # noqa: PLC0415
-    from flows.signals.progress import listen  # noqa: PLC0415
-
+    del verbose  # read before Prefect was imported
     name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
 
-    async def run() -> "BatchSummary":
+    async def run() -> BatchSummary:
         listen(display, expect=display.expect)
         made: BatchSummary = await generate_batch(
             calendar=calendar,
@@ -107,7 +101,7 @@ def batch(
         err.print("No video was submitted, nothing was paid.")
 
 
-def print_summary(summary: "BatchSummary") -> None:
+def print_summary(summary: BatchSummary) -> None:
     """The table of all rows, and all of it in one sentence."""
     rows = table("line", "key", "state", "task", "seconds", "price", "object")
     for row in summary.rows:
@@ -132,7 +126,7 @@ class BatchDisplay:
         last: the step after which a video counts as done.
     """
 
-    def __init__(self, console: Console, last: "Step") -> None:
+    def __init__(self, console: Console, last: Step) -> None:
         self._console, self._last = console, last
         self._at: dict[str, Step] = {}
         self._done: set[str] = set()
@@ -159,7 +153,7 @@ class BatchDisplay:
         """Takes in how many videos there will be."""
         self._progress.update(self._bar, total=videos)
 
-    def __call__(self, news: "News") -> None:
+    def __call__(self, news: News) -> None:
         """Takes news in; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
             self._at[news.key] = news.step

@@ -2,17 +2,15 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from deployments.cli import local
+from blocks import ApixoApi
+from deployments.callbacks import serve
 from deployments.cli.console import err
-from deployments.connection import connect, flush
-
-if TYPE_CHECKING:
-    from blocks import ApixoApi
+from deployments.connection import flush
 
 
 def callbacks(
@@ -35,9 +33,6 @@ def callbacks(
     * **Watch it:** `GET /health` answers 200. It reads the blocks when it starts: restart it when one was changed.
     * **If it is down,** no video is lost: runs and the collector ask by themselves. A lost callback only costs time.
     """
-    connect(local.LOCAL_DIR)
-    from deployments.callbacks import serve  # noqa: PLC0415 - after the server was chosen
-
     _show_log()
     try:
         asyncio.run(serve(host, port, api=api, archive=archive, told=_tell))
@@ -46,7 +41,7 @@ def callbacks(
     err.print("Stopped.")
 
 
-def _tell(url: str, block: "ApixoApi") -> None:
+def _tell(url: str, block: ApixoApi) -> None:
     err.print(f"Waiting for callbacks at {url}/apixo/ (health: {url}/health). Ctrl-C stops.")
     if block.callback_url:
         err.print(f"APIXO calls {escape(block.callback_url)}/apixo/…, which must lead here.")

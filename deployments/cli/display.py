@@ -1,4 +1,4 @@
-"""A live view of generations and their steps."""
+"""A live view of generations and their steps, and the table of what came out."""
 
 import threading
 import time
@@ -13,7 +13,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.console import harmless
+from deployments.cli.console import err, harmless, out, table
+from flows.record.generation import Generation
 from flows.signals.progress import STEPS, Progress, Step
 
 
@@ -90,3 +91,22 @@ class StepDisplay:
         if news.fraction is not None:
             bar = ProgressBar(total=1.0, completed=min(news.fraction, 1.0), width=18)
         return self._spinner, Text(step, style="cyan"), bar, Text(harmless(news.doing))
+
+
+def print_generations(generations: list[Generation]) -> None:
+    """The table of what was made: key, object, size, duration, checksum."""
+    rows = table("key", "state", "object", "bytes", "seconds", "sha256")
+    for item in generations:
+        video = item.video
+        rows.add_row(
+            escape(item.key),
+            item.state.value,
+            escape(f"{video.bucket}/{video.name}") if video else "-",
+            f"{video.size_bytes:,}" if video else "-",
+            f"{video.duration_seconds:.2f}" if video else "-",
+            video.sha256 if video else "-",
+        )
+    out.print(rows)
+    for item in generations:
+        for warning in item.warnings:
+            err.print(f"[yellow]![/] {escape(item.key)}: {escape(warning)}")

@@ -4,18 +4,25 @@ import asyncio
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from deployments.cli import local
-from deployments.cli.console import err, out, table
-from deployments.connection import connect, flush
-
-if TYPE_CHECKING:
-    from apixo import VideoRequest
-    from flows.record.generation import Generation
+from apixo import VideoRequest
+from apixo.constants import MAX_IMAGE_BYTES
+from blocks import ApixoApi, VideoArchive
+from deployments.cli.console import err, out
+from deployments.cli.display import StepDisplay, print_generations
+from deployments.connection import flush
+from flows.dry_run import check_api
+from flows.generate_video import generate_video
+from flows.media.images import check_image
+from flows.record.advice import duplicate_error, duplicate_sentence
+from flows.record.generation import Generation
+from flows.record.keys import check_key
+from flows.resources import load_block, open_resources
+from flows.signals.progress import listen
 
 
 def generate(
@@ -59,10 +66,7 @@ def generate(
 
     Example: `sora generate "Aerial view of a lighthouse at dusk, orbiting shot, soft light" -d 4 -k lighthouse-01`
     """
-    connect(local.LOCAL_DIR, verbose=verbose)
-    from apixo import VideoRequest  # noqa: PLC0415 - after the server was chosen
-    from flows.record.keys import check_key  # noqa: PLC0415
-
+    del verbose  # read before Prefect was imported
     request = VideoRequest.model_validate(
         {
             "prompt": prompt,
@@ -81,14 +85,11 @@ def generate(
 
 
 def run_and_show(
-    request: "VideoRequest", key: str, *, wait: bool, api: str, archive: str, refuse_duplicates: bool = False
+    request: VideoRequest, key: str, *, wait: bool, api: str, archive: str, refuse_duplicates: bool = False
 ) -> None:
     """Runs the flow in this process, with a live view, and prints what came out."""
-    from deployments.cli.display import StepDisplay  # noqa: PLC0415
-    from flows.generate_video import generate_video  # noqa: PLC0415
-    from flows.signals.progress import listen  # noqa: PLC0415
 
-    async def run() -> "Generation":
+    async def run() -> Generation:
         listen(display)
         return await generate_video(
             request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
@@ -114,39 +115,13 @@ def run_and_show(
         err.print(f"To watch it: sora show {escape(key)} --link")
 
 
-def print_generations(generations: "list[Generation]") -> None:
-    """The table of what was made: key, object, size, duration, checksum."""
-    rows = table("key", "state", "object", "bytes", "seconds", "sha256")
-    for item in generations:
-        video = item.video
-        rows.add_row(
-            escape(item.key),
-            item.state.value,
-            escape(f"{video.bucket}/{video.name}") if video else "-",
-            f"{video.size_bytes:,}" if video else "-",
-            f"{video.duration_seconds:.2f}" if video else "-",
-            video.sha256 if video else "-",
-        )
-    out.print(rows)
-    for item in generations:
-        for warning in item.warnings:
-            err.print(f"[yellow]![/] {escape(item.key)}: {escape(warning)}")
-
-
 def made_up_key(prompt: str) -> str:
     """A key a person can recognise: the prompt's first words, the time, and four random letters."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32].strip("-") or "video"
     return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-async def _dry_run(request: "VideoRequest", key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
-    from apixo.constants import MAX_IMAGE_BYTES  # noqa: PLC0415
-    from blocks import ApixoApi, VideoArchive  # noqa: PLC0415
-    from flows.dry_run import check_api  # noqa: PLC0415
-    from flows.media.images import check_image  # noqa: PLC0415
-    from flows.record.advice import duplicate_error, duplicate_sentence  # noqa: PLC0415
-    from flows.resources import load_block, open_resources  # noqa: PLC0415
-
+async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
     block = await load_block(ApixoApi, api)
     async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:

@@ -4,19 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from deployments.cli import local
+from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import err, one_line, out, shown_path
 from deployments.cli.generate import run_and_show
-from deployments.connection import SetupError, connect
-
-if TYPE_CHECKING:
-    from flows.record.generation import Generation
-    from flows.resources import Resources
+from deployments.connection import SetupError
+from flows.record.generation import Generation
+from flows.record.keys import check_key
+from flows.record.ledger import Ledger
+from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resources import Resources, command_options, load_block, open_resources
 
 LINK_SECONDS = 3600
 """How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
@@ -30,7 +31,6 @@ def show(
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
 ) -> None:
     """Show what the ledger knows of one generation: state, every attempt, objects, problems."""
-    connect(local.LOCAL_DIR)
     asyncio.run(_show(key, link=link, save=save, as_json=as_json, archive=archive))
 
 
@@ -48,7 +48,7 @@ def resolve(
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
 ) -> None:
-    """Settle a generation whose payment is unclear, or that failed, and finish it.
+    """Resolve a generation whose payment is unclear, or that failed, and finish it.
 
     A generation is `unconfirmed` when the request was sent and no clear answer came. It is never sent again by itself,
     for it may be paid. Look at your APIXO account for a task of that time:
@@ -58,27 +58,22 @@ def resolve(
     """
     if (task_id is None) is not resubmit:
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` says what is known")
-    connect(local.LOCAL_DIR, verbose=verbose)
+    del verbose  # read before Prefect was imported
     seen = asyncio.run(_look(key, api=api, archive=archive))
     if resubmit:
         _print(seen)
         if not yes:
             typer.confirm(f"This may pay for {key} once more. Is there no task of it in APIXO?", abort=True, err=True)
-    generation = asyncio.run(_settle(seen, task_id, api=api, archive=archive))
+    generation = asyncio.run(_resolve(seen, task_id, api=api, archive=archive))
     run_and_show(generation.request, key, wait=wait, api=api, archive=archive)
 
 
-async def _look(key: str, *, api: str, archive: str) -> "Generation":
-    from flows.record.keys import check_key  # noqa: PLC0415 - after the server was chosen
-    from flows.resolution import look  # noqa: PLC0415
-
+async def _look(key: str, *, api: str, archive: str) -> Generation:
     async with _opened(api, archive) as resources:
         return await look(check_key(key), resources)
 
 
-async def _settle(seen: "Generation", task_id: str | None, *, api: str, archive: str) -> "Generation":
-    from flows.resolution import allow_resubmission, resolve_as_task  # noqa: PLC0415 - after the server was chosen
-
+async def _resolve(seen: Generation, task_id: str | None, *, api: str, archive: str) -> Generation:
     async with _opened(api, archive) as resources:
         if task_id is not None:
             return await resolve_as_task(seen, task_id, resources)
@@ -86,22 +81,13 @@ async def _settle(seen: "Generation", task_id: str | None, *, api: str, archive:
 
 
 @asynccontextmanager
-async def _opened(api: str, archive: str) -> "AsyncIterator[Resources]":
-    from blocks import ApixoApi, VideoArchive  # noqa: PLC0415 - after the server was chosen
-    from flows.resources import command_options, load_block, open_resources  # noqa: PLC0415
-
+async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         yield resources
 
 
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
-    from blocks import VideoArchive  # noqa: PLC0415 - after the server was chosen
-    from flows.record.keys import check_key  # noqa: PLC0415
-    from flows.record.ledger import Ledger  # noqa: PLC0415
-    from flows.resolution import ResolutionError  # noqa: PLC0415
-    from flows.resources import load_block  # noqa: PLC0415
-
     block = await load_block(VideoArchive, archive)
     store = block.store()
     try:
@@ -132,8 +118,6 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
 
 
 def _gone(key: str, name: str, bucket: str) -> Exception:
-    from flows.resolution import ResolutionError  # noqa: PLC0415 - after the server was chosen
-
     return ResolutionError(
         f"The ledger has {key} as archived, but {name} is not in the bucket {bucket} any more: somebody deleted it, or "
         "a retention rule did. It is not paid for again under this key.",
@@ -141,7 +125,7 @@ def _gone(key: str, name: str, bucket: str) -> Exception:
     )
 
 
-def _print(generation: "Generation") -> None:
+def _print(generation: Generation) -> None:
     request = generation.request
     out.print(f"[bold]{escape(generation.key)}[/]  {generation.state}")
     out.print(f"  request    {request.duration} s, {request.aspect_ratio}, {request.mode}")

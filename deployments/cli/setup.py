@@ -3,20 +3,22 @@
 import asyncio
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from deployments.cli import local
+from blocks import VideoArchive
 from deployments.cli.console import err, out
-from deployments.connection import connect
-
-if TYPE_CHECKING:
-    from deployments.setup import Saved
+from deployments.connection import Connection
+from deployments.deploy import MAIN, delete_examples_commands
+from deployments.deploy import deploy as deploy_files
+from deployments.setup import Saved, make_bucket, save_blocks
+from flows.resources import load_block
 
 
 def setup(
+    context: typer.Context,
     name: Annotated[str, typer.Option(help="Name of both blocks.")] = "default",
     deploy: Annotated[
         bool, typer.Option("--deploy/--no-deploy", help="Whether to deploy prefect.yaml. --no-deploy: blocks only.")
@@ -39,13 +41,8 @@ def setup(
     Then the work pool `sora` and the deployments of prefect.yaml are made, or brought up to this version of the code.
     A worker runs them: `prefect worker start --pool sora`
     """
-    info = connect(local.LOCAL_DIR)
-    environ = {**(info.load_environment() if info else {}), **os.environ}
-    from blocks import VideoArchive  # noqa: PLC0415 - imports Prefect
-    from deployments.deploy import MAIN  # noqa: PLC0415
-    from deployments.deploy import deploy as deploy_files  # noqa: PLC0415
-    from deployments.setup import make_bucket, save_blocks  # noqa: PLC0415
-    from flows.resources import load_block  # noqa: PLC0415
+    connection: Connection = context.obj
+    environ = {**(connection.stack.load_environment() if connection.stack else {}), **os.environ}
 
     async def run() -> None:
         ask = _ask if sys.stdin.isatty() else None
@@ -55,40 +52,36 @@ def setup(
         if deploy:
             for saved in await deploy_files(MAIN):
                 show(saved)
-            if info is None:
+            if connection.stack is None:
                 await _warn_of_examples()
 
     asyncio.run(run())
 
 
-def deploy() -> None:
+def deploy(context: typer.Context) -> None:
     """Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.
 
     What is deployed already from this version of the code stays as it is. `sora setup` does this too, after the blocks.
     A worker runs the deployments: `prefect worker start --pool sora`
     """
-    info = connect(local.LOCAL_DIR)
-    from deployments.deploy import MAIN  # noqa: PLC0415 - imports Prefect
-    from deployments.deploy import deploy as deploy_files  # noqa: PLC0415
+    connection: Connection = context.obj
 
     async def run() -> None:
         for saved in await deploy_files(MAIN):
             show(saved)
-        if info is None:
+        if connection.stack is None:
             await _warn_of_examples()
 
     asyncio.run(run())
 
 
-def show(saved: "Saved") -> None:
+def show(saved: Saved) -> None:
     """One line for one thing that was made."""
     out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
 
 
 async def _warn_of_examples() -> None:
     """Says how to delete what an earlier version left on a real server. A person may have made use of it."""
-    from deployments.deploy import delete_examples_commands  # noqa: PLC0415 - imports Prefect
-
     if commands := await delete_examples_commands():
         err.print(
             "[yellow]![/] This server has example deployments of an earlier version; their runs pay. To delete them:"

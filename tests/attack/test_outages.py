@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from deployments.object_store import Credentials, ObjectStoreServer, start_object_store
+from deployments.credentials import Credentials
+from deployments.object_store import ObjectStoreServer, start_object_store
 from deployments.prefect_server import PrefectServer, start_prefect_server
 from deployments.processes import ManagedProcess
 from deployments.sandbox import SandboxServer

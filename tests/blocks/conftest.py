@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
-from deployments.object_store import FORCE_VARIABLE, Credentials, ObjectStoreServer, start_object_store
+from deployments.credentials import Credentials
+from deployments.object_store import FORCE_VARIABLE, ObjectStoreServer, start_object_store
 
 CHECKOUT = Path(__file__).parents[2]
 CREDENTIALS = Credentials("sora", "a-5ec7e7-of-enough-length")

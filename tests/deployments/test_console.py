@@ -128,5 +128,5 @@ def test_ctrl_c_inside_a_serializer_in_rust_is_known_by_its_name() -> None:
     with pytest.raises(PydanticSerializationError) as caught:
         Model().model_dump_json()
     caught.value.__cause__ = caught.value.__context__ = None
-    assert _what_ended(caught.value) == "KeyboardInterrupt"
+    assert _what_ended(caught.value) == ("Interrupted.", 130)
     assert _what_ended(ValueError("KeyboardInterrupt")) is None

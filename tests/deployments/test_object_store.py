@@ -12,8 +12,8 @@ import pytest
 from minio import Minio
 from minio.error import S3Error
 
+from deployments.credentials import Credentials
 from deployments.object_store import (
-    Credentials,
     ObjectStoreServer,
     build_minio,
     find_minio,

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments.object_store import Credentials
+from deployments.credentials import Credentials
 from deployments.processes import LOOPBACK, ManagedProcess, ProcessDiedError, free_port, http_get, wait_until_ready
 from deployments.services import Service, Start, default_services
 from deployments.stack import LocalStack, StackRunningError
+from deployments.stack_info import StackInfo
 
 # Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
 SERVER = """
@@ -103,18 +104,18 @@ def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: P
         environment={"STORE": "here", "STORE_SECRET": keys.secret_key},
         secret_files={"STORE_SECRET": tmp_path / "keys.json"},
     )
-    assert LocalStack.running(tmp_path) is None
+    assert StackInfo.read(tmp_path) is None
     with LocalStack(tmp_path, services=[service], say=quiet) as stack:
         told = tmp_path / "stack.json"
         assert told.stat().st_mode & 0o777 == 0o600
         assert keys.secret_key not in told.read_text()
-        info = LocalStack.running(tmp_path)
+        info = StackInfo.read(tmp_path)
         assert info is not None
         assert info.pid == os.getpid()
         assert info.services["a"].url == stack.servers["a"].url
         assert info.load_environment() == stack.environment
     assert not told.exists()
-    assert LocalStack.running(tmp_path) is None
+    assert StackInfo.read(tmp_path) is None
 
 
 def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
@@ -125,26 +126,26 @@ def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
         pass
     # Every process here lives, but nobody listens.
     told.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
-    assert LocalStack.running(tmp_path) is None
+    assert StackInfo.read(tmp_path) is None
     # Somebody listens, but the stack's own process is gone.
     with socket.create_server((LOOPBACK, 0)) as server:
         service = alive["services"]["a"] | {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.getsockname()[1]}"}
         told.write_text(json.dumps(alive | {"services": {"a": service}}))
-        assert LocalStack.running(tmp_path) is not None
+        assert StackInfo.read(tmp_path) is not None
         told.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
-        assert LocalStack.running(tmp_path) is None
+        assert StackInfo.read(tmp_path) is None
     for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
         told.write_text(content)
-        assert LocalStack.running(tmp_path) is None
+        assert StackInfo.read(tmp_path) is None
     with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
-        assert LocalStack.running(tmp_path) is not None
+        assert StackInfo.read(tmp_path) is not None
 
 
 def test_a_second_stack_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
         with pytest.raises(StackRunningError, match=f"process {os.getpid()}"):
             LocalStack(tmp_path, services=[tiny("b")], say=quiet).__enter__()
-        assert LocalStack.running(tmp_path) is not None  # the refused one took nothing away
+        assert StackInfo.read(tmp_path) is not None  # the refused one took nothing away
 
 
 def test_one_failing_service_stops_the_others_at_once_and_is_the_error(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_one_failing_service_stops_the_others_at_once_and_is_the_error(tmp_path:
         stack.__enter__()
     assert time.monotonic() - began < 10
     assert not any(server.process.is_alive() for server in stack.servers.values())
-    assert LocalStack.running(tmp_path) is None
+    assert StackInfo.read(tmp_path) is None
     with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
         pass  # the folder is free again
 
@@ -218,7 +219,7 @@ def test_no_signal_leaves_a_child_behind(tmp_path: Path, number: signal.Signals,
         parent.communicate(timeout=30)
     expected = {signal.SIGINT: (-signal.SIGINT, 130), signal.SIGKILL: (-signal.SIGKILL,)}
     assert parent.returncode in expected.get(number, (128 + number,))
-    assert LocalStack.running(tmp_path) is None
+    assert StackInfo.read(tmp_path) is None
     ends = ["b", "a"] if when == "running" else ["a"]  # "b" had not installed its handler yet
     if number == signal.SIGKILL:  # the guards end their commands each by itself
         assert eventually(lambda: sorted((tmp_path / "ends").read_text().split()) == sorted(ends))

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from blocks import VideoArchive
 from deployments.sandbox import Fault
-from deployments.stack import StackInfo
+from deployments.stack_info import StackInfo
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 

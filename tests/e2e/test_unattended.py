@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deployments.processes import ManagedProcess, wait_until_ready
-from deployments.stack import LocalStack
+from deployments.stack_info import StackInfo
 from flows.record.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique
@@ -57,7 +57,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[st
 @pytest.fixture
 async def running(up: tuple[Path, dict[str, str]]) -> AsyncIterator[Running]:
     local_dir, environment = up
-    info = LocalStack.running(local_dir)
+    info = StackInfo.read(local_dir)
     assert info is not None
     async with httpx.AsyncClient(timeout=120) as http:
         yield Running(info, environment, local_dir, http)

@@ -1,45 +1,12 @@
-"""`sora demo`, `sora up` and `sora sandbox`: everything on this machine."""
+"""`sora sandbox`: the stand-in of the API alone."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deployments.cli.console import err
-
-LOCAL_DIR = Path(".local")
-"""Set by the root command."""
-
-SPEED = 60.0
-"""How many times faster than life the stand-in works: 2 to 4 minutes become 2 to 4 seconds."""
-
-
-def demo(
-    speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
-) -> None:
-    """Generate three videos with the stand-in of the API, on this machine, without an account.
-
-    Starts the stand-in, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape and a portrait
-    video from text and one from an image, archives them, and stops what it started. Costs nothing.
-    """
-    from deployments.demo import run_demo  # noqa: PLC0415 - keeps --help quick
-
-    raise typer.Exit(run_demo(LOCAL_DIR, speed=speed))
-
-
-def up(
-    speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
-    film_height: Annotated[int, typer.Option(help="Short side of its films, in pixels.")] = 720,
-) -> None:
-    """Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback receiver.
-
-    It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
-    events. In another terminal of this folder, `sora generate` and all other commands use this stack.
-    """
-    from deployments.demo import run_up  # noqa: PLC0415 - keeps --help quick
-
-    run_up(LOCAL_DIR, speed=speed, film_height=film_height)
+from deployments.sandbox import SandboxSettings, serve
 
 
 def sandbox(
@@ -59,8 +26,6 @@ def sandbox(
     It takes the documented requests, with bearer key, limits, errors, states over time, callbacks and result URLs that
     expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its first page lists all tasks.
     """
-    from deployments.sandbox import SandboxSettings, serve  # noqa: PLC0415 - keeps --help quick
-
     settings = SandboxSettings(
         api_key=api_key,
         speed=speed,

@@ -1,15 +1,19 @@
-"""The local stack with its blocks, and the three videos of `sora demo`."""
+"""`sora demo` and `sora up`: everything on this machine.
+
+Both start the Prefect server that they use, so what imports Prefect is imported after that.
+"""
 
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Final
 
+import typer
 from rich.markup import escape
 
 from deployments.cli.console import err, out
-from deployments.connection import flush, use
-from deployments.object_store import Credentials
+from deployments.connection import Connection, flush, use
+from deployments.credentials import Credentials
 from deployments.processes import LOOPBACK, free_port, port_is_free
 from deployments.services import RECEIVER_PORT, client_services, default_services
 from deployments.stack import LocalStack
@@ -17,6 +21,37 @@ from deployments.stack import LocalStack
 if TYPE_CHECKING:
     from apixo import VideoRequest
     from flows.record.generation import Generation
+
+
+SPEED: Final = 60.0
+"""How many times faster than life the stand-in works: 2 to 4 minutes become 2 to 4 seconds."""
+
+
+def demo(
+    context: typer.Context,
+    speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
+) -> None:
+    """Generate three videos with the stand-in of the API, on this machine, without an account.
+
+    Starts the stand-in, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape and a portrait
+    video from text and one from an image, archives them, and stops what it started. Costs nothing.
+    """
+    connection: Connection = context.obj
+    raise typer.Exit(run_demo(connection.local_dir, speed=speed))
+
+
+def up(
+    context: typer.Context,
+    speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
+    film_height: Annotated[int, typer.Option(help="Short side of its films, in pixels.")] = 720,
+) -> None:
+    """Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback receiver.
+
+    It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
+    events. In another terminal of this folder, `sora generate` and all other commands use this stack.
+    """
+    connection: Connection = context.obj
+    run_up(connection.local_dir, speed=speed, film_height=film_height)
 
 
 def timing(speed: float) -> dict[str, str]:
@@ -136,8 +171,7 @@ def _stack(local_dir: Path, *, speed: float, film_height: int = 720) -> LocalSta
 
 
 async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseException]:
-    from deployments.cli.display import StepDisplay  # noqa: PLC0415 - after the server was chosen
-    from deployments.cli.generate import print_generations  # noqa: PLC0415
+    from deployments.cli.display import StepDisplay, print_generations  # noqa: PLC0415 - after the server was chosen
     from flows.generate_video import generate_video  # noqa: PLC0415
     from flows.signals.progress import listen  # noqa: PLC0415
 

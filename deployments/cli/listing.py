@@ -1,0 +1,48 @@
+"""`sora list`: what the ledger holds."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from blocks import VideoArchive
+from deployments.cli.console import err, one_line, out, table
+from flows.record.generation import Generation
+from flows.record.ledger import Ledger
+from flows.resources import load_block
+
+
+def list_(
+    open_: Annotated[bool, typer.Option("--open", help="Only what is not finished. Reads nothing else.")] = False,
+    unconfirmed: Annotated[bool, typer.Option("--unconfirmed", help="Only what a person has to resolve.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed or was refused.")] = False,
+    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+) -> None:
+    """List the generations of the ledger: key, state, task, when claimed, prompt."""
+    found = asyncio.run(_records(open_only=open_ or unconfirmed, archive=archive))
+    wanted = {"unconfirmed"} if unconfirmed else {"failed", "rejected"} if failed else None
+    rows = table("key", "state", "task", "claimed (UTC)", "prompt")
+    shown = [item for item in found if wanted is None or item.state.value in wanted]
+    for item in sorted(shown, key=lambda item: item.attempt.claimed_at):
+        rows.add_row(
+            escape(item.key),
+            item.state.value,
+            escape(item.task_id or "-"),
+            f"{item.attempt.claimed_at:%Y-%m-%d %H:%M}",
+            one_line(item.request.prompt[:60]),
+        )
+    if shown:
+        out.print(rows)
+    err.print(f"{len(shown)} generation(s).")
+
+
+async def _records(*, open_only: bool, archive: str) -> list[Generation]:
+    store = (await load_block(VideoArchive, archive)).store()
+    try:
+        ledger = Ledger(store, patience_seconds=5)
+        keys = await (ledger.open_keys() if open_only else ledger.keys())
+        entries = await ledger.read_all(keys)
+    finally:
+        await store.aclose()
+    return [entry.generation for entry in entries if entry is not None]
