@@ -205,8 +205,10 @@ async def test_waiting_for_a_turn_is_no_outage(own_open: OpenStore) -> None:
     assert len(fake.heads) == 400
 
 
-async def test_no_request_is_repeated(own_open: OpenStore) -> None:
-    fake = FakeStore(always(s3_error(503, "SlowDown")))
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}], ids=["an error", "asked to try again"])
+async def test_no_request_is_repeated(headers: dict[str, str], own_open: OpenStore) -> None:
+    body = s3_error(503, "SlowDown").partition(b"\r\n\r\n")[2]
+    fake = FakeStore(always(http(503, body, **headers)))
     async with listening(fake.handle) as endpoint:
         store = own_open(archive(endpoint))
         for call in (store.get("a"), store.put_if("a", b"", etag=None), store.remove("a"), store.names("a/")):

@@ -155,6 +155,20 @@ async def test_a_key_that_does_not_hold_ends_the_run_at_once(
     assert await state_of(key, resources) is State.SUBMITTED
 
 
+async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    keys = [f"{key}-{number}" for number in range(3)]
+    for name in keys:
+        await submit(name, resources, VideoRequest(prompt=name))
+    sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
+    resources.now = lambda: datetime.now(UTC) + timedelta(days=13)
+    with pytest.raises(AuthenticationError):
+        await collect(None, resources)
+    warned = [event.resource.name for event in sent.all() if event.event == "sora.generation.expiring"]
+    assert sorted(str(name) for name in warned) == keys
+
+
 @pytest.mark.parametrize(("days", "expiring"), [(11, False), (13, True)])
 async def test_what_will_soon_be_gone_is_warned_of(
     days: int, expiring: bool, key: str, resources: Resources, sandbox: SandboxServer

@@ -14,9 +14,15 @@ from apixo.constants import MAX_TRIES
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
-from flows.record.errors import KeyConflictError, SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.record.errors import (
+    KeyConflictError,
+    LedgerError,
+    SubmissionRejectedError,
+    UnconfirmedError,
+    VideoFailedError,
+)
 from flows.record.generation import Attempt, Generation, Owner, Problem, State
-from flows.record.ledger import Entry, Ledger
+from flows.record.ledger import Entry, Ledger, record_name
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
 from flows.submission import Submission, Terms
@@ -206,6 +212,19 @@ async def test_a_claim_that_is_answered_in_time_is_joined(
         key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_1", now=datetime.now(UTC))
     )
     assert (await joined).task_id == "task_1"
+    assert sandbox.record.submits() == []
+
+
+async def test_a_record_that_is_removed_under_those_who_wait_for_it_is_not_claimed_again(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """Somebody deleted it, perhaps with the bucket's other objects: what was paid for is not known any more."""
+    await abandoned_claim(key, resources, lease_seconds=30)
+    joined = asyncio.create_task(submit(key, resources))
+    await asyncio.sleep(0.3)
+    await resources.store.remove(record_name(key))
+    with pytest.raises(LedgerError, match=f"no record of {key} in the ledger any more"):
+        await joined
     assert sandbox.record.submits() == []
 
 

@@ -14,7 +14,7 @@ from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Problem, State
-from flows.record.indexes import TaskOwner, TaskOwners
+from flows.record.indexes import TaskOwner, TaskOwners, task_name
 from flows.record.ledger import Entry, Ledger
 from flows.record.transitions import unconfirmed
 from flows.resources import Resources, open_resources
@@ -194,4 +194,31 @@ async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
     resources.monotonic = lambda: real() + passed
     made = await submit(key, resources)
     assert [attempt.state for attempt in made.attempts] == [State.REJECTED, State.SUBMITTED]
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_an_owner_object_that_nobody_can_read_is_said_aloud_with_the_task(
+    resources: Resources,
+    sandbox: SandboxServer,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No error of the store: trying again would not help, and a cancelled run would tell its error to nobody."""
+    put = TaskOwners._put
+
+    async def after_junk(owners: TaskOwners, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
+        await owners._store.put(task_name(task_id), b"{junk")
+        return await put(owners, task_id, owner, etag=etag)
+
+    monkeypatch.setattr(TaskOwners, "_put", after_junk)
+    with pytest.raises(LedgerError) as caught:
+        await submit(key, resources)
+    (charged,) = sandbox.record.charged()
+    command = f"sora resolve {key} --task-id {charged.task_id}"
+    assert command in str(caught.value)
+    async with asyncio.timeout(5):
+        while command not in caplog.text:  # the alarm has a thread of its own
+            await asyncio.sleep(0.01)
+    assert (await recorded(key, resources)).state is State.CLAIMED
     assert len(sandbox.record.submits()) == 1
