@@ -167,8 +167,7 @@ def broken_by_haste(
     for attempt in old.attempts if old else ():
         after = new.attempts[attempt.number - 1]
         given_up = after.problem is not None and after.problem.kind == "OwnerDied" and attempt.problem is None
-        waited = now - claimed[new.key, attempt.number]
-        if given_up and waited < attempt.lease_seconds - ROUNDING_SECONDS:
+        if given_up and now - claimed[new.key, attempt.number] < attempt.lease_seconds - ROUNDING_SECONDS:
             yield f"attempt {attempt.number} was given up before its lease was over"
 
 
