@@ -152,11 +152,15 @@ def broken_by_sharing(records: dict[str, Generation]) -> Iterator[str]:
     yield from (f"task {task_id} belongs to {times} generations" for task_id, times in having.items() if times > 1)
 
 
-def broken_by_duplicates(records: dict[str, Generation], provider: Provider) -> Iterator[str]:
-    """Two keys that were paid for the same request, though every run refused that, and no attempt was rejected."""
+def broken_by_duplicates(records: dict[str, Generation], provider: Provider, permissions: Permissions) -> Iterator[str]:
+    """Two keys that were paid for the same request, though every run refused that.
+
+    Not where an attempt was rejected, or a person said that it was not taken: the request is then free for another key.
+    """
     paid = [key for key in records if provider.charged(key)]
     rejected = any(attempt.state is State.REJECTED for key in paid for attempt in records[key].attempts)
-    if len(paid) > 1 and not rejected:
+    decided = any(key in paid for key, _ in permissions.allowed)
+    if len(paid) > 1 and not rejected and not decided:
         yield f"{' and '.join(paid)} were both paid for the same request"
 
 

@@ -158,7 +158,7 @@ class Play:
                 await self._check_key(key)
             self.wrong += promises.broken_by_sharing(self.records)
             if self.refuse_duplicates:
-                self.wrong += promises.broken_by_duplicates(self.records, self.provider)
+                self.wrong += promises.broken_by_duplicates(self.records, self.provider, self.cast.permissions)
         if self.wrong:
             raise BrokenPromiseError("; ".join(dict.fromkeys(self.wrong)))
 
