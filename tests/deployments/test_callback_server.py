@@ -196,4 +196,3 @@ def test_the_help_teaches(tmp_path: Path) -> None:
     assert said.code == 0
     for word in ("nothing in it is", "TLS", "callback_url", "--port", "/health", "only costs time"):
         assert word in " ".join(said.out.split())
-    assert not (tmp_path / "home").exists()

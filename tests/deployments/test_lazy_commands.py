@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from deployments.cli.app import COMMANDS, VERBOSE, LazyCommand, app
 
@@ -31,6 +32,15 @@ def test_the_help_of_all_says_what_the_command_says_of_itself(name: str) -> None
     assert lazy.help is not None
     assert loaded.help is not None
     assert loaded.help.partition("\n\n")[0].replace("\n", " ") == lazy.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    said = CliRunner().invoke(app, [name, "--help"])
+    assert said.exit_code == 0, said.output
+    assert f"sora {name}" in said.output
+    first_words = COMMANDS[name].summary.partition(":")[0].partition(",")[0]
+    assert first_words in " ".join(said.output.split())
 
 
 @pytest.mark.parametrize(
