@@ -180,7 +180,7 @@ class Play:
         self.wrong += promises.broken_by_neglect(record)
         if (
             not self.acting(key)
-            and not self._two_died_closing(key)
+            and not self._died_between_marker_and_record(key)
             and await self.house.eye.get(marker_name(key)) is None
         ):
             if promises.may_come_home(record):
@@ -197,16 +197,18 @@ class Play:
         if found is None or found.data != film_of_task(task_id):
             self.wrong.append(f"{key} is archived as task {task_id}, with {found and found.data!r}")
 
-    def _two_died_closing(self, key: str) -> bool:
-        """One died after it had removed the marker and before it looked again, and another one of the same key too.
+    def _died_between_marker_and_record(self, key: str) -> bool:
+        """Somebody removed the marker, and a death kept it from being put back. `docs/reliability.md` names both ways.
 
-        The one window that is known and not closed: `docs/reliability.md` names it. Either death alone costs nothing.
+        One died before it looked again after removing it, and another one of the same key too. Or one died after it had
+        taken a closed record up again, and before it put back the marker that another one had removed meanwhile.
         """
         died = [actor for actor in self.actors if self.keys_of[actor] == key and actor.died]
-        if len(died) < 2 or not any(actor.closing for actor in died):
-            return False
-        self.house.tally["two died, one of them closing"] += 1
-        return True
+        closing = len(died) > 1 and any(actor.closing for actor in died)
+        marking = len(self.keys_of) > 1 and any(actor.next == f"PUT {marker_name(key)}" for actor in died)
+        if closing or marking:
+            self.house.tally["died between marker and record"] += 1
+        return closing or marking
 
     def _claims(self) -> list[tuple[tuple[str, int], int]]:
         return [(claim, times) for claim, times in Counter(self.cast.claims).items() if times > 1]
@@ -276,7 +278,7 @@ class Play:
                     await self._resolve(record)
         for key, record in self.records.items():
             unfinished = record.state in (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED)
-            if unfinished and not self._two_died_closing(key):
+            if unfinished and not self._died_between_marker_and_record(key):
                 self.wrong.append(f"{key} stays {record.state} for ever")
             self.house.tally[f"end: {record.state}"] += 1
             if not promises.may_come_home(record) and await self.house.eye.get(marker_name(key)) is not None:
