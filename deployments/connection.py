@@ -31,7 +31,8 @@ def use(environment: dict[str, str], *, verbose: bool = False) -> None:
     Raises:
         RuntimeError: Prefect is imported already and would not notice.
     """
-    if "prefect" in sys.modules and os.environ.get("PREFECT_API_URL") != environment.get("PREFECT_API_URL"):
+    chosen = environment.get("PREFECT_API_URL")
+    if chosen is not None and "prefect" in sys.modules and os.environ.get("PREFECT_API_URL") != chosen:
         raise RuntimeError("the server must be chosen before Prefect is imported")
     for name, value in QUIET.items():
         if not (verbose and "CONSOLE" in name):

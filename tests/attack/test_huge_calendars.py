@@ -19,8 +19,8 @@ from flows.batch.summary import BadRowsError
 from flows.generate_batch import generate_batch
 from flows.signals.artifacts import artifact_key
 from tests.attack.test_hostile_input import names
-from tests.deployments.sora import ROOT
 from tests.flows.conftest import StoredBlocks
+from tests.support.fork_server import ROOT
 from tests.support.memory import forget_peak, peak_kib
 
 MEASURED = """

@@ -1,5 +1,6 @@
 """`sora` as a client of the session's server, with blocks of its own."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from deployments.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from tests.deployments.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support.fork_server import ForkServer
 
 
 @pytest.fixture
@@ -18,11 +20,21 @@ async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectSe
     return await store_blocks(api, archive)
 
 
+@pytest.fixture(scope="session")
+def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Forks commands that talk to the session's server."""
+    folder = tmp_path_factory.mktemp("forks")
+    with ForkServer(folder / "socket", {**os.environ, **prefect_server.environment}) as server:
+        yield server
+
+
 @pytest.fixture
-def sora(stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Sora]:
+def sora(
+    stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, forks: ForkServer, tmp_path: Path
+) -> Iterator[Sora]:
     """The command line as a client of the session's server, whose blocks are named `stored.name`."""
     secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value()]
-    made = Sora(tmp_path, prefect_server.environment, secrets)
+    made = Sora(tmp_path, prefect_server.environment, secrets, forks)
     yield made
     made.close()
 

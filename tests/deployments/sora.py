@@ -6,7 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.fork_server import ROOT, Forked, ForkServer
+
+Process = subprocess.Popen[str] | Forked
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,19 @@ class Said:
 
 
 class Sora:
-    """The command line in a folder of its own. No secret may ever be printed, so each run is searched for them."""
+    """The command line in a folder of its own. No secret may ever be printed, so each run is searched for them.
 
-    def __init__(self, folder: Path, environment: dict[str, str], secrets: list[str]) -> None:
-        self.folder = folder
+    Args:
+        folder: where it runs.
+        environment: what it has beside the suite's own.
+        secrets: what no command may print.
+        forks: forks the commands that it can; None: each starts Python anew.
+    """
+
+    def __init__(
+        self, folder: Path, environment: dict[str, str], secrets: list[str], forks: ForkServer | None = None
+    ) -> None:
+        self.folder, self._forks = folder, forks
         self.environment = {
             **os.environ,
             **environment,
@@ -34,7 +45,7 @@ class Sora:
             "PYTHONPATH": str(ROOT),
         }
         self._secrets = secrets
-        self._started: list[subprocess.Popen[str]] = []
+        self._started: list[Process] = []
 
     def close(self) -> None:
         """Ends what a failed test left behind."""
@@ -42,24 +53,30 @@ class Sora:
             process.kill()
             process.communicate()
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.cli", *arguments],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: str, **environment: str) -> Process:
+        whole = {**self.environment, **environment}
+        process: Process
+        if self._forks is not None and self._forks.serves(whole):
+            process = self._forks.start(list(arguments), whole, self.folder)
+        else:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "deployments.cli", *arguments],
+                cwd=self.folder,
+                env=whole,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self._started.append(process)
         return process
 
-    def end(self, process: subprocess.Popen[str]) -> Said:
+    def end(self, process: Process) -> Said:
         out, err = process.communicate(timeout=90)
         self._started.remove(process)
         for secret in self._secrets:
             assert secret not in out + err
+        assert process.returncode is not None
         return Said(process.returncode, out, err)
 
     def __call__(self, *arguments: str, **environment: str) -> Said:

@@ -5,7 +5,6 @@ import contextlib
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,12 +19,13 @@ from deployments.callback_server import CallbackServer
 from deployments.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.resources import Resources
-from tests.deployments.sora import Sora, one_line
+from tests.deployments.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.signals.test_events import read_events
 from tests.flows.test_collect_videos import finished
 from tests.flows.test_resolution import submit
 from tests.support import make_api, unique
+from tests.support.fork_server import ForkServer
 from tests.support.receiver import exchange, named, post
 
 CALLBACK_SECRET = "a-callback-secret-for-tests"
@@ -107,14 +107,16 @@ async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: 
 
 
 @pytest.fixture
-def sora(stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, tmp_path: Path) -> Iterator[Sora]:
+def sora(
+    stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, forks: ForkServer, tmp_path: Path
+) -> Iterator[Sora]:
     secrets = [sandbox.settings.api_key, stored.archive.secret_key.get_secret_value(), CALLBACK_SECRET]
-    made = Sora(tmp_path, prefect_server.environment, secrets)
+    made = Sora(tmp_path, prefect_server.environment, secrets, forks)
     yield made
     made.close()
 
 
-async def listening(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+async def listening(process: Process) -> tuple[int, list[str]]:
     """The port of a started receiver, and what it said until it named its public address."""
     said: list[str] = []
     while not said or ("callback_url" not in said[-1] and "APIXO calls" not in said[-1]):

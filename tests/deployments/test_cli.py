@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from deployments.connection import SetupError
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import PipelineError, UnconfirmedError
 from flows.record.keys import check_key
-from tests.deployments.sora import Sora, one_line
+from tests.deployments.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 
@@ -247,7 +246,7 @@ def test_an_unclear_payment_is_resolved_by_a_person(
     assert len(sandbox.record.charged()) == 1
 
 
-def until(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def until(what: Callable[[], object], process: Process) -> None:
     deadline = time.monotonic() + 60
     while not what():
         assert process.poll() is None, process.communicate()

@@ -146,6 +146,6 @@ async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_writes_down_
         assert not [item.key for item in left if item.state in (State.CLAIMED, State.UNCONFIRMED)]
 
         sandbox.faults.clear()
-        await asyncio.wait_for(generate_batch(**order), 60)
+        await asyncio.wait_for(generate_batch(**order), 150)
         assert {item.state for item in await recorded(stored, keys) if item is not None} == {State.ARCHIVED}
         assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == ROWS

@@ -1,0 +1,188 @@
+"""Forks a `sora` process for each command: its imports take two seconds of processor, a fork takes milliseconds.
+
+The forked process is one of its own, with its own environment, folder, standard streams, exit code and signals. It has
+imported Prefect already, so it can only talk to the Prefect server that this process was started for.
+As a program it listens on the Unix socket that it is told, and ends with its standard input.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Final, Self
+
+ROOT: Final = Path(__file__).parents[2]
+PRELOADED: Final = (
+    "prefect.engine",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    *(
+        f"deployments.cli.{name}"
+        for name in ("batch", "callbacks", "collect", "generate", "ledger", "listing", "setup")
+    ),
+)
+MOST_BYTES: Final = 200_000
+"""Of an order: arguments and environment."""
+START_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 0.02
+
+
+class Forked:
+    """A forked command; what the tests use of `subprocess.Popen`."""
+
+    def __init__(self, address: Path, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.returncode: int | None = None
+        order = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
+        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.connect(str(address))
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        socket.send_fds(self._channel, [order.encode()], [null, its_out, its_err])
+        for its_own in (null, its_out, its_err):
+            os.close(its_own)
+        self.stdout: IO[str] = os.fdopen(out)
+        self.stderr: IO[str] = os.fdopen(err)
+        self.pid = int(self._channel.recv(MOST_BYTES))
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        if self.returncode is None and select.select([self._channel], [], [], 0)[0]:
+            self.returncode = int(self._channel.recv(MOST_BYTES))
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it still has to say, once it has ended."""
+        said: dict[str, str] = {}
+        readers = [
+            threading.Thread(target=lambda name, stream: said.update({name: stream.read()}), args=item, daemon=True)
+            for item in (("out", self.stdout), ("err", self.stderr))
+        ]
+        for reader in readers:
+            reader.start()
+        if not select.select([self._channel], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        self.poll()
+        for reader in readers:
+            reader.join()
+        for closing in (self.stdout, self.stderr, self._channel):
+            closing.close()
+        return said["out"], said["err"]
+
+
+class ForkServer:
+    """The forking process.
+
+    Args:
+        address: where its socket goes.
+        environment: with the Prefect server that all its commands talk to.
+    """
+
+    def __init__(self, address: Path, environment: Mapping[str, str]) -> None:
+        self._address, self._environment = address, environment
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self._address)],
+            cwd=ROOT,
+            env={**self._environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._address.exists():
+            assert self._process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(LOOK_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """Whether a command with this environment can be forked: to Prefect, it is that of this process."""
+        return _for_prefect(environment) == _for_prefect(self._environment)
+
+    def start(self, arguments: list[str], environment: Mapping[str, str], folder: Path) -> Forked:
+        return Forked(self._address, arguments, environment, folder)
+
+
+def _for_prefect(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
+
+
+def serve(address: Path) -> list[str]:
+    """Forks until standard input ends. Comes back in each forked process, with its arguments."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{address}.draft")
+    listener.listen(64)
+    Path(f"{address}.draft").rename(address)
+    running: dict[int, socket.socket] = {}
+    while True:
+        ready = select.select([0, listener.fileno()], [], [], LOOK_SECONDS if running else None)[0]
+        if 0 in ready:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+            sys.exit(0)
+        if listener.fileno() in ready:
+            channel = listener.accept()[0]
+            data, streams, _, _ = socket.recv_fds(channel, MOST_BYTES, 3)
+            assert threading.active_count() == 1
+            pid = os.fork()
+            if pid == 0:
+                order = json.loads(data)
+                for its_own, stream in enumerate(streams):
+                    os.dup2(stream, its_own)
+                for inherited in (
+                    *streams,
+                    channel.detach(),
+                    listener.detach(),
+                    *map(socket.socket.detach, running.values()),
+                ):
+                    os.close(inherited)
+                os.environ.clear()
+                os.environ.update(order["environment"])
+                os.chdir(order["folder"])
+                return list(order["arguments"])
+            for stream in streams:
+                os.close(stream)
+            channel.send(str(pid).encode())
+            running[pid] = channel
+        while running:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            with contextlib.suppress(OSError):  # whoever asked for it has gone
+                running[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
+            running.pop(pid).close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in PRELOADED:
+        import_module(name)
+    sys.argv = ["sora", *serve(Path(sys.argv[1]))]
+
+    from deployments.cli import main
+
+    main()
