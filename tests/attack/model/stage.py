@@ -97,6 +97,7 @@ class Actor:
         clock_was_set: its wall clock does not show any more how much time has passed.
         slept: its monotonic clock does not either.
         closing: it has removed the open marker, and has not yet looked whether it may stay away.
+        last: what it did last.
         paid_calls: what its payment thread runs, or ran.
     """
 
@@ -111,6 +112,7 @@ class Actor:
     clock_was_set: bool = False
     slept: bool = False
     closing: bool = False
+    last: str = ""
     waiting: deque[Halt] = field(default_factory=deque)
     task: asyncio.Task[Any] | None = None
     paid_calls: list[asyncio.Task[Any]] = field(default_factory=list)
@@ -185,6 +187,7 @@ class Actor:
     async def go_on(self, fate: Fate = Fate.GOES_WELL) -> None:
         """Releases it once and waits for its next halt, or its end."""
         here = self.waiting.popleft()
+        self.last = here.what
         self.closing = here.what.startswith("DELETE open/") or (
             self.closing and here.what.startswith(("GET ledger/", "PUT open/", "sleep"))
         )

@@ -180,8 +180,8 @@ class Play:
         self.wrong += promises.broken_by_neglect(record)
         if (
             not self.acting(key)
-            and not self._died_between_marker_and_record(key)
             and await self.house.eye.get(marker_name(key)) is None
+            and not self._died_between_marker_and_record(key)
         ):
             if promises.may_come_home(record):
                 self.wrong.append(f"{key} is {record.state} and not marked as open")
@@ -205,7 +205,8 @@ class Play:
         """
         died = [actor for actor in self.actors if self.keys_of[actor] == key and actor.died]
         closing = len(died) > 1 and any(actor.closing for actor in died)
-        marking = len(self.keys_of) > 1 and any(actor.next == f"PUT {marker_name(key)}" for actor in died)
+        marks, writes = f"PUT {marker_name(key)}", f"PUT {record_name(key)}"
+        marking = any(actor.next == marks and actor.last == writes for actor in died)
         if closing or marking:
             self.house.tally["died between marker and record"] += 1
         return closing or marking
