@@ -40,7 +40,7 @@ deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
 TEST_WORKERS ?= 2
 
 # Before the tests, whose time-outs are not made for building a program.
-MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments import object_store as store; \
+MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments.local import object_store as store; \
   store.find_minio(Path("$(LOCAL)")) or store.build_minio(Path("$(LOCAL)"), print)'
 
 # On a build machine also which lines and branches the suite's own processes ran.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deployments.stack_info import StackInfo
+from deployments.local.stack_info import StackInfo
 
 
 class SetupError(RuntimeError):

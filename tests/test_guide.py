@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import LazyGroup, app
-from deployments.deploy import EXAMPLES, MAIN, wanted_deployments
+from deployments.setup.deploy import EXAMPLES, MAIN, wanted_deployments
 from flows.batch.calendar_rows import FIELDS, Row
 from flows.batch.calendars import parse_calendar
 from flows.signals.events import TASK_FINISHED, Happening

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from deployments.connection import Connection, SetupError, connect
-from deployments.stack_info import LOCAL_DIR
+from deployments.local.stack_info import LOCAL_DIR
 
 MARKUP: Final = "markdown"
 

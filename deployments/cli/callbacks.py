@@ -8,9 +8,9 @@ import typer
 from rich.markup import escape
 
 from blocks import ApixoApi
-from deployments.callbacks import serve
 from deployments.cli.console import err
 from deployments.connection import flush
+from deployments.receiver.calls import serve
 
 
 def callbacks(

@@ -13,10 +13,10 @@ from rich.markup import escape
 
 from deployments.cli.console import err, out
 from deployments.connection import Connection, flush, use
-from deployments.credentials import Credentials
-from deployments.processes import LOOPBACK, free_port, port_is_free
-from deployments.services import RECEIVER_PORT, client_services, default_services
-from deployments.stack import LocalStack
+from deployments.local.credentials import Credentials
+from deployments.local.processes import LOOPBACK, free_port, port_is_free
+from deployments.local.services import RECEIVER_PORT, client_services, default_services
+from deployments.local.stack import LocalStack
 
 if TYPE_CHECKING:
     from apixo import VideoRequest
@@ -157,7 +157,7 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
 
 
 async def _deploy() -> None:
-    from deployments.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
+    from deployments.setup.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
 
     await deploy(MAIN, EXAMPLES)
 
@@ -197,7 +197,7 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
 
 async def _save_blocks(environ: dict[str, str]) -> None:
     from blocks import VideoArchive  # noqa: PLC0415 - imports Prefect
-    from deployments.setup import make_bucket, save_blocks  # noqa: PLC0415
+    from deployments.setup.blocks import make_bucket, save_blocks  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 
     # This stack's own settings only: a real key in the caller's environment must not reach the stand-in.

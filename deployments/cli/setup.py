@@ -11,9 +11,9 @@ from rich.markup import escape
 from blocks import VideoArchive
 from deployments.cli.console import err, out
 from deployments.connection import Connection
-from deployments.deploy import MAIN, delete_examples_commands
-from deployments.deploy import deploy as deploy_files
-from deployments.setup import Saved, make_bucket, save_blocks
+from deployments.setup.blocks import Saved, make_bucket, save_blocks
+from deployments.setup.deploy import MAIN, delete_examples_commands
+from deployments.setup.deploy import deploy as deploy_files
 from flows.resources import load_block
 
 

@@ -8,8 +8,8 @@ import certifi
 import pytest
 
 from blocks import VideoArchive
-from deployments.object_store import ObjectStoreServer
-from deployments.prefect_server import PrefectServer
+from deployments.local.object_store import ObjectStoreServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
 from tests.attack.fifty import Commands
 from tests.attack.stage import World

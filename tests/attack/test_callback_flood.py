@@ -16,8 +16,8 @@ import pytest
 from prefect.blocks.system import Secret
 
 from blocks import VideoArchive
-from deployments.prefect_server import PrefectServer
-from deployments.processes import ManagedProcess, free_port
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import ManagedProcess, free_port
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.batch.summary import BatchSummary
 from flows.generate_batch import generate_batch

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from apixo import VideoRequest
 from blocks import VideoArchive
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from deployments.sandbox.films import render_film
 from flows.batch.summary import BatchFailedError, BatchSummary
@@ -25,7 +25,7 @@ from flows.record.generation import State
 from flows.record.ledger import Ledger
 from flows.signals.artifacts import artifact_key
 from tests.attack.hostile_provider import HostileProvider, Inside, providing
-from tests.deployments.sora import Sora
+from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.signals.test_artifacts import CONTROLS, NASTY, inline, shape
 from tests.flows.signals.test_events import read_events

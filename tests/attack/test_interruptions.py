@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 from prefect.client.orchestration import get_client
 
-from deployments.object_store import ObjectStoreServer
-from deployments.prefect_server import PrefectServer
+from deployments.local.object_store import ObjectStoreServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
 from tests.attack.fifty import (

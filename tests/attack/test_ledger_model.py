@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.object_store import ObjectStoreServer
+from deployments.local.object_store import ObjectStoreServer
 from tests.attack.model.director import direct, opened
 
 PLAYS = int(os.environ.get("PLAYS", "60"))

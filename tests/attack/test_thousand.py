@@ -12,7 +12,7 @@ from prefect.blocks.system import Secret
 
 from apixo import constants
 from blocks import VideoArchive
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
 from deployments.sandbox.films import render_film
 from flows.generate_batch import SUBMISSIONS_PER_SECOND

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
-from deployments.credentials import Credentials
-from deployments.object_store import FORCE_VARIABLE, ObjectStoreServer, start_object_store
+from deployments.local.credentials import Credentials
+from deployments.local.object_store import FORCE_VARIABLE, ObjectStoreServer, start_object_store
 
 CHECKOUT = Path(__file__).parents[2]
 CREDENTIALS = Credentials("sora", "a-5ec7e7-of-enough-length")

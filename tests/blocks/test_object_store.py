@@ -22,7 +22,7 @@ from blocks.conditions import PROBE, prove
 from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnavailableError
 from blocks.object_store import ObjectDigest, ObjectStore
 from blocks.s3_uploads import ONE_REQUEST_BYTES
-from deployments.object_store import ObjectStoreServer
+from deployments.local.object_store import ObjectStoreServer
 
 from .conftest import OpenStore, archive
 from .wire import FakeStore, LosingProxy, http, listening

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from blocks import ApixoApi, VideoArchive
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
-from tests.deployments.sora import Sora
+from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support.fork_server import ForkServer
 

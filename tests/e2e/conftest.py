@@ -14,8 +14,8 @@ import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 
-from deployments.prefect_server import PrefectServer
-from deployments.processes import ManagedProcess
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import ManagedProcess
 
 ROOT = Path(__file__).parent.parent.parent
 RUN_SECONDS = 90

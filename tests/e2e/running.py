@@ -17,8 +17,8 @@ import httpx
 from pydantic import SecretStr
 
 from blocks import VideoArchive
+from deployments.local.stack_info import StackInfo
 from deployments.sandbox import Fault
-from deployments.stack_info import StackInfo
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 

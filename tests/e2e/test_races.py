@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.object_store import ObjectStoreServer
-from deployments.prefect_server import PrefectServer
+from deployments.local.object_store import ObjectStoreServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from tests.flows.conftest import store_blocks
 from tests.support import KITE, make_api, make_archive

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.processes import ManagedProcess, wait_until_ready
-from deployments.stack_info import StackInfo
+from deployments.local.processes import ManagedProcess, wait_until_ready
+from deployments.local.stack_info import StackInfo
 from flows.record.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique

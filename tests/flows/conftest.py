@@ -9,7 +9,7 @@ from prefect.blocks.system import Secret
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from flows.generate_video import generate_video
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger

@@ -13,8 +13,8 @@ from prefect import flow
 from apixo import ApixoClient, ApixoError, Failed, VideoRequest
 from blocks import ApixoApi
 from blocks.errors import StoreUnavailableError
-from deployments.object_store import ObjectStoreServer
-from deployments.prefect_server import PrefectServer
+from deployments.local.object_store import ObjectStoreServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.callbacks import NOTE, Outcome, answer_call, parse_claimed_task_id
 from flows.collect_videos import Collected, collect

@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreUnavailableError
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch.budget import BudgetError
 from flows.batch.calendar_rows import BatchItem

@@ -10,7 +10,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from flows.permission import rerun_by_person, sent_back_by
 from flows.record.generation import Attempt, Owner
 from tests.support import unique

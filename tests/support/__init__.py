@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
-from deployments.object_store import ObjectStoreServer
+from deployments.local.object_store import ObjectStoreServer
 from deployments.sandbox import SandboxServer
 
 KITE = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")

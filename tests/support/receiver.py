@@ -13,8 +13,8 @@ from typing import Any
 from prefect.blocks.system import Secret
 
 from blocks import ApixoApi, VideoArchive
-from deployments.callback_server import CallbackServer
-from deployments.callbacks import open_app
+from deployments.receiver.calls import open_app
+from deployments.receiver.server import CallbackServer
 from flows.resources import Resources, open_resources
 
 
@@ -128,7 +128,7 @@ async def receiving(
         name: of both blocks, for the events.
         submitting: the archive as the submitting side reaches it, where that differs.
         path: of the public address.
-        times: see `deployments.callbacks.create_app`.
+        times: see `deployments.receiver.calls.create_app`.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listener.getsockname()[1]

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from deployments.object_store import ObjectStoreServer
+from deployments.local.object_store import ObjectStoreServer
 from flows.record.generation import State
 from flows.resources import Resources
 from tests.attack.model.cast import set_up

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
-from deployments.object_store import ObjectStoreServer
+from deployments.local.object_store import ObjectStoreServer
 from flows.batch.calendar_rows import FIELDS
 from flows.batch.calendars import (
     MAX_CALENDAR_BYTES,

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from deployments.object_store import ObjectStoreServer
+from deployments.local.object_store import ObjectStoreServer
 from tests.attack.model.director import direct, opened
 
 

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import TypeAdapter, ValidationError
 
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from flows.record.errors import InvalidKeyError
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
 

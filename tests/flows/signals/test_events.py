@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from apixo import VideoRequest
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
 from flows.record.errors import VideoFailedError

@@ -9,7 +9,7 @@ import pytest
 from prefect import flow, task
 from prefect.logging import get_run_logger
 
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from flows.signals.progress import Progress, RunLog, listen, report_progress, report_total, run_logger
 from tests.support import unique
 

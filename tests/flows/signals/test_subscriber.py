@@ -6,7 +6,7 @@ import time
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from flows.signals.events import emit_task_finished
 from flows.signals.subscriber import Subscriber
 

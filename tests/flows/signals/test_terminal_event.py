@@ -10,7 +10,7 @@ from prefect.events.schemas.events import Event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from apixo import VideoRequest
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from flows.record.ledger import marker_name

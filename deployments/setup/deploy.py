@@ -17,10 +17,10 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.exceptions import ObjectNotFound
 
 from deployments.connection import SetupError
-from deployments.schedules import keep_schedules
-from deployments.setup import Outcome, Saved
+from deployments.setup.blocks import Outcome, Saved
+from deployments.setup.schedules import keep_schedules
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 """Where prefect.yaml is; a worker runs the code from there."""
 MAIN: Final = "prefect.yaml"
 EXAMPLES: Final = "deployments/examples/prefect.yaml"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deployments.processes import (
+from deployments.local.processes import (
     LOOPBACK,
     Launcher,
     ManagedProcess,

@@ -10,8 +10,8 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
-from deployments.prefect_server import PrefectServer
-from deployments.schedules import changes_to_keep, keep_schedules
+from deployments.local.prefect_server import PrefectServer
+from deployments.setup.schedules import changes_to_keep, keep_schedules
 from tests.support import unique
 
 MORNING = CronSchedule(cron="0 6 * * *", timezone="UTC")

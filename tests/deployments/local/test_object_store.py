@@ -12,16 +12,16 @@ import pytest
 from minio import Minio
 from minio.error import S3Error
 
-from deployments.credentials import Credentials
-from deployments.object_store import (
+from deployments.local.credentials import Credentials
+from deployments.local.object_store import (
     ObjectStoreServer,
     build_minio,
     find_minio,
     start_object_store,
 )
-from deployments.processes import Launcher, LauncherClosedError, PortTakenError, ProcessError, free_port, http_get
+from deployments.local.processes import Launcher, LauncherClosedError, PortTakenError, ProcessError, free_port, http_get
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 KEYS = Credentials("sora", "a-secret-of-enough-length")
 
 # The first test may have to build MinIO.
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_executed_is_no_minio(tmp_path: Path, monkeypatch:
 def test_concurrent_processes_build_minio_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_go(tmp_path, monkeypatch, WRITES_A_PROGRAM)
     script = (
-        "import pathlib, sys; from deployments.object_store import build_minio\n"
+        "import pathlib, sys; from deployments.local.object_store import build_minio\n"
         "print(build_minio(pathlib.Path(sys.argv[1]), print))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "local")]

@@ -17,8 +17,8 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
-from deployments.credentials import Credentials
-from deployments.processes import (
+from deployments.local.credentials import Credentials
+from deployments.local.processes import (
     LOOPBACK,
     Launcher,
     ManagedProcess,

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments import callback_queue
-from deployments.callback_queue import MOST_WAITING_FOR_ONE, CallbackQueue, QueueFullError, Result, Trouble
+from deployments.receiver import queue as callback_queue
+from deployments.receiver.queue import MOST_WAITING_FOR_ONE, CallbackQueue, QueueFullError, Result, Trouble
 from flows.callbacks import Outcome
 
 

@@ -1,6 +1,6 @@
 """The callback receiver, which the provider calls when a task has ended.
 
-What a call means is in `flows.callbacks`, how many are handled at once in `deployments.callback_queue`. Here are the
+What a call means is in `flows.callbacks`, how many are handled at once in `deployments.receiver.queue`. Here are the
 request handlers. They face the internet, so they answer everything that carries no valid token alike, before they read
 a body or look at the ledger, and each connection, body and answer has a bound. If the receiver is down, nothing is
 lost: polling goes on.
@@ -29,10 +29,10 @@ from apixo import ApixoError
 from apixo.redaction import hide_secret
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
-from deployments.callback_queue import CallbackQueue, QueueFullError, Result, Trouble
-from deployments.callback_server import CallbackServer
 from deployments.connection import SetupError
-from deployments.notifier import Notifier
+from deployments.receiver.notifier import Notifier
+from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
+from deployments.receiver.server import CallbackServer
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key

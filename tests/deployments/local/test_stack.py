@@ -13,11 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from deployments.credentials import Credentials
-from deployments.processes import LOOPBACK, ManagedProcess, ProcessDiedError, free_port, http_get, wait_until_ready
-from deployments.services import Service, Start, default_services
-from deployments.stack import LocalStack, StackRunningError
-from deployments.stack_info import StackInfo
+from deployments.local.credentials import Credentials
+from deployments.local.processes import (
+    LOOPBACK,
+    ManagedProcess,
+    ProcessDiedError,
+    free_port,
+    http_get,
+    wait_until_ready,
+)
+from deployments.local.services import Service, Start, default_services
+from deployments.local.stack import LocalStack, StackRunningError
+from deployments.local.stack_info import StackInfo
 
 # Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
 SERVER = """
@@ -198,7 +205,7 @@ PARENT = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[2])
 from test_stack import tiny
-from deployments.stack import LocalStack
+from deployments.local.stack import LocalStack
 services = [tiny("a"), tiny("b", pause=float(sys.argv[3]))]
 with LocalStack(pathlib.Path(sys.argv[1]), services=services, say=lambda line: print(line, flush=True)) as stack:
     stack.wait()

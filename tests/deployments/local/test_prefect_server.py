@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from deployments.prefect_server import PrefectServer, start_prefect_server
-from deployments.processes import LOOPBACK, PortTakenError, http_get
+from deployments.local.prefect_server import PrefectServer, start_prefect_server
+from deployments.local.processes import LOOPBACK, PortTakenError, http_get
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-import deployments.callbacks
+import deployments.receiver.calls
 from apixo import NoReplyError, VideoRequest
 from blocks import ApixoApi, VideoArchive
-from deployments.callback_queue import CallbackQueue, QueueFullError
-from deployments.callbacks import MOST_BODY_BYTES, create_app
 from deployments.connection import SetupError
-from deployments.object_store import ObjectStoreServer
-from deployments.prefect_server import PrefectServer
+from deployments.local.object_store import ObjectStoreServer
+from deployments.local.prefect_server import PrefectServer
+from deployments.receiver.calls import MOST_BODY_BYTES, create_app
+from deployments.receiver.queue import CallbackQueue, QueueFullError
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import State
@@ -362,7 +362,7 @@ async def test_something_nobody_foresaw_is_logged_and_told_to_nobody(
     async def break_down(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a secret of ours")
 
-    monkeypatch.setattr(deployments.callbacks, "answer_call", break_down)
+    monkeypatch.setattr(deployments.receiver.calls, "answer_call", break_down)
     broken = await receiver.ring(key, "task_1")
     assert (broken.status, broken.body) == (500, b'{"status":"error"}')
     assert "ZeroDivisionError: a secret of ours" in caplog.text
@@ -425,7 +425,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
         raise ZeroDivisionError(receiver.api.callback_url_for(key))
 
     for breaking in (quote_the_address, trip_over_the_address):
-        monkeypatch.setattr(deployments.callbacks, "answer_call", breaking)
+        monkeypatch.setattr(deployments.receiver.calls, "answer_call", breaking)
         await receiver.ring(key, task_id)
     told = "\n".join(everything_logged)
     assert "reconciled by its callback" in told

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from deployments.credentials import Credentials
-from deployments.processes import port_answers
+from deployments.local.credentials import Credentials
+from deployments.local.processes import port_answers
 
 LOCAL_DIR: Final = Path(".local")
 """Where the local stack keeps its data and logs, unless something else is said."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.processes import (
+from deployments.local.processes import (
     LOOPBACK,
     Launcher,
     LauncherClosedError,
@@ -115,7 +115,7 @@ def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     # Started in a thread that has ended: what a death signal of the kernel's would get wrong.
     script = (
         "import pathlib, sys, threading, time\n"
-        "from deployments.processes import ManagedProcess\n"
+        "from deployments.local.processes import ManagedProcess\n"
         "kept = []\n"
         "def start(): kept.append(ManagedProcess(sys.argv[2:], name='x', log_path=pathlib.Path(sys.argv[1])))\n"
         "thread = threading.Thread(target=start); thread.start(); thread.join()\n"

@@ -14,12 +14,12 @@ from prefect.blocks.system import Secret
 from starlette.applications import Starlette
 
 from blocks import VideoArchive
-from deployments import callback_server
-from deployments.callback_server import CallbackServer
-from deployments.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
+from deployments.receiver import server as callback_server
+from deployments.receiver.server import CallbackServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.resources import Resources
-from tests.deployments.sora import Process, Sora, one_line
+from tests.deployments.cli.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.signals.test_events import read_events
 from tests.flows.test_collect_videos import finished

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
-from deployments.prefect_server import PrefectServer
-from deployments.setup import Saved, save_blocks
+from deployments.local.prefect_server import PrefectServer
+from deployments.setup.blocks import Saved, save_blocks
 from flows.record.errors import PipelineError
 from flows.resources import load_block
 from tests.support import unique

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from deployments.credentials import Credentials
-from deployments.object_store import Say, start_object_store
-from deployments.prefect_server import start_prefect_server
-from deployments.processes import LOOPBACK, Launcher, ManagedProcess, http_get, wait_until_ready
+from deployments.local.credentials import Credentials
+from deployments.local.object_store import Say, start_object_store
+from deployments.local.prefect_server import start_prefect_server
+from deployments.local.processes import LOOPBACK, Launcher, ManagedProcess, http_get, wait_until_ready
 
 SANDBOX_PORT: Final = 8700
 MINIO_PORT: Final = 9000

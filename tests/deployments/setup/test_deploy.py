@@ -19,10 +19,10 @@ from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 from pydantic import ValidationError
 
 from apixo import VideoRequest
-from deployments import deploy
 from deployments.connection import SetupError
-from deployments.prefect_server import PrefectServer
-from deployments.setup import Saved
+from deployments.local.prefect_server import PrefectServer
+from deployments.setup import deploy
+from deployments.setup.blocks import Saved
 from flows.generate_batch import generate_batch
 from flows.record.keys import calendar_key
 

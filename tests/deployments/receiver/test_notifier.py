@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from deployments.notifier import Notifier
+from deployments.receiver.notifier import Notifier
 
 
 class Told:

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deployments.processes import ProcessError
+from deployments.local.processes import ProcessError
 
 
 @dataclass(frozen=True)

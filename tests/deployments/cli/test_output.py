@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
-from tests.deployments.sora import Sora
+from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks
 
 NOISE = ("Traceback", "Exception ignored", "BrokenPipe", "Errno", "SystemExit")

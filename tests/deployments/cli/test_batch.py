@@ -4,7 +4,7 @@ import json
 
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.keys import calendar_key
-from tests.deployments.sora import Sora
+from tests.deployments.cli.sora import Sora
 from tests.support import unique
 
 GOOD = "id,prompt\nopening,Dunes at dawn\nending,Dunes at dawn\n"

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
 
-from deployments.object_store import ObjectStoreServer, Say
-from deployments.prefect_server import PrefectServer
-from deployments.processes import (
+from deployments.local.object_store import ObjectStoreServer, Say
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import (
     LOOPBACK,
     Launcher,
     LauncherClosedError,
@@ -24,8 +24,8 @@ from deployments.processes import (
     ProcessError,
     start_on_free_port,
 )
-from deployments.services import RunningServer, Service, Start, default_services
-from deployments.stack_info import LOCAL_DIR, ServiceInfo, StackInfo
+from deployments.local.services import RunningServer, Service, Start, default_services
+from deployments.local.stack_info import LOCAL_DIR, ServiceInfo, StackInfo
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -22,7 +22,7 @@ from deployments.connection import SetupError
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import PipelineError, UnconfirmedError
 from flows.record.keys import check_key
-from tests.deployments.sora import Process, Sora, one_line
+from tests.deployments.cli.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 

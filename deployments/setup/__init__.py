@@ -1,0 +1,1 @@
+"""Set-up of a Prefect server: the blocks, the work pool, the deployments of prefect.yaml."""
