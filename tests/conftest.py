@@ -1,4 +1,4 @@
-"""What the whole suite shares: one real MinIO, one real Prefect server, and a stand-in of the API for each test.
+"""What the whole suite shares: one real MinIO, one real Prefect server, and a sandbox for each test.
 
 All of it listens on free loopback ports and keeps its data in temporary folders, so suites can run beside each other.
 """
@@ -112,20 +112,20 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the stand-ins keep their films: the same film is drawn once for the whole suite."""
+    """Where the sandboxes keep their films: the same film is drawn once for the whole suite."""
     return tmp_path_factory.mktemp("films")
 
 
 @pytest.fixture
 def sandbox(films: Path) -> Iterator[SandboxServer]:
-    """A stand-in of its own for each test: minutes become fractions of a second, films are small."""
+    """A sandbox of its own for each test: minutes become fractions of a second, films are small."""
     with SandboxServer(SandboxSettings(speed=600, film_height=90, data_dir=films)) as server:
         yield server
 
 
 @pytest.fixture
 def api(sandbox: SandboxServer) -> ApixoApi:
-    """The API block for this test's stand-in."""
+    """The API block for this test's sandbox."""
     return make_api(sandbox)
 
 

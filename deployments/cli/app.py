@@ -38,16 +38,17 @@ class Command:
 COMMANDS: Final = {
     "demo": Command(
         "demo", "demo",
-        "Generate three videos with the stand-in of the API, on this machine, without an account.", connects=False,
+        "Generate three videos with the sandbox, a fake of the API on this machine: no account, no cost.",
+        connects=False,
     ),
     "up": Command(
         "demo", "up",
-        "Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback "
+        "Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, callback "
         "receiver.", connects=False,
     ),
     "sandbox": Command(
         "sandbox", "sandbox",
-        "Start the stand-in of the APIXO Sora-2 API: the documented API, with playable films, for trying and testing.",
+        "Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.",
         connects=False,
     ),
     "setup": Command(

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 SPEED: Final = 60.0
-"""How many times faster than life the stand-in works: 2 to 4 minutes become 2 to 4 seconds."""
+"""How many times faster than life the sandbox works: 2 to 4 minutes become 2 to 4 seconds."""
 
 
 def demo(
     context: typer.Context,
-    speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
+    speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
 ) -> None:
-    """Generate three videos with the stand-in of the API, on this machine, without an account.
+    """Generate three videos with the sandbox, a fake of the API on this machine: no account, no cost.
 
-    Starts the stand-in, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape and a portrait
-    video from text and one from an image, archives them, and stops what it started. Costs nothing.
+    Starts the sandbox, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape and a portrait
+    video from text and one from an image, archives them, and stops what it started.
     """
     connection: Connection = context.obj
     raise typer.Exit(run_demo(connection.local_dir, speed=speed))
@@ -42,10 +42,10 @@ def demo(
 
 def up(
     context: typer.Context,
-    speed: Annotated[float, typer.Option(help="How many times faster than life the stand-in generates.")] = SPEED,
+    speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
     film_height: Annotated[int, typer.Option(help="Short side of its films, in pixels.")] = 720,
 ) -> None:
-    """Start everything, and keep it up until Ctrl-C: stand-in, MinIO, Prefect with its UI, worker, callback receiver.
+    """Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, callback receiver.
 
     It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
     events. In another terminal of this folder, `sora generate` and all other commands use this stack.
@@ -55,7 +55,7 @@ def up(
 
 
 def timing(speed: float) -> dict[str, str]:
-    """The API block's timing for a stand-in of that speed: APIXO's advice, so much faster."""
+    """The API block's timing for a sandbox of that speed: APIXO's advice, so much faster."""
     return {
         "APIXO_INITIAL_WAIT_SECONDS": f"{180 / speed:.3f}",
         "APIXO_POLL_INTERVAL_SECONDS": f"{max(10 / speed, 0.1):.3f}",
@@ -137,7 +137,7 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     password = escape(str(local_dir / "minio-credentials.json"))
     out.print(f"Prefect UI      {ui}")
     out.print(f"MinIO console   {store.console_url or 'none'}  (user {store.access_key}, password in {password})")
-    out.print(f"Stand-in        {stack.sandbox_url}")
+    out.print(f"Sandbox         {stack.sandbox_url}")
     out.print(f"Callbacks       {stack.servers['receiver'].url}")
     out.print("\nTo click:")
     out.print(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
@@ -200,7 +200,7 @@ async def _save_blocks(environ: dict[str, str]) -> None:
     from deployments.setup.blocks import make_bucket, save_blocks  # noqa: PLC0415
     from flows.resources import load_block  # noqa: PLC0415
 
-    # This stack's own settings only: a real key in the caller's environment must not reach the stand-in.
+    # This stack's own settings only: a real key in the caller's environment must not reach the sandbox.
     # And no callbacks but this stack's: an earlier one's receiver is gone.
     await save_blocks(environ, reset=("callback_url", "callback_secret"))
     await make_bucket(await load_block(VideoArchive, "default"))

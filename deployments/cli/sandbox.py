@@ -1,4 +1,4 @@
-"""`sora sandbox`: the stand-in of the API alone."""
+"""`sora sandbox`: the sandbox alone."""
 
 import os
 from typing import Annotated
@@ -21,7 +21,7 @@ def sandbox(
     requests_per_minute: Annotated[int, typer.Option(help="More than these answer 429.")] = 10_000,
     max_concurrent_tasks: Annotated[int, typer.Option(help="More than these at once answer 429.")] = 1_000,
 ) -> None:
-    """Start the stand-in of the APIXO Sora-2 API: the documented API, with playable films, for trying and testing.
+    """Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.
 
     It takes the documented requests, with bearer key, limits, errors, states over time, callbacks and result URLs that
     expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its first page lists all tasks.
@@ -33,7 +33,7 @@ def sandbox(
         requests_per_minute=requests_per_minute,
         max_concurrent_tasks=max_concurrent_tasks,
     )
-    err.print(f"The stand-in of the APIXO Sora-2 API runs at http://127.0.0.1:{port} at {speed:g} times life's speed.")
+    err.print(f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port} at {speed:g} times life's speed.")
     err.print(f"Sample start image: http://127.0.0.1:{port}/samples/harbour.jpg")
     if "SORA_SANDBOX_API_KEY" not in os.environ:
         err.print(f"API key: {api_key}")

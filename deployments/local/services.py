@@ -1,4 +1,4 @@
-"""The services of a local stack: the stand-in of the API, the object store and a Prefect server."""
+"""The services of a local stack: the sandbox of the API, the object store and a Prefect server."""
 
 import os
 import sys
@@ -79,7 +79,7 @@ class Service:
 
 @dataclass(frozen=True)
 class SandboxServer:
-    """The running stand-in of the provider's API."""
+    """The running sandbox of the provider's API."""
 
     url: str
     api_key: str = field(repr=False)
@@ -102,11 +102,11 @@ class ClientServer:
 
 
 def default_services(local_dir: Path, *, speed: float = 60.0, sandbox_arguments: Sequence[str] = ()) -> list[Service]:
-    """The stand-in, the object store and Prefect.
+    """The sandbox, the object store and Prefect.
 
     Args:
         local_dir: where they keep their data.
-        speed: how many times faster than life the stand-in makes its films.
+        speed: how many times faster than life the sandbox makes its films.
         sandbox_arguments: further arguments of its command line.
     """
     local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
@@ -191,13 +191,13 @@ def _start_client(
 
 
 def start_sandbox(start: Start, *, api_key: str, speed: float, arguments: Sequence[str] = ()) -> SandboxServer:
-    """Starts the stand-in of the API and waits until it answers. `speed` 60 makes a minute a second."""
+    """Starts the sandbox of the API and waits until it answers. `speed` 60 makes a minute a second."""
     data_dir = start.local_dir / "sandbox"
     data_dir.mkdir(parents=True, exist_ok=True)
     options = ["--port", str(start.port), "--speed", str(speed)]
     process = start.launcher.start(
         [sys.executable, "-m", "deployments.cli", "sandbox", *options, *arguments],
-        name="The stand-in of the API",
+        name="The sandbox of the API",
         log_path=start.log_dir / "sandbox.log",
         environment={**os.environ, **start.environment, "SORA_SANDBOX_API_KEY": api_key},
         cwd=data_dir,  # Python's -m looks here first: another folder's own `deployments` must not win

@@ -1,4 +1,4 @@
-"""The local stack: the stand-in of the API, the object store and a Prefect server, as children of this process."""
+"""The local stack: the sandbox of the API, the object store and a Prefect server, as children of this process."""
 
 import fcntl
 import json
@@ -65,7 +65,7 @@ class LocalStack:
 
     @property
     def sandbox_url(self) -> str:
-        """The base URL of the stand-in."""
+        """The base URL of the sandbox."""
         return self.servers["sandbox"].url
 
     @property

@@ -1,4 +1,4 @@
-"""A local stand-in of the APIXO Sora-2 API: documented behaviour, scripted faults, playable films, and no bill."""
+"""A local fake of the APIXO Sora-2 API: documented behavior, scripted faults, playable videos, and no bill."""
 
 from deployments.sandbox.app import create_app
 from deployments.sandbox.faults import Fault, FaultScript

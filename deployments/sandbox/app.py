@@ -1,4 +1,4 @@
-"""The stand-in of the APIXO Sora-2 API as a Starlette app: the documented calls, the films, and a few sample images."""
+"""The sandbox of the APIXO Sora-2 API as a Starlette app: the documented calls, the films, and a few sample images."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def create_app(
     faults: FaultScript | None = None,
     board: TaskBoard | None = None,
 ) -> Starlette:
-    """The stand-in as an ASGI app. Faults that cut connections need uvicorn; `SandboxServer` runs it there."""
+    """The sandbox as an ASGI app. Faults that cut connections need uvicorn; `SandboxServer` runs it there."""
     settings = settings or SandboxSettings()
     # `or` would not do: an empty record is false.
     record = RequestRecord() if record is None else record

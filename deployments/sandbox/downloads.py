@@ -9,7 +9,7 @@ from starlette.responses import FileResponse
 from starlette.types import ASGIApp
 
 from deployments.sandbox.faults import Fault
-from deployments.sandbox.misbehaviour import PAGES, hang, trickle
+from deployments.sandbox.misbehavior import PAGES, hang, trickle
 from deployments.sandbox.tasks import Task, TaskBoard
 from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
 

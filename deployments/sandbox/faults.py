@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which call, how often. `misbehaviour` and `downloads` carry them out."""
+"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `downloads` carry them out."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class _Entry:
 
 
 class FaultScript:
-    """The faults still to come. Safe to change from any thread while the stand-in runs.
+    """The faults still to come. Safe to change from any thread while the sandbox runs.
 
     A request gets the first fault that matches it and is not used up. A fault counts a request towards its `skip`
     only when no fault before it took that request.

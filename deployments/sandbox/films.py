@@ -1,4 +1,4 @@
-"""Renders the stand-in's films: real MP4s that any player plays, in about a quarter of a second of work a second."""
+"""Renders the sandbox's films: real MP4s that any player plays, in about a quarter of a second of work a second."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ THUMBNAIL_HEIGHT = 120
 THUMBNAIL_HOLD = 6
 #: How much the Ken Burns move zooms in over a whole film.
 ZOOM = 0.12
-#: ITU-R BT.709, the colours a player assumes for HD.
+#: ITU-R BT.709, the colors a player assumes for HD.
 BT709 = 1
 
 
 class RenderingCancelledError(Exception):
-    """The stand-in was stopped while it rendered this film. Nothing was left behind."""
+    """The sandbox was stopped while it rendered this film. Nothing was left behind."""
 
 
 def film_size(aspect_ratio: AspectRatio, height: int) -> tuple[int, int]:

@@ -55,7 +55,7 @@ class FilmStore:
 
         while not path.exists():
             if self._stopped.is_set():
-                raise RenderingCancelledError("the stand-in is stopped")
+                raise RenderingCancelledError("the sandbox is stopped")
             rendering = self._under_way.get(path)
             if rendering is None:
                 rendering = asyncio.get_running_loop().run_in_executor(self._pool, render)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deployments.sandbox.settings import IMAGE_FORMATS, IMAGE_LIMIT_BYTES, NETWORK_TIMEOUT_SECONDS
 
-#: The stand-in's own requests carry this, so that a record can tell them from the pipeline's.
+#: The sandbox's own requests carry this, so that a record can tell them from the pipeline's.
 USER_AGENT = "apixo-sandbox"
 
 

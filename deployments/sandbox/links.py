@@ -11,13 +11,13 @@ FILM_NAMES = ("video.mp4", "video-2.mp4")
 
 
 class ResultLinks:
-    """Signs result addresses and checks them. The secret lives as long as the stand-in."""
+    """Signs result addresses and checks them. The secret lives as long as the sandbox."""
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
     def make(self, base_url: str, task_id: str, expires_at: float, name: str = FILM_NAMES[0]) -> str:
-        """The address of a film. `expires_at` in Unix seconds; `base_url` is how the caller reached the stand-in."""
+        """The address of a film. `expires_at` in Unix seconds; `base_url` is how the caller reached the sandbox."""
         expires = str(int(expires_at))
         path_part, query_part = self._signatures(task_id, expires, name)
         return f"{base_url.rstrip('/')}/results/{task_id}/{path_part}/{name}?expires={expires}&sig={query_part}"

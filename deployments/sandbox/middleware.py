@@ -14,7 +14,7 @@ from deployments.sandbox.downloads import damage_image, damage_result
 from deployments.sandbox.envelopes import failure
 from deployments.sandbox.faults import FaultScript
 from deployments.sandbox.links import FILM_NAMES
-from deployments.sandbox.misbehaviour import misbehave
+from deployments.sandbox.misbehavior import misbehave
 from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest, RequestRecord
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import Task, TaskBoard
@@ -22,7 +22,7 @@ from deployments.sandbox.wire import Exchange, read_body
 
 SUBMIT_PATH = "/api/v1/generateTask/sora-2"
 STATUS_PATH = "/api/v1/statusTask/sora-2"
-#: Under this path the stand-in itself is controlled: not recorded, and without faults.
+#: Under this path the sandbox itself is controlled: not recorded, and without faults.
 CONTROL_PATH = "/sandbox/"
 #: Where a handler finds the record of its own request, in the ASGI scope.
 RECORD_KEY = "sandbox.record"

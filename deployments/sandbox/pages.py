@@ -29,7 +29,7 @@ a {{ color: #a4462c }} .success {{ color: #2b7a4b }} .failed {{ color: #b3261e }
 </head>
 <body>
 <h1>APIXO sandbox</h1>
-<p>A local stand-in of the APIXO Sora-2 video API. It answers like the documentation, costs nothing, and its films are
+<p>A local fake of the APIXO Sora-2 video API. It answers like the documentation, costs nothing, and its films are
 painted here rather than generated. It runs {speed:g} times faster than life.</p>
 <p>Base URL <code>{base_url}</code>, sample images for image-to-video below, requests and tasks as JSON at
 <a href="sandbox/requests">sandbox/requests</a> and <a href="sandbox/tasks">sandbox/tasks</a>.</p>
@@ -42,7 +42,7 @@ painted here rather than generated. It runs {speed:g} times faster than life.</p
 
 
 def front_page(settings: SandboxSettings, board: TaskBoard, base_url: str) -> str:
-    """The page as HTML, newest task first. `base_url` is how the reader reached the stand-in."""
+    """The page as HTML, newest task first. `base_url` is how the reader reached the sandbox."""
     tasks = board.all()
     samples = "".join(
         f'<a href="samples/{name}.jpg"><img src="samples/{name}.jpg" alt="{name}">{name}</a>' for name in SAMPLES

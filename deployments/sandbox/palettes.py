@@ -1,4 +1,4 @@
-"""Colour palettes of the painted landscapes. A prompt always gets the same one."""
+"""Color palettes of the painted landscapes. A prompt always gets the same one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """The colours of one landscape, each as RGB from 0 to 255."""
+    """The colors of one landscape, each as RGB from 0 to 255."""
 
     name: str
     #: Sky from the zenith down to the horizon.

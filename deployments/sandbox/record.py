@@ -1,4 +1,4 @@
-"""What the stand-in was asked: every request it received, for tests that count what reached the other side."""
+"""What the sandbox was asked: every request it received, for tests that count what reached the other side."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RecordedRequest(BaseModel):
 
 
 class RequestRecord:
-    """The received requests in order of arrival. Safe to read from any thread while the stand-in runs."""
+    """The received requests in order of arrival. Safe to read from any thread while the sandbox runs."""
 
     def __init__(self, limit: int = MOST_REQUESTS) -> None:
         self._requests: deque[RecordedRequest] = deque(maxlen=limit)
@@ -67,7 +67,7 @@ class RequestRecord:
         return self._those(lambda request: request.call == "result")
 
     def images(self) -> list[RecordedRequest]:
-        """The requests of sample images. Those of the stand-in itself carry `USER_AGENT` in their headers."""
+        """The requests of sample images. Those of the sandbox itself carry `USER_AGENT` in their headers."""
         return self._those(lambda request: request.call == "image")
 
     def clear(self) -> None:

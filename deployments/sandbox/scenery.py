@@ -37,7 +37,7 @@ class Scenery:
         self._ridges = [_ridge(random, number) for number in range(RIDGES)]
         self._sky = self._paint_sky(random)
         self._clouds = _clouds(random, self._water, width + self._long // 8)
-        self._colours = [self._ridge_colours(number) for number in range(RIDGES)]
+        self._colors = [self._ridge_colors(number) for number in range(RIDGES)]
         depth = np.linspace(0, 1, height - self._water, dtype=np.float32)
         self._depth = depth
         self._ripple = random.uniform(0, 6.28, size=4)
@@ -118,15 +118,15 @@ class Scenery:
         base = 0.56 + 0.135 * near
         return np.asarray((base - profile * (0.15 - 0.095 * near)) * self._height, dtype=np.float32)
 
-    def _ridge_colours(self, number: int) -> Floats:
+    def _ridge_colors(self, number: int) -> Floats:
         near = (number / (RIDGES - 1)) ** 1.25
         far, close = np.array(self._palette.far, dtype=np.float32), np.array(self._palette.near, dtype=np.float32)
-        colour = far + (close - far) * near
+        color = far + (close - far) * near
         haze = np.array(self._palette.sky[3], dtype=np.float32)
         top = (0.42 + 0.05 * number) * self._height
         below = np.clip((np.arange(self._water, dtype=np.float32) - top) / (0.3 * self._height), 0, 1)[:, None]
         mist = below**1.6 * (0.62 - 0.4 * near)
-        return np.asarray(colour + (haze - colour) * mist, dtype=np.float32)
+        return np.asarray(color + (haze - color) * mist, dtype=np.float32)
 
     def _add_ridge(self, above: Floats, number: int, seconds: float) -> None:
         heights = self._heights(number, seconds)
@@ -136,12 +136,12 @@ class Scenery:
             return
         rows = np.arange(top, self._water, dtype=np.float32)[:, None]
         cover = np.clip(rows - heights[None, :] + np.float32(0.5), 0, 1)
-        colours = self._colours[number][top:, None, :]
+        colors = self._colors[number][top:, None, :]
         # Light from the sun catches the crest: warmest where the ridge passes under it.
         reach = np.exp(-(((self._columns - np.float32(self._sun[0])) / np.float32(0.24 * self._long)) ** 2))
         crest = np.exp(-np.clip(rows - heights[None, :], 0, None) / np.float32(0.03 * self._height)) * reach[None, :]
         glow = np.array(self._palette.glow, dtype=np.float32)
-        lit = colours + (glow - colours) * (crest * np.float32(0.34 * (1 - number / RIDGES)))[..., None]
+        lit = colors + (glow - colors) * (crest * np.float32(0.34 * (1 - number / RIDGES)))[..., None]
         band += (lit - band) * cover[..., None]
 
     def _reflect(self, picture: Floats, seconds: float) -> None:
@@ -200,5 +200,5 @@ def _smooth(noise: Floats, times: int) -> Floats:
     return noise
 
 
-def _mix(picture: Floats, colour: RGB, strength: Floats) -> None:
-    picture += (np.array(colour, dtype=np.float32) - picture) * strength[..., None].astype(np.float32)
+def _mix(picture: Floats, color: RGB, strength: Floats) -> None:
+    picture += (np.array(color, dtype=np.float32) - picture) * strength[..., None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Runs the stand-in: in a thread of a test, or in the foreground of a terminal."""
+"""Runs the sandbox: in a thread of a test, or in the foreground of a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deployments.sandbox.record import RequestRecord
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import TaskBoard
 
-#: How long answers that are under way may take when the stand-in stops, in seconds. Then their connections are cut.
+#: How long answers that are under way may take when the sandbox stops, in seconds. Then their connections are cut.
 GRACE_SECONDS = 0.05
 #: How long a start may take, in seconds. It takes 0.1; a laptop on its knees takes longer.
 START_SECONDS = 30.0
@@ -62,7 +62,7 @@ class _Server(uvicorn.Server):
 
 
 class SandboxServer:
-    """The stand-in on a free port of 127.0.0.1, in a background thread.
+    """The sandbox on a free port of 127.0.0.1, in a background thread.
 
     ```python
     with SandboxServer(SandboxSettings(speed=600, film_height=90)) as sandbox:
@@ -90,7 +90,7 @@ class SandboxServer:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> Self:
-        """Returns once the stand-in answers."""
+        """Returns once the sandbox answers."""
         listener = socket.create_server(("127.0.0.1", self._port), backlog=2048)
         self._port = listener.getsockname()[1]
         app = create_app(self.settings, record=self.record, faults=self.faults, board=self.tasks)
@@ -120,7 +120,7 @@ class SandboxServer:
 
 
 def serve(settings: SandboxSettings | None = None, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Runs the stand-in in the foreground until SIGINT or SIGTERM, then returns.
+    """Runs the sandbox in the foreground until SIGINT or SIGTERM, then returns.
 
     Raises `OSError` when the port is taken.
     """

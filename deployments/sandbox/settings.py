@@ -1,4 +1,4 @@
-"""What can be set on the stand-in, and the provider's numbers it keeps to."""
+"""What can be set on the sandbox, and the provider's numbers it keeps to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMPT_LIMIT = 10_000
 #: APIXO: JPG, PNG or WebP, at most 10 MB an image.
 IMAGE_LIMIT_BYTES = 10 * 1024 * 1024
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-#: How long the stand-in waits for an image or a callback's receiver. Real traffic, so `speed` does not shorten it.
+#: How long the sandbox waits for an image or a callback's receiver. Real traffic, so `speed` does not shorten it.
 NETWORK_TIMEOUT_SECONDS = 10.0
 #: Wait before the second attempt of a callback; each later one waits twice as long. Divided by `speed`.
 CALLBACK_BACKOFF_SECONDS = 5.0
@@ -25,7 +25,7 @@ SECONDS_A_DAY = 86_400.0
 
 
 class SandboxSettings(BaseModel):
-    """How the stand-in behaves. The defaults are the provider's documented behaviour at its own pace."""
+    """How the sandbox behaves. The defaults are the provider's documented behavior at its own pace."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,5 +55,5 @@ class SandboxSettings(BaseModel):
     )
 
     def scaled(self, seconds: float) -> float:
-        """A duration of the provider, in seconds of this stand-in."""
+        """A duration of the provider, in seconds of this sandbox."""
         return seconds / self.speed

@@ -42,9 +42,9 @@ class Task:
 
     task_id: str
     request: GenerationRequest
-    #: How the caller of the submit reached the stand-in; the callback's result address is built on it.
+    #: How the caller of the submit reached the sandbox; the callback's result address is built on it.
     base_url: str
-    #: How long the generation takes, in seconds of the stand-in.
+    #: How long the generation takes, in seconds of the sandbox.
     planned_seconds: float
     created_at: float = field(default_factory=time.time)
     state: State = "pending"
@@ -84,7 +84,7 @@ class Task:
 
 
 class TaskBoard:
-    """Every task of the stand-in, and what makes them progress."""
+    """Every task of the sandbox, and what makes them progress."""
 
     def __init__(self, settings: SandboxSettings, faults: FaultScript) -> None:
         self._settings, self._faults = settings, faults
@@ -139,7 +139,7 @@ class TaskBoard:
         """Accepts a generation, which the provider would now charge, and starts it."""
         shortest, longest = GENERATION_SECONDS[request.input.duration]
         task = Task(
-            # Not seeded: a stand-in started anew must not give out the ids of the one before.
+            # Not seeded: a sandbox started anew must not give out the ids of the one before.
             task_id=f"task_{secrets.token_hex(6)}",
             request=request,
             base_url=base_url,
@@ -175,8 +175,8 @@ class TaskBoard:
             _end(task, "INVALID_IMAGE_URL", str(error))
         except Exception:
             # Not documented, but a task that stays in `processing` for ever would hide the mistake.
-            logger.exception("the stand-in could not make the film of %s", task.task_id)
-            _end(task, "INTERNAL_ERROR", "the stand-in failed; its log says why")
+            logger.exception("the sandbox could not make the film of %s", task.task_id)
+            _end(task, "INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
             self._open -= 1
         if call_back and task.request.notify:

@@ -1,4 +1,4 @@
-"""A stand-in of the API at the provider's own pace, and clients whose pauses are counted, not slept."""
+"""A sandbox of the API at the provider's own pace, and clients whose pauses are counted, not slept."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator

@@ -151,7 +151,7 @@ async def test_a_proxy_that_is_down_means_that_nothing_was_sent(
 async def test_the_key_never_goes_through_a_proxy_in_clear(
     variable: str, own_connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in on this machine, and a proxy of the environment that does not except it."""
+    """A sandbox on this machine, and a proxy of the environment that does not except it."""
     async with serving(reply(http(502, "<h1>Bad gateway</h1>"))) as proxy, serving(ACCEPTED) as server:
         monkeypatch.setenv(variable, proxy.url)
         client = own_connect(server.url)

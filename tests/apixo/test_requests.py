@@ -159,7 +159,7 @@ def test_json_there_and_back_is_the_same_request(request: VideoRequest) -> None:
 
 
 @given(requests, st.none() | urls)
-def test_the_stand_in_accepts_the_body_of_every_valid_request(request: VideoRequest, callback_url: str | None) -> None:
+def test_the_sandbox_accepts_the_body_of_every_valid_request(request: VideoRequest, callback_url: str | None) -> None:
     sent = json.loads(json.dumps(request.body(callback_url)))
     taken = GenerationRequest.model_validate_json(json.dumps(sent))
     assert taken.input.model_dump(exclude_none=True) == sent["input"]
@@ -169,7 +169,7 @@ def test_the_stand_in_accepts_the_body_of_every_valid_request(request: VideoRequ
 # The server is shared and stateless for the purpose; the deadline is the machine's business.
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=requests)
-def test_the_running_stand_in_accepts_them_too(own_sandbox_server: SandboxServer, request: VideoRequest) -> None:
+def test_the_running_sandbox_accepts_them_too(own_sandbox_server: SandboxServer, request: VideoRequest) -> None:
     answer = httpx.post(
         f"{own_sandbox_server.base_url}/api/v1/generateTask/sora-2",
         json=request.body(),

@@ -115,7 +115,7 @@ async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
         assert json.loads(request.body) == KITE.body("https://cb.example.com/apixo/k/t")
 
 
-async def test_the_stand_in_charges_once_for_one_submission(own_sandbox: SandboxServer, own_connect: Connect) -> None:
+async def test_the_sandbox_charges_once_for_one_submission(own_sandbox: SandboxServer, own_connect: Connect) -> None:
     task_id = await own_connect(own_sandbox.base_url).submit(KITE)
     assert [request.task_id for request in own_sandbox.record.charged()] == [task_id]
 

@@ -44,7 +44,7 @@ class Commands:
 
 
 def patient_api(sandbox: SandboxServer, **changed: Any) -> Any:
-    """The block as a user has it, but for the stand-in's pace: pauses between retries as they are by default."""
+    """The block as a user has it, but for the sandbox's pace: pauses between retries as they are by default."""
     fields = {"initial_wait_seconds": 3, "poll_interval_seconds": 0.5, "deadline_seconds": 150} | changed
     return make_api(sandbox, **({"submit_timeout_seconds": 5, "retry_delay_seconds": 2} | fields))
 

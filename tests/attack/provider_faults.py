@@ -54,7 +54,7 @@ class Row:
     Attributes:
         call: the call that it happens to.
         fault: what happens, for the page.
-        script: what the stand-in does.
+        script: what the sandbox does.
         end: how the run ends.
         posts: how many paid calls the provider saw.
         paid: how many of them it charged.

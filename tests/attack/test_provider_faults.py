@@ -184,7 +184,7 @@ def test_the_page_shows_the_table() -> None:
 
 
 @pytest.mark.sample
-def test_every_fault_of_the_stand_in_has_a_row() -> None:
+def test_every_fault_of_the_sandbox_has_a_row() -> None:
     matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS, "result": RESULT}
     for call, rows in matrix.items():
         played = {fault.kind for row in rows for fault in row.script if fault.call == call}

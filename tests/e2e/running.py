@@ -1,4 +1,4 @@
-"""What `sora up` has started, as a stranger sees it: Prefect's API, the stand-in's record, the bucket, the commands."""
+"""What `sora up` has started, as a stranger sees it: Prefect's API, the sandbox's record, the bucket, the commands."""
 
 import asyncio
 import json
@@ -52,10 +52,10 @@ class Running:
     def receiver_url(self) -> str:
         return self.info.services["receiver"].url
 
-    # The stand-in.
+    # The sandbox.
 
     async def posts(self, prompt: str = "") -> list[Json]:
-        """Every POST of a generation that the stand-in received, of one prompt or of all."""
+        """Every POST of a generation that the sandbox received, of one prompt or of all."""
         return [item for item in await self.requests() if item["call"] == "submit" and prompt in item["body"]]
 
     async def requests(self) -> list[Json]:

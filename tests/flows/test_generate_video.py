@@ -1,4 +1,4 @@
-"""The whole flow, in this process, against a real Prefect API, a real MinIO and the stand-in."""
+"""The whole flow, in this process, against a real Prefect API, a real MinIO and the sandbox."""
 
 import hashlib
 import io

@@ -20,7 +20,7 @@ def unique(stem: str) -> str:
 
 
 def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
-    """An API block whose waits are as short as the stand-in's."""
+    """An API block whose waits are as short as the sandbox's."""
     fields: dict[str, Any] = {
         "api_key": Secret(value=sandbox.settings.api_key),
         "base_url": sandbox.base_url,

@@ -76,7 +76,7 @@ def post(path: str, body: bytes = b"", *, method: str = "POST", **headers: str) 
 
 
 def named(task_id: str | None) -> bytes:
-    """A callback's body as the stand-in sends it."""
+    """A callback's body as the sandbox sends it."""
     return json.dumps({"code": 200, "message": "success", "data": {"taskId": task_id, "state": "success"}}).encode()
 
 

@@ -1,4 +1,4 @@
-"""`sora` as a person runs it: processes of their own against a real Prefect server, a real MinIO and the stand-in."""
+"""`sora` as a person runs it: processes of their own against a real Prefect server, a real MinIO and the sandbox."""
 
 import hashlib
 import json

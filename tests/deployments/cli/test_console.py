@@ -45,13 +45,13 @@ MARKUP = [
 
 
 def obeyed(text: str) -> str:
-    """The characters of a text that a terminal would obey. Rich makes none itself where it draws no colours."""
+    """The characters of a text that a terminal would obey. Rich makes none itself where it draws no colors."""
     return "".join(letter for letter in text if not letter.isprintable() and letter != "\n")
 
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What is printed, on a terminal that shows no colours."""
+    """What is printed, on a terminal that shows no colors."""
     file = io.StringIO()
     for name, console_ in (("out", console.out), ("err", console.err)):
         terminal = type(console_)(file=file, width=400, highlight=False, emoji=False, no_color=True)

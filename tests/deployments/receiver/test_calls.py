@@ -31,13 +31,13 @@ from tests.support.store_gate import StoreGate, nothing
 
 @pytest.fixture
 async def receiver(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> AsyncIterator[Receiver]:
-    """A receiver for this test's stand-in and archive. The stand-in calls it."""
+    """A receiver for this test's sandbox and archive. The sandbox calls it."""
     async with receiving(api, archive, name="a-block") as running:
         yield running
 
 
 async def called(sandbox: SandboxServer, task_id: str, times: int = 1) -> list[int | None]:
-    """The receiver's answers to the stand-in's calls about a task, once there are that many."""
+    """The receiver's answers to the sandbox's calls about a task, once there are that many."""
     task = sandbox.tasks.get(task_id)
     assert task is not None
     async with asyncio.timeout(20):
@@ -49,7 +49,7 @@ async def called(sandbox: SandboxServer, task_id: str, times: int = 1) -> list[i
 FAULTS: list[tuple[str | None, int, bool]] = [
     (None, 1, True), ("twice", 2, True), ("early", 1, False), ("junk", 1, True), ("late", 1, True), ("drop", 0, False),
 ]  # fmt: skip
-"""How the stand-in calls, how often, and whether a call tells of the end."""
+"""How the sandbox calls, how often, and whether a call tells of the end."""
 
 
 @pytest.mark.parametrize(("kind", "calls", "tells"), FAULTS, ids=[str(kind) for kind, _, _ in FAULTS])

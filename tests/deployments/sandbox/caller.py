@@ -1,4 +1,4 @@
-"""What the tests say to the stand-in."""
+"""What the tests say to the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in that runs several hundred times faster than life, and a caller with the right key."""
+"""A sandbox that runs several hundred times faster than life, and a caller with the right key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start_sandbox(films_folder: Path) -> Iterator[StartSandbox]:
-    """Starts stand-ins with the given settings; all are stopped at the end."""
+    """Starts sandboxes with the given settings; all are stopped at the end."""
     running: list[SandboxServer] = []
 
     def start(**settings: object) -> SandboxServer:

@@ -1,4 +1,4 @@
-"""Image-to-video: the stand-in really fetches the image; and the samples it offers."""
+"""Image-to-video: the sandbox really fetches the image; and the samples it offers."""
 
 from __future__ import annotations
 
