@@ -119,7 +119,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sandbox(films: Path) -> Iterator[SandboxServer]:
     """A sandbox of its own for each test: minutes become fractions of a second, films are small."""
-    with SandboxServer(SandboxSettings(speed=600, film_height=90, data_dir=films)) as server:
+    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=films)) as server:
         yield server
 
 

@@ -43,7 +43,7 @@ def demo(
 def up(
     context: typer.Context,
     speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
-    film_height: Annotated[int, typer.Option(help="Short side of its films, in pixels.")] = 720,
+    video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
 ) -> None:
     """Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, callback receiver.
 
@@ -51,7 +51,7 @@ def up(
     events. In another terminal of this folder, `sora generate` and all other commands use this stack.
     """
     connection: Connection = context.obj
-    run_up(connection.local_dir, speed=speed, film_height=film_height)
+    run_up(connection.local_dir, speed=speed, video_height=video_height)
 
 
 def timing(speed: float) -> dict[str, str]:
@@ -115,13 +115,13 @@ def run_demo(local_dir: Path, *, speed: float) -> int:
     return 0
 
 
-def run_up(local_dir: Path, *, speed: float, film_height: int) -> None:
+def run_up(local_dir: Path, *, speed: float, video_height: int) -> None:
     """Starts the stack with a worker and the callback receiver, and keeps it up until Ctrl-C."""
     secret_file = local_dir.resolve() / "callback-credentials.json"
     secret = Credentials.load_or_create(secret_file).secret_key
     port = RECEIVER_PORT if port_is_free(RECEIVER_PORT) else free_port()
     callbacks = {"APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}", "APIXO_CALLBACK_SECRET": secret}
-    with _stack(local_dir, speed=speed, film_height=film_height) as stack:
+    with _stack(local_dir, speed=speed, video_height=video_height) as stack:
         use(stack.environment)
         asyncio.run(_save_blocks({**stack.environment, **timing(speed), **callbacks}))
         err.print("Deploying prefect.yaml and the examples.", style="dim")
@@ -162,12 +162,12 @@ async def _deploy() -> None:
     await deploy(MAIN, EXAMPLES)
 
 
-def _stack(local_dir: Path, *, speed: float, film_height: int = 720) -> LocalStack:
+def _stack(local_dir: Path, *, speed: float, video_height: int = 720) -> LocalStack:
     def say(line: str) -> None:
         err.print(escape(line), style="dim", soft_wrap=True)
 
-    films = ["--film-height", str(film_height)]
-    return LocalStack(local_dir, services=default_services(local_dir, speed=speed, sandbox_arguments=films), say=say)
+    videos = ["--video-height", str(video_height)]
+    return LocalStack(local_dir, services=default_services(local_dir, speed=speed, sandbox_arguments=videos), say=say)
 
 
 async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseException]:

@@ -17,7 +17,7 @@ def sandbox(
     api_key: Annotated[
         str, typer.Option(envvar="SORA_SANDBOX_API_KEY", help="The API key it takes.", show_default=False)
     ] = "sandbox-key",
-    film_height: Annotated[int, typer.Option(help="Short side of its films, in pixels.")] = 720,
+    video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
     requests_per_minute: Annotated[int, typer.Option(help="More than these answer 429.")] = 10_000,
     max_concurrent_tasks: Annotated[int, typer.Option(help="More than these at once answer 429.")] = 1_000,
 ) -> None:
@@ -29,7 +29,7 @@ def sandbox(
     settings = SandboxSettings(
         api_key=api_key,
         speed=speed,
-        film_height=film_height,
+        video_height=video_height,
         requests_per_minute=requests_per_minute,
         max_concurrent_tasks=max_concurrent_tasks,
     )

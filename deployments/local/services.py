@@ -88,7 +88,7 @@ class SandboxServer:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that `sora setup` reads the API's block from."""
-        # Its callbacks and films come from loopback, which is refused otherwise.
+        # Its callbacks and videos come from loopback, which is refused otherwise.
         return {"APIXO_BASE_URL": self.url, "APIXO_API_KEY": self.api_key, "APIXO_ALLOW_PRIVATE_HOSTS": "true"}
 
 
@@ -106,7 +106,7 @@ def default_services(local_dir: Path, *, speed: float = 60.0, sandbox_arguments:
 
     Args:
         local_dir: where they keep their data.
-        speed: how many times faster than life the sandbox makes its films.
+        speed: how many times faster than life the sandbox makes its videos.
         sandbox_arguments: further arguments of its command line.
     """
     local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders

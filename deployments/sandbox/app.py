@@ -1,4 +1,4 @@
-"""The sandbox of the APIXO Sora-2 API as a Starlette app: the documented calls, the films, and a few sample images."""
+"""The sandbox of the APIXO Sora-2 API as a Starlette app: the documented calls, the videos, and a few sample images."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ class _Calls:
         if not self._board.links.fits(**where, **query):
             return PlainTextResponse("the signature does not fit this address", 403)
         task = self._board.get(where["task_id"])
-        if task is None or task.film is None:
-            return PlainTextResponse("no such film", 404)
+        if task is None or task.video is None:
+            return PlainTextResponse("no such video", 404)
         if task.expired:
             return PlainTextResponse("this address has expired", 410)
-        return FileResponse(task.film, media_type="video/mp4")
+        return FileResponse(task.video, media_type="video/mp4")
 
     async def sample(self, request: Request) -> Response:
         name, ending = request.path_params["name"], request.path_params["ending"]

@@ -1,4 +1,4 @@
-"""The writing on a film: the prompt as a lower third, and the watermark. Drawn once, then laid over every frame."""
+"""The writing on a video: the prompt as a lower third, and the watermark. Drawn once, then laid over every frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WATERMARK = "sandbox"
 
 
 def draw_caption(width: int, height: int, *, prompt: str, watermark: bool, accent: RGB) -> Image.Image:
-    """An RGBA picture of the film's size, transparent but for the writing and the shade it stands on."""
+    """An RGBA picture of the video's size, transparent but for the writing and the shade it stands on."""
     layer = Image.new("RGBA", (width, height), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     short = min(width, height)

@@ -1,4 +1,4 @@
-"""Faults of downloads, carried out: the films, and the sample images."""
+"""Faults of downloads, carried out: the videos, and the sample images."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TOO_BIG_BYTES = 11 * 1024 * 1024
 ENDLESS_PAUSE_SECONDS = 0.002
 PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
 STATUSES = {"http_403": 403, "http_404": 404, "http_500": 500, "http_502_html": PAGES["http_502_html"][0]}
-#: More than any film has, and more than a caller should take.
+#: More than any video has, and more than a caller should take.
 HUGE_BYTES = 3 * 1024**3
 RANGE_HEADERS = ("range", "if-range")
 
 
 async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Task, board: TaskBoard) -> None:
-    """Answers the GET of a film as the fault says."""
+    """Answers the GET of a video as the fault says."""
     match fault.kind:
         case kind if kind in STATUSES:
             await exchange.answer(STATUSES[kind], f"<h1>{STATUSES[kind]}</h1>")
@@ -61,9 +61,9 @@ async def _answer_otherwise(exchange: Exchange, app: ASGIApp, fault: Fault, task
             await exchange.answer(302, headers={"location": PRIVATE_ADDRESS})
         case "other_duration":
             other = 8 if task.request.input.duration == 4 else 4
-            await exchange.pass_on(FileResponse(await board.film_for(task, duration=other)))
+            await exchange.pass_on(FileResponse(await board.video_for(task, duration=other)))
         case "other_orientation":
-            await exchange.pass_on(FileResponse(await board.film_for(task, turned=True)))
+            await exchange.pass_on(FileResponse(await board.video_for(task, turned=True)))
         case kind:
             await _send_otherwise(exchange, await exchange.act(app, without=RANGE_HEADERS), kind)
 
@@ -105,7 +105,7 @@ async def _cut(exchange: Exchange, app: ASGIApp) -> None:
 
 
 async def _send_otherwise(exchange: Exchange, reply: Reply, kind: str) -> None:
-    """The whole film, whatever range was asked for: too short, of unknown or wrong length, or just whole."""
+    """The whole video, whatever range was asked for: too short, of unknown or wrong length, or just whole."""
     headers = {"content-type": reply.headers["content-type"]}
     body = reply.body
     if kind == "truncated_mp4":

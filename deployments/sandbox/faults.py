@@ -53,7 +53,7 @@ ResultKind = Literal[
     "cut",  # the right length announced, the connection closed half-way
     "html_200",
     "empty",
-    "truncated_mp4",  # a complete transfer of the first 60 % of the film
+    "truncated_mp4",  # a complete transfer of the first 60 % of the video
     "other_duration",
     "other_orientation",
     "redirect",  # to an address that works
@@ -65,9 +65,9 @@ ResultKind = Literal[
     "http_429",
     "reset_before",  # connection reset, nothing sent
     "hang",  # no answer
-    "slow",  # the whole film trickles in
-    "huge_body",  # 3 GiB announced, the film sent, the connection closed
-    "no_range",  # answers a Range request with the whole film
+    "slow",  # the whole video trickles in
+    "huge_body",  # 3 GiB announced, the video sent, the connection closed
+    "no_range",  # answers a Range request with the whole video
     "no_length",  # chunked
 ]
 ImageKind = Literal[

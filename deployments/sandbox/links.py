@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import secrets
 
-#: Every task has one film; the second name serves the fault that reports two results.
-FILM_NAMES = ("video.mp4", "video-2.mp4")
+#: Every task has one video; the second name serves the fault that reports two results.
+VIDEO_NAMES = ("video.mp4", "video-2.mp4")
 
 
 class ResultLinks:
@@ -16,8 +16,8 @@ class ResultLinks:
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
-    def make(self, base_url: str, task_id: str, expires_at: float, name: str = FILM_NAMES[0]) -> str:
-        """The address of a film. `expires_at` in Unix seconds; `base_url` is how the caller reached the sandbox."""
+    def make(self, base_url: str, task_id: str, expires_at: float, name: str = VIDEO_NAMES[0]) -> str:
+        """The address of a video. `expires_at` in Unix seconds; `base_url` is how the caller reached the sandbox."""
         expires = str(int(expires_at))
         path_part, query_part = self._signatures(task_id, expires, name)
         return f"{base_url.rstrip('/')}/results/{task_id}/{path_part}/{name}?expires={expires}&sig={query_part}"

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.sandbox.downloads import damage_image, damage_result
 from deployments.sandbox.envelopes import failure
 from deployments.sandbox.faults import FaultScript
-from deployments.sandbox.links import FILM_NAMES
+from deployments.sandbox.links import VIDEO_NAMES
 from deployments.sandbox.misbehavior import misbehave
 from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest, RequestRecord
 from deployments.sandbox.settings import SandboxSettings
@@ -94,7 +94,7 @@ class FaultyWire:
         if task is None or task.expires_at is None:
             return None
         base_url = str(Request(scope).base_url)
-        return self._board.links.make(base_url, task.task_id, task.expires_at, FILM_NAMES[1])
+        return self._board.links.make(base_url, task.task_id, task.expires_at, VIDEO_NAMES[1])
 
 
 def _call_of(scope: Scope) -> Call:

@@ -41,7 +41,7 @@ IN_THE_BODY: dict[str, tuple[int, str]] = {
 
 
 async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: str | None = None) -> None:
-    """Answers a submit or status call as the fault says. `second_url` is another address of the task's film."""
+    """Answers a submit or status call as the fault says. `second_url` is another address of the task's video."""
     match fault.kind:
         case "reset_before":
             await exchange.reset()

@@ -63,7 +63,7 @@ class RequestRecord:
         return self._those(lambda request: request.call == "status" and (task_id is None or request.task_id == task_id))
 
     def results(self) -> list[RecordedRequest]:
-        """The requests of films."""
+        """The requests of videos."""
         return self._those(lambda request: request.call == "result")
 
     def images(self) -> list[RecordedRequest]:

@@ -65,7 +65,7 @@ class SandboxServer:
     """The sandbox on a free port of 127.0.0.1, in a background thread.
 
     ```python
-    with SandboxServer(SandboxSettings(speed=600, film_height=90)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=600, video_height=90)) as sandbox:
         sandbox.faults.add(Fault(call="submit", kind="reset_after"))
         ...  # talk to sandbox.base_url
         assert len(sandbox.record.charged()) == 1

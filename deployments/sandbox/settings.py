@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Shortest and longest time a generation takes, in seconds, by the film's duration (APIXO's documentation).
+#: Shortest and longest time a generation takes, in seconds, by the video's duration (APIXO's documentation).
 GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 300), 12: (240, 360)}
 #: A task is `pending` for this part of its time, then `processing`. Our choice: the documentation gives no number.
 PENDING_PART = 0.1
@@ -40,8 +40,8 @@ class SandboxSettings(BaseModel):
         1_000, ge=0, description="Unfinished tasks at one time; a submit beyond them answers 429."
     )
     result_days: float = Field(15, gt=0, description="Days for which a result URL is valid, divided by `speed`.")
-    film_height: int = Field(
-        720, ge=32, le=1080, description="Short side of the films in pixels. Tests use 90: such a film costs 0.15 s."
+    video_height: int = Field(
+        720, ge=32, le=1080, description="Short side of the videos in pixels. Tests use 90: such a video costs 0.15 s."
     )
     errors_as_http_status: bool = Field(
         True,
@@ -51,7 +51,7 @@ class SandboxSettings(BaseModel):
     callback_attempts: int = Field(3, ge=1, description="How often a callback is sent until its receiver answers 2xx.")
     seed: int = Field(0, description="Seed of the random durations. Task ids stay unpredictable.")
     data_dir: Path | None = Field(
-        None, description="Where films are kept, and found again; a temporary folder, removed at exit, when not given."
+        None, description="Where videos are kept, and found again; a temporary folder, removed at exit, when not given."
     )
 
     def scaled(self, seconds: float) -> float:

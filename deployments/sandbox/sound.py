@@ -1,4 +1,4 @@
-"""The film's sound: a soft chord that swells and fades, quiet enough to run in a loop on a desk."""
+"""The video's sound: a soft chord that swells and fades, quiet enough to run in a loop on a desk."""
 
 from __future__ import annotations
 

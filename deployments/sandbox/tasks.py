@@ -1,4 +1,4 @@
-"""The generation tasks: how one lives from `pending` to its film, and the board that keeps them all."""
+"""The generation tasks: how one lives from `pending` to its video, and the board that keeps them all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import httpx
 from deployments.sandbox.callbacks import CallbackAttempt, deliver
 from deployments.sandbox.envelopes import success
 from deployments.sandbox.faults import FaultScript
-from deployments.sandbox.filmstore import FilmStore
 from deployments.sandbox.generation import GenerationRequest
 from deployments.sandbox.images import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.links import ResultLinks
@@ -30,6 +29,7 @@ from deployments.sandbox.settings import (
     SECONDS_A_DAY,
     SandboxSettings,
 )
+from deployments.sandbox.video_store import VideoStore
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Task:
     started_at: float | None = None
     completed_at: float | None = None
     expires_at: float | None = None
-    film: Path | None = None
+    video: Path | None = None
     fail_code: str | None = None
     fail_message: str | None = None
     callbacks: list[CallbackAttempt] = field(default_factory=list)
@@ -93,13 +93,13 @@ class TaskBoard:
         self._lock = threading.Lock()
         self._open = 0
         self._lives: set[asyncio.Task[None]] = set()
-        self._films: FilmStore | None = None
+        self._videos: VideoStore | None = None
         self._client: httpx.AsyncClient | None = None
         self.links = ResultLinks()
 
     async def start(self) -> None:
         """Opens what the tasks need. Called on the event loop they live on."""
-        self._films = FilmStore(self._settings.data_dir, self._settings.film_height)
+        self._videos = VideoStore(self._settings.data_dir, self._settings.video_height)
         self._client = network_client()
 
     async def stop(self) -> None:
@@ -107,16 +107,16 @@ class TaskBoard:
         for life in list(self._lives):
             life.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)
-        if self._films is not None:
-            await self._films.close()
+        if self._videos is not None:
+            await self._videos.close()
         if self._client is not None:
             await self._client.aclose()
 
     @property
-    def films(self) -> FilmStore:
-        if self._films is None:
+    def videos(self) -> VideoStore:
+        if self._videos is None:
             raise RuntimeError("the task board is not started")
-        return self._films
+        return self._videos
 
     @property
     def unfinished(self) -> int:
@@ -154,13 +154,13 @@ class TaskBoard:
         self._keep(self._live(task, call_back=not early))
         return task
 
-    async def film_for(self, task: Task, *, duration: int | None = None, turned: bool = False) -> Path:
-        """The task's film; for faults also one of another duration (in seconds) or orientation."""
+    async def video_for(self, task: Task, *, duration: int | None = None, turned: bool = False) -> Path:
+        """The task's video; for faults also one of another duration (in seconds) or orientation."""
         asked = task.request.input
         aspect_ratio = asked.aspect_ratio
         if turned:
             aspect_ratio = "portrait" if aspect_ratio == "landscape" else "landscape"
-        return await self.films.film(
+        return await self.videos.video(
             prompt=asked.prompt,
             duration=duration or asked.duration,
             aspect_ratio=aspect_ratio,
@@ -175,7 +175,7 @@ class TaskBoard:
             _end(task, "INVALID_IMAGE_URL", str(error))
         except Exception:
             # Not documented, but a task that stays in `processing` for ever would hide the mistake.
-            logger.exception("the sandbox could not make the film of %s", task.task_id)
+            logger.exception("the sandbox could not make the video of %s", task.task_id)
             _end(task, "INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
             self._open -= 1
@@ -195,7 +195,7 @@ class TaskBoard:
             await asyncio.sleep(due - clock())
             _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")
             return
-        film = await self.films.film(
+        video = await self.videos.video(
             prompt=asked.prompt,
             duration=asked.duration,
             aspect_ratio=asked.aspect_ratio,
@@ -203,7 +203,7 @@ class TaskBoard:
             watermark=not asked.remove_watermark,
         )
         await asyncio.sleep(due - clock())
-        task.film = film
+        task.video = video
         task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)
         _end(task)
 

@@ -44,7 +44,7 @@ def _one_authority(path: Path) -> Path:
 @pytest.fixture
 async def slow_sandbox(films: Path) -> AsyncIterator[SandboxServer]:
     """Some seconds for each video, so that all are under way when something goes away."""
-    with SandboxServer(SandboxSettings(speed=30, film_height=90, data_dir=films)) as server:
+    with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=films)) as server:
         yield server
 
 

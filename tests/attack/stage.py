@@ -237,8 +237,8 @@ class Stage:
         }
         for task_id, video in videos.items():
             task = self.sandbox.tasks.get(task_id)
-            if video is not None and task is not None and task.film is not None:
-                film = hashlib.sha256(task.film.read_bytes()).hexdigest()
+            if video is not None and task is not None and task.video is not None:
+                film = hashlib.sha256(task.video.read_bytes()).hexdigest()
                 if video.sha256 != film:
                     wrong.append(f"{video.name} is not the film of {task_id}")
         return tuple(wrong)
@@ -292,7 +292,7 @@ async def open_stage(
         initial_wait_seconds: how long a run waits before it asks; by default until the film is done.
     """
     async with AsyncExitStack() as stack:
-        settings = SandboxSettings(speed=600, film_height=90, data_dir=world.films)
+        settings = SandboxSettings(speed=600, video_height=90, data_dir=world.films)
         sandbox = stack.enter_context(SandboxServer(settings))
         api = make_api(
             sandbox, submit_timeout_seconds=SUBMIT_TIMEOUT_SECONDS, initial_wait_seconds=initial_wait_seconds

@@ -39,7 +39,7 @@ MOST_GROWTH_KIB: Final = 150_000
 
 @pytest.fixture
 def sandbox(films: Path) -> Iterator[SandboxServer]:
-    with SandboxServer(SandboxSettings(speed=SPEED, film_height=90, data_dir=films)) as running:
+    with SandboxServer(SandboxSettings(speed=SPEED, video_height=90, data_dir=films)) as running:
         yield running
 
 

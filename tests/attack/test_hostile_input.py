@@ -16,7 +16,7 @@ from apixo import VideoRequest
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
-from deployments.sandbox.films import render_film
+from deployments.sandbox.videos import render_video
 from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.collect_videos import CollectionError, collect_videos
 from flows.generate_batch import generate_batch
@@ -60,7 +60,7 @@ REDIRECTED: Final = [
 @pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    render_film(
+    render_video(
         path, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=90, image=None, watermark=False
     )
     return path.read_bytes()

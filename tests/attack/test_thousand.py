@@ -14,7 +14,7 @@ from apixo import constants
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
-from deployments.sandbox.films import render_film
+from deployments.sandbox.videos import render_video
 from flows.generate_batch import SUBMISSIONS_PER_SECOND
 from tests.attack.thousand import Taken
 from tests.e2e.running import ROOT
@@ -33,11 +33,11 @@ MOST_CALLS: Final = 14.0
 def one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder where each film is a copy of one: drawing a thousand takes longer than the batch does."""
     film, folder = tmp_path / "film.mp4", tmp_path / "films"
-    render_film(
+    render_video(
         film, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
     )
     folder.mkdir()
-    monkeypatch.setattr("deployments.sandbox.filmstore.render_film", lambda path, **_: shutil.copyfile(film, path))
+    monkeypatch.setattr("deployments.sandbox.video_store.render_video", lambda path, **_: shutil.copyfile(film, path))
     return folder
 
 

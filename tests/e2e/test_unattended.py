@@ -36,7 +36,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[st
         "SORA_LOCAL_DIR": str(folder / "local"),
     }
     process = ManagedProcess(
-        [sys.executable, "-m", "deployments.cli", "up", "--speed", str(SPEED), "--film-height", "90"],
+        [sys.executable, "-m", "deployments.cli", "up", "--speed", str(SPEED), "--video-height", "90"],
         name="sora up",
         log_path=folder / "up.log",
         environment=environment,

@@ -26,7 +26,7 @@ def start_sandbox(films_folder: Path) -> Iterator[StartSandbox]:
     running: list[SandboxServer] = []
 
     def start(**settings: object) -> SandboxServer:
-        given = {"speed": 2000.0, "film_height": 90, "data_dir": films_folder, **settings}
+        given = {"speed": 2000.0, "video_height": 90, "data_dir": films_folder, **settings}
         sandbox = SandboxServer(SandboxSettings.model_validate(given)).start()
         running.append(sandbox)
         return sandbox
@@ -38,7 +38,7 @@ def start_sandbox(films_folder: Path) -> Iterator[StartSandbox]:
 
 @pytest.fixture(scope="session")
 def shared_sandbox(films_folder: Path) -> Iterator[SandboxServer]:
-    with SandboxServer(SandboxSettings(speed=2000, film_height=90, data_dir=films_folder)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=films_folder)) as sandbox:
         yield sandbox
 
 

@@ -37,7 +37,7 @@ def test_it_stops_at_once_whatever_is_under_way(http: httpx.Client) -> None:
     before = set(threading.enumerate())
     failures: list[type[Exception]] = []
     sample("lake", "jpg")  # painted before: what is measured is the stop
-    with SandboxServer(SandboxSettings(speed=500, film_height=720)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=500, video_height=720)) as sandbox:
         call = Caller(sandbox.base_url, http, KEY)
         sandbox.faults.add(Fault(call="image", kind="endless", times=-1), Fault(call="status", kind="hang", times=-1))
         for number in range(4):
@@ -75,12 +75,12 @@ def test_the_temporary_folder_is_removed_and_a_given_one_kept(http: httpx.Client
         return set(Path(tempfile.gettempdir()).glob("apixo-sandbox-*"))
 
     before = folders()
-    with SandboxServer(SandboxSettings(speed=2000, film_height=90)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=2000, video_height=90)) as sandbox:
         Caller(sandbox.base_url, http, KEY).film_url()
         (new,) = folders() - before
         assert len(list(new.glob("*.mp4"))) == 1
     assert not new.exists()
-    with SandboxServer(SandboxSettings(speed=2000, film_height=90, data_dir=tmp_path)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=tmp_path)) as sandbox:
         call = Caller(sandbox.base_url, http, KEY)
         for _ in range(3):
             call.film_url()
@@ -101,7 +101,7 @@ def test_a_taken_port_is_an_error(sandbox: SandboxServer) -> None:
 
 
 async def test_cutting_needs_uvicorn_and_says_so() -> None:
-    app = create_app(SandboxSettings(film_height=90))
+    app = create_app(SandboxSettings(video_height=90))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sandbox") as client:
         await client.post("/sandbox/faults", json=[{"call": "submit", "kind": "reset_before"}])
         with pytest.raises(TypeError, match="only under uvicorn"):
@@ -114,7 +114,7 @@ def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, numb
         port = free.getsockname()[1]
     code = (
         "from deployments.sandbox import SandboxSettings, serve;"
-        f"serve(SandboxSettings(speed=500, film_height=90), port={port}); print('ended')"
+        f"serve(SandboxSettings(speed=500, video_height=90), port={port}); print('ended')"
     )
     root = Path(deployments.sandbox.__file__).parents[2]
     process = subprocess.Popen(

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.sandbox.films import RenderingCancelledError, film_size, render_film
 from deployments.sandbox.palettes import PALETTES
 from deployments.sandbox.scenery import Scenery
+from deployments.sandbox.videos import RenderingCancelledError, render_video, video_size
 
 Aspect = Literal["landscape", "portrait"]
 
@@ -27,7 +27,7 @@ def render(path: Path, **changes: object) -> Path:
         "image": None,
         "watermark": False,
     }
-    render_film(path, **(asked | changes))  # type: ignore[arg-type]
+    render_video(path, **(asked | changes))  # type: ignore[arg-type]
     return path
 
 
@@ -48,7 +48,7 @@ def test_every_frame_decodes_and_the_length_is_right(
     path = render(tmp_path / "film.mp4", duration_seconds=duration, aspect_ratio=aspect, image=image)
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
-        assert (video.width, video.height) == film_size(aspect, 90)
+        assert (video.width, video.height) == video_size(aspect, 90)
         assert (video.width > video.height) == (aspect == "landscape")
         assert (video.codec_context.name, video.pix_fmt, audio.codec_context.name) == ("h264", "yuv420p", "aac")
         assert video.average_rate == 24
@@ -70,9 +70,9 @@ def test_the_index_comes_first_so_that_a_browser_starts_at_once(tmp_path: Path) 
 
 
 def test_full_size_is_hd(tmp_path: Path) -> None:
-    assert film_size("landscape", 720) == (1280, 720)
-    assert film_size("portrait", 720) == (720, 1280)
-    assert film_size("landscape", 91) == (162, 90)
+    assert video_size("landscape", 720) == (1280, 720)
+    assert video_size("portrait", 720) == (720, 1280)
+    assert video_size("landscape", 91) == (162, 90)
 
 
 def test_the_picture_moves(tmp_path: Path) -> None:

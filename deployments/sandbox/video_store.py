@@ -1,4 +1,4 @@
-"""The films on disk: each rendered once for its inputs, two at a time, beside the event loop."""
+"""The videos on disk: each rendered once for its inputs, two at a time, beside the event loop."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pathlib import Path
 
 from PIL import Image
 
-from deployments.sandbox.films import AspectRatio, RenderingCancelledError, render_film
+from deployments.sandbox.videos import AspectRatio, RenderingCancelledError, render_video
 
-#: Raised when films look different, so that a kept `data_dir` does not serve the old ones.
+#: Raised when videos look different, so that a kept `data_dir` does not serve the old ones.
 LOOK = 1
-#: Films rendered at one time. More would only take the processor from those who wait for an answer.
+#: Videos rendered at one time. More would only take the processor from those who wait for an answer.
 RENDERERS = 2
 
 
-class FilmStore:
-    """Gives films their place in a folder. Used on the event loop; only the rendering is in threads."""
+class VideoStore:
+    """Gives videos their place in a folder. Used on the event loop; only the rendering is in threads."""
 
     def __init__(self, folder: Path | None, height: int) -> None:
-        """`folder` keeps the films; without one they live in a temporary folder until `close`."""
+        """`folder` keeps the videos; without one they live in a temporary folder until `close`."""
         self._height = height
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="apixo-sandbox-")
         self._folder = folder or Path(self._temporary.name if self._temporary else "")
-        self._pool = ThreadPoolExecutor(RENDERERS, thread_name_prefix="sandbox-film")
+        self._pool = ThreadPoolExecutor(RENDERERS, thread_name_prefix="sandbox-video")
         self._stopped = threading.Event()
         self._under_way: dict[Path, asyncio.Future[None]] = {}
 
-    async def film(
+    async def video(
         self, *, prompt: str, duration: int, aspect_ratio: AspectRatio, image: bytes | None, watermark: bool
     ) -> Path:
-        """The film for these inputs, rendered unless it is there. `duration` in seconds; `image` an encoded picture."""
+        """The video for these inputs, rendered unless it is there. `duration` in seconds; `image` an encoded one."""
         about = [LOOK, self._height, prompt, duration, aspect_ratio, watermark, _digest(image)]
         path = self._folder / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.mp4"
 
         def render() -> None:
             picture = None if image is None else Image.open(BytesIO(image))
-            render_film(
+            render_video(
                 path,
                 prompt=prompt,
                 duration_seconds=duration,
@@ -61,7 +61,7 @@ class FilmStore:
                 rendering = asyncio.get_running_loop().run_in_executor(self._pool, render)
                 self._under_way[path] = rendering
                 rendering.add_done_callback(lambda _: self._under_way.pop(path, None))
-            # Shielded: others may wait for the same film when this caller goes away.
+            # Shielded: others may wait for the same video when this caller goes away.
             await asyncio.shield(rendering)
         return path
 

@@ -1,4 +1,4 @@
-"""Renders the sandbox's films: real MP4s that any player plays, in about a quarter of a second of work a second."""
+"""Renders the sandbox's videos: real MP4s that any player plays, in about a quarter of a second of work a second."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ FRAMES_PER_SECOND = 24
 #: The landscape is painted with at most this many pixels on its short side and scaled up: painting costs by the pixel,
 #: and the scene is soft anyway. The writing is drawn at full size.
 PAINTED_HEIGHT = 240
-#: Films this small are made by tests, hundreds at a time: every picture is held for some frames, which nobody watches.
+#: Videos this small are made by tests, hundreds at a time: every picture is held for some frames, which nobody watches.
 THUMBNAIL_HEIGHT = 120
 THUMBNAIL_HOLD = 6
-#: How much the Ken Burns move zooms in over a whole film.
+#: How much the Ken Burns move zooms in over a whole video.
 ZOOM = 0.12
 #: ITU-R BT.709, the colors a player assumes for HD.
 BT709 = 1
 
 
 class RenderingCancelledError(Exception):
-    """The sandbox was stopped while it rendered this film. Nothing was left behind."""
+    """The sandbox was stopped while it rendered this video. Nothing was left behind."""
 
 
-def film_size(aspect_ratio: AspectRatio, height: int) -> tuple[int, int]:
+def video_size(aspect_ratio: AspectRatio, height: int) -> tuple[int, int]:
     """Width and height in pixels for a short side of `height`, rounded to the even numbers H.264 needs."""
     short, long = height // 2 * 2, round(height * 16 / 9 / 2) * 2
     return (long, short) if aspect_ratio == "landscape" else (short, long)
 
 
-def render_film(
+def render_video(
     path: Path,
     *,
     prompt: str,
@@ -60,10 +60,10 @@ def render_film(
 ) -> None:
     """Writes an MP4 (H.264, AAC, 24 frames a second, moov first) to `path`, which appears only once it is complete.
 
-    `height` is the short side in pixels. With an image the film is a slow move over it, without one a landscape.
+    `height` is the short side in pixels. With an image the video is a slow move over it, without one a landscape.
     Raises `RenderingCancelledError` soon after `cancelled` is set.
     """
-    width, tall = film_size(aspect_ratio, height)
+    width, tall = video_size(aspect_ratio, height)
     seed, palette = seed_of(prompt), palette_of(prompt)
     overlay = Overlay(draw_caption(width, tall, prompt=prompt, watermark=watermark, accent=palette.glow))
     paint = _landscape(prompt, width, tall) if image is None else _ken_burns(image, width, tall, seed, duration_seconds)
@@ -73,11 +73,11 @@ def render_film(
     unfinished = path.with_name(f".{uuid.uuid4().hex}.mp4")
     try:
         with av.open(str(unfinished), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            video = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
-            video.width, video.height, video.pix_fmt = width, tall, "yuv420p"
-            # One thread: two films at once are what the pool is for, and the same input gives the same bytes.
-            video.options = {"preset": "ultrafast", "crf": "26", "threads": "1"}
-            context = video.codec_context
+            stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+            stream.width, stream.height, stream.pix_fmt = width, tall, "yuv420p"
+            # One thread: two videos at once are what the pool is for, and the same input gives the same bytes.
+            stream.options = {"preset": "ultrafast", "crf": "26", "threads": "1"}
+            context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = BT709
             audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo")
             audio.bit_rate = 96_000
@@ -92,8 +92,8 @@ def render_film(
                     frame = paint(number / FRAMES_PER_SECOND)
                     overlay.lay_over(_planes(frame))
                 frame.pts = number
-                container.mux(video.encode(frame))
-            container.mux(video.encode(None))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
         unfinished.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -119,7 +119,7 @@ def _landscape(prompt: str, width: int, height: int) -> Paint:
 
 def _ken_burns(image: Image.Image, width: int, height: int, seed: int, seconds: float) -> Paint:
     """A slow zoom over the image with a drift to one side, easing in and out."""
-    # A little larger than the film: what the zoom ends on is still sharp.
+    # A little larger than the video: what the zoom ends on is still sharp.
     roomy = (round(width * (1 + ZOOM) / 2) * 2, round(height * (1 + ZOOM) / 2) * 2)
     fitted = ImageOps.fit(image.convert("RGB"), roomy, Image.Resampling.LANCZOS)
     # Cut out of the Y, U and V planes, not out of RGB: half the samples, and no conversion for every frame.
