@@ -93,7 +93,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServe
         data_dir=folder / "data",
         log_dir=folder,
         credentials=Credentials.load_or_create(folder / "credentials.json"),
-    )
+    ).ready()
     yield server
     server.process.stop()
 
@@ -102,7 +102,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServe
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A real Prefect server, which this process uses too."""
     folder = tmp_path_factory.mktemp("prefect")
-    server = start_prefect_server(home=folder / "home", log_dir=folder)
+    server = start_prefect_server(home=folder / "home", log_dir=folder).ready()
     with temporary_settings({PREFECT_API_URL: server.api_url}):
         yield server
         for worker in (APILogWorker, EventsWorker):  # before the server goes, or Prefect complains at exit

@@ -14,7 +14,7 @@ from rich.markup import escape
 from deployments.cli.console import err, out
 from deployments.connection import Connection, flush, use
 from deployments.local.credentials import Credentials
-from deployments.local.processes import LOOPBACK, free_port, port_is_free
+from deployments.local.processes import LOOPBACK, free_port
 from deployments.local.services import RECEIVER_PORT, client_services, default_services
 from deployments.local.stack import LocalStack
 
@@ -119,7 +119,7 @@ def run_up(local_dir: Path, *, speed: float, video_height: int) -> None:
     """Starts the stack with a worker and the callback receiver, and keeps it up until Ctrl-C."""
     secret_file = local_dir.resolve() / "callback-credentials.json"
     secret = Credentials.load_or_create(secret_file).secret_key
-    port = RECEIVER_PORT if port_is_free(RECEIVER_PORT) else free_port()
+    port = free_port(RECEIVER_PORT)
     callbacks = {"APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}", "APIXO_CALLBACK_SECRET": secret}
     with _stack(local_dir, speed=speed, video_height=video_height) as stack:
         use(stack.environment)
@@ -127,17 +127,18 @@ def run_up(local_dir: Path, *, speed: float, video_height: int) -> None:
         err.print("Deploying prefect.yaml and the examples.", style="dim")
         asyncio.run(_deploy())
         flush()
-        stack.add(client_services(receiver_port=port))
+        stack.add(client_services(local_dir, receiver_port=port))
         _print_places(stack, local_dir)
         stack.wait()
 
 
 def _print_places(stack: LocalStack, local_dir: Path) -> None:
-    store, ui = stack.object_store, stack.prefect.ui_url
+    environment, ui = stack.environment, stack.servers["prefect"].url
+    console, user = stack.servers["object store"].console_url or "none", environment["MINIO_ACCESS_KEY"]
     password = escape(str(local_dir / "minio-credentials.json"))
     out.print(f"Prefect UI      {ui}")
-    out.print(f"MinIO console   {store.console_url or 'none'}  (user {store.access_key}, password in {password})")
-    out.print(f"Sandbox         {stack.sandbox_url}")
+    out.print(f"MinIO console   {console}  (user {user}, password in {password})")
+    out.print(f"Sandbox         {stack.servers['sandbox'].url}")
     out.print(f"Callbacks       {stack.servers['receiver'].url}")
     out.print("\nTo click:")
     out.print(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
@@ -145,7 +146,7 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     out.print(f"  on a schedule {ui}/deployments  →  example-batch  →  switch on its schedule")
     out.print("  by an event   in another terminal:")
     out.print(
-        f"""    PREFECT_API_URL={stack.prefect.api_url} .venv/bin/prefect event emit sora.video.requested \\
+        f"""    PREFECT_API_URL={environment["PREFECT_API_URL"]} .venv/bin/prefect event emit sora.video.requested \\
       --resource-id my-shop.product.42 \\
       --payload '{{"key": "product-42", "request": {{"prompt": "A fox in fresh snow, tracking shot, dawn light"}}}}'""",
         soft_wrap=True,
@@ -167,7 +168,8 @@ def _stack(local_dir: Path, *, speed: float, video_height: int = 720) -> LocalSt
         err.print(escape(line), style="dim", soft_wrap=True)
 
     videos = ["--video-height", str(video_height)]
-    return LocalStack(local_dir, services=default_services(local_dir, speed=speed, sandbox_arguments=videos), say=say)
+    services = default_services(local_dir, say=say, speed=speed, sandbox_arguments=videos)
+    return LocalStack(local_dir, services=services, say=say)
 
 
 async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseException]:
@@ -176,7 +178,7 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
     from flows.signals.progress import listen  # noqa: PLC0415
 
     await _save_blocks({**stack.environment, **timing(speed)})
-    requests = demo_requests(stack.sandbox_url, f"{time.strftime('%Y%m%d-%H%M%S')}")
+    requests = demo_requests(stack.servers["sandbox"].url, f"{time.strftime('%Y%m%d-%H%M%S')}")
     with StepDisplay(err) as display:
         listen(display)
         results = await asyncio.gather(

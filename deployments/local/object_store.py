@@ -18,18 +18,7 @@ from minio import Minio
 from minio.error import MinioException
 
 from deployments.local.credentials import Credentials
-from deployments.local.processes import (
-    LOOPBACK,
-    Launcher,
-    ManagedProcess,
-    ProcessError,
-    free_port,
-    http_get,
-    port_is_free,
-    require_free,
-    start_on_free_port,
-    wait_until_ready,
-)
+from deployments.local.processes import LOOPBACK, ManagedProcess, ProcessError, Server, free_port, require_free
 
 MINIO_PACKAGE: Final = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 """A version pinned by its commit: Go verifies its checksum, and every machine builds the same program."""
@@ -46,39 +35,14 @@ FORCE_VARIABLE: Final = "SORA_OBJECT_STORE"
 Say = Callable[[str], None]
 
 
-class ObjectStoreUnavailableError(ProcessError):
-    """Neither MinIO nor the fallback can be started on this machine."""
-
-
-@dataclass(frozen=True)
-class ObjectStoreServer:
-    """A running object store.
-
-    `endpoint` is `127.0.0.1:port`, as MinIO clients want it; `url` the same with its scheme; `console_url` its web page
-    for people, which moto does not have.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ObjectStoreServer(Server):
+    """An object store. `endpoint` is `127.0.0.1:port`, as MinIO clients want it."""
 
     kind: Literal["minio", "moto"]
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
-    process: ManagedProcess
-    console_url: str | None = None
-
-    @property
-    def url(self) -> str:
-        """The address of its S3 API."""
-        return f"http://{self.endpoint}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables that `sora setup` reads the archive's block from."""
-        return {
-            "MINIO_ENDPOINT": self.endpoint,
-            "MINIO_ACCESS_KEY": self.access_key,
-            "MINIO_SECRET_KEY": self.secret_key,
-            "MINIO_SECURE": "false",
-        }
 
 
 def find_minio(local_dir: Path) -> Path | None:
@@ -89,7 +53,7 @@ def find_minio(local_dir: Path) -> Path | None:
     return Path(found).resolve() if found else None
 
 
-def build_minio(local_dir: Path, say: Say, *, launcher: Launcher | None = None) -> Path | None:
+def build_minio(local_dir: Path, say: Say) -> Path | None:
     """Builds MinIO into `<local_dir>/bin` with Go, once: 2 to 4 minutes, needs the network.
 
     Several processes may call it at once: one builds, the others wait and take its result.
@@ -97,7 +61,6 @@ def build_minio(local_dir: Path, say: Say, *, launcher: Launcher | None = None) 
     Returns:
         The program, or None when Go is missing or the build failed; why is said.
     """
-    launcher = launcher or Launcher()
     local_dir = local_dir.resolve()  # Go refuses a relative GOBIN
     bin_dir = local_dir / "bin"
     go = shutil.which("go")
@@ -105,14 +68,14 @@ def build_minio(local_dir: Path, say: Say, *, launcher: Launcher | None = None) 
         say("MinIO is not installed, and Go, which could build it, is neither.")
         return None
     bin_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(local_dir / "minio-build.lock", launcher, say):
+    with _locked(local_dir / "minio-build.lock", say):
         built = bin_dir / "minio"
         if built.exists():
             return built
         say("MinIO is not installed: building it with Go, once. This takes 2 to 4 minutes, on a busy machine longer.")
         # A folder beside the result: the rename at the end is atomic, so a half-written program is never found.
         with tempfile.TemporaryDirectory(dir=bin_dir, prefix=".minio-") as folder:
-            if not _go_install(go, Path(folder), local_dir, say, launcher):
+            if not _go_install(go, Path(folder), local_dir, say):
                 return None
             (Path(folder) / "minio").replace(built)
         say("MinIO is built.")
@@ -128,105 +91,83 @@ def start_object_store(
     port: int = 0,
     console_port: int = 0,
     say: Say = print,
-    launcher: Launcher | None = None,
 ) -> ObjectStoreServer:
-    """Starts MinIO on loopback and waits until it accepts the credentials; without MinIO, moto's S3 server.
+    """Starts MinIO on loopback; without MinIO, moto's S3 server. It is not ready yet: see `Server.ready`.
 
     Args:
         local_dir: where a built MinIO is, or is put.
         data_dir: MinIO's data. Kept over restarts.
-        log_dir: `minio.log` (or `moto.log`) and `minio-build.log` go there.
+        log_dir: `minio.log` (or `moto.log`) goes there.
         port: the S3 API's; 0 takes a free one.
         console_port: that of MinIO's web page. 0, or a taken one, takes a free one.
 
     Raises:
-        PortTakenError: `port` was given and is taken.
-        ProcessError: it could not be started; the message holds the end of its log.
-        ObjectStoreUnavailableError: there is neither MinIO, nor Go, nor moto.
+        ProcessError: `port` was given and is taken; or there is neither MinIO, nor Go, nor moto.
     """
-    launcher = launcher or Launcher()
     binary = None
     if os.environ.get(FORCE_VARIABLE) != "moto":
-        binary = find_minio(local_dir) or build_minio(local_dir, say, launcher=launcher)
-
-    def start(chosen: int) -> ObjectStoreServer:
-        if binary is None:
-            return _start_moto(chosen, log_dir=log_dir, credentials=credentials, say=say, launcher=launcher)
-        return _start_minio(
-            binary,
-            chosen,
-            console_port if console_port and port_is_free(console_port) else free_port(),
-            certs_dir=local_dir / "minio-certs",
-            data_dir=data_dir,
-            log_dir=log_dir,
-            credentials=credentials,
-            launcher=launcher,
+        binary = find_minio(local_dir) or build_minio(local_dir, say)
+    port = require_free(port, "The object store") if port else free_port()
+    endpoint, console_url = f"{LOOPBACK}:{port}", None
+    if binary is None:
+        process = _start_moto(port, log_dir=log_dir, say=say)
+    else:
+        console = f"{LOOPBACK}:{free_port(console_port)}"
+        console_url = f"http://{console}"
+        # An own folder for certificates: one found in ~/.minio/certs would switch it to https.
+        certs_dir = local_dir / "minio-certs"
+        for folder in (data_dir, certs_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        options = ["--address", endpoint, "--console-address", console, "--certs-dir", str(certs_dir)]
+        process = ManagedProcess(
+            [str(binary), "server", *options, str(data_dir)],
+            name="MinIO",
+            log_path=log_dir / "minio.log",
+            environment=_minio_environment(os.environ, credentials, console_url),
         )
+    return ObjectStoreServer(
+        kind="moto" if binary is None else "minio",
+        process=process,
+        url=f"http://{endpoint}",
+        console_url=console_url,
+        endpoint=endpoint,
+        access_key=credentials.access_key,
+        secret_key=credentials.secret_key,
+        environment={
+            "MINIO_ENDPOINT": endpoint,
+            "MINIO_ACCESS_KEY": credentials.access_key,
+            "MINIO_SECRET_KEY": credentials.secret_key,
+            "MINIO_SECURE": "false",
+        },
+        answers=lambda: _accepts(endpoint, credentials),
+        timeout_seconds=START_TIMEOUT_SECONDS,
+    )
 
-    return start(require_free(port, "The object store")) if port else start_on_free_port(start)
 
-
-def _start_minio(
-    binary: Path,
-    port: int,
-    console_port: int,
-    *,
-    certs_dir: Path,
-    data_dir: Path,
-    log_dir: Path,
-    credentials: Credentials,
-    launcher: Launcher,
-) -> ObjectStoreServer:
-    data_dir.mkdir(parents=True, exist_ok=True)
-    certs_dir.mkdir(parents=True, exist_ok=True)
-    endpoint, console = f"{LOOPBACK}:{port}", f"{LOOPBACK}:{console_port}"
+def _minio_environment(inherited: Mapping[str, str], credentials: Credentials, console_url: str) -> dict[str, str]:
     # No MINIO_* of the caller gets through: those of our own clients (MINIO_ACCESS_KEY) mean something else to the
     # server, and a stranger's MINIO_VOLUMES or MINIO_CONFIG would make it serve other data.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")} | {
+    return {name: value for name, value in inherited.items() if not name.startswith("MINIO_")} | {
         "MINIO_ROOT_USER": credentials.access_key,
         "MINIO_ROOT_PASSWORD": credentials.secret_key,
         "MINIO_UPDATE": "off",
         "MINIO_CALLHOME_ENABLE": "off",
-        "MINIO_BROWSER_REDIRECT_URL": f"http://{console}",
+        "MINIO_BROWSER_REDIRECT_URL": console_url,
     }
-    # An own folder for certificates: one found in ~/.minio/certs would switch it to https.
-    options = ["--address", endpoint, "--console-address", console, "--certs-dir", str(certs_dir)]
-    process = launcher.start(
-        [str(binary), "server", *options, str(data_dir)],
-        name="MinIO",
-        log_path=log_dir / "minio.log",
-        environment=environment,
-    )
-    _ready_or_stopped(process, lambda: _accepts(endpoint, credentials))
-    return ObjectStoreServer(
-        "minio", endpoint, credentials.access_key, credentials.secret_key, process, f"http://{console}"
-    )
 
 
-def _start_moto(
-    port: int, *, log_dir: Path, credentials: Credentials, say: Say, launcher: Launcher
-) -> ObjectStoreServer:
+def _start_moto(port: int, *, log_dir: Path, say: Say) -> ManagedProcess:
     if importlib.util.find_spec("moto") is None:
-        raise ObjectStoreUnavailableError(
+        raise ProcessError(
             "There is no object store: install MinIO (or Go, which builds it), or the fallback with "
             "`pip install 'moto[s3,server]'`; or point MINIO_ENDPOINT at a running MinIO or S3."
         )
     say("Using moto's S3 server instead of MinIO. It forgets every video when it stops: for trying out only.")
-    process = launcher.start(
+    return ManagedProcess(
         [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)],
         name="moto",
         log_path=log_dir / "moto.log",
     )
-    _ready_or_stopped(process, lambda: (http_get(port, "/moto-api/") or (0, b""))[0] == 200)
-    return ObjectStoreServer("moto", f"{LOOPBACK}:{port}", credentials.access_key, credentials.secret_key, process)
-
-
-def _ready_or_stopped(process: ManagedProcess, check: Callable[[], bool]) -> None:
-    try:
-        wait_until_ready(check, process=process, timeout_seconds=START_TIMEOUT_SECONDS, what=process.name)
-    except BaseException:
-        process.stop()
-        raise
 
 
 def _accepts(endpoint: str, credentials: Credentials) -> bool:
@@ -248,25 +189,18 @@ def _accepts(endpoint: str, credentials: Credentials) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, launcher: Launcher, say: Say) -> Iterator[None]:
+def _locked(path: Path, say: Say) -> Iterator[None]:
     with path.open("w") as file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    say("Another process is building MinIO: waiting for it.")
-                waiting = True
-            # Not a blocking lock: a stack that is being stopped would hang in it for minutes.
-            launcher.check_open()
-            time.sleep(0.2)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another process is building MinIO: waiting for it.")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file unlocks, as does the end of this process
 
 
-def _go_install(go: str, target: Path, local_dir: Path, say: Say, launcher: Launcher) -> bool:
-    process = launcher.start(
+def _go_install(go: str, target: Path, local_dir: Path, say: Say) -> bool:
+    process = ManagedProcess(
         [go, "install", "-ldflags=-s -w", MINIO_PACKAGE],
         name="go install",
         log_path=local_dir / "logs" / "minio-build.log",
@@ -283,7 +217,6 @@ def _go_install(go: str, target: Path, local_dir: Path, say: Say, launcher: Laun
             time.sleep(0.2)
     finally:
         code = process.stop()
-    launcher.check_open()  # stopped from outside is no failed build
     if code != 0:
         say(f"MinIO could not be built (exit code {code}); {process.log_path} ends with:\n{process.log_tail(8)}")
     return code == 0

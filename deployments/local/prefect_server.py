@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deployments.local.processes import (
-    LOOPBACK,
-    Launcher,
-    ManagedProcess,
-    http_get,
-    require_free,
-    start_on_free_port,
-    wait_until_ready,
-)
+from deployments.local.processes import LOOPBACK, ManagedProcess, Server, free_port, http_get, require_free
 
 QUIET: Final = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -40,44 +32,18 @@ START_TIMEOUT_SECONDS: Final = 120.0
 """Measured on 2 cores: 3.3 s with a database, 14 to 20 s without, of which some 10 s create it (114 migrations)."""
 
 
-@dataclass(frozen=True)
-class PrefectServer:
-    """A running Prefect server. `api_url` ends in `/api`; `home` holds its database and its clients' settings."""
+@dataclass(frozen=True, kw_only=True)
+class PrefectServer(Server):
+    """A Prefect server. `api_url` ends in `/api`; `home` holds its database and its clients' settings."""
 
     api_url: str
-    ui_url: str
     home: Path
-    process: ManagedProcess
-
-    @property
-    def url(self) -> str:
-        """What a person opens."""
-        return self.ui_url
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a process needs, beside its own environment, to be a client of this server and of no other."""
-        return {
-            **QUIET,
-            "PREFECT_API_URL": self.api_url,
-            "PREFECT_HOME": str(self.home),
-            "PREFECT_PROFILE": "ephemeral",  # comes with Prefect; a profile of the user's does not exist in this home
-            "PREFECT_API_KEY": "",  # a key for Prefect Cloud is nothing for this server
-            "PREFECT_API_AUTH_STRING": "",
-            # Without an address a client would start a server of its own, 16 s and forgotten at its end.
-            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        }
 
 
 def start_prefect_server(
-    *,
-    home: Path,
-    log_dir: Path,
-    port: int = 0,
-    timeout_seconds: float = START_TIMEOUT_SECONDS,
-    launcher: Launcher | None = None,
+    *, home: Path, log_dir: Path, port: int = 0, timeout_seconds: float = START_TIMEOUT_SECONDS
 ) -> PrefectServer:
-    """Starts a Prefect server on loopback, its data in `home`, and waits until it answers.
+    """Starts a Prefect server on loopback, its data in `home`. It is not ready yet: see `Server.ready`.
 
     Args:
         home: becomes its PREFECT_HOME; `prefect.db` in it is made at the first start.
@@ -85,35 +51,42 @@ def start_prefect_server(
         port: 0 takes a free one.
 
     Raises:
-        PortTakenError: `port` was given and is taken.
-        ProcessError: it could not be started; the message holds the end of its log.
+        ProcessError: `port` was given and is taken.
     """
-    launcher = launcher or Launcher()
+    port = require_free(port, "The Prefect server") if port else free_port()
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
+    process = ManagedProcess(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)],
+        name="The Prefect server",
+        log_path=log_dir / "prefect.log",
+        environment=_server_environment(os.environ, home=home, port=port),
+        cwd=home,  # Prefect also reads .env, prefect.toml and pyproject.toml of its working folder
+    )
+    url = f"http://{LOOPBACK}:{port}"
+    return PrefectServer(
+        process=process,
+        url=url,
+        api_url=f"{url}/api",
+        home=home,
+        environment=_client_environment(f"{url}/api", home),
+        answers=lambda: _answers(port, home),
+        timeout_seconds=timeout_seconds,
+    )
 
-    def start(chosen: int) -> PrefectServer:
-        address = f"http://{LOOPBACK}:{chosen}"
-        process = launcher.start(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(chosen)],
-            name="Prefect server",
-            log_path=log_dir / "prefect.log",
-            environment=_server_environment(os.environ, home=home, port=chosen),
-            cwd=home,  # Prefect also reads .env, prefect.toml and pyproject.toml of its working folder
-        )
-        try:
-            wait_until_ready(
-                lambda: _answers(chosen, home),
-                process=process,
-                timeout_seconds=timeout_seconds,
-                what="The Prefect server",
-            )
-        except BaseException:
-            process.stop()
-            raise
-        return PrefectServer(api_url=f"{address}/api", ui_url=address, home=home, process=process)
 
-    return start(require_free(port, "The Prefect server")) if port else start_on_free_port(start)
+def _client_environment(api_url: str, home: Path) -> dict[str, str]:
+    """What a process needs, beside its own environment, to be a client of this server and of no other."""
+    return {
+        **QUIET,
+        "PREFECT_API_URL": api_url,
+        "PREFECT_HOME": str(home),
+        "PREFECT_PROFILE": "ephemeral",  # comes with Prefect; a profile of the user's does not exist in this home
+        "PREFECT_API_KEY": "",  # a key for Prefect Cloud is nothing for this server
+        "PREFECT_API_AUTH_STRING": "",
+        # Without an address a client would start a server of its own, 16 s and forgotten at its end.
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    }
 
 
 def _server_environment(inherited: Mapping[str, str], *, home: Path, port: int) -> dict[str, str]:

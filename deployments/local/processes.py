@@ -1,75 +1,42 @@
-"""Child processes of the local stack: started with a log, waited for, and never left behind.
-
-This file is also a program: every child runs under a small guard, `python processes.py FD command…`, see `_guard`.
-It therefore imports the standard library only.
-"""
+"""Child processes of the local stack: started with a log, waited for, and never left behind."""
 
 import http.client
 import os
-import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Self, TypeVar
+from typing import Final, Self
 
-LOOPBACK = "127.0.0.1"
+from deployments.local import guard
 
-GRACE_SECONDS = 10.0
+LOOPBACK: Final = "127.0.0.1"
+
+GRACE_SECONDS: Final = 10.0
 """How long a child may take to end by itself. Measured: a Prefect server needs 0.2 s, with subscribers 1.2 s."""
 
-ORPHAN_GRACE_SECONDS = 5.0
-"""The same for a child whose parent was killed: nobody waits for it, so it is shorter."""
+FREE_PORTS: Final = range(20_000, 32_768)
+"""Where free ports are taken from. Linux and macOS give outgoing connections ports above these, so between the choice
+of a port and a server's bind, which may be seconds later, no connection takes it."""
 
-_LOG_TAIL_LINES = 25
-
-# The words of uvicorn and Go ("address already in use"), MinIO ("Specified port is already in use") and Prefect.
-_PORT_TAKEN = re.compile(r"address (?:is )?already in use|port\b[^\n]*\bin use|EADDRINUSE", re.IGNORECASE)
-
-T = TypeVar("T")
+_LOG_TAIL_LINES: Final = 25
 
 
 class ProcessError(RuntimeError):
-    """A child process could not be brought up. The message says what to do next."""
-
-
-class PortTakenError(ProcessError):
-    """The port that was asked for already has a listener."""
-
-
-class ProcessDiedError(ProcessError):
-    """The child ended before it was ready. `exit_code` is its code, or 128 + the signal that ended it."""
-
-    def __init__(self, message: str, *, exit_code: int | None = None, log_tail: str = "") -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-        self.log_tail = log_tail
-
-    @property
-    def port_was_taken(self) -> bool:
-        """Whether its last words say that another program listens on its port."""
-        return _PORT_TAKEN.search(self.log_tail) is not None
-
-
-class ProcessNotReadyError(ProcessError):
-    """The child lives, but was not ready in time."""
-
-
-class LauncherClosedError(ProcessError):
-    """The launcher was closed: what is being started is no longer wanted."""
+    """A child process could not be brought up, or ended by itself. The message says what to do next."""
 
 
 class ManagedProcess:
     """A running command in a session and process group of its own, its output in a log file.
 
     It starts when the object is made. Ctrl-C in the terminal reaches only the parent, which then stops its children in
-    its own order; and the whole group ends when the parent dies, even by SIGKILL (see `_guard`).
+    its own order; and the whole group ends when the parent dies, even by SIGKILL (see `guard.py`).
 
     Args:
         command: program and arguments; no shell is involved.
@@ -90,16 +57,14 @@ class ManagedProcess:
     ) -> None:
         self.name = name
         self.log_path = log_path
-        self._lock = threading.RLock()
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             log_path.replace(log_path.with_name(log_path.name + ".1"))
         read_end, self._lifeline = os.pipe()  # neither is inherited by other children (PEP 446)
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o600)
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(read_end), *command]
         try:
             self._popen = subprocess.Popen(  # noqa: S603 - the commands are this project's own
-                guard,
+                [sys.executable, "-I", "-S", guard.__file__, str(read_end), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,11 +88,12 @@ class ManagedProcess:
     @property
     def exit_code(self) -> int | None:
         """None while it runs; 128 + the signal when one ended the command."""
-        with self._lock:
-            already_swept = self._popen.returncode is not None
-            if self._popen.poll() is not None and not already_swept:
-                self._sweep()
-            return self._popen.returncode
+        if self._popen.returncode is None and self._popen.poll() is not None:
+            # What the command left behind. Right after the reaping, never later: the group's id may belong to a
+            # stranger one day.
+            self._signal_group(signal.SIGKILL)
+            os.close(self._lifeline)
+        return self._popen.returncode
 
     def is_alive(self) -> bool:
         """Whether the command still runs."""
@@ -141,39 +107,30 @@ class ManagedProcess:
             return f"(no log: {error})"
         return "\n".join(text.rstrip().splitlines()[-lines:])
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the whole group, unless it is known to have ended. For signal handlers: it waits for
+        nothing."""
+        if self._popen.returncode is None:
+            self._signal_group(number)
+
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> int:
         """Asks the whole group to end (SIGTERM), kills what is left after `grace_seconds`. May be called again.
 
         Returns:
             Its exit code, see `exit_code`.
         """
-        if self.is_alive():
-            self._signal_group(signal.SIGTERM)
-            self._wait(grace_seconds)
+        self.send(signal.SIGTERM)
+        deadline = time.monotonic() + grace_seconds
+        while self.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
         return self.kill()
 
     def kill(self) -> int:
-        """Ends the whole group at once (SIGKILL) and reaps it. Callable again, and while another thread stops it."""
-        if self.is_alive():
-            self._signal_group(signal.SIGKILL)
-            while self._wait(60.0) is None:  # pragma: no cover - only a child stuck inside the kernel gets here
-                self._signal_group(signal.SIGKILL)
-        code = self.exit_code
-        return code if code is not None else -signal.SIGKILL
-
-    def _wait(self, seconds: float) -> int | None:
-        # By polling: another thread may wait for, kill or look at the same child meanwhile.
-        deadline = time.monotonic() + seconds
-        pause = 0.005
-        while (code := self.exit_code) is None and time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
+        """Ends the whole group at once (SIGKILL) and reaps it. May be called again."""
+        self.send(signal.SIGKILL)
+        while (code := self.exit_code) is None:
+            time.sleep(0.005)
         return code
-
-    def _sweep(self) -> None:
-        # Right after the reaping, never later: the group's id may belong to a stranger one day.
-        self._signal_group(signal.SIGKILL)
-        os.close(self._lifeline)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
@@ -186,57 +143,39 @@ class ManagedProcess:
         self.stop()
 
 
-class Launcher:
-    """Starts processes and remembers them, so that its owner can end all of them, also from another thread."""
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A server that was started, and may not be ready yet.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = False
-        self._started: list[ManagedProcess] = []
+    Attributes:
+        url: its address, `http://127.0.0.1:port`.
+        console_url: its web page for people, where that has another address.
+        environment: the variables that other processes need to use it, secrets included.
+        answers: says whether it does what it is for.
+        timeout_seconds: how long a start may take.
+    """
 
-    def start(
-        self,
-        command: Sequence[str],
-        *,
-        name: str,
-        log_path: Path,
-        environment: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-    ) -> ManagedProcess:
-        """Starts a `ManagedProcess` with these arguments.
+    process: ManagedProcess
+    url: str
+    console_url: str | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    answers: Callable[[], bool] = field(repr=False)
+    timeout_seconds: float = 60.0
+
+    def ready(self) -> Self:
+        """Waits until it answers, and stops it where it does not.
 
         Raises:
-            LauncherClosedError: it was closed.
+            ProcessError: see `wait_until_ready`.
         """
-        with self._lock:
-            self._check_open()
-            process = ManagedProcess(command, name=name, log_path=log_path, environment=environment, cwd=cwd)
-            self._started.append(process)
-            return process
-
-    def check_open(self) -> None:
-        """Raises `LauncherClosedError` when it was closed: long waits that start nothing ask it now and then."""
-        with self._lock:
-            self._check_open()
-
-    def stop(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Closes it and stops what it started, the newest first."""
-        for process in self._close():
-            process.stop(grace_seconds)
-
-    def kill(self) -> None:
-        """Closes it and kills what it started."""
-        for process in self._close():
-            process.kill()
-
-    def _close(self) -> list[ManagedProcess]:
-        with self._lock:
-            self._closed = True
-            return self._started[::-1]
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise LauncherClosedError("not started: the local stack is being stopped")
+        try:
+            wait_until_ready(
+                self.answers, process=self.process, timeout_seconds=self.timeout_seconds, what=self.process.name
+            )
+        except BaseException:
+            self.process.stop()
+            raise
+        return self
 
 
 def wait_until_ready(
@@ -245,8 +184,8 @@ def wait_until_ready(
     """Waits until `check` says yes. `what` names the service in the errors.
 
     Raises:
-        ProcessDiedError: the process ended; at once, with the end of its log.
-        ProcessNotReadyError: it lives, and `timeout_seconds` have passed.
+        ProcessError: the process ended, which is told at once; or it lives, and `timeout_seconds` have passed. The
+            message holds the end of its log.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -254,11 +193,12 @@ def wait_until_ready(
         if process.is_alive() and check() and process.is_alive():
             return
         if (exit_code := process.exit_code) is not None:
-            tail = process.log_tail()
-            message = f"{what} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:\n"
-            raise ProcessDiedError(message + (tail or "(nothing)"), exit_code=exit_code, log_tail=tail)
+            raise ProcessError(
+                f"{what} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:\n"
+                f"{process.log_tail() or '(nothing)'}"
+            )
         if time.monotonic() >= deadline:
-            raise ProcessNotReadyError(
+            raise ProcessError(
                 f"{what} runs (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. Look into "
                 f"{process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
             )
@@ -278,12 +218,23 @@ def http_get(port: int, path: str, *, timeout_seconds: float = 2.0) -> tuple[int
         connection.close()
 
 
-def free_port() -> int:
-    """A port on loopback where nobody listens now. Somebody may a moment later: see `start_on_free_port`."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(preferred: int = 0) -> int:
+    """The preferred port where nobody listens on it, else a random one of `FREE_PORTS` where nobody does."""
+    port = preferred or secrets.choice(FREE_PORTS)
+    while not port_is_free(port):
+        port = secrets.choice(FREE_PORTS)
+    return port
+
+
+def require_free(port: int, what: str) -> int:
+    """The port itself when it is free.
+
+    Raises:
+        ProcessError: somebody listens there.
+    """
+    if not port_is_free(port):
+        raise ProcessError(f"{what} cannot use port {port}: another program listens there. Stop it or choose another.")
+    return port
 
 
 def port_is_free(port: int) -> bool:
@@ -303,75 +254,3 @@ def port_answers(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((LOOPBACK, port)) == 0
-
-
-def require_free(port: int, what: str) -> int:
-    """The port itself when it is free.
-
-    Raises:
-        PortTakenError: somebody listens there.
-    """
-    if not port_is_free(port):
-        raise PortTakenError(
-            f"{what} cannot use port {port}: another program listens there. Stop it or choose another."
-        )
-    return port
-
-
-def start_on_free_port(start: Callable[[int], T], *, preferred: int = 0) -> T:
-    """Calls `start` with the preferred port when that is free, else with any free one.
-
-    Between the choice and the child's bind another program may take the port. `start` then raises a `ProcessDiedError`
-    that says so or a `PortTakenError`, and is called once more with another port.
-    """
-    try:
-        return start(preferred if preferred and port_is_free(preferred) else free_port())
-    except ProcessDiedError as error:
-        if not error.port_was_taken:
-            raise
-    except PortTakenError:
-        pass
-    return start(free_port())
-
-
-def _guard(lifeline: int, command: Sequence[str]) -> int:
-    """Runs the command, and ends its process group when the parent is gone.
-
-    `lifeline` is the read end of a pipe whose write end only the parent holds: it reads as closed however the parent
-    ended. Linux's PR_SET_PDEATHSIG looks simpler and is wrong here: it fires when the *thread* that started the child
-    ends (services start in threads), reaches no grandchildren, needs preexec_fn, and does not exist on macOS.
-    """
-    asked_to_end: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        asked_to_end.append(number)
-
-    # A handler, not SIG_IGN: the command would inherit that. It gets the group's signals itself and decides.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, note)
-    try:
-        child = subprocess.Popen(command)  # noqa: S603
-    except OSError as error:
-        print(f"{command[0]} could not be started: {error}", file=sys.stderr, flush=True)
-        return 127
-    if asked_to_end:  # it came before the command existed
-        child.terminate()
-    orphaned = threading.Event()
-
-    def end_with_the_parent() -> None:
-        os.read(lifeline, 1)
-        orphaned.set()
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(ORPHAN_GRACE_SECONDS)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
-    code = child.wait()
-    if orphaned.is_set():
-        os.killpg(0, signal.SIGKILL)  # grandchildren, and this guard
-    return code if code >= 0 else 128 - code
-
-
-if __name__ == "__main__":
-    # No clean-up of the interpreter: it would wait for nothing useful, and the thread above blocks in a read.
-    os._exit(_guard(int(sys.argv[1]), sys.argv[2:]))

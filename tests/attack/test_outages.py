@@ -50,7 +50,7 @@ async def test_minio_goes_away_and_comes_back(
                 log_dir=tmp_path,
                 credentials=Credentials.load_or_create(tmp_path / "credentials.json"),
                 port=port,
-            )
+            ).ready()
         )
 
     async def outage(_: object) -> None:
@@ -81,7 +81,7 @@ async def test_the_prefect_server_goes_away_and_comes_back(
     servers: list[PrefectServer] = []
 
     def start(port: int = 0) -> None:
-        servers.append(start_prefect_server(home=tmp_path / "prefect", log_dir=tmp_path, port=port))
+        servers.append(start_prefect_server(home=tmp_path / "prefect", log_dir=tmp_path, port=port).ready())
 
     async def outage(_: object) -> None:
         servers[-1].process.kill()

@@ -27,7 +27,7 @@ def own_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreS
         patch.delenv(FORCE_VARIABLE, raising=False)
         server = start_object_store(
             local_dir=CHECKOUT / ".local", data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS
-        )
+        ).ready()
     with server.process:
         if server.kind != "minio":
             pytest.skip("MinIO can neither be found nor built here")
@@ -42,7 +42,7 @@ def own_moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSe
         patch.setenv(FORCE_VARIABLE, "moto")
         server = start_object_store(
             local_dir=folder, data_dir=folder, log_dir=folder, credentials=CREDENTIALS, say=lambda _: None
-        )
+        ).ready()
     with server.process:
         yield server
 

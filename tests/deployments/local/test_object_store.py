@@ -1,11 +1,11 @@
 """The object store: a real MinIO, the fallback, the build of MinIO and the credentials."""
 
 import io
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from deployments.local.object_store import (
     find_minio,
     start_object_store,
 )
-from deployments.local.processes import Launcher, LauncherClosedError, PortTakenError, ProcessError, free_port, http_get
+from deployments.local.processes import ProcessError, free_port, http_get
 
 CHECKOUT = Path(__file__).parents[3]
 KEYS = Credentials("sora", "a-secret-of-enough-length")
@@ -65,7 +65,7 @@ def test_minio_keeps_objects_over_a_restart_and_knows_its_secret(minio_local_dir
     for round_ in (1, 2):
         server = start_object_store(
             local_dir=minio_local_dir, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS
-        )
+        ).ready()
         with server.process:
             assert server.kind == "minio"
             assert server.endpoint.startswith("127.0.0.1:")
@@ -92,11 +92,11 @@ def test_minio_takes_no_settings_from_the_callers_environment(
     port = free_port()
     server = start_object_store(
         local_dir=minio_local_dir, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS, port=port
-    )
+    ).ready()
     with server.process:
         assert server.endpoint == f"127.0.0.1:{port}"
         assert not elsewhere.exists()
-        with pytest.raises(PortTakenError, match=str(port)):
+        with pytest.raises(ProcessError, match=str(port)):
             start_object_store(
                 local_dir=minio_local_dir, data_dir=tmp_path / "2", log_dir=tmp_path, credentials=KEYS, port=port
             )
@@ -107,7 +107,7 @@ def test_the_fallback_stores_objects_and_says_that_it_forgets(tmp_path: Path, mo
     said: list[str] = []
     server = start_object_store(
         local_dir=tmp_path, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS, say=said.append
-    )
+    ).ready()
     with server.process:
         assert (server.kind, server.console_url) == ("moto", None)
         client(server).make_bucket("films")
@@ -218,31 +218,34 @@ def test_without_a_home_go_keeps_its_caches_in_the_local_folder(
     assert told["GOCACHE"].startswith(str(tmp_path))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("phase", ["building", "waiting"])
-def test_a_closed_launcher_ends_a_build_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+def test_a_signal_ends_a_build_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, number: signal.Signals
+) -> None:
     calls = fake_go(tmp_path, monkeypatch, "sleep 600")
-    first, launcher = Launcher(), Launcher()
+    script = (
+        "import pathlib, signal, sys; from deployments.local.object_store import build_minio\n"
+        "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
+        "build_minio(pathlib.Path(sys.argv[1]), lambda line: print(line, flush=True))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
 
-    def build(with_launcher: Launcher, ends: Callable[[BaseException], None]) -> None:
-        try:
-            build_minio(tmp_path, lambda _: None, launcher=with_launcher)
-        except LauncherClosedError as error:
-            ends(error)
+    def build(until: str) -> subprocess.Popen[str]:
+        builder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert builder.stdout is not None
+        assert until in builder.stdout.readline()
+        return builder
 
-    endings: list[BaseException] = []
-    other = threading.Thread(target=build, args=(first, lambda _: None))
+    builders = [build("building it with Go")]
+    while not calls.exists():
+        time.sleep(0.01)
     if phase == "waiting":
-        other.start()
-        while not calls.exists():
-            time.sleep(0.01)
-    builder = threading.Thread(target=build, args=(launcher, endings.append))
-    builder.start()
-    time.sleep(1.0)
-    launcher.stop()
-    builder.join(timeout=5)
-    assert not builder.is_alive()
-    assert len(endings) == 1
-    first.kill()
-    if phase == "waiting":
-        other.join(timeout=5)
+        builders.append(build("waiting for it"))
+        time.sleep(0.2)
+    for builder in reversed(builders):
+        builder.send_signal(number)
+        builder.communicate(timeout=5)
+        assert builder.returncode in (-number, 128 + number)
     assert list((tmp_path / "bin").iterdir()) == []
+    assert len(calls.read_text().splitlines()) == 1

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
-from deployments.local.processes import LOOPBACK, PortTakenError, http_get
+from deployments.local.processes import LOOPBACK, ProcessError, http_get
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
         patch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{folder}/somebody-elses.db")
         patch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
         patch.setenv("PREFECT_PROFILE", "no-such-profile")
-        started = start_prefect_server(home=folder / "home", log_dir=folder / "logs")
+        started = start_prefect_server(home=folder / "home", log_dir=folder / "logs").ready()
     with started.process:
         yield started
 
 
 def get(server: PrefectServer, path: str) -> Any:
-    answer = http_get(int(server.ui_url.rsplit(":", 1)[1]), path, timeout_seconds=10)
+    answer = http_get(int(server.url.rsplit(":", 1)[1]), path, timeout_seconds=10)
     assert answer is not None
     assert answer[0] == 200
     return json.loads(answer[1])
@@ -73,8 +73,8 @@ def test_a_client_with_the_environment_reaches_it_whatever_the_shell_holds(serve
 
 
 def test_a_taken_port_is_refused_before_anything_starts(server: PrefectServer, tmp_path: Path) -> None:
-    port = int(server.ui_url.rsplit(":", 1)[1])
-    with pytest.raises(PortTakenError, match=f"The Prefect server cannot use port {port}"):
+    port = int(server.url.rsplit(":", 1)[1])
+    with pytest.raises(ProcessError, match=f"The Prefect server cannot use port {port}"):
         start_prefect_server(home=tmp_path, log_dir=tmp_path, port=port)
 
 
@@ -86,8 +86,8 @@ def test_it_stops_quickly_and_wholly_even_with_a_connection_open(server: Prefect
         closing(sqlite3.connect(tmp_path / "home" / "prefect.db")) as target,
     ):
         source.backup(target)
-    second = start_prefect_server(home=tmp_path / "home", log_dir=tmp_path)
-    with socket.create_connection((LOOPBACK, int(second.ui_url.rsplit(":", 1)[1]))):
+    second = start_prefect_server(home=tmp_path / "home", log_dir=tmp_path).ready()
+    with socket.create_connection((LOOPBACK, int(second.url.rsplit(":", 1)[1]))):
         began = time.monotonic()
         second.process.stop()
         assert time.monotonic() - began < 8

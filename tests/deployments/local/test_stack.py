@@ -8,22 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from deployments.local.credentials import Credentials
-from deployments.local.processes import (
-    LOOPBACK,
-    ManagedProcess,
-    ProcessDiedError,
-    free_port,
-    http_get,
-    wait_until_ready,
-)
-from deployments.local.services import Service, Start, default_services
-from deployments.local.stack import LocalStack, StackRunningError
+from deployments.local.processes import LOOPBACK, ManagedProcess, ProcessError, Server, free_port, http_get
+from deployments.local.services import Service, default_services
+from deployments.local.stack import LocalStack
 from deployments.local.stack_info import StackInfo
 
 # Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
@@ -42,42 +34,37 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
 
-@dataclass(frozen=True)
-class TinyServer:
-    url: str
-    process: ManagedProcess
-    environment: Mapping[str, str]
-
-
 def tiny(
     name: str,
+    folder: Path,
     *,
     pause: float = 0.0,
-    needs: tuple[str, ...] = (),
     preferred_port: int = 0,
     environment: Mapping[str, str] | None = None,
     secret_files: Mapping[str, Path] | None = None,
     code: str = SERVER,
 ) -> Service:
-    def start(start: Start) -> TinyServer:
-        arguments = [str(start.port), str(pause), str(start.local_dir / "ends"), name]
-        process = start.launcher.start(
-            [sys.executable, "-c", code, *arguments],
+    def start(port: int, seen: Mapping[str, str]) -> Server:
+        process = ManagedProcess(
+            [sys.executable, "-c", code, str(port), str(pause), str(folder / "ends"), name],
             name=name,
-            log_path=start.log_dir / f"{name}.log",
-            environment={**os.environ, **start.environment},
+            log_path=folder / "logs" / f"{name}.log",
+            environment={**os.environ, **seen},
         )
-        ready = lambda: http_get(start.port, "/") is not None  # noqa: E731
-        wait_until_ready(ready, process=process, timeout_seconds=60, what=name)
-        return TinyServer(f"http://127.0.0.1:{start.port}", process, environment or {})
+        return Server(
+            process=process,
+            url=f"http://127.0.0.1:{port}",
+            environment=dict(environment or {}),
+            answers=lambda: http_get(port, "/") is not None,
+        )
 
-    return Service(name, start, preferred_port, needs, secret_files or {})
+    return Service(name, start, preferred_port, secret_files or {})
 
 
 def quiet(_: str) -> None: ...
 
 
-def seen_by(server: TinyServer) -> str:
+def seen_by(server: Server) -> str:
     answer = http_get(int(server.url.rsplit(":", 1)[1]), "/")
     assert answer is not None
     return answer[1].decode()
@@ -85,7 +72,7 @@ def seen_by(server: TinyServer) -> str:
 
 def test_services_start_in_parallel_and_stop_in_reverse_order(tmp_path: Path) -> None:
     said: list[str] = []
-    with LocalStack(tmp_path, services=[tiny(name, pause=1.5) for name in "abcd"], say=said.append) as stack:
+    with LocalStack(tmp_path, services=[tiny(name, tmp_path, pause=1.5) for name in "abcd"], say=said.append) as stack:
         assert any("Everything runs" in line for line in said)
         took = float(said[-1].split("after ")[1].split(" s")[0])
         assert took < 5  # one after the other: 6 s at least
@@ -95,19 +82,23 @@ def test_services_start_in_parallel_and_stop_in_reverse_order(tmp_path: Path) ->
     assert (tmp_path / "ends").read_text().split() == ["d", "c", "b", "a"]
 
 
-def test_a_service_sees_what_the_services_it_needs_publish(tmp_path: Path) -> None:
-    services = [tiny("a", pause=0.5, environment={"SEEN": "hello"}), tiny("b", needs=("a",)), tiny("c")]
-    with LocalStack(tmp_path, services=services, say=quiet) as stack:
-        servers = stack.servers
-        assert seen_by(servers["b"]) == "hello"  # type: ignore[arg-type]
-        assert seen_by(servers["c"]) == ""  # type: ignore[arg-type]
+def test_a_service_sees_what_those_that_are_ready_publish(tmp_path: Path) -> None:
+    first = [tiny("a", tmp_path, pause=0.5, environment={"SEEN": "hello"}), tiny("b", tmp_path)]
+    with LocalStack(tmp_path, services=first, say=quiet) as stack:
+        stack.add([tiny("c", tmp_path)])
+        assert [seen_by(stack.servers[name]) for name in "abc"] == ["", "", "hello"]
         assert stack.environment["SEEN"] == "hello"
+        info = StackInfo.read(tmp_path)
+        assert info is not None
+        assert list(info.services) == ["a", "b", "c"]
+    assert (tmp_path / "ends").read_text().split() == ["c", "b", "a"]
 
 
 def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: Path) -> None:
     keys = Credentials.load_or_create(tmp_path / "keys.json")
     service = tiny(
         "a",
+        tmp_path,
         environment={"STORE": "here", "STORE_SECRET": keys.secret_key},
         secret_files={"STORE_SECRET": tmp_path / "keys.json"},
     )
@@ -127,7 +118,7 @@ def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: P
 
 def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
     told = tmp_path / "stack.json"
-    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
         alive = json.loads(told.read_text())
     with subprocess.Popen(["true"]) as ended:
         pass
@@ -144,59 +135,58 @@ def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
     for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
         told.write_text(content)
         assert StackInfo.read(tmp_path) is None
-    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
         assert StackInfo.read(tmp_path) is not None
 
 
 def test_a_second_stack_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
-        with pytest.raises(StackRunningError, match=f"process {os.getpid()}"):
-            LocalStack(tmp_path, services=[tiny("b")], say=quiet).__enter__()
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
+        with pytest.raises(ProcessError, match=f"process {os.getpid()}"):
+            LocalStack(tmp_path, services=[tiny("b", tmp_path)], say=quiet).__enter__()
         assert StackInfo.read(tmp_path) is not None  # the refused one took nothing away
 
 
 def test_one_failing_service_stops_the_others_at_once_and_is_the_error(tmp_path: Path) -> None:
     services = [
-        tiny("a"),
-        tiny("slow", pause=600),
-        tiny("broken", code="import time; time.sleep(1); raise SystemExit('no disk')"),
-        tiny("needy", needs=("broken",)),
+        tiny("a", tmp_path),
+        tiny("slow", tmp_path, pause=600),
+        tiny("broken", tmp_path, code="import time; time.sleep(1); raise SystemExit('no disk')"),
     ]
     began = time.monotonic()
     stack = LocalStack(tmp_path, services=services, say=quiet)
-    with pytest.raises(ProcessDiedError, match="no disk"):
+    with pytest.raises(ProcessError, match="no disk"):
         stack.__enter__()
     assert time.monotonic() - began < 10
     assert not any(server.process.is_alive() for server in stack.servers.values())
     assert StackInfo.read(tmp_path) is None
-    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
         pass  # the folder is free again
 
 
 def test_preferred_ports_are_taken_when_free_else_others(tmp_path: Path) -> None:
     preferred = free_port()
-    with LocalStack(tmp_path / "1", services=[tiny("a", preferred_port=preferred)], say=quiet) as first:
+    with LocalStack(tmp_path / "1", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as first:
         assert first.servers["a"].url.endswith(f":{preferred}")
-        with LocalStack(tmp_path / "2", services=[tiny("a", preferred_port=preferred)], say=quiet) as second:
+        with LocalStack(tmp_path / "2", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as second:
             assert not second.servers["a"].url.endswith(f":{preferred}")
 
 
 def test_waiting_ends_when_a_service_dies(tmp_path: Path) -> None:
-    with LocalStack(tmp_path, services=[tiny("a")], say=quiet) as stack:
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
         stack.servers["a"].process.kill()
-        with pytest.raises(ProcessDiedError, match="a has ended by itself"):
+        with pytest.raises(ProcessError, match="a has ended by itself"):
             stack.wait()
 
 
 def test_signal_handlers_are_put_back(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with LocalStack(tmp_path, services=[tiny("a")], say=quiet):
+    with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_an_error_inside_stops_the_stack_and_passes_through(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), LocalStack(tmp_path, services=[tiny("a")], say=quiet) as stack:
+    with pytest.raises(ZeroDivisionError), LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
         raise ZeroDivisionError
     assert not stack.servers["a"].process.is_alive()
 
@@ -206,8 +196,9 @@ import pathlib, sys
 sys.path.insert(0, sys.argv[2])
 from test_stack import tiny
 from deployments.local.stack import LocalStack
-services = [tiny("a"), tiny("b", pause=float(sys.argv[3]))]
-with LocalStack(pathlib.Path(sys.argv[1]), services=services, say=lambda line: print(line, flush=True)) as stack:
+folder = pathlib.Path(sys.argv[1])
+services = [tiny("a", folder), tiny("b", folder, pause=float(sys.argv[3]))]
+with LocalStack(folder, services=services, say=lambda line: print(line, flush=True)) as stack:
     stack.wait()
 """
 

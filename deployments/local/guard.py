@@ -1,0 +1,56 @@
+"""A program, `python guard.py FD command…`, that runs a command and ends it when the parent is gone.
+
+`FD` is the read end of a pipe whose write end only the parent holds: it reads as closed however the parent ended.
+Linux's PR_SET_PDEATHSIG looks simpler and is wrong here: it fires when the *thread* that started the child ends,
+reaches no grandchildren, needs preexec_fn, and does not exist on macOS.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+ORPHAN_GRACE_SECONDS = 5.0
+"""How long the command may take to end by itself when the parent was killed. Nobody waits for it."""
+
+
+def guard(lifeline: int, command: Sequence[str]) -> int:
+    """Runs the command, and ends its process group when `lifeline` is closed. Returns its exit code."""
+    asked_to_end: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        asked_to_end.append(number)
+
+    # A handler, not SIG_IGN: the command would inherit that. It gets the group's signals itself and decides.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, note)
+    try:
+        child = subprocess.Popen(command)  # noqa: S603
+    except OSError as error:
+        print(f"{command[0]} could not be started: {error}", file=sys.stderr, flush=True)
+        return 127
+    if asked_to_end:  # it came before the command existed
+        child.terminate()
+    orphaned = threading.Event()
+
+    def end_with_the_parent() -> None:
+        os.read(lifeline, 1)
+        orphaned.set()
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(ORPHAN_GRACE_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    code = child.wait()
+    if orphaned.is_set():
+        os.killpg(0, signal.SIGKILL)  # grandchildren, and this guard
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    # No clean-up of the interpreter: it would wait for nothing useful, and the thread above blocks in a read.
+    os._exit(guard(int(sys.argv[1]), sys.argv[2:]))
