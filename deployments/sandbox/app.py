@@ -21,8 +21,8 @@ from deployments.sandbox.faults import Fault, FaultScript
 from deployments.sandbox.generation import GenerationRequest, explain
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
+from deployments.sandbox.pictures import FORMATS, sample
 from deployments.sandbox.record import RecordedRequest, RequestRecord
-from deployments.sandbox.samples import FORMATS, sample
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import TaskBoard
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from html import escape
 
-from deployments.sandbox.samples import SAMPLES
+from deployments.sandbox.pictures import SAMPLES
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import Task, TaskBoard
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
-from deployments.sandbox.callbacks import CallbackAttempt, deliver
+from deployments.sandbox.callback_sender import CallbackAttempt, deliver
 from deployments.sandbox.envelopes import success
 from deployments.sandbox.faults import FaultScript
 from deployments.sandbox.generation import GenerationRequest

@@ -16,7 +16,7 @@ from PIL import Image
 from deployments.sandbox.videos import AspectRatio, RenderingCancelledError, render_video
 
 #: Raised when videos look different, so that a kept `data_dir` does not serve the old ones.
-LOOK = 1
+LOOK = 2
 #: Videos rendered at one time. More would only take the processor from those who wait for an answer.
 RENDERERS = 2
 

@@ -1,40 +1,38 @@
-"""Renders the sandbox's videos: real MP4s that any player plays, in about a quarter of a second of work a second."""
+"""Renders the sandbox's videos: real MP4s that any player plays, a slow pan over a picture with the prompt on it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from deployments.sandbox.captions import Overlay, draw_caption
-from deployments.sandbox.palettes import palette_of, seed_of
-from deployments.sandbox.scenery import Scenery
-from deployments.sandbox.sound import SAMPLE_RATE, chord
+from deployments.sandbox.pictures import landscape, seed_of
 
 AspectRatio = Literal["landscape", "portrait"]
-Planes = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 FRAMES_PER_SECOND = 24
-#: The landscape is painted with at most this many pixels on its short side and scaled up: painting costs by the pixel,
-#: and the scene is soft anyway. The writing is drawn at full size.
-PAINTED_HEIGHT = 240
-#: Videos this small are made by tests, hundreds at a time: every picture is held for some frames, which nobody watches.
-THUMBNAIL_HEIGHT = 120
-THUMBNAIL_HOLD = 6
-#: How much the Ken Burns move zooms in over a whole video.
-ZOOM = 0.12
+#: How far the view moves over a whole video, as a part of its width.
+PAN = 0.12
+MOST_LINES = 4
+WATERMARK = "sandbox"
 #: ITU-R BT.709, the colors a player assumes for HD.
 BT709 = 1
+#: Sound samples a second. Enough for a chord, and a third cheaper to encode than 48,000.
+SAMPLE_RATE = 32_000
+#: Loudest sample, of 1: quiet enough to run in a loop on a desk.
+PEAK = 0.16
+#: One AAC frame.
+SAMPLES_A_FRAME = 1024
 
 
 class RenderingCancelledError(Exception):
@@ -60,112 +58,88 @@ def render_video(
 ) -> None:
     """Writes an MP4 (H.264, AAC, 24 frames a second, moov first) to `path`, which appears only once it is complete.
 
-    `height` is the short side in pixels. With an image the video is a slow move over it, without one a landscape.
+    `height` is the short side in pixels. Without an image the video shows a landscape painted for the prompt.
     Raises `RenderingCancelledError` soon after `cancelled` is set.
     """
-    width, tall = video_size(aspect_ratio, height)
-    seed, palette = seed_of(prompt), palette_of(prompt)
-    overlay = Overlay(draw_caption(width, tall, prompt=prompt, watermark=watermark, accent=palette.glow))
-    paint = _landscape(prompt, width, tall) if image is None else _ken_burns(image, width, tall, seed, duration_seconds)
-    hold = THUMBNAIL_HOLD if height <= THUMBNAIL_HEIGHT else 1
+    size = video_size(aspect_ratio, height)
+    wider = (round(size[0] * (1 + PAN)), size[1])
+    picture = landscape(prompt, *wider) if image is None else ImageOps.fit(image.convert("RGB"), wider)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name keeps the ending: FFmpeg chooses the container by it.
     unfinished = path.with_name(f".{uuid.uuid4().hex}.mp4")
     try:
         with av.open(str(unfinished), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
-            stream.width, stream.height, stream.pix_fmt = width, tall, "yuv420p"
+            video = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+            video.width, video.height, video.pix_fmt = *size, "yuv420p"
             # One thread: two videos at once are what the pool is for, and the same input gives the same bytes.
-            stream.options = {"preset": "ultrafast", "crf": "26", "threads": "1"}
-            context = stream.codec_context
+            video.options = {"preset": "ultrafast", "crf": "26", "threads": "1"}
+            context = video.codec_context
             context.colorspace = context.color_primaries = context.color_trc = BT709
             audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo")
             audio.bit_rate = 96_000
             audio.options = {"aac_coder": "fast"}
-            for sound in _audio_frames(seed, duration_seconds):
-                _check_going_on(cancelled, path)
-                container.mux(audio.encode(sound))
-            container.mux(audio.encode(None))
-            for number in range(duration_seconds * FRAMES_PER_SECOND):
-                _check_going_on(cancelled, path)
-                if number % hold == 0:
-                    frame = paint(number / FRAMES_PER_SECOND)
-                    overlay.lay_over(_planes(frame))
-                frame.pts = number
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+            streams: list[tuple[Any, Iterator[Any]]] = [
+                (audio, _sound(seed_of(prompt), duration_seconds)),
+                (video, _frames(picture, _writing(size, prompt, watermark=watermark), duration_seconds)),
+            ]
+            for stream, frames in streams:
+                for frame in frames:
+                    if cancelled is not None and cancelled.is_set():
+                        raise RenderingCancelledError(f"stopped while rendering {path.name}")
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode(None))
         unfinished.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)  # noqa: PTH108 - missing is the good case
 
 
-def _check_going_on(cancelled: threading.Event | None, path: Path) -> None:
-    if cancelled is not None and cancelled.is_set():
-        raise RenderingCancelledError(f"stopped while rendering {path.name}")
+def _frames(picture: Image.Image, writing: Image.Image, seconds: int) -> Iterator[av.VideoFrame]:
+    """A slow pan over the picture, under writing that stands still."""
+    count = seconds * FRAMES_PER_SECOND
+    written = writing.getbbox() or (0, 0, 1, 1)
+    words = writing.crop(written)
+    for number in range(count):
+        left = round((picture.width - writing.width) * number / (count - 1))
+        drawn = picture.crop((left, 0, left + writing.width, picture.height))
+        drawn.paste(words, written[:2], words)
+        frame = av.VideoFrame.from_ndarray(np.asarray(drawn), format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        frame.pts = number
+        yield frame
 
 
-Paint = Callable[[float], av.VideoFrame]
-
-
-def _landscape(prompt: str, width: int, height: int) -> Paint:
-    """The scene that belongs to the prompt, painted small and scaled up."""
-    scale = min(1.0, PAINTED_HEIGHT / min(width, height))
-    scenery = Scenery(
-        palette_of(prompt), seed=seed_of(prompt), width=round(width * scale), height=round(height * scale)
+def _writing(size: tuple[int, int], prompt: str, *, watermark: bool) -> Image.Image:
+    """The prompt at the bottom, cut after some lines, and the watermark in a corner, on a transparent picture."""
+    width, height = size
+    layer = Image.new("RGBA", size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    letter = max(min(size) // 20, 7)
+    font = ImageFont.load_default(size=letter)
+    lines = textwrap.wrap(
+        prompt, width=round(width * 0.85 / font.getlength("n")), max_lines=MOST_LINES, placeholder="…"
     )
-    return lambda moment: _yuv(scenery.frame(moment), width, height)
+    for where, text, anchor in (
+        ((width * 0.07, height * 0.93), "\n".join(lines), "ld"),
+        ((width * 0.95, height * 0.05), WATERMARK if watermark else "", "ra"),
+    ):
+        draw.text(where, text, "white", font, anchor, stroke_width=letter // 12, stroke_fill="#00000099")
+    return layer
 
 
-def _ken_burns(image: Image.Image, width: int, height: int, seed: int, seconds: float) -> Paint:
-    """A slow zoom over the image with a drift to one side, easing in and out."""
-    # A little larger than the video: what the zoom ends on is still sharp.
-    roomy = (round(width * (1 + ZOOM) / 2) * 2, round(height * (1 + ZOOM) / 2) * 2)
-    fitted = ImageOps.fit(image.convert("RGB"), roomy, Image.Resampling.LANCZOS)
-    # Cut out of the Y, U and V planes, not out of RGB: half the samples, and no conversion for every frame.
-    sources = [Image.fromarray(plane) for plane in _planes(_yuv(np.asarray(fitted), *roomy))]
-    toward_x, toward_y = ((0.0, 0.3), (1.0, 0.3), (0.15, 0.7), (0.85, 0.5))[seed % 4]
-
-    def paint(moment: float) -> av.VideoFrame:
-        part = moment / seconds
-        shrink = ZOOM / (1 + ZOOM) * part * part * (3 - 2 * part)
-        frame = av.VideoFrame(width, height, "yuv420p")
-        for plane, source in zip(_planes(frame), sources, strict=True):
-            wide, tall = (side * (1 - shrink) for side in source.size)
-            left, top = (source.width - wide) * toward_x, (source.height - tall) * toward_y
-            box = (left, top, left + wide, top + tall)
-            plane[:] = np.asarray(source.resize(plane.shape[::-1], Image.Resampling.BILINEAR, box=box))
-        return frame
-
-    return paint
-
-
-def _yuv(picture: npt.NDArray[np.uint8], width: int, height: int) -> av.VideoFrame:
-    return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-        width,
-        height,
-        "yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation="BICUBIC" if picture.shape[0] != height else "FAST_BILINEAR",
-    )
-
-
-def _planes(frame: av.VideoFrame) -> Planes:
-    """The frame's own memory, without the padding at the end of each row."""
-    views = []
-    for plane in frame.planes:
-        rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
-        views.append(rows[:, : plane.width])
-    luma, blue, red = views
-    return luma, blue, red
-
-
-def _audio_frames(seed: int, seconds: float) -> Iterator[av.AudioFrame]:
-    samples = chord(seed, seconds)
-    # 1024 samples are one AAC frame.
-    for start in range(0, samples.shape[1], 1024):
-        piece = np.ascontiguousarray(samples[:, start : start + 1024])
+def _sound(seed: int, seconds: int) -> Iterator[av.AudioFrame]:
+    """A soft chord that swells and fades."""
+    count = seconds * SAMPLE_RATE
+    time = np.arange(count) / SAMPLE_RATE
+    root = 55 * 2 ** (seed % 12 / 12)
+    sound = np.zeros((2, count))
+    for part in (1, 2, 3, 5):
+        for side, beat in enumerate((-0.3, 0.3)):  # a fraction of a hertz apart, left and right sound wide
+            sound[side] += PEAK / 4 * np.sin(2 * np.pi * (root * part + beat) * time)
+    samples = (sound * np.sin(np.pi * time / seconds) ** 0.7).astype(np.float32)
+    for start in range(0, count, SAMPLES_A_FRAME):
+        piece = np.ascontiguousarray(samples[:, start : start + SAMPLES_A_FRAME])
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
         frame.sample_rate, frame.pts = SAMPLE_RATE, start
         yield frame

@@ -17,7 +17,7 @@ import pytest
 
 import deployments.sandbox
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings, create_app
-from deployments.sandbox.samples import sample
+from deployments.sandbox.pictures import sample
 from tests.deployments.sandbox.caller import KEY, Caller, body
 from tests.deployments.sandbox.conftest import StartSandbox
 

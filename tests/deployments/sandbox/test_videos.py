@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.sandbox.palettes import PALETTES
-from deployments.sandbox.scenery import Scenery
+from deployments.sandbox.pictures import landscape
 from deployments.sandbox.videos import RenderingCancelledError, render_video, video_size
 
 Aspect = Literal["landscape", "portrait"]
@@ -36,7 +35,7 @@ def frames_of(path: Path) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]
         return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
 
 
-PHOTO = Image.fromarray(Scenery(PALETTES[2], seed=1, width=320, height=200).frame(0))
+PHOTO = landscape("a photo", 320, 200)
 
 
 @pytest.mark.parametrize("duration", [4, 8, 12])
