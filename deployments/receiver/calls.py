@@ -8,6 +8,7 @@ lost: polling goes on.
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import re
@@ -38,6 +39,7 @@ from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
 from flows.resources import Resources, command_options, load_block, open_resources
+from flows.signals.events import emit_task_finished
 
 MOST_BODY_BYTES: Final = 1_048_576
 """A callback is a few hundred bytes. One larger than 1 MiB is not the provider's."""
@@ -78,7 +80,6 @@ async def serve(
         StoreError: the archive does not answer, or cannot keep a ledger.
     """
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    _check_secret(blocks[0], api)
     with _listen(host, port) as listener:
         async with open_app(*blocks, api=api, archive=archive) as app:
             shown = f"[{host}]" if ":" in host else host
@@ -124,7 +125,7 @@ def create_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await handlers.queue.aclose()
-        handlers.notifier.close()
+        handlers.notifier.tell_what_is_left()
 
     # Whether or not what stands in front takes the path of the public address away.
     public_path = httpx.URL(resources.api.callback_url or "").path.rstrip("/")
@@ -150,7 +151,7 @@ class _Handlers:
         self, resources: Resources, *, api: str, archive: str, answer_seconds: float, body_seconds: float
     ) -> None:
         self._resources = resources
-        self.notifier = Notifier(api=api, archive=archive)
+        self.notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
         self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
         self._refused = 0
         self._refusals_told_at = -REFUSALS_TOLD_SECONDS

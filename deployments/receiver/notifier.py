@@ -9,12 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from flows.signals.events import emit_task_finished
-
 CALL_EVERY_SECONDS: Final = 10.0
 """How often the collector is called at most. Starting its process takes half of it."""
-
-Emit = Callable[..., None]
 
 
 class Notifier:
@@ -24,52 +20,29 @@ class Notifier:
     when that time is over: whatever became of the run that the first one started, one comes after it.
 
     Args:
-        api, archive: names of the blocks, for the collector.
+        emit: takes key, task id and `calls_collector`.
         call_every_seconds: see `CALL_EVERY_SECONDS`.
-        emit: for tests.
     """
 
-    def __init__(
-        self,
-        *,
-        api: str,
-        archive: str,
-        call_every_seconds: float = CALL_EVERY_SECONDS,
-        emit: Emit = emit_task_finished,
-    ) -> None:
-        self._api, self._archive = api, archive
-        self._call_every_seconds = call_every_seconds
+    def __init__(self, emit: Callable[..., None], *, call_every_seconds: float = CALL_EVERY_SECONDS) -> None:
         self._emit = emit
+        self._call_every_seconds = call_every_seconds
         self._quiet: asyncio.TimerHandle | None = None
         """Runs while the collector is not to be called again."""
         self._left: tuple[str, str] | None = None
 
     def finished(self, key: str, task_id: str) -> None:
         """Tells that the task of a generation has ended."""
+        self._emit(key, task_id=task_id, calls_collector=self._quiet is None)
         if self._quiet is None:
-            self._call(key, task_id)
+            self._quiet = asyncio.get_running_loop().call_later(self._call_every_seconds, self.tell_what_is_left)
         else:
             self._left = key, task_id
-            self._tell(key, task_id, calls_collector=False)
 
-    def close(self) -> None:
-        """Tells what is left, at once."""
+    def tell_what_is_left(self) -> None:
+        """Calls the collector for what came since it was called last. To be done when the receiver stops, too."""
         if self._quiet is not None:
             self._quiet.cancel()
-            self._quiet = None
-        if self._left is not None:
-            self._tell(*self._left, calls_collector=True)
-            self._left = None
-
-    def _call(self, key: str, task_id: str) -> None:
-        self._left = None
-        self._tell(key, task_id, calls_collector=True)
-        self._quiet = asyncio.get_running_loop().call_later(self._call_every_seconds, self._over)
-
-    def _over(self) -> None:
-        self._quiet = None
-        if self._left is not None:
-            self._call(*self._left)
-
-    def _tell(self, key: str, task_id: str, *, calls_collector: bool) -> None:
-        self._emit(key, task_id=task_id, api=self._api, archive=self._archive, calls_collector=calls_collector)
+        left, self._left, self._quiet = self._left, None, None
+        if left is not None:
+            self.finished(*left)

@@ -1,8 +1,8 @@
 """Handles calls in their turn: one at a time for each attempt, a bounded number in all."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -37,6 +37,17 @@ class QueueFullError(Exception):
     """Too many calls wait."""
 
 
+@dataclass
+class _Attempt:
+    """The calls about one attempt."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: dict[str | None, asyncio.Task[Result]] = field(default_factory=dict)
+    """Those that are not handled yet, by claimed task id."""
+    end: Result | None = None
+    """Of the call that was handled last."""
+
+
 class CallbackQueue:
     """Takes calls and hands each to `work`.
 
@@ -63,10 +74,8 @@ class CallbackQueue:
         self._most_calls = most_calls
         self._calls: set[asyncio.Task[Result]] = set()
         """All that are handled or wait. The event loop itself holds tasks only weakly."""
-        self._last: dict[tuple[str, int], asyncio.Task[Result]] = {}
-        """The latest call about each attempt: who comes next waits for it."""
-        self._waiting: dict[tuple[str, int], dict[str | None, asyncio.Task[Result]]] = {}
-        """Calls that are not handled yet, by attempt and claimed task id."""
+        self._attempts: dict[tuple[str, int], _Attempt] = {}
+        """Those that a call is handled of, or waits for."""
 
     def take(self, key: str, attempt_number: int, claimed_task_id: str | None) -> asyncio.Task[Result]:
         """Takes a call, which is then handled to its end, whoever waits for the result.
@@ -75,16 +84,16 @@ class CallbackQueue:
             QueueFullError: there are too many.
         """
         about = (key, attempt_number)
-        waiting = self._waiting.get(about, {})
-        if claimed_task_id in waiting:
-            return waiting[claimed_task_id]
-        if len(self._calls) >= self._most_calls or len(waiting) >= MOST_WAITING_FOR_ONE:
+        attempt = self._attempts.get(about) or _Attempt()
+        if claimed_task_id in attempt.waiting:
+            return attempt.waiting[claimed_task_id]
+        if len(self._calls) >= self._most_calls or len(attempt.waiting) >= MOST_WAITING_FOR_ONE:
             raise QueueFullError
-        call = asyncio.create_task(self._handle(about, claimed_task_id, self._last.get(about)), name="callback")
+        call = asyncio.create_task(self._handle(about, claimed_task_id, attempt), name="callback")
+        self._attempts[about] = attempt
+        attempt.waiting[claimed_task_id] = call
         self._calls.add(call)
-        self._last[about] = call
-        self._waiting.setdefault(about, {})[claimed_task_id] = call
-        call.add_done_callback(lambda _: self._forget(about, claimed_task_id, call))
+        call.add_done_callback(lambda _: self._forget(about, claimed_task_id, attempt, call))
         return call
 
     async def aclose(self) -> None:
@@ -95,27 +104,20 @@ class CallbackQueue:
                 call.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _handle(
-        self, about: tuple[str, int], claimed_task_id: str | None, before: asyncio.Task[Result] | None
-    ) -> Result:
-        if before is not None:
-            await asyncio.wait({before})
-            with contextlib.suppress(asyncio.CancelledError):
-                if before.result() in FINAL:
-                    return before.result()
-        async with self._gate:
-            self._no_longer_waits(about, claimed_task_id)
-            return await self._work(*about, claimed_task_id)
+    async def _handle(self, about: tuple[str, int], claimed_task_id: str | None, attempt: _Attempt) -> Result:
+        async with attempt.turn:
+            if attempt.end in FINAL:
+                return attempt.end
+            async with self._gate:
+                del attempt.waiting[claimed_task_id]  # who comes from now on may know more
+                attempt.end = await self._work(*about, claimed_task_id)
+                return attempt.end
 
-    def _forget(self, about: tuple[str, int], claimed_task_id: str | None, call: asyncio.Task[Result]) -> None:
+    def _forget(
+        self, about: tuple[str, int], claimed_task_id: str | None, attempt: _Attempt, call: asyncio.Task[Result]
+    ) -> None:
         self._calls.discard(call)
-        if self._last.get(about) is call:
-            del self._last[about]
-        if self._waiting.get(about, {}).get(claimed_task_id) is call:
-            self._no_longer_waits(about, claimed_task_id)
-
-    def _no_longer_waits(self, about: tuple[str, int], claimed_task_id: str | None) -> None:
-        waiting = self._waiting.get(about, {})
-        waiting.pop(claimed_task_id, None)
-        if not waiting:
-            self._waiting.pop(about, None)
+        if attempt.waiting.get(claimed_task_id) is call:
+            del attempt.waiting[claimed_task_id]
+        if not attempt.waiting and not attempt.turn.locked() and self._attempts.get(about) is attempt:
+            del self._attempts[about]

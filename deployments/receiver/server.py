@@ -1,9 +1,10 @@
 """The web server that the callback receiver runs in: uvicorn, with an end to everything."""
 
 import asyncio
-import contextlib
+import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -47,13 +48,14 @@ class CallbackServer(uvicorn.Server):
         await super().startup(sockets)
         self._on_started()
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        with super().capture_signals():
-            yield
-            # uvicorn would raise the signal once more now. SIGTERM would then end the process before it has sent its
-            # events, and a clean stop would look like a crash.
-            self._captured_signals.clear()
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ends it. uvicorn's own would raise the signal once more after the clean end.
+
+        SIGTERM would then end the process before it has sent its events, and a clean stop would look like a crash.
+        """
+        del frame
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 class _Connection(H11Protocol):

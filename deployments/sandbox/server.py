@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from types import FrameType
 from typing import Self
 
 import uvicorn
@@ -27,28 +25,11 @@ START_SECONDS = 30.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but it says when it listens, and it does not wait for requests that hang on purpose."""
+    """uvicorn, but it does not wait for requests that hang on purpose, and its clean end does not look like a crash."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal once more after its clean end, which makes the exit look like a crash.
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own raises the signal once more after the end.
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -98,7 +79,8 @@ class SandboxServer:
         self._thread = threading.Thread(target=server.run, args=([listener],), name="apixo-sandbox", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_SECONDS
-        while not server.listening.wait(0.05):
+        while not server.started:
+            time.sleep(0.01)
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 listener.close()
                 self.stop()

@@ -9,16 +9,14 @@ from deployments.receiver.notifier import Notifier
 class Told:
     def __init__(self) -> None:
         self.events: list[tuple[str, bool]] = []
-        self.blocks: set[tuple[str, str]] = set()
 
-    def __call__(self, key: str, *, task_id: str, api: str, archive: str, calls_collector: bool) -> None:
+    def __call__(self, key: str, *, task_id: str, calls_collector: bool) -> None:
         assert task_id == f"task of {key}"
-        self.blocks.add((api, archive))
         self.events.append((key, calls_collector))
 
 
 def notifier(told: Told, **options: Any) -> Notifier:
-    return Notifier(api="fast", archive="cold", emit=told, **({"call_every_seconds": 0.2} | options))
+    return Notifier(told, **({"call_every_seconds": 0.2} | options))
 
 
 async def test_a_single_end_calls_the_collector_at_once_and_only_once() -> None:
@@ -28,7 +26,6 @@ async def test_a_single_end_calls_the_collector_at_once_and_only_once() -> None:
     assert told.events == [("a", True)]
     await asyncio.sleep(0.5)
     assert told.events == [("a", True)]
-    assert told.blocks == {("fast", "cold")}
 
 
 async def test_a_burst_is_told_one_by_one_and_calls_the_collector_twice() -> None:
@@ -59,6 +56,6 @@ async def test_what_is_left_is_told_when_it_closes() -> None:
     bell = notifier(told, call_every_seconds=60)
     bell.finished("a", "task of a")
     bell.finished("b", "task of b")
-    bell.close()
-    bell.close()
+    bell.tell_what_is_left()
+    bell.tell_what_is_left()
     assert told.events == [("a", True), ("b", False), ("b", True)]

@@ -125,7 +125,18 @@ async def test_nothing_is_kept_of_calls_that_ended(work: Work) -> None:
     for claimed_task_id in (None, "t", None):
         await asyncio.gather(*(queue.take("k", 1, claimed_task_id) for _ in range(3)))
     await turn()
-    assert (queue._calls, queue._last, queue._waiting) == (set(), {}, {})
+    assert (queue._calls, queue._attempts) == (set(), {})
+
+
+async def test_calls_that_end_at_once_are_forgotten_too() -> None:
+    async def work(*_: object) -> Result:
+        return Outcome.PENDING
+
+    queue = CallbackQueue(work)
+    calls = [queue.take("k", 1, claimed_task_id) for claimed_task_id in (None, "t", "u")]
+    assert await asyncio.gather(*calls) == [Outcome.PENDING] * 3
+    await turn()
+    assert (queue._calls, queue._attempts) == (set(), {})
 
 
 async def test_closing_waits_for_what_is_under_way_and_cuts_off_what_takes_too_long(
