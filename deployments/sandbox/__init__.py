@@ -1,6 +1,5 @@
 """A local fake of the APIXO Sora-2 API: documented behavior, scripted faults, playable videos, and no bill."""
 
-from deployments.sandbox.app import create_app
 from deployments.sandbox.faults import Fault, FaultScript
 from deployments.sandbox.record import RecordedRequest, RequestRecord
 from deployments.sandbox.server import SandboxServer, serve
@@ -13,6 +12,5 @@ __all__ = [
     "RequestRecord",
     "SandboxServer",
     "SandboxSettings",
-    "create_app",
     "serve",
 ]

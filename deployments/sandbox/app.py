@@ -17,14 +17,13 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainT
 from starlette.routing import Route
 
 from deployments.sandbox.envelopes import failure, success
-from deployments.sandbox.faults import Fault, FaultScript
+from deployments.sandbox.faults import Fault
 from deployments.sandbox.generation import GenerationRequest, explain
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
 from deployments.sandbox.pictures import FORMATS, sample
-from deployments.sandbox.record import RecordedRequest, RequestRecord
-from deployments.sandbox.settings import SandboxSettings
-from deployments.sandbox.tasks import TaskBoard
+from deployments.sandbox.record import RecordedRequest
+from deployments.sandbox.state import SandboxState
 
 _FAULTS = TypeAdapter(list[Fault])
 
@@ -49,9 +48,9 @@ class RateLimit:
 class _Calls:
     """The handlers."""
 
-    def __init__(self, settings: SandboxSettings, record: RequestRecord, faults: FaultScript, board: TaskBoard) -> None:
-        self._settings, self._record, self._faults, self._board = settings, record, faults, board
-        self._rate = RateLimit(settings.requests_per_minute, settings.scaled(60))
+    def __init__(self, state: SandboxState) -> None:
+        self._state, self._settings, self._board = state, state.settings, state.tasks
+        self._rate = RateLimit(self._settings.requests_per_minute, self._settings.scaled(60))
 
     async def submit(self, request: Request) -> Response:
         if refusal := self._refusal(request):
@@ -107,18 +106,18 @@ class _Calls:
             faults = _FAULTS.validate_json(await request.body())
         except ValidationError as error:
             return JSONResponse(failure(400, explain(error)), 400)
-        self._faults.add(*faults)
+        self._state.faults.add(*faults)
         return await self.list_faults(request)
 
     async def clear_faults(self, _: Request) -> Response:
-        self._faults.clear()
+        self._state.faults.clear()
         return Response(status_code=204)
 
     async def list_faults(self, _: Request) -> Response:
-        return JSONResponse([fault.model_dump(mode="json") for fault in self._faults.pending()])
+        return JSONResponse([fault.model_dump(mode="json") for fault in self._state.faults.pending()])
 
     async def list_requests(self, _: Request) -> Response:
-        return JSONResponse(self._record.as_json())
+        return JSONResponse(self._state.record.as_json())
 
     async def list_tasks(self, request: Request) -> Response:
         base_url = str(request.base_url)
@@ -145,28 +144,17 @@ class _Calls:
         return JSONResponse(failure(code, message), code if self._settings.errors_as_http_status else 200)
 
 
-def create_app(
-    settings: SandboxSettings | None = None,
-    *,
-    record: RequestRecord | None = None,
-    faults: FaultScript | None = None,
-    board: TaskBoard | None = None,
-) -> Starlette:
+def create_app(state: SandboxState) -> Starlette:
     """The sandbox as an ASGI app. Faults that cut connections need uvicorn; `SandboxServer` runs it there."""
-    settings = settings or SandboxSettings()
-    # `or` would not do: an empty record is false.
-    record = RequestRecord() if record is None else record
-    faults = FaultScript() if faults is None else faults
-    board = TaskBoard(settings, faults) if board is None else board
-    calls = _Calls(settings, record, faults, board)
+    calls = _Calls(state)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await board.start()
+        await state.tasks.start()
         try:
             yield
         finally:
-            await board.stop()
+            await state.tasks.stop()
 
     return Starlette(
         routes=[
@@ -181,6 +169,6 @@ def create_app(
             Route("/sandbox/requests", calls.list_requests),
             Route("/sandbox/tasks", calls.list_tasks),
         ],
-        middleware=[Middleware(FaultyWire, settings=settings, record=record, faults=faults, board=board)],
+        middleware=[Middleware(FaultyWire, state=state)],
         lifespan=lifespan,
     )

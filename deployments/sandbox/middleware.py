@@ -12,12 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.sandbox.downloads import damage_image, damage_result
 from deployments.sandbox.envelopes import failure
-from deployments.sandbox.faults import FaultScript
 from deployments.sandbox.links import VIDEO_NAMES
-from deployments.sandbox.misbehavior import misbehave
-from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest, RequestRecord
-from deployments.sandbox.settings import SandboxSettings
-from deployments.sandbox.tasks import Task, TaskBoard
+from deployments.sandbox.misbehavior import misbehave, refuse
+from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest
+from deployments.sandbox.state import SandboxState
+from deployments.sandbox.tasks import Task
 from deployments.sandbox.wire import Exchange, read_body
 
 SUBMIT_PATH = "/api/v1/generateTask/sora-2"
@@ -33,10 +32,8 @@ LARGEST_BODY = 4 * 1024 * 1024
 class FaultyWire:
     """A raw ASGI middleware. Starlette's own kind cannot see the connection, which most faults are about."""
 
-    def __init__(
-        self, app: ASGIApp, *, settings: SandboxSettings, record: RequestRecord, faults: FaultScript, board: TaskBoard
-    ) -> None:
-        self._app, self._settings, self._record, self._faults, self._board = app, settings, record, faults, board
+    def __init__(self, app: ASGIApp, *, state: SandboxState) -> None:
+        self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(CONTROL_PATH):
@@ -47,29 +44,31 @@ class FaultyWire:
             await Exchange(scope, receive, send, b"").answer(413, failure(413, "Request body too large"))
             return
         call = _call_of(scope)
-        task = self._board.get(_task_id_of(scope, call))
+        task = self._state.tasks.get(_task_id_of(scope, call))
         succeeded = task is not None and task.state == "success"
         fault = None
         downloads = scope["method"] == "GET" and (call == "image" or (call == "result" and task is not None))
         if call in ("submit", "status") or downloads:
             prompt = task.request.input.prompt if task else _prompt_of(body)
-            fault = self._faults.take(call, prompt=prompt, succeeded=succeeded)
+            fault = self._state.faults.take(call, prompt=prompt, succeeded=succeeded)
         recorded = self._recorded(scope, body, call)
         recorded.fault = fault.kind if fault else None
-        self._record.add(recorded)
+        self._state.record.add(recorded)
         scope[RECORD_KEY] = recorded
         exchange = Exchange(scope, receive, send, body)
         if fault is None:
             await exchange.pass_on(self._app)
+        elif await refuse(exchange, fault):
+            return
         elif fault.call == "image":
             await damage_image(exchange, self._app, fault)
         elif fault.call == "result" and task is not None:
-            await damage_result(exchange, self._app, fault, task, self._board)
+            await damage_result(exchange, self._app, fault, task, self._state.tasks)
         else:
             await misbehave(exchange, self._app, fault, self._second_url(scope, task))
 
     def _recorded(self, scope: Scope, body: bytes, call: Call) -> RecordedRequest:
-        key = self._settings.api_key.encode()
+        key = self._state.settings.api_key.encode()
         query: bytes = scope["query_string"]
         everywhere = [scope.get("raw_path") or scope["path"].encode(), query, body]
         everywhere += [value for _, value in scope["headers"]]
@@ -94,7 +93,7 @@ class FaultyWire:
         if task is None or task.expires_at is None:
             return None
         base_url = str(Request(scope).base_url)
-        return self._board.links.make(base_url, task.task_id, task.expires_at, VIDEO_NAMES[1])
+        return self._state.tasks.links.make(base_url, task.task_id, task.expires_at, VIDEO_NAMES[1])
 
 
 def _call_of(scope: Scope) -> Call:

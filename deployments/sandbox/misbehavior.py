@@ -1,13 +1,14 @@
-"""Faults of the two API calls, carried out."""
+"""Faults that answer before anything is done, and those of the two API calls, carried out. See also `downloads`."""
 
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import get_args
 
 from starlette.types import ASGIApp
 
-from deployments.sandbox.envelopes import DAMAGED, Json, altered, damaged, failure
+from deployments.sandbox.envelopes import DAMAGED, altered, damaged, failure
 from deployments.sandbox.faults import Fault, StatusKind
 from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
 
@@ -15,77 +16,70 @@ from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
 HUGE_BYTES = 50 * 1024 * 1024
 #: In how many pieces a slow answer comes.
 SLOW_PIECES = 20
-PAGES: dict[str, tuple[int, str]] = {
-    "http_400_html": (400, "400 Bad Request"),
-    "http_502_html": (502, "502 Bad Gateway"),
-}
+#: Where a redirect must never be followed to: the metadata service of cloud machines.
+PRIVATE_ADDRESS = "http://169.254.169.254/x"
+#: What a gateway says in the API's place, and a storage service of a file.
 PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1>nginx</body></html>"
 
-#: Refusals that are sent before anything is done: HTTP status and the envelope's message.
-REFUSALS: dict[str, tuple[int, str]] = {
-    "http_400": (400, "Insufficient credits"),
-    "http_401": (401, "Invalid API key"),
-    "http_404": (404, "Not found"),
-    "http_429": (429, "Rate limit exceeded"),
-    "http_500": (500, "Internal server error"),
-    "http_503": (503, "Service unavailable"),
-    "task_unknown": (400, "task not found"),
+#: The envelope's message for each status that a call can be refused with.
+MESSAGES = {
+    400: "Insufficient credits",
+    401: "Invalid API key",
+    404: "Not found",
+    429: "Rate limit exceeded",
+    500: "Internal server error",
+    503: "Service unavailable",
 }
 
-#: HTTP 200 with the error in the body, before anything is done.
-IN_THE_BODY: dict[str, tuple[int, str]] = {
-    "code_400_body": (400, "Insufficient credits"),
-    "code_429_body": (429, "Rate limit exceeded"),
-    "code_500_body": (500, "Internal server error"),
-}
+
+async def refuse(exchange: Exchange, fault: Fault) -> bool:
+    """Answers without doing anything, where the fault is of that kind. Returns whether it is."""
+    path, query = exchange.scope["path"], exchange.scope["query_string"].decode("latin-1")
+    match fault.kind.split("_"):
+        case ["reset", "before"]:
+            await exchange.reset()
+        case ["hang"]:
+            await hang(exchange, fault)
+        case ["redirect"]:
+            status = 307 if exchange.scope["method"] == "POST" else 302
+            await exchange.answer(status, headers={"location": f"{path}?{query}&again=1"})
+        case ["redirect", "private"]:
+            await exchange.answer(302, headers={"location": PRIVATE_ADDRESS})
+        case ["task", "unknown"]:
+            await exchange.answer(400, failure(400, "task not found"))
+        case ["code", code, "body"]:
+            await exchange.answer(200, failure(int(code), MESSAGES[int(code)]))
+        case ["http", code, *html] if html in ([], ["html"]):
+            status = int(code)
+            page = PAGE.format(f"{status} {HTTPStatus(status).phrase}")
+            message = "Invalid parameters" if fault.call == "status" and status == 400 else MESSAGES.get(status, "")
+            is_api = fault.call in ("submit", "status")
+            headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
+            await exchange.answer(status, failure(status, message) if is_api and not html else page, headers)
+        case _:
+            return False
+    return True
 
 
 async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: str | None = None) -> None:
-    """Answers a submit or status call as the fault says. `second_url` is another address of the task's video."""
-    match fault.kind:
-        case "reset_before":
-            await exchange.reset()
-        case "hang":
-            await hang(exchange, fault)
-        case "redirect":
-            again = exchange.scope["path"]
-            query = exchange.scope["query_string"].decode("latin-1")
-            await exchange.answer(307, headers={"location": f"{again}?{query}" if query else f"{again}?again=1"})
-        case kind if kind in PAGES:
-            status, title = PAGES[kind]
-            await exchange.answer(status, PAGE.format(title))
-        case kind if kind in IN_THE_BODY:
-            await exchange.answer(200, failure(*IN_THE_BODY[kind]))
-        case kind if kind in REFUSALS:
-            status, message = REFUSALS[kind]
-            if kind == "http_400" and fault.call == "status":
-                message = "Invalid parameters"
-            headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
-            await exchange.answer(status, failure(status, message), headers)
-        case _:
-            await _act_then_misbehave(exchange, await exchange.act(app), fault, second_url)
-
-
-async def _act_then_misbehave(exchange: Exchange, reply: Reply, fault: Fault, second_url: str | None) -> None:
+    """Acts upon a submit or status call, and answers as the fault says. `second_url`: another address of its video."""
+    reply = await exchange.act(app)
+    as_json = {"content-type": "application/json"}
     match fault.kind:
         case "reset_after":
             await exchange.reset()
         case "hang_after":
             await hang(exchange, fault)
         case "http_500_after":
-            await exchange.answer(500, failure(500, "Internal server error"))
+            await exchange.answer(500, failure(500, MESSAGES[500]))
         case "code_400_after":
             await exchange.answer(200, {**reply.json(), "code": 400, "message": "Invalid parameters"})
         case "slow":
             await trickle(exchange, reply, fault.seconds)
         case "junk":
-            await exchange.answer(
-                reply.status, b"\x00\xff\xfeOK this is not JSON", {"content-type": "application/json"}
-            )
+            await exchange.answer(reply.status, b"\x00\xff\xfeOK this is not JSON", as_json)
         case "half_json":
-            await exchange.answer(
-                reply.status, reply.body[: len(reply.body) // 2], {"content-type": "application/json"}
-            )
+            await exchange.answer(reply.status, reply.body[: len(reply.body) // 2], as_json)
         case "huge_body":
             await _pad(exchange, reply)
         case kind if reply.json().get("code") != 200:
@@ -117,8 +111,7 @@ async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
 
 
 async def _pad(exchange: Exchange, reply: Reply) -> None:
-    envelope: Json = reply.json()
-    head, tail = b'{"padding": "', b'", ' + json.dumps(envelope).encode()[1:]
+    head, tail = b'{"padding": "', b'", ' + json.dumps(reply.json()).encode()[1:]
     length = len(head) + HUGE_BYTES + len(tail)
     await exchange.begin(reply.status, {"content-type": "application/json", "content-length": str(length)})
     await exchange.piece(head)

@@ -13,10 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from deployments.sandbox.app import create_app
-from deployments.sandbox.faults import FaultScript
-from deployments.sandbox.record import RequestRecord
 from deployments.sandbox.settings import SandboxSettings
-from deployments.sandbox.tasks import TaskBoard
+from deployments.sandbox.state import SandboxState
 
 #: How long answers that are under way may take when the sandbox stops, in seconds. Then their connections are cut.
 GRACE_SECONDS = 0.05
@@ -42,7 +40,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class SandboxServer:
+class SandboxServer(SandboxState):
     """The sandbox on a free port of 127.0.0.1, in a background thread.
 
     ```python
@@ -55,10 +53,7 @@ class SandboxServer:
 
     def __init__(self, settings: SandboxSettings | None = None, *, port: int = 0) -> None:
         """`port` 0 takes a free one."""
-        self.settings = settings or SandboxSettings()
-        self.record = RequestRecord()
-        self.faults = FaultScript()
-        self.tasks = TaskBoard(self.settings, self.faults)
+        super().__init__(settings)
         self._port = port
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -74,8 +69,7 @@ class SandboxServer:
         """Returns once the sandbox answers."""
         listener = socket.create_server(("127.0.0.1", self._port), backlog=2048)
         self._port = listener.getsockname()[1]
-        app = create_app(self.settings, record=self.record, faults=self.faults, board=self.tasks)
-        self._server = server = _Server(_config(app))
+        self._server = server = _Server(_config(create_app(self)))
         self._thread = threading.Thread(target=server.run, args=([listener],), name="apixo-sandbox", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_SECONDS
@@ -107,7 +101,7 @@ def serve(settings: SandboxSettings | None = None, host: str = "127.0.0.1", port
     Raises `OSError` when the port is taken.
     """
     listener = socket.create_server((host, port), backlog=2048)
-    server = _Server(_config(create_app(settings)))
+    server = _Server(_config(create_app(SandboxState(settings))))
     server.run([listener])
 
 

@@ -112,8 +112,10 @@ class Exchange:
         transport.abort()
         await self.gone_within(1)
 
-    async def hang_up(self) -> None:
-        """Closes the connection after what was sent has left, however much was announced."""
+    async def break_off(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Sends this much, and closes the connection after it has left, however much was announced."""
+        await self.begin(status, headers)
+        await self.piece(body)
         self._transport().close()
         await self.gone_within(1)
 

@@ -16,14 +16,16 @@ import httpx
 import pytest
 
 import deployments.sandbox
-from deployments.sandbox import Fault, SandboxServer, SandboxSettings, create_app
+from deployments.sandbox import Fault, SandboxServer, SandboxSettings
+from deployments.sandbox.app import create_app
 from deployments.sandbox.pictures import sample
+from deployments.sandbox.state import SandboxState
 from tests.deployments.sandbox.caller import KEY, Caller, body
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
 def test_the_public_names() -> None:
-    assert {"SandboxSettings", "SandboxServer", "Fault", "create_app", "serve"} <= set(deployments.sandbox.__all__)
+    assert {"SandboxSettings", "SandboxServer", "Fault", "serve"} <= set(deployments.sandbox.__all__)
 
 
 def leftover(before: set[threading.Thread]) -> set[threading.Thread]:
@@ -101,7 +103,7 @@ def test_a_taken_port_is_an_error(sandbox: SandboxServer) -> None:
 
 
 async def test_cutting_needs_uvicorn_and_says_so() -> None:
-    app = create_app(SandboxSettings(video_height=90))
+    app = create_app(SandboxState())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sandbox") as client:
         await client.post("/sandbox/faults", json=[{"call": "submit", "kind": "reset_before"}])
         with pytest.raises(TypeError, match="only under uvicorn"):
