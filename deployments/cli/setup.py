@@ -50,10 +50,7 @@ def setup(
             show(saved)
         show(await make_bucket(await load_block(VideoArchive, name)))
         if deploy:
-            for saved in await deploy_files(MAIN):
-                show(saved)
-            if connection.stack is None:
-                await _warn_of_examples()
+            await _deploy(connection)
 
     asyncio.run(run())
 
@@ -64,15 +61,7 @@ def deploy(context: typer.Context) -> None:
     What is deployed already from this version of the code stays as it is. `sora setup` does this too, after the blocks.
     A worker runs the deployments: `prefect worker start --pool sora`
     """
-    connection: Connection = context.obj
-
-    async def run() -> None:
-        for saved in await deploy_files(MAIN):
-            show(saved)
-        if connection.stack is None:
-            await _warn_of_examples()
-
-    asyncio.run(run())
+    asyncio.run(_deploy(context.obj))
 
 
 def show(saved: Saved) -> None:
@@ -80,8 +69,12 @@ def show(saved: Saved) -> None:
     out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
 
 
-async def _warn_of_examples() -> None:
-    """Says how to delete what an earlier version left on a real server. A person may have made use of it."""
+async def _deploy(connection: Connection) -> None:
+    for saved in await deploy_files(MAIN):
+        show(saved)
+    if connection.stack is not None:
+        return
+    # How to delete what an earlier version left on a real server. A person may have made use of it.
     if commands := await delete_examples_commands():
         err.print(
             "[yellow]![/] This server has example deployments of an earlier version; their runs pay. To delete them:"

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from prefect.blocks.core import Block, UnknownBlockType
 from prefect.blocks.system import Secret
+from pydantic import Secret as PydanticSecret
 from pydantic import SecretStr, ValidationError
 
 from blocks import ApixoApi, VideoArchive
@@ -82,13 +83,10 @@ async def save_blocks(
         value = api.get(field)
         if isinstance(value, Secret):
             if value._block_document_id is None:  # noqa: SLF001 - Prefect offers no other way to see it
-                outcome = await _save_secret(secret_name, value)
-                saved.append(Saved("secret", secret_name, outcome))
+                saved.append(await _save(value, secret_name))
                 value = await Secret.aload(secret_name)
             api[field] = value
-    saved.append(await _save(ApixoApi, name, api))
-    saved.append(await _save(VideoArchive, name, archive))
-    return saved
+    return [*saved, await _save(ApixoApi(**api), name), await _save(VideoArchive(**archive), name)]
 
 
 async def make_bucket(archive: VideoArchive) -> Saved:
@@ -141,22 +139,14 @@ async def _wanted(
     return fields
 
 
-async def _save(block: type[Block], name: str, fields: dict[str, Any]) -> Saved:
-    stored = await _load(block, name)
-    wanted = block(**fields)
-    slug = block.get_block_type_slug()
+async def _save(wanted: Block, name: str) -> Saved:
+    stored = await _load(type(wanted), name)
+    outcome: Outcome = "created" if stored is None else "updated"
     if stored is not None and _plain(stored) == _plain(wanted):
-        return Saved(slug, name, "unchanged")
-    await wanted.save(name, overwrite=True)
-    return Saved(slug, name, "updated" if stored is not None else "created")
-
-
-async def _save_secret(name: str, wanted: Secret[Any]) -> Outcome:
-    stored = await _load(Secret, name)
-    if stored is not None and stored.value.get_secret_value() == wanted.value.get_secret_value():
-        return "unchanged"
-    await wanted.save(name, overwrite=True)
-    return "updated" if stored is not None else "created"
+        outcome = "unchanged"
+    else:
+        await wanted.save(name, overwrite=True)
+    return Saved(wanted.get_block_type_slug(), name, outcome)
 
 
 async def _load(block: type[B], name: str) -> B | None:
@@ -171,12 +161,10 @@ async def _load(block: type[B], name: str) -> B | None:
 
 
 def _plain(block: Block) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for field in type(block).model_fields:
-        value = getattr(block, field)
-        if isinstance(value, Secret):
-            value = value.value.get_secret_value()
-        elif isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        plain[field] = value
-    return plain
+    return {field: _revealed(getattr(block, field)) for field in type(block).model_fields}
+
+
+def _revealed(value: Any) -> Any:
+    if isinstance(value, Secret):
+        value = value.value
+    return value.get_secret_value() if isinstance(value, SecretStr | PydanticSecret) else value

@@ -14,6 +14,7 @@ import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.connection import SetupError
@@ -149,11 +150,17 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
     return "unchanged"  # a person may have changed its limit
 
 
+async def _found(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
+    try:
+        return await client.read_deployment_by_name(wanted.full_name)
+    except ObjectNotFound:
+        return None
+
+
 async def _version(client: PrefectClient, wanted: _Wanted) -> str | None:
     """The version that is deployed; None when there is none, and empty when one of its triggers is gone."""
-    try:
-        found = await client.read_deployment_by_name(wanted.full_name)
-    except ObjectNotFound:
+    found = await _found(client, wanted)
+    if found is None:
         return None
     for trigger in wanted.triggers:
         if not await client.read_automations_by_name(trigger):
@@ -162,19 +169,13 @@ async def _version(client: PrefectClient, wanted: _Wanted) -> str | None:
 
 
 async def _schedules(client: PrefectClient, wanted: _Wanted) -> list[DeploymentSchedule]:
-    try:
-        found = await client.read_deployment_by_name(wanted.full_name)
-    except ObjectNotFound:
-        return []
-    return await client.read_deployment_schedules(found.id)
+    found = await _found(client, wanted)
+    return await client.read_deployment_schedules(found.id) if found else []
 
 
 async def _keep_schedules(client: PrefectClient, wanted: _Wanted, before: Sequence[DeploymentSchedule]) -> list[Saved]:
-    try:
-        found = await client.read_deployment_by_name(wanted.full_name)
-    except ObjectNotFound:
-        return []
-    kept = await keep_schedules(client, found.id, before, wanted.schedules)
+    found = await _found(client, wanted)
+    kept = await keep_schedules(client, found.id, before, wanted.schedules) if found else []
     return [Saved("schedule", f"{wanted.name}: {name}", how) for name, how in kept]
 
 
