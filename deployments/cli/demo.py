@@ -85,13 +85,13 @@ def demo_requests(sandbox_url: str, run: str) -> "dict[str, VideoRequest]":
             duration=4,
             aspect_ratio="portrait",
         ),
-        f"demo-{run}-harbour": VideoRequest(
+        f"demo-{run}-harbor": VideoRequest(
             prompt=(
-                "The harbour wakes: gentle waves catch the backlight, boats sway, the camera orbits slowly and zooms "
+                "The harbor wakes: gentle waves catch the backlight, boats sway, the camera orbits slowly and zooms "
                 "from wide to close; quiet, epic morning mood."
             ),
             duration=8,
-            image_urls=[f"{sandbox_url}/samples/harbour.jpg"],
+            image_urls=[f"{sandbox_url}/samples/harbor.jpg"],
         ),
     }
 

@@ -116,7 +116,7 @@ def run_and_show(
 
 
 def made_up_key(prompt: str) -> str:
-    """A key a person can recognise: the prompt's first words, the time, and four random letters."""
+    """A key a person can recognize: the prompt's first words, the time, and four random letters."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32].strip("-") or "video"
     return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 

@@ -34,7 +34,7 @@ def sandbox(
         max_concurrent_tasks=max_concurrent_tasks,
     )
     err.print(f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port} at {speed:g} times life's speed.")
-    err.print(f"Sample start image: http://127.0.0.1:{port}/samples/harbour.jpg")
+    err.print(f"Sample start image: http://127.0.0.1:{port}/samples/harbor.jpg")
     if "SORA_SANDBOX_API_KEY" not in os.environ:
         err.print(f"API key: {api_key}")
     serve(settings, port=port)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor
 
 #: Names of start images on the front page. Any other name is painted too.
-SAMPLES = ("harbour", "mountains", "lake", "coast")
+SAMPLES = ("harbor", "mountains", "lake", "coast")
 SAMPLE_SIZE = (1280, 720)
 FORMATS = {"jpg": ("JPEG", "image/jpeg"), "png": ("PNG", "image/png"), "webp": ("WEBP", "image/webp")}
 #: The colors of a landscape: the sky above and at the horizon, the light around the sun, and the nearest ridge.

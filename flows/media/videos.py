@@ -29,7 +29,7 @@ MAX_FRAME_PIXELS = 7680 * 4320
 """8K, some 50 MB a frame. A header may claim far more, and a decoder would believe it."""
 
 MAX_FRAMES = 36_000
-"""Ten minutes at 60 frames a second; a 12 s film has some 360. A few megabytes can hold days of grey frames."""
+"""Ten minutes at 60 frames a second; a 12 s film has some 360. A few megabytes can hold days of gray frames."""
 
 # What holds a whole film in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
@@ -314,8 +314,8 @@ def _rotation(frame: VideoFrame) -> int:
 
 
 def _is_black(frame: VideoFrame) -> bool:
-    grey = frame.reformat(width=32, height=32, format="gray").to_ndarray()
-    return float(grey.mean()) <= _BLACK
+    gray = frame.reformat(width=32, height=32, format="gray").to_ndarray()
+    return float(gray.mean()) <= _BLACK
 
 
 def _jpeg(image: Image.Image, max_side: int) -> bytes:

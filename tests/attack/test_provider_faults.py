@@ -58,7 +58,7 @@ SAMPLED: Final = [
 
 def request_of(row: Row, sandbox: SandboxServer) -> VideoRequest:
     prompt = "something forbidden" if row.setting == "forbidden prompt" else "A red kite over dunes"
-    urls = [f"{sandbox.base_url}/samples/harbour.jpg"] if row.setting == "image" else []
+    urls = [f"{sandbox.base_url}/samples/harbor.jpg"] if row.setting == "image" else []
     return VideoRequest(prompt=prompt, image_urls=urls)
 
 

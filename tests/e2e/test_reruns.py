@@ -37,7 +37,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
         request: dict[str, Any] = {"prompt": f"fails in {step}"}
         match step:
             case "validate_image":
-                request["image_urls"] = [f"{sandbox.base_url}/samples/harbour.jpg"]
+                request["image_urls"] = [f"{sandbox.base_url}/samples/harbor.jpg"]
                 sandbox.faults.add(Fault(call="image", kind="http_404"))
             case "submit":  # never connected: nothing is sent
                 stored.api.base_url = "http://127.0.0.1:9"

@@ -74,7 +74,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
             gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
             request = {
                 "prompt": "a secret",
-                "image_urls": [f"{sandbox.base_url}/samples/harbour.jpg?signature=in-the-query"],
+                "image_urls": [f"{sandbox.base_url}/samples/harbor.jpg?signature=in-the-query"],
             }
             run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)
             result = await ended(prefect, run.id)

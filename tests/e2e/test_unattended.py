@@ -296,7 +296,7 @@ async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_w
     key = unique("fifty")
     rows: list[Json] = [{"prompt": f"The same film, {key}", "id": f"{number:02}"} for number in range(50)]
     rows[7]["duration"] = 5
-    rows[17] |= {"prompt": f"Picture, {key}", "image_urls": [f"{running.sandbox_url}/samples/harbour.jpg"]}
+    rows[17] |= {"prompt": f"Picture, {key}", "image_urls": [f"{running.sandbox_url}/samples/harbor.jpg"]}
     rows[27]["prompt"] = f"forbidden, {key}"
     rows[37]["prompt"] = f"Unlucky, {key}"
     rows[47]["prompt"] = f"Lost, {key}"

@@ -213,8 +213,8 @@ async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
         {"id": "done", "prompt": "Dunes"},
         {"id": "other", "prompt": "Something else"},
         {"id": "fresh", "prompt": "Dunes", "duration": 8},
-        {"id": "image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbour.jpg"]},
-        {"id": "no-image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbour.gif"]},
+        {"id": "image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbor.jpg"]},
+        {"id": "no-image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbor.gif"]},
         {"id": "later", "prompt": "Dunes", "not_before": "2999-01-01"},
         {"id": "bad", "prompt": ""},
     ]

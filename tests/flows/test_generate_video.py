@@ -111,7 +111,7 @@ async def test_the_poster_is_a_jpeg_of_the_video(stored: StoredBlocks, key: str)
 async def test_a_video_from_an_image_checks_the_image_before_paying(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    request = VideoRequest(prompt="The harbour wakes", image_urls=[f"{sandbox.base_url}/samples/harbour.jpg"])
+    request = VideoRequest(prompt="The harbor wakes", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     made = await stored.generate(request, key=key)
     assert made.state is State.ARCHIVED
     ours = next(item for item in sandbox.record.images() if "sandbox" not in item.headers.get("user-agent", ""))
@@ -294,7 +294,7 @@ async def test_a_bad_image_is_refused_before_anything_is_paid(
     kind: str, message: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "image", "kind": kind, "times": -1}))
-    request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbour.jpg"])
+    request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     with pytest.raises(MediaError, match=f"(?is){message}"):
         await stored.generate(request, key=key)
     assert sandbox.record.submits() == []
@@ -315,7 +315,7 @@ async def test_a_private_image_host_is_refused_by_default(
 ) -> None:
     stored.api.allow_private_hosts = False
     await stored.api.save(stored.name, overwrite=True)
-    request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbour.jpg"])
+    request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     with pytest.raises(MediaError, match=r"127\.0\.0\.1"):
         await stored.generate(request, key=key)
     assert sandbox.record.all() == []
@@ -324,7 +324,7 @@ async def test_a_private_image_host_is_refused_by_default(
 async def test_the_api_key_reaches_the_api_and_no_other_host(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    request = VideoRequest(prompt="The harbour", image_urls=[f"{sandbox.base_url}/samples/harbour.jpg"])
+    request = VideoRequest(prompt="The harbor", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
     await stored.generate(request, key=key)
     assert sandbox.record.images()
     assert sandbox.record.results()

@@ -53,7 +53,7 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
 ) -> None:
     order = ["generate", "A red kite over dunes", "--key", key, *blocks]
 
-    dry = sora(*order, "--dry-run", "--image", f"{sandbox.base_url}/samples/harbour.jpg")
+    dry = sora(*order, "--dry-run", "--image", f"{sandbox.base_url}/samples/harbor.jpg")
     assert dry.code == 0, dry.err
     assert "JPEG" in dry.out
     assert key in dry.out

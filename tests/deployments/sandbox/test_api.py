@@ -201,8 +201,8 @@ def test_the_record_tells_what_was_paid_and_keeps_no_key(sandbox: SandboxServer,
 
 
 def test_a_key_in_the_address_is_noticed(sandbox: SandboxServer, http: httpx.Client) -> None:
-    http.get(f"{sandbox.base_url}/samples/harbour.jpg?key={KEY}")
-    http.get(f"{sandbox.base_url}/samples/harbour.jpg")
+    http.get(f"{sandbox.base_url}/samples/harbor.jpg?key={KEY}")
+    http.get(f"{sandbox.base_url}/samples/harbor.jpg")
     assert [request.carried_api_key for request in sandbox.record.images()] == [True, False]
 
 

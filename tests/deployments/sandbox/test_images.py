@@ -12,7 +12,7 @@ from deployments.sandbox.images import USER_AGENT
 from tests.deployments.sandbox.caller import Caller
 
 
-@pytest.mark.parametrize("name", ["harbour.jpg", "mountains.png", "lake.webp", "anything-else.jpg"])
+@pytest.mark.parametrize("name", ["harbor.jpg", "mountains.png", "lake.webp", "anything-else.jpg"])
 def test_samples_are_pictures_and_stay_the_same(sandbox: SandboxServer, call: Caller, name: str) -> None:
     reply = call.http.get(f"{sandbox.base_url}/samples/{name}")
     image = Image.open(BytesIO(reply.content))
@@ -22,12 +22,12 @@ def test_samples_are_pictures_and_stay_the_same(sandbox: SandboxServer, call: Ca
 
 
 def test_an_unknown_ending_is_404(sandbox: SandboxServer, call: Caller) -> None:
-    assert call.http.get(f"{sandbox.base_url}/samples/harbour.gif").status_code == 404
+    assert call.http.get(f"{sandbox.base_url}/samples/harbor.gif").status_code == 404
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 def test_a_good_image_is_fetched_once_and_filmed(sandbox: SandboxServer, call: Caller, ending: str) -> None:
-    url = f"{sandbox.base_url}/samples/harbour.{ending}"
+    url = f"{sandbox.base_url}/samples/harbor.{ending}"
     data = call.finished(call.task(mode="image-to-video", image_urls=[url]))
     assert data["state"] == "success"
     (fetched,) = sandbox.record.images()
@@ -45,12 +45,12 @@ def test_a_good_image_is_fetched_once_and_filmed(sandbox: SandboxServer, call: C
         "not a url",
         "file:///etc/passwd",
         "",
-        "{base}/samples/harbour.gif",
+        "{base}/samples/harbor.gif",
         "{base}/",
     ],
 )
 def test_an_image_that_cannot_be_used_fails_the_task(sandbox: SandboxServer, call: Caller, url: str) -> None:
-    good = f"{sandbox.base_url}/samples/harbour.jpg"
+    good = f"{sandbox.base_url}/samples/harbor.jpg"
     bad = url.replace("{base}", sandbox.base_url)
     data = call.finished(call.task(mode="image-to-video", image_urls=[good, bad]))
     assert (data["state"], data["failCode"]) == ("failed", "INVALID_IMAGE_URL")
@@ -63,7 +63,7 @@ def test_an_image_that_cannot_be_used_fails_the_task(sandbox: SandboxServer, cal
 )
 def test_a_damaged_sample_fails_the_task(sandbox: SandboxServer, call: Caller, kind: str) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "image", "kind": kind}))
-    url = f"{sandbox.base_url}/samples/harbour.jpg"
+    url = f"{sandbox.base_url}/samples/harbor.jpg"
     data = call.finished(call.task(mode="image-to-video", image_urls=[url]))
     assert (data["state"], data.get("failCode")) == ("failed", "INVALID_IMAGE_URL")
     assert [request.fault for request in sandbox.record.images()] == [kind]

@@ -225,7 +225,7 @@ def test_every_key_makes_an_artifact_key_that_prefect_takes(key: str) -> None:
     assert ArtifactCreate(key=artifact_key(key), type="markdown").key == artifact_key(key)
 
 
-def test_a_simple_key_is_recognised_in_the_artifact_key() -> None:
+def test_a_simple_key_is_recognized_in_the_artifact_key() -> None:
     assert artifact_key("spring-sale-03") == "video-spring-sale-03"
 
 
