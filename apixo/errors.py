@@ -1,21 +1,22 @@
 """Everything that can go wrong with the API.
 
 ```
-ApixoError                     base of all
-├── ProvablyUnpaidError        the provider did not take the request: it may be sent again
-│   ├── NotSentError           never connected, so nothing was sent
-│   └── RefusedError           the provider said no
-│       ├── BadRequestError        400  invalid parameters, no credits, …
-│       ├── AuthenticationError    401  invalid or missing API key
-│       └── RateLimitError         429  too many requests or too many tasks at once; may carry Retry-After
-├── UnclearError               no clear answer: a paid call may have been taken. Never send that call again
-│   ├── NoReplyError           time-out or cut connection after the request was sent
-│   ├── ServerError            an answer that is neither yes nor a documented no (5xx, 404, a redirect, …)
-│   └── UnexpectedReplyError   a yes whose body makes no sense
-├── DeadlineError              the task had not ended when the wait was over; it may still end well
-└── GenerationFailedError      the provider took the task and reports that it failed
-    ├── ContentViolationError      CONTENT_VIOLATION: the same request cannot succeed
-    └── InvalidImageUrlError       INVALID_IMAGE_URL: the provider cannot read the image; neither can this
+SoraError                      base of all errors that are raised on purpose, here and in the other rooms
+└── ApixoError                 base of those of the API
+    ├── ProvablyUnpaidError        the provider did not take the request: it may be sent again
+    │   ├── NotSentError           never connected, so nothing was sent
+    │   └── RefusedError           the provider said no
+    │       ├── BadRequestError        400  invalid parameters, no credits, …
+    │       ├── AuthenticationError    401  invalid or missing API key
+    │       └── RateLimitError         429  too many requests or too many tasks at once; may carry Retry-After
+    ├── UnclearError               no clear answer: a paid call may have been taken. Never send that call again
+    │   ├── NoReplyError           time-out or cut connection after the request was sent
+    │   ├── ServerError            an answer that is neither yes nor a documented no (5xx, 404, a redirect, …)
+    │   └── UnexpectedReplyError   a yes whose body makes no sense
+    ├── DeadlineError              the task had not ended when the wait was over; it may still end well
+    └── GenerationFailedError      the provider took the task and reports that it failed
+        ├── ContentViolationError      CONTENT_VIOLATION: the same request cannot succeed
+        └── InvalidImageUrlError       INVALID_IMAGE_URL: the provider cannot read the image; neither can this
 ```
 
 The line that matters runs between `ProvablyUnpaidError` and `UnclearError`: the paid call is repeated on one side of it
@@ -27,19 +28,33 @@ from typing import ClassVar
 from apixo.redaction import excerpt
 
 
-class ApixoError(Exception):
-    """Base of all errors of the API.
+class SoraError(Exception):
+    """Base of every error that is raised on purpose: what a step, a row of a batch or a run may end with.
+
+    Any other exception that ends one of them is a bug.
 
     Attributes:
         message: what happened and what to do next, for a person.
+        retryable: whether the same call may go well later with nobody doing anything.
+    """
+
+    retryable: bool = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ApixoError(SoraError):
+    """Base of all errors of the API.
+
+    Attributes:
         code: the `code` of the reply (or its HTTP status when there was no envelope); None without a reply.
         task_id: the provider's task, where the error is about one.
         retry_after_seconds: how long the provider asked to wait; None when it did not say.
         retryable: whether repeating the same call later can help. It does *not* say that repeating is free of charge:
             for the paid call only `ProvablyUnpaidError` says that.
     """
-
-    retryable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -50,7 +65,6 @@ class ApixoError(Exception):
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
         self.code = code
         self.task_id = task_id
         self.retry_after_seconds = retry_after_seconds

@@ -9,10 +9,10 @@ StoreError                  base of all
 ```
 """
 
-from typing import ClassVar
+from apixo import SoraError
 
 
-class StoreError(Exception):
+class StoreError(SoraError):
     """Base of all errors of the object store.
 
     Attributes:
@@ -22,11 +22,8 @@ class StoreError(Exception):
         retryable: whether repeating the call later can help.
     """
 
-    retryable: ClassVar[bool] = False
-
     def __init__(self, message: str, *, code: str = "", object_name: str = "") -> None:
         super().__init__(message)
-        self.message = message
         self.code = code
         self.object_name = object_name
 

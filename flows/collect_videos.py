@@ -10,11 +10,11 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
-from apixo import ApixoError, AuthenticationError, Failed, Succeeded
+from apixo import AuthenticationError, Failed, SoraError, Succeeded
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError
-from flows.media.errors import MediaError
+from flows import steps
+from flows.media.spool import spool_folder
 from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import PipelineError, SupersededError, VideoFailedError
@@ -22,12 +22,12 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
-from flows.retrieval import retrieve
 from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.terminal_event import publish_end
+from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
 from flows.task_end import record_end
 
@@ -142,7 +142,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
             except AuthenticationError as error:
                 refused.append(error)
                 seen = await _not_processed(key, error, resources)
-            except (ApixoError, StoreError, PipelineError, MediaError) as error:
+            except SoraError as error:
                 run_logger().error("%s could not be processed: %s", key, error)
                 seen = await _not_processed(key, error, resources)
             except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from coming home
@@ -205,7 +205,7 @@ async def _collect_superseded(entry: Entry, resources: Resources) -> None:
                 pass  # archived beside
             except AuthenticationError:
                 raise
-            except (ApixoError, StoreError, PipelineError, MediaError) as error:
+            except SoraError as error:
                 run_logger().warning("Task %s of %s could not be archived beside: %s", item.task_id, found.key, error)
 
 
@@ -225,10 +225,30 @@ async def _ask(entry: Entry, resources: Resources) -> Collected:
     return _collected(await retrieve(paid, ended, succeeded, resources), resources)
 
 
+async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
+    """The last two steps of a generation, as `flows.generate_video.generate` has them.
+
+    Args:
+        paid: the task whose video is wanted.
+        known: the record as it was seen last: submitted, succeeded or archived.
+        status: what the provider said last, with the addresses; None: it is asked, if something is left to fetch.
+        resources: the archive, the ledger and the client for hosts outside.
+
+    Raises:
+        SupersededError: the generation has another task now. The video of this one is archived beside, if it was paid
+            for.
+    """
+    pause_seconds = resources.api.retry_delay_seconds
+    with spool_folder(resources.spool, paid.key, paid.task_id) as folder:
+        videos = await retried(steps.fetch, pause_seconds)(paid, known, status, folder, resources)
+        archived: Generation = await retried(steps.archive, pause_seconds)(paid, known, videos, resources)
+        return archived
+
+
 async def _not_processed(key: str, error: Exception, resources: Resources) -> Collected:
     try:
         entry = await resources.ledger.read(key)
-    except (StoreError, PipelineError):
+    except SoraError:
         entry = None
     collected = _collected(entry.generation, resources) if entry else Collected(key=key, what="error")
     return collected.model_copy(update={"what": "error", "note": str(error) or type(error).__name__})
@@ -264,7 +284,7 @@ async def _warn(key: str, resources: Resources) -> None:
     now = resources.now()
     try:
         found = (await resources.ledger.change(key, lambda current: transitions.warned(current, now=now))).generation
-    except (StoreError, PipelineError) as error:  # the next collector does it
+    except SoraError as error:  # the next collector does it
         run_logger().warning("That %s expires soon could not be noted: %s", key, error)
         return
     if found.warned_at == now:

@@ -11,9 +11,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from apixo import ApixoError, AuthenticationError
+from apixo import AuthenticationError, SoraError
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError
 from flows import steps
 from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
@@ -31,7 +30,6 @@ from flows.batch.summary import (
 )
 from flows.dry_run import check_api
 from flows.generate_video import generate
-from flows.media.errors import MediaError
 from flows.permission import rerun_by_person
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import (
@@ -47,7 +45,7 @@ from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
-from flows.steps.retrying import delays_seconds
+from flows.steps.retrying import retried
 from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
@@ -270,7 +268,7 @@ class Batch:
         terms = replace(self._terms, before_paying=before_paying, unclaimed=key not in self._before)
         try:
             made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
-        except (ApixoError, StoreError, PipelineError, MediaError) as error:
+        except SoraError as error:
             return await self._failed(row, error)
         except Exception as error:  # noqa: BLE001 - a bug that one row meets must not take the others with it
             run_logger().exception("%s failed in a way that nobody foresaw.", key)
@@ -282,7 +280,7 @@ class Batch:
         problem = str(error) or type(error).__name__
         try:
             entry = await self._resources.ledger.read(key)
-        except (StoreError, PipelineError):
+        except SoraError:
             # What a person may have to look into must not look as if nothing had been sent.
             state: RowState = "unconfirmed" if isinstance(error, LedgerError | UnconfirmedError) else "not submitted"
             return self._row(row, state, problem=f"{problem} The ledger cannot be read, so look again.")
@@ -304,14 +302,12 @@ class Batch:
         known = None if found is None else self._check_known(row, found)
         if known is not None:
             return known
-        validate_image = steps.validate_image.with_options(
-            retry_delay_seconds=delays_seconds(self._resources.api.retry_delay_seconds)
-        )
+        validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
         try:
             await validate_image(key, request, self._resources)
             self._budget.reserve(key, request.duration)
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
-        except (StoreError, PipelineError, MediaError) as error:
+        except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
         if first is None:
             return self._row(row, "ready")

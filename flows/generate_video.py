@@ -9,6 +9,7 @@ from apixo import VideoRequest
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.media.spool import spool_folder
 from flows.permission import rerun_by_person
 from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
@@ -16,10 +17,9 @@ from flows.record.indexes import request_digest
 from flows.record.keys import Key, check_key, root_run_id
 from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
-from flows.retrieval import retrieve
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.steps.retrying import delays_seconds
+from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
 
@@ -91,9 +91,9 @@ async def generate(
     """
     if terms.waits and resources.api.callback_url:
         resources.subscriber.subscribe()
-    delays = delays_seconds(resources.api.retry_delay_seconds)
+    pause_seconds = resources.api.retry_delay_seconds
     async with starting or nullcontext():
-        await steps.validate_image.with_options(retry_delay_seconds=delays)(key, request, resources)
+        await retried(steps.validate_image, pause_seconds)(key, request, resources)
         submitted: Entry = await steps.submit(key, request, resources, terms)
     paid = submitted.generation.task
     if not terms.waits:
@@ -101,7 +101,10 @@ async def generate(
         return submitted.generation
     try:
         ended, status = await steps.wait(paid, submitted, resources)
-        return await retrieve(paid, ended, status, resources)
+        with spool_folder(resources.spool, key, paid.task_id) as folder:
+            videos = await retried(steps.fetch, pause_seconds)(paid, ended, status, folder, resources)
+            archived: Generation = await retried(steps.archive, pause_seconds)(paid, ended, videos, resources)
+            return archived
     except (VideoFailedError, SupersededError):
         raise  # there is nothing more to do for this task
     except Exception:

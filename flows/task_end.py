@@ -1,15 +1,58 @@
-"""What the end of a task means for the record."""
+"""The end of a task: how it is waited for, and what it means for the record."""
 
-from apixo import Failed, Succeeded
+from typing import Final
+
+from apixo import Failed, Succeeded, wait_for_end
 from flows.record import transitions
 from flows.record.advice import failed_error
 from flows.record.errors import LedgerError, SupersededError
-from flows.record.generation import PaidTask, State
+from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
+
+CALLBACK_PATIENCE: Final = 2.0
+"""How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
+video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
+
+
+async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources) -> Succeeded | Failed:
+    """Sleeps until the first question is due or the callback comes, then asks until the task has ended.
+
+    Raises:
+        DeadlineError: it has not ended in time.
+        AuthenticationError: the API key does not hold (any more).
+    """
+    api, key, task_id = resources.api, paid.key, paid.task_id
+    # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
+    passed = (resources.now() - (found.attempt.submitted_at or resources.now())).total_seconds()
+    patience = CALLBACK_PATIENCE if api.callback_url else 1.0
+    initial_wait_seconds = max(patience * api.initial_wait_seconds - max(passed, 0.0), 0.0)
+    run_logger().info(
+        "Waiting for task %s of %s: first question in %.0f s%s, then every %g s, for at most %g s.",
+        task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
+        api.poll_interval_seconds, api.deadline_seconds,
+    )  # fmt: skip
+    report_progress(key, "wait", "waiting")
+
+    def report(answer: str, waited_seconds: float) -> None:
+        report_progress(
+            key, "wait", f"{answer[:60]}, {waited_seconds:.0f} s", fraction=waited_seconds / api.deadline_seconds
+        )
+
+    return await wait_for_end(
+        lambda: resources.client.status_once(task_id),
+        task_id=task_id,
+        initial_wait_seconds=initial_wait_seconds,
+        poll_interval_seconds=api.poll_interval_seconds,
+        deadline_seconds=api.deadline_seconds,
+        report=report,
+        sleep=lambda seconds: resources.subscriber.sleep(key, seconds, resources.sleep),
+        monotonic=resources.monotonic,
+        rng=resources.rng,
+    )
 
 
 async def record_end(

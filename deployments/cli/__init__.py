@@ -20,7 +20,7 @@ def main() -> None:
         ended = _what_ended(error)
         if ended is None and not isinstance(error, Exception):
             raise
-        from deployments.cli.console import fail, foreseen  # noqa: PLC0415
+        from deployments.cli.failures import fail, foreseen  # noqa: PLC0415
 
         if ended is None:
             sys.exit(fail(error))  # foreseen errors become one line, others a traceback

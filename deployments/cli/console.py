@@ -2,11 +2,9 @@
 
 import re
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -44,62 +42,10 @@ out: Final = _console(stderr=False)
 err: Final = _console(stderr=True)
 """Progress and errors, so that results can be piped."""
 
-FORESEEN: Final = {
-    "ApixoError", "PipelineError", "StoreError", "MediaError", "ProcessError", "TransitionError", "SetupError",
-    "ParameterTypeError", "ValidationError",
-}  # fmt: skip
-"""Names of the base classes whose messages say what to do next. By name: importing them all would take a second."""
-
-
-UNAUTHORIZED: Final = 401
-
 
 def one_line(text: str) -> str:
     """A text from outside as it may stand in a line of ours: no markup, no lines of its own."""
     return escape(" ".join(text.split()))
-
-
-def foreseen(error: BaseException) -> bool:
-    """Whether its message says what to do next."""
-    return not FORESEEN.isdisjoint(cls.__name__ for cls in type(error).__mro__)
-
-
-def fail(error: BaseException) -> int:
-    """Prints an error for a person and returns the exit code."""
-    if isinstance(error, ValidationError):
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(problem['msg'])}")
-        return 2
-    if foreseen(error):
-        err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
-        return 1
-    if _status(error) == UNAUTHORIZED:
-        err.print(
-            "[red]✗[/] The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
-            "PREFECT_API_KEY) to what it expects.",
-            soft_wrap=True,
-        )
-        return 1
-    unreachable = _unreachable(error)
-    if unreachable is not None:
-        err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(unreachable).__name__)}). Is it up?")
-        return 1
-    traceback.print_exception(error)
-    return 1
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that the Prefect server refused with, in or behind this error."""
-    while error.__cause__ is not None and not hasattr(error, "response"):
-        error = error.__cause__
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _unreachable(error: BaseException) -> BaseException | None:
-    """The network's error in or behind this one: Prefect raises it as it is, or a RuntimeError from it."""
-    cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
-    return cause if cause is not None and type(cause).__module__.startswith(("httpx", "httpcore")) else None
 
 
 def table(*columns: str) -> Table:

@@ -13,8 +13,9 @@
 the default of its class: a file that is too big is a ``DownloadError`` no retry can fix.
 """
 
-from typing import ClassVar
 from urllib.parse import urlsplit
+
+from apixo import SoraError
 
 RESULT_VALID_DAYS = 15
 """APIXO: result URLs are valid for 15 days."""
@@ -23,7 +24,7 @@ _MAX_SHOWN = 200  # characters of a URL in a message: enough to know it by, shor
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
 
 
-class MediaError(Exception):
+class MediaError(SoraError):
     """The base of every error about an image or a video from outside.
 
     Args:
@@ -34,13 +35,11 @@ class MediaError(Exception):
     It can be pickled: ``args`` is the message, the rest is plain attributes.
     """
 
-    retryable_by_default: ClassVar[bool] = False
-
     def __init__(self, message: str, *, url: str | None = None, retryable: bool | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.url = None if url is None else display_url(url)
-        self.retryable = self.retryable_by_default if retryable is None else retryable
+        if retryable is not None:
+            self.retryable = retryable
 
 
 class ForbiddenUrlError(MediaError):
@@ -54,19 +53,19 @@ class ImageRefusedError(MediaError):
 class DownloadError(MediaError):
     """Raised when bytes did not arrive: no connection, a time-out, HTTP 5xx, 429 or 408, a cut body, a full disk."""
 
-    retryable_by_default = True
+    retryable = True
 
 
 class ResultExpiredError(DownloadError):
     """Raised when the result's host answers 403, 404 or 410: the URL is used up, another one may not be."""
 
-    retryable_by_default = False
+    retryable = False
 
 
 class DamagedVideoError(MediaError):
     """Raised when a file is empty, not a video, cut short or not decodable. Fetching it again may fix it."""
 
-    retryable_by_default = True
+    retryable = True
 
 
 def display_url(url: str) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
+from flows.record.errors import SupersededError
+
 
 def spool_root() -> Path:
     """`SORA_SPOOL_DIR`, or `sora-spool` in Prefect's home: the one folder that every Prefect process can write."""
@@ -24,10 +26,24 @@ def spool_root() -> Path:
 
 @contextmanager
 def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
-    """A folder for the files of one task, kept until `discard`, locked for this process while in use.
+    """A folder for the files of one task, locked for this process while in use.
+
+    It goes once the files are archived: where the block ends well, or the task turns out to be superseded, whose video
+    is archived beside. After any other error the next run finds what is there.
 
     The task is part of its name: after a second submission the first one's files must not be taken for its result.
     """
+    with _locked_folder(root, key, task_id) as folder:
+        try:
+            yield folder
+        except SupersededError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
     name = f"{key}.{hashlib.sha256(task_id.encode()).hexdigest()[:12]}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     shared = root / name
@@ -51,13 +67,8 @@ def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def discard(folder: Path) -> None:
-    """Removes a folder whose files are archived."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _lock(descriptor: int, path: Path) -> bool:
-    """Takes a folder's lock. False when another has it, or has discarded the folder: that lock keeps nobody out."""
+    """Takes a folder's lock. False when another has it, or has removed the folder: that lock keeps nobody out."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path.stat().st_ino == os.fstat(descriptor).st_ino

@@ -16,10 +16,10 @@ PipelineError             base of all
 ```
 """
 
-from typing import ClassVar
+from apixo import SoraError
 
 
-class PipelineError(Exception):
+class PipelineError(SoraError):
     """Base of all errors of a generation.
 
     Attributes:
@@ -29,11 +29,8 @@ class PipelineError(Exception):
         retryable: whether the same step may be tried again by itself.
     """
 
-    retryable: ClassVar[bool] = False
-
     def __init__(self, message: str, *, key: str = "", task_id: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.key = key
         self.task_id = task_id
 

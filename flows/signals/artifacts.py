@@ -1,11 +1,14 @@
 """What the Prefect UI shows of an archived video: a table, a small picture, and links without signatures."""
 
+import asyncio
 import base64
 import hashlib
+import io
 import re
 from collections.abc import Awaitable
 from typing import Final
 
+from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact
 
 from blocks import VideoArchive
@@ -16,14 +19,32 @@ _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 """Control characters, and those that turn the direction of writing: they show another text than there is."""
 
 
-async def publish(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> None:
-    """Creates the artifact of one generation."""
+THUMBNAIL_PIXELS: Final = 320
+"""Longest side of the artifact's picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
+
+THUMBNAIL_QUALITY: Final = 80
+
+
+async def publish(generation: Generation, archive: VideoArchive, *, poster: bytes | None) -> None:
+    """Creates the artifact of one generation, with its poster as a small picture."""
+    thumbnail = await asyncio.to_thread(_thumbnail, poster) if poster else None
     made = acreate_markdown_artifact(
         markdown=markdown(generation, archive, thumbnail=thumbnail),
         key=artifact_key(generation.key),
         description=f"Video {generation.key}",
     )
     await shown(made, what=f"the artifact of {generation.key}")
+
+
+def _thumbnail(poster: bytes) -> bytes | None:
+    try:
+        with Image.open(io.BytesIO(poster)) as image:
+            image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            made = io.BytesIO()
+            image.save(made, "JPEG", quality=THUMBNAIL_QUALITY)
+    except OSError:  # a picture less in the artifact
+        return None
+    return made.getvalue()
 
 
 async def shown(making: Awaitable[object], *, what: str) -> None:

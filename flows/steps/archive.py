@@ -1,31 +1,18 @@
-"""Puts the video, a poster and a description into the archive, reads the video back, and only then says so.
-
-Every object is created, never overwritten: whoever comes first wins, and whoever comes later takes over what is there.
-So the record fits the objects, also where two versions of this program, of Pillow or of FFmpeg work on one task.
-"""
-
-import asyncio
-import contextlib
-import hashlib
-from dataclasses import replace
-from importlib.metadata import version
+"""Puts the video, a poster and a description into the archive, reads the video back, and only then says so."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ValidationError
 
-from blocks.errors import PreconditionFailedError
-from blocks.object_store import ObjectDigest
-from flows.media.errors import DamagedVideoError, MediaError
-from flows.media.videos import compare, inspect_video, poster_jpeg
-from flows.record import object_names, transitions
-from flows.record.errors import ArchiveMismatchError, LedgerError
-from flows.record.generation import ArchivedObject, Generation, PaidTask, State
+from flows.archiving import store_task
+from flows.fetching import FetchedVideo
+from flows.record import transitions
+from flows.record.errors import LedgerError
+from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
+from flows.signals.artifacts import publish
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
-from flows.steps.fetch import FetchedVideo
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
 
 
@@ -55,201 +42,29 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
-        return await _published(found, resources, found=True)
+        await publish_end(found, resources.ledger, resources.archive, found=True)
+        report_progress(key, "archive", found.video.name if found.video else "archived", fraction=1.0, done=True)
+        return found
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
     if found.task_id != paid.task_id and not transitions.is_superseded(found, paid.task_id):
         raise transitions.superseded_error(found, paid.task_id)
     async with resources.archiving:
-        objects, warnings = await _store_all(paid, found, videos, resources)
+        report_progress(key, "archive", "uploading")
+        stored = await store_task(paid, found, videos, resources.store)
     entry = await resources.ledger.change(
         key,
         lambda now: transitions.archived(
-            now, task=paid, objects=tuple(objects), warnings=warnings, now=resources.now()
+            now, task=paid, objects=stored.objects, warnings=stored.warnings, now=resources.now()
         ),
         known=known,
     )
-    if entry.generation.task_id != paid.task_id:
+    archived = entry.generation
+    if archived.task_id != paid.task_id:
         logger.warning("The video of task %s of %s is archived beside, in %s.", paid.task_id, key, paid.folder)
-        raise transitions.superseded_error(entry.generation, paid.task_id)
+        raise transitions.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
-    return await _published(entry.generation, resources, found=False)
-
-
-async def _store_all(
-    paid: PaidTask, found: Generation, videos: list[FetchedVideo], resources: Resources
-) -> tuple[list[ArchivedObject], tuple[str, ...]]:
-    """Every object of the task, and what a person should know of them."""
-    report_progress(paid.key, "archive", "uploading")
-    stored = [await _store_video(paid, found, video, resources) for video in videos]
-    objects = [item for item, _ in stored]
-    warnings = tuple(warning for _, video in stored for warning in video.warnings)
-    try:
-        poster = await asyncio.to_thread(poster_jpeg, stored[0][1].path)
-    except MediaError as error:  # the video is what was paid for
-        warnings += (f"there is no poster: {error}",)
-    else:
-        objects.append(
-            await _store(paid.folder + object_names.POSTER_NAME, poster, "poster", object_names.POSTER_TYPE, resources)
-        )
-    objects.append(await _store_sidecar(paid, sidecar(found, paid, tuple(objects), warnings), resources))
-    return objects, warnings
-
-
-async def _published(archived: Generation, resources: Resources, *, found: bool) -> Generation:
-    await publish_end(archived, resources.ledger, resources.archive, found=found)
-    report_progress(
-        archived.key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True
-    )
+    await publish_end(archived, resources.ledger, resources.archive, found=False)
+    report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
+    await publish(archived, resources.archive, poster=stored.poster)
     return archived
-
-
-class Sidecar(BaseModel):
-    """`generation.json` beside the video: what it is, where it comes from, how to check it.
-
-    All of it comes from the ledger and the files, none from the run that writes it.
-    """
-
-    key: str
-    version: str
-    task_id: str | None
-    flow_run_id: str | None
-    request: dict[str, object]
-    claimed_at: str
-    submitted_at: str | None
-    succeeded_at: str | None
-    provider_times_ms: dict[str, int | None]
-    result_urls: tuple[str, ...]
-    objects: tuple[ArchivedObject, ...]
-    warnings: tuple[str, ...]
-
-
-def sidecar(
-    found: Generation, paid: PaidTask, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]
-) -> Sidecar:
-    """The description of a task that is about to be archived. Pure."""
-    attempt = found.attempts[paid.attempt_number - 1]
-    counts = found.task_id == paid.task_id  # else these facts are those of the task that counts now
-    return Sidecar(
-        key=found.key,
-        version=version("sora-pipeline"),
-        task_id=paid.task_id,
-        flow_run_id=attempt.claimed_by.flow_run_id,
-        request=found.request.model_dump(),
-        claimed_at=attempt.claimed_at.isoformat(),
-        submitted_at=attempt.submitted_at.isoformat() if counts and attempt.submitted_at else None,
-        succeeded_at=found.succeeded_at.isoformat() if counts and found.succeeded_at else None,
-        provider_times_ms=found.provider_times_ms if counts else {},
-        result_urls=found.result_urls if counts else (),
-        objects=objects,
-        warnings=warnings,
-    )
-
-
-async def _store_video(
-    paid: PaidTask, found: Generation, video: FetchedVideo, resources: Resources
-) -> tuple[ArchivedObject, FetchedVideo]:
-    """Creates the object, and reads it back. Returns it with the video that it holds."""
-    name = paid.folder + video.path.name
-    created = await resources.store.create_file(name, video.path, content_type=object_names.VIDEO_TYPE)
-    digest = await _read_back(name, resources)
-    if not created and digest.sha256 != video.sha256:
-        taken_over = await _taken_over(name, digest, found, video, resources)
-        if taken_over is not None:
-            return _video_object(name, taken_over, resources), taken_over
-    if digest.sha256 != video.sha256:  # the store has damaged it: only that version is written over
-        with contextlib.suppress(PreconditionFailedError):
-            await resources.store.replace_file(name, video.path, etag=digest.etag, content_type=object_names.VIDEO_TYPE)
-        digest = await _read_back(name, resources)
-    if digest.sha256 != video.sha256:
-        raise ArchiveMismatchError(
-            f"{name} was written with {video.facts.size_bytes} bytes, sha256 {video.sha256}, and read back as "
-            f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It is written again."
-        )
-    return _video_object(name, video, resources), video
-
-
-async def _taken_over(
-    name: str, digest: ObjectDigest, found: Generation, video: FetchedVideo, resources: Resources
-) -> FetchedVideo | None:
-    """What another run has stored for the same task, where it is a whole video: hosts may encode a result anew.
-
-    None: it is damaged.
-    """
-    path = video.path.with_name(f"stored-{video.path.name}")
-    if not await resources.store.get_file(name, path):
-        return None
-    try:
-        facts = await asyncio.to_thread(inspect_video, path)
-    except DamagedVideoError:
-        return None
-    request = found.request
-    warnings = compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
-    warnings.append("another run stored this result first; the host then served other bytes")
-    return replace(video, path=path, sha256=digest.sha256, facts=facts, warnings=tuple(warnings))
-
-
-def _video_object(name: str, video: FetchedVideo, resources: Resources) -> ArchivedObject:
-    facts = video.facts
-    return ArchivedObject(
-        kind="video",
-        bucket=resources.store.bucket,
-        name=name,
-        content_type=object_names.VIDEO_TYPE,
-        size_bytes=facts.size_bytes,
-        sha256=video.sha256,
-        codec=facts.codec,
-        duration_seconds=facts.duration_seconds,
-        width=facts.width,
-        height=facts.height,
-        has_audio=facts.has_audio,
-    )
-
-
-async def _store_sidecar(paid: PaidTask, made: Sidecar, resources: Resources) -> ArchivedObject:
-    """Creates the description, or takes over one that another run wrote of the same objects."""
-    name = paid.folder + object_names.SIDECAR_NAME
-    data = made.model_dump_json(indent=2).encode()
-    for _ in range(2):
-        stored = await _store(name, data, "sidecar", object_names.SIDECAR_TYPE, resources)
-        if stored.sha256 == hashlib.sha256(data).hexdigest():
-            return stored
-        found = await resources.store.get(name)
-        try:
-            there = Sidecar.model_validate_json(found.data if found else b"")
-        except ValidationError:
-            there = None
-        if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
-            return stored
-        if found is not None:  # of a run that died before its poster, or its objects, were the ones that stayed
-            await resources.store.put_if(name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE)
-    raise ArchiveMismatchError(f"{name} is written by others all the time. It is written again.")
-
-
-async def _store(name: str, data: bytes, kind: str, content_type: str, resources: Resources) -> ArchivedObject:
-    """Creates a small object, or takes over what is there.
-
-    It is not read back: each request is signed with the SHA-256 of its body, which the store checks.
-    """
-    try:
-        await resources.store.put_if(name, data, etag=None, content_type=content_type)
-    except PreconditionFailedError:
-        there = await resources.store.get(name)
-        data = there.data if there else data
-    return ArchivedObject.model_validate(
-        {
-            "kind": kind,
-            "bucket": resources.store.bucket,
-            "name": name,
-            "content_type": content_type,
-            "size_bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-    )
-
-
-async def _read_back(name: str, resources: Resources) -> ObjectDigest:
-    found = await resources.store.digest(name)
-    if found is None:
-        raise ArchiveMismatchError(f"{name} was written and is not there. It is written again.")
-    return found

@@ -1,14 +1,14 @@
 """When Prefect tries a step again by itself. Only steps that cost nothing use this: the paid call has its own rules."""
 
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from apixo import ApixoError
-from blocks.errors import StoreError
-from flows.media.errors import MediaError
-from flows.record.errors import PipelineError
+from apixo import SoraError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRIES: Final = 5
 JITTER_FACTOR: Final = 0.3
@@ -20,9 +20,14 @@ def delays_seconds(first_seconds: float) -> list[float]:
     return [min(first_seconds * 2.0**number, LONGEST_DELAY_SECONDS) for number in range(RETRIES)]
 
 
+def retried(step: Task[P, R], first_seconds: float) -> Task[P, R]:
+    """A step with these pauses before its retries, the first of so many seconds."""
+    return step.with_options(retry_delay_seconds=delays_seconds(first_seconds))
+
+
 def is_transient(error: object) -> bool:
     """Whether the same step may go well a moment later. Errors nobody foresaw are not repeated: they are bugs."""
-    return isinstance(error, ApixoError | StoreError | PipelineError | MediaError) and error.retryable
+    return isinstance(error, SoraError) and error.retryable
 
 
 async def retry_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:

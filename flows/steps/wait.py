@@ -1,21 +1,15 @@
 """Waits until the provider has finished the task. One task run, however often it asks."""
 
-from typing import Final
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from apixo import DeadlineError, Failed, Succeeded, wait_for_end
+from apixo import DeadlineError, Succeeded
 from flows.record.advice import failed_error
-from flows.record.generation import Generation, PaidTask, State
+from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.task_end import record_end
-
-CALLBACK_PATIENCE: Final = 2.0
-"""How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
-video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
+from flows.task_end import record_end, wait_for_task
 
 
 # retries=0: not even a profile's default retries may repeat this step by themselves.
@@ -46,7 +40,7 @@ async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entr
     if found.state is State.FAILED:
         raise failed_error(found, resources.options)
     try:
-        status = await _end_of(found, paid, resources)
+        status = await wait_for_task(paid, found, resources)
     except DeadlineError as error:
         raise DeadlineError(
             f"{paid.key}: {error.message} Run it again with the same key, which pays nothing, or leave it to the "
@@ -54,34 +48,3 @@ async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entr
             task_id=paid.task_id,
         ) from error
     return await record_end(paid, known, status, resources)
-
-
-async def _end_of(found: Generation, paid: PaidTask, resources: Resources) -> Succeeded | Failed:
-    api, key, task_id = resources.api, paid.key, paid.task_id
-    # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
-    passed = (resources.now() - (found.attempt.submitted_at or resources.now())).total_seconds()
-    patience = CALLBACK_PATIENCE if api.callback_url else 1.0
-    initial_wait_seconds = max(patience * api.initial_wait_seconds - max(passed, 0.0), 0.0)
-    run_logger().info(
-        "Waiting for task %s of %s: first question in %.0f s%s, then every %g s, for at most %g s.",
-        task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
-        api.poll_interval_seconds, api.deadline_seconds,
-    )  # fmt: skip
-    report_progress(key, "wait", "waiting")
-
-    def report(answer: str, waited_seconds: float) -> None:
-        report_progress(
-            key, "wait", f"{answer[:60]}, {waited_seconds:.0f} s", fraction=waited_seconds / api.deadline_seconds
-        )
-
-    return await wait_for_end(
-        lambda: resources.client.status_once(task_id),
-        task_id=task_id,
-        initial_wait_seconds=initial_wait_seconds,
-        poll_interval_seconds=api.poll_interval_seconds,
-        deadline_seconds=api.deadline_seconds,
-        report=report,
-        sleep=lambda seconds: resources.subscriber.sleep(key, seconds, resources.sleep),
-        monotonic=resources.monotonic,
-        rng=resources.rng,
-    )

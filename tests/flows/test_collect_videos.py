@@ -8,12 +8,11 @@ import pytest
 
 from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows.collect_videos import Collected, CollectionError, collect, collect_videos
+from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
 from flows.resources import Resources
-from flows.retrieval import retrieve
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit

@@ -15,6 +15,7 @@ from deployments.sandbox import Fault, SandboxServer
 from flows import steps
 from flows.batch.calendar_rows import BatchItem
 from flows.collect_videos import collect
+from flows.fetching import FetchedVideo
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.record.errors import DuplicateRequestError, SupersededError, UnconfirmedError
@@ -22,7 +23,6 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
-from flows.steps.fetch import FetchedVideo
 from flows.submission import Submission, Terms
 from flows.task_end import record_end
 from tests.flows.conftest import StoredBlocks

@@ -20,6 +20,7 @@ from blocks.errors import StoreError
 from flows import steps
 from flows.callbacks import answer_call
 from flows.collect_videos import collect
+from flows.fetching import FetchedVideo
 from flows.media.videos import VideoFacts
 from flows.record.errors import PipelineError
 from flows.record.generation import Attempt, Generation, PaidTask
@@ -27,7 +28,6 @@ from flows.record.ledger import Entry, Ledger
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
 from flows.signals.subscriber import Subscriber
-from flows.steps.fetch import FetchedVideo
 from flows.submission import Submission, Terms
 from tests.attack.model.promises import Permissions, Telling, telling
 from tests.attack.model.provider import Provider, StagedClient, StagedPayments, film_url
@@ -153,7 +153,7 @@ NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.
 
 
 async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
-    """`flows.retrieval.retrieve`, whose steps are Prefect tasks and would need a server."""
+    """`flows.collect_videos.retrieve`, whose steps are Prefect tasks and would need a server."""
     folder = resources.spool / paid.task_id
     videos = await steps.fetch.fn(paid, known, status, folder, resources)
     archived: Generation = await steps.archive.fn(paid, known, videos, resources)
@@ -161,11 +161,11 @@ async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, res
 
 
 async def _download(
-    found: Generation, urls: tuple[str, ...], folder: Path, resources: Resources, *, fresh: bool
+    found: Generation, urls: tuple[str, ...], folder: Path, web: httpx.AsyncClient, **how: bool
 ) -> list[FetchedVideo]:
     """Stands for the downloads: the film of a task is a text that names it."""
-    del found, fresh
-    await resources.sleep(2)
+    del found, web, how
+    await ACTING.get().sleep(2)
     path = folder / "video.mp4"
     film = film_of(urls[0])
     await asyncio.to_thread(_write, path, film)
@@ -204,7 +204,7 @@ def set_up() -> Iterator[None]:
 
     The log too: thousands of plays would fill the memory with it.
     """
-    fetching, archiving = (importlib.import_module(f"flows.steps.{step}") for step in ("fetch", "archive"))
+    fetch, archive = (importlib.import_module(f"flows.steps.{step}") for step in ("fetch", "archive"))
 
     def nothing(**_: Any) -> None: ...
 
@@ -213,7 +213,8 @@ def set_up() -> Iterator[None]:
         mock.patch("flows.signals.events.emit_event", nothing),
         mock.patch("flows.signals.terminal_event.deliver", _deliver),
         mock.patch("flows.collect_videos.retrieve", bring_home),
-        mock.patch.object(fetching, "_fetch_all", _download),
-        mock.patch.object(archiving, "poster_jpeg", return_value=b"a picture"),
+        mock.patch.object(fetch, "fetch_videos", _download),
+        mock.patch("flows.archiving.poster_jpeg", return_value=b"a picture"),
+        mock.patch.object(archive, "publish", mock.AsyncMock()),
     ):
         yield

@@ -16,7 +16,7 @@ from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 from pydantic import BaseModel, Field, ValidationError
 
 from deployments.cli import main
-from deployments.cli.console import fail
+from deployments.cli.failures import fail
 from deployments.cli.generate import made_up_key
 from deployments.connection import SetupError
 from deployments.sandbox import Fault, SandboxServer

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from apixo import Failed, VideoRequest
-from deployments.cli import _what_ended, console, display, ledger
+from deployments.cli import _what_ended, console, display, failures, ledger
 from deployments.cli.console import one_line, table
+from deployments.cli.failures import fail
 from flows.record import transitions
 from flows.record.errors import TransitionError
 from flows.record.generation import Generation, Owner
@@ -55,8 +56,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     file = io.StringIO()
     for name, console_ in (("out", console.out), ("err", console.err)):
         terminal = type(console_)(file=file, width=400, highlight=False, emoji=False, no_color=True)
-        for module in (console, ledger):
-            monkeypatch.setattr(module, name, terminal)
+        for module in (console, failures, ledger):
+            monkeypatch.setattr(module, name, terminal, raising=False)
     return file
 
 
@@ -77,7 +78,7 @@ def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.
     rows = table("prompt")
     rows.add_row(escape(text))
     console.out.print(rows)
-    console.fail(TransitionError(f"APIXO says {text}"))
+    fail(TransitionError(f"APIXO says {text}"))
     assert obeyed(written.getvalue()) == ""
     for word in ("A kite", "because", "warned", "APIXO says"):
         assert word in written.getvalue()
@@ -86,7 +87,7 @@ def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.
 @pytest.mark.parametrize("text", MARKUP)
 def test_markup_stays_text(text: str, written: io.StringIO) -> None:
     ledger._print(failed_generation(text))
-    console.fail(TransitionError(f"APIXO says {text}"))
+    fail(TransitionError(f"APIXO says {text}"))
     for words in (f"A kite {text}", f"because {text}", f"warned {text}", f"APIXO says {text}", "[/task]"):
         assert words in written.getvalue()
 

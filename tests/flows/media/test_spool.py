@@ -1,5 +1,6 @@
 """The folder for files between download and archive: found again after a crash, never shared by two at once."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from flows.media import spool
-from flows.media.spool import discard, spool_folder, spool_root
+from flows.media.spool import spool_folder, spool_root
+from flows.record.errors import SupersededError
 
 KEY = "spring-sale-03"
 
@@ -27,7 +29,7 @@ def test_the_root_is_where_the_environment_says_else_in_prefects_home(
             assert spool_root() == tmp_path / "home" / "sora-spool"
 
 
-def test_files_are_found_again_after_a_failure_until_they_are_discarded(tmp_path: Path) -> None:
+def test_files_are_found_again_after_a_failure_and_go_after_success(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "spool"
 
     def crash() -> None:
@@ -41,8 +43,7 @@ def test_files_are_found_again_after_a_failure_until_they_are_discarded(tmp_path
     with spool_folder(root, KEY, "t1") as second:
         assert second == first
         assert (second / "video.mp4.part").read_bytes() == b"half"
-        discard(second)
-        assert not second.exists()
+    assert not second.exists()
     with spool_folder(root, KEY, "t1") as third:
         assert not (third / "video.mp4.part").exists()
 
@@ -90,8 +91,15 @@ def test_a_folder_of_ones_own_goes_after_a_failure_too(tmp_path: Path) -> None:
     assert not second.exists()
 
 
-def test_discarding_what_is_gone_is_fine(tmp_path: Path) -> None:
-    discard(tmp_path / "never")
+def test_the_files_of_a_superseded_task_go_for_its_video_is_archived_beside(tmp_path: Path) -> None:
+    def supersede() -> None:
+        with spool_folder(tmp_path, KEY, "t1") as folder:
+            (folder / "video.mp4").write_bytes(b"archived beside")
+            raise SupersededError("another task counts")
+
+    with pytest.raises(SupersededError):
+        supersede()
+    assert list(tmp_path.iterdir()) == []
 
 
 HOLD = """
@@ -133,7 +141,7 @@ def test_a_folder_that_is_discarded_while_one_waits_for_its_lock_is_not_used(
         pass
 
     def after_the_other_has_finished(*arguments: object) -> bool:
-        discard(first)
+        shutil.rmtree(first)
         return real(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:

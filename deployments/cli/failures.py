@@ -1,0 +1,61 @@
+"""What the command line says of an error that ends it. Imported once there is one, for it takes half a second."""
+
+import sys
+import traceback
+from typing import Final
+
+from pydantic import ValidationError
+from rich.markup import escape
+
+from apixo import SoraError
+from deployments.cli.console import err
+from deployments.connection import SetupError
+from deployments.local.processes import ProcessError
+
+UNAUTHORIZED: Final = 401
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether its message says what to do next."""
+    if isinstance(error, SoraError | SetupError | ProcessError | ValidationError):
+        return True
+    prefect = sys.modules.get("prefect.exceptions")  # else nobody can have raised it, and importing takes a second
+    return prefect is not None and isinstance(error, prefect.ParameterTypeError)
+
+
+def fail(error: BaseException) -> int:
+    """Prints an error for a person and returns the exit code."""
+    if isinstance(error, ValidationError):
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(problem['msg'])}")
+        return 2
+    if foreseen(error):
+        err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    if _status(error) == UNAUTHORIZED:
+        err.print(
+            "[red]✗[/] The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
+            "PREFECT_API_KEY) to what it expects.",
+            soft_wrap=True,
+        )
+        return 1
+    unreachable = _unreachable(error)
+    if unreachable is not None:
+        err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(unreachable).__name__)}). Is it up?")
+        return 1
+    traceback.print_exception(error)
+    return 1
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that the Prefect server refused with, in or behind this error."""
+    while error.__cause__ is not None and not hasattr(error, "response"):
+        error = error.__cause__
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _unreachable(error: BaseException) -> BaseException | None:
+    """The network's error in or behind this one: Prefect raises it as it is, or a RuntimeError from it."""
+    cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
+    return cause if cause is not None and type(cause).__module__.startswith(("httpx", "httpcore")) else None

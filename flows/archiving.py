@@ -1,0 +1,217 @@
+"""What of a finished task goes into the archive: the video, a poster and a description, each created or taken over.
+
+Every object is created, never overwritten: whoever comes first wins, and whoever comes later takes over what is there.
+So the record fits the objects, also where two versions of this program, of Pillow or of FFmpeg work on one task.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+from pydantic import BaseModel, ValidationError
+
+from blocks.errors import PreconditionFailedError
+from blocks.object_store import ObjectDigest, ObjectStore
+from flows.fetching import FetchedVideo
+from flows.media.errors import DamagedVideoError, MediaError
+from flows.media.videos import compare, inspect_video, poster_jpeg
+from flows.record import object_names
+from flows.record.errors import ArchiveMismatchError
+from flows.record.generation import ArchivedObject, Generation, PaidTask
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What lies in the archive for one task.
+
+    Attributes:
+        objects: the videos, the poster, the description.
+        warnings: what a person should know of them.
+        poster: the poster's JPEG; None where no frame could be drawn.
+    """
+
+    objects: tuple[ArchivedObject, ...]
+    warnings: tuple[str, ...]
+    poster: bytes | None
+
+
+async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVideo], store: ObjectStore) -> Stored:
+    """Creates every object of a task, and reads the videos back.
+
+    Args:
+        paid: the task.
+        found: its generation's record, for the description.
+        videos: what fetch brought, at least one.
+        store: the archive's bucket.
+
+    Raises:
+        ArchiveMismatchError: a video read back is not what was written.
+        StoreError: the store did not answer, or refused.
+    """
+    stored = [await _store_video(paid, found, video, store) for video in videos]
+    objects = [item for item, _ in stored]
+    warnings = tuple(warning for _, video in stored for warning in video.warnings)
+    poster = None
+    try:
+        poster = await asyncio.to_thread(poster_jpeg, stored[0][1].path)
+    except MediaError as error:  # the video is what was paid for
+        warnings += (f"there is no poster: {error}",)
+    else:
+        objects.append(
+            await _store(paid.folder + object_names.POSTER_NAME, poster, "poster", object_names.POSTER_TYPE, store)
+        )
+    objects.append(await _store_sidecar(paid, sidecar(found, paid, tuple(objects), warnings), store))
+    return Stored(tuple(objects), warnings, poster)
+
+
+class Sidecar(BaseModel):
+    """`generation.json` beside the video: what it is, where it comes from, how to check it.
+
+    All of it comes from the ledger and the files, none from the run that writes it.
+    """
+
+    key: str
+    version: str
+    task_id: str | None
+    flow_run_id: str | None
+    request: dict[str, object]
+    claimed_at: str
+    submitted_at: str | None
+    succeeded_at: str | None
+    provider_times_ms: dict[str, int | None]
+    result_urls: tuple[str, ...]
+    objects: tuple[ArchivedObject, ...]
+    warnings: tuple[str, ...]
+
+
+def sidecar(
+    found: Generation, paid: PaidTask, objects: tuple[ArchivedObject, ...], warnings: tuple[str, ...]
+) -> Sidecar:
+    """The description of a task that is about to be archived. Pure."""
+    attempt = found.attempts[paid.attempt_number - 1]
+    counts = found.task_id == paid.task_id  # else these facts are those of the task that counts now
+    return Sidecar(
+        key=found.key,
+        version=version("sora-pipeline"),
+        task_id=paid.task_id,
+        flow_run_id=attempt.claimed_by.flow_run_id,
+        request=found.request.model_dump(),
+        claimed_at=attempt.claimed_at.isoformat(),
+        submitted_at=attempt.submitted_at.isoformat() if counts and attempt.submitted_at else None,
+        succeeded_at=found.succeeded_at.isoformat() if counts and found.succeeded_at else None,
+        provider_times_ms=found.provider_times_ms if counts else {},
+        result_urls=found.result_urls if counts else (),
+        objects=objects,
+        warnings=warnings,
+    )
+
+
+async def _store_video(
+    paid: PaidTask, found: Generation, video: FetchedVideo, store: ObjectStore
+) -> tuple[ArchivedObject, FetchedVideo]:
+    """Creates the object, and reads it back. Returns it with the video that it holds."""
+    name = paid.folder + video.path.name
+    created = await store.create_file(name, video.path, content_type=object_names.VIDEO_TYPE)
+    digest = await _read_back(name, store)
+    if not created and digest.sha256 != video.sha256:
+        taken_over = await _taken_over(name, digest, found, video, store)
+        if taken_over is not None:
+            return _video_object(name, taken_over, store), taken_over
+    if digest.sha256 != video.sha256:  # the store has damaged it: only that version is written over
+        with contextlib.suppress(PreconditionFailedError):
+            await store.replace_file(name, video.path, etag=digest.etag, content_type=object_names.VIDEO_TYPE)
+        digest = await _read_back(name, store)
+    if digest.sha256 != video.sha256:
+        raise ArchiveMismatchError(
+            f"{name} was written with {video.facts.size_bytes} bytes, sha256 {video.sha256}, and read back as "
+            f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It is written again."
+        )
+    return _video_object(name, video, store), video
+
+
+async def _taken_over(
+    name: str, digest: ObjectDigest, found: Generation, video: FetchedVideo, store: ObjectStore
+) -> FetchedVideo | None:
+    """What another run has stored for the same task, where it is a whole video: hosts may encode a result anew.
+
+    None: it is damaged.
+    """
+    path = video.path.with_name(f"stored-{video.path.name}")
+    if not await store.get_file(name, path):
+        return None
+    try:
+        facts = await asyncio.to_thread(inspect_video, path)
+    except DamagedVideoError:
+        return None
+    request = found.request
+    warnings = compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
+    warnings.append("another run stored this result first; the host then served other bytes")
+    return replace(video, path=path, sha256=digest.sha256, facts=facts, warnings=tuple(warnings))
+
+
+def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> ArchivedObject:
+    facts = video.facts
+    return ArchivedObject(
+        kind="video",
+        bucket=store.bucket,
+        name=name,
+        content_type=object_names.VIDEO_TYPE,
+        size_bytes=facts.size_bytes,
+        sha256=video.sha256,
+        codec=facts.codec,
+        duration_seconds=facts.duration_seconds,
+        width=facts.width,
+        height=facts.height,
+        has_audio=facts.has_audio,
+    )
+
+
+async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> ArchivedObject:
+    """Creates the description, or takes over one that another run wrote of the same objects."""
+    name = paid.folder + object_names.SIDECAR_NAME
+    data = made.model_dump_json(indent=2).encode()
+    for _ in range(2):
+        stored = await _store(name, data, "sidecar", object_names.SIDECAR_TYPE, store)
+        if stored.sha256 == hashlib.sha256(data).hexdigest():
+            return stored
+        found = await store.get(name)
+        try:
+            there = Sidecar.model_validate_json(found.data if found else b"")
+        except ValidationError:
+            there = None
+        if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
+            return stored
+        if found is not None:  # of a run that died before its poster, or its objects, were the ones that stayed
+            await store.put_if(name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE)
+    raise ArchiveMismatchError(f"{name} is written by others all the time. It is written again.")
+
+
+async def _store(name: str, data: bytes, kind: str, content_type: str, store: ObjectStore) -> ArchivedObject:
+    """Creates a small object, or takes over what is there.
+
+    It is not read back: each request is signed with the SHA-256 of its body, which the store checks.
+    """
+    try:
+        await store.put_if(name, data, etag=None, content_type=content_type)
+    except PreconditionFailedError:
+        there = await store.get(name)
+        data = there.data if there else data
+    return ArchivedObject.model_validate(
+        {
+            "kind": kind,
+            "bucket": store.bucket,
+            "name": name,
+            "content_type": content_type,
+            "size_bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+    )
+
+
+async def _read_back(name: str, store: ObjectStore) -> ObjectDigest:
+    found = await store.digest(name)
+    if found is None:
+        raise ArchiveMismatchError(f"{name} was written and is not there. It is written again.")
+    return found
