@@ -6,23 +6,32 @@ SoraError                      base of all errors that are raised on purpose, he
     ├── ProvablyUnpaidError        the provider did not take the request: it may be sent again
     │   ├── NotSentError           never connected, so nothing was sent
     │   └── RefusedError           the provider said no
-    │       ├── BadRequestError        400  invalid parameters, no credits, …
-    │       ├── AuthenticationError    401  invalid or missing API key
-    │       └── RateLimitError         429  too many requests or too many tasks at once; may carry Retry-After
+    │       ├── BadRequestError           400  invalid parameters
+    │       ├── AuthenticationError       401  invalid or missing API key
+    │       ├── InsufficientBalanceError  402  the balance is too low; also a 400 "Insufficient credits"
+    │       ├── PermissionDeniedError     403  the key may not do that
+    │       ├── ContentRefusedError       403  the content violates the policy, as the words of the refusal say
+    │       ├── ModelNotFoundError        404  there is no such model (any more)
+    │       └── RateLimitError            429  too many requests or too many tasks at once; may carry Retry-After
     ├── UnclearError               no clear answer: a paid call may have been taken. Never send that call again
     │   ├── NoReplyError           time-out or cut connection after the request was sent
-    │   ├── ServerError            an answer that is neither yes nor a documented no (5xx, 404, a redirect, …)
+    │   ├── ServerError            an answer that is neither yes nor a documented no (5xx, a redirect, …)
     │   └── UnexpectedReplyError   a yes whose body makes no sense
     ├── DeadlineError              the task had not ended when the wait was over; it may still end well
     └── GenerationFailedError      the provider took the task and reports that it failed
-        ├── ContentViolationError      CONTENT_VIOLATION: the same request cannot succeed
-        └── InvalidImageUrlError       INVALID_IMAGE_URL: the provider cannot read the image; neither can this
+        ├── ContentViolationError      the content violates the guidelines: the same request cannot succeed
+        ├── InvalidInputError          the prompt or an image cannot be used: the same request cannot succeed
+        │   └── InvalidImageUrlError   the provider cannot read the image's URL
+        ├── InputDownloadError         the image could not be downloaded this time
+        ├── ProviderFailureError       the provider's own trouble: a later submission may succeed
+        └── InsufficientCreditsError   the account is empty: nothing succeeds until it is topped up
 ```
 
 The line that matters runs between `ProvablyUnpaidError` and `UnclearError`: the paid call is repeated on one side of it
 and never on the other. For a status call, which costs nothing, both sides may be repeated.
 """
 
+import re
 from typing import ClassVar
 
 from apixo.redaction import excerpt
@@ -85,11 +94,27 @@ class RefusedError(ProvablyUnpaidError):
 
 
 class BadRequestError(RefusedError):
-    """400: invalid parameters or request error, such as "Insufficient credits"."""
+    """400: invalid parameters or request error."""
 
 
 class AuthenticationError(RefusedError):
     """401: invalid or missing API key."""
+
+
+class InsufficientBalanceError(RefusedError):
+    """402, or a 400 whose words say so: the balance of the account is too low."""
+
+
+class PermissionDeniedError(RefusedError):
+    """403: the API key lacks a permission. Also where the words of a 403 leave open which of its two readings it is."""
+
+
+class ContentRefusedError(RefusedError):
+    """403 in its other reading: the content violates the policy."""
+
+
+class ModelNotFoundError(RefusedError):
+    """404: the provider has no such model, or no longer."""
 
 
 class RateLimitError(RefusedError):
@@ -109,7 +134,7 @@ class NoReplyError(UnclearError):
 
 
 class ServerError(UnclearError):
-    """A reply that is neither a yes nor a documented no: 5xx, 404, a redirect, a code nobody documented."""
+    """A reply that is neither a yes nor a documented no: 5xx, a redirect, a code nobody documented."""
 
 
 class UnexpectedReplyError(UnclearError):
@@ -129,9 +154,11 @@ class GenerationFailedError(ApixoError):
         fail_code: the provider's `failCode`, raw: undocumented ones exist.
         fail_message: the provider's `failMsg`.
         permanent: the same request cannot succeed, however often it is sent.
+        advice: what to do next, for a person.
     """
 
     permanent: ClassVar[bool] = False
+    advice: ClassVar[str] = "The reason is not one that APIXO documents; a new submission may succeed."
 
     def __init__(
         self, message: str, *, fail_code: str = "", fail_message: str = "", task_id: str | None = None
@@ -145,32 +172,124 @@ class ContentViolationError(GenerationFailedError):
     """The content violates the provider's safety guidelines."""
 
     permanent = True
+    advice = "Change the prompt or the image and use a new key."
 
 
-class InvalidImageUrlError(GenerationFailedError):
-    """The provider cannot access the image URL."""
+class InvalidInputError(GenerationFailedError):
+    """The provider cannot use the prompt or an image as it is."""
 
     permanent = True
+    advice = "Change the prompt or the image and use a new key."
 
 
-REFUSALS: dict[int, type[RefusedError]] = {400: BadRequestError, 401: AuthenticationError, 429: RateLimitError}
+class InvalidImageUrlError(InvalidInputError):
+    """The provider cannot access the image URL."""
+
+    advice = "Make the image reachable from the internet and use a new key."
+
+
+class InputDownloadError(GenerationFailedError):
+    """The provider could not download an image this time."""
+
+    advice = "Make sure that the image is reachable from the internet; a new submission may succeed."
+
+
+class ProviderFailureError(GenerationFailedError):
+    """The provider had trouble of its own."""
+
+    advice = "The trouble is the provider's own; a new submission may succeed."
+
+
+class InsufficientCreditsError(GenerationFailedError):
+    """The account is empty."""
+
+    advice = "Top up the APIXO account; then a new submission may succeed."
+
+
+REFUSALS: dict[int, type[RefusedError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: InsufficientBalanceError,
+    403: PermissionDeniedError,
+    404: ModelNotFoundError,
+    429: RateLimitError,
+}
 """APIXO: the documented error codes. Any other one is not a definite no."""
+
+ENVELOPE_ONLY = frozenset({402, 403, 404})
+"""Believed only in the API's own envelope, as the answer to a submission. Gateways and firewalls answer with these
+statuses too; and of a task that was just submitted they may be an answer that came too early."""
+
+_CONTENT = re.compile(r"content|polic|safety|guideline|prohibit|sensitive|nsfw|violat|prompt|image", re.IGNORECASE)
+_EMPTY = re.compile(r"\b(insufficient|not enough|no) (credits?|balance|funds?)\b", re.IGNORECASE)
+_KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account|model", re.IGNORECASE)
+
+
+def refusal_class(code: int, words: str) -> type[RefusedError]:
+    """The class of a documented no. For a 400 and a 403 the provider documents two meanings each: the words decide."""
+    if code == 400 and _EMPTY.search(words):
+        return InsufficientBalanceError
+    if code == 403 and _CONTENT.search(words) and not _KEY.search(words):
+        return ContentRefusedError
+    return REFUSALS[code]
+
+
+ACCOUNT_ERRORS: frozenset[str] = frozenset(
+    cls.__name__ for cls in (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, ModelNotFoundError)
+)
+"""Refusals that concern the account, its key or the model: the next request would be refused as well."""
 
 FAILURES: dict[str, type[GenerationFailedError]] = {
     "CONTENT_VIOLATION": ContentViolationError,
+    "NSFW_DETECTED": ContentViolationError,
+    "NSFW": ContentViolationError,
+    "SensitiveContent": ContentViolationError,
+    "SensitiveContentDetected": ContentViolationError,
+    "InputImageSensitiveContentDetected": ContentViolationError,
+    "InputOutputSensitiveContentDetected": ContentViolationError,
+    "ProhibitedContentDetected": ContentViolationError,
     "INVALID_IMAGE_URL": InvalidImageUrlError,
+    "PROMPT_TOO_LONG": InvalidInputError,
+    "PromptLengthExceeded": InvalidInputError,
+    "INVALID_PROMPT": InvalidInputError,
+    "IMAGE_TOO_LARGE": InvalidInputError,
+    "UNSUPPORTED_FORMAT": InvalidInputError,
+    "IMAGE_DOWNLOAD_FAILED": InputDownloadError,
+    "PROCESSING_TIMEOUT": ProviderFailureError,
+    "MODEL_UNAVAILABLE": ProviderFailureError,
+    "GENERATION_FAILED": ProviderFailureError,
+    "INSUFFICIENT_CREDITS": InsufficientCreditsError,
 }
-"""APIXO: the documented failCodes. Any other one is a plain `GenerationFailedError`."""
+"""APIXO: the documented failCodes, of two generations. Any other one is a plain `GenerationFailedError`."""
+
+JUDGED: dict[str, str] = {
+    "InputImageSensitiveContentDetected": "the image",
+    "InputOutputSensitiveContentDetected": "the input or the video",
+    "PROMPT_TOO_LONG": "the prompt",
+    "PromptLengthExceeded": "the prompt",
+    "INVALID_PROMPT": "the prompt",
+    "INVALID_IMAGE_URL": "the image",
+    "IMAGE_TOO_LARGE": "the image",
+    "IMAGE_DOWNLOAD_FAILED": "the image",
+    "UNSUPPORTED_FORMAT": "the image",
+}
+"""What was judged, where the failCode tells."""
+
+
+def _plain(fail_code: str) -> str:
+    """A failCode as both generations spell it: without case and underscores."""
+    return fail_code.replace("_", "").casefold()
+
+
+_FAILURES = {_plain(code): cls for code, cls in FAILURES.items()}
+_JUDGED = {_plain(code): part for code, part in JUDGED.items()}
 
 
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
-    """The error for a failed task, of the class its `failCode` asks for."""
-    cls = FAILURES.get(fail_code, GenerationFailedError)
+    """The error for a failed task, of the class its `failCode` asks for. Case and underscores do not matter."""
+    cls = _FAILURES.get(_plain(fail_code), GenerationFailedError)
     said = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
-    advice = {
-        ContentViolationError: "Change the prompt or the image and use a new key.",
-        InvalidImageUrlError: "Make the image reachable from the internet and use a new key.",
-        GenerationFailedError: "The reason is not one that APIXO documents; a new submission may succeed.",
-    }[cls]
-    message = f"APIXO reports task {task_id} as failed ({said}). {advice}"
+    part = _JUDGED.get(_plain(fail_code))
+    about = f" It is about {part}." if part else ""
+    message = f"APIXO reports task {task_id} as failed ({said}).{about} {cls.advice}"
     return cls(message, fail_code=fail_code, fail_message=fail_message, task_id=task_id)

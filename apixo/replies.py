@@ -8,7 +8,16 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from apixo.errors import REFUSALS, RefusedError, ServerError, UnexpectedReplyError
+from apixo.errors import (
+    ENVELOPE_ONLY,
+    REFUSALS,
+    ContentRefusedError,
+    InsufficientBalanceError,
+    RefusedError,
+    ServerError,
+    UnexpectedReplyError,
+    refusal_class,
+)
 from apixo.redaction import excerpt
 
 
@@ -88,7 +97,7 @@ def parse_envelope(
     The rest is unclear.
 
     Raises:
-        RefusedError: a documented no (400, 401, 429).
+        RefusedError: a documented no (400, 401, 429; to a submission also 402, 403, 404 in an envelope).
         ServerError: neither yes nor a documented no.
         UnexpectedReplyError: a yes without a readable envelope.
     """
@@ -105,10 +114,11 @@ def parse_envelope(
         return envelope
     refusals = codes - {200}
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with an odd body. Only the first is a definite no.
-    agreed = refusals <= REFUSALS.keys() and (envelope is None or envelope.code in REFUSALS)
+    believed = REFUSALS.keys() if task_id is None and envelope is not None else REFUSALS.keys() - ENVELOPE_ONLY
+    agreed = refusals <= believed and (envelope is None or envelope.code in REFUSALS)
     definite = agreed and not (task_id is None and _may_be_a_yes(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
-    said = excerpt(envelope.message.encode("utf-8", "replace") if envelope and envelope.message else body)
+    said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
     if definite:
         raise _refusal(code, said, retry_after_seconds=retry_after_seconds, task_id=task_id)
     raise ServerError(
@@ -126,7 +136,7 @@ def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
     outermost: list[tuple[str, Any]] = []
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names.update(name.lower() for name, _ in pairs)
+        names.update(name.lower().replace("_", "") for name, _ in pairs)
         outermost[:] = pairs  # the last object to be closed is the first that was opened
         return dict(pairs)
 
@@ -138,7 +148,19 @@ def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
     codes = [value for name, value in outermost if name == "code"]
     if len(codes) > 1 or (codes and envelope is None):
         return True
-    return "taskid" in names or any(value for name, value in outermost if name == "data")
+    return "taskid" in names or any(value and not _only_says_why(value) for name, value in outermost if name == "data")
+
+
+def _only_says_why(data: Any) -> bool:
+    """Whether it is the documented `{"error": "Missing required field: …"}`, and names no task."""
+    why = data.get("error") if isinstance(data, dict) and len(data) == 1 else None
+    return isinstance(why, str) and "taskid" not in why.replace("_", "").lower()
+
+
+def _words(envelope: Envelope) -> str:
+    """What a refusal says, in the message and in `data.error`."""
+    why = envelope.data["error"] if _only_says_why(envelope.data) else ""
+    return ": ".join(part for part in (envelope.message, why) if part)
 
 
 def parse_submitted(envelope: Envelope) -> str:
@@ -253,13 +275,20 @@ def _envelope(body: bytes) -> Envelope | None:
 
 def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None) -> RefusedError:
     advice = {
-        400: "Fix the request, or the account if it is about credits, then run it again.",
+        400: "Fix the request, then run it again.",
         401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
+        403: "Check what this API key may use, in the APIXO account.",
+        404: "APIXO has no such model for this key. Check the model, and whether it is still offered.",
         429: "Too many requests or too many tasks at once. Wait, then run it again.",
-    }[code]
+    }.get(code, "")
+    cls = refusal_class(code, said)
+    if cls is InsufficientBalanceError:
+        advice = "The balance of the APIXO account is too low. Top it up, then run it again."
+    elif cls is ContentRefusedError:
+        advice = "Change the prompt or the image, and use a new key."
     unpaid = "" if task_id else "Nothing was paid. "
     message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{advice}"
-    return REFUSALS[code](message, code=code, task_id=task_id, retry_after_seconds=retry_after_seconds)
+    return cls(message, code=code, task_id=task_id, retry_after_seconds=retry_after_seconds)
 
 
 def _show(value: object) -> str:

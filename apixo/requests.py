@@ -87,7 +87,7 @@ class VideoRequest(BaseModel):
     def _mode_fits_images(self) -> Self:
         follows: Mode = "image-to-video" if self.image_urls else "text-to-video"
         if self.mode is None:
-            object.__setattr__(self, "mode", follows)  # frozen, and still the one place where the mode is settled
+            object.__setattr__(self, "mode", follows)  # frozen, and still the one place where the mode is decided
         elif self.mode != follows:
             wants = "needs at least one URL in image_urls" if not self.image_urls else "takes no image_urls"
             raise ValueError(

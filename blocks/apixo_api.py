@@ -61,7 +61,7 @@ class ApixoApi(Block):
     base_url: str = Field(
         default=constants.BASE_URL,
         title="Base URL",
-        description="Where the API is. Leave it, unless you use the local stand-in or a proxy.",
+        description="Where the API is. Leave it, unless you use the local sandbox or a proxy.",
     )
     callback_url: str | None = Field(
         default=None,
@@ -184,7 +184,7 @@ class ApixoApi(Block):
         return self
 
     def client(self, **options: Any) -> ApixoClient:
-        """A client with this block's key, address and limits, which can submit: what it is told to submit is paid.
+        """A client with this block's key, address and limits, which can submit, and so can spend money.
 
         Args:
             options: further arguments of `apixo.ApixoClient`.

@@ -1,4 +1,4 @@
-"""Which Prefect server a command talks to. To be settled before Prefect is imported, for that reads its settings."""
+"""Which Prefect server a command talks to. Chosen before Prefect is imported, which reads its settings."""
 
 import os
 import sys

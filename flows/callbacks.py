@@ -4,7 +4,7 @@ A call says that somebody should look, and nothing else is believed. The task id
 before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call changes nothing. A
 true one reconciles a generation whose payment was unclear, because its address names key and attempt.
 
-Nothing here writes how a task ended. Waiting runs and the collector do that; they are told by an event.
+Nothing here writes how a task ended. Waiting runs and the collector do that; an event notifies them.
 """
 
 import json
@@ -34,10 +34,10 @@ class Outcome(StrEnum):
     """What came of a call."""
 
     FINISHED = "finished"
-    """The task has ended; whoever waits for it was told."""
+    """The task has ended; whoever waits for it was notified."""
     PENDING = "pending"
     """The task has not ended."""
-    SETTLED = "settled"
+    ALREADY_HANDLED = "already handled"
     """There is nothing left to do. The provider was not asked."""
     UNIDENTIFIED = "unidentified"
     """The ledger knows no task of this attempt, and the call named none that can be believed."""
@@ -70,7 +70,7 @@ async def answer_call(
         key, attempt_number: what the call's address names. Its token was checked by the caller.
         claimed_task_id: the task id in its body.
         resources: the API and the ledger.
-        notify: told when the generation's task has ended.
+        notify: called when the generation's task has ended.
 
     Raises:
         ApixoError: the provider could not be asked. Nothing was written.
@@ -100,7 +100,7 @@ async def answer_call(
             "A call for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
         )
     if found.state is not State.SUBMITTED or found.task_id != known:
-        return Outcome.SETTLED
+        return Outcome.ALREADY_HANDLED
     task_id = found.task_id or ""
     status = status or await resources.client.status_once(task_id)
     if not isinstance(status, FINAL_STATES):
@@ -168,24 +168,24 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
 
 
 def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:
-    told = (
+    sentence = (
         f"{reconciled.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} "
         "is paid as well. Its id is in the ledger."
     )
     if reconciled.state is not State.FAILED:
-        return told
+        return sentence
     command = f"sora resolve {reconciled.key} --task-id {task_id}{options}"
-    return f"{told} The later attempt failed. To have the video of this one, run: {command}"
+    return f"{sentence} The later attempt failed. To have the video of this one, run: {command}"
 
 
 def _unidentified(found: Generation, number: int, options: str) -> str:
     """What a person can do about a call that nothing is known of."""
-    told = f"APIXO called back for attempt {number} of {found.key}, so it took it, but named no task that it knows."
+    sentence = f"APIXO called back for attempt {number} of {found.key}, so it took it, but named no task that it knows."
     if found.state is State.UNCONFIRMED and number == found.attempt.number:
-        return f"{told} {unconfirmed_error(found, options)}"
+        return f"{sentence} {unconfirmed_error(found, options)}"
     attempt = found.attempts[number - 1]
     return (
-        f"{told} The ledger has that attempt as {attempt.state}, and the generation as {found.state}. Look in your "
+        f"{sentence} The ledger has that attempt as {attempt.state}, and the generation as {found.state}. Look in your "
         f"APIXO account for a task of {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC. If the generation ends without a "
         f"task, run: sora resolve {found.key} --task-id TASK_ID{options}"
     )

@@ -145,7 +145,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
             except SoraError as error:
                 run_logger().error("%s could not be processed: %s", key, error)
                 seen = await _not_processed(key, error, resources)
-            except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from coming home
+            except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from being collected
                 run_logger().exception("%s failed in a way that nobody foresaw.", key)
                 seen = await _not_processed(key, error, resources)
             if seen.expiring:
@@ -184,7 +184,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
 
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
-    """Whether a run waits for it, as far as the record tells: one that died is given up after its deadline."""
+    """Whether a run waits for it, as far as the record says: one that died is given up after its deadline."""
     age = _age(found, resources)
     return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
@@ -280,7 +280,7 @@ def _collected(found: Generation, resources: Resources) -> Collected:
 
 
 async def _warn(key: str, resources: Resources) -> None:
-    """Tells others, once a day."""
+    """Publishes that its result expires, once a day."""
     now = resources.now()
     try:
         found = (await resources.ledger.change(key, lambda current: transitions.warned(current, now=now))).generation

@@ -11,7 +11,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from apixo import AuthenticationError, SoraError
+from apixo import InsufficientCreditsError, SoraError
+from apixo.errors import ACCOUNT_ERRORS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
 from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
@@ -43,6 +44,7 @@ from flows.record.errors import (
 from flows.record.generation import Generation, State
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.resources import Resources, command_options, load_block, open_resources
+from flows.signals.events import emit_blocked
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import retried
@@ -116,7 +118,7 @@ async def generate_batch(
             its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
             Requests without one have the id of this flow run, or of the outermost one around it, as their key: every
             new run pays for all of them, a retry for none again.
-        wait: Off ends the run after the last submission. The collector brings the videos home.
+        wait: Off ends the run after the last submission. The collector archives the videos.
         on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
         dry_run: Checks every row and image, the archive and the API, prices it all, and spends nothing.
         max_spend: The most that all runs of this batch together may pay, by the API block's `price_per_second`.
@@ -200,6 +202,7 @@ class Batch:
         self._key, self._terms = key, terms
         self._before, self._budget, self._resources = before, budget, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
+        self._blocked: str | None = None
         self._due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.now().date()
@@ -290,8 +293,12 @@ class Batch:
         if found is None:
             return self._row(row, "not submitted", problem=problem)
         refusal = found.attempt.problem
-        if found.state is State.REJECTED and refusal is not None and refusal.kind == AuthenticationError.__name__:
-            self._budget.close("APIXO does not take the API key, so the rest was not tried")
+        blocked = found.state is State.REJECTED and refusal is not None and refusal.kind in ACCOUNT_ERRORS
+        empty = found.state is State.FAILED and isinstance(found.failure(), InsufficientCreditsError)
+        if (blocked or empty) and refusal is not None and self._budget.closed is None:
+            self._budget.close(f"the rest of the batch would be refused as well ({refusal.message})")
+            self._blocked = refusal.message
+            emit_blocked(self._key, refusal)
         if isinstance(error, BudgetError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem=problem)
@@ -355,5 +362,6 @@ class Batch:
             [*self._bad, *self._later, *due],
             price=self._budget.spent,
             spent_before=self._budget.spent_before if self._budget.price_per_second is not None else None,
+            blocked=self._blocked,
             dry_run=dry_run,
         )

@@ -43,7 +43,7 @@ async def generate_video(
         request: The video: prompt, duration, aspect ratio, start image.
         key: Names this video for ever: the same key is the same video. Without one it follows from this run; in a
             subflow from the outermost run and the request, so that a retry of the parent pays nothing twice.
-        wait: Off ends the run after the submission. The collector, or a run with the same key, brings the video home.
+        wait: Off ends the run after the submission. The collector, or a run with the same key, archives the video.
         refuse_duplicates: On fails, before anything is paid, where the same request was submitted under another key.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.

@@ -38,7 +38,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         ResolutionError: the task is unknown, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
-    entry = await _settled(key, resources)
+    entry = await _answered(key, resources)
     if seen.task_id is None and entry.generation.task_id not in (None, task_id):
         raise ResolutionError(
             f"{key} was answered meanwhile: APIXO took it as task {entry.generation.task_id}. Nothing was changed.",
@@ -92,9 +92,9 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
         UnconfirmedError: its claim has only now been given up. What the person saw in the account is older than its
             end: look once more, then decide.
     """
-    settled = (await _settled(seen.key, resources)).generation
-    if seen.state is State.CLAIMED and settled.state is State.UNCONFIRMED:
-        raise unconfirmed_error(settled, resources.options)
+    answered = (await _answered(seen.key, resources)).generation
+    if seen.state is State.CLAIMED and answered.state is State.UNCONFIRMED:
+        raise unconfirmed_error(answered, resources.options)
     try:
         entry = await resources.ledger.change(
             seen.key,
@@ -117,7 +117,7 @@ async def _entry(key: str, resources: Resources) -> Entry:
     return entry
 
 
-async def _settled(key: str, resources: Resources) -> Entry:
+async def _answered(key: str, resources: Resources) -> Entry:
     """The record once a claim has had its time, and with the task that the store may know."""
     entry = await _entry(key, resources)
     match entry.generation.state:

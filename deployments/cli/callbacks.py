@@ -35,13 +35,13 @@ def callbacks(
     """
     _show_log()
     try:
-        asyncio.run(serve(host, port, api=api, archive=archive, told=_tell))
+        asyncio.run(serve(host, port, api=api, archive=archive, on_ready=_show))
     finally:
         flush()
     err.print("Stopped.")
 
 
-def _tell(url: str, block: ApixoApi) -> None:
+def _show(url: str, block: ApixoApi) -> None:
     err.print(f"Waiting for callbacks at {url}/apixo/ (health: {url}/health). Ctrl-C stops.")
     if block.callback_url:
         err.print(f"APIXO calls {escape(block.callback_url)}/apixo/…, which must lead here.")

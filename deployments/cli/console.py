@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH: Final = 240
-"""Columns where no terminal tells: wide enough that no line of a table is broken in a file."""
+"""Columns where the output is no terminal: wide enough that no line of a table is broken in a file."""
 
 
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

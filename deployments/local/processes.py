@@ -184,7 +184,7 @@ def wait_until_ready(
     """Waits until `check` says yes. `what` names the service in the errors.
 
     Raises:
-        ProcessError: the process ended, which is told at once; or it lives, and `timeout_seconds` have passed. The
+        ProcessError: the process ended, which is noticed at once; or it lives, and `timeout_seconds` have passed. The
             message holds the end of its log.
     """
     deadline = time.monotonic() + timeout_seconds

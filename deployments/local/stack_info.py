@@ -16,7 +16,7 @@ LOCAL_DIR: Final = Path(".local")
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """A running service as stack.json tells it."""
+    """A running service as stack.json describes it."""
 
     pid: int
     url: str
@@ -25,7 +25,7 @@ class ServiceInfo:
 
 @dataclass(frozen=True)
 class StackInfo:
-    """A running stack as stack.json tells it: no secrets, but the files that hold them."""
+    """A running stack as stack.json describes it: no secrets, but the files that hold them."""
 
     pid: int
     started_at: str

@@ -65,14 +65,14 @@ _log = logging.getLogger("sora")
 
 
 async def serve(
-    host: str, port: int, *, api: str = "default", archive: str = "default", told: Callable[[str, ApixoApi], None]
+    host: str, port: int, *, api: str = "default", archive: str = "default", on_ready: Callable[[str, ApixoApi], None]
 ) -> None:
     """Runs the receiver until SIGTERM or Ctrl-C, then ends what is under way and returns.
 
     Args:
         host, port: where to listen; port 0 takes a free one.
         api, archive: names of the blocks.
-        told: called once it listens, with its address and the API block.
+        on_ready: called once it listens, with its address and the API block.
 
     Raises:
         SetupError: there is no callback secret, or the address cannot be had.
@@ -84,7 +84,7 @@ async def serve(
         async with open_app(*blocks, api=api, archive=archive) as app:
             shown = f"[{host}]" if ":" in host else host
             url = f"http://{shown}:{listener.getsockname()[1]}"
-            await CallbackServer(app, on_started=lambda: told(url, blocks[0])).serve([listener])
+            await CallbackServer(app, on_started=lambda: on_ready(url, blocks[0])).serve([listener])
 
 
 @contextlib.asynccontextmanager
@@ -198,7 +198,7 @@ class _Handlers:
         if now - self._refusals_told_at >= REFUSALS_TOLD_SECONDS:
             _log.warning(
                 "%d call(s) with a token that does not fit were refused. If they are the provider's, the callback "
-                "secret was changed since those videos were submitted; polling brings them home.", self._refused,
+                "secret was changed since those videos were submitted; polling still finds their end.", self._refused,
             )  # fmt: skip
             self._refused, self._refusals_told_at = 0, now
 

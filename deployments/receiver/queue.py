@@ -29,7 +29,7 @@ class Trouble(StrEnum):
 
 Result = Outcome | Trouble
 
-FINAL: Final = frozenset({Outcome.FINISHED, Outcome.SETTLED})
+FINAL: Final = frozenset({Outcome.FINISHED, Outcome.ALREADY_HANDLED})
 """After these no call about the same attempt brings anything new, so those that wait share them."""
 
 

@@ -21,8 +21,13 @@ ApiKind = Literal[
     "http_500_after",  # acted upon, then 500
     "http_502_html",
     "http_503",
+    "http_402",  # in the API's envelope, as are the next two
+    "http_403",
     "http_404",
-    "http_400",  # "Insufficient credits" for a submit
+    "http_403_html",  # a gateway's page
+    "http_404_html",
+    "http_400",  # "Invalid parameters" for a submit
+    "http_400_credits",  # "Insufficient credits"
     "http_400_html",  # a gateway's page
     "http_401",
     "redirect",  # 307 to the same address, nothing done

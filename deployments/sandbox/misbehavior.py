@@ -23,8 +23,10 @@ PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1>nginx</body></htm
 
 #: The envelope's message for each status that a call can be refused with.
 MESSAGES = {
-    400: "Insufficient credits",
+    400: "Invalid parameters",
     401: "Invalid API key",
+    402: "Balance too low",
+    403: "This API key lacks the permission",
     404: "Not found",
     429: "Rate limit exceeded",
     500: "Internal server error",
@@ -49,13 +51,13 @@ async def refuse(exchange: Exchange, fault: Fault) -> bool:
             await exchange.answer(400, failure(400, "task not found"))
         case ["code", code, "body"]:
             await exchange.answer(200, failure(int(code), MESSAGES[int(code)]))
-        case ["http", code, *html] if html in ([], ["html"]):
+        case ["http", code, *kind] if kind in ([], ["html"], ["credits"]):
             status = int(code)
             page = PAGE.format(f"{status} {HTTPStatus(status).phrase}")
-            message = "Invalid parameters" if fault.call == "status" and status == 400 else MESSAGES.get(status, "")
+            message = "Insufficient credits" if kind == ["credits"] else MESSAGES.get(status, "")
             is_api = fault.call in ("submit", "status")
             headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
-            await exchange.answer(status, failure(status, message) if is_api and not html else page, headers)
+            await exchange.answer(status, failure(status, message) if is_api and kind != ["html"] else page, headers)
         case _:
             return False
     return True

@@ -39,7 +39,7 @@ class Budget:
         self.max_spend = max_spend
         self.spent_before = spent_before
         self._reserved: dict[str, Decimal] = {}
-        self._closed: str | None = None
+        self.closed: str | None = None
 
     @property
     def spent(self) -> Decimal | None:
@@ -58,8 +58,8 @@ class Budget:
         """
         if key in self._reserved:
             return
-        if self._closed is not None:
-            raise BudgetError(f"{key} was not submitted: {self._closed}.", key=key)
+        if self.closed is not None:
+            raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
         price = self.price(duration_seconds) or Decimal(0)
         total = self.spent_before + sum(self._reserved.values(), Decimal(0)) + price
         if self.max_spend is not None and total > self.max_spend:
@@ -67,7 +67,7 @@ class Budget:
                 f"max_spend is {self.max_spend}, and with this video the batch would come to {total}. Raise it and "
                 "run the batch again to go on"
             )
-            raise BudgetError(f"{key} was not submitted: {self._closed}.", key=key)
+            raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
         self._reserved[key] = price
 
     def release(self, key: str) -> None:
@@ -76,7 +76,7 @@ class Budget:
 
     def close(self, why: str) -> None:
         """Has every further call refused."""
-        self._closed = self._closed or why
+        self.closed = self.closed or why
 
 
 NOT_PAID: Final = frozenset({State.REJECTED})

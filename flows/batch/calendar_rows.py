@@ -17,8 +17,8 @@ from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 
 MAX_PROBLEMS: Final = 10
-"""How many problems of one row are told: more than it has fields. A line of junk can have 50,000, and 5,000 such lines
-with 50 each made a table of 37 MB for the Prefect UI."""
+"""How many problems of one row are reported: more than it has fields. A line of junk can have 50,000, and 5,000 such
+lines with 50 each made a table of 37 MB for the Prefect UI."""
 ID_PATTERN: Final = r"^[a-z0-9._-]{1,91}$"
 """What a key may hold. Behind a flow run's id (36 characters) and a hyphen, 91 more still make a key."""
 MAX_SHOWN_CHARACTERS: Final = 80

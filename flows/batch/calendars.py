@@ -44,7 +44,7 @@ MAX_LINE_CHARACTERS: Final = 250_000
 MAX_COLUMNS: Final = 100
 """Far more than there can be. A line of junk can have millions of cells."""
 MAX_TOLD: Final = 10
-"""How many problems of a header an error tells."""
+"""How many problems of a header an error lists."""
 MAX_OBJECT_NAME_BYTES: Final = 1_024
 """S3's limit."""
 MAX_NAME_CHARACTERS: Final = 200
@@ -195,7 +195,7 @@ def _broken_cell(text: str, delimiter: str, line: int) -> str:
 
 
 def _csv_row(line: int, columns: list[str], cells: list[str]) -> Row | BadRow:
-    if len(cells) > len(columns):  # which cell is whose nobody knows, so no other problem is told
+    if len(cells) > len(columns):  # which cell is whose nobody knows, so no other problem is reported
         message = f"has {len(cells)} cells for {len(columns)} columns. Put a cell that holds the delimiter in quotes"
         return BadRow(line=line, id=None, problems=(RowProblem(field="", message=message),))
     named = zip(columns, cells, strict=False)

@@ -59,6 +59,9 @@ class BatchSummary(BaseModel):
         default=None, description="What this run paid, or in a dry run would pay; None without a `price_per_second`."
     )
     spent_before: Decimal | None = Field(default=None, description="What earlier runs of this batch paid.")
+    blocked: str | None = Field(
+        default=None, description="Why APIXO takes nothing more with this account, key or model; None: it does."
+    )
     rows: list[BatchRow]
 
     @property
@@ -99,6 +102,7 @@ def summarize(
     *,
     price: Decimal | None,
     spent_before: Decimal | None,
+    blocked: str | None = None,
     dry_run: bool = False,
 ) -> BatchSummary:
     """Counts the rows. Pure."""
@@ -110,6 +114,7 @@ def summarize(
         seconds_of_video=sum(row.duration_seconds or 0 for row in rows if row.state in good),
         price=price,
         spent_before=spent_before,
+        blocked=blocked,
         rows=sorted(rows, key=lambda row: row.line),
     )
 
@@ -138,8 +143,9 @@ def batch_error(summary: BatchSummary) -> BatchFailedError:
         if summary.dry_run
         else " Do what the rows say. A new run with the same key then does what is missing, and pays for nothing twice."
     )
+    first = f"The rest of the batch was not submitted: {summary.blocked} " if summary.blocked else ""
     return BatchFailedError(
-        f"Something is wrong with {len(failed)} row(s) of the batch {summary.key}. {summary.sentence()}{again}"
+        f"{first}Something is wrong with {len(failed)} row(s) of the batch {summary.key}. {summary.sentence()}{again}"
         + _listed([f"line {f'{row.line} {row.key}'.strip()} ({row.state}): {row.problem}" for row in failed]),
         summary=summary,
     )

@@ -3,7 +3,7 @@
 APIXO: JPG, PNG or WebP, at most 10 MB an image; it becomes the start or key frame.
 
 Animated PNG and WebP are refused: which of their frames the provider would take is not documented, and finding out
-costs money. Bytes after the image's end are left alone: phones put depth maps and short films there, and nothing here
+costs money. Bytes after the image's end are left alone: phones put depth maps and short videos there, and nothing here
 reads them.
 """
 
@@ -199,7 +199,7 @@ def _name(data: bytes) -> str:
         if data.startswith(magic):
             return name
     if data[4:8] == b"ftyp":
-        return {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC"}.get(data[8:12], "a film")
+        return {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC"}.get(data[8:12], "a video")
     start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
         return "a web page"

@@ -1,6 +1,6 @@
 """Does this file play, and is it what was asked for? Plus the still pictures of it.
 
-Everything here blocks and is slow (a 12 s film takes a second or two): run it in a thread.
+Everything here blocks and is slow (a 12 s video takes a second or two): run it in a thread.
 """
 
 import io
@@ -29,13 +29,13 @@ MAX_FRAME_PIXELS = 7680 * 4320
 """8K, some 50 MB a frame. A header may claim far more, and a decoder would believe it."""
 
 MAX_FRAMES = 36_000
-"""Ten minutes at 60 frames a second; a 12 s film has some 360. A few megabytes can hold days of gray frames."""
+"""Ten minutes at 60 frames a second; a 12 s video has some 360. A few megabytes can hold days of gray frames."""
 
-# What holds a whole film in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
+# What holds a whole video in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 
 # The declared end and the last frame's end differ by rounding and by an unset last duration, not by more. It is wide,
-# since a false alarm would lose a paid film; the length in bytes is checked when it is fetched.
+# since a false alarm would lose a paid video; the length in bytes is checked when it is fetched.
 _CUT_TOLERANCE_SECONDS = 0.5
 
 # The index, the pictures and sound, and a fragment's index. Bytes of other kinds behind them harm nobody.
@@ -51,7 +51,7 @@ _JPEG_QUALITY = 85
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """A film every frame of which decodes.
+    """A video every frame of which decodes.
 
     Attributes:
         container: FFmpeg's name of the file format, like ``mov,mp4,m4a,3gp,3g2,mj2``.
@@ -77,16 +77,16 @@ class VideoFacts:
 
 
 def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames: int = MAX_FRAMES) -> VideoFacts:
-    """Decodes every frame of a film and says what it is. Blocks; for a thread.
+    """Decodes every frame of a video and says what it is. Blocks; for a thread.
 
     Args:
         path: The file; its name does not count.
         max_pixels: Of one frame.
-        max_frames: Of the film.
+        max_frames: Of the video.
 
     Raises:
-        DamagedVideoError: empty, not a film, no picture in it, cut short, or a frame does not decode; not retryable
-            when the film is too large or too long to be a generated one.
+        DamagedVideoError: empty, not a video, no picture in it, cut short, or a frame does not decode; not retryable
+            when the video is too large or too long to be a generated one.
         FileNotFoundError: there is no such file.
     """
     size_bytes = path.stat().st_size
@@ -116,7 +116,7 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
 
 
 def compare(facts: VideoFacts, *, duration_seconds: float, aspect_ratio: Literal["landscape", "portrait"]) -> list[str]:
-    """What differs from the order, as sentences: warnings only, for the film is paid for. Pure.
+    """What differs from the order, as sentences: warnings only, for the video is paid for. Pure.
 
     Args:
         facts: From `inspect_video`.
@@ -135,13 +135,13 @@ def compare(facts: VideoFacts, *, duration_seconds: float, aspect_ratio: Literal
 
 
 def poster_jpeg(path: Path, *, max_side: int = 1280) -> bytes:
-    """One telling frame as a JPEG: the first that is not black from a third of the film on. Blocks; for a thread.
+    """One telling frame as a JPEG: the first that is not black from a third of the video on. Blocks; for a thread.
 
-    The same film gives the same bytes.
+    The same video gives the same bytes.
 
     Args:
-        path: A film that `inspect_video` has let through.
-        max_side: The longer side in pixels; a smaller film is not enlarged.
+        path: A video that `inspect_video` has let through.
+        max_side: The longer side in pixels; a smaller video is not enlarged.
 
     Raises:
         DamagedVideoError: no frame decodes.
@@ -169,7 +169,7 @@ def poster_jpeg(path: Path, *, max_side: int = 1280) -> bytes:
 
 
 class _Tally:
-    """What went by while a film was decoded."""
+    """What went by while a video was decoded."""
 
     def __init__(self, path: Path, video: VideoStream, max_frames: int) -> None:
         self._path = path
@@ -197,7 +197,7 @@ class _Tally:
         self.frames += 1
         if self.frames > self._max_frames:
             raise _damaged(
-                self._path, f"has more than {self._max_frames:,} frames, no generated film has", retryable=False
+                self._path, f"has more than {self._max_frames:,} frames, no generated video has", retryable=False
             )
         if self.frames == 1:
             self.size = _display_size(frame, self._video)
@@ -233,12 +233,12 @@ class _Tally:
 
 @contextmanager
 def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The film and its picture, safely: one file, no network, whatever the file asks for."""
+    """The video and its picture, safely: one file, no network, whatever the file asks for."""
     options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(max_pixels)}
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
         with av.open(f"file:{path.absolute()}", options=options) as container:
-            still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is no film
+            still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is no video
             pictures = [
                 (context.width * context.height, stream.index)
                 for stream in container.streams.video
@@ -250,13 +250,13 @@ def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[In
                 raise _damaged(path, "has no picture that can be decoded")
             pixels, index = max(pictures)
             if pixels > max_pixels:
-                raise _damaged(path, f"has frames of {pixels:,} pixels, no generated film has", retryable=False)
+                raise _damaged(path, f"has frames of {pixels:,} pixels, no generated video has", retryable=False)
             video = cast("VideoStream", container.streams[index])
             video.codec_context.options = {"max_pixels": str(max_pixels)}
             video.thread_type = "AUTO"
             yield container, video
     except (av.FFmpegError, ArithmeticError, ValueError) as error:
-        raise _damaged(path, f"is not a film that plays ({error})") from error
+        raise _damaged(path, f"is not a video that plays ({error})") from error
 
 
 def _check_boxes(path: Path, size_bytes: int) -> None:
@@ -289,7 +289,7 @@ def _seconds(pts: int | None, time_base: Fraction | None, duration: int | None =
 
 
 def _declared_seconds(container: InputContainer, video: VideoStream) -> Fraction | None:
-    """How long the film says it is; None when it does not."""
+    """How long the video says it is; None when it does not."""
     if video.duration and video.time_base:
         return video.duration * video.time_base
     return Fraction(container.duration, av.time_base) if container.duration else None

@@ -26,7 +26,7 @@ STOP_SECONDS: Final = 10.0
 
 
 class PaymentThreadDiedError(PipelineError):
-    """The payment thread ended while a paid call was under way. Whether it was paid, the ledger will have to tell."""
+    """The payment thread ended while a paid call was under way. Whether it was paid, only the ledger may know."""
 
 
 Work = Callable[[ApixoClient, Ledger, threading.Event], Coroutine[Any, Any, T]]

@@ -120,7 +120,7 @@ class TaskOwners:
     async def release(self, task_id: str, key: str, *, named: int) -> None:
         """Frees a task that a person had named by mistake, for the generation that it really belongs to.
 
-        One try: at worst the person who names it for that generation is told whose it still is.
+        One try: at worst the person who names it for that generation learns whose it still is.
 
         Args:
             task_id: a task that the record does not have any more.

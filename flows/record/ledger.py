@@ -222,11 +222,11 @@ class Ledger:
         await self._patiently(lambda: self._store.put(marker_name(key), b""))
 
     async def close(self, ended: Generation) -> None:
-        """Removes the open marker of a generation that has ended so, as all who had to be told know.
+        """Removes the open marker of a generation whose end was published.
 
         What is archived stays archived. Of any other end, someone may claim it again at the same moment, which writes
         the marker before the claim. So the record is looked at once more afterwards, and the marker is put back if it
-        is open again, or has come to another end meanwhile: nobody was told of that one. A claim that arrives only
+        is open again, or has come to another end meanwhile, which was not published. A claim that arrives only
         after that look puts it back itself.
         """
         key = ended.key

@@ -312,7 +312,7 @@ def _archived_beside(
 
 
 def warned(generation: Generation, *, now: datetime) -> Generation:
-    """Others are told that its result expires soon, unless they were in the last `WARN_EVERY`."""
+    """Notes that a warning of its expiry is published, unless one was in the last `WARN_EVERY`."""
     if generation.warned_at is not None and now - generation.warned_at < WARN_EVERY:
         return generation
     return generation.model_copy(update={"warned_at": now})

@@ -12,20 +12,23 @@ from prefect import get_client
 from prefect.events import Event, emit_event, get_events_client
 from prefect.events.related import related_resources_from_run_context
 
-from flows.record.generation import Generation
+from flows.record.generation import Generation, Problem
 from flows.signals.progress import run_logger
 
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
 
 TASK_FINISHED: Final = "apixo.task.finished"
-"""A task has ended, as the API itself told the callback receiver. Waiting runs and the collector ask at once."""
+"""A task has ended, as the API itself confirmed to the callback receiver. Waiting runs and the collector poll then."""
+
+PROVIDER_BLOCKED: Final = "sora.provider.blocked"
+"""The balance is too low, or the API key or the model is refused: a person has to do something."""
 
 PROMPT_CHARACTERS: Final = 200
 """How much of the prompt an event repeats: enough to know it again, and Prefect limits the size of events."""
 
 
 DELIVERY_TIMEOUT_SECONDS: Final = 10.0
-"""How long an end may take to reach Prefect. The run goes on after that, and the collector tells it again."""
+"""How long an end may take to reach Prefect. The run goes on after that, and the collector delivers it later."""
 
 
 def emit(happening: Happening, generation: Generation, **more: Any) -> None:
@@ -87,6 +90,18 @@ def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_
         },
         payload={"key": key, "task_id": task_id, "api": api, "archive": archive},
     )
+
+
+def emit_blocked(batch_key: str, refusal: Problem) -> None:
+    """Queues `sora.provider.blocked`: APIXO refuses whatever this account, key or model submits. Never raises."""
+    try:
+        emit_event(
+            event=PROVIDER_BLOCKED,
+            resource={"prefect.resource.id": f"sora.batch.{batch_key}", "prefect.resource.name": batch_key},
+            payload={"batch": batch_key, "code": refusal.code, "kind": refusal.kind, "message": refusal.message},
+        )
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        run_logger().warning("The event %s was not sent (%s).", PROVIDER_BLOCKED, type(error).__name__)
 
 
 def _name(happening: Happening) -> str:

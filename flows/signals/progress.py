@@ -1,4 +1,4 @@
-"""Where a generation stands right now, told to whoever listens in this process, such as the command line.
+"""Reports where a generation stands right now to a listener in this process, such as the command line.
 
 The Prefect UI shows the task runs. A progress artifact for each poll was measured at 12 ms of server CPU, so there is
 none. Nothing here can fail: a log or a display that does not work must not end a paid generation.
@@ -71,14 +71,14 @@ def listen(listener: Listener, *, expect: Expect | None = None) -> None:
 
 
 def report_total(videos: int) -> None:
-    """Tells the listener how many generations there will be, if it wants to know. Never raises."""
+    """Reports to the listener, if it wants to know, how many generations there will be. Never raises."""
     display = _display.get()
     if display is not None and (expect := display.expect) is not None:
         display.call(lambda: expect(videos))
 
 
 def report_progress(key: str, step: Step, doing: str, *, fraction: float | None = None, done: bool = False) -> None:
-    """Tells the listener, if there is one. Never raises."""
+    """Reports to the listener, if there is one. Never raises."""
     display = _display.get()
     if display is not None and (listener := display.listener) is not None:
         display.call(lambda: listener(Progress(key, step, doing, fraction, done)))

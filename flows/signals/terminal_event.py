@@ -1,4 +1,4 @@
-"""Tells others that a generation has ended, once Prefect surely knows: then its open marker goes."""
+"""Publishes that a generation has ended, and removes its open marker once Prefect has confirmed that event."""
 
 from blocks import VideoArchive
 from flows.record.generation import Generation, State
@@ -16,9 +16,9 @@ async def publish_end(ended: Generation, ledger: Ledger, archive: VideoArchive, 
         ended: the generation.
         ledger: whose open marker goes.
         archive: for the links to the objects.
-        found: it had ended before, so without the marker it has been told. Whoever has just brought it to its end
-            tells it in any case: the marker may have been removed by one who told of an earlier end, and has died
-            before he could put it back. Prefect takes a second event for the repetition that it is.
+        found: it had ended before, so a missing marker means that the event was delivered. Whoever has just recorded
+            the end publishes it in any case: the marker may have been removed by a process that published an earlier
+            end and died before it could put the marker back. Prefect recognizes a second event as a repetition.
     """
     if found and not await ledger.is_open(ended.key):
         return

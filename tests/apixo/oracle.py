@@ -1,8 +1,8 @@
 """What a reply says, read from the provider's documentation alone, and not as the client reads it.
 
 The documentation: every reply is `{"code": int, "message": str, "data": object | null}`. A taken submission has code
-200 and `data.taskId`. The errors are 400, 401 and 429. Whether an error's HTTP status equals its code, or is 200, is
-left open.
+200 and `data.taskId`. The errors are 400, 401, 402, 403, 404 and 429; their `data` is null, absent or `{"error":
+str}`. Whether an error's HTTP status equals its code, or is 200, is left open.
 """
 
 import json
@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-NOES: Final = frozenset({400, 401, 429})
+NOES: Final = frozenset({400, 401, 402, 403, 404, 429})
+PLAIN_NOES: Final = frozenset({400, 401, 429})
+"""Gateways answer with the others too, in pages of their own: those count in the API's envelope only."""
+NAMES: Final = ["code", "data", "message"]
 NO_NAMES: Final = ("null", "None", "undefined")
 """What a broken serialiser makes of nothing is no task id."""
 
@@ -61,18 +64,21 @@ class Reply:
         if self._speaks_of_a_task():
             return False
         if not self.codes:
-            return self.http_status in NOES and not self._mentions_another_code()
+            return self.http_status in PLAIN_NOES and not self._mentions_another_code()
         return all(type(code) is int and code in NOES for code in self.codes)
 
     def is_the_documented_no(self) -> bool:
         """Whether it is a no exactly as it is documented. Then it has to be taken for one."""
         content = self.content
-        if not isinstance(content, Pairs) or sorted(name for name, _ in content) != ["code", "data", "message"]:
+        if not isinstance(content, Pairs) or sorted({"data", *(name for name, _ in content)}) != NAMES:
             return False
-        fields = dict(content)
+        fields = {"data": None} | dict(content)
+        if len(content) != len(dict(content)):
+            return False
         code = fields["code"]
         fits = type(code) is int and code in NOES and self.http_status in (200, code)
-        return fits and isinstance(fields["message"], str) and fields["data"] is None and not self._speaks_of_a_task()
+        no_data = fields["data"] is None or says_why(fields["data"])
+        return fits and isinstance(fields["message"], str) and no_data and not self._speaks_of_a_task()
 
     def documented_task_id(self) -> str | None:
         """The task of a yes as it is documented, with whatever fields beside. Then it has to be taken as this task."""
@@ -121,9 +127,9 @@ class Reply:
     def _speaks_of_a_task(self) -> bool:
         if self.content is None:
             return b"taskid" in self.body.replace(b"\0", b"").lower()
-        if any(name.lower() == "taskid" for name in names(self.content)):
+        if any(name.lower().replace("_", "") == "taskid" for name in names(self.content)):
             return True
-        return isinstance(self.content, Pairs) and any(bool(data) for data in self.content.all("data"))
+        return isinstance(self.content, Pairs) and any(data and not says_why(data) for data in self.content.all("data"))
 
     def _mentions_another_code(self) -> bool:
         """Whether what is no envelope looks like the rest of one that said something else."""
@@ -141,6 +147,14 @@ def _addresses(result_json: str) -> list[str] | None:
     if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url.strip() for url in urls):
         return None
     return [url.strip() for url in urls]
+
+
+def says_why(data: Any) -> bool:
+    """Whether it is an error's `{"error": "Missing required field: input.prompt"}`, without a task in it."""
+    if not isinstance(data, Pairs) or [name for name, _ in data] != ["error"]:
+        return False
+    why = data.one_of("error")
+    return isinstance(why, str) and re.search("task_?id", why, re.IGNORECASE) is None
 
 
 def names(content: Any) -> Iterator[str]:

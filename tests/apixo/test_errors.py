@@ -7,15 +7,20 @@ import pytest
 
 import apixo
 from apixo import errors
-from apixo.errors import FAILURES, REFUSALS, ApixoError, GenerationFailedError, generation_failed
+from apixo.errors import FAILURES, REFUSALS, ApixoError, GenerationFailedError, generation_failed, refusal_class
 
 TREE: list[tuple[str, str, bool]] = [
-    ("ApixoError", "Exception", False),
+    ("SoraError", "Exception", False),
+    ("ApixoError", "SoraError", False),
     ("ProvablyUnpaidError", "ApixoError", False),
     ("NotSentError", "ProvablyUnpaidError", True),
     ("RefusedError", "ProvablyUnpaidError", False),
     ("BadRequestError", "RefusedError", False),
     ("AuthenticationError", "RefusedError", False),
+    ("InsufficientBalanceError", "RefusedError", False),
+    ("PermissionDeniedError", "RefusedError", False),
+    ("ContentRefusedError", "RefusedError", False),
+    ("ModelNotFoundError", "RefusedError", False),
     ("RateLimitError", "RefusedError", True),
     ("UnclearError", "ApixoError", True),
     ("NoReplyError", "UnclearError", True),
@@ -24,7 +29,11 @@ TREE: list[tuple[str, str, bool]] = [
     ("DeadlineError", "ApixoError", True),
     ("GenerationFailedError", "ApixoError", False),
     ("ContentViolationError", "GenerationFailedError", False),
-    ("InvalidImageUrlError", "GenerationFailedError", False),
+    ("InvalidInputError", "GenerationFailedError", False),
+    ("InvalidImageUrlError", "InvalidInputError", False),
+    ("InputDownloadError", "GenerationFailedError", False),
+    ("ProviderFailureError", "GenerationFailedError", False),
+    ("InsufficientCreditsError", "GenerationFailedError", False),
 ]
 NAMES = [name for name, _, _ in TREE]
 
@@ -69,7 +78,7 @@ def test_the_public_names_are_these() -> None:
     assert all(hasattr(apixo, name) for name in apixo.__all__)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES[1:])  # the base of all knows its message only
 def test_an_error_can_be_pickled_with_all_it_knows(name: str) -> None:
     cls: type[ApixoError] = getattr(errors, name)
     facts: dict[str, Any] = {"task_id": "task_1"}
@@ -89,8 +98,28 @@ def test_only_the_documented_codes_are_a_definite_no() -> None:
     assert {code: cls.__name__ for code, cls in REFUSALS.items()} == {
         400: "BadRequestError",
         401: "AuthenticationError",
+        402: "InsufficientBalanceError",
+        403: "PermissionDeniedError",
+        404: "ModelNotFoundError",
         429: "RateLimitError",
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("Content violates our policy", "ContentRefusedError"),
+        ("Sensitive prompt", "ContentRefusedError"),
+        ("API key lacks permission", "PermissionDeniedError"),
+        ("Forbidden", "PermissionDeniedError"),
+        ("This key may not use content models", "PermissionDeniedError"),
+        ("", "PermissionDeniedError"),
+    ],
+)
+def test_a_403_is_read_by_its_words_and_else_concerns_the_key(words: str, name: str) -> None:
+    assert refusal_class(403, words).__name__ == name
+    assert refusal_class(400, words).__name__ == "BadRequestError"
+    assert refusal_class(402, words).__name__ == "InsufficientBalanceError"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +128,18 @@ def test_only_the_documented_codes_are_a_definite_no() -> None:
         ("CONTENT_VIOLATION", "ContentViolationError", True, "new key"),
         ("INVALID_IMAGE_URL", "InvalidImageUrlError", True, "reachable"),
         ("SOMETHING_NEW", "GenerationFailedError", False, "may succeed"),
-        ("content_violation", "GenerationFailedError", False, "may succeed"),
+        ("content_violation", "ContentViolationError", True, "new key"),
+        ("ContentViolation", "ContentViolationError", True, "new key"),
+        ("nsfw", "ContentViolationError", True, "new key"),
+        ("InputImageSensitiveContentDetected", "ContentViolationError", True, "about the image"),
+        ("INPUT_OUTPUT_SENSITIVE_CONTENT_DETECTED", "ContentViolationError", True, "the input or the video"),
+        ("PromptLengthExceeded", "InvalidInputError", True, "about the prompt"),
+        ("prompt_too_long", "InvalidInputError", True, "about the prompt"),
+        ("IMAGE_TOO_LARGE", "InvalidInputError", True, "about the image"),
+        ("IMAGE_DOWNLOAD_FAILED", "InputDownloadError", False, "may succeed"),
+        ("ProcessingTimeout", "ProviderFailureError", False, "may succeed"),
+        ("MODEL_UNAVAILABLE", "ProviderFailureError", False, "may succeed"),
+        ("INSUFFICIENT_CREDITS", "InsufficientCreditsError", False, "Top up"),
         ("", "GenerationFailedError", False, "no failCode"),
     ],
 )
@@ -111,8 +151,21 @@ def test_a_fail_code_decides_the_class_and_the_advice(fail_code: str, name: str,
         assert words in str(error)
 
 
-def test_every_documented_fail_code_has_its_class() -> None:
-    assert set(FAILURES) == {"CONTENT_VIOLATION", "INVALID_IMAGE_URL"}
+def test_a_400_about_credits_is_about_the_account() -> None:
+    for words in ("Insufficient credits", "not enough balance", "No funds left"):
+        assert refusal_class(400, words).__name__ == "InsufficientBalanceError"
+
+
+def test_only_what_judges_the_content_or_the_input_is_final() -> None:
+    final = {code for code, cls in FAILURES.items() if cls.permanent}
+    assert set(FAILURES) - final == {
+        "IMAGE_DOWNLOAD_FAILED",
+        "PROCESSING_TIMEOUT",
+        "MODEL_UNAVAILABLE",
+        "GENERATION_FAILED",
+        "INSUFFICIENT_CREDITS",
+    }
+    assert len(final) == 14
 
 
 def test_a_failure_shows_neither_a_signature_nor_a_novel() -> None:

@@ -11,6 +11,9 @@ from apixo import (
     ApixoError,
     AuthenticationError,
     BadRequestError,
+    InsufficientBalanceError,
+    ModelNotFoundError,
+    PermissionDeniedError,
     ProvablyUnpaidError,
     RateLimitError,
     ServerError,
@@ -25,7 +28,7 @@ YES = envelope({"taskId": "task_1"})
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
-def no(code: int, message: Any = "Insufficient credits") -> dict[str, Any]:
+def no(code: int, message: Any = "Invalid parameters") -> dict[str, Any]:
     return {"code": code, "message": message, "data": None}
 
 
@@ -63,6 +66,7 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (400, HTML, BadRequestError),
     (401, b"", AuthenticationError),
     (429, HTML, RateLimitError),
+    (400, no(400, "Insufficient credits"), InsufficientBalanceError),
     (400, no(401), AuthenticationError),
     (401, no(429), RateLimitError),
     (429, no(400), BadRequestError),
@@ -74,7 +78,7 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (500, no(400), ServerError),
     (502, no(429), ServerError),
     (302, no(400), ServerError),
-    (404, no(401), ServerError),
+    (404, no(401), AuthenticationError),
     (400, no(500), ServerError),
     (429, no(503), ServerError),
     # A no that names a task, brings data or has a second code may be a yes, however that is spelled.
@@ -94,16 +98,30 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     # Neither yes nor a documented no.
     (500, no(500), ServerError),
     (200, no(500), ServerError),
-    (200, no(403), ServerError),
+    (200, no(403), PermissionDeniedError),
     (200, no(0), ServerError),
     (200, no(-400), ServerError),
     (200, no(10**30), ServerError),
     (200, no(201), ServerError),
     (502, HTML, ServerError),
     (503, b"", ServerError),
-    (404, no(404), ServerError),
+    (404, no(404), ModelNotFoundError),
     (403, HTML, ServerError),
-    (402, no(402), ServerError),
+    (402, no(402), InsufficientBalanceError),
+    (403, no(403), PermissionDeniedError),
+    (402, {"code": 402, "message": "no"}, InsufficientBalanceError),
+    (402, no(402) | {"data": {"taskId": "task_1"}}, ServerError),
+    (404, no(404) | {"task_id": "task_1"}, ServerError),
+    (400, no(400) | {"data": {"error": "Missing required field: input.prompt"}}, BadRequestError),
+    (403, no(403) | {"data": {"error": "not allowed"}}, PermissionDeniedError),
+    (400, no(400) | {"data": {"error": "see taskId 17"}}, ServerError),
+    (400, no(400) | {"data": {"error": {"id": 1}}}, ServerError),
+    (400, no(400) | {"data": {"error": "odd", "id": "task_1"}}, ServerError),
+    (402, HTML, ServerError),
+    (404, HTML, ServerError),
+    (404, b'{"message": "no Route matched"}', ServerError),
+    (404, no(500), ServerError),
+    (404, YES, ServerError),
     (408, b"", ServerError),
     (409, no(409), ServerError),
     (307, b"", ServerError),
@@ -174,7 +192,7 @@ def test_an_error_keeps_the_code_and_how_long_to_wait(
 
 def test_a_refused_submission_says_that_nothing_was_paid_and_a_refused_question_does_not() -> None:
     body = json.dumps(no(400)).encode()
-    with pytest.raises(BadRequestError, match=r"Insufficient credits.*Nothing was paid"):
+    with pytest.raises(BadRequestError, match=r"Invalid parameters.*Nothing was paid"):
         parse_envelope(400, body)
     with pytest.raises(BadRequestError) as raised:
         parse_envelope(400, body, task_id="task_1")

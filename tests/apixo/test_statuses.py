@@ -133,6 +133,7 @@ ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
     ),
     (400, {"code": 400, "message": "task not found", "data": None}, BadRequestError),
     (200, {"code": 401, "message": "no", "data": None}, AuthenticationError),
+    *((code, {"code": code, "message": "no", "data": None}, ServerError) for code in (402, 403, 404)),  # or too early
     (429, b"slow down", RateLimitError),
     (500, data(state="success", resultJson=RESULT), ServerError),
     (200, b"<html>", UnexpectedReplyError),

@@ -10,8 +10,11 @@ from apixo import (
     ApixoError,
     AuthenticationError,
     BadRequestError,
+    InsufficientBalanceError,
+    ModelNotFoundError,
     NoReplyError,
     NotSentError,
+    PermissionDeniedError,
     RateLimitError,
     ServerError,
     UnclearError,
@@ -34,7 +37,8 @@ STAND_IN: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
     ("http_500_after", {}, ServerError),
     ("http_502_html", {}, ServerError),
     ("http_503", {"retry_after": "1"}, ServerError),
-    ("http_404", {}, ServerError),
+    ("http_404_html", {}, ServerError),
+    ("http_403_html", {}, ServerError),
     ("redirect", {}, ServerError),
     ("code_500_body", {}, ServerError),
     ("junk", {}, UnexpectedReplyError),
@@ -151,7 +155,16 @@ async def test_a_lost_reply_after_a_429_ends_the_repeating(own_sandbox: SandboxS
     assert (len(own_sandbox.record.submits()), len(own_sandbox.record.charged())) == (2, 1)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("http_400", BadRequestError), ("http_401", AuthenticationError)])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("http_400", BadRequestError),
+        ("http_401", AuthenticationError),
+        ("http_402", InsufficientBalanceError),
+        ("http_403", PermissionDeniedError),
+        ("http_404", ModelNotFoundError),
+    ],
+)
 async def test_a_no_that_stays_is_not_repeated(
     own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str, expected: type[ApixoError]
 ) -> None:

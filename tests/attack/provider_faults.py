@@ -153,7 +153,7 @@ FETCHED_AGAIN: Final = "Fetching costs nothing and is done again."
 KEPT_OPEN: Final = "The run fails after six tries; the generation stays open."
 KEEPS_OPEN: Final = "The run ends at its deadline; the generation stays open."
 
-MEND: Final = "Fix the request, or the account"
+MEND: Final = "Fix the request, then"
 
 SUBMIT: Final = (
     _rejected(
@@ -182,7 +182,11 @@ SUBMIT: Final = (
     _rejected("400", DOCUMENTED, fault("submit", "http_400"), advice=MEND),
     _rejected("400 with a gateway's page", DOCUMENTED, fault("submit", "http_400_html"), advice=MEND),
     _rejected("200 with code 400", DOCUMENTED, fault("submit", "code_400_body"), advice=MEND),
+    _rejected("400 \"Insufficient credits\"", DOCUMENTED, fault("submit", "http_400_credits"), advice="Top it up"),
     _rejected("401", DOCUMENTED, fault("submit", "http_401"), advice="Check the API key in the Secret block"),
+    _rejected("402", DOCUMENTED, fault("submit", "http_402"), advice="Top it up"),
+    _rejected("403", DOCUMENTED, fault("submit", "http_403"), advice="Check what this API key may use"),
+    _rejected("404", DOCUMENTED, fault("submit", "http_404"), advice="no such model"),
     _unconfirmed(
         "200 with code 400, and a task in the data", 1, "A no that names a task may be a yes.",
         fault("submit", "code_400_after"),
@@ -199,7 +203,8 @@ SUBMIT: Final = (
         "503 with `Retry-After: 1`", 0, "To be asked to come back is no proof of a no.",
         fault("submit", "http_503", retry_after="1"),
     ),
-    _unconfirmed("404", 0, "Not a documented no.", fault("submit", "http_404")),
+    _unconfirmed("403 with a gateway's page", 0, "Not the API's own no.", fault("submit", "http_403_html")),
+    _unconfirmed("404 with a gateway's page", 0, "Not the API's own no.", fault("submit", "http_404_html")),
     _unconfirmed("200 with code 500", 0, NO_YES, fault("submit", "code_500_body")),
     _unconfirmed("a redirect", 0, "Not followed: it would carry the API key elsewhere.", fault("submit", "redirect")),
     _unconfirmed("a reset before it was taken", 0, NOT_KNOWN, fault("submit", "reset_before")),
@@ -310,13 +315,13 @@ RESULT: Final = (
     _comes_home("404", "The status is asked for a fresh address.", "http_404"),
     _comes_home("200 with a sign-in page", "Not a video, so it is fetched again.", "html_200"),
     _comes_home("an empty file", "Not a video, so it is fetched again.", "empty"),
-    _comes_home("the first 60 % of the film as if it were whole", "It is decoded to its end.", "truncated_mp4"),
+    _comes_home("the first 60 % of the video as if it were whole", "It is decoded to its end.", "truncated_mp4"),
     _comes_home(
-        "a film of another duration", "Paid for, so it is kept, with a warning.", "other_duration", times=-1,
+        "a video of another duration", "Paid for, so it is kept, with a warning.", "other_duration", times=-1,
         warning="8",
     ),
     _comes_home(
-        "a film of another orientation", "Paid for, so it is kept, with a warning.", "other_orientation", times=-1,
+        "a video of another orientation", "Paid for, so it is kept, with a warning.", "other_orientation", times=-1,
         warning="portrait",
     ),
     _stays_away("cut for ever", KEPT_OPEN, "cut", DownloadError, "try again to fetch the rest"),
@@ -329,7 +334,7 @@ RESULT: Final = (
     _stays_away("404 for ever", KEPT_OPEN, "http_404", ResultExpiredError, "Ask for the task's status again"),
     _stays_away("a page for ever", KEPT_OPEN, "html_200", DamagedVideoError, "a rerun can fetch it again"),
     _stays_away("an empty file for ever", KEPT_OPEN, "empty", DamagedVideoError, "a rerun can fetch it again"),
-    _stays_away("half a film for ever", KEPT_OPEN, "truncated_mp4", DamagedVideoError, "a rerun can fetch it again"),
+    _stays_away("half a video for ever", KEPT_OPEN, "truncated_mp4", DamagedVideoError, "a rerun can fetch it again"),
     _stays_away("redirects for ever", "Five are followed.", "redirect", DownloadError, "give the final URL"),
     _stays_away(
         "a redirect to a private address", "Not followed: it may be the cloud's metadata service.",

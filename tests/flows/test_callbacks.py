@@ -149,7 +149,7 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
     assert (await recorded(key, resources)).state in (State.ARCHIVED, State.FAILED)
     before, asked = await records(resources), len(sandbox.record.statuses())
     for claimed_task_id in (task_id, None, "task_other"):
-        assert await call(key, resources, claimed_task_id) is Outcome.SETTLED
+        assert await call(key, resources, claimed_task_id) is Outcome.ALREADY_HANDLED
     assert len(sandbox.record.statuses()) == asked
     assert await records(resources) == before
 
@@ -340,7 +340,7 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     await allow(key, resources)
     second = (await submit(key, resources)).task_id
     await finished(sandbox)
-    assert await call(key, resources, first, attempt=1) is Outcome.SETTLED
+    assert await call(key, resources, first, attempt=1) is Outcome.ALREADY_HANDLED
     found = await recorded(key, resources)
     assert [attempt.task_id for attempt in found.attempts] == [first, second]
     assert (found.state, found.task_id) == (State.SUBMITTED, second)
@@ -348,7 +348,7 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     assert len(sandbox.record.statuses()) == 1
     told = [(event.event, event.payload["task_id"]) for event in sent.all()]
     assert told[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
-    assert await call(key, resources, first, attempt=1) is Outcome.SETTLED
+    assert await call(key, resources, first, attempt=1) is Outcome.ALREADY_HANDLED
     assert await call(key, resources, None, attempt=2) is Outcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [first, second]
 
@@ -377,7 +377,7 @@ async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_vid
     second = (await submit(key, resources)).task_id or ""
     failed = Failed(task_id=second, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
     await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
-    assert await call(key, resources, first) is Outcome.SETTLED
+    assert await call(key, resources, first) is Outcome.ALREADY_HANDLED
     assert (await recorded(key, resources)).attempts[0].task_id == first
     assert f"sora resolve {key} --task-id {first}" in caplog.messages[-1]
 
@@ -391,7 +391,7 @@ async def test_an_archived_generation_stays_closed_when_a_late_call_is_written_d
     await submit(key, resources)
     await finished(sandbox)
     await bring_home(resources)
-    assert await call(key, resources, first) is Outcome.SETTLED
+    assert await call(key, resources, first) is Outcome.ALREADY_HANDLED
     found = await recorded(key, resources)
     assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
     assert await resources.ledger.open_keys() == []

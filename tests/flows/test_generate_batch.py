@@ -33,6 +33,7 @@ from flows.signals.artifacts import artifact_key
 from flows.submission import Terms
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
+from tests.support.events import Sent
 
 PRICE = Decimal("0.5")
 MODULE = importlib.import_module("flows.generate_batch")  # as an attribute of `flows` it is the flow
@@ -192,7 +193,7 @@ async def test_fifty_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pay
     assert len(sandbox.record.submits()) == 48
     explained = {row["line"]: row["what to do"] for row in await table(key) if row["state"] != "archived"}
     assert "CONTENT_VIOLATION" in explained[1]
-    assert "Insufficient credits" in explained[11]
+    assert "Invalid parameters" in explained[11]
     assert f"sora resolve {key}-20 --task-id" in explained[21]
     assert "nothing.gif" in explained[31]
     assert "duration" in explained[41]
@@ -344,6 +345,25 @@ async def test_a_wrong_api_key_is_tried_once_not_for_every_row(
     assert summary.counts == {"not submitted": 5, "rejected": 1}
     assert summary.price == 0
     assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("kind", ["http_400_credits", "http_402", "http_403", "http_404"])
+async def test_an_account_that_empties_stops_the_batch_and_says_so_first(
+    kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
+) -> None:
+    """What is under way comes home; nothing is unconfirmed; the next run asks anew."""
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "skip": 2, "times": -1}))
+    with pytest.raises(BatchFailedError, match=r"^The rest of the batch was not submitted: APIXO refused") as caught:
+        await run(stored, key, requests=rows(6), max_in_flight=1)
+    summary = caught.value.summary
+    assert summary.counts == {"archived": 2, "not submitted": 3, "rejected": 1}
+    assert len(sandbox.record.submits()) == 3
+    (blocked,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
+    assert (blocked.payload["batch"], blocked.payload["code"]) == (key, kind.split("_")[1])
+    sandbox.faults.clear()
+    again = await run(stored, key, requests=rows(6))
+    assert again.counts == {"archived": 6}
+    assert len(sandbox.record.charged()) == 6
 
 
 async def test_what_is_not_due_is_left_and_is_no_failure(

@@ -90,8 +90,8 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
     "kind",
     [
         "reset_after", "reset_before", "hang_after", "hang", "http_500", "http_500_after", "http_502_html", "http_503",
-        "http_404", "redirect", "code_500_body", "junk", "half_json", "wrong_types", "missing_fields", "null_data",
-        "no_data", "huge_body",
+        "http_404_html", "http_403_html", "redirect", "code_500_body", "junk", "half_json", "wrong_types",
+        "missing_fields", "null_data", "no_data", "huge_body",
     ],
 )  # fmt: skip
 async def test_an_unclear_answer_is_never_sent_again(
@@ -110,7 +110,17 @@ async def test_an_unclear_answer_is_never_sent_again(
     assert await resources.ledger.open_keys() == [key]
 
 
-@pytest.mark.parametrize(("kind", "code"), [("http_400", "400"), ("http_401", "401")])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("http_400", "400"),
+        ("http_401", "401"),
+        ("http_402", "402"),
+        ("http_403", "403"),
+        ("http_404", "404"),
+        ("http_400_credits", "400"),
+    ],
+)
 async def test_a_definite_no_is_not_repeated_and_a_later_run_may_try_again(
     kind: str, code: str, key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_row_that_fails_is_explained_and_the_others_are_made(
     assert said.code == 1
     assert "Traceback" not in said.all
     assert f"line 1 {key}-a (rejected)" in said.err
-    assert "Insufficient credits" in said.err
+    assert "Invalid parameters" in said.err
     assert f"{key}-b/video.mp4" in said.out
 
 

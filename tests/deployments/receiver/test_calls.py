@@ -74,7 +74,7 @@ async def test_however_the_provider_calls_the_video_comes_home(
     assert await records(receiver.resources) == before
     (collected,) = await bring_home(receiver.resources)
     assert collected.what == "archived"
-    assert (await receiver.ring(key, made.task_id)).said == "settled"
+    assert (await receiver.ring(key, made.task_id)).said == "already handled"
     assert len(sandbox.record.submits()) == 1
     assert sandbox.faults.pending() == []
 

@@ -47,7 +47,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("end", [Outcome.FINISHED, Outcome.SETTLED])
+@pytest.mark.parametrize("end", [Outcome.FINISHED, Outcome.ALREADY_HANDLED])
 async def test_calls_that_wait_share_a_final_end(end: Outcome, work: Work) -> None:
     queue = CallbackQueue(work)
     first = queue.take("k", 1, "t")

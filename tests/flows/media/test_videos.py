@@ -178,7 +178,7 @@ def test_a_film_beyond_the_limits_is_refused_for_good(films: Any) -> None:
     path = films.make("a.mp4", width=64, height=48, frames=24)
     assert inspect_video(path, max_pixels=64 * 48, max_frames=24).frame_count == 24
     for limits in ({"max_pixels": 64 * 48 - 1}, {"max_frames": 23}):
-        with pytest.raises(DamagedVideoError, match="no generated film") as caught:
+        with pytest.raises(DamagedVideoError, match="no generated video") as caught:
             inspect_video(path, **limits)
         assert not caught.value.retryable
 
