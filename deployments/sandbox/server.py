@@ -32,10 +32,27 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own looks only ten times a second whether it should end.
+        waiting = {asyncio.create_task(super().main_loop()), asyncio.create_task(self._ending.wait())}
+        _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+
+    def end(self) -> None:
+        """Ends it at once, from another thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._ending.set)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -51,14 +68,20 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(GRACE_SECONDS)
-        for connection in list(self.server_state.connections):
-            transport = getattr(connection, "transport", None)
-            if transport is not None:
-                transport.abort()
-        await super().shutdown(sockets)
+        # Not uvicorn's own, which always takes a tenth of a second, and a whole one where a request hangs.
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        connections = [getattr(connection, "transport", None) for connection in self.server_state.connections]
+        transports = [transport for transport in connections if transport is not None]
+        if self.server_state.tasks or any(transport.get_write_buffer_size() for transport in transports):
+            await asyncio.sleep(GRACE_SECONDS)
+        for transport in transports:
+            transport.abort()
+        if hanging := list(self.server_state.tasks):
+            for task in hanging:
+                task.cancel()
+            await asyncio.wait(hanging, timeout=GRACE_SECONDS)
+        await self.lifespan.shutdown()
 
 
 class SandboxServer:
@@ -108,7 +131,7 @@ class SandboxServer:
     def stop(self) -> None:
         """Stops within a second, whatever is under way. Stopping twice is fine."""
         if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
+            self._server.end()
             self._thread.join()
         self._server = self._thread = None
 

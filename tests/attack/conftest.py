@@ -4,7 +4,6 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import certifi
 import pytest
 
 from blocks import VideoArchive
@@ -28,17 +27,9 @@ async def world(
         **os.environ,
         **prefect_server.environment,
         "PYTHONWARNINGS": "ignore",
-        "SSL_CERT_FILE": str(_one_authority(folder / "authority.pem")),
     }
     async with Zygote(environment, folder / "children") as zygote:
         yield World(zygote, minio, prefect_server, films, folder)
-
-
-def _one_authority(path: Path) -> Path:
-    """A CA bundle of one. A flow run opens some 16 clients, each of which reads it all: 0.3 s of processor."""
-    end = "-----END CERTIFICATE-----\n"
-    path.write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
-    return path
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from deployments.local.stack_info import StackInfo
 from flows.record.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique
+from tests.support.prefect_home import prepare
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -30,6 +31,7 @@ SPEED = 60
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """`sora up`, in a folder of its own."""
     folder = tmp_path_factory.mktemp("up")
+    prepare(folder / "local" / "prefect")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PATH": f"{ROOT / '.local/bin'}:{os.environ['PATH']}",  # the MinIO that the suite has built
