@@ -1,10 +1,11 @@
 """What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in its own processes."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks import VideoArchive
 from deployments.local.object_store import ObjectStoreServer
@@ -27,9 +28,18 @@ async def world(
         **os.environ,
         **prefect_server.environment,
         "PYTHONWARNINGS": "ignore",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }
     async with Zygote(environment, folder / "children") as zygote:
         yield World(zygote, minio, prefect_server, films, folder)
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As outside of tests, in this process and in those that it starts."""
+    monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "true")
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
+        yield
 
 
 @pytest.fixture

@@ -32,7 +32,16 @@ def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.T
         **prefect_server.environment,
         "SORA_SPOOL_DIR": str(spool),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }
+
+
+@pytest.fixture(scope="session")
+def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Forks processes that talk to the session's server, and send it their logs."""
+    folder = tmp_path_factory.mktemp("e2e-forks")
+    with ForkServer(folder / "socket", client_environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

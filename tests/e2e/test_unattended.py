@@ -390,8 +390,8 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
         "key": key,
         "max_in_flight": 10,
     }
-    found = await running.deployment(batch)  # its process must be the worker's own, to be killed with it
-    url = f"{running.api_url}/deployments/{found['id']}"
+    deployed = await running.deployment(batch)  # its process must be the worker's own, to be killed with it
+    url = f"{running.api_url}/deployments/{deployed['id']}"
     (await running.http.patch(url, json={"job_variables": {}})).raise_for_status()
     regular = running.info.services["worker"].pid
     os.killpg(regular, signal.SIGSTOP)  # it takes no part; its own stack would end if it died

@@ -27,7 +27,9 @@ ROOT: Final = Path(__file__).parents[2]
 SORA: Final = "sora"
 """Stands for the module of the command line, whose messages call it so."""
 PRELOADED: Final = (
+    "prefect.cli.automation",
     "prefect.cli.deploy",
+    "prefect.cli.deployment",
     "prefect.cli.work_pool",
     "prefect.engine",
     "prefect.flow_engine",
