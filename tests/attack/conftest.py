@@ -35,8 +35,11 @@ async def world(
 
 
 @pytest.fixture(autouse=True)
-def _logs_reach_prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _logs_reach_prefect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As outside of tests, in this process and in those that it starts."""
+    if "prefect_server" not in request.fixturenames:
+        yield
+        return
     monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "true")
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
         yield

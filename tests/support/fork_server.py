@@ -157,14 +157,17 @@ def _forked(
 
 def run(address: Path, module: str, arguments: list[str]) -> int:
     """Stands for a forked process: the same streams, signals that are passed on, and the same end."""
+    passed_on = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until somebody is there to get them
     channel, pid = _forked(address, module, arguments, os.environ, Path.cwd(), [0, 1, 2])
 
     def pass_on(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in passed_on:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     for stream in range(3):  # who reads them waits for the end of the forked process alone
         os.close(stream)
     code = int(channel.recv(MOST_BYTES) or -signal.SIGKILL)
