@@ -12,17 +12,26 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
+
 # Before Prefect is imported anywhere: its settings are read then. No test may touch the home of who runs it.
 _HOME = tempfile.mkdtemp(prefix="sora-tests-")
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "APIXO_", "MINIO_", "SORA_"))]:
     if _name != "SORA_OBJECT_STORE":
         del os.environ[_name]
+# Each client that anything opens reads all authorities there are, for 45 ms; a flow run opens some 16 clients.
+_AUTHORITY = Path(_HOME) / "authority.pem"
+_END = "-----END CERTIFICATE-----\n"
+_AUTHORITY.write_text(Path(certifi.where()).read_text().partition(_END)[0] + _END)
 os.environ |= {
+    "SSL_CERT_FILE": str(_AUTHORITY),
     "PREFECT_HOME": f"{_HOME}/prefect",
     "PREFECT_PROFILE": "ephemeral",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    # A sixth of the work of a Prefect server, and only attacks and end-to-end tests look into it: they switch it on.
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
 
@@ -43,6 +52,8 @@ from deployments.local.prefect_server import PrefectServer, start_prefect_server
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.resources import Resources, open_resources
 from tests.support import make_api, make_archive, unique
+from tests.support.fork_server import ForkServer
+from tests.support.prefect_home import prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,12 +113,20 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServe
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A real Prefect server, which this process uses too."""
     folder = tmp_path_factory.mktemp("prefect")
-    server = start_prefect_server(home=folder / "home", log_dir=folder).ready()
+    server = start_prefect_server(home=prepare(folder / "home"), log_dir=folder).ready()
     with temporary_settings({PREFECT_API_URL: server.api_url}):
         yield server
         for worker in (APILogWorker, EventsWorker):  # before the server goes, or Prefect complains at exit
             worker.drain_all(timeout=5)
     server.process.stop()
+
+
+@pytest.fixture(scope="session")
+def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Forks processes that talk to the session's server."""
+    folder = tmp_path_factory.mktemp("forks")
+    with ForkServer(folder / "socket", {**os.environ, **prefect_server.environment}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Imports point one way: deployments, flows, blocks, apixo. And the rule can fail."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,21 @@ def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
     assert set(settings()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == found
 
 
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rooms as ours, without an import the wrong way."""
+    folder = tmp_path_factory.mktemp("rooms")
+    for room in ROOMS:
+        (folder / room).mkdir()
+        for name in ["__init__", *MODULES.get(room, ["module"])]:
+            (folder / room / f"{name}.py").touch()
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    (folder / "deployments" / "cli.py").write_text("import flows, blocks, apixo.module\n")
+    linted = lint(folder)
+    assert linted.returncode == 0, linted.stdout
+    return folder
+
+
 @pytest.mark.parametrize(
     ("module", "line"),
     [
@@ -73,15 +89,8 @@ def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
         ("deployments.receiver", "from deployments import setup"),
     ],
 )
-def test_an_import_the_wrong_way_is_found(module: str, line: str, tmp_path: Path) -> None:
-    for room in ROOMS:
-        (tmp_path / room).mkdir()
-        for name in ["__init__", *MODULES.get(room, ["module"])]:
-            (tmp_path / room / f"{name}.py").touch()
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    (tmp_path / "deployments" / "cli.py").write_text("import flows, blocks, apixo.module\n")
-    clean = lint(tmp_path)
-    assert clean.returncode == 0, clean.stdout
+def test_an_import_the_wrong_way_is_found(module: str, line: str, clean: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean, tmp_path, dirs_exist_ok=True)
     (tmp_path / f"{module.replace('.', '/')}.py").write_text(f"{line}\n")
     broken = lint(tmp_path)
     assert broken.returncode == 1, broken.stdout
@@ -93,7 +102,7 @@ def test_a_script_as_the_readme_has_it_passes_a_strict_type_check(tmp_path: Path
     (script,) = re.findall(r"```python\n(import asyncio.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "script.py").write_text(script)
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path / 'cache'}", "script.py"],
+        [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={ROOT / '.local/tests/mypy'}", "script.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -1,11 +1,11 @@
 """What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in its own processes."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import certifi
 import pytest
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks import VideoArchive
 from deployments.local.object_store import ObjectStoreServer
@@ -28,17 +28,21 @@ async def world(
         **os.environ,
         **prefect_server.environment,
         "PYTHONWARNINGS": "ignore",
-        "SSL_CERT_FILE": str(_one_authority(folder / "authority.pem")),
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }
     async with Zygote(environment, folder / "children") as zygote:
         yield World(zygote, minio, prefect_server, films, folder)
 
 
-def _one_authority(path: Path) -> Path:
-    """A CA bundle of one. A flow run opens some 16 clients, each of which reads it all: 0.3 s of processor."""
-    end = "-----END CERTIFICATE-----\n"
-    path.write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
-    return path
+@pytest.fixture(autouse=True)
+def _logs_reach_prefect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As outside of tests, in this process and in those that it starts."""
+    if "prefect_server" not in request.fixturenames:
+        yield
+        return
+    monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "true")
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
+        yield
 
 
 @pytest.fixture

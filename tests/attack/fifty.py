@@ -26,11 +26,12 @@ class Commands:
     environment: dict[str, str]
     folder: Path
     prefix: tuple[str, ...] = ()
+    program: tuple[str, ...] = (sys.executable, "-m", "deployments.cli")
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *self.prefix, sys.executable, "-m", "deployments.cli", *arguments, "--api", self.stored.name, "--archive",
-            self.stored.name, cwd=self.folder, env=self.environment | {"PYTHONPATH": str(ROOT)},
+            *self.prefix, *self.program, *arguments, "--api", self.stored.name, "--archive", self.stored.name,
+            cwd=self.folder, env=self.environment | {"PYTHONPATH": str(ROOT)},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -25,6 +26,7 @@ from tests.attack.fifty import (
 from tests.e2e.running import ROOT, until
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
+from tests.support.fork_server import ForkServer
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -75,10 +77,12 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_go
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     commands: Callable[..., Commands],
+    forks: ForkServer,
     key: str,
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=1), make_archive(minio))
     made = commands(stored)
+    others = replace(made, program=tuple(forks.command()))
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.7, times=-1))
     frozen = await made.start("generate", "Frozen", "--key", key)
     try:
@@ -88,7 +92,7 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_go
 
         await until(reached, what=moment, pause=0.002)
         os.kill(frozen.pid, signal.SIGSTOP)
-        code, said = await made.end(await made.start("generate", "Frozen", "--key", key))
+        code, said = await others.end(await others.start("generate", "Frozen", "--key", key))
         found = await made.recorded(key)
         assert found is not None
         charged = sandbox.record.charged()
@@ -97,7 +101,7 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_go
             assert code == 1
             assert f"sora resolve {key}" in said
             options = ["--task-id", charged[0].task_id or ""] if charged else ["--resubmit", "--yes"]
-            code, said = await made.end(await made.start("resolve", key, *options))
+            code, said = await others.end(await others.start("resolve", key, *options))
         assert code == 0, said
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
@@ -130,10 +134,12 @@ async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     commands: Callable[..., Commands],
+    forks: ForkServer,
     key: str,
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=2), make_archive(minio))
     made = commands(stored)
+    again = replace(made, program=tuple(forks.command()))
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5, times=-1))
     for count, moment in enumerate(moments):
         order = ("generate", "Ended", "--key", f"{key}-{count}")
@@ -143,7 +149,7 @@ async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
             run.send_signal(number)
         first, said = await made.end(run)
         assert "Traceback" not in said, (moment, said)
-        code, said = await made.end(await made.start(*order))
+        code, said = await again.end(await again.start(*order))
         assert code == 0, (moment, first, said)
     assert len(sandbox.record.charged()) == len(moments)
     assert len(sandbox.record.submits()) == len(moments)
@@ -155,13 +161,13 @@ DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # the collector 
 @pytest.mark.sample
 async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect_server: PrefectServer, commands: Callable[..., Commands],
-    key: str,
+    forks: ForkServer, key: str,
 ) -> None:  # fmt: skip
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=5), make_archive(minio))
     made = commands(stored)
     for command in (["work-pool", "create", "sora", "--type", "process", "--overwrite"], DEPLOY):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "prefect", *command, cwd=ROOT, env=made.environment
+            *forks.command("prefect"), *command, cwd=ROOT, env=made.environment
         )
         assert await process.wait() == 0
     async with get_client() as client:

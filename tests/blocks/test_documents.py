@@ -17,6 +17,7 @@ from prefect.settings import (
 )
 
 from blocks import ApixoApi, VideoArchive
+from tests.support.prefect_home import prepare
 
 KEY = "0123456789012345"
 """Of digits, with a zero in front: as a number it would be another one."""
@@ -38,10 +39,10 @@ class Stored:
 # Not for the session: the settings changed here must be back when tests of other files run.
 @pytest.fixture(scope="module")
 async def own_stored(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stored]:
-    """One round for all tests: the start of the API is what takes its time."""
+    """One round for all tests."""
     from prefect.server.api.server import create_app  # noqa: PLC0415 - takes seconds, and only this fixture needs it
 
-    database = tmp_path_factory.mktemp("own-prefect") / "prefect.db"
+    database = prepare(tmp_path_factory.mktemp("own-prefect")) / "prefect.db"
     with (
         pytest.MonkeyPatch.context() as patch,
         temporary_settings(

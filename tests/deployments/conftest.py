@@ -1,6 +1,5 @@
 """`sora` as a client of the session's server, with blocks of its own."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from tests.support.fork_server import ForkServer
 async def stored(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
     """Both blocks, saved under a name of their own."""
     return await store_blocks(api, archive)
-
-
-@pytest.fixture(scope="session")
-def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """Forks commands that talk to the session's server."""
-    folder = tmp_path_factory.mktemp("forks")
-    with ForkServer(folder / "socket", {**os.environ, **prefect_server.environment}) as server:
-        yield server
 
 
 @pytest.fixture

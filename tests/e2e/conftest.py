@@ -1,7 +1,7 @@
 """A real worker that runs the deployed flow in processes of their own."""
 
 import os
-import subprocess
+import shlex
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import ManagedProcess
+from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 RUN_SECONDS = 90
@@ -31,23 +32,28 @@ def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.T
         **prefect_server.environment,
         "SORA_SPOOL_DIR": str(spool),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }
 
 
 @pytest.fixture(scope="session")
-def deployment(client_environment: dict[str, str]) -> str:
+def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Forks processes that talk to the session's server, and send it their logs."""
+    folder = tmp_path_factory.mktemp("e2e-forks")
+    with ForkServer(folder / "socket", client_environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
     """The deployment of prefect.yaml, deployed as its first line says."""
     for command in (
         ["work-pool", "create", "sora", "--type", "process", "--overwrite"],
         ["--no-prompt", "deploy", "--name", "generate-video"],  # the collector would run on its schedule
     ):
-        subprocess.run(
-            [sys.executable, "-m", "prefect", *command],
-            cwd=ROOT,
-            env=client_environment,
-            check=True,
-            capture_output=True,
-        )
+        process = forks.start(command, client_environment, ROOT, module="prefect")
+        said = process.communicate(RUN_SECONDS)
+        assert process.returncode == 0, said
     return "generate-video/generate-video"
 
 
@@ -84,6 +90,21 @@ async def start_run(prefect: PrefectClient, deployment: str, worker: ManagedProc
     async def start(**parameters: Any) -> FlowRun:
         found = await prefect.read_deployment_by_name(deployment)
         return await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+    return start
+
+
+@pytest.fixture
+async def start_quick_run(prefect: PrefectClient, deployment: str, worker: ManagedProcess, forks: ForkServer) -> Runs:
+    """The same, but the worker gets each process by a fork. It would start three after another, which import for 5 s.
+
+    Not for tests of what a signal does to the processes that Prefect starts.
+    """
+    command = {"command": shlex.join(forks.command("prefect.engine"))}
+
+    async def start(**parameters: Any) -> FlowRun:
+        found = await prefect.read_deployment_by_name(deployment)
+        return await prefect.create_flow_run_from_deployment(found.id, parameters=parameters, job_variables=command)
 
     return start
 

@@ -29,7 +29,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     prefect: PrefectClient,
-    start_run: Runs,
+    start_quick_run: Runs,
     key: str,
 ) -> None:
     with StoreGate(minio.endpoint) as gate:
@@ -48,7 +48,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
                 sandbox.faults.add(Fault(call="result", kind="http_404", times=2))  # asked anew once
             case "archive":
                 gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
-        run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)
+        run = await start_quick_run(request=request, key=key, api=stored.name, archive=stored.name)
         failed = await ended(prefect, run.id)
         assert failed.state is not None
         assert failed.state.is_failed(), failed.state
@@ -75,18 +75,18 @@ async def test_a_person_may_pay_for_another_try_of_a_failed_video_by_rerunning_i
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     prefect: PrefectClient,
-    start_run: Runs,
+    start_quick_run: Runs,
     key: str,
 ) -> None:
     stored = await store_blocks(make_api(sandbox), make_archive(minio))
     sandbox.faults.add(Fault(call="status", kind="unknown_fail_code"))
     parameters = {"request": {"prompt": "unlucky"}, "key": key, "api": stored.name, "archive": stored.name}
-    run = await start_run(**parameters)
+    run = await start_quick_run(**parameters)
     failed = await ended(prefect, run.id)
     assert failed.state is not None
     assert "SOMETHING_NEW" in (failed.state.message or "")
 
-    duplicate = await ended(prefect, (await start_run(**parameters)).id)  # the same event delivered twice
+    duplicate = await ended(prefect, (await start_quick_run(**parameters)).id)  # the same event delivered twice
     assert duplicate.state is not None
     assert duplicate.state.is_failed()
     assert len(sandbox.record.submits()) == 1

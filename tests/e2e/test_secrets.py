@@ -36,7 +36,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     prefect: PrefectClient,
-    start_run: Runs,
+    start_quick_run: Runs,
     worker: ManagedProcess,
     client_environment: dict[str, str],
     key: str,
@@ -76,7 +76,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
                 "prompt": "a secret",
                 "image_urls": [f"{sandbox.base_url}/samples/harbor.jpg?signature=in-the-query"],
             }
-            run = await start_run(request=request, key=key, api=stored.name, archive=stored.name)
+            run = await start_quick_run(request=request, key=key, api=stored.name, archive=stored.name)
             result = await ended(prefect, run.id)
             failures: list[str] = []
             while result.state is not None and result.state.is_failed() and len(failures) < 10:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -19,6 +20,8 @@ from deployments.local.stack_info import StackInfo
 from flows.record.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique
+from tests.support.fork_server import ForkServer
+from tests.support.prefect_home import prepare
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -30,6 +33,7 @@ SPEED = 60
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """`sora up`, in a folder of its own."""
     folder = tmp_path_factory.mktemp("up")
+    prepare(folder / "local" / "prefect")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PATH": f"{ROOT / '.local/bin'}:{os.environ['PATH']}",  # the MinIO that the suite has built
@@ -50,9 +54,25 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[st
             timeout_seconds=170,
             what="sora up",
         )
-        yield folder / "local", environment
+        info = StackInfo.read(folder / "local")
+        assert info is not None
+        with ForkServer(folder / "forks", environment | info.load_environment()) as forks:
+            _runs_are_forked(info.public_environment["PREFECT_API_URL"], forks)
+            yield folder / "local", environment
     finally:
         process.stop(30)
+
+
+def _runs_are_forked(api_url: str, forks: ForkServer) -> None:
+    """Has the worker get the process of a run by a fork. It would start three after another, which import for 5 s.
+
+    One deployment stays as it is: the one that makes a video when another flow has completed.
+    """
+    variables = {"command": shlex.join(forks.command("prefect.engine"))}
+    with httpx.Client(base_url=f"{api_url}/deployments") as http:
+        for found in http.post("/filter").raise_for_status().json():
+            if found["name"] != "after-storyboard":
+                http.patch(f"/{found['id']}", json={"job_variables": variables}).raise_for_status()
 
 
 @pytest.fixture
@@ -227,7 +247,7 @@ async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_adde
     calendar.write_text(f"id,prompt\na,First {key}\n")
     found = await running.deployment("generate-batch/generate-batch")
     assert found["schedules"] == []
-    schedule = {"schedule": {"interval": 12, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
+    schedule = {"schedule": {"interval": 6, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
     schedule["parameters"] = {"calendar": str(calendar)}
     (made,) = await running.call(f"/deployments/{found['id']}/schedules", [schedule])
     try:
@@ -370,6 +390,9 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
         "key": key,
         "max_in_flight": 10,
     }
+    deployed = await running.deployment(batch)  # its process must be the worker's own, to be killed with it
+    url = f"{running.api_url}/deployments/{deployed['id']}"
+    (await running.http.patch(url, json={"job_variables": {}})).raise_for_status()
     regular = running.info.services["worker"].pid
     os.killpg(regular, signal.SIGSTOP)  # it takes no part; its own stack would end if it died
     try:

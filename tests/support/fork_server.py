@@ -1,13 +1,15 @@
-"""Forks a `sora` process for each command: its imports take two seconds of processor, a fork takes milliseconds.
+"""Forks a process for each command: the imports of `sora` take two seconds of processor, a fork takes milliseconds.
 
 The forked process is one of its own, with its own environment, folder, standard streams, exit code and signals. It has
 imported Prefect already, so it can only talk to the Prefect server that this process was started for.
-As a program it listens on the Unix socket that it is told, and ends with its standard input.
+As a program, `serve SOCKET` listens until its standard input ends; `run SOCKET MODULE ARGUMENT…` is what a shell or a
+worker starts: it has a process forked that runs the module as `python -m` does, and stands for it until it ends.
 """
 
 import contextlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -18,10 +20,17 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import IO, Final, Self
 
 ROOT: Final = Path(__file__).parents[2]
+SORA: Final = "sora"
+"""Stands for the module of the command line, whose messages call it so."""
 PRELOADED: Final = (
+    "prefect.cli.automation",
+    "prefect.cli.deploy",
+    "prefect.cli.deployment",
+    "prefect.cli.work_pool",
     "prefect.engine",
     "prefect.flow_engine",
     "prefect.task_engine",
@@ -39,19 +48,17 @@ LOOK_SECONDS: Final = 0.02
 class Forked:
     """A forked command; what the tests use of `subprocess.Popen`."""
 
-    def __init__(self, address: Path, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, address: Path, module: str, arguments: list[str], environment: Mapping[str, str], folder: Path
+    ) -> None:
         self.returncode: int | None = None
-        order = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
-        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.connect(str(address))
         (out, its_out), (err, its_err) = os.pipe(), os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
-        socket.send_fds(self._channel, [order.encode()], [null, its_out, its_err])
+        self._channel, self.pid = _forked(address, module, arguments, environment, folder, [null, its_out, its_err])
         for its_own in (null, its_out, its_err):
             os.close(its_own)
         self.stdout: IO[str] = os.fdopen(out)
         self.stderr: IO[str] = os.fdopen(err)
-        self.pid = int(self._channel.recv(MOST_BYTES))
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
@@ -102,7 +109,7 @@ class ForkServer:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(self._address)],
+            [sys.executable, "-m", __name__, "serve", str(self._address)],
             cwd=ROOT,
             env={**self._environment, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -123,16 +130,56 @@ class ForkServer:
         """Whether a command with this environment can be forked: to Prefect, it is that of this process."""
         return _for_prefect(environment) == _for_prefect(self._environment)
 
-    def start(self, arguments: list[str], environment: Mapping[str, str], folder: Path) -> Forked:
-        return Forked(self._address, arguments, environment, folder)
+    def start(
+        self, arguments: list[str], environment: Mapping[str, str], folder: Path, *, module: str = SORA
+    ) -> Forked:
+        return Forked(self._address, module, arguments, environment, folder)
+
+    def command(self, module: str = SORA) -> list[str]:
+        """What a shell or a worker starts instead of `python -m MODULE`. It takes 40 ms."""
+        return [sys.executable, "-I", "-S", __file__, "run", str(self._address), module]
 
 
 def _for_prefect(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
 
 
-def serve(address: Path) -> list[str]:
-    """Forks until standard input ends. Comes back in each forked process, with its arguments."""
+def _forked(
+    address: Path, module: str, arguments: list[str], environment: Mapping[str, str], folder: Path, streams: list[int]
+) -> tuple[socket.socket, int]:
+    """Has a process forked. Returns where its exit code will be told, and its id."""
+    order = {"module": module, "arguments": arguments, "environment": dict(environment), "folder": str(folder)}
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel.connect(str(address))
+    socket.send_fds(channel, [json.dumps(order).encode()], streams)
+    return channel, int(channel.recv(MOST_BYTES))
+
+
+def run(address: Path, module: str, arguments: list[str]) -> int:
+    """Stands for a forked process: the same streams, signals that are passed on, and the same end."""
+    passed_on = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until somebody is there to get them
+    channel, pid = _forked(address, module, arguments, os.environ, Path.cwd(), [0, 1, 2])
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in passed_on:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+    for stream in range(3):  # who reads them waits for the end of the forked process alone
+        os.close(stream)
+    code = int(channel.recv(MOST_BYTES) or -signal.SIGKILL)
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
+def serve(address: Path) -> tuple[str, list[str]]:
+    """Forks until standard input ends. Comes back in each forked process, with its module and arguments."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(f"{address}.draft")
     listener.listen(64)
@@ -163,7 +210,7 @@ def serve(address: Path) -> list[str]:
                 os.environ.clear()
                 os.environ.update(order["environment"])
                 os.chdir(order["folder"])
-                return list(order["arguments"])
+                return str(order["module"]), list(order["arguments"])
             for stream in streams:
                 os.close(stream)
             channel.send(str(pid).encode())
@@ -177,12 +224,22 @@ def serve(address: Path) -> list[str]:
             running.pop(pid).close()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Forks, and in each forked process runs what it was asked for."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in PRELOADED:
         import_module(name)
-    sys.argv = ["sora", *serve(Path(sys.argv[1]))]
+    module, arguments = serve(Path(sys.argv[2]))
+    sys.argv = [module, *arguments]
+    if module == SORA:
+        import_module("deployments.cli").main()
+    else:
+        if module == "prefect.engine":  # as Prefect itself does before it runs a module that it has imported
+            del sys.modules[module]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
-    from deployments.cli import main
 
+if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        sys.exit(run(Path(sys.argv[2]), sys.argv[3], sys.argv[4:]))
     main()

@@ -5,17 +5,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks
+from tests.support.fork_server import ForkServer
 
 NOISE = ("Traceback", "Exception ignored", "BrokenPipe", "Errno", "SystemExit")
 
 
-def in_a_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tuple[int, str]:
+REAL = [sys.executable, "-m", "deployments.cli"]
+
+
+def in_a_shell(
+    sora: Sora, arguments: list[str], rest: str, folder: Path, program: Sequence[str] = REAL
+) -> tuple[int, str]:
     """Runs `sora` in a line of a shell.
 
     Args:
@@ -23,6 +30,7 @@ def in_a_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tup
         arguments: of the command.
         rest: what the shell does with its output.
         folder: a new one, to run in.
+        program: what `sora` is.
 
     Returns:
         Its exit code, and what could be read of the standard error of the line.
@@ -30,7 +38,7 @@ def in_a_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tup
     folder.mkdir()
     line = f'exec 3>&1; {{ "$@" 3>&-; echo $? > code; }} {rest}'
     done = subprocess.run(
-        ["bash", "-c", line, "-", sys.executable, "-m", "deployments.cli", *arguments],
+        ["bash", "-c", line, "-", *program, *arguments],
         cwd=folder,
         # The suite's own environment keeps Prefect's console handler silent, even with --verbose.
         env={**sora.environment, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"},
@@ -53,17 +61,20 @@ PAYING = {
     "full-disk": "> /dev/full 2> /dev/full",
 }
 """What happens to the output of a command that pays."""
+FORKED = ("stdout", "nobody-reads")
+"""Where only the result is not read, a fork shows the same. It has Prefect's log as silent as the suite has."""
 
 
 async def test_whatever_becomes_of_its_output_a_video_is_paid_once_and_archived(
-    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
+    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, forks: ForkServer, key: str
 ) -> None:
     at_once = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def attack(name: str, rest: str) -> None:
         order = ["generate", f"A kite, {name}", "--key", f"{key}-{name}", "-v", *blocks]
         async with at_once:
-            code, err = await asyncio.to_thread(in_a_shell, sora, order, rest, sora.folder / name)
+            program = forks.command() if name in FORKED else REAL
+            code, err = await asyncio.to_thread(in_a_shell, sora, order, rest, sora.folder / name, program)
         assert code == 0, (name, err)
         assert not [word for word in NOISE if word in err], (name, err)
         made = await stored.recorded(f"{key}-{name}")

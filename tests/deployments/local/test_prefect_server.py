@@ -16,6 +16,7 @@ import pytest
 
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
 from deployments.local.processes import LOOPBACK, ProcessError, http_get
+from tests.support.prefect_home import kept_database, prepare
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,21 @@ def test_a_client_with_the_environment_reaches_it_whatever_the_shell_holds(serve
     assert told.stderr == ""
 
 
+def test_the_database_that_the_suite_starts_with_is_what_a_server_makes(server: PrefectServer) -> None:
+    def made(database: Path) -> list[list[tuple[Any, ...]]]:
+        with closing(sqlite3.connect(database)) as connection:
+            return [
+                connection.execute(f"select * from ({query}) order by 1, 2").fetchall()  # noqa: S608 - those below
+                for query in (
+                    "select name, sql from sqlite_master",
+                    "select version_num, 0 from alembic_version",
+                    "select slug, name from block_type",
+                )
+            ]
+
+    assert made(kept_database()) == made(server.home / "prefect.db")
+
+
 def test_a_taken_port_is_refused_before_anything_starts(server: PrefectServer, tmp_path: Path) -> None:
     port = int(server.url.rsplit(":", 1)[1])
     with pytest.raises(ProcessError, match=f"The Prefect server cannot use port {port}"):
@@ -79,14 +95,7 @@ def test_a_taken_port_is_refused_before_anything_starts(server: PrefectServer, t
 
 
 def test_it_stops_quickly_and_wholly_even_with_a_connection_open(server: PrefectServer, tmp_path: Path) -> None:
-    # A second server on a copy of the first one's database: 3 s instead of 15 to start.
-    (tmp_path / "home").mkdir()
-    with (
-        closing(sqlite3.connect(server.home / "prefect.db")) as source,
-        closing(sqlite3.connect(tmp_path / "home" / "prefect.db")) as target,
-    ):
-        source.backup(target)
-    second = start_prefect_server(home=tmp_path / "home", log_dir=tmp_path).ready()
+    second = start_prefect_server(home=prepare(tmp_path / "home"), log_dir=tmp_path).ready()
     with socket.create_connection((LOOPBACK, int(second.url.rsplit(":", 1)[1]))):
         began = time.monotonic()
         second.process.stop()

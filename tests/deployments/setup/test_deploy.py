@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from deployments.setup import deploy
 from deployments.setup.blocks import Saved
 from flows.generate_batch import generate_batch
 from flows.record.keys import calendar_key
+from tests.support.fork_server import ForkServer
 
 TEXTS = {file: (deploy.ROOT / file).read_text() for file in (deploy.MAIN, deploy.EXAMPLES)}
 MAIN: list[dict[str, Any]] = yaml.safe_load(TEXTS[deploy.MAIN])["deployments"]
@@ -218,7 +218,7 @@ async def test_an_upgrade_takes_away_what_could_pay_by_itself(tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("server")
-async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all_of_them() -> None:
+async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all_of_them(forks: ForkServer) -> None:
     assert await deploy.delete_examples_commands() == []
     for outcome in ("created", "unchanged"):
         saved = await deploy.deploy(deploy.EXAMPLES)
@@ -228,7 +228,7 @@ async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all
     commands = await deploy.delete_examples_commands()
     assert len(commands) == 4
     for command in commands:
-        whole = [sys.executable, "-m", *command.replace("prefect", "prefect --no-prompt", 1).split()]
+        whole = [*forks.command("prefect"), *command.replace("prefect", "--no-prompt", 1).split()]
         await asyncio.to_thread(subprocess.run, whole, check=True, capture_output=True)
     assert await deploy.delete_examples_commands() == []
     async with get_client() as client:
