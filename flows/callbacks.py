@@ -7,10 +7,13 @@ true one reconciles a generation whose payment was unclear, because its address 
 Nothing here writes how a task ended. Waiting runs and the collector do that; an event notifies them.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from apixo import BadRequestError, Status
 from apixo.replies import FINAL_STATES, usable_task_id
@@ -28,6 +31,10 @@ Notify = Callable[[str, str], None]
 
 NOTE: Final = "its callback named the task"
 """Stands in the record of an attempt that a call reconciled."""
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+MOST_UNPACKED_BYTES: Final = 1_048_576
+"""As much as a body may have as it comes."""
 
 
 class Outcome(StrEnum):
@@ -48,17 +55,53 @@ class Outcome(StrEnum):
 def parse_claimed_task_id(body: bytes) -> str | None:
     """The task id that a call names; None when it names none. Never raises.
 
-    What a callback's body holds is not documented. Near relatives of the API send the envelope of the status reply.
+    What a callback's body holds is hardly documented: the envelope of the status reply, say the provider's pages. So it
+    is read from JSON however nested, from a form, and from either of them gzipped. The id at `data.taskId` comes first,
+    then the outermost one, and a text before a number.
     """
+    content = _content(body)
+    data = content.get("data") if isinstance(content, dict) else None
+    documented = usable_task_id(data.get("taskId")) if isinstance(data, dict) else None
+    if documented is not None:
+        return documented
+    named = list(_named_task_ids(content))
+    texts = [value for value in named if isinstance(value, str)]
+    numbers = [str(value) for value in named if isinstance(value, int) and not isinstance(value, bool)]
+    return next((task_id for value in (*texts, *numbers) if (task_id := usable_task_id(value))), None)
+
+
+def _content(body: bytes) -> Any:
+    """A body as JSON, or as the fields of a form; None where it is neither."""
     try:
-        content: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict):
-        return None
-    data = content.get("data")
-    named = usable_task_id(data.get("taskId")) if isinstance(data, dict) else None
-    return named or usable_task_id(content.get("taskId"))
+        if body.startswith(GZIP_MAGIC):
+            body = zlib.decompressobj(wbits=31).decompress(body, MOST_UNPACKED_BYTES)
+        return json.loads(body)
+    except (ValueError, RecursionError, zlib.error):
+        pass
+    with contextlib.suppress(ValueError):  # not UTF-8, or more fields than any callback has
+        return {name: _inner(values[0]) for name, values in parse_qs(body.decode(), max_num_fields=100).items()}
+    return None
+
+
+def _inner(text: str) -> Any:
+    """A text that is JSON itself, as forms and careless callers have it, as that; any other as it is."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text) if text.lstrip().startswith("{") else text
+    return text
+
+
+def _named_task_ids(content: Any) -> Iterator[Any]:
+    """Every value named `taskId`, in whatever spelling, the outermost first."""
+    level = [content]
+    while level:
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                yield from (found for name, found in value.items() if name.replace("_", "").lower() == "taskid")
+                below.extend(_inner(found) if isinstance(found, str) else found for found in value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+        level = below
 
 
 async def answer_call(

@@ -1,6 +1,7 @@
 """What a call of the provider changes, and what it cannot change. Asserts on the ledger and on what the API saw."""
 
 import asyncio
+import gzip
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -74,7 +75,19 @@ HINTS: list[tuple[bytes, str | None]] = [
     (b'"task_1"', None),
     (b"{}", None),
     (b'{"data": "task_1"}', None),
-    (b'{"data": {"data": {"taskId": "task_1"}}}', None),
+    (b'{"data": {"data": {"taskId": "task_1"}}}', "task_1"),
+    (b'[{"result": [{"x": 1}, {"task_id": "task_1"}]}]', "task_1"),
+    (b'{"TaskID": 12345678}', "12345678"),
+    (b'{"taskId": true}', None),
+    (b'{"data": "{\\"taskId\\": \\"task_1\\"}"}', "task_1"),
+    (b"taskId=task_1&state=success", "task_1"),
+    (b"data=%7B%22taskId%22%3A%22task_1%22%7D", "task_1"),
+    (gzip.compress(b'{"data": {"taskId": "task_1"}}'), "task_1"),
+    (gzip.compress(b"taskId=task_1"), "task_1"),
+    (gzip.compress(b'{"taskId": "task_1"}')[:-12], None),
+    (gzip.compress(b" " * 50_000_000 + b'{"taskId": "task_1"}'), None),
+    (b"\x1f\x8b junk", None),
+    (b"taskId=a&" * 1_000, None),
     (b'{"taskId": null}', None),
     (b'{"taskId": "null"}', None),
     (b'{"taskId": "  "}', None),
