@@ -91,7 +91,8 @@ def test_a_refused_callback_is_sent_again_with_backoff(
     Caller(sandbox.base_url, http, KEY).task(prompt="forbidden", top=in_callback_mode(receiver.url))
     assert len(receiver.wait_for(3)) == 3
     first, second, third = receiver.times
-    assert 0.04 < second - first < third - second
+    assert second - first > 0.04
+    assert third - second > 0.09  # a busy machine makes any pause longer, and none shorter
     time.sleep(0.1)
     assert len(receiver.bodies) == 3
 
@@ -151,7 +152,10 @@ def test_junk(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
 
 def test_late(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:
     sandbox.faults.add(Fault(call="callback", kind="late", seconds=0.3))
-    call.finished(call.task(top=in_callback_mode(receiver.url)))
-    ended = time.monotonic()
+    task_id = call.task(top=in_callback_mode(receiver.url))
     receiver.wait_for(1)
-    assert receiver.times[0] - ended > 0.2
+    task = sandbox.tasks.get(task_id)
+    assert task is not None
+    assert task.completed_at is not None
+    came_at = time.time() - (time.monotonic() - receiver.times[0])
+    assert came_at - task.completed_at > 0.2
