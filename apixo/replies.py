@@ -4,6 +4,7 @@ A task's state is a class of its own, so that a result exists only on `Succeeded
 """
 
 import json
+import re
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -151,10 +152,14 @@ def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
     return "taskid" in names or any(value and not _only_says_why(value) for name, value in outermost if name == "data")
 
 
+_MAY_NAME_A_TASK: Final = re.compile(r"task|[0-9a-f]{32}", re.IGNORECASE)
+"""Ids such as `task_12345678` and of 32 hex digits were seen."""
+
+
 def _only_says_why(data: Any) -> bool:
     """Whether it is the documented `{"error": "Missing required field: …"}`, and names no task."""
     why = data.get("error") if isinstance(data, dict) and len(data) == 1 else None
-    return isinstance(why, str) and "taskid" not in why.replace("_", "").lower()
+    return isinstance(why, str) and _MAY_NAME_A_TASK.search(why) is None
 
 
 def _words(envelope: Envelope) -> str:

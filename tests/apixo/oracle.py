@@ -154,7 +154,7 @@ def says_why(data: Any) -> bool:
     if not isinstance(data, Pairs) or [name for name, _ in data] != ["error"]:
         return False
     why = data.one_of("error")
-    return isinstance(why, str) and re.search("task_?id", why, re.IGNORECASE) is None
+    return isinstance(why, str) and re.search("task|[0-9a-f]{32}", why, re.IGNORECASE) is None
 
 
 def names(content: Any) -> Iterator[str]:

@@ -115,6 +115,8 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (400, no(400) | {"data": {"error": "Missing required field: input.prompt"}}, BadRequestError),
     (403, no(403) | {"data": {"error": "not allowed"}}, PermissionDeniedError),
     (400, no(400) | {"data": {"error": "see taskId 17"}}, ServerError),
+    (400, no(400) | {"data": {"error": "task_12345678 was not queued"}}, ServerError),
+    (400, no(400) | {"data": {"error": "0123456789abcdef0123456789abcdef"}}, ServerError),
     (400, no(400) | {"data": {"error": {"id": 1}}}, ServerError),
     (400, no(400) | {"data": {"error": "odd", "id": "task_1"}}, ServerError),
     (402, HTML, ServerError),
