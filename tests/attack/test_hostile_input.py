@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import pytest
+from prefect.client.base import PrefectHttpxAsyncClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
@@ -316,7 +316,7 @@ def inline_tokens(text: str) -> list[Any]:
 
 async def told_by_prefect(server: PrefectServer, key: str, keys: list[str]) -> list[str]:
     """The names of the batch's runs and of their tasks, what their states say, and every line of their logs."""
-    async with httpx.AsyncClient(base_url=server.api_url, timeout=30) as http:
+    async with PrefectHttpxAsyncClient(base_url=server.api_url, timeout=30) as http:
         flows = {"flow_runs": {"name": {"any_": [f"generate batch {key}"]}}}
         runs = (await http.post("/flow_runs/filter", json=flows)).json()
         assert len(runs) == 2

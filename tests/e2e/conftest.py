@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import anyio
-import httpx
 import pytest
+from prefect.client.base import PrefectHttpxAsyncClient
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 
@@ -122,7 +122,7 @@ async def ended(prefect: PrefectClient, run_id: UUID, *, than: UUID | None = Non
 async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = False) -> None:
     """What the UI's Retry button sends: the classic UI without force, the new one with it."""
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
-    async with httpx.AsyncClient() as http:
+    async with PrefectHttpxAsyncClient() as http:
         reply = await http.post(
             f"{prefect_server.api_url}/flow_runs/{run.id}/set_state", json={"state": state, "force": force}
         )

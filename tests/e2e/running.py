@@ -39,6 +39,8 @@ class Running:
     environment: dict[str, str]
     local_dir: Path
     http: httpx.AsyncClient
+    prefect: httpx.AsyncClient
+    """Prefect's own: it asks again on 503, which says that SQLite is busy."""
 
     @property
     def api_url(self) -> str:
@@ -100,18 +102,12 @@ class Running:
     # Prefect.
 
     async def call(self, path: str, body: object = None) -> Any:
-        """A POST to Prefect's API; like Prefect's own client again on 503, which says that SQLite is busy."""
-
-        async def answer() -> httpx.Response | None:
-            reply = await self.http.post(f"{self.api_url}{path}", json=body if body is not None else {})
-            return None if reply.status_code == 503 else reply
-
-        reply = await until(answer, what=f"an answer from {path}")
-        assert reply.is_success, reply.text
+        """A POST to Prefect's API."""
+        reply = await self.prefect.post(f"{self.api_url}{path}", json=body if body is not None else {})
         return reply.json() if reply.content else None
 
     async def deployment(self, name: str) -> Json:
-        return dict((await self.http.get(f"{self.api_url}/deployments/name/{name}")).raise_for_status().json())
+        return dict((await self.prefect.get(f"{self.api_url}/deployments/name/{name}")).json())
 
     async def start(self, name: str, **parameters: Any) -> Json:
         """Starts a run of a deployment, as the UI's Run button does."""
@@ -128,7 +124,7 @@ class Running:
         """The run, once it is in a final state (another one than `than`)."""
 
         async def final() -> Json | None:
-            found = (await self.http.get(f"{self.api_url}/flow_runs/{run['id']}")).json()
+            found = (await self.prefect.get(f"{self.api_url}/flow_runs/{run['id']}")).json()
             return found if found["state_type"] in FINAL and found["state_id"] != than else None
 
         return await until(final, what=f"the end of {run['name']}")
@@ -142,7 +138,7 @@ class Running:
 
     async def table(self, artifact_key: str) -> list[Json]:
         """The newest table of this key, as the UI shows it."""
-        found = (await self.http.get(f"{self.api_url}/artifacts/{artifact_key}/latest")).raise_for_status().json()
+        found = (await self.prefect.get(f"{self.api_url}/artifacts/{artifact_key}/latest")).json()
         return list(json.loads(found["data"]))
 
     async def emit(

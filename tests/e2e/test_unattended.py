@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 
 from deployments.local.processes import ManagedProcess, wait_until_ready
 from deployments.local.stack_info import StackInfo
@@ -69,10 +70,10 @@ def _runs_are_forked(api_url: str, forks: ForkServer) -> None:
     One deployment stays as it is: the one that makes a video when another flow has completed.
     """
     variables = {"command": shlex.join(forks.command("prefect.engine"))}
-    with httpx.Client(base_url=f"{api_url}/deployments") as http:
-        for found in http.post("/filter").raise_for_status().json():
+    with PrefectHttpxSyncClient(base_url=f"{api_url}/deployments") as http:
+        for found in http.post("/filter").json():
             if found["name"] != "after-storyboard":
-                http.patch(f"/{found['id']}", json={"job_variables": variables}).raise_for_status()
+                http.patch(f"/{found['id']}", json={"job_variables": variables})
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ async def running(up: tuple[Path, dict[str, str]]) -> AsyncIterator[Running]:
     local_dir, environment = up
     info = StackInfo.read(local_dir)
     assert info is not None
-    async with httpx.AsyncClient(timeout=120) as http:
-        yield Running(info, environment, local_dir, http)
+    async with httpx.AsyncClient(timeout=120) as http, PrefectHttpxAsyncClient(timeout=120) as prefect:
+        yield Running(info, environment, local_dir, http, prefect)
 
 
 VOLATILE = ("updated", "last_polled", "status", "active_slots")
@@ -261,7 +262,7 @@ async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_adde
 
         await until(two_completed, what="two scheduled runs")
     finally:
-        await running.http.delete(f"{running.api_url}/deployments/{found['id']}/schedules/{made['id']}")
+        await running.prefect.delete(f"{running.api_url}/deployments/{found['id']}/schedules/{made['id']}")
     assert len(await running.posts(key)) == 2
 
 
@@ -392,7 +393,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
     }
     deployed = await running.deployment(batch)  # its process must be the worker's own, to be killed with it
     url = f"{running.api_url}/deployments/{deployed['id']}"
-    (await running.http.patch(url, json={"job_variables": {}})).raise_for_status()
+    await running.prefect.patch(url, json={"job_variables": {}})
     regular = running.info.services["worker"].pid
     os.killpg(regular, signal.SIGSTOP)  # it takes no part; its own stack would end if it died
     try:

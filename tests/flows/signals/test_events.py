@@ -4,8 +4,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-import httpx
 import pytest
+from prefect.client.base import PrefectHttpxAsyncClient
 
 from apixo import VideoRequest
 from deployments.local.prefect_server import PrefectServer
@@ -79,7 +79,7 @@ def test_a_prompt_stays_text_and_holds_no_nul(sent: Sent) -> None:
 async def read_events(server: PrefectServer, key: str, last: str) -> list[dict[str, Any]]:
     """What the server keeps about a generation, once the last event has arrived. It writes them in the background."""
     found: list[dict[str, Any]] = []
-    async with httpx.AsyncClient(base_url=server.api_url) as http:
+    async with PrefectHttpxAsyncClient(base_url=server.api_url) as http:
         for _ in range(120):
             body = {"filter": {"resource": {"id": [f"sora.generation.{key}"]}, "order": "ASC"}}
             found = (await http.post("/events/filter", json=body)).json()["events"]
