@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,7 +15,6 @@ import obstore
 from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
-from blocks.conditions import PROBE, prove
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
 from blocks.s3_clients import Connection
 from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error
@@ -30,10 +30,9 @@ REQUESTS_AT_ONCE: Final = 32
 """Small requests of one store that are under way at the same time; more make no store faster."""
 INCOMING: Final = "incoming/"
 """Where a large file is put in parts, under a name of its own, before it is copied to its place at once."""
+PROBE: Final = "probe/conditional-writes"
+"""The object on which a store shows that it keeps conditions. Stays in the bucket."""
 BINARY: Final = "application/octet-stream"
-
-_PROVEN: set[tuple[str, str]] = set()
-"""The stores, by address and bucket, that have shown in this process that they keep conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,35 +85,14 @@ class ObjectStore:
         self._small = connection.small(bucket)
         self._uploads = Uploads(connection, bucket, self._minio)
         self._turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
-        self.bucket = bucket
+        self.bucket, self.url = bucket, connection.url
 
     async def aclose(self) -> None:
         """Closes the connections."""
         self._pool.clear()
 
-    async def ensure_ready(self, *, also: Sequence[str] = ()) -> None:
-        """Makes the store prove that it keeps conditional writes, once per process.
-
-        Args:
-            also: further objects that must be writable: a policy may allow one folder and not the other. They stay.
-
-        Raises:
-            StoreUnfitError: it does not. See `blocks.conditions`.
-            StoreRefusedError: no such bucket, wrong keys, or no rights. A bucket that is gone is not made anew here:
-                with it went the ledger, and every key would be paid for again.
-            StoreUnavailableError: no answer.
-        """
-        identity = (self._connection.url, self.bucket)
-        if identity in _PROVEN:
-            return
-        await prove(self)
-        for name in also:
-            with contextlib.suppress(PreconditionFailedError):
-                await self.put_if(name, b"Shows that this may be written.\n", etag=None)
-        _PROVEN.add(identity)
-
     async def create_bucket(self) -> bool:
-        """Creates the bucket where it is missing; whether it was. For set-up, not for runs: see `ensure_ready`."""
+        """Creates the bucket where it is missing; whether it was. For set-up, not for runs: see `blocks.probe`."""
         try:
             await self.get(PROBE)
         except StoreRefusedError as error:
@@ -163,13 +141,23 @@ class ObjectStore:
         """
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
         try:
-            if size_bytes <= ONE_REQUEST_BYTES:
-                await self._uploaded(name, lambda: self._uploads.create(name, path, content_type))
-            elif await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
+            if size_bytes <= ONE_REQUEST_BYTES and await self._created_at_once(name, path, content_type):
+                return True
+            if await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
                 await self._create_by_copy(name, path, size_bytes, content_type)
             else:
                 return False
         except PreconditionFailedError:
+            return False
+        return True
+
+    async def _created_at_once(self, name: str, path: Path, content_type: str) -> bool:
+        """Sends a file by one request. False: something in front of the store takes only smaller ones."""
+        try:
+            await self._uploaded(name, lambda: self._uploads.create(name, path, content_type))
+        except StoreRefusedError as error:
+            if error.code != "EntityTooLarge":
+                raise
             return False
         return True
 
@@ -264,6 +252,23 @@ class ObjectStore:
             # says in its own words that it does not.
             await self.get(PROBE)
         return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
+
+    async def clock_offset_seconds(self) -> float | None:
+        """How far the store's clock is ahead of ours, to about a second; None where its replies have no date."""
+
+        def read() -> float | None:
+            began = datetime.now(UTC)
+            with contextlib.closing(self._minio.get_object(self.bucket, PROBE)) as response:
+                response.drain_conn()
+                try:
+                    date = parsedate_to_datetime(response.headers.get("date", ""))
+                except ValueError:
+                    return None
+            took = datetime.now(UTC) - began
+            # A date is cut to whole seconds.
+            return (date.replace(tzinfo=UTC) + timedelta(seconds=0.5) - (began + took / 2)).total_seconds()
+
+        return await self._threaded("GET", PROBE, read)
 
     def signed_url(self, name: str, *, seconds: int) -> str:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it."""

@@ -66,6 +66,8 @@ class Connection:
             bucket,
             # obstore takes every AWS_* variable that is not given here: another address, no signature, a session token
             # (hence the credential provider). Left to the environment are encryption and checksums, which only add.
+            # No Accept-Encoding is sent, so nothing compresses; one that asks for identity would be signed, and proxies
+            # that rewrite it break the signature.
             config={
                 "endpoint": self.url,
                 "aws_endpoint_url_s3": self.url,

@@ -71,7 +71,7 @@ class Reply:
         return ", ".join(part for part in (f"{status} {self.code}".strip(), self.message, named) if part)
 
 
-NO_ETAG: Final = Reply(200, message="without an ETag, which is no answer of S3")
+NO_ETAG: Final = Reply(200, "MissingETag", "without an ETag, which is no answer of S3")
 """So answers a server that is not the store, but says yes to everything."""
 
 
@@ -120,10 +120,18 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     reply = parse(error)
     if reply is None:
         return None
-    status, code = reply.status, reply.code
+    status = reply.status
+    code = reply.code or ("EntityTooLarge" if status == 413 else "")
     if status == 412 or code == "PreconditionFailed":
         return PreconditionFailedError(
             f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
+        )
+    if not status and "certificate" in reply.message.lower():
+        return StoreRefusedError(
+            f"No connection to the object store: its certificate is not trusted ({reply}). If an authority of your own "
+            "signed it, name that in SSL_CERT_FILE for every process that runs flows.",
+            code="Certificate",
+            object_name=name,
         )
     # Without a code, 404 and 409 are not the store's: so answers an ingress while the store behind it restarts. Taken
     # for a missing object, it would hide a record.
@@ -156,9 +164,10 @@ def _parse_obstore(text: str) -> Reply:
         return parse_body(200, found[1])
     if "Received redirect without LOCATION" in said:
         return Reply(301, "PermanentRedirect", "the bucket is in another region")
-    causes = [_CAUSES.get(kind, "") or certificate or words for kind, certificate, words in _CAUSE.findall(debug)] or [
-        said.rpartition(": ")[2]
-    ]
+    causes = [
+        _CAUSES.get(kind, "") or (f"invalid certificate, {certificate}" if certificate else words)
+        for kind, certificate, words in _CAUSE.findall(debug)
+    ] or [said.rpartition(": ")[2]]
     message = hide_queries(": ".join(cause for cause in causes if cause))[:300] or "the connection was cut"
     return Reply(message=message, sent="kind: Connect" not in debug)
 
@@ -186,9 +195,9 @@ def _advice(code: str, bucket: str) -> str:
         "AccessDenied": f"The access key has no right to it in bucket {bucket}. See the policy in SECURITY.md.",
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
         "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong.",
-        "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes.",
+        "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes: set the clock.",
         "PermanentRedirect": "The region in the video-archive block is wrong.",
-        "413": "A proxy in front of the store limits the size of uploads: raise its limit.",
+        "EntityTooLarge": "A proxy in front of the store limits the size of uploads: raise its limit.",
     }.get(code, "Check the video-archive block.")
 
 

@@ -18,8 +18,9 @@ ONE_REQUEST_BYTES: Final = 33_554_432
 """32 MiB: a file up to this size is sent from memory, by one request."""
 BYTES_PER_SECOND: Final = 125_000
 """One megabit a second: a request with a file that is slower is given up."""
-SIGNATURE_SECONDS: Final = 300
-"""How long an address signed for one request of our own stays valid. It counts until the request begins."""
+SIGNATURE_SECONDS: Final = 3_600
+"""How long an address signed for one request of our own stays valid. It counts until the request begins, and from our
+own clock, which may be behind the store's by the 15 minutes that S3 allows."""
 UPLOADERS: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="upload")
 """All uploads of files in this process: each may hold 32 MiB of memory."""
 

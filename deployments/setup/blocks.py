@@ -13,6 +13,7 @@ from pydantic import Secret as PydanticSecret
 from pydantic import SecretStr, ValidationError
 
 from blocks import ApixoApi, VideoArchive
+from blocks.probe import ensure_ready, mark_raced
 from deployments.connection import SetupError
 
 B = TypeVar("B", bound=Block)
@@ -89,16 +90,22 @@ async def save_blocks(
     return [*saved, await _save(ApixoApi(**api), name), await _save(VideoArchive(**archive), name)]
 
 
-async def make_bucket(archive: VideoArchive) -> Saved:
-    """Creates the archive's bucket where it is missing. Only set-up does this: see `ObjectStore.ensure_ready`.
+async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
+    """Creates the archive's bucket where it is missing. Only set-up does this: see `blocks.probe`.
+
+    Args:
+        archive: the block.
+        known: whether the store is the local stack's, which needs no race: the tests race its kinds.
 
     Raises:
-        StoreError: the archive does not answer, refuses the keys, or ignores conditional writes.
+        StoreError: the archive does not answer, refuses the keys, or does not keep its conditions.
     """
     store = archive.store()
     try:
         created = await store.create_bucket()
-        await store.ensure_ready()
+        if known:
+            await mark_raced(store)
+        await ensure_ready(store, thorough=not known)
     finally:
         await store.aclose()
     return Saved("bucket", store.bucket, "created" if created else "unchanged")

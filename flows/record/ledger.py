@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from apixo import VideoRequest
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.probe import ensure_ready
 from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import PROBE, RequestIndex, TaskOwners
@@ -77,7 +78,7 @@ class Ledger:
         Raises:
             StoreError: it is not, or does not.
         """
-        await self._patiently(lambda: self._store.ensure_ready(also=(PROBE,)))
+        await self._patiently(lambda: ensure_ready(self._store, also=(PROBE,)))
 
     async def read(self, key: str) -> Entry | None:
         """The record of a key; None when the key was never claimed.

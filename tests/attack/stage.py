@@ -21,6 +21,7 @@ from prefect.states import AwaitingRetry
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
+from blocks.probe import RACED
 from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
@@ -123,7 +124,8 @@ class Stage:
 
     def _empty_bucket(self) -> None:
         client = self.archive.client()
-        names = [item.object_name or "" for item in client.list_objects(self.archive.bucket, recursive=True)]
+        listed = [item.object_name or "" for item in client.list_objects(self.archive.bucket, recursive=True)]
+        names = [name for name in listed if name != RACED]
         errors = client.remove_objects(self.archive.bucket, [DeleteObject(name) for name in names])
         assert list(errors) == []
         client._http.clear()

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
+from blocks.probe import ensure_ready
 from deployments.local.credentials import Credentials
 from deployments.local.object_store import FORCE_VARIABLE, ObjectStoreServer, start_object_store
 
@@ -35,11 +36,11 @@ def own_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreS
 
 
 @pytest.fixture(scope="session")
-def own_moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
-    """The object store of last resort."""
-    folder = tmp_path_factory.mktemp("own-moto")
+def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    """SeaweedFS, the fallback."""
+    folder = tmp_path_factory.mktemp("own-seaweedfs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FORCE_VARIABLE, "moto")
+        patch.setenv(FORCE_VARIABLE, "seaweedfs")
         server = start_object_store(
             local_dir=folder, data_dir=folder, log_dir=folder, credentials=CREDENTIALS, say=lambda _: None
         ).ready()
@@ -73,7 +74,7 @@ async def own_store(own_archive: VideoArchive, own_open: OpenStore) -> ObjectSto
     """A bucket in MinIO, ready."""
     store = own_open(own_archive)
     await store.create_bucket()
-    await store.ensure_ready()
+    await ensure_ready(store)
     return store
 
 

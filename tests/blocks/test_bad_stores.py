@@ -5,14 +5,12 @@ import logging
 import pickle
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import blocks.s3_clients
 import blocks.s3_uploads
-from blocks.conditions import PROBE, prove
 from blocks.errors import (
     PreconditionFailedError,
     StoreError,
@@ -20,7 +18,8 @@ from blocks.errors import (
     StoreUnavailableError,
     StoreUnfitError,
 )
-from blocks.object_store import ObjectStore
+from blocks.object_store import PROBE, ObjectStore
+from blocks.probe import RACED, ensure_ready, prove
 
 from .conftest import OpenStore, archive
 from .test_object_store import every_call
@@ -94,7 +93,7 @@ async def test_a_server_that_is_no_s3_neither_has_nor_lacks_an_object(own_open: 
         for error in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(error, StoreUnavailableError), error
         with pytest.raises(StoreError):
-            await store.ensure_ready()
+            await ensure_ready(store)
 
 
 @pytest.mark.parametrize("content", [s3_error(403, "AccessDenied"), http(403), s3_error(301, "PermanentRedirect")])
@@ -104,34 +103,6 @@ async def test_a_no_that_stays_says_what_to_do(own_open: OpenStore, tmp_path: Pa
         for call in (store.get("a"), store.put("a", b""), store.put_if("a", b"", etag=None), store.remove("a")):
             with pytest.raises(StoreRefusedError, match=r"right to it|video-archive block"):
                 await call
-
-
-class PlainStore:
-    """Keeps objects and looks at no condition, or only at one of the two."""
-
-    def __init__(self, honours: str) -> None:
-        self.objects: dict[str, int] = {}
-        self.honours = honours
-
-    async def __call__(self, head: str, writer: asyncio.StreamWriter) -> None:
-        method, target, _ = head.split(" ", 2)
-        path = target.partition("?")[0]
-        exists = path in self.objects or path.count("/") == 1
-        asked = bool(self.honours) and f"{self.honours.lower()}:" in head.lower()
-        if asked and (self.honours == "If-None-Match") == (path in self.objects):
-            writer.write(s3_error(412, "PreconditionFailed"))
-            return
-        if method == "PUT":
-            self.objects[path] = 1
-            exists = True
-        writer.write(http(200, etag='"1"') if exists else s3_error(404, "NoSuchKey"))
-
-
-@pytest.mark.parametrize("honours", ["", "If-None-Match", "If-Match"])
-async def test_a_store_that_ignores_a_condition_is_unfit(own_open: OpenStore, honours: str) -> None:
-    async with listening(FakeStore(PlainStore(honours)).handle) as endpoint:
-        with pytest.raises(StoreUnfitError, match="paid twice"):
-            await own_open(archive(endpoint)).ensure_ready()
 
 
 async def test_a_redirect_leads_to_no_other_host(own_open: OpenStore) -> None:
@@ -150,44 +121,6 @@ async def test_a_web_page_is_no_empty_listing(own_open: OpenStore) -> None:
     async with listening(FakeStore(always(http(200, page))).handle) as endpoint:
         with pytest.raises(StoreUnavailableError):
             await own_open(archive(endpoint)).names("open/")
-
-
-class CountingStore:
-    """Keeps one object and its conditions, with a new etag for each write; `sent` is the etag that readers see."""
-
-    def __init__(self, sent: Callable[[str], str]) -> None:
-        self.version = 0
-        self.sent = sent
-
-    async def __call__(self, head: str, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0)  # so that others come in between
-        lines = head.lower().split("\r\n")
-        etag = f'"{self.version}"'
-        wanted = next((line.partition(": ")[2] for line in lines if line.startswith("if-match: ")), etag)
-        if head.startswith("GET"):
-            writer.write(http(200, b"-", etag=self.sent(etag)) if self.version else s3_error(404, "NoSuchKey"))
-        elif wanted != etag or ("if-none-match: *" in lines and self.version):
-            writer.write(s3_error(412, "PreconditionFailed"))
-        else:
-            self.version += 1
-            writer.write(http(200, etag=f'"{self.version}"'))
-
-
-async def test_processes_that_prove_a_new_store_at_once_do_not_disturb_each_other(own_open: OpenStore) -> None:
-    fake = CountingStore(lambda etag: etag)
-    async with listening(FakeStore(fake).handle) as endpoint:
-        block = archive(endpoint)
-        await asyncio.gather(*(prove(own_open(block)) for _ in range(8)))
-    assert fake.version == 9  # created once, and changed by each
-
-
-@pytest.mark.parametrize("sent", [lambda etag: f"W/{etag}", lambda etag: f'{etag[:-1]}-gzip"'], ids=["nginx", "apache"])
-async def test_a_proxy_that_changes_etags_is_noticed_before_anything_is_paid(
-    own_open: OpenStore, sent: Callable[[str], str]
-) -> None:
-    async with listening(FakeStore(CountingStore(sent)).handle) as endpoint:
-        with pytest.raises(StoreUnfitError, match="compresses"):
-            await own_open(archive(endpoint)).ensure_ready()
 
 
 @pytest.mark.usefixtures("_short_waits")
@@ -239,8 +172,8 @@ async def test_nothing_of_the_environment_changes_a_request(
             monkeypatch.setenv(name, value)
         store = own_open(archive(own_store._minio._base_url.host, bucket=own_store.bucket))
         await prove(store)
-        assert await store.names("") == [PROBE]
-        assert await store.read(PROBE, max_bytes=1) == b"S"
+        assert await store.names("") == [PROBE, RACED]
+        assert await store.read(PROBE, max_bytes=1) == b"{"
     assert elsewhere.heads == []
 
 

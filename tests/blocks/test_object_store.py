@@ -18,14 +18,14 @@ from obstore.exceptions import GenericError
 from pydantic import SecretStr
 
 from blocks import VideoArchive
-from blocks.conditions import PROBE, prove
 from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnavailableError
-from blocks.object_store import ObjectDigest, ObjectStore
+from blocks.object_store import PROBE, ObjectDigest, ObjectStore
+from blocks.probe import RACED, ensure_ready, prove
 from blocks.s3_uploads import ONE_REQUEST_BYTES
 from deployments.local.object_store import ObjectStoreServer
 
 from .conftest import OpenStore, archive
-from .wire import FakeStore, LosingProxy, http, listening
+from .wire import FakeStore, LimitingProxy, LosingProxy, http, listening
 
 WRITERS = 64
 T = TypeVar("T")
@@ -45,13 +45,13 @@ async def racing(store: ObjectStore, name: str, *, etag: str | None) -> list[byt
     return [content for content in written if content is not None]
 
 
-@pytest.fixture(params=["own_minio", "own_moto"])
+@pytest.fixture(params=["own_minio", "own_seaweedfs"])
 async def own_any_store(request: pytest.FixtureRequest, own_open: OpenStore) -> ObjectStore:
     """Each of the two stores that a local stack may have, with a new bucket."""
     server: ObjectStoreServer = request.getfixturevalue(request.param)
     store = own_open(archive(server.endpoint))
     await store.create_bucket()
-    await store.ensure_ready()
+    await ensure_ready(store)
     return store
 
 
@@ -95,9 +95,9 @@ async def test_making_ready_twice_or_at_once_is_fine(own_archive: VideoArchive, 
     created = await asyncio.gather(*(store.create_bucket() for store in stores))
     assert any(created)
     assert not await stores[0].create_bucket()
-    await asyncio.gather(*(store.ensure_ready() for store in stores))
-    await stores[0].ensure_ready()
-    assert await stores[0].names("") == [PROBE]
+    await asyncio.gather(*(ensure_ready(store) for store in stores))
+    await ensure_ready(stores[0])
+    assert await stores[0].names("") == [PROBE, RACED]
     probe = await stores[0].get(PROBE)
     assert probe is not None
     assert b"never" not in probe.data
@@ -211,7 +211,7 @@ async def test_a_file_is_created_once_and_never_overwritten(
     assert not await own_store.create_file("v.mp4", other, content_type="video/mp4")
     assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
     assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
-    assert await own_store.names("") == [PROBE, "v.mp4"]
+    assert await own_store.names("") == [PROBE, RACED, "v.mp4"]
 
 
 @pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
@@ -315,14 +315,31 @@ async def test_every_request_can_be_watched_and_lost(own_store: ObjectStore, tmp
         await store.put_if("lost", b"mine", etag=None)
     with pytest.raises(StoreUnavailableError):
         await store.create_file("lost.mp4", tmp_path / "large", content_type="video/mp4")
-    assert [item.name for item in await store.listed("")] == ["b", "c", "lost", "lost.mp4", PROBE]
+    assert [item.name for item in await store.listed("")] == ["b", "c", "lost", "lost.mp4", PROBE, RACED]
     await store.aclose()
+
+
+@pytest.mark.parametrize("size_bytes", [6 * 2**20, 12 * 2**20])
+async def test_a_file_that_is_too_large_for_a_proxy_goes_in_parts(
+    own_minio: ObjectStoreServer, own_open: OpenStore, own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    (tmp_path / "v.mp4").write_bytes(data := secrets.token_bytes(size_bytes))
+    proxy = LimitingProxy(own_minio.endpoint, max_bytes=5 * 2**20)
+    async with listening(proxy.handle) as endpoint:
+        store = own_open(archive(endpoint, bucket=own_store.bucket))
+        assert await store.create_file("v.mp4", tmp_path / "v.mp4", content_type="video/mp4")
+        assert not await store.create_file("v.mp4", tmp_path / "v.mp4", content_type="video/mp4")
+        digest = await store.digest("v.mp4")
+    assert digest is not None
+    assert (digest.size_bytes, digest.sha256) == (size_bytes, hashlib.sha256(data).hexdigest())
+    assert await own_store.names("incoming/") == []
+    assert proxy.refused == 2
 
 
 async def every_call(store: ObjectStore, file: Path) -> list[BaseException | object]:
     file.write_bytes(b"film")  # noqa: ASYNC240 - four bytes
     calls = [
-        store.ensure_ready(),
+        ensure_ready(store),
         store.get("a"),
         store.put_if("a", b"", etag=None),
         store.put("a", b""),
@@ -419,7 +436,7 @@ async def test_the_rights_that_the_guide_names_are_enough(
     found = await store.digest("videos/v.mp4")
     assert found is not None
     await store.replace_file("videos/v.mp4", tmp_path / "f", etag=found.etag, content_type="video/mp4")
-    assert await store.names("") == ["ledger/a.json", PROBE, "requests/a", "tasks/a", "videos/v.mp4"]
+    assert await store.names("") == ["ledger/a.json", PROBE, RACED, "requests/a", "tasks/a", "videos/v.mp4"]
     assert await store.get("ledger/missing.json") is None
     for refused in (store.remove("ledger/a.json"), store.remove("videos/v.mp4"), store.put("other/a", b"")):
         with pytest.raises(StoreRefusedError, match="AccessDenied"):
@@ -444,6 +461,6 @@ async def test_a_bucket_that_is_gone_is_not_made_anew_by_a_run(own_archive: Vide
     """With it went the ledger: a new, empty one would have every key paid for again."""
     store = own_open(own_archive)
     with pytest.raises(StoreRefusedError, match="restore it"):
-        await store.ensure_ready()
+        await ensure_ready(store)
     await store.create_bucket()
-    await store.ensure_ready()
+    await ensure_ready(store)

@@ -102,6 +102,35 @@ class LosingProxy:
 
 
 @dataclass
+class LimitingProxy:
+    """Passes to a store what has no larger body than this; the rest is refused as nginx does it."""
+
+    endpoint: str
+    max_bytes: int
+    refused: int = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = self.endpoint.partition(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if (length := body_length(head.decode("latin-1"))) > self.max_bytes:
+                    self.refused += 1
+                    writer.write(http(413, b"<h1>413 Request Entity Too Large</h1>", connection="close"))
+                    await writer.drain()
+                    await reader.readexactly(length)  # it lingers, so that the client comes to read the answer
+                    return
+                up_writer.write(head + await reader.readexactly(length))
+                reply = await up_reader.readuntil(b"\r\n\r\n")
+                length = 0 if head.startswith(b"HEAD") else body_length(reply.decode("latin-1"))
+                writer.write(reply + await up_reader.readexactly(length))
+                await writer.drain()
+        finally:
+            up_writer.transport.abort()
+
+
+@dataclass
 class ConnectProxy:
     """An HTTP proxy that tunnels whatever host to one endpoint, and keeps the heads of the requests."""
 

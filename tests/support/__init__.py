@@ -1,5 +1,6 @@
 """What tests share beside fixtures."""
 
+import io
 import secrets
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import SecretStr
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
+from blocks.probe import RACED
 from deployments.local.object_store import ObjectStoreServer
 from deployments.sandbox import SandboxServer
 
@@ -46,6 +48,7 @@ def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
     archive = VideoArchive(**(fields | changed))
     client = archive.client()
     client.make_bucket(archive.bucket)
+    client.put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)  # as by set-up: each bucket is of one store
     client._http.clear()  # minio-py has no close, and open sockets are warnings
     return archive
 

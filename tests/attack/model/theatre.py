@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
+from blocks.probe import RACED
 from flows.record.generation import ArchivedObject, Generation, State
 from flows.record.indexes import TaskOwner
 from flows.record.ledger import marker_name, record_name
@@ -72,6 +74,7 @@ class Play:
         self.house = house
         archive = house.archive.model_copy(update={"bucket": unique("play")})
         archive.client().make_bucket(archive.bucket)
+        archive.client().put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)
         house.move_to(archive.bucket)
         self.stage = Stage(written=self._written)
         self.provider = Provider(self._sending)

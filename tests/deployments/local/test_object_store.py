@@ -2,6 +2,7 @@
 
 import io
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from deployments.local.object_store import (
     start_object_store,
 )
 from deployments.local.processes import ProcessError, free_port, http_get
+from tests.e2e.running import descendants
 
 CHECKOUT = Path(__file__).parents[3]
 KEYS = Credentials("sora", "a-secret-of-enough-length")
@@ -45,6 +47,22 @@ def client(server: ObjectStoreServer, secret_key: str | None = None) -> Minio:
         secure=False,
         region="us-east-1",
     )
+
+
+def listening_addresses(pid: int) -> set[str]:
+    """The addresses on which a process takes connections."""
+    folder = Path("/proc") / str(pid)
+    sockets = {str(item.readlink()) for item in (folder / "fd").iterdir()}
+    found = set()
+    for line in [
+        *(folder / "net/tcp").read_text().splitlines()[1:],
+        *(folder / "net/tcp6").read_text().splitlines()[1:],
+    ]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and f"socket:[{inode}]" in sockets:
+            packed = bytes.fromhex(local.partition(":")[0])
+            found.add(socket.inet_ntop(socket.AF_INET, packed[::-1]) if len(packed) == 4 else "an IPv6 one")
+    return found
 
 
 def fake_go(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -102,18 +120,31 @@ def test_minio_takes_no_settings_from_the_callers_environment(
             )
 
 
-def test_the_fallback_stores_objects_and_says_that_it_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORA_OBJECT_STORE", "moto")
-    said: list[str] = []
-    server = start_object_store(
-        local_dir=tmp_path, data_dir=tmp_path / "data", log_dir=tmp_path, credentials=KEYS, say=said.append
-    ).ready()
-    with server.process:
-        assert (server.kind, server.console_url) == ("moto", None)
-        client(server).make_bucket("films")
-        client(server).put_object("films", "a.mp4", io.BytesIO(b"film"), 4)
-        assert client(server).stat_object("films", "a.mp4").size == 4
-    assert "forgets every video" in " ".join(said)
+def test_seaweedfs_keeps_objects_over_a_restart_and_knows_its_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORA_OBJECT_STORE", "seaweedfs")
+    for round_ in (1, 2):
+        server = start_object_store(
+            local_dir=tmp_path, data_dir=tmp_path / "minio", log_dir=tmp_path, credentials=KEYS
+        ).ready()
+        with server.process:
+            assert (server.kind, server.console_url) == ("seaweedfs", None)
+            if round_ == 1:
+                client(server).make_bucket("videos")
+                client(server).put_object("videos", "a.mp4", io.BytesIO(b"video"), 5)
+            assert client(server).stat_object("videos", "a.mp4").size == 5
+            with pytest.raises(S3Error, match="signature"):
+                client(server, secret_key="wrong").list_buckets()
+            pids = descendants(server.process.pid)
+            assert set().union(*(listening_addresses(pid) for pid in pids)) == {"127.0.0.1"}
+    assert KEYS.secret_key not in (tmp_path / "seaweedfs.log").read_text()
+
+
+def test_an_object_store_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORA_OBJECT_STORE", "ceph")
+    with pytest.raises(ProcessError, match="minio or seaweedfs"):
+        start_object_store(local_dir=tmp_path, data_dir=tmp_path / "d", log_dir=tmp_path, credentials=KEYS)
 
 
 def test_secrets_stay_out_of_reprs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from apixo import Succeeded
 from blocks import VideoArchive
 from blocks.errors import StoreRefusedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.probe import ensure_ready
 from deployments.sandbox import SandboxServer
 from flows.record import transitions
 from flows.record.errors import LedgerError, TransitionError
@@ -82,7 +83,7 @@ def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None
 async def opened(archive: VideoArchive, line: Line | None = None, clock: Clock | None = None) -> AsyncIterator[Ledger]:
     store = (line or Line()).store(archive)
     try:
-        await store.ensure_ready()
+        await ensure_ready(store)
         if clock is None:
             yield Ledger(store)
         else:

@@ -1,0 +1,264 @@
+"""What a store has to prove before anything is paid for, and what is said of one that cannot."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+import blocks.probe
+from blocks.errors import StoreRefusedError, StoreUnavailableError, StoreUnfitError
+from blocks.object_store import PROBE, ObjectStore
+from blocks.probe import LARGE_BYTES, RACED, ensure_ready, prove, prove_large_upload, prove_race
+
+from .conftest import OpenStore, archive
+from .wire import http, listening, s3_error
+
+LAST_MODIFIED = "Sun, 01 Mar 2026 12:00:00 GMT"
+
+
+def same(value: str) -> str:
+    return value
+
+
+@dataclass
+class SmallStore:
+    """An S3 store of one bucket, in memory. Each field is something that it, or what stands before it, does wrong."""
+
+    keeps: tuple[str, ...] = ("if-none-match", "if-match")
+    sent_etag: Callable[[str], str] = same
+    sent_data: Callable[[bytes], bytes] = bytes
+    max_bytes: int = 1_000_000_000
+    ahead_seconds: float = 0
+    lists: bool = True
+    deletes: bool = True
+    racy: str = ""
+    """The condition that is checked some time before it is acted upon."""
+    busy: bytes = b""
+    """The answer to two writes of three."""
+    objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    modified: dict[str, str] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    version: int = 0
+    writes: int = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            headers = {
+                name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])
+            }
+            body = await reader.readexactly(int(headers.get("content-length") or 0))
+            method, target, _ = head.split(" ", 2)
+            name = target.partition("?")[0].split("/", 2)[-1]
+            self.requests.append(f"{method} {name}")
+            writer.write(await self.answer(method, target, name, headers, body))
+            await writer.drain()
+
+    async def answer(self, method: str, target: str, name: str, headers: dict[str, str], body: bytes) -> bytes:
+        await asyncio.sleep(0)  # so that others come in between
+        if method == "GET":
+            return self._listing(target) if "list-type" in target else self._get(name)
+        if method == "DELETE":
+            if self.deletes:
+                self.objects.pop(name, None)
+            return http(204)
+        if len(body) > self.max_bytes:
+            return http(413, b"<html><head><title>413 Request Entity Too Large</title></head></html>")
+        self.writes += 1
+        if self.busy and self.writes % 3:
+            return self.busy
+        return await self._put(name, headers, body)
+
+    def _get(self, name: str) -> bytes:
+        if name not in self.objects:
+            return s3_error(404, "NoSuchKey")
+        data, version = self.objects[name]
+        date = datetime.now(UTC) + timedelta(seconds=self.ahead_seconds)
+        extra = {"date": format_datetime(date, usegmt=True), "last-modified": LAST_MODIFIED}
+        etag = self.sent_etag(f'"{version}"')
+        return http(200, self.sent_data(data), **extra, **({"etag": etag} if etag else {}))
+
+    async def _put(self, name: str, headers: dict[str, str], body: bytes) -> bytes:
+        for condition in ("if-none-match", "if-match"):
+            if condition not in headers or condition not in self.keeps:
+                continue
+            current = f'"{self.objects[name][1]}"' if name in self.objects else None
+            if current is not None if condition == "if-none-match" else headers[condition] != current:
+                return s3_error(412, "PreconditionFailed")
+            if condition == self.racy:
+                await asyncio.sleep(0.05)
+        self.version += 1
+        self.objects[name] = (body, self.version)
+        return http(200, etag=f'"{self.version}"')
+
+    def _listing(self, target: str) -> bytes:
+        prefix = re.search(r"prefix=([^&]*)", target)
+        wanted = prefix[1].replace("%2F", "/") if prefix and self.lists else "-"
+        now = datetime.now(UTC).isoformat()[:19] + "Z"
+        items = "".join(
+            f"<Contents><Key>{name}</Key><LastModified>{self.modified.get(name, now)}</LastModified>"
+            f"<Size>{len(data)}</Size><ETag>&quot;1&quot;</ETag></Contents>"
+            for name, (data, _) in self.objects.items()
+            if name.startswith(wanted)
+        )
+        return http(200, f"<ListBucketResult>{items}</ListBucketResult>".encode())
+
+
+Check = Callable[[ObjectStore], Awaitable[None]]
+
+
+async def everything(store: ObjectStore) -> None:
+    await ensure_ready(store, thorough=True)
+
+
+@pytest.mark.parametrize("small", [SmallStore(), SmallStore(ahead_seconds=50), SmallStore(ahead_seconds=-50)], ids=str)
+async def test_a_good_store_proves_itself_and_keeps_nothing_but_the_probes(
+    own_open: OpenStore, small: SmallStore
+) -> None:
+    async with listening(small.handle) as endpoint:
+        await everything(own_open(archive(endpoint)))
+    assert set(small.objects) == {PROBE, RACED}
+
+
+UNFIT: list[tuple[str, SmallStore, Check, str]] = [
+    ("keeps no condition", SmallStore(keeps=()), prove, "paid twice"),
+    ("keeps only If-Match", SmallStore(keeps=("if-match",)), prove, "paid twice"),
+    ("keeps only If-None-Match", SmallStore(keeps=("if-none-match",)), prove, "paid twice"),
+    ("nginx weakens etags", SmallStore(sent_etag=lambda etag: f"W/{etag}"), prove, r'weakened \(W/"\d+"\).*compresses'),
+    ("Apache renames etags", SmallStore(sent_etag=lambda etag: f'{etag[:-1]}-gzip"'), prove, r'etag "\d+-gzip"'),
+    ("a proxy takes etags away", SmallStore(sent_etag=lambda _: ""), prove, "without the ETag"),
+    ("etags change by themselves", SmallStore(sent_etag=lambda _: f'"{id(object())}{datetime.now(UTC)}"'), prove,
+     "Two reads of the same object gave the etags"),
+    ("a proxy compresses bodies", SmallStore(sent_data=lambda _: b"\x1f\x8b compressed"), prove, "compresses"),
+    ("a listing lags behind", SmallStore(lists=False), prove, "listing lacks"),
+    ("retention", SmallStore(deletes=False), prove, "retention rule"),
+    ("two creators win", SmallStore(racy="if-none-match"), prove_race, r"with If-None-Match.*\d\d were told"),
+    ("two changers win", SmallStore(racy="if-match"), prove_race, "with If-Match.*told that they had won"),
+    ("uploads of 1 MB at most", SmallStore(max_bytes=1_000_000), prove_large_upload, "client_max_body_size"),
+    ("uploads of 5 MB less a byte", SmallStore(max_bytes=LARGE_BYTES - 1), prove_large_upload, "limits the size"),
+    ("our clock is behind", SmallStore(ahead_seconds=90), everything, r"clock is (89|9\d) s behind.*Set the clock"),
+    ("our clock is ahead", SmallStore(ahead_seconds=-90), everything, r"clock is (89|9\d) s ahead of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("small", "check", "words"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
+async def test_a_store_that_cannot_be_used_is_named_before_anything_is_paid(
+    own_open: OpenStore, small: SmallStore, check: Check, words: str
+) -> None:
+    async with listening(small.handle) as endpoint:
+        store = own_open(archive(endpoint))
+        with pytest.raises(StoreUnfitError, match=words):
+            await check(store)
+        if check is not prove:  # what is found at all is found by set-up
+            with pytest.raises(StoreUnfitError, match=words):
+                await everything(own_open(archive(endpoint)))
+
+
+async def test_a_run_bears_a_clock_that_set_up_complains_about_and_no_worse_one(own_open: OpenStore) -> None:
+    for ahead_seconds in (90, -590):
+        async with listening(SmallStore(ahead_seconds=ahead_seconds).handle) as endpoint:
+            await ensure_ready(own_open(archive(endpoint)))
+    async with listening(SmallStore(ahead_seconds=700).handle) as endpoint:
+        with pytest.raises(StoreUnfitError, match="clock"):
+            await ensure_ready(own_open(archive(endpoint)))
+
+
+async def test_the_probe_looks_like_a_record(own_open: OpenStore) -> None:
+    """A proxy that compresses takes JSON, and nothing too short."""
+    small = SmallStore()
+    async with listening(small.handle) as endpoint:
+        await prove(own_open(archive(endpoint)))
+    data, _ = small.objects[PROBE]
+    assert len(data) > 2_000
+    assert json.loads(data)
+
+
+async def test_processes_that_prove_a_new_store_at_once_do_not_disturb_each_other(own_open: OpenStore) -> None:
+    small = SmallStore()
+    async with listening(small.handle) as endpoint:
+        block = archive(endpoint)
+        await asyncio.gather(*(prove(own_open(block)) for _ in range(8)))
+    assert list(small.objects) == [PROBE]
+
+
+async def test_a_store_that_an_earlier_version_has_proven_is_proven_again(own_open: OpenStore) -> None:
+    small = SmallStore(objects={PROBE: (b"Shows that this store keeps conditional writes.\n", 1)}, version=1)
+    async with listening(small.handle) as endpoint:
+        await prove(own_open(archive(endpoint)))
+
+
+async def test_the_race_is_held_once_a_day_and_the_rest_once_per_process(
+    own_open: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = SmallStore()
+
+    def next_process() -> None:
+        monkeypatch.setattr(blocks.probe, "_proven", set())
+        monkeypatch.setattr(blocks.probe, "_raced", set())
+        small.requests.clear()
+
+    def raced() -> bool:
+        return any(request.startswith("PUT incoming/race-") for request in small.requests)
+
+    async with listening(small.handle) as endpoint:
+        store = own_open(archive(endpoint))
+        next_process()
+        await ensure_ready(store, also=("tasks/.probe",))
+        assert raced()
+        assert "PUT tasks/.probe" in small.requests
+        small.requests.clear()
+        await ensure_ready(store, also=("tasks/.probe",))
+        assert small.requests == []
+        next_process()
+        await ensure_ready(store)
+        assert f"PUT {PROBE}" in small.requests
+        assert not raced()
+        next_process()
+        small.modified[RACED] = (datetime.now(UTC) - timedelta(hours=25)).isoformat()[:19] + "Z"
+        await ensure_ready(store)
+        assert raced()
+        assert f"PUT {RACED}" in small.requests
+
+
+@pytest.mark.parametrize("answer", [s3_error(503, "SlowDown"), s3_error(409, "ConditionalRequestConflict")])
+async def test_a_store_that_is_busy_while_it_is_raced_is_not_unfit(own_open: OpenStore, answer: bytes) -> None:
+    async with listening(SmallStore(busy=answer).handle) as endpoint:
+        await prove_race(own_open(archive(endpoint)))
+
+
+async def test_a_connection_that_is_cut_during_a_large_upload_points_to_the_proxy(own_open: OpenStore) -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"PUT"):
+            await reader.readexactly(1_000_000)
+            writer.transport.abort()
+        writer.write(http(204))
+
+    async with listening(cut) as endpoint:
+        with pytest.raises(StoreUnavailableError, match=r"only large uploads.*limits the size"):
+            await prove_large_upload(own_open(archive(endpoint)))
+
+
+async def test_rights_that_are_missing_are_not_taken_for_a_limit(own_open: OpenStore) -> None:
+    async def refuse(*_: Any) -> bytes:
+        return s3_error(403, "AccessDenied")
+
+    small = SmallStore()
+    small.answer = refuse  # type: ignore[method-assign, assignment]
+    async with listening(small.handle) as endpoint:
+        for check in (prove, prove_race, prove_large_upload, everything):
+            with pytest.raises(StoreRefusedError, match="right to it"):
+                await check(own_open(archive(endpoint)))
+
+
+@pytest.mark.parametrize("kind", ["own_minio", "own_seaweedfs"])
+async def test_the_real_stores_pass(own_open: OpenStore, request: pytest.FixtureRequest, kind: str) -> None:
+    store = own_open(archive(request.getfixturevalue(kind).endpoint))
+    await store.create_bucket()
+    await everything(store)
+    assert await store.names("") == [PROBE, RACED]
