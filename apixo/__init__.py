@@ -29,6 +29,7 @@ from apixo.errors import (
     SoraError,
     UnclearError,
     UnexpectedReplyError,
+    UntrustedCertificateError,
     generation_failed,
 )
 from apixo.replies import Failed, Pending, Processing, Status, Succeeded, TaskStatus, UnknownState
@@ -70,6 +71,7 @@ __all__ = [
     "UnclearError",
     "UnexpectedReplyError",
     "UnknownState",
+    "UntrustedCertificateError",
     "VideoRequest",
     "generation_failed",
     "is_provably_unpaid",

@@ -28,13 +28,14 @@ from apixo.errors import (
     NotSentError,
     ServerError,
     UnexpectedReplyError,
+    UntrustedCertificateError,
     generation_failed,
 )
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
 from apixo.requests import VideoRequest
 from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
-from apixo.routes import proxy_for, trust
+from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from apixo.waiting import wait_for_end
 
 T = TypeVar("T")
@@ -223,6 +224,11 @@ class StatusClient:
             finally:
                 await response.aclose()
         except NEVER_CONNECTED as error:
+            if is_untrusted_certificate(error):
+                raise UntrustedCertificateError(
+                    f"No connection to {request.url.host}: {UNTRUSTED} ({self._why(error, secret)}). Nothing was sent.",
+                    task_id=task_id,
+                ) from self._cause(error, secret)
             raise NotSentError(
                 f"No connection to {request.url.host} ({self._why(error, secret)}). Nothing was sent. "
                 "Check the network and base_url, then run it again.",

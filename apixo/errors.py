@@ -5,6 +5,7 @@ SoraError                      base of all errors that are raised on purpose, he
 └── ApixoError                 base of those of the API
     ├── ProvablyUnpaidError        the provider did not take the request: it may be sent again
     │   ├── NotSentError           never connected, so nothing was sent
+    │   │   └── UntrustedCertificateError   the server's certificate is not trusted here
     │   └── RefusedError           the provider said no
     │       ├── BadRequestError           400  invalid parameters
     │       ├── AuthenticationError       401  invalid or missing API key
@@ -87,6 +88,12 @@ class NotSentError(ProvablyUnpaidError):
     """No connection came about (DNS, TCP, TLS, proxy), so nothing was sent."""
 
     retryable = True
+
+
+class UntrustedCertificateError(NotSentError):
+    """The server's certificate is not trusted here, so nothing was sent. It will not be later either."""
+
+    retryable = False
 
 
 class RefusedError(ProvablyUnpaidError):

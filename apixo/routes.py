@@ -1,25 +1,31 @@
-"""Which way a request takes to a configured server: the proxy of the environment, and the certificates to trust.
+"""Which way a request takes: the proxy of the environment, and the certificates to trust. One way for everything.
 
-For servers that a person configured (the API, the object store). Hosts that come from outside take no proxy.
+The API, the object store, image hosts and result hosts all come here: where the paid call gets through, so must the
+video that was paid for.
 """
 
 import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed leaves it out
 
+import certifi
 
-def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
+
+def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
     """The proxy that the environment wants for an address; None: connect directly.
 
     `HTTPS_PROXY`, else `ALL_PROXY`, in lower case first, as curl and urllib read them; `NO_PROXY` is honored. Loopback
-    hosts are always reached directly. So is every http:// address: a proxy would see what is sent there in clear.
+    hosts are always reached directly. So is an http:// address that is sent a key: the proxy would see it in clear.
 
     Args:
         url: the server's address.
         environ: the environment variables.
+        carries_key: whether requests carry a key of ours. Without one, `HTTP_PROXY` counts for http:// addresses.
 
     Returns:
         The proxy's address with its scheme, and its user name and password if it has them: it is a secret.
@@ -29,28 +35,54 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """
     target = urlsplit(url)
     host = target.hostname or ""
-    if target.scheme != "https" or is_loopback(host):
+    if is_loopback(host) or (target.scheme != "https" and carries_key):
         return None
-    proxy = _variable("https_proxy", environ) or _variable("all_proxy", environ)
+    proxy = _variable(f"{target.scheme}_proxy", environ) or _variable("all_proxy", environ)
     if not proxy:
         return None
     # With the port, for an entry of NO_PROXY may have one.
-    if proxy_bypass_environment(f"{host}:{target.port or 443}", {"no": _variable("no_proxy", environ)}):
+    port = target.port or (443 if target.scheme == "https" else 80)
+    if proxy_bypass_environment(f"{host}:{port}", {"no": _variable("no_proxy", environ)}):
         return None
     scheme, separator, _ = proxy.partition("://")
     if not separator:
         return f"http://{proxy}"
     if scheme.lower() not in ("http", "https"):
         raise ValueError(
-            f"HTTPS_PROXY or ALL_PROXY names a {scheme} proxy, and only HTTP proxies can be used. Name an HTTP proxy "
-            f"in HTTPS_PROXY, or put {host} into NO_PROXY."
+            f"The environment names a {scheme} proxy for {target.scheme} addresses, and only HTTP proxies can be used. "
+            f"Name an HTTP proxy in {target.scheme.upper()}_PROXY, or put {host} into NO_PROXY."
         )
     return proxy
 
 
-def trust() -> ssl.SSLContext:
-    """The certificates that this machine trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them. Takes some 18 ms."""
-    return ssl.create_default_context()
+def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's and Mozilla's.
+
+    Takes some 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
+
+    Raises:
+        ValueError: one of the two variables names what is not there. Nothing would be trusted, which each connection
+            would report as the fault of its server.
+    """
+    named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
+    for name in named:
+        path = Path(environ[name])
+        if not (path.is_file() if name == "SSL_CERT_FILE" else path.is_dir()):
+            raise ValueError(f"{name} names {path}, which is not there. Correct it, or unset it.")
+    context = ssl.create_default_context()
+    if not named:
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def is_untrusted_certificate(error: BaseException) -> bool:
+    """Whether a connection failed because the server's certificate is not trusted here."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def is_loopback(host: str) -> bool:
@@ -68,4 +100,9 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
     return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
 
-__all__ = ["is_loopback", "proxy_for", "trust"]
+UNTRUSTED: Final = (
+    "its certificate is not trusted here. If an authority of your own signed it, name that authority's certificate in "
+    "SSL_CERT_FILE for every process that runs flows"
+)
+
+__all__ = ["UNTRUSTED", "is_loopback", "is_untrusted_certificate", "proxy_for", "trust"]

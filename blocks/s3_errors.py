@@ -15,6 +15,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from obstore.exceptions import BaseError
 
 from apixo.redaction import excerpt, hide_queries
+from apixo.routes import UNTRUSTED
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
 
 AGAIN: Final = frozenset(
@@ -128,8 +129,7 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         )
     if not status and "certificate" in reply.message.lower():
         return StoreRefusedError(
-            f"No connection to the object store: its certificate is not trusted ({reply}). If an authority of your own "
-            "signed it, name that in SSL_CERT_FILE for every process that runs flows.",
+            f"No connection to the object store: {UNTRUSTED} ({reply}).",
             code="Certificate",
             object_name=name,
         )

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -167,7 +168,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     Args:
         allow_private_hosts: See `is_allowed_address`.
         resolve: Gives the addresses of a host.
-        verify: As in httpx.
+        verify: The certificates to trust; None: as everywhere.
+
+    Through a proxy of the environment the host's name is looked up by the proxy. It is checked here as far as this
+    machine can look it up too; what the proxy connects to is for the proxy to guard.
 
     Raises:
         ForbiddenUrlError: from a request, when the URL or one of its host's addresses is not allowed.
@@ -175,20 +179,37 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, *, allow_private_hosts: bool, resolve: Resolve = resolve_host, verify: ssl.SSLContext | bool = True
+        self, *, allow_private_hosts: bool, resolve: Resolve = resolve_host, verify: ssl.SSLContext | None = None
     ) -> None:
         self._allow_private_hosts = allow_private_hosts
         self._resolve = resolve
         # No kept connections: the pool below knows a connection by its address, so two names on one address would share
         # one whose certificate was checked for the other name. Nor a limit: none must wait for another's slow host.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._inner = httpx.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
+        self._limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._verify = verify or trust()
+        self._inner = self._transport(None)
+        self._through: dict[str, httpx.AsyncHTTPTransport] = {}
+
+    def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False, limits=self._limits, proxy=proxy)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = check_url(str(request.url), max_length=MAX_SIGNED_URL_LENGTH)
         host = url.raw_host.decode("ascii")
-        addresses = await self._checked_addresses(url, host, request.extensions.get("timeout", {}).get("connect"))
         headers = [(name, value) for name, value in request.headers.raw if name.lower() not in _PRIVATE_HEADERS]
+        try:
+            proxy = proxy_for(str(url), carries_key=False)
+        except ValueError as error:
+            raise DownloadError(str(error), url=str(url), retryable=False) from None
+        if proxy is not None:
+            await self._check_behind_proxy(url, host, request.extensions.get("timeout", {}).get("connect"))
+            outbound = httpx.Request(
+                request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
+            )
+            if proxy not in self._through:
+                self._through[proxy] = self._transport(proxy)
+            return await self._through[proxy].handle_async_request(outbound)
+        addresses = await self._checked_addresses(url, host, request.extensions.get("timeout", {}).get("connect"))
         failure: httpx.TransportError = httpx.ConnectError("no address to connect to")
         for address in addresses[:MAX_ADDRESSES_TRIED]:
             outbound = httpx.Request(
@@ -205,7 +226,17 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         raise failure
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        for transport in (self._inner, *self._through.values()):
+            await transport.aclose()
+
+    async def _check_behind_proxy(self, url: httpx.URL, host: str, timeout_seconds: float | None) -> None:
+        """Refuses a host that this machine knows to be private. Where only the proxy can look names up, so be it."""
+        try:
+            await self._checked_addresses(url, host, timeout_seconds)
+        except ForbiddenUrlError:
+            raise
+        except DownloadError:
+            pass
 
     async def _checked_addresses(self, url: httpx.URL, host: str, timeout_seconds: float | None) -> list[str]:
         """Every address of the host, all of them allowed, in the resolver's order."""
@@ -240,7 +271,7 @@ def guarded_client(
     allow_private_hosts: bool,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     resolve: Resolve = resolve_host,
-    verify: ssl.SSLContext | bool = True,
+    verify: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
     """A client for URLs from outside; for `open_stream`. It sends no credentials, keeps no cookies, follows nothing.
 
@@ -248,13 +279,14 @@ def guarded_client(
         allow_private_hosts: See `is_allowed_address`.
         timeout_seconds: For each of look-up, connecting, and waiting for the next bytes. Not for the whole.
         resolve: Gives the addresses of a host.
-        verify: As in httpx.
+        verify: The certificates to trust; None: as everywhere.
+
+    Raises:
+        ValueError: the environment names certificates that are not there.
     """
     return httpx.AsyncClient(
         transport=GuardedTransport(allow_private_hosts=allow_private_hosts, resolve=resolve, verify=verify),
-        # A proxy of the environment would resolve the name itself, and with it void the check. With a transport given,
-        # httpx 0.28 uses none; said here so that it stays so.
-        trust_env=False,
+        trust_env=False,  # the transport reads the environment
         follow_redirects=False,
         timeout=timeout_seconds,
         headers={"User-Agent": "sora-pipeline", "Accept-Encoding": "identity"},
@@ -294,6 +326,12 @@ async def open_stream(
         raise _no_url(current) from None
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
+        if is_untrusted_certificate(error):
+            raise DownloadError(
+                f"{display_url(str(current))} cannot be fetched: {UNTRUSTED} ({reason})",
+                url=str(current),
+                retryable=False,
+            ) from error
         raise DownloadError(
             f"{display_url(str(current))} could not be fetched ({reason}): try again later", url=str(current)
         ) from error

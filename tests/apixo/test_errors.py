@@ -14,6 +14,7 @@ TREE: list[tuple[str, str, bool]] = [
     ("ApixoError", "SoraError", False),
     ("ProvablyUnpaidError", "ApixoError", False),
     ("NotSentError", "ProvablyUnpaidError", True),
+    ("UntrustedCertificateError", "NotSentError", False),
     ("RefusedError", "ProvablyUnpaidError", False),
     ("BadRequestError", "RefusedError", False),
     ("AuthenticationError", "RefusedError", False),

@@ -119,6 +119,7 @@ ALL: list[tuple[BaseException, bool, bool, bool]] = [
     (errors.ApixoError("?"), False, False, False),
     (errors.ProvablyUnpaidError("?"), True, False, False),
     (errors.NotSentError("nothing was sent"), True, True, True),
+    (errors.UntrustedCertificateError("nothing was sent"), True, False, False),
     (errors.RefusedError("?"), True, False, False),
     (errors.BadRequestError("the same request is refused again"), True, False, False),
     (errors.AuthenticationError("the same key is refused again"), True, False, False),

@@ -59,6 +59,22 @@ def test_the_proxy_of_an_address(url: str, environ: dict[str, str], proxy: str |
     assert proxy_for(url, environ) == proxy
 
 
+OUTSIDE: list[tuple[str, dict[str, str], str | None]] = [
+    ("https://cdn.example/v.mp4", {"HTTPS_PROXY": PROXY}, PROXY),
+    ("https://cdn.example/v.mp4", {"HTTP_PROXY": PROXY}, None),
+    ("http://cdn.example/v.mp4", {"HTTP_PROXY": PROXY}, PROXY),
+    ("http://cdn.example/v.mp4", {"HTTPS_PROXY": PROXY}, None),
+    ("http://cdn.example/v.mp4", {"all_proxy": PROXY}, PROXY),
+    ("http://cdn.example/v.mp4", {"HTTP_PROXY": PROXY, "NO_PROXY": "cdn.example:80"}, None),
+    ("http://127.0.0.1/v.mp4", {"HTTP_PROXY": PROXY}, None),
+]
+
+
+@pytest.mark.parametrize(("url", "environ", "proxy"), OUTSIDE, ids=[f"{row[0]} {row[1]}" for row in OUTSIDE])
+def test_the_proxy_of_an_address_that_is_sent_no_key(url: str, environ: dict[str, str], proxy: str | None) -> None:
+    assert proxy_for(url, environ, carries_key=False) == proxy
+
+
 def test_a_proxy_that_is_not_an_http_proxy_is_named_without_its_password() -> None:
     with pytest.raises(ValueError, match=r"socks5 proxy.*api\.apixo\.ai into NO_PROXY") as raised:
         proxy_for(API, {"ALL_PROXY": "socks5://me:5ec7e7@proxy:1080"})
@@ -83,3 +99,19 @@ def test_the_certificates_of_the_environment_are_trusted(monkeypatch: pytest.Mon
     context = trust()
     assert len(context.get_ca_certs()) == 1
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+def test_without_certificates_of_its_own_a_system_trusts_mozillas(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Slim containers and some builds of Python have none."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    monkeypatch.setattr(ssl.SSLContext, "set_default_verify_paths", lambda _: None)
+    assert len(trust().get_ca_certs()) > 50
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{name} names .*gone, which is not there"):
+        trust({name: str(tmp_path / "gone")})

@@ -1,84 +1,20 @@
 """The guard for URLs from outside: against real servers on loopback, with names that an injected resolver makes up."""
 
 import asyncio
-import datetime as dt
 import ipaddress
 import pickle
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.media.errors import DownloadError, ForbiddenUrlError
-from flows.media.hosts import GuardedTransport, check_url, guarded_client, is_allowed_address, open_stream, resolve_host
+from flows.media.hosts import GuardedTransport, check_url, guarded_client, is_allowed_address, resolve_host
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-
-
-def redirect(location: str) -> bytes:
-    return f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
-
-
-@dataclass
-class Server:
-    """Gives its scripted answers in turn, the last one for ever, and keeps what it was asked."""
-
-    answers: list[bytes]
-    requests: list[str] = field(default_factory=list)
-    port: int = 0
-    keeps_connections: bool = False
-
-    def url(self, path: str = "/", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
-        return f"{scheme}://{host}:{self.port}{path}"
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
-                writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-                await writer.drain()
-                if not self.keeps_connections:
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has gone, or refused the certificate
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(list(answers))
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0, ssl=tls)
-    server.port = listener.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listener.close()
-        await listener.wait_closed()
-
-
-def names(**addresses: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[str]]]:
-    """A resolver that knows these names: ``a_example`` stands for a.example."""
-
-    async def resolve(host: str, port: int) -> Sequence[str]:
-        return addresses[host.rstrip(".").replace(".", "_")]
-
-    return resolve
-
-
-async def get(client: httpx.AsyncClient, url: str, **headers: str) -> bytes:
-    async with client, open_stream(client, url, headers=headers) as response:
-        return await response.aread()
-
+from .wire import OK, get, names, redirect, serving
 
 # The text of a URL
 
@@ -394,7 +330,6 @@ async def test_no_credentials_and_no_cookies_are_sent(monkeypatch: pytest.Monkey
     netrc.write_text("machine a.example login me password secret")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")
     cookie = b"HTTP/1.1 302 Found\r\nSet-Cookie: s=1\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n"
     async with serving(cookie, OK) as server:
         client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
@@ -509,96 +444,3 @@ async def test_a_host_that_says_nothing_ends() -> None:
 
 
 # TLS
-
-
-@dataclass(frozen=True)
-class Certificates:
-    client: ssl.SSLContext
-    server: ssl.SSLContext
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A certificate for a.example, from an authority that only the client's context trusts."""
-    folder = tmp_path_factory.mktemp("tls")
-    now = dt.datetime.now(dt.UTC)
-
-    def issue(
-        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, *, is_ca: bool
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        )
-        if not is_ca:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        return builder.sign(signer, hashes.SHA256())
-
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority = issue("authority", authority_key, "authority", authority_key, is_ca=True)
-    leaf = issue("a.example", key, "authority", authority_key, is_ca=False)
-    pem = folder / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.public_bytes(serialization.Encoding.PEM)
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pem)
-    trusted = authority.public_bytes(serialization.Encoding.PEM).decode()
-    return Certificates(ssl.create_default_context(cadata=trusted), server)
-
-
-@pytest.fixture
-async def secure(certificates: Certificates) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
-    addresses = names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])
-    async with (
-        serving(OK, tls=certificates.server) as server,
-        guarded_client(allow_private_hosts=True, resolve=addresses, verify=certificates.client) as client,
-    ):
-        yield server, client
-
-
-async def read(client: httpx.AsyncClient, url: str) -> bytes:
-    async with open_stream(client, url) as response:
-        return await response.aread()
-
-
-async def test_the_certificate_is_checked_against_the_name(secure: tuple[Server, httpx.AsyncClient]) -> None:
-    server, client = secure
-    assert await read(client, server.url(host="a.example", scheme="https")) == b"hello"
-    assert await read(client, server.url(host="a.example.", scheme="https")) == b"hello"
-    # Both lie on the same address as a.example, whose certificate is not good for them.
-    for host in ("b.example", "127.0.0.1"):
-        with pytest.raises(DownloadError, match="certificate"):
-            await read(client, server.url(host=host, scheme="https"))
-    assert len(server.requests) == 2
-
-
-async def test_a_connection_of_one_name_is_not_used_for_another(secure: tuple[Server, httpx.AsyncClient]) -> None:
-    server, client = secure
-    server.keeps_connections = True
-    assert await read(client, server.url(host="a.example", scheme="https"))
-    with pytest.raises(DownloadError, match="certificate"):
-        await read(client, server.url(host="b.example", scheme="https"))
-
-
-async def test_an_unknown_authority_is_refused(secure: tuple[Server, httpx.AsyncClient]) -> None:
-    server, _ = secure
-    client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
-    with pytest.raises(DownloadError, match="certificate"):
-        await get(client, server.url(host="a.example", scheme="https"))
-
-
-async def test_https_may_not_redirect_to_http(secure: tuple[Server, httpx.AsyncClient]) -> None:
-    server, client = secure
-    async with serving(OK) as plain:
-        server.answers[:] = [redirect(plain.url())]
-        with pytest.raises(ForbiddenUrlError, match="https to http"):
-            await read(client, server.url(host="a.example", scheme="https"))
-    assert plain.requests == []

@@ -1,0 +1,174 @@
+"""The way to hosts from outside: the certificates that are trusted, and the proxy of the environment."""
+
+import datetime as dt
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from flows.media.errors import DownloadError, ForbiddenUrlError
+from flows.media.hosts import guarded_client, open_stream
+
+from .wire import OK, Server, forward_proxy, get, names, redirect, serving
+
+
+@dataclass(frozen=True)
+class Certificates:
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+    authority: str
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate for a.example, from an authority that only the client's context trusts."""
+    folder = tmp_path_factory.mktemp("tls")
+    now = dt.datetime.now(dt.UTC)
+
+    def issue(
+        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, *, is_ca: bool
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        )
+        if not is_ca:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        return builder.sign(signer, hashes.SHA256())
+
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = issue("authority", authority_key, "authority", authority_key, is_ca=True)
+    leaf = issue("a.example", key, "authority", authority_key, is_ca=False)
+    pem = folder / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + leaf.public_bytes(serialization.Encoding.PEM)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pem)
+    trusted = authority.public_bytes(serialization.Encoding.PEM).decode()
+    return Certificates(ssl.create_default_context(cadata=trusted), server, trusted)
+
+
+@pytest.fixture
+async def secure(certificates: Certificates) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
+    addresses = names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])
+    async with (
+        serving(OK, tls=certificates.server) as server,
+        guarded_client(allow_private_hosts=True, resolve=addresses, verify=certificates.client) as client,
+    ):
+        yield server, client
+
+
+async def read(client: httpx.AsyncClient, url: str) -> bytes:
+    async with open_stream(client, url) as response:
+        return await response.aread()
+
+
+async def test_the_certificate_is_checked_against_the_name(secure: tuple[Server, httpx.AsyncClient]) -> None:
+    server, client = secure
+    assert await read(client, server.url(host="a.example", scheme="https")) == b"hello"
+    assert await read(client, server.url(host="a.example.", scheme="https")) == b"hello"
+    # Both lie on the same address as a.example, whose certificate is not good for them.
+    for host in ("b.example", "127.0.0.1"):
+        with pytest.raises(DownloadError, match="certificate"):
+            await read(client, server.url(host=host, scheme="https"))
+    assert len(server.requests) == 2
+
+
+async def test_a_connection_of_one_name_is_not_used_for_another(secure: tuple[Server, httpx.AsyncClient]) -> None:
+    server, client = secure
+    server.keeps_connections = True
+    assert await read(client, server.url(host="a.example", scheme="https"))
+    with pytest.raises(DownloadError, match="certificate"):
+        await read(client, server.url(host="b.example", scheme="https"))
+
+
+async def test_an_unknown_authority_is_refused(secure: tuple[Server, httpx.AsyncClient]) -> None:
+    server, _ = secure
+    client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
+    with pytest.raises(DownloadError, match="certificate"):
+        await get(client, server.url(host="a.example", scheme="https"))
+
+
+async def test_the_authority_of_the_environment_is_trusted_for_outside_hosts_too(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the paid call gets through a company's network, the video that was paid for must as well."""
+    (tmp_path / "ca.pem").write_text(certificates.authority)
+    async with serving(OK, tls=certificates.server) as server:
+        url = server.url(host="a.example", scheme="https")
+        strict = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
+        with pytest.raises(DownloadError, match=r"not trusted here.*SSL_CERT_FILE") as raised:
+            await get(strict, url)
+        assert not raised.value.retryable
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        trusting = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
+        assert await get(trusting, url) == b"hello"
+
+
+async def unknown(host: str, _: int) -> Sequence[str]:
+    raise socket.gaierror(f"{host} is known to the proxy alone")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_proxy_of_the_environment_is_the_way_to_outside_hosts(
+    scheme: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(OK, tls=certificates.server) as origin, forward_proxy(origin.port) as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:5ec7e7@127.0.0.1:{proxy.port}")
+        client = guarded_client(allow_private_hosts=False, resolve=unknown, verify=certificates.client)
+        assert await read(client, f"{scheme}://a.example/v.mp4?token=s") in (b"hello", b"by proxy")
+        (line,) = proxy.lines
+        assert line == ("CONNECT a.example:443" if scheme == "https" else "GET http://a.example/v.mp4?token=s")
+        assert len(origin.requests) == (scheme == "https")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5", "169.254.169.254", "[fd00:ec2::254]", "private.example"])
+async def test_behind_a_proxy_too_a_host_that_is_known_to_be_private_is_refused(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with forward_proxy(1) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        client = guarded_client(allow_private_hosts=False, resolve=names(private_example=["10.0.0.5"]))
+        with pytest.raises(ForbiddenUrlError, match="not public"):
+            await get(client, f"http://{host}/v.mp4")
+        assert proxy.lines == []
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words", "retryable"),
+    [("http://me:5ec7e7@127.0.0.1:{}", "407", True), ("socks5://me:5ec7e7@127.0.0.1:{}", "socks5 proxy", False)],
+)
+async def test_a_proxy_that_cannot_be_used_is_named_and_its_password_is_not(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, words: str, retryable: bool
+) -> None:
+    async with forward_proxy(1, refuses=True) as refusing:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.format(refusing.port))
+        client = guarded_client(allow_private_hosts=False, resolve=unknown)
+        with pytest.raises(DownloadError, match=words) as raised:
+            await get(client, "https://a.example/v.mp4")
+    assert raised.value.retryable is retryable
+    assert "5ec7e7" not in f"{raised.value} {raised.value.__cause__}"
+
+
+async def test_https_may_not_redirect_to_http(secure: tuple[Server, httpx.AsyncClient]) -> None:
+    server, client = secure
+    async with serving(OK) as plain:
+        server.answers[:] = [redirect(plain.url())]
+        with pytest.raises(ForbiddenUrlError, match="https to http"):
+            await read(client, server.url(host="a.example", scheme="https"))
+    assert plain.requests == []
