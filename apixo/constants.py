@@ -22,6 +22,9 @@ MAX_IMAGE_BYTES: Final = 10_000_000
 RESULT_DAYS: Final = 15
 """APIXO: result URLs are valid for 15 days."""
 
+RESULT_HOSTS: Final = ("r2.apixo.ai", "cdn.apixo.ai", "file.apixo.ai")
+"""Hosts of results in APIXO's documentation. Others may come; nothing relies on these but a warning before paying."""
+
 INITIAL_WAIT_SECONDS: Final = 180.0
 """APIXO: submit, wait 180 s, …"""
 POLL_INTERVAL_SECONDS: Final = 10.0

@@ -135,6 +135,14 @@ class ApixoApi(Block):
         title="Price per second of video",
         description="What you pay for a second of video, in your currency. For estimates only; empty means unknown.",
     )
+    result_check_url: str | None = Field(
+        default=None,
+        title="Result check URL",
+        description=(
+            "A small file on a public host, which dry runs and `sora doctor` fetch by the way that results take. "
+            "Empty: the API's own host is asked."
+        ),
+    )
     allow_private_hosts: bool = Field(
         default=False,
         title="Allow private hosts",

@@ -29,7 +29,7 @@ from flows.batch.summary import (
     publish,
     summarize,
 )
-from flows.dry_run import check_api
+from flows.checks import check_before_paying
 from flows.generate_video import generate
 from flows.permission import rerun_by_person
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
@@ -252,7 +252,8 @@ class Batch:
     async def check(self) -> BatchSummary:
         """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
         report_total(len(self._due))
-        await check_api(self._resources)
+        resources = self._resources
+        await check_before_paying(resources.client, resources.store, resources.web, resources.api)
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
         async def one(row: Row) -> BatchRow:

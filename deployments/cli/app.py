@@ -58,6 +58,10 @@ COMMANDS: Final = {
         "setup", "deploy",
         "Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.",
     ),
+    "doctor": Command(
+        "doctor", "doctor",
+        "Check everything that a video needs, and say what to do about what is missing. It pays nothing.",
+    ),
     "generate": Command("generate", "generate", "Generate one video and archive it."),
     "batch": Command("batch", "batch", "Generate the videos of a content calendar."),
     "list": Command("listing", "list_", "List the generations of the ledger: key, state, task, when claimed, prompt."),

@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import Annotated
 
+import httpx
 import typer
 from rich.markup import escape
 
@@ -15,7 +16,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import err, out
 from deployments.cli.display import StepDisplay, print_generations
 from deployments.connection import flush
-from flows.dry_run import check_api
+from flows.checks import check_before_paying
 from flows.generate_video import generate_video
 from flows.media.images import check_image
 from flows.record.advice import duplicate_error, duplicate_sentence
@@ -127,11 +128,13 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
         for url in request.image_urls:
             image = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
-        await check_api(resources)
+        await check_before_paying(resources.client, resources.store, resources.web, block)
         out.print(f"api       {block.base_url} answers and takes the key")
+        asked = httpx.URL(block.result_check_url or block.base_url).host
+        out.print(f"results   {asked} answers by the way that results take")
         entry = await resources.ledger.read(key)
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
-    out.print(f"archive   bucket {resources.store.bucket} is there and keeps conditional writes")
+    out.print(f"archive   bucket {resources.store.bucket} is there, keeps conditional writes, takes large files")
     out.print(f"key       {escape(key)}")
     out.print(
         f"request   {request.duration} s, {request.aspect_ratio}, {request.mode}, {len(request.prompt):,} characters"

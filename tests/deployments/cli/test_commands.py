@@ -32,7 +32,8 @@ REFUSED = (
     "what it expects."
 )
 COMMANDS = [
-    "demo", "up", "sandbox", "setup", "deploy", "generate", "batch", "list", "collect", "show", "resolve", "callbacks",
+    "demo", "up", "sandbox", "setup", "deploy", "doctor", "generate", "batch", "list", "collect", "show", "resolve",
+    "callbacks",
 ]  # fmt: skip
 
 
@@ -46,6 +47,21 @@ def test_the_commands_explain_themselves_without_a_server(tmp_path: Path) -> Non
     assert one.code == 0, one.err
     assert "Run it again with the same --key after anything went wrong" in " ".join(one.out.split())
     assert alone().code != 1  # no command at all shows the help as well
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:
+    well = sora("doctor", *blocks)
+    assert well.code == 0, well.out
+    lines = {line[2:24].strip(): line[0] for line in well.out.splitlines()}
+    assert lines["prefect server"] == lines["archive"] == lines["api"] == lines["result route"] == "✓"
+    assert lines["worker"] == "!"  # this server has none
+    assert "prefect worker start --pool sora" in well.out
+    ill = sora("doctor", "--json", "--api", "nowhere", *blocks[2:])
+    assert ill.code == 1
+    assert "1 thing(s) to put right" in ill.err
+    (wrong,) = [item for item in json.loads(ill.out) if item["outcome"] == "error"]
+    assert wrong["name"] == "block apixo-api/nowhere"
+    assert sandbox.record.submits() == []
 
 
 def test_a_video_from_the_first_dry_run_to_the_saved_file(

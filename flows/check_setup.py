@@ -1,0 +1,47 @@
+"""The flow `check-setup`: whether a run on this worker would have all it needs. It pays nothing."""
+
+from prefect import flow
+from prefect.artifacts import acreate_table_artifact
+
+from flows.checks import Finding
+from flows.checks import check_setup as check
+from flows.record.errors import PipelineError
+from flows.signals.artifacts import plain
+from flows.signals.output import protect_log_handlers
+from flows.signals.progress import run_logger
+
+ARTIFACT_KEY = "sora-check-setup"
+
+
+class SetupCheckError(PipelineError):
+    """Something is missing or wrong; the message says what."""
+
+
+@flow(name="check-setup", flow_run_name="check setup")
+async def check_setup(api: str = "default", archive: str = "default") -> list[Finding]:
+    """Checks the blocks, the archive, the API and its key, the way to results, the callback address and the disk.
+
+    It runs where videos would be generated, and pays nothing. The archive is written to under `probe/` and `incoming/`.
+
+    Args:
+        api: Name of the apixo-api block.
+        archive: Name of the video-archive block.
+
+    Raises:
+        SetupCheckError: something is missing or wrong.
+    """
+    protect_log_handlers()
+    logger = run_logger()
+    findings = await check(api, archive)
+    for finding in findings:
+        log = {"ok": logger.info, "warning": logger.warning, "error": logger.error}[finding.outcome]
+        log("%s: %s", finding.name, finding.detail)
+    await acreate_table_artifact(
+        table=[{field: plain(value) for field, value in finding.model_dump().items()} for finding in findings],
+        key=ARTIFACT_KEY,
+        description="What a run on this worker needs, and whether it is there.",
+    )
+    wrong = [finding for finding in findings if finding.outcome == "error"]
+    if wrong:
+        raise SetupCheckError("; ".join(f"{finding.name}: {finding.detail}" for finding in wrong))
+    return findings

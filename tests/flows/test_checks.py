@@ -1,0 +1,128 @@
+"""What is found before a video is paid for, and what a person is to do about it."""
+
+import re
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+import flows.checks
+from apixo.constants import BASE_URL
+from blocks import ApixoApi, VideoArchive
+from deployments.sandbox import SandboxServer
+from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
+from flows.checks import Finding, check_result_route, check_space
+from flows.media.hosts import guarded_client
+from tests.apixo.wire import closed_port, http, reply, serving
+from tests.flows.conftest import StoredBlocks, store_blocks
+
+
+def by_name(findings: list[Finding]) -> dict[str, tuple[str, str]]:
+    return {finding.name: (finding.outcome, finding.detail) for finding in findings}
+
+
+async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
+    stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    found = by_name(await check_setup(stored.name, stored.name))
+    assert {outcome for outcome, _ in found.values()} == {"ok"}
+    assert list(found) == [
+        f"block apixo-api/{stored.name}", f"block video-archive/{stored.name}", "archive", "disk", "api",
+        "result route",
+    ]  # fmt: skip
+    assert sandbox.record.submits() == []
+    async with get_client() as client:
+        (artifact,) = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT_KEY])), limit=1
+        )
+    assert artifact.type == "table"
+
+
+WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
+    ("a wrong key", {"api_key": Secret(value="nobody")}, {}, "api", "API key"),
+    ("an API that is down", {"base_url": f"http://127.0.0.1:{closed_port()}"}, {}, "api", "No connection"),
+    ("no bucket", {}, {"bucket": "never-made"}, "archive", "There is no bucket never-made. Make it with `sora setup`"),
+    ("wrong keys", {}, {"access_key": "nobody"}, "archive", "does not know the access key"),
+    ("a store that is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
+    ("TLS to a store without", {}, {"secure": True}, "archive", "object store"),
+    ("no way to results", {"result_check_url": f"http://127.0.0.1:{closed_port()}/probe"}, {}, "result route",
+     "So would be a finished video"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("api_fields", "archive_fields", "name", "words"), [row[1:] for row in WRONG],
+                         ids=[row[0] for row in WRONG])  # fmt: skip
+async def test_what_is_wrong_is_named_with_its_remedy_beside_what_is_right(
+    api: ApixoApi,
+    archive: VideoArchive,
+    prefect_server: object,
+    api_fields: dict[str, Any],
+    archive_fields: dict[str, Any],
+    name: str,
+    words: str,
+) -> None:
+    stored = await store_blocks(api.model_copy(update=api_fields), archive.model_copy(update=archive_fields))
+    found = by_name(await flows.checks.check_setup(stored.name, stored.name))
+    assert found[name][0] == "error"
+    assert words in found[name][1]
+    others = {other for other, (outcome, _) in found.items() if outcome == "error"} - {name}
+    assert others <= ({"result route"} if "base_url" in api_fields else set())
+    with pytest.raises(SetupCheckError, match=re.escape(words)):
+        await check_setup(stored.name, stored.name)
+
+
+async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None:
+    found = by_name(await flows.checks.check_setup("nowhere", "nowhere"))
+    assert list(found) == ["block apixo-api/nowhere", "block video-archive/nowhere", "disk"]
+    assert "sora setup" in found["block apixo-api/nowhere"][1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "words"),
+    [(http(405), "ok", "answers"), (http(404), "ok", "answers"), (http(502), "warning", "502"), (None, "warning", "up")],
+)  # fmt: skip
+async def test_the_callback_address_is_tried(
+    api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, words: str
+) -> None:
+    async with serving(reply(answer or b"")) as receiver:
+        url = receiver.url if answer else f"http://127.0.0.1:{closed_port()}"
+        secret = Secret[str](value="a-secret-of-enough-length")
+        stored = await store_blocks(api.model_copy(update={"callback_url": url, "callback_secret": secret}), archive)
+        found = by_name(await flows.checks.check_setup(stored.name, stored.name))
+    assert found["callbacks"][0] == outcome
+    assert words in found["callbacks"][1]
+
+
+async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api: ApixoApi) -> None:
+    """A firewall that lets only the API through would be met after paying."""
+    hosts = ["nowhere.invalid"]
+    async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
+        real = api.model_copy(update={"base_url": BASE_URL, "result_check_url": elsewhere.url})
+        found = by_name(await check_result_route(web, real, hosts=hosts))
+        assert found["result route"] == ("ok", "127.0.0.1 answers")
+        assert found["result host nowhere.invalid"][0] == "warning"
+        assert "firewall" in found["result host nowhere.invalid"][1]
+        assert len(await check_result_route(web, api, hosts=hosts)) == 1
+
+
+async def test_a_private_api_says_nothing_of_the_way_to_results(api: ApixoApi) -> None:
+    async with guarded_client(allow_private_hosts=False) as web:
+        (found,) = await check_result_route(web, api)
+    assert found.outcome == "warning"
+    assert "result_check_url" in found.detail
+
+
+async def test_no_key_is_sent_to_where_results_come_from(api: ApixoApi) -> None:
+    async with serving(reply(http(200))) as elsewhere, guarded_client(allow_private_hosts=True) as web:
+        await check_result_route(web, api.model_copy(update={"result_check_url": f"{elsewhere.url}/probe.bin"}))
+    (request,) = elsewhere.requests
+    assert request.header("authorization") is None
+
+
+def test_a_full_disk_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_space(tmp_path / "not" / "there" / "yet").outcome == "ok"
+    monkeypatch.setattr(flows.checks, "FREE_BYTES", 10**18)
+    found = check_space(tmp_path)
+    assert (found.outcome, "SORA_SPOOL_DIR" in found.detail) == ("error", True)
