@@ -109,6 +109,15 @@ class ApixoApi(Block):
             "owner for dead and the payment for unclear."
         ),
     )
+    submit_outage_seconds: float = Field(
+        default=600,
+        gt=0,
+        title="Submit outage (seconds)",
+        description=(
+            "The longest that a batch holds its submissions back after an unclear answer, until APIXO answers a call "
+            "that costs nothing. Then the run submits no more; the next one goes on."
+        ),
+    )
     retry_delay_seconds: float = Field(
         default=constants.RETRY_DELAY_SECONDS,
         gt=0,

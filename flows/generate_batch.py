@@ -1,7 +1,8 @@
 """The flow `generate-batch`: a content calendar, many videos in one run."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
@@ -15,6 +16,7 @@ from apixo import InsufficientCreditsError, SoraError
 from apixo.errors import ACCOUNT_ERRORS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.batch.brake import OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
@@ -41,7 +43,7 @@ from flows.record.errors import (
     PipelineError,
     UnconfirmedError,
 )
-from flows.record.generation import Generation, State
+from flows.record.generation import Generation, Problem, State
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.events import emit_blocked
@@ -203,6 +205,12 @@ class Batch:
         self._before, self._budget, self._resources = before, budget, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
         self._blocked: str | None = None
+        self._brake = OutageBrake(
+            free_call(resources.client),
+            outage_seconds=resources.api.submit_outage_seconds,
+            sleep=resources.sleep,
+            monotonic=resources.monotonic,
+        )
         self._due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.now().date()
@@ -247,7 +255,14 @@ class Batch:
             async with gate:
                 return await self._generate(row, ramp, starting)
 
-        return self._summary(await asyncio.gather(*(one(row) for row in self._due)))
+        try:
+            made = await asyncio.gather(*(one(row) for row in self._due))
+        finally:
+            await self._brake.aclose()
+        if self._brake.closed is not None and self._blocked is None:
+            self._blocked = f"{self._brake.closed}."
+            emit_blocked(self._key, Problem(kind="ProviderOutage", message=self._blocked))
+        return self._summary(made)
 
     async def check(self) -> BatchSummary:
         """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
@@ -265,11 +280,14 @@ class Batch:
     async def _generate(self, row: Row, ramp: AsyncLimiter, starting: asyncio.Semaphore) -> BatchRow:
         key = row.item.key(self._key)
 
-        async def before_paying() -> None:
+        @asynccontextmanager
+        async def paying() -> AsyncIterator[Report]:
             self._budget.reserve(key, row.item.duration)
             await ramp.acquire()
+            async with self._brake.call(key) as report:
+                yield report
 
-        terms = replace(self._terms, before_paying=before_paying, unclaimed=key not in self._before)
+        terms = replace(self._terms, paying=paying, unclaimed=key not in self._before)
         try:
             made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
         except SoraError as error:

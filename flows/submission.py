@@ -4,7 +4,8 @@ The order is what the first promise stands on; `flows.paid_call` keeps it. While
 nobody else sends anything.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,12 +31,15 @@ DUPLICATES_AGAIN_SECONDS: Final = 60.0
 Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
 """Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
 
-BeforePaying = Callable[[], Awaitable[None]]
-"""Called before each claim. It may take its time; what it raises keeps the request from being claimed and sent."""
+Paying = Callable[[], AbstractAsyncContextManager[Callable[[Outcome], None]]]
+"""Entered before each claim, and left after the answer, which it is told. It may take its time; what it raises keeps
+the request from being claimed and sent."""
 
 
-async def at_once() -> None:
+@asynccontextmanager
+async def at_once() -> AsyncIterator[Callable[[Outcome], None]]:
     """Nothing stands before the paid call."""
+    yield lambda _: None
 
 
 async def _never(attempts: Sequence[Attempt]) -> None:
@@ -48,14 +52,14 @@ class Terms:
 
     Attributes:
         may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may.
-        before_paying: called before each claim, such as to keep a batch within its budget.
+        paying: stands around each claim and its answer, such as to keep a batch within its budget.
         waits: whether this run goes on to wait for the end. The record says so, for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
         unclaimed: the run has seen that the key has no record. It saves a read; the claim finds out if one came since.
     """
 
     may_submit_again: Permission = _never
-    before_paying: BeforePaying = at_once
+    paying: Paying = at_once
     waits: bool = False
     refuse_duplicates: bool = False
     unclaimed: bool = False
@@ -174,8 +178,17 @@ class Submission:
 
     async def _pay(self, over: Entry | None, *, granted_by: str | None = None) -> Entry | None:
         """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
+        async with self._terms.paying() as report:
+            outcome = await self._call(over, granted_by)
+            report(outcome)
+        if isinstance(outcome, LostRace):
+            return await self._ledger.read(self._key)
+        if isinstance(outcome, Unclear):
+            raise outcome.error from outcome.cause
+        return outcome.entry
+
+    async def _call(self, over: Entry | None, granted_by: str | None) -> Outcome:
         resources = self._resources
-        await self._terms.before_paying()
         await resources.client.turn()
         if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
@@ -194,12 +207,7 @@ class Submission:
             now=resources.now,
             monotonic=resources.monotonic,
         )
-        outcome = await resources.payments.run(call.make, self._report)
-        if isinstance(outcome, LostRace):
-            return await self._ledger.read(self._key)
-        if isinstance(outcome, Unclear):
-            raise outcome.error from outcome.cause
-        return outcome.entry
+        return await resources.payments.run(call.make, self._report)
 
     def _report(self, outcome: Outcome) -> None:
         """Logs and publishes what is already written down."""

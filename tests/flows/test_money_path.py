@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
+from flows.paid_call import Outcome
 from flows.record.errors import DuplicateRequestError, SupersededError, UnconfirmedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
@@ -314,13 +317,13 @@ async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_lim
 ) -> None:
     waits, gate = asyncio.Event(), asyncio.Event()
 
-    async def limit() -> None:
+    @asynccontextmanager
+    async def limit() -> AsyncIterator[Callable[[Outcome], None]]:
         waits.set()
         await gate.wait()
+        yield lambda _: None
 
-    slow = asyncio.create_task(
-        Submission(key, KITE, resources, Terms(refuse_duplicates=True, before_paying=limit)).run()
-    )
+    slow = asyncio.create_task(Submission(key, KITE, resources, Terms(refuse_duplicates=True, paying=limit)).run())
     await waits.wait()
     monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(hours=1))
     await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
@@ -345,10 +348,12 @@ async def test_nothing_is_claimed_while_a_limit_is_waited_for(
 ) -> None:
     gate = asyncio.Event()
 
-    async def budget() -> None:
+    @asynccontextmanager
+    async def budget() -> AsyncIterator[Callable[[Outcome], None]]:
         await gate.wait()
+        yield lambda _: None
 
-    waiting = asyncio.create_task(Submission(key, KITE, resources, Terms(before_paying=budget)).run())
+    waiting = asyncio.create_task(Submission(key, KITE, resources, Terms(paying=budget)).run())
     await asyncio.sleep(0.3)
     assert await resources.ledger.read(key) is None
     gate.set()

@@ -1,0 +1,162 @@
+"""Holds a batch's submissions back while the provider's answers are unclear.
+
+Each unclear answer sends a person to the provider's account. So an outage must cost a few of them, not one for each row
+of a calendar.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Final
+
+from apixo import ApixoError, NoReplyError, NotSentError, ServerError, StatusClient
+from flows.batch.budget import BudgetError
+from flows.paid_call import Accepted, Outcome, Unclear
+from flows.signals.progress import run_logger
+
+AT_ONCE: Final = 5
+"""Paid calls that are without an answer at the same time. An answer takes a second or two; what hangs is unclear."""
+IN_A_ROW: Final = 3
+"""Unclear answers after which a run submits no more. Those that were under way together count as one."""
+ASK_SECONDS: Final = 5.0
+"""Between two free calls while submissions are held. Longer each time, up to `MOST_ASK_SECONDS`."""
+MOST_ASK_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 10.0
+"""The longest that a free call may take to count as answered well."""
+
+Report = Callable[[Outcome], None]
+Answers = Callable[[str | None], Awaitable[bool]]
+"""Whether the provider answers a call that costs nothing, about this task if one is known."""
+
+
+class OutageBrake:
+    """Lets paid calls through, at most 5 at once, and none while the provider's answers are unclear.
+
+    An unclear answer holds all further ones until a free call is answered well. Then one goes first; the others follow
+    once that is accepted. After three unclear answers in a row, or a hold that is too long, none follows any more.
+
+    Args:
+        answers: asks the provider something that costs nothing.
+        outage_seconds: the longest hold.
+        sleep, monotonic: the clock.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        *,
+        outage_seconds: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._answers, self._outage_seconds = answers, outage_seconds
+        self._sleep, self._monotonic = sleep, monotonic
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._episode = 0
+        self._in_a_row = 0
+        self._last_task: str | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._first = asyncio.Lock()
+        self.closed: str | None = None
+
+    @asynccontextmanager
+    async def call(self, key: str) -> AsyncIterator[Report]:
+        """Around one paid call. What is yielded is to be told its outcome.
+
+        Raises:
+            BudgetError: the run submits no more. Nothing was claimed or sent.
+        """
+        async with self._turns:
+            await self._pass(key)
+            if self._in_a_row == 0:
+                async with self._watched() as report:
+                    yield report
+                return
+            async with self._first:  # one call shows whether it is over
+                await self._pass(key)
+                async with self._watched() as report:
+                    yield report
+
+    async def aclose(self) -> None:
+        """Ends the asking."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+
+    async def _pass(self, key: str) -> None:
+        await self._open.wait()
+        if self.closed is not None:
+            raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[Report]:
+        episode = self._episode
+
+        def report(outcome: Outcome) -> None:
+            if isinstance(outcome, Accepted):
+                self._last_task = outcome.task_id
+            if episode != self._episode:
+                return  # it was under way when the hold began, and says nothing of what is now
+            if isinstance(outcome, Accepted):
+                self._in_a_row = 0
+            elif isinstance(outcome, Unclear):
+                self._hold()
+
+        yield report
+
+    def _hold(self) -> None:
+        self._episode += 1
+        self._in_a_row += 1
+        self._open.clear()
+        if self._in_a_row >= IN_A_ROW:
+            self._close(
+                f"APIXO's answers were unclear {IN_A_ROW} times in a row, and each further video might be paid for "
+                "without anyone knowing. Run the batch again once APIXO is well"
+            )
+            return
+        run_logger().warning(
+            "APIXO's answer was unclear. Further submissions are held until it answers a call that costs nothing."
+        )
+        self._watch = asyncio.get_running_loop().create_task(self._until_it_answers())
+
+    async def _until_it_answers(self) -> None:
+        until, pause = self._monotonic() + self._outage_seconds, ASK_SECONDS
+        while not await self._answers(self._last_task):
+            left = until - self._monotonic()
+            if left <= 0:
+                self._close(f"APIXO has not answered for {self._outage_seconds:.0f} s. Run the batch again later")
+                return
+            await self._sleep(min(pause, left))
+            pause = min(pause * 2, MOST_ASK_SECONDS)
+        run_logger().info("APIXO answers again. Submissions go on, one first.")
+        self._open.set()
+
+    def _close(self, why: str) -> None:
+        run_logger().error("No further video of this run is submitted: %s.", why)
+        self.closed = why
+        self._open.set()
+
+
+def free_call(client: StatusClient) -> Answers:
+    """Asks for the state of the last task that was accepted; without one, of a task that does not exist."""
+
+    async def answers(task_id: str | None) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await client.status_once(task_id or "outage-check")
+        except (NotSentError, NoReplyError, TimeoutError):
+            return False
+        except ServerError as error:
+            return error.code is not None and error.code < HTTPStatus.INTERNAL_SERVER_ERROR  # it does not know the task
+        except ApixoError:
+            pass  # likewise, in its own envelope
+        return True
+
+    return answers
+
+
+__all__ = ["OutageBrake", "free_call"]

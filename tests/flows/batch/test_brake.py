@@ -1,0 +1,160 @@
+"""What an outage of the provider costs a batch: a few unclear answers, never one for each row."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from flows.batch.brake import AT_ONCE, OutageBrake
+from flows.batch.budget import BudgetError
+from flows.paid_call import Accepted, LostRace, Outcome, Unclear
+from flows.record.errors import UnconfirmedError
+from flows.record.generation import Owner
+from flows.record.ledger import Entry
+from flows.record.transitions import claim
+from tests.support import KITE
+
+RECORD = claim(
+    None, key="a", request=KITE, owner=Owner(host="a", pid=1), lease_seconds=1, now=datetime(2026, 3, 1, tzinfo=UTC)
+)
+ACCEPTED = Accepted(Entry(RECORD, '"1"'), "task_1")
+UNCLEAR = Unclear(None, UnconfirmedError("unclear", key="a"), TimeoutError())
+
+
+class Provider:
+    """Answers paid calls in the given order; afterwards, and before, it accepts. `up` is what a free call sees."""
+
+    def __init__(self, *outcomes: Outcome, up: bool = True, takes: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.outcomes, self.up, self.takes = list(outcomes), up, takes
+        self.paid_calls, self.under_way, self.most_at_once = 0, 0, 0
+        self.asked: list[str | None] = []
+        self.slept = 0.0
+
+    async def answers(self, task_id: str | None) -> bool:
+        self.asked.append(task_id)
+        return self.up
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        await asyncio.sleep(0)
+
+    def brake(self, outage_seconds: float = 600) -> OutageBrake:
+        return OutageBrake(self.answers, outage_seconds=outage_seconds, sleep=self.sleep, monotonic=lambda: self.slept)
+
+    async def pay(self, brake: OutageBrake, key: str) -> None:
+        async with brake.call(key) as report:
+            self.paid_calls += 1
+            self.under_way += 1
+            self.most_at_once = max(self.most_at_once, self.under_way)
+            await (self.takes() if self.takes else asyncio.sleep(0))
+            self.under_way -= 1
+            report(self.outcomes.pop(0) if self.outcomes else ACCEPTED)
+
+    async def pay_all(self, brake: OutageBrake, rows: int) -> int:
+        """How many rows were kept from being submitted."""
+        ended = await asyncio.gather(*(self.pay(brake, f"row-{row}") for row in range(rows)), return_exceptions=True)
+        assert [error for error in ended if not isinstance(error, BudgetError | None)] == []
+        return sum(isinstance(error, BudgetError) for error in ended)
+
+
+async def test_while_all_is_well_five_calls_are_without_an_answer_at_once() -> None:
+    provider = Provider()
+    assert await provider.pay_all(provider.brake(), 40) == 0
+    assert (provider.paid_calls, provider.most_at_once, provider.asked) == (40, AT_ONCE, [])
+
+
+async def test_after_an_unclear_answer_all_goes_on_once_a_free_call_is_answered() -> None:
+    provider = Provider(ACCEPTED, UNCLEAR)  # the three that were under way beside it are accepted
+    brake = provider.brake()
+    assert await provider.pay_all(brake, 40) == 0
+    assert (provider.paid_calls, provider.asked, brake.closed) == (40, ["task_1"], None)
+
+
+async def test_nothing_is_sent_while_the_provider_is_away_and_the_rest_follows_by_itself() -> None:
+    provider = Provider(*[UNCLEAR] * 5, up=False)
+    brake = provider.brake()
+    all_rows = asyncio.create_task(provider.pay_all(brake, 200))
+    while len(provider.asked) < 8:
+        await asyncio.sleep(0)
+    assert provider.paid_calls == AT_ONCE
+    provider.up = True
+    assert await all_rows == 0
+    assert provider.paid_calls == 200
+    assert brake.closed is None
+
+
+async def test_a_provider_that_takes_free_calls_alone_is_given_three_tries(caplog: pytest.LogCaptureFixture) -> None:
+    """All that were under way together count as one, and after the first hold one goes alone."""
+    provider = Provider(*[UNCLEAR] * 200)
+    brake = provider.brake()
+    assert await provider.pay_all(brake, 200) == 200 - (AT_ONCE + 2)
+    assert provider.paid_calls == AT_ONCE + 2
+    assert brake.closed is not None
+    assert "3 times in a row" in brake.closed
+
+
+async def test_an_acceptance_in_between_begins_the_count_anew() -> None:
+    provider = Provider(UNCLEAR, *[ACCEPTED] * 9, UNCLEAR, *[ACCEPTED] * 9, UNCLEAR, *[ACCEPTED] * 9, UNCLEAR)
+    brake = provider.brake()
+    assert await provider.pay_all(brake, 60) == 0
+    assert brake.closed is None
+    assert len(provider.asked) == 4
+
+
+async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
+    provider = Provider(*[UNCLEAR] * 5, up=False)
+    brake = provider.brake(outage_seconds=600)
+    assert await provider.pay_all(brake, 200) == 195
+    assert provider.slept == 600
+    assert 20 < len(provider.asked) < 40
+    with pytest.raises(BudgetError, match=r"late was not submitted: APIXO has not answered for 600 s\. Run"):
+        await provider.pay(brake, "late")
+
+
+async def test_calls_that_hang_are_no_more_than_five() -> None:
+    gate = asyncio.Event()
+
+    async def hang() -> None:
+        await gate.wait()
+
+    provider = Provider(*[UNCLEAR] * 200, takes=hang)
+    all_rows = asyncio.create_task(provider.pay_all(provider.brake(), 200))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert provider.paid_calls == AT_ONCE
+    gate.set()
+    await all_rows
+    assert provider.paid_calls == AT_ONCE + 2
+
+
+async def test_a_race_that_was_lost_says_nothing_of_the_provider() -> None:
+    provider = Provider(UNCLEAR, LostRace(), LostRace(), UNCLEAR, LostRace(), UNCLEAR, *[UNCLEAR] * 50)
+    brake = provider.brake()
+    await provider.pay_all(brake, 60)
+    assert brake.closed is not None
+
+
+async def test_a_call_that_ends_with_an_error_frees_its_place() -> None:
+    provider = Provider()
+    brake = provider.brake()
+
+    async def broken(number: int) -> None:
+        with pytest.raises(RuntimeError):
+            async with brake.call(f"broken-{number}"):
+                raise RuntimeError
+
+    await asyncio.gather(*(broken(number) for number in range(20)))
+    assert await provider.pay_all(brake, 20) == 0
+
+
+async def test_a_run_that_ends_during_a_hold_leaves_nothing_behind() -> None:
+    provider = Provider(UNCLEAR, up=False)
+    brake = provider.brake()
+    await provider.pay(brake, "first")
+    waiting = asyncio.create_task(provider.pay(brake, "second"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await brake.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}

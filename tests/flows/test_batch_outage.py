@@ -1,0 +1,87 @@
+"""A batch during an outage of the provider: what a person has to look after, and what comes by itself."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import flows.batch.brake
+from blocks import ApixoApi
+from deployments.sandbox import Fault, SandboxServer
+from flows.batch.summary import BatchFailedError, BatchSummary
+from flows.generate_batch import generate_batch
+from tests.flows.conftest import StoredBlocks
+from tests.support import make_api
+from tests.support.events import Sent
+
+OUTAGES = ["http_502_html", "reset_after", "hang"]
+SIZES = [(50, 50.0), pytest.param(200, 5.0, marks=pytest.mark.attack)]
+"""How many rows, and how many submissions a second."""
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    return make_api(sandbox, submit_timeout_seconds=3, submit_outage_seconds=60, deadline_seconds=300)
+
+
+@pytest.fixture(autouse=True)
+def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.batch.brake, "ASK_SECONDS", 0.1)
+
+
+async def run(stored: StoredBlocks, key: str, count: int, per_second: float) -> BatchSummary:
+    rows = [{"id": f"{number:03}", "prompt": "Dunes at dawn"} for number in range(count)]
+    parameters: dict[str, Any] = {"requests": rows, "key": key, "api": stored.name, "archive": stored.name}
+    try:
+        made: BatchSummary = await generate_batch(**parameters, submissions_per_second=per_second)
+    except BatchFailedError as error:
+        return error.summary
+    return made
+
+
+def states(summary: BatchSummary) -> Counter[str]:
+    return Counter(row.state for row in summary.rows)
+
+
+@pytest.mark.parametrize(("count", "per_second"), SIZES)
+@pytest.mark.parametrize("kind", OUTAGES)
+async def test_an_outage_from_row_20_on_costs_a_few_visits_and_the_rest_comes_by_itself(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, per_second: float
+) -> None:
+    for call in ("submit", "status"):
+        skip = 20 if call == "submit" else 0
+        outage = kind if call == "submit" or kind != "reset_after" else "reset_before"
+        sandbox.faults.add(Fault(call=call, kind=outage, skip=skip, times=-1))
+    batch = asyncio.create_task(run(stored, key, count, per_second))
+    posts = 0
+    for _ in range(40):  # until the provider has got nothing more for a while
+        await asyncio.sleep(0.5)
+        posts, before = len(sandbox.record.submits()), posts
+        if posts == before > 20:
+            break
+    assert 20 < posts <= 20 + flows.batch.brake.AT_ONCE
+    sandbox.faults.clear()
+    found = states(await batch)
+    assert found == {"archived": count - (posts - 20), "unconfirmed": posts - 20}
+    assert len(sandbox.record.submits()) == count
+
+
+@pytest.mark.parametrize(("count", "per_second"), SIZES)
+@pytest.mark.parametrize("kind", OUTAGES)
+async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, per_second: float, sent: Sent
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind=kind, skip=20, times=-1))
+    summary = await run(stored, key, count, per_second)
+    posts = len(sandbox.record.submits())
+    assert 22 < posts <= 20 + flows.batch.brake.AT_ONCE + 2
+    assert states(summary) == {"archived": 20, "unconfirmed": posts - 20, "not submitted": count - posts}
+    assert summary.blocked is not None
+    assert "3 times in a row" in summary.blocked
+    (event,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
+    assert event.payload["kind"] == "ProviderOutage"
+    sandbox.faults.clear()
+    again = await run(stored, key, count, per_second)  # the next run goes on with the rest, and pays for nothing twice
+    assert states(again) == {"archived": count - (posts - 20), "unconfirmed": posts - 20}
+    assert len(sandbox.record.submits()) == count
