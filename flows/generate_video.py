@@ -1,14 +1,17 @@
 """The flow `generate-video`: one video, from the request to the archive."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import BeforeValidator
 
 from apixo import VideoRequest
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.batch.cells import as_meant
 from flows.media.spool import spool_folder
 from flows.permission import rerun_by_person
 from flows.record.errors import SupersededError, VideoFailedError
@@ -30,7 +33,7 @@ def _run_name() -> str:
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(name="generate-video", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
 async def generate_video(
-    request: VideoRequest,
+    request: Annotated[VideoRequest, BeforeValidator(as_meant)],
     key: Key | None = None,
     wait: bool = True,
     refuse_duplicates: bool = False,

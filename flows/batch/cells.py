@@ -54,6 +54,20 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     return values, problems
 
 
+def as_meant(request: Any) -> Any:
+    """A request from outside, such as an event's, in the form that the API takes. For pydantic, before it validates.
+
+    Raises:
+        ValueError: a value could be meant in more than one way.
+    """
+    if not isinstance(request, dict):
+        return request
+    values, problems = normalize(request)
+    if problems:
+        raise ValueError("; ".join(f"{field} {problem}" for field, problem in problems.items()))
+    return values
+
+
 def line_ends(text: str) -> str:
     r"""The text with every line end as `\n`, so that the same text is the same video whatever saved it."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -62,6 +62,7 @@ class BatchSummary(BaseModel):
     blocked: str | None = Field(
         default=None, description="Why APIXO takes nothing more with this account, key or model; None: it does."
     )
+    notes: list[str] = Field(default=[], description="What was left out of the calendar.")
     rows: list[BatchRow]
 
     @property
@@ -103,6 +104,7 @@ def summarize(
     price: Decimal | None,
     spent_before: Decimal | None,
     blocked: str | None = None,
+    notes: Sequence[str] = (),
     dry_run: bool = False,
 ) -> BatchSummary:
     """Counts the rows. Pure."""
@@ -115,6 +117,7 @@ def summarize(
         price=price,
         spent_before=spent_before,
         blocked=blocked,
+        notes=list(notes),
         rows=sorted(rows, key=lambda row: row.line),
     )
 
@@ -184,6 +187,6 @@ async def publish(summary: BatchSummary) -> None:
             for row in summary.rows
         ],
         key=artifact_key(summary.key, kind="batch"),
-        description=("Dry run. " if summary.dry_run else "") + summary.sentence(),
+        description=" ".join([*(["Dry run."] if summary.dry_run else []), summary.sentence(), *summary.notes]),
     )
     await shown(made, what=f"the table of {summary.key}")

@@ -359,3 +359,29 @@ async def test_a_deadline_leaves_the_generation_open_and_a_rerun_goes_on(
     await stored.api.save(stored.name, overwrite=True)
     assert (await stored.generate(KITE, key=key)).state is State.ARCHIVED
     assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_request_as_automations_send_it_is_understood(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    """With null and empty texts for what has no value, numbers as texts, and a list as one text."""
+    image = f"{sandbox.base_url}/samples/harbor.jpg"
+    request: Any = {
+        "prompt": "A fox", "duration": "8", "aspect_ratio": "9:16", "image_urls": f"{image},{image}?v=2", "mode": None,
+        "remove_watermark": "",
+    }  # fmt: skip
+    made = await stored.generate(request, key=key)
+    assert made.request == VideoRequest(
+        prompt="A fox", duration=8, aspect_ratio="portrait", image_urls=[image, f"{image}?v=2"]
+    )
+    (sent,) = sandbox.record.submits()
+    assert json.loads(sent.body)["input"]["image_urls"] == [image, f"{image}?v=2"]
+
+
+async def test_a_request_that_can_be_meant_in_two_ways_fails_and_says_so(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    request: Any = {"prompt": "A fox", "image_urls": "https://example.com/a.jpg,b.jpg"}
+    with pytest.raises(ParameterTypeError, match=r"image_urls holds a comma or semicolon.*%2C"):
+        await stored.generate(request, key=key)
+    assert sandbox.record.submits() == []
