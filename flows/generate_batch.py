@@ -49,6 +49,7 @@ from flows.resources import Resources, command_options, load_block, open_resourc
 from flows.signals.events import emit_blocked
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
+from flows.signals.run_log import log_reasons_once
 from flows.steps.retrying import retried
 from flows.submission import Terms
 
@@ -138,6 +139,7 @@ async def generate_batch(
         archive: Name of the `video-archive` block.
     """
     protect_log_handlers()
+    log_reasons_once()
     key = _batch_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:

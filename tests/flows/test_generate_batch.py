@@ -93,7 +93,7 @@ async def test_every_row_is_a_video_and_the_table_shows_it(
         (number, f"{key}-{number - 1:02}", "archived") for number in (1, 2, 3)
     ]
     for row in shown:
-        assert str(row["link"]).endswith(f"/artifacts/key/{artifact_key(row['key'])}"), row
+        assert str(row["video"]).endswith(f"/artifacts/key/{artifact_key(row['key'])})"), row
     again = await run(stored, key)
     assert again.price == 0
     assert again.spent_before == 12 * PRICE
@@ -106,8 +106,8 @@ async def test_with_a_public_url_the_table_links_to_the_videos(
     stored = await store_blocks(api, make_archive(minio, public_url="https://videos.example.com"))
     summary = await run(stored, key, requests=rows(1))
     assert summary.rows[0].object_name is not None
-    assert (await table(key))[0]["link"] == (
-        f"https://videos.example.com/{stored.archive.bucket}/{summary.rows[0].object_name}"
+    assert (await table(key))[0]["video"] == (
+        f"[open](https://videos.example.com/{stored.archive.bucket}/{summary.rows[0].object_name})"
     )
 
 
@@ -147,8 +147,8 @@ async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
     assert "line 7: id: has the same id as line 2" in told
     assert "on_bad_rows" in told
     assert sandbox.record.submits() == []
-    assert [row["state"] for row in await table(key)] == [
-        "not submitted", "bad row", "not submitted", "bad row", "bad row",
+    assert [(row["line"], row["state"]) for row in await table(key)] == [  # what needs a person comes first
+        (3, "bad row"), (6, "bad row"), (7, "bad row"), (2, "not submitted"), (4, "not submitted"),
     ]  # fmt: skip
 
 
