@@ -215,8 +215,8 @@ def _problem(detail: ErrorDetails) -> RowProblem:
 def allowed_fields() -> str:
     """What a row may have, and what to do with more."""
     return (
-        f"Allowed are {FIELDS[0]}, which must be there, and {', '.join(FIELDS[1:])}. To keep others, put a # before "
-        "their name, or turn ignore_columns on (on the command line --ignore-columns)"
+        f"Allowed are {FIELDS[0]}, which must be there, and {', '.join(FIELDS[1:])}. To keep others in a calendar, put "
+        "a # before their name, or turn ignore_columns on (on the command line --ignore-columns)"
     )
 
 

@@ -40,12 +40,16 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
     """The fields of one video in the form that the API takes, and what is wrong with those that have none. Pure.
 
     An absent value is the default: `null`, as pandas and JavaScript write it, and an empty text, as an empty cell is
-    one. The prompt alone is never left out for being empty, for it is required.
+    one. The prompt alone is never left out for being empty, for it is required. A name that begins with # is a remark.
     """
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for field, value in fields.items():
-        if value is None or (isinstance(value, str) and field in _READERS and not value.strip()):
+        if (
+            value is None
+            or field.startswith("#")
+            or (isinstance(value, str) and field in _READERS and not value.strip())
+        ):
             continue
         try:
             values[field] = _READERS[field](value) if field in _READERS else value

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 MAX_UNPACKED_BYTES: Final = 100_000_000
 """All texts of a calendar with MAX_ROWS of the longest prompt. A small file can be made to unpack to terabytes."""
-MAX_SHEET_BYTES: Final = 30_000_000
-"""A sheet has some 60 bytes for a cell, and openpyxl some 500."""
-MAX_PLAIN_DIGITS: Final = 15
-"""Excel keeps no more digits of a number."""
+MAX_CELLS: Final = 500_000
+"""MAX_ROWS of MAX_COLUMNS. openpyxl takes a kilobyte and 20 microseconds for each."""
 MAX_MERGED_CELLS: Final = 100_000
 """openpyxl makes an object of each, and one merged area can have 17 billion."""
+MAX_PLAIN_DIGITS: Final = 15
+"""Excel keeps no more digits of a number."""
 OLD_EXCEL_OR_ENCRYPTED: Final = b"\xd0\xcf\x11\xe0"
 PLAIN_FORMATS: Final = frozenset({"General", "0", "@"})
 """Number formats that show a whole number as it is."""
@@ -49,29 +49,35 @@ def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable
     Raises:
         CalendarError: it is not a workbook, or which sheet is meant is not clear.
     """
-    _check_size(data, name)
-    shows = _open(data, name, data_only=True)
-    found = _sheet(shows, name, sheet, report)
-    formulas = {at for at, cell in _sparse(_open(data, name, data_only=False)[found.title]) if cell.data_type == "f"}
+    has_formulas = _inspect(data, name)
+    found = _sheet(_open(data, name, data_only=True), name, sheet, report)
+    # Of a formula either itself or its result can be read.
+    itself = _open(data, name, data_only=False)[found.title] if has_formulas else None
+    formulas = {at for at, cell in _sparse(itself) if cell.data_type == "f"} if itself is not None else set()
     return _rows(found, formulas, report)
 
 
-def _check_size(data: bytes, name: str) -> None:
+def _inspect(data: bytes, name: str) -> bool:
+    """Whether there are formulas in it. Refuses what openpyxl would need too much time or memory for."""
     if data.startswith(OLD_EXCEL_OR_ENCRYPTED):
         raise refusal(name, "is protected by a password, or an old .xls. Save it as .xlsx without a password.")
+    cells, merged, formulas = 0, 0, False
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = archive.infolist()
-            sheets = [part for part in parts if part.filename.startswith("xl/worksheets/")]
-            largest = max((part.file_size for part in sheets), default=0)
-            fits = largest <= MAX_SHEET_BYTES and sum(part.file_size for part in parts) <= MAX_UNPACKED_BYTES
-            fits = fits and all(_merged_cells(archive.read(part)) <= MAX_MERGED_CELLS for part in sheets)
+            fits = sum(part.file_size for part in parts) <= MAX_UNPACKED_BYTES
+            for part in parts if fits else ():  # all of them: a sheet may have any name
+                text = archive.read(part)
+                cells += len(re.findall(rb"<(?:\w+:)?c[\s/>]", text))
+                merged += _merged_cells(text)
+                formulas = formulas or re.search(rb"<(?:\w+:)?f[\s/>]", text) is not None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise refusal(name, "is not an Excel workbook, or is damaged. Save it as .xlsx once more.") from error
-    if not fits:
+    if not fits or cells > MAX_CELLS or merged > MAX_MERGED_CELLS:
         raise refusal(
             name, "is too large when unpacked. Delete empty formatted rows, pictures and other sheets from it."
         )
+    return formulas
 
 
 def _merged_cells(sheet: bytes) -> int:
@@ -172,6 +178,8 @@ def _text(cell: Any, field: str, formula: bool, merged: str | None) -> str | Fla
         return _plain(value, field, cell.number_format)
     except ValueError as error:
         return Flaw(str(error))
+    except (LookupError, OverflowError):
+        return Flaw("has a format that the workbook does not have. Save it as .xlsx once more")
 
 
 def _plain(value: Any, field: str, number_format: str) -> str:

@@ -369,9 +369,11 @@ def test_the_error_can_be_pickled_and_is_not_tried_again() -> None:
     | st.text(max_size=200).map(str.encode)
     | st.text(st.sampled_from(list('prompt,id;\t\n\r"{}[]:1é\x00')), max_size=60).map(str.encode)
     | st.lists(
-        st.sampled_from(["prompt", "id", ",", '"', "\n", "\r", '""', "A kite", "{", "}", ":", "[", "]", "4"])
+        st.sampled_from(
+            ["prompt", "id", ",", '"', "sep=;", ";", "#", "\n", "\r", '""', "A kite", "{", "}", ":", "[", "]", "4"]
+        )
     ).map(lambda parts: "".join(["prompt,id\n", *parts]).encode()),
-    st.sampled_from(["plan.csv", "plan.jsonl"]),
+    st.sampled_from(["plan.csv", "plan.tsv", "plan.jsonl", "plan.xlsx"]),
 )
 def test_any_bytes_are_rows_or_a_calendar_error(data: bytes, name: str) -> None:
     try:

@@ -50,6 +50,7 @@ def test_a_value_that_can_be_meant_in_one_way_is_understood(field: str, value: A
 def test_what_is_absent_is_the_default_and_an_empty_prompt_is_none() -> None:
     fields = dict.fromkeys(("duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "id", "not_before"))
     assert normalize({"prompt": None} | fields) == ({}, {})
+    assert normalize({"prompt": "A kite", "#owner": "Ann"}) == ({"prompt": "A kite"}, {})
     assert normalize({"prompt": " "} | dict.fromkeys(fields, " ")) == ({"prompt": " "}, {})
 
 

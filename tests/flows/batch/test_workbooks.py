@@ -7,13 +7,15 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openpyxl import Workbook, load_workbook
 from openpyxl.worksheet.worksheet import Worksheet
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row
 from flows.batch.calendars import CalendarError, parse_calendar
 from flows.batch.tables import MAX_ROWS
-from flows.batch.workbooks import MAX_SHEET_BYTES
+from flows.batch.workbooks import MAX_CELLS, MAX_UNPACKED_BYTES
 
 from .test_calendar_rows import told
 
@@ -40,7 +42,7 @@ def packed(workbook: Workbook) -> bytes:
 def patched(data: bytes, part: str, old: str, new: str) -> bytes:
     """A workbook with one of its parts changed, as other programs write it."""
     file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(file, "w") as after:
+    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as after:
         for name in before.namelist():
             text = before.read(name)
             if name == part:
@@ -238,29 +240,53 @@ def test_more_rows_than_a_batch_takes_are_refused() -> None:
         read(saved(["prompt"], *[["A kite"]] * (MAX_ROWS + 1)))
 
 
-BOMB = "<row r='3'><c r='A3'/></row>" + " " * MAX_SHEET_BYTES + "</sheetData>"
-MERGED = "</sheetData><mergeCells><mergeCell ref='A1:XFD1048576'/></mergeCells>"
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def grown(end: str) -> bytes:
+    """A workbook whose sheet goes on like this."""
+    return patched(saved(["prompt"]), SHEET, "</sheetData>", end)
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("make", "message"),
     [
-        (b"", "is empty"),
-        (b"prompt\nA kite", "is not an Excel workbook, or is damaged. Save it as .xlsx"),
-        (saved(["prompt"])[:-30], "is not an Excel workbook, or is damaged"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is protected by a password, or an old .xls"),
-        (saved(["id"], ["a"]), "the column prompt is missing"),
-        (saved(["prompt"]), "names no video"),
-        (saved(), "the column prompt is missing"),
+        (lambda: b"", "is empty"),
+        (lambda: b"prompt\nA kite", "is not an Excel workbook, or is damaged. Save it as .xlsx"),
+        (lambda: saved(["prompt"])[:-30], "is not an Excel workbook, or is damaged"),
+        (lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is protected by a password, or an old .xls"),
+        (lambda: saved(["id"], ["a"]), "the column prompt is missing"),
+        (lambda: saved(["prompt"]), "names no video"),
+        (saved, "the column prompt is missing"),
+        (lambda: patched(saved(["prompt"]), SHEET, "<sheetData>", "<sheetData"), "cannot be read as an Excel workbook"),
+        (lambda: grown(" " * MAX_UNPACKED_BYTES + "</sheetData>"), "too large when unpacked"),
+        (lambda: grown(f"<row r='3'>{'<c/>' * (MAX_CELLS + 1)}</row></sheetData>"), "too large when unpacked"),
         (
-            patched(saved(["prompt"]), "xl/worksheets/sheet1.xml", "<sheetData>", "<sheetData"),
-            "cannot be read as an Excel",
+            lambda: grown("</sheetData><mergeCells><mergeCell ref='A1:XFD1048576'/></mergeCells>"),
+            "too large when unpacked",
         ),
-        (patched(saved(["prompt"]), "xl/worksheets/sheet1.xml", "</sheetData>", BOMB), "too large when unpacked"),
-        (patched(saved(["prompt"]), "xl/worksheets/sheet1.xml", "</sheetData>", MERGED), "too large when unpacked"),
     ],
-    ids=["empty", "csv", "cut", "encrypted", "no prompt", "no rows", "no cells", "junk", "bomb", "merged"],
+    ids=["empty", "csv", "cut", "encrypted", "no prompt", "no rows", "no cells", "junk", "bomb", "cells", "merged"],
 )
-def test_what_is_not_a_calendar_is_refused_whole_with_what_to_do(data: bytes, message: str) -> None:
+def test_what_is_not_a_calendar_is_refused_whole_with_what_to_do(make: Callable[[], bytes], message: str) -> None:
     with pytest.raises(CalendarError, match=message):
-        read(data)
+        read(make())
+
+
+GOOD = saved(["prompt", "id", "duration"], ["A kite", 7, "=4+4"], [None, None, date(2026, 3, 1)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_damaged_workbook_is_rows_or_a_calendar_error(data: st.DataObject) -> None:
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as archive:
+        part = data.draw(st.sampled_from(archive.namelist()))
+        text = archive.read(part).decode()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 40)))
+    put = data.draw(st.sampled_from(["", "<", ">", '"', "0", "-1", "99999999999999999999", "x", "<c r='B9'/>", "&a;"]))
+    try:
+        rows = read(patched(GOOD, part, text, text[:start] + put + text[end:]) if text else GOOD)
+    except CalendarError:
+        return
+    assert all(isinstance(row, Row) or row.problems for row in rows)
