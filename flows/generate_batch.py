@@ -144,7 +144,7 @@ async def generate_batch(
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
         notes: list[str] = []
-        read = partial(read_calendar, sheet=sheet, ignore_columns=ignore_columns, report=notes.append)
+        read = partial(read_calendar, sheet=sheet or None, ignore_columns=ignore_columns, report=notes.append)
         rows = await _rows(requests, calendar, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)
