@@ -84,7 +84,7 @@ def _merged_cells(sheet: bytes) -> int:
     from openpyxl.utils import range_boundaries  # noqa: PLC0415 - see _open
 
     total = 0
-    for area in re.findall(rb"<(?:\w+:)?mergeCell\b[^>]*?\bref\s*=\s*[\"']([A-Za-z0-9:$]+)", sheet):
+    for area in re.findall(rb"<(?:\w+:)?mergeCell\b[^<>]*?\bref\s*=\s*[\"']([A-Za-z0-9:$]+)", sheet):
         left, top, right, bottom = range_boundaries(area.decode())
         total += ((right or 0) - (left or 0) + 1) * ((bottom or 0) - (top or 0) + 1)
     return total

@@ -23,7 +23,7 @@ class _ReasonOnce(logging.Filter):
         if isinstance(raised, SoraError):
             record.msg, record.args, record.exc_info, record.exc_text = str(raised), (), None, None
             return _first(raised)
-        if record.exc_info is None and isinstance(record.args, tuple):
+        if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
             # Logged by ourselves, as the error of an unclear payment is before anything else can happen.
             ours = [item for item in record.args if isinstance(item, SoraError)]
             if len(ours) == len(record.args) == 1 and record.msg == "%s":

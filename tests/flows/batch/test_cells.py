@@ -1,5 +1,7 @@
 """Values as people and their programs write them: what is understood, and what is left to be refused."""
 
+import contextlib
+import time
 from typing import Any
 
 import pytest
@@ -100,6 +102,14 @@ def test_a_comma_that_could_stand_between_two_addresses_is_refused_with_what_to_
     with pytest.raises(CellError, match="%2C") as refused:
         addresses(text)
     assert "example" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["," * 130_000, f"{A}{',' * 130_000}x", f"{A},x" * 13_000, " ;" * 65_000])
+def test_a_cell_of_commas_is_read_quickly(text: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(CellError):
+        addresses(text)
+    assert time.process_time() - began < 2
 
 
 def test_a_list_has_one_address_in_each_entry() -> None:

@@ -27,6 +27,12 @@ def logged_by_ourselves() -> None:
     raise error
 
 
+def warned_of() -> None:
+    error = UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+    get_run_logger().warning("%s", error)
+    raise error
+
+
 def a_bug() -> None:
     raise ZeroDivisionError("nobody foresaw this")
 
@@ -47,7 +53,7 @@ async def errors(fail: Callable[[], None], caplog: pytest.LogCaptureFixture) -> 
     return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("fail", [ours, logged_by_ourselves])
+@pytest.mark.parametrize("fail", [ours, logged_by_ourselves, warned_of])
 async def test_a_reason_is_logged_once_without_a_traceback(
     fail: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
