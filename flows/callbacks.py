@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from apixo import BadRequestError, Status
+from apixo.redaction import excerpt, hide_secret
 from apixo.replies import FINAL_STATES, usable_task_id
 from blocks.errors import StoreError
 from flows.record import transitions
@@ -35,6 +36,8 @@ NOTE: Final = "its callback named the task"
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MOST_UNPACKED_BYTES: Final = 1_048_576
 """As much as a body may have as it comes."""
+MOST_SHOWN_BYTES: Final = 20_000
+"""Of a body that is logged, looked through for secrets before it is shortened further."""
 
 
 class Outcome(StrEnum):
@@ -70,14 +73,32 @@ def parse_claimed_task_id(body: bytes) -> str | None:
     return next((task_id for value in (*texts, *numbers) if (task_id := usable_task_id(value))), None)
 
 
+def shown_body(body: bytes, *secrets: str) -> str:
+    """The beginning of a body as a log may hold it: on one line, without these secrets and without signatures.
+
+    Args:
+        body: as it came.
+        secrets: what the provider knows of ours and may repeat, such as the token in the callback's address.
+    """
+    with contextlib.suppress(zlib.error):
+        body = _unpacked(body)
+    text = body[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
+    for secret in secrets:
+        text = hide_secret(text, secret)
+    return excerpt(text.encode()) or "(empty)"
+
+
+def _unpacked(body: bytes) -> bytes:
+    if body.startswith(GZIP_MAGIC):
+        return zlib.decompressobj(wbits=31).decompress(body, MOST_UNPACKED_BYTES)
+    return body
+
+
 def _content(body: bytes) -> Any:
     """A body as JSON, or as the fields of a form; None where it is neither."""
-    try:
-        if body.startswith(GZIP_MAGIC):
-            body = zlib.decompressobj(wbits=31).decompress(body, MOST_UNPACKED_BYTES)
+    with contextlib.suppress(ValueError, RecursionError, zlib.error):
+        body = _unpacked(body)
         return json.loads(body)
-    except (ValueError, RecursionError, zlib.error):
-        pass
     with contextlib.suppress(ValueError):  # not UTF-8, or more fields than any callback has
         return {name: _inner(values[0]) for name, values in parse_qs(body.decode(), max_num_fields=100).items()}
     return None

@@ -1,14 +1,14 @@
 """The flow `generate-batch`: a content calendar, many videos in one run."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 
 from aiolimiter import AsyncLimiter
-from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -20,6 +20,8 @@ from flows.batch.brake import OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
+from flows.batch.earlier_keys import as_submitted, keys_of
+from flows.batch.limited_flow import limited_flow
 from flows.batch.summary import (
     BatchRow,
     BatchSummary,
@@ -49,6 +51,7 @@ from flows.resources import Resources, command_options, load_block, open_resourc
 from flows.signals.events import emit_blocked
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
+from flows.signals.run_log import log_reasons_once
 from flows.steps.retrying import retried
 from flows.submission import Terms
 
@@ -75,6 +78,7 @@ def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | 
         return BadRow(line=1, id=None, problems=(RowProblem(field="", message="must be an object with a prompt"),))
 
 
+ReadCalendar = Callable[[str, VideoArchive], Awaitable[list[Row | BadRow]]]
 LenientItem = Annotated[BatchItem, WrapValidator(_lenient)]
 
 
@@ -95,7 +99,7 @@ def _run_name() -> str:
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
-@flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@limited_flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
 async def generate_batch(
     requests: list[LenientItem] | None = None,
     calendar: str | None = None,
@@ -107,15 +111,18 @@ async def generate_batch(
     max_in_flight: Annotated[int, Field(ge=1)] | None = None,
     submissions_per_second: Annotated[float, Field(gt=0, le=100)] = SUBMISSIONS_PER_SECOND,
     refuse_duplicates: bool = False,
+    sheet: str | None = None,
+    ignore_columns: bool = False,
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
     """Generates the videos of a content calendar. Running it again with the same key does only what is missing.
 
     Args:
-        requests: The videos; or give a calendar.
-        calendar: A CSV or JSON Lines file: a path on the worker's machine, or `s3://bucket/object` in the archive's
-            store. Columns: prompt, id, duration, aspect_ratio, image_urls, mode, remove_watermark, not_before.
+        requests: The videos; or give a calendar. Prefect takes 512 KB: give a calendar for more.
+        calendar: A CSV, JSON Lines or Excel file: a path on the worker's machine, or `s3://bucket/object` in the
+            archive's store. Columns: prompt, id, duration, aspect_ratio, image_urls, mode, remove_watermark,
+            not_before.
         key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
             its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
             Requests without one have the id of this flow run, or of the outermost one around it, as their key: every
@@ -128,14 +135,21 @@ async def generate_batch(
         submissions_per_second: How fast videos are submitted.
         refuse_duplicates: On fails a row whose request was submitted under another key, such as that of a renamed
             calendar. Off only says so in the log and in the dry run's table.
+        sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
+        ignore_columns: On leaves out columns that do not exist, and says so. Those that begin with # always are.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
     protect_log_handlers()
+    log_reasons_once()
     key = _batch_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
-        rows = await _rows(requests, calendar, key, resources)
+        notes: list[str] = []
+        read = partial(read_calendar, sheet=sheet or None, ignore_columns=ignore_columns, report=notes.append)
+        rows = await _rows(requests, calendar, key, resources, read)
+        for note in notes:
+            run_logger().warning("%s", note)
         bad = [row for row in rows if isinstance(row, BadRow)]
         for row in bad[:BAD_ROWS_LOGGED]:
             run_logger().error("Line %d is not understood. %s", row.line, bad_row(row).problem)
@@ -143,7 +157,7 @@ async def generate_batch(
             run_logger().error("%d more are not understood: see the run's table.", len(bad) - BAD_ROWS_LOGGED)
         limit = None if max_spend is None else Decimal(str(max_spend))
         terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
-        batch = await Batch.look(key, rows, resources, terms=terms, max_spend=limit)
+        batch = await Batch.look(key, rows, resources, terms=terms, max_spend=limit, notes=notes)
         if dry_run:
             summary = await batch.check()
         elif bad and on_bad_rows == "refuse":
@@ -163,13 +177,17 @@ async def generate_batch(
 
 
 async def _rows(
-    requests: Sequence[BatchItem | BadRow] | None, calendar: str | None, key: str, resources: Resources
+    requests: Sequence[BatchItem | BadRow] | None,
+    calendar: str | None,
+    key: str,
+    resources: Resources,
+    read: ReadCalendar,
 ) -> list[Row | BadRow]:
     """What is asked for, each row understood or not. Rows whose key would not be one are not."""
     if (requests is None) is (calendar is None):
         raise PipelineError("Give either requests or a calendar. Nothing was submitted.", key=key)
     if calendar is not None:
-        rows = await read_calendar(calendar, resources.archive)
+        rows = await read(calendar, resources.archive)
     else:
         rows = mark_duplicates(
             [
@@ -200,8 +218,9 @@ class Batch:
         resources: Resources,
         *,
         terms: Terms,
+        notes: Sequence[str] = (),
     ) -> None:
-        self._key, self._terms = key, terms
+        self._key, self._terms, self._notes = key, terms, notes
         self._before, self._budget, self._resources = before, budget, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
         self._blocked: str | None = None
@@ -222,7 +241,14 @@ class Batch:
 
     @classmethod
     async def look(
-        cls, key: str, rows: Sequence[Row | BadRow], resources: Resources, *, terms: Terms, max_spend: Decimal | None
+        cls,
+        key: str,
+        rows: Sequence[Row | BadRow],
+        resources: Resources,
+        *,
+        terms: Terms,
+        max_spend: Decimal | None,
+        notes: Sequence[str] = (),
     ) -> Self:
         """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
 
@@ -230,12 +256,14 @@ class Batch:
             BudgetError: there is a limit and no price to count with.
             StoreError: the ledger does not answer.
         """
-        keys = [row.item.key(key) for row in rows if isinstance(row, Row)]
-        entries = await resources.ledger.read_all(keys)
-        before = {entry.generation.key: entry.generation for entry in entries if entry is not None}
+        entries = await resources.ledger.read_all(keys_of(rows, key))
+        known = {entry.generation.key: entry.generation for entry in entries if entry is not None}
+        rows = [as_submitted(row, key, known) for row in rows]
+        keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
+        before = {found.key: found for found in known.values() if found.key in keys}
         price = resources.api.price_per_second
         budget = Budget(price_per_second=price, max_spend=max_spend, spent_before=spent_on(before.values(), price))
-        return cls(key, rows, before, budget, resources, terms=terms)
+        return cls(key, rows, before, budget, resources, terms=terms, notes=notes)
 
     def untouched(self) -> BatchSummary:
         """The summary of a batch that is refused."""
@@ -382,5 +410,6 @@ class Batch:
             price=self._budget.spent,
             spent_before=self._budget.spent_before if self._budget.price_per_second is not None else None,
             blocked=self._blocked,
+            notes=self._notes,
             dry_run=dry_run,
         )

@@ -1,14 +1,18 @@
 """The flow `generate-video`: one video, from the request to the archive."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import BeforeValidator
 
 from apixo import VideoRequest
 from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.batch.cells import as_meant
+from flows.explaining import explain_refused_parameters, explained
 from flows.media.spool import spool_folder
 from flows.permission import rerun_by_person
 from flows.record.errors import SupersededError, VideoFailedError
@@ -19,6 +23,8 @@ from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
+from flows.signals.run_artifacts import publish_on_its_way
+from flows.signals.run_log import log_reasons_once
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
@@ -28,9 +34,16 @@ def _run_name() -> str:
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
-@flow(name="generate-video", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@flow(
+    name="generate-video",
+    flow_run_name=_run_name,
+    persist_result=False,
+    log_prints=False,
+    retries=0,
+    on_failure=[explain_refused_parameters],
+)
 async def generate_video(
-    request: VideoRequest,
+    request: Annotated[VideoRequest, BeforeValidator(as_meant)],
     key: Key | None = None,
     wait: bool = True,
     refuse_duplicates: bool = False,
@@ -49,11 +62,17 @@ async def generate_video(
         archive: Name of the `video-archive` block.
     """
     protect_log_handlers()
+    log_reasons_once()
     key = check_key(key) if key is not None else key_of_run(request)
-    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, pays=True, options=command_options(api, archive)) as resources:
-        terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
-        return await generate(request, key, resources, terms)
+    options = command_options(api, archive)
+    async with explained(key):
+        blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+        async with open_resources(*blocks, pays=True, options=options) as resources, explained(key, resources):
+            terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
+            made = await generate(request, key, resources, terms)
+    if not made.objects:
+        await publish_on_its_way(made, options)
+    return made
 
 
 def key_of_run(request: VideoRequest) -> str:

@@ -21,7 +21,7 @@ from flows.signals.progress import Step, listen
 
 def batch(
     calendar: Annotated[
-        str, typer.Argument(help="A .csv or .jsonl file, or s3://bucket/object in the archive's store.")
+        str, typer.Argument(help="A .csv, .jsonl or .xlsx file, or s3://bucket/object in the archive's store.")
     ],
     key: Annotated[
         str | None,
@@ -47,6 +47,12 @@ def batch(
             "--refuse-duplicates", help="Fail rows whose request was submitted under another key. Default: only say so."
         ),
     ] = False,
+    sheet: Annotated[
+        str | None, typer.Option(help="Which sheet of an .xlsx. Default: its only one that is not hidden.")
+    ] = None,
+    ignore_columns: Annotated[
+        bool, typer.Option("--ignore-columns", help="Leave out columns that do not exist. Default: refuse the file.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
     api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
@@ -54,7 +60,7 @@ def batch(
 ) -> None:
     """Generate the videos of a content calendar.
 
-    Columns of the CSV: `prompt`, and if wanted `id`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks),
+    Columns: `prompt`, and if wanted `id`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks or commas),
     `mode`, `remove_watermark`, `not_before` (a day). JSON Lines has the same names. An empty cell means the default.
 
     Run it again after anything went wrong, or after rows were added: it does only what is missing, and pays nothing
@@ -78,6 +84,8 @@ def batch(
             max_in_flight=max_in_flight,
             submissions_per_second=submissions_per_second,
             refuse_duplicates=refuse_duplicates,
+            sheet=sheet,
+            ignore_columns=ignore_columns,
             api=api,
             archive=archive,
         )
@@ -115,6 +123,8 @@ def print_summary(summary: BatchSummary) -> None:
             escape(row.object_name or row.note or "-"),
         )
     out.print(rows)
+    for note in summary.notes:
+        err.print(escape(note))
     err.print(escape(summary.sentence()))
 
 

@@ -23,7 +23,7 @@ import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from apixo import ApixoError
@@ -34,7 +34,7 @@ from deployments.connection import SetupError
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
 from deployments.receiver.server import CallbackServer
-from flows.callbacks import Outcome, answer_call, parse_claimed_task_id
+from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
@@ -46,7 +46,9 @@ MOST_BODY_BYTES: Final = 1_048_576
 BODY_SECONDS: Final = 10.0
 """How long a body may take."""
 ANSWER_SECONDS: Final = 5.0
-"""How long the provider waits for an answer. What takes longer goes on without it."""
+"""How long the provider waits for an answer; it would wait for 30. What takes longer goes on without it, and it is told
+to call again: 200 is for what is written down, or needs no writing down."""
+ONLY_POST: Final = "This address takes callbacks of APIXO, by POST. It is there.\n"
 RETRY_AFTER_SECONDS: Final = 10
 STORE_PATIENCE_SECONDS: Final = 2.0
 """How long an outage of the store is waited out: shorter than `ANSWER_SECONDS`, so that the provider hears of it."""
@@ -133,7 +135,7 @@ def create_app(
         routes=[
             Route("/health", handlers.health),
             *(
-                Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST"])
+                Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
                 for path in dict.fromkeys([public_path, ""])
                 for rest in ("{token}", "{attempt}/{token}")
             ),
@@ -161,17 +163,24 @@ class _Handlers:
         return JSONResponse({"status": "ok"})
 
     async def call(self, request: Request) -> Response:
+        if request.method != "POST":  # a person or a monitor who looks whether it is there; all are answered alike
+            return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "POST"})
         key, number = self._about(request)
-        claimed_task_id = parse_claimed_task_id(await self._body(request))
+        body = await self._body(request)
+        claimed_task_id = parse_claimed_task_id(body)
         try:
             call = self.queue.take(key, number, claimed_task_id)
         except QueueFullError:
             return _reply("busy", HTTPStatus.SERVICE_UNAVAILABLE)
         await asyncio.wait({call}, timeout=self._answer_seconds)
-        if not call.done():
-            return _reply("accepted", HTTPStatus.ACCEPTED)
+        if not call.done():  # it goes on, but nothing is written down yet, so another call does no harm
+            return _reply("unfinished", HTTPStatus.SERVICE_UNAVAILABLE)
         if call.cancelled():
             return _reply(Trouble.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
+        if call.result() in (Outcome.UNIDENTIFIED, Outcome.UNKNOWN):
+            api = self._resources.api
+            said = shown_body(body, api.callback_token(key, number), str(api.api_key.get()))
+            _log.warning("That call of APIXO about %s, attempt %d, had the body: %s", key, number, said)
         return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
 
     def _about(self, request: Request) -> tuple[str, int]:

@@ -5,14 +5,15 @@ No message repeats a value: a cell that slipped into another column may be an im
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import date, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from apixo import VideoRequest
+from flows.batch.cells import line_ends, normalize
 from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 
@@ -53,6 +54,16 @@ class BatchItem(VideoRequest):
         title="Not before",
         description="The video is not generated before this day (UTC), YYYY-MM-DD. Leave empty: at once.",
     )
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _same_line_ends(cls, prompt: object) -> object:
+        # The same file is saved with CRLF by Excel and with LF by an editor or git, and is one calendar.
+        return line_ends(prompt) if isinstance(prompt, str) else prompt
+
+    def with_crlf(self) -> Self:
+        """The item as it was before line ends were made the same: its file had CRLF."""
+        return self.model_copy(update={"prompt": self.prompt.replace("\n", "\r\n")})
 
     def request(self) -> VideoRequest:
         """What the ledger keeps and compares: the request alone, exactly a `VideoRequest`."""
@@ -104,16 +115,16 @@ class Row(BaseModel):
 FIELDS: Final = tuple(BatchItem.model_fields)
 ALLOWED: Final = {
     "prompt": "must be a text of 1 to 10,000 characters",
-    "duration": "must be 4, 8 or 12: whole seconds, without decimals or a unit",
-    "aspect_ratio": "must be landscape or portrait",
+    "duration": "must be 4, 8 or 12 seconds",
+    "aspect_ratio": "must be landscape (16:9) or portrait (9:16)",
     "image_urls": (
         "must be public http:// or https:// addresses of JPG, PNG or WebP images, of at most 2,000 characters each, "
-        "whole, without blanks, user name or password"
+        "whole, without file names, brackets, user name or password"
     ),
     "mode": "must be text-to-video or image-to-video, or be left out",
-    "remove_watermark": "must be true or false (in CSV also yes, no, 1 or 0)",
+    "remove_watermark": "must be true or false, yes or no; an empty cell means true",
     "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
-    "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01",
+    "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01; 3/1/2026 can be meant in two ways",
 }
 """What each field takes. Pydantic's and urllib's own words are not used: some of them repeat a part of the address."""
 
@@ -148,10 +159,13 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
 
     Args:
         line: where the row begins.
-        fields: of the types that JSON has.
+        fields: of the types that JSON has; texts are read as cells are.
         problems: what is already known to be wrong with it.
     """
-    found, count, left = list(problems), len(problems), dict(fields)
+    left, unclear = normalize(fields)
+    found = [*problems, *(RowProblem(field=field, message=message) for field, message in unclear.items())]
+    count = len(found)
+    left = _without({problem.field for problem in found} - left.keys(), left)
     while True:
         try:
             item = BatchItem.model_validate(left, strict=True)
@@ -166,17 +180,24 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
         wrong = {str(detail["loc"][0]) for detail in details if detail["loc"]} or {new[0].field} & set(FIELDS)
         if not wrong:
             break
-        left = {name: value for name, value in left.items() if name not in wrong}
-        left.setdefault("prompt", "-")
-        if "image_urls" in wrong:
-            left.pop("mode", None)
+        left = _without(wrong, left)
     if not found:
         return Row(line=line, item=item)
     if count > MAX_PROBLEMS:
         found[MAX_PROBLEMS:] = [RowProblem(field="", message=f"has {count - MAX_PROBLEMS:,} more problems")]
-    row_id = fields.get("id")
+    row_id = normalize({"id": fields.get("id")})[0].get("id")
     valid = isinstance(row_id, str) and re.fullmatch(ID_PATTERN.strip("^$"), row_id) is not None
     return BadRow(line=line, id=row_id if valid else None, problems=tuple(found))
+
+
+def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without those that are wrong, and such that their absence is no further problem."""
+    left = {name: value for name, value in fields.items() if name not in wrong}
+    if "prompt" in wrong:
+        left["prompt"] = "-"
+    if "image_urls" in wrong:
+        left.pop("mode", None)
+    return left
 
 
 def _problem(detail: ErrorDetails) -> RowProblem:
@@ -186,9 +207,17 @@ def _problem(detail: ErrorDetails) -> RowProblem:
         return RowProblem(field=field, message=rest) if field in FIELDS else RowProblem(field="", message=message)
     name = str(detail["loc"][0])
     if name not in FIELDS:
-        return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. Allowed are {', '.join(FIELDS)}")
+        return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. {allowed_fields()}")
     message = "is missing" if detail["type"] == "missing" else ALLOWED[name]
     return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
+
+
+def allowed_fields() -> str:
+    """What a row may have, and what to do with more."""
+    return (
+        f"Allowed are {FIELDS[0]}, which must be there, and {', '.join(FIELDS[1:])}. To keep others in a calendar, put "
+        "a # before their name, or turn ignore_columns on (on the command line --ignore-columns)"
+    )
 
 
 def hint(name: str) -> str:

@@ -62,6 +62,7 @@ class BatchSummary(BaseModel):
     blocked: str | None = Field(
         default=None, description="Why APIXO takes nothing more with this account, key or model; None: it does."
     )
+    notes: list[str] = Field(default=[], description="What was left out of the calendar.")
     rows: list[BatchRow]
 
     @property
@@ -103,6 +104,7 @@ def summarize(
     price: Decimal | None,
     spent_before: Decimal | None,
     blocked: str | None = None,
+    notes: Sequence[str] = (),
     dry_run: bool = False,
 ) -> BatchSummary:
     """Counts the rows. Pure."""
@@ -115,6 +117,7 @@ def summarize(
         price=price,
         spent_before=spent_before,
         blocked=blocked,
+        notes=list(notes),
         rows=sorted(rows, key=lambda row: row.line),
     )
 
@@ -167,23 +170,28 @@ def link_of(generation: Generation, archive: VideoArchive) -> str | None:
     return f"{ui_url}/artifacts/key/{artifact_key(generation.key)}" if ui_url else None
 
 
+def table(summary: BatchSummary) -> list[dict[str, int | str]]:
+    """The rows as the Prefect UI shows them: what needs a person first, in five columns that fit a screen. Pure.
+
+    Seconds and prices add up in the sentence above it; `sora show KEY` has the task and the objects.
+    """
+    return [
+        {
+            "line": row.line,
+            "key": row.key,
+            "state": row.state,
+            "what to do": row.problem or row.note,
+            "video": f"[open]({row.link})" if row.link else row.object_name or "",
+        }
+        for row in sorted(summary.rows, key=lambda row: (row.ok, row.line))
+    ]
+
+
 async def publish(summary: BatchSummary) -> None:
     """Puts the table of all rows into the Prefect UI."""
     made = acreate_table_artifact(
-        [
-            {
-                "line": row.line,
-                "key": row.key,
-                "state": row.state,
-                "link": row.link or row.object_name or "",
-                "seconds": row.duration_seconds or "",
-                "price": "" if row.price is None else str(row.price),
-                "task": row.task_id or "",
-                "what to do": row.problem or row.note,
-            }
-            for row in summary.rows
-        ],
+        table(summary),
         key=artifact_key(summary.key, kind="batch"),
-        description=("Dry run. " if summary.dry_run else "") + summary.sentence(),
+        description=" ".join([*(["Dry run."] if summary.dry_run else []), summary.sentence(), *summary.notes]),
     )
     await shown(made, what=f"the table of {summary.key}")

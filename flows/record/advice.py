@@ -1,7 +1,98 @@
 """What a person is told about a generation that does not go on by itself, with the exact commands."""
 
+from typing import NamedTuple
+
 from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
-from flows.record.generation import Generation, Problem
+from flows.record.generation import Generation, Problem, State
+
+
+class Advice(NamedTuple):
+    """What a person has to know of a run that did not end with its video."""
+
+    title: str
+    paid: str
+    """Whether it was paid, in a sentence."""
+    steps: tuple[str, ...]
+    """What to do, in order. Commands stand between backticks."""
+
+
+GO_ON = "`sora resolve {key} --task-id TASK_ID{options}`"
+PAY_AGAIN = "`sora resolve {key} --resubmit{options}`"
+UNREADABLE = Advice(
+    title="Stopped",
+    paid="Not known here: the ledger could not be read.",
+    steps=("Bring the archive back, then run it again with the same key. That pays for nothing twice.",),
+)
+"""Where nothing can be said, as the store does not answer."""
+NOTHING_SENT = Advice(
+    title="Not submitted",
+    paid="No. Nothing was sent.",
+    steps=(
+        "Do what the reason says, then run it again with the same key, here or as the deployment `generate-video`.",
+    ),
+)
+"""Where nothing was ever sent under the key, or not this request."""
+
+
+def advice(found: Generation, options: str) -> Advice:
+    """What a person can do about a generation, with the command and the deployment that does it. Pure.
+
+    Args:
+        found: the record.
+        options: what names the blocks in commands.
+    """
+    key, attempt = found.key, found.attempt
+    task = (attempt.task_id or "unknown").replace("`", "'")  # the provider's text
+    go_on, pay_again = (command.format(key=key, options=options) for command in (GO_ON, PAY_AGAIN))
+    form = f"a Custom run of the deployment `resolve-video` with the key `{key}`"
+    match found.state:
+        case State.UNCONFIRMED:
+            return Advice(
+                title="Unconfirmed",
+                paid=f"Nobody can know yet. It is not sent again by itself (attempt {attempt.number}).",
+                steps=(
+                    f"Look in your APIXO account for a task of {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC.",
+                    f"There is one: {go_on}, or {form}, the decision to go on, and the task's id. It pays nothing.",
+                    (
+                        f"There is none: {pay_again}, or the same with the decision to submit once more and attempt "
+                        f"{attempt.number}. It pays."
+                    ),
+                ),
+            )
+        case State.FAILED:
+            again = (
+                f"To pay for another try: {pay_again}, or {form}, the decision to submit once more and attempt "
+                f"{attempt.number}."
+            )
+            other = "The same request cannot succeed: change it, and give it a new key."
+            return Advice(
+                title="Failed",
+                paid=f"APIXO took it as task `{task}`. Whether it charges for a failure is not documented.",
+                steps=(other if found.permanently_failed else again,),
+            )
+        case State.REJECTED:
+            return NOTHING_SENT._replace(title="Refused", paid="No. APIXO did not take it.")
+        case State.ARCHIVED:
+            return Advice(
+                title="Archived",
+                paid=f"Yes, as task `{task}`. Its video is in the archive.",
+                steps=(f"To see it: `sora show {key} --link`.",),
+            )
+        case State.CLAIMED:
+            return Advice(
+                title="Stopped",
+                paid="Not known yet: the request is being sent, or whoever sent it has died.",
+                steps=("Run it again with the same key. It waits for the answer, and pays for nothing twice.",),
+            )
+        case State.SUBMITTED | State.SUCCEEDED:
+            return Advice(
+                title="Not archived yet",
+                paid=f"Yes, as task `{task}`. Nothing is lost.",
+                steps=(
+                    "Nothing, if the deployment `collect-videos` runs: it archives the video, every 5 minutes.",
+                    f"To do it now: `sora collect{options}`, or run it again with the same key, which pays nothing.",
+                ),
+            )
 
 
 def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
@@ -13,7 +104,8 @@ def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
         f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by flow run {attempt.claimed_by.flow_run_id or 'none'}). It is "
         "not sent again by itself. Look for its task in that run's log, in the event sora.generation.submitted, and in "
         f"your APIXO account at that time. Then run `sora resolve {key} --task-id TASK_ID{options}` if there is one, "
-        f"or `sora resolve {key} --resubmit{options}` if there is none.",
+        f"or `sora resolve {key} --resubmit{options}` if there is none. In the Prefect UI the deployment resolve-video "
+        "does both.",
         key=key,
     )
 

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of an archived video: a table, a small picture, and links without signatures."""
+"""What the Prefect UI shows of an archived video: a picture, a player, a table, and links without signatures."""
 
 import asyncio
 import base64
@@ -6,11 +6,14 @@ import hashlib
 import io
 import re
 from collections.abc import Awaitable
+from decimal import Decimal
+from html import escape
 from typing import Final
 
 from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact
 
+from apixo.redaction import hide_queries
 from blocks import VideoArchive
 from flows.record.generation import Generation
 from flows.signals.progress import run_logger
@@ -24,12 +27,17 @@ THUMBNAIL_PIXELS: Final = 320
 
 THUMBNAIL_QUALITY: Final = 80
 
+MOST_IMAGES: Final = 10
+"""How many start images are listed."""
 
-async def publish(generation: Generation, archive: VideoArchive, *, poster: bytes | None) -> None:
+
+async def publish(
+    generation: Generation, archive: VideoArchive, *, poster: bytes | None, cost: Decimal | None = None
+) -> None:
     """Creates the artifact of one generation, with its poster as a small picture."""
     thumbnail = await asyncio.to_thread(_thumbnail, poster) if poster else None
     made = acreate_markdown_artifact(
-        markdown=markdown(generation, archive, thumbnail=thumbnail),
+        markdown=markdown(generation, archive, thumbnail=thumbnail, cost=cost),
         key=artifact_key(generation.key),
         description=f"Video {generation.key}",
     )
@@ -65,26 +73,78 @@ def artifact_key(key: str, *, kind: str = "video") -> str:
     return f"{kind}-{plain_key}{mark}"
 
 
-def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> str:
+def markdown(
+    generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None, cost: Decimal | None = None
+) -> str:
     """The artifact's text. Pure. What came from outside cannot become markup."""
-    request, video = generation.request, generation.video
+    video = generation.video
+    link = archive.public_link(video.name) if video is not None else None
     lines = [f"# {plain(generation.key)}", ""]
     if thumbnail:
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
-    lines += [f"> {plain(request.prompt[:500])}", "", "| | |", "|---|---|", f"| state | {generation.state} |"]
-    lines.append(f"| task | {plain(generation.task_id or 'none')} |")
-    if video is not None:
-        lines.append(
-            f"| video | {video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}, "
-            f"{video.size_bytes:,} bytes |"
-        )
-        lines.append(f"| SHA-256 | {video.sha256} |")
+    if link:  # the classic UI plays it; the new one leaves it out, and has the link below
+        lines += [f'<video controls preload="none" width="640" src="{escape(link)}"></video>', ""]
+    lines += [f"> {plain(generation.request.prompt[:500])}", "", "| | |", "|---|---|", *_facts(generation, cost)]
     for item in generation.objects:
-        link = archive.public_link(item.name)
+        at = archive.public_link(item.name)
         place = plain(f"{item.bucket}/{item.name}")
-        lines.append(f"| {item.kind} | {f'[{place}]({link})' if link else place} |")
+        lines.append(f"| {item.kind} | {f'[{place}]({at})' if at else place} |")
     lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
+    lines += ["", "| step | ended | took |", "|---|---|---|", *_timeline(generation)]
+    if video is not None:
+        watch = f"[open it]({link}), or " if link else ""
+        lines += [
+            "",
+            (
+                f"**To watch it:** {watch}run `sora show {generation.key} --link`, whose address works for an hour, or "
+                f"`sora show {generation.key} --save video.mp4`."
+            ),
+            "",
+            "**To have another one:** give the request a new key. This key is never paid for again.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
+    request, video = generation.request, generation.video
+    watermark = "without watermark" if request.remove_watermark else "with watermark"
+    lines = [
+        f"| state | {generation.state} |",
+        f"| asked for | {request.duration} s, {request.aspect_ratio}, {request.mode}, {watermark} |",
+    ]
+    # An address may carry a signature in its query.
+    lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]
+    lines.append(f"| task | {plain(generation.task_id or 'none')} |")
+    if cost is not None:
+        lines.append(f"| cost | {cost}, by the block's price per second |")
+    if video is not None:
+        lines += [
+            (
+                f"| video | {video.duration_seconds:.2f} s, {video.width} x {video.height}, "
+                f"{plain(video.codec or '')}, {video.size_bytes:,} bytes |"
+            ),
+            f"| SHA-256 | {video.sha256} |",
+        ]
+    return lines
+
+
+def _timeline(generation: Generation) -> list[str]:
+    """When each of the five steps ended, as far as the record knows. It has no time for the images and the download."""
+    attempt = generation.attempt
+    images = len(generation.request.image_urls)
+    ends = {
+        "submit": (attempt.claimed_at, attempt.submitted_at),
+        "wait": (attempt.submitted_at, generation.succeeded_at),
+    }
+    lines = [f"| validate\\_image | before the submission | {images or 'no'} image{'' if images == 1 else 's'} |"]
+    for step, (began, ended) in ends.items():
+        took = f"{(ended - began).total_seconds():.1f} s" if began and ended else ""
+        lines.append(f"| {step} | {f'{ended:%Y-%m-%d %H:%M:%S} UTC' if ended else ''} | {took} |")
+    began, ended = generation.succeeded_at, generation.archived_at
+    took = f"{(ended - began).total_seconds():.1f} s, with the download" if began and ended else ""
+    lines.append("| fetch | | |")
+    lines.append(f"| archive | {f'{ended:%Y-%m-%d %H:%M:%S} UTC' if ended else ''} | {took} |")
+    return lines
 
 
 def plain(text: str) -> str:

@@ -4,6 +4,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.archiving import store_task
+from flows.batch.budget import spent_on
 from flows.fetching import FetchedVideo
 from flows.record import transitions
 from flows.record.errors import LedgerError
@@ -66,5 +67,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
-    await publish(archived, resources.archive, poster=stored.poster)
+    price = resources.api.price_per_second
+    cost = None if price is None else spent_on([archived], price)
+    await publish(archived, resources.archive, poster=stored.poster, cost=cost)
     return archived

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import Workbook
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
@@ -20,6 +21,7 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.batch.budget import BudgetError
 from flows.batch.calendar_rows import BatchItem
 from flows.batch.calendars import CalendarError
+from flows.batch.limited_flow import TooManyRequestsError
 from flows.batch.summary import BadRowsError, BatchFailedError, BatchSummary
 from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch
@@ -91,7 +93,7 @@ async def test_every_row_is_a_video_and_the_table_shows_it(
         (number, f"{key}-{number - 1:02}", "archived") for number in (1, 2, 3)
     ]
     for row in shown:
-        assert str(row["link"]).endswith(f"/artifacts/key/{artifact_key(row['key'])}"), row
+        assert str(row["video"]).endswith(f"/artifacts/key/{artifact_key(row['key'])})"), row
     again = await run(stored, key)
     assert again.price == 0
     assert again.spent_before == 12 * PRICE
@@ -104,8 +106,8 @@ async def test_with_a_public_url_the_table_links_to_the_videos(
     stored = await store_blocks(api, make_archive(minio, public_url="https://videos.example.com"))
     summary = await run(stored, key, requests=rows(1))
     assert summary.rows[0].object_name is not None
-    assert (await table(key))[0]["link"] == (
-        f"https://videos.example.com/{stored.archive.bucket}/{summary.rows[0].object_name}"
+    assert (await table(key))[0]["video"] == (
+        f"[open](https://videos.example.com/{stored.archive.bucket}/{summary.rows[0].object_name})"
     )
 
 
@@ -145,8 +147,8 @@ async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
     assert "line 7: id: has the same id as line 2" in told
     assert "on_bad_rows" in told
     assert sandbox.record.submits() == []
-    assert [row["state"] for row in await table(key)] == [
-        "not submitted", "bad row", "not submitted", "bad row", "bad row",
+    assert [(row["line"], row["state"]) for row in await table(key)] == [  # what needs a person comes first
+        (3, "bad row"), (6, "bad row"), (7, "bad row"), (2, "not submitted"), (4, "not submitted"),
     ]  # fmt: skip
 
 
@@ -469,3 +471,70 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
     assert len(sandbox.record.submits()) == 2
     for row in rows(2):
         assert await stored.recorded(f"{runs[0]}-{row['id']}") is not None
+
+
+async def test_more_requests_than_prefect_takes_are_named_with_what_to_do(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    many = [{"id": f"{number}", "prompt": "Dünen " * 1_000} for number in range(80)]
+    with pytest.raises(TooManyRequestsError, match=r"Prefect takes 524,288\. Nothing was submitted.*s3://") as refused:
+        await run(stored, key, requests=many)
+    assert len(str(refused.value)) < 600
+
+    @flow
+    async def outer() -> None:
+        await run(stored, key, requests=many)
+
+    with pytest.raises(TooManyRequestsError):
+        await outer()
+    assert sandbox.record.submits() == []
+    assert (await run(stored, key, requests=[*rows(1), *many[:40]], dry_run=True)).counts == {"ready": 41}
+
+
+async def test_a_sheet_of_a_workbook_and_what_was_left_out_of_it(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workbook = Workbook()
+    plan = workbook.create_sheet("May")
+    for row in (["Prompt", "Duration", "Owner", "#note"], ["Dunes at dawn", 4, "Ann", "?"]):
+        plan.append(row)
+    calendar = tmp_path / "plan.xlsx"
+    workbook.save(calendar)
+    with pytest.raises(CalendarError, match=r"has 2 sheets: 'Sheet', 'May'"):
+        await run(stored, key, calendar=str(calendar))
+    with pytest.raises(CalendarError, match=r"'Owner' is not a column"):
+        await run(stored, key, calendar=str(calendar), sheet="May")
+    assert sandbox.record.submits() == []
+    summary = await run(stored, key, calendar=str(calendar), sheet="May", ignore_columns=True)
+    assert summary.counts == {"archived": 1}
+    assert summary.notes == ["Read the sheet 'May', not 'Sheet'.", "Ignored columns: 'Owner', '#note'."]
+    for note in summary.notes:
+        assert note in caplog.text
+
+
+@pytest.mark.parametrize("row_id", [None, "two-shots"])
+async def test_a_row_that_was_submitted_with_crlf_is_known_however_its_file_is_saved_now(
+    row_id: str | None, stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    """Line ends inside cells were kept as they were once, and went into the key."""
+    earlier = BatchItem(prompt="Shot 1: dunes\nShot 2: kite", id=row_id).with_crlf()
+    await stored.generate(earlier.request(), key=earlier.key(key))
+    text = f'id,prompt\n{row_id or ""},"Shot 1: dunes\nShot 2: kite"\n'
+    for line_end in ("\r\n", "\n"):
+        calendar = tmp_path / "plan.csv"
+        calendar.write_bytes(text.replace("\n", line_end).encode())
+        summary = await run(stored, key, calendar=str(calendar))
+        assert [(row.key, row.state) for row in summary.rows] == [(earlier.key(key), "archived")]
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_one_file_with_crlf_and_with_lf_is_paid_once(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
+) -> None:
+    text = 'prompt,duration\n"Shot 1: dunes\nShot 2: kite",4\n'
+    for number, line_end in enumerate(("\r\n", "\n", "\r")):
+        calendar = tmp_path / f"{number}.csv"
+        calendar.write_bytes(text.replace("\n", line_end).encode())
+        assert (await run(stored, key, calendar=str(calendar))).counts == {"archived": 1}
+    (sent,) = sandbox.record.submits()
+    assert json.loads(sent.body)["input"]["prompt"] == "Shot 1: dunes\nShot 2: kite"

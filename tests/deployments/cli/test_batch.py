@@ -2,6 +2,8 @@
 
 import json
 
+from openpyxl import Workbook
+
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.keys import calendar_key
 from tests.deployments.cli.sora import Sora
@@ -71,6 +73,25 @@ def test_a_row_that_fails_is_explained_and_the_others_are_made(
     assert f"line 1 {key}-a (rejected)" in said.err
     assert "Invalid parameters" in said.err
     assert f"{key}-b/video.mp4" in said.out
+
+
+def test_a_workbook_with_a_column_of_its_owners_needs_both_options(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer
+) -> None:
+    workbook = Workbook()
+    workbook.create_sheet("May").append(["Prompt", "Owner"])
+    workbook["May"].append(["Dunes at dawn", "Ann"])
+    name = f"{unique('plan-')}.xlsx"
+    workbook.save(sora.folder / name)
+    for options, told in ([], "--sheet"), (["--sheet", "May"], "--ignore-columns"):
+        refused = sora("batch", name, *options, *blocks)
+        assert refused.code == 1
+        assert "Traceback" not in refused.all
+        assert told in refused.err.replace("\n", " ")
+    dry = sora("batch", name, "--sheet", "May", "--ignore-columns", "--dry-run", *blocks)
+    assert dry.code == 0, dry.err
+    assert "Ignored columns: 'Owner'." in dry.err
+    assert sandbox.record.submits() == []
 
 
 def test_a_file_name_that_makes_no_key_asks_for_one(sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:

@@ -1,6 +1,8 @@
 """The callback receiver as the internet sees it. Whatever is sent, the ledger changes only by what the API confirms."""
 
 import asyncio
+import gzip
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -326,7 +328,7 @@ async def test_a_store_that_is_away_gets_a_503_and_may_be_rung_for_again(
             assert (await recorded(key, receiver.resources)).task_id == task_id
 
 
-async def test_what_takes_long_is_accepted_and_done_in_the_background_even_while_the_receiver_stops(
+async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_even_while_the_receiver_stops(
     api: ApixoApi, archive: VideoArchive, resources: Resources, key: str, sandbox: SandboxServer
 ) -> None:
     async with receiving(api, archive, answer_seconds=0.2) as receiver:
@@ -335,10 +337,46 @@ async def test_what_takes_long_is_accepted_and_done_in_the_background_even_while
         sandbox.faults.add(Fault(call="status", kind="slow", seconds=1.5))
         began = time.monotonic()
         accepted = await receiver.ring(key, task_id)
-        assert (accepted.status, accepted.said) == (202, "accepted")
+        assert (accepted.status, accepted.said) == (503, "unfinished")  # nothing is written down yet
         assert time.monotonic() - began < 1
         assert (await recorded(key, resources)).state is State.UNCONFIRMED
     assert (await recorded(key, resources)).task_id == task_id
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_whoever_looks_whether_the_address_is_there_is_told_so(
+    method: str, key: str, receiver: Receiver, sandbox: SandboxServer
+) -> None:
+    for path in (receiver.path(key), f"/apixo/{key}/{TOKEN}"):
+        answer = await receiver.send(post(path, method=method))
+        assert (answer.status, answer.headers["allow"]) == (405, "post")  # the helper lowers it
+        assert (answer.body == b"This address takes callbacks of APIXO, by POST. It is there.\n") is (method == "GET")
+    assert sandbox.record.all() == []
+
+
+async def test_the_log_has_the_body_of_a_call_that_names_nothing_known_without_what_is_secret_in_it(
+    key: str, receiver: Receiver, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="drop"))
+    await lost(key, receiver.resources, sandbox)
+    path = receiver.path(key)
+    said = {
+        "code": 200, "job": "task one", "video": "https://cdn.example.com/v.mp4?X-Amz-Signature=5ecret",
+        "url": f"https://callbacks.example.com{path}", "auth": str(receiver.api.api_key.get()), "rest": "x" * 5_000,
+    }  # fmt: skip
+    for body in (json.dumps(said).encode(), gzip.compress(json.dumps(said).encode())):
+        caplog.clear()
+        assert (await receiver.send(post(path, body))).status == 200
+        (line,) = [line for line in caplog.messages if "had the body" in line]
+        assert f"about {key}, attempt 1, had the body: " in line
+        assert '"job": "task one"' in line
+        assert "https://cdn.example.com/v.mp4?…" in line
+        assert len(line) < 500
+        for secret in ("5ecret", path.rpartition("/")[2], str(receiver.api.api_key.get())):
+            assert secret not in caplog.text
+    caplog.clear()
+    assert (await receiver.send(post(receiver.path(f"{key}.none")))).status == 404
+    assert "had the body: (empty)" in caplog.text
 
 
 async def test_a_desk_that_is_full_asks_to_ring_again(

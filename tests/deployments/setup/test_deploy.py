@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from apixo import VideoRequest
 from deployments.connection import SetupError
@@ -103,7 +103,8 @@ def test_what_costs_money_has_no_schedule_that_is_switched_on() -> None:
 
 
 def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_start_runs() -> None:
-    assert [item["name"] for item in MAIN] == ["generate-video", "check-setup", "generate-batch", "collect-videos"]
+    names = ["generate-video", "check-setup", "generate-batch", "resolve-video", "collect-videos"]
+    assert [item["name"] for item in MAIN] == names
     defaults = {item["name"]: item["parameters"] for item in MAIN if "parameters" in item}
     assert defaults == {"generate-video": {"request": {}}}
     with pytest.raises(ValidationError, match="prompt"):
@@ -233,3 +234,30 @@ async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all
     assert await deploy.delete_examples_commands() == []
     async with get_client() as client:
         assert await client.read_automations_by_name("sora-storyboard-completed") == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (
+            {"key": None, "request": {"prompt": "A fox", "duration": None, "image_urls": None}, "wait": None},
+            {"key": "an-id", "request": {"prompt": "A fox", "duration": None, "image_urls": None}, "wait": False},
+        ),
+        ({"key": "", "request": None}, {"key": "an-id", "request": {}, "wait": False}),
+        (
+            {"key": 42, "request": {"prompt": "A fox"}, "wait": True},
+            {"key": "42", "request": {"prompt": "A fox"}, "wait": True},
+        ),
+        ({}, {"key": "an-id", "request": {}, "wait": False}),
+    ],
+)  # fmt: skip
+def test_what_is_null_or_empty_in_an_event_is_absent(payload: dict[str, Any], expected: dict[str, Any]) -> None:
+    (trigger,) = [trigger for item, trigger in TRIGGERS if item["name"] == "generate-video"]
+    context = {"event": SimpleNamespace(id="an-id", payload=payload)}
+    templates = {
+        name: {"__prefect_kind": "jinja", "template": value} if isinstance(value, str) else value
+        for name, value in trigger["parameters"].items()
+    }
+    made = hydrate(templates, HydrationContext(render_jinja=True, jinja_context=context))
+    made["wait"] = TypeAdapter(bool).validate_python(made["wait"])  # as the flow takes it
+    assert made == expected

@@ -81,7 +81,7 @@ GOOD_CSV: list[tuple[str, list[Row]]] = [
         'prompt,id\n"A kite\n\nover dunes",a\n"A boat\r\n",b\nA cat,c',
         [
             Row(line=2, item=BatchItem(prompt="A kite\n\nover dunes", id="a")),
-            Row(line=5, item=BatchItem(prompt="A boat\r\n", id="b")),
+            Row(line=5, item=BatchItem(prompt="A boat\n", id="b")),
             Row(line=7, item=BatchItem(prompt="A cat", id="c")),
         ],
     ),
@@ -120,9 +120,12 @@ def test_a_switch_is_written_in_several_ways(text: str, value: bool) -> None:
 @pytest.mark.parametrize(
     ("column", "text"),
     [
-        *(("duration", text) for text in ("4.0", "4,0", "5", "4s", "04", "+4", "4e0", "٤", "-8", "true", "=2+2")),
-        *(("remove_watermark", text) for text in ("on", "ja", "2", "truefalse")),
-        *(("aspect_ratio", text) for text in ("Landscape", "16:9")),
+        *(
+            ("duration", text)
+            for text in ("4.5", "4,5", "5", "4m", "04", "+4", "4e0", "٤", "-8", "true", "=2+2", "0:08")
+        ),
+        *(("remove_watermark", text) for text in ("on", "ja", "2", "truefalse", "checked")),
+        *(("aspect_ratio", text) for text in ("square", "1:1", "9/16", "09:16:30", "9:16 AM")),
         *(("not_before", text) for text in ("01.03.2026", "2026-3-1", "2026-02-30", "tomorrow", "46082")),
         *(("id", text) for text in ("Kite", "a b", "a/b", "ä")),
         ("mode", "video"),
@@ -147,15 +150,16 @@ def test_bad_rows_stand_beside_good_ones_each_with_all_its_problems() -> None:
     assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
     assert [row.line for row in rows] == [2, 3, 5, 6]
     assert [problem.partition(":")[0] for problem in told(rows[0])] == ["prompt", "duration", "id"]
-    assert told(rows[2]) == [": has 4 cells for 3 columns. Put a cell that holds the delimiter in quotes"]
+    (problem,) = told(rows[2])
+    assert problem.startswith(": has 4 cells for 3 columns. Put a cell that holds the delimiter in quotes")
 
 
 HEADERS = [
-    ("promt,duration\nA kite,4", ["line 1", "'promt' is no column (did you mean prompt?)", "prompt is missing"]),
-    ("\nprompt,Aspect Ratio\nA kite,portrait", ["line 2", "'Aspect Ratio'", "did you mean aspect_ratio?"]),
-    ("prompt,style\nA kite,noir", ["'style' is no column. Allowed", "not_before"]),
+    ("promt,duration\nA kite,4", ["line 1", "'promt' is not a column (did you mean prompt?)", "prompt is missing"]),
+    ("\nprompt,Aspect Ratios\nA kite,portrait", ["line 2", "'Aspect Ratios'", "did you mean aspect_ratio?"]),
+    ("prompt,style\nA kite,noir", ["'style' is not a column. Allowed", "not_before", "#", "--ignore-columns"]),
     ("prompt,Prompt,id\nA kite,A boat,a", ["prompt is there 2 times"]),
-    ("prompt,,duration\nA kite,,4", ["column 2 has no name"]),
+    ("prompt,not before,Not-Before\nA kite,,", ["not_before is there 2 times"]),
     ("id,duration\na,4", ["the column prompt is missing"]),
     ("promt;dauer\nA kite;4", ["'promt'", "'dauer'"]),
     ("prompt:duration\nA kite:4", ["'prompt:duration'"]),
@@ -226,12 +230,12 @@ BAD_LINES: list[tuple[str, str]] = [
     ('{"prompt": "A kite", "duration": -Infinity}', "holds NaN, Infinity"),
     ('{"prompt": "A kite", "duration": ' + "4" * 5_000 + "}", "thousands of digits"),
     ('{"prompt": "A kite", "duration": 1e999}', "duration: must be 4, 8 or 12"),
-    ('{"prompt": "A kite", "duration": "4"}', "duration: must be 4, 8 or 12"),
+    ('{"prompt": "A kite", "duration": "5"}', "duration: must be 4, 8 or 12"),
     ('{"prompt": "A kite", "duration": {"a": 1, "a": 2}}', "duration: must be 4, 8 or 12"),
     ('{"prompt": ["A kite"]}', "prompt: must be a text"),
     ('{"prompt": "A \\ud800 kite"}', "prompt: must be a text"),
-    ('{"prompt": "A kite", "image_urls": "https://example.com/a.jpg"}', "image_urls: must be"),
-    ('{"prompt": "A kite", "remove_watermark": "false"}', "remove_watermark: must be true or false"),
+    ('{"prompt": "A kite", "image_urls": {"url": "https://example.com/a.jpg"}}', "image_urls: must be"),
+    ('{"prompt": "A kite", "remove_watermark": "maybe"}', "remove_watermark: must be true or false"),
     ('{"prompt": "A kite", "not_before": 1}', "not_before: must be a day"),
     ('{"prompt": "A kite", "Duration": 4}', "'Duration': is not a field (did you mean duration?)"),
     ('{"prompt": "A kite", "prompt": "A boat"}', "prompt: is there more than once"),
@@ -250,7 +254,7 @@ def test_a_line_that_is_not_understood_is_a_bad_row_and_the_others_stand(line: s
     assert rows[1].line == 3
     (message,) = told(rows[1])
     assert problem in message
-    assert len(message) < 250
+    assert len(message) < 400
 
 
 def test_json_lines_are_read_with_every_field_and_whatever_a_text_may_hold() -> None:
@@ -283,11 +287,11 @@ WHOLE: list[tuple[bytes, str]] = [
     (b"", "is empty"),
     (b" \n\r\n\n", "is empty"),
     (codecs.BOM_UTF8, "is empty"),
-    (codecs.BOM_UTF16_LE, "is UTF-16"),
-    ("prompt\nA kite".encode("utf-16"), "is UTF-16.*CSV UTF-8"),
-    (codecs.BOM_UTF16_BE + "prompt".encode("utf-16-be"), "is UTF-16"),
+    (codecs.BOM_UTF16_LE, "is empty"),
+    (codecs.BOM_UTF16_LE + b"p\0\n", "is not UTF-16: see line 1.*CSV UTF-8"),
+    (codecs.BOM_UTF16_BE + "prompt\0".encode("utf-16-be"), "line 1 holds a NUL"),
     ("prompt\nA kite".encode("utf-16-le"), "line 1 holds a NUL"),
-    ("prompt\nA kite".encode("utf-32"), "is UTF-16"),
+    ("prompt\nA kite".encode("utf-32"), "is UTF-32"),
     (b"prompt\nA kite\r\nA \0 boat", "line 3 holds a NUL"),
     ("prompt\nA kite\rA boat over the süden".encode("latin-1"), "is not UTF-8: see line 3.*Save it as UTF-8"),
     (b"\xef\xbb\xbfprompt\n\n\xff", "is not UTF-8: see line 3"),
@@ -317,10 +321,11 @@ def test_the_ending_says_what_the_file_is(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "plan", "plan.xlsx", "plan.json", "plan.csv.gz", "csv", "plan.csv/x", "p" * 1_000]
+    "name",
+    ["", "plan", "plan.xls", "plan.ods", "plan.numbers", "plan.json", "plan.csv.gz", "csv", "plan.csv/x", "p" * 1_000],
 )
 def test_any_other_ending_is_refused(name: str) -> None:
-    with pytest.raises(CalendarError, match=r"must be a \.csv, \.jsonl or \.ndjson file") as refused:
+    with pytest.raises(CalendarError, match=r"must be a \.csv, \.tsv, \.jsonl, \.ndjson or \.xlsx file") as refused:
         parse_calendar(b"prompt\nA kite", name=name)
     assert len(str(refused.value)) < 400
 
@@ -364,9 +369,11 @@ def test_the_error_can_be_pickled_and_is_not_tried_again() -> None:
     | st.text(max_size=200).map(str.encode)
     | st.text(st.sampled_from(list('prompt,id;\t\n\r"{}[]:1é\x00')), max_size=60).map(str.encode)
     | st.lists(
-        st.sampled_from(["prompt", "id", ",", '"', "\n", "\r", '""', "A kite", "{", "}", ":", "[", "]", "4"])
+        st.sampled_from(
+            ["prompt", "id", ",", '"', "sep=;", ";", "#", "\n", "\r", '""', "A kite", "{", "}", ":", "[", "]", "4"]
+        )
     ).map(lambda parts: "".join(["prompt,id\n", *parts]).encode()),
-    st.sampled_from(["plan.csv", "plan.jsonl"]),
+    st.sampled_from(["plan.csv", "plan.tsv", "plan.jsonl", "plan.xlsx"]),
 )
 def test_any_bytes_are_rows_or_a_calendar_error(data: bytes, name: str) -> None:
     try:
@@ -500,7 +507,7 @@ async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArch
         f"s3://{plans.bucket}-gone/plan.csv": f"is not there: the store has no bucket {plans.bucket}-gone",
         f"s3://{plans.bucket}/empty.csv": "is empty",
         f"s3://{plans.bucket}/large.jsonl": "is larger than 50,000,000 bytes",
-        f"s3://{plans.bucket}/plan.xlsx": r"must be a \.csv",
+        f"s3://{plans.bucket}/plan.xls": r"must be a \.csv",
         f"s3://{plans.bucket}/{'x' * 1_100}.csv": "a name that no object can have",
         f"s3://{plans.bucket}/../plan.csv": "a name that no object can have",
         f"s3://{plans.bucket}/a\ud800.csv": "a name that no object can have",

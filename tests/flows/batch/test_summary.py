@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.batch.calendar_rows import BadRow, RowProblem
-from flows.batch.summary import SHOWN, BatchRow, bad_rows_error, batch_error, summarize
+from flows.batch.summary import SHOWN, BatchRow, bad_rows_error, batch_error, summarize, table
 
 
 def row(line: int, state: Any = "archived", **fields: Any) -> BatchRow:
@@ -53,3 +53,22 @@ def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None
     assert "line 0: duration: is odd" in told
     assert ("and 5 more" in told) is (count > SHOWN)
     assert "nothing was submitted" in told
+
+
+def test_the_table_has_what_needs_a_person_first_and_fits_a_screen() -> None:
+    rows = [
+        row(1, link="https://videos.example.com/a.mp4", object_name="a.mp4"),
+        row(2, "failed", problem="Do this."),
+        row(3, "not due", note="not before 2026-03-01"),
+        row(4, "bad row", problem="duration: must be 4"),
+        row(5, object_name="videos/b.mp4"),
+    ]
+    shown = table(summarize("may", rows, price=None, spent_before=None))
+    assert [tuple(item.values()) for item in shown] == [
+        (2, "may-2", "failed", "Do this.", ""),
+        (4, "may-4", "bad row", "duration: must be 4", ""),
+        (1, "may-1", "archived", "", "[open](https://videos.example.com/a.mp4)"),
+        (3, "may-3", "not due", "not before 2026-03-01", ""),
+        (5, "may-5", "archived", "", "videos/b.mp4"),
+    ]
+    assert list(shown[0]) == ["line", "key", "state", "what to do", "video"]

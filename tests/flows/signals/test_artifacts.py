@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -103,11 +104,41 @@ def test_it_tells_a_person_what_there_is() -> None:
 def test_with_a_public_url_the_objects_are_links_without_a_signature() -> None:
     text = markdown(generation(), archive("https://videos.example.com/"), thumbnail=None)
     links = [token.attrs["href"] for token in inline(RENDERER.parse(text)) if token.type == "link_open"]
-    assert links == [
-        f"https://videos.example.com/videos/{FOLDER}/kite/video.mp4",
-        f"https://videos.example.com/videos/{FOLDER}/kite/poster.jpg",
-    ]
+    video = f"https://videos.example.com/videos/{FOLDER}/kite/video.mp4"
+    assert links == [video, f"https://videos.example.com/videos/{FOLDER}/kite/poster.jpg", video]
+    assert f'<video controls preload="none" width="640" src="{video}"></video>' in text.splitlines()
     assert "![" not in text
+
+
+def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_link() -> None:
+    text = markdown(generation(), archive(), thumbnail=None)
+    assert "<video" not in text
+    assert "`sora show kite --link`" in text
+    assert "`sora show kite --save video.mp4`" in text
+
+
+def test_what_was_asked_for_what_it_cost_and_when_each_step_ended() -> None:
+    text = markdown(generation(), archive(), thumbnail=None, cost=Decimal("1.20"))
+    for line in (
+        "| asked for | 4 s, landscape, text-to-video, without watermark |",
+        "| cost | 1.20, by the block's price per second |",
+        "| validate\\_image | before the submission | no images |",
+        "| submit | 2026-03-01 00:00:00 UTC | 0.0 s |",
+        "| wait | 2026-03-01 00:00:00 UTC | 0.0 s |",
+        "| fetch | | |",
+        "| archive | 2026-03-01 00:00:00 UTC | 0.0 s, with the download |",
+    ):
+        assert line in text.splitlines(), line
+    assert "cost" not in markdown(generation(), archive(), thumbnail=None)
+
+
+def test_a_start_image_is_named_without_its_query() -> None:
+    made = generation()
+    request = VideoRequest(prompt="x", image_urls=["https://example.com/a.jpg?X-Amz-Signature=5ecret"])
+    text = markdown(made.model_copy(update={"request": request}), archive(), thumbnail=None)
+    assert "5ecret" not in text
+    assert "| start image | https&#58;//example.com/a.jpg?… |" in text.splitlines()
+    assert "1 image |" in text
 
 
 def test_no_secret_and_no_signature_gets_in() -> None:
@@ -217,7 +248,7 @@ def test_a_key_is_no_markup_either(key: str) -> None:
 
 
 def test_an_endless_prompt_is_cut() -> None:
-    assert len(markdown(generation("x" * 10_000), archive(), thumbnail=None)) < 2_000
+    assert len(markdown(generation("x" * 10_000), archive(), thumbnail=None)) < 3_000
 
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,127}", fullmatch=True))

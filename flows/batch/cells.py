@@ -1,0 +1,151 @@
+"""One value of a calendar or an event, as people and their programs write it, in the form that the API takes.
+
+Only what can be meant in one way is understood: `8.0` and `8 s` are 8, `9:16` is portrait. Everything else stays as it
+is, and the checks of the field then refuse it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+DURATION: Final = re.compile(r"(4|8|12)(?:[.,]0+)?\s*(?:s|sec|secs|second|seconds)?", re.IGNORECASE)
+"""pandas and LibreOffice write 8.0 where a column has empty cells; with a decimal comma it is 8,0."""
+SWITCHES: Final = {
+    **dict.fromkeys(("true", "yes", "1", "1.0", "wahr", "vrai", "verdadero"), True),
+    **dict.fromkeys(("false", "no", "0", "0.0", "falsch", "faux", "falso"), False),
+}
+"""Excel saves TRUE and FALSE in the language of its user."""
+RATIOS: Final = {
+    **dict.fromkeys(("landscape", "16:9", "16:09"), "landscape"),
+    **dict.fromkeys(("portrait", "9:16"), "portrait"),
+}
+"""Excel takes 16:9 for nine minutes past four in the afternoon and shows 16:09."""
+MIDNIGHT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|\+00:?00)?", re.ASCII)
+"""A day as pandas, LibreOffice and JavaScript write it. Any other time of the day is not a day."""
+
+_TIME: Final = re.compile(r"0?(\d{1,2}:\d\d)(?::00)?", re.ASCII)
+"""Excel takes 9:16 for a time of the day and shows 09:16 or 09:16:00."""
+_SEPARATOR: Final = re.compile(r"\s+|(?<![,;|])[,;|]++(?=\s|https?://|$)", re.IGNORECASE)
+"""Between two addresses. A comma inside an address, as Cloudinary has it, separates nothing. A run of commas is tried
+once, from its beginning: a cell can hold a hundred thousand."""
+_ADDRESS: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//|www\.", re.IGNORECASE)
+_STARTS: Final = re.compile(r"(?:^|[\s,;|])https?://", re.IGNORECASE)
+_IMAGE: Final = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
+
+
+class CellError(Exception):
+    """A value that could be meant in more than one way. The message says so and what to do, without the value."""
+
+
+def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of one video in the form that the API takes, and what is wrong with those that have none. Pure.
+
+    An absent value is the default: `null`, as pandas and JavaScript write it, and an empty text, as an empty cell is
+    one. The prompt alone is never left out for being empty, for it is required. A name that begins with # is a remark.
+    """
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for field, value in fields.items():
+        if (
+            value is None
+            or field.startswith("#")
+            or (isinstance(value, str) and field in _READERS and not value.strip())
+        ):
+            continue
+        try:
+            values[field] = _READERS[field](value) if field in _READERS else value
+        except CellError as error:
+            problems[field] = str(error)
+    return values, problems
+
+
+def as_meant(request: Any) -> Any:
+    """A request from outside, such as an event's, in the form that the API takes. For pydantic, before it validates.
+
+    Raises:
+        ValueError: a value could be meant in more than one way.
+    """
+    if not isinstance(request, dict):
+        return request
+    values, problems = normalize(request)
+    if problems:
+        raise ValueError("; ".join(f"{field} {problem}" for field, problem in problems.items()))
+    return values
+
+
+def line_ends(text: str) -> str:
+    r"""The text with every line end as `\n`, so that the same text is the same video whatever saved it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def addresses(text: str) -> list[str]:
+    """The addresses in a text: separated by blanks, line breaks, commas, semicolons or bars.
+
+    Raises:
+        CellError: a comma or semicolon could belong to an address as well as separate two.
+    """
+    found = [part for part in _SEPARATOR.split(text) if part]
+    for address in found:
+        before, *parts = re.split(r"[,;|]", address)
+        for part in parts:
+            if _ADDRESS.match(part) or (_IMAGE.search(before) and _IMAGE.search(part)):
+                raise CellError(
+                    "holds a comma or semicolon that could be a part of an address or stand between two. Put a blank "
+                    "between addresses, and write a comma that belongs to one as %2C"
+                )
+            before = part
+    return found
+
+
+def _duration(value: Any) -> Any:
+    found = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    return int(found[1]) if found else value
+
+
+def _aspect_ratio(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    time = _TIME.fullmatch(text)
+    return RATIOS.get(time[1] if time else text, value)
+
+
+def _image_urls(value: Any) -> Any:
+    if isinstance(value, str):
+        return addresses(value)
+    if isinstance(value, list) and any(isinstance(item, str) and len(_STARTS.findall(item)) > 1 for item in value):
+        raise CellError("holds more than one address in one entry of the list. Give each an entry of its own")
+    return value
+
+
+def _mode(value: Any) -> Any:
+    return re.sub(r"[\s_]+", "-", value.strip().lower()) if isinstance(value, str) else value
+
+
+def _remove_watermark(value: Any) -> Any:
+    return SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _id(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # as a CSV cell has it. Not 7.0: another program writes the same row as 7, another video
+    return value.strip() if isinstance(value, str) else value
+
+
+def _not_before(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = MIDNIGHT.fullmatch(value.strip())
+    return found[1] if found else value.strip()
+
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "duration": _duration,
+    "aspect_ratio": _aspect_ratio,
+    "image_urls": _image_urls,
+    "mode": _mode,
+    "remove_watermark": _remove_watermark,
+    "id": _id,
+    "not_before": _not_before,
+}
+"""How each field is read. The prompt is taken as it is."""

@@ -1,0 +1,47 @@
+"""Says what to do about parameters that are too large for Prefect, before Prefect refuses them with all of them."""
+
+import json
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.settings import get_current_settings
+
+from flows.record.errors import PipelineError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TooManyRequestsError(PipelineError):
+    """A list of requests is larger than Prefect takes as a parameter. Nothing was submitted."""
+
+
+class LimitedFlow(Flow[P, R]):
+    """A flow whose parameters are measured before a run is made of them.
+
+    Prefect takes 512 KiB. It answers more with a 422 that says nothing of calendars, and its client then prints the
+    whole list. This covers calls from Python; over HTTP and in the UI it is Prefect's server that answers.
+    """
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        serialized = super().serialize_parameters(parameters)
+        most = get_current_settings().server.api.max_parameter_size
+        size = len(json.dumps(serialized, separators=(",", ":")))  # as Prefect's server counts, with ASCII alone
+        if 0 < most < size:
+            raise TooManyRequestsError(
+                f"The parameters of {self.name} are {size:,} bytes, and Prefect takes {most:,}. Nothing was submitted. "
+                "Write the requests to a calendar, one JSON object per line, put it into the archive's bucket, and "
+                "give its address instead: calendar='s3://sora-videos/calendars/spring.jsonl'. The batch's key is "
+                "then the file's name, unless you give one."
+            )
+        return serialized
+
+
+def limited_flow(**options: Any) -> Callable[[Callable[P, R]], LimitedFlow[P, R]]:
+    """A decorator like Prefect's `flow`, which makes a `LimitedFlow`. Takes the options of `Flow`."""
+
+    def decorate(function: Callable[P, R]) -> LimitedFlow[P, R]:
+        return LimitedFlow(function, **options)
+
+    return decorate

@@ -1,0 +1,155 @@
+"""A calendar as a table, whatever it was saved as: its header, and its rows as texts."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, TypeVar
+
+from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
+from flows.batch.unreadable import refusal
+
+T = TypeVar("T")
+
+MAX_ROWS: Final = 5_000
+"""A batch is one flow run: 1,000 generations of five tasks were measured to take 140 MB in the process that runs it."""
+MAX_COLUMNS: Final = 100
+"""Far more than there can be. A line of junk can have millions of cells."""
+MAX_REPORTED: Final = 10
+"""How many problems of a header an error lists."""
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """A cell that has no text that could be relied on, and what to do."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row that is not blank."""
+
+    line: int
+    cells: Sequence[str | Flaw]
+    problem: str = ""
+    """What is wrong with the row as a whole."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The header of a table."""
+
+    line: int
+    fields: tuple[str | None, ...]
+    """The field of each column; None for one that has no name or is ignored."""
+    nameless: frozenset[int]
+    """Positions of the columns without a name, which must be empty."""
+
+
+def read_table(
+    rows: Iterator[TableRow], name: str, *, ignore_columns: bool, report: Callable[[str], None]
+) -> list[Row | BadRow]:
+    """Every row below the header, understood or not.
+
+    Args:
+        rows: the rows that are not blank; the first is the header.
+        name: the file's name, for errors.
+        ignore_columns: whether columns that are not known are left out; those that begin with # always are.
+        report: takes what was left out.
+
+    Raises:
+        CalendarError: the header is not right, a column without a name holds something, or there are too many rows.
+    """
+    header = next(rows, TableRow(line=1, cells=[]))
+    columns = _columns(header, name, ignore_columns=ignore_columns, report=report)
+    kept = bounded(rows, name)
+    for row in kept:
+        for position in columns.nameless:
+            if len(row.cells) > position and not is_blank(row.cells[position]):
+                raise refusal(
+                    name,
+                    f"has a cell in line {row.line} in column {position + 1}, which has no name in line {header.line}. "
+                    "Empty it if it is there by mistake, or give its column a name, such as #notes.",
+                )
+    return [_row(row, columns) for row in kept]
+
+
+def bounded(rows: Iterable[T], name: str) -> list[T]:
+    """All rows, if there are some and not too many. The rest is counted without being kept."""
+    iterator = iter(rows)
+    kept = list(islice(iterator, MAX_ROWS))
+    count = len(kept) + sum(1 for _ in iterator)
+    if not count:
+        raise refusal(name, "names no video.")
+    if count > MAX_ROWS:
+        raise refusal(name, f"has {count:,} rows; a batch takes {MAX_ROWS:,}. Split it into several batches.")
+    return kept
+
+
+def is_blank(cell: str | Flaw) -> bool:
+    """Whether there is nothing in a cell."""
+    return isinstance(cell, str) and not cell.strip()
+
+
+def field_name(header: str) -> str:
+    """The field that a column's name stands for: `Aspect Ratio` and `aspect-ratio` are `aspect_ratio`."""
+    return re.sub(r"[\s_-]+", "_", header.strip(" \t\r\n\ufeff\u200b").lower())
+
+
+def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable[[str], None]) -> Columns:
+    header = _trimmed(row.cells, 0)
+    if len(header) > MAX_COLUMNS:
+        raise refusal(name, f"has {len(header):,} columns in line {row.line}. Its first line must name its columns.")
+    flaws = [f"column {number} {cell.message}" for number, cell in enumerate(header, 1) if isinstance(cell, Flaw)]
+    texts = [cell.strip() if isinstance(cell, str) else "" for cell in header]
+    names = [field_name(text) for text in texts]
+    unknown = [text for text, field in zip(texts, names, strict=True) if text and field not in FIELDS]
+    ignored = [text for text in unknown if ignore_columns or text.startswith("#")]
+    problems = flaws + [
+        f"{shown(text)} is not a column{hint(field_name(text))}" for text in unknown if text not in ignored
+    ]
+    problems += [f"{field} is there {names.count(field)} times" for field in FIELDS if names.count(field) > 1]
+    if "prompt" not in names:
+        problems.append("the column prompt is missing")
+    if problems:
+        more = f"; and {len(problems) - MAX_REPORTED:,} more" if len(problems) > MAX_REPORTED else ""
+        listed = "; ".join(problems[:MAX_REPORTED])
+        raise refusal(name, f"does not name its columns right in line {row.line}: {listed}{more}. {allowed_fields()}.")
+    if ignored:
+        report(f"Ignored columns: {', '.join(shown(text) for text in ignored)}.")
+    return Columns(
+        line=row.line,
+        fields=tuple(field if field in FIELDS else None for field in names),
+        nameless=frozenset(number for number, text in enumerate(texts) if not text),
+    )
+
+
+def _row(row: TableRow, columns: Columns) -> Row | BadRow:
+    cells = _trimmed(row.cells, len(columns.fields))
+    if len(cells) > len(columns.fields):  # which cell is whose nobody knows, so no other problem is reported
+        return _bad(
+            row.line,
+            f"has {len(cells)} cells for {len(columns.fields)} columns. Put a cell that holds the delimiter in quotes; "
+            "empty one that is there by mistake, or give its column a name, such as #notes",
+        )
+    if row.problem:
+        return _bad(row.line, row.problem)
+    named = [(field, cell) for field, cell in zip(columns.fields, cells, strict=False) if field is not None]
+    return check_row(
+        row.line,
+        {field: cell for field, cell in named if isinstance(cell, str) and cell.strip()},
+        [RowProblem(field=field, message=cell.message) for field, cell in named if isinstance(cell, Flaw)],
+    )
+
+
+def _trimmed(cells: Sequence[str | Flaw], at_least: int) -> Sequence[str | Flaw]:
+    """The cells without blank ones at the end, of which spreadsheets write many: never fewer than so many."""
+    end = len(cells)
+    while end > at_least and is_blank(cells[end - 1]):
+        end -= 1
+    return cells[:end]
+
+
+def _bad(line: int, message: str) -> BadRow:
+    return BadRow(line=line, id=None, problems=(RowProblem(field="", message=message),))

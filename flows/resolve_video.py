@@ -1,0 +1,98 @@
+"""The flow `resolve-video`: a manual decision about an unconfirmed or failed generation, by a form."""
+
+from typing import Annotated, Final, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from blocks import ApixoApi, VideoArchive
+from flows.explaining import explained
+from flows.generate_video import generate
+from flows.record.generation import Generation
+from flows.record.keys import Key, check_key
+from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resources import command_options, load_block, open_resources
+from flows.signals.output import protect_log_handlers
+from flows.signals.run_artifacts import publish_on_its_way
+from flows.signals.run_log import log_reasons_once
+from flows.submission import Terms
+
+GO_ON: Final = "APIXO took it: go on with the task below. Pays nothing."
+PAY_AGAIN: Final = "APIXO did not take it, or it failed: submit once more. PAYS."
+
+Decision = Literal[
+    "APIXO took it: go on with the task below. Pays nothing.",
+    "APIXO did not take it, or it failed: submit once more. PAYS.",
+]
+"""The form shows these texts. Neither is a default."""
+
+
+def _run_name() -> str:
+    return f"resolve {flow_run.parameters.get('key') or flow_run.id}"
+
+
+# retries=0: not even a profile's default retries may repeat a decision that pays.
+@flow(name="resolve-video", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+async def resolve_video(
+    key: Key,
+    decision: Decision,
+    task_id: str | None = None,
+    attempt: Annotated[int, Field(ge=1)] | None = None,
+    wait: bool = True,
+    api: str = "default",
+    archive: str = "default",
+) -> Generation:
+    """Resolves a generation whose payment is unclear, or that failed, and finishes it, as `sora resolve` does.
+
+    Look in your APIXO account first for a task of the time that the run's artifact names.
+
+    Args:
+        key: The generation's key, as the failed run's artifact has it.
+        decision: What you found. Submitting once more may pay for a second time.
+        task_id: To go on: the task's id in your APIXO account. APIXO is asked for it first.
+        attempt: To submit once more: the number of the attempt that you looked at, as the artifact names it. So this
+            run pays once, however often it is rerun, and two people who decide about one attempt pay once.
+        wait: Off ends the run after the decision. The collector archives the video.
+        api: Name of the `apixo-api` block.
+        archive: Name of the `video-archive` block.
+    """
+    protect_log_handlers()
+    log_reasons_once()
+    key = check_key(key)
+    task_id = (task_id or "").strip() or None
+    check_decision(key, decision, task_id, attempt)
+    options = command_options(api, archive)
+    async with explained(key):
+        blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+        async with open_resources(*blocks, pays=True, options=options) as resources, explained(key, resources):
+            seen = await look(key, resources)
+            if task_id is not None:
+                decided = await resolve_as_task(seen, task_id, resources)
+            elif seen.attempt.number != attempt:
+                raise ResolutionError(
+                    f"The last attempt of {key} is {seen.attempt.number}, and it is {seen.state}; you decided about "
+                    f"attempt {attempt}. Nothing was changed, and nothing paid. Look at it once more, then decide.",
+                    key=key,
+                )
+            else:
+                decided = await allow_resubmission(seen, resources)
+            made = await generate(decided.request, key, resources, Terms(waits=wait))
+    if not made.objects:
+        await publish_on_its_way(made, options)
+    return made
+
+
+def check_decision(key: str, decision: Decision, task_id: str | None, attempt: int | None) -> None:
+    """That the form says one thing. Pure.
+
+    Raises:
+        ResolutionError: what it needs is missing, or it says both.
+    """
+    if decision == GO_ON and (task_id is None or attempt is not None):
+        problem = "To go on with a task, give its task_id, and leave attempt empty."
+    elif decision == PAY_AGAIN and (attempt is None or task_id is not None):
+        problem = "To submit once more, give the number of the attempt that you looked at, and leave task_id empty."
+    else:
+        return
+    raise ResolutionError(f"Nothing was decided about {key}: {problem} Nothing was changed.", key=key)

@@ -1,0 +1,113 @@
+"""What the Prefect UI shows of a run that ended without its video: what happened, whether it was paid, what to do.
+
+Its key is that of the video's own artifact, so the newest version there says where the video stands.
+"""
+
+import re
+from datetime import UTC, datetime
+
+from prefect.artifacts import acreate_markdown_artifact
+
+from apixo.redaction import hide_queries
+from flows.record.advice import Advice, advice
+from flows.record.generation import Generation
+from flows.signals.artifacts import artifact_key, plain, shown
+
+MOST_REASON_CHARACTERS = 2_000
+
+
+async def publish_failure(key: str, reason: str, said: Advice, found: Generation | None) -> None:
+    """Creates the artifact of a run that failed.
+
+    Args:
+        key: the generation's.
+        reason: the error's text.
+        said: whether it was paid, and what to do.
+        found: the record, where there is one.
+    """
+    made = acreate_markdown_artifact(
+        markdown=failure_markdown(key, reason, said, found),
+        key=artifact_key(key),
+        description=f"{said.title}: {key}",
+    )
+    await shown(made, what=f"the artifact of {key}")
+
+
+async def publish_on_its_way(generation: Generation, options: str) -> None:
+    """Creates the artifact of a run that does not wait for its video."""
+    made = acreate_markdown_artifact(
+        markdown=on_its_way_markdown(generation, options),
+        key=artifact_key(generation.key),
+        description=f"On its way: {generation.key}",
+    )
+    await shown(made, what=f"the artifact of {generation.key}")
+
+
+def failure_markdown(key: str, reason: str, said: Advice, found: Generation | None) -> str:
+    """The text of a failure. Pure. What came from outside cannot become markup."""
+    lines = [
+        f"# {said.title}: {plain(key)}",
+        "",
+        f"**What happened.** {plain(hide_queries(reason)[:MOST_REASON_CHARACTERS])}",
+        "",
+        f"**Was it paid?** {_commands(said.paid)}",
+        "",
+        "**What to do**",
+        "",
+        *(f"{number}. {_commands(step)}" for number, step in enumerate(said.steps, 1)),
+    ]
+    if found is not None:
+        lines += ["", "| | |", "|---|---|", *_facts(found)]
+    return "\n".join(lines) + "\n"
+
+
+def on_its_way_markdown(generation: Generation, options: str) -> str:
+    """The text of a video that is being generated. Pure."""
+    lines = [
+        f"# On its way: {plain(generation.key)}",
+        "",
+        f"> {plain(generation.request.prompt[:500])}",
+        "",
+        f"**Paid:** {_commands(advice(generation, options).paid)} This run does not wait for it.",
+        "",
+        (
+            "**What happens next.** The deployment `collect-videos` archives it, every 5 minutes or when a callback "
+            "came. This artifact then has a new version, with the video."
+        ),
+        "",
+        f"To look at it: `sora show {generation.key}{''.join(re.findall(' --archive [^ ]+', options))}`",
+        "",
+        "| | |",
+        "|---|---|",
+        *_facts(generation),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(found: Generation) -> list[str]:
+    attempt = found.attempt
+    rows = {
+        "state": found.state.value,
+        "attempt": str(attempt.number),
+        "claimed": time(attempt.claimed_at),
+        "task": found.task_id or "unknown",
+        "flow run": attempt.claimed_by.flow_run_id or "none",
+        "seconds of video": str(found.request.duration),
+    }
+    return [f"| {name} | {plain(value)} |" for name, value in rows.items()]
+
+
+def time(moment: datetime) -> str:
+    """A moment as a person reads it."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _commands(text: str) -> str:
+    """Our own sentence: what stands between backticks is code, the rest is plain."""
+    parts = re.split("`([^`]*)`", text)
+    return "".join(f"`{part}`" if number % 2 else plain_inside(part) for number, part in enumerate(parts))
+
+
+def plain_inside(text: str) -> str:
+    """Like `plain`, with the blanks at both ends kept."""
+    return f"{' ' * text.startswith(' ')}{plain(text)}{' ' * (text.endswith(' ') and bool(text.strip()))}"

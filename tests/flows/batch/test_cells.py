@@ -1,0 +1,123 @@
+"""Values as people and their programs write them: what is understood, and what is left to be refused."""
+
+import contextlib
+import time
+from typing import Any
+
+import pytest
+
+from flows.batch.cells import CellError, addresses, line_ends, normalize
+
+A, B = "https://example.com/a.jpg", "https://example.com/b.png"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        *(("duration", text, 8) for text in ("8", " 8 ", "8.0", "8,0", "8s", "8 s", "8 sec", "8 Seconds", "8.0 s")),
+        *(("duration", value, value) for value in ("08", "8.5", "+8", "8m", "0:08", "8 4", "", 8, 8.0, True)),
+        *(("aspect_ratio", text, "portrait") for text in ("9:16", "Portrait ", "09:16", "9:16:00", "09:16:00")),
+        *(("aspect_ratio", text, "landscape") for text in ("16:9", "16:09", "16:09:00", "Landscape")),
+        *(("aspect_ratio", value, value) for value in ("1:1", "9/16", "9:16:30", "vertical", 9)),
+        *(("mode", text, "text-to-video") for text in ("text-to-video", "Text to Video", "text_to_video ")),
+        *(("remove_watermark", text, True) for text in ("TRUE", "yes", "1", "1.0", "WAHR", "VRAI")),
+        *(("remove_watermark", text, False) for text in ("False", "no", "0", "0.0", "FALSCH", "FAUX")),
+        *(("remove_watermark", value, value) for value in ("checked", "x", "on", 1, 0)),
+        ("id", 7, "7"),
+        ("id", " kite ", "kite"),
+        ("id", "7.0", "7.0"),
+        *(("id", value, value) for value in (7.0, True, "Kite")),
+        *(
+            ("not_before", text, "2026-03-01")
+            for text in (
+                " 2026-03-01 ", "2026-03-01 00:00:00", "2026-03-01T00:00:00", "2026-03-01T00:00:00.000Z",
+                "2026-03-01T00:00+00:00",
+            )
+        ),
+        *(("not_before", text, text) for text in ("3/1/2026", "46082", "2026-03-01T01:00", "2026-03-01T00:00+01:00")),
+        ("prompt", " 8.0 ", " 8.0 "),
+        ("style", "8s", "8s"),
+    ],
+)  # fmt: skip
+def test_a_value_that_can_be_meant_in_one_way_is_understood(field: str, value: Any, expected: Any) -> None:
+    values, problems = normalize({field: value})
+    assert problems == {}
+    if value == "":
+        assert values == {}
+    else:
+        assert values == {field: expected}
+        assert type(values[field]) is type(expected)
+
+
+def test_what_is_absent_is_the_default_and_an_empty_prompt_is_none() -> None:
+    fields = dict.fromkeys(("duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "id", "not_before"))
+    assert normalize({"prompt": None} | fields) == ({}, {})
+    assert normalize({"prompt": "A kite", "#owner": "Ann"}) == ({"prompt": "A kite"}, {})
+    assert normalize({"prompt": " "} | dict.fromkeys(fields, " ")) == ({"prompt": " "}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (A, [A]),
+        (f" {A} \n {B} ", [A, B]),
+        (f"{A},{B}", [A, B]),
+        (f"{A}, {B},", [A, B]),
+        (f"{A};{B};", [A, B]),
+        (f"{A} | {B}", [A, B]),
+        (f"{A},\r\n{B}", [A, B]),
+        (f"{A}?v=1,{B}?v=2", [f"{A}?v=1", f"{B}?v=2"]),
+        (f"{A},HTTPS://example.com/c.jpg", [A, "HTTPS://example.com/c.jpg"]),
+        (f"{A},", [A]),
+        # One address each, with commas of its own: as Cloudinary and imgix have them.
+        *(
+            (address, [address])
+            for address in (
+                "https://res.cloudinary.com/demo/image/upload/w_400,h_300,c_fill/sample.jpg",
+                "https://x.imgix.net/a.jpg?rect=0,0,400,300&auto=format,compress",
+                "https://example.com/a;v=2.jpg",
+                "https://example.com/one,two.jpg",
+            )
+        ),
+        ("a.jpg, b.jpg", ["a.jpg", "b.jpg"]),
+        ("", []),
+    ],
+)
+def test_addresses_are_separated_where_one_ends(text: str, expected: list[str]) -> None:
+    assert addresses(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{A},b.jpg",
+        f"{A};uploads/b.webp",
+        f"{A},//cdn.example.com/b.jpg",
+        f"{A},www.example.com/b.jpg",
+        f"{A},ftp://example.com/b.jpg",
+        f"{B} {A}|c.png",
+    ],
+)
+def test_a_comma_that_could_stand_between_two_addresses_is_refused_with_what_to_do(text: str) -> None:
+    with pytest.raises(CellError, match="%2C") as refused:
+        addresses(text)
+    assert "example" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["," * 130_000, f"{A}{',' * 130_000}x", f"{A},x" * 13_000, " ;" * 65_000])
+def test_a_cell_of_commas_is_read_quickly(text: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(CellError):
+        addresses(text)
+    assert time.process_time() - began < 2
+
+
+def test_a_list_has_one_address_in_each_entry() -> None:
+    assert normalize({"image_urls": [A, B]}) == ({"image_urls": [A, B]}, {})
+    assert normalize({"image_urls": []}) == ({"image_urls": []}, {})
+    for entry in (f"{A},{B}", f"{A} {B}", f"{A}?v=1;{B}"):
+        assert "an entry of its own" in normalize({"image_urls": [entry]})[1]["image_urls"]
+
+
+def test_every_line_end_is_the_same() -> None:
+    assert line_ends("a\r\nb\rc\nd\r\n\r\ne\n\r") == "a\nb\nc\nd\n\ne\n\n"

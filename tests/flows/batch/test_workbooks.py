@@ -1,0 +1,292 @@
+"""Excel workbooks: the same videos as the CSV saved from them, and nothing is read that a person cannot see."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openpyxl import Workbook, load_workbook
+from openpyxl.worksheet.worksheet import Worksheet
+
+from flows.batch.calendar_rows import BadRow, BatchItem, Row
+from flows.batch.calendars import CalendarError, parse_calendar
+from flows.batch.tables import MAX_ROWS
+from flows.batch.workbooks import MAX_CELLS, MAX_UNPACKED_BYTES
+
+from .test_calendar_rows import told
+
+KITE = BatchItem(prompt="A kite")
+
+
+def saved(*rows: list[Any], change: Callable[[Worksheet], None] = lambda _: None) -> bytes:
+    """A workbook with these rows in its only sheet."""
+    workbook = Workbook()
+    sheet = workbook.active
+    assert isinstance(sheet, Worksheet)
+    for row in rows:
+        sheet.append(row)
+    change(sheet)
+    return packed(workbook)
+
+
+def packed(workbook: Workbook) -> bytes:
+    file = io.BytesIO()
+    workbook.save(file)
+    return file.getvalue()
+
+
+def patched(data: bytes, part: str, old: str, new: str) -> bytes:
+    """A workbook with one of its parts changed, as other programs write it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as after:
+        for name in before.namelist():
+            text = before.read(name)
+            if name == part:
+                assert old.encode() in text
+                text = text.replace(old.encode(), new.encode())
+            after.writestr(name, text)
+    return file.getvalue()
+
+
+def read(data: bytes, **options: Any) -> list[Row | BadRow]:
+    return parse_calendar(data, name="plan.xlsx", **options)
+
+
+def one(column: str, value: Any, *, number_format: str | None = None) -> Row | BadRow:
+    """The row of a workbook with this value beside its prompt."""
+
+    def change(sheet: Worksheet) -> None:
+        if number_format is not None:
+            sheet["B2"].number_format = number_format
+
+    (row,) = read(saved(["prompt", column], ["A kite", value], change=change))
+    return row
+
+
+def test_every_cell_is_what_it_would_be_in_the_csv() -> None:
+    urls = "https://example.com/a.jpg, https://example.com/b.jpg"
+    rows = read(
+        saved(
+            ["Prompt", "ID", "Duration", "Aspect Ratio", "Image URLs", "Remove watermark", "Not before", None],
+            ["A kite\nover dunes", "kite", 8, "9:16", urls, False, datetime(2026, 3, 1), None],  # noqa: DTZ001
+            [],
+            [" A kite ", 7, 12.0, None, None, True, "2026-03-02"],
+        )
+    )
+    assert rows == [
+        Row(
+            line=2,
+            item=BatchItem(
+                prompt="A kite\nover dunes", id="kite", duration=8, aspect_ratio="portrait", remove_watermark=False,
+                image_urls=urls.split(", "), not_before=date(2026, 3, 1),
+            ),
+        ),
+        Row(line=4, item=BatchItem(prompt=" A kite ", id="7", duration=12, not_before=date(2026, 3, 2))),
+    ]  # fmt: skip
+
+
+def test_a_row_has_the_key_that_it_has_in_a_csv() -> None:
+    """Pinned: another key would have the same calendar paid for once more."""
+    (row,) = read(saved(["prompt"], ["A kite"]))
+    assert isinstance(row, Row)
+    assert row.item.key("spring") == "spring-88736a2597"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "field", "expected"),
+    [
+        ("aspect_ratio", time(9, 16), "aspect_ratio", "portrait"),
+        ("aspect_ratio", time(16, 9), "aspect_ratio", "landscape"),
+        ("aspect_ratio", timedelta(hours=16, minutes=9), "aspect_ratio", "landscape"),
+        ("duration", 8.0, "duration", 8),
+        ("remove_watermark", 0, "remove_watermark", False),
+        ("not_before", date(2026, 3, 1), "not_before", date(2026, 3, 1)),
+        ("id", 1234, "id", "1234"),
+    ],
+)
+def test_what_excel_makes_of_a_cell_is_understood(column: str, value: Any, field: str, expected: Any) -> None:
+    row = one(column, value)
+    assert isinstance(row, Row), row
+    assert getattr(row.item, field) == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "number_format", "problem"),
+    [
+        ("not_before", 46082, None, "not_before: is a number and not a day. Format the cell as a date"),
+        ("not_before", datetime(2026, 3, 1, 9, 30), None, "not_before: must be a day"),  # noqa: DTZ001
+        ("id", 7, "000", "id: is a number that may be shown in another way"),
+        ("id", 7.5, None, "id: is a number that may be shown"),
+        ("id", 1234567890123456, None, "id: is a number that may be shown"),
+        ("id", date(2026, 3, 1), None, "id: is a date or time"),
+        ("duration", time(0, 0, 8), None, "duration: must be 4, 8 or 12"),
+        ("duration", 8.5, None, "duration: must be 4, 8 or 12"),
+        ("duration", "=4+4", None, "duration: is a formula without a result. Open the file in Excel and save it"),
+        ("duration", "#REF!", None, "duration: is an error such as #REF!"),
+    ],
+)
+def test_a_cell_that_shows_something_else_than_it_holds_is_a_bad_row(
+    column: str, value: Any, number_format: str | None, problem: str
+) -> None:
+    assert problem in told(one(column, value, number_format=number_format))[0]
+
+
+def test_a_prompt_that_is_a_date_or_a_formula_is_named_and_nothing_else() -> None:
+    rows = read(saved(["prompt", "duration"], [date(2026, 3, 1), 4], ['="A "&"kite"', 8]))
+    assert [problem.partition(".")[0] for row in rows for problem in told(row)] == [
+        "prompt: is a date or time",
+        "prompt: is a formula without a result",
+    ]
+
+
+def test_the_result_of_a_formula_is_taken() -> None:
+    data = saved(["prompt", "duration"], ["A kite", "=4+4"])
+    data = patched(data, "xl/worksheets/sheet1.xml", "<f>4+4</f><v />", "<f>4+4</f><v>8</v>")
+    assert read(data) == [Row(line=2, item=BatchItem(prompt="A kite", duration=8))]
+
+
+def test_a_carriage_return_is_a_line_end_as_in_the_csv() -> None:
+    (row,) = read(saved(["prompt"], ["Dunes_x000D_\nA kite_x000d_"]))
+    assert isinstance(row, Row)
+    assert row.item.prompt == "Dunes\nA kite\n"
+
+
+def test_merged_cells_are_refused_in_each_row() -> None:
+    data = saved(
+        ["prompt", "aspect_ratio"], ["A kite", "portrait"], ["A fox", None], ["A cat", None],
+        change=lambda sheet: sheet.merge_cells("B2:B3"),
+    )  # fmt: skip
+    rows = read(data)
+    assert [type(row) for row in rows] == [BadRow, BadRow, Row]
+    for row in rows[:2]:
+        assert told(row) == [
+            "aspect_ratio: is a part of the merged cells B2:B3. Unmerge them, and give each row its own"
+        ]
+
+
+def test_a_merged_title_above_the_header_is_refused_with_what_is_allowed() -> None:
+    data = saved(["Spring", None], ["prompt", "id"], ["A kite", "a"], change=lambda sheet: sheet.merge_cells("A1:B1"))
+    with pytest.raises(CalendarError, match=r"in line 1: column 1 is a part of the merged cells A1:B1.*Allowed are"):
+        read(data)
+
+
+def hide(sheet: Worksheet) -> None:
+    sheet.row_dimensions[3].hidden = True
+    sheet.row_dimensions[5].hidden = True  # empty
+    sheet.column_dimensions["B"].hidden = True
+    sheet.column_dimensions["C"].hidden = True
+
+
+def test_a_hidden_row_is_refused_and_a_hidden_column_is_named() -> None:
+    notes: list[str] = []
+    data = saved(["prompt", "id"], ["A kite", "a"], ["A fox", "b"], ["A cat", "c"], change=hide)
+    rows = read(data, report=notes.append)
+    assert [type(row) for row in rows] == [Row, BadRow, Row]
+    assert told(rows[1]) == [": is hidden in the sheet, by a filter or by hand. Show it or delete it"]
+    assert notes == ["Read hidden columns as well: id."]
+
+
+def two_sheets() -> bytes:
+    workbook = load_workbook(
+        io.BytesIO(saved(["prompt"], ["A kite"], change=lambda sheet: setattr(sheet, "title", "May")))
+    )
+    other = workbook.create_sheet("June")
+    other.append(["prompt"])
+    other.append(["A fox"])
+    hidden = workbook.create_sheet("Lists")
+    hidden.append(["Ann"])
+    hidden.sheet_state = "hidden"
+    return packed(workbook)
+
+
+def test_of_several_sheets_one_has_to_be_named() -> None:
+    with pytest.raises(CalendarError, match=r"has 2 sheets: 'May', 'June'\. Say which one with sheet .*--sheet"):
+        read(two_sheets())
+    with pytest.raises(CalendarError, match=r"has no sheet 'may'\. Its sheets are 'May', 'June'"):
+        read(two_sheets(), sheet="may")
+    notes: list[str] = []
+    assert read(two_sheets(), sheet="June", report=notes.append) == [Row(line=2, item=BatchItem(prompt="A fox"))]
+    assert notes == ["Read the sheet 'June', not 'May', 'Lists'."]
+
+
+def test_the_only_sheet_that_is_not_hidden_is_read() -> None:
+    workbook = load_workbook(io.BytesIO(two_sheets()))
+    workbook["June"].sheet_state = "veryHidden"
+    notes: list[str] = []
+    assert read(packed(workbook), report=notes.append) == [Row(line=2, item=KITE)]
+    assert notes == ["Read the sheet 'May', not 'June', 'Lists'."]
+
+
+@pytest.mark.parametrize("name", ["plan.csv", "plan.jsonl"])
+def test_only_a_workbook_has_sheets(name: str) -> None:
+    with pytest.raises(CalendarError, match="has no sheets"):
+        parse_calendar(b"prompt\nA kite", name=name, sheet="May")
+
+
+def test_cells_that_were_only_formatted_are_not_there() -> None:
+    def far_away(sheet: Worksheet) -> None:
+        sheet["XFD1048576"].number_format = "0"
+        sheet["C2"] = " "
+
+    assert read(saved(["prompt"], ["A kite"], change=far_away)) == [Row(line=2, item=KITE)]
+
+
+def test_more_rows_than_a_batch_takes_are_refused() -> None:
+    with pytest.raises(CalendarError, match="has 5,001 rows; a batch takes 5,000"):
+        read(saved(["prompt"], *[["A kite"]] * (MAX_ROWS + 1)))
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def grown(end: str) -> bytes:
+    """A workbook whose sheet goes on like this."""
+    return patched(saved(["prompt"]), SHEET, "</sheetData>", end)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: b"", "is empty"),
+        (lambda: b"prompt\nA kite", "is not an Excel workbook, or is damaged. Save it as .xlsx"),
+        (lambda: saved(["prompt"])[:-30], "is not an Excel workbook, or is damaged"),
+        (lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is protected by a password, or an old .xls"),
+        (lambda: saved(["id"], ["a"]), "the column prompt is missing"),
+        (lambda: saved(["prompt"]), "names no video"),
+        (saved, "the column prompt is missing"),
+        (lambda: patched(saved(["prompt"]), SHEET, "<sheetData>", "<sheetData"), "cannot be read as an Excel workbook"),
+        (lambda: grown(" " * MAX_UNPACKED_BYTES + "</sheetData>"), "too large when unpacked"),
+        (lambda: grown(f"<row r='3'>{'<c/>' * (MAX_CELLS + 1)}</row></sheetData>"), "too large when unpacked"),
+        (
+            lambda: grown("</sheetData><mergeCells><mergeCell ref='A1:XFD1048576'/></mergeCells>"),
+            "too large when unpacked",
+        ),
+    ],
+    ids=["empty", "csv", "cut", "encrypted", "no prompt", "no rows", "no cells", "junk", "bomb", "cells", "merged"],
+)
+def test_what_is_not_a_calendar_is_refused_whole_with_what_to_do(make: Callable[[], bytes], message: str) -> None:
+    with pytest.raises(CalendarError, match=message):
+        read(make())
+
+
+GOOD = saved(["prompt", "id", "duration"], ["A kite", 7, "=4+4"], [None, None, date(2026, 3, 1)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_damaged_workbook_is_rows_or_a_calendar_error(data: st.DataObject) -> None:
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as archive:
+        part = data.draw(st.sampled_from(archive.namelist()))
+        text = archive.read(part).decode()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 40)))
+    put = data.draw(st.sampled_from(["", "<", ">", '"', "0", "-1", "99999999999999999999", "x", "<c r='B9'/>", "&a;"]))
+    try:
+        rows = read(patched(GOOD, part, text, text[:start] + put + text[end:]) if text else GOOD)
+    except CalendarError:
+        return
+    assert all(isinstance(row, Row) or row.problems for row in rows)

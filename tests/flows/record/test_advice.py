@@ -1,0 +1,91 @@
+"""What a person is told in each state: whether it was paid, and what to do, with the command and the deployment."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from apixo import Failed, Status, Succeeded, VideoRequest
+from flows.record import transitions
+from flows.record.advice import advice
+from flows.record.generation import Generation, Owner, Problem
+
+NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
+LOST = Problem(kind="NoReplyError", message="no answer")
+
+
+def claimed() -> Generation:
+    return transitions.claim(
+        None, key="kite", request=VideoRequest(prompt="x"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
+    )
+
+
+def submitted(task_id: str = "t1") -> Generation:
+    return transitions.submitted(claimed(), attempt_number=1, task_id=task_id, now=NOW)
+
+
+def ended(status: Status) -> Generation:
+    if isinstance(status, Failed):
+        return transitions.failed(submitted(), status, now=NOW)
+    assert isinstance(status, Succeeded)
+    return transitions.succeeded(submitted(), status, now=NOW)
+
+
+def failed(code: str) -> Generation:
+    return ended(Failed(task_id="t1", state="failed", fail_code=code, fail_message="no"))
+
+
+RESOLVE = "a Custom run of the deployment `resolve-video` with the key `kite`"
+CASES: list[tuple[str, Generation, str, str, list[str]]] = [
+    ("claimed", claimed(), "Stopped", "Not known yet", ["Run it again with the same key"]),
+    (
+        "unconfirmed",
+        transitions.unconfirmed(claimed(), attempt_number=1, problem=LOST, now=NOW),
+        "Unconfirmed",
+        "Nobody can know yet",
+        [
+            "for a task of 2026-03-01 09:00:00 UTC",
+            f"There is one: `sora resolve kite --task-id TASK_ID --api x`, or {RESOLVE}, the decision to go on",
+            (
+                "There is none: `sora resolve kite --resubmit --api x`, or the same with the decision to submit once "
+                "more and attempt 1. It pays."
+            ),
+        ],
+    ),
+    ("submitted", submitted(), "Not archived yet", "Yes, as task `t1`", ["`collect-videos`", "`sora collect --api x`"]),
+    (
+        "succeeded",
+        ended(Succeeded(task_id="t1", state="success", result_urls=("https://h.example/v.mp4",))),
+        "Not archived yet",
+        "Yes, as task `t1`. Nothing is lost.",
+        ["`collect-videos`", "pays nothing"],
+    ),
+    ("failed", failed("ODD"), "Failed", "as task `t1`", [f"`sora resolve kite --resubmit --api x`, or {RESOLVE}"]),
+    ("failed for good", failed("CONTENT_VIOLATION"), "Failed", "as task `t1`", ["change it, and give it a new key"]),
+    (
+        "rejected",
+        transitions.rejected(claimed(), attempt_number=1, problem=LOST, now=NOW),
+        "Refused",
+        "No. APIXO did not take it.",
+        ["the deployment `generate-video`"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "found", "title", "paid", "steps"), CASES, ids=[case[0] for case in CASES])
+def test_each_state_has_its_advice(name: str, found: Generation, title: str, paid: str, steps: list[str]) -> None:
+    said = advice(found, " --api x")
+    assert said.title == title
+    assert said.paid.startswith(paid) or paid in said.paid
+    assert len(said.steps) == len(steps)
+    assert [words for step, words in zip(said.steps, steps, strict=True) if words not in step] == []
+
+
+def test_only_what_may_pay_says_so() -> None:
+    for name, found, *_ in CASES:
+        resubmits = [step for step in advice(found, "").steps if "--resubmit" in step]
+        assert all("pay" in step.lower() for step in resubmits)
+        assert bool(resubmits) is (name in ("unconfirmed", "failed"))
+
+
+def test_a_task_id_cannot_end_the_code_that_it_stands_in() -> None:
+    assert "`t'x`" in advice(submitted("t`x"), "").paid

@@ -1,0 +1,60 @@
+"""The artifact of a run without a video: what happened, whether it was paid, what to do. No markup and no secret."""
+
+import pytest
+
+from flows.record.advice import NOTHING_SENT, UNREADABLE, Advice, advice
+from flows.signals.run_artifacts import failure_markdown, on_its_way_markdown
+
+from ..record.test_advice import CASES, submitted
+from .test_artifacts import NASTY, RENDERER, inline, shape
+
+UNCONFIRMED = CASES[1][1]
+
+
+def test_it_says_what_happened_whether_it_was_paid_and_what_to_do() -> None:
+    text = failure_markdown("kite", "No answer came.", advice(UNCONFIRMED, ""), UNCONFIRMED)
+    lines = text.splitlines()
+    assert lines[0] == "# Unconfirmed: kite"
+    assert lines[2] == "**What happened.** No answer came."
+    assert lines[4].startswith("**Was it paid?** Nobody can know yet. It is not sent again by itself")
+    assert [line[:2] for line in lines if line[:1].isdigit()] == ["1.", "2.", "3."]
+    assert "| state | unconfirmed |" in lines
+    assert "| claimed | 2026\\-03\\-01 09:00:00 UTC |" in lines
+    code = [token.content for token in inline(RENDERER.parse(text)) if token.type == "code_inline"]
+    assert code == ["sora resolve kite --task-id TASK_ID", "resolve-video", "kite", "sora resolve kite --resubmit"]
+
+
+@pytest.mark.parametrize("said", [NOTHING_SENT, UNREADABLE])
+def test_without_a_record_it_says_what_is_known(said: Advice) -> None:
+    text = failure_markdown("kite", "There is no block.", said, None)
+    assert "| state" not in text
+    assert "**Was it paid?** N" in text
+
+
+@pytest.mark.parametrize("reason", NASTY)
+def test_a_reason_stays_text(reason: str) -> None:
+    said = advice(UNCONFIRMED, "")
+    assert shape(failure_markdown("kite", reason, said, UNCONFIRMED)) == shape(
+        failure_markdown("kite", "no", said, UNCONFIRMED)
+    )
+
+
+def test_a_reason_is_cut_and_has_no_signature() -> None:
+    reason = "https://h.example/v.mp4?X-Amz-Signature=5ecret failed " + "x" * 100_000
+    text = failure_markdown("kite", reason, UNREADABLE, None)
+    assert "5ecret" not in text
+    assert len(text) < 4_000
+
+
+def test_a_video_that_nobody_waits_for_is_on_its_way() -> None:
+    text = on_its_way_markdown(submitted(), " --api x --archive y")
+    assert text.startswith("# On its way: kite\n")
+    for part in (
+        "> x",
+        "**Paid:** Yes, as task `t1`",
+        "`collect-videos`",
+        "`sora show kite --archive y`",
+        "| task | t1 |",
+    ):
+        assert part in text
+    assert "`sora show kite`" in on_its_way_markdown(submitted(), " --api x")

@@ -1,0 +1,76 @@
+"""An error of ours stands in a run's log once, with its reason and no traceback; any other keeps its tracebacks."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from prefect import flow, get_run_logger, task
+
+from deployments.local.prefect_server import PrefectServer
+from flows.record.errors import UnconfirmedError
+from flows.signals.run_log import LOGGERS, log_reasons_once
+
+
+@pytest.fixture(autouse=True)
+def reasons_once(prefect_server: PrefectServer) -> None:
+    log_reasons_once()
+    log_reasons_once()
+
+
+def ours() -> None:
+    raise UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+
+
+def logged_by_ourselves() -> None:
+    error = UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+    get_run_logger().error("%s", error)
+    raise error
+
+
+def warned_of() -> None:
+    error = UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+    get_run_logger().warning("%s", error)
+    raise error
+
+
+def a_bug() -> None:
+    raise ZeroDivisionError("nobody foresaw this")
+
+
+async def errors(fail: Callable[[], None], caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What a run logs as errors whose task fails so."""
+
+    @task(retries=0)
+    async def step() -> None:
+        fail()
+
+    @flow
+    async def run() -> None:
+        await step()
+
+    with pytest.raises((UnconfirmedError, ZeroDivisionError)):
+        await run()
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("fail", [ours, logged_by_ourselves, warned_of])
+async def test_a_reason_is_logged_once_without_a_traceback(
+    fail: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    (record,) = await errors(fail, caplog)
+    assert record.getMessage() == "Nobody can know yet whether kite was paid."
+    assert record.exc_info is None
+    assert "Traceback" not in caplog.text
+    assert caplog.messages.count("Finished in state Failed.") == 2
+
+
+async def test_a_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
+    found = await errors(a_bug, caplog)
+    assert sum(record.exc_info is not None for record in found) == 2
+    assert sum("Finished in state Failed(" in record.getMessage() for record in found) == 2
+
+
+def test_repeating_it_changes_nothing() -> None:
+    for name in LOGGERS:
+        filters = [item for item in logging.getLogger(name).filters if type(item).__name__ == "_ReasonOnce"]
+        assert len(filters) == 1
