@@ -16,6 +16,7 @@ the default of its class: a file that is too big is a ``DownloadError`` no retry
 from urllib.parse import urlsplit
 
 from apixo import SoraError
+from apixo.addresses import normalize_url
 
 RESULT_VALID_DAYS = 15
 """APIXO: result URLs are valid for 15 days."""
@@ -74,7 +75,7 @@ def display_url(url: str) -> str:
     A text that is no URL at all becomes ``<malformed URL>``, for it may be anything, a pasted secret too.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(normalize_url(url))
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return "<malformed URL>"

@@ -11,12 +11,12 @@ import ipaddress
 import re
 import socket
 import ssl
-import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
 
+from apixo.addresses import normalize_url
 from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -98,19 +98,17 @@ _EMBEDDED_IPV4 = (*_NAMED_IPV4, *_networks("::/96", "::ffff:0:0:0/96", "64:ff9b:
 def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     """The parsed URL, if its text alone allows asking it. Pure: nothing is resolved.
 
+    How it is written does not matter: what is checked, and then asked, is its usual form (see `normalize_url`).
+
     Raises:
-        ForbiddenUrlError: not http or https, a user name in it, no or a malformed host, a port of another service,
-            longer than max_length characters, or with whitespace, control characters or backslashes, on which parsers
-            differ.
+        ForbiddenUrlError: not http or https, a user name in it, no or a malformed host, a port of another service, or
+            longer than max_length characters.
     """
     shown = display_url(url)
+    url = normalize_url(url)
     if len(url) > max_length:
         raise ForbiddenUrlError(
             f"A URL of {len(url):,} characters is refused, {max_length:,} are allowed: give a shorter one", url=url
-        )
-    if any(unicodedata.category(char)[0] in "CZ" or char == "\\" for char in url):
-        raise ForbiddenUrlError(
-            f"{shown} holds whitespace, control characters or a backslash: percent-encode them", url=url
         )
     try:
         parsed = httpx.URL(url)
@@ -119,7 +117,7 @@ def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
         raise ForbiddenUrlError(f"{shown} is not a URL that can be read: check how it is written", url=url) from None
     if parsed.scheme not in {"http", "https"}:
         raise ForbiddenUrlError(f"{shown} is refused: only http and https URLs may be given", url=url)
-    if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0].partition("#")[0]:
+    if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0]:
         raise ForbiddenUrlError(f"{shown} is refused: a user name or password may not be part of the URL", url=url)
     if not _is_host(parsed.raw_host.decode("ascii")):
         raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check how it is written", url=url)
@@ -199,7 +197,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 extensions={**request.extensions, "sni_hostname": host.removesuffix(".")},
             )
             try:
-                return await self._inner.handle_async_request(outbound)
+                return await _with_plain_location(await self._inner.handle_async_request(outbound), url)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -290,8 +288,6 @@ async def open_stream(
             finally:
                 await response.aclose()
             current = _redirected(current, response.headers["location"])
-    except httpx.InvalidURL:  # no HTTPError: httpx itself reads every Location, and trips over some
-        raise _no_url(current) from None
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise DownloadError(
@@ -302,24 +298,30 @@ async def open_stream(
     )
 
 
+async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> httpx.Response:
+    """The response, its redirect absolute and in the usual form: httpx reads every Location, and trips over some.
+
+    Raises:
+        ForbiddenUrlError: it cannot be read as a URL, or leads from https to http.
+    """
+    if response.status_code in _REDIRECTS and "location" in response.headers:
+        try:
+            response.headers["location"] = str(_redirected(url, response.headers["location"]))
+        except ForbiddenUrlError:
+            await response.aclose()
+            raise
+    return response
+
+
 def _redirected(current: httpx.URL, location: str) -> httpx.URL:
     """Where a redirect leads, checked."""
-    try:
-        joined = str(current.join(location))
-    except httpx.InvalidURL:
-        raise _no_url(current) from None
-    target = check_url(joined, max_length=MAX_SIGNED_URL_LENGTH)
+    target = check_url(normalize_url(location, base=str(current)), max_length=MAX_SIGNED_URL_LENGTH)
     if current.scheme == "https" and target.scheme == "http":
         raise ForbiddenUrlError(
             f"{display_url(str(current))} redirects from https to http: give a URL that stays encrypted",
             url=str(current),
         )
     return target
-
-
-def _no_url(current: httpx.URL) -> ForbiddenUrlError:
-    # Without its cause, as in `check_url`.
-    return ForbiddenUrlError(f"{display_url(str(current))} redirects to something that is no URL", url=str(current))
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
