@@ -68,6 +68,8 @@ async def record_end(
         SupersededError: the generation has another task now, and this one was named by mistake, or failed.
     """
     key = paid.key
+    for remark in status.remarks:
+        run_logger().warning("%s: %s", key, remark)
     if isinstance(status, Failed):
         failed = status
         entry = await resources.ledger.change(

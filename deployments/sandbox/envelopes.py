@@ -32,7 +32,7 @@ def damaged(kind: str, envelope: Json) -> Json:
         case "no_data":
             return {"code": 200, "message": "success"}
         case _:
-            wrong = {"taskId": 12345678, "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
+            wrong = {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
             return {"code": 200, "message": None, "data": wrong}
 
 

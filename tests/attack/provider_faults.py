@@ -218,7 +218,7 @@ SUBMIT: Final = (
     ),
     _unconfirmed("200 with junk", 1, ODD_YES, fault("submit", "junk")),
     _unconfirmed("200 with half of its JSON", 1, ODD_YES, fault("submit", "half_json")),
-    _unconfirmed("200 with a number as task id", 1, ODD_YES, fault("submit", "wrong_types")),
+    _unconfirmed("200 with a list as task id", 1, ODD_YES, fault("submit", "wrong_types")),
     _unconfirmed("200 without a task id", 1, ODD_YES, fault("submit", "missing_fields")),
     _unconfirmed("200 with null as data", 1, ODD_YES, fault("submit", "null_data")),
     _unconfirmed("200 without data", 1, ODD_YES, fault("submit", "no_data")),
