@@ -197,7 +197,7 @@ def test_a_codec_nobody_knows_is_damaged(films: Any) -> None:
 # What stands beside the picture
 
 
-ASS = b"[Script Info]\r\nScriptType: v4.00+\r\n[V4+ Styles]\r\nFormat: Name\r\nStyle: Default\r\n[Events]\r\nFormat: Text\r\n"
+ASS = b"[Script Info]\nScriptType: v4.00+\n[V4+ Styles]\nFormat: Name\nStyle: Default\n[Events]\nFormat: Text\n"
 """What FFmpeg's encoders of captions want to know before they begin."""
 
 
