@@ -8,11 +8,13 @@ redirect. So the client resolves a name once, checks *every* address, and connec
 import asyncio
 import http.cookiejar
 import ipaddress
+import os
 import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import metadata
 
 import httpx
 
@@ -233,6 +235,20 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         return is_allowed_address(address, allow_private_hosts=self._allow_private_hosts)
 
 
+def user_agent() -> str:
+    """How this program names itself: `sora-pipeline/0.1.0 (+<contact>) httpx/0.28.1`.
+
+    Some hosts want to know whom to reach (Wikimedia's user-agent policy does). `SORA_CONTACT` says it, a web or mail
+    address; without it, a home page in the package's metadata, if there is one.
+    """
+    about = metadata("sora-pipeline")
+    pages = [page.partition(",")[2].strip() for page in about.get_all("Project-URL") or []]
+    contact = os.environ.get("SORA_CONTACT", "").strip() or next(iter(pages), "")
+    contact = "".join(letter for letter in contact if letter.isascii() and letter.isprintable() and letter not in "()")
+    comment = f" (+{contact})" if contact else ""
+    return f"{about['Name']}/{about['Version']}{comment} httpx/{httpx.__version__}"
+
+
 def guarded_client(
     *,
     allow_private_hosts: bool,
@@ -255,7 +271,7 @@ def guarded_client(
         trust_env=False,
         follow_redirects=False,
         timeout=timeout_seconds,
-        headers={"User-Agent": "sora-pipeline", "Accept-Encoding": "identity"},
+        headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
         cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
     )
 

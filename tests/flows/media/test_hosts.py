@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import pickle
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -441,6 +442,26 @@ async def test_no_credentials_and_no_cookies_are_sent(monkeypatch: pytest.Monkey
     assert "authorization" not in sent
     assert "cookie" not in sent
     assert "accept-encoding: identity" in sent
+
+
+@pytest.mark.parametrize(
+    ("contact", "comment"),
+    [
+        ("https://studio.example/about", r" \(\+https://studio\.example/about\)"),
+        (" team@studio.example ", r" \(\+team@studio\.example\)"),
+        ("a(b)\r\nX: ü", r" \(\+abX: \)"),
+        (None, ""),
+    ],
+)
+async def test_the_program_names_itself_and_whom_to_reach(
+    monkeypatch: pytest.MonkeyPatch, contact: str | None, comment: str
+) -> None:
+    monkeypatch.delenv("SORA_CONTACT", raising=False)
+    if contact:
+        monkeypatch.setenv("SORA_CONTACT", contact)
+    async with serving(OK) as server:
+        await get(guarded_client(allow_private_hosts=True), server.url())
+    assert re.search(rf"\r\nUser-Agent: sora-pipeline/[\d.]+{comment} httpx/[\d.]+\r\n", server.requests[0])
 
 
 # Redirects

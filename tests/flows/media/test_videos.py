@@ -6,11 +6,12 @@ import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 import pytest
+from av.subtitles.codeccontext import SubtitleCodecContext
 from PIL import Image
 
 from flows.media.boxes import C2PA_UUID, read_boxes
@@ -208,7 +209,7 @@ def with_caption(path: Path, *, until_seconds: float, codec: str, container: str
         streams = {stream.index: out.add_stream_from_template(stream) for stream in source.streams}
         captions = out.add_stream(codec)
         captions.time_base = Fraction(1, 1000)
-        captions.codec_context.subtitle_header = ASS
+        cast("SubtitleCodecContext", captions.codec_context).subtitle_header = ASS
         text = b"Hello"
         caption = av.Packet(len(text).to_bytes(2, "big") + text if codec == "mov_text" else text)
         caption.stream, caption.time_base = captions, Fraction(1, 1000)
