@@ -125,7 +125,7 @@ async def _store_video(
         digest = await _read_back(name, store)
     if digest.sha256 != video.sha256:
         raise ArchiveMismatchError(
-            f"{name} was written with {video.facts.size_bytes} bytes, sha256 {video.sha256}, and read back as "
+            f"{name} was written with {video.size_bytes} bytes, sha256 {video.sha256}, and read back as "
             f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It is written again."
         )
     return _video_object(name, video, store), video
@@ -148,7 +148,14 @@ async def _taken_over(
     request = found.request
     warnings = compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
     warnings.append("another run stored this result first; the host then served other bytes")
-    return replace(video, path=path, sha256=digest.sha256, facts=facts, warnings=tuple(warnings))
+    return replace(
+        video,
+        path=path,
+        sha256=digest.sha256,
+        size_bytes=digest.size_bytes,
+        facts=facts,
+        warnings=(*facts.doubts, *warnings),
+    )
 
 
 def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> ArchivedObject:
@@ -158,13 +165,15 @@ def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> Archive
         bucket=store.bucket,
         name=name,
         content_type=object_names.VIDEO_TYPE,
-        size_bytes=facts.size_bytes,
+        size_bytes=video.size_bytes,
         sha256=video.sha256,
-        codec=facts.codec,
-        duration_seconds=facts.duration_seconds,
-        width=facts.width,
-        height=facts.height,
-        has_audio=facts.has_audio,
+        codec=facts.codec if facts else None,
+        duration_seconds=facts.duration_seconds if facts else None,
+        width=facts.width if facts else None,
+        height=facts.height if facts else None,
+        has_audio=facts.has_audio if facts else None,
+        has_c2pa=facts.has_c2pa if facts else None,
+        damaged=facts is None,
     )
 
 

@@ -241,12 +241,23 @@ def user_agent() -> str:
     Some hosts want to know whom to reach (Wikimedia's user-agent policy does). `SORA_CONTACT` says it, a web or mail
     address; without it, a home page in the package's metadata, if there is one.
     """
+    name, contact = _name_and_contact()
+    comment = f" (+{contact})" if contact else ""
+    return f"{name}{comment} httpx/{httpx.__version__}"
+
+
+def compatible_user_agent() -> str:
+    """The same in the form of search engines, for hosts that let in only what resembles a browser."""
+    name, contact = _name_and_contact()
+    return f"Mozilla/5.0 (compatible; {name}{f'; +{contact}' if contact else ''})"
+
+
+def _name_and_contact() -> tuple[str, str]:
     about = metadata("sora-pipeline")
     pages = [page.partition(",")[2].strip() for page in about.get_all("Project-URL") or []]
     contact = os.environ.get("SORA_CONTACT", "").strip() or next(iter(pages), "")
     contact = "".join(letter for letter in contact if letter.isascii() and letter.isprintable() and letter not in "()")
-    comment = f" (+{contact})" if contact else ""
-    return f"{about['Name']}/{about['Version']}{comment} httpx/{httpx.__version__}"
+    return f"{about['Name']}/{about['Version']}", contact
 
 
 def guarded_client(

@@ -66,8 +66,8 @@ def share_link(url: str) -> ShareLink | None:
         case "imgur.com" | "www.imgur.com" | "m.imgur.com":
             image = _IMGUR_PAGE.fullmatch(path)
             is_album = path.startswith(("/a/", "/gallery/", "/t/"))
-            direct = f"give https://i.imgur.com/{image[1]}.jpg" if image else None
-            found = ShareLink("Imgur", direct) if image or is_album else None
+            instead = f"give https://i.imgur.com/{image[1]}.jpg" if image else None
+            found = ShareLink("Imgur", instead) if image or is_album else None
         case "github.com" if (file := _GITHUB_PAGE.fullmatch(path)) and "raw" not in query:
             found = ShareLink("GitHub", f"give https://raw.githubusercontent.com/{file[1]}/{file[2]}/{file[3]}")
         case "unsplash.com" if photo := _UNSPLASH_PAGE.fullmatch(path):

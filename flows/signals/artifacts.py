@@ -74,10 +74,12 @@ def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes 
     lines += [f"> {plain(request.prompt[:500])}", "", "| | |", "|---|---|", f"| state | {generation.state} |"]
     lines.append(f"| task | {plain(generation.task_id or 'none')} |")
     if video is not None:
-        lines.append(
-            f"| video | {video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}, "
-            f"{video.size_bytes:,} bytes |"
+        what = (
+            f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"
+            if video.duration_seconds is not None
+            else "damaged"
         )
+        lines.append(f"| video | {what}, {video.size_bytes:,} bytes |")
         lines.append(f"| SHA-256 | {video.sha256} |")
     for item in generation.objects:
         link = archive.public_link(item.name)
