@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,8 +87,8 @@ async def fetch(
 
 
 LABELS = [
-    "aws-chunked", "gzip", "base64", "binary", "none", "utf-8", "UTF-8", "", "br", "deflate", "zstd", "aws-chunked,gzip",
-    "x-unheard-of", "identity",
+    "aws-chunked", "gzip", "base64", "binary", "none", "utf-8", "UTF-8", "", "br", "deflate", "zstd",
+    "aws-chunked,gzip", "x-unheard-of", "identity",
 ]  # fmt: skip
 
 
@@ -108,11 +108,22 @@ async def test_what_a_host_calls_a_video_does_not_matter(
 @pytest.mark.parametrize("label", ["gzip", "aws-chunked", ""])
 @pytest.mark.parametrize(
     ("wrapped", "names"),
-    [(gzip.compress, ["gzip"]), (framed, ["aws-chunked"]), (lambda data: framed(gzip.compress(data)), ["aws-chunked", "gzip"])],
-)  # fmt: skip
+    [
+        (gzip.compress, ["gzip"]),
+        (framed, ["aws-chunked"]),
+        (lambda data: framed(gzip.compress(data)), ["aws-chunked", "gzip"]),
+    ],
+)
 async def test_a_wrapped_video_is_archived_as_it_plays(
-    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, label: str, wrapped, names: list[str]  # type: ignore[no-untyped-def]
-) -> None:  # fmt: skip
+    host: Host,
+    web: httpx.AsyncClient,
+    found: Generation,
+    tmp_path: Path,
+    whole: bytes,
+    label: str,
+    wrapped: Callable[[bytes], bytes],
+    names: list[str],
+) -> None:
     host.body, host.headers = wrapped(whole), f'Content-Encoding: {label}\r\nETag: "1"\r\n'
     video = await fetch(host, web, found, tmp_path, last_try=False)
     assert video.path.read_bytes() == whole
