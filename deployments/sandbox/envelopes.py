@@ -54,6 +54,13 @@ def altered(kind: str, envelope: Json, second_url: str | None) -> Json:
             data["resultJson"] = {"resultUrls": urls}
         case "result_json_two":
             data["resultJson"] = json.dumps({"resultUrls": [*urls, second_url]})
+        case "result_json_elsewhere":
+            data = {name: value for name, value in data.items() if name != "resultJson"}
+            data["videos"] = [{"cover": "https://example.com/cover.jpg", "url": url} for url in urls]
+        case "success_upper":
+            data["state"] = "SUCCESS"
+        case "success_completed":
+            data["state"] = "completed"
         case "other_task":
             data["taskId"] = "task_0ddba11"
     return {**envelope, "data": data}

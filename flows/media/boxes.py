@@ -17,11 +17,13 @@ class Boxes:
     """What the top-level boxes of a file tell. An MP4 is a row of boxes, each with its length in front.
 
     Attributes:
+        brand: What the file calls itself first, like ``isom``, or ``qt`` with two blanks.
         has_index: It is an MP4 whose one index lists every piece of it; a fragmented one has an index per fragment.
         least_bytes: How large the file has to be for what is vital in it.
         has_c2pa: Whether it holds a C2PA manifest.
     """
 
+    brand: bytes = b""
     has_index: bool = False
     least_bytes: int = 0
     has_c2pa: bool = False
@@ -30,7 +32,7 @@ class Boxes:
 def read_boxes(path: Path) -> Boxes:
     """Reads the head of each top-level box, some hundred bytes in all. Blocks. Another kind of file has no boxes."""
     kinds: set[bytes] = set()
-    least_bytes, has_c2pa = 0, False
+    least_bytes, has_c2pa, brand = 0, False, b""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         at = 0
@@ -42,6 +44,7 @@ def read_boxes(path: Path) -> Boxes:
             kind, length, body = head[4:8], int.from_bytes(head[:4], "big"), head[8:]
             if at == 0 and kind != b"ftyp":
                 return Boxes()
+            brand = brand or body[:4]
             if length == 1:
                 length, body = int.from_bytes(head[8:16], "big"), head[16:]
             kinds.add(kind)
@@ -51,7 +54,7 @@ def read_boxes(path: Path) -> Boxes:
             if kind in _VITAL:
                 least_bytes = max(least_bytes, at + length)
             at += max(length, 8)
-    return Boxes(b"moov" in kinds and b"moof" not in kinds, least_bytes, has_c2pa)
+    return Boxes(brand, b"moov" in kinds and b"moof" not in kinds, least_bytes, has_c2pa)
 
 
 __all__ = ["C2PA_UUID", "Boxes", "read_boxes"]

@@ -36,6 +36,16 @@ MAX_FRAMES = 36_000
 # What holds a whole video in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 
+# By FFmpeg's names of the containers that are no MP4.
+_MEDIA_TYPES = {
+    "matroska,webm": "video/x-matroska",
+    "avi": "video/x-msvideo",
+    "mpegts": "video/mp2t",
+    "mpeg": "video/mpeg",
+    "ogg": "video/ogg",
+    "flv": "video/x-flv",
+}
+
 # The declared end and the last frame's end differ by rounding and by an unset last duration, not by more.
 _CUT_TOLERANCE_SECONDS = 0.5
 
@@ -63,6 +73,7 @@ class VideoFacts:
         has_audio: Whether there is any sound data.
         size_bytes: Of the file.
         is_complete: Whether the file lists each of its pieces, and all are there. Others can only be thought complete.
+        media_type: Like ``video/mp4``, by its bytes.
         has_c2pa: Whether it holds a C2PA manifest, which says how it was made.
         doubts: What is odd and no proof of damage, as sentences.
     """
@@ -77,6 +88,7 @@ class VideoFacts:
     has_audio: bool
     size_bytes: int
     is_complete: bool = False
+    media_type: str = "video/mp4"
     has_c2pa: bool = False
     doubts: tuple[str, ...] = ()
 
@@ -127,6 +139,7 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
             has_audio=sound is not None and tally.packets[sound.index] > 0,
             size_bytes=size_bytes,
             is_complete=boxes.has_index,
+            media_type=_media_type(container, boxes.brand),
             has_c2pa=boxes.has_c2pa,
             doubts=(doubt,) if doubt else (),
         )
@@ -309,6 +322,10 @@ def _declared_seconds(container: InputContainer, video: VideoStream) -> tuple[bo
         return True, int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
     alone = all(stream.type in ("video", "audio") for stream in container.streams)
     return alone, Fraction(container.duration or 0, av.time_base)
+
+
+def _media_type(container: InputContainer, brand: bytes) -> str:
+    return "video/quicktime" if brand == b"qt  " else _MEDIA_TYPES.get(container.format.name, "video/mp4")
 
 
 def _stored_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:

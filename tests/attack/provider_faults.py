@@ -273,6 +273,15 @@ STATUS: Final = (
         "success, and `resultJson` holds two URLs", "Both videos are archived.",
         fault("status", "result_json_two", times=-1), videos=2,
     ),
+    _archived("success in capitals", "The word counts.", fault("status", "success_upper", times=-1)),
+    _archived(
+        "a state of another name, with the result", "Whoever brings the result has succeeded.",
+        fault("status", "success_completed", times=-1),
+    ),
+    _archived(
+        "success, and the address stands elsewhere", "It is taken from where it stands.",
+        fault("status", "result_json_elsewhere", times=-1),
+    ),
     _never_ends("task unknown for ever", KEEPS_OPEN, "task_unknown"),
     _never_ends("500 for ever", KEEPS_OPEN, "http_500"),
     _never_ends("429 for ever", KEEPS_OPEN, "http_429"),
@@ -307,6 +316,15 @@ RESULT: Final = (
         "cut, then no ranges", "The next try begins anew.", fault("result", "cut"), fault("result", "no_range")
     ),
     _comes_home("no length", "What arrived is decoded to its end, so a cut would show.", "no_length", times=-1),
+    _comes_home("a `Content-Encoding` that is only a label", "The bytes are taken as they come.", "labeled", times=-1),
+    _comes_home(
+        "the framing of an upload around the video", "It is taken off.", "framed", times=-1,
+        warning="came wrapped in aws-chunked",
+    ),
+    _comes_home(
+        "a length that is too long, for ever", "What arrived is whole by its own account.", "long_length", times=-1,
+        warning="all that the host gives is archived",
+    ),
     _comes_home("a redirect", "Followed, each address checked like the first.", "redirect"),
     _comes_home("a slow answer", "It is waited for, for half an hour.", "slow", seconds=0.6),
     _comes_home("429", FETCHED_AGAIN, "http_429"),
@@ -316,7 +334,10 @@ RESULT: Final = (
     _comes_home("502 with a page", FETCHED_AGAIN, "http_502_html"),
     _comes_home("a reset", FETCHED_AGAIN, "reset_before"),
     _comes_home("no answer", "Silence of 30 seconds (0.5 in this test) ends a try.", "hang", seconds=5),
-    _comes_home("403", "A signature may be over: the status is asked for a fresh address.", "http_403"),
+    _comes_home("403", "The host may refuse our name: it is asked under the other one.", "http_403"),
+    _comes_home(
+        "403 twice", "A signature may be over: the status is asked for a fresh address.", "http_403", times=2
+    ),
     _comes_home("404", "The status is asked for a fresh address.", "http_404"),
     _comes_home("200 with a sign-in page", "Not a video, so it is fetched again.", "html_200"),
     _comes_home("an empty file", "Not a video, so it is fetched again.", "empty"),

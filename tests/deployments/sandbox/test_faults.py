@@ -141,6 +141,9 @@ ALTERED: dict[str, dict[str, Any]] = {
     "result_json_empty": {"state": "success", "resultJson": '{"resultUrls": []}'},
     "result_json_object": {"state": "success"},
     "result_json_two": {"state": "success"},
+    "result_json_elsewhere": {"state": "success"},
+    "success_upper": {"state": "SUCCESS"},
+    "success_completed": {"state": "completed"},
     "other_task": {"state": "success", "taskId": "task_0ddba11"},
 }
 NOT_A_FAILURE = {"task_unknown"}
@@ -161,6 +164,9 @@ def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, ca
                 urls(data)
         case "result_json_object":
             assert data["resultJson"] == json.loads(honest["resultJson"])
+        case "result_json_elsewhere":
+            assert "resultJson" not in data
+            assert [video["url"] for video in data["videos"]] == urls(honest)
         case "result_json_two":
             films = [call.http.get(url) for url in urls(data)]
             assert [film.status_code for film in films] == [200, 200]

@@ -43,6 +43,7 @@ def test_a_film_is_described(films: Any) -> None:
         has_audio=True,
         size_bytes=0,
         is_complete=True,
+        media_type="video/mp4",
         has_c2pa=False,
         doubts=(),
     )
@@ -50,19 +51,23 @@ def test_a_film_is_described(films: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "container", "options"),
+    ("name", "container", "options", "media_type"),
     [
-        ("front.mp4", "mp4", {"movflags": "faststart"}),
-        ("fragments.mp4", "mp4", {"movflags": "frag_keyframe+empty_moov"}),
-        ("really-an-mkv.mp4", "matroska", {}),  # it plays, and it is paid for
-        ("really-a-ts.mp4", "mpegts", {}),
-        ("film.mov", "mov", {}),
-        ("no ending: 100%.ü", "mp4", {}),
+        ("front.mp4", "mp4", {"movflags": "faststart"}, "video/mp4"),
+        ("fragments.mp4", "mp4", {"movflags": "frag_keyframe+empty_moov"}, "video/mp4"),
+        ("really-an-mkv.mp4", "matroska", {}, "video/x-matroska"),  # it plays, and it is paid for
+        ("really-a-ts.mp4", "mpegts", {}, "video/mp2t"),
+        ("film.mov", "mov", {}, "video/quicktime"),
+        ("no ending: 100%.ü", "mp4", {}, "video/mp4"),
     ],
 )
-def test_any_film_that_plays_is_let_through(films: Any, name: str, container: str, options: dict[str, str]) -> None:
+def test_any_film_that_plays_is_let_through(
+    films: Any, name: str, container: str, options: dict[str, str], media_type: str
+) -> None:
     path = films.make(name, container=container, **options)
     facts = inspect_video(path)
+    assert facts.media_type == media_type
+    assert facts.is_complete == (media_type in ("video/mp4", "video/quicktime") and name != "fragments.mp4")
     assert container[:2] in facts.container
     assert facts.frame_count == 48
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
