@@ -236,17 +236,23 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
                 return Pending(**known)
             case "processing":
                 return Processing(**known)
-            case word:
-                return _undocumented(data, known, is_under_way=bool(word and _UNDER_WAY.search(word)))
+            case _:
+                return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
         raise UnexpectedReplyError(
             f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.", code=200, task_id=task_id
         ) from error
 
 
-def _undocumented(data: dict[str, Any], known: dict[str, Any], *, is_under_way: bool) -> Status:
+def says_under_way(state: str) -> bool:
+    """Whether a state that the documentation does not know says that the task goes on."""
+    return _UNDER_WAY.search(state.lower()) is not None
+
+
+def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
     """What comes with a state that the documentation does not know says what it means."""
     task_id, state = known["task_id"], data.get("state")
+    is_under_way = isinstance(state, str) and says_under_way(state)
     quoted = f"APIXO calls task {task_id} {_show(state)}, a state that its documentation does not know"
     if not is_under_way and find_result_urls(data):
         return _succeeded(data, known, f"{quoted}. A result came with it, so it is taken for a success.")

@@ -43,6 +43,8 @@ def altered(kind: str, envelope: Json, second_url: str | None) -> Json:
     match kind:
         case "unknown_state":
             data = _without_outcome(data) | {"state": "queued_v2"}
+        case "stuck_state":
+            data = _without_outcome(data) | {"state": "expired"}
         case "unknown_fail_code":
             outcome = {"state": "failed", "failCode": "SOMETHING_NEW", "failMsg": "a reason nobody documented"}
             data = _without_outcome(data) | outcome

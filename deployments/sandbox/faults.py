@@ -46,6 +46,7 @@ ApiKind = Literal[
 #: For status only.
 StatusKind = Literal[
     "unknown_state",
+    "stuck_state",  # the state is expired, with no failCode
     "unknown_fail_code",
     "result_json_broken",  # this and all that follow but the last two wait for a reply with state success
     "result_json_empty",

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from deployments.sandbox import Fault
-from flows.media.errors import DamagedVideoError, DownloadError, ForbiddenUrlError, MediaError, ResultExpiredError
+from flows.media.errors import (
+    CutDownloadError,
+    DamagedVideoError,
+    DownloadError,
+    ForbiddenByHostError,
+    ForbiddenUrlError,
+    MediaError,
+    ResultExpiredError,
+)
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN: Final = "<!-- begin: faults of the provider, by `python -m tests.attack.provider_faults` -->"
@@ -289,6 +297,7 @@ STATUS: Final = (
     _never_ends("no answer for ever", KEEPS_OPEN, "hang", seconds=5),
     _never_ends("junk for ever", KEEPS_OPEN, "junk"),
     _never_ends("an unknown state for ever", KEEPS_OPEN, "unknown_state"),
+    _never_ends("`expired` for ever", "After a day the collector leaves it to a person.", "stuck_state"),
     _never_ends("the status of another task for ever", KEEPS_OPEN, "other_task"),
     _never_ends("success without a URL for ever", KEEPS_OPEN, "result_json_empty"),
     Row(
@@ -350,13 +359,13 @@ RESULT: Final = (
         "a video of another orientation", "Paid for, so it is kept, with a warning.", "other_orientation", times=-1,
         warning="portrait",
     ),
-    _stays_away("cut for ever", KEPT_OPEN, "cut", DownloadError, "try again to fetch the rest"),
+    _stays_away("cut for ever", KEPT_OPEN, "cut", CutDownloadError, "try again to fetch the rest"),
     _stays_away("429 for ever", KEPT_OPEN, "http_429", DownloadError, "try again later"),
     _stays_away("500 for ever", KEPT_OPEN, "http_500", DownloadError, "try again later"),
     _stays_away("502 for ever", KEPT_OPEN, "http_502_html", DownloadError, "try again later"),
     _stays_away("resets for ever", KEPT_OPEN, "reset_before", DownloadError, "try again later"),
     _stays_away("no answer for ever", KEPT_OPEN, "hang", DownloadError, "try again later", seconds=5),
-    _stays_away("403 for ever", KEPT_OPEN, "http_403", ResultExpiredError, "Ask for the task's status again"),
+    _stays_away("403 for ever", KEPT_OPEN, "http_403", ForbiddenByHostError, "Ask for the task's status again"),
     _stays_away("404 for ever", KEPT_OPEN, "http_404", ResultExpiredError, "Ask for the task's status again"),
     _stays_away("a page for ever", KEPT_OPEN, "html_200", DamagedVideoError, "a rerun can fetch it again"),
     _stays_away("an empty file for ever", KEPT_OPEN, "empty", DamagedVideoError, "a rerun can fetch it again"),

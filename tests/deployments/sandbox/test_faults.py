@@ -136,6 +136,7 @@ def test_retry_after_is_sent_as_written(sandbox: SandboxServer, call: Caller, ki
 
 ALTERED: dict[str, dict[str, Any]] = {
     "unknown_state": {"state": "queued_v2"},
+    "stuck_state": {"state": "expired"},
     "unknown_fail_code": {"state": "failed", "failCode": "SOMETHING_NEW"},
     "result_json_broken": {"state": "success"},
     "result_json_empty": {"state": "success", "resultJson": '{"resultUrls": []}'},
