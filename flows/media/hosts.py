@@ -12,9 +12,11 @@ import os
 import re
 import socket
 import ssl
+import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import metadata
+from urllib.parse import quote
 
 import httpx
 
@@ -332,8 +334,13 @@ async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> http
         ForbiddenUrlError: it cannot be read as a URL, or leads from https to http.
     """
     if response.status_code in _REDIRECTS and "location" in response.headers:
+        raw = next(value for name, value in response.headers.raw if name.lower() == b"location")
         try:
-            response.headers["location"] = str(_redirected(url, response.headers["location"]))
+            location = raw.decode()
+        except UnicodeDecodeError:  # a name in another encoding, which the host wants back byte for byte
+            location = quote(raw, safe=string.punctuation + " ")
+        try:
+            response.headers["location"] = str(_redirected(url, location))
         except ForbiddenUrlError:
             await response.aclose()
             raise

@@ -11,6 +11,11 @@ FORMS = [
     ("https://h.example/a.mp4?X-Amz-Signature=a%2Bb%2fc&x=1+2'|{}~", "https://h.example/a.mp4?X-Amz-Signature=a%2Bb%2fc&x=1+2'|{}~"),
     ("https://H.example/%7Euser/ü.mp4", "https://h.example/%7Euser/%C3%BC.mp4"),
     ("https://h.example/100%25/ü", "https://h.example/100%25/%C3%BC"),  # never %2525
+    ("https://h.example/test%20onno?X-Amz-Signature=1", "https://h.example/test%20onno?X-Amz-Signature=1"),
+    (
+        "https://h.example/ü?response-content-disposition=attachment%3Bfilename%3D%22a.mp4%22&X-Amz-Signature=1",
+        "https://h.example/%C3%BC?response-content-disposition=attachment%3Bfilename%3D%22a.mp4%22&X-Amz-Signature=1",
+    ),
     (" https://h.example/a b.mp4\n", "https://h.example/a%20b.mp4"),
     ("\ufeffhttps://h.example/a.mp4\u200b", "https://h.example/a.mp4"),
     ("\u00a0<https://h.example/a.mp4>", "https://h.example/a.mp4"),

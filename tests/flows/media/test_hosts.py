@@ -25,8 +25,8 @@ from flows.media.hosts import GuardedTransport, check_url, guarded_client, is_al
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
-def redirect(location: str) -> bytes:
-    return f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+def redirect(location: str, encoding: str = "utf-8") -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode(encoding)
 
 
 @dataclass
@@ -472,6 +472,14 @@ async def test_redirects_are_followed_with_the_same_headers() -> None:
         assert await get(guarded_client(allow_private_hosts=True), server.url("/a"), Range="bytes=5-") == b"hello"
     assert [request.split()[1] for request in server.requests] == ["/a", "/b", "/c?d=1"]
     assert all("Range: bytes=5-\r\n" in request for request in server.requests)
+
+
+@pytest.mark.parametrize(("encoding", "asked"), [("utf-8", "/caf%C3%A9"), ("latin-1", "/caf%E9")])
+async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str, asked: str) -> None:
+    async with serving() as server:
+        server.answers += [redirect("/café", encoding), OK]
+        assert await get(guarded_client(allow_private_hosts=True), server.url("/")) == b"hello"
+    assert [request.split(" ")[1] for request in server.requests] == ["/", asked]
 
 
 @pytest.mark.parametrize(

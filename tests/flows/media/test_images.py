@@ -166,6 +166,12 @@ async def test_what_the_provider_could_not_use_is_refused(
     assert "secret" not in f"{caught.value} {vars(caught.value)}"
 
 
+@pytest.mark.parametrize("brand", b"heic heix hevc hevx heim heis hevm hevs mif1 msf1".split())
+def test_every_brand_of_heic_is_named(brand: bytes) -> None:
+    with pytest.raises(ImageRefusedError, match="is a HEIC"):
+        decode_image(ftyp(brand), URL)
+
+
 @pytest.mark.parametrize("whole", [JPEG, PNG, WEBP, encoded("JPEG", progressive=True), encoded("WEBP", lossless=True)])
 def test_an_image_cut_anywhere_is_refused(whole: bytes) -> None:
     for length in range(len(whole)):

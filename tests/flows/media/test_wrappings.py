@@ -45,6 +45,25 @@ def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: byt
 
 
 @pytest.mark.parametrize(
+    ("content", "inside"),
+    [
+        # As people found them in their buckets: see docs/field-reports.md.
+        (b"7\r\nhello!\n\r\n0\r\nx-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n\r\n", b"hello!\n"),
+        (
+            b"44;chunk-signature=" + b"2f" * 32 + b"\r\n" + b"Now is the time" + b"." * 53 + b"\r\n"
+            b"0;chunk-signature=" + b"b9" * 32 + b"\r\n\r\n",
+            b"Now is the time" + b"." * 53,
+        ),
+    ],
+)
+def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, content: bytes, inside: bytes) -> None:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(content)
+    assert unwrap(path, max_bytes=1_000) == ("aws-chunked",)
+    assert path.read_bytes() == inside
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",
