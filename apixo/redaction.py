@@ -12,10 +12,13 @@ from apixo.constants import MAX_EXCERPT_CHARACTERS
 
 # Backslashes belong to an address: JSON may spell "/" as "\/" and "&" as "\u0026", and the signature comes after it.
 # So do single quotes: rather the text behind an address is lost than its signature kept.
+# The scheme may be missing: such an address is read as well.
 # The query is optional, so that a match takes the whole address: else a long text of addresses without one would be
 # read to its end from each of them.
 _QUERY = re.compile(
-    r"""(https?:\\*/\\*/(?:[^\s"<>?#\\]|\\++(?!u00(?:3f|23)))+)((?:[?#]|\\+u00(?:3f|23))[^\s"<>]*)?""", re.IGNORECASE
+    r"""((?:https?:|(?<!\\))\\*+/\\*+/(?:[^\s"<>?#\\]|\\++(?!u00(?:3f|23)))+)"""
+    r"""((?:[?#]|\\+u00(?:3f|23))[^\s"<>]*)?""",
+    re.IGNORECASE,
 )
 # An address as a part of another one's query. Only where its scheme is spelled so: "%3F" alone may belong to a name.
 _ENCODED_QUERY = re.compile(r"""(https?%3a%2f%2f(?:[^\s"<>&%]|%(?!3f|23))+)(%(?:3f|23)[^\s"<>&]*)?""", re.IGNORECASE)

@@ -20,6 +20,7 @@ from apixo.errors import (
     refusal_class,
 )
 from apixo.redaction import excerpt
+from apixo.results import DOCUMENTED, find_result_urls
 
 
 def _lenient_int(value: object) -> int | None:
@@ -43,6 +44,7 @@ class TaskStatus(BaseModel):
     create_time_ms: LenientInt = Field(default=None, alias="createTime", description="Created, Unix milliseconds.")
     complete_time_ms: LenientInt = Field(default=None, alias="completeTime", description="Ended, Unix milliseconds.")
     cost_time_ms: LenientInt = Field(default=None, alias="costTime", description="Processing time, milliseconds.")
+    remarks: tuple[str, ...] = Field(default=(), description="What is not as documented, as sentences for the log.")
 
 
 class Pending(TaskStatus):
@@ -54,7 +56,7 @@ class Processing(TaskStatus):
 
 
 class UnknownState(TaskStatus):
-    """A state nobody documented. It is waited out: it may well be followed by a known one."""
+    """A state nobody documented, without a result or a failCode. It is waited out: a known one may follow."""
 
 
 class Succeeded(TaskStatus):
@@ -168,6 +170,14 @@ def _words(envelope: Envelope) -> str:
     return ": ".join(part for part in (envelope.message, why) if part)
 
 
+_MAX_TASK_NUMBER: Final = 10**100
+_OUR_NAMES: Final = ("taskId", "state", "task_id", "result_urls", "fail_code", "fail_message", "remarks")
+"""Fields of ours that a reply must not fill by their own names."""
+_UNDER_WAY: Final = re.compile("pending|processing|progress|queue|retrying|running|waiting")
+"""A task of which such a word is said may still go on: what is called failed now could be paid for a second time."""
+_NO_FAIL_CODES: Final = frozenset({"", "0", "None", "null", "False"})
+
+
 def parse_submitted(envelope: Envelope) -> str:
     """The task id of an accepted submission.
 
@@ -184,7 +194,9 @@ def parse_submitted(envelope: Envelope) -> str:
 
 
 def usable_task_id(value: object) -> str | None:
-    """A task id as the provider wrote it, without blanks around it; None where it cannot be one."""
+    """A task id as the provider wrote it, without blanks around it, a number as its digits; None: it cannot be one."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TASK_NUMBER:
+        return str(value)
     if value in ("null", "None", "undefined"):  # what a broken serialiser makes of nothing
         return None
     if isinstance(value, str) and value.strip() and len(value) <= 200 and value.isprintable():
@@ -195,6 +207,9 @@ def usable_task_id(value: object) -> str | None:
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     """The state of the task that was asked for.
 
+    The documented words count in any case and with blanks around. Any other word is believed where it comes with a
+    result or a failCode, unless it says that the task is under way.
+
     Raises:
         UnexpectedReplyError: no state, another task's, or a success without a readable result.
     """
@@ -204,58 +219,68 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
             f"APIXO gave no status for task {task_id}: {_show(data)}.", code=200, task_id=task_id
         )
     named = data.get("taskId")
-    if named is not None and str(named) != task_id:
+    if named is not None and str(named).strip() != task_id:
         raise UnexpectedReplyError(
             f"APIXO was asked for task {task_id} and answered for {_show(named)}.", code=200, task_id=task_id
         )
+    known = {k: v for k, v in data.items() if k not in _OUR_NAMES}
     state = data.get("state")
-    if not isinstance(state, str):
-        raise UnexpectedReplyError(f"APIXO gave no state for task {task_id}: {_show(data)}.", code=200, task_id=task_id)
-    known = {k: v for k, v in data.items() if k not in ("taskId", "state", "task_id", "result_urls")}
-    known |= {"task_id": task_id, "state": state}
+    known |= {"task_id": task_id, "state": _clean(state)}
     try:
-        match state:
+        match state.strip().lower() if isinstance(state, str) else None:
             case "success":
-                return Succeeded(**known, result_urls=_result_urls(data.get("resultJson"), task_id=task_id))
+                return _succeeded(data, known)
             case "failed":
-                code, text = data.get("failCode"), data.get("failMsg")
-                known = {k: v for k, v in known.items() if k not in ("fail_code", "fail_message")}
-                return Failed(
-                    **known,
-                    fail_code=_clean(code),
-                    fail_message=_clean(text),
-                )
+                return _failed(data, known)
             case "pending":
                 return Pending(**known)
             case "processing":
                 return Processing(**known)
             case _:
-                return UnknownState(**known)
+                return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
         raise UnexpectedReplyError(
             f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.", code=200, task_id=task_id
         ) from error
 
 
-def _result_urls(result_json: object, *, task_id: str) -> tuple[str, ...]:
-    result = result_json
-    if isinstance(result, str):
-        try:
-            result = json.loads(result)
-        except (ValueError, RecursionError) as error:
-            raise UnexpectedReplyError(
-                f"APIXO reports task {task_id} as success, but its resultJson is not JSON: {_show(result_json)}.",
-                code=200,
-                task_id=task_id,
-            ) from error
-    urls = result.get("resultUrls") if isinstance(result, dict) else None
-    # An odd entry beside a good one must not cost the good one.
-    usable = [url.strip() for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
-    if usable:
-        return tuple(usable)
-    raise UnexpectedReplyError(
-        f"APIXO reports task {task_id} as success, but without resultUrls.", code=200, task_id=task_id
-    )
+def says_under_way(state: str) -> bool:
+    """Whether a state that the documentation does not know says that the task goes on."""
+    return _UNDER_WAY.search(state.lower()) is not None
+
+
+def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
+    """What comes with a state that the documentation does not know says what it means."""
+    task_id, state = known["task_id"], data.get("state")
+    is_under_way = isinstance(state, str) and says_under_way(state)
+    quoted = f"APIXO calls task {task_id} {_show(state)}, a state that its documentation does not know"
+    if not is_under_way and find_result_urls(data):
+        return _succeeded(data, known, f"{quoted}. A result came with it, so it is taken for a success.")
+    code = data.get("failCode")
+    if not is_under_way and isinstance(code, str | int) and _clean(code).strip() not in _NO_FAIL_CODES:
+        return _failed(data, known, f"{quoted}. A failCode came with it, so it is taken for a failure.")
+    if isinstance(state, str):
+        return UnknownState(**known)
+    raise UnexpectedReplyError(f"APIXO gave no state for task {task_id}: {_show(data)}.", code=200, task_id=task_id)
+
+
+def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Succeeded:
+    found = find_result_urls(data)
+    if found is None:
+        raise UnexpectedReplyError(
+            f"APIXO reports task {known['task_id']} as success, but without the address of a result: "
+            f"{_show(data.get('resultJson'))}.",
+            code=200,
+            task_id=known["task_id"],
+        )
+    if found.where != DOCUMENTED:
+        remarks += (f"The result of task {known['task_id']} stood in {_show(found.where)}, not in {DOCUMENTED}.",)
+    return Succeeded(**known, result_urls=found.urls, remarks=remarks)
+
+
+def _failed(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Failed:
+    code, text = data.get("failCode"), data.get("failMsg")
+    return Failed(**known, fail_code=_clean(code), fail_message=_clean(text), remarks=remarks)
 
 
 def _clean(text: object) -> str:
@@ -273,6 +298,10 @@ def _envelope(body: bytes) -> Envelope | None:
         code = loose["code"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
+    if (
+        isinstance(code, str) and code.strip() == "200"
+    ):  # only a yes is read from text: a refusal has to be as documented
+        code = 200
     if not isinstance(code, int) or isinstance(code, bool):
         return None
     return Envelope(code=code, message=str(loose.get("message") or ""), data=loose.get("data"))

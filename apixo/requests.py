@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from apixo.addresses import normalize_url
 from apixo.constants import MAX_PROMPT_CHARACTERS, PROVIDER
 
 Mode = Literal["text-to-video", "image-to-video"]
@@ -13,9 +14,9 @@ Duration = Literal[4, 8, 12]
 
 
 def _image_url(url: str) -> str:
+    url = normalize_url(url)  # what is checked here, and tried out before paying, is what the provider gets
     if any(letter.isspace() or not letter.isprintable() for letter in url):
-        # urlsplit would quietly leave line breaks out, and check another address than the one that is sent.
-        raise ValueError("holds blanks or control characters; write a blank as %20")
+        raise ValueError("holds blanks or control characters in its host; check how it is written")
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port

@@ -8,7 +8,7 @@ from typing import Final
 
 from apixo.constants import INITIAL_WAIT_SECONDS, POLL_INTERVAL_SECONDS, RESULT_DAYS
 from apixo.errors import ApixoError, AuthenticationError, DeadlineError
-from apixo.replies import Failed, Status, Succeeded
+from apixo.replies import Failed, Status, Succeeded, UnknownState
 
 JITTER: Final = 0.2
 """Questions come up to this fraction earlier or later than asked for, so that many waiters do not ask in step."""
@@ -63,6 +63,8 @@ async def wait_for_end(
             if isinstance(status, Succeeded | Failed):
                 return status
             last = f"state {status.state!r}"
+            if isinstance(status, UnknownState):
+                last += ", which APIXO's documentation does not know"
         waited = monotonic() - started
         left = deadline_seconds - waited
         if left <= 0:

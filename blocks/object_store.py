@@ -18,7 +18,7 @@ from apixo.redaction import install_log_filter
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
 from blocks.s3_clients import Connection
 from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error
-from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Uploads
+from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Attributes, Uploads
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
     from obstore import PutMode
@@ -116,7 +116,15 @@ class ObjectStore:
 
         return await _none_if_missing(self._request("GET", name, get))
 
-    async def put_if(self, name: str, data: bytes, *, etag: str | None, content_type: str = BINARY) -> str:
+    async def put_if(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        etag: str | None,
+        content_type: str = BINARY,
+        attributes: Attributes | None = None,
+    ) -> str:
         """Writes the object if it still has this etag, or, with None, if it does not exist. Returns the new etag.
 
         Raises:
@@ -124,13 +132,16 @@ class ObjectStore:
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
         with _gone_is_changed(name):
-            return await self._put(name, data, content_type, mode="create" if etag is None else {"e_tag": etag})
+            mode: PutMode = "create" if etag is None else {"e_tag": etag}
+            return await self._put(name, data, content_type, mode=mode, attributes=attributes)
 
     async def put(self, name: str, data: bytes, *, content_type: str = BINARY) -> None:
         """Writes a small object, whatever was there."""
         await self._put(name, data, content_type, mode="overwrite")
 
-    async def create_file(self, name: str, path: Path, *, content_type: str) -> bool:
+    async def create_file(
+        self, name: str, path: Path, *, content_type: str, attributes: Attributes | None = None
+    ) -> bool:
         """Uploads a file if no such object exists. False: it exists, and nothing was written.
 
         A large one goes in parts to a name of its own first, and is copied by the store: S3 has no condition for parts.
@@ -141,20 +152,21 @@ class ObjectStore:
         """
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
         try:
-            if size_bytes <= ONE_REQUEST_BYTES and await self._created_at_once(name, path, content_type):
+            if size_bytes <= ONE_REQUEST_BYTES and await self._created_at_once(name, path, content_type, attributes):
                 return True
             if await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
                 await self._create_by_copy(name, path, size_bytes, content_type)
+                await self._label(name, content_type, attributes)
             else:
                 return False
         except PreconditionFailedError:
             return False
         return True
 
-    async def _created_at_once(self, name: str, path: Path, content_type: str) -> bool:
+    async def _created_at_once(self, name: str, path: Path, content_type: str, attributes: Attributes | None) -> bool:
         """Sends a file by one request. False: something in front of the store takes only smaller ones."""
         try:
-            await self._uploaded(name, lambda: self._uploads.create(name, path, content_type))
+            await self._uploaded(name, lambda: self._uploads.create(name, path, content_type, attributes or {}))
         except StoreRefusedError as error:
             if error.code != "EntityTooLarge":
                 raise
@@ -170,7 +182,9 @@ class ObjectStore:
             with contextlib.suppress(StoreError):
                 await self.remove(own)
 
-    async def replace_file(self, name: str, path: Path, *, etag: str, content_type: str) -> None:
+    async def replace_file(
+        self, name: str, path: Path, *, etag: str, content_type: str, attributes: Attributes | None = None
+    ) -> None:
         """Uploads a file over the version of an object that has this etag. By one request, which is not repeated.
 
         Raises:
@@ -180,6 +194,13 @@ class ObjectStore:
         """
         with _gone_is_changed(name):
             await self._uploaded(name, lambda: self._uploads.replace(name, path, etag, content_type))
+        await self._label(name, content_type, attributes)
+
+    async def _label(self, name: str, content_type: str, attributes: Attributes | None) -> None:
+        if attributes:
+            # The file is there, whole: what it is called must not undo that.
+            with contextlib.suppress(StoreError):
+                await self._uploaded(name, lambda: self._uploads.label(name, content_type, attributes))
 
     async def get_file(self, name: str, path: Path) -> bool:
         """Downloads an object into a file; False when it does not exist.
@@ -305,10 +326,14 @@ class ObjectStore:
     async def _uploaded(self, name: str, call: Callable[[], None]) -> None:
         await self._mapped("PUT", name, lambda: asyncio.get_running_loop().run_in_executor(UPLOADERS, call))
 
-    async def _put(self, name: str, data: bytes, content_type: str, mode: "PutMode") -> str:
+    async def _put(
+        self, name: str, data: bytes, content_type: str, mode: "PutMode", attributes: Attributes | None = None
+    ) -> str:
+        labels = {"Content-Type": content_type, **(attributes or {})}
+
         async def put() -> str:
             written = await obstore.put_async(
-                self._small, name, data, attributes={"Content-Type": content_type}, mode=mode, use_multipart=False
+                self._small, name, data, attributes=labels, mode=mode, use_multipart=False
             )
             return _etag(written["e_tag"])
 

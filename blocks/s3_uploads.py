@@ -1,6 +1,7 @@
 """How a file gets into a bucket: the blocking calls, and the threads that make them."""
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Final
 
 import obstore
 from minio import Minio
+from minio.commonconfig import REPLACE, CopySource
 from obstore.store import S3Store
 
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
@@ -25,6 +27,10 @@ UPLOADERS: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="upload"
 """All uploads of files in this process: each may hold 32 MiB of memory."""
 
 
+Attributes = Mapping[str, str]
+"""`Content-Disposition` and `Cache-Control`; every other name is metadata of the object's own, in ASCII."""
+
+
 @dataclass(frozen=True, slots=True)
 class Uploads:
     """Uploads of files into one bucket. Each call blocks, and raises what the clients raise."""
@@ -33,10 +39,12 @@ class Uploads:
     bucket: str
     minio: Minio
 
-    def create(self, name: str, path: Path, content_type: str) -> None:
+    def create(self, name: str, path: Path, content_type: str, attributes: Attributes) -> None:
         """Sends a file by one request, if no such object exists."""
         data = path.read_bytes()
-        obstore.put(self._store(len(data), content_type), name, data, mode="create", use_multipart=False)
+        store = self._store(len(data), content_type)
+        labels = {"Content-Type": content_type, **attributes}
+        obstore.put(store, name, data, attributes=labels, mode="create", use_multipart=False)
 
     def in_parts(self, name: str, path: Path) -> None:
         """Sends a file in parts, whatever was there: S3 clients know no condition for parts."""
@@ -59,6 +67,17 @@ class Uploads:
         if "etag" not in response.headers:
             raise ReplyError(NO_ETAG)
 
+    def label(self, name: str, content_type: str, attributes: Attributes) -> None:
+        """Gives an object its attributes, by a copy onto itself: neither a copy nor a signed address carries them."""
+        etag = self.minio.stat_object(self.bucket, name).etag
+        self.minio.copy_object(
+            self.bucket,
+            name,
+            CopySource(self.bucket, name, match_etag=etag),
+            metadata={"Content-Type": content_type, **attributes},
+            metadata_directive=REPLACE,
+        )
+
     def _store(self, size_bytes: int, content_type: str) -> S3Store:
         return self.connection.small(
             self.bucket,
@@ -67,4 +86,4 @@ class Uploads:
         )
 
 
-__all__ = ["ONE_REQUEST_BYTES", "UPLOADERS", "Uploads"]
+__all__ = ["ONE_REQUEST_BYTES", "UPLOADERS", "Attributes", "Uploads"]

@@ -59,9 +59,7 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     except MediaError as error:  # the video is what was paid for
         warnings += (f"there is no poster: {error}",)
     else:
-        objects.append(
-            await _store(paid.folder + object_names.POSTER_NAME, poster, "poster", object_names.POSTER_TYPE, store)
-        )
+        objects.append(await _store(paid, object_names.POSTER_NAME, poster, "poster", object_names.POSTER_TYPE, store))
     objects.append(await _store_sidecar(paid, sidecar(found, paid, tuple(objects), warnings), store))
     return Stored(tuple(objects), warnings, poster)
 
@@ -113,7 +111,9 @@ async def _store_video(
 ) -> tuple[ArchivedObject, FetchedVideo]:
     """Creates the object, and reads it back. Returns it with the video that it holds."""
     name = paid.folder + video.path.name
-    created = await store.create_file(name, video.path, content_type=object_names.VIDEO_TYPE)
+    content_type = _media_type(video)
+    attributes = _attributes(paid, name, video.sha256, content_type)
+    created = await store.create_file(name, video.path, content_type=content_type, attributes=attributes)
     digest = await _read_back(name, store)
     if not created and digest.sha256 != video.sha256:
         taken_over = await _taken_over(name, digest, found, video, store)
@@ -121,11 +121,13 @@ async def _store_video(
             return _video_object(name, taken_over, store), taken_over
     if digest.sha256 != video.sha256:  # the store has damaged it: only that version is written over
         with contextlib.suppress(PreconditionFailedError):
-            await store.replace_file(name, video.path, etag=digest.etag, content_type=object_names.VIDEO_TYPE)
+            await store.replace_file(
+                name, video.path, etag=digest.etag, content_type=content_type, attributes=attributes
+            )
         digest = await _read_back(name, store)
     if digest.sha256 != video.sha256:
         raise ArchiveMismatchError(
-            f"{name} was written with {video.facts.size_bytes} bytes, sha256 {video.sha256}, and read back as "
+            f"{name} was written with {video.size_bytes} bytes, sha256 {video.sha256}, and read back as "
             f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It is written again."
         )
     return _video_object(name, video, store), video
@@ -148,7 +150,14 @@ async def _taken_over(
     request = found.request
     warnings = compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
     warnings.append("another run stored this result first; the host then served other bytes")
-    return replace(video, path=path, sha256=digest.sha256, facts=facts, warnings=tuple(warnings))
+    return replace(
+        video,
+        path=path,
+        sha256=digest.sha256,
+        size_bytes=digest.size_bytes,
+        facts=facts,
+        warnings=(*facts.doubts, *warnings),
+    )
 
 
 def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> ArchivedObject:
@@ -157,15 +166,25 @@ def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> Archive
         kind="video",
         bucket=store.bucket,
         name=name,
-        content_type=object_names.VIDEO_TYPE,
-        size_bytes=facts.size_bytes,
+        content_type=_media_type(video),
+        size_bytes=video.size_bytes,
         sha256=video.sha256,
-        codec=facts.codec,
-        duration_seconds=facts.duration_seconds,
-        width=facts.width,
-        height=facts.height,
-        has_audio=facts.has_audio,
+        codec=facts.codec if facts else None,
+        duration_seconds=facts.duration_seconds if facts else None,
+        width=facts.width if facts else None,
+        height=facts.height if facts else None,
+        has_audio=facts.has_audio if facts else None,
+        has_c2pa=facts.has_c2pa if facts else None,
+        damaged=facts is None,
     )
+
+
+def _media_type(video: FetchedVideo) -> str:
+    return video.facts.media_type if video.facts else "application/octet-stream"
+
+
+def _attributes(paid: PaidTask, name: str, sha256: str, media_type: str) -> dict[str, str]:
+    return object_names.attributes(name, key=paid.key, task_id=paid.task_id, sha256=sha256, media_type=media_type)
 
 
 async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> ArchivedObject:
@@ -173,7 +192,7 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
     name = paid.folder + object_names.SIDECAR_NAME
     data = made.model_dump_json(indent=2).encode()
     for _ in range(2):
-        stored = await _store(name, data, "sidecar", object_names.SIDECAR_TYPE, store)
+        stored = await _store(paid, object_names.SIDECAR_NAME, data, "sidecar", object_names.SIDECAR_TYPE, store)
         if stored.sha256 == hashlib.sha256(data).hexdigest():
             return stored
         found = await store.get(name)
@@ -184,17 +203,24 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
         if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
             return stored
         if found is not None:  # of a run that died before its poster, or its objects, were the ones that stayed
-            await store.put_if(name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE)
+            attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), object_names.SIDECAR_TYPE)
+            await store.put_if(
+                name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE, attributes=attributes
+            )
     raise ArchiveMismatchError(f"{name} is written by others all the time. It is written again.")
 
 
-async def _store(name: str, data: bytes, kind: str, content_type: str, store: ObjectStore) -> ArchivedObject:
+async def _store(
+    paid: PaidTask, own_name: str, data: bytes, kind: str, content_type: str, store: ObjectStore
+) -> ArchivedObject:
     """Creates a small object, or takes over what is there.
 
     It is not read back: each request is signed with the SHA-256 of its body, which the store checks.
     """
+    name = paid.folder + own_name
+    attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), content_type)
     try:
-        await store.put_if(name, data, etag=None, content_type=content_type)
+        await store.put_if(name, data, etag=None, content_type=content_type, attributes=attributes)
     except PreconditionFailedError:
         there = await store.get(name)
         data = there.data if there else data

@@ -29,7 +29,7 @@ from flows.signals.progress import run_logger
 from flows.signals.terminal_event import publish_end
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
-from flows.task_end import record_end
+from flows.task_end import given_up, record_end
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
@@ -217,7 +217,10 @@ async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
     status = await resources.client.status_once(paid.task_id)
     if not isinstance(status, Succeeded | Failed):
-        return _collected(entry.generation, resources)
+        end = given_up(status, _age(entry.generation, resources))
+        if end is None:
+            return _collected(entry.generation, resources)
+        status = end
     try:
         ended, succeeded = await record_end(paid, entry, status, resources)
     except VideoFailedError as error:

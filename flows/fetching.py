@@ -1,16 +1,19 @@
 """Brings the results of a finished task onto the local disk, and makes sure that they play."""
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import httpx
 
 from apixo import StatusClient, Succeeded, UnexpectedReplyError
-from flows.media.downloads import download
-from flows.media.errors import DamagedVideoError, MediaError, ResultExpiredError, display_url
+from flows.media.downloads import download, part_of
+from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
+from flows.media.wrappings import unwrap
 from flows.record.generation import Generation
 from flows.record.object_names import video_name
 from flows.signals.progress import report_progress
@@ -18,15 +21,31 @@ from flows.signals.progress import report_progress
 MAX_VIDEO_BYTES: Final = 2 * 1024**3
 """No documented limit exists. 2 GiB is far above any 12 s video and keeps a hostile host from filling the disk."""
 
+KEEP_DAMAGED_AFTER: Final = timedelta(days=1)
+"""How long after the provider's success a damaged result is fetched again. An older page of APIXO's says that results
+are gone after 24 hours: what is there then is all that there will be."""
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedVideo:
-    """A whole video on the local disk that decodes from its first frame to its last."""
+    """A result on the local disk.
+
+    Attributes:
+        path, sha256, size_bytes: The file.
+        facts: What it is, where it decodes from its first frame to its last; None: it is damaged, and kept as it came.
+        warnings: What a person should know of it.
+    """
 
     path: Path
     sha256: str
-    facts: VideoFacts
+    size_bytes: int
+    facts: VideoFacts | None
     warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        facts = self.facts
+        what = f"{facts.codec}, {facts.width} x {facts.height}, {facts.duration_seconds:.2f} s" if facts else "damaged"
+        return f"{self.path.name}: {self.size_bytes} bytes, {what}, sha256 {self.sha256}"
 
 
 async def ask_for_addresses(task_id: str, client: StatusClient) -> Succeeded:
@@ -45,7 +64,14 @@ async def ask_for_addresses(task_id: str, client: StatusClient) -> Succeeded:
 
 
 async def fetch_videos(
-    found: Generation, urls: tuple[str, ...], folder: Path, web: httpx.AsyncClient, *, fresh: bool, last_try: bool
+    found: Generation,
+    urls: tuple[str, ...],
+    folder: Path,
+    web: httpx.AsyncClient,
+    *,
+    fresh: bool,
+    last_try: bool,
+    now: datetime,
 ) -> list[FetchedVideo]:
     """Every result that is a video. One that cannot be had, beside one that can, is a warning in the end.
 
@@ -55,17 +81,24 @@ async def fetch_videos(
         web: the client for hosts outside.
         fresh: whether the provider was asked for these addresses just now.
         last_try: whether nobody tries again by himself.
+        now: the time. A day after the provider's success, the last try keeps what it gets, also if it is damaged.
 
     Raises:
         MediaError: no result can be had, or one of several that the next try may bring.
     """
+    since = found.succeeded_at or found.attempt.submitted_at or found.attempt.claimed_at
+    keeps_damaged = last_try and now - since >= KEEP_DAMAGED_AFTER
     videos: list[FetchedVideo] = []
     odd: list[MediaError] = []
     for number, url in enumerate(urls, start=1):
         try:
-            videos.append(await _fetch_one(found, number, url, folder, web))
+            video = await _fetch_one(
+                found, url, folder / video_name(number), web, last_try=last_try, keeps_damaged=keeps_damaged
+            )
         except MediaError as error:
             odd.append(error)
+        else:
+            videos.append(video)
     if not videos:
         raise max(odd, key=lambda error: error.retryable)  # the first of those that may be whole at the next try
     for problem in odd:
@@ -77,23 +110,65 @@ async def fetch_videos(
     return [replace(videos[0], warnings=videos[0].warnings + left_out), *videos[1:]]
 
 
-async def _fetch_one(found: Generation, number: int, url: str, folder: Path, web: httpx.AsyncClient) -> FetchedVideo:
-    key, path = found.key, folder / video_name(number)
-
+async def _fetch_one(
+    found: Generation, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
+) -> FetchedVideo:
     def report(received_bytes: int, total_bytes: int | None) -> None:
         fraction = received_bytes / total_bytes if total_bytes else None
-        report_progress(key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
+        report_progress(found.key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
 
+    warnings: list[str] = []
+    cut: CutDownloadError | None = None
+    facts: VideoFacts | None = None
+    arrived = path
     try:
-        file = await download(web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
-        facts = await asyncio.to_thread(inspect_video, path)
+        await download(web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
+        wrappings = await asyncio.to_thread(unwrap, path, max_bytes=MAX_VIDEO_BYTES)
+        warnings += [f"the video came wrapped in {name}, and is archived without" for name in wrappings]
+    except DamagedVideoError as error:  # empty
+        raise _damaged_error(found.key, url, error) from error
+    except CutDownloadError as error:
+        if not last_try:
+            raise
+        cut, arrived = error, part_of(path)  # the length that the host named may be wrong, time and again
+    try:
+        facts = await asyncio.to_thread(inspect_video, arrived)
     except DamagedVideoError as error:
-        path.unlink(missing_ok=True)  # the next try starts from nothing
-        raise DamagedVideoError(
-            f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
-            "the generation stays open, so that a rerun can fetch it again.",
-            url=url,
-            retryable=error.retryable,
-        ) from error
-    warnings = compare(facts, duration_seconds=found.request.duration, aspect_ratio=found.request.aspect_ratio)
-    return FetchedVideo(path, file.sha256, facts, tuple(warnings))
+        if not (keeps_damaged and await asyncio.to_thread(_may_be_video, arrived)):
+            if cut is not None:
+                raise cut from error
+            await asyncio.to_thread(path.unlink, missing_ok=True)  # the next try starts from nothing
+            raise _damaged_error(found.key, url, error) from error
+        warnings.append(f"the video is damaged, and archived as it came after a day of fetching it again: {error}")
+    if cut is not None:
+        if facts is not None and not facts.is_complete and not keeps_damaged:
+            raise cut  # it plays, and how much of it is missing cannot be seen
+        await asyncio.to_thread(arrived.replace, path)
+        warnings.append(f"all that the host gives is archived: {cut}")
+    if facts is not None:
+        warnings += facts.doubts
+        request = found.request
+        warnings += compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
+    sha256, size_bytes = await asyncio.to_thread(_digest, path)
+    return FetchedVideo(path, sha256, size_bytes, facts, tuple(warnings))
+
+
+def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideoError:
+    return DamagedVideoError(
+        f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
+        "the generation stays open, so that a rerun can fetch it again.",
+        url=url,
+        retryable=error.retryable,
+    )
+
+
+def _may_be_video(path: Path) -> bool:
+    """Whether it is anything but text: a page, an error message or a playlist is no video, however damaged."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    return any(byte < 0x20 and byte not in b"\t\n\r\f" for byte in head)
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size

@@ -1,8 +1,11 @@
 """The end of a task: how it is waited for, and what it means for the record."""
 
+from datetime import timedelta
 from typing import Final
 
-from apixo import Failed, Succeeded, wait_for_end
+from apixo import Failed, Pending, Processing, Succeeded, UnknownState, wait_for_end
+from apixo.constants import RESULT_DAYS
+from apixo.replies import says_under_way
 from flows.record import transitions
 from flows.record.advice import failed_error
 from flows.record.errors import LedgerError, SupersededError
@@ -13,6 +16,8 @@ from flows.signals.events import emit
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
 
+GIVEN_UP_AFTER: Final = timedelta(days=1)
+"""How long a task may stand in a state such as `expired` before it is left to a person."""
 CALLBACK_PATIENCE: Final = 2.0
 """How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
 video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
@@ -55,6 +60,27 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     )
 
 
+def given_up(status: Pending | Processing | UnknownState, age: timedelta) -> Failed | None:
+    """The end of a task that names none, for a person to decide about it; None while one may come. Pure.
+
+    Args:
+        status: what the provider says of it.
+        age: since it was submitted.
+    """
+    stands = isinstance(status, UnknownState) and not says_under_way(status.state)
+    if age < (GIVEN_UP_AFTER if stands else timedelta(days=RESULT_DAYS)):
+        return None
+    return Failed(
+        task_id=status.task_id,
+        state=status.state,
+        fail_code=status.state,
+        fail_message=(
+            f"APIXO still calls the task {status.state!r} {age.days} day(s) after its submission, and gives neither a "
+            "result nor a reason. It is not asked for any more"
+        ),
+    )
+
+
 async def record_end(
     paid: PaidTask, known: Entry, status: Succeeded | Failed, resources: Resources
 ) -> tuple[Entry, Succeeded]:
@@ -68,6 +94,8 @@ async def record_end(
         SupersededError: the generation has another task now, and this one was named by mistake, or failed.
     """
     key = paid.key
+    for remark in status.remarks:
+        run_logger().warning("%s: %s", key, remark)
     if isinstance(status, Failed):
         failed = status
         entry = await resources.ledger.change(

@@ -103,7 +103,7 @@ def print_generations(generations: list[Generation]) -> None:
             item.state.value,
             escape(f"{video.bucket}/{video.name}") if video else "-",
             f"{video.size_bytes:,}" if video else "-",
-            f"{video.duration_seconds:.2f}" if video else "-",
+            f"{video.duration_seconds:.2f}" if video and video.duration_seconds else "-",
             video.sha256 if video else "-",
         )
     out.print(rows)

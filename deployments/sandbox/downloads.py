@@ -79,6 +79,12 @@ async def _send_otherwise(exchange: Exchange, app: ASGIApp, kind: str) -> None:
             await exchange.answer(reply.status, body[: int(len(body) * TRUNCATED_PART)], headers)
         case "huge_body":
             await exchange.break_off(reply.status, headers | {"content-length": str(HUGE_BYTES)}, body)
+        case "labeled":
+            await exchange.answer(reply.status, body, headers | {"content-encoding": "aws-chunked"})
+        case "framed":
+            await exchange.answer(reply.status, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body), headers)
+        case "long_length":
+            await exchange.break_off(reply.status, headers | {"content-length": str(len(body) + 1)}, body)
         case "no_length":
             await exchange.begin(reply.status, headers)
             await exchange.piece(body)

@@ -32,7 +32,7 @@ def damaged(kind: str, envelope: Json) -> Json:
         case "no_data":
             return {"code": 200, "message": "success"}
         case _:
-            wrong = {"taskId": 12345678, "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
+            wrong = {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
             return {"code": 200, "message": None, "data": wrong}
 
 
@@ -43,6 +43,8 @@ def altered(kind: str, envelope: Json, second_url: str | None) -> Json:
     match kind:
         case "unknown_state":
             data = _without_outcome(data) | {"state": "queued_v2"}
+        case "stuck_state":
+            data = _without_outcome(data) | {"state": "expired"}
         case "unknown_fail_code":
             outcome = {"state": "failed", "failCode": "SOMETHING_NEW", "failMsg": "a reason nobody documented"}
             data = _without_outcome(data) | outcome
@@ -54,6 +56,13 @@ def altered(kind: str, envelope: Json, second_url: str | None) -> Json:
             data["resultJson"] = {"resultUrls": urls}
         case "result_json_two":
             data["resultJson"] = json.dumps({"resultUrls": [*urls, second_url]})
+        case "result_json_elsewhere":
+            data = {name: value for name, value in data.items() if name != "resultJson"}
+            data["videos"] = [{"cover": "https://example.com/cover.jpg", "url": url} for url in urls]
+        case "success_upper":
+            data["state"] = "SUCCESS"
+        case "success_completed":
+            data["state"] = "completed"
         case "other_task":
             data["taskId"] = "task_0ddba11"
     return {**envelope, "data": data}

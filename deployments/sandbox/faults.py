@@ -46,11 +46,15 @@ ApiKind = Literal[
 #: For status only.
 StatusKind = Literal[
     "unknown_state",
+    "stuck_state",  # the state is expired, with no failCode
     "unknown_fail_code",
-    "result_json_broken",  # this and the next three wait for a reply with state success
+    "result_json_broken",  # this and all that follow but the last two wait for a reply with state success
     "result_json_empty",
     "result_json_object",
     "result_json_two",
+    "result_json_elsewhere",  # no resultJson, the address stands in `videos`
+    "success_upper",  # the state is SUCCESS
+    "success_completed",  # the state is completed
     "task_unknown",
     "other_task",
 ]
@@ -74,6 +78,9 @@ ResultKind = Literal[
     "huge_body",  # 3 GiB announced, the video sent, the connection closed
     "no_range",  # answers a Range request with the whole video
     "no_length",  # chunked
+    "labeled",  # the whole video, called aws-chunked
+    "framed",  # the whole video in the framing of an S3 upload
+    "long_length",  # the whole video, announced as a byte longer
 ]
 ImageKind = Literal[
     "http_404",
@@ -102,7 +109,7 @@ KINDS: dict[FaultCall, frozenset[str]] = {
     "callback": frozenset(get_args(CallbackKind)),
 }
 #: Damage to a result that only a reply with a result can show.
-NEEDS_SUCCESS = frozenset(kind for kind in get_args(StatusKind) if kind.startswith("result_json"))
+NEEDS_SUCCESS = frozenset(kind for kind in get_args(StatusKind) if kind.startswith(("result_json", "success")))
 
 
 class Fault(BaseModel):

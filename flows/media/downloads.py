@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,15 @@ import httpx
 
 from flows.media.errors import (
     RESULT_VALID_DAYS,
+    CutDownloadError,
     DamagedVideoError,
     DownloadError,
+    ForbiddenByHostError,
     ResultExpiredError,
     display_url,
     is_retryable_status,
 )
-from flows.media.hosts import open_stream
+from flows.media.hosts import compatible_user_agent, open_stream
 
 if sys.platform != "win32":
     import fcntl
@@ -39,7 +41,7 @@ DEFAULT_TOTAL_SECONDS = 900.0
 """For the whole download: a 12 s video of some 20 MB needs 23 kB/s, and a host that trickles must end some time."""
 
 _BUFFER_BYTES = 256 * 1024  # one hop to a thread per this much, instead of one per network read
-_EXPIRED_STATUSES = frozenset({403, 404, 410})
+_EXPIRED_STATUSES = frozenset({404, 410})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -71,6 +73,8 @@ async def download(
 ) -> DownloadedFile:
     """Streams a URL to a file, resuming what an earlier call left behind. Memory stays below 1 MB.
 
+    The bytes are stored as they come, whatever the host calls them; see `flows.media.wrappings`.
+
     Args:
         client: From `flows.media.hosts.guarded_client`.
         url: Where the file is.
@@ -91,7 +95,12 @@ async def download(
     try:
         async with asyncio.timeout(total_seconds) as limit:
             await asyncio.to_thread(part.open)
-            content_type = await _receive(client, url, part, max_bytes, report)
+            try:
+                content_type = await _receive(client, url, part, max_bytes, report)
+            except ForbiddenByHostError:
+                # Some hosts let only in what calls itself a browser, as search engines do: with their own name.
+                headers = {"User-Agent": compatible_user_agent()}
+                content_type = await _receive(client, url, part, max_bytes, report, headers)
             sha256 = await asyncio.to_thread(part.finish)
             return DownloadedFile(path, part.size, sha256, content_type)
     except TimeoutError as error:
@@ -108,11 +117,16 @@ async def download(
 
 
 async def _receive(
-    client: httpx.AsyncClient, url: str, part: "_Part", max_bytes: int, report: Report | None
+    client: httpx.AsyncClient,
+    url: str,
+    part: "_Part",
+    max_bytes: int,
+    report: Report | None,
+    headers: Mapping[str, str] | None = None,
 ) -> str | None:
     """Fills the part and gives the content type. Resumes at most once: an answer that does not fit starts over."""
     if part.size:
-        async with open_stream(client, url, headers=part.resume_headers()) as response:
+        async with open_stream(client, url, headers={**(headers or {}), **part.resume_headers()}) as response:
             if response.status_code == 206 and part.fits(response):
                 return await _write(response, url, part, max_bytes, report)
             if response.status_code == 200:  # the file changed, or the host ignores Range
@@ -120,7 +134,7 @@ async def _receive(
                 return await _write(response, url, part, max_bytes, report)
             if response.status_code not in {206, 416}:
                 raise _status_error(response.status_code, url)
-    async with open_stream(client, url) as response:
+    async with open_stream(client, url, headers=headers) as response:
         if response.status_code != 200:
             raise _status_error(response.status_code, url)
         await asyncio.to_thread(part.restart, response)
@@ -131,9 +145,6 @@ async def _write(
     response: httpx.Response, url: str, part: "_Part", max_bytes: int, report: Report | None
 ) -> str | None:
     shown = display_url(url)
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"}:
-        raise DownloadError(f"{shown} came encoded as {encoding!r:.40} although that was not asked: try again", url=url)
     total = _total_bytes(response)
     buffer = bytearray()
     received = part.size
@@ -174,12 +185,12 @@ class _Part:
 
     def __init__(self, path: Path, url: str) -> None:
         self._path = path
-        self._part = path.with_suffix(f"{path.suffix}.part")
+        self._part = part_of(path)
         self._note = path.with_suffix(f"{path.suffix}.part.json")
         # A result asked for again comes with another signature, so the query does not count.
         self._source = hashlib.sha256(display_url(url).encode()).hexdigest()
         self._fd = -1
-        self._etag = ""
+        self._etag = self._encoding = ""
         self._total: int | None = None
         # A cancelled caller closes the file while its last call may still run, or yet begin, in a thread. By then the
         # number of the closed file may be another file's, so whoever uses it holds the lock.
@@ -204,6 +215,7 @@ class _Part:
             note = json.loads(self._note.read_bytes())
             if note["source"] == self._source and size < note["total"]:
                 self._etag, self._total, self.size = str(note["etag"]), int(note["total"]), size
+                self._encoding = str(note["encoding"])
         except (OSError, ValueError, KeyError, TypeError):
             self.size = 0  # no note, or half of one: start over
 
@@ -219,6 +231,8 @@ class _Part:
             and found[3] == str(self._total)
             and int(found[1]) <= int(found[2]) < int(found[3])
             and response.headers.get("etag", self._etag) == self._etag
+            # Some hosts compress only a part of their answers, and give both the same ETag.
+            and response.headers.get("content-encoding", "") == self._encoding
         )
 
     def restart(self, response: httpx.Response) -> None:
@@ -231,7 +245,9 @@ class _Part:
         etag = response.headers.get("etag", "")
         total = _total_bytes(response)
         if etag.startswith('"') and etag.isprintable() and total is not None:
-            self._note.write_text(json.dumps({"source": self._source, "etag": etag, "total": total}))
+            encoding = response.headers.get("content-encoding", "")
+            note = {"source": self._source, "etag": etag, "total": total, "encoding": encoding}
+            self._note.write_text(json.dumps(note))
 
     def write(self, data: bytes) -> None:
         with self._lock:
@@ -269,6 +285,11 @@ class _Part:
                 os.close(fd)
 
 
+def part_of(path: Path) -> Path:
+    """Where what arrived of a file lies while it is not whole."""
+    return path.with_suffix(f"{path.suffix}.part")
+
+
 def _lock_file(fd: int, path: Path) -> bool:
     """Takes a file until it is closed. False when another call has it, or has just given it its final name."""
     if sys.platform == "win32":
@@ -291,13 +312,20 @@ def _total_bytes(response: httpx.Response) -> int | None:
 
 def _cut_error(url: str, received: int, total: int | None) -> DownloadError:
     expected = "an unknown number of" if total is None else f"{total:,}"
-    return DownloadError(
+    return CutDownloadError(
         f"{display_url(url)} was cut: expected {expected} bytes, got {received:,}; try again to fetch the rest", url=url
     )
 
 
 def _status_error(status: int, url: str) -> DownloadError:
     shown = display_url(url)
+    if status == 403:
+        return ForbiddenByHostError(
+            f"{shown} answers HTTP 403: the address may be used up, or its host refuses this program or this network. "
+            "Ask for the task's status again, which may give a fresh URL; if that is refused as well, open it in a "
+            "browser, and set SORA_CONTACT to a web or mail address of yours, which some hosts ask for",
+            url=url,
+        )
     if status in _EXPIRED_STATUSES:
         return ResultExpiredError(
             f"{shown} answers HTTP {status}: results are valid for {RESULT_VALID_DAYS} days. "

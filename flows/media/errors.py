@@ -6,7 +6,9 @@
     ├── ForbiddenUrlError       the URL may not be asked: scheme, user name, private host, downgrade     not retryable
     ├── ImageRefusedError       an image the provider cannot use: too big, wrong type, damaged, HTTP 4xx not retryable
     ├── DownloadError           the bytes did not arrive: network, HTTP 5xx, 429, 408, cut, disk full    retryable
-    │   └── ResultExpiredError  the host says 403, 404 or 410 to a result URL                            not retryable
+    │   ├── CutDownloadError    the host ended the file before the length that it had named
+    │   └── ResultExpiredError  the host says 404 or 410 to a result URL                                 not retryable
+    │       └── ForbiddenByHostError  it says 403: that, or it refuses this program
     └── DamagedVideoError       the bytes arrived and are not a whole, playable video                    retryable
 
 ``retryable`` says whether the same call may succeed a little later with nobody doing anything. A raiser may overrule
@@ -16,6 +18,7 @@ the default of its class: a file that is too big is a ``DownloadError`` no retry
 from urllib.parse import urlsplit
 
 from apixo import SoraError
+from apixo.addresses import normalize_url
 
 RESULT_VALID_DAYS = 15
 """APIXO: result URLs are valid for 15 days."""
@@ -56,10 +59,18 @@ class DownloadError(MediaError):
     retryable = True
 
 
+class CutDownloadError(DownloadError):
+    """Raised when a host ends a file before the length that it named. What arrived is kept."""
+
+
 class ResultExpiredError(DownloadError):
-    """Raised when the result's host answers 403, 404 or 410: the URL is used up, another one may not be."""
+    """Raised when the result's host answers 404 or 410: another URL may be answered."""
 
     retryable = False
+
+
+class ForbiddenByHostError(ResultExpiredError):
+    """Raised when the result's host answers 403: the URL is used up, or the host refuses this program or network."""
 
 
 class DamagedVideoError(MediaError):
@@ -74,7 +85,7 @@ def display_url(url: str) -> str:
     A text that is no URL at all becomes ``<malformed URL>``, for it may be anything, a pasted secret too.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(normalize_url(url))
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return "<malformed URL>"

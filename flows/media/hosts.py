@@ -8,15 +8,19 @@ redirect. So the client resolves a name once, checks *every* address, and connec
 import asyncio
 import http.cookiejar
 import ipaddress
+import os
 import re
 import socket
 import ssl
-import unicodedata
+import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import metadata
+from urllib.parse import quote
 
 import httpx
 
+from apixo.addresses import normalize_url
 from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
 
@@ -99,19 +103,17 @@ _EMBEDDED_IPV4 = (*_NAMED_IPV4, *_networks("::/96", "::ffff:0:0:0/96", "64:ff9b:
 def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     """The parsed URL, if its text alone allows asking it. Pure: nothing is resolved.
 
+    How it is written does not matter: what is checked, and then asked, is its usual form (see `normalize_url`).
+
     Raises:
-        ForbiddenUrlError: not http or https, a user name in it, no or a malformed host, a port of another service,
-            longer than max_length characters, or with whitespace, control characters or backslashes, on which parsers
-            differ.
+        ForbiddenUrlError: not http or https, a user name in it, no or a malformed host, a port of another service, or
+            longer than max_length characters.
     """
     shown = display_url(url)
+    url = normalize_url(url)
     if len(url) > max_length:
         raise ForbiddenUrlError(
             f"A URL of {len(url):,} characters is refused, {max_length:,} are allowed: give a shorter one", url=url
-        )
-    if any(unicodedata.category(char)[0] in "CZ" or char == "\\" for char in url):
-        raise ForbiddenUrlError(
-            f"{shown} holds whitespace, control characters or a backslash: percent-encode them", url=url
         )
     try:
         parsed = httpx.URL(url)
@@ -120,7 +122,7 @@ def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
         raise ForbiddenUrlError(f"{shown} is not a URL that can be read: check how it is written", url=url) from None
     if parsed.scheme not in {"http", "https"}:
         raise ForbiddenUrlError(f"{shown} is refused: only http and https URLs may be given", url=url)
-    if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0].partition("#")[0]:
+    if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0]:
         raise ForbiddenUrlError(f"{shown} is refused: a user name or password may not be part of the URL", url=url)
     if not _is_host(parsed.raw_host.decode("ascii")):
         raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check how it is written", url=url)
@@ -220,7 +222,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 extensions={**request.extensions, "sni_hostname": host.removesuffix(".")},
             )
             try:
-                return await self._inner.handle_async_request(outbound)
+                return await _with_plain_location(await self._inner.handle_async_request(outbound), url)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -266,6 +268,31 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         return is_allowed_address(address, allow_private_hosts=self._allow_private_hosts)
 
 
+def user_agent() -> str:
+    """How this program names itself: `sora-pipeline/0.1.0 (+<contact>) httpx/0.28.1`.
+
+    Some hosts want to know whom to reach (Wikimedia's user-agent policy does). `SORA_CONTACT` says it, a web or mail
+    address; without it, a home page in the package's metadata, if there is one.
+    """
+    name, contact = _name_and_contact()
+    comment = f" (+{contact})" if contact else ""
+    return f"{name}{comment} httpx/{httpx.__version__}"
+
+
+def compatible_user_agent() -> str:
+    """The same in the form of search engines, for hosts that let in only what resembles a browser."""
+    name, contact = _name_and_contact()
+    return f"Mozilla/5.0 (compatible; {name}{f'; +{contact}' if contact else ''})"
+
+
+def _name_and_contact() -> tuple[str, str]:
+    about = metadata("sora-pipeline")
+    pages = [page.partition(",")[2].strip() for page in about.get_all("Project-URL") or []]
+    contact = os.environ.get("SORA_CONTACT", "").strip() or next(iter(pages), "")
+    contact = "".join(letter for letter in contact if letter.isascii() and letter.isprintable() and letter not in "()")
+    return f"{about['Name']}/{about['Version']}", contact
+
+
 def guarded_client(
     *,
     allow_private_hosts: bool,
@@ -289,7 +316,7 @@ def guarded_client(
         trust_env=False,  # the transport reads the environment
         follow_redirects=False,
         timeout=timeout_seconds,
-        headers={"User-Agent": "sora-pipeline", "Accept-Encoding": "identity"},
+        headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
         cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
     )
 
@@ -322,8 +349,6 @@ async def open_stream(
             finally:
                 await response.aclose()
             current = _redirected(current, response.headers["location"])
-    except httpx.InvalidURL:  # no HTTPError: httpx itself reads every Location, and trips over some
-        raise _no_url(current) from None
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         if is_untrusted_certificate(error):
@@ -340,24 +365,35 @@ async def open_stream(
     )
 
 
+async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> httpx.Response:
+    """The response, its redirect absolute and in the usual form: httpx reads every Location, and trips over some.
+
+    Raises:
+        ForbiddenUrlError: it cannot be read as a URL, or leads from https to http.
+    """
+    if response.status_code in _REDIRECTS and "location" in response.headers:
+        raw = next(value for name, value in response.headers.raw if name.lower() == b"location")
+        try:
+            location = raw.decode()
+        except UnicodeDecodeError:  # a name in another encoding, which the host wants back byte for byte
+            location = quote(raw, safe=string.punctuation + " ")
+        try:
+            response.headers["location"] = str(_redirected(url, location))
+        except ForbiddenUrlError:
+            await response.aclose()
+            raise
+    return response
+
+
 def _redirected(current: httpx.URL, location: str) -> httpx.URL:
     """Where a redirect leads, checked."""
-    try:
-        joined = str(current.join(location))
-    except httpx.InvalidURL:
-        raise _no_url(current) from None
-    target = check_url(joined, max_length=MAX_SIGNED_URL_LENGTH)
+    target = check_url(normalize_url(location, base=str(current)), max_length=MAX_SIGNED_URL_LENGTH)
     if current.scheme == "https" and target.scheme == "http":
         raise ForbiddenUrlError(
             f"{display_url(str(current))} redirects from https to http: give a URL that stays encrypted",
             url=str(current),
         )
     return target
-
-
-def _no_url(current: httpx.URL) -> ForbiddenUrlError:
-    # Without its cause, as in `check_url`.
-    return ForbiddenUrlError(f"{display_url(str(current))} redirects to something that is no URL", url=str(current))
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:

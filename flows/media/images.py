@@ -9,6 +9,8 @@ reads them.
 
 import asyncio
 import io
+import re
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +20,7 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
 from flows.media.hosts import check_url, open_stream
+from flows.media.share_links import share_link
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP"]
 
@@ -55,7 +58,22 @@ _OTHERS = (
     (b"\x1f\x8b", "gzip-compressed"),
     (b"PK\x03\x04", "a ZIP file"),
     (b"<svg", "an SVG"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"\xff\x0a", "a JPEG XL"),
 )
+
+# The brands of ISO 23008-12, its amendments and AVIF. A file names one brand, and others that it fits as well.
+_AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio"})
+_HEIC_BRANDS = frozenset({
+    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"heif", b"j2ki",
+})  # fmt: skip
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_SCAN, _END = 0xDA, 0xD9
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +114,13 @@ async def check_image(
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.
-        ImageRefusedError: the host answers 4xx, or the image is too big, not JPG, PNG or WebP, animated or damaged.
+        ImageRefusedError: the URL leads to a page about the image, the host answers 4xx, or the image is too big, not
+            JPG, PNG or WebP, animated or damaged.
         DownloadError: the network failed, the host answers 5xx, 408 or 429, or takes too long.
     """
     check_url(url)
+    if link := share_link(url):
+        raise ImageRefusedError(f"{display_url(url)} {link.advice}", url=url)
     try:
         async with asyncio.timeout(total_seconds) as limit:
             data = await _fetch(client, url, max_bytes)
@@ -124,8 +145,10 @@ def decode_image(data: bytes, url: str, max_pixels: int = MAX_IMAGE_PIXELS) -> I
         raise ImageRefusedError(f"{shown} is empty: upload the image again", url=url)
     kind = sniff_format(data)
     if kind is None:
-        raise ImageRefusedError(f"{shown} is {_name(data)} by its first bytes, not a JPG, PNG or WebP", url=url)
-    if kind == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        name = _name(data)
+        how = "save or convert it as a JPG" if name.startswith("a HEIC") else "give a JPG, PNG or WebP"
+        raise ImageRefusedError(f"{shown} is {name} by its first bytes, not a JPG, PNG or WebP: {how}", url=url)
+    if kind == "JPEG" and _count_scans(data) > _MAX_JPEG_SCANS:
         raise ImageRefusedError(f"{shown} has more than {_MAX_JPEG_SCANS} scans: save it as a plain JPG", url=url)
     try:
         with _PLUGINS[kind](io.BytesIO(data)) as image:
@@ -167,9 +190,7 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
         if is_retryable_status(response.status_code):
             raise DownloadError(f"{shown} answers HTTP {response.status_code}: try again later", url=url)
         if response.status_code != 200:
-            raise ImageRefusedError(
-                f"{shown} answers HTTP {response.status_code}: give a URL that anybody can open", url=url
-            )
+            raise ImageRefusedError(f"{shown} answers HTTP {response.status_code}: {_refusal(response)}", url=url)
         length = response.headers.get("content-length", "")
         announced = int(length) if length.isascii() and length.isdecimal() else 0
         if announced <= max_bytes:
@@ -181,7 +202,42 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
             raise ImageRefusedError(
                 f"{shown} is larger than {max_bytes:,} bytes, the most APIXO takes: make it smaller", url=url
             )
-    return bytes(data)
+        return _unpacked(bytes(data), response, max_bytes)
+
+
+def _refusal(response: httpx.Response) -> str:
+    """What a person may do about an answer that brings no image."""
+    if response.status_code not in (401, 403, 406):
+        return "give a URL that anybody can open"
+    agent = response.request.headers["user-agent"]
+    return (
+        f"its host refuses this program (User-Agent {agent!r}), this network or whoever is not signed in, and may "
+        "refuse APIXO as well. Open the URL in a private window; if that shows the image, set SORA_CONTACT to a web or "
+        "mail address of yours, which some hosts ask for, or host the image elsewhere"
+    )
+
+
+def _unpacked(data: bytes, response: httpx.Response, max_bytes: int) -> bytes:
+    """What a host has compressed although that was not asked, as whoever asks for the image next will read it."""
+    if "gzip" not in response.headers.get("content-encoding", "").lower() or not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, max_bytes + 1)
+    except zlib.error:
+        return data
+
+
+def _count_scans(data: bytes) -> int:
+    """How many scans a JPEG has, up to its end: phones put a second picture or a film behind it."""
+    scans = at = 0
+    while found := _JPEG_MARKER.search(data, at):
+        marker, at = found[1][0], found.end()
+        if marker == _END:
+            break
+        if marker not in _WITHOUT_LENGTH:
+            scans += marker == _SCAN
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
 
 
 def _is_whole(data: bytes, kind: ImageFormat) -> bool:
@@ -199,7 +255,11 @@ def _name(data: bytes) -> str:
         if data.startswith(magic):
             return name
     if data[4:8] == b"ftyp":
-        return {b"avif": "an AVIF", b"avis": "an AVIF", b"heic": "a HEIC", b"heix": "a HEIC"}.get(data[8:12], "a video")
+        end = min(int.from_bytes(data[:4], "big"), 256)
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+        if brands & _AVIF_BRANDS:
+            return "an AVIF"
+        return "a HEIC (as iPhones take photos)" if brands & _HEIC_BRANDS else "a video"
     start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
         return "a web page"

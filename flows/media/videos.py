@@ -4,8 +4,9 @@ Everything here blocks and is slow (a 12 s video takes a second or two): run it 
 """
 
 import io
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
 
 DURATION_TOLERANCE_SECONDS = 0.5
@@ -34,16 +36,23 @@ MAX_FRAMES = 36_000
 # What holds a whole video in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 
-# The declared end and the last frame's end differ by rounding and by an unset last duration, not by more. It is wide,
-# since a false alarm would lose a paid video; the length in bytes is checked when it is fetched.
-_CUT_TOLERANCE_SECONDS = 0.5
+# By FFmpeg's names of the containers that are no MP4.
+_MEDIA_TYPES = {
+    "matroska,webm": "video/x-matroska",
+    "avi": "video/x-msvideo",
+    "mpegts": "video/mp2t",
+    "mpeg": "video/mpeg",
+    "ogg": "video/ogg",
+    "flv": "video/x-flv",
+}
 
-# The index, the pictures and sound, and a fragment's index. Bytes of other kinds behind them harm nobody.
-_MAX_BOXES = 10_000
-_VITAL_BOXES = frozenset({b"moov", b"mdat", b"moof"})
+# The declared end and the last frame's end differ by rounding and by an unset last duration, not by more.
+_CUT_TOLERANCE_SECONDS = 0.5
 
 # Some pieces show nothing by themselves (the alternate references of VP8), but not a quarter of them.
 _LEAST_SHOWN = 0.75
+
+_CLOCK = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # hours, minutes, seconds
 
 _BLACK = 24.0  # mean brightness of 0 to 255 up to which a frame counts as black; pure black is 0, or 16 in video range
 _JPEG_QUALITY = 85
@@ -63,6 +72,10 @@ class VideoFacts:
         frames_per_second: On average.
         has_audio: Whether there is any sound data.
         size_bytes: Of the file.
+        is_complete: Whether the file lists each of its pieces, and all are there. Others can only be thought complete.
+        media_type: Like ``video/mp4``, by its bytes.
+        has_c2pa: Whether it holds a C2PA manifest, which says how it was made.
+        doubts: What is odd and no proof of damage, as sentences.
     """
 
     container: str
@@ -74,10 +87,17 @@ class VideoFacts:
     frames_per_second: float
     has_audio: bool
     size_bytes: int
+    is_complete: bool = False
+    media_type: str = "video/mp4"
+    has_c2pa: bool = False
+    doubts: tuple[str, ...] = ()
 
 
 def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames: int = MAX_FRAMES) -> VideoFacts:
     """Decodes every frame of a video and says what it is. Blocks; for a thread.
+
+    What counts is the main picture, and the main sound as far as its pieces are listed. Captions, chapters, time codes,
+    pictures beside the main one, and what the file says of its length are no reason to refuse what plays.
 
     Args:
         path: The file; its name does not count.
@@ -92,16 +112,22 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise _damaged(path, "is empty")
-    _check_boxes(path, size_bytes)
+    boxes = read_boxes(path)
+    if boxes.least_bytes > size_bytes:
+        raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
     with _opened(path, max_pixels) as (container, video):
+        sound = container.streams.best("audio")
+        played: list[Stream] = [video] if sound is None else [video, sound]
         tally = _Tally(path, video, max_frames)
-        for packet in container.demux(video, *container.streams.audio):
+        for packet in container.demux(*played):
             tally.count(packet)
             if packet.stream.index == video.index:
                 for frame in packet.decode():
                     if isinstance(frame, VideoFrame):
                         tally.add(frame)
-        seconds = tally.checked_seconds(container)
+        tally.check_pieces(played, is_listed=boxes.has_index)
+        seconds = tally.seconds()
+        doubt = tally.doubt(container, is_listed=boxes.has_index)
         return VideoFacts(
             container=container.format.name,
             codec=video.codec_context.codec.canonical_name,
@@ -110,8 +136,12 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
             duration_seconds=float(seconds),
             frame_count=tally.frames,
             frames_per_second=float(tally.frames / seconds),
-            has_audio=any(tally.packets[stream.index] for stream in container.streams.audio),
+            has_audio=sound is not None and tally.packets[sound.index] > 0,
             size_bytes=size_bytes,
+            is_complete=boxes.has_index,
+            media_type=_media_type(container, boxes.brand),
+            has_c2pa=boxes.has_c2pa,
+            doubts=(doubt,) if doubt else (),
         )
 
 
@@ -147,7 +177,7 @@ def poster_jpeg(path: Path, *, max_side: int = 1280) -> bytes:
         DamagedVideoError: no frame decodes.
     """
     with _opened(path) as (container, video):
-        third = (_declared_seconds(container, video) or Fraction(0)) / 3
+        third = _declared_seconds(container, video)[1] / 3
         start: Fraction | None = None
         chosen: VideoFrame | None = None
         is_black = True
@@ -176,20 +206,24 @@ class _Tally:
         self._video = video
         self._max_frames = max_frames
         self.packets: Counter[int] = Counter()
+        self._hidden = 0
+        """Pieces that an edit list leaves out of what is shown."""
         self.frames = 0
         self.size: tuple[int, int] = (0, 0)
         self._begin: Fraction | None = None
-        self._end = Fraction(0)
-        self._last_packet_end = Fraction(0)
+        self._end = self._frames_end = Fraction(0)
 
     def count(self, packet: "av.Packet[Stream]") -> None:
         if packet.is_corrupt:
             raise _damaged(self._path, "is cut in the middle, or a piece of it is missing")
         if packet.size:  # the demuxer ends each stream with an empty one
             self.packets[packet.stream.index] += 1
+        if packet.stream.index != self._video.index:
+            return
+        self._hidden += packet.is_discard
         end = _seconds(packet.pts, packet.time_base, packet.duration)
         if end is not None:
-            self._last_packet_end = max(self._last_packet_end, end)
+            self._end = max(self._end, end)
 
     def add(self, frame: VideoFrame) -> None:
         if frame.is_corrupt:
@@ -204,31 +238,43 @@ class _Tally:
         begin = _seconds(frame.pts, frame.time_base)
         if begin is not None:
             self._begin = begin if self._begin is None else min(self._begin, begin)
-            self._end = max(self._end, begin + Fraction(frame.duration or 0) * Fraction(frame.time_base or 0))
+            end = begin + Fraction(frame.duration or 0) * Fraction(frame.time_base or 0)
+            self._frames_end = max(self._frames_end, end)
 
-    def checked_seconds(self, container: InputContainer) -> Fraction:
-        """How long the picture lasts, if all that the file declares did go by."""
-        seen = self.packets[self._video.index]
+    def check_pieces(self, played: Sequence[Stream], *, is_listed: bool) -> None:
+        """Refuses a video of which a piece is provably missing, or too many show nothing."""
+        seen = self.packets[self._video.index] - self._hidden
         if self.frames == 0:
             raise _damaged(self._path, "has no frame that decodes")
         if self.frames < seen * _LEAST_SHOWN:
             raise _damaged(self._path, f"gives only {self.frames} frames out of {seen} pieces")
-        for stream in (self._video, *container.streams.audio):
-            # MP4 lists each piece in front or at the end. `stream.frames` would count those an edit list hides, too.
-            listed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
+        for stream in played if is_listed else ():
+            # `stream.frames` would count those an edit list hides, too.
+            listed = len(stream.index_entries)
             if self.packets[stream.index] < listed:
                 raise _damaged(self._path, f"was cut: {self.packets[stream.index]} of {listed} {stream.type} pieces")
-        start = Fraction(container.start_time or 0, av.time_base)
-        declared = Fraction(container.duration or 0, av.time_base)
-        got = max(self._last_packet_end, self._end) - min(start, Fraction(0))
-        if declared - got > _CUT_TOLERANCE_SECONDS:
-            raise _damaged(self._path, f"was cut: {float(got):.2f} s of {float(declared):.2f} s")
-        seconds = self._end - (self._begin or Fraction(0))
+
+    def seconds(self) -> Fraction:
+        """How long the picture lasts."""
+        seconds = self._frames_end - (self._begin or Fraction(0))
         if seconds <= 0 and self._video.average_rate:
             seconds = self.frames / self._video.average_rate
         if seconds <= 0:
             raise _damaged(self._path, "has no duration")
         return seconds
+
+    def doubt(self, container: InputContainer, *, is_listed: bool) -> str | None:
+        """What to say where the file declares its picture longer than it is. Without a list that proves it cut."""
+        begin = min(Fraction(container.start_time or 0, av.time_base), Fraction(0))
+        got = max(self._end, self._frames_end) - begin
+        own, declared = _declared_seconds(container, self._video)
+        if declared - got <= _CUT_TOLERANCE_SECONDS:
+            return None
+        if own and not is_listed:
+            raise _damaged(self._path, f"was cut: {float(got):.2f} s of {float(declared):.2f} s")
+        if own or not is_listed:
+            return f"The file declares {float(declared):.1f} s, its picture lasts {float(got):.1f} s."
+        return None  # another track is longer
 
 
 @contextmanager
@@ -240,7 +286,8 @@ def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[In
         with av.open(f"file:{path.absolute()}", options=options) as container:
             still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is no video
             pictures = [
-                (context.width * context.height, stream.index)
+                # One frame beside a whole video is its cover, whatever its size; players show the default track.
+                (stream.frames != 1, Disposition.default in stream.disposition, context.width * context.height, stream)
                 for stream in container.streams.video
                 # A codec that FFmpeg does not know has no context, whatever PyAV's types say.
                 if (context := cast("VideoCodecContext | None", stream.codec_context))
@@ -248,36 +295,14 @@ def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[In
             ]
             if not pictures:
                 raise _damaged(path, "has no picture that can be decoded")
-            pixels, index = max(pictures)
+            *_, pixels, video = max(pictures, key=lambda picture: picture[:3])
             if pixels > max_pixels:
                 raise _damaged(path, f"has frames of {pixels:,} pixels, no generated video has", retryable=False)
-            video = cast("VideoStream", container.streams[index])
             video.codec_context.options = {"max_pixels": str(max_pixels)}
             video.thread_type = "AUTO"
             yield container, video
     except (av.FFmpegError, ArithmeticError, ValueError) as error:
         raise _damaged(path, f"is not a video that plays ({error})") from error
-
-
-def _check_boxes(path: Path, size_bytes: int) -> None:
-    """An MP4 is a row of boxes, each with its length in front: the exact way to see that one is cut."""
-    with path.open("rb") as file:
-        at = 0
-        for _ in range(_MAX_BOXES):
-            if at + 8 > size_bytes:
-                return
-            file.seek(at)
-            head = file.read(16)
-            if at == 0 and head[4:8] != b"ftyp":
-                return  # another kind of file
-            length = int.from_bytes(head[:4], "big")
-            if length == 1:
-                length = int.from_bytes(head[8:16], "big")
-            if length == 0:
-                return  # up to the end of the file
-            if head[4:8] in _VITAL_BOXES and at + length > size_bytes:
-                raise _damaged(path, f"was cut: {size_bytes:,} of at least {at + length:,} bytes")
-            at += max(length, 8)
 
 
 def _damaged(path: Path, what: str, *, retryable: bool = True) -> DamagedVideoError:
@@ -288,11 +313,19 @@ def _seconds(pts: int | None, time_base: Fraction | None, duration: int | None =
     return None if pts is None or time_base is None else (pts + (duration or 0)) * time_base
 
 
-def _declared_seconds(container: InputContainer, video: VideoStream) -> Fraction | None:
-    """How long the video says it is; None when it does not."""
+def _declared_seconds(container: InputContainer, video: VideoStream) -> tuple[bool, Fraction]:
+    """How long the picture is said to be, and whether that is said of the picture itself or of all tracks together."""
     if video.duration and video.time_base:
-        return video.duration * video.time_base
-    return Fraction(container.duration, av.time_base) if container.duration else None
+        return True, video.duration * video.time_base
+    tag = _CLOCK.fullmatch(video.metadata.get("DURATION", ""))  # Matroska
+    if tag is not None:
+        return True, int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
+    alone = all(stream.type in ("video", "audio") for stream in container.streams)
+    return alone, Fraction(container.duration or 0, av.time_base)
+
+
+def _media_type(container: InputContainer, brand: bytes) -> str:
+    return "video/quicktime" if brand == b"qt  " else _MEDIA_TYPES.get(container.format.name, "video/mp4")
 
 
 def _stored_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:

@@ -68,6 +68,8 @@ class ArchivedObject(_Model):
     width: int | None = Field(default=None, description="Pixels, as displayed.")
     height: int | None = Field(default=None, description="Pixels, as displayed.")
     has_audio: bool | None = Field(default=None, description="Video only.")
+    has_c2pa: bool | None = Field(default=None, description="Video only: holds a C2PA manifest of how it was made.")
+    damaged: bool = Field(default=False, description="Kept as it came, for a day of fetching brought nothing better.")
 
 
 class PaidTask(_Model):

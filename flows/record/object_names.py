@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import quote
 
-VIDEO_TYPE: Final = "video/mp4"
 POSTER_TYPE: Final = "image/jpeg"
 SIDECAR_TYPE: Final = "application/json"
 
@@ -24,3 +24,41 @@ def video_name(number: int) -> str:
 
 POSTER_NAME: Final = "poster.jpg"
 SIDECAR_NAME: Final = "generation.json"
+
+_EXTENSIONS: Final = {
+    "video/mp4": "mp4",
+    "video/quicktime": "mov",
+    "video/x-matroska": "mkv",
+    "video/x-msvideo": "avi",
+    "video/mp2t": "ts",
+    "video/mpeg": "mpg",
+    "video/ogg": "ogv",
+    "video/x-flv": "flv",
+    POSTER_TYPE: "jpg",
+    SIDECAR_TYPE: "json",
+}
+
+
+def attributes(name: str, *, key: str, task_id: str, sha256: str, media_type: str) -> dict[str, str]:
+    """What an object carries beside its bytes: a telling file name, how long it holds, and whose it is.
+
+    Args:
+        name: of the object, with its folder.
+        key: of the generation. It is ASCII, and a file name as it is.
+        task_id: any text: metadata of S3 are ASCII, so other letters, and what URLs escape, are percent-encoded.
+        sha256: of the bytes, in hexadecimal.
+        media_type: of the bytes.
+    """
+    folder_name, _, file_name = name.rpartition("/")
+    stem, _, extension = file_name.rpartition(".")
+    own_folder = folder_name.rpartition("/")[2]
+    what = "" if own_folder == key else f"-{own_folder}"  # a second task's
+    what += stem.removeprefix("video") if stem.startswith("video") else f"-{stem}"
+    return {
+        "Content-Disposition": f'inline; filename="{key}{what}.{_EXTENSIONS.get(media_type, extension)}"',
+        # Videos and posters are created once and never written over; a description may be completed.
+        "Cache-Control": "no-cache" if media_type == SIDECAR_TYPE else "max-age=31536000, immutable",
+        "key": key,
+        "task": quote(task_id, safe=""),
+        "sha256": sha256,
+    }

@@ -118,13 +118,12 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
     if cost is not None:
         lines.append(f"| cost | {cost}, by the block's price per second |")
     if video is not None:
-        lines += [
-            (
-                f"| video | {video.duration_seconds:.2f} s, {video.width} x {video.height}, "
-                f"{plain(video.codec or '')}, {video.size_bytes:,} bytes |"
-            ),
-            f"| SHA-256 | {video.sha256} |",
-        ]
+        what = (
+            f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"
+            if video.duration_seconds is not None
+            else "damaged"
+        )
+        lines += [f"| video | {what}, {video.size_bytes:,} bytes |", f"| SHA-256 | {video.sha256} |"]
     return lines
 
 

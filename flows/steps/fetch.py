@@ -48,24 +48,22 @@ async def fetch(
         logger.info("%s is archived already.", key)
         report_progress(key, "fetch", "done before", done=True)
         return None
+    now = resources.now()
     last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside of a run
     client, web = resources.client, resources.web
     async with resources.fetching:
         urls = (status or await ask_for_addresses(paid.task_id, client)).result_urls
         try:
-            videos = await fetch_videos(found, urls, folder, web, fresh=status is None, last_try=last_try)
+            videos = await fetch_videos(found, urls, folder, web, fresh=status is None, last_try=last_try, now=now)
         except ResultExpiredError:
             if status is None:
                 raise
             # The addresses may have been signed for a short while only.
             urls = (await ask_for_addresses(paid.task_id, client)).result_urls
-            videos = await fetch_videos(found, urls, folder, web, fresh=True, last_try=last_try)
+            videos = await fetch_videos(found, urls, folder, web, fresh=True, last_try=last_try, now=now)
     for video in videos:
-        logger.info(
-            "Fetched %s of %s: %d bytes, %s, %d x %d, %.2f s, sha256 %s.", video.path.name, key, video.facts.size_bytes,
-            video.facts.codec, video.facts.width, video.facts.height, video.facts.duration_seconds, video.sha256,
-        )  # fmt: skip
+        logger.info("Fetched for %s: %s.", key, video)
         for warning in video.warnings:
             logger.warning("%s of %s: %s", video.path.name, key, warning)
-    report_progress(key, "fetch", f"{sum(video.facts.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
+    report_progress(key, "fetch", f"{sum(video.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
     return videos

@@ -14,6 +14,8 @@ from typing import Any, Final
 NOES: Final = frozenset({400, 401, 402, 403, 404, 429})
 PLAIN_NOES: Final = frozenset({400, 401, 429})
 """Gateways answer with the others too, in pages of their own: those count in the API's envelope only."""
+STATES: Final = frozenset({"pending", "processing", "success", "failed"})
+"""In any case, and with blanks around."""
 NAMES: Final = ["code", "data", "message"]
 NO_NAMES: Final = ("null", "None", "undefined")
 """What a broken serialiser makes of nothing is no task id."""
@@ -96,7 +98,8 @@ class Reply:
         code = self.one("code")
         if type(code) is not int or code != 200 or data.one_of("taskId") != task_id:
             return None
-        match data.one_of("state"):
+        state = data.one_of("state")
+        match state.strip().lower() if isinstance(state, str) else state:
             case "failed" if isinstance(data.one_of("failCode"), str):
                 return data.one_of("failCode")
             case "success" if isinstance(data.one_of("resultJson"), str):
@@ -109,20 +112,37 @@ class Reply:
 
     def task_ids(self) -> list[str]:
         """The tasks as which it may have been taken; none where it is no clear yes."""
-        if not self.is_yes or not self.codes or any(type(code) is not int or code != 200 for code in self.codes):
+        if not self.is_yes or not self.codes or not all(says_yes(code) for code in self.codes):
             return []
         data = [value for value in self.content.all("data") if isinstance(value, Pairs)]
-        return [named.strip() for value in data for named in value.all("taskId") if isinstance(named, str)]
+        named = [named for value in data for named in value.all("taskId")]
+        return [str(one).strip() for one in named if isinstance(one, str) or (type(one) is int and one < 10**100)]
 
-    def states(self, task_id: str) -> list[str]:
-        """The states that it gives for this task."""
-        if not self.is_yes or 200 not in self.codes:
+    def may_have_succeeded(self, task_id: str) -> bool:
+        """Whether it says so of this task, or brings an address with a state that the documentation does not know."""
+        return any(
+            word == "success" or (word not in STATES and _holds_an_address(data))
+            for word, data in self._states(task_id)
+        )
+
+    def may_have_failed(self, task_id: str) -> bool:
+        """Whether it says so of this task, or brings a failCode with a state that the documentation does not know."""
+        return any(
+            word == "failed" or (word not in STATES and any(data.all("failCode")))
+            for word, data in self._states(task_id)
+        )
+
+    def _states(self, task_id: str) -> list[tuple[str, Pairs]]:
+        """The states that it gives for this task, each with what came along."""
+        if not self.is_yes or not any(says_yes(code) for code in self.codes):
             return []
         data = [value for value in self.content.all("data") if isinstance(value, Pairs)]
         mine = [
-            value for value in data if all(str(named) == task_id for named in value.all("taskId") if named is not None)
+            value
+            for value in data
+            if all(str(named).strip() == task_id for named in value.all("taskId") if named is not None)
         ]
-        return [state for value in mine for state in value.all("state") if isinstance(state, str)]
+        return [(str(state).strip().lower(), value) for value in mine for state in value.all("state") or [""]]
 
     def _speaks_of_a_task(self) -> bool:
         if self.content is None:
@@ -147,6 +167,16 @@ def _addresses(result_json: str) -> list[str] | None:
     if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url.strip() for url in urls):
         return None
     return [url.strip() for url in urls]
+
+
+def _holds_an_address(data: Pairs) -> bool:
+    """Whether anything in it may be one."""
+    return "//" in json.dumps(data).replace("\\\\/", "/").replace("\\\\", "/")
+
+
+def says_yes(code: Any) -> bool:
+    """Whether a code is the 200 of an acceptance. As text it is one as well; the codes of refusals are numbers."""
+    return (type(code) is int and code == 200) or (isinstance(code, str) and code.strip() == "200")
 
 
 def says_why(data: Any) -> bool:

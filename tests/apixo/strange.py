@@ -67,7 +67,9 @@ results = (
     | values.map(json.dumps)
     | values
 )
-states = st.sampled_from(["pending", "processing", "success", "success", "failed", "failed", "queued_v2", 3, None])
+states = st.sampled_from(
+    ["pending", "processing", "success", "success", "failed", "failed", "queued_v2", 3, None, "SUCCESS", " Success "]
+) | st.sampled_from(["completed", "fail", "Failed", "processing_r2", "expired"])
 fail_codes = st.sampled_from(["CONTENT_VIOLATION", "INVALID_IMAGE_URL", "SOMETHING_NEW", "\ud800"]) | values
 datas = (
     st.none()

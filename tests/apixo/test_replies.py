@@ -41,7 +41,7 @@ def submit(http_status: int, body: bytes) -> str:
 
 
 ODD_IDS: list[Any] = [
-    None, "", "  ", True, 12345678, 1.5, [], {"id": 1}, "x" * 201, "task\n1", "task\x00", "\ud800",
+    None, "", "  ", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1", "task\x00", "\ud800",
 ]  # fmt: skip
 
 SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
@@ -49,6 +49,10 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, YES, "task_1"),
     (201, YES, "task_1"),
     (200, YES | {"message": None}, "task_1"),
+    (200, YES | {"code": "200"}, "task_1"),
+    (200, YES | {"code": " 200 "}, "task_1"),
+    (200, envelope({"taskId": 1234567}), "1234567"),
+    (200, b'{"code": "200", "data": {"taskId": 12345678901234567890}}', "12345678901234567890"),
     (200, YES | {"message": 7}, "task_1"),
     (200, YES | {"traceId": "x"}, "task_1"),
     (200, envelope({"taskId": " task_1 "}), "task_1"),
@@ -148,9 +152,10 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, deep(100_000, b'{"code":', b"}"), UnexpectedReplyError),
     (200, b'{"code": 200, "message": null, "data": ' + deep(900) + b"}", UnexpectedReplyError),
     (200, YES | {"code": True}, UnexpectedReplyError),
-    (200, YES | {"code": "200"}, UnexpectedReplyError),
     (200, YES | {"code": 200.0}, UnexpectedReplyError),
-    (200, no(400) | {"code": "400"}, UnexpectedReplyError),
+    (200, no(400) | {"code": "400"}, UnexpectedReplyError),  # a refusal has to be as documented
+    (400, no(400) | {"code": "400"}, ServerError),
+    (400, YES | {"code": "200"}, ServerError),
     (200, no(400) | {"code": 400.0}, UnexpectedReplyError),
     (200, no(400) | {"code": None}, UnexpectedReplyError),
     (200, {"message": "success", "data": {"taskId": "task_1"}}, UnexpectedReplyError),
@@ -287,7 +292,7 @@ def test_no_reply_breaks_the_reading_of_a_status(http_status: int, body: bytes) 
 @pytest.mark.parametrize("levels", [*range(100, 1_000, 50), *range(900, 1_000, 3)])
 @pytest.mark.parametrize("field", ["data", "message"])
 def test_no_depth_of_nesting_breaks_the_reading(levels: int, field: str) -> None:
-    body = json.dumps(envelope({"taskId": 5})).encode()
+    body = json.dumps(envelope({"taskId": True})).encode()
     nested = b'"' + field.encode() + b'": ' + deep(levels)
     body = body[:-1] + b", " + nested + b"}"
     with pytest.raises(UnexpectedReplyError):

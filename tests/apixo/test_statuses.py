@@ -22,6 +22,7 @@ from apixo import (
     UnknownState,
 )
 from apixo.replies import FINAL_STATES, parse_envelope, parse_status
+from apixo.results import DOCUMENTED
 
 from .wire import envelope
 
@@ -42,7 +43,22 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
     ({"state": "pending"}, Pending, {"state": "pending", "create_time_ms": None}),
     ({"state": "processing", "createTime": 1_700_000_000_000}, Processing, {"create_time_ms": 1_700_000_000_000}),
     ({"state": "queued_v2"}, UnknownState, {"state": "queued_v2"}),
-    ({"state": "Success", "resultJson": RESULT}, UnknownState, {"state": "Success"}),
+    ({"state": "processing_r2"}, UnknownState, {"state": "processing_r2", "remarks": ()}),
+    ({"state": "processing_r2", "resultJson": RESULT, "failCode": "X"}, UnknownState, {"state": "processing_r2"}),
+    ({"state": "completed", "failCode": None, "resultJson": "{}"}, UnknownState, {"state": "completed"}),
+    ({"state": "expired", "failMsg": "?", "failCode": 0}, UnknownState, {"state": "expired"}),
+    ({"state": "Success", "resultJson": RESULT}, Succeeded, {"state": "Success", "result_urls": (URL,), "remarks": ()}),
+    ({"state": " SUCCESS\n", "resultJson": RESULT}, Succeeded, {"result_urls": (URL,), "remarks": ()}),
+    ({"state": "Failed ", "failCode": "X"}, Failed, {"fail_code": "X", "remarks": ()}),
+    ({"state": "PENDING"}, Pending, {"state": "PENDING"}),
+    ({"state": " Processing"}, Processing, {"state": " Processing"}),
+    ({"state": "succeeded", "resultJson": RESULT}, Succeeded, {"state": "succeeded", "result_urls": (URL,)}),
+    ({"state": "processed", "resultJson": RESULT}, Succeeded, {"result_urls": (URL,)}),
+    ({"state": 2, "resultJson": RESULT}, Succeeded, {"state": "2", "result_urls": (URL,)}),
+    ({"resultJson": RESULT}, Succeeded, {"state": "", "result_urls": (URL,)}),
+    ({"state": "completed", "videos": [{"url": URL}]}, Succeeded, {"result_urls": (URL,)}),
+    ({"state": "fail", "failCode": "500", "failMsg": "x"}, Failed, {"fail_code": "500", "fail_message": "x"}),
+    ({"state": "cancelled", "failCode": 7}, Failed, {"fail_code": "7"}),
     ({"state": ""}, UnknownState, {"state": ""}),
     (
         {"state": "success", "resultJson": RESULT, "completeTime": 5, "costTime": 3},
@@ -95,9 +111,10 @@ def test_undocumented_fields_survive_on_every_state(fields: dict[str, Any]) -> N
         "self": "odd",
         "model_config": {},
         "task_id": "task_0ddba11",
-        "result_urls": ["https://elsewhere.example.com/"],
+        "result_urls": ["elsewhere"],
         "fail_code": "odd",
         "fail_message": "odd",
+        "remarks": ["odd"],
         "create_time_ms": "odd",
     }
     found = status(200, data(**fields, **more))
@@ -112,8 +129,8 @@ def test_undocumented_fields_survive_on_every_state(fields: dict[str, Any]) -> N
 
 ODD_RESULTS: list[Any] = [
     None, 5, "", "null", "[]", "{}", '{"resultUrls": ["http', '{"resultUrls": []}', '{"resultUrls": null}',
-    '{"resultUrls": "https://example.com/v.mp4"}', '{"resultUrls": [" "]}', '{"resultUrls": [7]}',
-    {"resultUrls": []}, [URL], "[" * 100_000,
+    '{"resultUrls": [" "]}', '{"resultUrls": [7]}', '{"resultUrls": "v.mp4"}', {"resultUrls": []}, "[" * 100_000,
+    {"coverUrl": URL}, {"cover": {"url": URL}}, {"url": "https://files.example.com/v.jpg?sig=1"},
 ]  # fmt: skip
 
 ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
@@ -126,6 +143,7 @@ ODD: list[tuple[int, bytes | dict[str, Any], type[ApixoError]]] = [
     (200, data(state=["success"]), UnexpectedReplyError),
     (200, envelope({"taskId": "task_2", "state": "success", "resultJson": RESULT}), UnexpectedReplyError),
     (200, envelope({"taskId": 7, "state": "pending"}), UnexpectedReplyError),
+    (200, data(state="success", statusUrl=URL, callback_url=URL, input={"image_urls": [URL]}), UnexpectedReplyError),
     (200, data(state="success"), UnexpectedReplyError),
     *(
         (200, data(state="success", resultJson=result), UnexpectedReplyError)
@@ -151,6 +169,50 @@ def test_an_odd_status_is_an_error_about_this_task(
     assert "5ec7e7" not in str(raised.value)
 
 
+SECOND = "https://files.example.com/2.mp4?X-Amz-Signature=5ec7e7"
+
+ELSEWHERE: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
+    ({"resultJson": {"resultUrls": URL}}, (URL,), DOCUMENTED),
+    ({"resultJson": [URL, SECOND]}, (URL, SECOND), "resultJson"),
+    ({"resultJson": URL}, (URL,), "resultJson"),
+    ({"resultJson": f" {URL} "}, (URL,), "resultJson"),
+    ({"resultJson": json.dumps(json.dumps({"resultUrls": [URL]}))}, (URL,), DOCUMENTED),
+    ({"resultJson": {"resultUrls": [{"url": URL}, {"url": SECOND}]}}, (URL, SECOND), "resultJson.resultUrls.url"),
+    ({"resultJson": json.dumps({"resultUrl": URL})}, (URL,), "resultJson.resultUrl"),
+    ({"resultJson": json.dumps({"video_url": URL, "cover_url": SECOND})}, (URL,), "resultJson.video_url"),
+    ({"resultJson": json.dumps({"anything": {"else": URL}})}, (URL,), "resultJson.anything.else"),
+    ({"resultJson": {"videos": [{"thumbnail": SECOND, "url": URL}]}}, (URL,), "resultJson.videos.url"),
+    ({"resultJson": {"urls": ["https://files.example.com/v.JPG", URL]}}, (URL,), "resultJson.urls"),
+    ({"resultJson": {"url": URL, "videoUrl": URL}}, (URL,), "resultJson.url"),
+    ({"resultJson": {"url": "//files.example.com/v.mp4"}}, ("//files.example.com/v.mp4",), "resultJson.url"),
+    ({"resultJson": None, "resultUrls": [URL]}, (URL,), "resultUrls"),
+    ({"resultJson": "", "videoUrl": URL, "statusUrl": SECOND}, (URL,), "videoUrl"),
+    ({"output": {"videos": [{"url": URL}]}, "input": {"url": SECOND}}, (URL,), "output.videos.url"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "urls", "where"), ELSEWHERE)
+def test_the_addresses_of_a_result_are_found_wherever_they_stand(
+    fields: dict[str, Any], urls: tuple[str, ...], where: str
+) -> None:
+    found = status(200, data(state="success", **fields))
+    assert isinstance(found, Succeeded)
+    assert found.result_urls == urls
+    remark = f"The result of task task_1 stood in {where!r}, not in resultJson.resultUrls."
+    assert found.remarks == (() if where == DOCUMENTED else (remark,))
+
+
+def test_a_state_that_is_believed_is_quoted() -> None:
+    quoted = "APIXO calls task task_1 '%s', a state that its documentation does not know."
+    assert status(200, data(state="Completed!", resultJson=RESULT)).remarks == (
+        f"{quoted % 'Completed!'} A result came with it, so it is taken for a success.",
+    )
+    assert status(200, data(state="fail", failCode="500")).remarks == (
+        f"{quoted % 'fail'} A failCode came with it, so it is taken for a failure.",
+    )
+    assert "5ec7e7" not in str(status(200, data(state=URL, resultJson=RESULT)).remarks)
+
+
 def test_a_status_that_names_no_task_is_the_one_that_was_asked_for() -> None:
     assert isinstance(status(200, envelope({"state": "success", "resultJson": RESULT})), Succeeded)
     assert isinstance(status(200, envelope({"taskId": None, "state": "success", "resultJson": RESULT})), Succeeded)
@@ -169,7 +231,7 @@ def test_an_odd_time_costs_no_video(value: object, expected: int | None) -> None
 
 @given(st.text(min_size=1))
 def test_an_unknown_state_keeps_its_raw_value(state: str) -> None:
-    if state not in ("pending", "processing", "success", "failed"):
+    if state.strip().lower() not in ("pending", "processing", "success", "failed"):
         assert status(200, data(state=state)).state == state
 
 
@@ -180,8 +242,8 @@ def test_an_unknown_state_keeps_its_raw_value(state: str) -> None:
         json.dumps(data(state="success", resultJson=RESULT)).replace("/", "\\/")[:-2],
         json.dumps(data(state="success", resultJson=RESULT.replace("?", "?a=1\\u0026b=2\\u0026")))[:-2],
         json.dumps(data(state="success", resultJson=RESULT + "}")),
-        json.dumps(data(state="success", resultJson=RESULT.replace("resultUrls", "urls"))),
-        json.dumps(data(state=3, resultJson=RESULT.replace("?", "?a=1\\u0026"))),
+        json.dumps(data(state="success", resultJson=RESULT.replace("resultUrls", "coverUrl"))),
+        json.dumps(data(state=3, coverUrl=RESULT.replace("?", "?a=1\\u0026"))),
     ],
 )
 def test_no_message_shows_the_signature_of_a_result(damaged: str) -> None:

@@ -111,7 +111,9 @@ async def test_whatever_is_no_end_is_waited_out(answer: Status | Exception) -> N
     world = World([answer] * 5 + [DONE])
     assert await world.wait() is DONE
     assert len(world.asked_at) == 6
-    assert {last for last, _ in world.reports} == {"state 'queued_v2'" if answer is UNKNOWN else str(answer)}
+    assert {last for last, _ in world.reports} == {
+        "state 'queued_v2', which APIXO's documentation does not know" if answer is UNKNOWN else str(answer)
+    }
 
 
 async def test_a_wrong_key_ends_it_at_once() -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from deployments.sandbox import Fault
-from flows.media.errors import DamagedVideoError, DownloadError, ForbiddenUrlError, MediaError, ResultExpiredError
+from flows.media.errors import (
+    CutDownloadError,
+    DamagedVideoError,
+    DownloadError,
+    ForbiddenByHostError,
+    ForbiddenUrlError,
+    MediaError,
+    ResultExpiredError,
+)
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN: Final = "<!-- begin: faults of the provider, by `python -m tests.attack.provider_faults` -->"
@@ -218,7 +226,7 @@ SUBMIT: Final = (
     ),
     _unconfirmed("200 with junk", 1, ODD_YES, fault("submit", "junk")),
     _unconfirmed("200 with half of its JSON", 1, ODD_YES, fault("submit", "half_json")),
-    _unconfirmed("200 with a number as task id", 1, ODD_YES, fault("submit", "wrong_types")),
+    _unconfirmed("200 with a list as task id", 1, ODD_YES, fault("submit", "wrong_types")),
     _unconfirmed("200 without a task id", 1, ODD_YES, fault("submit", "missing_fields")),
     _unconfirmed("200 with null as data", 1, ODD_YES, fault("submit", "null_data")),
     _unconfirmed("200 without data", 1, ODD_YES, fault("submit", "no_data")),
@@ -273,6 +281,15 @@ STATUS: Final = (
         "success, and `resultJson` holds two URLs", "Both videos are archived.",
         fault("status", "result_json_two", times=-1), videos=2,
     ),
+    _archived("success in capitals", "The word counts.", fault("status", "success_upper", times=-1)),
+    _archived(
+        "a state of another name, with the result", "Whoever brings the result has succeeded.",
+        fault("status", "success_completed", times=-1),
+    ),
+    _archived(
+        "success, and the address stands elsewhere", "It is taken from where it stands.",
+        fault("status", "result_json_elsewhere", times=-1),
+    ),
     _never_ends("task unknown for ever", KEEPS_OPEN, "task_unknown"),
     _never_ends("500 for ever", KEEPS_OPEN, "http_500"),
     _never_ends("429 for ever", KEEPS_OPEN, "http_429"),
@@ -280,6 +297,7 @@ STATUS: Final = (
     _never_ends("no answer for ever", KEEPS_OPEN, "hang", seconds=5),
     _never_ends("junk for ever", KEEPS_OPEN, "junk"),
     _never_ends("an unknown state for ever", KEEPS_OPEN, "unknown_state"),
+    _never_ends("`expired` for ever", "After a day the collector leaves it to a person.", "stuck_state"),
     _never_ends("the status of another task for ever", KEEPS_OPEN, "other_task"),
     _never_ends("success without a URL for ever", KEEPS_OPEN, "result_json_empty"),
     Row(
@@ -307,6 +325,15 @@ RESULT: Final = (
         "cut, then no ranges", "The next try begins anew.", fault("result", "cut"), fault("result", "no_range")
     ),
     _comes_home("no length", "What arrived is decoded to its end, so a cut would show.", "no_length", times=-1),
+    _comes_home("a `Content-Encoding` that is only a label", "The bytes are taken as they come.", "labeled", times=-1),
+    _comes_home(
+        "the framing of an upload around the video", "It is taken off.", "framed", times=-1,
+        warning="came wrapped in aws-chunked",
+    ),
+    _comes_home(
+        "a length that is too long, for ever", "What arrived is whole by its own account.", "long_length", times=-1,
+        warning="all that the host gives is archived",
+    ),
     _comes_home("a redirect", "Followed, each address checked like the first.", "redirect"),
     _comes_home("a slow answer", "It is waited for, for half an hour.", "slow", seconds=0.6),
     _comes_home("429", FETCHED_AGAIN, "http_429"),
@@ -316,7 +343,10 @@ RESULT: Final = (
     _comes_home("502 with a page", FETCHED_AGAIN, "http_502_html"),
     _comes_home("a reset", FETCHED_AGAIN, "reset_before"),
     _comes_home("no answer", "Silence of 30 seconds (0.5 in this test) ends a try.", "hang", seconds=5),
-    _comes_home("403", "A signature may be over: the status is asked for a fresh address.", "http_403"),
+    _comes_home("403", "The host may refuse our name: it is asked under the other one.", "http_403"),
+    _comes_home(
+        "403 twice", "A signature may be over: the status is asked for a fresh address.", "http_403", times=2
+    ),
     _comes_home("404", "The status is asked for a fresh address.", "http_404"),
     _comes_home("200 with a sign-in page", "Not a video, so it is fetched again.", "html_200"),
     _comes_home("an empty file", "Not a video, so it is fetched again.", "empty"),
@@ -329,13 +359,13 @@ RESULT: Final = (
         "a video of another orientation", "Paid for, so it is kept, with a warning.", "other_orientation", times=-1,
         warning="portrait",
     ),
-    _stays_away("cut for ever", KEPT_OPEN, "cut", DownloadError, "try again to fetch the rest"),
+    _stays_away("cut for ever", KEPT_OPEN, "cut", CutDownloadError, "try again to fetch the rest"),
     _stays_away("429 for ever", KEPT_OPEN, "http_429", DownloadError, "try again later"),
     _stays_away("500 for ever", KEPT_OPEN, "http_500", DownloadError, "try again later"),
     _stays_away("502 for ever", KEPT_OPEN, "http_502_html", DownloadError, "try again later"),
     _stays_away("resets for ever", KEPT_OPEN, "reset_before", DownloadError, "try again later"),
     _stays_away("no answer for ever", KEPT_OPEN, "hang", DownloadError, "try again later", seconds=5),
-    _stays_away("403 for ever", KEPT_OPEN, "http_403", ResultExpiredError, "Ask for the task's status again"),
+    _stays_away("403 for ever", KEPT_OPEN, "http_403", ForbiddenByHostError, "Ask for the task's status again"),
     _stays_away("404 for ever", KEPT_OPEN, "http_404", ResultExpiredError, "Ask for the task's status again"),
     _stays_away("a page for ever", KEPT_OPEN, "html_200", DamagedVideoError, "a rerun can fetch it again"),
     _stays_away("an empty file for ever", KEPT_OPEN, "empty", DamagedVideoError, "a rerun can fetch it again"),

@@ -21,7 +21,7 @@ from blocks import VideoArchive
 from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from blocks.probe import RACED, ensure_ready, prove
-from blocks.s3_uploads import ONE_REQUEST_BYTES
+from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
 from deployments.local.object_store import ObjectStoreServer
 
 from .conftest import OpenStore, archive
@@ -247,6 +247,59 @@ async def test_a_damaged_file_is_replaced_in_the_version_that_was_read(
     await own_store.remove("v.mp4")
     with pytest.raises(PreconditionFailedError, match="removed"):
         await replace(etag=damaged.etag)
+
+
+ATTRIBUTES = {
+    "Content-Disposition": 'inline; filename="kite.mp4"',
+    "Cache-Control": "max-age=31536000, immutable",
+    "key": "kite",
+    "task": "a%20b%C3%BC",
+    "sha256": "ab" * 32,
+}
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
+@pytest.mark.parametrize("how", ["created", "replaced", "written"])
+async def test_whoever_gets_an_object_gets_its_attributes(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int, how: str
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    (tmp_path / "video.mp4").write_bytes(content)
+    match how:
+        case "created":
+            assert await own_store.create_file(
+                "v.mp4", tmp_path / "video.mp4", content_type="video/mp4", attributes=ATTRIBUTES
+            )
+        case "replaced":
+            await own_store.put("v.mp4", b"damaged")
+            damaged = await own_store.digest("v.mp4")
+            assert damaged is not None
+            await own_store.replace_file(
+                "v.mp4", tmp_path / "video.mp4", etag=damaged.etag, content_type="video/mp4", attributes=ATTRIBUTES
+            )
+        case _:
+            await own_store.put_if("v.mp4", content, etag=None, content_type="video/mp4", attributes=ATTRIBUTES)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        got = await client.get(own_store.signed_url("v.mp4", seconds=60))
+    assert hashlib.sha256(got.content).digest() == hashlib.sha256(content).digest()
+    assert got.headers["content-type"] == "video/mp4"
+    assert "content-encoding" not in got.headers
+    for name, value in ATTRIBUTES.items():
+        assert got.headers[name if name[0].isupper() else f"x-amz-meta-{name}"] == value
+    assert await own_store.names("incoming/") == []
+
+
+async def test_a_store_that_takes_no_attributes_keeps_the_file(
+    own_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise GenericError("this store copies nothing onto itself")
+
+    monkeypatch.setattr(Uploads, "label", refuse)
+    content = secrets.token_bytes(ONE_REQUEST_BYTES + 1)
+    (tmp_path / "f").write_bytes(content)
+    assert await own_store.create_file("v.mp4", tmp_path / "f", content_type="video/mp4", attributes=ATTRIBUTES)
+    assert await own_store.digest("v.mp4") == ObjectDigest(len(content), hashlib.sha256(content).hexdigest())
 
 
 async def test_a_file_that_cannot_be_read_is_no_fault_of_the_store(own_store: ObjectStore, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apixo import AuthenticationError, VideoRequest
+from apixo import AuthenticationError, Pending, Processing, UnknownState, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve
 from flows.record import transitions
@@ -14,6 +14,7 @@ from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
 from flows.resources import Resources
 from flows.submission import Submission, Terms
+from flows.task_end import given_up
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_submit import submit
 from tests.support import KITE
@@ -68,6 +69,50 @@ async def test_what_is_not_finished_is_asked_once_and_left(
     assert found.what == "pending"
     assert len(sandbox.record.statuses()) == 1
     assert await resources.ledger.open_keys() == [key]
+
+
+async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_person(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
+    await submit(key, resources)
+    now = resources.now
+    resources.now = lambda: now() + timedelta(hours=23)
+    (found,) = await collect(None, resources)
+    assert found.what == "pending"
+    resources.now = lambda: now() + timedelta(hours=25)
+    (found,) = await collect(None, resources)
+    assert found.what == "failed"
+    assert "calls the task 'expired' 1 day(s) after" in found.note
+    assert f"sora resolve {key} --resubmit" in found.note
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    assert entry.generation.attempt.problem is not None
+    assert (entry.generation.state, entry.generation.attempt.problem.code) == (State.FAILED, "expired")
+    asked = len(sandbox.record.statuses())
+    assert await collect(None, resources) == []
+    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "age", "ends"),
+    [
+        (UnknownState(task_id="t", state="cancelled"), timedelta(hours=23, minutes=59), False),
+        (UnknownState(task_id="t", state="cancelled"), timedelta(days=1), True),
+        (UnknownState(task_id="t", state="processing_r2"), timedelta(days=14), False),
+        (UnknownState(task_id="t", state="IN_PROGRESS"), timedelta(days=14), False),
+        (UnknownState(task_id="t", state="processing_r2"), timedelta(days=15), True),
+        (Pending(task_id="t", state="pending"), timedelta(days=14, hours=23), False),
+        (Processing(task_id="t", state="Processing"), timedelta(days=15), True),
+    ],
+)
+def test_when_a_task_without_an_end_is_given_up(
+    status: Pending | Processing | UnknownState, age: timedelta, ends: bool
+) -> None:
+    found = given_up(status, age)
+    assert (found is not None) == ends
+    assert found is None or (found.fail_code, found.task_id) == (status.state, "t")
 
 
 async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
 from blocks.object_store import ListedObject, ObjectStore
-from blocks.s3_uploads import Uploads
+from blocks.s3_uploads import Attributes, Uploads
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -229,22 +229,24 @@ class StagedStore(ObjectStore):
         self.bucket, self._small = bucket, self._connection.small(bucket)
         self._uploads = Uploads(self._connection, bucket, self._minio)
 
-    async def create_file(self, name: str, path: Path, *, content_type: str) -> bool:
+    async def create_file(self, name: str, path: Path, **how: Any) -> bool:
         SENDING.set(await asyncio.to_thread(path.read_bytes))
-        return await super().create_file(name, path, content_type=content_type)
+        return await super().create_file(name, path, **how)
 
-    async def replace_file(self, name: str, path: Path, *, etag: str, content_type: str) -> None:
+    async def replace_file(self, name: str, path: Path, **how: Any) -> None:
         SENDING.set(await asyncio.to_thread(path.read_bytes))
-        await super().replace_file(name, path, etag=etag, content_type=content_type)
+        await super().replace_file(name, path, **how)
 
     async def listed(self, prefix: str) -> list[ListedObject]:
         """MinIO's own times are those of the machine, not of the play."""
         actor = ACTING.get()
         return [replace(item, modified=actor.stage.modified[item.name]) for item in await super().listed(prefix)]
 
-    async def _put(self, name: str, data: bytes, content_type: str, mode: "PutMode") -> str:
+    async def _put(
+        self, name: str, data: bytes, content_type: str, mode: "PutMode", attributes: Attributes | None = None
+    ) -> str:
         SENDING.set(data)
-        return await super()._put(name, data, content_type, mode)
+        return await super()._put(name, data, content_type, mode, attributes)
 
     async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
         actor = ACTING.get()

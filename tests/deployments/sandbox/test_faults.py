@@ -136,11 +136,15 @@ def test_retry_after_is_sent_as_written(sandbox: SandboxServer, call: Caller, ki
 
 ALTERED: dict[str, dict[str, Any]] = {
     "unknown_state": {"state": "queued_v2"},
+    "stuck_state": {"state": "expired"},
     "unknown_fail_code": {"state": "failed", "failCode": "SOMETHING_NEW"},
     "result_json_broken": {"state": "success"},
     "result_json_empty": {"state": "success", "resultJson": '{"resultUrls": []}'},
     "result_json_object": {"state": "success"},
     "result_json_two": {"state": "success"},
+    "result_json_elsewhere": {"state": "success"},
+    "success_upper": {"state": "SUCCESS"},
+    "success_completed": {"state": "completed"},
     "other_task": {"state": "success", "taskId": "task_0ddba11"},
 }
 NOT_A_FAILURE = {"task_unknown"}
@@ -161,6 +165,9 @@ def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, ca
                 urls(data)
         case "result_json_object":
             assert data["resultJson"] == json.loads(honest["resultJson"])
+        case "result_json_elsewhere":
+            assert "resultJson" not in data
+            assert [video["url"] for video in data["videos"]] == urls(honest)
         case "result_json_two":
             films = [call.http.get(url) for url in urls(data)]
             assert [film.status_code for film in films] == [200, 200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -165,6 +166,29 @@ def _whole(http: httpx.Client, url: str) -> None:
     assert _film(http.get(url).content)[3] == 96
 
 
+def _labeled(http: httpx.Client, url: str) -> None:
+    reply = http.get(url)
+    assert reply.headers["content-encoding"] == "aws-chunked"
+    assert _film(reply.content) == (4.0, 160, 90, 96)
+
+
+def _framed(http: httpx.Client, url: str) -> None:
+    size, rest = http.get(url).content.split(b"\r\n", 1)
+    film = rest[: int(size, 16)]
+    assert rest[len(film) :] == b"\r\n0\r\n\r\n"
+    assert _film(film) == (4.0, 160, 90, 96)
+
+
+def _long_length(http: httpx.Client, url: str) -> None:
+    with http.stream("GET", url) as reply:
+        got = bytearray()
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            for chunk in reply.iter_raw():
+                got += chunk
+    assert len(got) == int(reply.headers["content-length"]) - 1
+    assert _film(bytes(got)) == (4.0, 160, 90, 96)
+
+
 DOWNLOADS: dict[str, Check] = {
     "cut": _cut,
     "html_200": _html,
@@ -185,6 +209,9 @@ DOWNLOADS: dict[str, Check] = {
     "huge_body": _huge,
     "no_range": _no_range,
     "no_length": _no_length,
+    "labeled": _labeled,
+    "framed": _framed,
+    "long_length": _long_length,
 }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,37 +45,33 @@ def test_a_plain_url_is_allowed(url: str) -> None:
         ("ftp://example.com/a", "only http"),
         ("file:///etc/passwd", "only http"),
         ("gopher://example.com", "only http"),
-        ("example.com/a.jpg", "only http"),
         ("", "only http"),
+        ("a.jpg", "only http"),
+        ("/a/b.jpg", "only http"),
+        ("https:///", "host"),
+        ("https:///a.jpg", "host"),
+        ("https://8.8.8.8 &@127.0.0.1/", "user name"),
+        ("http://127.0.0.1%2f@good.example/", "user name"),
+        ("good.example@127.0.0.1/a.jpg", "only http"),
+        ("https://exam\u200bple.com/", "read"),
+        ("https://exam\u202eple.com/", "read"),
+        ("https://exam ple.com/", "host"),
+        ("https://good.example\u2100b/", "read"),  # a/c as one character
+        ("https://good.example\uff0f@127.0.0.1/", "user name"),  # a full-width slash
+        ("https://good.example\uff20127.0.0.1/", "read"),  # a full-width @
         ("https://user:s3cret@example.com/", "user name"),
         ("https://user@example.com/", "user name"),
         ("https://@example.com/", "user name"),
-        ("https://8.8.8.8\\@127.0.0.1/", "backslash"),
-        ("https://8.8.8.8 &@127.0.0.1/", "whitespace"),
-        ("https://example.com/\r\nHost: evil", "whitespace"),
-        ("https://example.com/\x00", "whitespace"),
-        ("https://exam\u200bple.com/", "whitespace"),
-        ("https://exam\u202eple.com/", "whitespace"),
-        ("https://8.8.8.8\t.127.0.0.1/", "whitespace"),  # WHATWG parsers drop tabs and line feeds within an address
-        ("ht\ntp://127.0.0.1/", "whitespace"),
-        ("https:\\\\127.0.0.1/", "backslash"),
-        ("https:/127.0.0.1/", "host"),
-        ("//127.0.0.1/a.jpg", "only http"),
         ("data:image/png;base64,iVBORw0KGgo=", "only http"),
         ("FILE:///etc/passwd", "only http"),
         ("jar:http://8.8.8.8!/", "only http"),
         ("view-source:http://127.0.0.1/", "only http"),
-        (" https://example.com/", "whitespace"),
-        ("https:///a.jpg", "host"),
-        ("https:example.com", "host"),
         ("https://a..b/", "host"),
         ("https://./", "host"),
         ("https://ex%61mple.com/", "host"),
         ("https://[fe80::1%25eth0]/", "host"),
         ("https://" + "a" * 64 + ".com/", "host"),
         ("http://0177.0.0.1/", "read"),
-        ("http://\uff11\uff12\uff17.0.0.1/", "read"),  # full-width digits
-        ("http://\u2460\u2461\u2466.0.0.1/", "read"),  # digits in circles
         ("http://8.8.8.8:80:80/", "read"),
         ("http://[::ffff:7f00:1/", "read"),
         ("http://[fe80::1%eth0]/", "host|read"),
@@ -92,6 +89,26 @@ def test_a_url_that_could_be_read_in_two_ways_is_refused(url: str, reason: str) 
         check_url(url)
     assert not caught.value.retryable
     assert "s3cret" not in str(pickle.loads(pickle.dumps(caught.value)))  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("example.com/a.jpg", "https://example.com/a.jpg"),
+        ("https://8.8.8.8\\@127.0.0.1/", "https://8.8.8.8/@127.0.0.1/"),  # as browsers read it
+        ("https://example.com/\r\nHost: evil", "https://example.com/Host:%20evil"),
+        ("https://example.com/\x00", "https://example.com/"),
+        ("https://8.8.8.8\t.127.0.0.1.example/", "https://8.8.8.8.127.0.0.1.example/"),
+        ("ht\ntp://8.8.8.8/", "http://8.8.8.8/"),
+        ("https:\\\\8.8.8.8/", "https://8.8.8.8/"),
+        ("//8.8.8.8/a.jpg", "https://8.8.8.8/a.jpg"),
+        (" https://example.com/ ", "https://example.com/"),
+        ("https:example.com", "https://example.com"),
+        ("http://\uff18.8.8.8/", "http://8.8.8.8/"),
+    ],
+)
+def test_how_an_address_is_written_does_not_matter(url: str, asked: str) -> None:
+    assert check_url(url) == httpx.URL(asked)
 
 
 @given(st.text() | st.text().map("http://{}".format) | st.text("abc.:/@[]%#?\\1", max_size=20).map("http://{}".format))
@@ -228,6 +245,8 @@ SPELLINGS = [
     "127.0.0.1", "2130706433", "0x7f.1", "0x7f000001", "0X7F000001", "0x7f.0x0.0x0.0x1", "017700000001", "127.1",
     "127.0.1", "127\u30020\u30020\u30021",  # ideographic full stops
     "localhost", "LOCALHOST",
+    "\uff11\uff12\uff17.0.0.1", "\u2460\u2461\u2466.0.0.1",  # wide digits, and digits in circles
+    "\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3",
 ]  # fmt: skip
 """Of this machine, as the system's resolver and IDNA read them: each of them does connect."""
 INSIDE = [
@@ -242,6 +261,23 @@ async def test_every_spelling_of_this_machine_and_its_network_is_refused(host: s
     async with serving(OK) as server:
         with pytest.raises(ForbiddenUrlError, match="not public"):
             await get(guarded_client(allow_private_hosts=False), server.url(host=host))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http:\\\\127.0.0.1:{}/", "http:/127.0.0.1:{}/", "http:127.0.0.1:{}/", "http:\\/127.0.0.1:{}/",
+        "//127.0.0.1:{}/",
+        "127.0.0.1:{}/", "\\\\127.0.0.1:{}\\", " ht\ntp://127.0.0.1:{}/", "http://127.0.0.1:{}\\@good.example/",
+        "http://127.0.0.1:{}#@good.example/", "http://127.0.0.1:{}?@good.example/", "<HTTP://127.0.0.1:{}>",
+        "http:\\/\\/127.0.0.1:{}\\/", "\ufeffhttp://127.0.0.1:{}/\u200b",
+    ],
+)  # fmt: skip
+async def test_no_way_of_writing_hides_this_machine(url: str) -> None:
+    async with serving(OK) as server:
+        with pytest.raises(ForbiddenUrlError, match="not public"):
+            await get(guarded_client(allow_private_hosts=False), url.format(server.port))
     assert server.requests == []
 
 
@@ -343,6 +379,26 @@ async def test_no_credentials_and_no_cookies_are_sent(monkeypatch: pytest.Monkey
     assert "accept-encoding: identity" in sent
 
 
+@pytest.mark.parametrize(
+    ("contact", "comment"),
+    [
+        ("https://studio.example/about", r" \(\+https://studio\.example/about\)"),
+        (" team@studio.example ", r" \(\+team@studio\.example\)"),
+        ("a(b)\r\nX: ü", r" \(\+abX: \)"),
+        (None, ""),
+    ],
+)
+async def test_the_program_names_itself_and_whom_to_reach(
+    monkeypatch: pytest.MonkeyPatch, contact: str | None, comment: str
+) -> None:
+    monkeypatch.delenv("SORA_CONTACT", raising=False)
+    if contact:
+        monkeypatch.setenv("SORA_CONTACT", contact)
+    async with serving(OK) as server:
+        await get(guarded_client(allow_private_hosts=True), server.url())
+    assert re.search(rf"\r\nUser-Agent: sora-pipeline/[\d.]+{comment} httpx/[\d.]+\r\n", server.requests[0])
+
+
 # Redirects
 
 
@@ -351,6 +407,37 @@ async def test_redirects_are_followed_with_the_same_headers() -> None:
         assert await get(guarded_client(allow_private_hosts=True), server.url("/a"), Range="bytes=5-") == b"hello"
     assert [request.split()[1] for request in server.requests] == ["/a", "/b", "/c?d=1"]
     assert all("Range: bytes=5-\r\n" in request for request in server.requests)
+
+
+@pytest.mark.parametrize(("encoding", "asked"), [("utf-8", "/caf%C3%A9"), ("latin-1", "/caf%E9")])
+async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str, asked: str) -> None:
+    async with serving() as server:
+        server.answers += [redirect("/café", encoding), OK]
+        assert await get(guarded_client(allow_private_hosts=True), server.url("/")) == b"hello"
+    assert [request.split(" ")[1] for request in server.requests] == ["/", asked]
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/a b/v.mp4", "/a%20b/v.mp4"),
+        (" /v.mp4 ", "/v.mp4"),
+        ("/\u00fcber.mp4", "/%C3%BCber.mp4"),
+        ("/%C3%BCber.mp4?sig=a%2Fb+c%3D&x='|", "/%C3%BCber.mp4?sig=a%2Fb+c%3D&x='|"),
+        ("\\v.mp4", "/v.mp4"),
+        ("v.mp4?a b", "/files/v.mp4?a%20b"),
+        ("?again=1", "/files/first?again=1"),
+        ("/v.mp4#t=0", "/v.mp4"),
+        ("//127.0.0.1:{}/v.mp4", "/v.mp4"),
+        ("HTTP://127.0.0.1:{}/v.mp4", "/v.mp4"),
+        ("cdn.example.com/v.mp4", "/files/cdn.example.com/v.mp4"),
+    ],
+)
+async def test_a_redirect_may_be_written_in_any_way(location: str, asked: str) -> None:
+    async with serving() as server:
+        server.answers += [redirect(location.format(server.port)), OK]
+        assert await get(guarded_client(allow_private_hosts=True), server.url("/files/first")) == b"hello"
+    assert [request.split(" ")[1] for request in server.requests] == ["/files/first", asked]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The image check: real pictures from a real server, and everything that only looks like one."""
 
 import asyncio
+import gzip
 import io
 import pickle
 import struct
@@ -45,6 +46,12 @@ def png(width: int, height: int, data: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+def ftyp(brand: bytes, *compatible: bytes) -> bytes:
+    """The first box of a file of these brands."""
+    body = brand + bytes(4) + b"".join(compatible)
+    return struct.pack(">I", 8 + len(body)) + b"ftyp" + body + bytes(100)
+
+
 JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
 
 
@@ -73,6 +80,13 @@ def webp(width: int, height: int) -> bytes:
         ("/no-ending", JPEG, "JPEG"),
         ("/with-a-film-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
         # What follows an image, or stands in a comment of it, is read by nobody: neither here nor kept in the archive.
+        (
+            "/motion-photo.jpg",
+            encoded("JPEG", progressive=True) + b"MotionPhoto_Data" + b"\xff\xda\0\x02" * 5_000,
+            "JPEG",
+        ),
+        ("/two-pictures.jpg", JPEG + b"\xff\xd8\xff\xe1\0\x04XX" + b"\xff\xda\0\x02" * 200 + JPEG, "JPEG"),
+        ("/scans-in-a-thumbnail.jpg", JPEG[:2] + b"\xff\xe1\x02\x02" + b"\xff\xda\0\x02" * 128 + JPEG[2:], "JPEG"),
         ("/with-a-page-behind.jpg", JPEG + b"<html><script>alert(1)</script></html>", "JPEG"),
         ("/with-a-zip-behind.png", PNG + b"PK\x03\x04" + bytes(100), "PNG"),
         ("/with-a-page-inside.jpg", encoded("JPEG", comment=b"<script>alert(1)</script>"), "JPEG"),
@@ -110,9 +124,18 @@ async def test_an_image_is_accepted_by_its_bytes(
         (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "an SVG"),
         (encoded("TIFF", save_all=True, append_images=[Image.fromarray(PIXELS)] * 50), "a TIFF"),
         (encoded("GIF", save_all=True, append_images=[Image.fromarray(255 - PIXELS)]), "a GIF"),
-        (encoded("ICO"), "something else"),
+        (encoded("ICO"), "an icon"),
         (encoded("PPM"), "something else"),
-        (encoded("JPEG2000"), "something else"),
+        (encoded("JPEG2000"), "a JPEG 2000"),
+        (ftyp(b"heic", b"mif1", b"heic"), r"is a HEIC \(as iPhones take photos\) by .*: save or convert it as a JPG"),
+        (ftyp(b"mif1", b"mif1"), "a HEIC"),  # the only brand that some programs write
+        (ftyp(b"mif1", b"heic"), "a HEIC"),
+        (ftyp(b"msf1", b"hevc"), "a HEIC"),
+        (ftyp(b"hevx"), "a HEIC"),
+        (ftyp(b"mif1", b"miaf", b"avif"), "an AVIF"),
+        (ftyp(b"avis", b"msf1"), "an AVIF"),
+        (ftyp(b"isom", b"mp41"), "a video"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL"),
         (b"RIFF\x24\0\0\0WAVEfmt ", "something else"),
         (b"x", "something else"),
         (b"", "is empty"),
@@ -141,6 +164,12 @@ async def test_what_the_provider_could_not_use_is_refused(
     assert not caught.value.retryable
     assert "/x.jpg" in str(caught.value)
     assert "secret" not in f"{caught.value} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize("brand", b"heic heix hevc hevx heim heis hevm hevs mif1 msf1".split())
+def test_every_brand_of_heic_is_named(brand: bytes) -> None:
+    with pytest.raises(ImageRefusedError, match="is a HEIC"):
+        decode_image(ftyp(brand), URL)
 
 
 @pytest.mark.parametrize("whole", [JPEG, PNG, WEBP, encoded("JPEG", progressive=True), encoded("WEBP", lossless=True)])
@@ -278,6 +307,52 @@ async def test_another_status_is_said(
     with pytest.raises(error, match=str(status)) as caught:
         await check_image(client, web.serve("/x.jpg", b"" if status in {204, 304} else JPEG, status))
     assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - of either class
+
+
+@pytest.mark.parametrize("status", [401, 403, 406])
+async def test_a_refusal_says_what_the_host_may_want(web: Any, client: httpx.AsyncClient, status: int) -> None:
+    with pytest.raises(ImageRefusedError, match="SORA_CONTACT") as caught:
+        await check_image(client, web.serve("/x.jpg", b"Forbidden", status))
+    assert client.headers["user-agent"] in str(caught.value)
+    assert "private window" in str(caught.value)
+
+
+async def test_a_link_for_sharing_is_refused_before_anything_is_asked(client: httpx.AsyncClient) -> None:
+    with pytest.raises(
+        ImageRefusedError, match=r"give https://drive\.google\.com/uc\?export=download&id=1Ab"
+    ) as caught:
+        await check_image(client, "https://drive.google.com/file/d/1Ab/view?usp=sharing&resourcekey=secret")
+    assert "secret" not in f"{caught.value} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "fits"),
+    [
+        ("gzip", gzip.compress(JPEG, mtime=0), True),
+        ("aws-chunked,gzip", gzip.compress(JPEG, mtime=0), True),
+        ("gzip", JPEG, True),  # only called so
+        ("aws-chunked", JPEG, True),
+        ("base64", JPEG, True),
+        ("utf-8", JPEG, True),
+        ("", JPEG, True),
+        ("br", JPEG, True),
+        ("gzip", b"\x1f\x8b\x08" + JPEG, False),
+        ("gzip", gzip.compress(bytes(20_000_000), mtime=0), False),
+    ],
+)
+async def test_what_an_image_is_called_does_not_matter(
+    web: Any, client: httpx.AsyncClient, encoding: str, body: bytes, fits: bool
+) -> None:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+
+    web.scripts["/x.jpg"] = answer
+    if fits:
+        assert (await check_image(client, web.url("/x.jpg"))).width == 32
+    else:
+        with pytest.raises(ImageRefusedError):
+            await check_image(client, web.url("/x.jpg"))
 
 
 async def test_a_cut_image_may_be_whole_later(web: Any, client: httpx.AsyncClient) -> None:

@@ -6,13 +6,15 @@ import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 import pytest
+from av.subtitles.codeccontext import SubtitleCodecContext
 from PIL import Image
 
+from flows.media.boxes import C2PA_UUID, read_boxes
 from flows.media.errors import DamagedVideoError
 from flows.media.videos import VideoFacts, compare, inspect_video, poster_jpeg
 
@@ -40,24 +42,32 @@ def test_a_film_is_described(films: Any) -> None:
         frames_per_second=24.0,
         has_audio=True,
         size_bytes=0,
+        is_complete=True,
+        media_type="video/mp4",
+        has_c2pa=False,
+        doubts=(),
     )
     assert facts.size_bytes == path.stat().st_size
 
 
 @pytest.mark.parametrize(
-    ("name", "container", "options"),
+    ("name", "container", "options", "media_type"),
     [
-        ("front.mp4", "mp4", {"movflags": "faststart"}),
-        ("fragments.mp4", "mp4", {"movflags": "frag_keyframe+empty_moov"}),
-        ("really-an-mkv.mp4", "matroska", {}),  # it plays, and it is paid for
-        ("really-a-ts.mp4", "mpegts", {}),
-        ("film.mov", "mov", {}),
-        ("no ending: 100%.ü", "mp4", {}),
+        ("front.mp4", "mp4", {"movflags": "faststart"}, "video/mp4"),
+        ("fragments.mp4", "mp4", {"movflags": "frag_keyframe+empty_moov"}, "video/mp4"),
+        ("really-an-mkv.mp4", "matroska", {}, "video/x-matroska"),  # it plays, and it is paid for
+        ("really-a-ts.mp4", "mpegts", {}, "video/mp2t"),
+        ("film.mov", "mov", {}, "video/quicktime"),
+        ("no ending: 100%.ü", "mp4", {}, "video/mp4"),
     ],
 )
-def test_any_film_that_plays_is_let_through(films: Any, name: str, container: str, options: dict[str, str]) -> None:
+def test_any_film_that_plays_is_let_through(
+    films: Any, name: str, container: str, options: dict[str, str], media_type: str
+) -> None:
     path = films.make(name, container=container, **options)
     facts = inspect_video(path)
+    assert facts.media_type == media_type
+    assert facts.is_complete == (media_type in ("video/mp4", "video/quicktime") and name != "fragments.mp4")
     assert container[:2] in facts.container
     assert facts.frame_count == 48
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
@@ -188,6 +198,115 @@ def test_a_codec_nobody_knows_is_damaged(films: Any) -> None:
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
     with pytest.raises(DamagedVideoError, match="no picture"):
         inspect_video(path)
+
+
+# What stands beside the picture
+
+
+ASS = b"[Script Info]\nScriptType: v4.00+\n[V4+ Styles]\nFormat: Name\nStyle: Default\n[Events]\nFormat: Text\n"
+"""What FFmpeg's encoders of captions want to know before they begin."""
+
+
+def with_caption(path: Path, *, until_seconds: float, codec: str, container: str) -> Path:
+    """The same video with one caption that lasts until then."""
+    out_path = path.with_name(f"captioned-{path.name}")
+    with av.open(str(path)) as source, av.open(str(out_path), "w", format=container) as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in source.streams}
+        captions = out.add_stream(codec)
+        captions.time_base = Fraction(1, 1000)
+        cast("SubtitleCodecContext", captions.codec_context).subtitle_header = ASS
+        text = b"Hello"
+        caption = av.Packet(len(text).to_bytes(2, "big") + text if codec == "mov_text" else text)
+        caption.stream, caption.time_base = captions, Fraction(1, 1000)
+        caption.pts = caption.dts = 500
+        caption.duration = round(until_seconds * 1000) - 500
+        out.mux(caption)
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return out_path
+
+
+@pytest.mark.parametrize("until_seconds", [1.0, 2.7, 60.0])
+@pytest.mark.parametrize(("codec", "container"), [("mov_text", "mp4"), ("subrip", "matroska")])
+@pytest.mark.parametrize("audio", [True, False])
+def test_a_caption_that_lasts_longer_than_the_picture_does_not_matter(
+    films: Any, until_seconds: float, codec: str, container: str, audio: bool
+) -> None:
+    whole = films.make("a.mp4", audio=audio)
+    path = with_caption(whole, until_seconds=until_seconds, codec=codec, container=container)
+    facts = inspect_video(path)
+    assert (facts.frame_count, facts.has_audio, facts.doubts) == (48, audio, ())
+    assert facts.duration_seconds == pytest.approx(2, abs=0.05)
+
+
+def test_a_length_that_may_be_that_of_a_caption_is_a_doubt(films: Any) -> None:
+    path = with_caption(films.make("a.mp4"), until_seconds=60, codec="subrip", container="matroska")
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))  # of each track; that of the file stays
+    assert inspect_video(path).doubts == ("The file declares 60.0 s, its picture lasts 2.0 s.",)
+
+
+def test_a_cut_matroska_with_a_short_caption_is_damaged(films: Any) -> None:
+    path = with_caption(films.make("a.mp4"), until_seconds=1, codec="subrip", container="matroska")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"Hello") + (len(content) - content.index(b"Hello")) // 2])
+    with pytest.raises(DamagedVideoError, match="was cut"):
+        inspect_video(path)
+
+
+@pytest.mark.parametrize("first", ["main", "beside"])
+def test_a_second_picture_track_does_not_matter(films: Any, first: str) -> None:
+    """A longer one, larger than the one that players show; and a cover of one frame, larger still."""
+    path = films.folder / "two.mp4"
+    sizes = {"main": (64, 48, 48), "beside": (128, 96, 144), "cover": (640, 480, 1)}
+    with av.open(str(path), "w") as out:
+        streams = {}
+        for name in sorted(sizes, key=lambda name: name != first):
+            streams[name] = out.add_stream("libx264", rate=24)
+            streams[name].width, streams[name].height, streams[name].pix_fmt = *sizes[name][:2], "yuv420p"
+            streams[name].disposition = av.stream.Disposition.default if name != "beside" else av.stream.Disposition(0)
+        for name, (width, height, frames) in sizes.items():
+            for number in range(frames):
+                pixels = np.full((height, width, 3), number, np.uint8)
+                out.mux(streams[name].encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            out.mux(streams[name].encode(None))
+    facts = inspect_video(path)
+    assert (facts.width, facts.height, facts.frame_count, facts.doubts) == (64, 48, 48, ())
+    assert facts.duration_seconds == pytest.approx(2, abs=0.05)
+
+
+def test_what_an_edit_list_leaves_out_is_not_missing(films: Any) -> None:
+    """As cameras and `ffmpeg -ss … -c copy` write it: the pieces before the beginning are there, and not shown."""
+    path = films.make("a.mp4")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"elst") + 4
+    version_and_count, seconds, start = struct.unpack_from(">QIi", content, at)
+    assert (version_and_count, seconds) == (1, 2000)
+    rate = 12_288  # ticks a second
+    struct.pack_into(">Ii", content, at + 8, 500, start + rate * 3 // 2)
+    path.write_bytes(content)
+    facts = inspect_video(path)
+    assert facts.duration_seconds == pytest.approx(0.5, abs=0.1)
+    assert facts.frame_count == pytest.approx(12, abs=2)
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("kind", [b"uuid" + C2PA_UUID, b"jumb"])
+def test_a_provenance_manifest_is_seen(films: Any, kind: bytes, large: bool) -> None:
+    path = films.make("a.mp4", movflags="faststart")
+    content = path.read_bytes()
+    after_ftyp = int.from_bytes(content[:4], "big")
+    name, rest = kind[:4], kind[4:] + bytes(1000)
+    size = 8 + len(rest)
+    box = struct.pack(">I4sQ", 1, name, size + 8) + rest if large else struct.pack(">I4s", size, name) + rest
+    # Behind everything, where it moves no offset; and in front, as the standard has it.
+    path.write_bytes(content + box)
+    assert inspect_video(path).has_c2pa
+    path.write_bytes(content[:after_ftyp] + box + content[after_ftyp:])
+    assert read_boxes(path).has_c2pa
+    path.write_bytes(content + struct.pack(">I4s", 24, b"uuid") + bytes(16))
+    assert not inspect_video(path).has_c2pa
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Where a video lies in the archive."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import unquote
 
 import pytest
 
@@ -27,3 +28,28 @@ def test_a_second_result_has_a_number(number: int, name: str) -> None:
 
 def test_the_names_of_the_other_objects() -> None:
     assert (object_names.POSTER_NAME, object_names.SIDECAR_NAME) == ("poster.jpg", "generation.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "file_name"),
+    [
+        ("videos/2026/03/01/kite.1/video.mp4", "video/mp4", "kite.1.mp4"),
+        ("videos/2026/03/01/kite.1/video-2.mp4", "video/mp4", "kite.1-2.mp4"),
+        ("videos/2026/03/01/kite.1/video.mp4", "video/x-matroska", "kite.1.mkv"),
+        ("videos/2026/03/01/kite.1/video.mp4", "application/octet-stream", "kite.1.mp4"),
+        ("videos/2026/03/01/kite.1/task-2/video.mp4", "video/quicktime", "kite.1-task-2.mov"),
+        ("videos/2026/03/01/kite.1/poster.jpg", "image/jpeg", "kite.1-poster.jpg"),
+        ("videos/2026/03/01/kite.1/generation.json", "application/json", "kite.1-generation.json"),
+    ],
+)
+def test_an_object_carries_a_telling_file_name(name: str, media_type: str, file_name: str) -> None:
+    found = object_names.attributes(name, key="kite.1", task_id="task_1", sha256="ab", media_type=media_type)
+    assert found["Content-Disposition"] == f'inline; filename="{file_name}"'
+
+
+@pytest.mark.parametrize("task_id", ["task_1", "aufgabe ü", "a/b%c", "\U0001f3ac"])
+def test_what_an_object_carries_is_ascii(task_id: str) -> None:
+    found = object_names.attributes("v/k/video.mp4", key="k", task_id=task_id, sha256="ab", media_type="video/mp4")
+    assert all(value.isascii() and value.isprintable() for value in found.values())
+    assert unquote(found["task"]) == task_id
+    assert (found["key"], found["sha256"]) == ("k", "ab")

@@ -1,0 +1,104 @@
+"""The addresses of a result in a status: those in `resultJson.resultUrls`, or wherever else they can be found. Pure."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from apixo.addresses import normalize_url
+
+DOCUMENTED: Final = "resultJson.resultUrls"
+
+_URL: Final = re.compile(r"""[\s"'<]*(https?:|[\\/]{2})[^\s]+\.""", re.IGNORECASE)
+_WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_RESULT_WORDS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """content data download file files generated info item items json link links list media output outputs play
+        result results src uri url urls video videos work works""",
+    )
+)
+"""A name made of these alone may hold a result. `statusUrl`, `callback_url` and `input` may not."""
+_OTHER_WORDS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """callback cover frame image images input poster preview snapshot status thumb thumbnail thumbnails webhook""",
+    )
+)
+"""Beside a video, or in its place, these are not what was paid for."""
+_PICTURE: Final = re.compile(r"\.(avif|gif|jpe?g|png|webp)$", re.IGNORECASE)
+_MAX_UNWRAPPED: Final = 3
+"""JSON in a string of JSON, and that once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultUrls:
+    """The addresses of a result, in their order, and where they stood."""
+
+    urls: tuple[str, ...]
+    where: str
+
+
+def find_result_urls(data: dict[str, Any]) -> ResultUrls | None:
+    """The addresses in a status. None: there are none that a video could be fetched from."""
+    result = _unwrapped(data.get("resultJson"))
+    urls = result.get("resultUrls") if isinstance(result, dict) else None
+    # An odd entry beside a good one must not cost the good one.
+    usable = [url.strip() for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
+    if usable:
+        return ResultUrls(tuple(usable), DOCUMENTED)
+    inside = [
+        (f"resultJson{'.' if path else ''}{path}", url) for path, url in _urls(result) if not _is_other(path, url)
+    ]
+    rest = {name: value for name, value in data.items() if name != "resultJson"}
+    found = inside or [(path, url) for path, url in _urls(rest) if _is_result(path) and not _is_other(path, url)]
+    if not found:
+        return None
+    return ResultUrls(tuple(dict.fromkeys(url.strip() for _, url in found)), found[0][0])
+
+
+def _unwrapped(value: object) -> object:
+    """What a string of JSON holds; another string is what it is."""
+    for _ in range(_MAX_UNWRAPPED):
+        if not isinstance(value, str):
+            break
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            break
+    return value
+
+
+def _urls(value: object) -> Iterator[tuple[str, str]]:
+    """Every address in a JSON value with the names that lead to it, in their order, however deep."""
+    waiting: list[tuple[str, object]] = [("", value)]
+    while waiting:
+        path, inner = waiting.pop()
+        if isinstance(inner, str) and _URL.match(inner):
+            yield path, inner
+        elif isinstance(inner, dict):
+            waiting.extend((f"{path}.{name}".lstrip("."), item) for name, item in reversed(inner.items()))
+        elif isinstance(inner, list):
+            waiting.extend((path, item) for item in reversed(inner))
+
+
+def _is_result(path: str) -> bool:
+    return _RESULT_WORDS.issuperset(_words(path))
+
+
+def _is_other(path: str, url: str) -> bool:
+    try:
+        is_picture = _PICTURE.search(urlsplit(normalize_url(url)).path) is not None
+    except ValueError:
+        is_picture = False
+    return is_picture or not _OTHER_WORDS.isdisjoint(_words(path))
+
+
+def _words(path: str) -> list[str]:
+    """`data.videoUrl` and `data.video_url` are data, video, url."""
+    return [word.lower() for word in _WORDS.findall(path)]
+
+
+__all__ = ["DOCUMENTED", "ResultUrls", "find_result_urls"]

@@ -1,0 +1,84 @@
+"""Links that services give for sharing an image: they lead to a page about the image, not to its bytes. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from apixo.addresses import normalize_url
+
+_DRIVE_FILE: Final = re.compile(r"/file/(?:u/\d+/)?d/([\w-]+)")
+_IMGUR_PAGE: Final = re.compile(r"/(?:\w+-)*(\w{5,8})/?")
+_COMMONS_PAGE: Final = re.compile(r"/wiki/(?:File|Image|Datei|Fichier|Archivo):(.+)")
+_WIKIMEDIA: Final = re.compile(r"(^|\.)(wikipedia|wikimedia)\.org$")
+_GITHUB_PAGE: Final = re.compile(r"/([\w.-]+)/([\w.-]+)/blob/(.+)")
+_UNSPLASH_PAGE: Final = re.compile(r"/(?:[a-z]{2}/)?photos/(?:[\w-]*-)?([\w-]{11})/?")
+_PAGES_ONLY: Final = {
+    "1drv.ms": "OneDrive",
+    "onedrive.live.com": "OneDrive",
+    "photos.app.goo.gl": "Google Photos",
+    "photos.google.com": "Google Photos",
+    "share.icloud.com": "iCloud",
+    "www.icloud.com": "iCloud",
+    "we.tl": "WeTransfer",
+    "wetransfer.com": "WeTransfer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShareLink:
+    """A page about an image.
+
+    Attributes:
+        service: Whose page it is.
+        instead: What leads to the image itself, as half a sentence; None where the link does not tell.
+    """
+
+    service: str
+    instead: str | None
+
+    @property
+    def advice(self) -> str:
+        """What to give instead, for a person."""
+        instead = self.instead or "host the image where its own address is public"
+        return f"is a link of {self.service} that opens a page about the image, not the image: {instead}"
+
+
+def share_link(url: str) -> ShareLink | None:
+    """What a link for sharing is. None: it may well be the address of an image."""
+    try:
+        parts = urlsplit(normalize_url(url))
+    except ValueError:
+        return None
+    host, path = (parts.hostname or "").removesuffix("."), parts.path
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    found = None
+    match host:
+        case "drive.google.com" | "docs.google.com":
+            named = _DRIVE_FILE.match(path)
+            file_id = named[1] if named else query.get("id") if path in ("/open", "/file/open") else None
+            direct = f"give https://drive.google.com/uc?export=download&id={file_id}"
+            found = ShareLink("Google Drive", direct) if file_id else None
+        case "www.dropbox.com" | "dropbox.com" if path.startswith(("/s/", "/scl/fi/")):
+            # Only what to change is said: the rest of the query is the key of the share.
+            is_direct = query.get("dl") == "1" or query.get("raw") == "1"
+            found = None if is_direct else ShareLink("Dropbox", "give it with raw=1 at its end in place of dl=0")
+        case "imgur.com" | "www.imgur.com" | "m.imgur.com":
+            image = _IMGUR_PAGE.fullmatch(path)
+            is_album = path.startswith(("/a/", "/gallery/", "/t/"))
+            instead = f"give https://i.imgur.com/{image[1]}.jpg" if image else None
+            found = ShareLink("Imgur", instead) if image or is_album else None
+        case "github.com" if (file := _GITHUB_PAGE.fullmatch(path)) and "raw" not in query:
+            found = ShareLink("GitHub", f"give https://raw.githubusercontent.com/{file[1]}/{file[2]}/{file[3]}")
+        case "unsplash.com" if photo := _UNSPLASH_PAGE.fullmatch(path):
+            found = ShareLink("Unsplash", f"give https://unsplash.com/photos/{photo[1]}/download")
+        case _ if _WIKIMEDIA.search(host) and (page := _COMMONS_PAGE.match(path)):
+            found = ShareLink("Wikimedia", f"give https://commons.wikimedia.org/wiki/Special:FilePath/{page[1]}")
+        case _ if host.endswith(".sharepoint.com") and re.match(r"/:\w:/", path) and "download" not in query:
+            found = ShareLink("SharePoint", "give it with &download=1 at its end")
+        case _ if host in _PAGES_ONLY:
+            found = ShareLink(_PAGES_ONLY[host], None)
+    return found
+
+
+__all__ = ["ShareLink", "share_link"]

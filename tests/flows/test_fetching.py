@@ -1,0 +1,230 @@
+"""What a host may say of paid bytes, and what the bytes are: only the bytes decide whether a video is archived."""
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.fetching import FetchedVideo, fetch_videos
+from flows.media.errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
+from flows.media.hosts import guarded_client
+from flows.record import transitions
+from flows.record.generation import Generation, Owner
+from tests.flows.media.conftest import Films
+from tests.flows.media.test_wrappings import framed
+from tests.support import KITE
+
+SUCCEEDED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SOON, A_DAY_LATER = SUCCEEDED_AT + timedelta(hours=23), SUCCEEDED_AT + timedelta(hours=24)
+
+
+@dataclass
+class Host:
+    """Serves one body with these header lines; keeps the requests that came."""
+
+    body: bytes
+    headers: str = ""
+    length: int | None = None
+    says_length: bool = True
+    agent: str = ""
+    status: int = 200
+    requests: list[str] = field(default_factory=list)
+    url: str = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.requests.append(request)
+        agent = next(line for line in request.split("\r\n") if line.lower().startswith("user-agent:"))
+        if self.agent not in agent:
+            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\n\r\nblocked")
+        else:
+            length = len(self.body) if self.length is None else self.length
+            said = f"Content-Length: {length}\r\n" if self.says_length else ""
+            writer.write(f"HTTP/1.1 {self.status} X\r\n{self.headers}{said}\r\n".encode() + self.body)
+        writer.close()
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> bytes:
+    return Films(tmp_path).make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
+
+
+@pytest.fixture
+async def host(whole: bytes) -> AsyncIterator[Host]:
+    made = Host(whole)
+    listener = await asyncio.start_server(made.answer, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v.mp4?sig=secret"
+    yield made
+    listener.close()
+    await listener.wait_closed()
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[httpx.AsyncClient]:
+    async with guarded_client(allow_private_hosts=True) as client:
+        yield client
+
+
+@pytest.fixture
+def found() -> Generation:
+    made = transitions.claim(
+        None, key="kite", request=KITE, owner=Owner(host="h", pid=1), lease_seconds=1, now=SUCCEEDED_AT
+    )
+    return made.model_copy(update={"succeeded_at": SUCCEEDED_AT})
+
+
+async def fetch(
+    host: Host, web: httpx.AsyncClient, found: Generation, folder: Path, *, now: datetime = SOON, last_try: bool = True
+) -> FetchedVideo:
+    (video,) = await fetch_videos(found, (host.url,), folder, web, fresh=True, last_try=last_try, now=now)
+    return video
+
+
+LABELS = [
+    "aws-chunked", "gzip", "base64", "binary", "none", "utf-8", "UTF-8", "", "br", "deflate", "zstd",
+    "aws-chunked,gzip", "x-unheard-of", "identity",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", LABELS)
+async def test_what_a_host_calls_a_video_does_not_matter(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, label: str
+) -> None:
+    host.headers = f"Content-Encoding: {label}\r\nContent-Type: text/html; charset=binary\r\n"
+    video = await fetch(host, web, found, tmp_path, last_try=False)
+    assert video.path.read_bytes() == whole
+    assert (video.sha256, video.size_bytes) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    assert video.warnings == ()
+    assert "accept-encoding: identity" in host.requests[0].lower()
+    assert len(host.requests) == 1
+
+
+@pytest.mark.parametrize("label", ["gzip", "aws-chunked", ""])
+@pytest.mark.parametrize(
+    ("wrapped", "names"),
+    [
+        (gzip.compress, ["gzip"]),
+        (framed, ["aws-chunked"]),
+        (lambda data: framed(gzip.compress(data)), ["aws-chunked", "gzip"]),
+    ],
+)
+async def test_a_wrapped_video_is_archived_as_it_plays(
+    host: Host,
+    web: httpx.AsyncClient,
+    found: Generation,
+    tmp_path: Path,
+    whole: bytes,
+    label: str,
+    wrapped: Callable[[bytes], bytes],
+    names: list[str],
+) -> None:
+    host.body, host.headers = wrapped(whole), f'Content-Encoding: {label}\r\nETag: "1"\r\n'
+    video = await fetch(host, web, found, tmp_path, last_try=False)
+    assert video.path.read_bytes() == whole
+    assert (video.sha256, video.size_bytes) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    assert [w for w in video.warnings if "wrapped" in w] == [
+        f"the video came wrapped in {name}, and is archived without" for name in names
+    ]
+
+
+@pytest.mark.parametrize("more", [1, 5_000_000])
+async def test_a_length_that_is_wrong_costs_no_whole_video(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, more: int
+) -> None:
+    """As of a proxy that unpacks what it passes on, and leaves the length of the packed bytes."""
+    host.length = len(whole) + more
+    with pytest.raises(CutDownloadError):
+        await fetch(host, web, found, tmp_path, last_try=False)
+    video = await fetch(host, web, found, tmp_path)
+    assert video.path.read_bytes() == whole
+    assert any("all that the host gives is archived" in warning for warning in video.warnings)
+    assert "secret" not in str(video.warnings)
+
+
+async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
+) -> None:
+    made = Films(tmp_path).make("made.ts", container="mpegts", frames=96, width=320, height=180)
+    content = made.read_bytes()
+    host.body, host.length = content[: 188 * (len(content) // 376)], len(content)
+    with pytest.raises(CutDownloadError):
+        await fetch(host, web, found, tmp_path)
+    video = await fetch(host, web, found, tmp_path, now=A_DAY_LATER)
+    assert video.path.read_bytes() == host.body
+    assert any("all that the host gives" in warning for warning in video.warnings)
+
+
+@pytest.mark.parametrize("how", ["cut by its own account", "cut by the host", "junk in the middle", "an unknown codec"])
+async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, how: str
+) -> None:
+    start = whole.index(b"mdat") + 4
+    match how:
+        case "cut by its own account":
+            host.body = whole[: len(whole) // 2]
+        case "cut by the host":
+            host.body, host.length = whole[: len(whole) // 2], len(whole)
+        case "junk in the middle":
+            host.body = whole[:start] + b"\xff" * (len(whole) - start)
+        case _:
+            host.body = whole.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC")
+    for now, last_try in ((SOON, True), (A_DAY_LATER, False)):
+        with pytest.raises(MediaError) as caught:
+            await fetch(host, web, found, tmp_path, now=now, last_try=last_try)
+        assert caught.value.retryable
+    video = await fetch(host, web, found, tmp_path, now=A_DAY_LATER)
+    assert video.facts is None
+    assert video.path.read_bytes() == host.body
+    assert video.sha256 == hashlib.sha256(host.body).hexdigest()
+    assert "the video is damaged, and archived as it came" in video.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<!doctype html><title>Sign in</title>\r\n\tThis link expired \xe2\x80\x93 ask again",
+        b'{"code": 404}',
+        b"#EXTM3U\n#EXTINF:2,\nv.ts\n",
+    ],
+)
+async def test_a_page_is_no_video_however_long_it_stays(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, body: bytes
+) -> None:
+    host.body = body
+    with pytest.raises(DamagedVideoError, match="stays open"):
+        await fetch(host, web, found, tmp_path, now=SUCCEEDED_AT + timedelta(days=14))
+
+
+async def test_a_host_that_wants_a_browser_gets_our_name_in_the_form_of_one(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes
+) -> None:
+    host.agent = "Mozilla"
+    assert (await fetch(host, web, found, tmp_path, last_try=False)).size_bytes == len(whole)
+    first, second = host.requests
+    assert "\r\nUser-Agent: sora-pipeline/" in first
+    assert "\r\nUser-Agent: Mozilla/5.0 (compatible; sora-pipeline/" in second
+
+
+async def test_a_host_that_refuses_says_nothing_of_fifteen_days(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
+) -> None:
+    host.agent = "another program"
+    with pytest.raises(ForbiddenByHostError, match="refuses this program or this network") as caught:
+        await fetch(host, web, found, tmp_path)
+    assert "15 days" not in str(caught.value)
+    assert len(host.requests) == 2
+
+
+async def test_an_address_with_blanks_is_fetched(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes
+) -> None:
+    host.url = " " + host.url.replace("v.mp4", "a b/é.mp4").replace("http://", "HTTP:\\\\") + "%2F+=#t=0\n"
+    assert (await fetch(host, web, found, tmp_path, last_try=False)).size_bytes == len(whole)
+    assert host.requests[0].startswith("GET /a%20b/%C3%A9.mp4?sig=secret%2F+= HTTP/1.1\r\n")
