@@ -1,4 +1,4 @@
-"""The typed async client of the APIXO Sora-2 API.
+"""The typed async client of the APIXO video API.
 
 ```python
 async with ApixoClient(api_key) as apixo:
@@ -131,8 +131,12 @@ class StatusClient:
         if self._limiter is not None:
             await self._limiter.acquire()
 
-    async def status_once(self, task_id: str) -> Status:
+    async def status_once(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
         """Asks once for the state of a task. It costs nothing.
+
+        Args:
+            task_id: the provider's task.
+            model: the one that the task was submitted for.
 
         Raises:
             ApixoError: no usable answer.
@@ -141,24 +145,29 @@ class StatusClient:
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
                 envelope = await self._call(
-                    self._http, "GET", constants.STATUS_PATH, params={"taskId": task_id}, task_id=task_id
+                    self._http,
+                    "GET",
+                    constants.STATUS_PATH.format(model=model),
+                    params={"taskId": task_id},
+                    task_id=task_id,
                 )
         except TimeoutError as error:
             raise NoReplyError(f"APIXO gave no whole status of task {task_id} in time.", task_id=task_id) from error
         return parse_status(envelope, task_id=task_id)
 
-    async def status(self, task_id: str) -> Status:
-        """Asks for the state of a task, again after transient errors.
+    async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
+        """Asks for the state of a task of this model, again after transient errors.
 
         Raises:
             ApixoError: no usable answer in any try.
         """
-        return await self._repeat(lambda: self.status_once(task_id), may_ask_again)
+        return await self._repeat(lambda: self.status_once(task_id, model=model), may_ask_again)
 
     async def wait(
         self,
         task_id: str,
         *,
+        model: str = constants.DEFAULT_MODEL,
         initial_wait_seconds: float = constants.INITIAL_WAIT_SECONDS,
         poll_interval_seconds: float = constants.POLL_INTERVAL_SECONDS,
         deadline_seconds: float = 1800.0,
@@ -171,7 +180,7 @@ class StatusClient:
             AuthenticationError: the API key does not hold.
         """
         status = await wait_for_end(
-            lambda: self.status_once(task_id),
+            lambda: self.status_once(task_id, model=model),
             task_id=task_id,
             initial_wait_seconds=initial_wait_seconds,
             poll_interval_seconds=poll_interval_seconds,
@@ -314,7 +323,7 @@ class ApixoClient(StatusClient):
                     envelope = await self._call(
                         self._paid_http,
                         "POST",
-                        constants.SUBMIT_PATH,
+                        constants.SUBMIT_PATH.format(model=request.model),
                         json=request.body(callback_url),
                         secret=callback_url,
                         timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),

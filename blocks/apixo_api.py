@@ -11,7 +11,8 @@ from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from apixo import ApixoClient, StatusClient, constants
+from apixo import ApixoClient, StatusClient, catalogue, constants
+from blocks.prices import Price, price_of
 
 CALLBACK_SECRET_CHARACTERS: Final = 16
 """The least a callback secret has. Whoever sees one callback URL can try secrets on it, as fast as machines go."""
@@ -133,7 +134,24 @@ class ApixoApi(Block):
         default=None,
         ge=0,
         title="Price per second of video",
-        description="What you pay for a second of video, in your currency. For estimates only; empty means unknown.",
+        description=(
+            "What you pay for a second of video of sora-2, in your currency. For estimates and max_spend; empty means "
+            "unknown."
+        ),
+    )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        title="Prices of other models",
+        description=(
+            'What you pay for each model, by its name: `{"MODEL": {"per_second": "…"}}`, or `per_video` where the '
+            "length does not matter. A model that is not named has no known price."
+        ),
+    )
+    currency: str | None = Field(
+        default=None,
+        max_length=10,
+        title="Currency",
+        description="The currency of all prices, such as USD. It is written down with what a video cost.",
     )
     allow_private_hosts: bool = Field(
         default=False,
@@ -227,6 +245,24 @@ class ApixoApi(Block):
             return None
         about = _callback_path(key, attempt_number)
         return f"{self.callback_url}/apixo/{about}/{self.callback_token(key, attempt_number)}"
+
+    def price(self, model: str, seconds: int | None) -> Decimal | None:
+        """What a video of this model and length costs; None: no price is known."""
+        return price_of(model, seconds, price_per_second=self.price_per_second, prices=self.prices)
+
+    def timing(self, model: str) -> tuple[float, float]:
+        """Seconds until the first question about a task of this model, and between two questions.
+
+        The block's own numbers count for every model. Where it has the advice for sora-2, which is the default, the
+        advice for the model counts.
+        """
+        known = catalogue.find(model)
+        first, interval = self.initial_wait_seconds, self.poll_interval_seconds
+        if known is not None and first == constants.INITIAL_WAIT_SECONDS:
+            first = known.first_wait_seconds
+        if known is not None and interval == constants.POLL_INTERVAL_SECONDS:
+            interval = known.poll_interval_seconds
+        return first, interval
 
     @property
     def lease_seconds(self) -> float:

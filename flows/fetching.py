@@ -29,14 +29,14 @@ class FetchedVideo:
     warnings: tuple[str, ...]
 
 
-async def ask_for_addresses(task_id: str, client: StatusClient) -> Succeeded:
+async def ask_for_addresses(task_id: str, client: StatusClient, *, model: str) -> Succeeded:
     """What the provider says now of a task that has ended well.
 
     Raises:
         UnexpectedReplyError: it says something else than before.
         ApixoError: it did not say.
     """
-    status = await client.status(task_id)
+    status = await client.status(task_id, model=model)
     if isinstance(status, Succeeded):
         return status
     raise UnexpectedReplyError(
@@ -95,5 +95,5 @@ async def _fetch_one(found: Generation, number: int, url: str, folder: Path, web
             url=url,
             retryable=error.retryable,
         ) from error
-    warnings = compare(facts, duration_seconds=found.request.duration, aspect_ratio=found.request.aspect_ratio)
+    warnings = compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
     return FetchedVideo(path, file.sha256, facts, tuple(warnings))

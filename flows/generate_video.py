@@ -11,6 +11,7 @@ from blocks import ApixoApi, VideoArchive
 from flows import steps
 from flows.media.spool import spool_folder
 from flows.permission import rerun_by_person
+from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
@@ -40,7 +41,7 @@ async def generate_video(
     """Generates one video and archives it. Rerunning it, or running it again with the same key, never pays twice.
 
     Args:
-        request: The video: prompt, duration, aspect ratio, start image.
+        request: The video: prompt, model, duration, aspect ratio, start image.
         key: Names this video for ever: the same key is the same video. Without one it follows from this run; in a
             subflow from the outermost run and the request, so that a retry of the parent pays nothing twice.
         wait: Off ends the run after the submission. The collector, or a run with the same key, archives the video.
@@ -92,6 +93,9 @@ async def generate(
     if terms.waits and resources.api.callback_url:
         resources.subscriber.subscribe()
     pause_seconds = resources.api.retry_delay_seconds
+    unknown = unknown_model(request)
+    if unknown is not None:
+        run_logger().warning("%s: %s.", key, unknown)
     async with starting or nullcontext():
         await retried(steps.validate_image, pause_seconds)(key, request, resources)
         submitted: Entry = await steps.submit(key, request, resources, terms)

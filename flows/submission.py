@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from apixo import VideoRequest, retry_delay
+from apixo import ModelNotFoundError, VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import LedgerError, SubmissionRejectedError
 from flows.record.generation import Attempt, Problem, State
+from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.events import emit
@@ -30,12 +31,13 @@ DUPLICATES_AGAIN_SECONDS: Final = 60.0
 Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
 """Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
 
-BeforePaying = Callable[[], Awaitable[None]]
-"""Called before each claim. It may take its time; what it raises keeps the request from being claimed and sent."""
+BeforePaying = Callable[[str], Awaitable[None]]
+"""Called before each claim, with the model that will be asked. It may take its time; what it raises keeps the request from being claimed and sent."""
 
 
-async def at_once() -> None:
+async def at_once(model: str) -> None:
     """Nothing stands before the paid call."""
+    del model
 
 
 async def _never(attempts: Sequence[Attempt]) -> None:
@@ -87,7 +89,7 @@ class Submission:
                 entry = await self._pay(None)
                 continue
             found = entry.generation
-            if found.request != self._request:
+            if not is_same_video(found.request, self._request):
                 raise conflict_error(found)
             match found.state:
                 case State.SUBMITTED | State.SUCCEEDED | State.ARCHIVED:
@@ -124,13 +126,22 @@ class Submission:
         """A rejection from before this run is no obstacle. One that happened meanwhile counts as a try of ours."""
         attempt = entry.generation.attempt
         problem = attempt.problem
-        tries = attempt.number - self._attempts_before
+        fresh = entry.generation.attempts[self._attempts_before :]
+        tries = sum(item.model == attempt.model for item in fresh)
         if tries > 0 and problem is not None:
+            fallback = self._next_model(fresh) if is_gone(problem) else None
+            if fallback is not None:
+                report_progress(self._key, "submit", f"{attempt.model} is not available, trying {fallback}")
+                self._log.warning(
+                    "%s was not taken, for APIXO does not offer %s (%s); nothing was paid. Its fallback model %s is "
+                    "tried.", self._key, attempt.model, problem.message, fallback,
+                )  # fmt: skip
+                return await self._pay(entry, model=fallback)
             if not problem.retryable or tries >= MAX_TRIES:
                 await self._ledger.close(entry.generation)
                 raise SubmissionRejectedError(
-                    f"{self._key} was not submitted, after {tries} {'try' if tries == 1 else 'tries'}: "
-                    f"{problem.message}",
+                    f"{self._key} was not submitted, after {len(fresh)} {'try' if len(fresh) == 1 else 'tries'}: "
+                    f"{problem.message}{f' The model was {attempt.model}.' if is_gone(problem) else ''}",
                     key=self._key,
                 )
             report_progress(self._key, "submit", f"rejected ({problem.code or problem.kind}), trying again")
@@ -144,9 +155,18 @@ class Submission:
                 "%s was not taken (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
             )
             await self._resources.sleep(pause)
+            return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
         elif not entry.generation.may_be_paid:
             await self._look_for_duplicates()  # the same video may have been paid for under another key since
         return await self._pay(entry)
+
+    def _next_model(self, fresh: Sequence[Attempt]) -> str | None:
+        """The first of the request's models that this run has not found gone; None: all are.
+
+        Every run begins with the model that is wanted: it may be back, and being refused is free.
+        """
+        gone = {item.model for item in fresh if item.problem is not None and is_gone(item.problem)}
+        return next((model for model in self._request.models if model not in gone), None)
 
     async def _after_failure(self, entry: Entry) -> Entry | None:
         found = entry.generation
@@ -172,10 +192,12 @@ class Submission:
         report_progress(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
         return await wait_for_answer(entry, self._resources)
 
-    async def _pay(self, over: Entry | None, *, granted_by: str | None = None) -> Entry | None:
+    async def _pay(
+        self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None
+    ) -> Entry | None:
         """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
-        resources = self._resources
-        await self._terms.before_paying()
+        resources, model = self._resources, model or self._request.model
+        await self._terms.before_paying(model)
         await resources.client.turn()
         if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
@@ -183,6 +205,9 @@ class Submission:
         call = PaidCall(
             key=self._key,
             request=self._request,
+            model=model,
+            price=resources.api.price(model, self._request.on(model).seconds),
+            currency=resources.api.currency,
             over=over,
             owner=resources.owner(),
             callback_url=resources.api.callback_url_for(self._key, len(over.generation.attempts) + 1 if over else 1),
@@ -288,6 +313,11 @@ async def reconcile(entry: Entry, resources: Resources) -> Entry:
     run_logger().warning("%s was taken as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found
+
+
+def is_gone(problem: Problem) -> bool:
+    """Whether an attempt was refused, and so provably not paid, because its model does not exist or is unavailable."""
+    return problem.kind == ModelNotFoundError.__name__
 
 
 def _finished_attempts(entry: Entry | None) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from apixo import VideoRequest
+from apixo.requests import NOT_OF_THE_MODEL
 from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 
@@ -104,18 +105,26 @@ class Row(BaseModel):
 FIELDS: Final = tuple(BatchItem.model_fields)
 ALLOWED: Final = {
     "prompt": "must be a text of 1 to 10,000 characters",
-    "duration": "must be 4, 8 or 12: whole seconds, without decimals or a unit",
-    "aspect_ratio": "must be landscape or portrait",
+    "model": "must be a model's name, such as sora-2",
+    "duration": "must be 4, 8 or 12 with sora-2: whole seconds, without decimals or a unit",
+    "aspect_ratio": "must be landscape or portrait, or another one that the model takes, such as 1:1",
     "image_urls": (
         "must be public http:// or https:// addresses of JPG, PNG or WebP images, of at most 2,000 characters each, "
         "whole, without blanks, user name or password"
     ),
-    "mode": "must be text-to-video or image-to-video, or be left out",
+    "mode": "must be text-to-video or image-to-video, or another one that the model has, or be left out",
     "remove_watermark": "must be true or false (in CSV also yes, no, 1 or 0)",
+    "options": 'must be an object such as {"sound": true}',
+    "tags": "must be at most 20 labels, each of 1 to 50 letters, digits, blanks and . : + - _",
+    "fallback_models": "must be at most 5 names of models",
     "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
     "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01",
 }
-"""What each field takes. Pydantic's and urllib's own words are not used: some of them repeat a part of the address."""
+"""What each field takes, save where the model decides that. Pydantic's and urllib's own words are not used: some of them repeat a part of the address."""
+
+
+OF_THE_MODEL: Final = frozenset({"duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "options"})
+"""Fields that are right or wrong by the model."""
 
 
 def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
@@ -152,11 +161,16 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
         problems: what is already known to be wrong with it.
     """
     found, count, left = list(problems), len(problems), dict(fields)
+    known_wrong: set[str] = set()
     while True:
         try:
             item = BatchItem.model_validate(left, strict=True)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
+            # A field that was left out because it is wrong is not missing.
+            details = [detail for detail in details if not detail["loc"] or detail["loc"][0] not in known_wrong]
+            if not details:
+                break
         else:
             break
         new = [_problem(detail) for detail in details[:MAX_PROBLEMS]]
@@ -168,8 +182,11 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
             break
         left = {name: value for name, value in left.items() if name not in wrong}
         left.setdefault("prompt", "-")
+        known_wrong |= wrong
         if "image_urls" in wrong:
             left.pop("mode", None)
+        if "model" in wrong:  # what the right one takes cannot be known
+            left = {name: value for name, value in left.items() if name not in OF_THE_MODEL}
     if not found:
         return Row(line=line, item=item)
     if count > MAX_PROBLEMS:
@@ -187,7 +204,7 @@ def _problem(detail: ErrorDetails) -> RowProblem:
     name = str(detail["loc"][0])
     if name not in FIELDS:
         return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. Allowed are {', '.join(FIELDS)}")
-    message = "is missing" if detail["type"] == "missing" else ALLOWED[name]
+    message = {"missing": "is missing", NOT_OF_THE_MODEL: detail["msg"]}.get(detail["type"], ALLOWED[name])
     return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
 
 

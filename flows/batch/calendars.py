@@ -50,7 +50,7 @@ MAX_OBJECT_NAME_BYTES: Final = 1_024
 MAX_NAME_CHARACTERS: Final = 200
 """How much of a file's name an error repeats; the end of it."""
 
-DURATIONS: Final = {"4": 4, "8": 8, "12": 12}
+DURATION: Final = re.compile(r"[1-9][0-9]{0,3}")
 SWITCHES: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 DELIMITERS: Final = ",;\t"
 
@@ -209,12 +209,27 @@ def _value(column: str, cell: str) -> Any:
         case "prompt":
             return cell
         case "duration":
-            return DURATIONS.get(text, text)
+            return int(text) if DURATION.fullmatch(text) else text
+        case "options":
+            return _object(text)
+        case "tags":
+            return [tag.strip() for tag in text.split(",")]
+        case "fallback_models":
+            return text.split()
         case "remove_watermark":
             return SWITCHES.get(text.lower(), text)
         case "image_urls":
             return text.split()
     return text
+
+
+def _object(text: str) -> Any:
+    """A cell that holds a JSON object; any other stays text."""
+    try:
+        value = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
 
 
 def _json_rows(text: str, name: str) -> list[Row | BadRow]:

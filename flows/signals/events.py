@@ -124,9 +124,11 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "request": {
             # PostgreSQL's JSON holds no NUL, and Prefect would drop the event, with others that come at the same time.
             "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
-            "duration": request.duration,
+            "model": request.model,
+            "duration": request.seconds,
             "aspect_ratio": request.aspect_ratio,
             "mode": request.mode,
+            "tags": request.tags,
         },
         "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
         **more,
