@@ -24,7 +24,7 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Shape = Literal["landscape", "portrait", "square"]
 Problem = tuple[str, str]
-"""A field as the provider calls it, and what is allowed there. No value is repeated: it may be a secret that slipped."""
+"""A field as the provider calls it, and what is allowed there. No value is repeated: it may be a secret."""
 
 _RATIO: Final = re.compile(r"(\d{1,5})[:*x](\d{1,5})")
 _RIGHT_TYPE: Final[dict[str, tuple[type, ...]]] = {"string": (str,), "integer": (int,), "boolean": (bool,)}
@@ -105,9 +105,10 @@ class VideoModel(_Part):
         """The mode of a request: its own, else the first that takes so many images, else the nearest to that."""
         if mode is not None:
             return mode
-        fitting = [name for name, found in self.modes.items() if found.takes(images)]
-        with_images = [name for name, found in self.modes.items() if found.images[1] != 0]
-        return [*fitting, *(with_images if images else ()), *self.modes][0]
+        names = list(self.modes)
+        fitting = [name for name in names if self.modes[name].takes(images)]
+        with_images = [name for name in names if images and self.modes[name].images[1] != 0]
+        return (fitting or with_images or names)[0]
 
     def durations_in(self, mode: str) -> tuple[int, ...]:
         """The lengths it makes in a mode, in seconds."""

@@ -2,10 +2,8 @@
 
 import re
 from typing import Annotated, Any, Final, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +19,7 @@ from apixo import catalogue
 from apixo.catalogue import Shape, VideoModel
 from apixo.constants import DEFAULT_MODEL, MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
 from apixo.form import select, select_model
+from apixo.image_url import ImageUrl
 
 STORED: Final = {"stored": True}
 """The validation context for requests that were checked when they were made. A catalogue changes, and what is paid for
@@ -29,32 +28,10 @@ has to stay readable."""
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
 """The type of the errors whose message says what a model takes. None of them repeats a value."""
 
+Problem = tuple[tuple[str, ...], str]
+"""The field of a request, and what its model takes there."""
+
 _OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
-
-
-def _image_url(url: str) -> str:
-    if any(letter.isspace() or not letter.isprintable() for letter in url):
-        # urlsplit would quietly leave line breaks out, and check another address than the one that is sent.
-        raise ValueError("holds blanks or control characters; write a blank as %20")
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-    except ValueError:
-        # Neither its text nor itself: urllib repeats a part of the address, which may be a password.
-        raise ValueError("is not a URL; give an http:// or https:// address of a JPG, PNG or WebP") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(
-            f"has the scheme {parts.scheme[:20] or 'none'!r}, but the provider fetches images by http:// or https:// "
-            "only"
-        )
-    if not host:
-        raise ValueError("names no host; give a whole address such as https://example.com/start.jpg")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("carries a user name or password; use an address that needs none")
-    return url
-
-
-ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000), AfterValidator(_image_url)]
 
 
 ModelName = Annotated[str, StringConstraints(pattern=catalogue.NAME_PATTERN)]
@@ -132,7 +109,8 @@ class VideoRequest(BaseModel):
         max_length=20,
         title="Tags",
         description=(
-            "Short labels to find the video by. They are no part of what is asked for: changing them makes no new video."
+            "Short labels to find the video by. They are not part of what is asked for: changing them makes no new "
+            "video."
         ),
     )
     fallback_models: list[ModelName] = Field(
@@ -153,7 +131,7 @@ class VideoRequest(BaseModel):
                 raise ValidationError.from_exception_data(
                     type(self).__name__,
                     [
-                        InitErrorDetails(type=PydanticCustomError(NOT_OF_THE_MODEL, text), loc=where, input="")  # type: ignore[arg-type] # a literal is wanted, for a template
+                        InitErrorDetails(type=PydanticCustomError(NOT_OF_THE_MODEL, text), loc=where, input="")
                         for where, text in problems
                     ],
                     hide_input=True,
@@ -168,40 +146,23 @@ class VideoRequest(BaseModel):
             object.__setattr__(self, "aspect_ratio", self.aspect_ratio or "landscape")
         return self
 
-    def _problems(self) -> list[tuple[tuple[str, ...], str]]:
+    def _problems(self) -> list[Problem]:
         """What the model, or one of the fallback models, does not take: where, and what is allowed."""
         unusable = catalogue.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
         if not self.prompt.strip():
-            return [(("prompt",), "is blank; describe the video in a sentence"), *self._of_the_model()]
-        found = self._of_the_model() or self._of_the_options()
+            return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
+        found = _not_taken(self) or self._of_the_options()
         if found:
             return found
         return [
             (("fallback_models",), f"cannot be used for this request, with {name}: {'.'.join(where)} {text}")
             for name in self.fallback_models
-            for where, text in self.on(name)._of_the_model()
+            for where, text in _not_taken(self.on(name))
         ]
 
-    def _of_the_model(self) -> list[tuple[tuple[str, ...], str]]:
-        known = self.catalogued
-        if known is None:
-            return []
-        found: list[tuple[tuple[str, ...], str]] = []
-        if not self.remove_watermark and not known.remove_watermark:
-            found.append((("remove_watermark",), f"cannot be off with {self.model}, which has no such field"))
-        for field, text in known.problems(self.input(), self.model):
-            if field in ("mode", "prompt", "duration", "image_urls"):
-                found.append(((field,), text))
-            elif field == known.ratio_field and field not in self.options:
-                taken = f"must be {catalogue.one_of(known.ratios)} with {self.model}" if field != "aspect_ratio" else ""
-                found.append((("aspect_ratio",), taken or text))
-            else:
-                found.append((("options", field), text))
-        return found
-
-    def _of_the_options(self) -> list[tuple[tuple[str, ...], str]]:
+    def _of_the_options(self) -> list[Problem]:
         """Options that neither the model nor a fallback model has: a typing error would be paid for."""
         chain = [catalogue.find(name) for name in (self.model, *self.fallback_models)]
         if any(known is None or known.other_options for known in chain):
@@ -209,7 +170,10 @@ class VideoRequest(BaseModel):
         taken = {name for known in chain if known is not None for name in known.options}
         lists = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
         return [
-            (("options",), f"has {name if _OPTION_NAME.fullmatch(name) else 'a name'} that {self.model} does not take; {lists}")
+            (
+                ("options",),
+                f"has {name if _OPTION_NAME.fullmatch(name) else 'a name'} that {self.model} does not take; {lists}",
+            )
             for name in self.options
             if name not in taken
         ]
@@ -303,3 +267,22 @@ class VideoRequest(BaseModel):
         if callback_url:
             body["callback_url"] = callback_url
         return body
+
+
+def _not_taken(request: VideoRequest) -> list[Problem]:
+    """What the catalogue knows that the request's own model does not take."""
+    known = request.catalogued
+    if known is None:
+        return []
+    found: list[Problem] = []
+    if not request.remove_watermark and not known.remove_watermark:
+        found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
+    for field, text in known.problems(request.input(), request.model):
+        if field in ("mode", "prompt", "duration", "image_urls"):
+            found.append(((field,), text))
+        elif field == known.ratio_field and field not in request.options:
+            words = f"must be {catalogue.one_of(known.ratios)} with {request.model}"
+            found.append((("aspect_ratio",), text if field == "aspect_ratio" else words))
+        else:
+            found.append((("options", field), text))
+    return found

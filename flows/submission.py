@@ -32,7 +32,8 @@ Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
 """Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
 
 BeforePaying = Callable[[str], Awaitable[None]]
-"""Called before each claim, with the model that will be asked. It may take its time; what it raises keeps the request from being claimed and sent."""
+"""Called before each claim, with the model that will be asked. It may take its time; what it raises keeps the request
+from being claimed and sent."""
 
 
 async def at_once(model: str) -> None:
@@ -156,7 +157,7 @@ class Submission:
             )
             await self._resources.sleep(pause)
             return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
-        elif not entry.generation.may_be_paid:
+        if not entry.generation.may_be_paid:
             await self._look_for_duplicates()  # the same video may have been paid for under another key since
         return await self._pay(entry)
 

@@ -120,7 +120,8 @@ ALLOWED: Final = {
     "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
     "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01",
 }
-"""What each field takes, save where the model decides that. Pydantic's and urllib's own words are not used: some of them repeat a part of the address."""
+"""What each field takes, save where the model decides that. Pydantic's and urllib's own words are not used: some of
+them repeat a part of the address."""
 
 
 OF_THE_MODEL: Final = frozenset({"duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "options"})

@@ -204,23 +204,7 @@ def _csv_row(line: int, columns: list[str], cells: list[str]) -> Row | BadRow:
 
 def _value(column: str, cell: str) -> Any:
     """A cell as JSON would have it. What cannot be one stays text, and is found wrong later."""
-    text = cell.strip()
-    match column:
-        case "prompt":
-            return cell
-        case "duration":
-            return int(text) if DURATION.fullmatch(text) else text
-        case "options":
-            return _object(text)
-        case "tags":
-            return [tag.strip() for tag in text.split(",")]
-        case "fallback_models":
-            return text.split()
-        case "remove_watermark":
-            return SWITCHES.get(text.lower(), text)
-        case "image_urls":
-            return text.split()
-    return text
+    return cell if column == "prompt" else VALUES.get(column, str)(cell.strip())
 
 
 def _object(text: str) -> Any:
@@ -230,6 +214,16 @@ def _object(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) else text
+
+
+VALUES: Final[dict[str, Callable[[str], Any]]] = {
+    "duration": lambda text: int(text) if DURATION.fullmatch(text) else text,
+    "remove_watermark": lambda text: SWITCHES.get(text.lower(), text),
+    "image_urls": str.split,
+    "options": _object,
+    "tags": lambda text: [tag.strip() for tag in text.split(",")],
+    "fallback_models": str.split,
+}
 
 
 def _json_rows(text: str, name: str) -> list[Row | BadRow]:

@@ -79,7 +79,9 @@ class PaidTask(_Model):
     key: str
     attempt_number: int
     task_id: str
-    model: str = Field(default=DEFAULT_MODEL, description="The model it was submitted for: it is polled under this one.")
+    model: str = Field(
+        default=DEFAULT_MODEL, description="The model it was submitted for: it is polled under this one."
+    )
     folder: str = Field(description="Where its objects go: a folder that no other task of any key has.")
 
 

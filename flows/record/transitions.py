@@ -79,7 +79,10 @@ def claim(
         raise TransitionError(f"{key} is {previous.state}: it cannot be claimed", key=key)
     return previous.model_copy(
         update={
-            "state": State.CLAIMED, "request": request, "attempts": (*previous.attempts, attempt), "updated_at": now
+            "state": State.CLAIMED,
+            "request": request,
+            "attempts": (*previous.attempts, attempt),
+            "updated_at": now,
         }
     )
 

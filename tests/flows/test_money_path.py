@@ -215,13 +215,13 @@ async def test_a_refused_key_leaves_nothing_of_the_collector_running(
         await Submission(unique("k"), VideoRequest(prompt=f"kite {number}"), resources).run()
     asked, ask = 0, resources.client.status_once
 
-    async def refuse_the_first(task_id: str) -> Status:
+    async def refuse_the_first(task_id: str, *, model: str) -> Status:
         nonlocal asked
         asked += 1
         if asked == 1:
             raise AuthenticationError("no")
         await asyncio.sleep(1)
-        return await ask(task_id)
+        return await ask(task_id, model=model)
 
     monkeypatch.setattr(resources.client, "status_once", refuse_the_first)
     before = asyncio.all_tasks()
@@ -314,7 +314,7 @@ async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_lim
 ) -> None:
     waits, gate = asyncio.Event(), asyncio.Event()
 
-    async def limit() -> None:
+    async def limit(_: str) -> None:
         waits.set()
         await gate.wait()
 
@@ -345,7 +345,7 @@ async def test_nothing_is_claimed_while_a_limit_is_waited_for(
 ) -> None:
     gate = asyncio.Event()
 
-    async def budget() -> None:
+    async def budget(_: str) -> None:
         await gate.wait()
 
     waiting = asyncio.create_task(Submission(key, KITE, resources, Terms(before_paying=budget)).run())

@@ -37,7 +37,22 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"prompt": "\ud800"}, ["prompt: must be a text"]),
     ({"duration": "4"}, ["duration: must be 4, 8 or 12"]),
     ({"duration": True}, ["duration: must be 4, 8 or 12"]),
-    ({"duration": None}, ["duration: must be 4, 8 or 12"]),
+    ({"duration": 5}, ["duration: must be 4, 8 or 12 with sora-2; the nearest is 4"]),
+    (
+        {"model": "kling-2-6", "duration": 8},
+        ["duration: must be 5 or 10 with kling-2-6; the nearest is 10", "options.sound: is required by kling-2-6"],
+    ),
+    (
+        {"model": "kling-2-6", "duration": "8 s", "options": {"sound": "yes"}},
+        [
+            "duration: must be 4, 8 or 12 with sora-2: whole seconds",
+            "options.sound: must be true or false",
+        ],
+    ),
+    ({"model": "a b", "duration": 10, "options": {"sound": True}}, ["model: must be a model's name"]),
+    ({"model": "kling-2-6", "options": "sound"}, ["options: must be an object"]),
+    ({"tags": ["a/b"]}, ["tags.0: must be at most 20 labels"]),
+    ({"fallback_models": ["a b"]}, ["fallback_models.0: must be at most 5 names"]),
     ({"duration": float("inf")}, ["duration: must be 4, 8 or 12"]),
     ({"aspect_ratio": "Landscape"}, ["aspect_ratio: must be landscape or portrait"]),
     ({"mode": ""}, ["mode: must be text-to-video or image-to-video"]),
@@ -63,7 +78,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"not_before": 1.5}, ["not_before: must be a day"]),
     ({"promt": "x"}, ["'promt': is not a field (did you mean prompt?)"]),
     ({"Prompt": "x"}, ["'Prompt': is not a field (did you mean prompt?)"]),
-    ({"x" * 100_000: 1}, ["…': is not a field. Allowed are prompt, duration"]),
+    ({"x" * 100_000: 1}, ["…': is not a field. Allowed are prompt, model, duration"]),
 ]
 
 
