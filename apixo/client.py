@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import detect_encoding
@@ -22,6 +23,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from apixo import constants
+from apixo.balance import parse_balance
 from apixo.errors import (
     ApixoError,
     NoReplyError,
@@ -31,7 +33,15 @@ from apixo.errors import (
     generation_failed,
 )
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
-from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
+from apixo.replies import (
+    Envelope,
+    Failed,
+    Status,
+    Succeeded,
+    parse_envelope,
+    parse_status,
+    parse_submitted,
+)
 from apixo.requests import VideoRequest
 from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
 from apixo.routes import proxy_for, trust
@@ -162,6 +172,22 @@ class StatusClient:
             ApixoError: no usable answer in any try.
         """
         return await self._repeat(lambda: self.status_once(task_id, model=model), may_ask_again)
+
+    async def balance(self) -> Decimal:
+        """What the account of this API key has left, in USD as APIXO says. It costs nothing.
+
+        Raises:
+            ApixoError: no usable answer in any try.
+        """
+        return await self._repeat(self._balance_once, may_ask_again)
+
+    async def _balance_once(self) -> Decimal:
+        await self.turn()
+        try:
+            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
+                return parse_balance(await self._call(self._http, "GET", constants.BALANCE_PATH))
+        except TimeoutError as error:
+            raise NoReplyError("APIXO gave no whole answer to the question for the balance in time.") from error
 
     async def wait(
         self,

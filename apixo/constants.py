@@ -11,6 +11,9 @@ SUBMIT_PATH: Final = "/api/v1/generateTask/{model}"
 STATUS_PATH: Final = "/api/v1/statusTask/{model}"
 """APIXO: its state. The model must be that of the submission."""
 
+BALANCE_PATH: Final = "/api/v1/apikeys/current-balance"
+"""APIXO: what the key's account has left, in USD."""
+
 DEFAULT_MODEL: Final = "sora-2"
 """The model of a request that names none, and of every record from before requests could name one."""
 

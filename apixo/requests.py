@@ -280,9 +280,10 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):
             found.append(((field,), text))
+        elif field == known.ratio_field == "aspect_ratio":
+            found.append((("aspect_ratio",), text))
         elif field == known.ratio_field and field not in request.options:
-            words = f"must be {catalogue.one_of(known.ratios)} with {request.model}"
-            found.append((("aspect_ratio",), text if field == "aspect_ratio" else words))
+            found.append((("aspect_ratio",), f"must be {catalogue.one_of(known.ratios)} with {request.model}"))
         else:
             found.append((("options", field), text))
     return found

@@ -55,6 +55,7 @@ from flows.resources import Resources, command_options, load_block, open_resourc
 from flows.signals.events import emit_blocked
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
+from flows.signals.run_tags import tag_run
 from flows.steps.retrying import retried
 from flows.submission import Terms, is_gone
 
@@ -143,6 +144,7 @@ async def generate_batch(
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
         rows = await _rows(requests, calendar, key, resources)
+        await tag_run(tag for row in rows if isinstance(row, Row) for tag in row.item.tags)
         bad = [row for row in rows if isinstance(row, BadRow)]
         for row in bad[:BAD_ROWS_LOGGED]:
             run_logger().error("Line %d is not understood. %s", row.line, bad_row(row).problem)

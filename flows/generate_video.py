@@ -20,6 +20,7 @@ from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
+from flows.signals.run_tags import tag_run
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
@@ -51,6 +52,7 @@ async def generate_video(
     """
     protect_log_handlers()
     key = check_key(key) if key is not None else key_of_run(request)
+    await tag_run(request.tags)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=True, options=command_options(api, archive)) as resources:
         terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)

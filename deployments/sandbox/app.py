@@ -71,6 +71,12 @@ class _Calls:
             recorded.task_id, recorded.charged = task.task_id, True
         return JSONResponse(success({"taskId": task.task_id}))
 
+    async def balance(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        left = self._settings.balance - self._settings.task_price * len(self._board)
+        return JSONResponse({"code": 200, "message": "success", "data": round(left, 2)})
+
     async def status(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return refusal
@@ -167,6 +173,7 @@ def create_app(state: SandboxState) -> Starlette:
             Route("/", calls.index),
             Route(SUBMIT_PATH + "{model}", calls.submit, methods=["POST"]),
             Route(STATUS_PATH + "{model}", calls.status),
+            Route("/api/v1/apikeys/current-balance", calls.balance),
             Route("/results/{task_id}/{signature}/{name}", calls.result),
             Route("/samples/{name}.{ending}", calls.sample),
             Route("/sandbox/faults", calls.add_faults, methods=["POST"]),

@@ -37,6 +37,8 @@ class SandboxSettings(BaseModel):
     speed: float = Field(
         1, gt=0, description="How many times faster than life: every duration of the provider is divided by it."
     )
+    balance: float = Field(100, description="What the account has at first.")
+    task_price: float = Field(1, ge=0, description="What each task takes off the balance. A made-up number.")
     gone_models: tuple[str, ...] = Field((), description="Models that are not offered any more: a submit answers 404.")
     other_models: tuple[str, ...] = Field(
         (), description="Models beyond the catalogue that are offered as well; their input is not checked."
