@@ -260,4 +260,4 @@ def find(name: str) -> VideoModel | None:
     return models().get(name)
 
 
-__all__ = ["Mode", "Option", "Shape", "VideoModel", "find", "models", "one_of", "problem", "shape_of"]
+__all__ = ["USER_CATALOGUE", "Mode", "Option", "Shape", "VideoModel", "find", "models", "one_of", "problem", "shape_of"]

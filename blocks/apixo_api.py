@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
+import json
 from decimal import Decimal
 from typing import Any, ClassVar, Final, Self
 
@@ -84,13 +85,19 @@ class ApixoApi(Block):
         default=constants.INITIAL_WAIT_SECONDS,
         ge=0,
         title="Initial wait (seconds)",
-        description="Seconds from the submission to the first question. APIXO advises 180.",
+        description=(
+            "Seconds from the submission to the first question. APIXO advises 180 for sora-2; left at that, other "
+            "models have the advice for them."
+        ),
     )
     poll_interval_seconds: float = Field(
         default=constants.POLL_INTERVAL_SECONDS,
         gt=0,
         title="Poll interval (seconds)",
-        description="Seconds between two questions. APIXO advises 10.",
+        description=(
+            "Seconds between two questions. APIXO advises 10 for sora-2; left at that, other models have the advice "
+            "for them."
+        ),
     )
     deadline_seconds: float = Field(
         default=1800,
@@ -176,6 +183,17 @@ class ApixoApi(Block):
         if url.userinfo or "?" in value or "#" in value:
             raise ValueError("must be a plain address, without user name, query or fragment")
         return str(url).rstrip("/")
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _prices_as_text(cls, value: object) -> object:
+        """`sora setup` takes every field from the environment, as text."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError('must be a JSON object such as {"kling-2-6": {"per_second": "0.5"}}') from error
 
     @field_validator("base_url")
     @classmethod
