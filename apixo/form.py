@@ -9,12 +9,15 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def select(values: Iterable[object], title: str, kind: str) -> Change:
-    """A field as a select of these values, with a way to type another one. Without a default, empty is the default."""
+    """A field as a select of these values, with a way to type another one. Without a default it may be left empty."""
 
     def change(schema: dict[str, Any]) -> None:
         schema["anyOf"] = [{"title": title, "type": kind, "enum": list(values)}, {"title": "Other", "type": kind}]
-        for name in ("type", "pattern", *(() if schema.get("default") else ("default",))):
-            schema.pop(name, None)
+        if schema.get("default") is None:  # null last: what comes first is what a form begins with
+            schema["anyOf"].append({"title": "Empty", "type": "null"})
+            schema.pop("default", None)
+        schema.pop("type", None)
+        schema.pop("pattern", None)
 
     return change
 

@@ -48,6 +48,7 @@ from flows.record.errors import (
     PipelineError,
     UnconfirmedError,
 )
+from flows.record.fallback import is_gone
 from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
@@ -57,7 +58,7 @@ from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
 from flows.signals.run_tags import tag_run
 from flows.steps.retrying import retried
-from flows.submission import Terms, is_gone
+from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from apixo import ModelNotFoundError, VideoRequest, retry_delay
+from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import LedgerError, SubmissionRejectedError
+from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Attempt, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry
@@ -130,7 +131,7 @@ class Submission:
         fresh = entry.generation.attempts[self._attempts_before :]
         tries = sum(item.model == attempt.model for item in fresh)
         if tries > 0 and problem is not None:
-            fallback = self._next_model(fresh) if is_gone(problem) else None
+            fallback = next_model(self._request, fresh) if is_gone(problem) else None
             if fallback is not None:
                 report_progress(self._key, "submit", f"{attempt.model} is not available, trying {fallback}")
                 self._log.warning(
@@ -160,14 +161,6 @@ class Submission:
         if not entry.generation.may_be_paid:
             await self._look_for_duplicates()  # the same video may have been paid for under another key since
         return await self._pay(entry)
-
-    def _next_model(self, fresh: Sequence[Attempt]) -> str | None:
-        """The first of the request's models that this run has not found gone; None: all are.
-
-        Every run begins with the model that is wanted: it may be back, and being refused is free.
-        """
-        gone = {item.model for item in fresh if item.problem is not None and is_gone(item.problem)}
-        return next((model for model in self._request.models if model not in gone), None)
 
     async def _after_failure(self, entry: Entry) -> Entry | None:
         found = entry.generation
@@ -314,11 +307,6 @@ async def reconcile(entry: Entry, resources: Resources) -> Entry:
     run_logger().warning("%s was taken as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found
-
-
-def is_gone(problem: Problem) -> bool:
-    """Whether an attempt was refused, and so provably not paid, because its model does not exist or is unavailable."""
-    return problem.kind == ModelNotFoundError.__name__
 
 
 def _finished_attempts(entry: Entry | None) -> int:

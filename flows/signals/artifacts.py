@@ -72,6 +72,7 @@ def markdown(generation: Generation, archive: VideoArchive, *, thumbnail: bytes 
     if thumbnail:
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
     lines += [f"> {plain(request.prompt[:500])}", "", "| | |", "|---|---|", f"| state | {generation.state} |"]
+    lines.append(f"| model | {plain(generation.attempt.model)} |")
     lines.append(f"| task | {plain(generation.task_id or 'none')} |")
     if video is not None:
         lines.append(

@@ -121,6 +121,7 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "key": generation.key,
         "state": generation.state.value,
         "task_id": generation.task_id,
+        "model": generation.attempt.model,
         "request": {
             # PostgreSQL's JSON holds no NUL, and Prefect would drop the event, with others that come at the same time.
             "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from prefect import get_client
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
 
 from apixo import VideoRequest
 from blocks import ApixoApi
@@ -51,6 +53,25 @@ def gone(sandbox: SandboxServer, *models: str, kind: str = "http_404", times: in
 
 async def submit(key: str, resources: Resources, request: VideoRequest, terms: Terms | None = None) -> Generation:
     return (await Submission(key, request, resources, terms or Terms()).run()).generation
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"prompt": "x"},
+        {"prompt": "x", "model": "future-1", "duration": 7, "aspect_ratio": "3:1", "mode": "z", "options": {"a": 1}},
+        VideoRequest(prompt="x", model="veo-3-1").model_dump(mode="json"),
+        VideoRequest(prompt="x").model_dump(mode="json"),
+        SAFE.model_dump(mode="json"),
+    ],
+)
+def test_prefects_form_takes_what_a_request_takes(request_: dict[str, Any]) -> None:
+    for parameters, made in (({"request": request_}, generate_video), ({"requests": [request_]}, generate_batch)):
+        schema = parameter_schema(made).model_dump_for_openapi()
+        validate(parameters, schema, raise_on_error=True)
+        if made is generate_video:
+            field = schema["definitions"]["VideoRequest"]["properties"]["model"]
+            assert (field["anyOf"][0]["enum"][0], field["default"]) == ("sora-2", "sora-2")
 
 
 async def test_another_model_is_generated_polled_and_archived_under_its_name(
