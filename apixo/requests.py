@@ -1,5 +1,6 @@
 """What can be asked of the API: one video."""
 
+import json
 import re
 from typing import Annotated, Any, Final, Self
 
@@ -27,6 +28,11 @@ has to stay readable."""
 
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
 """The type of the errors whose message says what a model takes. None of them repeats a value."""
+
+MAX_OPTIONS_CHARACTERS: Final = 20_000
+"""Twice the longest prompt. APIXO documents no limit."""
+MAX_SECONDS: Final = 3_600
+"""The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
 
 Problem = tuple[tuple[str, ...], str]
 """The field of a request, and what its model takes there."""
@@ -151,6 +157,8 @@ class VideoRequest(BaseModel):
         unusable = catalogue.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
+        if not _can_be_sent(self.options):
+            return [(("options",), f"must be plain JSON of at most {MAX_OPTIONS_CHARACTERS:,} characters")]
         if not self.prompt.strip():
             return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
         found = _not_taken(self) or self._of_the_options()
@@ -269,11 +277,22 @@ class VideoRequest(BaseModel):
         return body
 
 
+def _can_be_sent(options: dict[str, Any]) -> bool:
+    """Whether they can be written as JSON. Found out before the claim: after it, a failure would look like a payment."""
+    try:
+        text = json.dumps(options, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return len(text) <= MAX_OPTIONS_CHARACTERS
+
+
 def _not_taken(request: VideoRequest) -> list[Problem]:
     """What the catalogue knows that the request's own model does not take."""
     known = request.catalogued
     if known is None:
-        return []
+        wrong = request.duration is not None and not 1 <= request.duration <= MAX_SECONDS
+        return [(("duration",), f"must be 1 to {MAX_SECONDS:,} with {request.model}")] if wrong else []
     found: list[Problem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))

@@ -46,6 +46,7 @@ from flows.record.errors import (
     KeyConflictError,
     LedgerError,
     PipelineError,
+    SubmissionRejectedError,
     UnconfirmedError,
 )
 from flows.record.fallback import is_gone
@@ -316,8 +317,9 @@ class Batch:
         refusal = found.attempt.problem
         blocked = found.state is State.REJECTED and refusal is not None and refusal.kind in ACCOUNT_ERRORS
         empty = found.state is State.FAILED and isinstance(found.failure(), InsufficientCreditsError)
-        if refusal is not None and found.state is State.REJECTED and is_gone(refusal):
-            self._say_gone(row.item.models, refusal)
+        if is_gone(refusal) and refusal is not None:
+            if isinstance(error, SubmissionRejectedError):  # now, and of the last of its models
+                self._say_gone(row.item.models, refusal)
         elif (blocked or empty) and refusal is not None and self._budget.closed is None:
             self._budget.close(f"the rest of the batch would be refused as well ({refusal.message})")
             self._blocked = refusal.message

@@ -46,6 +46,11 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "wan-2-5-video", "aspect_ratio": "landscape"}, ["aspect_ratio", "is not taken by wan-2-5-video"]),
     ({"model": "wan-2-5-video", "options": {"negative_prompt": "x" * 501}}, ["options.negative_prompt", "at most 500"]),
     ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 6}, ["duration", "must be 5 with hailuo-2-3"]),
+    ({"model": "future-1", "duration": 0}, ["duration", "1 to 3,600 with future-1"]),
+    ({"model": "future-1", "options": {"a": {1, 2}}}, ["options", "plain JSON"]),
+    ({"model": "future-1", "options": {"a": float("nan")}}, ["options", "plain JSON"]),
+    ({"model": "future-1", "options": {"a": "\ud800"}}, ["options", "plain JSON"]),
+    ({"model": "future-1", "options": {"a": "x" * 20_000}}, ["options", "20,000 characters"]),
     ({"model": "grok-video", "duration": 4}, ["duration", "6 to 30", "the nearest is 6"]),
 ]
 

@@ -361,8 +361,9 @@ async def test_a_fallback_that_is_too_dear_is_not_paid(
     await stored.api.save(stored.name, overwrite=True)
     gone(sandbox, "sora-2")
     row = {"id": "a", "prompt": "Dunes", "fallback_models": ["kling-3-0-turbo"]}
-    with pytest.raises(BatchFailedError, match=r"the batch would come to 2\.0"):
+    with pytest.raises(BatchFailedError, match=r"the batch would come to 2\.0") as caught:
         await batch(stored, key, [row], max_spend=1)
+    assert caught.value.summary.blocked is None  # it was not asked, so nobody knows that it is gone
     assert asked(sandbox) == [("sora-2", False)]
     made = await batch(stored, key, [row], max_spend=2)
     assert made.counts == {"archived": 1}
