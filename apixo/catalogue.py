@@ -4,6 +4,7 @@ A model is checked by what will be sent to the provider (`VideoModel.problems`),
 before it is paid for and the sandbox that receives it.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,9 @@ wherever they are made, in a form, a command or an upstream flow, before any blo
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a model's name may be: it becomes a part of the path of both calls."""
+
+MAX_OPTIONS_CHARACTERS: Final = 20_000
+"""Twice the longest prompt. APIXO documents no limit."""
 
 Shape = Literal["landscape", "portrait", "square"]
 Problem = tuple[str, str]
@@ -206,6 +210,16 @@ def shape_of(ratio: str | None) -> Shape | None:
     return "landscape" if width > height else "portrait" if width < height else "square"
 
 
+def can_be_sent(options: Mapping[str, Any]) -> bool:
+    """Whether options can be written as JSON. To be known before the claim: after it, a failure looks like a payment."""
+    try:
+        text = json.dumps(dict(options), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return len(text) <= MAX_OPTIONS_CHARACTERS
+
+
 def one_of(values: Iterable[object]) -> str:
     """`4, 8 or 12`; a long run of whole numbers is `3 to 15`."""
     listed = list(values)
@@ -260,4 +274,16 @@ def find(name: str) -> VideoModel | None:
     return models().get(name)
 
 
-__all__ = ["USER_CATALOGUE", "Mode", "Option", "Shape", "VideoModel", "find", "models", "one_of", "problem", "shape_of"]
+__all__ = [
+    "USER_CATALOGUE",
+    "Mode",
+    "Option",
+    "Shape",
+    "VideoModel",
+    "can_be_sent",
+    "find",
+    "models",
+    "one_of",
+    "problem",
+    "shape_of",
+]

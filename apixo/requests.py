@@ -1,6 +1,5 @@
 """What can be asked of the API: one video."""
 
-import json
 import re
 from typing import Annotated, Any, Final, Self
 
@@ -29,8 +28,6 @@ has to stay readable."""
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
 """The type of the errors whose message says what a model takes. None of them repeats a value."""
 
-MAX_OPTIONS_CHARACTERS: Final = 20_000
-"""Twice the longest prompt. APIXO documents no limit."""
 MAX_SECONDS: Final = 3_600
 """The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
 
@@ -157,8 +154,8 @@ class VideoRequest(BaseModel):
         unusable = catalogue.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
-        if not _can_be_sent(self.options):
-            return [(("options",), f"must be plain JSON of at most {MAX_OPTIONS_CHARACTERS:,} characters")]
+        if not catalogue.can_be_sent(self.options):
+            return [(("options",), f"must be plain JSON of at most {catalogue.MAX_OPTIONS_CHARACTERS:,} characters")]
         if not self.prompt.strip():
             return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
         found = _not_taken(self) or self._of_the_options()
@@ -275,16 +272,6 @@ class VideoRequest(BaseModel):
         if callback_url:
             body["callback_url"] = callback_url
         return body
-
-
-def _can_be_sent(options: dict[str, Any]) -> bool:
-    """Whether they can be written as JSON. Found out before the claim: after it, a failure would look like a payment."""
-    try:
-        text = json.dumps(options, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return len(text) <= MAX_OPTIONS_CHARACTERS
 
 
 def _not_taken(request: VideoRequest) -> list[Problem]:
