@@ -211,7 +211,7 @@ def shape_of(ratio: str | None) -> Shape | None:
 
 
 def can_be_sent(options: Mapping[str, Any]) -> bool:
-    """Whether options can be written as JSON. To be known before the claim: after it, a failure looks like a payment."""
+    """Whether options can be written as JSON. Known before the claim: after it, a failure looks like a payment."""
     try:
         text = json.dumps(dict(options), allow_nan=False, ensure_ascii=False)
         text.encode()
