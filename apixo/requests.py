@@ -28,6 +28,10 @@ has to stay readable."""
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
 """The type of the errors whose message says what a model takes. None of them repeats a value."""
 
+COMMON: Final = frozenset(
+    {"prompt", "mode", "duration", "aspect_ratio", "image_urls", "remove_watermark", "model", "provider"}
+)
+"""Names that no option has."""
 MAX_SECONDS: Final = 3_600
 """The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
 
@@ -128,6 +132,14 @@ class VideoRequest(BaseModel):
 
     @model_validator(mode="after")
     def _is_what_the_model_takes(self, info: ValidationInfo) -> Self:
+        if self.model == DEFAULT_MODEL:
+            # Fixed here, not by the catalogue: records, digests and keys of earlier versions have them filled in. Those
+            # of other models stay as they were given, since they must not change when a catalogue does.
+            # The request is frozen, and this is still the one place where these are decided.
+            follows = "image-to-video" if self.image_urls else "text-to-video"
+            object.__setattr__(self, "mode", self.mode or follows)
+            object.__setattr__(self, "duration", 4 if self.duration is None else self.duration)
+            object.__setattr__(self, "aspect_ratio", self.aspect_ratio or "landscape")
         if not (info.context and info.context.get("stored")):
             problems = self._problems()
             if problems:
@@ -139,14 +151,6 @@ class VideoRequest(BaseModel):
                     ],
                     hide_input=True,
                 )
-        if self.model == DEFAULT_MODEL:
-            # Fixed here, not by the catalogue: records, digests and keys of earlier versions have them filled in. Those
-            # of other models stay as they were given, since they must not change when a catalogue does.
-            # The request is frozen, and this is still the one place where these are decided.
-            follows = "image-to-video" if self.image_urls else "text-to-video"
-            object.__setattr__(self, "mode", self.mode or follows)
-            object.__setattr__(self, "duration", 4 if self.duration is None else self.duration)
-            object.__setattr__(self, "aspect_ratio", self.aspect_ratio or "landscape")
         return self
 
     def _problems(self) -> list[Problem]:
@@ -156,6 +160,9 @@ class VideoRequest(BaseModel):
             return [(("model",), f"cannot be checked: {unusable}")]
         if not catalogue.can_be_sent(self.options):
             return [(("options",), f"must be plain JSON of at most {catalogue.MAX_OPTIONS_CHARACTERS:,} characters")]
+        common = self.options.keys() & COMMON
+        if common:  # they would get past every check, and past the price
+            return [(("options",), f"has {', '.join(sorted(common))}, which the request has a field of its own for")]
         if not self.prompt.strip():
             return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
         found = _not_taken(self) or self._of_the_options()
@@ -174,14 +181,8 @@ class VideoRequest(BaseModel):
             return []
         taken = {name for known in chain if known is not None for name in known.options}
         lists = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
-        return [
-            (
-                ("options",),
-                f"has {name if _OPTION_NAME.fullmatch(name) else 'a name'} that {self.model} does not take; {lists}",
-            )
-            for name in self.options
-            if name not in taken
-        ]
+        unknown = [name if _OPTION_NAME.fullmatch(name) else "a name" for name in self.options if name not in taken]
+        return [(("options",), f"has {name} that {self.model} does not take; {lists}") for name in unknown]
 
     @property
     def catalogued(self) -> VideoModel | None:

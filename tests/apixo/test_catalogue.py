@@ -47,6 +47,8 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "wan-2-5-video", "options": {"negative_prompt": "x" * 501}}, ["options.negative_prompt", "at most 500"]),
     ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 6}, ["duration", "must be 5 with hailuo-2-3"]),
     ({"model": "future-1", "duration": 0}, ["duration", "1 to 3,600 with future-1"]),
+    ({"model": "future-1", "duration": 4, "options": {"duration": 60}}, ["options", "duration", "field of its own"]),
+    ({"model": "wan-2-7-video", "options": {"image_urls": ["http://10.0.0.1/a.jpg"]}}, ["options", "image_urls"]),
     ({"model": "future-1", "options": {"a": {1, 2}}}, ["options", "plain JSON"]),
     ({"model": "future-1", "options": {"a": float("nan")}}, ["options", "plain JSON"]),
     ({"model": "future-1", "options": {"a": "\ud800"}}, ["options", "plain JSON"]),
