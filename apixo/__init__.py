@@ -1,4 +1,4 @@
-"""A typed async client of the APIXO Sora-2 video API that never sends a paid request twice.
+"""A typed async client of the APIXO video API that never sends a paid request twice.
 
 It knows neither Prefect nor MinIO and is usable on its own.
 """

@@ -1,4 +1,4 @@
-"""The typed async client of the APIXO Sora-2 API.
+"""The typed async client of the APIXO video API.
 
 ```python
 async with ApixoClient(api_key) as apixo:
@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import detect_encoding
@@ -22,6 +23,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from apixo import constants
+from apixo.balance import parse_balance
 from apixo.errors import (
     ApixoError,
     NoReplyError,
@@ -32,7 +34,15 @@ from apixo.errors import (
     generation_failed,
 )
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
-from apixo.replies import Envelope, Failed, Status, Succeeded, parse_envelope, parse_status, parse_submitted
+from apixo.replies import (
+    Envelope,
+    Failed,
+    Status,
+    Succeeded,
+    parse_envelope,
+    parse_status,
+    parse_submitted,
+)
 from apixo.requests import VideoRequest
 from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
 from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
@@ -132,8 +142,12 @@ class StatusClient:
         if self._limiter is not None:
             await self._limiter.acquire()
 
-    async def status_once(self, task_id: str) -> Status:
+    async def status_once(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
         """Asks once for the state of a task. It costs nothing.
+
+        Args:
+            task_id: the provider's task.
+            model: the one that the task was submitted for.
 
         Raises:
             ApixoError: no usable answer.
@@ -142,24 +156,45 @@ class StatusClient:
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
                 envelope = await self._call(
-                    self._http, "GET", constants.STATUS_PATH, params={"taskId": task_id}, task_id=task_id
+                    self._http,
+                    "GET",
+                    constants.STATUS_PATH.format(model=model),
+                    params={"taskId": task_id},
+                    task_id=task_id,
                 )
         except TimeoutError as error:
             raise NoReplyError(f"APIXO gave no whole status of task {task_id} in time.", task_id=task_id) from error
         return parse_status(envelope, task_id=task_id)
 
-    async def status(self, task_id: str) -> Status:
-        """Asks for the state of a task, again after transient errors.
+    async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
+        """Asks for the state of a task of this model, again after transient errors.
 
         Raises:
             ApixoError: no usable answer in any try.
         """
-        return await self._repeat(lambda: self.status_once(task_id), may_ask_again)
+        return await self._repeat(lambda: self.status_once(task_id, model=model), may_ask_again)
+
+    async def balance(self) -> Decimal:
+        """What the account of this API key has left, in USD as APIXO says. It costs nothing.
+
+        Raises:
+            ApixoError: no usable answer in any try.
+        """
+        return await self._repeat(self._balance_once, may_ask_again)
+
+    async def _balance_once(self) -> Decimal:
+        await self.turn()
+        try:
+            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
+                return parse_balance(await self._call(self._http, "GET", constants.BALANCE_PATH))
+        except TimeoutError as error:
+            raise NoReplyError("APIXO gave no whole answer to the question for the balance in time.") from error
 
     async def wait(
         self,
         task_id: str,
         *,
+        model: str = constants.DEFAULT_MODEL,
         initial_wait_seconds: float = constants.INITIAL_WAIT_SECONDS,
         poll_interval_seconds: float = constants.POLL_INTERVAL_SECONDS,
         deadline_seconds: float = 1800.0,
@@ -172,7 +207,7 @@ class StatusClient:
             AuthenticationError: the API key does not hold.
         """
         status = await wait_for_end(
-            lambda: self.status_once(task_id),
+            lambda: self.status_once(task_id, model=model),
             task_id=task_id,
             initial_wait_seconds=initial_wait_seconds,
             poll_interval_seconds=poll_interval_seconds,
@@ -320,7 +355,7 @@ class ApixoClient(StatusClient):
                     envelope = await self._call(
                         self._paid_http,
                         "POST",
-                        constants.SUBMIT_PATH,
+                        constants.SUBMIT_PATH.format(model=request.model),
                         json=request.body(callback_url),
                         secret=callback_url,
                         timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),

@@ -1,4 +1,4 @@
-"""Numbers and names of the APIXO Sora-2 API, each with its unit and its source.
+"""Numbers and names of the APIXO video API, each with its unit and its source.
 
 "APIXO" marks what the provider documents. Everything else is our own choice and says why.
 """
@@ -6,12 +6,16 @@
 from typing import Final
 
 BASE_URL: Final = "https://api.apixo.ai"
-SUBMIT_PATH: Final = "/api/v1/generateTask/sora-2"
+SUBMIT_PATH: Final = "/api/v1/generateTask/{model}"
 """APIXO: creates a generation task. This is the paid call."""
-STATUS_PATH: Final = "/api/v1/statusTask/sora-2"
+STATUS_PATH: Final = "/api/v1/statusTask/{model}"
+"""APIXO: its state. The model must be that of the submission."""
 
-PROVIDER: Final = "official"
-"""APIXO: the only provider; to be set explicitly in every request."""
+BALANCE_PATH: Final = "/api/v1/apikeys/current-balance"
+"""APIXO: what the key's account has left, in USD."""
+
+DEFAULT_MODEL: Final = "sora-2"
+"""The model of a request that names none, and of every record from before requests could name one."""
 
 MAX_PROMPT_CHARACTERS: Final = 10_000
 """APIXO: `input.prompt` has up to 10,000 characters."""

@@ -121,7 +121,7 @@ class ContentRefusedError(RefusedError):
 
 
 class ModelNotFoundError(RefusedError):
-    """404: the provider has no such model, or no longer."""
+    """404, or a refusal that says MODEL_UNAVAILABLE: the provider has no such model, or not now."""
 
 
 class RateLimitError(RefusedError):
@@ -229,11 +229,14 @@ statuses too; and of a task that was just submitted they may be an answer that c
 
 _CONTENT = re.compile(r"content|polic|safety|guideline|prohibit|sensitive|nsfw|violat|prompt|image", re.IGNORECASE)
 _EMPTY = re.compile(r"\b(insufficient|not enough|no) (credits?|balance|funds?)\b", re.IGNORECASE)
+_GONE = re.compile(r"model_?unavailable", re.IGNORECASE)
 _KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account|model", re.IGNORECASE)
 
 
 def refusal_class(code: int, words: str) -> type[RefusedError]:
-    """The class of a documented no. For a 400 and a 403 the provider documents two meanings each: the words decide."""
+    """The class of a documented no. For a 400 and a 403 the provider documents several meanings: the words decide."""
+    if code in (400, 403) and _GONE.search(words):
+        return ModelNotFoundError
     if code == 400 and _EMPTY.search(words):
         return InsufficientBalanceError
     if code == 403 and _CONTENT.search(words) and not _KEY.search(words):

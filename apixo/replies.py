@@ -14,6 +14,7 @@ from apixo.errors import (
     REFUSALS,
     ContentRefusedError,
     InsufficientBalanceError,
+    ModelNotFoundError,
     RefusedError,
     ServerError,
     UnexpectedReplyError,
@@ -308,14 +309,14 @@ def _envelope(body: bytes) -> Envelope | None:
 
 
 def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None) -> RefusedError:
+    cls = refusal_class(code, said)
     advice = {
         400: "Fix the request, then run it again.",
         401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
         403: "Check what this API key may use, in the APIXO account.",
         404: "APIXO has no such model for this key. Check the model, and whether it is still offered.",
         429: "Too many requests or too many tasks at once. Wait, then run it again.",
-    }.get(code, "")
-    cls = refusal_class(code, said)
+    }.get(404 if cls is ModelNotFoundError else code, "")
     if cls is InsufficientBalanceError:
         advice = "The balance of the APIXO account is too low. Top it up, then run it again."
     elif cls is ContentRefusedError:

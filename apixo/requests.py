@@ -1,45 +1,56 @@
 """What can be asked of the API: one video."""
 
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+import re
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from apixo.addresses import normalize_url
-from apixo.constants import MAX_PROMPT_CHARACTERS, PROVIDER
+from apixo import catalogue
+from apixo.catalogue import Shape, VideoModel
+from apixo.constants import DEFAULT_MODEL, MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
+from apixo.form import select, select_model
+from apixo.image_url import ImageUrl
 
-Mode = Literal["text-to-video", "image-to-video"]
-AspectRatio = Literal["landscape", "portrait"]
-Duration = Literal[4, 8, 12]
+STORED: Final = {"stored": True}
+"""The validation context for requests that were checked when they were made. A catalogue changes, and what is paid for
+has to stay readable."""
 
+NOT_OF_THE_MODEL: Final = "not_of_the_model"
+"""The type of the errors whose message says what a model takes. None of them repeats a value."""
 
-def _image_url(url: str) -> str:
-    url = normalize_url(url)  # what is checked here, and tried out before paying, is what the provider gets
-    if any(letter.isspace() or not letter.isprintable() for letter in url):
-        raise ValueError("holds blanks or control characters in its host; check how it is written")
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-    except ValueError:
-        # Neither its text nor itself: urllib repeats a part of the address, which may be a password.
-        raise ValueError("is not a URL; give an http:// or https:// address of a JPG, PNG or WebP") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(
-            f"has the scheme {parts.scheme[:20] or 'none'!r}, but the provider fetches images by http:// or https:// "
-            "only"
-        )
-    if not host:
-        raise ValueError("names no host; give a whole address such as https://example.com/start.jpg")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("carries a user name or password; use an address that needs none")
-    return url
+COMMON: Final = frozenset(
+    {"prompt", "mode", "duration", "aspect_ratio", "image_urls", "remove_watermark", "model", "provider"}
+)
+"""Names that no option has."""
+MAX_SECONDS: Final = 3_600
+"""The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
+
+Problem = tuple[tuple[str, ...], str]
+"""The field of a request, and what its model takes there."""
+
+_OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
-ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000), AfterValidator(_image_url)]
+ModelName = Annotated[str, StringConstraints(pattern=catalogue.NAME_PATTERN)]
+# A tag is a label, not a text: no @ and no slash, so that no address with a password becomes one.
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .:+-]{0,49}$")]
 
 
 class VideoRequest(BaseModel):
-    """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent."""
+    """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent.
+
+    What a model takes is in the catalogue (`apixo.catalogue`). A model that is not there is sent what was given.
+    """
 
     # Inputs stay out of messages: a refused address may hold a password, and messages end in logs.
     model_config = ConfigDict(extra="forbid", frozen=True, title="Video request", hide_input_in_errors=True)
@@ -51,15 +62,29 @@ class VideoRequest(BaseModel):
             "camera, lighting, emotional tone, action, scene transitions."
         ),
     )
-    duration: Duration = Field(
-        default=4,
-        title="Duration (seconds)",
-        description="Length of the video in seconds: 4, 8 or 12. Try with 4 first; longer ones cost more.",
+    model: ModelName = Field(
+        default=DEFAULT_MODEL,
+        title="Model",
+        description="The provider's name of the model. `sora models` lists what each one takes.",
+        json_schema_extra=select_model,
     )
-    aspect_ratio: AspectRatio = Field(
-        default="landscape",
+    duration: StrictInt | None = Field(
+        default=None,
+        title="Duration (seconds)",
+        description=(
+            "Length of the video in seconds; with sora-2 4, 8 or 12. Leave empty for the model's default, with sora-2 "
+            "4. Try with a short one first; longer ones cost more."
+        ),
+        json_schema_extra=select((4, 8, 12), "Sora 2", "integer"),
+    )
+    aspect_ratio: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        default=None,
         title="Aspect ratio",
-        description="`landscape` for video platforms and desktop, `portrait` for short-video platforms and mobile.",
+        description=(
+            "`landscape` for video platforms and desktop, `portrait` for short-video platforms and mobile, or another "
+            "one that the model takes. Leave empty for the model's default, with sora-2 `landscape`."
+        ),
+        json_schema_extra=select(("landscape", "portrait"), "Common", "string"),
     )
     image_urls: list[ImageUrl] = Field(
         default_factory=list,
@@ -69,32 +94,171 @@ class VideoRequest(BaseModel):
             "The image is the start or key frame."
         ),
     )
-    mode: Mode | None = Field(
+    mode: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None,
         title="Mode",
-        description="`text-to-video` or `image-to-video`. Leave empty: it follows from the image URLs.",
+        description="Such as `text-to-video` or `image-to-video`. Leave empty: it follows from the image URLs.",
+        json_schema_extra=select(("text-to-video", "image-to-video"), "Common", "string"),
     )
     remove_watermark: bool = Field(
         default=True, title="Remove watermark", description="Off keeps the provider's watermark in the video."
     )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Options",
+        description=(
+            'What the model takes beyond these fields, by its own names, such as `{"sound": true}`. '
+            "`sora models MODEL` lists them."
+        ),
+    )
+    tags: list[Tag] = Field(
+        default_factory=list,
+        max_length=20,
+        title="Tags",
+        description=(
+            "Short labels to find the video by. They are not part of what is asked for: changing them makes no new "
+            "video."
+        ),
+    )
+    fallback_models: list[ModelName] = Field(
+        default_factory=list,
+        max_length=5,
+        title="Fallback models",
+        description=(
+            "Tried in this order when the provider says that the model before does not exist or is unavailable, and "
+            "nothing was paid. Empty: none."
+        ),
+    )
 
     @model_validator(mode="after")
-    def _blank_prompt(self) -> Self:
+    def _is_what_the_model_takes(self, info: ValidationInfo) -> Self:
+        if self.model == DEFAULT_MODEL:
+            # Fixed here, not by the catalogue: records, digests and keys of earlier versions have them filled in. Those
+            # of other models stay as they were given, since they must not change when a catalogue does.
+            # The request is frozen, and this is still the one place where these are decided.
+            follows = "image-to-video" if self.image_urls else "text-to-video"
+            object.__setattr__(self, "mode", self.mode or follows)
+            object.__setattr__(self, "duration", 4 if self.duration is None else self.duration)
+            object.__setattr__(self, "aspect_ratio", self.aspect_ratio or "landscape")
+        if not (info.context and info.context.get("stored")):
+            problems = self._problems()
+            if problems:
+                raise ValidationError.from_exception_data(
+                    type(self).__name__,
+                    [
+                        InitErrorDetails(type=PydanticCustomError(NOT_OF_THE_MODEL, text), loc=where, input="")
+                        for where, text in problems
+                    ],
+                    hide_input=True,
+                )
+        return self
+
+    def _problems(self) -> list[Problem]:
+        """What the model, or one of the fallback models, does not take: where, and what is allowed."""
+        unusable = catalogue.problem()
+        if unusable is not None:
+            return [(("model",), f"cannot be checked: {unusable}")]
+        if not catalogue.can_be_sent(self.options):
+            return [(("options",), f"must be plain JSON of at most {catalogue.MAX_OPTIONS_CHARACTERS:,} characters")]
+        common = self.options.keys() & COMMON
+        if common:  # they would get past every check, and past the price
+            return [(("options",), f"has {', '.join(sorted(common))}, which the request has a field of its own for")]
         if not self.prompt.strip():
-            raise ValueError("prompt is blank; describe the video in a sentence")
-        return self
+            return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
+        found = _not_taken(self) or self._of_the_options()
+        if found:
+            return found
+        return [
+            (("fallback_models",), f"cannot be used for this request, with {name}: {'.'.join(where)} {text}")
+            for name in self.fallback_models
+            for where, text in _not_taken(self.on(name))
+        ]
 
-    @model_validator(mode="after")
-    def _mode_fits_images(self) -> Self:
-        follows: Mode = "image-to-video" if self.image_urls else "text-to-video"
-        if self.mode is None:
-            object.__setattr__(self, "mode", follows)  # frozen, and still the one place where the mode is decided
-        elif self.mode != follows:
-            wants = "needs at least one URL in image_urls" if not self.image_urls else "takes no image_urls"
-            raise ValueError(
-                f"mode {self.mode!r} {wants}; give {'one' if not self.image_urls else 'none'}, or leave mode empty"
-            )
-        return self
+    def _of_the_options(self) -> list[Problem]:
+        """Options that neither the model nor a fallback model has: a typing error would be paid for."""
+        chain = [catalogue.find(name) for name in (self.model, *self.fallback_models)]
+        if any(known is None or known.other_options for known in chain):
+            return []
+        taken = {name for known in chain if known is not None for name in known.options}
+        lists = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+        unknown = [name if _OPTION_NAME.fullmatch(name) else "a name" for name in self.options if name not in taken]
+        return [(("options",), f"has {name} that {self.model} does not take; {lists}") for name in unknown]
+
+    @property
+    def catalogued(self) -> VideoModel | None:
+        """What the catalogue says of its model; None: nothing."""
+        return catalogue.find(self.model)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Its model, then the fallback models."""
+        return tuple(dict.fromkeys((self.model, *self.fallback_models)))
+
+    @property
+    def seconds(self) -> int | None:
+        """The length that is asked for, in seconds; None: the model takes no duration, or nothing is known of it."""
+        known = self.catalogued
+        return known.seconds(self.duration, self._mode) if known else self.duration
+
+    @property
+    def shape(self) -> Shape | None:
+        """Which way the video is asked to lie; None: that is left to the model."""
+        known = self.catalogued
+        if known is None:
+            return catalogue.shape_of(self.aspect_ratio)
+        if known.ratio_field in self.options:
+            return catalogue.shape_of(str(self.options[known.ratio_field]))
+        return catalogue.shape_of(known.ratio(self.aspect_ratio, self._mode))
+
+    @property
+    def max_image_bytes(self) -> int:
+        """The most an image may have, for every model that may get it."""
+        known = [catalogue.find(name) for name in self.models]
+        return min(found.max_image_bytes if found else MAX_IMAGE_BYTES for found in known)
+
+    @property
+    def _mode(self) -> str:
+        known = self.catalogued
+        if known is not None:
+            return known.mode_for(self.mode, len(self.image_urls))
+        return self.mode or ("image-to-video" if self.image_urls else "text-to-video")
+
+    def on(self, model: str) -> Self:
+        """The same request for another model, such as a fallback: without what that one has no field for."""
+        if model == self.model:
+            return self
+        known = catalogue.find(model)
+        changed: dict[str, Any] = {"model": model}
+        if known is not None:
+            if self.mode not in known.modes:
+                changed["mode"] = None
+            if not known.durations:
+                changed["duration"] = None
+            if not known.ratios and self.aspect_ratio == "landscape":  # what a video is without a word about it
+                changed["aspect_ratio"] = None
+        return self.model_copy(update=changed)
+
+    def input(self) -> dict[str, Any]:
+        """The body's `input`: the common words in those of the model, and the options that it has."""
+        known = self.catalogued
+        if known is None:
+            fields = {"duration": self.duration, "aspect_ratio": self.aspect_ratio}
+            options = self.options
+        else:
+            fields = {
+                "duration": known.seconds(self.duration, self._mode),
+                known.ratio_field: known.ratio(self.aspect_ratio, self._mode),
+            }
+            options = {k: v for k, v in self.options.items() if known.other_options or k in known.options}
+            if self.image_urls:
+                options = known.options_with_images | options
+        made: dict[str, Any] = {"mode": self._mode, "prompt": self.prompt}
+        made |= {name: value for name, value in fields.items() if value is not None}
+        if known.remove_watermark if known else not self.remove_watermark:
+            made["remove_watermark"] = self.remove_watermark
+        if self.image_urls:
+            made["image_urls"] = list(self.image_urls)
+        return made | options
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
         """The JSON body of the paid call.
@@ -102,20 +266,31 @@ class VideoRequest(BaseModel):
         Args:
             callback_url: where the provider reports the end. With it the request type is `callback`, else `async`.
         """
-        fields: dict[str, Any] = {
-            "mode": self.mode,
-            "prompt": self.prompt,
-            "duration": self.duration,
-            "aspect_ratio": self.aspect_ratio,
-            "remove_watermark": self.remove_watermark,
-        }
-        if self.image_urls:
-            fields["image_urls"] = list(self.image_urls)
-        body: dict[str, Any] = {
-            "request_type": "callback" if callback_url else "async",
-            "provider": PROVIDER,
-            "input": fields,
-        }
+        known = self.catalogued
+        body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
+        if known is not None and known.provider is not None:
+            body["provider"] = known.provider
         if callback_url:
             body["callback_url"] = callback_url
         return body
+
+
+def _not_taken(request: VideoRequest) -> list[Problem]:
+    """What the catalogue knows that the request's own model does not take."""
+    known = request.catalogued
+    if known is None:
+        wrong = request.duration is not None and not 1 <= request.duration <= MAX_SECONDS
+        return [(("duration",), f"must be 1 to {MAX_SECONDS:,} with {request.model}")] if wrong else []
+    found: list[Problem] = []
+    if not request.remove_watermark and not known.remove_watermark:
+        found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
+    for field, text in known.problems(request.input(), request.model):
+        if field in ("mode", "prompt", "duration", "image_urls"):
+            found.append(((field,), text))
+        elif field == known.ratio_field == "aspect_ratio":
+            found.append((("aspect_ratio",), text))
+        elif field == known.ratio_field and field not in request.options:
+            found.append((("aspect_ratio",), f"must be {catalogue.one_of(known.ratios)} with {request.model}"))
+        else:
+            found.append((("options", field), text))
+    return found

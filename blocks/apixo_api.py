@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
+import json
 from decimal import Decimal
 from typing import Any, ClassVar, Final, Self
 
@@ -11,7 +12,8 @@ from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from apixo import ApixoClient, StatusClient, constants
+from apixo import ApixoClient, StatusClient, catalogue, constants
+from blocks.prices import Price, price_of
 
 CALLBACK_SECRET_CHARACTERS: Final = 16
 """The least a callback secret has. Whoever sees one callback URL can try secrets on it, as fast as machines go."""
@@ -83,13 +85,19 @@ class ApixoApi(Block):
         default=constants.INITIAL_WAIT_SECONDS,
         ge=0,
         title="Initial wait (seconds)",
-        description="Seconds from the submission to the first question. APIXO advises 180.",
+        description=(
+            "Seconds from the submission to the first question. APIXO advises 180 for sora-2; left at that, other "
+            "models have the advice for them."
+        ),
     )
     poll_interval_seconds: float = Field(
         default=constants.POLL_INTERVAL_SECONDS,
         gt=0,
         title="Poll interval (seconds)",
-        description="Seconds between two questions. APIXO advises 10.",
+        description=(
+            "Seconds between two questions. APIXO advises 10 for sora-2; left at that, other models have the advice "
+            "for them."
+        ),
     )
     deadline_seconds: float = Field(
         default=1800,
@@ -142,7 +150,24 @@ class ApixoApi(Block):
         default=None,
         ge=0,
         title="Price per second of video",
-        description="What you pay for a second of video, in your currency. For estimates only; empty means unknown.",
+        description=(
+            "What you pay for a second of video of sora-2, in your currency. For estimates and max_spend; empty means "
+            "unknown."
+        ),
+    )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        title="Prices of other models",
+        description=(
+            'What you pay for each model, by its name: `{"MODEL": {"per_second": "…"}}`, or `per_video` where the '
+            "length does not matter. A model that is not named has no known price."
+        ),
+    )
+    currency: str | None = Field(
+        default=None,
+        max_length=10,
+        title="Currency",
+        description="The currency of all prices, such as USD. It is written down with what a video cost.",
     )
     result_check_url: str | None = Field(
         default=None,
@@ -175,6 +200,17 @@ class ApixoApi(Block):
         if url.userinfo or "?" in value or "#" in value:
             raise ValueError("must be a plain address, without user name, query or fragment")
         return str(url).rstrip("/")
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _prices_as_text(cls, value: object) -> object:
+        """`sora setup` takes every field from the environment, as text."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError('must be a JSON object such as {"kling-2-6": {"per_second": "0.5"}}') from error
 
     @field_validator("base_url")
     @classmethod
@@ -244,6 +280,24 @@ class ApixoApi(Block):
             return None
         about = _callback_path(key, attempt_number)
         return f"{self.callback_url}/apixo/{about}/{self.callback_token(key, attempt_number)}"
+
+    def price(self, model: str, seconds: int | None) -> Decimal | None:
+        """What a video of this model and length costs; None: no price is known."""
+        return price_of(model, seconds, price_per_second=self.price_per_second, prices=self.prices)
+
+    def timing(self, model: str) -> tuple[float, float]:
+        """Seconds until the first question about a task of this model, and between two questions.
+
+        The block's own numbers count for every model. Where it has the advice for sora-2, which is the default, the
+        advice for the model counts.
+        """
+        known = catalogue.find(model)
+        first, interval = self.initial_wait_seconds, self.poll_interval_seconds
+        if known is not None and first == constants.INITIAL_WAIT_SECONDS:
+            first = known.first_wait_seconds
+        if known is not None and interval == constants.POLL_INTERVAL_SECONDS:
+            interval = known.poll_interval_seconds
+        return first, interval
 
     @property
     def lease_seconds(self) -> float:

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import hashlib
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from importlib.metadata import version
 
 from pydantic import BaseModel, ValidationError
 
+from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
 from flows.fetching import FetchedVideo
@@ -74,6 +76,9 @@ class Sidecar(BaseModel):
     version: str
     task_id: str | None
     flow_run_id: str | None
+    model: str = DEFAULT_MODEL
+    price: Decimal | None = None
+    currency: str | None = None
     request: dict[str, object]
     claimed_at: str
     submitted_at: str | None
@@ -95,6 +100,9 @@ def sidecar(
         version=version("sora-pipeline"),
         task_id=paid.task_id,
         flow_run_id=attempt.claimed_by.flow_run_id,
+        model=attempt.model,
+        price=attempt.price,
+        currency=attempt.currency,
         request=found.request.model_dump(),
         claimed_at=attempt.claimed_at.isoformat(),
         submitted_at=attempt.submitted_at.isoformat() if counts and attempt.submitted_at else None,
@@ -147,8 +155,7 @@ async def _taken_over(
         facts = await asyncio.to_thread(inspect_video, path)
     except DamagedVideoError:
         return None
-    request = found.request
-    warnings = compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
+    warnings = compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
     warnings.append("another run stored this result first; the host then served other bytes")
     return replace(
         video,

@@ -166,7 +166,7 @@ async def answer_call(
     if found.state is not State.SUBMITTED or found.task_id != known:
         return Outcome.ALREADY_HANDLED
     task_id = found.task_id or ""
-    status = status or await resources.client.status_once(task_id)
+    status = status or await resources.client.status_once(task_id, model=found.attempt.model)
     if not isinstance(status, FINAL_STATES):
         return Outcome.PENDING
     notify(key, task_id)
@@ -181,7 +181,7 @@ async def _believed(found: Generation, number: int, claimed_task_id: str | None,
         run_logger().warning("A call for %s names task %s, which is another attempt's.", found.key, claimed_task_id)
         return None
     try:
-        status = await resources.client.status_once(claimed_task_id)
+        status = await resources.client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
     except BadRequestError as error:
         run_logger().warning(
             "A call for %s names task %s, and APIXO does not know it: %s", found.key, claimed_task_id, error.message

@@ -196,9 +196,15 @@ async def _collect_superseded(entry: Entry, resources: Resources) -> None:
         for item in attempt.superseded:
             if item.objects:
                 continue
-            paid = PaidTask(key=found.key, attempt_number=attempt.number, task_id=item.task_id, folder=item.folder)
+            paid = PaidTask(
+                key=found.key,
+                attempt_number=attempt.number,
+                task_id=item.task_id,
+                model=attempt.model,
+                folder=item.folder,
+            )
             try:
-                status = await resources.client.status_once(item.task_id)
+                status = await resources.client.status_once(item.task_id, model=attempt.model)
                 if isinstance(status, Succeeded):
                     await retrieve(paid, entry, status, resources)
             except SupersededError:
@@ -215,7 +221,7 @@ def _age(found: Generation, resources: Resources) -> timedelta:
 
 async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
-    status = await resources.client.status_once(paid.task_id)
+    status = await resources.client.status_once(paid.task_id, model=paid.model)
     if not isinstance(status, Succeeded | Failed):
         end = given_up(status, _age(entry.generation, resources))
         if end is None:

@@ -48,14 +48,14 @@ class FetchedVideo:
         return f"{self.path.name}: {self.size_bytes} bytes, {what}, sha256 {self.sha256}"
 
 
-async def ask_for_addresses(task_id: str, client: StatusClient) -> Succeeded:
+async def ask_for_addresses(task_id: str, client: StatusClient, *, model: str) -> Succeeded:
     """What the provider says now of a task that has ended well.
 
     Raises:
         UnexpectedReplyError: it says something else than before.
         ApixoError: it did not say.
     """
-    status = await client.status(task_id)
+    status = await client.status(task_id, model=model)
     if isinstance(status, Succeeded):
         return status
     raise UnexpectedReplyError(
@@ -147,8 +147,7 @@ async def _fetch_one(
         warnings.append(f"all that the host gives is archived: {cut}")
     if facts is not None:
         warnings += facts.doubts
-        request = found.request
-        warnings += compare(facts, duration_seconds=request.duration, aspect_ratio=request.aspect_ratio)
+        warnings += compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
     return FetchedVideo(path, sha256, size_bytes, facts, tuple(warnings))
 

@@ -36,22 +36,33 @@ from flows.batch.summary import (
 from flows.checks import check_before_paying
 from flows.generate_video import generate
 from flows.permission import rerun_by_person
-from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
+from flows.record.advice import (
+    conflict_error,
+    duplicate_error,
+    duplicate_sentence,
+    failed_error,
+    unconfirmed_error,
+    unknown_model,
+)
 from flows.record.errors import (
     DuplicateRequestError,
     InvalidKeyError,
     KeyConflictError,
     LedgerError,
     PipelineError,
+    SubmissionRejectedError,
     UnconfirmedError,
 )
+from flows.record.fallback import is_gone
 from flows.record.generation import Generation, Problem, State
+from flows.record.indexes import is_same_video
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.events import emit_blocked
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import report_total, run_logger
 from flows.signals.run_log import log_reasons_once
+from flows.signals.run_tags import tag_run
 from flows.steps.retrying import retried
 from flows.submission import Terms
 
@@ -121,8 +132,8 @@ async def generate_batch(
     Args:
         requests: The videos; or give a calendar. Prefect takes 512 KB: give a calendar for more.
         calendar: A CSV, JSON Lines or Excel file: a path on the worker's machine, or `s3://bucket/object` in the
-            archive's store. Columns: prompt, id, duration, aspect_ratio, image_urls, mode, remove_watermark,
-            not_before.
+            archive's store. Columns: prompt, id, model, duration, aspect_ratio, image_urls, mode, remove_watermark,
+            options, tags, fallback_models, not_before.
         key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
             its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
             Requests without one have the id of this flow run, or of the outermost one around it, as their key: every
@@ -130,7 +141,7 @@ async def generate_batch(
         wait: Off ends the run after the last submission. The collector archives the videos.
         on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
         dry_run: Checks every row and image, the archive and the API, prices it all, and spends nothing.
-        max_spend: The most that all runs of this batch together may pay, by the API block's `price_per_second`.
+        max_spend: The most that all runs of this batch together may pay, by the prices of the API block.
         max_in_flight: Most videos under way at once; empty means as many as the API block says.
         submissions_per_second: How fast videos are submitted.
         refuse_duplicates: On fails a row whose request was submitted under another key, such as that of a renamed
@@ -150,6 +161,7 @@ async def generate_batch(
         rows = await _rows(requests, calendar, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)
+        await tag_run(tag for row in rows if isinstance(row, Row) for tag in row.item.tags)
         bad = [row for row in rows if isinstance(row, BadRow)]
         for row in bad[:BAD_ROWS_LOGGED]:
             run_logger().error("Line %d is not understood. %s", row.line, bad_row(row).problem)
@@ -230,6 +242,7 @@ class Batch:
             sleep=resources.sleep,
             monotonic=resources.monotonic,
         )
+        self._gone: dict[tuple[str, ...], str] = {}
         self._due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.now().date()
@@ -261,8 +274,14 @@ class Batch:
         rows = [as_submitted(row, key, known) for row in rows]
         keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
         before = {found.key: found for found in known.values() if found.key in keys}
-        price = resources.api.price_per_second
-        budget = Budget(price_per_second=price, max_spend=max_spend, spent_before=spent_on(before.values(), price))
+        price, prices = resources.api.price_per_second, resources.api.prices
+        budget = Budget(
+            price_per_second=price,
+            prices=prices,
+            models=sorted({model for row in rows if isinstance(row, Row) for model in row.item.models}),
+            max_spend=max_spend,
+            spent_before=spent_on(before.values(), price, prices),
+        )
         return cls(key, rows, before, budget, resources, terms=terms, notes=notes)
 
     def untouched(self) -> BatchSummary:
@@ -309,8 +328,10 @@ class Batch:
         key = row.item.key(self._key)
 
         @asynccontextmanager
-        async def paying() -> AsyncIterator[Report]:
-            self._budget.reserve(key, row.item.duration)
+        async def paying(model: str) -> AsyncIterator[Report]:
+            if (why := self._gone.get(row.item.models)) is not None:
+                raise BudgetError(f"{key} was not submitted: {why}.", key=key)
+            self._budget.reserve(key, row.item.on(model).seconds, model)
             await ramp.acquire()
             async with self._brake.call(key) as report:
                 yield report
@@ -342,13 +363,25 @@ class Batch:
         refusal = found.attempt.problem
         blocked = found.state is State.REJECTED and refusal is not None and refusal.kind in ACCOUNT_ERRORS
         empty = found.state is State.FAILED and isinstance(found.failure(), InsufficientCreditsError)
-        if (blocked or empty) and refusal is not None and self._budget.closed is None:
+        if is_gone(refusal) and refusal is not None:
+            if isinstance(error, SubmissionRejectedError):  # now, and of the last of its models
+                self._say_gone(row.item.models, refusal)
+        elif (blocked or empty) and refusal is not None and self._budget.closed is None:
             self._budget.close(f"the rest of the batch would be refused as well ({refusal.message})")
             self._blocked = refusal.message
             emit_blocked(self._key, refusal)
         if isinstance(error, BudgetError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem=problem)
+
+    def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
+        """Has no further row submitted that has no other model than these, which APIXO does not offer."""
+        if models in self._gone:
+            return
+        why = f"APIXO does not offer {', '.join(models)}, so the other rows of it would be refused as well"
+        self._gone[models] = f"{why} ({refusal.message})"
+        self._blocked = self._blocked or f"{why}. {refusal.message}"
+        emit_blocked(self._key, refusal)
 
     async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self._key), row.item.request()
@@ -359,12 +392,13 @@ class Batch:
         validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
         try:
             await validate_image(key, request, self._resources)
-            self._budget.reserve(key, request.duration)
+            self._budget.reserve(key, request.seconds, request.model)
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
         except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
+        unknown = unknown_model(request)
         if first is None:
-            return self._row(row, "ready")
+            return self._row(row, "ready", note=unknown or "")
         if self._terms.refuse_duplicates:
             self._budget.release(key)
             return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
@@ -373,7 +407,7 @@ class Batch:
     def _check_known(self, row: Row, found: Generation) -> BatchRow | None:
         """A row that would not be submitted, since its key is known; None: it would be."""
         options = self._resources.options
-        if found.request != row.item.request():
+        if not is_same_video(found.request, row.item.request()):
             return self._row(row, "not submitted", problem=str(conflict_error(found)))
         if found.state is State.UNCONFIRMED:
             return self._recorded(row, found, problem=str(unconfirmed_error(found, options)))
@@ -388,8 +422,8 @@ class Batch:
             state=state,
             problem=problem,
             note=note,
-            duration_seconds=row.item.duration,
-            price=self._budget.price(row.item.duration),
+            duration_seconds=row.item.seconds,
+            price=self._budget.price(row.item.seconds, row.item.model),
         )
 
     def _recorded(self, row: Row, generation: Generation, *, problem: str = "") -> BatchRow:
@@ -408,7 +442,7 @@ class Batch:
             self._key,
             [*self._bad, *self._later, *due],
             price=self._budget.spent,
-            spent_before=self._budget.spent_before if self._budget.price_per_second is not None else None,
+            spent_before=self._budget.spent_before if self._budget.counts else None,
             blocked=self._blocked,
             notes=self._notes,
             dry_run=dry_run,

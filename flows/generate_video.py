@@ -15,6 +15,7 @@ from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.media.spool import spool_folder
 from flows.permission import rerun_by_person
+from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
@@ -25,6 +26,7 @@ from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import log_reasons_once
+from flows.signals.run_tags import tag_run
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
@@ -53,7 +55,7 @@ async def generate_video(
     """Generates one video and archives it. Rerunning it, or running it again with the same key, never pays twice.
 
     Args:
-        request: The video: prompt, duration, aspect ratio, start image.
+        request: The video: prompt, model, duration, aspect ratio, start image.
         key: Names this video for ever: the same key is the same video. Without one it follows from this run; in a
             subflow from the outermost run and the request, so that a retry of the parent pays nothing twice.
         wait: Off ends the run after the submission. The collector, or a run with the same key, archives the video.
@@ -65,6 +67,7 @@ async def generate_video(
     log_reasons_once()
     key = check_key(key) if key is not None else key_of_run(request)
     options = command_options(api, archive)
+    await tag_run(request.tags)
     async with explained(key):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
         async with open_resources(*blocks, pays=True, options=options) as resources, explained(key, resources):
@@ -111,6 +114,9 @@ async def generate(
     if terms.waits and resources.api.callback_url:
         resources.subscriber.subscribe()
     pause_seconds = resources.api.retry_delay_seconds
+    unknown = unknown_model(request)
+    if unknown is not None:
+        run_logger().warning("%s: %s.", key, unknown)
     async with starting or nullcontext():
         await retried(steps.validate_image, pause_seconds)(key, request, resources)
         submitted: Entry = await steps.submit(key, request, resources, terms)

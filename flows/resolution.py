@@ -46,7 +46,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             task_id=task_id,
         )
     try:
-        status = await resources.client.status(task_id)
+        status = await resources.client.status(task_id, model=entry.generation.attempts[number - 1].model)
     except BadRequestError as error:
         raise ResolutionError(
             f"APIXO does not know task {task_id}: {error.message} Nothing was changed.", key=key, task_id=task_id

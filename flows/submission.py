@@ -15,7 +15,9 @@ from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import LedgerError, SubmissionRejectedError
+from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Attempt, Problem, State
+from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.events import emit
@@ -31,14 +33,15 @@ DUPLICATES_AGAIN_SECONDS: Final = 60.0
 Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
 """Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
 
-Paying = Callable[[], AbstractAsyncContextManager[Callable[[Outcome], None]]]
-"""Entered before each claim, and left after the answer, which it is told. It may take its time; what it raises keeps
-the request from being claimed and sent."""
+Paying = Callable[[str], AbstractAsyncContextManager[Callable[[Outcome], None]]]
+"""Entered before each claim, with the model that will be asked, and left after the answer, which it is told. It may
+take its time; what it raises keeps the request from being claimed and sent."""
 
 
 @asynccontextmanager
-async def at_once() -> AsyncIterator[Callable[[Outcome], None]]:
+async def at_once(model: str) -> AsyncIterator[Callable[[Outcome], None]]:
     """Nothing stands before the paid call."""
+    del model
     yield lambda _: None
 
 
@@ -91,7 +94,7 @@ class Submission:
                 entry = await self._pay(None)
                 continue
             found = entry.generation
-            if found.request != self._request:
+            if not is_same_video(found.request, self._request):
                 raise conflict_error(found)
             match found.state:
                 case State.SUBMITTED | State.SUCCEEDED | State.ARCHIVED:
@@ -128,13 +131,22 @@ class Submission:
         """A rejection from before this run is no obstacle. One that happened meanwhile counts as a try of ours."""
         attempt = entry.generation.attempt
         problem = attempt.problem
-        tries = attempt.number - self._attempts_before
+        fresh = entry.generation.attempts[self._attempts_before :]
+        tries = sum(item.model == attempt.model for item in fresh)
         if tries > 0 and problem is not None:
+            fallback = next_model(self._request, fresh) if is_gone(problem) else None
+            if fallback is not None:
+                report_progress(self._key, "submit", f"{attempt.model} is not available, trying {fallback}")
+                self._log.warning(
+                    "%s was not taken, for APIXO does not offer %s (%s); nothing was paid. Its fallback model %s is "
+                    "tried.", self._key, attempt.model, problem.message, fallback,
+                )  # fmt: skip
+                return await self._pay(entry, model=fallback)
             if not problem.retryable or tries >= MAX_TRIES:
                 await self._ledger.close(entry.generation)
                 raise SubmissionRejectedError(
-                    f"{self._key} was not submitted, after {tries} {'try' if tries == 1 else 'tries'}: "
-                    f"{problem.message}",
+                    f"{self._key} was not submitted, after {len(fresh)} {'try' if len(fresh) == 1 else 'tries'}: "
+                    f"{problem.message}{f' The model was {attempt.model}.' if is_gone(problem) else ''}",
                     key=self._key,
                 )
             report_progress(self._key, "submit", f"rejected ({problem.code or problem.kind}), trying again")
@@ -148,7 +160,8 @@ class Submission:
                 "%s was not taken (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
             )
             await self._resources.sleep(pause)
-        elif not entry.generation.may_be_paid:
+            return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
+        if not entry.generation.may_be_paid:
             await self._look_for_duplicates()  # the same video may have been paid for under another key since
         return await self._pay(entry)
 
@@ -176,10 +189,13 @@ class Submission:
         report_progress(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
         return await wait_for_answer(entry, self._resources)
 
-    async def _pay(self, over: Entry | None, *, granted_by: str | None = None) -> Entry | None:
+    async def _pay(
+        self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None
+    ) -> Entry | None:
         """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
-        async with self._terms.paying() as report:
-            outcome = await self._call(over, granted_by)
+        model = model or self._request.model
+        async with self._terms.paying(model) as report:
+            outcome = await self._call(over, granted_by, model)
             report(outcome)
         if isinstance(outcome, LostRace):
             return await self._ledger.read(self._key)
@@ -187,7 +203,7 @@ class Submission:
             raise outcome.error from outcome.cause
         return outcome.entry
 
-    async def _call(self, over: Entry | None, granted_by: str | None) -> Outcome:
+    async def _call(self, over: Entry | None, granted_by: str | None, model: str) -> Outcome:
         resources = self._resources
         await resources.client.turn()
         if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
@@ -196,6 +212,9 @@ class Submission:
         call = PaidCall(
             key=self._key,
             request=self._request,
+            model=model,
+            price=resources.api.price(model, self._request.on(model).seconds),
+            currency=resources.api.currency,
             over=over,
             owner=resources.owner(),
             callback_url=resources.api.callback_url_for(self._key, len(over.generation.attempts) + 1 if over else 1),

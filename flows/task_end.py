@@ -34,11 +34,12 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
     passed = (resources.now() - (found.attempt.submitted_at or resources.now())).total_seconds()
     patience = CALLBACK_PATIENCE if api.callback_url else 1.0
-    initial_wait_seconds = max(patience * api.initial_wait_seconds - max(passed, 0.0), 0.0)
+    first_wait_seconds, poll_interval_seconds = api.timing(paid.model)
+    initial_wait_seconds = max(patience * first_wait_seconds - max(passed, 0.0), 0.0)
     run_logger().info(
         "Waiting for task %s of %s: first question in %.0f s%s, then every %g s, for at most %g s.",
         task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
-        api.poll_interval_seconds, api.deadline_seconds,
+        poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
     report_progress(key, "wait", "waiting")
 
@@ -48,10 +49,10 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         )
 
     return await wait_for_end(
-        lambda: resources.client.status_once(task_id),
+        lambda: resources.client.status_once(task_id, model=paid.model),
         task_id=task_id,
         initial_wait_seconds=initial_wait_seconds,
-        poll_interval_seconds=api.poll_interval_seconds,
+        poll_interval_seconds=poll_interval_seconds,
         deadline_seconds=api.deadline_seconds,
         report=report,
         sleep=lambda seconds: resources.subscriber.sleep(key, seconds, resources.sleep),

@@ -17,8 +17,10 @@ from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
 from prefect.server.schemas.states import StateType
 from pydantic import TypeAdapter
 
+from apixo.catalogue import USER_CATALOGUE, models, problem
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import LazyGroup, app
+from deployments.cli.models import row
 from deployments.setup.deploy import EXAMPLES, MAIN, wanted_deployments
 from flows.batch.calendar_rows import FIELDS, Row
 from flows.batch.calendars import parse_calendar
@@ -145,3 +147,20 @@ def test_links_lead_somewhere(document: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", found.read_text()), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_the_table_of_models_is_the_catalogue(document: Path) -> None:
+    if document.name != "models.md":
+        return
+    rows = [row(name, found) for name, found in models({}).items()]
+    wanted = [f"| `{cells[0]}` | {' | '.join(cells[1:])} |" for cells in rows]
+    assert [line for line in document.read_text().splitlines() if line.startswith("| `")] == wanted
+
+
+def test_catalogues_in_a_page_can_be_used(document: Path, tmp_path: Path) -> None:
+    for text in blocks(document, "json"):
+        if '"modes"' in text:
+            (tmp_path / "models.json").write_text(text)
+            environ = {USER_CATALOGUE: str(tmp_path / "models.json")}
+            assert problem(environ) is None
+            assert models(environ).keys() >= json.loads(text).keys()

@@ -64,6 +64,10 @@ COMMANDS: Final = {
     ),
     "generate": Command("generate", "generate", "Generate one video and archive it."),
     "batch": Command("batch", "batch", "Generate the videos of a content calendar."),
+    "models": Command(
+        "models", "models", "List the video models that the catalogue knows, or show what one of them takes.",
+        connects=False,
+    ),
     "list": Command("listing", "list_", "List the generations of the ledger: key, state, task, when claimed, prompt."),
     "collect": Command(
         "collect", "collect",

@@ -37,7 +37,7 @@ def batch(
     ] = False,
     max_spend: Annotated[
         float | None,
-        typer.Option(help="The most that all runs of this batch may pay, by the block's price_per_second."),
+        typer.Option(help="The most that all runs of this batch may pay, by the block's prices."),
     ] = None,
     max_in_flight: Annotated[int | None, typer.Option(help="Most videos at once. Default: the API block's.")] = None,
     submissions_per_second: Annotated[float, typer.Option(help="How fast videos are submitted.")] = 5.0,
@@ -60,8 +60,9 @@ def batch(
 ) -> None:
     """Generate the videos of a content calendar.
 
-    Columns: `prompt`, and if wanted `id`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks or commas),
-    `mode`, `remove_watermark`, `not_before` (a day). JSON Lines has the same names. An empty cell means the default.
+    Columns: `prompt`, and if wanted `id`, `model`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks or
+    commas), `mode`, `remove_watermark`, `options` (a JSON object), `tags` (separated by commas), `fallback_models`
+    (separated by blanks), `not_before` (a day). JSON Lines has the same names. An empty cell means the default.
 
     Run it again after anything went wrong, or after rows were added: it does only what is missing, and pays nothing
     twice. An example calendar: deployments/calendars/example.csv

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
+from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out
 from deployments.connection import Connection, flush, use
 from deployments.local.credentials import Credentials
@@ -33,8 +34,8 @@ def demo(
 ) -> None:
     """Generate three videos with the sandbox, a fake of the API on this machine: no account, no cost.
 
-    Starts the sandbox, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape and a portrait
-    video from text and one from an image, archives them, and stops what it started.
+    Starts the sandbox, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape video from text
+    and one from an image with sora-2, and a portrait one with another model, archives them, and stops what it started.
     """
     connection: Connection = context.obj
     raise typer.Exit(run_demo(connection.local_dir, speed=speed))
@@ -66,7 +67,7 @@ def timing(speed: float) -> dict[str, str]:
 
 
 def demo_requests(sandbox_url: str, run: str) -> "dict[str, VideoRequest]":
-    """Three videos, by key: landscape and portrait from text, one from an image."""
+    """Three videos, by key: from text and from an image with sora-2, and one in portrait with another model."""
     from apixo import VideoRequest  # noqa: PLC0415 - after the server was chosen
 
     return {
@@ -82,8 +83,11 @@ def demo_requests(sandbox_url: str, run: str) -> "dict[str, VideoRequest]":
                 "A paper lantern rises from a narrow rain-wet alley at blue hour. Handheld camera tilts up with it, "
                 "soft diffused light on the walls, tender and hopeful; the shot ends on a sky full of lanterns."
             ),
-            duration=4,
+            model="kling-2-6",
+            duration=5,
             aspect_ratio="portrait",
+            options={"sound": True},
+            tags=["demo"],
         ),
         f"demo-{run}-harbor": VideoRequest(
             prompt=(
@@ -194,6 +198,9 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
         else:
             made.append(result)
     print_generations(made)
+    others = {item.key: item.attempt.model for item in made if item.attempt.model != DEFAULT_MODEL}
+    for key, model in others.items():
+        err.print(f"{escape(key)} was made with {escape(model)}; .venv/bin/sora models lists what each model takes.")
     return failures
 
 

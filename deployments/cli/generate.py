@@ -1,17 +1,18 @@
 """`sora generate`."""
 
 import asyncio
+import json
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
 from rich.markup import escape
 
 from apixo import VideoRequest
-from apixo.constants import MAX_IMAGE_BYTES
+from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import err, out
 from deployments.cli.display import StepDisplay, print_generations
@@ -19,8 +20,9 @@ from deployments.connection import flush
 from flows.checks import check_before_paying
 from flows.generate_video import generate_video
 from flows.media.images import check_image
-from flows.record.advice import duplicate_error, duplicate_sentence
+from flows.record.advice import duplicate_error, duplicate_sentence, unknown_model
 from flows.record.generation import Generation
+from flows.record.indexes import is_same_video
 from flows.record.keys import check_key
 from flows.resources import load_block, open_resources
 from flows.signals.progress import listen
@@ -30,8 +32,21 @@ def generate(
     prompt: Annotated[
         str, typer.Argument(help="What the video shows: camera, lighting, mood, action, in up to 10,000 characters.")
     ],
-    duration: Annotated[int, typer.Option("--duration", "-d", help="Seconds: 4, 8 or 12. Try with 4 first.")] = 4,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model. `sora models` lists what each one takes.")
+    ] = DEFAULT_MODEL,
+    duration: Annotated[
+        int | None,
+        typer.Option(
+            "--duration",
+            "-d",
+            help="Seconds; with sora-2 4, 8 or 12. Try with a short one first. Default: the model's.",
+        ),
+    ] = None,
     portrait: Annotated[bool, typer.Option("--portrait", help="Upright, for phones. Default: landscape.")] = False,
+    aspect_ratio: Annotated[
+        str | None, typer.Option(help="Another one that the model takes, such as 1:1, instead of --portrait.")
+    ] = None,
     image: Annotated[
         list[str] | None,
         typer.Option("--image", "-i", help="Public URL of a start image (JPG, PNG, WebP, up to 10 MB). Repeatable."),
@@ -41,6 +56,16 @@ def generate(
         typer.Option(
             "--key", "-k", help="Names this video for ever: the same key is never paid twice. Default: made up."
         ),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="The model's mode. Default: it follows from the images.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", help="What the model takes besides, such as sound=true. Repeatable."),
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A label to find the video by. Repeatable.")] = None,
+    fallback_model: Annotated[
+        list[str] | None,
+        typer.Option(help="Tried when APIXO says that the model does not exist or is unavailable. Repeatable."),
     ] = None,
     keep_watermark: Annotated[bool, typer.Option("--keep-watermark", help="Leave the watermark in.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the submission.")] = True,
@@ -71,8 +96,13 @@ def generate(
     request = VideoRequest.model_validate(
         {
             "prompt": prompt,
+            "model": model,
             "duration": duration,
-            "aspect_ratio": "portrait" if portrait else "landscape",
+            "aspect_ratio": "portrait" if portrait else aspect_ratio,
+            "mode": mode,
+            "options": dict(map(_option, option or [])),
+            "tags": tag or [],
+            "fallback_models": fallback_model or [],
             "image_urls": image or [],
             "remove_watermark": not keep_watermark,
         }
@@ -116,17 +146,36 @@ def run_and_show(
         err.print(f"To watch it: sora show {escape(key)} --link")
 
 
+def summary(request: VideoRequest) -> str:
+    """What is asked for, save for the prompt, in a few words."""
+    length = f"{request.seconds} s" if request.seconds is not None else None
+    parts = (length, request.aspect_ratio or request.shape, request.input()["mode"])
+    other = f" with {request.model}" if request.model != DEFAULT_MODEL else ""
+    return ", ".join(part for part in parts if part) + other
+
+
 def made_up_key(prompt: str) -> str:
     """A key a person can recognize: the prompt's first words, the time, and four random letters."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32].strip("-") or "video"
     return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def _option(text: str) -> tuple[str, Any]:
+    """`sound=true` as a name and a value, which is read as JSON where it is any."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter("give --option as NAME=VALUE, such as sound=true")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
     block = await load_block(ApixoApi, api)
     async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:
-            image = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
+            image = await check_image(resources.web, url, max_bytes=request.max_image_bytes)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
         await check_before_paying(resources.client, resources.store, resources.web, block)
         out.print(f"api       {block.base_url} answers and takes the key")
@@ -136,17 +185,19 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
     out.print(f"archive   bucket {resources.store.bucket} is there, keeps conditional writes, takes large files")
     out.print(f"key       {escape(key)}")
-    out.print(
-        f"request   {request.duration} s, {request.aspect_ratio}, {request.mode}, {len(request.prompt):,} characters"
-    )
+    out.print(f"request   {escape(summary(request))}, {len(request.prompt):,} characters")
+    unknown = unknown_model(request)
+    if unknown is not None:
+        err.print(f"[yellow]![/] {escape(unknown)}")
     if entry is not None:
-        same = "the same request" if entry.generation.request == request else "[red]a different request[/]"
+        same = "the same request" if is_same_video(entry.generation.request, request) else "[red]a different request[/]"
         out.print(f"ledger    this key is {entry.generation.state}, for {same}")
     if first is not None:
         if refuse_duplicates:
             raise duplicate_error(key, first)
         out.print(f"duplicate {escape(duplicate_sentence(key, first))}")
-    price = block.price_per_second
-    costs = f"{price * request.duration}" if price is not None else "unknown: the block has no price_per_second"
+    price = block.price(request.model, request.seconds)
+    field = "price_per_second" if request.model == DEFAULT_MODEL else f"price of {request.model} in prices"
+    costs = f"{price} {block.currency or ''}".rstrip() if price is not None else f"unknown: the block has no {field}"
     out.print(f"price     {costs}")
     out.print("No video was submitted, nothing was paid.")

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import err, one_line, out, shown_path
-from deployments.cli.generate import run_and_show
+from deployments.cli.generate import run_and_show, summary
 from deployments.connection import SetupError
 from flows.record.generation import Generation
 from flows.record.keys import check_key
@@ -128,15 +128,18 @@ def _gone(key: str, name: str, bucket: str) -> Exception:
 def _print(generation: Generation) -> None:
     request = generation.request
     out.print(f"[bold]{escape(generation.key)}[/]  {generation.state}")
-    out.print(f"  request    {request.duration} s, {request.aspect_ratio}, {request.mode}")
+    out.print(f"  request    {escape(summary(request))}")
+    if request.tags:
+        out.print(f"  tags       {escape(', '.join(request.tags))}")
     out.print(f"  prompt     {one_line(request.prompt[:300])}")
     for url in request.image_urls:
         out.print(f"  image      {escape(url)}")
     for attempt in generation.attempts:
         owner = attempt.claimed_by
         out.print(
-            f"  attempt {attempt.number}  {attempt.state}, task {escape(attempt.task_id or 'unknown')}, claimed "
-            f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by process {owner.pid} on {escape(owner.host)}"
+            f"  attempt {attempt.number}  {attempt.state}, {escape(attempt.model)}, task "
+            f"{escape(attempt.task_id or 'unknown')}, claimed {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by process "
+            f"{owner.pid} on {escape(owner.host)}"
         )
         if attempt.problem:
             out.print(f"             {escape(attempt.problem.kind)}: {one_line(attempt.problem.message)}")

@@ -17,13 +17,19 @@ def list_(
     open_: Annotated[bool, typer.Option("--open", help="Only what is not finished. Reads nothing else.")] = False,
     unconfirmed: Annotated[bool, typer.Option("--unconfirmed", help="Only what a person has to resolve.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed or was refused.")] = False,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="Only what has this tag. Repeatable: all of them.")
+    ] = None,
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
 ) -> None:
     """List the generations of the ledger: key, state, task, when claimed, prompt."""
     found = asyncio.run(_records(open_only=open_ or unconfirmed, archive=archive))
     wanted = {"unconfirmed"} if unconfirmed else {"failed", "rejected"} if failed else None
+    tags = set(tag or [])
     rows = table("key", "state", "task", "claimed (UTC)", "prompt")
-    shown = [item for item in found if wanted is None or item.state.value in wanted]
+    shown = [
+        item for item in found if (wanted is None or item.state.value in wanted) and tags <= set(item.request.tags)
+    ]
     for item in sorted(shown, key=lambda item: item.attempt.claimed_at):
         rows.add_row(
             escape(item.key),

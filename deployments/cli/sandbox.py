@@ -20,11 +20,15 @@ def sandbox(
     video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
     requests_per_minute: Annotated[int, typer.Option(help="More than these answer 429.")] = 10_000,
     max_concurrent_tasks: Annotated[int, typer.Option(help="More than these at once answer 429.")] = 1_000,
+    gone_model: Annotated[
+        list[str] | None, typer.Option(help="A model that answers 404, as one that is not offered any more.")
+    ] = None,
 ) -> None:
     """Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.
 
-    It takes the documented requests, with bearer key, limits, errors, states over time, callbacks and result URLs that
-    expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its first page lists all tasks.
+    It takes the documented requests of every model in the catalogue, with bearer key, limits, errors, states over time,
+    callbacks and result URLs that expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its first
+    page lists all tasks.
     """
     settings = SandboxSettings(
         api_key=api_key,
@@ -32,6 +36,7 @@ def sandbox(
         video_height=video_height,
         requests_per_minute=requests_per_minute,
         max_concurrent_tasks=max_concurrent_tasks,
+        gone_models=tuple(gone_model or ()),
     )
     err.print(f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port} at {speed:g} times life's speed.")
     err.print(f"Sample start image: http://127.0.0.1:{port}/samples/harbor.jpg")

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from deployments.sandbox.envelopes import failure, success
 from deployments.sandbox.faults import Fault
-from deployments.sandbox.generation import GenerationRequest, explain
+from deployments.sandbox.generation import InvalidInputError, explain, read_request
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
 from deployments.sandbox.pictures import FORMATS, sample
@@ -55,18 +55,27 @@ class _Calls:
     async def submit(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return refusal
+        model = request.path_params["model"]
+        if not self._settings.offers(model):
+            return self._failure(404, f"Model not found: {model}")
         try:
-            asked = GenerationRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            return self._failure(400, explain(error))
+            asked = read_request(model, await request.body())
+        except InvalidInputError as error:
+            return self._failure(400, str(error))
         if self._board.unfinished >= self._settings.max_concurrent_tasks:
             # The documentation does not say how one 429 differs from the other: the code must not need to know.
             return self._failure(429, "Rate limit exceeded")
-        task = self._board.create(asked, str(request.base_url))
+        task = self._board.create(model, asked, str(request.base_url))
         recorded: RecordedRequest | None = request.scope.get(RECORD_KEY)
         if recorded is not None:
             recorded.task_id, recorded.charged = task.task_id, True
         return JSONResponse(success({"taskId": task.task_id}))
+
+    async def balance(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        left = self._settings.balance - self._settings.task_price * len(self._board)
+        return JSONResponse({"code": 200, "message": "success", "data": round(left, 2)})
 
     async def status(self, request: Request) -> Response:
         if refusal := self._refusal(request):
@@ -77,6 +86,8 @@ class _Calls:
         task = self._board.get(task_id)
         if task is None:
             return self._failure(400, "task not found")
+        if task.model != request.path_params["model"]:
+            return self._failure(404, "task not found")
         return JSONResponse(success(task.data(self._board.links, str(request.base_url))))
 
     async def result(self, request: Request) -> Response:
@@ -125,6 +136,7 @@ class _Calls:
             [
                 {
                     **task.data(self._board.links, base_url),
+                    "model": task.model,
                     "request": task.request.model_dump(mode="json"),
                     "callbacks": [attempt.model_dump(mode="json") for attempt in task.callbacks],
                 }
@@ -159,8 +171,9 @@ def create_app(state: SandboxState) -> Starlette:
     return Starlette(
         routes=[
             Route("/", calls.index),
-            Route(SUBMIT_PATH, calls.submit, methods=["POST"]),
-            Route(STATUS_PATH, calls.status),
+            Route(SUBMIT_PATH + "{model}", calls.submit, methods=["POST"]),
+            Route(STATUS_PATH + "{model}", calls.status),
+            Route("/api/v1/apikeys/current-balance", calls.balance),
             Route("/results/{task_id}/{signature}/{name}", calls.result),
             Route("/samples/{name}.{ending}", calls.sample),
             Route("/sandbox/faults", calls.add_faults, methods=["POST"]),

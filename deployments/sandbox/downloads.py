@@ -38,7 +38,7 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
         case "empty":
             await exchange.answer(200, b"", {"content-type": "video/mp4"})
         case "other_duration":
-            other = 8 if task.request.input.duration == 4 else 4
+            other = 8 if task.request.input.seconds == 4 else 4
             await exchange.pass_on(FileResponse(await board.video_for(task, duration=other)))
         case "other_orientation":
             await exchange.pass_on(FileResponse(await board.video_for(task, turned=True)))

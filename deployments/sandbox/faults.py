@@ -29,6 +29,7 @@ ApiKind = Literal[
     "http_400",  # "Invalid parameters" for a submit
     "http_400_credits",  # "Insufficient credits"
     "http_400_html",  # a gateway's page
+    "http_400_model",  # "MODEL_UNAVAILABLE"
     "http_401",
     "redirect",  # 307 to the same address, nothing done
     "code_400_body",  # HTTP 200, code 400 in the body
@@ -121,6 +122,7 @@ class Fault(BaseModel):
     kind: FaultKind
     times: int = Field(1, ge=-1, description="How many matching requests get it; -1 for ever.")
     skip: int = Field(0, ge=0, description="How many matching requests pass unharmed before.")
+    model: str | None = Field(None, description="Limits it to calls for this model.")
     prompt_contains: str | None = Field(None, description="Limits it to tasks with this in their prompt.")
     seconds: float = Field(
         0, ge=0, description="Real seconds, not scaled by `speed`. A hang of 0 lasts until the caller gives up."
@@ -166,7 +168,13 @@ class FaultScript:
             return [entry.fault for entry in self._entries if entry.left]
 
     def take(
-        self, call: str, *, prompt: str | None = None, succeeded: bool = False, early: bool | None = None
+        self,
+        call: str,
+        *,
+        prompt: str | None = None,
+        model: str | None = None,
+        succeeded: bool = False,
+        early: bool | None = None,
     ) -> Fault | None:
         """The fault for a request that has just come, used up once.
 
@@ -179,6 +187,8 @@ class FaultScript:
                 if not entry.left or fault.call != call:
                     continue
                 if fault.prompt_contains is not None and fault.prompt_contains not in (prompt or ""):
+                    continue
+                if fault.model is not None and fault.model != model:
                     continue
                 if fault.kind in NEEDS_SUCCESS and not succeeded:
                     continue

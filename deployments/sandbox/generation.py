@@ -1,4 +1,6 @@
-"""The request body of a generation, checked as the documentation describes it."""
+"""The request body of a generation, checked as the documentation describes it: strictly that of sora-2, those of other
+models by the catalogue.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,40 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from deployments.sandbox.settings import PROMPT_LIMIT
+from apixo import catalogue
+from apixo.constants import DEFAULT_MODEL
+from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
 
 
-class GenerationInput(BaseModel):
-    """What is to be filmed. Strict: the string "4" is not the number 4."""
+class AnyInput(BaseModel):
+    """What is to be filmed, of any model. Strict: the string "4" is not the number 4."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    mode: str = ""
+    prompt: str = ""
+    duration: int | None = None
+    aspect_ratio: str | None = None
+    size: str | None = None
+    image_urls: list[str] | None = None
+    remove_watermark: bool = True
+
+    @property
+    def seconds(self) -> int:
+        """The video's length."""
+        return self.duration or UNASKED_SECONDS
+
+    @property
+    def ratio(self) -> str:
+        """The video's shape, as one of the words that `video_size` knows."""
+        asked = self.size or self.aspect_ratio
+        return asked if asked and asked != "auto" else "landscape"
+
+
+class GenerationInput(AnyInput):
+    """What is to be filmed by sora-2."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     mode: Literal["text-to-video", "image-to-video"]
     prompt: str = Field(min_length=1, max_length=PROMPT_LIMIT)
@@ -44,15 +73,15 @@ class GenerationInput(BaseModel):
         return value
 
 
-class GenerationRequest(BaseModel):
-    """The body of `generateTask`. Unknown fields are ignored."""
+class AnyRequest(BaseModel):
+    """The body of `generateTask`, of any model. Unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     request_type: Literal["async", "callback"] = "async"
     callback_url: str | None = Field(None, validate_default=True)
-    provider: Literal["official"] = "official"
-    input: GenerationInput
+    provider: Literal["auto", "value", "official"] | None = None
+    input: AnyInput
 
     @model_validator(mode="after")
     def _a_callback_needs_an_address(self) -> Self:
@@ -67,6 +96,37 @@ class GenerationRequest(BaseModel):
     def notify(self) -> str | None:
         """Where to call back, if at all."""
         return self.callback_url if self.request_type == "callback" else None
+
+
+class GenerationRequest(AnyRequest):
+    """The body of `generateTask/sora-2`."""
+
+    provider: Literal["official"] = "official"
+    input: GenerationInput
+
+
+class InvalidInputError(Exception):
+    """The body is not one that the model takes. The text is the message of a 400."""
+
+
+def read_request(model: str, body: bytes) -> AnyRequest:
+    """The body of a submission for a model.
+
+    Raises:
+        InvalidInputError: it is not one that the model takes.
+    """
+    try:
+        if model == DEFAULT_MODEL:
+            return GenerationRequest.model_validate_json(body)
+        asked = AnyRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInputError(explain(error)) from error
+    known = catalogue.find(model)
+    sent = asked.input.model_dump(exclude_unset=True)
+    if known is not None and (problems := known.problems(sent, model)):
+        told = "; ".join(f"input.{field}: {problem}" for field, problem in problems)
+        raise InvalidInputError(f"Invalid parameters: {told}")
+    return asked
 
 
 def explain(error: ValidationError) -> str:

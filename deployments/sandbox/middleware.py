@@ -19,8 +19,9 @@ from deployments.sandbox.state import SandboxState
 from deployments.sandbox.tasks import Task
 from deployments.sandbox.wire import Exchange, read_body
 
-SUBMIT_PATH = "/api/v1/generateTask/sora-2"
-STATUS_PATH = "/api/v1/statusTask/sora-2"
+#: Behind both stands the model.
+SUBMIT_PATH = "/api/v1/generateTask/"
+STATUS_PATH = "/api/v1/statusTask/"
 #: Under this path the sandbox itself is controlled: not recorded, and without faults.
 CONTROL_PATH = "/sandbox/"
 #: Where a handler finds the record of its own request, in the ASGI scope.
@@ -50,7 +51,8 @@ class FaultyWire:
         downloads = scope["method"] == "GET" and (call == "image" or (call == "result" and task is not None))
         if call in ("submit", "status") or downloads:
             prompt = task.request.input.prompt if task else _prompt_of(body)
-            fault = self._state.faults.take(call, prompt=prompt, succeeded=succeeded)
+            model = task.model if task else _model_of(scope)
+            fault = self._state.faults.take(call, prompt=prompt, model=model, succeeded=succeeded)
         recorded = self._recorded(scope, body, call)
         recorded.fault = fault.kind if fault else None
         self._state.record.add(recorded)
@@ -82,6 +84,7 @@ class FaultyWire:
             path=scope["path"],
             query=query.decode("latin-1"),
             call=call,
+            model=_model_of(scope),
             headers=headers,
             carried_api_key=any(key in part for part in everywhere),
             body=body[:MOST_BODY_BYTES].decode("utf-8", "replace"),
@@ -98,13 +101,18 @@ class FaultyWire:
 
 def _call_of(scope: Scope) -> Call:
     path: str = scope["path"]
-    if path == SUBMIT_PATH and scope["method"] == "POST":
+    if path.startswith(SUBMIT_PATH) and scope["method"] == "POST":
         return "submit"
-    if path == STATUS_PATH and scope["method"] == "GET":
+    if path.startswith(STATUS_PATH) and scope["method"] == "GET":
         return "status"
     if path.startswith("/results/"):
         return "result"
     return "image" if path.startswith("/samples/") else "other"
+
+
+def _model_of(scope: Scope) -> str | None:
+    path: str = scope["path"]
+    return path.rsplit("/", 1)[1] if path.startswith((SUBMIT_PATH, STATUS_PATH)) else None
 
 
 def _task_id_of(scope: Scope, call: Call) -> str | None:

@@ -51,10 +51,11 @@ async def refuse(exchange: Exchange, fault: Fault) -> bool:
             await exchange.answer(400, failure(400, "task not found"))
         case ["code", code, "body"]:
             await exchange.answer(200, failure(int(code), MESSAGES[int(code)]))
-        case ["http", code, *kind] if kind in ([], ["html"], ["credits"]):
+        case ["http", code, *kind] if kind in ([], ["html"], ["credits"], ["model"]):
             status = int(code)
             page = PAGE.format(f"{status} {HTTPStatus(status).phrase}")
-            message = "Insufficient credits" if kind == ["credits"] else MESSAGES.get(status, "")
+            said = {"credits": "Insufficient credits", "model": "MODEL_UNAVAILABLE"}
+            message = said.get("".join(kind)) or MESSAGES.get(status, "")
             is_api = fault.call in ("submit", "status")
             headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
             await exchange.answer(status, failure(status, message) if is_api and kind != ["html"] else page, headers)

@@ -29,7 +29,7 @@ a {{ color: #a4462c }} .success {{ color: #2b7a4b }} .failed {{ color: #b3261e }
 </head>
 <body>
 <h1>APIXO sandbox</h1>
-<p>A local fake of the APIXO Sora-2 video API. It answers like the documentation, costs nothing, and its videos are
+<p>A local fake of the APIXO video API. It answers like the documentation, costs nothing, and its videos are
 painted here rather than generated. It runs {speed:g} times faster than life.</p>
 <p>Base URL <code>{base_url}</code>, sample images for image-to-video below, requests and tasks as JSON at
 <a href="sandbox/requests">sandbox/requests</a> and <a href="sandbox/tasks">sandbox/tasks</a>.</p>
@@ -60,7 +60,7 @@ def _row(task: Task, board: TaskBoard, base_url: str) -> str:
     video = escape(task.fail_code or "")
     if task.state == "success" and task.expires_at is not None:
         address = escape(board.links.make(base_url, task.task_id, task.expires_at), quote=True)
-        video = "expired" if task.expired else f'<a href="{address}">{task.request.input.duration} s</a>'
+        video = "expired" if task.expired else f'<a href="{address}">{task.request.input.seconds} s</a>'
     prompt = escape(task.request.input.prompt[:160])
     age = f"{time.time() - task.created_at:.0f} s"
     state = f'<span class="{task.state}">{task.state}</span>'

@@ -25,6 +25,7 @@ class RecordedRequest(BaseModel):
     path: str
     query: str = Field(description="The query string as it was sent, without the question mark.")
     call: Call
+    model: str | None = Field(None, description="Of a submit or status call, the model in its path.")
     headers: dict[str, str] = Field(description="Names in lower case; the value of Authorization is masked.")
     carried_api_key: bool = Field(description="Whether the API key occurred anywhere in headers, URL or body.")
     body: str = Field(description="The first 20,000 bytes of the body as text.")

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apixo import catalogue
+
 #: Shortest and longest time a generation takes, in seconds, by the video's duration (APIXO's documentation).
 GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 300), 12: (240, 360)}
+#: Length of a video whose request does not say it. Our choice.
+UNASKED_SECONDS = 5
 #: A task is `pending` for this part of its time, then `processing`. Our choice: the documentation gives no number.
 PENDING_PART = 0.1
 #: APIXO: prompts of up to 10,000 characters.
@@ -33,6 +37,12 @@ class SandboxSettings(BaseModel):
     speed: float = Field(
         1, gt=0, description="How many times faster than life: every duration of the provider is divided by it."
     )
+    balance: float = Field(100, description="What the account has at first.")
+    task_price: float = Field(1, ge=0, description="What each task takes off the balance. A made-up number.")
+    gone_models: tuple[str, ...] = Field((), description="Models that are not offered any more: a submit answers 404.")
+    other_models: tuple[str, ...] = Field(
+        (), description="Models beyond the catalogue that are offered as well; their input is not checked."
+    )
     requests_per_minute: int = Field(
         10_000, ge=0, description="Calls accepted in any sliding minute (divided by `speed`); one more answers 429."
     )
@@ -53,6 +63,10 @@ class SandboxSettings(BaseModel):
     data_dir: Path | None = Field(
         None, description="Where videos are kept, and found again; a temporary folder, removed at exit, when not given."
     )
+
+    def offers(self, model: str) -> bool:
+        """Whether a submission for this model is looked at."""
+        return model not in self.gone_models and (model in self.other_models or catalogue.find(model) is not None)
 
     def scaled(self, seconds: float) -> float:
         """A duration of the provider, in seconds of this sandbox."""

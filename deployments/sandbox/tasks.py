@@ -19,7 +19,7 @@ import httpx
 from deployments.sandbox.callback_sender import CallbackAttempt, deliver
 from deployments.sandbox.envelopes import success
 from deployments.sandbox.faults import FaultScript
-from deployments.sandbox.generation import GenerationRequest
+from deployments.sandbox.generation import AnyRequest
 from deployments.sandbox.images import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.links import ResultLinks
 from deployments.sandbox.settings import (
@@ -30,6 +30,7 @@ from deployments.sandbox.settings import (
     SandboxSettings,
 )
 from deployments.sandbox.video_store import VideoStore
+from deployments.sandbox.videos import video_size
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Task:
     """One accepted generation. Changed by the event loop only; safe to read from any thread. Times are Unix seconds."""
 
     task_id: str
-    request: GenerationRequest
+    model: str
+    request: AnyRequest
     #: How the caller of the submit reached the sandbox; the callback's result address is built on it.
     base_url: str
     #: How long the generation takes, in seconds of the sandbox.
@@ -135,12 +137,14 @@ class TaskBoard:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def create(self, request: GenerationRequest, base_url: str) -> Task:
+    def create(self, model: str, request: AnyRequest, base_url: str) -> Task:
         """Accepts a generation, which the provider would now charge, and starts it."""
-        shortest, longest = GENERATION_SECONDS[request.input.duration]
+        nearest = min(GENERATION_SECONDS, key=lambda seconds: abs(seconds - request.input.seconds))
+        shortest, longest = GENERATION_SECONDS[nearest]
         task = Task(
             # Not seeded: a sandbox started anew must not give out the ids of the one before.
             task_id=f"task_{secrets.token_hex(6)}",
+            model=model,
             request=request,
             base_url=base_url,
             planned_seconds=self._settings.scaled(self._random.uniform(shortest, longest)),
@@ -148,7 +152,9 @@ class TaskBoard:
         with self._lock:
             self._tasks[task.task_id] = task
         self._open += 1
-        early = bool(request.notify) and self._faults.take("callback", prompt=request.input.prompt, early=True)
+        early = bool(request.notify) and self._faults.take(
+            "callback", prompt=request.input.prompt, model=model, early=True
+        )
         if early:
             self._keep(self._call_back(task, early=True))
         self._keep(self._live(task, call_back=not early))
@@ -157,12 +163,13 @@ class TaskBoard:
     async def video_for(self, task: Task, *, duration: int | None = None, turned: bool = False) -> Path:
         """The task's video; for faults also one of another duration (in seconds) or orientation."""
         asked = task.request.input
-        aspect_ratio = asked.aspect_ratio
+        aspect_ratio = asked.ratio
         if turned:
-            aspect_ratio = "portrait" if aspect_ratio == "landscape" else "landscape"
+            width, height = video_size(aspect_ratio, 90)
+            aspect_ratio = "portrait" if width >= height else "landscape"
         return await self.videos.video(
             prompt=asked.prompt,
-            duration=duration or asked.duration,
+            duration=duration or asked.seconds,
             aspect_ratio=aspect_ratio,
             image=None,
             watermark=not asked.remove_watermark,
@@ -189,7 +196,7 @@ class TaskBoard:
         task.state, task.started_at = "processing", time.time()
         asked = task.request.input
         images: list[bytes] = []
-        if asked.mode == "image-to-video":
+        if asked.mode != "text-to-video":
             images = [await fetch_image(self._network, url) for url in asked.image_urls or []]
         if FORBIDDEN_WORD in asked.prompt.lower():
             await asyncio.sleep(due - clock())
@@ -197,8 +204,8 @@ class TaskBoard:
             return
         video = await self.videos.video(
             prompt=asked.prompt,
-            duration=asked.duration,
-            aspect_ratio=asked.aspect_ratio,
+            duration=asked.seconds,
+            aspect_ratio=asked.ratio,
             image=images[0] if images else None,
             watermark=not asked.remove_watermark,
         )
@@ -208,7 +215,11 @@ class TaskBoard:
         _end(task)
 
     async def _call_back(self, task: Task, *, early: bool) -> None:
-        fault = None if early else self._faults.take("callback", prompt=task.request.input.prompt, early=False)
+        fault = (
+            None
+            if early
+            else self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
+        )
         await deliver(
             self._network,
             task.request.notify or "",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from deployments.sandbox.videos import AspectRatio, RenderingCancelledError, render_video
+from deployments.sandbox.videos import RenderingCancelledError, render_video
 
 #: Raised when videos look different, so that a kept `data_dir` does not serve the old ones.
 LOOK = 2
@@ -34,7 +34,7 @@ class VideoStore:
         self._under_way: dict[Path, asyncio.Future[None]] = {}
 
     async def video(
-        self, *, prompt: str, duration: int, aspect_ratio: AspectRatio, image: bytes | None, watermark: bool
+        self, *, prompt: str, duration: int, aspect_ratio: str, image: bytes | None, watermark: bool
     ) -> Path:
         """The video for these inputs, rendered unless it is there. `duration` in seconds; `image` an encoded one."""
         about = [LOOK, self._height, prompt, duration, aspect_ratio, watermark, _digest(image)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import textwrap
 import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -17,8 +18,6 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from deployments.sandbox.pictures import landscape, seed_of
-
-AspectRatio = Literal["landscape", "portrait"]
 
 FRAMES_PER_SECOND = 24
 #: How far the view moves over a whole video, as a part of its width.
@@ -39,10 +38,16 @@ class RenderingCancelledError(Exception):
     """The sandbox was stopped while it rendered this video. Nothing was left behind."""
 
 
-def video_size(aspect_ratio: AspectRatio, height: int) -> tuple[int, int]:
-    """Width and height in pixels for a short side of `height`, rounded to the even numbers H.264 needs."""
-    short, long = height // 2 * 2, round(height * 16 / 9 / 2) * 2
-    return (long, short) if aspect_ratio == "landscape" else (short, long)
+def video_size(aspect_ratio: str, height: int) -> tuple[int, int]:
+    """Width and height in pixels for a short side of `height`, rounded to the even numbers H.264 needs.
+
+    `aspect_ratio` is `landscape`, `portrait`, a ratio such as `4:3`, or a size such as `1280*720`.
+    """
+    named = {"landscape": "16:9", "portrait": "9:16"}.get(aspect_ratio, aspect_ratio)
+    found = re.fullmatch(r"([1-9]\d{0,4})[:*x]([1-9]\d{0,4})", named)
+    wide, high = (int(found[1]), int(found[2])) if found else (16, 9)
+    short, long = height // 2 * 2, round(height * max(wide, high) / min(wide, high) / 2) * 2
+    return (long, short) if wide > high else (short, long)
 
 
 def render_video(
@@ -50,7 +55,7 @@ def render_video(
     *,
     prompt: str,
     duration_seconds: int,
-    aspect_ratio: AspectRatio,
+    aspect_ratio: str,
     height: int,
     image: Image.Image | None,
     watermark: bool,

@@ -1,11 +1,16 @@
-"""What a batch may still pay. Prices are the user's own: the block's `price_per_second`."""
+"""What a batch may still pay. Prices are the user's own: the block's `price_per_second` and `prices`."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Final
 
+from apixo.constants import DEFAULT_MODEL
+from blocks.prices import Price, price_of
 from flows.record.errors import PipelineError
-from flows.record.generation import Generation, State
+from flows.record.generation import Attempt, Generation, State
+
+NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
 
 
 class BudgetError(PipelineError):
@@ -19,7 +24,9 @@ class Budget:
     says no to everything that asks later, cheaper or not.
 
     Args:
-        price_per_second: of video; None: unknown, so nothing is counted.
+        price_per_second: of video of the default model; None: unknown, so nothing is counted.
+        prices: of each model, by its name.
+        models: those that may be asked. With a limit, each needs a price.
         max_spend: the most all runs of the batch together may pay; None: no limit.
         spent_before: what earlier runs paid.
 
@@ -28,14 +35,21 @@ class Budget:
     """
 
     def __init__(
-        self, *, price_per_second: Decimal | None, max_spend: Decimal | None = None, spent_before: Decimal = Decimal(0)
+        self,
+        *,
+        price_per_second: Decimal | None,
+        prices: Mapping[str, Price] = NO_PRICES,
+        models: Collection[str] = (DEFAULT_MODEL,),
+        max_spend: Decimal | None = None,
+        spent_before: Decimal = Decimal(0),
     ) -> None:
-        if max_spend is not None and price_per_second is None:
+        self._price_per_second, self._prices = price_per_second, prices
+        unknown = [model for model in models if self.price(1, model) is None]
+        if max_spend is not None and unknown:
             raise BudgetError(
-                "max_spend needs a price: set price_per_second in the apixo-api block to what you pay for a second of "
-                "video. Nothing was submitted."
+                f"max_spend needs a price of {', '.join(unknown)}: set price_per_second (of {DEFAULT_MODEL}) or prices "
+                "in the apixo-api block to what you pay. Nothing was submitted."
             )
-        self.price_per_second = price_per_second
         self.max_spend = max_spend
         self.spent_before = spent_before
         self._reserved: dict[str, Decimal] = {}
@@ -44,24 +58,39 @@ class Budget:
     @property
     def spent(self) -> Decimal | None:
         """What this run paid, as far as it knows; None without a price."""
-        return sum(self._reserved.values(), Decimal(0)) if self.price_per_second is not None else None
+        return sum(self._reserved.values(), Decimal(0)) if self.counts else None
 
-    def price(self, duration_seconds: int) -> Decimal | None:
+    @property
+    def counts(self) -> bool:
+        """Whether there is any price to count with."""
+        return self._price_per_second is not None or bool(self._prices)
+
+    def price(self, duration_seconds: int | None, model: str = DEFAULT_MODEL) -> Decimal | None:
         """What a video costs; None without a price."""
-        return self.price_per_second * duration_seconds if self.price_per_second is not None else None
+        return price_of(model, duration_seconds, price_per_second=self._price_per_second, prices=self._prices)
 
-    def reserve(self, key: str, duration_seconds: int) -> None:
+    def reserve(self, key: str, duration_seconds: int | None, model: str = DEFAULT_MODEL) -> None:
         """Takes the price of a video out, once per key: of several tries at most one is paid.
 
+        A try with a fallback model replaces what was taken out for the model before.
+
         Raises:
-            BudgetError: that would exceed the limit, or the budget is closed.
+            BudgetError: that would exceed the limit, it has no price and there is a limit, or the budget is closed.
         """
-        if key in self._reserved:
+        known = self.price(duration_seconds, model)
+        price = known or Decimal(0)
+        held = self._reserved.get(key)
+        if held == price:
             return
-        if self.closed is not None:
+        if held is None and self.closed is not None:
             raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
-        price = self.price(duration_seconds) or Decimal(0)
-        total = self.spent_before + sum(self._reserved.values(), Decimal(0)) + price
+        if known is None and self.max_spend is not None:
+            raise BudgetError(
+                f"{key} was not submitted: max_spend needs its price, and with {model} it has none. Give it a "
+                "duration, or the model a price per video.",
+                key=key,
+            )
+        total = self.spent_before + sum(self._reserved.values(), Decimal(0)) - (held or Decimal(0)) + price
         if self.max_spend is not None and total > self.max_spend:
             self.close(
                 f"max_spend is {self.max_spend}, and with this video the batch would come to {total}. Raise it and "
@@ -86,16 +115,33 @@ one that failed: whether APIXO charges for those is not documented."""
 
 def paid_attempts(generation: Generation | None) -> int:
     """How many attempts of a generation were, or may have been, paid."""
-    if generation is None:
-        return 0
-    # A late answer's task stands in two attempts and was paid once; one that another superseded was paid as well.
-    unclear = [item for item in generation.attempts if item.task_id is None and item.state not in NOT_PAID]
-    return len(unclear) + len(generation.task_ids)
+    return 0 if generation is None else len(_payments(generation))
 
 
-def spent_on(generations: Iterable[Generation | None], price_per_second: Decimal | None) -> Decimal:
-    """What was paid for these generations so far."""
-    if price_per_second is None:
-        return Decimal(0)
-    seconds = sum(paid_attempts(item) * item.request.duration for item in generations if item is not None)
-    return price_per_second * seconds
+def _payments(generation: Generation) -> list[Attempt]:
+    """For each payment that there was, or may have been, the attempt that it was made in."""
+    found: list[Attempt] = []
+    seen: set[str] = set()
+    for attempt in generation.attempts:
+        if attempt.task_id is None and attempt.state not in NOT_PAID:
+            found.append(attempt)
+        # A late answer's task stands in two attempts and was paid once; one that another superseded was paid as well.
+        new = attempt.task_ids - seen
+        found += [attempt] * len(new)
+        seen |= new
+    return found
+
+
+def spent_on(
+    generations: Iterable[Generation | None],
+    price_per_second: Decimal | None,
+    prices: Mapping[str, Price] = NO_PRICES,
+) -> Decimal:
+    """What was paid for these generations so far: by the price at the time, else by today's."""
+    total = Decimal(0)
+    for generation in filter(None, generations):
+        for attempt in _payments(generation):
+            seconds = generation.request.on(attempt.model).seconds
+            today = price_of(attempt.model, seconds, price_per_second=price_per_second, prices=prices)
+            total += attempt.price if attempt.price is not None else today or Decimal(0)
+    return total

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from apixo import VideoRequest
+from apixo.requests import NOT_OF_THE_MODEL
 from flows.batch.cells import line_ends, normalize
 from flows.record.indexes import request_digest
 from flows.record.keys import check_key
@@ -115,18 +116,27 @@ class Row(BaseModel):
 FIELDS: Final = tuple(BatchItem.model_fields)
 ALLOWED: Final = {
     "prompt": "must be a text of 1 to 10,000 characters",
-    "duration": "must be 4, 8 or 12 seconds",
-    "aspect_ratio": "must be landscape (16:9) or portrait (9:16)",
+    "model": "must be a model's name, such as sora-2",
+    "duration": "must be 4, 8 or 12 seconds with sora-2",
+    "aspect_ratio": "must be landscape (16:9) or portrait (9:16), or another one that the model takes, such as 1:1",
     "image_urls": (
         "must be public http:// or https:// addresses of JPG, PNG or WebP images, of at most 2,000 characters each, "
         "whole, without file names, brackets, user name or password"
     ),
-    "mode": "must be text-to-video or image-to-video, or be left out",
+    "mode": "must be text-to-video or image-to-video, or another one that the model has, or be left out",
     "remove_watermark": "must be true or false, yes or no; an empty cell means true",
+    "options": 'must be an object such as {"sound": true}',
+    "tags": "must be at most 20 labels, each of 1 to 50 letters, digits, blanks and . : + - _",
+    "fallback_models": "must be at most 5 names of models",
     "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
     "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01; 3/1/2026 can be meant in two ways",
 }
-"""What each field takes. Pydantic's and urllib's own words are not used: some of them repeat a part of the address."""
+"""What each field takes, save where the model decides that. Pydantic's and urllib's own words are not used: some of
+them repeat a part of the address."""
+
+
+OF_THE_MODEL: Final = frozenset({"duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "options"})
+"""Fields that are right or wrong by the model."""
 
 
 def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
@@ -166,11 +176,16 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
     found = [*problems, *(RowProblem(field=field, message=message) for field, message in unclear.items())]
     count = len(found)
     left = _without({problem.field for problem in found} - left.keys(), left)
+    known_wrong: set[str] = set()
     while True:
         try:
             item = BatchItem.model_validate(left, strict=True)
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
+            # A field that was left out because it is wrong is not missing.
+            details = [detail for detail in details if not detail["loc"] or detail["loc"][0] not in known_wrong]
+            if not details:
+                break
         else:
             break
         new = [_problem(detail) for detail in details[:MAX_PROBLEMS]]
@@ -181,6 +196,7 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
         if not wrong:
             break
         left = _without(wrong, left)
+        known_wrong |= wrong
     if not found:
         return Row(line=line, item=item)
     if count > MAX_PROBLEMS:
@@ -197,6 +213,8 @@ def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
         left["prompt"] = "-"
     if "image_urls" in wrong:
         left.pop("mode", None)
+    if "model" in wrong:  # what the right one takes cannot be known
+        left = {name: value for name, value in left.items() if name not in OF_THE_MODEL}
     return left
 
 
@@ -208,7 +226,7 @@ def _problem(detail: ErrorDetails) -> RowProblem:
     name = str(detail["loc"][0])
     if name not in FIELDS:
         return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. {allowed_fields()}")
-    message = "is missing" if detail["type"] == "missing" else ALLOWED[name]
+    message = {"missing": "is missing", NOT_OF_THE_MODEL: detail["msg"]}.get(detail["type"], ALLOWED[name])
     return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
 
 

@@ -37,6 +37,8 @@ KINDS: Final[dict[str, Kind]] = {
     "xlsx": "workbook",
 }
 SAVE_AS: Final = "Save it as UTF-8; in Excel as 'CSV UTF-8 (comma delimited)', or as .xlsx."
+MAX_NAME_CHARACTERS: Final = 200
+"""How much of a file's name an error repeats; the end of it."""
 
 
 def nothing(_: str) -> None:

@@ -4,21 +4,23 @@ Only what can be meant in one way is understood: `8.0` and `8 s` are 8, `9:16` i
 is, and the checks of the field then refuse it.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-DURATION: Final = re.compile(r"(4|8|12)(?:[.,]0+)?\s*(?:s|sec|secs|second|seconds)?", re.IGNORECASE)
+from apixo.constants import DEFAULT_MODEL
+
+DURATION: Final = re.compile(r"([1-9]\d{0,3})(?:[.,]0+)?\s*(?:s|sec|secs|second|seconds)?", re.IGNORECASE)
 """pandas and LibreOffice write 8.0 where a column has empty cells; with a decimal comma it is 8,0."""
 SWITCHES: Final = {
     **dict.fromkeys(("true", "yes", "1", "1.0", "wahr", "vrai", "verdadero"), True),
     **dict.fromkeys(("false", "no", "0", "0.0", "falsch", "faux", "falso"), False),
 }
 """Excel saves TRUE and FALSE in the language of its user."""
-RATIOS: Final = {
-    **dict.fromkeys(("landscape", "16:9", "16:09"), "landscape"),
-    **dict.fromkeys(("portrait", "9:16"), "portrait"),
-}
+RATIOS: Final = {"landscape": "landscape", "16:9": "landscape", "portrait": "portrait", "9:16": "portrait"}
+"""What sora-2 calls them. Other models take ratios as they are."""
+SHOWN_RATIOS: Final = {"16:09": "16:9", "1:01": "1:1", "4:03": "4:3", "3:04": "3:4", "21:09": "21:9"}
 """Excel takes 16:9 for nine minutes past four in the afternoon and shows 16:09."""
 MIDNIGHT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|\+00:?00)?", re.ASCII)
 """A day as pandas, LibreOffice and JavaScript write it. Any other time of the day is not a day."""
@@ -56,6 +58,9 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             values[field] = _READERS[field](value) if field in _READERS else value
         except CellError as error:
             problems[field] = str(error)
+    if values.get("model", DEFAULT_MODEL) == DEFAULT_MODEL and "aspect_ratio" in values:
+        ratio = values["aspect_ratio"]
+        values["aspect_ratio"] = RATIOS.get(ratio, ratio) if isinstance(ratio, str) else ratio
     return values, problems
 
 
@@ -98,6 +103,8 @@ def addresses(text: str) -> list[str]:
 
 
 def _duration(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     found = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     return int(found[1]) if found else value
 
@@ -107,7 +114,7 @@ def _aspect_ratio(value: Any) -> Any:
         return value
     text = value.strip().lower()
     time = _TIME.fullmatch(text)
-    return RATIOS.get(time[1] if time else text, value)
+    return SHOWN_RATIOS.get(time[1], time[1]) if time else text if text in RATIOS else value
 
 
 def _image_urls(value: Any) -> Any:
@@ -126,6 +133,33 @@ def _remove_watermark(value: Any) -> Any:
     return SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
+def _model(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _options(value: Any) -> Any:
+    """An object that is written as JSON in a cell; any other text stays, and is refused."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, dict) else value
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError
+
+
+def _tags(value: Any) -> Any:
+    return [tag for part in value.split(",") if (tag := part.strip())] if isinstance(value, str) else value
+
+
+def _fallback_models(value: Any) -> Any:
+    return re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
+
+
 def _id(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # as a CSV cell has it. Not 7.0: another program writes the same row as 7, another video
@@ -140,6 +174,10 @@ def _not_before(value: Any) -> Any:
 
 
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "model": _model,
+    "options": _options,
+    "tags": _tags,
+    "fallback_models": _fallback_models,
     "duration": _duration,
     "aspect_ratio": _aspect_ratio,
     "image_urls": _image_urls,

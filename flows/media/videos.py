@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import av
 from av import VideoCodecContext
@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from apixo.catalogue import Shape
 from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
 
@@ -145,21 +146,22 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
         )
 
 
-def compare(facts: VideoFacts, *, duration_seconds: float, aspect_ratio: Literal["landscape", "portrait"]) -> list[str]:
+def compare(facts: VideoFacts, *, duration_seconds: float | None, aspect_ratio: Shape | None) -> list[str]:
     """What differs from the order, as sentences: warnings only, for the video is paid for. Pure.
 
     Args:
         facts: From `inspect_video`.
-        duration_seconds: The length that was asked for; DURATION_TOLERANCE_SECONDS more or less is the same.
-        aspect_ratio: The shape that was asked for. A square is neither.
+        duration_seconds: The length that was asked for; DURATION_TOLERANCE_SECONDS more or less is the same. None: the
+            model decides.
+        aspect_ratio: The shape that was asked for. None: the model, or the image, decides.
     """
     warnings = []
-    if abs(facts.duration_seconds - duration_seconds) > DURATION_TOLERANCE_SECONDS:
+    if duration_seconds is not None and abs(facts.duration_seconds - duration_seconds) > DURATION_TOLERANCE_SECONDS:
         warnings.append(f"The video lasts {facts.duration_seconds:.1f} s, {duration_seconds:g} s were asked for.")
     shape = "landscape" if facts.width > facts.height else "portrait"
     if facts.width == facts.height:
         shape = "square"
-    if shape != aspect_ratio:
+    if aspect_ratio is not None and shape != aspect_ratio:
         warnings.append(f"The video is {shape} ({facts.width} x {facts.height}), {aspect_ratio} was asked for.")
     return warnings
 

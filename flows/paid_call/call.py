@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, TypeVar
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
@@ -90,6 +91,8 @@ class PaidCall:
 
     Attributes:
         key, request: the video.
+        model: which one is asked for it: the request's, or one of its fallback models.
+        price, currency: what it costs, as the attempt has it.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
@@ -102,6 +105,9 @@ class PaidCall:
 
     key: str
     request: VideoRequest
+    model: str
+    price: Decimal | None
+    currency: str | None
     over: Entry | None
     owner: Owner
     callback_url: str | None
@@ -123,6 +129,7 @@ class PaidCall:
         """
         if stopping.is_set():
             raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
+        sent = self.request.on(self.model)
         started, started_at = self.monotonic(), self.now()
         claimed = await ledger.claim(
             transitions.claim(
@@ -134,6 +141,9 @@ class PaidCall:
                 now=started_at,
                 granted_by=self.granted_by,
                 waited_for=self.waits,
+                model=self.model,
+                price=self.price,
+                currency=self.currency,
             ),
             over=self.over,
         )
@@ -155,7 +165,7 @@ class PaidCall:
                 raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
 
         try:
-            task_id = await client.submit_once(self.request, callback_url=self.callback_url, before_sending=still_ours)
+            task_id = await client.submit_once(sent, callback_url=self.callback_url, before_sending=still_ours)
         except ProvablyUnpaidError as error:
             return await self._write_rejected(claimed, error, ledger)
         except BaseException as error:  # noqa: BLE001 - also a cancellation: the request may have been sent

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from apixo import VideoRequest
 from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, Problem, State
 
@@ -143,6 +144,13 @@ def task_of_another_key(task_id: str, key: str) -> Problem:
             f"mistake, name the right one with `sora resolve {key} --task-id …` first"
         ),
     )
+
+
+def unknown_model(request: VideoRequest) -> str | None:
+    """That nothing is known of a model, so that its request is sent unchecked; None: the catalogue has it."""
+    if request.catalogued is not None:
+        return None
+    return f"the catalogue does not have the model {request.model}: its options are sent as they are, unchecked"
 
 
 def duplicate_sentence(key: str, first_key: str) -> str:

@@ -1,17 +1,20 @@
 """The record of one generation: what was asked for, every paid call, and what came of it."""
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from apixo import GenerationFailedError, VideoRequest, generation_failed
+from apixo.constants import DEFAULT_MODEL
 from flows.record import object_names
 from flows.record.errors import LedgerError
 
-SCHEMA: Final = 2
-"""The version of the record's shape. A reader refuses a newer one rather than guess. 2: each task has a folder."""
+SCHEMA: Final = 3
+"""The version of the record's shape. A reader refuses a newer one rather than guess. 2: each task has a folder. 3: each
+attempt has a model."""
 
 
 class State(StrEnum):
@@ -78,6 +81,9 @@ class PaidTask(_Model):
     key: str
     attempt_number: int
     task_id: str
+    model: str = Field(
+        default=DEFAULT_MODEL, description="The model it was submitted for: it is polled under this one."
+    )
     folder: str = Field(description="Where its objects go: a folder that no other task of any key has.")
 
 
@@ -98,6 +104,9 @@ class Attempt(_Model):
     """One paid call, from its claim to its end."""
 
     number: int = Field(description="1 for the first.")
+    model: str = Field(default=DEFAULT_MODEL, description="The model it was claimed for; older records have no other.")
+    price: Decimal | None = Field(default=None, description="What it costs if it is taken, by the block at the claim.")
+    currency: str | None = Field(default=None, description="Of the price, as the block names it.")
     claimed_at: datetime = Field(description="When it was claimed, by the claimer's clock.")
     claimed_by: Owner
     lease_seconds: float = Field(description="Without an answer for this long, the owner counts as dead.")
@@ -177,7 +186,14 @@ class Generation(_Model):
             raise LedgerError(f"{self.key} is {self.state} and has no task.", key=self.key)
         # Records of schema 1 name no folder: all their attempts shared one, by the day of the last claim.
         folder = attempt.folder or object_names.folder(self.key, attempt.claimed_at)
-        return PaidTask(key=self.key, attempt_number=attempt.number, task_id=attempt.task_id, folder=folder)
+        return PaidTask(
+            key=self.key, attempt_number=attempt.number, task_id=attempt.task_id, model=attempt.model, folder=folder
+        )
+
+    @property
+    def asked(self) -> VideoRequest:
+        """What was asked for in the last attempt: of the request's model, or of a fallback model."""
+        return self.request.on(self.attempt.model)
 
     @property
     def video(self) -> ArchivedObject | None:

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apixo import VideoRequest
+from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from flows.record.errors import LedgerError
@@ -230,13 +231,27 @@ def _parsed(task_id: str, data: bytes) -> TaskOwner:
         ) from error
 
 
+NOT_ASKED_FOR: Final = frozenset({"tags", "fallback_models"})
+"""Fields of a request that make no other video: how it is found again, and what happens where its model is gone."""
+ADDED_LATER: Final[dict[str, object]] = {"model": DEFAULT_MODEL, "options": {}}
+"""Fields that requests did not always have, with their defaults. Left out where they have these, so that a request of
+before keeps its digest, and with it its key: else every known calendar would be paid for again."""
+
+
 def canonical(request: VideoRequest) -> str:
-    """A request as a text that is the same for equal requests."""
-    return json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """A request as a text that is the same for requests of the same video."""
+    fields = request.model_dump(mode="json", exclude=set(NOT_ASKED_FOR))
+    fields = {name: value for name, value in fields.items() if (name, value) not in ADDED_LATER.items()}
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def is_same_video(one: VideoRequest, other: VideoRequest) -> bool:
+    """Whether two requests ask for the same video: all but their tags and fallback models is equal."""
+    return canonical(one) == canonical(other)
 
 
 def request_digest(request: VideoRequest) -> str:
-    """SHA-256 of a request, in hex."""
+    """SHA-256 of what a request asks for, in hex."""
     return hashlib.sha256(canonical(request).encode()).hexdigest()
 
 

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from apixo import VideoRequest
+from apixo.requests import STORED
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
@@ -343,7 +344,7 @@ def _parse(key: str, data: bytes) -> Generation:
                 f"({header.key}, version {header.schema_version}). Nothing is submitted for it.",
                 key=key,
             )
-        return Generation.model_validate_json(data)
+        return Generation.model_validate_json(data, context=STORED)
     except ValidationError as error:
         raise LedgerError(
             f"The ledger's record of {key} cannot be read ({error.error_count()} problems). Nothing is submitted for "

@@ -13,6 +13,7 @@ Each arrow is one function here. The paid call happens between `claimed` and wha
 
 import re
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from apixo import Failed, Succeeded, VideoRequest, generation_failed
@@ -45,11 +46,25 @@ def claim(
     now: datetime,
     granted_by: str | None = None,
     waited_for: bool = False,
+    model: str | None = None,
+    price: Decimal | None = None,
+    currency: str | None = None,
 ) -> Generation:
-    """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision."""
+    """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision.
+
+    Args:
+        previous: the record as it is; None: there is none.
+        key, request: the video. Tags and fallback models become those of this request.
+        owner, lease_seconds, granted_by, waited_for, price, currency: as the attempt has them.
+        now: the time.
+        model: which one is asked; None: the request's.
+    """
     number = len(previous.attempts) + 1 if previous else 1
     attempt = Attempt(
         number=number,
+        model=model or request.model,
+        price=price,
+        currency=currency,
         claimed_at=now,
         claimed_by=owner,
         lease_seconds=lease_seconds,
@@ -63,7 +78,12 @@ def claim(
     if previous.state not in (State.REJECTED, State.FAILED):
         raise TransitionError(f"{key} is {previous.state}: it cannot be claimed", key=key)
     return previous.model_copy(
-        update={"state": State.CLAIMED, "attempts": (*previous.attempts, attempt), "updated_at": now}
+        update={
+            "state": State.CLAIMED,
+            "request": request,
+            "attempts": (*previous.attempts, attempt),
+            "updated_at": now,
+        }
     )
 
 
@@ -115,7 +135,7 @@ def _confirmed(generation: Generation, number: int, task_id: str, named_by: Sour
     shared = next((attempt for attempt in generation.attempts if attempt.task_id == task_id), None)
     if shared is None or generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
-    update = {name: getattr(shared, name) for name in ("task_id", "named_by", "folder")}
+    update = {name: getattr(shared, name) for name in ("task_id", "named_by", "folder", "model")}
     update |= {"state": State.SUBMITTED, "submitted_at": now, "problem": None}
     return _follow_late_task(_with_attempt(generation, number, update, now=now))
 

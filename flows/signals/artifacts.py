@@ -110,6 +110,7 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
     watermark = "without watermark" if request.remove_watermark else "with watermark"
     lines = [
         f"| state | {generation.state} |",
+        f"| model | {plain(generation.attempt.model)} |",
         f"| asked for | {request.duration} s, {request.aspect_ratio}, {request.mode}, {watermark} |",
     ]
     # An address may carry a signature in its query.

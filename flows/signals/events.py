@@ -121,12 +121,15 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "key": generation.key,
         "state": generation.state.value,
         "task_id": generation.task_id,
+        "model": generation.attempt.model,
         "request": {
             # PostgreSQL's JSON holds no NUL, and Prefect would drop the event, with others that come at the same time.
             "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
-            "duration": request.duration,
+            "model": request.model,
+            "duration": request.seconds,
             "aspect_ratio": request.aspect_ratio,
             "mode": request.mode,
+            "tags": request.tags,
         },
         "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
         **more,

@@ -52,14 +52,14 @@ async def fetch(
     last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside of a run
     client, web = resources.client, resources.web
     async with resources.fetching:
-        urls = (status or await ask_for_addresses(paid.task_id, client)).result_urls
+        urls = (status or await ask_for_addresses(paid.task_id, client, model=paid.model)).result_urls
         try:
             videos = await fetch_videos(found, urls, folder, web, fresh=status is None, last_try=last_try, now=now)
         except ResultExpiredError:
             if status is None:
                 raise
             # The addresses may have been signed for a short while only.
-            urls = (await ask_for_addresses(paid.task_id, client)).result_urls
+            urls = (await ask_for_addresses(paid.task_id, client, model=paid.model)).result_urls
             videos = await fetch_videos(found, urls, folder, web, fresh=True, last_try=last_try, now=now)
     for video in videos:
         logger.info("Fetched for %s: %s.", key, video)

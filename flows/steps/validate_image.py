@@ -4,7 +4,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from apixo import VideoRequest
-from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.images import ImageFacts, check_image
 from flows.record.generation import State
 from flows.resources import Resources
@@ -41,7 +40,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     facts = []
     for number, url in enumerate(request.image_urls, start=1):
         report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
-        found = await check_image(resources.web, url, max_bytes=MAX_IMAGE_BYTES)
+        found = await check_image(resources.web, url, max_bytes=request.max_image_bytes)
         logger.info(
             "Image %d of %s is fine: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,

@@ -49,14 +49,14 @@ def providing(film: bytes) -> Iterator[HostileProvider]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            assert self.path == SUBMIT_PATH
+            assert self.path == SUBMIT_PATH.format(model="sora-2")
             with lock:
                 data = provider.submitted(body)
             self.reply(200, json.dumps({"code": 200, "message": "success", "data": data}).encode())
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            if parts.path == STATUS_PATH:
+            if parts.path == STATUS_PATH.format(model="sora-2"):
                 data = provider.status(parse_qs(parts.query)["taskId"][0])
                 self.reply(200, json.dumps({"code": 200, "message": "success", "data": data}).encode())
                 return

@@ -117,7 +117,11 @@ async def everything(store: ObjectStore) -> None:
     await ensure_ready(store, thorough=True)
 
 
-@pytest.mark.parametrize("small", [SmallStore(), SmallStore(ahead_seconds=50), SmallStore(ahead_seconds=-50)], ids=str)
+@pytest.mark.parametrize(
+    "small",
+    [SmallStore(), SmallStore(ahead_seconds=50), SmallStore(ahead_seconds=-50)],
+    ids=["in time", "ahead", "behind"],
+)
 async def test_a_good_store_proves_itself_and_keeps_nothing_but_the_probes(
     own_open: OpenStore, small: SmallStore
 ) -> None:

@@ -218,13 +218,13 @@ async def test_a_refused_key_leaves_nothing_of_the_collector_running(
         await Submission(unique("k"), VideoRequest(prompt=f"kite {number}"), resources).run()
     asked, ask = 0, resources.client.status_once
 
-    async def refuse_the_first(task_id: str) -> Status:
+    async def refuse_the_first(task_id: str, *, model: str) -> Status:
         nonlocal asked
         asked += 1
         if asked == 1:
             raise AuthenticationError("no")
         await asyncio.sleep(1)
-        return await ask(task_id)
+        return await ask(task_id, model=model)
 
     monkeypatch.setattr(resources.client, "status_once", refuse_the_first)
     before = asyncio.all_tasks()
@@ -318,7 +318,7 @@ async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_lim
     waits, gate = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def limit() -> AsyncIterator[Callable[[Outcome], None]]:
+    async def limit(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
         waits.set()
         await gate.wait()
         yield lambda _: None
@@ -349,7 +349,7 @@ async def test_nothing_is_claimed_while_a_limit_is_waited_for(
     gate = asyncio.Event()
 
     @asynccontextmanager
-    async def budget() -> AsyncIterator[Callable[[Outcome], None]]:
+    async def budget(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
         await gate.wait()
         yield lambda _: None
 

@@ -163,9 +163,9 @@ async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_e
     await lost(f"{key}.other", resources, sandbox)
     ask = resources.client.status_once
 
-    async def ask_and_be_late(task_id: str) -> Status:
+    async def ask_and_be_late(task_id: str, *, model: str) -> Status:
         if task_id == right:
-            return await ask(task_id)
+            return await ask(task_id, model=model)
         await resolve(key, right, resources)
         return Succeeded(task_id=task_id, state="success", result_urls=("https://h.example/wrong.mp4",))
 

@@ -21,6 +21,7 @@ from apixo import (
     Succeeded,
     VideoRequest,
 )
+from apixo.constants import DEFAULT_MODEL
 from flows.paid_call import Accepted, PaymentThread
 from flows.paid_call.thread import _died
 from flows.record.ledger import Ledger
@@ -157,12 +158,13 @@ class StagedClient(ApixoClient):
             raise NoReplyError("The provider gave no whole reply after the request was sent.")
         return task.task_id
 
-    async def status_once(self, task_id: str) -> Status:
+    async def status_once(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:
+        del model
         await self._actor.halt("status")
         return self._provider.status(task_id)
 
-    async def status(self, task_id: str) -> Status:
-        return await self.status_once(task_id)
+    async def status(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:
+        return await self.status_once(task_id, model=model)
 
 
 class StagedPayments(PaymentThread):

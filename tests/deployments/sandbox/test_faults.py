@@ -35,6 +35,7 @@ SEEN: dict[str, tuple[bool, Any]] = {
     "http_404_html": (False, "not json"),
     "http_400": (False, 400),
     "http_400_credits": (False, 400),
+    "http_400_model": (False, 400),
     "http_400_html": (False, "not json"),
     "http_401": (False, 401),
     "redirect": (False, "redirect"),

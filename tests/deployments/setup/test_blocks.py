@@ -132,6 +132,14 @@ async def test_what_is_not_named_keeps_what_the_block_has(name: str, prefect_ser
     assert archive.secret_key.get_secret_value() == STORE_SECRET
 
 
+async def test_prices_of_models_are_kept_as_json_has_them(name: str, prefect_server: PrefectServer) -> None:
+    prices = '{"kling-2-6": {"per_second": "0.10"}, "veo-3-1": {"per_video": 3}}'
+    await save_blocks({**COMPLETE, "APIXO_PRICES": prices, "APIXO_CURRENCY": "USD"}, name=name)
+    api = await load_block(ApixoApi, name)
+    assert [str(api.price(model, 10)) for model in ("kling-2-6", "veo-3-1", "sora-2")] == ["1.00", "3", "None"]
+    assert set(outcomes(await save_blocks({"APIXO_PRICES": prices}, name=name)).values()) == {"unchanged"}
+
+
 async def test_two_names_do_not_share_a_key(name: str, prefect_server: PrefectServer) -> None:
     """Else setting up a second account would have the first one's videos paid by it."""
     other = unique("other")
@@ -259,6 +267,8 @@ BAD_VALUES = [
     ("APIXO_MAX_IN_FLIGHT", "1001", "max_in_flight", "1000"),
     ("APIXO_ALLOW_PRIVATE_HOSTS", "perhaps", "allow_private_hosts", "boolean"),
     ("APIXO_PRICE_PER_SECOND", "-1", "price_per_second", "greater than or equal to 0"),
+    ("APIXO_PRICES", "kling-2-6: 0.5", "prices", "JSON object"),
+    ("APIXO_CURRENCY", "galactic credits", "currency", "at most 10"),
     ("MINIO_BUCKET", "No Such", "bucket", "lower-case"),
     ("MINIO_ENDPOINT", "me@minio.example.com", "endpoint", "host with an optional port"),
     ("MINIO_SECURE", "yes please", "secure", "boolean"),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apixo import Failed, VideoRequest
+from blocks.prices import Price
 from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
@@ -115,3 +116,47 @@ def test_whatever_is_asked_for_the_limit_holds(
             continue
         assert budget.spent is not None
         assert before + budget.spent <= max_spend
+
+
+DEAR = {"kling-3-0-turbo": Price(per_second=Decimal(1)), "veo-3-1": Price(per_video=Decimal(3))}
+
+
+def test_a_fallback_replaces_what_was_set_aside_for_the_model_before() -> None:
+    budget = Budget(price_per_second=PRICE, prices=DEAR, max_spend=Decimal(5))
+    budget.reserve("a", 4)
+    budget.reserve("a", 4, "kling-3-0-turbo")
+    assert budget.spent == 4
+    budget.reserve("a", 4)  # the next run of its steps begins with the model that is wanted
+    assert budget.spent == Decimal("0.40")
+    budget.reserve("b", None, "veo-3-1")
+    with pytest.raises(BudgetError, match=r"the batch would come to 7\.00"):
+        budget.reserve("a", 4, "kling-3-0-turbo")
+    assert budget.spent == Decimal("3.40")
+    budget.reserve("a", 4)  # closed for others, not for what is set aside
+    with pytest.raises(BudgetError):
+        budget.reserve("c", 4)
+
+
+def test_a_limit_needs_the_price_of_every_model_that_may_be_asked() -> None:
+    with pytest.raises(BudgetError, match="a price of grok-video, hailuo-2-3"):
+        Budget(price_per_second=PRICE, prices=DEAR, models=["grok-video", "hailuo-2-3"], max_spend=Decimal(1))
+    Budget(price_per_second=None, prices=DEAR, models=["veo-3-1"], max_spend=Decimal(1))
+    with pytest.raises(BudgetError, match="with kling-3-0-turbo it has none"):
+        Budget(price_per_second=None, prices=DEAR, models=list(DEAR), max_spend=Decimal(1)).reserve(
+            "a", None, "kling-3-0-turbo"
+        )
+
+
+def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None:
+    request = VideoRequest(prompt="Dunes", duration=8, fallback_models=["kling-3-0-turbo"])
+    owner = Owner(host="h", pid=1)
+    first = transitions.claim(
+        None, key="k", request=request, owner=owner, lease_seconds=1, now=NOW, price=Decimal(7), currency="USD"
+    )
+    status = Failed(task_id="t", state="failed", fail_code="ODD", fail_message="")
+    over = transitions.failed(transitions.submitted(first, attempt_number=1, task_id="t", now=NOW), status, now=NOW)
+    second = transitions.claim(
+        over, key="k", request=request, owner=owner, lease_seconds=1, now=NOW, model="kling-3-0-turbo"
+    )
+    assert spent_on([second], PRICE, DEAR) == 7 + 8
+    assert spent_on([second], None) == 7

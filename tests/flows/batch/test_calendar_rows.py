@@ -38,8 +38,21 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"duration": "5"}, ["duration: must be 4, 8 or 12"]),
     ({"duration": True}, ["duration: must be 4, 8 or 12"]),
     ({"duration": 8.5}, ["duration: must be 4, 8 or 12"]),
+    ({"duration": 5}, ["duration: must be 4, 8 or 12 with sora-2; the nearest is 4"]),
+    (
+        {"model": "kling-2-6", "duration": 8},
+        ["duration: must be 5 or 10 with kling-2-6; the nearest is 10", "options.sound: is required by kling-2-6"],
+    ),
+    (
+        {"model": "kling-2-6", "duration": "8 s", "options": {"sound": "yes"}},
+        ["duration: must be 5 or 10 with kling-2-6; the nearest is 10", "options.sound: must be true or false"],
+    ),
+    ({"model": "a b", "duration": 10, "options": {"sound": True}}, ["model: must be a model's name"]),
+    ({"model": "kling-2-6", "options": "sound"}, ["options: must be an object"]),
+    ({"tags": ["a/b"]}, ["tags.0: must be at most 20 labels"]),
+    ({"fallback_models": ["a b"]}, ["fallback_models.0: must be at most 5 names"]),
     ({"duration": float("inf")}, ["duration: must be 4, 8 or 12"]),
-    ({"aspect_ratio": "1:1"}, ["aspect_ratio: must be landscape (16:9) or portrait (9:16)"]),
+    ({"aspect_ratio": "1:1"}, ["aspect_ratio: must be landscape or portrait with sora-2"]),
     ({"mode": "video"}, ["mode: must be text-to-video or image-to-video"]),
     ({"mode": "image-to-video"}, ["mode: 'image-to-video' needs at least one URL in image_urls"]),
     ({"mode": "text-to-video", "image_urls": [IMAGE]}, ["mode: 'text-to-video' takes no image_urls"]),
@@ -66,7 +79,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"not_before": 1.5}, ["not_before: must be a day"]),
     ({"promt": "x"}, ["'promt': is not a field (did you mean prompt?)"]),
     ({"Prompt": "x"}, ["'Prompt': is not a field (did you mean prompt?)"]),
-    ({"x" * 100_000: 1}, ["…': is not a field. Allowed are prompt, which must be there, and duration"]),
+    ({"x" * 100_000: 1}, ["…': is not a field. Allowed are prompt, which must be there, and model, duration"]),
 ]
 
 
@@ -132,7 +145,7 @@ def test_no_message_repeats_an_address_whichever_field_it_slipped_into(url: str,
         if isinstance(row, BadRow):
             assert SECRET not in row.model_dump_json()
         else:
-            assert field == "prompt"
+            assert field in ("prompt", "image_urls")  # where an address may be, and a blank in it is %20
 
 
 def test_a_name_from_outside_is_shown_short_and_printable() -> None:

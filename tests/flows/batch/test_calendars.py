@@ -149,7 +149,7 @@ def test_bad_rows_stand_beside_good_ones_each_with_all_its_problems() -> None:
     rows = read_csv('duration,id,prompt\n5,A,\n4,b,"A kite\nover dunes"\n4,c,A kite, red\n8,d,A boat\n')
     assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
     assert [row.line for row in rows] == [2, 3, 5, 6]
-    assert [problem.partition(":")[0] for problem in told(rows[0])] == ["prompt", "duration", "id"]
+    assert [problem.partition(":")[0] for problem in told(rows[0])] == ["prompt", "id", "duration"]
     (problem,) = told(rows[2])
     assert problem.startswith(": has 4 cells for 3 columns. Put a cell that holds the delimiter in quotes")
 
@@ -270,7 +270,7 @@ def test_json_lines_are_read_with_every_field_and_whatever_a_text_may_hold() -> 
 
 def test_all_problems_of_a_line_are_told() -> None:
     (row,) = read_json('{"prompt": " ", "id": "A", "id": "B", "x": 1, "duration": 5}')
-    assert [problem.partition(":")[0] for problem in told(row)] == ["id", "duration", "id", "'x'", "prompt"]
+    assert [problem.partition(":")[0] for problem in told(row)] == ["id", "id", "'x'", "prompt", "duration"]
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,9 @@ def test_any_bytes_are_rows_or_a_calendar_error(data: bytes, name: str) -> None:
 
 def as_cells(item: BatchItem) -> dict[str, Any]:
     fields = item.model_dump(mode="json")
-    return fields | {"image_urls": "\n".join(item.image_urls), "remove_watermark": str(item.remove_watermark)}
+    lists = {"image_urls": "\n", "tags": ", ", "fallback_models": " "}
+    joined = {name: between.join(fields[name]) for name, between in lists.items()}
+    return fields | joined | {"options": json.dumps(item.options), "remove_watermark": str(item.remove_watermark)}
 
 
 @settings(deadline=None)

@@ -15,7 +15,8 @@ A, B = "https://example.com/a.jpg", "https://example.com/b.png"
     ("field", "value", "expected"),
     [
         *(("duration", text, 8) for text in ("8", " 8 ", "8.0", "8,0", "8s", "8 s", "8 sec", "8 Seconds", "8.0 s")),
-        *(("duration", value, value) for value in ("08", "8.5", "+8", "8m", "0:08", "8 4", "", 8, 8.0, True)),
+        *(("duration", value, value) for value in ("08", "8.5", "+8", "8m", "0:08", "8 4", "", 8, True)),
+        ("duration", 8.0, 8),
         *(("aspect_ratio", text, "portrait") for text in ("9:16", "Portrait ", "09:16", "9:16:00", "09:16:00")),
         *(("aspect_ratio", text, "landscape") for text in ("16:9", "16:09", "16:09:00", "Landscape")),
         *(("aspect_ratio", value, value) for value in ("1:1", "9/16", "9:16:30", "vertical", 9)),

@@ -256,7 +256,7 @@ def test_an_image_that_is_not_clearly_an_address_is_a_bad_row(cell: str, field: 
         ("not_before", "46082", "YYYY-MM-DD"),
         ("not_before", "March 1, 2026", "YYYY-MM-DD"),  # Notion
         ("duration", "00:00:08", "4, 8 or 12 seconds"),
-        ("aspect_ratio", "16-Sep", "portrait (9:16)"),  # Excel's 9/16
+        ("aspect_ratio", "16-Sep", "landscape or portrait"),  # Excel's 9/16
         ("id", "1.23457E+15", "lower-case"),
     ],
 )

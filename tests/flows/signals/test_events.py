@@ -44,7 +44,15 @@ def test_an_event_names_the_generation_and_tells_what_it_is(happening: Happening
         "key": "spring-sale-03",
         "state": "submitted",
         "task_id": "task_1",
-        "request": {"prompt": "Dunes", "duration": 8, "aspect_ratio": "landscape", "mode": "text-to-video"},
+        "model": "sora-2",
+        "request": {
+            "prompt": "Dunes",
+            "model": "sora-2",
+            "duration": 8,
+            "aspect_ratio": "landscape",
+            "mode": "text-to-video",
+            "tags": [],
+        },
         "objects": [],
     }
 

@@ -1,0 +1,289 @@
+"""The catalogue of video models: what each takes, as data. `models.json` is ours, a file of the user's own extends it.
+
+A model is checked by what will be sent to the provider (`VideoModel.problems`), so the same check serves a request
+before it is paid for and the sandbox that receives it.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
+
+USER_CATALOGUE: Final = "SORA_MODELS"
+"""The environment variable that names the user's own catalogue. Not a setting of the API block: requests are checked
+wherever they are made, in a form, a command or an upstream flow, before any block is loaded."""
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What a model's name may be: it becomes a part of the path of both calls."""
+
+MAX_OPTIONS_CHARACTERS: Final = 20_000
+"""Twice the longest prompt. APIXO documents no limit."""
+
+Shape = Literal["landscape", "portrait", "square"]
+Problem = tuple[str, str]
+"""A field as the provider calls it, and what is allowed there. No value is repeated: it may be a secret."""
+
+_RATIO: Final = re.compile(r"(\d{1,5})[:*x](\d{1,5})")
+_RIGHT_TYPE: Final[dict[str, tuple[type, ...]]] = {"string": (str,), "integer": (int,), "boolean": (bool,)}
+
+
+def _seconds(value: object) -> object:
+    """`"3-15"` as the whole seconds from 3 to 15."""
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,4})-(\d{1,4})", value)):
+        return tuple(range(int(found[1]), int(found[2]) + 1))
+    return value
+
+
+Seconds = Annotated[tuple[int, ...], BeforeValidator(_seconds)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Option(_Part):
+    """A field that a model has beyond the common ones."""
+
+    type: Literal["string", "integer", "boolean", "any"] = "any"
+    allowed: tuple[str | int, ...] = Field(default=(), description="Its values; empty: any of the type.")
+    required: bool = False
+    modes: tuple[str, ...] = Field(default=(), description="Where it exists; empty: in every mode.")
+    max_characters: int | None = None
+
+    def problem(self, value: object) -> str | None:
+        """What is allowed, where the value is not; None: it is."""
+        if self.type != "any" and type(value) not in _RIGHT_TYPE[self.type]:
+            return f"must be {'true or false' if self.type == 'boolean' else f'of type {self.type}'}"
+        if self.allowed and value not in self.allowed:
+            return f"must be {one_of(self.allowed)}"
+        if self.max_characters is not None and isinstance(value, str) and len(value) > self.max_characters:
+            return f"must have at most {self.max_characters:,} characters"
+        return None
+
+
+class Mode(_Part):
+    """One of a model's modes."""
+
+    images: tuple[int, int | None] = Field(description="Least and most images; null: no limit is known.")
+    durations: Seconds = Field(default=(), description="Instead of the model's; empty: those.")
+
+    def takes(self, images: int) -> bool:
+        """Whether a request with so many images can have this mode."""
+        least, most = self.images
+        return images >= least and (most is None or images <= most)
+
+
+class VideoModel(_Part):
+    """What one model takes. The defaults are what the provider says of video models in general."""
+
+    source: str = Field(description="Where this is known from, and what is not known.")
+    provider: str | None = Field(default=None, description="The request's `provider`; null: it is left out.")
+    modes: dict[str, Mode] = Field(min_length=1, description="By name; the first that takes the images is the default.")
+    prompt_characters: tuple[int, int] = (1, MAX_PROMPT_CHARACTERS)
+    durations: Seconds = Field(default=(), description="In seconds; empty: the model takes no duration.")
+    default_duration: int | None = Field(default=None, description="Null: the first of its durations.")
+    ratios: dict[str, str] = Field(
+        default_factory=dict, description="Aspect ratios as requests name them, and as they are sent. First: default."
+    )
+    other_ratios: bool = Field(default=False, description="Whether it takes others of the form 4:3, not known here.")
+    ratio_field: str = Field(default="aspect_ratio", description="The field in which the ratio is sent.")
+    ratio_modes: tuple[str, ...] = Field(default=(), description="Where it is sent; empty: in every mode.")
+    remove_watermark: bool = Field(default=False, description="Whether it has the field of this name.")
+    options: dict[str, Option] = Field(default_factory=dict, description="Its fields beyond the common ones.")
+    other_options: bool = Field(default=False, description="Whether it has others, not known here.")
+    options_with_images: dict[str, Any] = Field(
+        default_factory=dict, description="Options of a request with images that does not give them."
+    )
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    first_wait_seconds: float = Field(default=60, description="APIXO on video in general: first after 60 s, …")
+    poll_interval_seconds: float = Field(default=15, description="… then every 15 s.")
+
+    def mode_for(self, mode: str | None, images: int) -> str:
+        """The mode of a request: its own, else the first that takes so many images, else the nearest to that."""
+        if mode is not None:
+            return mode
+        names = list(self.modes)
+        fitting = [name for name in names if self.modes[name].takes(images)]
+        with_images = [name for name in names if images and self.modes[name].images[1] != 0]
+        return (fitting or with_images or names)[0]
+
+    def durations_in(self, mode: str) -> tuple[int, ...]:
+        """The lengths it makes in a mode, in seconds."""
+        return (self.modes[mode].durations if mode in self.modes else ()) or self.durations
+
+    def seconds(self, duration: int | None, mode: str) -> int | None:
+        """The length to ask for: as given, else the default; None: it takes no duration."""
+        if duration is not None:
+            return duration
+        allowed = self.durations_in(mode)
+        return self.default_duration if self.default_duration in allowed else next(iter(allowed), None)
+
+    def ratio(self, asked: str | None, mode: str) -> str | None:
+        """The aspect ratio as it is sent; None: it is not."""
+        if self.ratio_modes and mode not in self.ratio_modes:
+            return None  # the image decides
+        asked = asked or next(iter(self.ratios), None)
+        return None if asked is None else self.ratios.get(asked, asked)
+
+    def problems(self, sent: Mapping[str, Any], name: str) -> list[Problem]:
+        """What is wrong with the `input` of a request, field by field. Pure.
+
+        Args:
+            sent: as the provider would get it.
+            name: the model's, for the messages.
+        """
+        mode = sent.get("mode")
+        if not isinstance(mode, str) or mode not in self.modes:
+            return [("mode", f"must be {one_of(self.modes)}{_of(name)}")]
+        return [
+            *self._image_problems(mode, len(sent.get("image_urls") or ()), name),
+            *self._prompt_problems(sent.get("prompt"), name),
+            *self._duration_problems(sent.get("duration"), mode, name),
+            *self._ratio_problems(sent.get(self.ratio_field), name),
+            *self._option_problems(sent, mode, name),
+        ]
+
+    def _image_problems(self, mode: str, count: int, name: str) -> Iterable[Problem]:
+        least, most = self.modes[mode].images
+        if count < least:
+            number = "one URL" if least == 1 else f"{least} URLs"
+            yield "mode", f"{mode!r} needs at least {number} in image_urls; give {number}, or leave mode empty"
+        elif most == 0 and count:
+            yield "mode", f"{mode!r} takes no image_urls; give none, or leave mode empty"
+        elif most is not None and count > most:
+            yield "image_urls", f"must be at most {most}{_of(name)}, in mode {mode}"
+
+    def _prompt_problems(self, prompt: object, name: str) -> Iterable[Problem]:
+        least, most = self.prompt_characters
+        if not isinstance(prompt, str) or not least <= len(prompt) <= most:
+            yield "prompt", f"must be a text of {least:,} to {most:,} characters{_of(name)}"
+
+    def _duration_problems(self, duration: object, mode: str, name: str) -> Iterable[Problem]:
+        allowed = self.durations_in(mode)
+        if duration is None and not allowed:
+            return
+        if not allowed:
+            yield "duration", f"is not taken by {name}; leave it empty"
+        elif type(duration) is not int or duration not in allowed:
+            near = ""
+            if type(duration) is int:
+                distance = min(abs(duration - one) for one in allowed)
+                near = f"; the nearest is {one_of([one for one in allowed if abs(duration - one) == distance])}"
+            yield "duration", f"must be {one_of(allowed)}{_of(name)}{near}"
+
+    def _ratio_problems(self, ratio: object, name: str) -> Iterable[Problem]:
+        if ratio is None or ratio in self.ratios.values() or self.ratio_field in self.options:
+            return  # what is an option as well is checked as one
+        if not self.ratios and not self.other_ratios:
+            yield self.ratio_field, f"is not taken by {name}; leave it empty"
+        elif not (self.other_ratios and isinstance(ratio, str) and _RATIO.fullmatch(ratio)):
+            others = ", or another such as 4:3," if self.other_ratios else ""
+            yield self.ratio_field, f"must be {one_of(self.ratios)}{others}{_of(name)}"
+
+    def _option_problems(self, sent: Mapping[str, Any], mode: str, name: str) -> Iterable[Problem]:
+        for option, known in self.options.items():
+            here = not known.modes or mode in known.modes
+            if option not in sent:
+                if known.required and here:
+                    yield option, f"is required by {name}: {known.problem(None) or 'give it'}"
+            elif not here:
+                yield option, f"is for mode {one_of(known.modes)} only{_of(name)}"
+            elif (wrong := known.problem(sent[option])) is not None:
+                yield option, f"{wrong}{_of(name)}"
+
+
+def shape_of(ratio: str | None) -> Shape | None:
+    """Which way a video of this aspect ratio or size lies; None: the text does not say."""
+    if ratio in ("landscape", "portrait"):
+        return "landscape" if ratio == "landscape" else "portrait"
+    found = _RATIO.fullmatch(ratio or "")
+    if found is None:
+        return None
+    width, height = int(found[1]), int(found[2])
+    return "landscape" if width > height else "portrait" if width < height else "square"
+
+
+def can_be_sent(options: Mapping[str, Any]) -> bool:
+    """Whether options can be written as JSON. Known before the claim: after it, a failure looks like a payment."""
+    try:
+        text = json.dumps(dict(options), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return len(text) <= MAX_OPTIONS_CHARACTERS
+
+
+def one_of(values: Iterable[object]) -> str:
+    """`4, 8 or 12`; a long run of whole numbers is `3 to 15`."""
+    listed = list(values)
+    numbers = [value for value in listed if isinstance(value, int)]
+    if len(numbers) == len(listed) > 3 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    *first, last = [str(value) for value in listed]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _of(name: str) -> str:
+    return f" with {name}"
+
+
+_MODELS: Final = TypeAdapter(dict[Annotated[str, Field(pattern=NAME_PATTERN)], VideoModel])
+OURS: Final = Path(__file__).with_name("models.json")
+
+
+@lru_cache
+def _read(path: Path) -> dict[str, VideoModel]:
+    return _MODELS.validate_json(path.read_bytes())
+
+
+def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | None]:
+    path = environ.get(USER_CATALOGUE, "").strip()
+    if not path:
+        return {}, None
+    try:
+        return _read(Path(path)), None
+    except (OSError, ValueError) as error:
+        where = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        why = f"{'.'.join(map(str, where['loc']))}: {where['msg']}" if where else getattr(error, "strerror", "")
+        return {}, f"{USER_CATALOGUE} names a catalogue that cannot be used ({why or 'not a file'})"
+
+
+def models(environ: Mapping[str, str] = os.environ) -> dict[str, VideoModel]:
+    """Every known model by its name: ours, and those of the user's own catalogue, which win.
+
+    A catalogue that cannot be read is left out here, since what is paid already must not depend on it; `problem` says
+    so to whoever is about to pay.
+    """
+    return _read(OURS) | _users(environ)[0]
+
+
+def problem(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Why the user's own catalogue cannot be read; None: it can, or there is none."""
+    return _users(environ)[1]
+
+
+def find(name: str) -> VideoModel | None:
+    """What is known of a model; None: nothing, and its requests are sent as they are."""
+    return models().get(name)
+
+
+__all__ = [
+    "USER_CATALOGUE",
+    "Mode",
+    "Option",
+    "Shape",
+    "VideoModel",
+    "can_be_sent",
+    "find",
+    "models",
+    "one_of",
+    "problem",
+    "shape_of",
+]

@@ -1,0 +1,46 @@
+"""What a person pays for videos of a model."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from apixo.constants import DEFAULT_MODEL
+
+
+class Price(BaseModel):
+    """What a video of one model costs: by its length, or each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    per_second: Decimal | None = Field(default=None, ge=0, title="Per second", description="For a second of video.")
+    per_video: Decimal | None = Field(default=None, ge=0, title="Per video", description="For a video of any length.")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.per_second is None) is (self.per_video is None):
+            raise ValueError("give either per_second or per_video")
+        return self
+
+    def of(self, seconds: int | None) -> Decimal | None:
+        """What a video of this length costs; None: it cannot be known without its length."""
+        if self.per_second is None or seconds is None:
+            return self.per_video
+        return self.per_second * seconds
+
+
+def price_of(
+    model: str, seconds: int | None, *, price_per_second: Decimal | None, prices: Mapping[str, Price]
+) -> Decimal | None:
+    """What a video of this model and length costs; None: no price is known. Pure.
+
+    Args:
+        model, seconds: the video; None: it has no length that was asked for.
+        price_per_second: of the default model, where `prices` does not name it.
+        prices: of each model, by its name.
+    """
+    known = prices.get(model)
+    if known is None and model == DEFAULT_MODEL and price_per_second is not None:
+        known = Price(per_second=price_per_second)
+    return known.of(seconds) if known else None

@@ -1,0 +1,77 @@
+"""`sora models`: the catalogue."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from apixo import catalogue
+from apixo.catalogue import VideoModel, one_of
+from apixo.constants import DEFAULT_MODEL
+from deployments.cli.console import err, out, table
+from deployments.connection import SetupError
+
+
+def models(
+    model: Annotated[str | None, typer.Argument(help="One model, in full.", show_default=False)] = None,
+) -> None:
+    """List the video models that the catalogue knows, or show what one of them takes.
+
+    Any other model of APIXO can be used as well: its request is sent as it is, with a warning. A JSON file of your own,
+    named by the environment variable `SORA_MODELS`, adds models to the catalogue.
+    """
+    unusable = catalogue.problem()
+    if unusable is not None:
+        raise SetupError(f"{unusable}. Fix it, or unset the variable.")
+    known = catalogue.models()
+    if model is not None:
+        if model not in known:
+            raise SetupError(f"The catalogue does not have {model!r}. It has {', '.join(known)}.")
+        _show(model, known[model])
+        return
+    rows = table("model", "modes", "images", "seconds", "aspect ratios", "options")
+    for name, found in known.items():
+        rows.add_row(*(escape(cell) for cell in row(name, found)))
+    out.print(rows)
+    err.print(f"The default is {DEFAULT_MODEL}. One in full: sora models MODEL")
+
+
+def row(name: str, found: VideoModel) -> tuple[str, ...]:
+    """A model in a line of the table: its name, modes, images, seconds, aspect ratios, options."""
+    most = [mode.images[1] for mode in found.modes.values()]
+    ratios = [*found.ratios, *(["others"] if found.other_ratios else [])]
+    options = [f"{option}{' (required)' if known.required else ''}" for option, known in found.options.items()]
+    options += ["others"] if found.other_options else []
+    return (
+        name,
+        ", ".join(found.modes),
+        "any" if None in most else f"up to {max(number or 0 for number in most)}",
+        one_of(found.durations) if found.durations else "-",
+        ", ".join(ratios) or "-",
+        ", ".join(options) or "-",
+    )
+
+
+def _show(name: str, found: VideoModel) -> None:
+    least, most = found.prompt_characters
+    out.print(f"[bold]{escape(name)}[/]{'  (the default)' if name == DEFAULT_MODEL else ''}")
+    for mode, limits in found.modes.items():
+        few, many = limits.images
+        images = f"{few} or more images" if many is None else f"{few} to {many} images" if many else "no image"
+        only = f", {one_of(limits.durations)} s" if limits.durations else ""
+        out.print(f"  mode       {escape(mode)}: {images}{only}")
+    out.print(f"  prompt     {least:,} to {most:,} characters")
+    default = found.seconds(None, next(iter(found.modes)))
+    length = f"{one_of(found.durations)} s; {default} s by default" if found.durations else "not taken"
+    out.print(f"  duration   {length}")
+    ratios = [f"{ratio} ({sent})" if ratio != sent else ratio for ratio, sent in found.ratios.items()]
+    ratios += ["others such as 4:3"] if found.other_ratios else []
+    out.print(f"  ratios     {escape(', '.join(ratios) or 'not taken')}")
+    for option, known in found.options.items():
+        kind = one_of(known.allowed) if known.allowed else known.type
+        where = f", mode {one_of(known.modes)} only" if known.modes else ""
+        out.print(f"  option     {escape(f'{option}: {kind}')}{', required' if known.required else ''}{escape(where)}")
+    if found.other_options:
+        out.print("  option     others are sent as they are")
+    out.print(f"  polling    after {found.first_wait_seconds:g} s, then every {found.poll_interval_seconds:g} s")
+    out.print(f"  source     {escape(found.source)}")

@@ -1,0 +1,23 @@
+"""Which model is asked next, when APIXO does not offer the one before. All pure."""
+
+from collections.abc import Sequence
+
+from apixo import ModelNotFoundError, VideoRequest
+from flows.record.generation import Attempt, Problem
+
+
+def is_gone(problem: Problem | None) -> bool:
+    """Whether an attempt was refused, and so provably not paid, because its model does not exist or is unavailable."""
+    return problem is not None and problem.kind == ModelNotFoundError.__name__
+
+
+def next_model(request: VideoRequest, fresh: Sequence[Attempt]) -> str | None:
+    """The first model of a request that was not found gone; None: all are.
+
+    Args:
+        request: the video, with its fallback models.
+        fresh: the attempts since this run began. Every run begins with the model that is wanted: it may be back, and
+            being refused is free.
+    """
+    gone = {attempt.model for attempt in fresh if is_gone(attempt.problem)}
+    return next((model for model in request.models if model not in gone), None)

@@ -1,0 +1,290 @@
+"""What each model takes: checked before anything is paid, and sent in the model's own words."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from apixo import UnexpectedReplyError, VideoRequest, catalogue
+from apixo.catalogue import VideoModel, one_of, shape_of
+from apixo.requests import STORED
+from deployments.sandbox.generation import InvalidInputError, read_request
+
+from .conftest import Connect
+from .wire import envelope, http, reply, serving
+
+IMAGE = "https://example.com/start.jpg"
+SOUND = {"sound": True}
+
+REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"model": "sora-2-pro", "duration": 5}, ["duration", "4, 8 or 12 with sora-2-pro", "the nearest is 4"]),
+    ({"model": "sora-2-pro", "aspect_ratio": "4:3"}, ["aspect_ratio", "landscape or portrait with sora-2-pro"]),
+    ({"model": "sora-2-pro", "options": {"size": "1*1"}}, ["options.size", "1280*720, 720*1280"]),
+    (
+        {"model": "sora-2-pro", "options": {"resolution": "720p"}},
+        ["options.resolution", "for mode image-to-video only"],
+    ),
+    ({"model": "sora-2-pro", "image_urls": [IMAGE] * 2}, ["image_urls", "at most 1"]),
+    ({"model": "sora-2-pro", "prompt": "x" * 5_001}, ["prompt", "1 to 5,000 characters with sora-2-pro"]),
+    ({"model": "veo-3-1", "duration": 8}, ["duration", "is not taken by veo-3-1; leave it empty"]),
+    ({"model": "veo-3-1", "mode": "text-to-video"}, ["mode", "quality or fast"]),
+    ({"model": "veo-3-1", "options": {"generationType": "IMAGE"}}, ["options.generationType", "TEXT_2_VIDEO"]),
+    ({"model": "veo-3-1", "options": {"seed": "7"}}, ["options.seed", "of type integer"]),
+    ({"model": "kling-2-6", "duration": 8, "options": SOUND}, ["duration", "5 or 10", "the nearest is 10"]),
+    ({"model": "kling-2-6"}, ["options.sound", "is required by kling-2-6", "true or false"]),
+    ({"model": "kling-2-6", "options": {"sound": "yes"}}, ["options.sound", "true or false"]),
+    ({"model": "kling-2-6", "options": SOUND | {"sond": 1}}, ["options", "sond", "does not take", "it takes sound"]),
+    ({"model": "kling-2-6", "options": SOUND, "aspect_ratio": "4:3"}, ["aspect_ratio", "landscape, portrait or 1:1"]),
+    ({"model": "kling-2-6", "options": SOUND, "remove_watermark": False}, ["remove_watermark", "kling-2-6"]),
+    ({"model": "kling-3-0-turbo", "duration": 16}, ["duration", "3 to 15", "the nearest is 15"]),
+    ({"model": "seedance-1-5-pro", "options": SOUND, "prompt": "ab"}, ["prompt", "3 to 2,500"]),
+    ({"model": "seedance-2-0", "aspect_ratio": "wide"}, ["aspect_ratio", "landscape, portrait or auto", "4:3"]),
+    ({"model": "seedance-2-0", "mode": "first_and_last_frames"}, ["mode", "needs at least one URL"]),
+    ({"model": "wan-2-5-video", "aspect_ratio": "landscape"}, ["aspect_ratio", "is not taken by wan-2-5-video"]),
+    ({"model": "wan-2-5-video", "options": {"negative_prompt": "x" * 501}}, ["options.negative_prompt", "at most 500"]),
+    ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 6}, ["duration", "must be 5 with hailuo-2-3"]),
+    ({"model": "future-1", "duration": 0}, ["duration", "1 to 3,600 with future-1"]),
+    ({"model": "future-1", "duration": 4, "options": {"duration": 60}}, ["options", "duration", "field of its own"]),
+    ({"model": "wan-2-7-video", "options": {"image_urls": ["http://10.0.0.1/a.jpg"]}}, ["options", "image_urls"]),
+    ({"model": "future-1", "options": {"a": {1, 2}}}, ["options", "plain JSON"]),
+    ({"model": "future-1", "options": {"a": float("nan")}}, ["options", "plain JSON"]),
+    ({"model": "future-1", "options": {"a": "\ud800"}}, ["options", "plain JSON"]),
+    ({"model": "future-1", "options": {"a": "x" * 20_000}}, ["options", "20,000 characters"]),
+    ({"model": "grok-video", "duration": 4}, ["duration", "6 to 30", "the nearest is 6"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSALS, ids=[str(fields)[:60] for fields, _ in REFUSALS])
+def test_a_refusal_has_the_words_of_the_model(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        VideoRequest.model_validate({"prompt": "A kite"} | fields)
+    assert [word for word in words if word not in str(refused.value)] == []
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ValidationError) as refused:
+        VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 4, "aspect_ratio": "4:3"})
+    wrong = [".".join(map(str, error["loc"])) for error in refused.value.errors()]
+    assert wrong == ["duration", "aspect_ratio", "options.sound"]
+
+
+@pytest.mark.parametrize("secret", ["https://me:hunter2@example.com/a.jpg", "me:hunter2@x"])
+def test_no_refusal_repeats_what_may_be_a_secret(secret: str) -> None:
+    for fields in ({"mode": secret}, {"aspect_ratio": secret[:40]}, {"options": {secret: secret}}, {"tags": [secret]}):
+        with pytest.raises(ValidationError) as refused:
+            VideoRequest.model_validate({"prompt": "A kite", "fallback_models": ["kling-3-0-turbo"]} | fields)
+        assert "hunter2" not in str(refused.value)
+
+
+INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
+    (
+        {"model": "sora-2-pro", "aspect_ratio": "portrait"},
+        {"mode": "text-to-video", "duration": 4, "size": "720*1280"}, 4, "portrait",
+    ),
+    (
+        {"model": "sora-2-pro", "options": {"size": "1024*1792"}},
+        {"mode": "text-to-video", "duration": 4, "size": "1024*1792"}, 4, "portrait",
+    ),
+    (
+        {"model": "sora-2-pro", "duration": 8, "aspect_ratio": "portrait", "image_urls": [IMAGE]},
+        {"mode": "image-to-video", "duration": 8, "image_urls": [IMAGE]}, 8, None,
+    ),
+    ({"model": "veo-3-1"}, {"mode": "quality", "aspect_ratio": "16:9"}, None, "landscape"),
+    (
+        {"model": "veo-3-1", "mode": "fast", "aspect_ratio": "auto", "image_urls": [IMAGE]},
+        {
+            "mode": "fast", "aspect_ratio": "auto", "image_urls": [IMAGE],
+            "generationType": "FIRST_AND_LAST_FRAMES_2_VIDEO",
+        }, None, None,
+    ),
+    (
+        {"model": "kling-2-6", "aspect_ratio": "1:1", "image_urls": [IMAGE, IMAGE], "options": SOUND},
+        {"mode": "image-to-video", "duration": 5, "aspect_ratio": "1:1", "image_urls": [IMAGE, IMAGE], "sound": True},
+        5, "square",
+    ),
+    (
+        {"model": "kling-2-6", "aspect_ratio": "9:16", "options": {"sound": False}},
+        {"mode": "text-to-video", "duration": 5, "aspect_ratio": "9:16", "sound": False}, 5, "portrait",
+    ),
+    (
+        {"model": "seedance-2-0-mini", "aspect_ratio": "21:9", "image_urls": [IMAGE] * 3},
+        {"mode": "omni_reference", "duration": 4, "aspect_ratio": "21:9", "image_urls": [IMAGE] * 3}, 4, "landscape",
+    ),
+    ({"model": "wan-2-5-video"}, {"mode": "text-to-video", "duration": 5}, 5, None),
+    (
+        {"model": "wan-2-7-video", "mode": "video-edit", "options": {"video_url": "https://example.com/a.mp4"}},
+        {
+            "mode": "video-edit", "duration": 5, "aspect_ratio": "16:9", "video_url": "https://example.com/a.mp4",
+        }, 5, "landscape",
+    ),
+    (
+        {"model": "hailuo-2-3", "mode": "pro-image-to-video", "image_urls": [IMAGE]},
+        {"mode": "pro-image-to-video", "duration": 5, "image_urls": [IMAGE]}, 5, None,
+    ),
+    ({"model": "grok-video"}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6, "landscape"),
+    # What the catalogue does not have is sent as it is.
+    ({"model": "future-1"}, {"mode": "text-to-video"}, None, None),
+    (
+        {"model": "future-1", "duration": 99, "aspect_ratio": "3:1", "mode": "x", "options": {"a": {"b": [1]}}},
+        {"mode": "x", "duration": 99, "aspect_ratio": "3:1", "a": {"b": [1]}}, 99, "landscape",
+    ),
+    (
+        {"model": "future-1", "image_urls": [IMAGE], "remove_watermark": False},
+        {"mode": "image-to-video", "image_urls": [IMAGE], "remove_watermark": False}, None, None,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "sent", "seconds", "shape"), INPUTS, ids=[str(row[0])[:60] for row in INPUTS])
+def test_common_words_become_those_of_the_model(
+    fields: dict[str, Any], sent: dict[str, Any], seconds: int | None, shape: str | None
+) -> None:
+    request = VideoRequest.model_validate({"prompt": "A kite"} | fields)
+    assert request.body() == {"request_type": "async", "input": {"prompt": "A kite"} | sent}
+    assert (request.seconds, request.shape) == (seconds, shape)
+    assert VideoRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize("name", catalogue.models())
+def test_every_model_of_the_catalogue_can_be_asked(name: str) -> None:
+    """With nothing but what it requires, in each of its modes; and the sandbox takes what is sent."""
+    model = catalogue.models()[name]
+    assert model.source.endswith(".")
+    for mode, limits in model.modes.items():
+        request = VideoRequest(
+            prompt="A kite over dunes",
+            model=name,
+            mode=mode,
+            image_urls=[IMAGE] * limits.images[0],
+            options={option: True for option, known in model.options.items() if known.required},
+        )
+        assert request.input()["mode"] == mode
+        read_request(name, json.dumps(request.body()).encode())
+
+
+def test_the_sandbox_reads_a_body_as_strictly_as_the_catalogue() -> None:
+    body = VideoRequest(prompt="A kite", model="kling-2-6", options=SOUND).body()
+    for changed in ({"duration": 4}, {"duration": "5"}, {"aspect_ratio": "landscape"}, {"sound": 1}, {"mode": "x"}):
+        with pytest.raises(InvalidInputError, match=f"Invalid parameters: input.{next(iter(changed))}"):
+            read_request("kling-2-6", json.dumps(body | {"input": body["input"] | changed}).encode())
+
+
+CATALOGUE = """{
+  "future-1": {"source": "Our contract.", "modes": {"text-to-video": {"images": [0, 0]}}, "durations": "2-4"},
+  "kling-2-6": {"source": "Our contract.", "modes": {"text-to-video": {"images": [0, 0]}}, "durations": [20]}
+}"""
+
+
+def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models.json").write_text(CATALOGUE)
+    monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
+    assert VideoRequest(prompt="A kite", model="kling-2-6").input()["duration"] == 20
+    with pytest.raises(ValidationError, match="must be 2, 3 or 4 with future-1"):
+        VideoRequest(prompt="A kite", model="future-1", duration=5)
+    assert VideoRequest(prompt="A kite").body()["provider"] == "official"
+    schema = VideoRequest.model_json_schema()["properties"]["model"]
+    assert "future-1" in schema["anyOf"][0]["enum"]
+    assert schema["anyOf"][1] == {"title": "Other", "type": "string"}
+    assert schema["default"] == "sora-2"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        ("{", "Invalid JSON"),
+        ('{"a b": {}}', "a b"),
+        ('{"x": {"source": "?", "modes": {}}}', "modes"),
+        ('{"x": {"source": "?", "modes": {"a": {"images": [0, 0]}}, "price": 1}}', "price"),
+    ],
+)
+def test_a_catalogue_that_cannot_be_read_stops_requests_and_says_why(
+    content: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "models.json").write_text(content)
+    monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
+    with pytest.raises(ValidationError, match=f"SORA_MODELS names a catalogue that cannot be used .*{why}"):
+        VideoRequest(prompt="A kite")
+    # What is paid already stays readable.
+    kept = VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 5}, context=STORED)
+    assert kept.seconds == 5
+
+
+def test_a_stored_request_is_read_whatever_the_catalogue_says_now() -> None:
+    fields = {"prompt": "A kite", "model": "kling-2-6", "duration": 7, "mode": "gone", "options": {"sund": 1}}
+    kept = VideoRequest.model_validate(fields, context=STORED)
+    assert (kept.seconds, kept.duration, kept.mode) == (7, 7, "gone")
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "sent"),
+    [
+        ({}, "kling-3-0-turbo", {"mode": "text-to-video", "duration": 4, "aspect_ratio": "16:9"}),
+        ({"aspect_ratio": "portrait"}, "veo-3-1", {"mode": "quality", "aspect_ratio": "9:16"}),
+        ({"duration": 4}, "sora-2-pro", {"mode": "text-to-video", "duration": 4, "size": "1280*720"}),
+        (
+            {"model": "grok-video", "duration": 8, "aspect_ratio": "portrait"},
+            "sora-2",
+            {"mode": "text-to-video", "duration": 8, "aspect_ratio": "portrait", "remove_watermark": True},
+        ),
+        (
+            {"options": {"resolution": "720p", "sound": True}},
+            "kling-3-0-turbo",
+            {"mode": "text-to-video", "duration": 4, "aspect_ratio": "16:9", "resolution": "720p"},
+        ),
+    ],
+)
+def test_a_fallback_model_is_sent_its_own_words(fields: dict[str, Any], model: str, sent: dict[str, Any]) -> None:
+    chain = [model, "seedance-1-5-pro"] if "options" in fields else [model]
+    request = VideoRequest.model_validate({"prompt": "A kite", "fallback_models": chain} | fields)
+    assert request.on(model).input() == {"prompt": "A kite"} | sent
+
+
+def test_a_video_that_was_to_be_upright_has_no_fallback_that_cannot_say_so() -> None:
+    VideoRequest(prompt="A kite", model="grok-video", duration=6, fallback_models=["hailuo-2-3"])
+    with pytest.raises(ValidationError, match="hailuo-2-3: aspect_ratio is not taken"):
+        VideoRequest(
+            prompt="A kite", model="grok-video", duration=6, aspect_ratio="portrait", fallback_models=["hailuo-2-3"]
+        )
+
+
+def test_words_of_messages() -> None:
+    assert one_of([4]) == "4"
+    assert one_of([5, 10]) == "5 or 10"
+    assert one_of(range(3, 16)) == "3 to 15"
+    assert [shape_of(text) for text in ("16:9", "720*1280", "7x7", "auto", None)] == [
+        "landscape", "portrait", "square", None, None,
+    ]  # fmt: skip
+    assert VideoModel(source="?", modes={"a": {"images": (0, 0)}}, durations="2-4").durations == (2, 3, 4)
+
+
+async def test_both_calls_name_the_model(own_connect: Connect) -> None:
+    answers = ({"taskId": "t1"}, {"taskId": "t1", "state": "pending"})
+    async with serving(*(reply(http(200, envelope(data))) for data in answers)) as server:
+        client = own_connect(server.url)
+        request = VideoRequest(prompt="A kite", model="kling-2-6", options=SOUND)
+        assert await client.submit_once(request) == "t1"
+        assert (await client.status("t1", model=request.model)).state == "pending"
+        assert server.lines() == [
+            "POST /api/v1/generateTask/kling-2-6 HTTP/1.1",
+            "GET /api/v1/statusTask/kling-2-6?taskId=t1 HTTP/1.1",
+        ]
+        assert json.loads(server.requests[0].body) == request.body()
+
+
+@pytest.mark.parametrize("data", [74.87, 0, 12])
+async def test_the_balance_is_a_bare_number(data: float, own_connect: Connect) -> None:
+    async with serving(reply(http(200, envelope(data)))) as server:
+        assert await own_connect(server.url).balance() == Decimal(str(data))
+        assert server.lines() == ["GET /api/v1/apikeys/current-balance HTTP/1.1"]
+
+
+@pytest.mark.parametrize("data", [None, "74.87", True, {"balance": 1}, [1]])
+async def test_a_balance_that_is_no_number_is_an_error(data: Any, own_connect: Connect) -> None:
+    async with serving(reply(http(200, envelope(data)))) as server:
+        with pytest.raises(UnexpectedReplyError, match="no balance"):
+            await own_connect(server.url, max_tries=1).balance()

@@ -1,0 +1,56 @@
+"""What a video costs, by its model. No price is ever made up."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+from pydantic import ValidationError
+
+from blocks import ApixoApi
+from blocks.prices import Price, price_of
+
+PRICES = {"veo-3-1": Price(per_video=Decimal(3)), "kling-2-6": Price(per_second=Decimal("0.5"))}
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds", "price"),
+    [
+        ("sora-2", 8, "0.8"),
+        ("kling-2-6", 10, "5.0"),
+        ("kling-2-6", None, None),  # what has no length has no price per second
+        ("veo-3-1", None, "3"),
+        ("veo-3-1", 8, "3"),
+        ("sora-2-pro", 8, None),
+        ("future-1", 8, None),
+    ],
+)
+def test_each_model_has_its_own_price_or_none(model: str, seconds: int | None, price: str | None) -> None:
+    found = price_of(model, seconds, price_per_second=Decimal("0.1"), prices=PRICES)
+    assert (None if found is None else str(found)) == price
+
+
+def test_the_list_wins_over_the_price_of_the_default_model() -> None:
+    listed = {"sora-2": Price(per_second=Decimal(2))}
+    assert price_of("sora-2", 4, price_per_second=Decimal(1), prices=listed) == 8
+    assert price_of("sora-2", 4, price_per_second=None, prices={}) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"per_second": 1, "per_video": 1}, {"per_second": -1}, {"per_video": "NaN"}, {"per_minute": 1}]
+)
+def test_a_price_is_of_one_kind_and_no_less_than_nothing(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Price.model_validate(fields)
+
+
+def api(**fields: Any) -> ApixoApi:
+    return ApixoApi(api_key=Secret(value="key"), **fields)
+
+
+def test_polling_follows_the_advice_for_the_model_until_a_person_says_otherwise() -> None:
+    assert api().timing("sora-2") == (180, 10)
+    assert api().timing("kling-2-6") == (60, 15)
+    assert api().timing("future-1") == (180, 10)
+    assert api(initial_wait_seconds=5).timing("kling-2-6") == (5, 15)
+    assert api(initial_wait_seconds=5, poll_interval_seconds=1).timing("kling-2-6") == (5, 1)

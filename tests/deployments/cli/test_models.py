@@ -1,0 +1,78 @@
+"""Models on the command line: what each takes, a video of another one, and tags."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apixo import catalogue
+from deployments.sandbox import Fault, SandboxServer
+from tests.deployments.cli.sora import Sora
+from tests.flows.conftest import StoredBlocks
+from tests.support import unique
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Sora:
+    """The command line without a server."""
+    return Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
+
+
+def test_the_catalogue_is_shown_without_a_server(alone: Sora) -> None:
+    listed = alone("models")
+    assert listed.code == 0, listed.err
+    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == list(catalogue.models())
+    one = alone("models", "kling-2-6")
+    assert one.code == 0, one.err
+    for words in ("image-to-video: 1 to 2 images", "1 to 1,000 characters", "5 or 10 s; 5 s by default", "required"):
+        assert words in one.out
+    assert "landscape (16:9), portrait (9:16), 1:1" in one.out
+    unknown = alone("models", "sora-9")
+    assert unknown.code == 1
+    assert "does not have 'sora-9'" in unknown.err
+
+
+def test_a_catalogue_of_ones_own_is_shown_or_said_to_be_broken(alone: Sora, tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+    file.write_text('{"future-1": {"source": "Our contract.", "modes": {"text": {"images": [0, null]}}}}')
+    alone.environment["SORA_MODELS"] = str(file)
+    shown = alone("models", "future-1")
+    assert shown.code == 0, shown.err
+    assert "text: 0 or more images" in shown.out
+    file.write_text("{")
+    broken = alone("models")
+    assert broken.code == 1
+    assert "SORA_MODELS names a catalogue that cannot be used" in broken.err
+
+
+def test_a_video_of_another_model_from_the_dry_run_to_the_list(
+    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    order = ["generate", "Dunes at dusk", "--model", "kling-2-6", "--key", key, "--tag", "spring", *blocks]
+    assert "options.sound: is required by kling-2-6" in sora(*order).all
+    order += ["-o", "sound=true", "--fallback-model", "kling-3-0-turbo", "--duration", "5"]
+    dry = sora(*order, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "5 s, landscape, text-to-video with kling-2-6" in dry.out
+    assert "unknown: the block has no price of kling-2-6 in prices" in dry.out
+    assert sandbox.record.submits() == []
+
+    sandbox.faults.add(Fault(call="submit", kind="http_404", model="kling-2-6"))
+    made = sora(*order, "--aspect-ratio", "1:1")
+    assert made.code == 0, made.err
+    assert [request.model for request in sandbox.record.submits()] == ["kling-2-6", "kling-3-0-turbo"]
+    assert json.loads(sandbox.record.submits()[1].body)["input"]["aspect_ratio"] == "1:1"
+
+    place = ["--archive", stored.name]
+    shown = sora("show", key, *place)
+    assert "attempt 2  archived, kling-3-0-turbo, task" in shown.out
+    assert "tags       spring" in shown.out
+    assert key in sora("list", "--tag", "spring", *place).out
+    assert key not in sora("list", "--tag", "spring", "--tag", unique("autumn"), *place).out
+
+
+@pytest.mark.parametrize("option", ["sound", "=true", "sound="])
+def test_an_option_has_a_name_and_a_value(option: str, sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:
+    said = sora("generate", "Dunes", "--model", "kling-2-6", "--option", option, *blocks)
+    assert said.code == 2
+    assert sandbox.record.submits() == []
