@@ -124,8 +124,8 @@ def read_request(model: str, body: bytes) -> AnyRequest:
     known = catalogue.find(model)
     sent = asked.input.model_dump(exclude_unset=True)
     if known is not None and (problems := known.problems(sent, model)):
-        told = "; ".join(f"input.{field}: {problem}" for field, problem in problems)
-        raise InvalidInputError(f"Invalid parameters: {told}")
+        listed = "; ".join(f"input.{field}: {problem}" for field, problem in problems)
+        raise InvalidInputError(f"Invalid parameters: {listed}")
     return asked
 
 

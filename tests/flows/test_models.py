@@ -17,6 +17,7 @@ from blocks import ApixoApi
 from blocks.prices import Price
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from flows.batch.summary import BatchFailedError
+from flows.callbacks import Outcome, answer_call
 from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
@@ -117,7 +118,7 @@ async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
     assert made.state is State.ARCHIVED
     sent = json.loads(sandbox.record.submits()[0].body)
     assert sent["input"] == {"mode": "text-to-video", "prompt": "Dunes at dusk", "style": {"grain": 2}}
-    assert "the catalogue does not have the model future-1" in caplog.text
+    assert "the catalogue does not have future-1: the request is sent as it is" in caplog.text
 
 
 async def test_tags_are_on_the_run_and_make_no_other_video(
@@ -380,3 +381,52 @@ async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
         await batch(stored, key, rows)
     assert caught.value.summary.counts == {"archived": 1, "not submitted": 2, "rejected": 1}
     assert asked(sandbox) == [("sora-2", False), ("kling-2-6", True)]
+
+
+async def test_fresh_addresses_are_asked_for_under_the_model(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="result", kind="http_403", model="kling-2-6"))
+    assert (await stored.generate(KLING, key=key)).state is State.ARCHIVED
+    assert sandbox.faults.pending() == []
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}
+
+
+async def test_a_callback_is_checked_under_the_model_of_its_attempt(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2")
+    gone(sandbox, "kling-3-0-turbo", kind="reset_after")
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources, SAFE)
+    task_id = sandbox.record.submits()[1].task_id
+    notified: list[str] = []
+    while (outcome := await answer_call(key, 2, task_id, resources, notify=lambda *who: notified.append(who[1]))) in (
+        Outcome.PENDING,
+        Outcome.UNIDENTIFIED,
+    ):
+        assert outcome is Outcome.PENDING
+        await asyncio.sleep(0.05)
+    assert (outcome, notified) == (Outcome.FINISHED, [task_id])
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    assert (entry.generation.task.model, entry.generation.task_id) == ("kling-3-0-turbo", task_id)
+
+
+async def test_a_video_of_a_task_that_was_replaced_is_collected_under_its_model(
+    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+) -> None:
+    first = await submit(key, resources, KLING)
+    second = await made_outside(api, KLING)
+    await resolve_as_task(await look(key, resources), second, resources)
+    for _ in range(100):
+        await collect([key], resources)
+        entry = await resources.ledger.read(key)
+        assert entry is not None
+        (replaced,) = entry.generation.attempt.superseded
+        if entry.generation.state is State.ARCHIVED and replaced.objects:
+            break
+        await asyncio.sleep(0.05)
+    assert (replaced.task_id, len(replaced.objects) > 0) == (first.task_id, True)
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}

@@ -145,6 +145,24 @@ def test_a_prompt_is_just_text(prompt: str) -> None:
     assert read_csv(text.getvalue()) == [Row(line=2, item=BatchItem(prompt=prompt))]
 
 
+def test_a_row_can_have_a_model_with_its_options_tags_and_fallbacks() -> None:
+    (row,) = read_csv(
+        "prompt;model;duration;options;tags;fallback_models\n"
+        'A kite;kling-2-6;10;"{""sound"": true}";spring sale, kites ;kling-3-0-turbo future-1\n'
+    )
+    assert isinstance(row, Row)
+    assert row.item.model_dump(exclude_defaults=True) == {
+        "prompt": "A kite", "model": "kling-2-6", "duration": 10, "options": {"sound": True},
+        "tags": ["spring sale", "kites"], "fallback_models": ["kling-3-0-turbo", "future-1"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", ["sound=true", "[1]", "{", '{""a"": NaN}', "{'sound': true}"])
+def test_options_that_are_no_json_object_are_a_bad_row(cell: str) -> None:
+    (row,) = read_csv(f'prompt;model;options\nA kite;kling-2-6;"{cell}"\n')
+    assert told(row) == ['options: must be an object such as {"sound": true}']
+
+
 def test_bad_rows_stand_beside_good_ones_each_with_all_its_problems() -> None:
     rows = read_csv('duration,id,prompt\n5,A,\n4,b,"A kite\nover dunes"\n4,c,A kite, red\n8,d,A boat\n')
     assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
