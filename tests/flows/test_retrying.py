@@ -35,6 +35,7 @@ TRANSIENT: list[BaseException] = [
     store.StoreUnavailableError("no answer"),
     pipeline.ArchiveMismatchError("differs"),
     media.DownloadError("cut"),
+    media.CutDownloadError("cut"),
     media.DamagedVideoError("half"),
     media.ResultExpiredError("403", retryable=True),
 ]
@@ -69,7 +70,8 @@ FINAL: list[object] = [
     ResolutionError("no"),
     media.ForbiddenUrlError("private"),
     media.ImageRefusedError("too big"),
-    media.ResultExpiredError("403"),
+    media.ResultExpiredError("404"),
+    media.ForbiddenByHostError("403"),
     media.DownloadError("too large", retryable=False),
     TransitionError("no"),
     pipeline.SupersededError("another task"),
