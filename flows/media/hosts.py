@@ -7,7 +7,6 @@ redirect. So the client resolves a name once, checks *every* address, and connec
 
 import asyncio
 import http.cookiejar
-import ipaddress
 import os
 import re
 import socket
@@ -23,8 +22,8 @@ import httpx
 from apixo.addresses import normalize_url
 from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
+from flows.media.networks import is_address, is_allowed_address
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """``await resolve(host, port)`` gives every address of a host as text; an OSError means it has none now."""
 
@@ -59,47 +58,6 @@ _BAD_PORTS = frozenset(
 )
 
 
-def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(text) for text in texts)
-
-
-# Refused even with allow_private_hosts: they are nobody's media server, and the link-local ones hand out credentials.
-_NEVER = _networks(
-    "0.0.0.0/8",  # "this host": Linux connects 0.0.0.0 to loopback
-    "169.254.0.0/16",  # link-local: metadata of AWS, Google, Azure, …
-    "100.100.100.200/32",  # metadata of Alibaba
-    "168.63.129.16/32",  # the wire server of Azure, in public address space
-    "192.0.0.192/32",  # metadata of Oracle
-    "224.0.0.0/4",  # multicast
-    "255.255.255.255/32",  # broadcast
-    "::/128",
-    "fe80::/10",  # link-local
-    "fd00:ec2::254/128",  # metadata of AWS over IPv6
-    "fd20:ce::254/128",  # metadata of Google over IPv6
-    "ff00::/8",  # multicast
-)
-
-# What ``is_global`` of some Python version lets through although no public web server lives there.
-_NOT_PUBLIC = _networks(
-    "100.64.0.0/10",  # carrier-grade NAT
-    "192.0.0.0/24",  # IETF protocol assignments
-    "192.88.99.0/24",  # 6to4 relays, withdrawn
-    "198.18.0.0/15",  # benchmarks
-    "240.0.0.0/4",  # reserved
-    "2001::/23",  # IETF protocol assignments, Teredo (2001::/32) among them
-    "2001:db8::/32",  # documentation
-    "2002::/16",  # 6to4, withdrawn
-    "3fff::/20",  # documentation
-)
-_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has ever given out for hosts
-
-# Prefixes whose last 32 bits are an IPv4 address. The first two stand for exactly that address: where it may be
-# asked, so may they (a network with IPv6 only sees the whole IPv4 web through NAT64).
-_NAMED_IPV4 = _networks("::ffff:0:0/96", "64:ff9b::/96")
-# Besides: the withdrawn IPv4-compatible and IPv4-translated addresses, and local NAT64.
-_EMBEDDED_IPV4 = (*_NAMED_IPV4, *_networks("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48"))
-
-
 def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     """The parsed URL, if its text alone allows asking it. Pure: nothing is resolved.
 
@@ -129,30 +87,6 @@ def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     if parsed.port is not None and (parsed.port > 65_535 or parsed.port in _BAD_PORTS):
         raise ForbiddenUrlError(f"{shown} is refused: port {parsed.port} is not one of a web server", url=url)
     return parsed
-
-
-def is_allowed_address(address: str | Address, *, allow_private_hosts: bool) -> bool:
-    """Whether a connection to this address may be made. Pure.
-
-    Without allow_private_hosts only public addresses are: no private, loopback, link-local, multicast, reserved,
-    unspecified, documentation, benchmark or carrier-grade NAT one, nor an IPv6 address that carries such an IPv4
-    address (mapped, NAT64), nor any of the withdrawn tunnels (6to4, Teredo). With it, link-local, multicast,
-    unspecified, broadcast and cloud metadata addresses stay refused, inside an IPv6 address too.
-
-    Raises:
-        ValueError: the text is no address.
-    """
-    ip = ipaddress.ip_address(address) if isinstance(address, str) else address
-    embedded = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else []
-    if any(_is_in(candidate, _NEVER) for candidate in (ip, *embedded)):
-        return False
-    if allow_private_hosts:
-        return True
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not _is_in(ip, _NOT_PUBLIC)
-    if _is_in(ip, _NAMED_IPV4):
-        return all(is_allowed_address(inner, allow_private_hosts=False) for inner in embedded)
-    return ip in _GLOBAL_UNICAST and ip.is_global and not _is_in(ip, _NOT_PUBLIC) and not embedded
 
 
 async def resolve_host(host: str, port: int) -> Sequence[str]:
@@ -244,7 +178,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         """Every address of the host, all of them allowed, in the resolver's order."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                found = [host] if _is_address(host) else list(await self._resolve(host, _port(url)))
+                found = [host] if is_address(host) else list(await self._resolve(host, _port(url)))
             checked = [(address, self._is_allowed(address)) for address in found]
         except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
             raise DownloadError(
@@ -396,36 +330,10 @@ def _redirected(current: httpx.URL, location: str) -> httpx.URL:
     return target
 
 
-def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address carries and that a router or a stack may unwrap."""
-    if ip == ipaddress.IPv6Address("::1"):
-        return []
-    found = [ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)] if _is_in(ip, _EMBEDDED_IPV4) else []
-    if ip.sixtofour is not None:
-        found.append(ip.sixtofour)
-    if ip.teredo is not None:
-        found.extend(ip.teredo)
-    if (int(ip) >> 32) & 0xFDFF_FFFF == 0x5EFE:  # ISATAP
-        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
-    return found
-
-
-def _is_in(ip: Address, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    return any(ip in network for network in networks)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_host(host: str) -> bool:
     """A DNS name in its ASCII form or an address; an IPv6 zone (``%eth0``) is neither."""
     if ":" in host:
-        return "%" not in host and _is_address(host)
+        return "%" not in host and is_address(host)
     labels = host.removesuffix(".").split(".")
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
 

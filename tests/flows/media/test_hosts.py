@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.media.errors import DownloadError, ForbiddenUrlError
-from flows.media.hosts import GuardedTransport, check_url, guarded_client, is_allowed_address, resolve_host
+from flows.media.hosts import GuardedTransport, check_url, guarded_client, resolve_host
+from flows.media.networks import is_allowed_address
 
 from .wire import OK, get, names, redirect, serving
 
