@@ -64,9 +64,9 @@ def parse_claimed_task_id(body: bytes) -> str | None:
     """
     content = _content(body)
     data = content.get("data") if isinstance(content, dict) else None
-    documented = usable_task_id(data.get("taskId")) if isinstance(data, dict) else None
-    if documented is not None:
-        return documented
+    documented = data.get("taskId") if isinstance(data, dict) else None
+    if isinstance(documented, str) and (named_there := usable_task_id(documented)):
+        return named_there
     named = list(_named_task_ids(content))
     texts = [value for value in named if isinstance(value, str)]
     numbers = [str(value) for value in named if isinstance(value, int) and not isinstance(value, bool)]

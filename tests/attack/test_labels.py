@@ -43,6 +43,7 @@ def test_a_request_is_named_after_what_it_does(method: str, url: str, body: byte
         ("PUT", "tasks/task_1", "PUT task owner"),
         ("GET", "requests/0a1b", "GET request index"),
         ("PUT", "probe/conditional-writes", "PUT probe"),
+        ("DELETE", "incoming/probe-0a1b2c", "DELETE incoming"),
         ("PUT", "videos/2026/01/02/k/video.mp4", "PUT video.mp4"),
         ("GET", "videos/2026/01/02/k/task-2/generation.json", "GET generation.json"),
         ("LIST", "open/", "LIST open"),

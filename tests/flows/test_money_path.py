@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow
@@ -95,11 +96,11 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
     known, superseded = await fetched(first, resources, tmp_path / "a")
     create, reached, gate = ObjectStore.create_file, asyncio.Event(), asyncio.Event()
 
-    async def slow(store: ObjectStore, name: str, path: Path, *, content_type: str) -> bool:
+    async def slow(store: ObjectStore, name: str, path: Path, **how: Any) -> bool:
         if str(path).startswith(str(tmp_path / "a")):
             reached.set()
             await gate.wait()
-        return await create(store, name, path, content_type=content_type)
+        return await create(store, name, path, **how)
 
     monkeypatch.setattr(ObjectStore, "create_file", slow)
     late = asyncio.create_task(steps.archive.fn(first, known, superseded, resources))

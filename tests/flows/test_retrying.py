@@ -15,6 +15,7 @@ from flows import steps
 from flows.batch.budget import BudgetError
 from flows.batch.calendars import CalendarError
 from flows.batch.summary import BadRowsError, BatchError, BatchFailedError, summarize
+from flows.check_setup import SetupCheckError
 from flows.collect_videos import CollectionError
 from flows.media import errors as media
 from flows.paid_call import PaymentThreadDiedError
@@ -40,6 +41,7 @@ TRANSIENT: list[BaseException] = [
     media.ResultExpiredError("403", retryable=True),
 ]
 FINAL: list[object] = [
+    api.UntrustedCertificateError("no connection"),
     api.BadRequestError("400"),
     api.AuthenticationError("401"),
     api.InsufficientBalanceError("402"),
@@ -68,6 +70,7 @@ FINAL: list[object] = [
     BadRowsError("not understood", summary=NOTHING),
     BatchFailedError("some", summary=NOTHING),
     ResolutionError("no"),
+    SetupCheckError("no disk"),
     media.ForbiddenUrlError("private"),
     media.ImageRefusedError("too big"),
     media.ResultExpiredError("404"),
