@@ -66,9 +66,12 @@ audit: $(STAMP) ## ask whether what is locked has known vulnerabilities; needs t
 format: $(STAMP) ## format, and fix what can be fixed by itself
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
-lock: $(STAMP) ## renew requirements.txt from pyproject.toml
+lock: $(STAMP) ## write requirements.txt from pyproject.toml, and say what changed; UPGRADE=1 takes the newest of all
+	@cp requirements.txt .lock-before
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
-	  -q -o requirements.txt --custom-compile-command "make lock"
+	  -q $(if $(UPGRADE),--upgrade) -o requirements.txt --custom-compile-command "make lock"
+	@changed=$$(diff .lock-before requirements.txt | grep -E '^[<>] [a-z]' | tr -d '\\'); echo "$${changed:-No version changed.}"
+	@rm .lock-before
 	@echo "Locked. 'make install' installs it."
 
 # The lock of a running stack is held as long as its process lives. Any Python 3 can ask.

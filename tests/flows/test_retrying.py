@@ -14,6 +14,7 @@ from blocks import errors as store
 from flows import steps
 from flows.batch.budget import BudgetError
 from flows.batch.calendars import CalendarError
+from flows.batch.limited_flow import TooManyRequestsError
 from flows.batch.summary import BadRowsError, BatchError, BatchFailedError, summarize
 from flows.check_setup import SetupCheckError
 from flows.collect_videos import CollectionError
@@ -71,6 +72,7 @@ FINAL: list[object] = [
     BatchFailedError("some", summary=NOTHING),
     ResolutionError("no"),
     SetupCheckError("no disk"),
+    TooManyRequestsError("512 KB"),
     media.ForbiddenUrlError("private"),
     media.ImageRefusedError("too big"),
     media.ResultExpiredError("404"),
