@@ -62,18 +62,40 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
     identity = (store.url, store.bucket)
     if identity in _proven and not thorough:
         return
-    await prove(store)
-    await _prove_clock(store, MAX_CLOCK_OFFSET_SECONDS if thorough else UNUSABLE_CLOCK_OFFSET_SECONDS)
+    if thorough:
+        if found := await problems(store):
+            raise found[0]
+    else:
+        await prove(store)
+        await _prove_clock(store, UNUSABLE_CLOCK_OFFSET_SECONDS)
     for name in also:
         with contextlib.suppress(PreconditionFailedError):
             await store.put_if(name, b"Shows that this may be written.\n", etag=None)
-    if thorough or await _is_due(store):
-        if thorough or store.url not in _raced:
+    if not thorough and await _is_due(store):
+        if store.url not in _raced:
             await prove_race(store)
             await prove_large_upload(store)
             _raced.add(store.url)
         await mark_raced(store)
     _proven.add(identity)
+
+
+async def problems(store: ObjectStore) -> list[StoreError]:
+    """Proves everything, whatever was proven before, and returns all that is wrong: a person can fix it at once."""
+    try:
+        await prove(store)
+    except StoreError as error:
+        return [error]  # the rest would only repeat it
+    found = []
+    for check in (_prove_set_clock, prove_settings, prove_race, prove_large_upload):
+        try:
+            await check(store)
+        except StoreError as error:
+            found.append(error)
+    if not found:
+        _raced.add(store.url)
+        await mark_raced(store)
+    return found
 
 
 async def mark_raced(store: ObjectStore) -> None:
@@ -117,6 +139,21 @@ async def prove(store: ObjectStore) -> None:
             f"The object store kept {own}, which it had said to delete. Has the bucket a retention rule or an object "
             "lock, or is there a cache in front of it? Neither may hold for this bucket.",
             object_name=own,
+        )
+
+
+async def prove_settings(store: ObjectStore) -> None:
+    """Reads the bucket's lifecycle rules, where the store lets this key.
+
+    Raises:
+        StoreUnfitError: one of them would take records of the ledger away.
+    """
+    settings = await store.settings()
+    if rules := settings.against_the_ledger():
+        raise StoreUnfitError(
+            f"A lifecycle rule of bucket {store.bucket} takes the ledger away: {', '.join(map(str, rules))}. A record "
+            "that is gone makes its key unknown, and it would be paid again. Limit the rule to videos/ or incoming/, "
+            "and keep ledger/, open/, tasks/ and requests/ out of it."
         )
 
 
@@ -253,6 +290,10 @@ async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition
     return found.etag
 
 
+async def _prove_set_clock(store: ObjectStore) -> None:
+    await _prove_clock(store, MAX_CLOCK_OFFSET_SECONDS)
+
+
 async def _prove_clock(store: ObjectStore, most_seconds: float) -> None:
     offset = await store.clock_offset_seconds()
     if offset is not None and abs(offset) > most_seconds:
@@ -278,4 +319,13 @@ def _is_ours(data: bytes) -> bool:
     return data.startswith(b"Shows that this store") or (data.startswith(b'{"probe"') and data.endswith(b'"}'))
 
 
-__all__ = ["RACED", "ensure_ready", "mark_raced", "prove", "prove_large_upload", "prove_race"]
+__all__ = [
+    "RACED",
+    "ensure_ready",
+    "mark_raced",
+    "problems",
+    "prove",
+    "prove_large_upload",
+    "prove_race",
+    "prove_settings",
+]
