@@ -163,7 +163,7 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
             "can: lower max_in_flight, or look at the store."
             if code in BUSY
             else f"The object store gave no answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
-            f"{'' if status else NO_WAY}"
+            f"{'' if reply.sent else NO_WAY}"
         )
         return StoreUnavailableError(said, code=code, object_name=name)
     advice = _advice(code or str(status), bucket)
