@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test attack check audit format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test attack stores check audit format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,15 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: two hours
 	@$(MINIO)
 	@$(BIN)/python -m pytest -m "attack or sample" -s
+
+# A third store for the comparison, pinned, where Go can build it: half a minute, once.
+VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and play the ledger's model on each: see docs/stores.md
+	@$(MINIO)
+	@test -x $(LOCAL)/bin/versitygw || ! command -v go >/dev/null || \
+	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }
+	@$(BIN)/python -m pytest -m stores -s -p no:randomly tests/stores
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .
