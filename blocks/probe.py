@@ -5,7 +5,6 @@ proxy changes etags or bodies on their way, a claim can be written and never be 
 video has nowhere to go. So the probe does what a run does, through the same clients.
 """
 
-import asyncio
 import contextlib
 import json
 import uuid
@@ -21,11 +20,11 @@ from blocks.errors import (
     StoreUnfitError,
 )
 from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
+from blocks.probe_race import prove_race
 
 RACED: Final = "probe/race"
 """Written whenever the store has passed the race and taken a large upload. Its age says when to ask for them again."""
 RACE_EVERY: Final = timedelta(days=1)
-RACERS: Final = 32
 LARGE_BYTES: Final = 5 * 1_048_576
 """The smallest part of an upload in parts that S3 knows: what a proxy has to let through."""
 MAX_CLOCK_OFFSET_SECONDS: Final = 60.0
@@ -157,22 +156,6 @@ async def prove_settings(store: ObjectStore) -> None:
         )
 
 
-async def prove_race(store: ObjectStore) -> None:
-    """Has 32 writers create one object at once, then change it at once: exactly one may win each time.
-
-    Raises:
-        StoreUnfitError: more than one won, or none did although all were answered.
-        StoreError: it refused, or did not answer.
-    """
-    name = f"{INCOMING}race-{uuid.uuid4().hex}"
-    try:
-        etag = await _one_winner(store, name, None, "If-None-Match")
-        await _one_winner(store, name, etag, "If-Match")
-    finally:
-        with contextlib.suppress(StoreError):
-            await store.remove(name)
-
-
 async def prove_large_upload(store: ObjectStore) -> None:
     """Uploads 5 MiB by one request, the most that any upload is cut down to.
 
@@ -256,40 +239,6 @@ def _refused_its_own(etag: str, then: str) -> str:
     return f"{what} A proxy in front of it that compresses or caches would do so: switch that off for the store."
 
 
-async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition: str) -> str:
-    """The winner's etag, of 32 writers at once."""
-    # All differ, also from what is there: the same bytes would have the same etag, which a second writer still matches.
-    bodies = [uuid.uuid4().bytes for _ in range(RACERS)]
-    attempts = await asyncio.gather(*(store.put_if(name, body, etag=etag) for body in bodies), return_exceptions=True)
-    won = [number for number, result in enumerate(attempts) if isinstance(result, str)]
-    errors = [result for result in attempts if isinstance(result, BaseException)]
-    if other := [error for error in errors if not isinstance(error, PreconditionFailedError | StoreUnavailableError)]:
-        raise other[0]
-    unclear = [error for error in errors if isinstance(error, StoreUnavailableError)]
-    found = await store.get(name)
-    if found is None and unclear:
-        raise unclear[0]
-    if len(won) > 1:
-        raise StoreUnfitError(
-            f"Of {RACERS} writers with {condition} at the same moment, {len(won)} were told that they had won. One "
-            "generation could be paid several times. Use a current MinIO, SeaweedFS or AWS S3.",
-            object_name=name,
-        )
-    if found is None or not (won or unclear):
-        raise StoreUnfitError(
-            f"Of {RACERS} writers with {condition} at the same moment none won. A generation could never be claimed. "
-            "Use a current MinIO, SeaweedFS or AWS S3.",
-            object_name=name,
-        )
-    if won and found.data != bodies[won[0]]:
-        raise StoreUnfitError(
-            f"A read of {name} does not show what was just written. A cache in front of the store, or replicas that "
-            "lag behind, would do so: the ledger needs a store whose reads see the last write.",
-            object_name=name,
-        )
-    return found.etag
-
-
 async def _prove_set_clock(store: ObjectStore) -> None:
     await _prove_clock(store, MAX_CLOCK_OFFSET_SECONDS)
 
@@ -326,6 +275,5 @@ __all__ = [
     "problems",
     "prove",
     "prove_large_upload",
-    "prove_race",
     "prove_settings",
 ]

@@ -15,7 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from blocks import VideoArchive
-from blocks.probe import RACERS, problems, prove_race
+from blocks.probe import problems
+from blocks.probe_race import RACERS, prove_race
 from deployments.local.credentials import Credentials
 from deployments.local.object_store import FORCE_VARIABLE, ObjectStoreServer, _accepts, start_object_store
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port
