@@ -5,10 +5,11 @@ proxy changes etags or bodies on their way, a claim can be written and never be 
 video has nowhere to go. So the probe does what a run does, through the same clients.
 """
 
+import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -21,6 +22,7 @@ from blocks.errors import (
 )
 from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
 from blocks.probe_race import prove_race
+from blocks.s3_errors import BUSY
 
 RACED: Final = "probe/race"
 """Written whenever the store has passed the race and taken a large upload. Its age says when to ask for them again."""
@@ -31,6 +33,8 @@ MAX_CLOCK_OFFSET_SECONDS: Final = 60.0
 """What a clock that anybody sets stays under. More is said by set-up and dry runs."""
 UNUSABLE_CLOCK_OFFSET_SECONDS: Final = 600.0
 """More ends a run before it pays: S3 refuses requests that are 15 minutes off, and a wrong clock drifts on."""
+BUSY_PAUSES_SECONDS: Final = (0.2, 1.0, 3.0)
+"""Before a check is made again that a busy store did not let through."""
 TRIES: Final = 20
 """How often the probe is changed anew when other processes, which prove the same, are faster each time."""
 
@@ -82,13 +86,13 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
 async def problems(store: ObjectStore) -> list[StoreError]:
     """Proves everything, whatever was proven before, and returns all that is wrong: a person can fix it at once."""
     try:
-        await prove(store)
+        await _patiently(prove, store)
     except StoreError as error:
         return [error]  # the rest would only repeat it
     found = []
     for check in (_prove_set_clock, prove_settings, prove_race, prove_large_upload):
         try:
-            await check(store)
+            await _patiently(check, store)
         except StoreError as error:
             found.append(error)
     if not found:
@@ -237,6 +241,18 @@ def _refused_its_own(etag: str, then: str) -> str:
     else:
         what = f"The object store refused a change with the etag {etag} that a read of it had given."
     return f"{what} A proxy in front of it that compresses or caches would do so: switch that off for the store."
+
+
+async def _patiently(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:
+    """Makes a check again where the store asks for it. A run has patience of its own; a person waits for this one."""
+    for seconds in BUSY_PAUSES_SECONDS:
+        try:
+            return await check(store)
+        except StoreUnavailableError as error:
+            if error.code not in BUSY:
+                raise
+        await asyncio.sleep(seconds)
+    return await check(store)
 
 
 async def _prove_set_clock(store: ObjectStore) -> None:

@@ -237,4 +237,4 @@ def _advice(code: str, bucket: str) -> str:
     }.get(code, "Check the video-archive block.")
 
 
-__all__ = ["NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error", "wrong_region"]
+__all__ = ["BUSY", "NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error", "wrong_region"]

@@ -155,9 +155,9 @@ def own_special_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obje
         server = start_object_store(
             local_dir=CHECKOUT / ".local", data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS
         )
-        with server.process:
-            _wait_for(server.endpoint)  # its region is another than `ready` asks with
-            yield server
+    with server.process:  # past the patches, for another store may be started meanwhile
+        _wait_for(server.endpoint)  # its region is another than `ready` asks with
+        yield server
 
 
 def _wait_for(endpoint: str) -> None:
