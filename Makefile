@@ -5,10 +5,11 @@ LOCAL := .local
 BIN := .venv/bin
 # Exists, and is newer than the lock, when everything is installed.
 STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test attack check audit format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test attack stores check audit format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -19,11 +20,17 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "This needs Python 3.11 or newer, and '$(PYTHON)' is not: $$($(PYTHON) -V 2>&1)." >&2; \
 	  echo "Install one and name it: make install PYTHON=python3.11" >&2; exit 1; }
-	@echo "Installing into .venv: a minute or two, once."
+	@echo "Installing into .venv, once: half a minute, on a busy machine or a slow network minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# --no-deps: the lock is complete, and pip would look for "sqlalchemy[asyncio]" beside it.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# uv, which is in the lock, takes a quarter of pip's time. An index that pip is configured for is pip's alone.
+	@{ ! $(PIP) config list | grep index >/dev/null && \
+	  awk '/^[a-z]/ { wanted = /^uv==/ } wanted' requirements.txt > .venv/uv.txt && \
+	  $(PIP) install --quiet --no-deps --require-hashes -r .venv/uv.txt && \
+	  $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r requirements.txt; } || { \
+	  echo "Installing with pip, which shows nothing: up to 4 minutes." && \
+	  $(PIP) install --quiet --no-deps --require-hashes -r requirements.txt; }
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "Installed."
 
@@ -53,6 +60,15 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: two hours
 	@$(MINIO)
 	@$(BIN)/python -m pytest -m "attack or sample" -s
+
+# A third store for the comparison, pinned, where Go can build it: half a minute, once.
+VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and play the ledger's model on each: see docs/stores.md
+	@$(MINIO)
+	@test -x $(LOCAL)/bin/versitygw || ! command -v go >/dev/null || \
+	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }
+	@$(BIN)/python -m pytest -m stores -s -p no:randomly tests/stores
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .

@@ -45,7 +45,7 @@ from apixo.replies import (
 )
 from apixo.requests import VideoRequest
 from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
-from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
+from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from apixo.waiting import wait_for_end
 
 T = TypeVar("T")
@@ -266,7 +266,7 @@ class StatusClient:
                 ) from self._cause(error, secret)
             raise NotSentError(
                 f"No connection to {request.url.host} ({self._why(error, secret)}). Nothing was sent. "
-                "Check the network and base_url, then run it again.",
+                f"Check the network and base_url, then run it again.{NO_WAY}",
                 task_id=task_id,
             ) from self._cause(error, secret)
         except httpx.InvalidURL as error:  # httpx reads the address of a redirect, also where it must not follow it

@@ -104,5 +104,7 @@ UNTRUSTED: Final = (
     "its certificate is not trusted here. If an authority of your own signed it, name that authority's certificate in "
     "SSL_CERT_FILE for every process that runs flows"
 )
+NO_WAY: Final = " If a proxy is the only way out of this network, name it in HTTPS_PROXY."
+"""The remedy for a host that cannot be reached at all."""
 
-__all__ = ["UNTRUSTED", "is_loopback", "is_untrusted_certificate", "proxy_for", "trust"]
+__all__ = ["NO_WAY", "UNTRUSTED", "is_loopback", "is_untrusted_certificate", "proxy_for", "trust"]

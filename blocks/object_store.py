@@ -15,9 +15,10 @@ import obstore
 from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
+from blocks.bucket_settings import BucketSettings, read_settings, read_stale_release
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
 from blocks.s3_clients import Connection
-from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error
+from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error, wrong_region
 from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Attributes, Uploads
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
@@ -291,6 +292,14 @@ class ObjectStore:
 
         return await self._threaded("GET", PROBE, read)
 
+    async def settings(self) -> BucketSettings:
+        """What can be read of the bucket's lifecycle rules, retention and versioning."""
+        return await self._threaded("GET", "", lambda: read_settings(self._connection, self.bucket))
+
+    async def stale_release(self) -> str:
+        """The store's release, if it is known to have a fault that costs money; see `blocks.bucket_settings`."""
+        return await self._threaded("GET", "", lambda: read_stale_release(self._connection))
+
     def signed_url(self, name: str, *, seconds: int) -> str:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it."""
         return self._minio.get_presigned_url("GET", self.bucket, name, expires=timedelta(seconds=seconds))
@@ -314,6 +323,9 @@ class ObjectStore:
             found = store_error(error, method=method, name=name, bucket=self.bucket)
             if found is None:
                 raise
+            if found.code == "PermanentRedirect":  # whose reply names the region to a client that obstore is not
+                region = await asyncio.to_thread(self._connection.bucket_region, self.bucket)
+                found = wrong_region(self.bucket, region) if region else found
             raise found from redacted(error)
 
     async def _request(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:

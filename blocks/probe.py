@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -21,17 +21,20 @@ from blocks.errors import (
     StoreUnfitError,
 )
 from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
+from blocks.probe_race import prove_race
+from blocks.s3_errors import BUSY
 
 RACED: Final = "probe/race"
 """Written whenever the store has passed the race and taken a large upload. Its age says when to ask for them again."""
 RACE_EVERY: Final = timedelta(days=1)
-RACERS: Final = 32
 LARGE_BYTES: Final = 5 * 1_048_576
 """The smallest part of an upload in parts that S3 knows: what a proxy has to let through."""
 MAX_CLOCK_OFFSET_SECONDS: Final = 60.0
 """What a clock that anybody sets stays under. More is said by set-up and dry runs."""
 UNUSABLE_CLOCK_OFFSET_SECONDS: Final = 600.0
 """More ends a run before it pays: S3 refuses requests that are 15 minutes off, and a wrong clock drifts on."""
+BUSY_PAUSES_SECONDS: Final = (0.2, 1.0, 3.0)
+"""Before a check is made again that a busy store did not let through."""
 TRIES: Final = 20
 """How often the probe is changed anew when other processes, which prove the same, are faster each time."""
 
@@ -62,18 +65,40 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
     identity = (store.url, store.bucket)
     if identity in _proven and not thorough:
         return
-    await prove(store)
-    await _prove_clock(store, MAX_CLOCK_OFFSET_SECONDS if thorough else UNUSABLE_CLOCK_OFFSET_SECONDS)
+    if thorough:
+        if found := await problems(store):
+            raise found[0]
+    else:
+        await prove(store)
+        await _prove_clock(store, UNUSABLE_CLOCK_OFFSET_SECONDS)
     for name in also:
         with contextlib.suppress(PreconditionFailedError):
             await store.put_if(name, b"Shows that this may be written.\n", etag=None)
-    if thorough or await _is_due(store):
-        if thorough or store.url not in _raced:
+    if not thorough and await _is_due(store):
+        if store.url not in _raced:
             await prove_race(store)
             await prove_large_upload(store)
             _raced.add(store.url)
         await mark_raced(store)
     _proven.add(identity)
+
+
+async def problems(store: ObjectStore) -> list[StoreError]:
+    """Proves everything, whatever was proven before, and returns all that is wrong: a person can fix it at once."""
+    try:
+        await _patiently(prove, store)
+    except StoreError as error:
+        return [error]  # the rest would only repeat it
+    found = []
+    for check in (_prove_set_clock, prove_settings, prove_race, prove_large_upload):
+        try:
+            await _patiently(check, store)
+        except StoreError as error:
+            found.append(error)
+    if not found:
+        _raced.add(store.url)
+        await mark_raced(store)
+    return found
 
 
 async def mark_raced(store: ObjectStore) -> None:
@@ -120,20 +145,19 @@ async def prove(store: ObjectStore) -> None:
         )
 
 
-async def prove_race(store: ObjectStore) -> None:
-    """Has 32 writers create one object at once, then change it at once: exactly one may win each time.
+async def prove_settings(store: ObjectStore) -> None:
+    """Reads the bucket's lifecycle rules, where the store lets this key.
 
     Raises:
-        StoreUnfitError: more than one won, or none did although all were answered.
-        StoreError: it refused, or did not answer.
+        StoreUnfitError: one of them would take records of the ledger away.
     """
-    name = f"{INCOMING}race-{uuid.uuid4().hex}"
-    try:
-        etag = await _one_winner(store, name, None, "If-None-Match")
-        await _one_winner(store, name, etag, "If-Match")
-    finally:
-        with contextlib.suppress(StoreError):
-            await store.remove(name)
+    settings = await store.settings()
+    if rules := settings.against_the_ledger():
+        raise StoreUnfitError(
+            f"A lifecycle rule of bucket {store.bucket} takes the ledger away: {', '.join(map(str, rules))}. A record "
+            "that is gone makes its key unknown, and it would be paid again. Limit the rule to videos/ or incoming/, "
+            "and keep ledger/, open/, tasks/ and requests/ out of it."
+        )
 
 
 async def prove_large_upload(store: ObjectStore) -> None:
@@ -219,38 +243,20 @@ def _refused_its_own(etag: str, then: str) -> str:
     return f"{what} A proxy in front of it that compresses or caches would do so: switch that off for the store."
 
 
-async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition: str) -> str:
-    """The winner's etag, of 32 writers at once."""
-    # All differ, also from what is there: the same bytes would have the same etag, which a second writer still matches.
-    bodies = [uuid.uuid4().bytes for _ in range(RACERS)]
-    attempts = await asyncio.gather(*(store.put_if(name, body, etag=etag) for body in bodies), return_exceptions=True)
-    won = [number for number, result in enumerate(attempts) if isinstance(result, str)]
-    errors = [result for result in attempts if isinstance(result, BaseException)]
-    if other := [error for error in errors if not isinstance(error, PreconditionFailedError | StoreUnavailableError)]:
-        raise other[0]
-    unclear = [error for error in errors if isinstance(error, StoreUnavailableError)]
-    found = await store.get(name)
-    if found is None and unclear:
-        raise unclear[0]
-    if len(won) > 1:
-        raise StoreUnfitError(
-            f"Of {RACERS} writers with {condition} at the same moment, {len(won)} were told that they had won. One "
-            "generation could be paid several times. Use a current MinIO, SeaweedFS or AWS S3.",
-            object_name=name,
-        )
-    if found is None or not (won or unclear):
-        raise StoreUnfitError(
-            f"Of {RACERS} writers with {condition} at the same moment none won. A generation could never be claimed. "
-            "Use a current MinIO, SeaweedFS or AWS S3.",
-            object_name=name,
-        )
-    if won and found.data != bodies[won[0]]:
-        raise StoreUnfitError(
-            f"A read of {name} does not show what was just written. A cache in front of the store, or replicas that "
-            "lag behind, would do so: the ledger needs a store whose reads see the last write.",
-            object_name=name,
-        )
-    return found.etag
+async def _patiently(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:
+    """Makes a check again where the store asks for it. A run has patience of its own; a person waits for this one."""
+    for seconds in BUSY_PAUSES_SECONDS:
+        try:
+            return await check(store)
+        except StoreUnavailableError as error:
+            if error.code not in BUSY:
+                raise
+        await asyncio.sleep(seconds)
+    return await check(store)
+
+
+async def _prove_set_clock(store: ObjectStore) -> None:
+    await _prove_clock(store, MAX_CLOCK_OFFSET_SECONDS)
 
 
 async def _prove_clock(store: ObjectStore, most_seconds: float) -> None:
@@ -278,4 +284,12 @@ def _is_ours(data: bytes) -> bool:
     return data.startswith(b"Shows that this store") or (data.startswith(b'{"probe"') and data.endswith(b'"}'))
 
 
-__all__ = ["RACED", "ensure_ready", "mark_raced", "prove", "prove_large_upload", "prove_race"]
+__all__ = [
+    "RACED",
+    "ensure_ready",
+    "mark_raced",
+    "problems",
+    "prove",
+    "prove_large_upload",
+    "prove_settings",
+]

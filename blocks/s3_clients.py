@@ -143,6 +143,14 @@ class Connection:
             verify=trust(),
         )
 
+    def bucket_region(self, bucket: str) -> str:
+        """The region that a bucket is in, as S3 tells anybody, without a signature; empty: the store does not."""
+        try:
+            with self.http() as http:
+                return str(http.head(f"{self.url}/{bucket}").headers.get("x-amz-bucket-region", ""))
+        except httpx.HTTPError:
+            return ""
+
     def minio(self, pool: urllib3.PoolManager) -> Minio:
         """A minio-py client on these connections. Thread-safe."""
         return Minio(

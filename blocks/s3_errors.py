@@ -15,7 +15,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from obstore.exceptions import BaseError
 
 from apixo.redaction import excerpt, hide_queries
-from apixo.routes import UNTRUSTED
+from apixo.routes import NO_WAY, UNTRUSTED
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
 
 AGAIN: Final = frozenset(
@@ -36,6 +36,19 @@ AGAIN: Final = frozenset(
 )
 """S3 error codes that ask to try again, whatever the status."""
 AGAIN_STATUSES: Final = frozenset({408, 425, 429})
+BUSY: Final = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "ServiceUnavailable",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+    }
+)
+"""Those of a store that is well, and has others to serve."""
+STAYS: Final = frozenset({"NotImplemented", "XMinioStorageFull"})
+"""Error codes with a status of 5xx that no repetition changes."""
 
 _STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
 _ERROR_IN_OK = re.compile(r" - Server returned error response: (.*)", re.DOTALL)
@@ -56,6 +69,7 @@ class Reply:
         code: the S3 error code, such as `NoSuchKey`; empty where the answer has none, and then it is not the store's.
         message: the store's words, or what happened instead of an answer.
         request_id: by which the store's operator finds the request.
+        region: the one that the store asks to sign for; empty where it names none.
         sent: whether any of the request may have reached the store.
     """
 
@@ -63,6 +77,7 @@ class Reply:
     code: str = ""
     message: str = ""
     request_id: str = ""
+    region: str = ""
     sent: bool = True
 
     def __str__(self) -> str:
@@ -91,6 +106,7 @@ def parse_body(status: int, body: str) -> Reply:
         code=_element("Code", body),
         message=excerpt(_element("Message", body).encode()),
         request_id=_element("RequestId", body)[:64],
+        region=_element("Region", body)[:64],
     )
 
 
@@ -127,6 +143,8 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         return PreconditionFailedError(
             f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
         )
+    if reply.region and code not in ("NoSuchKey", "NoSuchBucket"):
+        return wrong_region(bucket, reply.region)
     if not status and "certificate" in reply.message.lower():
         return StoreRefusedError(
             f"No connection to the object store: {UNTRUSTED} ({reply}).",
@@ -136,17 +154,31 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     # Without a code, 404 and 409 are not the store's: so answers an ingress while the store behind it restarts. Taken
     # for a missing object, it would hide a record.
     nameless = not code and status in (404, 409)
-    if status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless:
+    later = status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless
+    if later and code not in STAYS:
         arrived = " It may have been written all the same." if method in ("PUT", "DELETE") and reply.sent else ""
-        return StoreUnavailableError(
-            f"The object store gave no answer for {name or 'the bucket'} ({reply}).{arrived} Is it up, and is the "
-            "endpoint right?",
-            code=code,
-            object_name=name,
+        about = name or "the bucket"
+        said = (
+            f"The object store asked to try {about} again ({reply}).{arrived} If that lasts, it has more to do than it "
+            "can: lower max_in_flight, or look at the store."
+            if code in BUSY
+            else f"The object store gave no answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
+            f"{'' if reply.sent else NO_WAY}"
         )
+        return StoreUnavailableError(said, code=code, object_name=name)
     advice = _advice(code or str(status), bucket)
     return StoreRefusedError(
         f"The object store refused {name or 'the bucket'}: {reply}. {advice}", code=code, object_name=name
+    )
+
+
+def wrong_region(bucket: str, region: str) -> StoreRefusedError:
+    """The bucket is in a region other than the block says."""
+    return StoreRefusedError(
+        f"The store asks for requests that are signed for region {region}, for bucket {bucket}. Set region to {region} "
+        "in the video-archive block (MINIO_REGION for `sora setup`), and with AWS also the endpoint "
+        f"s3.{region}.amazonaws.com.",
+        code="WrongRegion",
     )
 
 
@@ -196,9 +228,13 @@ def _advice(code: str, bucket: str) -> str:
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
         "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong.",
         "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes: set the clock.",
-        "PermanentRedirect": "The region in the video-archive block is wrong.",
+        "PermanentRedirect": "The region in the video-archive block is wrong: set it to that of the bucket.",
+        "InvalidRequest": "Has the bucket an object lock? Then S3 wants a checksum with each upload: set "
+        "AWS_CHECKSUM_ALGORITHM=SHA256 for every process that runs flows, or use a bucket without a lock.",
+        "NotImplemented": "This store lacks something that the ledger needs. docs/stores.md lists those that have it.",
+        "XMinioStorageFull": "The store's disk is full: give it room.",
         "EntityTooLarge": "A proxy in front of the store limits the size of uploads: raise its limit.",
     }.get(code, "Check the video-archive block.")
 
 
-__all__ = ["NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error"]
+__all__ = ["BUSY", "NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error", "wrong_region"]

@@ -1,11 +1,11 @@
 """The block that says where videos and the ledger are kept."""
 
 import re
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from minio import Minio
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.object_store import ObjectStore
 from blocks.s3_clients import Connection
@@ -66,6 +66,11 @@ class VideoArchive(Block):
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         value = value.strip()
+        if re.fullmatch(r"(https?://)?[^/@:]+(:\d+)?/+[^/].*", value):
+            raise ValueError(
+                "must be a host with an optional port, without a path: requests are signed for the path that the store "
+                "sees, so behind a reverse proxy it needs a host name or a port of its own"
+            )
         if "/" in value or "@" in value or not value:
             raise ValueError("must be a host with an optional port, such as minio.example.com:9000; see TLS for https")
         return value
@@ -76,6 +81,15 @@ class VideoArchive(Block):
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
             raise ValueError("must be 3 to 63 lower-case letters, digits, dots and hyphens, as S3 wants it")
         return value
+
+    @model_validator(mode="after")
+    def _bucket_apart(self) -> Self:
+        if self.endpoint.startswith(f"{self.bucket}."):
+            raise ValueError(
+                f"endpoint must not begin with the bucket: leave {self.bucket}. out of it; requests name the bucket in "
+                "their path"
+            )
+        return self
 
     def client(self) -> Minio:
         """A minio-py client of this store. Thread-safe; its time-outs are short enough to notice an outage."""

@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field
 from apixo import ApixoError, AuthenticationError, NotSentError, SoraError, StatusClient
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
-from blocks.probe import ensure_ready
+from blocks.probe import ensure_ready, problems
 from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.hosts import guarded_client, open_stream
 from flows.media.spool import spool_root
@@ -40,7 +41,7 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
     api_block = await _tried(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
     archive_block = await _tried(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))
     if archive_block is not None:
-        findings.append(await _store_finding(archive_block))
+        findings += await _store_findings(archive_block)
     findings.append(check_space(spool_root()))
     if api_block is None:
         return findings
@@ -118,20 +119,31 @@ def check_space(folder: Path) -> Finding:
     return Finding(name="disk", outcome="ok", detail=detail)
 
 
-async def _store_finding(archive: VideoArchive) -> Finding:
+async def _store_findings(archive: VideoArchive) -> list[Finding]:
+    """One finding for each thing that is wrong with the store; one that says so if nothing is."""
     name = "archive"
     try:
         store = archive.store()
     except ValueError as error:
-        return Finding(name=name, outcome="error", detail=str(error))
+        return [Finding(name=name, outcome="error", detail=str(error))]
     try:
-        await ensure_ready(store, thorough=True)
-    except SoraError as error:
-        return Finding(name=name, outcome="error", detail=str(error))
+        found = [Finding(name=name, outcome="error", detail=str(error)) for error in await problems(store)]
+        if found:
+            return found
+        notes, release = (await store.settings()).notes(), await store.stale_release()
+    except StoreError as error:
+        return [Finding(name=name, outcome="error", detail=str(error))]
     finally:
         await store.aclose()
     detail = f"bucket {archive.bucket} at {archive.endpoint} keeps conditional writes, also in a race; takes 5 MiB"
-    return Finding(name=name, outcome="ok", detail=detail)
+    found = [Finding(name=name, outcome="ok", detail="; ".join([detail, *notes]))]
+    if release:
+        detail = (
+            f"MinIO of {release[:10]} ignores the conditions of writes while too few of its drives answer: then a "
+            "generation could be paid twice. Use a MinIO built from its source after 2025-10-22."
+        )
+        found.append(Finding(name="archive release", outcome="warning", detail=detail))
+    return found
 
 
 async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:

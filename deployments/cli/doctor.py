@@ -21,8 +21,9 @@ def doctor(
 ) -> None:
     """Check everything that a video needs, and say what to do about what is missing. It pays nothing.
 
-    The Prefect server, a worker and what is deployed; the blocks; the archive, with a race of 32 writers and an upload
-    of 5 MiB; the clock; the API and its key; the way that results take; the callback address; the disk.
+    The Prefect server, a worker and what is deployed; the blocks; the archive, with a race of 32 writers, an upload
+    of 5 MiB and its lifecycle rules; the clock; the API and its key; the way that results take; the callback address;
+    the disk.
 
     All of it is tried from this machine. For a worker elsewhere, run the deployment `check-setup` there.
 

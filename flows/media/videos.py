@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import av
 from av import VideoCodecContext
@@ -240,8 +240,8 @@ class _Tally:
         begin = _seconds(frame.pts, frame.time_base)
         if begin is not None:
             self._begin = begin if self._begin is None else min(self._begin, begin)
-            end = begin + Fraction(frame.duration or 0) * Fraction(frame.time_base or 0)
-            self._frames_end = max(self._frames_end, end)
+            end = _seconds(frame.pts, frame.time_base, frame.duration)
+            self._frames_end = max(self._frames_end, end or begin)
 
     def check_pieces(self, played: Sequence[Stream], *, is_listed: bool) -> None:
         """Refuses a video of which a piece is provably missing, or too many show nothing."""
@@ -311,8 +311,19 @@ def _damaged(path: Path, what: str, *, retryable: bool = True) -> DamagedVideoEr
     return DamagedVideoError(f"{path.name} {what}: fetch it again, or look at the file", retryable=retryable)
 
 
-def _seconds(pts: int | None, time_base: Fraction | None, duration: int | None = 0) -> Fraction | None:
-    return None if pts is None or time_base is None else (pts + (duration or 0)) * time_base
+class _Rational(Protocol):
+    """A `Fraction`; since PyAV 19, which needs Python 3.12, a type of its own."""
+
+    @property
+    def numerator(self) -> int: ...
+    @property
+    def denominator(self) -> int: ...
+
+
+def _seconds(pts: int | None, time_base: _Rational | None, duration: int | None = 0) -> Fraction | None:
+    if pts is None or time_base is None:
+        return None
+    return (pts + (duration or 0)) * Fraction(time_base.numerator, time_base.denominator)
 
 
 def _declared_seconds(container: InputContainer, video: VideoStream) -> tuple[bool, Fraction]:
@@ -333,7 +344,7 @@ def _media_type(container: InputContainer, brand: bytes) -> str:
 def _stored_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
     """Width and height with square pixels, not yet rotated."""
     shape = video.sample_aspect_ratio
-    if shape is None or not Fraction(1, 10) <= shape <= 10:
+    if not shape or not Fraction(1, 10) <= shape <= 10:
         return frame.width, frame.height  # absent, or nonsense
     return max(1, round(frame.width * shape)), frame.height
 

@@ -14,7 +14,8 @@ import pytest
 import blocks.probe
 from blocks.errors import StoreRefusedError, StoreUnavailableError, StoreUnfitError
 from blocks.object_store import PROBE, ObjectStore
-from blocks.probe import LARGE_BYTES, RACED, ensure_ready, prove, prove_large_upload, prove_race
+from blocks.probe import LARGE_BYTES, RACED, ensure_ready, problems, prove, prove_large_upload
+from blocks.probe_race import prove_race
 
 from .conftest import OpenStore, archive
 from .wire import http, listening, s3_error
@@ -41,6 +42,8 @@ class SmallStore:
     """The condition that is checked some time before it is acted upon."""
     busy: bytes = b""
     """The answer to two writes of three."""
+    busy_at_first: list[bytes] = field(default_factory=list)
+    """The answers to its first requests."""
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     modified: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -62,6 +65,8 @@ class SmallStore:
 
     async def answer(self, method: str, target: str, name: str, headers: dict[str, str], body: bytes) -> bytes:
         await asyncio.sleep(0)  # so that others come in between
+        if self.busy_at_first:
+            return self.busy_at_first.pop()
         if method == "GET":
             return self._listing(target) if "list-type" in target else self._get(name)
         if method == "DELETE":
@@ -234,6 +239,20 @@ async def test_the_race_is_held_once_a_day_and_the_rest_once_per_process(
 async def test_a_store_that_is_busy_while_it_is_raced_is_not_unfit(own_open: OpenStore, answer: bytes) -> None:
     async with listening(SmallStore(busy=answer).handle) as endpoint:
         await prove_race(own_open(archive(endpoint)))
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "OperationAborted", "ConditionalRequestConflict"])
+async def test_a_busy_store_is_asked_again_and_one_that_is_down_is_not(
+    own_open: OpenStore, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(blocks.probe, "BUSY_PAUSES_SECONDS", (0, 0))
+    for times, works in ((2, True), (3, False)):
+        async with listening(SmallStore(busy_at_first=[s3_error(503, code)] * times).handle) as endpoint:
+            assert (await problems(own_open(archive(endpoint))) == []) is works
+    down = SmallStore(busy_at_first=[http(503)] * 9)
+    async with listening(down.handle) as endpoint:
+        assert len(await problems(own_open(archive(endpoint)))) == 1
+    assert len(down.requests) == 1
 
 
 async def test_a_connection_that_is_cut_during_a_large_upload_points_to_the_proxy(own_open: OpenStore) -> None:

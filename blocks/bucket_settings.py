@@ -1,0 +1,195 @@
+"""What a bucket's own settings would do to the ledger: lifecycle rules, retention, versions, the store's release.
+
+A store that does not know a setting, or a key that may not read it, is no error: then it stays unknown.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+from xml.etree import ElementTree as ET
+
+import httpx
+from minio.credentials.credentials import Credentials
+from minio.signer import sign_v4_s3
+
+from blocks.s3_clients import Connection
+
+LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/")
+"""What must stay for as long as its keys are in use: a key whose record has expired is unknown, and is paid again."""
+FIXED_RELEASE: Final = "2025-10-16"
+"""MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write whose condition it cannot read, when too few of
+its drives answer (https://github.com/minio/minio/issues/21603). On a single drive there is no such case."""
+_OFFLINE: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects have to be restored before they can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleRule:
+    """A rule that is switched on and deletes current objects, or moves them to where they cannot be read.
+
+    Attributes:
+        name: the rule's ID; may be empty.
+        prefix: the names that it is about; empty: all.
+        effect: what it does, in words.
+    """
+
+    name: str
+    prefix: str
+    effect: str
+
+    def __str__(self) -> str:
+        """For a message."""
+        return f"{self.name or 'without a name'} ({self.effect} {f'{self.prefix}*' if self.prefix else 'everything'})"
+
+    def covers(self, folder: str) -> bool:
+        """Whether it is about some names of a folder."""
+        return folder.startswith(self.prefix) or self.prefix.startswith(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSettings:
+    """What could be read of a bucket's settings.
+
+    Attributes:
+        rules: the lifecycle rules that take something away.
+        retention: the default retention of an object lock, such as `COMPLIANCE for 30 days`; empty: none is known.
+        versioned: whether what is overwritten or deleted is kept as an old version.
+    """
+
+    rules: tuple[LifecycleRule, ...] = ()
+    retention: str = ""
+    versioned: bool = False
+
+    def against_the_ledger(self) -> list[LifecycleRule]:
+        """The rules that would take records or markers away."""
+        return [rule for rule in self.rules if any(rule.covers(folder) for folder in LEDGER_FOLDERS)]
+
+    def notes(self) -> list[str]:
+        """What is worth knowing, and needs no change."""
+        found = [f"lifecycle rule {rule}" for rule in self.rules if rule.covers("videos/")]
+        if self.retention:
+            found.append(f"retention {self.retention}: no version can be deleted before")
+        if self.versioned:
+            found.append("versioned: a lifecycle rule for noncurrent versions keeps it small")
+        return found
+
+
+def read_settings(connection: Connection, bucket: str) -> BucketSettings:
+    """Asks the store for the bucket's settings. Blocks."""
+    lifecycle, lock, versioning = (
+        _signed_get(connection, f"/{bucket}", {name: ""}) for name in ("lifecycle", "object-lock", "versioning")
+    )
+    return BucketSettings(
+        rules=parse_rules(lifecycle), retention=parse_retention(lock), versioned=parse_versioned(versioning)
+    )
+
+
+def read_stale_release(connection: Connection) -> str:
+    """The release of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or nobody says so.
+
+    Only a key with the right `admin:ServerInfo` is told. Blocks.
+    """
+    try:
+        servers = json.loads(_signed_get(connection, "/minio/admin/v3/info", {}) or "{}").get("servers") or []
+        drives = sum(len(server.get("drives") or []) for server in servers)
+        releases = sorted(str(server.get("version", "")) for server in servers)
+    except (ValueError, AttributeError, TypeError):
+        return ""
+    dated = [release for release in releases if release[:2] == "20"]  # a build from the source has no date
+    return dated[0] if drives > 1 and dated and dated[0] < FIXED_RELEASE else ""
+
+
+def parse_rules(lifecycle: str) -> tuple[LifecycleRule, ...]:
+    """The rules of a LifecycleConfiguration that take current objects away. Pure.
+
+    A rule for tagged objects is left out: ours have no tags.
+    """
+    rules = []
+    for rule in _children(_xml(lifecycle), "Rule"):
+        if _text(rule, "Status") != "Enabled" or _all(rule, "Tag"):
+            continue
+        effects = [
+            *("deletes" for found in _children(rule, "Expiration") if _text(found, "Days") or _text(found, "Date")),
+            *(
+                f"moves to {_text(found, 'StorageClass')}"
+                for found in _children(rule, "Transition")
+                if _text(found, "StorageClass") in _OFFLINE
+            ),
+        ]
+        if effects:
+            rules.append(LifecycleRule(_text(rule, "ID"), _text(rule, "Prefix"), effects[0]))
+    return tuple(rules)
+
+
+def parse_retention(lock: str) -> str:
+    """The default retention of an ObjectLockConfiguration; empty: there is none. Pure."""
+    document = _xml(lock)
+    mode = _text(document, "Mode")
+    unit = "Days" if _text(document, "Days") else "Years"
+    return f"{mode} for {_text(document, unit)} {unit.lower()}" if mode else ""
+
+
+def parse_versioned(versioning: str) -> bool:
+    """Whether a VersioningConfiguration is switched on. Pure."""
+    return _text(_xml(versioning), "Status") == "Enabled"
+
+
+def _signed_get(connection: Connection, path: str, query: dict[str, str]) -> str:
+    """The body of a successful answer, else nothing.
+
+    minio-py signs it, but has no call that reads it: its own take only what its data classes know.
+    """
+    url = urlsplit(f"{connection.url}{path}{f'?{urlencode(query)}' if query else ''}")
+    now, empty = datetime.now(UTC), hashlib.sha256(b"").hexdigest()
+    given = {"Host": url.netloc, "x-amz-content-sha256": empty, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
+    credentials = Credentials(connection.access_key, connection.secret_key)
+    headers = sign_v4_s3(
+        method="GET",
+        url=url,
+        region=connection.region,
+        headers=given,  # type: ignore[arg-type] # a dict is invariant
+        credentials=credentials,
+        content_sha256=empty,
+        date=now,
+    )
+    try:
+        with connection.http() as http:
+            response = http.get(url.geturl(), headers=headers)  # type: ignore[arg-type] # texts
+    except httpx.HTTPError:
+        return ""
+    return response.text if response.status_code == 200 else ""
+
+
+def _xml(body: str) -> ET.Element:
+    """A document; one without anything where there is none."""
+    try:
+        return ET.fromstring(body)  # noqa: S314 - of the store that keeps the ledger
+    except ET.ParseError:
+        return ET.Element("Nothing")
+
+
+def _all(element: ET.Element, name: str) -> list[ET.Element]:
+    return [found for found in element.iter() if found.tag.rpartition("}")[2] == name]
+
+
+def _children(element: ET.Element, name: str) -> list[ET.Element]:
+    return [found for found in element if found.tag.rpartition("}")[2] == name]
+
+
+def _text(element: ET.Element, name: str) -> str:
+    """The text of the first such element at any depth: a prefix stands in a rule, its filter, or an And."""
+    return next((found.text or "" for found in _all(element, name)), "").strip()
+
+
+__all__ = [
+    "BucketSettings",
+    "LifecycleRule",
+    "parse_retention",
+    "parse_rules",
+    "parse_versioned",
+    "read_settings",
+    "read_stale_release",
+]

@@ -1,0 +1,80 @@
+"""All that a company's network does wrong at once: each is named with its remedy; with all remedies a video comes."""
+
+from pathlib import Path
+
+import pytest
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from deployments.local.object_store import ObjectStoreServer
+from deployments.sandbox import SandboxServer
+from flows.checks import check_setup
+from flows.record.generation import State
+from tests.flows.company import API, RESULTS, STORE, company_network
+from tests.flows.conftest import store_blocks
+from tests.support import unique
+
+
+async def wrong(name: str) -> dict[str, list[str]]:
+    """What `sora doctor` finds wrong, by what was checked."""
+    found: dict[str, list[str]] = {}
+    for finding in await check_setup(name, name):
+        if finding.outcome == "error":
+            found.setdefault(finding.name, []).append(finding.detail)
+    return found
+
+
+async def test_a_company_network_is_named_thing_by_thing_and_a_video_comes_through_it(
+    minio: ObjectStoreServer,
+    sandbox: SandboxServer,
+    api: ApixoApi,
+    archive: VideoArchive,
+    prefect_server: object,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for variable in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.lower(), raising=False)
+    provider = sandbox.base_url.removeprefix("http://")
+    async with company_network(tmp_path, {API: provider, RESULTS: provider, STORE: minio.endpoint}) as company:
+        company.compresses, company.max_bytes, company.ahead_seconds = True, 1_000_000, 90
+        stored = await store_blocks(
+            api.model_copy(update={"base_url": f"https://{API}", "allow_private_hosts": False}),
+            archive.model_copy(update={"endpoint": STORE, "secure": True}),
+        )
+
+        found = await wrong(stored.name)
+        assert set(found) == {"archive", "api", "result route"}
+        assert [words for words in found.values() if "HTTPS_PROXY" not in words[0]] == []
+
+        monkeypatch.setenv("HTTPS_PROXY", company.proxy)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # Prefect's client for events asks the proxy even for this machine
+        found = await wrong(stored.name)
+        assert set(found) == {"archive", "api", "result route"}
+        assert [words for words in found.values() if "SSL_CERT_FILE" not in words[0]] == []
+        assert company.requests == []
+
+        monkeypatch.setenv("SSL_CERT_FILE", str(company.authority))
+        found = await wrong(stored.name)
+        assert set(found) == {"archive"}
+        assert "compresses" in found["archive"][0]
+        assert "switch that off for the store" in found["archive"][0]
+
+        company.compresses = False
+        found = await wrong(stored.name)
+        assert len(found["archive"]) == 2, found
+        clock, limit = found["archive"]
+        assert "behind the object store's" in clock
+        assert "Set the clock" in clock
+        assert "client_max_body_size" in limit
+
+        company.ahead_seconds, company.max_bytes = 0, 64_000_000
+        assert await wrong(stored.name) == {}
+        assert sandbox.record.submits() == []
+
+        made = await stored.generate(VideoRequest(prompt="A red kite over dunes"), key=unique("company"))
+        assert made.state is State.ARCHIVED
+        assert len(sandbox.record.charged()) == 1
+        assert company.tunneled == {API, RESULTS, STORE}
+        assert any(request.startswith(f"{RESULTS} GET /results/") for request in company.requests)
