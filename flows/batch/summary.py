@@ -160,10 +160,13 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def link_of(generation: Generation, archive: VideoArchive) -> str | None:
-    """Where a person can look at an archived video: in the store by its public URL, else its artifact in the UI."""
+    """Where a person can look at an archived video: in the gallery, in the store, else its artifact in the UI.
+
+    It becomes part of the flow's result, so it holds no token: the gallery asks for a login.
+    """
     if generation.video is None:
         return None
-    public = archive.public_link(generation.video.name)
+    public = archive.gallery_link(generation.key) or archive.public_link(generation.video.name)
     if public is not None:
         return public
     ui_url = get_current_settings().ui_url
