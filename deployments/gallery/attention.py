@@ -60,8 +60,10 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
     said, problem = advice(found, options), found.attempt.problem
     message = problem.message if problem else said.paid
     if why == "expiring":
-        message = f"APIXO keeps a result for {RESULT_DAYS} days, and this one is not archived. {said.paid}"
-    return Notice(found.key, why, message, [pieces(step) for step in said.steps])
+        since = found.attempt.submitted_at or found.attempt.claimed_at
+        drops_at = since.astimezone(UTC) + timedelta(days=RESULT_DAYS)
+        message = f"It is not archived, and APIXO drops its result on {drops_at:%Y-%m-%d}."
+    return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:

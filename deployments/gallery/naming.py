@@ -28,7 +28,7 @@ def generate_command(found: Generation, options: str) -> str:
         words += ["--model", request.model]
     if request.duration is not None:
         words += ["--duration", str(request.duration)]
-    if request.aspect_ratio is not None:
+    if request.aspect_ratio is not None and (request.model, request.aspect_ratio) != (DEFAULT_MODEL, "landscape"):
         words += ["--portrait"] if request.aspect_ratio == "portrait" else ["--aspect-ratio", request.aspect_ratio]
     follows = "image-to-video" if request.image_urls else "text-to-video"
     if request.mode is not None and request.mode != follows:

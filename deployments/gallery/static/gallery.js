@@ -3,6 +3,7 @@
 "use strict";
 
 const $ = (selector, root = document) => root.querySelector(selector);
+if ($(".attention") && matchMedia("(max-width: 800px)").matches) $(".attention").open = false;
 const cards = () => [...document.querySelectorAll("#cards .card")];
 const topOf = (card) => card.getBoundingClientRect().top;
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
