@@ -15,7 +15,7 @@ from flows.record.keys import check_key
 from flows.record.ledger import Ledger
 
 FRESH_SECONDS: Final = 3.0
-"""For how long the last listing counts as current."""
+"""For how long the last listing counts as current: at least. Listing takes at most a tenth of the time."""
 WAIT_SECONDS: Final = 0.5
 """How long a page waits for a newer listing before it shows what is known."""
 READS_AT_A_TIME: Final = 200
@@ -51,7 +51,7 @@ class ArchiveIndex:
     def __init__(self, store: ObjectStore, ledger: Ledger, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store, self._ledger, self._monotonic = store, ledger, monotonic
         self._versions: dict[str, ListedObject] = {}
-        self._refreshed_at: float | None = None
+        self._stale_at: float | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self.items: dict[str, Item] = {}
         self.unreadable: set[str] = set()
@@ -61,7 +61,7 @@ class ArchiveIndex:
 
     async def current(self) -> None:
         """Brings it up to date; after a while the newest listing goes on in the background."""
-        if self._refreshed_at is not None and self._monotonic() - self._refreshed_at < FRESH_SECONDS:
+        if self._stale_at is not None and self._monotonic() < self._stale_at:
             return
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self.refresh(), name="gallery index")
@@ -69,6 +69,7 @@ class ArchiveIndex:
 
     async def refresh(self) -> None:
         """Lists the ledger and reads what is new or changed. A failure is noted, and what was known stays."""
+        began = self._monotonic()
         try:
             listed = {_key(found.name): found for found in await self._store.listed("ledger/")}
             listed.pop("", None)
@@ -83,7 +84,8 @@ class ArchiveIndex:
             _log.warning("The gallery could not read the ledger: %s", error)
         else:
             self.problem, self.loaded = None, True
-        self._refreshed_at = self._monotonic()
+        now = self._monotonic()
+        self._stale_at = now + max(FRESH_SECONDS, 10 * (now - began))
 
     async def find(self, key: str) -> Generation | None:
         """The record of one key, also where it is newer than the last listing.

@@ -174,8 +174,9 @@ def link_of(generation: Generation, archive: VideoArchive) -> str | None:
 
 
 def table(summary: BatchSummary) -> list[dict[str, int | str]]:
-    """The rows as the Prefect UI shows them: what needs a person first, in five columns that fit a screen. Pure.
+    """The rows as the Prefect UI shows them: what needs a person first. Pure.
 
+    The text stands last: the UI does not wrap it, and what comes after it would be off the screen.
     Seconds and prices add up in the sentence above it; `sora show KEY` has the task and the objects.
     """
     return [
@@ -183,8 +184,8 @@ def table(summary: BatchSummary) -> list[dict[str, int | str]]:
             "line": row.line,
             "key": row.key,
             "state": row.state,
-            "what to do": row.problem or row.note,
             "video": f"[open]({row.link})" if row.link else row.object_name or "",
+            "what to do": (row.problem or row.note).removeprefix(f"{row.key}: "),
         }
         for row in sorted(summary.rows, key=lambda row: (row.ok, row.line))
     ]

@@ -70,12 +70,15 @@ def markdown(
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
     if link:  # the classic UI plays it; the new one leaves it out, and has the link below
         lines += [f'<video controls preload="none" width="640" src="{escape(link)}"></video>', ""]
-    lines += [f"> {plain(generation.request.prompt[:500])}", "", "| | |", "|---|---|", *_facts(generation, cost)]
+    # The first fact is the table's head: an empty one shows as an empty bar.
+    first, *others = _facts(generation, cost)
+    lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
     for item in generation.objects:
         # A description is in the store alone; the gallery has no use for it.
         at = archive.public_link(item.name) if item.kind == "sidecar" else _link(generation.key, item.name, archive)
         place = plain(f"{item.bucket}/{item.name}")
-        lines.append(f"| {item.kind} | {f'[{place}]({at})' if at else place} |")
+        # Not the place itself as a link: the classic UI shows its backslashes there.
+        lines.append(f"| {item.kind} | {place}{f', [open]({at})' if at else ''} |")
     lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
     lines += ["", "| step | ended | took |", "|---|---|---|", *_timeline(generation)]
     if video is not None:
@@ -115,7 +118,8 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
     lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]
     lines.append(f"| task | {plain(generation.task_id or 'none')} |")
     if cost is not None:
-        lines.append(f"| cost | {cost}, by the block's price per second |")
+        currency = f" {plain(generation.attempt.currency)}" if generation.attempt.currency else ""
+        lines.append(f"| cost | {cost}{currency}, by the block's price per second |")
     if video is not None:
         what = (
             f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"

@@ -171,7 +171,8 @@ def test_the_months_spend_counts_each_attempt_that_may_be_paid() -> None:
 
 def test_another_one_is_a_command_that_a_shell_takes_as_it_is() -> None:
     found = made(
-        "kite", "--it's $HOME `x`\n", duration=8, aspect_ratio="portrait", tags=["a b"], image_urls=["https://example.com/a.jpg"], remove_watermark=False,
+        "kite", "--it's $HOME `x`\n", duration=8, aspect_ratio="portrait", tags=["a b"],
+        image_urls=["https://example.com/a.jpg"], remove_watermark=False,
     )  # fmt: skip
     assert generate_command(found, " --archive other") == (
         "sora generate --duration 8 --portrait --image https://example.com/a.jpg "
