@@ -69,7 +69,10 @@ def markdown(
     if thumbnail:
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
     if link:  # the classic UI plays it; the new one leaves it out, and has the link below
-        lines += [f'<video controls preload="none" width="640" src="{escape(link)}"></video>', ""]
+        poster = next((item.name for item in generation.objects if item.kind == "poster"), None)
+        picture = _link(generation.key, poster, archive) if poster else None
+        shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
+        lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
     # The first fact is the table's head: an empty one shows as an empty bar.
     first, *others = _facts(generation, cost)
     lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
