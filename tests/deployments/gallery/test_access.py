@@ -13,7 +13,7 @@ from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, OpenGalle
 
 
 def block(**fields: object) -> VideoArchive:
-    return VideoArchive(endpoint="h:1", access_key="a", secret_key=SecretStr("s"), **fields)  # type: ignore[arg-type]
+    return VideoArchive(endpoint="h:1", access_key="a", secret_key=SecretStr("s"), **fields)
 
 
 def asking(cookie: str) -> Request:
