@@ -37,7 +37,7 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP) ## make three videos on this machine alone: no account, no key, no money
 	@$(BIN)/sora demo
 
-up: $(STAMP) ## run Prefect, MinIO, a worker, the callback receiver and the sandbox until Ctrl-C
+up: $(STAMP) ## run Prefect, MinIO, a worker, the receiver, the gallery and the sandbox until Ctrl-C
 	@$(BIN)/sora up
 
 deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -46,11 +46,12 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """An object in a listing: its name, when it was last written (UTC), and its size in bytes."""
+    """An object in a listing: its name, when it was last written (UTC), its size in bytes, its etag if there is one."""
 
     name: str
     modified: datetime
     size_bytes: int
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,9 @@ class ObjectStore:
 
         async def read() -> list[ListedObject]:
             found = await obstore.list(self._small, prefix).collect_async()
-            return [ListedObject(item["path"], item["last_modified"], item["size"]) for item in found]
+            return [
+                ListedObject(item["path"], item["last_modified"], item["size"], item["e_tag"] or "") for item in found
+            ]
 
         found = await self._request("LIST", prefix, read)
         if not found:
@@ -300,9 +303,35 @@ class ObjectStore:
         """The store's release, if it is known to have a fault that costs money; see `blocks.bucket_settings`."""
         return await self._threaded("GET", "", lambda: read_stale_release(self._connection))
 
-    def signed_url(self, name: str, *, seconds: int) -> str:
-        """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it."""
-        return self._minio.get_presigned_url("GET", self.bucket, name, expires=timedelta(seconds=seconds))
+    async def stream(self, name: str, *, start: int, length: int) -> AsyncIterator[bytes]:
+        """A part of an object, piece by piece, for as long as its reader takes; nothing when it does not exist."""
+        opening = self._threaded(
+            "GET", name, lambda: self._minio.get_object(self.bucket, name, offset=start, length=length)
+        )
+        response = await _none_if_missing(opening)
+        if response is None:
+            return
+        try:
+            while piece := await self._threaded("GET", name, lambda: response.read(CHUNK_BYTES)):
+                yield piece
+        finally:  # a reader who left in the middle leaves a connection that nobody else can use
+            response.close()
+            response.release_conn()
+
+    def signed_url(self, name: str, *, seconds: int, download_as: str | None = None) -> str:
+        """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it.
+
+        Args:
+            name: the object.
+            seconds: how long it works.
+            download_as: a file name of plain letters; the browser then saves the object instead of showing it.
+        """
+        headers: dict[str, str | list[str] | tuple[str]] | None = None
+        if download_as:
+            headers = {"response-content-disposition": f'attachment; filename="{download_as}"'}
+        return self._minio.get_presigned_url(
+            "GET", self.bucket, name, expires=timedelta(seconds=seconds), response_headers=headers
+        )
 
     async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
         """Makes one request, or one transfer of a file. All of them come through here.

@@ -1,7 +1,10 @@
 """The block that says where videos and the ledger are kept."""
 
+import hashlib
+import hmac
 import re
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
+from urllib.parse import urlsplit
 
 from minio import Minio
 from prefect.blocks.core import Block
@@ -9,6 +12,11 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, mod
 
 from blocks.object_store import ObjectStore
 from blocks.s3_clients import Connection
+
+SHORTEST_SECRET: Final = 16
+"""Characters of a gateway secret: a link shows what it signs, so a short one could be guessed without asking us."""
+SHORTEST_PASSWORD: Final = 12
+"""Characters of the gallery's password. Wrong ones are limited, so it may be one that a person remembers."""
 
 
 class VideoArchive(Block):
@@ -62,6 +70,28 @@ class VideoArchive(Block):
         ),
     )
 
+    gateway_url: str | None = Field(
+        default=None,
+        title="Gallery URL",
+        description=(
+            "How a browser reaches the gallery, sora serve, such as https://videos.example.com. Set: artifacts have "
+            "a player and a link that last, through the gallery. The bucket stays private."
+        ),
+    )
+    gateway_secret: SecretStr | None = Field(
+        default=None,
+        title="Gallery secret",
+        description=(
+            "A random text of 16 characters or more that signs links to single videos. Required with a gallery URL. "
+            "Changing it voids all links that are out."
+        ),
+    )
+    gateway_password: SecretStr | None = Field(
+        default=None,
+        title="Gallery password",
+        description="What people log in to the gallery with, 12 characters or more. Not needed on this machine alone.",
+    )
+
     @field_validator("endpoint")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
@@ -91,6 +121,30 @@ class VideoArchive(Block):
             )
         return self
 
+    @field_validator("gateway_url")
+    @classmethod
+    def _gateway_address(cls, value: str | None) -> str | None:
+        if not value or not value.strip():
+            return None
+        value = value.strip().rstrip("/")
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
+            raise ValueError(
+                "must be an http or https address without query and login, like https://videos.example.com"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _gateway_is_guarded(self) -> Self:
+        secret, password = self.gateway_secret, self.gateway_password
+        if secret is not None and len(secret.get_secret_value()) < SHORTEST_SECRET:
+            raise ValueError(f"gateway_secret must have {SHORTEST_SECRET} characters or more: `openssl rand -hex 32`")
+        if password is not None and len(password.get_secret_value()) < SHORTEST_PASSWORD:
+            raise ValueError(f"gateway_password must have {SHORTEST_PASSWORD} characters or more")
+        if self.gateway_url is not None and secret is None:
+            raise ValueError("gateway_url needs a gateway_secret, which signs its links: `openssl rand -hex 32`")
+        return self
+
     def client(self) -> Minio:
         """A minio-py client of this store. Thread-safe; its time-outs are short enough to notice an outage."""
         connection = self.connection()
@@ -117,3 +171,27 @@ class VideoArchive(Block):
     def public_link(self, object_name: str) -> str | None:
         """The object's address for a browser, without a signature; None without a public URL."""
         return f"{self.public_url.rstrip('/')}/{self.bucket}/{object_name}" if self.public_url else None
+
+    def gateway_token(self, key: str) -> str:
+        """What opens the video of one key in the gallery, and nothing else: HMAC-SHA256 of the key, in hexadecimal.
+
+        Raises:
+            ValueError: the block has no gateway secret.
+        """
+        if self.gateway_secret is None:
+            raise ValueError("this video-archive block has no gateway_secret; set one to have links to single videos")
+        secret = self.gateway_secret.get_secret_value().encode()
+        return hmac.new(secret, f"video/{key}".encode(), hashlib.sha256).hexdigest()
+
+    def gateway_link(self, key: str, object_name: str) -> str | None:
+        """A lasting address of one video or poster, for whoever holds it; None without a gallery URL.
+
+        It may stand in artifacts, and in no event, log or record.
+        """
+        if self.gateway_url is None:
+            return None
+        return f"{self.gateway_url}/v/{key}/{object_name.rpartition('/')[2]}?t={self.gateway_token(key)}"
+
+    def gallery_link(self, key: str) -> str | None:
+        """The page of one video in the gallery, for whoever may log in; None without a gallery URL."""
+        return f"{self.gateway_url}/k/{key}" if self.gateway_url else None

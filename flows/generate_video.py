@@ -5,7 +5,7 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from apixo import VideoRequest
 from apixo.constants import RESULT_DAYS
@@ -19,7 +19,7 @@ from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
-from flows.record.keys import Key, check_key, root_run_id
+from flows.record.keys import Empty, Key, check_key, root_run_id
 from flows.record.ledger import Entry
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
@@ -46,7 +46,7 @@ def _run_name() -> str:
 )
 async def generate_video(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
-    key: Key | None = None,
+    key: Annotated[Key, Field(title="Key")] | Empty = None,
     wait: bool = True,
     refuse_duplicates: bool = False,
     api: str = "default",

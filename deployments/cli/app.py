@@ -43,8 +43,8 @@ COMMANDS: Final = {
     ),
     "up": Command(
         "demo", "up",
-        "Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, callback "
-        "receiver.", connects=False,
+        "Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, "
+        "receiver, gallery.", connects=False,
     ),
     "sandbox": Command(
         "sandbox", "sandbox",
@@ -76,6 +76,9 @@ COMMANDS: Final = {
     "callbacks": Command(
         "callbacks", "callbacks",
         "Receive the provider's callbacks, until Ctrl-C: videos are fetched as soon as they are done.",
+    ),
+    "serve": Command(
+        "serve", "serve", "Serve the gallery: every video in the browser, and links to single videos that last."
     ),
     "show": Command(
         "ledger", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."

@@ -16,7 +16,7 @@ from deployments.cli.console import err, out
 from deployments.connection import Connection, flush, use
 from deployments.local.credentials import Credentials
 from deployments.local.processes import LOOPBACK, free_port
-from deployments.local.services import RECEIVER_PORT, client_services, default_services
+from deployments.local.services import GALLERY_PORT, RECEIVER_PORT, client_services, default_services
 from deployments.local.stack import LocalStack
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def up(
     speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
     video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
 ) -> None:
-    """Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, callback receiver.
+    """Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, receiver, gallery.
 
     It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
     events. In another terminal of this folder, `sora generate` and all other commands use this stack.
@@ -120,20 +120,27 @@ def run_demo(local_dir: Path, *, speed: float) -> int:
 
 
 def run_up(local_dir: Path, *, speed: float, video_height: int) -> None:
-    """Starts the stack with a worker and the callback receiver, and keeps it up until Ctrl-C."""
-    secret_file = local_dir.resolve() / "callback-credentials.json"
-    secret = Credentials.load_or_create(secret_file).secret_key
-    port = free_port(RECEIVER_PORT)
-    callbacks = {"APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}", "APIXO_CALLBACK_SECRET": secret}
+    """Starts the stack with a worker, the callback receiver and the gallery, and keeps it up until Ctrl-C."""
+    port, gallery_port = free_port(RECEIVER_PORT), free_port(GALLERY_PORT)
+    addresses = {
+        "APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}",
+        "APIXO_CALLBACK_SECRET": _secret(local_dir, "callback"),
+        "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
+        "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
+    }
     with _stack(local_dir, speed=speed, video_height=video_height) as stack:
         use(stack.environment)
-        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **callbacks}))
+        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **addresses}))
         err.print("Deploying prefect.yaml and the examples.", style="dim")
         asyncio.run(_deploy())
         flush()
-        stack.add(client_services(local_dir, receiver_port=port))
+        stack.add(client_services(local_dir, receiver_port=port, gallery_port=gallery_port))
         _print_places(stack, local_dir)
         stack.wait()
+
+
+def _secret(local_dir: Path, name: str) -> str:
+    return Credentials.load_or_create(local_dir.resolve() / f"{name}-credentials.json").secret_key
 
 
 def _print_places(stack: LocalStack, local_dir: Path) -> None:
@@ -141,6 +148,7 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     console, user = stack.servers["object store"].console_url or "none", environment["MINIO_ACCESS_KEY"]
     password = escape(str(local_dir / "minio-credentials.json"))
     out.print(f"Prefect UI      {ui}")
+    out.print(f"Gallery         {stack.servers['gallery'].url}")
     out.print(f"MinIO console   {console}  (user {user}, password in {password})")
     out.print(f"Sandbox         {stack.servers['sandbox'].url}")
     out.print(f"Callbacks       {stack.servers['receiver'].url}")
@@ -210,6 +218,7 @@ async def _save_blocks(environ: dict[str, str]) -> None:
     from flows.resources import load_block  # noqa: PLC0415
 
     # This stack's own settings only: a real key in the caller's environment must not reach the sandbox.
-    # And no callbacks but this stack's: an earlier one's receiver is gone.
-    await save_blocks(environ, reset=("callback_url", "callback_secret"))
+    # And no callbacks and no gallery but this stack's: an earlier one's are gone.
+    addresses = ("callback_url", "callback_secret", "gateway_url", "gateway_secret", "gateway_password")
+    await save_blocks(environ, reset=addresses)
     await make_bucket(await load_block(VideoArchive, "default"), known=True)

@@ -17,9 +17,10 @@ MINIO_PORT: Final = 9000
 MINIO_CONSOLE_PORT: Final = 9001
 PREFECT_PORT: Final = 4200
 RECEIVER_PORT: Final = 8710
+GALLERY_PORT: Final = 8720
 
 START_TIMEOUT_SECONDS: Final = 90.0
-"""For the sandbox, the receiver and the worker. The last two import Prefect first: some 4 s on two idle cores."""
+"""For the sandbox and what imports Prefect first, some 4 s on two idle cores: receiver, gallery, worker."""
 WORKER_QUERY_SECONDS: Final = 2
 """How often the worker asks for runs: from an event to its run were measured 6 s with 2 and 24 s with Prefect's 10."""
 
@@ -94,13 +95,20 @@ def default_services(
     ]
 
 
-def client_services(local_dir: Path, *, receiver_port: int = RECEIVER_PORT) -> list[Service]:
-    """The callback receiver, with the default blocks, and a process worker of the work pool. They need both."""
+def client_services(
+    local_dir: Path, *, receiver_port: int = RECEIVER_PORT, gallery_port: int = GALLERY_PORT
+) -> list[Service]:
+    """The callback receiver and the gallery, with the default blocks, and a process worker of the work pool."""
     local_dir = local_dir.resolve()
 
     def receiver(port: int, environment: Mapping[str, str]) -> Server:
         command = ["deployments.cli", "callbacks", "--port", str(port)]
         return _start_program("receiver", command, port, environment, local_dir)
+
+    def gallery(port: int, environment: Mapping[str, str]) -> Server:
+        return _start_program(
+            "gallery", ["deployments.cli", "serve", "--port", str(port)], port, environment, local_dir
+        )
 
     def worker(port: int, environment: Mapping[str, str]) -> Server:
         command = ["prefect", "worker", "start", "--pool", "sora", "--type", "process", "--with-healthcheck"]
@@ -111,7 +119,11 @@ def client_services(local_dir: Path, *, receiver_port: int = RECEIVER_PORT) -> l
         }
         return _start_program("worker", command, port, {**environment, **options}, local_dir)
 
-    return [Service("receiver", receiver, receiver_port), Service("worker", worker)]
+    return [
+        Service("receiver", receiver, receiver_port),
+        Service("gallery", gallery, gallery_port),
+        Service("worker", worker),
+    ]
 
 
 def _start_program(

@@ -160,10 +160,13 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def link_of(generation: Generation, archive: VideoArchive) -> str | None:
-    """Where a person can look at an archived video: in the store by its public URL, else its artifact in the UI."""
+    """Where a person can look at an archived video: in the gallery, in the store, else its artifact in the UI.
+
+    It becomes part of the flow's result, so it holds no token: the gallery asks for a login.
+    """
     if generation.video is None:
         return None
-    public = archive.public_link(generation.video.name)
+    public = archive.gallery_link(generation.key) or archive.public_link(generation.video.name)
     if public is not None:
         return public
     ui_url = get_current_settings().ui_url
@@ -171,8 +174,9 @@ def link_of(generation: Generation, archive: VideoArchive) -> str | None:
 
 
 def table(summary: BatchSummary) -> list[dict[str, int | str]]:
-    """The rows as the Prefect UI shows them: what needs a person first, in five columns that fit a screen. Pure.
+    """The rows as the Prefect UI shows them: what needs a person first. Pure.
 
+    The text stands last: the UI does not wrap it, and what comes after it would be off the screen.
     Seconds and prices add up in the sentence above it; `sora show KEY` has the task and the objects.
     """
     return [
@@ -180,8 +184,8 @@ def table(summary: BatchSummary) -> list[dict[str, int | str]]:
             "line": row.line,
             "key": row.key,
             "state": row.state,
-            "what to do": row.problem or row.note,
             "video": f"[open]({row.link})" if row.link else row.object_name or "",
+            "what to do": (row.problem or row.note).removeprefix(f"{row.key}: "),
         }
         for row in sorted(summary.rows, key=lambda row: (row.ok, row.line))
     ]

@@ -3,20 +3,19 @@
 import asyncio
 import base64
 import hashlib
-import io
 import re
 from collections.abc import Awaitable
 from decimal import Decimal
 from html import escape
 from typing import Final
 
-from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact
 
 from apixo.redaction import hide_queries
 from blocks import VideoArchive
 from flows.record.generation import Generation
 from flows.signals.progress import run_logger
+from flows.signals.thumbnail import thumbnail
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that turn the direction of writing: they show another text than there is."""
@@ -24,8 +23,6 @@ _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 
 THUMBNAIL_PIXELS: Final = 320
 """Longest side of the artifact's picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
-
-THUMBNAIL_QUALITY: Final = 80
 
 MOST_IMAGES: Final = 10
 """How many start images are listed."""
@@ -35,24 +32,13 @@ async def publish(
     generation: Generation, archive: VideoArchive, *, poster: bytes | None, cost: Decimal | None = None
 ) -> None:
     """Creates the artifact of one generation, with its poster as a small picture."""
-    thumbnail = await asyncio.to_thread(_thumbnail, poster) if poster else None
+    picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
     made = acreate_markdown_artifact(
-        markdown=markdown(generation, archive, thumbnail=thumbnail, cost=cost),
+        markdown=markdown(generation, archive, thumbnail=picture, cost=cost),
         key=artifact_key(generation.key),
         description=f"Video {generation.key}",
     )
     await shown(made, what=f"the artifact of {generation.key}")
-
-
-def _thumbnail(poster: bytes) -> bytes | None:
-    try:
-        with Image.open(io.BytesIO(poster)) as image:
-            image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-            made = io.BytesIO()
-            image.save(made, "JPEG", quality=THUMBNAIL_QUALITY)
-    except OSError:  # a picture less in the artifact
-        return None
-    return made.getvalue()
 
 
 async def shown(making: Awaitable[object], *, what: str) -> None:
@@ -78,21 +64,34 @@ def markdown(
 ) -> str:
     """The artifact's text. Pure. What came from outside cannot become markup."""
     video = generation.video
-    link = archive.public_link(video.name) if video is not None else None
+    link = _link(generation.key, video.name, archive) if video is not None else None
     lines = [f"# {plain(generation.key)}", ""]
     if thumbnail:
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
     if link:  # the classic UI plays it; the new one leaves it out, and has the link below
-        lines += [f'<video controls preload="none" width="640" src="{escape(link)}"></video>', ""]
-    lines += [f"> {plain(generation.request.prompt[:500])}", "", "| | |", "|---|---|", *_facts(generation, cost)]
+        poster = next((item.name for item in generation.objects if item.kind == "poster"), None)
+        picture = _link(generation.key, poster, archive) if poster else None
+        shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
+        lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
+    # The first fact is the table's head: an empty one shows as an empty bar.
+    first, *others = _facts(generation, cost)
+    lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
     for item in generation.objects:
-        at = archive.public_link(item.name)
+        # A description is in the store alone; the gallery has no use for it.
+        at = archive.public_link(item.name) if item.kind == "sidecar" else _link(generation.key, item.name, archive)
         place = plain(f"{item.bucket}/{item.name}")
-        lines.append(f"| {item.kind} | {f'[{place}]({at})' if at else place} |")
+        # Not the place itself as a link: the classic UI shows its backslashes there.
+        lines.append(f"| {item.kind} | {place}{f', [open]({at})' if at else ''} |")
     lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
     lines += ["", "| step | ended | took |", "|---|---|---|", *_timeline(generation)]
     if video is not None:
-        watch = f"[open it]({link}), or " if link else ""
+        page = archive.gallery_link(generation.key)
+        watch = "".join(
+            [
+                f"[see it in the gallery]({page}), " if page else "",
+                f"[open it]({link}), or " if link else "",
+            ]
+        )
         lines += [
             "",
             (
@@ -103,6 +102,11 @@ def markdown(
             "**To have another one:** give the request a new key. This key is never paid for again.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:
+    """Where a browser gets an object: through the gallery, else from the store. Never an address the store signed."""
+    return archive.gateway_link(key, object_name) or archive.public_link(object_name)
 
 
 def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
@@ -117,7 +121,8 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
     lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]
     lines.append(f"| task | {plain(generation.task_id or 'none')} |")
     if cost is not None:
-        lines.append(f"| cost | {cost}, by the block's price per second |")
+        currency = f" {plain(generation.attempt.currency)}" if generation.attempt.currency else ""
+        lines.append(f"| cost | {cost}{currency}, by the block's price per second |")
     if video is not None:
         what = (
             f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"

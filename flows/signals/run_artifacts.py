@@ -57,7 +57,7 @@ def failure_markdown(key: str, reason: str, said: Advice, found: Generation | No
         *(f"{number}. {_commands(step)}" for number, step in enumerate(said.steps, 1)),
     ]
     if found is not None:
-        lines += ["", "| | |", "|---|---|", *_facts(found)]
+        lines += ["", *_facts(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -77,8 +77,6 @@ def on_its_way_markdown(generation: Generation, options: str) -> str:
         "",
         f"To look at it: `sora show {generation.key}{''.join(re.findall(' --archive [^ ]+', options))}`",
         "",
-        "| | |",
-        "|---|---|",
         *_facts(generation),
     ]
     return "\n".join(lines) + "\n"
@@ -94,7 +92,9 @@ def _facts(found: Generation) -> list[str]:
         "flow run": attempt.claimed_by.flow_run_id or "none",
         "seconds of video": str(found.request.duration),
     }
-    return [f"| {name} | {plain(value)} |" for name, value in rows.items()]
+    # The first one is the table's head: an empty one shows as an empty bar.
+    head, *others = (f"| {name} | {plain(value)} |" for name, value in rows.items())
+    return [head, "|---|---|", *others]
 
 
 def time(moment: datetime) -> str:

@@ -71,4 +71,4 @@ def test_the_table_has_what_needs_a_person_first_and_fits_a_screen() -> None:
         (3, "may-3", "not due", "not before 2026-03-01", ""),
         (5, "may-5", "archived", "", "videos/b.mp4"),
     ]
-    assert list(shown[0]) == ["line", "key", "state", "what to do", "video"]
+    assert list(shown[0]) == ["line", "key", "state", "video", "what to do"]

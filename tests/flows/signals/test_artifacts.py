@@ -24,13 +24,15 @@ RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethro
 FOLDER = "videos/2026/03/01"
 
 
-def archive(public_url: str | None = None) -> VideoArchive:
+def archive(public_url: str | None = None, *, gateway_url: str | None = None) -> VideoArchive:
     return VideoArchive(
         endpoint="minio.example:9000",
         access_key="ACCESS",
         secret_key=SecretStr("HIDDEN"),
         bucket="videos",
         public_url=public_url,
+        gateway_url=gateway_url,
+        gateway_secret=SecretStr("5ecret" * 4) if gateway_url else None,
     )
 
 
@@ -106,8 +108,22 @@ def test_with_a_public_url_the_objects_are_links_without_a_signature() -> None:
     links = [token.attrs["href"] for token in inline(RENDERER.parse(text)) if token.type == "link_open"]
     video = f"https://videos.example.com/videos/{FOLDER}/kite/video.mp4"
     assert links == [video, f"https://videos.example.com/videos/{FOLDER}/kite/poster.jpg", video]
-    assert f'<video controls preload="none" width="640" src="{video}"></video>' in text.splitlines()
+    poster = video.replace("video.mp4", "poster.jpg")
+    player = f'<video controls preload="none" width="640" poster="{poster}" src="{video}"></video>'
+    assert player in text.splitlines()
     assert "![" not in text
+
+
+def test_with_a_gallery_the_player_and_the_links_lead_through_it_and_open_this_video_alone() -> None:
+    block = archive("https://videos.example.com", gateway_url="https://gallery.example.com/")
+    text = markdown(generation(), block, thumbnail=None)
+    token = block.gateway_token("kite")
+    video = f"https://gallery.example.com/v/kite/video.mp4?t={token}"
+    links = [token.attrs["href"] for token in inline(RENDERER.parse(text)) if token.type == "link_open"]
+    assert links == [video, video.replace("video.mp4", "poster.jpg"), "https://gallery.example.com/k/kite", video]
+    assert f'src="{video}"' in text
+    for secret in ("X-Amz", "HIDDEN", "ACCESS", "5ecret", block.gateway_token("other")):
+        assert secret not in text
 
 
 def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_link() -> None:

@@ -1,0 +1,124 @@
+"""Who may see what: a login for the whole gallery, a token for one video."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from blocks import VideoArchive
+
+COOKIE: Final = "sora_gallery"
+SESSION_SECONDS: Final = 14 * 24 * 3600
+"""How long a login lasts. A new password or secret ends all of them."""
+MOST_WRONG: Final = 20
+WRONG_SECONDS: Final = 60.0
+"""So many wrong passwords within this time, from anywhere, and no login is looked at until it is over."""
+
+
+class TooManyError(Exception):
+    """Too many wrong passwords came lately. Whether this one is right was not looked at."""
+
+
+class Access:
+    """Decides for each request. Everything is compared in constant time.
+
+    Args:
+        archive: its gateway secret signs tokens and sessions, its gateway password opens the gallery.
+        now, monotonic: clocks, for tests.
+    """
+
+    def __init__(
+        self,
+        archive: VideoArchive,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._archive = archive
+        self._now, self._monotonic = now, monotonic
+        self._password = archive.gateway_password.get_secret_value() if archive.gateway_password else None
+        # Without a secret, sessions end with this process, and there are no tokens.
+        secret = archive.gateway_secret.get_secret_value() if archive.gateway_secret else secrets.token_hex()
+        self._session_secret = hashlib.sha256(f"session/{secret}/{self._password}".encode()).digest()
+        self._wrong: deque[float] = deque(maxlen=MOST_WRONG)
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether there is a password."""
+        return self._password is not None
+
+    def may_see_all(self, request: Request) -> bool:
+        """Whether this is somebody who logged in, or sends the password as a bearer token."""
+        if self._password is None:
+            return True
+        if self._is_session(request.cookies.get(COOKIE, "")):
+            return True
+        bearer = _bearer(request)
+        # A token of one video is no guess at the password.
+        if not bearer or len(bearer) == hashlib.sha256().digest_size * 2:
+            return False
+        try:
+            return self.is_password(bearer)
+        except TooManyError:
+            return False
+
+    def may_see(self, request: Request, key: str) -> bool:
+        """Whether this request may have the video of this key."""
+        if self._archive.gateway_secret is not None:
+            token = self._archive.gateway_token(key)
+            if _same(request.query_params.get("t", ""), token) or _same(_bearer(request), token):
+                return True
+        return self.may_see_all(request)
+
+    def is_password(self, text: str) -> bool:
+        """Whether this is the gallery's password.
+
+        Raises:
+            TooManyError: too many wrong ones came lately.
+        """
+        now = self._monotonic()
+        if len(self._wrong) == MOST_WRONG and now - self._wrong[0] < WRONG_SECONDS:
+            raise TooManyError
+        if self._password is None or _same(text, self._password):
+            return True
+        self._wrong.append(now)
+        return False
+
+    def log_in(self, response: Response) -> None:
+        """Gives the browser its session."""
+        expires = str(int(self._now()) + SESSION_SECONDS)
+        response.set_cookie(
+            COOKIE,
+            f"{expires}.{self._signature(expires)}",
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="lax",
+            secure=(self._archive.gateway_url or "").startswith("https://"),
+        )
+
+    def log_out(self, response: Response) -> None:
+        """Takes the session away."""
+        response.delete_cookie(COOKIE, httponly=True, samesite="lax")
+
+    def _is_session(self, value: str) -> bool:
+        expires, _, signature = value.partition(".")
+        # Signed by us, so it is a number.
+        return _same(signature, self._signature(expires)) and int(expires) > self._now()
+
+    def _signature(self, expires: str) -> str:
+        return hmac.new(self._session_secret, expires.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
+
+
+def _same(given: str, right: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), right.encode("utf-8", "replace"))

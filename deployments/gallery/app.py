@@ -1,0 +1,277 @@
+"""The gallery as an ASGI app: its addresses, and the headers of every answer."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blocks import VideoArchive
+from blocks.errors import StoreError
+from blocks.object_store import ObjectStore
+from deployments.gallery.access import Access, TooManyError
+from deployments.gallery.attention import month_spend, notices
+from deployments.gallery.choice import PAGE_SIZE, Choice, menus
+from deployments.gallery.delivery import Delivery, is_loopback, redirects
+from deployments.gallery.index import ArchiveIndex
+from deployments.gallery.naming import generate_command
+from deployments.gallery.pages import Pages, load_static
+from deployments.gallery.prefect_links import PrefectLinks
+from flows.record.errors import InvalidKeyError, LedgerError
+from flows.record.generation import ArchivedObject, Generation
+from flows.record.keys import check_key
+from flows.record.ledger import Ledger
+
+STORE_PATIENCE_SECONDS: Final = 2.0
+"""How long an outage of the store is waited out: a person looks at the page."""
+MOST_FORM_BYTES: Final = 4_096
+NOTICES_SHOWN: Final = 50
+DENIED: Final = "This needs a login, or the whole link to one video.\n"
+NOTHING: Final = "There is nothing here.\n"
+
+
+def create_app(
+    archive: VideoArchive,
+    store: ObjectStore,
+    *,
+    options: str = "",
+    redirect: bool | None = None,
+    links: PrefectLinks | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Starlette:
+    """The gallery over one archive.
+
+    Args:
+        archive: its block.
+        store: its bucket, kept open while the app runs.
+        options: what names the blocks in commands.
+        redirect: whether browsers are sent to the store for videos; None: where the addresses say that they reach it.
+        links: to Prefect's UI.
+        now: the clock, for tests.
+    """
+    if redirect is None:
+        redirect = redirects(store.url, archive.gateway_url or "http://localhost")
+    index = ArchiveIndex(store, Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS))
+    handlers = _Handlers(archive, index, Delivery(store, redirect=redirect), links or PrefectLinks(), options, now)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await index.current()  # a large archive goes on in the background
+        yield
+        await index.aclose()
+
+    # Whether or not what stands in front takes the path of the public address away.
+    routes = [
+        Route(f"{path}{route}", handler, methods=methods)
+        for path in dict.fromkeys([handlers.base, ""])
+        for route, handler, methods in (
+            ("/", handlers.overview, ["GET"]),
+            ("/k/{key}", handlers.video_page, ["GET"]),
+            ("/v/{key}/{name}", handlers.object, ["GET"]),
+            ("/login", handlers.log_in, ["POST"]),
+            ("/logout", handlers.log_out, ["POST"]),
+            ("/static/{name}", handlers.static, ["GET"]),
+            ("/health", handlers.health, ["GET"]),
+        )
+    ]
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={StoreError: _store_away})
+    app.router.redirect_slashes = False
+    app.add_middleware(
+        _Guard,
+        media=store.url if redirect else "",
+        # Without a password only this machine may ask: a page elsewhere could point a name of its own here.
+        only_loopback=not handlers.access.needs_login,
+    )
+    return app
+
+
+class _Handlers:
+    """The handlers."""
+
+    def __init__(
+        self,
+        archive: VideoArchive,
+        index: ArchiveIndex,
+        delivery: Delivery,
+        links: PrefectLinks,
+        options: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._archive, self._index, self._delivery, self._links = archive, index, delivery, links
+        self._options, self._now = options, now
+        self.access = Access(archive)
+        self.base = urlsplit(archive.gateway_url or "").path.rstrip("/")
+        self._static = load_static()
+        self._pages = Pages(self._static, base=self.base)
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def static(self, request: Request) -> Response:
+        found = self._static.get(request.path_params["name"])
+        if found is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        return Response(found.data, media_type=found.media_type, headers=headers)
+
+    async def overview(self, request: Request) -> Response:
+        if not self.access.may_see_all(request):
+            return self._login_page()
+        index = self._index
+        await index.current()
+        choice = Choice.parse(request.query_params)
+        items = list(index.items.values())
+        found = choice.of(items)
+        last = max(1, -(-len(found) // PAGE_SIZE))
+        first = (choice.page - 1) * PAGE_SIZE
+        everything = [item.generation for item in items]
+        seen_to = notices(everything, self._options, self._now())
+        return self._pages.page(
+            "overview.html",
+            choice=choice,
+            menus=menus(items),
+            shown=found[first : first + PAGE_SIZE],
+            count=len(found),
+            total=len(items),
+            last_page=last,
+            notices=seen_to[:NOTICES_SHOWN],
+            more_notices=max(len(seen_to) - NOTICES_SHOWN, 0),
+            spend=month_spend(everything, self._now()),
+            month=self._now(),
+            index=index,
+            needs_login=self.access.needs_login,
+        )
+
+    async def video_page(self, request: Request) -> Response:
+        if not self.access.may_see_all(request):
+            return self._login_page()
+        found = await self._find(request)
+        seen_to = notices([found], self._options, self._now())
+        poster = _object(found, "poster.jpg")
+        video = found.video
+        return self._pages.page(
+            "video.html",
+            found=found,
+            video=video,
+            video_file=_file_name(video) if video else "",
+            others=[_file_name(item) for item in found.objects if item.kind == "video" and item is not video],
+            poster=poster,
+            notice=seen_to[0] if seen_to else None,
+            command=generate_command(found, self._options),
+            run_link=self._links.run(found),
+            form_link=await self._links.form(found),
+            share_link=self._archive.gateway_link(found.key, video.name) if video else None,
+            needs_login=self.access.needs_login,
+        )
+
+    async def object(self, request: Request) -> Response:
+        """A video, poster or small picture, for who logged in or holds its token; to all others nothing is known."""
+        if not self.access.may_see(request, request.path_params["key"]):
+            headers = {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
+            return PlainTextResponse(DENIED, HTTPStatus.UNAUTHORIZED, headers)
+        name = request.path_params["name"]
+        found = await self._find(request)
+        item = _object(found, "poster.jpg" if name == "card.jpg" else name)
+        if item is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        if item.kind == "video":
+            return await self._delivery.video(request, found, item)
+        picture = await (self._delivery.card(item) if name == "card.jpg" else self._delivery.poster(item))
+        if picture is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return picture
+
+    async def log_in(self, request: Request) -> Response:
+        fields = parse_qs((await _body(request)).decode("utf-8", "replace"))
+        try:
+            right = self.access.is_password(fields.get("password", [""])[0])
+        except TooManyError:
+            return self._login_page("Too many attempts. Wait a minute.", HTTPStatus.TOO_MANY_REQUESTS)
+        if not right:
+            return self._login_page("That is not the password.")
+        response = RedirectResponse(f"{self.base}/", HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
+        self.access.log_in(response)
+        return response
+
+    async def log_out(self, _: Request) -> Response:
+        response = RedirectResponse(f"{self.base}/", HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
+        self.access.log_out(response)
+        return response
+
+    def _login_page(self, message: str = "", status: HTTPStatus = HTTPStatus.UNAUTHORIZED) -> Response:
+        return self._pages.page("login.html", status, message=message, needs_login=False)
+
+    async def _find(self, request: Request) -> Generation:
+        try:
+            found = await self._index.find(check_key(request.path_params["key"]))
+        except (InvalidKeyError, LedgerError):
+            found = None
+        if found is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return found
+
+
+class _Guard:
+    """Sets the headers of every answer, and refuses other names of this machine where anybody may look."""
+
+    def __init__(self, app: ASGIApp, *, media: str, only_loopback: bool) -> None:
+        self._app, self._only_loopback = app, only_loopback
+        media_sources = f"'self' {media}".strip()
+        self._headers = {
+            "Content-Security-Policy": (
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+                f"media-src {media_sources}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+            ),
+            "Referrer-Policy": "no-referrer",  # an address may hold a token
+            "X-Content-Type-Options": "nosniff",
+            "X-Robots-Tag": "noindex",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers[name] = value
+            await send(message)
+
+        if scope["type"] == "http" and self._only_loopback and not is_loopback(Request(scope).url.hostname):
+            refusal = PlainTextResponse("Open this by http://127.0.0.1 or localhost.\n", HTTPStatus.MISDIRECTED_REQUEST)
+            await refusal(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+
+def _file_name(item: ArchivedObject) -> str:
+    return item.name.rpartition("/")[2]
+
+
+def _object(found: Generation, name: str) -> ArchivedObject | None:
+    """The video or poster of this name; nothing else of the bucket can be had."""
+    return next((item for item in found.objects if item.kind != "sidecar" and _file_name(item) == name), None)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async with asyncio.timeout(10):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_FORM_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return bytes(body)
+
+
+async def _store_away(_: Request, error: Exception) -> Response:
+    del error  # it names the store
+    text = "The archive does not answer. Try again in a moment.\n"
+    return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "10", "Cache-Control": "no-store"})

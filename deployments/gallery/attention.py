@@ -1,0 +1,83 @@
+"""What needs a person, with the commands, and what was spent this month. Pure."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final, Literal
+
+from apixo.constants import RESULT_DAYS
+from flows.record.advice import advice
+from flows.record.generation import Generation, State
+
+EXPIRY_WARNING: Final = timedelta(days=RESULT_DAYS - 3)
+"""As the collector warns: three days before APIXO drops a result."""
+FAILED_DAYS: Final = 7
+"""How long a failure stays on top. The filter finds older ones."""
+
+Why = Literal["unconfirmed", "expiring", "failed"]
+_ORDER: Final[dict[Why, int]] = {"expiring": 0, "unconfirmed": 1, "failed": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One generation that a person should see to."""
+
+    key: str
+    why: Why
+    message: str
+    steps: list[list[tuple[str, bool]]]
+    """What to do, in order: pieces of text, and whether each is a command."""
+
+
+def notices(found: Iterable[Generation], options: str, now: datetime) -> list[Notice]:
+    """What needs a person, the most urgent first.
+
+    Args:
+        found: the generations.
+        options: what names the blocks in commands.
+        now: the time.
+    """
+    made = [(item, why) for item in found if (why := _why(item, now)) is not None]
+    made.sort(key=lambda pair: (_ORDER[pair[1]], -pair[0].updated_at.timestamp()))
+    return [_notice(item, why, options) for item, why in made]
+
+
+def _why(found: Generation, now: datetime) -> Why | None:
+    since = found.attempt.submitted_at or found.attempt.claimed_at
+    if found.state in (State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED) and now - since > EXPIRY_WARNING:
+        return "expiring"
+    if found.state is State.UNCONFIRMED:
+        return "unconfirmed"
+    if found.state in (State.FAILED, State.REJECTED) and now - found.updated_at < timedelta(days=FAILED_DAYS):
+        return "failed"
+    return None
+
+
+def _notice(found: Generation, why: Why, options: str) -> Notice:
+    said, problem = advice(found, options), found.attempt.problem
+    message = problem.message if problem else said.paid
+    if why == "expiring":
+        since = found.attempt.submitted_at or found.attempt.claimed_at
+        drops_at = since.astimezone(UTC) + timedelta(days=RESULT_DAYS)
+        message = f"It is not archived, and APIXO drops its result on {drops_at:%Y-%m-%d}."
+    return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
+
+
+def pieces(text: str) -> list[tuple[str, bool]]:
+    """Our own sentence, cut at its backticks. A command is one that starts with `sora `."""
+    parts = re.split("`([^`]*)`", text)
+    return [(part, bool(number % 2)) for number, part in enumerate(parts) if part]
+
+
+def month_spend(found: Iterable[Generation], now: datetime) -> dict[str, Decimal]:
+    """What the paid calls of this calendar month (UTC) cost or may have cost, by currency; none without prices."""
+    spent: dict[str, Decimal] = defaultdict(Decimal)
+    month = (now.astimezone(UTC).year, now.astimezone(UTC).month)
+    for attempt in (attempt for item in found for attempt in item.attempts):
+        claimed = attempt.claimed_at.astimezone(UTC)
+        if attempt.price is not None and attempt.state is not State.REJECTED and (claimed.year, claimed.month) == month:
+            spent[attempt.currency or ""] += attempt.price
+    return dict(sorted(spent.items()))

@@ -1,0 +1,115 @@
+"""Which videos a page shows: words, state, days, model, tag, batch, page. Pure."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date
+from os.path import commonprefix
+from typing import Self
+from urllib.parse import urlencode
+
+from deployments.gallery.index import Item
+from flows.record.generation import Generation, State
+
+PAGE_SIZE = 48
+LONGEST_TEXT = 200
+"""Characters of a search that count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a visitor asked for, by the names that the address has. An empty field chooses everything."""
+
+    q: str = ""
+    state: str = ""
+    model: str = ""
+    tag: str = ""
+    batch: str = ""
+    since: str = ""
+    until: str = ""
+    page: int = 1
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str]) -> Self:
+        """Reads the query of an address. What cannot be meant is left out."""
+        values = {item.name: query.get(item.name, "").strip()[:LONGEST_TEXT] for item in fields(cls)}
+        number = values.pop("page")
+        days = {name: values[name] if _day(values[name]) else "" for name in ("since", "until")}
+        state = values["state"] if values["state"] in {item.value for item in State} else ""
+        page = int(number) if re.fullmatch("[1-9][0-9]{0,5}", number) else 1
+        return cls(**{**values, **days, "state": state}, page=page)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether anything is left out."""
+        return replace(self, page=1) != Choice()
+
+    def query(self, **changed: str | int) -> str:
+        """The query of an address that chooses the same, but for what is changed."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)} | {"page": 1} | changed
+        return urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", 1)})
+
+    def takes(self, item: Item, words: list[str]) -> bool:
+        """Whether a video is among them."""
+        found = item.generation
+        day = f"{found.created_at.astimezone(UTC):%Y-%m-%d}"
+        return (
+            (not self.state or found.state.value == self.state)
+            and (not self.model or found.attempt.model == self.model)
+            and (not self.tag or self.tag in found.request.tags)
+            and (not self.batch or found.key.startswith(f"{self.batch}-"))
+            and (not self.since or day >= self.since)
+            and (not self.until or day <= self.until)
+            and all(word in item.text for word in words)
+        )
+
+    def of(self, items: Iterable[Item]) -> list[Generation]:
+        """All of them, the newest first."""
+        words = self.q.casefold().split()
+        chosen = [item.generation for item in items if self.takes(item, words)]
+        return sorted(chosen, key=lambda found: (found.created_at, found.key), reverse=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Menus:
+    """What there is to choose from, with how many videos each has."""
+
+    states: list[tuple[str, int]]
+    models: list[tuple[str, int]]
+    tags: list[tuple[str, int]]
+    batches: list[tuple[str, int]]
+
+
+def menus(items: Iterable[Item]) -> Menus:
+    """The menus for these videos."""
+    found = [item.generation for item in items]
+    states = Counter(generation.state.value for generation in found)
+    tags = Counter(tag for generation in found for tag in generation.request.tags)
+    return Menus(
+        states=[(state.value, states[state.value]) for state in State if states[state.value]],
+        models=sorted(Counter(generation.attempt.model for generation in found).items()),
+        tags=sorted(tags.items()),
+        batches=_batches(found),
+    )
+
+
+def _batches(found: list[Generation]) -> list[tuple[str, int]]:
+    """The record does not name its batch. Keys that one run claimed have its batch's key in front: `<batch>-<id>`."""
+    runs: dict[str, list[str]] = defaultdict(list)
+    for generation in found:
+        for run in {attempt.claimed_by.flow_run_id for attempt in generation.attempts} - {None}:
+            runs[str(run)].append(generation.key)
+    # Keys are no paths: character by character is what is meant.
+    common = {commonprefix(keys).rpartition("-")[0] for keys in runs.values() if len(keys) > 1} - {""}  # noqa: RUF071
+    # Two rows `red-1` and `red-2` alone make a longer prefix than the whole batch has: the shorter one counts.
+    batches = [name for name in common if not any(name.startswith(f"{other}-") for other in common)]
+    counts = {name: sum(generation.key.startswith(f"{name}-") for generation in found) for name in batches}
+    return sorted(counts.items())
+
+
+def _day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

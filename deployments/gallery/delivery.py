@@ -1,0 +1,112 @@
+"""How a browser gets a video or a poster: a redirect to a signed address of the store, or the bytes through here."""
+
+import asyncio
+import ipaddress
+from collections import OrderedDict
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from blocks.object_store import ObjectStore
+from deployments.gallery.naming import download_name
+from deployments.gallery.ranges import parse_range
+from flows.record.generation import ArchivedObject, Generation
+from flows.signals.thumbnail import thumbnail
+
+SIGNED_SECONDS: Final = 3600
+"""How long a signed address works. It has to outlive one viewing: browsers seek with the address they were sent to."""
+CARD_PIXELS: Final = 480
+"""Longest side of the pictures on the overview: twice what a card shows, for dense screens."""
+MOST_CARDS: Final = 2_000
+"""Pictures that are kept in memory, some 20 KB each."""
+MOST_POSTER_BYTES: Final = 20_000_000
+POSTER_CACHE: Final = "private, max-age=86400"
+"""A key's poster may be replaced by a person who names another task, so it is kept for a day, not for ever."""
+
+
+def redirects(store_url: str, gateway_url: str) -> bool:
+    """Whether browsers that reach the gateway reach the store as well, as far as the addresses tell. Pure."""
+    store, gateway = urlsplit(store_url), urlsplit(gateway_url)
+    if store.scheme == "http" and gateway.scheme == "https":  # browsers refuse to play it there
+        return False
+    return is_loopback(gateway.hostname) or not is_loopback(store.hostname)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host of an address is this machine."""
+    if host is None or host == "localhost" or host.endswith(".localhost"):
+        return host is not None
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Delivery:
+    """Answers requests for objects of one store.
+
+    Args:
+        store: where they are.
+        redirect: whether browsers are sent to the store.
+    """
+
+    def __init__(self, store: ObjectStore, *, redirect: bool) -> None:
+        self._store = store
+        self.redirect = redirect
+        self._cards: OrderedDict[str, bytes] = OrderedDict()
+
+    async def video(self, request: Request, found: Generation, item: ArchivedObject) -> Response:
+        """A video, whole or in part."""
+        saved_as = download_name(found, item) if request.query_params.get("download") else None
+        # A signed address is for one method, and not every player asks by GET first.
+        if self.redirect and request.method == "GET":
+            address = self._store.signed_url(item.name, seconds=SIGNED_SECONDS, download_as=saved_as)
+            # No-store: the next visit gets a fresh one.
+            return RedirectResponse(address, HTTPStatus.FOUND, {"Cache-Control": "no-store"})
+        headers = {"Accept-Ranges": "bytes", "ETag": f'"{item.sha256}"', "Cache-Control": "private, no-cache"}
+        if saved_as:
+            headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
+        status, start, length = HTTPStatus.OK, 0, item.size_bytes
+        # A part of another version than this one would be of no use.
+        asked = (
+            request.headers.get("range")
+            if request.headers.get("if-range", headers["ETag"]) == headers["ETag"]
+            else None
+        )
+        try:
+            part = parse_range(asked, item.size_bytes)
+        except ValueError:
+            headers = {"Content-Range": f"bytes */{item.size_bytes}"}
+            return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+        if part is not None:
+            status, (start, length) = HTTPStatus.PARTIAL_CONTENT, part
+            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{item.size_bytes}"
+        headers["Content-Length"] = str(length)
+        if request.method == "HEAD":
+            return Response(None, status, headers, item.content_type)
+        pieces = self._store.stream(item.name, start=start, length=length)
+        return StreamingResponse(pieces, status, headers, item.content_type)
+
+    async def poster(self, item: ArchivedObject) -> Response | None:
+        """A poster as it is; None: it is gone."""
+        data = await self._store.read(item.name, max_bytes=MOST_POSTER_BYTES)
+        return (
+            None if data is None else Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})
+        )
+
+    async def card(self, item: ArchivedObject) -> Response | None:
+        """A small picture of a poster; None: it is gone, or is no picture."""
+        data = self._cards.get(item.sha256)
+        if data is None:
+            poster = await self._store.read(item.name, max_bytes=MOST_POSTER_BYTES)
+            data = await asyncio.to_thread(thumbnail, poster, CARD_PIXELS) if poster else None
+            if data is None:
+                return None
+            self._cards[item.sha256] = data
+            while len(self._cards) > MOST_CARDS:
+                self._cards.popitem(last=False)
+        self._cards.move_to_end(item.sha256)
+        return Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})

@@ -1,0 +1,141 @@
+"""What the gallery knows of the ledger: every record in memory, and only what changed is read again."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from blocks.errors import StoreError
+from blocks.object_store import ListedObject, ObjectStore
+from flows.record.errors import InvalidKeyError, LedgerError
+from flows.record.generation import Generation
+from flows.record.keys import check_key
+from flows.record.ledger import Ledger
+
+FRESH_SECONDS: Final = 3.0
+"""For how long the last listing counts as current: at least. Listing takes at most a tenth of the time."""
+WAIT_SECONDS: Final = 0.5
+"""How long a page waits for a newer listing before it shows what is known."""
+READS_AT_A_TIME: Final = 200
+"""Records read before they are put into place: the first visitors of a large archive see it fill."""
+
+_log = logging.getLogger("sora")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One generation, with what it is searched by."""
+
+    generation: Generation
+    text: str
+    """Key, prompt, tags, task and model, in a form that ignores case."""
+
+
+class ArchiveIndex:
+    """All records of one ledger. To be used on one event loop.
+
+    Args:
+        store, ledger: of the archive.
+        monotonic: the clock, for tests.
+
+    Attributes:
+        items: by key.
+        unreadable: keys of records that cannot be understood.
+        problem: why the last refresh failed; None: it did not.
+        loaded: whether all there was has been read once.
+        reads: how many records were read so far.
+    """
+
+    def __init__(self, store: ObjectStore, ledger: Ledger, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._ledger, self._monotonic = store, ledger, monotonic
+        self._versions: dict[str, ListedObject] = {}
+        self._stale_at: float | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self.items: dict[str, Item] = {}
+        self.unreadable: set[str] = set()
+        self.problem: str | None = None
+        self.loaded = False
+        self.reads = 0
+
+    async def current(self) -> None:
+        """Brings it up to date; after a while the newest listing goes on in the background."""
+        if self._stale_at is not None and self._monotonic() < self._stale_at:
+            return
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self.refresh(), name="gallery index")
+        await asyncio.wait({self._refreshing}, timeout=WAIT_SECONDS)
+
+    async def refresh(self) -> None:
+        """Lists the ledger and reads what is new or changed. A failure is noted, and what was known stays."""
+        began = self._monotonic()
+        try:
+            listed = {_key(found.name): found for found in await self._store.listed("ledger/")}
+            listed.pop("", None)
+            for key in self._versions.keys() - listed.keys():
+                self._forget(key)
+            changed = [key for key, found in listed.items() if self._versions.get(key) != found]
+            for first in range(0, len(changed), READS_AT_A_TIME):
+                keys = changed[first : first + READS_AT_A_TIME]
+                await asyncio.gather(*(self._read(key, listed[key]) for key in keys))
+        except StoreError as error:
+            self.problem = str(error)
+            _log.warning("The gallery could not read the ledger: %s", error)
+        else:
+            self.problem, self.loaded = None, True
+        now = self._monotonic()
+        self._stale_at = now + max(FRESH_SECONDS, 10 * (now - began))
+
+    async def find(self, key: str) -> Generation | None:
+        """The record of one key, also where it is newer than the last listing.
+
+        Raises:
+            LedgerError: it cannot be understood.
+            StoreError: the store did not answer.
+        """
+        item = self.items.get(key)
+        if item is not None and item.generation.video is not None:
+            return item.generation
+        entry = await self._ledger.read(key)
+        return entry.generation if entry else None
+
+    async def aclose(self) -> None:
+        """Ends a refresh that is under way."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+
+    async def _read(self, key: str, version: ListedObject) -> None:
+        self.reads += 1
+        try:
+            entry = await self._ledger.read(key)
+        except LedgerError as error:
+            _log.warning("%s", error)
+            self._forget(key)
+            self.unreadable.add(key)
+        else:
+            self._forget(key)
+            if entry is not None:
+                self.items[key] = Item(entry.generation, _text(entry.generation))
+        self._versions[key] = version
+
+    def _forget(self, key: str) -> None:
+        self._versions.pop(key, None)
+        self.items.pop(key, None)
+        self.unreadable.discard(key)
+
+
+def _key(name: str) -> str:
+    """The key that an object of the ledger belongs to; empty: it is no record."""
+    stem = name.removeprefix("ledger/")
+    try:
+        return check_key(stem.removesuffix(".json")) if stem.endswith(".json") else ""
+    except InvalidKeyError:
+        return ""
+
+
+def _text(found: Generation) -> str:
+    request = found.request
+    words = [found.key, request.prompt, *request.tags, found.attempt.model, found.task_id or ""]
+    return "\n".join(words).casefold()

@@ -1,0 +1,45 @@
+"""A gallery over a bucket of its own on the real MinIO."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from blocks import VideoArchive
+from blocks.object_store import ObjectStore
+from deployments.gallery.app import create_app
+from tests.deployments.gallery.shown import NOW, Gallery, NoPrefect, OpenGallery
+
+
+@pytest.fixture
+async def store(archive: VideoArchive) -> AsyncIterator[ObjectStore]:
+    opened = archive.store()
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+def open_gallery(archive: VideoArchive, store: ObjectStore) -> OpenGallery:
+    """Opens a gallery over the test's bucket; arguments are fields of the block, `redirect` and `host`."""
+
+    @asynccontextmanager
+    async def opened(
+        *,
+        redirect: bool | None = None,
+        host: str = "localhost",
+        now: datetime = NOW + timedelta(hours=1),
+        **fields: Any,
+    ) -> AsyncIterator[Gallery]:
+        block = archive.model_copy(update=fields)
+        app = create_app(block, store, redirect=redirect, links=NoPrefect(), now=lambda: now)
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client,
+        ):
+            yield Gallery(block, store, client)
+
+    return opened

@@ -1,0 +1,191 @@
+"""Links to videos: who gets one, where it leads, what a browser may ask for, and that nothing else is ever given."""
+
+import logging
+
+import httpx
+import pytest
+
+from deployments.gallery.delivery import redirects
+from flows.record.generation import State
+from tests.deployments.gallery.shown import GUARDED, PASSWORD, VIDEO, OpenGallery, made, put
+
+PATH = "/v/kite/video.mp4"
+
+
+async def test_a_link_with_its_token_leads_to_a_fresh_signed_address_that_takes_ranges(
+    open_gallery: OpenGallery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with open_gallery(redirect=True, **GUARDED) as gallery:
+        await put(gallery.store, made("kite"))
+        answer = await gallery.get(PATH, params={"t": gallery.token("kite")})
+    assert answer.status_code == 302
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    async with httpx.AsyncClient() as browser:
+        part = await browser.get(answer.headers["location"], headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, VIDEO[10:20])
+    assert part.headers["content-type"] == "video/mp4"
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert not any("X-Amz-Signature" in line or gallery.token("kite") in line for line in ours)
+
+
+async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
+    async with open_gallery() as gallery:
+        await put(gallery.store, made("kite", "A réd kite!"))
+        to_store = await gallery.get(PATH, params={"download": 1})
+    async with httpx.AsyncClient() as browser:
+        saved = await browser.get(to_store.headers["location"])
+    assert saved.headers["content-disposition"] == 'attachment; filename="kite-a-red-kite.mp4"'
+    async with open_gallery(redirect=False) as gallery:
+        streamed = await gallery.get(PATH, params={"download": 1})
+    assert streamed.headers["content-disposition"] == 'attachment; filename="kite-a-red-kite.mp4"'
+    assert streamed.content == VIDEO
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "part", "said"),
+    [
+        (None, 200, VIDEO, None),
+        ("bytes=0-", 206, VIDEO, "bytes 0-102399/102400"),
+        ("bytes=100-199", 206, VIDEO[100:200], "bytes 100-199/102400"),
+        ("bytes=102000-999999", 206, VIDEO[102000:], "bytes 102000-102399/102400"),
+        ("bytes=-10", 206, VIDEO[-10:], "bytes 102390-102399/102400"),
+        ("bytes=102400-", 416, b"", "bytes */102400"),
+        ("bytes=-0", 416, b"", "bytes */102400"),
+        ("bytes=9-3", 200, VIDEO, None),
+        ("bytes=0-1,4-5", 200, VIDEO, None),
+        ("junk", 200, VIDEO, None),
+    ],
+)
+async def test_a_store_that_browsers_do_not_reach_is_passed_on_with_ranges(
+    open_gallery: OpenGallery, asked: str | None, status: int, part: bytes, said: str | None
+) -> None:
+    async with open_gallery(redirect=False) as gallery:
+        await put(gallery.store, made("kite"))
+        headers = {"Range": asked} if asked else {}
+        answer = await gallery.get(PATH, headers=headers)
+        head = await gallery.client.head(PATH, headers=headers)
+    assert (answer.status_code, answer.content, answer.headers.get("content-range")) == (status, part, said)
+    assert (head.status_code, head.content) == (status, b"")
+    if status != 416:
+        assert answer.headers["content-length"] == head.headers["content-length"] == str(len(part))
+        assert answer.headers["content-type"] == "video/mp4"
+
+
+async def test_a_range_of_another_version_is_answered_with_the_whole(open_gallery: OpenGallery) -> None:
+    async with open_gallery(redirect=False) as gallery:
+        await put(gallery.store, made("kite"))
+        answer = await gallery.get(PATH, headers={"Range": "bytes=0-9", "If-Range": '"other"'})
+        etag = answer.headers["etag"]
+        same = await gallery.get(PATH, headers={"Range": "bytes=0-9", "If-Range": etag})
+    assert (answer.status_code, same.status_code) == (200, 206)
+
+
+async def test_head_is_answered_here_since_a_signed_address_is_for_get_alone(open_gallery: OpenGallery) -> None:
+    async with open_gallery(redirect=True) as gallery:
+        await put(gallery.store, made("kite"))
+        answer = await gallery.client.head(PATH)
+    assert (answer.status_code, answer.headers["content-length"]) == (200, str(len(VIDEO)))
+
+
+async def test_without_a_token_every_address_is_answered_alike(open_gallery: OpenGallery) -> None:
+    async with open_gallery(**GUARDED) as gallery:
+        await put(gallery.store, made("kite"), made("other"))
+        right, other = gallery.token("kite"), gallery.token("other")
+        denied = [
+            await gallery.get(path, **options)
+            for path, options in (
+                (PATH, {}),
+                ("/v/kite/poster.jpg", {}),
+                ("/v/kite/card.jpg", {}),
+                ("/v/missing/video.mp4", {}),
+                ("/v/..%2e/video.mp4", {}),
+                ("/v/KITE/passwd", {}),
+                (PATH, {"params": {"t": other}}),
+                (PATH, {"params": {"t": right[:-1]}}),
+                (PATH, {"params": {"t": ""}}),
+                (PATH, {"params": {"t": "é\ud800".encode("utf-8", "replace").decode()}}),
+                (PATH, {"headers": {"Authorization": f"Bearer {other}"}}),
+                (PATH, {"headers": {"Authorization": f"Basic {right}"}}),
+                (PATH, {"headers": {"Cookie": f"sora_gallery={right}"}}),
+                (PATH, {"headers": {"Cookie": "sora_gallery=99999999999.abc"}}),
+            )
+        ]
+        allowed = await gallery.get(PATH, headers={"Authorization": f"Bearer {right}"})
+    assert {(answer.status_code, answer.content) for answer in denied} == {(401, denied[0].content)}
+    assert len({str(sorted(answer.headers.items())) for answer in denied}) == 1
+    assert allowed.status_code in (200, 302)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v/kite/generation.json", "/v/kite/..%2f..%2fledger%2fkite.json", "/v/kite/video.mp4/", "/v/kite//video.mp4",
+        "/v/%2e%2e/ledger", "/v/-kite/video.mp4", "/v/kite%00/video.mp4", "/v/kite/video-2.mp4", "/v/a%0a/video.mp4",
+        "/v/" + "a" * 129 + "/video.mp4", "/static/..%2fapp.py", "/static/app.py", "/k/..%2f", "/k/%22%3E%3Cb%3E",
+        "/ledger/kite.json", "//evil.example/", "/k/nothing",
+    ],
+)  # fmt: skip
+async def test_a_hostile_path_goes_nowhere(open_gallery: OpenGallery, path: str) -> None:
+    async with open_gallery() as gallery:
+        await put(gallery.store, made("kite"))
+        answer = await gallery.get(f"http://localhost{path}")
+    assert answer.status_code == 404
+    assert "evil" not in answer.text + str(answer.headers)
+    assert "<b>" not in answer.text
+
+
+async def test_a_video_that_is_not_there_yet_or_any_more_is_not_found(open_gallery: OpenGallery) -> None:
+    async with open_gallery(redirect=False) as gallery:
+        await put(gallery.store, made("soon", state=State.SUBMITTED), made("gone"))
+        await gallery.store.remove("videos/2026/03/10/gone/poster.jpg")
+        assert (await gallery.get("/v/soon/video.mp4")).status_code == 404
+        assert (await gallery.get("/v/gone/poster.jpg")).status_code == 404
+        assert (await gallery.get("/v/gone/card.jpg")).status_code == 404
+
+
+async def test_a_video_that_is_archived_a_moment_later_is_found(open_gallery: OpenGallery) -> None:
+    async with open_gallery(redirect=True) as gallery:
+        assert (await gallery.get(PATH)).status_code == 404
+        await put(gallery.store, made("kite"))
+        assert (await gallery.get(PATH)).status_code == 302
+
+
+async def test_pictures_come_through_here_and_are_kept_by_the_browser_alone(open_gallery: OpenGallery) -> None:
+    async with open_gallery() as gallery:
+        await put(gallery.store, made("kite"))
+        card, poster = await gallery.get("/v/kite/card.jpg"), await gallery.get("/v/kite/poster.jpg")
+    for answer in (card, poster):
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.headers["cache-control"].startswith("private, ")
+    assert len(card.content) < len(poster.content)
+
+
+async def test_the_password_opens_every_video_for_programs(open_gallery: OpenGallery) -> None:
+    async with open_gallery(**GUARDED) as gallery:
+        await put(gallery.store, made("kite"))
+        answer = await gallery.get(PATH, headers={"Authorization": f"Bearer {PASSWORD}"})
+        wrong = [await gallery.get(PATH, headers={"Authorization": "Bearer guess"}) for _ in range(25)]
+        late = await gallery.get(PATH, headers={"Authorization": f"Bearer {PASSWORD}"})
+        link = await gallery.get(PATH, params={"t": gallery.token("kite")})
+    assert answer.status_code == 200  # streamed: the store speaks http, the gallery https
+    assert {item.status_code for item in wrong} == {401}
+    assert late.status_code == 401  # too many guesses; links go on
+    assert link.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("store_url", "gateway_url", "expected"),
+    [
+        ("http://127.0.0.1:9000", "http://127.0.0.1:8720", True),
+        ("http://127.0.0.1:9000", "http://videos.example.com", False),
+        ("http://minio.example.com:9000", "http://videos.example.com", True),
+        ("http://minio.example.com:9000", "https://videos.example.com", False),
+        ("https://s3.example.com", "https://videos.example.com", True),
+        ("https://localhost:9000", "https://videos.example.com", False),
+        ("http://[::1]:9000", "http://localhost:8720", True),
+    ],
+)
+def test_where_browsers_are_sent_to_the_store(store_url: str, gateway_url: str, *, expected: bool) -> None:
+    assert redirects(store_url, gateway_url) is expected

@@ -1,0 +1,94 @@
+"""The index: only what changed is read again, and an outage loses nothing."""
+
+import asyncio
+from datetime import timedelta
+
+from blocks import VideoArchive
+from blocks.errors import StoreUnavailableError
+from blocks.object_store import ObjectStore
+from deployments.gallery.index import FRESH_SECONDS, ArchiveIndex
+from flows.record.generation import State
+from flows.record.ledger import Ledger
+from tests.deployments.gallery.shown import NOW, made, put
+
+
+async def test_only_what_is_new_or_changed_is_read_again(store: ObjectStore) -> None:
+    index = ArchiveIndex(store, Ledger(store))
+    await put(store, *(made(f"kite-{number}") for number in range(20)))
+    await index.refresh()
+    assert (len(index.items), index.reads, index.loaded) == (20, 20, True)
+    await index.refresh()
+    assert index.reads == 20
+    await put(store, made("kite-3", state=State.FAILED), made("kite-new"))
+    await store.remove("ledger/kite-5.json")
+    await index.refresh()
+    assert index.reads == 22
+    assert index.items["kite-3"].generation.state is State.FAILED
+    assert "kite-new" in index.items
+    assert "kite-5" not in index.items
+
+
+async def test_a_change_within_one_second_and_of_the_same_size_is_seen(store: ObjectStore) -> None:
+    index = ArchiveIndex(store, Ledger(store))
+    for prompt in ("aaaa", "bbbb", "cccc"):
+        await put(store, made("kite", prompt))
+        await index.refresh()
+        assert index.items["kite"].generation.request.prompt == prompt
+
+
+async def test_what_is_no_record_is_left_and_one_that_cannot_be_read_is_named(store: ObjectStore) -> None:
+    await put(store, made("kite"))
+    for name in ("ledger/Not A Key.json", "ledger/kite.txt", "ledger/a/b.json"):
+        await store.put(name, b"{}")
+    await store.put("ledger/broken.json", b"{")
+    index = ArchiveIndex(store, Ledger(store))
+    await index.refresh()
+    assert (set(index.items), index.unreadable) == ({"kite"}, {"broken"})
+    await put(store, made("broken"))
+    await index.refresh()
+    assert (set(index.items), index.unreadable) == ({"kite", "broken"}, set())
+
+
+async def test_an_outage_keeps_what_was_known(store: ObjectStore, archive: VideoArchive) -> None:
+    await put(store, made("kite"))
+    index = ArchiveIndex(store, Ledger(store, patience_seconds=0))
+    await index.refresh()
+    listed = store.listed
+
+    async def away(_: str) -> None:
+        raise StoreUnavailableError("away")
+
+    store.listed = away  # type: ignore[method-assign,assignment] # the store is away for this index alone
+    await index.refresh()
+    assert (set(index.items), index.problem) == ({"kite"}, "away")
+    store.listed = listed  # type: ignore[method-assign]
+    await index.refresh()
+    assert index.problem is None
+
+
+async def test_many_visitors_cause_one_listing(store: ObjectStore) -> None:
+    clock, listings, listed = [0.0], [0], store.listed
+
+    async def counted(prefix: str) -> object:
+        listings[0] += 1
+        return await listed(prefix)
+
+    store.listed = counted  # type: ignore[method-assign,assignment]
+    index = ArchiveIndex(store, Ledger(store), monotonic=lambda: clock[0])
+    await asyncio.gather(*(index.current() for _ in range(50)))
+    await index.current()
+    assert listings == [1]
+    clock[0] += FRESH_SECONDS + 1
+    await index.current()
+    assert listings == [2]
+    await index.aclose()
+
+
+async def test_a_key_that_the_listing_does_not_have_yet_is_found(store: ObjectStore) -> None:
+    index = ArchiveIndex(store, Ledger(store))
+    await index.refresh()
+    assert await index.find("kite") is None
+    await put(store, made("kite", at=NOW + timedelta(1)))
+    found = await index.find("kite")
+    assert found is not None
+    assert found.key == "kite"

@@ -1,0 +1,195 @@
+"""The pages: what is shown, found and escaped, and what needs a person."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html import unescape
+
+import pytest
+
+from blocks.object_store import ObjectStore
+from deployments.gallery.attention import month_spend, notices, pieces
+from deployments.gallery.choice import Choice, menus
+from deployments.gallery.index import Item
+from deployments.gallery.naming import download_name, generate_command
+from flows.record.generation import Generation, State
+from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, made, put
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror='alert(1)'>",
+    "' onmouseover='alert(1)",
+    "</textarea></title><svg/onload=alert(1)>",
+    "{{ 7 * 7 }} {% raw %} ${alert(1)}",
+    "مرحبا \u202eexe.fdp\u202c שלום",
+    "🎈🦊👩‍👩‍👧‍👦 \x00\x1b[31m \ufffe",
+    "x" * 10_000,
+    "&lt;b&gt; &amp;",
+]
+
+
+def tags(page: str) -> list[str]:
+    return re.findall(r"<[a-zA-Z/!][^>]*>", page)
+
+
+@pytest.mark.parametrize("prompt", HOSTILE)
+async def test_hostile_text_stays_text(open_gallery: OpenGallery, store: ObjectStore, prompt: str) -> None:
+    await put(store, made("kite", prompt, options={}))
+    async with open_gallery() as gallery:
+        pages = [(await gallery.get(path)).text for path in ("/", "/k/kite")]
+        searched = (await gallery.get("/", params={"q": prompt, "tag": prompt, "batch": prompt, "model": prompt})).text
+    shown = [tag for page in [*pages, searched] for tag in tags(page)]
+    assert not [
+        tag for tag in shown if re.match(r"<(script(?! src)|svg|b>|img src=x)", tag) or " on" in tag.split('"')[0]
+    ]
+    assert prompt in unescape(pages[1]).replace("\r", "")
+    assert "49" not in re.findall(r'id="prompt"[^>]*>([^<]*)<', pages[1])
+
+
+async def test_a_page_allows_nothing_from_outside(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put(store, made("kite"))
+    async with open_gallery() as gallery:
+        answer = await gallery.get("/")
+        files = [(await gallery.get(path)) for path in re.findall(r'(?:href|src)="(/static/[^"]+)"', answer.text)]
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert "unsafe" not in policy
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "style=" not in answer.text
+    assert not re.search(r"(?:href|src)=\"(?:https?:)?//", answer.text)
+    assert [file.status_code for file in files] == [200] * len(files)
+    assert {file.headers["content-type"].partition(";")[0] for file in files} == {
+        "text/css", "text/javascript", "image/svg+xml"
+    }  # fmt: skip
+
+
+async def test_the_page_of_a_video_has_all_that_a_person_wants(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put(store, made("kite", "A red kite", tags=["hero"], price=Decimal("0.40"), run="run-1"))
+    async with open_gallery(**GUARDED) as gallery:
+        page = (await gallery.get("/k/kite", headers={"Authorization": f"Bearer {PASSWORD}"})).text
+        link = f"https://videos.example.com/v/kite/video.mp4?t={gallery.token('kite')}"
+    for part in ("A red kite", "0.40 USD", "hero", "4.0 s, 1280", "?download=1", "sora generate", "/poster.jpg"):
+        assert part in page, part
+    assert link in unescape(page)
+
+
+async def test_a_record_that_cannot_be_read_is_said(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put(store, made("kite"))
+    await store.put("ledger/broken.json", b"{")
+    async with open_gallery() as gallery:
+        page = (await gallery.get("/")).text
+    assert "1 record cannot be read: broken" in page
+
+
+async def test_many_are_shown_page_by_page(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put(store, *(made(f"kite-{number:03}", state=State.SUBMITTED) for number in range(50)))
+    async with open_gallery() as gallery:
+        first, second = [(await gallery.get("/", params={"page": page})).text for page in (1, 2)]
+        beyond = await gallery.get("/", params={"page": "99"})
+    assert (first.count('class="card'), second.count('class="card')) == (48 + 1, 2 + 1)  # and the list itself
+    assert 'href="/?page=2"' in first
+    assert beyond.status_code == 200
+
+
+def items(*found: Generation) -> list[Item]:
+    return [Item(item, f"{item.key}\n{item.request.prompt}".casefold()) for item in found]
+
+
+SOME = items(
+    made("spring-a", "A red Kite", run="r", tags=["hero"]),
+    made("spring-b", "A blue kite", run="r", at=NOW - timedelta(days=3)),
+    made("teapot", "Teapot", model="kling-2-6", duration=5, options={"sound": True}, state=State.FAILED),
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "keys"),
+    [
+        ({}, ["teapot", "spring-a", "spring-b"]),
+        ({"q": "KITE red"}, ["spring-a"]),
+        ({"q": "teap"}, ["teapot"]),
+        ({"state": "failed"}, ["teapot"]),
+        ({"state": "nonsense"}, ["teapot", "spring-a", "spring-b"]),
+        ({"model": "kling-2-6"}, ["teapot"]),
+        ({"tag": "hero"}, ["spring-a"]),
+        ({"batch": "spring"}, ["spring-a", "spring-b"]),
+        ({"since": "2026-03-10"}, ["teapot", "spring-a"]),
+        ({"until": "2026-03-09"}, ["spring-b"]),
+        ({"since": "yesterday", "page": "-1"}, ["teapot", "spring-a", "spring-b"]),
+        ({"batch": "spring", "q": "blue", "since": "2026-03-01"}, ["spring-b"]),
+    ],
+)
+def test_a_choice_finds(query: dict[str, str], keys: list[str]) -> None:
+    assert [found.key for found in Choice.parse(query).of(SOME)] == keys
+
+
+def test_the_menus_say_what_there_is() -> None:
+    found = menus(SOME)
+    assert found.states == [("archived", 2), ("failed", 1)]
+    assert found.tags == [("hero", 1)]
+    assert found.batches == [("spring", 2)]
+
+
+def test_what_needs_a_person_stands_on_top_with_its_command() -> None:
+    old = NOW - timedelta(days=13)
+    found = [
+        made("fine"),
+        made("refused", state=State.FAILED),
+        made("refused-long-ago", state=State.FAILED, at=NOW - timedelta(days=30)),
+        made("unclear", state=State.UNCONFIRMED),
+        made("late", state=State.SUBMITTED, at=old),
+        made("on-its-way", state=State.SUBMITTED),
+    ]
+    shown = notices(found, " --archive other", NOW)
+    assert [(item.key, item.why) for item in shown] == [
+        ("late", "expiring"), ("unclear", "unconfirmed"), ("refused", "failed")
+    ]  # fmt: skip
+    commands = [
+        text for item in shown for step in item.steps for text, code in step if code and text.startswith("sora")
+    ]
+    assert "sora resolve unclear --resubmit --archive other" in commands
+    assert "sora collect --archive other" in commands
+
+
+def test_a_sentence_is_cut_at_its_commands() -> None:
+    assert pieces("Run `sora x`, or wait.") == [("Run ", False), ("sora x", True), (", or wait.", False)]
+
+
+def test_the_months_spend_counts_each_attempt_that_may_be_paid() -> None:
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    found = [
+        made("a", price=Decimal("0.40")),
+        made("b", price=Decimal("0.40"), state=State.UNCONFIRMED),
+        made("c", price=Decimal("9"), at=first - timedelta(seconds=1)),
+        made("d", price=Decimal("1"), at=first),
+        made("e"),
+    ]
+    assert month_spend(found, NOW) == {"USD": Decimal("1.80")}
+    assert month_spend([], NOW) == {}
+
+
+def test_another_one_is_a_command_that_a_shell_takes_as_it_is() -> None:
+    found = made(
+        "kite", "--it's $HOME `x`\n", duration=8, aspect_ratio="portrait", tags=["a b"],
+        image_urls=["https://example.com/a.jpg"], remove_watermark=False,
+    )  # fmt: skip
+    assert generate_command(found, " --archive other") == (
+        "sora generate --duration 8 --portrait --image https://example.com/a.jpg "
+        "--tag 'a b' --keep-watermark --archive other -- '--it'\"'\"'s $HOME `x`\n'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red kite over the dunes at dusk", "kite-a-red-kite-over-the-dunes.mp4"),
+        ('../../etc "quoted"\r\nX: y', "kite-etc-quoted-x-y.mp4"),
+        ("مرحبا", "kite.mp4"),
+        ("x" * 500, f"kite-{'x' * 95}.mp4"),
+    ],
+)
+def test_a_file_name_is_plain_and_telling(prompt: str, name: str) -> None:
+    found = made("kite", prompt)
+    assert found.video is not None
+    assert download_name(found, found.video) == name
