@@ -169,6 +169,21 @@ class ApixoApi(Block):
         title="Currency",
         description="The currency of all prices, such as USD. It is written down with what a video cost.",
     )
+    max_spend_per_day: Decimal | None = Field(
+        default=None,
+        ge=0,
+        title="Most to spend per day",
+        description=(
+            "The most that all runs together may spend in a day (UTC), by the prices here; empty means no limit. Every "
+            "run that archives in the same bucket counts, on any machine. Each model that is asked needs a price."
+        ),
+    )
+    max_spend_per_month: Decimal | None = Field(
+        default=None,
+        ge=0,
+        title="Most to spend per month",
+        description="The same for a month (UTC).",
+    )
     result_check_url: str | None = Field(
         default=None,
         title="Result check URL",

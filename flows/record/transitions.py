@@ -49,13 +49,15 @@ def claim(
     model: str | None = None,
     price: Decimal | None = None,
     currency: str | None = None,
+    reservation: str | None = None,
+    note: str | None = None,
 ) -> Generation:
     """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision.
 
     Args:
         previous: the record as it is; None: there is none.
         key, request: the video. Tags and fallback models become those of this request.
-        owner, lease_seconds, granted_by, waited_for, price, currency: as the attempt has them.
+        owner, lease_seconds, granted_by, waited_for, price, currency, reservation, note: as the attempt has them.
         now: the time.
         model: which one is asked; None: the request's.
     """
@@ -65,6 +67,8 @@ def claim(
         model=model or request.model,
         price=price,
         currency=currency,
+        reservation=reservation,
+        note=note,
         claimed_at=now,
         claimed_by=owner,
         lease_seconds=lease_seconds,

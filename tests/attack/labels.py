@@ -26,6 +26,7 @@ class Places(BaseModel):
 
 STORED: Final = {
     "ledger": "record", "open": "marker", "tasks": "task owner", "requests": "request index", "probe": "probe",
+    "budget": "monthly spend",
 }  # fmt: skip
 """What lies in each folder of the bucket. Videos and what belongs to them have names of their own."""
 
