@@ -12,12 +12,13 @@ from aiolimiter import AsyncLimiter
 from apixo import InsufficientCreditsError, SoraError
 from apixo.errors import ACCOUNT_ERRORS
 from flows import steps
+from flows.balance import check_balance
 from flows.batch.brake import OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError
 from flows.batch.calendar_rows import BadRow, Row
 from flows.batch.earlier_keys import as_submitted, keys_of
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
-from flows.checks import check_before_paying
+from flows.checks import check_account, check_before_paying
 from flows.generate_video import generate
 from flows.paid_call import price_needed
 from flows.record.advice import (
@@ -67,7 +68,7 @@ class Batch:
         terms: Terms,
         notes: Sequence[str] = (),
     ) -> None:
-        self._key, self._terms, self._notes = key, terms, notes
+        self._key, self._terms, self._notes = key, terms, list(notes)
         self._before, self._budget, self._resources = before, budget, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
         self._blocked: str | None = None
@@ -130,7 +131,9 @@ class Batch:
     async def run(self, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
         """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
         report_total(len(self._due))
-        self._resources.spending.expect(self._needed())
+        needed = self._needed()
+        self._resources.spending.expect(needed)
+        await self._check_balance(needed)
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
         run_logger().info(
@@ -151,6 +154,12 @@ class Batch:
             emit_blocked(self._key, Problem(kind="ProviderOutage", message=self._blocked))
         return self._summary(made)
 
+    async def _check_balance(self, needed: Decimal) -> None:
+        low = await check_balance(self._resources.client, self._resources.api, needed, batch_key=self._key)
+        if low is not None:
+            run_logger().warning("%s", low)
+            self._notes.append(low)
+
     def _needed(self) -> Decimal:
         """What the rows that are not paid for yet cost, as far as their prices are known."""
         unpaid = [
@@ -166,6 +175,9 @@ class Batch:
         report_total(len(self._due))
         resources = self._resources
         await check_before_paying(resources.client, resources.store, resources.web, resources.api)
+        for finding in await check_account(resources.client, resources.api):
+            self._notes.append(f"APIXO account: {finding.detail}")
+        await self._check_balance(self._needed())
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
         async def one(row: Row) -> BatchRow:
@@ -186,7 +198,7 @@ class Batch:
             async with self._brake.call(key) as report:
                 yield report
 
-        terms = replace(self._terms, paying=paying, unclaimed=key not in self._before)
+        terms = replace(self._terms, paying=paying, unclaimed=key not in self._before, batch=self._key)
         try:
             made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
         except SoraError as error:

@@ -58,6 +58,7 @@ class Terms:
         paying: stands around each claim and its answer, such as to keep a batch within its budget.
         waits: whether this run goes on to wait for the end. The record says so, for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
+        batch: the key of the batch that the video is a row of. The record says so.
         unclaimed: the run has seen that the key has no record. It saves a read; the claim finds out if one came since.
     """
 
@@ -66,6 +67,7 @@ class Terms:
     waits: bool = False
     refuse_duplicates: bool = False
     unclaimed: bool = False
+    batch: str | None = None
 
 
 DEFAULT_TERMS: Final = Terms()
@@ -227,6 +229,7 @@ class Submission:
                 lease_seconds=resources.api.lease_seconds,
                 granted_by=granted_by,
                 waits=self._terms.waits,
+                batch=self._terms.batch,
                 options=resources.options,
                 log=self._log,
                 now=resources.now,

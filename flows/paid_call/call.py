@@ -99,7 +99,7 @@ class PaidCall:
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        granted_by, waits, note: as the attempt has them.
+        granted_by, waits, batch, note: as the attempt has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
         now, monotonic: the clocks.
@@ -122,6 +122,7 @@ class PaidCall:
     monotonic: Callable[[], float]
     reservation: str | None = None
     claim_before: datetime | None = None
+    batch: str | None = None
     note: str | None = None
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
@@ -152,6 +153,7 @@ class PaidCall:
                 price=self.price,
                 currency=self.currency,
                 reservation=self.reservation,
+                batch=self.batch,
                 note=self.note,
             ),
             over=self.over,
@@ -174,7 +176,12 @@ class PaidCall:
                 raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
 
         try:
-            task_id = await client.submit_once(sent, callback_url=self.callback_url, before_sending=still_ours)
+            task_id = await client.submit_once(
+                sent,
+                callback_url=self.callback_url,
+                idempotency_key=f"{self.key}/{claimed.generation.attempt.number}",  # no key holds a slash
+                before_sending=still_ours,
+            )
         except ProvablyUnpaidError as error:
             return await self._write_rejected(claimed, error, ledger)
         except BaseException as error:  # noqa: BLE001 - also a cancellation: the request may have been sent

@@ -27,6 +27,9 @@ PROVIDER_BLOCKED: Final = "sora.provider.blocked"
 BUDGET_LOW: Final = "sora.budget.low"
 """Four fifths of what may be spent in a day or a month are spent or reserved. Once per day and month."""
 
+BALANCE_LOW: Final = "sora.balance.low"
+"""A batch starts, and the APIXO account has less than the API block's `balance_warning_below`."""
+
 PROMPT_CHARACTERS: Final = 200
 """How much of the prompt an event repeats: enough to know it again, and Prefect limits the size of events."""
 
@@ -111,6 +114,12 @@ def emit_budget_low(period: str, *, limit: Decimal | None, committed: Decimal, c
     """
     payload = {"period": period, "limit": str(limit), "committed": str(committed), "currency": currency}
     _emit_safely(BUDGET_LOW, f"sora.budget.{period}", period, payload)
+
+
+def emit_balance_low(balance: Decimal, threshold: Decimal) -> None:
+    """Queues `sora.balance.low`. Never raises."""
+    payload = {"balance": str(balance), "threshold": str(threshold), "currency": "USD"}
+    _emit_safely(BALANCE_LOW, "sora.balance", "APIXO account", payload)
 
 
 def _emit_safely(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ async def test_eight_racing_batches_spend_what_is_allowed_to_within_one_video(
 
     counts: list[int] = []
     threads = [
-        threading.Thread(target=lambda number=number: counts.append(asyncio.run(batch(number))))  # type: ignore[misc]
+        threading.Thread(target=lambda number=number: counts.append(asyncio.run(batch(number))))
         for number in range(RACERS)
     ]
     for thread in threads:
@@ -294,7 +294,7 @@ async def test_at_the_ceiling_a_run_ends_before_the_claim_and_says_when_it_may_g
     await resources.spending.aclose()
     spent = await month(resources.ledger)
     assert found.attempt.reservation is not None
-    assert (spent.spent_in(today), spent.unclear_in(today)) == ((0, 2) if unclear else (2, 0))
+    assert (spent.spent_in(today), spent.unclear_in(today)) == ((Decimal(0), PRICE) if unclear else (PRICE, Decimal(0)))
     assert not [event for event in sent.all() if event.event == "sora.budget.low"]  # two thirds
 
 

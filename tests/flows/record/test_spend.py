@@ -136,12 +136,12 @@ def test_what_a_dead_run_used_stands_in_the_ledger() -> None:
     month = made(MonthlySpend(), "a", 60, 60, ceilings=Ceilings(Decimal(60)))
     assert month is not None
     month = settle(month, "a", use)
-    assert (month.spent_in(DAY), month.unclear_in(DAY), month.reserved_in(DAY)) == (2 * PRICE, 2 * PRICE, 0)
+    assert (month.spent_in(DAY), month.unclear_in(DAY), month.reserved_in(DAY)) == (2 * PRICE, 2 * PRICE, Decimal(0))
     assert settle(month, "a", use) == month  # only once
     for item, said in zip(month.unclear, (taken(records[2]), rejected(late)), strict=True):
         assert resolve(month, item, use_of_attempt(claimed("x", "a"), 1)) == month  # nobody knows yet
         month = resolve(month, item, use_of_attempt(said, item.attempt_number))
-    assert (month.spent_in(DAY), month.unclear_in(DAY)) == (3 * PRICE, 0)
+    assert (month.spent_in(DAY), month.unclear_in(DAY)) == (3 * PRICE, Decimal(0))
 
 
 def test_a_reservation_that_was_renewed_is_not_taken_for_dead() -> None:
@@ -193,8 +193,8 @@ def test_when_it_may_go_on(period: Period, day: date, following: date) -> None:
 
 def test_the_ceiling_that_lasts_longer_is_named() -> None:
     month = MonthlySpend(spent={DAY: Decimal(10)})
-    assert in_the_way(month, Ceilings(Decimal(10), Decimal(10)), DAY, PRICE) == ("month", 10)
-    assert in_the_way(month, Ceilings(Decimal(10), Decimal(20)), DAY, PRICE) == ("day", 10)
+    assert in_the_way(month, Ceilings(Decimal(10), Decimal(10)), DAY, PRICE) == ("month", Decimal(10))
+    assert in_the_way(month, Ceilings(Decimal(10), Decimal(20)), DAY, PRICE) == ("day", Decimal(10))
     assert in_the_way(month, Ceilings(Decimal(20), Decimal(20)), DAY, PRICE) is None
 
 
