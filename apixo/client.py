@@ -180,9 +180,14 @@ class StatusClient:
         Raises:
             ApixoError: no usable answer in any try.
         """
-        return await self._repeat(self._balance_once, may_ask_again)
+        return await self._repeat(self.balance_once, may_ask_again)
 
-    async def _balance_once(self) -> Decimal:
+    async def balance_once(self) -> Decimal:
+        """Asks once for the balance.
+
+        Raises:
+            ApixoError: no usable answer.
+        """
         await self.turn()
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
@@ -245,12 +250,18 @@ class StatusClient:
         *,
         json: object = None,
         params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
         timeout: httpx.Timeout | None = None,  # noqa: ASYNC109 - httpx's own per-phase time-outs, not a deadline
         task_id: str | None = None,
         secret: str | None = None,
     ) -> Envelope:
         request = http.build_request(
-            method, path, json=json, params=params, timeout=timeout if timeout else httpx.USE_CLIENT_DEFAULT
+            method,
+            path,
+            json=json,
+            params=params,
+            headers=headers,
+            timeout=timeout if timeout else httpx.USE_CLIENT_DEFAULT,
         )
         try:
             response = await http.send(request, stream=True)
@@ -333,6 +344,7 @@ class ApixoClient(StatusClient):
         request: VideoRequest,
         *,
         callback_url: str | None = None,
+        idempotency_key: str | None = None,
         before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> str:
         """Sends the paid call exactly once. Returns the task id.
@@ -340,6 +352,8 @@ class ApixoClient(StatusClient):
         Args:
             request: the video.
             callback_url: where the provider reports the end; None: it does not.
+            idempotency_key: names this one call, for a provider that may know its repetition by it some day. APIXO
+                documents none for the single call, so nothing relies on it. Printable ASCII.
             before_sending: called when the turn has come, right before connecting. What it raises stops the call.
 
         Raises:
@@ -358,6 +372,7 @@ class ApixoClient(StatusClient):
                         constants.SUBMIT_PATH.format(model=request.model),
                         json=request.body(callback_url),
                         secret=callback_url,
+                        headers=None if idempotency_key is None else {"Idempotency-Key": idempotency_key},
                         timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),
                     )
         except TimeoutError as error:

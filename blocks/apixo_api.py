@@ -169,6 +169,57 @@ class ApixoApi(Block):
         title="Currency",
         description="The currency of all prices, such as USD. It is written down with what a video cost.",
     )
+    max_spend_per_day: Decimal | None = Field(
+        default=None,
+        ge=0,
+        title="Most to spend per day",
+        description=(
+            "The most that all runs together may spend in a day (UTC), by the prices here; empty means no limit. Every "
+            "run that archives in the same bucket counts, on any machine. Each model that is asked needs a price."
+        ),
+    )
+    max_spend_per_month: Decimal | None = Field(
+        default=None,
+        ge=0,
+        title="Most to spend per month",
+        description="The same for a month (UTC).",
+    )
+    balance_warning_below: Decimal | None = Field(
+        default=None,
+        ge=0,
+        title="Balance warning below",
+        description=(
+            "When a batch starts and the APIXO account has less than this (USD), the event `sora.balance.low` is sent; "
+            "empty means never."
+        ),
+    )
+    require_balance: bool = Field(
+        default=False,
+        title="Require balance",
+        description=(
+            "Lets a batch fail at its start, before anything is paid, where the APIXO account has less than its videos "
+            "cost. Off only warns."
+        ),
+    )
+    moderation_retries: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        title="Moderation retries",
+        description=(
+            "How often a video that APIXO made and then judged by its output is submitted again, and paid again. Such "
+            "judgements are sometimes mistaken. One about the prompt or an image is never tried again."
+        ),
+    )
+    result_valid_hours: float = Field(
+        default=24.0 * constants.RESULT_DAYS,
+        gt=0,
+        title="Results are valid for (hours)",
+        description=(
+            "How long APIXO keeps a result. It documents 15 days (360 hours), on older pages 24 hours. For messages "
+            "and warnings: every result is fetched at once."
+        ),
+    )
     result_check_url: str | None = Field(
         default=None,
         title="Result check URL",

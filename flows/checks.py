@@ -14,6 +14,7 @@ from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, problems
+from flows.balance import describe_balance, known_balance
 from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.hosts import guarded_client, open_stream
 from flows.media.spool import spool_root
@@ -52,6 +53,7 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
         return [*findings, Finding(name="api", outcome="error", detail=str(error))]
     async with client, web:
         findings.append(await _api_finding(client, api_block))
+        findings += await check_account(client, api_block)
         findings += await check_result_route(web, api_block)
         if api_block.callback_url:
             findings.append(await _callback_finding(web, api_block.callback_url))
@@ -84,6 +86,17 @@ async def check_api(client: StatusClient) -> None:
         raise
     except ApixoError:
         pass  # it answers, and does not know the task
+
+
+async def check_account(client: StatusClient, api: ApixoApi) -> list[Finding]:
+    """What the account has left; nothing where the API does not give it."""
+    balance = await known_balance(client)
+    if balance is None:
+        return []
+    detail = describe_balance(balance, api)
+    if balance <= 0 or (api.balance_warning_below is not None and balance < api.balance_warning_below):
+        return [Finding(name="balance", outcome="warning", detail=f"{detail}. Top up the APIXO account.")]
+    return [Finding(name="balance", outcome="ok", detail=detail)]
 
 
 async def check_result_route(

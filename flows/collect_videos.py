@@ -11,7 +11,6 @@ from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
 from apixo import AuthenticationError, Failed, SoraError, Succeeded
-from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
 from flows.media.spool import spool_folder
@@ -33,8 +32,9 @@ from flows.task_end import given_up, record_end
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
-EXPIRY_WARNING_DAYS: Final = 12
-"""Three days before APIXO drops a result: time for a person who was away over a weekend."""
+EXPIRING_AFTER: Final = timedelta(hours=12)
+"""When the warnings of a result begin. APIXO keeps it for 15 days, by older pages for 24 hours: of those,
+half are left then."""
 
 RECONCILED_WITHIN: Final = timedelta(hours=1)
 """How long an unclear payment is looked up among the tasks of the store. Later a rerun or a person has it looked up."""
@@ -56,7 +56,9 @@ class Collected(BaseModel):
     what: What = Field(description="`error`: it could not be processed this time; the next run tries again.")
     task_id: str | None = None
     note: str = Field(default="", description="What a person should know, and do.")
-    expiring: bool = Field(default=False, description="Older than 12 days and not archived.")
+    expiring: bool = Field(
+        default=False, description="Finished for 12 hours, or submitted so long ago, and not archived."
+    )
 
 
 class CollectionError(PipelineError):
@@ -277,12 +279,13 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))
-    age = _age(found, resources)
-    if what in ("pending", "unconfirmed") and age > timedelta(days=EXPIRY_WARNING_DAYS):
+    age = _age(found, resources) if found.succeeded_at is None else resources.now() - found.succeeded_at
+    if what in ("pending", "unconfirmed") and age > EXPIRING_AFTER:
         collected.expiring = True
+        since = "Submitted" if found.succeeded_at is None else "Finished"
         collected.note = (
-            f"Submitted {age.days} days ago and not archived. APIXO keeps a result for {RESULT_DAYS} days. "
-            f"{collected.note}"
+            f"{since} {age // timedelta(hours=1)} hours ago and not archived. APIXO keeps a result for "
+            f"{resources.api.result_valid_hours:g} hours. {collected.note}"
         ).strip()
         run_logger().warning("%s expires soon. %s", found.key, collected.note)
     return collected

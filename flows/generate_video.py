@@ -8,7 +8,6 @@ from prefect.runtime import flow_run
 from pydantic import BeforeValidator, Field
 
 from apixo import VideoRequest
-from apixo.constants import RESULT_DAYS
 from blocks import ApixoApi, VideoArchive
 from flows import steps
 from flows.batch.cells import as_meant
@@ -135,7 +134,7 @@ async def generate(
     except Exception:
         run_logger().error(  # the error itself is raised, and logged by Prefect
             "%s is paid, as task %s, and not archived yet. Nothing is lost: rerun this run, or run "
-            "`sora resolve %s --task-id %s%s`. APIXO keeps its result for %d days.",
-            key, paid.task_id, key, paid.task_id, resources.options, RESULT_DAYS,
+            "`sora resolve %s --task-id %s%s`. APIXO keeps its result for %g hours.",
+            key, paid.task_id, key, paid.task_id, resources.options, resources.api.result_valid_hours,
         )  # fmt: skip
         raise

@@ -22,10 +22,11 @@ from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
 from flows.media.hosts import guarded_client
 from flows.media.spool import spool_root
-from flows.paid_call import PaymentThread
+from flows.paid_call import PaymentThread, SpendGuard
 from flows.record.errors import PipelineError
 from flows.record.generation import Owner
 from flows.record.ledger import Ledger
+from flows.record.spend import Ceilings
 from flows.signals.subscriber import Subscriber
 
 B = TypeVar("B", bound=Block)
@@ -65,6 +66,11 @@ class Resources:
         self.store = store
         self.ledger = ledger
         self._payments = payments
+        self.spending = SpendGuard(
+            ledger, Ceilings(api.max_spend_per_day, api.max_spend_per_month), currency=api.currency,
+            lease_seconds=api.lease_seconds, now=now,
+        )  # fmt: skip
+        """Keeps this run below the ceilings."""
         self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
         """Held while a video is fetched, and while it is archived; not between two tries."""
         self.options = options
@@ -115,7 +121,7 @@ async def open_resources(
     try:
         ledger = Ledger(store)
         await ledger.ensure_ready()
-        yield Resources(
+        opened = Resources(
             api=api,
             archive=archive,
             client=client,
@@ -127,6 +133,10 @@ async def open_resources(
             spool=spool or spool_root(),
             options=options,
         )
+        try:
+            yield opened
+        finally:
+            await opened.spending.aclose()
     finally:
         await subscriber.aclose()
         if payments is not None:

@@ -58,6 +58,7 @@ class Terms:
         paying: stands around each claim and its answer, such as to keep a batch within its budget.
         waits: whether this run goes on to wait for the end. The record says so, for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
+        batch: the key of the batch that the video is a row of. The record says so.
         unclaimed: the run has seen that the key has no record. It saves a read; the claim finds out if one came since.
     """
 
@@ -66,6 +67,7 @@ class Terms:
     waits: bool = False
     refuse_duplicates: bool = False
     unclaimed: bool = False
+    batch: str | None = None
 
 
 DEFAULT_TERMS: Final = Terms()
@@ -209,24 +211,36 @@ class Submission:
         if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
         report_progress(self._key, "submit", "sending the request")
-        call = PaidCall(
-            key=self._key,
-            request=self._request,
-            model=model,
-            price=resources.api.price(model, self._request.on(model).seconds),
-            currency=resources.api.currency,
-            over=over,
-            owner=resources.owner(),
-            callback_url=resources.api.callback_url_for(self._key, len(over.generation.attempts) + 1 if over else 1),
-            lease_seconds=resources.api.lease_seconds,
-            granted_by=granted_by,
-            waits=self._terms.waits,
-            options=resources.options,
-            log=self._log,
-            now=resources.now,
-            monotonic=resources.monotonic,
-        )
-        return await resources.payments.run(call.make, self._report)
+        price = resources.api.price(model, self._request.on(model).seconds)
+        async with resources.spending.reserved(self._key, model, price) as reserved:
+            call = PaidCall(
+                key=self._key,
+                request=self._request,
+                model=model,
+                price=price,
+                currency=resources.api.currency,
+                reservation=reserved.name,
+                claim_before=reserved.valid_until,
+                over=over,
+                owner=resources.owner(),
+                callback_url=resources.api.callback_url_for(
+                    self._key, len(over.generation.attempts) + 1 if over else 1
+                ),
+                lease_seconds=resources.api.lease_seconds,
+                granted_by=granted_by,
+                waits=self._terms.waits,
+                batch=self._terms.batch,
+                options=resources.options,
+                log=self._log,
+                now=resources.now,
+                monotonic=resources.monotonic,
+            )
+
+            def report(outcome: Outcome) -> None:
+                reserved.outcome = outcome
+                self._report(outcome)
+
+            return await resources.payments.run(call.make, report)
 
     def _report(self, outcome: Outcome) -> None:
         """Logs and publishes what is already written down."""

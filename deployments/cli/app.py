@@ -69,6 +69,10 @@ COMMANDS: Final = {
         connects=False,
     ),
     "list": Command("listing", "list_", "List the generations of the ledger: key, state, task, when claimed, prompt."),
+    "costs": Command(
+        "costs", "costs_",
+        "Show what was spent in a month, by the prices at the time, and what the ceilings leave.",
+    ),
     "collect": Command(
         "collect", "collect",
         "Process everything open: ask once, archive what is finished, say what needs a person. Never submits.",

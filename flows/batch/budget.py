@@ -1,16 +1,12 @@
 """What a batch may still pay. Prices are the user's own: the block's `price_per_second` and `prices`."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
-from types import MappingProxyType
-from typing import Final
 
 from apixo.constants import DEFAULT_MODEL
 from blocks.prices import Price, price_of
 from flows.record.errors import PipelineError
-from flows.record.generation import Attempt, Generation, State
-
-NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
+from flows.record.payments import NO_PRICES
 
 
 class BudgetError(PipelineError):
@@ -106,42 +102,3 @@ class Budget:
     def close(self, why: str) -> None:
         """Has every further call refused."""
         self.closed = self.closed or why
-
-
-NOT_PAID: Final = frozenset({State.REJECTED})
-"""States of an attempt that cost nothing. A claim without an answer may have been paid, so it counts as paid. So does
-one that failed: whether APIXO charges for those is not documented."""
-
-
-def paid_attempts(generation: Generation | None) -> int:
-    """How many attempts of a generation were, or may have been, paid."""
-    return 0 if generation is None else len(_payments(generation))
-
-
-def _payments(generation: Generation) -> list[Attempt]:
-    """For each payment that there was, or may have been, the attempt that it was made in."""
-    found: list[Attempt] = []
-    seen: set[str] = set()
-    for attempt in generation.attempts:
-        if attempt.task_id is None and attempt.state not in NOT_PAID:
-            found.append(attempt)
-        # A late answer's task stands in two attempts and was paid once; one that another superseded was paid as well.
-        new = attempt.task_ids - seen
-        found += [attempt] * len(new)
-        seen |= new
-    return found
-
-
-def spent_on(
-    generations: Iterable[Generation | None],
-    price_per_second: Decimal | None,
-    prices: Mapping[str, Price] = NO_PRICES,
-) -> Decimal:
-    """What was paid for these generations so far: by the price at the time, else by today's."""
-    total = Decimal(0)
-    for generation in filter(None, generations):
-        for attempt in _payments(generation):
-            seconds = generation.request.on(attempt.model).seconds
-            today = price_of(attempt.model, seconds, price_per_second=price_per_second, prices=prices)
-            total += attempt.price if attempt.price is not None else today or Decimal(0)
-    return total

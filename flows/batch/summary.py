@@ -62,7 +62,9 @@ class BatchSummary(BaseModel):
     blocked: str | None = Field(
         default=None, description="Why APIXO takes nothing more with this account, key or model; None: it does."
     )
-    notes: list[str] = Field(default=[], description="What was left out of the calendar.")
+    notes: list[str] = Field(
+        default=[], description="What was left out of the calendar, and what the APIXO account has left."
+    )
     rows: list[BatchRow]
 
     @property

@@ -38,7 +38,7 @@ ALARM_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Someone else claimed the key first. Nothing was sent."""
+    """Someone else claimed the key first, or what was reserved for it ran out. Nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,13 @@ class PaidCall:
         key, request: the video.
         model: which one is asked for it: the request's, or one of its fallback models.
         price, currency: what it costs, as the attempt has it.
+        reservation: what it is spent from; None: there is no ceiling.
+        claim_before: until when that may be claimed on; None: at any time.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        granted_by, waits: as the attempt has them.
+        granted_by, waits, batch, note: as the attempt has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
         now, monotonic: the clocks.
@@ -118,6 +120,10 @@ class PaidCall:
     log: Log
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    reservation: str | None = None
+    claim_before: datetime | None = None
+    batch: str | None = None
+    note: str | None = None
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
         """Claims, sends once, and does not end before the answer is written down, or the log names it.
@@ -131,6 +137,8 @@ class PaidCall:
             raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
         sent = self.request.on(self.model)
         started, started_at = self.monotonic(), self.now()
+        if self.claim_before is not None and started_at >= self.claim_before:
+            return LostRace()
         claimed = await ledger.claim(
             transitions.claim(
                 self.over.generation if self.over else None,
@@ -144,6 +152,9 @@ class PaidCall:
                 model=self.model,
                 price=self.price,
                 currency=self.currency,
+                reservation=self.reservation,
+                batch=self.batch,
+                note=self.note,
             ),
             over=self.over,
         )
@@ -165,7 +176,12 @@ class PaidCall:
                 raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
 
         try:
-            task_id = await client.submit_once(sent, callback_url=self.callback_url, before_sending=still_ours)
+            task_id = await client.submit_once(
+                sent,
+                callback_url=self.callback_url,
+                idempotency_key=f"{self.key}/{claimed.generation.attempt.number}",  # no key holds a slash
+                before_sending=still_ours,
+            )
         except ProvablyUnpaidError as error:
             return await self._write_rejected(claimed, error, ledger)
         except BaseException as error:  # noqa: BLE001 - also a cancellation: the request may have been sent

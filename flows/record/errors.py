@@ -7,6 +7,7 @@ PipelineError             base of all
 ├── KeyConflictError      the key is known, with a different request
 ├── SubmissionRejectedError   the provider did not take the request: nothing was paid
 ├── DuplicateRequestError     the same request was generated under another key, and duplicates are refused
+├── CeilingError          it would exceed what may be spent per day or month: nothing was paid
 ├── UnconfirmedError      paid or not: nobody can know yet. A callback or a person resolves it
 ├── VideoFailedError      the provider took the task and reports it as failed
 ├── ArchiveMismatchError  what was read back differs from what was written
@@ -49,6 +50,10 @@ class DuplicateRequestError(PipelineError):
 
 class SubmissionRejectedError(PipelineError):
     """The provider did not take the request, in the last try of possibly several. Nothing was paid."""
+
+
+class CeilingError(PipelineError):
+    """The paid call was not made: it would exceed what may be spent per day or month. Nothing was claimed or sent."""
 
 
 class UnconfirmedError(PipelineError):

@@ -107,6 +107,8 @@ class Attempt(_Model):
     model: str = Field(default=DEFAULT_MODEL, description="The model it was claimed for; older records have no other.")
     price: Decimal | None = Field(default=None, description="What it costs if it is taken, by the block at the claim.")
     currency: str | None = Field(default=None, description="Of the price, as the block names it.")
+    reservation: str | None = Field(default=None, description="What it was spent from, where there is a ceiling.")
+    batch: str | None = Field(default=None, description="The key of the batch that it was made in.")
     claimed_at: datetime = Field(description="When it was claimed, by the claimer's clock.")
     claimed_by: Owner
     lease_seconds: float = Field(description="Without an answer for this long, the owner counts as dead.")

@@ -24,7 +24,8 @@ from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
 from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
-from flows.record.indexes import PROBE, RequestIndex, TaskOwners
+from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
+from flows.record.monthly_spend import SpendObjects
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Ledger:
     Attributes:
         tasks: which generation a task belongs to.
         requests: under which key a request was generated first.
+        spend: what is spent and reserved in each month.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Ledger:
         self._sleep, self._monotonic, self._nonce = sleep, monotonic, nonce
         self.tasks = TaskOwners(store, self._patiently)
         self.requests = RequestIndex(store, self._patiently, now=now)
+        self.spend = SpendObjects(store, self._patiently)
 
     async def ensure_ready(self) -> None:
         """Makes sure that the bucket is there, keeps conditional writes, and takes what is written after paying.
@@ -262,6 +265,19 @@ class Ledger:
         """The keys of all generations there ever were, sorted."""
         names = await self._patiently(lambda: self._store.names("ledger/"))
         return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
+
+    async def changed_since(self, moment: datetime) -> list[Generation]:
+        """All generations that anybody wrote since then, by whatever clock, and maybe some more.
+
+        Raises:
+            LedgerError: one of them cannot be read, so that it is not known what it says.
+            StoreError: the store did not answer.
+        """
+        since = moment - CLOCKS_DIFFER_AT_MOST
+        listed = await self._patiently(lambda: self._store.listed("ledger/"))
+        names = [item.name for item in listed if item.modified >= since]
+        found = await self.read_all([name.removeprefix("ledger/").removesuffix(".json") for name in names])
+        return [entry.generation for entry in found if entry is not None]
 
     async def _write(self, generation: Generation, *, etag: str | None, patience_seconds: float) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.

@@ -49,6 +49,9 @@ def claim(
     model: str | None = None,
     price: Decimal | None = None,
     currency: str | None = None,
+    reservation: str | None = None,
+    batch: str | None = None,
+    note: str | None = None,
 ) -> Generation:
     """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision.
 
@@ -56,6 +59,7 @@ def claim(
         previous: the record as it is; None: there is none.
         key, request: the video. Tags and fallback models become those of this request.
         owner, lease_seconds, granted_by, waited_for, price, currency: as the attempt has them.
+        reservation, batch, note: likewise.
         now: the time.
         model: which one is asked; None: the request's.
     """
@@ -65,6 +69,9 @@ def claim(
         model=model or request.model,
         price=price,
         currency=currency,
+        reservation=reservation,
+        batch=batch,
+        note=note,
         claimed_at=now,
         claimed_by=owner,
         lease_seconds=lease_seconds,

@@ -5,6 +5,7 @@ build on, are handed over by `deliver`, and its open marker stays until Prefect 
 """
 
 import asyncio
+from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import NAMESPACE_URL, uuid5
 
@@ -22,6 +23,12 @@ TASK_FINISHED: Final = "apixo.task.finished"
 
 PROVIDER_BLOCKED: Final = "sora.provider.blocked"
 """The balance is too low, or the API key or the model is refused: a person has to do something."""
+
+BUDGET_LOW: Final = "sora.budget.low"
+"""Four fifths of what may be spent in a day or a month are spent or reserved. Once per day and month."""
+
+BALANCE_LOW: Final = "sora.balance.low"
+"""A batch starts, and the APIXO account has less than the API block's `balance_warning_below`."""
 
 PROMPT_CHARACTERS: Final = 200
 """How much of the prompt an event repeats: enough to know it again, and Prefect limits the size of events."""
@@ -94,14 +101,34 @@ def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_
 
 def emit_blocked(batch_key: str, refusal: Problem) -> None:
     """Queues `sora.provider.blocked`: APIXO refuses whatever this account, key or model submits. Never raises."""
+    payload = {"batch": batch_key, "code": refusal.code, "kind": refusal.kind, "message": refusal.message}
+    _emit_safely(PROVIDER_BLOCKED, f"sora.batch.{batch_key}", batch_key, payload)
+
+
+def emit_budget_low(period: str, *, limit: Decimal | None, committed: Decimal, currency: str) -> None:
+    """Queues `sora.budget.low`. Never raises.
+
+    Args:
+        period: a day such as `2026-11-28`, or a month such as `2026-11`.
+        limit, committed, currency: what may be spent in it, and what is spent or reserved.
+    """
+    payload = {"period": period, "limit": str(limit), "committed": str(committed), "currency": currency}
+    _emit_safely(BUDGET_LOW, f"sora.budget.{period}", period, payload)
+
+
+def emit_balance_low(balance: Decimal, threshold: Decimal) -> None:
+    """Queues `sora.balance.low`. Never raises."""
+    payload = {"balance": str(balance), "threshold": str(threshold), "currency": "USD"}
+    _emit_safely(BALANCE_LOW, "sora.balance", "APIXO account", payload)
+
+
+def _emit_safely(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:
     try:
         emit_event(
-            event=PROVIDER_BLOCKED,
-            resource={"prefect.resource.id": f"sora.batch.{batch_key}", "prefect.resource.name": batch_key},
-            payload={"batch": batch_key, "code": refusal.code, "kind": refusal.kind, "message": refusal.message},
+            event=event, resource={"prefect.resource.id": resource_id, "prefect.resource.name": name}, payload=payload
         )
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
-        run_logger().warning("The event %s was not sent (%s).", PROVIDER_BLOCKED, type(error).__name__)
+        run_logger().warning("The event %s was not sent (%s).", event, type(error).__name__)
 
 
 def _name(happening: Happening) -> str:

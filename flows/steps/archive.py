@@ -4,12 +4,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.archiving import store_task
-from flows.batch.budget import spent_on
 from flows.fetching import FetchedVideo
 from flows.record import transitions
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
+from flows.record.payments import spent_on
 from flows.resources import Resources
 from flows.signals.artifacts import publish
 from flows.signals.progress import report_progress, run_logger

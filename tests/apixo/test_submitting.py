@@ -1,7 +1,9 @@
 """The paid call: one POST for every outcome that may have been paid, more only where that is provably free."""
 
 import asyncio
+import contextlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -219,6 +221,19 @@ async def test_what_before_sending_raises_stops_the_call(own_connect: Connect) -
             await client.submit_once(KITE, before_sending=refuse)
         assert (server.connections, server.requests) == (0, [])
         assert await client.submit_once(KITE, before_sending=agree) == "task_1"
+
+
+async def test_only_the_paid_call_carries_its_idempotency_key(own_connect: Connect) -> None:
+    async with serving(reply(ACCEPTED)) as server:
+        client = own_connect(server.url)
+        await client.submit_once(KITE, idempotency_key="spring-01/2")
+        await client.submit_once(KITE)
+        with contextlib.suppress(ApixoError):
+            await client.status_once("task_1")
+        with contextlib.suppress(ApixoError):
+            await client.balance_once()
+    keys = [re.findall(r"(?i)\r\nidempotency-key: (\S+)", request.head) for request in server.requests]
+    assert keys == [["spring-01/2"], [], [], []]
 
 
 async def test_before_sending_is_called_when_the_turn_has_come(own_connect: Connect) -> None:

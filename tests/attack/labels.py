@@ -26,7 +26,7 @@ class Places(BaseModel):
 
 STORED: Final = {
     "ledger": "record", "open": "marker", "tasks": "task owner", "requests": "request index", "probe": "probe",
-    "incoming": "incoming",
+    "incoming": "incoming", "budget": "monthly spend",
 }  # fmt: skip
 """What lies in each folder of the bucket. Videos and what belongs to them have names of their own."""
 

@@ -484,12 +484,13 @@ async def test_the_rights_that_the_guide_names_are_enough(
     await store.remove("open/a")
     await store.put_if("tasks/a", b"", etag=await store.put_if("tasks/a", b"", etag=None))
     await store.put_if("requests/a", b"", etag=None)
+    await store.put_if("budget/a", b"2", etag=await store.put_if("budget/a", b"1", etag=None))
     for _ in range(2):
         await store.create_file("videos/v.mp4", tmp_path / "f", content_type="video/mp4")
     found = await store.digest("videos/v.mp4")
     assert found is not None
     await store.replace_file("videos/v.mp4", tmp_path / "f", etag=found.etag, content_type="video/mp4")
-    assert await store.names("") == ["ledger/a.json", PROBE, RACED, "requests/a", "tasks/a", "videos/v.mp4"]
+    assert await store.names("") == ["budget/a", "ledger/a.json", PROBE, RACED, "requests/a", "tasks/a", "videos/v.mp4"]
     assert await store.get("ledger/missing.json") is None
     for refused in (store.remove("ledger/a.json"), store.remove("videos/v.mp4"), store.put("other/a", b"")):
         with pytest.raises(StoreRefusedError, match="AccessDenied"):

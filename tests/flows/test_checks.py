@@ -30,7 +30,7 @@ async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
     assert {outcome for outcome, _ in found.values()} == {"ok"}
     assert list(found) == [
         f"block apixo-api/{stored.name}", f"block video-archive/{stored.name}", "archive", "disk", "api",
-        "result route",
+        "balance", "result route",
     ]  # fmt: skip
     assert sandbox.record.submits() == []
     async with get_client() as client:

@@ -213,16 +213,16 @@ async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
     assert sorted(str(name) for name in warned) == keys
 
 
-@pytest.mark.parametrize(("days", "expiring"), [(11, False), (13, True)])
+@pytest.mark.parametrize(("days", "expiring"), [(0.45, False), (0.55, True)])
 async def test_what_will_soon_be_gone_is_warned_of(
-    days: int, expiring: bool, key: str, resources: Resources, sandbox: SandboxServer
+    days: float, expiring: bool, key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await submit(key, resources)
     resources.now = lambda: datetime.now(UTC) + timedelta(days=days)
     (found,) = await collect(None, resources)
     assert found.expiring is expiring
-    assert ("15 days" in found.note) is expiring
+    assert ("360 hours" in found.note) is expiring
 
 
 async def test_others_are_told_once_a_day_what_will_soon_be_gone(

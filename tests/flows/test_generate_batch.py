@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreUnavailableError
 from deployments.local.prefect_server import PrefectServer
-from deployments.sandbox import Fault, SandboxServer
+from deployments.sandbox import Fault, SandboxServer, SandboxSettings
+from flows.balance import BalanceError
 from flows.batch.budget import BudgetError
 from flows.batch.calendar_rows import BatchItem
 from flows.batch.calendars import CalendarError
@@ -37,7 +39,7 @@ from tests.support import make_api, make_archive
 from tests.support.events import Sent
 
 PRICE = Decimal("0.5")
-MODULE = importlib.import_module("flows.generate_batch")  # as an attribute of `flows` it is the flow
+MODULE = importlib.import_module("flows.batch_run")
 
 
 @pytest.fixture
@@ -327,6 +329,57 @@ async def test_a_refused_row_gives_its_money_back(stored: StoredBlocks, sandbox:
     summary = await failing(stored, key, requests=rows(3), max_spend=4, max_in_flight=1)
     assert summary.counts == {"archived": 2, "rejected": 1}
     assert summary.price == 8 * PRICE
+
+
+async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_when_on_it_may_be(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    limited = make_api(sandbox, price_per_second=PRICE, max_spend_per_month=Decimal(7), submit_timeout_seconds=20)
+    stored = await store_blocks(limited, archive)
+    summary = await failing(stored, key, requests=rows(5))
+    assert summary.counts == {"archived": 3, "not submitted": 2}
+    assert len(sandbox.record.submits()) == 3
+    assert summary.blocked is not None
+    assert re.match(r"max_spend_per_month is 7.* Run it again from \d{4}-\d\d-01 00:00 UTC on", summary.blocked)
+    store = archive.store()
+    try:
+        (entry,) = [
+            entry
+            for entry in await Ledger(store).read_all([row.key for row in summary.rows if row.task_id][:1])
+            if entry
+        ]
+        month = await Ledger(store).spend.read(f"{entry.generation.attempt.claimed_at:%Y-%m}")
+    finally:
+        await store.aclose()
+    assert (entry.generation.attempt.batch, entry.generation.attempt.price) == (key, 4 * PRICE)
+    assert month is not None
+    assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the others had reserved is given back
+
+
+async def test_a_ceiling_without_a_price_is_refused_before_the_first_row(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    stored = await store_blocks(make_api(sandbox, max_spend_per_day=Decimal(1)), archive)
+    with pytest.raises(BudgetError, match=r"max_spend_per_day and max_spend_per_month need the price of sora-2"):
+        await run(stored, key)
+    assert sandbox.record.submits() == []
+
+
+async def test_a_balance_that_is_too_low_is_a_warning_or_an_error_where_it_is_required(
+    archive: VideoArchive, prefect_server: PrefectServer, key: str, films: Path, sent: Sent
+) -> None:
+    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=films, balance=3)) as sandbox:
+        fields = {"price_per_second": PRICE, "submit_timeout_seconds": 20, "balance_warning_below": 5}
+        stored = await store_blocks(make_api(sandbox, **fields), archive)
+        strict = await store_blocks(make_api(sandbox, **fields, require_balance=True), archive)
+        with pytest.raises(BalanceError, match=r"has 3.00 USD left, and the videos of this batch cost 6\.0\."):
+            await run(strict, key, requests=rows(3))
+        assert sandbox.record.submits() == []
+        summary = await run(stored, key, requests=rows(3))
+        assert summary.counts == {"archived": 3}
+        assert summary.notes == ["The APIXO account has 3.00 USD left, and the videos of this batch cost 6.0."]
+        low = [event for event in sent.all() if event.event == "sora.balance.low"]
+        assert [event.payload["balance"] for event in low] == ["3.0", "3.0"]
 
 
 async def test_max_spend_without_a_price_is_refused(

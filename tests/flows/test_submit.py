@@ -26,6 +26,7 @@ from flows.record.ledger import Entry, Ledger, record_name
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
 from flows.submission import Submission, Terms
+from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, made_outside, make_api
 
 
@@ -481,3 +482,14 @@ def test_no_default_retries_of_a_profile_reach_the_paid_step(settings: str) -> N
         check=True,
     )
     assert seen.stdout.split() == ["0", "0", "0"]
+
+
+async def test_the_paid_call_names_its_attempt_and_no_other_call_does(
+    key: str, stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_429"))
+    await stored.generate(KITE, key=key)
+    named = [(request.method, request.headers.get("idempotency-key")) for request in sandbox.record.all()]
+    assert [name for method, name in named if method == "POST"] == [f"{key}/1", f"{key}/2"]
+    assert {name for method, name in named if method != "POST"} == {None}
+    assert sandbox.record.results()

@@ -134,8 +134,10 @@ class StagedClient(ApixoClient):
         request: VideoRequest,
         *,
         callback_url: str | None = None,
+        idempotency_key: str | None = None,
         before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> str:
+        del idempotency_key  # nothing relies on it
         await self._actor.halt("connect")
         if before_sending is not None:
             await before_sending()

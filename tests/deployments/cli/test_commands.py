@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -15,16 +16,18 @@ from hypothesis import strategies as st
 from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 from pydantic import BaseModel, Field, ValidationError
 
+from blocks import VideoArchive
 from deployments.cli import main
 from deployments.cli.failures import fail
 from deployments.cli.generate import made_up_key
 from deployments.connection import SetupError
+from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import PipelineError, UnconfirmedError
 from flows.record.keys import check_key
 from tests.deployments.cli.sora import Process, Sora, one_line
-from tests.flows.conftest import StoredBlocks
-from tests.support import unique
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api, unique
 
 ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
 REFUSED = (
@@ -32,8 +35,8 @@ REFUSED = (
     "what it expects."
 )
 COMMANDS = [
-    "demo", "up", "sandbox", "setup", "deploy", "doctor", "generate", "batch", "list", "collect", "show", "resolve",
-    "callbacks",
+    "demo", "up", "sandbox", "setup", "deploy", "doctor", "generate", "batch", "list", "costs", "collect", "show",
+    "resolve", "callbacks",
 ]  # fmt: skip
 
 
@@ -407,3 +410,22 @@ def test_what_was_left_open_is_listed_and_collected(
     everything = sora("list", *here)
     assert {line.split()[1] for line in everything.out.splitlines()[1:]} == {"archived", "unconfirmed"}
     assert len(sandbox.record.submits()) == 2
+
+
+async def test_what_was_spent_is_shown_by_group_with_what_the_ceilings_leave(
+    sora: Sora, sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    limited = make_api(sandbox, price_per_second=Decimal("0.5"), currency="USD", max_spend_per_day=Decimal(3))
+    stored = await store_blocks(limited, archive)
+    blocks = ["--api", stored.name, "--archive", stored.name]
+    assert sora("generate", "A paper lantern", "--key", key, "--tag", "autumn", *blocks).code == 0
+    refused = sora("generate", "A paper boat", *blocks)
+    assert "max_spend_per_day is 3 USD" in one_line(refused, 1)
+    shown = sora("costs", "--by", "tag", *blocks)
+    assert shown.code == 0, shown.err
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert lines[1] == ["autumn", "1", "2.0", "0", "0", "0", "2.0", "USD"]
+    assert "max_spend_per_day 3: 2.0 spent, 0 unclear, 0 reserved by runs, 1.0 left" in shown.out
+    document = json.loads(sora("costs", "--json", "--month", "2020-02", *blocks).out)
+    assert document == {"month": "2020-02", "by": "model", "rows": [], "totals": [], "ceilings": []}
+    assert sora("costs", "--month", "2020-13", *blocks).code == 2

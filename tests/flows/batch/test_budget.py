@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from apixo import Failed, VideoRequest
 from blocks.prices import Price
-from flows.batch.budget import Budget, BudgetError, paid_attempts, spent_on
+from flows.batch.budget import Budget, BudgetError
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
+from flows.record.payments import paid_attempts, spent_on
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PRICE = Decimal("0.10")

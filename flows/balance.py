@@ -1,0 +1,73 @@
+"""What the APIXO account has left: whether it is enough, and what it buys."""
+
+import asyncio
+from decimal import Decimal
+from typing import Final
+
+from apixo import ApixoError, StatusClient
+from apixo.constants import DEFAULT_MODEL
+from blocks import ApixoApi
+from flows.record.errors import PipelineError
+from flows.signals.events import emit_balance_low
+from flows.signals.progress import run_logger
+
+ANSWER_SECONDS: Final = 10.0
+"""The longest that the balance is waited for: it is a convenience, and not every API gives it."""
+BALANCE_CURRENCY: Final = "USD"
+"""APIXO: the balance is in USD."""
+
+
+class BalanceError(PipelineError):
+    """The account has less than the batch costs, and the API block requires it. Nothing was submitted."""
+
+
+async def known_balance(client: StatusClient) -> Decimal | None:
+    """What the account has left; None where the API does not give it. Asks once, free of charge."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await client.balance_once()
+    except (ApixoError, TimeoutError):
+        return None
+
+
+async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *, batch_key: str) -> str | None:
+    """At the start of a batch: what to say about a balance that is too low; None: nothing.
+
+    Args:
+        client, api: the API, and its block.
+        needed: what the videos that are not paid yet cost, as far as their prices are known.
+        batch_key: for the error.
+
+    Raises:
+        BalanceError: it is less than that, and the block requires it. Nothing was submitted.
+    """
+    if not needed and api.balance_warning_below is None:
+        return None
+    balance = await known_balance(client)
+    if balance is None:
+        return None
+    if api.balance_warning_below is not None and balance < api.balance_warning_below:
+        run_logger().warning("The APIXO account has %.2f USD left, less than %s.", balance, api.balance_warning_below)
+        emit_balance_low(balance, api.balance_warning_below)
+    problem = shortfall(balance, needed, api.currency)
+    if problem is not None and api.require_balance:
+        raise BalanceError(f"{problem} Nothing was submitted: top it up, or switch require_balance off.", key=batch_key)
+    return problem
+
+
+def shortfall(balance: Decimal, needed: Decimal, currency: str | None) -> str | None:
+    """What to say where the balance does not suffice. Nothing where the prices are in another currency. Pure."""
+    if (currency or BALANCE_CURRENCY).upper() != BALANCE_CURRENCY or balance >= needed:
+        return None
+    return f"The APIXO account has {balance:.2f} USD left, and the videos of this batch cost {needed}."
+
+
+def describe_balance(balance: Decimal, api: ApixoApi) -> str:
+    """The balance and what it buys of the default model, where its price is known. Pure."""
+    price = api.price(DEFAULT_MODEL, 1)
+    comparable = (api.currency or BALANCE_CURRENCY).upper() == BALANCE_CURRENCY
+    known = api.prices.get(DEFAULT_MODEL)
+    per_second = None if known is not None and known.per_second is None else price
+    if not per_second or not comparable:
+        return f"{balance:.2f} USD"
+    return f"{balance:.2f} USD, which is {int(max(balance, Decimal(0)) / per_second)} s of {DEFAULT_MODEL}"

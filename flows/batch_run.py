@@ -1,0 +1,313 @@
+"""One run of a batch: its rows, what the ledger knows of them, and how each is generated within the limits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from decimal import Decimal
+from typing import Final, Self
+
+from aiolimiter import AsyncLimiter
+
+from apixo import InsufficientCreditsError, SoraError
+from apixo.errors import ACCOUNT_ERRORS
+from flows import steps
+from flows.balance import check_balance
+from flows.batch.brake import OutageBrake, Report, free_call
+from flows.batch.budget import Budget, BudgetError
+from flows.batch.calendar_rows import BadRow, Row
+from flows.batch.earlier_keys import as_submitted, keys_of
+from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
+from flows.checks import check_account, check_before_paying
+from flows.generate_video import generate
+from flows.paid_call import price_needed
+from flows.record.advice import (
+    conflict_error,
+    duplicate_error,
+    duplicate_sentence,
+    failed_error,
+    unconfirmed_error,
+    unknown_model,
+)
+from flows.record.errors import (
+    CeilingError,
+    DuplicateRequestError,
+    KeyConflictError,
+    LedgerError,
+    SubmissionRejectedError,
+    UnconfirmedError,
+)
+from flows.record.fallback import is_gone
+from flows.record.generation import PAID, Generation, Problem, State
+from flows.record.indexes import is_same_video
+from flows.record.payments import paid_attempts, spent_on
+from flows.resources import Resources
+from flows.signals.events import emit_blocked
+from flows.signals.progress import report_total, run_logger
+from flows.steps.retrying import retried
+from flows.submission import Terms
+
+STARTING_AT_ONCE: Final = 16
+"""Rows that are being validated and submitted at the same time. The others wait in line and cost nothing: a thousand
+that all read the ledger at once would only queue there."""
+CHECKS_AT_ONCE: Final = 8
+"""Images that a dry run looks at at the same time."""
+
+
+class Batch:
+    """The rows of one run, and what the ledger knows of them."""
+
+    def __init__(
+        self,
+        key: str,
+        rows: Sequence[Row | BadRow],
+        before: Mapping[str, Generation],
+        budget: Budget,
+        resources: Resources,
+        *,
+        terms: Terms,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._key, self._terms, self._notes = key, terms, list(notes)
+        self._before, self._budget, self._resources = before, budget, resources
+        self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
+        self._blocked: str | None = None
+        self._brake = OutageBrake(
+            free_call(resources.client),
+            outage_seconds=resources.api.submit_outage_seconds,
+            sleep=resources.sleep,
+            monotonic=resources.monotonic,
+        )
+        self._gone: dict[tuple[str, ...], str] = {}
+        self._due: list[Row] = []
+        self._later: list[BatchRow] = []
+        today = resources.now().date()
+        for row in rows:
+            if isinstance(row, Row) and row.item.not_before is not None and row.item.not_before > today:
+                self._later.append(self._row(row, "not due", note=f"not before {row.item.not_before}"))
+            elif isinstance(row, Row):
+                self._due.append(row)
+
+    @classmethod
+    async def look(
+        cls,
+        key: str,
+        rows: Sequence[Row | BadRow],
+        resources: Resources,
+        *,
+        terms: Terms,
+        max_spend: Decimal | None,
+        notes: Sequence[str] = (),
+    ) -> Self:
+        """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
+
+        Raises:
+            BudgetError: there is a limit and no price to count with.
+            StoreError: the ledger does not answer.
+        """
+        entries = await resources.ledger.read_all(keys_of(rows, key))
+        known = {entry.generation.key: entry.generation for entry in entries if entry is not None}
+        rows = [as_submitted(row, key, known) for row in rows]
+        keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
+        before = {found.key: found for found in known.values() if found.key in keys}
+        price, prices = resources.api.price_per_second, resources.api.prices
+        models = sorted({model for row in rows if isinstance(row, Row) for model in row.item.models})
+        unpriced = [model for model in models if resources.api.price(model, 1) is None]
+        if resources.spending.ceilings and unpriced:
+            raise BudgetError(price_needed(", ".join(unpriced)), key=key)
+        budget = Budget(
+            price_per_second=price,
+            prices=prices,
+            models=models,
+            max_spend=max_spend,
+            spent_before=spent_on(before.values(), price, prices),
+        )
+        return cls(key, rows, before, budget, resources, terms=terms, notes=notes)
+
+    def untouched(self) -> BatchSummary:
+        """The summary of a batch that is refused."""
+        return self._summary([self._row(row, "not submitted") for row in self._due])
+
+    async def run(self, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
+        """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
+        report_total(len(self._due))
+        needed = self._needed()
+        self._resources.spending.expect(needed)
+        await self._check_balance(needed)
+        gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
+        ramp = AsyncLimiter(1, 1 / submissions_per_second)
+        run_logger().info(
+            "Batch %s: %d due row(s), %d of them known, at most %d at once, %g submissions a second.",
+            self._key, len(self._due), len(self._before), max_in_flight, submissions_per_second,
+        )  # fmt: skip
+
+        async def one(row: Row) -> BatchRow:
+            async with gate:
+                return await self._generate(row, ramp, starting)
+
+        try:
+            made = await asyncio.gather(*(one(row) for row in self._due))
+        finally:
+            await self._brake.aclose()
+        if self._brake.closed is not None and self._blocked is None:
+            self._blocked = f"{self._brake.closed}."
+            emit_blocked(self._key, Problem(kind="ProviderOutage", message=self._blocked))
+        return self._summary(made)
+
+    async def _check_balance(self, needed: Decimal) -> None:
+        low = await check_balance(self._resources.client, self._resources.api, needed, batch_key=self._key)
+        if low is not None:
+            run_logger().warning("%s", low)
+            self._notes.append(low)
+
+    def _needed(self) -> Decimal:
+        """What the rows that are not paid for yet cost, as far as their prices are known."""
+        unpaid = [
+            row
+            for row in self._due
+            if (found := self._before.get(row.item.key(self._key))) is None or found.state not in PAID
+        ]
+        prices = (self._budget.price(row.item.seconds, row.item.model) for row in unpaid)
+        return sum((price for price in prices if price is not None), Decimal(0))
+
+    async def check(self) -> BatchSummary:
+        """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
+        report_total(len(self._due))
+        resources = self._resources
+        await check_before_paying(resources.client, resources.store, resources.web, resources.api)
+        for finding in await check_account(resources.client, resources.api):
+            self._notes.append(f"APIXO account: {finding.detail}")
+        await self._check_balance(self._needed())
+        gate = asyncio.Semaphore(CHECKS_AT_ONCE)
+
+        async def one(row: Row) -> BatchRow:
+            async with gate:
+                return await self._check(row)
+
+        return self._summary(await asyncio.gather(*(one(row) for row in self._due)), dry_run=True)
+
+    async def _generate(self, row: Row, ramp: AsyncLimiter, starting: asyncio.Semaphore) -> BatchRow:
+        key = row.item.key(self._key)
+
+        @asynccontextmanager
+        async def paying(model: str) -> AsyncIterator[Report]:
+            if (why := self._gone.get(row.item.models)) is not None:
+                raise BudgetError(f"{key} was not submitted: {why}.", key=key)
+            self._budget.reserve(key, row.item.on(model).seconds, model)
+            await ramp.acquire()
+            async with self._brake.call(key) as report:
+                yield report
+
+        terms = replace(self._terms, paying=paying, unclaimed=key not in self._before, batch=self._key)
+        try:
+            made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
+        except SoraError as error:
+            return await self._failed(row, error)
+        except Exception as error:  # noqa: BLE001 - a bug that one row meets must not take the others with it
+            run_logger().exception("%s failed in a way that nobody foresaw.", key)
+            return await self._failed(row, error)
+        return self._recorded(row, made)
+
+    async def _failed(self, row: Row, error: Exception) -> BatchRow:
+        key = row.item.key(self._key)
+        problem = str(error) or type(error).__name__
+        try:
+            entry = await self._resources.ledger.read(key)
+        except SoraError:
+            # What a person may have to look into must not look as if nothing had been sent.
+            state: RowState = "unconfirmed" if isinstance(error, LedgerError | UnconfirmedError) else "not submitted"
+            return self._row(row, state, problem=f"{problem} The ledger cannot be read, so look again.")
+        found = entry.generation if entry is not None else None
+        if isinstance(error, CeilingError):
+            self._blocked = self._blocked or str(error).partition(": ")[2]
+        if paid_attempts(found) == paid_attempts(self._before.get(key)):
+            self._budget.release(key)
+        if found is None:
+            return self._row(row, "not submitted", problem=problem)
+        refusal = found.attempt.problem
+        blocked = found.state is State.REJECTED and refusal is not None and refusal.kind in ACCOUNT_ERRORS
+        empty = found.state is State.FAILED and isinstance(found.failure(), InsufficientCreditsError)
+        if is_gone(refusal) and refusal is not None:
+            if isinstance(error, SubmissionRejectedError):  # now, and of the last of its models
+                self._say_gone(row.item.models, refusal)
+        elif (blocked or empty) and refusal is not None and self._budget.closed is None:
+            self._budget.close(f"the rest of the batch would be refused as well ({refusal.message})")
+            self._blocked = refusal.message
+            emit_blocked(self._key, refusal)
+        if isinstance(error, BudgetError | CeilingError | DuplicateRequestError | KeyConflictError):
+            return self._row(row, "not submitted", problem=problem)
+        return self._recorded(row, found, problem=problem)
+
+    def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
+        """Has no further row submitted that has no other model than these, which APIXO does not offer."""
+        if models in self._gone:
+            return
+        why = f"APIXO does not offer {', '.join(models)}, so the other rows of it would be refused as well"
+        self._gone[models] = f"{why} ({refusal.message})"
+        self._blocked = self._blocked or f"{why}. {refusal.message}"
+        emit_blocked(self._key, refusal)
+
+    async def _check(self, row: Row) -> BatchRow:
+        key, request = row.item.key(self._key), row.item.request()
+        found = self._before.get(key)
+        known = None if found is None else self._check_known(row, found)
+        if known is not None:
+            return known
+        validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
+        try:
+            await validate_image(key, request, self._resources)
+            self._budget.reserve(key, request.seconds, request.model)
+            first = await self._resources.ledger.duplicate_of(request, key, note=False)
+        except SoraError as error:
+            return self._row(row, "not submitted", problem=str(error))
+        unknown = unknown_model(request)
+        if first is None:
+            return self._row(row, "ready", note=unknown or "")
+        if self._terms.refuse_duplicates:
+            self._budget.release(key)
+            return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
+        return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
+
+    def _check_known(self, row: Row, found: Generation) -> BatchRow | None:
+        """A row that would not be submitted, since its key is known; None: it would be."""
+        options = self._resources.options
+        if not is_same_video(found.request, row.item.request()):
+            return self._row(row, "not submitted", problem=str(conflict_error(found)))
+        if found.state is State.UNCONFIRMED:
+            return self._recorded(row, found, problem=str(unconfirmed_error(found, options)))
+        if found.state is State.FAILED and not found.attempt.resubmit_allowed:
+            return self._recorded(row, found, problem=str(failed_error(found, options)))
+        return None if found.state in (State.REJECTED, State.FAILED) else self._recorded(row, found)
+
+    def _row(self, row: Row, state: RowState, *, problem: str = "", note: str = "") -> BatchRow:
+        return BatchRow(
+            line=row.line,
+            key=row.item.key(self._key),
+            state=state,
+            problem=problem,
+            note=note,
+            duration_seconds=row.item.seconds,
+            price=self._budget.price(row.item.seconds, row.item.model),
+        )
+
+    def _recorded(self, row: Row, generation: Generation, *, problem: str = "") -> BatchRow:
+        video = generation.video
+        made: BatchRow = self._row(row, generation.state.value, problem=problem, note="; ".join(generation.warnings))
+        return made.model_copy(
+            update={
+                "task_id": generation.task_id,
+                "object_name": video.name if video else None,
+                "link": link_of(generation, self._resources.archive),
+            }
+        )
+
+    def _summary(self, due: Sequence[BatchRow], *, dry_run: bool = False) -> BatchSummary:
+        return summarize(
+            self._key,
+            [*self._bad, *self._later, *due],
+            price=self._budget.spent,
+            spent_before=self._budget.spent_before if self._budget.counts else None,
+            blocked=self._blocked,
+            notes=self._notes,
+            dry_run=dry_run,
+        )

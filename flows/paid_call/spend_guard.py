@@ -1,0 +1,295 @@
+"""Keeps a run below the ceilings per day and per month, whatever other runs and machines do.
+
+The order is: reserve, claim, POST. A reservation stands in the bucket before the claim that names it is written, and is
+good for many videos, so that those of a batch do not all write the same object.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Final
+
+from blocks.errors import StoreError
+from flows.paid_call.call import Accepted, LostRace, Outcome, Rejected
+from flows.record.errors import CeilingError, LedgerError
+from flows.record.ledger import Ledger
+from flows.record.payments import NOT_PAID
+from flows.record.spend import (
+    Ceilings,
+    MonthlySpend,
+    Use,
+    first_count,
+    in_the_way,
+    month_of,
+    next_period,
+    reserve,
+    resolve,
+    settle,
+    use_of,
+    use_of_attempt,
+)
+from flows.signals.events import emit_budget_low
+from flows.signals.progress import run_logger
+
+VALID_FOR: Final = timedelta(minutes=10)
+"""How long claims may be made on a reservation; it is renewed when it is needed longer. What a dead run has left is
+free again that much later, and half an hour more, for clocks differ."""
+SHORTEST: Final = timedelta(seconds=30)
+"""What must be left of that when a video is about to be claimed."""
+VIDEOS_AT_ONCE: Final = 20
+"""For how many videos one reservation is made or enlarged: a batch of 1,000 writes it 50 times, and what it holds back
+from other runs meanwhile is little."""
+CLOSING_SECONDS: Final = 20.0
+"""How long a run tries to settle its reservation at its end. Another run does it later where that fails."""
+
+
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Held:
+    """A run's reservation for one day, and what it used of it so far."""
+
+    day: date
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    amount: Decimal = Decimal(0)
+    valid_until: datetime = NEVER
+    taken: dict[str, Decimal] = field(default_factory=dict)
+    """By key: what was taken by the provider, and what is under way."""
+    unclear: set[str] = field(default_factory=set)
+    """Keys whose records have to say what was paid."""
+
+    @property
+    def used(self) -> Decimal:
+        """All that cannot be used again."""
+        return sum(self.taken.values(), Decimal(0))
+
+    def covers(self, price: Decimal, now: datetime) -> bool:
+        """Whether a video of this price can be claimed on it now."""
+        return self.used + price <= self.amount and now + SHORTEST <= self.valid_until
+
+
+@dataclass(slots=True)
+class Reserved:
+    """The price of one video, reserved for one paid call.
+
+    Attributes:
+        name: the reservation, as the attempt names it; None: there is no ceiling.
+        valid_until: claims are made before this; None: at any time.
+        outcome: to be set as soon as it is known.
+    """
+
+    name: str | None = None
+    valid_until: datetime | None = None
+    outcome: Outcome | None = None
+
+
+class SpendGuard:
+    """One run's reservations.
+
+    Args:
+        ledger: of the archive that the run writes to.
+        ceilings: those of the API block.
+        currency: of the ceilings, for messages.
+        lease_seconds: how long after its claim a request may still be sent, at most.
+        now: the time.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        ceilings: Ceilings,
+        *,
+        currency: str | None = None,
+        lease_seconds: float = 120.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.ceilings = ceilings
+        self._ledger, self._currency, self._now = ledger, currency or "", now
+        self._lease = timedelta(seconds=lease_seconds)
+        self._lock = asyncio.Lock()
+        self._held: dict[date, Held] = {}
+        self._expected = Decimal(0)
+        self._refused: tuple[date, str] | None = None
+
+    def expect(self, amount: Decimal) -> None:
+        """Says what the run is going to pay in all, so that it reserves for many videos at once."""
+        self._expected = amount
+
+    @asynccontextmanager
+    async def reserved(self, key: str, model: str, price: Decimal | None) -> AsyncIterator[Reserved]:
+        """Around one paid call. Without a ceiling it does nothing.
+
+        Args:
+            key, model, price: the video.
+
+        Raises:
+            CeilingError: a ceiling leaves no room for it, or its price is not known. Nothing was claimed or sent.
+            StoreError: the store did not answer. Likewise.
+        """
+        if not self.ceilings:
+            yield Reserved()
+            return
+        if price is None:
+            raise CeilingError(f"{key} was not submitted: {price_needed(model)}", key=key)
+        held = await self._take(key, price)
+        reserved = Reserved(held.name, held.valid_until)
+        try:
+            yield reserved
+        finally:
+            if is_free(reserved.outcome, held.name):
+                held.taken[key] -= price
+            elif not isinstance(reserved.outcome, Accepted):
+                held.unclear.add(key)
+
+    async def aclose(self) -> None:
+        """Gives back what is left. Never raises: what it cannot settle, another run settles."""
+        for held in self._held.values():
+            with suppress(StoreError, LedgerError, TimeoutError):
+                async with asyncio.timeout(CLOSING_SECONDS):
+                    use = await self._use(held)
+                    await self._ledger.spend.change(month_of(held.day), partial(settle, name=held.name, use=use))
+        self._held.clear()
+
+    async def _use(self, held: Held) -> Use:
+        use = Use(sum((price for key, price in held.taken.items() if key not in held.unclear), Decimal(0)))
+        for key in sorted(held.unclear):
+            entry = await self._ledger.read(key)
+            said = use_of([entry.generation] if entry else [], held.name)
+            use = Use(use.spent + said.spent, use.unclear + said.unclear)
+        return use
+
+    async def _take(self, key: str, price: Decimal) -> Held:
+        async with self._lock:  # one write at a time: the others use what it brings
+            now = self._now()
+            day = now.astimezone(UTC).date()
+            if self._refused is not None and self._refused[0] == day:
+                raise CeilingError(f"{key} was not submitted: {self._refused[1]}", key=key)
+            held = self._held.get(day)
+            if held is None or not held.covers(price, now):
+                held = await self._enlarge(key, held or Held(day), price)
+            held.taken[key] = held.taken.get(key, Decimal(0)) + price
+            self._expected = max(self._expected - price, Decimal(0))
+            return held
+
+    async def _enlarge(self, key: str, held: Held, price: Decimal) -> Held:
+        """Makes the reservation, enlarges it or renews it, after making room where it has to."""
+        name = month_of(held.day)
+        await self._ledger.spend.begin(name, lambda: self._count(held.day))
+        month = await self._reserve(held, price)
+        if month is None:
+            await self._make_room(name)
+            month = await self._reserve(held, price)
+        if month is None:
+            month = await self._ledger.spend.read(name) or MonthlySpend()
+            why = self._why(month, held.day, price)
+            self._refused = held.day, why
+            run_logger().error("No further video of this run is submitted: %s", why)
+            raise CeilingError(f"{key} was not submitted: {why}", key=key)
+        return self._held[held.day]
+
+    async def _reserve(self, held: Held, price: Decimal) -> MonthlySpend | None:
+        now = self._now()
+        midnight = datetime.combine(held.day + timedelta(days=1), datetime.min.time(), UTC)
+        valid_until = min(now + VALID_FOR, midnight)
+        more = max(price, min(self._expected, price * VIDEOS_AT_ONCE))
+        low: tuple[str, ...] = ()
+        mine = held
+
+        def how(month: MonthlySpend) -> MonthlySpend | None:
+            nonlocal low, mine
+            # Others have settled it: this run was away for long. What it had used then is counted already.
+            mine = held if not held.amount or held.name in month.reservations else Held(held.day)
+            self._held[held.day] = mine  # before it is written: the reply may be lost
+            after = reserve(
+                month,
+                mine.name,
+                least=mine.used + price,
+                wanted=mine.used + more,
+                day=held.day,
+                ceilings=self.ceilings,
+                now=now,
+                expires_at=valid_until + self._lease,
+            )
+            low = after.warned[len(month.warned) :] if after else ()
+            return after
+
+        month = await self._ledger.spend.change(month_of(held.day), how)
+        if month is None:
+            return None
+        mine.amount, mine.valid_until = month.reservations[mine.name].amount, valid_until
+        for period in low:
+            self._warn(period, month, held.day)
+        return month
+
+    async def _make_room(self, name: str) -> None:
+        """Settles what dead runs have left, and what was unclear and is not any more."""
+        month = await self._ledger.spend.read(name)
+        if month is None:
+            return
+        dead = month.dead(self._now())
+        try:
+            changed = await self._ledger.changed_since(min(item.taken_at for item in dead.values())) if dead else []
+        except LedgerError as error:
+            run_logger().warning("What dead runs have left of the budget stays reserved: %s", error)
+            dead, changed = {}, []
+        for reservation, seen in dead.items():
+            use = use_of(changed, reservation)
+            await self._ledger.spend.change(name, partial(settle, name=reservation, use=use, seen=seen))
+        records = await self._ledger.read_all([item.key for item in month.unclear])
+        for item, entry in zip(month.unclear, records, strict=True):
+            use = use_of_attempt(entry.generation if entry else None, item.attempt_number)
+            if not use.unclear:
+                await self._ledger.spend.change(name, partial(resolve, item=item, use=use))
+
+    async def _count(self, day: date) -> MonthlySpend:
+        """What was paid in a month before its first reservation, such as before there was a ceiling."""
+        first = day.replace(day=1)
+        start = datetime.combine(first, datetime.min.time(), UTC)
+        return first_count(await self._ledger.changed_since(start), first)
+
+    def _why(self, month: MonthlySpend, day: date, price: Decimal) -> str:
+        period, limit = in_the_way(month, self.ceilings, day, price) or next(self.ceilings.limits())
+        on = day if period == "day" else None
+        said = (
+            f"max_spend_per_{period} is {limit} {self._currency}".rstrip()
+            + f", of which {month.spent_in(on)} are spent, {month.unclear_in(on)} unclear and {month.reserved_in(on)} "
+            f"reserved by runs that are under way, and this video costs {price}. Nothing was sent. "
+        )
+        if price > limit:
+            return f"{said}It will never fit: raise max_spend_per_{period} in the apixo-api block."
+        again = next_period(period, day)
+        return f"{said}Run it again from {again} 00:00 UTC on, or raise max_spend_per_{period} in the apixo-api block."
+
+    def _warn(self, period: str, month: MonthlySpend, day: date) -> None:
+        on = day if period == day.isoformat() else None
+        limit = self.ceilings.per_day if on else self.ceilings.per_month
+        committed = month.committed(on)
+        run_logger().warning("%s of %s %s are spent or reserved in %s.", committed, limit, self._currency, period)
+        emit_budget_low(period, limit=limit, committed=committed, currency=self._currency)
+
+
+def is_free(outcome: Outcome | None, reservation: str) -> bool:
+    """Whether a paid call provably cost nothing, so that its price can be used again. Pure.
+
+    Somebody may have named a task of a claim before its rejection was written: the record says so.
+    """
+    if isinstance(outcome, LostRace):
+        return True
+    if not isinstance(outcome, Rejected):
+        return False
+    made = [attempt for attempt in outcome.entry.generation.attempts if attempt.reservation == reservation]
+    return bool(made) and made[-1].state in NOT_PAID
+
+
+def price_needed(model: str) -> str:
+    """What to do about a model without a price, where there is a ceiling."""
+    return (
+        f"max_spend_per_day and max_spend_per_month need the price of {model}, and none is known: set price_per_second "
+        "(of sora-2) or prices in the apixo-api block to what you pay. Nothing was sent."
+    )

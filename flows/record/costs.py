@@ -1,0 +1,101 @@
+"""What was spent, from the ledger's records: each payment by the price at its claim. All pure."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Final, Literal
+
+from pydantic import BaseModel, Field
+
+from flows.record.generation import Attempt, Generation, State
+from flows.record.payments import UNCLEAR, payments
+
+Group = Literal["model", "tag", "batch", "day"]
+Fate = Literal["archived", "open", "unclear", "failed"]
+
+NONE: Final = "(none)"
+"""The group of what has no tag, or belongs to no batch."""
+
+
+class CostRow(BaseModel):
+    """What one group of payments cost, in one currency."""
+
+    group: str = Field(description="A model, a tag, a batch's key or a day.")
+    currency: str = Field(default="", description="As the API block named it; empty where it named none.")
+    payments: int = 0
+    archived: Decimal = Field(default=Decimal(0), description="For videos that are archived.")
+    open: Decimal = Field(default=Decimal(0), description="Accepted, and not archived yet.")
+    unclear: Decimal = Field(default=Decimal(0), description="Paid or not: nobody knows yet.")
+    failed: Decimal = Field(default=Decimal(0), description="For tasks that failed, if APIXO charges for those.")
+    unpriced: int = Field(default=0, description="Payments whose price was not known at the claim. Not in the sums.")
+
+    @property
+    def total(self) -> Decimal:
+        """All that was, or may have been, spent."""
+        return self.archived + self.open + self.unclear + self.failed
+
+
+def costs(generations: Iterable[Generation], month: str, by: Group) -> list[CostRow]:
+    """What the claims of a month cost, by group and currency, sorted by these.
+
+    Args:
+        generations: all that may have been claimed in it.
+        month: such as `2026-11`, UTC.
+        by: what a row is about. A video with several tags counts in the row of each.
+    """
+    rows: dict[tuple[str, str], CostRow] = {}
+    for found, attempt in paid_in(generations, month):
+        for group in _GROUPS[by](found, attempt):
+            currency = attempt.currency or ""
+            row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
+            _add(row, found, attempt)
+    return [row for _, row in sorted(rows.items())]
+
+
+def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
+    """The same for all of them together: a row for each currency."""
+    rows: dict[str, CostRow] = {}
+    for found, attempt in paid_in(generations, month):
+        currency = attempt.currency or ""
+        _add(rows.setdefault(currency, CostRow(group="total", currency=currency)), found, attempt)
+    return [row for _, row in sorted(rows.items())]
+
+
+def paid_in(generations: Iterable[Generation], month: str) -> Iterator[tuple[Generation, Attempt]]:
+    """Every payment of a month, by the day of its claim."""
+    return ((found, attempt) for found in generations for attempt in payments(found) if _day(attempt).startswith(month))
+
+
+def fate(generation: Generation, attempt: Attempt) -> Fate:
+    """What became of a payment. A late answer's task stands in two attempts: the later one knows."""
+    same = [item for item in generation.attempts if item.task_id == attempt.task_id] if attempt.task_id else [attempt]
+    state = same[-1].state
+    if state in UNCLEAR:
+        return "unclear"
+    if state is State.FAILED:
+        return "failed"
+    return "archived" if state is State.ARCHIVED else "open"
+
+
+def _add(row: CostRow, found: Generation, attempt: Attempt) -> None:
+    row.payments += 1
+    if attempt.price is None:
+        row.unpriced += 1
+        return
+    what = fate(found, attempt)
+    setattr(row, what, getattr(row, what) + attempt.price)
+
+
+def _day(attempt: Attempt) -> str:
+    return f"{attempt.claimed_at.astimezone(UTC):%Y-%m-%d}"
+
+
+_GROUPS: Final[Mapping[Group, Callable[[Generation, Attempt], Iterable[str]]]] = MappingProxyType(
+    {
+        "model": lambda _, attempt: (attempt.model,),
+        "tag": lambda found, _: found.request.tags or (NONE,),
+        "batch": lambda _, attempt: (attempt.batch or NONE,),
+        "day": lambda _, attempt: (_day(attempt),),
+    }
+)

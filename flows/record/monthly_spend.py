@@ -1,0 +1,129 @@
+"""Where `flows.record.spend` is kept: one object per month, changed only by conditional writes."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from pydantic import ValidationError
+
+from blocks.errors import PreconditionFailedError, StoreUnavailableError
+from blocks.object_store import ObjectStore
+from flows.record.errors import LedgerError
+from flows.record.indexes import Patiently
+from flows.record.spend import MonthlySpend
+
+TRIES: Final = 50
+"""Writes of others that one change gives way to, before it waits as for a store that is away. Each of them is a run
+that has got its reservation, so this many in a row are rare."""
+PAUSE_SECONDS: Final = 0.05
+"""The longest pause after another's write. With all of them at the same moment, most would lose again."""
+
+Change = Callable[[MonthlySpend], MonthlySpend | None]
+
+
+class SpendObjects:
+    """What is spent and reserved in each month, over all runs and machines that share the bucket.
+
+    Args:
+        store: the archive's bucket.
+        patiently: waits out an outage of the store.
+        sleep, rng: clock and randomness, for tests.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        patiently: Patiently,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._store, self._patiently = store, patiently
+        self._sleep, self._rng = sleep, rng
+
+    async def read(self, month: str) -> MonthlySpend | None:
+        """The month as it stands; None: nothing was ever reserved in it.
+
+        Raises:
+            LedgerError: it cannot be understood.
+            StoreError: the store did not answer.
+        """
+        found = await self._patiently(lambda: self._store.get(object_name(month)))
+        return None if found is None else _parsed(month, found.data)
+
+    async def begin(self, month: str, count: Callable[[], Awaitable[MonthlySpend]]) -> None:
+        """Creates the month where it is missing.
+
+        Args:
+            month: such as `2026-11`.
+            count: what was spent in it so far.
+
+        Raises:
+            StoreError: the store did not answer.
+        """
+        if await self.read(month) is None:
+            data = (await count()).model_dump_json(indent=2).encode()
+            await self._patiently(lambda: self._create(month, data))
+
+    async def change(self, month: str, how: Change, *, patience_seconds: float | None = None) -> MonthlySpend | None:
+        """Applies a pure change to the newest version, again where someone else wrote meanwhile.
+
+        Args:
+            month: one that was begun.
+            how: must come to the same where it is applied twice, for the reply to a write can be lost. Returning its
+                argument changes nothing.
+            patience_seconds: how long an outage of the store is waited out.
+
+        Returns:
+            The month as it then is; None: `how` returned None, so nothing was changed.
+
+        Raises:
+            LedgerError: it cannot be understood, or somebody removed it.
+            StoreError: the store did not answer.
+        """
+
+        async def apply() -> MonthlySpend | None:
+            for _ in range(TRIES):
+                found = await self._store.get(object_name(month))
+                if found is None:
+                    raise LedgerError(
+                        f"There is no {object_name(month)} in the bucket any more. Nothing was submitted."
+                    )
+                before = _parsed(month, found.data)
+                changed = how(before)
+                if changed is None or changed == before:
+                    return changed
+                data = changed.model_dump_json(indent=2).encode()
+                try:
+                    await self._store.put_if(object_name(month), data, etag=found.etag, content_type="application/json")
+                except PreconditionFailedError:
+                    await self._sleep(PAUSE_SECONDS * self._rng())
+                else:
+                    return changed
+            raise StoreUnavailableError(
+                f"{object_name(month)} is written by others all the time.", object_name=object_name(month)
+            )
+
+        return await self._patiently(apply, patience_seconds)
+
+    async def _create(self, month: str, data: bytes) -> None:
+        try:
+            await self._store.put_if(object_name(month), data, etag=None, content_type="application/json")
+        except PreconditionFailedError:
+            return  # another run was faster: it has counted the same
+
+
+def object_name(month: str) -> str:
+    """The object of a month."""
+    return f"budget/{month}.json"
+
+
+def _parsed(month: str, data: bytes) -> MonthlySpend:
+    try:
+        return MonthlySpend.model_validate_json(data)
+    except ValidationError as error:
+        raise LedgerError(
+            f"What was spent in {month} cannot be read ({error.error_count()} problems), so nothing is submitted under "
+            f"a ceiling. Look at {object_name(month)} in the bucket; without it, it is counted anew from the ledger."
+        ) from error

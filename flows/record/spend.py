@@ -1,0 +1,279 @@
+"""What may be spent in a month, over all runs and machines: the content of `budget/<yyyy-mm>.json`. All pure.
+
+A run reserves an amount here before it claims anything, and each of its claims names the reservation. So what a
+reservation was really used for stands in the ledger, whatever became of its run:
+
+```
+reserve ──► claim, POST, answer ──► settle: what was taken is spent, what was rejected or never claimed is free again,
+                                    and what nobody can know yet stays unclear until its record says more
+```
+
+A run settles its own reservation at its end. That of a dead run is settled by whoever needs the money, once no request
+of it can be sent any more.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.record.generation import Attempt, Generation
+from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
+from flows.record.payments import UNCLEAR, payments
+
+WARN_AT: Final = Decimal("0.8")
+"""Of a ceiling: from there on an event says that the money runs low, once per period."""
+
+Period = Literal["day", "month"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Reservation(_Model):
+    """What one run may spend on one day."""
+
+    day: date = Field(description="UTC.")
+    amount: Decimal = Field(description="In all, what it has used already included.")
+    taken_at: datetime = Field(description="When it was made first, by its run's clock.")
+    expires_at: datetime = Field(description="After this, by its run's clock, no request is sent on it.")
+
+
+class UnclearSpend(_Model):
+    """What was spent, or was not, from a reservation that is settled."""
+
+    day: date
+    amount: Decimal
+    key: str = Field(description="The generation whose record will tell.")
+    attempt_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """The most that may be spent per day and per month (UTC); None: no limit."""
+
+    per_day: Decimal | None = None
+    per_month: Decimal | None = None
+
+    def __bool__(self) -> bool:
+        return self.per_day is not None or self.per_month is not None
+
+    def limits(self) -> Iterator[tuple[Period, Decimal]]:
+        """Those that are set."""
+        if self.per_day is not None:
+            yield "day", self.per_day
+        if self.per_month is not None:
+            yield "month", self.per_month
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a reservation was used for, as the ledger's records say.
+
+    Attributes:
+        spent: what was taken.
+        unclear: key, number of the attempt, and amount, of what nobody can know yet.
+    """
+
+    spent: Decimal = Decimal(0)
+    unclear: tuple[tuple[str, int, Decimal], ...] = ()
+
+
+class MonthlySpend(_Model):
+    """What is spent, unclear and reserved in one month."""
+
+    spent: dict[date, Decimal] = Field(default_factory=dict, description="What is settled, by its day.")
+    unclear: tuple[UnclearSpend, ...] = ()
+    reservations: dict[str, Reservation] = Field(default_factory=dict, description="Of runs that are not over.")
+    warned: tuple[str, ...] = Field(default=(), description="Days, or the month, that a warning was published for.")
+
+    def spent_in(self, day: date | None = None) -> Decimal:
+        """What is spent and settled; None: in the whole month."""
+        return sum((amount for on, amount in self.spent.items() if day in (None, on)), Decimal(0))
+
+    def unclear_in(self, day: date | None = None) -> Decimal:
+        """What is paid or not."""
+        return sum((item.amount for item in self.unclear if day in (None, item.day)), Decimal(0))
+
+    def reserved_in(self, day: date | None = None) -> Decimal:
+        """What runs may still spend, or have spent without having settled it."""
+        return sum((item.amount for item in self.reservations.values() if day in (None, item.day)), Decimal(0))
+
+    def committed(self, day: date | None = None) -> Decimal:
+        """All of it: what counts against a ceiling."""
+        return self.spent_in(day) + self.unclear_in(day) + self.reserved_in(day)
+
+    def left(self, ceilings: Ceilings, day: date) -> Decimal | None:
+        """What can still be reserved for a day; None: there is no ceiling."""
+        return min((limit - self.committed(_span(period, day)) for period, limit in ceilings.limits()), default=None)
+
+    def dead(self, now: datetime) -> dict[str, Reservation]:
+        """Reservations whose runs cannot send any more, however far their clocks are off."""
+        late = now - 2 * CLOCKS_DIFFER_AT_MOST
+        return {name: item for name, item in self.reservations.items() if item.expires_at < late}
+
+
+def reserve(
+    month: MonthlySpend,
+    name: str,
+    *,
+    least: Decimal,
+    wanted: Decimal,
+    day: date,
+    ceilings: Ceilings,
+    now: datetime,
+    expires_at: datetime,
+) -> MonthlySpend | None:
+    """Makes a reservation, or a larger one of it. None: the ceilings do not leave that much.
+
+    The amounts are what the reservation comes to in all, so that a write whose reply was lost can be made again.
+
+    Args:
+        month: what is committed so far.
+        name: the reservation.
+        least: what it must come to, to be of use.
+        wanted: what it should come to, as far as the ceilings leave it.
+        day: whose money it is.
+        ceilings: the limits.
+        now: the time.
+        expires_at: until when requests may be sent on it.
+    """
+    before = month.reservations.get(name)
+    held = before.amount if before else Decimal(0)
+    left = month.left(ceilings, day)
+    amount = wanted if left is None else max(held, min(wanted, held + left))
+    if amount < least:
+        return None
+    made = Reservation(day=day, amount=amount, taken_at=before.taken_at if before else now, expires_at=expires_at)
+    changed = _with(month, reservations={**month.reservations, name: made})
+    low = [
+        _label(period, day)
+        for period, limit in ceilings.limits()
+        if changed.committed(_span(period, day)) >= WARN_AT * limit and _label(period, day) not in month.warned
+    ]
+    return _with(changed, warned=(*month.warned, *low))
+
+
+def settle(month: MonthlySpend, name: str, use: Use, *, seen: Reservation | None = None) -> MonthlySpend:
+    """Ends a reservation: what it was not used for is free again. One that is not there any more is settled already.
+
+    Args:
+        month: what is committed so far.
+        name: the reservation.
+        use: what it was used for.
+        seen: the reservation that was taken for dead; one that was renewed since is left alone.
+    """
+    ended = month.reservations.get(name)
+    if ended is None or (seen is not None and ended != seen):
+        return month
+    unclear = _unclear(ended.day, use)
+    return _with(
+        month,
+        reservations={other: item for other, item in month.reservations.items() if other != name},
+        spent=_added(month.spent, ended.day, use.spent),
+        unclear=(*month.unclear, *unclear),
+    )
+
+
+def resolve(month: MonthlySpend, item: UnclearSpend, use: Use) -> MonthlySpend:
+    """Takes over what the record says of an unclear amount, if it says more by now."""
+    if use.unclear or item not in month.unclear:
+        return month
+    left = list(month.unclear)
+    left.remove(item)
+    return _with(month, unclear=tuple(left), spent=_added(month.spent, item.day, use.spent))
+
+
+def use_of(generations: Iterable[Generation], reservation: str) -> Use:
+    """What these generations used of a reservation."""
+    return _use(item for item in _paid(generations) if item[1].reservation == reservation)
+
+
+def use_of_attempt(generation: Generation | None, number: int) -> Use:
+    """What one attempt came to; without a record, nothing was ever claimed."""
+    found = [] if generation is None else [generation]
+    return _use(item for item in _paid(found) if item[1].number == number)
+
+
+def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
+    """The month as it stands before its first reservation: what was paid by claims in it, with or without ceilings.
+
+    Args:
+        generations: all that may have been claimed in it.
+        first: the first day of the month.
+    """
+    by_day: dict[date, list[tuple[Generation, Attempt]]] = {}
+    for found, attempt in _paid(generations):
+        day = attempt.claimed_at.astimezone(UTC).date()
+        if month_of(day) == month_of(first):
+            by_day.setdefault(day, []).append((found, attempt))
+    uses = {day: _use(paid) for day, paid in by_day.items()}
+    return MonthlySpend(
+        spent={day: use.spent for day, use in uses.items() if use.spent},
+        unclear=tuple(item for day, use in uses.items() for item in _unclear(day, use)),
+    )
+
+
+def in_the_way(month: MonthlySpend, ceilings: Ceilings, day: date, amount: Decimal) -> tuple[Period, Decimal] | None:
+    """The ceiling that does not leave this amount, the month's first: it lasts longer. None: both leave it."""
+    return next(
+        (
+            (period, limit)
+            for period, limit in reversed(list(ceilings.limits()))
+            if month.committed(_span(period, day)) + amount > limit
+        ),
+        None,
+    )
+
+
+def next_period(period: Period, day: date) -> date:
+    """The first day of the next period."""
+    if period == "day":
+        return day + timedelta(days=1)
+    return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+def month_of(day: date) -> str:
+    """The month of a day, as the object is named by it."""
+    return f"{day:%Y-%m}"
+
+
+def _with(month: MonthlySpend, **changed: Any) -> MonthlySpend:
+    return month.model_copy(update=changed)
+
+
+def _label(period: Period, day: date) -> str:
+    return day.isoformat() if period == "day" else month_of(day)
+
+
+def _span(period: Period, day: date) -> date | None:
+    return day if period == "day" else None
+
+
+def _added(spent: dict[date, Decimal], day: date, amount: Decimal) -> dict[date, Decimal]:
+    return {**spent, day: spent.get(day, Decimal(0)) + amount} if amount else spent
+
+
+def _unclear(day: date, use: Use) -> tuple[UnclearSpend, ...]:
+    return tuple(
+        UnclearSpend(day=day, amount=amount, key=key, attempt_number=number) for key, number, amount in use.unclear
+    )
+
+
+def _paid(generations: Iterable[Generation]) -> Iterator[tuple[Generation, Attempt]]:
+    return ((found, attempt) for found in generations for attempt in payments(found))
+
+
+def _use(paid: Iterable[tuple[Generation, Attempt]]) -> Use:
+    spent, unclear = Decimal(0), list[tuple[str, int, Decimal]]()
+    for found, attempt in paid:
+        price = attempt.price or Decimal(0)
+        if attempt.state in UNCLEAR:
+            unclear.append((found.key, attempt.number, price))
+        else:
+            spent += price
+    return Use(spent, tuple(unclear))

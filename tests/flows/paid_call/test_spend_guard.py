@@ -1,0 +1,336 @@
+"""The ceilings per day and month, on a real store: never exceeded, and nothing stays reserved for ever."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from blocks import ApixoApi, VideoArchive
+from deployments.sandbox import Fault, SandboxServer
+from flows.paid_call import Accepted, LostRace, Outcome, Rejected, SpendGuard, Unclear
+from flows.record import transitions
+from flows.record.errors import CeilingError, LedgerError, UnconfirmedError
+from flows.record.generation import Generation, Owner, Problem, State
+from flows.record.ledger import Entry, Ledger
+from flows.record.payments import spent_on
+from flows.record.spend import Ceilings, MonthlySpend, month_of
+from flows.resolution import allow_resubmission, look
+from flows.resources import Resources, open_resources
+from flows.submission import Submission
+from tests.flows.test_submit import recorded, submit
+from tests.support import KITE, make_api, unique
+from tests.support.events import Sent
+
+pytestmark = pytest.mark.usefixtures("sent")
+
+Answer = type[Accepted] | type[Rejected] | type[LostRace] | type[Unclear]
+
+PRICE = Decimal(2)
+RACERS, ROWS = 8, 50
+NO = Problem(kind="RateLimitError", message="no")
+
+
+@asynccontextmanager
+async def opened(archive: VideoArchive) -> AsyncIterator[Ledger]:
+    store = archive.store()
+    try:
+        yield Ledger(store)
+    finally:
+        await store.aclose()
+
+
+@pytest.fixture
+async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
+    async with opened(archive) as made:
+        yield made
+
+
+def guard(ledger: Ledger, per_day: Decimal | int, *, now: Callable[[], datetime] | None = None) -> SpendGuard:
+    return SpendGuard(ledger, Ceilings(Decimal(per_day)), now=now or (lambda: datetime.now(UTC)))
+
+
+async def claim(ledger: Ledger, key: str, reservation: str | None, over: Entry | None = None) -> Entry:
+    made = transitions.claim(
+        over.generation if over else None,
+        key=key,
+        request=KITE,
+        owner=Owner(host="h", pid=1),
+        lease_seconds=1,
+        now=datetime.now(UTC),
+        price=PRICE,
+        reservation=reservation,
+    )
+    entry = await ledger.claim(made, over=over)
+    assert entry is not None
+    return entry
+
+
+async def answer(ledger: Ledger, claimed: Entry, answered: Answer) -> Outcome:
+    """Writes down what the provider said, as the paid call does."""
+    key, now = claimed.generation.key, datetime.now(UTC)
+
+    def how(found: Generation) -> Generation:
+        number = len(found.attempts)
+        if answered is Rejected:
+            return transitions.rejected(found, attempt_number=number, problem=NO, now=now)
+        if answered is Unclear:
+            return transitions.unconfirmed(found, attempt_number=number, problem=NO, now=now)
+        return transitions.submitted(found, attempt_number=number, task_id=f"{key}-{number}", now=now)
+
+    entry = await ledger.change(key, how, known=claimed)
+    if answered is Rejected:
+        return Rejected(entry)
+    if answered is Unclear:
+        return Unclear(entry, UnconfirmedError("unclear"), RuntimeError())
+    return Accepted(entry, f"{key}-1")
+
+
+async def pay(ledger: Ledger, spending: SpendGuard, key: str, answered: Answer = Accepted) -> None:
+    async with spending.reserved(key, "sora-2", PRICE) as reserved:
+        reserved.outcome = await answer(ledger, await claim(ledger, key, reserved.name), answered)
+
+
+async def month(ledger: Ledger) -> MonthlySpend:
+    found = await ledger.spend.read(month_of(datetime.now(UTC).date()))
+    assert found is not None
+    return found
+
+
+async def paid_in_all(ledger: Ledger) -> Decimal:
+    return spent_on([entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry], None)
+
+
+async def test_eight_racing_batches_spend_what_is_allowed_to_within_one_video(
+    archive: VideoArchive, ledger: Ledger
+) -> None:
+    ceiling = PRICE * 100 + 1  # half a video is left over
+
+    async def batch(number: int) -> int:
+        made = 0
+        async with opened(archive) as own:
+            spending = guard(own, ceiling)
+            spending.expect(ROWS * PRICE)
+            for row in range(ROWS):
+                # Every seventh is refused: its money is used again by a later row.
+                answered: Answer = Rejected if row % 7 == 6 else Accepted
+                try:
+                    await pay(own, spending, f"b{number}-{row}", answered)
+                except CeilingError:
+                    break
+                made += 1
+            await spending.aclose()
+        return made
+
+    counts: list[int] = []
+    threads = [
+        threading.Thread(target=lambda number=number: counts.append(asyncio.run(batch(number))))
+        for number in range(RACERS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert len(counts) == RACERS
+    paid = await paid_in_all(ledger)
+    assert paid == PRICE * 100
+    found = await month(ledger)
+    assert (found.spent_in(), found.reservations, found.unclear) == (paid, {}, ())
+
+
+async def test_fifty_rows_write_the_month_three_times_and_once_at_the_end(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[str] = []
+    put_if = ledger._store.put_if
+
+    async def counted(name: str, data: bytes, **options: object) -> str:
+        writes.append(name)
+        return await put_if(name, data, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger._store, "put_if", counted)
+    spending = guard(ledger, 1000)
+    spending.expect(ROWS * PRICE)
+    await asyncio.gather(*(pay(ledger, spending, f"k{row}") for row in range(ROWS)))
+    await spending.aclose()
+    assert sum(name.startswith("budget/") for name in writes) == 1 + 3 + 1  # the first begins the month
+
+
+async def test_what_dead_runs_have_left_comes_back_and_what_is_unclear_when_it_is_resolved(ledger: Ledger) -> None:
+    dead = guard(ledger, 10 * PRICE)
+    dead.expect(10 * PRICE)
+    for key, answered in (("a", Accepted), ("b", Unclear), ("c", Rejected)):
+        await pay(ledger, dead, key, answered)
+    async with dead.reserved("d", "sora-2", PRICE) as reserved:  # it dies after its claim
+        await claim(ledger, "d", reserved.name)
+    living = guard(ledger, 10 * PRICE)
+    with pytest.raises(CeilingError, match=r"max_spend_per_day is 20, of which 0 are spent, 0 unclear and 20 reserved"):
+        await pay(ledger, living, "e")
+    soon = datetime.now(UTC) + timedelta(minutes=43)
+    heir = guard(ledger, 10 * PRICE, now=lambda: soon)
+    if soon.date() != datetime.now(UTC).date():
+        pytest.skip("another day has begun")
+    heir.expect(20 * PRICE)
+    for number in range(7):
+        await pay(ledger, heir, f"f{number}")
+    with pytest.raises(CeilingError, match=r"of which 2 are spent, 4 unclear and 14 reserved"):
+        await pay(ledger, heir, "g")
+    assert await paid_in_all(ledger) == 10 * PRICE
+    await ledger.change(
+        "b", lambda now: transitions.resubmit_allowed(now, attempt_number=1, note="no", now=datetime.now(UTC))
+    )
+    other = guard(ledger, 10 * PRICE, now=lambda: soon)
+    await pay(ledger, other, "h")
+    for spending in (heir, other, dead):  # the dead one comes back to life, too late to change anything
+        await spending.aclose()
+    found = await month(ledger)
+    assert (found.spent_in(), found.unclear_in(), found.reservations) == (9 * PRICE, PRICE, {})
+
+
+@pytest.mark.parametrize("answered", [Rejected, LostRace])
+async def test_a_call_that_cost_nothing_is_free_again_in_the_same_run(
+    ledger: Ledger,
+    answered: Answer,
+) -> None:
+    spending = guard(ledger, PRICE)
+    for key in ("a", "b"):
+        if answered is Rejected:
+            await pay(ledger, spending, key, Rejected)
+        else:
+            async with spending.reserved(key, "sora-2", PRICE) as reserved:
+                reserved.outcome = LostRace()
+    await pay(ledger, spending, "c")
+    with pytest.raises(CeilingError):
+        await pay(ledger, spending, "d")
+
+
+async def test_a_rejection_whose_task_somebody_has_named_meanwhile_is_not_free(ledger: Ledger) -> None:
+    spending = guard(ledger, PRICE)
+    async with spending.reserved("a", "sora-2", PRICE) as reserved:
+        named = await answer(ledger, await claim(ledger, "a", reserved.name), Accepted)
+        assert isinstance(named, Accepted)
+        reserved.outcome = Rejected(named.entry)
+    with pytest.raises(CeilingError):
+        await pay(ledger, spending, "b")
+    await spending.aclose()
+    assert (await month(ledger)).spent_in() == PRICE
+
+
+async def test_a_run_that_was_away_for_long_starts_anew(ledger: Ledger) -> None:
+    now = datetime.now(UTC).replace(hour=1)
+    sleeper = guard(ledger, 10 * PRICE, now=lambda: now)
+    await pay(ledger, sleeper, "a")
+    await ledger.spend.change(month_of(now.date()), lambda found: found.model_copy(update={"reservations": {}}))
+    now += timedelta(hours=2)
+    await pay(ledger, sleeper, "b")
+    (left,) = (await month(ledger)).reservations.values()
+    assert left.amount == PRICE  # not that of the first one once more
+
+
+async def test_each_day_has_its_own_money_and_the_month_counts_them_all(
+    ledger: Ledger, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2025, 11, 28, 23, 59, 50, tzinfo=UTC)
+
+    async def everything(_: datetime) -> list[Generation]:  # the store's clock is not the test's
+        return [entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry]
+
+    monkeypatch.setattr(ledger, "changed_since", everything)
+    spending = SpendGuard(ledger, Ceilings(PRICE, 2 * PRICE), now=lambda: now)
+    async with spending.reserved("a", "sora-2", PRICE) as reserved:
+        assert reserved.valid_until == datetime(2025, 11, 29, tzinfo=UTC)  # with its day
+        reserved.outcome = await answer(ledger, await claim(ledger, "a", reserved.name), Accepted)
+    with pytest.raises(CeilingError, match="from 2025-11-29 00:00 UTC on"):
+        await pay(ledger, spending, "b")
+    now = datetime(2025, 11, 29, 12, tzinfo=UTC)
+    await pay(ledger, spending, "c")
+    now = datetime(2025, 11, 30, 12, tzinfo=UTC)
+    with pytest.raises(CeilingError, match=r"max_spend_per_month is 4.*from 2025-12-01 00:00 UTC on"):
+        await pay(ledger, spending, "d")
+    now = datetime(2025, 12, 1, 12, tzinfo=UTC)
+    await pay(ledger, spending, "d")
+
+
+async def test_a_month_that_cannot_be_read_stops_everything(ledger: Ledger) -> None:
+    await ledger._store.put(f"budget/{datetime.now(UTC):%Y-%m}.json", b"junk")
+    with pytest.raises(LedgerError, match="cannot be read"):
+        await pay(ledger, guard(ledger, 100), "a")
+    assert await ledger.keys() == []
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    """Four seconds for two: the ceiling leaves one video and a half."""
+    return make_api(sandbox, price_per_second=Decimal("0.5"), max_spend_per_day=Decimal(3), currency="USD")
+
+
+@pytest.fixture(params=["answered", "not answered"])
+def unclear(request: pytest.FixtureRequest, sandbox: SandboxServer) -> bool:
+    """Whether the paid call stays without an answer."""
+    lost: bool = request.param == "not answered"
+    if lost:
+        sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    return lost
+
+
+async def test_at_the_ceiling_a_run_ends_before_the_claim_and_says_when_it_may_go_on(
+    key: str, resources: Resources, sandbox: SandboxServer, unclear: bool, sent: Sent
+) -> None:
+    if unclear:
+        with pytest.raises(UnconfirmedError):
+            await submit(key, resources)
+    else:
+        await submit(key, resources)
+    second = unique("second")
+    today = datetime.now(UTC).date()
+    with pytest.raises(CeilingError, match=rf"{second} was not submitted.*from {today + timedelta(days=1)} 00:00 UTC"):
+        await Submission(second, KITE.model_copy(update={"prompt": "Another"}), resources).run()
+    assert await resources.ledger.read(second) is None
+    assert len(sandbox.tasks) == 1
+    found = await recorded(key, resources)
+    await resources.spending.aclose()
+    spent = await month(resources.ledger)
+    assert found.attempt.reservation is not None
+    assert (spent.spent_in(today), spent.unclear_in(today)) == ((Decimal(0), PRICE) if unclear else (PRICE, Decimal(0)))
+    assert not [event for event in sent.all() if event.event == "sora.budget.low"]  # two thirds
+
+
+async def test_money_runs_low_once_a_day(
+    archive: VideoArchive, sandbox: SandboxServer, sent: Sent, prefect_server: object
+) -> None:
+    limits = {"max_spend_per_day": Decimal(4), "max_spend_per_month": Decimal(50)}
+    api = make_api(sandbox, price_per_second=Decimal("0.5"), **limits)
+    for number in range(2):
+        async with open_resources(api, archive, pays=True) as own:
+            await submit(f"k{number}", own, KITE.model_copy(update={"prompt": f"Number {number}"}))
+    async with open_resources(api, archive, pays=True) as own:
+        with pytest.raises(CeilingError):
+            await submit("k3", own, KITE.model_copy(update={"prompt": "Number 3"}))
+    (low,) = [event for event in sent.all() if event.event == "sora.budget.low"]
+    assert low.resource.id == f"sora.budget.{datetime.now(UTC).date()}"
+    assert low.payload["committed"] == "4.0"
+
+
+async def test_a_ceiling_without_a_price_is_an_error_that_says_so(
+    key: str, archive: VideoArchive, sandbox: SandboxServer, prefect_server: object
+) -> None:
+    api = make_api(sandbox, max_spend_per_month=Decimal(100))
+    async with open_resources(api, archive, pays=True) as own:
+        with pytest.raises(CeilingError, match="need the price of sora-2, and none is known: set price_per_second"):
+            await submit(key, own)
+    assert len(sandbox.tasks) == 0
+
+
+async def test_a_person_who_says_that_nothing_was_taken_gets_the_money_back(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_before"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    await resources.spending.aclose()
+    await allow_resubmission(await look(key, resources), resources)
+    made = await submit(key, resources)
+    assert (made.state, len(made.attempts), len(sandbox.tasks)) == (State.SUBMITTED, 2, 1)

@@ -1,0 +1,103 @@
+"""What was spent, by the prices at the time."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from apixo import Failed, Succeeded, VideoRequest
+from flows.record import transitions
+from flows.record.costs import CostRow, Group, costs, fate, total_costs
+from flows.record.generation import ArchivedObject, Generation, Owner, Problem
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+NO = Problem(kind="x", message="no")
+
+
+def claimed(key: str, price: str | None = "2", *, over: Generation | None = None, **changed: Any) -> Generation:
+    fields: dict[str, Any] = {"now": NOW, "currency": "USD", "request": VideoRequest(prompt="Dunes")} | changed
+    return transitions.claim(
+        over,
+        key=key,
+        owner=Owner(host="h", pid=1),
+        lease_seconds=1,
+        price=None if price is None else Decimal(price),
+        **fields,
+    )
+
+
+def submitted(claim: Generation) -> Generation:
+    number = len(claim.attempts)
+    return transitions.submitted(claim, attempt_number=number, task_id=f"{claim.key}{number}", now=NOW)
+
+
+def failed(claim: Generation) -> Generation:
+    found = submitted(claim)
+    assert found.task_id is not None
+    status = Failed(task_id=found.task_id, state="failed", fail_code="NSFW", fail_message="no")
+    return transitions.failed(found, status, now=NOW)
+
+
+def archived(claim: Generation) -> Generation:
+    found = submitted(claim)
+    assert found.task_id is not None
+    status = Succeeded(task_id=found.task_id, state="success", result_urls=("https://r2.apixo.ai/v.mp4",))
+    video = ArchivedObject(kind="video", bucket="b", name="v", content_type="video/mp4", size_bytes=1, sha256="0")
+    done = transitions.succeeded(found, status, now=NOW)
+    return transitions.archived(done, task=done.task, objects=(video,), warnings=(), now=NOW)
+
+
+def rejected(claim: Generation) -> Generation:
+    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=NO, now=NOW)
+
+
+RECORDS = [
+    archived(claimed("a", "2", batch="spring")),
+    submitted(claimed("b", "3", batch="spring", request=VideoRequest(prompt="Dunes", tags=["x", "y"]))),
+    claimed("c", "5", model="kling-2-6"),
+    rejected(claimed("d", "100")),
+    archived(claimed("e", "7", over=failed(claimed("e", "11", now=NOW - timedelta(days=1))))),
+    submitted(claimed("f", None)),
+    submitted(claimed("g", "13", currency="EUR")),
+    submitted(claimed("h", "17", now=NOW + timedelta(days=5))),
+]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("model", {("kling-2-6", "USD"): 5, ("sora-2", "EUR"): 13, ("sora-2", "USD"): 23}),
+        ("tag", {("(none)", "EUR"): 13, ("(none)", "USD"): 25, ("x", "USD"): 3, ("y", "USD"): 3}),
+        ("batch", {("(none)", "EUR"): 13, ("(none)", "USD"): 23, ("spring", "USD"): 5}),
+        ("day", {("2026-11-27", "USD"): 11, ("2026-11-28", "EUR"): 13, ("2026-11-28", "USD"): 17}),
+    ],
+)
+def test_each_payment_counts_in_its_group(by: Group, expected: dict[tuple[str, str], int]) -> None:
+    assert {(row.group, row.currency): row.total for row in costs(RECORDS, "2026-11", by)} == expected
+
+
+def test_what_became_of_the_money() -> None:
+    euros, dollars = total_costs(RECORDS, "2026-11")
+    assert euros == CostRow(group="total", currency="EUR", payments=1, open=Decimal(13))
+    assert dollars == CostRow(
+        group="total",
+        currency="USD",
+        payments=6,
+        archived=Decimal(9),
+        open=Decimal(3),
+        unclear=Decimal(5),
+        failed=Decimal(11),
+        unpriced=1,
+    )
+
+
+def test_a_late_answers_task_is_one_payment_whose_end_the_later_attempt_knows() -> None:
+    lost = transitions.unconfirmed(claimed("a"), attempt_number=1, problem=NO, now=NOW)
+    freed = transitions.resubmit_allowed(lost, attempt_number=1, note="no", now=NOW)
+    again = rejected(claimed("a", over=freed))
+    late = transitions.submitted(again, attempt_number=1, task_id="t", now=NOW)
+    ended = transitions.failed(late, Failed(task_id="t", state="failed", fail_code="", fail_message=""), now=NOW)
+    assert fate(ended, ended.attempts[0]) == "failed"
+    (row,) = total_costs([ended], "2026-11")
+    assert [row.payments, row.failed, row.total] == [1, 2, 2]

@@ -1,0 +1,279 @@
+"""What may be spent in a month: no order of reservations, claims, answers, deaths and settlements exceeds a ceiling."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from apixo import VideoRequest
+from flows.record import transitions
+from flows.record.generation import Generation, Owner, Problem
+from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
+from flows.record.spend import (
+    Ceilings,
+    MonthlySpend,
+    Period,
+    Use,
+    first_count,
+    in_the_way,
+    next_period,
+    reserve,
+    resolve,
+    settle,
+    use_of,
+    use_of_attempt,
+)
+
+DAY = date(2026, 11, 28)
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+PRICE = Decimal(3)
+NO = Problem(kind="RateLimitError", message="no")
+
+
+def made(
+    month: MonthlySpend, name: str, least: int, wanted: int, *, ceilings: Ceilings, day: date = DAY
+) -> MonthlySpend | None:
+    return reserve(
+        month,
+        name,
+        least=Decimal(least),
+        wanted=Decimal(wanted),
+        day=day,
+        ceilings=ceilings,
+        now=NOW,
+        expires_at=NOW + timedelta(minutes=10),
+    )
+
+
+def claimed(key: str, reservation: str | None, over: Generation | None = None, *, at: datetime = NOW) -> Generation:
+    return transitions.claim(
+        over,
+        key=key,
+        request=VideoRequest(prompt="Dunes"),
+        owner=Owner(host="h", pid=1),
+        lease_seconds=1,
+        now=at,
+        price=PRICE,
+        reservation=reservation,
+    )
+
+
+def taken(claim: Generation) -> Generation:
+    number = len(claim.attempts)
+    return transitions.submitted(claim, attempt_number=number, task_id=f"{claim.key}-{number}", now=NOW)
+
+
+def rejected(claim: Generation) -> Generation:
+    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=NO, now=NOW)
+
+
+def unconfirmed(claim: Generation) -> Generation:
+    return transitions.unconfirmed(claim, attempt_number=len(claim.attempts), problem=NO, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("per_day", "per_month", "least", "wanted", "amount"),
+    [
+        (100, None, 3, 60, 60),  # as much as is wanted
+        (30, None, 3, 60, 30),  # or as is left
+        (None, 30, 3, 60, 30),
+        (50, 30, 3, 60, 30),  # the smaller one counts
+        (30, 50, 3, 60, 30),
+        (2, None, 3, 60, None),  # too little for one video
+        (3, None, 3, 60, 3),
+        (0, None, 3, 3, None),
+        (0, None, 0, 0, 0),  # a video that costs nothing
+    ],
+)
+def test_a_reservation_takes_what_is_wanted_as_far_as_it_is_left(
+    per_day: int | None, per_month: int | None, least: int, wanted: int, amount: int | None
+) -> None:
+    ceilings = Ceilings(
+        None if per_day is None else Decimal(per_day), None if per_month is None else Decimal(per_month)
+    )
+    month = made(MonthlySpend(), "a", least, wanted, ceilings=ceilings)
+    assert (month.reservations["a"].amount if month else None) == amount
+
+
+def test_a_write_whose_reply_was_lost_reserves_nothing_more_when_it_is_made_again() -> None:
+    once = made(MonthlySpend(), "a", 3, 60, ceilings=Ceilings(Decimal(50)))
+    assert once is not None
+    assert made(once, "a", 3, 60, ceilings=Ceilings(Decimal(50))) == once
+
+
+def test_a_month_has_one_warning_for_each_day_and_one_for_itself() -> None:
+    ceilings = Ceilings(Decimal(10), Decimal(20))
+    month = made(MonthlySpend(), "a", 3, 7, ceilings=ceilings)
+    assert month is not None
+    assert month.warned == ()
+    month = made(month, "a", 8, 8, ceilings=ceilings)
+    assert month is not None
+    assert month.warned == ("2026-11-28",)
+    month = made(month, "b", 8, 8, ceilings=ceilings, day=date(2026, 11, 29))
+    assert month is not None
+    assert month.warned == ("2026-11-28", "2026-11-29", "2026-11")
+    again = made(month, "b", 9, 9, ceilings=ceilings, day=date(2026, 11, 29))
+    assert again is not None
+    assert again.warned == month.warned
+
+
+def test_what_a_dead_run_used_stands_in_the_ledger() -> None:
+    late = claimed("late", "a")
+    records = [
+        taken(claimed("spent", "a")),
+        rejected(claimed("free", "a")),
+        unconfirmed(claimed("unclear", "a")),
+        late,  # its run died between the claim and the answer
+        taken(claimed("again", "a", rejected(claimed("again", "a")))),
+        taken(claimed("other", "b")),
+        taken(claimed("none", None)),
+    ]
+    use = use_of(records, "a")
+    assert use == Use(2 * PRICE, (("unclear", 1, PRICE), ("late", 1, PRICE)))
+    month = made(MonthlySpend(), "a", 60, 60, ceilings=Ceilings(Decimal(60)))
+    assert month is not None
+    month = settle(month, "a", use)
+    assert (month.spent_in(DAY), month.unclear_in(DAY), month.reserved_in(DAY)) == (2 * PRICE, 2 * PRICE, Decimal(0))
+    assert settle(month, "a", use) == month  # only once
+    for item, said in zip(month.unclear, (taken(records[2]), rejected(late)), strict=True):
+        assert resolve(month, item, use_of_attempt(claimed("x", "a"), 1)) == month  # nobody knows yet
+        month = resolve(month, item, use_of_attempt(said, item.attempt_number))
+    assert (month.spent_in(DAY), month.unclear_in(DAY)) == (3 * PRICE, Decimal(0))
+
+
+def test_a_reservation_that_was_renewed_is_not_taken_for_dead() -> None:
+    month = made(MonthlySpend(), "a", 3, 60, ceilings=Ceilings(Decimal(60)))
+    assert month is not None
+    seen = month.reservations["a"]
+    expiry = seen.expires_at + 2 * CLOCKS_DIFFER_AT_MOST
+    assert not month.dead(expiry)
+    assert month.dead(expiry + timedelta(seconds=1)) == {"a": seen}
+    renewed = reserve(
+        month,
+        "a",
+        least=PRICE,
+        wanted=PRICE,
+        day=DAY,
+        ceilings=Ceilings(Decimal(60)),
+        now=NOW,
+        expires_at=NOW + timedelta(hours=1),
+    )
+    assert renewed is not None
+    assert renewed.reservations["a"].amount == 60
+    assert settle(renewed, "a", Use(), seen=seen) == renewed
+
+
+def test_a_month_begins_with_what_was_paid_in_it_before_there_was_a_ceiling() -> None:
+    records = [
+        taken(claimed("a", None)),
+        unconfirmed(claimed("b", None)),
+        rejected(claimed("c", None)),
+        taken(claimed("d", None, at=NOW - timedelta(days=1))),
+        taken(claimed("e", None, at=NOW - timedelta(days=28))),
+    ]
+    month = first_count(records, DAY.replace(day=1))
+    assert (month.spent_in(DAY), month.unclear_in(DAY), month.spent_in()) == (PRICE, PRICE, 2 * PRICE)
+
+
+@pytest.mark.parametrize(
+    ("period", "day", "following"),
+    [
+        ("day", date(2026, 11, 30), date(2026, 12, 1)),
+        ("month", date(2026, 11, 1), date(2026, 12, 1)),
+        ("month", date(2026, 12, 31), date(2027, 1, 1)),
+        ("month", date(2028, 1, 31), date(2028, 2, 1)),
+    ],
+)
+def test_when_it_may_go_on(period: Period, day: date, following: date) -> None:
+    assert next_period(period, day) == following
+
+
+def test_the_ceiling_that_lasts_longer_is_named() -> None:
+    month = MonthlySpend(spent={DAY: Decimal(10)})
+    assert in_the_way(month, Ceilings(Decimal(10), Decimal(10)), DAY, PRICE) == ("month", Decimal(10))
+    assert in_the_way(month, Ceilings(Decimal(10), Decimal(20)), DAY, PRICE) == ("day", Decimal(10))
+    assert in_the_way(month, Ceilings(Decimal(20), Decimal(20)), DAY, PRICE) is None
+
+
+class Spending(RuleBasedStateMachine):
+    """Runs that reserve, claim, get an answer or none, end or die, in any order, on two days of a month."""
+
+    CEILINGS = Ceilings(Decimal(15), Decimal(24))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.month = MonthlySpend()
+        self.records: dict[str, Generation] = {}
+        self.held: dict[str, tuple[date, Decimal]] = {}
+        self.used: dict[str, Decimal] = {}
+        self.dead: set[str] = set()
+
+    @rule(run=st.sampled_from("abc"), day=st.sampled_from((DAY, DAY + timedelta(days=1))), videos=st.integers(1, 4))
+    def reserves_and_claims(self, run: str, day: date, videos: int) -> None:
+        name = f"{run}-{day}"
+        if name in self.dead:
+            return
+        used = self.used.get(name, Decimal(0))
+        if name not in self.held or self.held[name][1] < used + PRICE:
+            month = made(
+                self.month, name, int(used + PRICE), int(used + videos * PRICE), ceilings=self.CEILINGS, day=day
+            )
+            if month is None:
+                return
+            self.month, self.held[name] = month, (day, month.reservations[name].amount)
+        key = f"k{len(self.records)}"
+        self.records[key] = claimed(key, name)
+        self.used[name] = used + PRICE
+
+    def _claims(self) -> list[str]:
+        return sorted(key for key, found in self.records.items() if found.state in ("claimed", "unconfirmed"))
+
+    @precondition(lambda self: self._claims())
+    @rule(data=st.data(), how=st.sampled_from((taken, rejected, unconfirmed)))
+    def is_answered(self, data: st.DataObject, how: object) -> None:
+        key = data.draw(st.sampled_from(self._claims()))
+        self.records[key] = how(self.records[key])  # type: ignore[operator]
+        name = self.records[key].attempt.reservation
+        if self.records[key].state == "rejected" and name is not None and name not in self.dead:
+            self.used[name] -= PRICE
+
+    @precondition(lambda self: self.held.keys() - self.dead)
+    @rule(data=st.data())
+    def ends_or_dies_and_is_settled(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.held.keys() - self.dead)))
+        self.month = settle(self.month, name, use_of(self.records.values(), name))
+        self.dead.add(name)
+
+    @rule()
+    def looks_up_what_was_unclear(self) -> None:
+        for item in self.month.unclear:
+            self.month = resolve(self.month, item, use_of_attempt(self.records.get(item.key), item.attempt_number))
+
+    @invariant()
+    def no_ceiling_is_exceeded(self) -> None:
+        by_day: dict[date, Decimal] = {}
+        for found in self.records.values():
+            name = found.attempt.reservation
+            if found.state != "rejected" and name is not None:
+                day = self.held[name][0]
+                by_day[day] = by_day.get(day, Decimal(0)) + PRICE
+        assert self.CEILINGS.per_day is not None
+        assert self.CEILINGS.per_month is not None
+        assert all(amount <= self.CEILINGS.per_day for amount in by_day.values())
+        assert sum(by_day.values()) <= self.CEILINGS.per_month
+        assert all(self.month.committed(day) >= amount for day, amount in by_day.items())
+
+    def teardown(self) -> None:
+        """With all settled, what counts is what was, or may have been, paid: nothing stays reserved for nobody."""
+        for name in self.held.keys() - self.dead:
+            self.month = settle(self.month, name, use_of(self.records.values(), name))
+        self.looks_up_what_was_unclear()
+        paid = [found for found in self.records.values() if found.state != "rejected"]
+        assert self.month.committed() == PRICE * len(paid)
+
+
+TestSpending = Spending.TestCase
+TestSpending.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,84 @@
+"""What the account has left, where the API says so, and what is said about it."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from apixo import StatusClient
+from blocks import ApixoApi
+from blocks.prices import Price
+from deployments.sandbox import SandboxServer
+from flows.balance import BalanceError, check_balance, describe_balance, known_balance, shortfall
+from flows.checks import check_account
+from tests.apixo.wire import http, reply, serving
+from tests.support import make_api
+from tests.support.events import Sent
+
+
+@pytest.mark.parametrize(
+    ("balance", "needed", "currency", "short"),
+    [
+        (10, 10, "USD", False),
+        (9, 10, "USD", True),
+        (9, 10, None, True),
+        (9, 10, "usd", True),
+        (9, 10, "EUR", False),  # not to be compared
+        (-1, 0, None, True),
+    ],
+)
+def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | None, short: bool) -> None:
+    assert (shortfall(Decimal(balance), Decimal(needed), currency) is not None) is short
+
+
+@pytest.mark.parametrize(
+    ("fields", "described"),
+    [
+        ({}, "74.87 USD"),
+        ({"price_per_second": Decimal("0.5")}, "74.87 USD, which is 149 s of sora-2"),
+        ({"price_per_second": Decimal("0.5"), "currency": "EUR"}, "74.87 USD"),
+        ({"prices": {"sora-2": Price(per_video=Decimal(1))}}, "74.87 USD"),
+        ({"price_per_second": Decimal(0)}, "74.87 USD"),
+    ],
+)
+def test_what_the_balance_buys(sandbox: SandboxServer, fields: dict[str, Any], described: str) -> None:
+    assert describe_balance(Decimal("74.87"), make_api(sandbox, **fields)) == described
+
+
+async def test_the_balance_is_a_finding(api: ApixoApi) -> None:
+    async with api.status_client() as client:
+        (found,) = await check_account(client, api)
+        low = api.model_copy(update={"balance_warning_below": Decimal(1000)})
+        (warned,) = await check_account(client, low)
+    assert (found.name, found.outcome, found.detail) == ("balance", "ok", "100.00 USD")
+    assert (warned.outcome, warned.detail) == ("warning", "100.00 USD. Top up the APIXO account.")
+
+
+NONE = [
+    http(404, "{}"),
+    http(501, "<html>"),
+    http(503, ""),
+    http(403, {"code": 403, "message": "no", "data": None}),
+    http(200, {"code": 200, "message": "success", "data": "74.87"}),
+    http(200, "junk"),
+]
+
+
+@pytest.mark.parametrize("answer", NONE, ids=range(len(NONE)))
+async def test_where_the_api_gives_no_balance_nothing_is_said(answer: bytes, api: ApixoApi, sent: Sent) -> None:
+    async with serving(reply(answer)) as server:
+        strict = api.model_copy(update={"require_balance": True, "balance_warning_below": Decimal(1000)})
+        async with StatusClient("key", base_url=server.url, retry_delay_seconds=0.01) as client:
+            assert await known_balance(client) is None
+            assert await check_balance(client, strict, Decimal(50), batch_key="k") is None
+            assert await check_account(client, strict) == []
+        assert len(server.requests) == 3  # asked once each
+    assert sent.all() == []
+
+
+async def test_a_balance_that_is_required_and_missing_is_an_error(api: ApixoApi) -> None:
+    strict = api.model_copy(update={"require_balance": True})
+    async with api.status_client() as client:
+        assert await check_balance(client, strict, Decimal(100), batch_key="k") is None
+        with pytest.raises(BalanceError, match=r"has 100\.00 USD left, .* cost 101\. Nothing was submitted"):
+            await check_balance(client, strict, Decimal(101), batch_key="k")
