@@ -20,7 +20,7 @@ from flows.batch.earlier_keys import as_submitted, keys_of
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_account, check_before_paying
 from flows.generate_video import generate
-from flows.paid_call import price_needed
+from flows.paid_call import Outcome, Rejected, price_needed
 from flows.record.advice import (
     conflict_error,
     duplicate_error,
@@ -34,11 +34,10 @@ from flows.record.errors import (
     DuplicateRequestError,
     KeyConflictError,
     LedgerError,
-    SubmissionRejectedError,
     UnconfirmedError,
 )
 from flows.record.fallback import is_gone
-from flows.record.generation import PAID, Generation, Problem, State
+from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.payments import paid_attempts, spent_on
 from flows.resources import Resources
@@ -72,6 +71,7 @@ class Batch:
         self._before, self._budget, self._resources = before, budget, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
         self._blocked: str | None = None
+        self._stopped: str | None = None
         self._brake = OutageBrake(
             free_call(resources.client),
             outage_seconds=resources.api.submit_outage_seconds,
@@ -191,12 +191,18 @@ class Batch:
 
         @asynccontextmanager
         async def paying(model: str) -> AsyncIterator[Report]:
-            if (why := self._gone.get(row.item.models)) is not None:
-                raise BudgetError(f"{key} was not submitted: {why}.", key=key)
+            self._check_not_stopped(row)
             self._budget.reserve(key, row.item.on(model).seconds, model)
             await ramp.acquire()
             async with self._brake.call(key) as report:
-                yield report
+                self._check_not_stopped(row)  # others may have been refused while this one waited
+
+                def said(outcome: Outcome) -> None:
+                    report(outcome)
+                    if isinstance(outcome, Rejected):
+                        self._refused(row, model, outcome.entry.generation.attempt)
+
+                yield said
 
         terms = replace(self._terms, paying=paying, unclaimed=key not in self._before, batch=self._key)
         try:
@@ -224,19 +230,37 @@ class Batch:
             self._budget.release(key)
         if found is None:
             return self._row(row, "not submitted", problem=problem)
-        refusal = found.attempt.problem
-        blocked = found.state is State.REJECTED and refusal is not None and refusal.kind in ACCOUNT_ERRORS
-        empty = found.state is State.FAILED and isinstance(found.failure(), InsufficientCreditsError)
-        if is_gone(refusal) and refusal is not None:
-            if isinstance(error, SubmissionRejectedError):  # now, and of the last of its models
-                self._say_gone(row.item.models, refusal)
-        elif (blocked or empty) and refusal is not None and self._budget.closed is None:
-            self._budget.close(f"the rest of the batch would be refused as well ({refusal.message})")
-            self._blocked = refusal.message
-            emit_blocked(self._key, refusal)
+        before = self._before.get(key)
+        known = before is not None and (before.attempt.number, before.state) == (found.attempt.number, found.state)
+        if found.state is State.FAILED and not known and isinstance(found.failure(), InsufficientCreditsError):
+            self._stop(found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem))
         if isinstance(error, BudgetError | CeilingError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem=problem)
+
+    def _check_not_stopped(self, row: Row) -> None:
+        why = self._stopped or self._gone.get(row.item.models)
+        if why is not None:
+            key = row.item.key(self._key)
+            raise BudgetError(f"{key} was not submitted: {why}.", key=key)
+
+    def _refused(self, row: Row, model: str, attempt: Attempt) -> None:
+        """What a refusal means for the rows that are still to be submitted."""
+        refusal = attempt.problem
+        if attempt.state is not State.REJECTED or refusal is None:
+            return
+        if is_gone(refusal):
+            if model == row.item.models[-1]:  # those before it were refused already
+                self._say_gone(row.item.models, refusal)
+        elif refusal.kind in ACCOUNT_ERRORS:
+            self._stop(refusal)
+
+    def _stop(self, refusal: Problem) -> None:
+        """Has no further row submitted: the account or the key is refused, whatever is asked for."""
+        if self._stopped is None:
+            self._stopped = f"the rest of the batch would be refused as well ({refusal.message})"
+            self._blocked = self._blocked or refusal.message
+            emit_blocked(self._key, refusal)
 
     def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
         """Has no further row submitted that has no other model than these, which APIXO does not offer."""

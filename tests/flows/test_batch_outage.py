@@ -85,3 +85,21 @@ async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
     again = await run(stored, key, count, per_second)  # the next run goes on with the rest, and pays for nothing twice
     assert states(again) == {"archived": count - (posts - 20), "unconfirmed": posts - 20}
     assert len(sandbox.record.submits()) == count
+
+
+@pytest.mark.parametrize("kind", ["http_402", "http_400_credits", "http_401"])
+async def test_an_account_that_empties_at_row_40_stops_the_rest_and_leaves_nothing_unclear(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, sent: Sent
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind=kind, skip=40, times=-1))
+    summary = await run(stored, key, 100, 50)
+    posts = len(sandbox.record.submits())
+    assert 40 < posts <= 40 + flows.batch.brake.AT_ONCE
+    assert states(summary) == {"archived": 40, "rejected": posts - 40, "not submitted": 100 - posts}
+    assert summary.blocked is not None
+    assert len([event for event in sent.all() if event.event == "sora.provider.blocked"]) == 1
+    assert {row.problem for row in summary.rows if row.state == "not submitted"} != {""}
+    sandbox.faults.clear()  # topped up
+    again = await run(stored, key, 100, 50)
+    assert states(again) == {"archived": 100}
+    assert len(sandbox.record.charged()) == 100
