@@ -295,6 +295,15 @@ _FAILURES = {_plain(code): cls for code, cls in FAILURES.items()}
 _JUDGED = {_plain(code): part for code, part in JUDGED.items()}
 
 
+def is_output_verdict(fail_code: str) -> bool:
+    """Whether a failCode tells that the finished video was, or may have been, what the provider judged.
+
+    Codes that do not say what was judged are not among them: they may be about the prompt.
+    """
+    code = _plain(fail_code)
+    return "output" in code and "sensitivecontent" in code
+
+
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
     """The error for a failed task, of the class its `failCode` asks for. Case and underscores do not matter."""
     cls = _FAILURES.get(_plain(fail_code), GenerationFailedError)

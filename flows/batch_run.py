@@ -20,7 +20,8 @@ from flows.batch.earlier_keys import as_submitted, keys_of
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_account, check_before_paying
 from flows.generate_video import generate
-from flows.paid_call import Outcome, Rejected, price_needed
+from flows.paid_call import Accepted, Outcome, Rejected, price_needed
+from flows.record import moderation
 from flows.record.advice import (
     conflict_error,
     duplicate_error,
@@ -198,6 +199,8 @@ class Batch:
                 self._check_not_stopped(row)  # others may have been refused while this one waited
 
                 def said(outcome: Outcome) -> None:
+                    if isinstance(outcome, Accepted):
+                        self._budget.pay(key)
                     report(outcome)
                     if isinstance(outcome, Rejected):
                         self._refused(row, model, outcome.entry.generation.attempt)
@@ -226,7 +229,8 @@ class Batch:
         found = entry.generation if entry is not None else None
         if isinstance(error, CeilingError):
             self._blocked = self._blocked or str(error).partition(": ")[2]
-        if paid_attempts(found) == paid_attempts(self._before.get(key)):
+        unpaid = paid_attempts(found) == paid_attempts(self._before.get(key))
+        if unpaid or isinstance(error, CeilingError) or (found is not None and found.state is State.REJECTED):
             self._budget.release(key)
         if found is None:
             return self._row(row, "not submitted", problem=problem)
@@ -299,7 +303,8 @@ class Batch:
             return self._row(row, "not submitted", problem=str(conflict_error(found)))
         if found.state is State.UNCONFIRMED:
             return self._recorded(row, found, problem=str(unconfirmed_error(found, options)))
-        if found.state is State.FAILED and not found.attempt.resubmit_allowed:
+        submitted_again = moderation.may_submit_again(found, self._resources.api.moderation_retries)
+        if found.state is State.FAILED and not (found.attempt.resubmit_allowed or submitted_again):
             return self._recorded(row, found, problem=str(failed_error(found, options)))
         return None if found.state in (State.REJECTED, State.FAILED) else self._recorded(row, found)
 

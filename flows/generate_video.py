@@ -1,6 +1,7 @@
 """The flow `generate-video`: one video, from the request to the archive."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from typing import Annotated
 
 from prefect import flow
@@ -14,6 +15,7 @@ from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.media.spool import spool_folder
 from flows.permission import rerun_by_person
+from flows.record import moderation
 from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
@@ -129,7 +131,11 @@ async def generate(
             videos = await retried(steps.fetch, pause_seconds)(paid, ended, status, folder, resources)
             archived: Generation = await retried(steps.archive, pause_seconds)(paid, ended, videos, resources)
             return archived
-    except (VideoFailedError, SupersededError):
+    except VideoFailedError:
+        if not await _may_submit_again(key, resources):
+            raise
+        return await generate(request, key, resources, replace(terms, unclaimed=False), starting=starting)
+    except SupersededError:
         raise  # there is nothing more to do for this task
     except Exception:
         run_logger().error(  # the error itself is raised, and logged by Prefect
@@ -138,3 +144,9 @@ async def generate(
             key, paid.task_id, key, paid.task_id, resources.options, resources.api.result_valid_hours,
         )  # fmt: skip
         raise
+
+
+async def _may_submit_again(key: str, resources: Resources) -> bool:
+    """Whether the output was judged and the API block has it submitted again. The record counts how often."""
+    entry = await resources.ledger.read(key)
+    return entry is not None and moderation.may_submit_again(entry.generation, resources.api.moderation_retries)

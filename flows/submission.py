@@ -12,7 +12,7 @@ from typing import Final
 from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
-from flows.record import transitions
+from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import LedgerError, SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
@@ -169,6 +169,11 @@ class Submission:
 
     async def _after_failure(self, entry: Entry) -> Entry | None:
         found = entry.generation
+        retries = self._resources.api.moderation_retries
+        if moderation.may_submit_again(found, retries):
+            note = moderation.reason(found, retries)
+            self._log.warning("%s: %s. It is paid once more.", self._key, note)
+            return await self._pay(entry, granted_by=moderation.GRANTED_BY, note=note)
         granted_by = None
         if not found.permanently_failed and not found.attempt.resubmit_allowed:
             before = found.attempt.number == self._attempts_before
@@ -192,12 +197,12 @@ class Submission:
         return await wait_for_answer(entry, self._resources)
 
     async def _pay(
-        self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None
+        self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None, note: str | None = None
     ) -> Entry | None:
         """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
         model = model or self._request.model
         async with self._terms.paying(model) as report:
-            outcome = await self._call(over, granted_by, model)
+            outcome = await self._call(over, granted_by, model, note)
             report(outcome)
         if isinstance(outcome, LostRace):
             return await self._ledger.read(self._key)
@@ -205,7 +210,7 @@ class Submission:
             raise outcome.error from outcome.cause
         return outcome.entry
 
-    async def _call(self, over: Entry | None, granted_by: str | None, model: str) -> Outcome:
+    async def _call(self, over: Entry | None, granted_by: str | None, model: str, note: str | None) -> Outcome:
         resources = self._resources
         await resources.client.turn()
         if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
@@ -230,6 +235,7 @@ class Submission:
                 granted_by=granted_by,
                 waits=self._terms.waits,
                 batch=self._terms.batch,
+                note=note,
                 options=resources.options,
                 log=self._log,
                 now=resources.now,

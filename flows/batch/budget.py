@@ -49,12 +49,13 @@ class Budget:
         self.max_spend = max_spend
         self.spent_before = spent_before
         self._reserved: dict[str, Decimal] = {}
+        self._paid = Decimal(0)
         self.closed: str | None = None
 
     @property
     def spent(self) -> Decimal | None:
         """What this run paid, as far as it knows; None without a price."""
-        return sum(self._reserved.values(), Decimal(0)) if self.counts else None
+        return self._paid + sum(self._reserved.values(), Decimal(0)) if self.counts else None
 
     @property
     def counts(self) -> bool:
@@ -86,7 +87,7 @@ class Budget:
                 "duration, or the model a price per video.",
                 key=key,
             )
-        total = self.spent_before + sum(self._reserved.values(), Decimal(0)) - (held or Decimal(0)) + price
+        total = self.spent_before + self._paid + sum(self._reserved.values(), Decimal(0)) - (held or Decimal(0)) + price
         if self.max_spend is not None and total > self.max_spend:
             self.close(
                 f"max_spend is {self.max_spend}, and with this video the batch would come to {total}. Raise it and "
@@ -94,6 +95,10 @@ class Budget:
             )
             raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
         self._reserved[key] = price
+
+    def pay(self, key: str) -> None:
+        """Says that a video was accepted: a further submission of it is paid as well."""
+        self._paid += self._reserved.pop(key, Decimal(0))
 
     def release(self, key: str) -> None:
         """Gives a price back: the video was provably not paid."""

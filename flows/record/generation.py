@@ -119,9 +119,10 @@ class Attempt(_Model):
     superseded: tuple[SupersededTask, ...] = Field(default=(), description="Paid tasks that another one replaced.")
     submitted_at: datetime | None = Field(default=None, description="When the provider's yes was known.")
     problem: Problem | None = None
-    note: str | None = Field(default=None, description="What a person or a callback did to it.")
+    note: str | None = Field(default=None, description="What a person or a callback did to it, or why it was made.")
     granted_by: str | None = Field(
-        default=None, description="The Prefect state by which a person asked for this attempt after a failure."
+        default=None,
+        description="The Prefect state by which a person asked for this attempt after a failure, or the setting.",
     )
     resubmit_allowed: bool = Field(default=False, description="A person allowed to pay once more after it failed.")
     waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if it still lives.")

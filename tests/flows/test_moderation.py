@@ -1,0 +1,163 @@
+"""Judgements on a finished video: submitted again as often as allowed, each time as an attempt of its own."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from apixo import Failed, VideoRequest
+from apixo.errors import is_output_verdict
+from blocks import VideoArchive
+from deployments.local.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer
+from deployments.sandbox import tasks as sandbox_tasks
+from flows.batch.calendar_rows import BatchItem
+from flows.batch.summary import BatchFailedError
+from flows.generate_batch import generate_batch
+from flows.record import moderation, transitions
+from flows.record.errors import UnconfirmedError, VideoFailedError
+from flows.record.generation import Generation, Owner, Problem, State
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import KITE, make_api
+
+OUTPUT = "InputOutputSensitiveContentDetected"
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("code", "output"),
+    [
+        (OUTPUT, True),
+        ("input_output_sensitive_content_detected", True),
+        ("OutputVideoSensitiveContentDetected", True),
+        ("InputImageSensitiveContentDetected", False),
+        ("SensitiveContentDetected", False),  # of what, it does not say
+        ("CONTENT_VIOLATION", False),
+        ("NSFW_DETECTED", False),
+        ("INVALID_PROMPT", False),
+        ("OUTPUT_TOO_LARGE", False),
+        ("GENERATION_FAILED", False),
+        ("", False),
+    ],
+)
+def test_only_a_code_that_tells_of_the_output_counts(code: str, output: bool) -> None:
+    assert is_output_verdict(code) is output
+
+
+def judged(over: Generation | None = None, code: str = OUTPUT, granted_by: str | None = None) -> Generation:
+    found = transitions.claim(
+        over, key="k", request=VideoRequest(prompt="Dunes"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW,
+        granted_by=granted_by,
+    )  # fmt: skip
+    number = len(found.attempts)
+    found = transitions.submitted(found, attempt_number=number, task_id=f"t{number}", now=NOW)
+    status = Failed(task_id=f"t{number}", state="failed", fail_code=code, fail_message="no")
+    return transitions.failed(found, status, now=NOW)
+
+
+def test_the_record_counts_how_often() -> None:
+    once = judged()
+    assert [moderation.may_submit_again(once, retries) for retries in (0, 1, 3)] == [False, True, True]
+    again = judged(once, granted_by=moderation.GRANTED_BY)
+    assert [moderation.may_submit_again(again, retries) for retries in (1, 2)] == [False, True]
+    assert moderation.reason(again, 2) == f"APIXO judged the output of attempt 2 ({OUTPUT}): moderation retry 2 of 2"
+    assert not moderation.may_submit_again(judged(again, code="NSFW"), 3)
+
+
+def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
+    once = judged()
+    lost = once.attempt.model_copy(update={"number": 1, "state": State.UNCONFIRMED, "task_id": None})
+    unclear = once.model_copy(update={"attempts": (lost, once.attempt.model_copy(update={"number": 2}))})
+    assert not moderation.may_submit_again(unclear, 3)
+    open_ = transitions.unconfirmed(
+        transitions.claim(
+            once, key="k", request=once.request, owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
+        ),
+        attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW,
+    )  # fmt: skip
+    assert not moderation.may_submit_again(open_, 3)
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sandbox judges its next finished videos with these codes."""
+    codes: list[str] = []
+    end = sandbox_tasks._end
+
+    def judge(task: Any, fail_code: str | None = None, fail_message: str | None = None) -> None:
+        if fail_code is None and codes:
+            fail_code, fail_message = codes.pop(0), "judged"
+        end(task, fail_code, fail_message)
+
+    monkeypatch.setattr(sandbox_tasks, "_end", judge)
+    return codes
+
+
+@pytest.fixture
+async def lenient(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
+    """Blocks that allow two more submissions."""
+    api = make_api(sandbox, moderation_retries=2, price_per_second=Decimal("0.5"), submit_timeout_seconds=20)
+    return await store_blocks(api, archive)
+
+
+async def test_a_video_whose_output_was_judged_is_submitted_again(
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    verdicts[:] = [OUTPUT, OUTPUT]
+    made = await lenient.generate(KITE, key=key)
+    assert (made.state, len(sandbox.record.submits())) == (State.ARCHIVED, 3)
+    assert [attempt.granted_by for attempt in made.attempts] == [None, "moderation_retries", "moderation_retries"]
+    assert made.attempt.note == f"APIXO judged the output of attempt 2 ({OUTPUT}): moderation retry 2 of 2"
+
+
+async def test_after_the_last_one_it_has_failed_for_good(
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    verdicts[:] = [OUTPUT] * 9
+    for _ in range(2):  # a rerun has none of its own
+        with pytest.raises(VideoFailedError, match=OUTPUT):
+            await lenient.generate(KITE, key=key)
+        assert len(sandbox.record.submits()) == 3
+
+
+@pytest.mark.parametrize("code", ["NSFW_DETECTED", "InputImageSensitiveContentDetected", "CONTENT_VIOLATION"])
+async def test_another_verdict_is_final(
+    code: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    verdicts[:] = [code]
+    with pytest.raises(VideoFailedError):
+        await lenient.generate(KITE, key=key)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_by_default_no_verdict_is_paid_again(
+    stored: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    verdicts[:] = [OUTPUT]
+    with pytest.raises(VideoFailedError):
+        await stored.generate(KITE, key=key)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_retry_without_an_answer_is_not_tried_again(
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    verdicts[:] = [OUTPUT]
+    sandbox.faults.add(Fault(call="submit", kind="reset_after", skip=1))
+    with pytest.raises(UnconfirmedError):
+        await lenient.generate(KITE, key=key)
+    with pytest.raises(UnconfirmedError):
+        await lenient.generate(KITE, key=key)
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_each_retry_counts_against_max_spend(
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    verdicts[:] = [OUTPUT, OUTPUT]
+    with pytest.raises(BatchFailedError, match="max_spend is 5"):
+        await generate_batch(
+            requests=[BatchItem(prompt="A kite")], key=key, max_spend=5, api=lenient.name, archive=lenient.name
+        )
+    assert len(sandbox.record.submits()) == 2  # 2 each
