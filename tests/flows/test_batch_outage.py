@@ -2,15 +2,19 @@
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 import flows.batch.brake
+from apixo import Failed, VideoRequest
 from blocks import ApixoApi
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.generate_batch import generate_batch
+from flows.record.generation import Owner
+from flows.record.transitions import claim, failed, submitted
 from tests.flows.conftest import StoredBlocks
 from tests.support import make_api
 from tests.support.events import Sent
@@ -103,3 +107,24 @@ async def test_an_account_that_empties_at_row_40_stops_the_rest_and_leaves_nothi
     again = await run(stored, key, 100, 50)
     assert states(again) == {"archived": 100}
     assert len(sandbox.record.charged()) == 100
+
+
+async def test_a_row_that_failed_for_credits_in_an_earlier_run_stops_no_later_one(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    """The account was topped up since. That row needs a person, the others do not."""
+    now = datetime.now(UTC)
+    request = VideoRequest(prompt="Dunes at dawn")
+    owner = Owner(host="a", pid=1)
+    claimed = claim(None, key=f"{key}-000", request=request, owner=owner, lease_seconds=1, now=now)
+    taken = submitted(claimed, attempt_number=1, task_id="task_of_an_earlier_run", now=now)
+    empty = Failed(
+        task_id="task_of_an_earlier_run", state="failed", fail_code="INSUFFICIENT_CREDITS", fail_message="empty"
+    )
+    store = stored.archive.store()
+    await store.put(f"ledger/{key}-000.json", failed(taken, empty, now=now).model_dump_json().encode())
+    await store.aclose()
+    summary = await run(stored, key, 5, 50)
+    assert states(summary) == {"failed": 1, "archived": 4}
+    assert summary.blocked is None
+    assert len(sandbox.record.submits()) == 4
