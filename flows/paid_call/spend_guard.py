@@ -139,13 +139,17 @@ class SpendGuard:
             raise CeilingError(f"{key} was not submitted: {price_needed(model)}", key=key)
         held = await self._take(key, price)
         reserved = Reserved(held.name, held.valid_until)
+        # A run that is being ended may settle while this call is still under way: the record then says what it knows.
+        was_unclear = key in held.unclear
+        held.unclear.add(key)
         try:
             yield reserved
         finally:
-            if is_free(reserved.outcome, held.name):
+            free = is_free(reserved.outcome, held.name)
+            if free:
                 held.taken[key] -= price
-            elif not isinstance(reserved.outcome, Accepted):
-                held.unclear.add(key)
+            if not was_unclear and (free or isinstance(reserved.outcome, Accepted)):
+                held.unclear.discard(key)
 
     async def aclose(self) -> None:
         """Gives back what is left. Never raises: what it cannot settle, another run settles."""

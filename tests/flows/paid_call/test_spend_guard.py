@@ -219,6 +219,16 @@ async def test_a_rejection_whose_task_somebody_has_named_meanwhile_is_not_free(l
     assert (await month(ledger)).spent_in() == PRICE
 
 
+async def test_a_run_that_settles_while_a_call_is_under_way_leaves_it_unclear(ledger: Ledger) -> None:
+    spending = guard(ledger, 10 * PRICE)
+    async with spending.reserved("a", "sora-2", PRICE) as reserved:
+        claimed = await claim(ledger, "a", reserved.name)
+        await spending.aclose()
+        assert (await month(ledger)).unclear_in() == PRICE
+        reserved.outcome = await answer(ledger, claimed, Accepted)
+    assert (await month(ledger)).committed() == PRICE
+
+
 async def test_a_run_that_was_away_for_long_starts_anew(ledger: Ledger) -> None:
     now = datetime.now(UTC).replace(hour=1)
     sleeper = guard(ledger, 10 * PRICE, now=lambda: now)
