@@ -92,6 +92,8 @@ def read_stale_release(connection: Connection) -> str:
 
     Only a key with the right `admin:ServerInfo` is told. Blocks.
     """
+    if not _is_minio(connection):
+        return ""  # elsewhere the address would be an object in somebody's bucket
     try:
         servers = json.loads(_signed_get(connection, "/minio/admin/v3/info", {}) or "{}").get("servers") or []
         drives = sum(len(server.get("drives") or []) for server in servers)
@@ -161,6 +163,14 @@ def _signed_get(connection: Connection, path: str, query: dict[str, str]) -> str
     except httpx.HTTPError:
         return ""
     return response.text if response.status_code == 200 else ""
+
+
+def _is_minio(connection: Connection) -> bool:
+    try:
+        with connection.http() as http:
+            return str(http.head(connection.url).headers.get("server", "")).startswith("MinIO")
+    except httpx.HTTPError:
+        return False
 
 
 def _xml(body: str) -> ET.Element:

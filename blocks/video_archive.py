@@ -114,7 +114,7 @@ class VideoArchive(Block):
 
     @model_validator(mode="after")
     def _bucket_apart(self) -> Self:
-        if self.endpoint.startswith(f"{self.bucket}."):
+        if self.endpoint.startswith(f"{self.bucket}.s3."):  # as AWS shows it; minio.example.com may hold minio
             raise ValueError(
                 f"endpoint must not begin with the bucket: leave {self.bucket}. out of it; requests name the bucket in "
                 "their path"

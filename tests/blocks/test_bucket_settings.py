@@ -221,8 +221,11 @@ async def test_a_release_that_ignores_conditions_without_a_quorum_is_named(
 ) -> None:
     disks = ",".join(["{}"] * drives)
     info = f'{{"servers": [{{"version": "{release}", "drives": [{disks}]}}]}}'.encode()
-    async with listening(FakeStore(always(http(200, info))).handle) as endpoint:
-        assert await own_open(archive(endpoint)).stale_release() == found
+    for server, expected in (("MinIO", found), ("AmazonS3", "")):
+        fake = FakeStore(always(http(200, info, server=server)))
+        async with listening(fake.handle) as endpoint:
+            assert await own_open(archive(endpoint)).stale_release() == expected
+        assert any("/minio/" in head for head in fake.heads) is (server == "MinIO")
 
 
 async def test_a_real_minio_of_one_drive_is_not_stale(own_store: ObjectStore) -> None:

@@ -34,6 +34,10 @@ def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words:
     assert "5ec7e7" not in message
 
 
+def test_a_store_may_be_called_as_its_bucket() -> None:
+    assert archive("minio.example.com", bucket="minio").endpoint == "minio.example.com"
+
+
 def test_the_secret_key_shows_nowhere() -> None:
     block = archive("minio:9000")
     for text in (repr(block), str(block), str(block.model_dump()), block.model_dump_json(), repr(block.client())):
