@@ -47,11 +47,10 @@ async def test_it_serves_until_it_is_stopped_and_logs_no_secret(sora: Sora, stor
     await store.aclose()
     process = sora.start("serve", "--port", "0", "--redirect", "--archive", stored.name)
     port = await listening(process)
-    close = {"connection": "close"}
     token = stored.archive.gateway_token("kite")
-    video = await exchange(port, post(f"/v/kite/video.mp4?t={token}", method="GET", **close))
-    denied = await exchange(port, post("/v/kite/video.mp4", method="GET", **close))
-    health = await exchange(port, post("/health", method="GET", **close))
+    video = await exchange(port, post(f"/v/kite/video.mp4?t={token}", method="GET", connection="close"))
+    denied = await exchange(port, post("/v/kite/video.mp4", method="GET", connection="close"))
+    health = await exchange(port, post("/health", method="GET", connection="close"))
     junk = await exchange(port, b"\x16\x03\x01 junk\r\n\r\n")
     process.terminate()
     ended = await asyncio.to_thread(sora.end, process)  # searches all that it said for the secrets
