@@ -25,7 +25,7 @@ def serve(
     ] = None,
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
 ) -> None:
-    """Serve the gallery: every video of the archive in the browser, and links to single videos that last.
+    """Serve the gallery: every video in the browser, and links to single videos that last.
 
     The bucket stays private. For each visit the gallery checks who asks, and sends the browser to an address of the
     store that works for an hour, or passes the video on where browsers cannot reach the store.

@@ -65,10 +65,10 @@ def test_the_table_has_what_needs_a_person_first_and_fits_a_screen() -> None:
     ]
     shown = table(summarize("may", rows, price=None, spent_before=None))
     assert [tuple(item.values()) for item in shown] == [
-        (2, "may-2", "failed", "Do this.", ""),
-        (4, "may-4", "bad row", "duration: must be 4", ""),
-        (1, "may-1", "archived", "", "[open](https://videos.example.com/a.mp4)"),
-        (3, "may-3", "not due", "not before 2026-03-01", ""),
-        (5, "may-5", "archived", "", "videos/b.mp4"),
+        (2, "may-2", "failed", "", "Do this."),
+        (4, "may-4", "bad row", "", "duration: must be 4"),
+        (1, "may-1", "archived", "[open](https://videos.example.com/a.mp4)", ""),
+        (3, "may-3", "not due", "", "not before 2026-03-01"),
+        (5, "may-5", "archived", "videos/b.mp4", ""),
     ]
     assert list(shown[0]) == ["line", "key", "state", "video", "what to do"]

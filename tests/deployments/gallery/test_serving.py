@@ -1,0 +1,85 @@
+"""`sora serve` as a process: what it says, what it logs, how it ends."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blocks import VideoArchive
+from deployments.local.prefect_server import PrefectServer
+from deployments.sandbox import SandboxServer
+from tests.deployments.cli.sora import Process, Sora, one_line
+from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, made, put
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api
+from tests.support.fork_server import ForkServer
+from tests.support.receiver import exchange, post
+
+
+@pytest.fixture
+async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
+    return await store_blocks(make_api(sandbox), archive.model_copy(update=GUARDED))
+
+
+@pytest.fixture
+def sora(stored: StoredBlocks, prefect_server: PrefectServer, forks: ForkServer, tmp_path: Path) -> Iterator[Sora]:
+    token = stored.archive.gateway_token("kite")
+    secrets = [stored.archive.secret_key.get_secret_value(), PASSWORD, SECRET, token, "X-Amz-Signature"]
+    started = Sora(tmp_path, prefect_server.environment, secrets, forks)
+    yield started
+    started.close()
+
+
+async def listening(process: Process) -> int:
+    assert process.stderr is not None
+    line = await asyncio.to_thread(process.stderr.readline)
+    found = re.search(r"The gallery is at http://127\.0\.0\.1:(\d+)/", line)
+    assert found, line
+    return int(found[1])
+
+
+async def test_it_serves_until_it_is_stopped_and_logs_no_secret(sora: Sora, stored: StoredBlocks) -> None:
+    store = stored.archive.store()
+    await put(store, made("kite"))
+    await store.aclose()
+    process = sora.start("serve", "--port", "0", "--redirect", "--archive", stored.name)
+    port = await listening(process)
+    token = stored.archive.gateway_token("kite")
+    video = await exchange(port, post(f"/v/kite/video.mp4?t={token}", method="GET", connection="close"))
+    denied = await exchange(port, post("/v/kite/video.mp4", method="GET", connection="close"))
+    health = await exchange(port, post("/health", method="GET", connection="close"))
+    junk = await exchange(port, b"\x16\x03\x01 junk\r\n\r\n")
+    process.terminate()
+    ended = await asyncio.to_thread(sora.end, process)  # searches all that it said for the secrets
+    assert (video.status, denied.status, health.said, junk.status) == (302, 401, "ok", 400)
+    assert "server" not in video.headers
+    assert (ended.code, "Stopped." in ended.err) == (0, True), ended.all
+
+
+async def test_a_wrong_set_up_ends_the_start_with_one_clear_line(
+    sora: Sora, stored: StoredBlocks, archive: VideoArchive
+) -> None:
+    bare = await store_blocks(stored.api, archive)
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+    started = {
+        "no gateway_password.*MINIO_GATEWAY_PASSWORD": ("--host", "0.0.0.0", "--archive", bare.name),  # noqa: S104
+        "no video-archive block named 'nobody'": ("--archive", "nobody"),
+        f"cannot listen on 127.0.0.1, port {port}": ("--archive", bare.name, "--port", port),
+    }
+    try:
+        for message, options in started.items():
+            ended = await asyncio.to_thread(sora, "serve", "--port", "0", *options)
+            assert re.search(message, one_line(ended, 1)), ended.err
+    finally:
+        taken.close()
+
+
+def test_the_help_teaches(tmp_path: Path) -> None:
+    said = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])("serve", "--help")
+    assert said.code == 0
+    for word in ("bucket", "private", "TLS", "MINIO_GATEWAY_PASSWORD", "--stream", "/health", "Bearer"):
+        assert word in " ".join(said.out.split())
