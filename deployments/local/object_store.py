@@ -17,7 +17,15 @@ from minio import Minio
 from minio.error import MinioException
 
 from deployments.local.credentials import Credentials
-from deployments.local.processes import LOOPBACK, ManagedProcess, ProcessError, Server, free_port, require_free
+from deployments.local.processes import (
+    LOOPBACK,
+    ManagedProcess,
+    ProcessError,
+    Server,
+    free_port,
+    free_ports,
+    require_free,
+)
 
 MINIO_PACKAGE: Final = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 """A version pinned by its commit: Go verifies its checksum, and every machine builds the same program."""
@@ -185,7 +193,8 @@ def _start_seaweedfs(
     folder = data_dir.with_name("seaweedfs")  # never into the data of a MinIO
     folder.mkdir(parents=True, exist_ok=True)
     # All of its ports, else a second one on this machine would meet the first. 0 is off where 0 is given.
-    ports = [f"-{name}={free_port()}" for name in _SEAWEEDFS_PORTS]
+    free = free_ports(len(_SEAWEEDFS_PORTS))
+    ports = [f"-{name}={number}" for name, number in zip(_SEAWEEDFS_PORTS, free, strict=True)]
     return ManagedProcess(
         [
             *(str(binary), "mini", f"-dir={folder}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}", f"-s3.port={port}"),

@@ -226,6 +226,14 @@ def free_port(preferred: int = 0) -> int:
     return port
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different ports on which nobody listens."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
+
+
 def require_free(port: int, what: str) -> int:
     """The port itself when it is free.
 

@@ -12,6 +12,7 @@ from prefect.states import Failed as FailedState
 from apixo import errors as api
 from blocks import errors as store
 from flows import steps
+from flows.balance import BalanceError
 from flows.batch.budget import BudgetError
 from flows.batch.calendars import CalendarError
 from flows.batch.limited_flow import TooManyRequestsError
@@ -72,6 +73,8 @@ FINAL: list[object] = [
     BatchFailedError("some", summary=NOTHING),
     ResolutionError("no"),
     SetupCheckError("no disk"),
+    pipeline.CeilingError("too much"),
+    BalanceError("too little"),
     TooManyRequestsError("512 KB"),
     media.ForbiddenUrlError("private"),
     media.ImageRefusedError("too big"),
