@@ -80,13 +80,14 @@ def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
 
 
 @pytest.fixture
-def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def verdicts(monkeypatch: pytest.MonkeyPatch, sandbox: SandboxServer) -> list[str]:
     """The sandbox judges its next finished videos with these codes."""
     codes: list[str] = []
     end = sandbox_tasks._end
 
     def judge(task: Any, fail_code: str | None = None, fail_message: str | None = None) -> None:
-        if fail_code is None and codes:
+        ours = task.base_url.startswith(sandbox.base_url)  # another test's task may end in this moment
+        if fail_code is None and codes and ours:
             fail_code, fail_message = codes.pop(0), "judged"
         end(task, fail_code, fail_message)
 
