@@ -1,7 +1,12 @@
 """The command line `sora`."""
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from typing import Final
+
+INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 
 def main() -> None:
@@ -9,6 +14,7 @@ def main() -> None:
 
     All that takes time is imported inside, for a person may end it meanwhile too.
     """
+    sys.unraisablehook = _raise_again
     try:
         from flows.signals.output import protect_standard_streams  # noqa: PLC0415
 
@@ -29,6 +35,20 @@ def main() -> None:
         message, code = ended
         sys.stderr.write(f"{message}\n")
         sys.exit(code)
+
+
+def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Has Ctrl-C end the command although it came where nothing can be raised: in a destructor, or a callback in Rust.
+
+    Python would print a traceback there, and go on. Raised in here it would be lost as well, hence a moment later.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        main_thread = threading.main_thread().ident or 0
+        again = threading.Timer(INTERRUPT_AGAIN_SECONDS, signal.pthread_kill, (main_thread, signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _ends() -> Iterator[tuple[type[BaseException], str, int]]:

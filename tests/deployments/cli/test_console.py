@@ -1,6 +1,8 @@
 """What the command line prints of texts from outside: a terminal obeys none of them, and markup stays text."""
 
 import io
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -131,3 +133,30 @@ def test_ctrl_c_inside_a_serializer_in_rust_is_known_by_its_name() -> None:
     caught.value.__cause__ = caught.value.__context__ = None
     assert _what_ended(caught.value) == ("Interrupted.", 130)
     assert _what_ended(ValueError("KeyboardInterrupt")) is None
+
+
+CTRL_C_IN_A_DESTRUCTOR = """
+import sys, time
+from types import ModuleType
+
+class Ended:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def app():
+    Ended()
+    time.sleep(60)
+    print("went on")
+
+module = ModuleType("deployments.cli.app")
+module.app = app
+sys.modules[module.__name__] = module
+from deployments.cli import main
+main()
+"""
+
+
+def test_ctrl_c_where_nothing_can_be_raised_ends_the_command_all_the_same() -> None:
+    command = [sys.executable, "-c", CTRL_C_IN_A_DESTRUCTOR]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "Interrupted.\n")
