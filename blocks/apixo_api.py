@@ -18,6 +18,11 @@ from blocks.prices import Price, price_of
 CALLBACK_SECRET_CHARACTERS: Final = 16
 """The least a callback secret has. Whoever sees one callback URL can try secrets on it, as fast as machines go."""
 
+CHECK_KEY: Final = "check"
+"""With attempt 0, which no generation has, the callback address that a setup check asks."""
+BLOCKS_HEADER: Final = "Sora-Blocks"
+"""The header of the answer."""
+
 
 class ApixoApi(Block):
     """How to reach the APIXO Sora-2 API: the key, the address, the timing and the limits.
@@ -331,6 +336,18 @@ class ApixoApi(Block):
             return None
         about = _callback_path(key, attempt_number)
         return f"{self.callback_url}/apixo/{about}/{self.callback_token(key, attempt_number)}"
+
+    def callback_check_url(self) -> str:
+        """Where a setup check asks the receiver which blocks it has. It cannot be guessed without the secret."""
+        return f"{self.callback_url}/apixo/{CHECK_KEY}/0/{self.callback_token(CHECK_KEY, 0)}"
+
+    def blocks_digest(self, bucket: str) -> str:
+        """The receiver's answer: alike where both secrets, the API's address and the archive's bucket are alike.
+
+        The store's endpoint is left out: a container may well know it by another name.
+        """
+        about = "\n".join([self.callback_token(CHECK_KEY, 0), self.base_url, bucket])
+        return hmac.new(_text(self.api_key).encode(), about.encode(), hashlib.sha256).hexdigest()
 
     def price(self, model: str, seconds: int | None) -> Decimal | None:
         """What a video of this model and length costs; None: no price is known."""

@@ -1,7 +1,9 @@
 """What can be tried before money is spent: everything that a run needs before the paid call and after it."""
 
+import hmac
 import shutil
 from collections.abc import Awaitable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,6 +13,7 @@ from pydantic import BaseModel, Field
 from apixo import ApixoError, AuthenticationError, NotSentError, SoraError, StatusClient
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
+from blocks.apixo_api import BLOCKS_HEADER
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, problems
@@ -56,7 +59,7 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
         findings += await check_account(client, api_block)
         findings += await check_result_route(web, api_block)
         if api_block.callback_url:
-            findings.append(await _callback_finding(web, api_block.callback_url))
+            findings.append(await _callback_finding(web, api_block, archive_block))
     return findings
 
 
@@ -167,25 +170,41 @@ async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:
     return Finding(name="api", outcome="ok", detail=f"{api.base_url} answers and takes the key")
 
 
-async def _callback_finding(web: httpx.AsyncClient, callback_url: str) -> Finding:
-    """Whether the receiver's public address leads to it, with a certificate that is trusted, seen from here."""
-    name = "callbacks"
+async def _callback_finding(web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None) -> Finding:
+    """Whether a receiver with the same blocks is behind its public address, with a trusted certificate."""
+    polling = "Until then videos come by polling."
     try:
-        status = await _knock(web, f"{callback_url}/apixo/check/0")
+        async with open_stream(web, api.callback_check_url()) as response:
+            status, digest = response.status_code, response.headers.get(BLOCKS_HEADER)
     except ForbiddenUrlError as error:
-        return Finding(name=name, outcome="warning", detail=f"{error}. APIXO can call public addresses only.")
+        return _callbacks(f"{error}. APIXO can call public addresses only.")
     except DownloadError as error:
-        detail = f"{error}. Is `sora callbacks` up, and its address public? Without it videos come by polling."
-        return Finding(name=name, outcome="warning", detail=detail)
-    if status >= 500:
-        detail = f"{callback_url} answers {status}. Is `sora callbacks` up? Without it videos come by polling."
-        return Finding(name=name, outcome="warning", detail=detail)
-    return Finding(name=name, outcome="ok", detail=f"{callback_url} answers")
+        return _callbacks(f"{error}. Is `sora callbacks` up, and its address public? {polling}")
+    if status != HTTPStatus.METHOD_NOT_ALLOWED:
+        return _callbacks(
+            f"{api.callback_url} answers {status}, as no receiver does. Is `sora callbacks` up, and does that address "
+            f"lead to it? {polling}"
+        )
+    if digest is None:
+        return _callbacks(
+            f"The receiver at {api.callback_url} has another callback secret, so it would refuse APIXO's calls. Start "
+            f"`sora callbacks` anew with these blocks. {polling}"
+        )
+    if archive is not None and not hmac.compare_digest(digest, api.blocks_digest(archive.bucket)):
+        return _callbacks(
+            f"The receiver at {api.callback_url} has another API key, API address or bucket than these blocks, so it "
+            f"would not find their videos. Start `sora callbacks` anew with these blocks. {polling}"
+        )
+    return Finding(name="callbacks", outcome="ok", detail=f"{api.callback_url} leads to a receiver with these blocks")
 
 
-async def _knock(web: httpx.AsyncClient, url: str) -> int:
-    async with open_stream(web, url) as response:
-        return response.status_code
+def _callbacks(detail: str) -> Finding:
+    return Finding(name="callbacks", outcome="warning", detail=detail)
+
+
+async def _knock(web: httpx.AsyncClient, url: str) -> None:
+    async with open_stream(web, url):
+        pass
 
 
 async def _tried(findings: list[Finding], name: str, load: Awaitable[B]) -> B | None:

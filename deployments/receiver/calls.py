@@ -29,6 +29,7 @@ from starlette.routing import Route
 from apixo import ApixoError
 from apixo.redaction import hide_secret
 from blocks import ApixoApi, VideoArchive
+from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY
 from blocks.errors import StoreError
 from deployments.connection import SetupError
 from deployments.receiver.notifier import Notifier
@@ -164,7 +165,8 @@ class _Handlers:
 
     async def call(self, request: Request) -> Response:
         if request.method != "POST":  # a person or a monitor who looks whether it is there; all are answered alike
-            return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "POST"})
+            headers = {"Allow": "POST"} | self._proof(request)
+            return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
         key, number = self._about(request)
         body = await self._body(request)
         claimed_task_id = parse_claimed_task_id(body)
@@ -183,6 +185,15 @@ class _Handlers:
             _log.warning("That call of APIXO about %s, attempt %d, had the body: %s", key, number, said)
         return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
 
+    def _proof(self, request: Request) -> dict[str, str]:
+        """For a setup check, which proves that it has the callback secret: whether the blocks here are its own."""
+        parts, resources = request.path_params, self._resources
+        if (parts["key"], parts.get("attempt")) != (CHECK_KEY, "0") or not _same(
+            parts["token"], resources.api.callback_token(CHECK_KEY, 0)
+        ):
+            return {}
+        return {BLOCKS_HEADER: resources.api.blocks_digest(resources.archive.bucket)}
+
     def _about(self, request: Request) -> tuple[str, int]:
         """Key and attempt that the address names and its token proves. Else 404, as for any other address."""
         parts = request.path_params
@@ -195,7 +206,7 @@ class _Handlers:
             raise HTTPException(HTTPStatus.NOT_FOUND) from None
         attempt_number = int(number or "1")
         token = self._resources.api.callback_token(key, attempt_number)
-        if not hmac.compare_digest(parts["token"].encode("utf-8", "replace"), token.encode()):
+        if not _same(parts["token"], token):
             self._tell_of_refusals()
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return key, attempt_number
@@ -248,6 +259,10 @@ class _Handlers:
         else:
             _log.info("APIXO called back for %s, attempt %d: %s.", key, attempt_number, result)
         return result
+
+
+def _same(token: str, expected: str) -> bool:
+    return hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode())
 
 
 def _reply(status: str, code: HTTPStatus) -> Response:

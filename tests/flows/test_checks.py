@@ -17,6 +17,7 @@ from flows.checks import Finding, check_result_route, check_space
 from flows.media.hosts import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support.receiver import post, receiving
 
 
 def by_name(findings: list[Finding]) -> dict[str, tuple[str, str]]:
@@ -81,9 +82,15 @@ async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None
 
 @pytest.mark.parametrize(
     ("answer", "outcome", "words"),
-    [(http(405), "ok", "answers"), (http(404), "ok", "answers"), (http(502), "warning", "502"), (None, "warning", "?")],
-)  # fmt: skip
-async def test_the_callback_address_is_tried(
+    [
+        (http(405), "warning", "another callback secret"),
+        (http(405, **{"Sora-Blocks": "0" * 64}), "warning", "another API key, API address or bucket"),
+        (http(404), "warning", "answers 404"),
+        (http(502), "warning", "answers 502"),
+        (None, "warning", "Is `sora callbacks` up"),
+    ],
+)
+async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is_said(
     api: ApixoApi, archive: VideoArchive, prefect_server: object, answer: bytes | None, outcome: str, words: str
 ) -> None:
     async with serving(reply(answer or b"")) as receiver:
@@ -93,6 +100,22 @@ async def test_the_callback_address_is_tried(
         found = by_name(await flows.checks.check_setup(stored.name, stored.name))
     assert found["callbacks"][0] == outcome
     assert words in found["callbacks"][1]
+
+
+async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(
+    api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, prefect_server: object
+) -> None:
+    async with receiving(api, archive) as receiver:
+        same = await store_blocks(receiver.api, archive)
+        assert by_name(await flows.checks.check_setup(same.name, same.name))["callbacks"][0] == "ok"
+        other = await store_blocks(receiver.api.model_copy(update={"api_key": Secret(value="another")}), archive)
+        said = by_name(await flows.checks.check_setup(other.name, other.name))["callbacks"]
+        assert said[0] == "warning"
+        assert "another API key" in said[1]
+        answer = await receiver.send(post(f"/apixo/check/0/{'0' * 64}", method="GET"))
+        assert (answer.status, answer.headers.get("sora-blocks")) == (405, None)
+        called = await receiver.send(post(receiver.path("check", 0), b"{}"))
+        assert called.status == 404
 
 
 async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api: ApixoApi) -> None:
