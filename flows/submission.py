@@ -170,14 +170,16 @@ class Submission:
     async def _after_failure(self, entry: Entry) -> Entry | None:
         found = entry.generation
         retries = self._resources.api.moderation_retries
-        if moderation.may_submit_again(found, retries):
-            note = moderation.reason(found, retries)
-            self._log.warning("%s: %s. It is paid once more.", self._key, note)
-            return await self._pay(entry, granted_by=moderation.GRANTED_BY, note=note)
+        judged = moderation.may_submit_again(found, retries)
         granted_by = None
-        if not found.permanently_failed and not found.attempt.resubmit_allowed:
+        if judged or not (found.permanently_failed or found.attempt.resubmit_allowed):
             before = found.attempt.number == self._attempts_before
             granted_by = await self._terms.may_submit_again(found.attempts) if before else None
+        if judged:
+            note = moderation.reason(found, retries)
+            self._log.warning("%s: %s. It is paid once more.", self._key, note)
+            # A person's rerun is used up by it. Left over, it would pay once more when a worker starts the run again.
+            return await self._pay(entry, granted_by=granted_by or moderation.GRANTED_BY, note=note)
         if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
             await publish_end(found, self._ledger, self._resources.archive)
             raise failed_error(found, self._resources.options)

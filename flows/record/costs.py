@@ -1,7 +1,7 @@
 """What was spent, from the ledger's records: each payment by the price at its claim. All pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC
+from datetime import UTC, date
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, Literal
@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from flows.record.generation import Attempt, Generation, State
 from flows.record.payments import UNCLEAR, payments
+from flows.record.spend import Ceilings, MonthlySpend
 
 Group = Literal["model", "tag", "batch", "day"]
 Fate = Literal["archived", "open", "unclear", "failed"]
@@ -34,6 +35,46 @@ class CostRow(BaseModel):
     def total(self) -> Decimal:
         """All that was, or may have been, spent."""
         return self.archived + self.open + self.unclear + self.failed
+
+
+class CeilingUse(BaseModel):
+    """What counts against a ceiling."""
+
+    ceiling: Literal["max_spend_per_day", "max_spend_per_month"]
+    limit: Decimal
+    spent: Decimal
+    unclear: Decimal
+    reserved: Decimal = Field(description="By runs that are under way.")
+    left: Decimal
+
+
+class CostReport(BaseModel):
+    """What a month cost."""
+
+    month: str = Field(description="Such as 2026-11, UTC.")
+    by: Group = Field(description="What a row is about.")
+    rows: list[CostRow]
+    totals: list[CostRow] = Field(description="One for each currency.")
+    ceilings: list[CeilingUse] = Field(description="Of the current month; empty for another one.")
+
+
+def ceiling_uses(ceilings: Ceilings, spend: MonthlySpend, today: date) -> list[CeilingUse]:
+    """What counts against each ceiling that is set."""
+    return [
+        CeilingUse(
+            ceiling=name,
+            limit=limit,
+            spent=spend.spent_in(day),
+            unclear=spend.unclear_in(day),
+            reserved=spend.reserved_in(day),
+            left=max(limit - spend.committed(day), Decimal(0)),
+        )
+        for name, limit, day in (
+            ("max_spend_per_day", ceilings.per_day, today),
+            ("max_spend_per_month", ceilings.per_month, None),
+        )
+        if limit is not None
+    ]
 
 
 def costs(generations: Iterable[Generation], month: str, by: Group) -> list[CostRow]:

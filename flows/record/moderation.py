@@ -11,7 +11,7 @@ from flows.record.generation import Generation, State
 from flows.record.payments import UNCLEAR
 
 GRANTED_BY: Final = "moderation_retries"
-"""What `Attempt.granted_by` says of such an attempt: the setting, where else a person's click stands."""
+"""What `Attempt.granted_by` says of such an attempt: the setting, where else a person's rerun stands."""
 
 
 def may_submit_again(generation: Generation, retries: int) -> bool:

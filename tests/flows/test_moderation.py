@@ -1,11 +1,13 @@
 """Judgements on a finished video: submitted again as often as allowed, each time as an attempt of its own."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+import flows.generate_video
 from apixo import Failed, VideoRequest
 from apixo.errors import is_output_verdict
 from blocks import VideoArchive
@@ -17,7 +19,7 @@ from flows.batch.summary import BatchFailedError
 from flows.generate_batch import generate_batch
 from flows.record import moderation, transitions
 from flows.record.errors import UnconfirmedError, VideoFailedError
-from flows.record.generation import Generation, Owner, Problem, State
+from flows.record.generation import Attempt, Generation, Owner, Problem, State
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE, make_api
 
@@ -120,6 +122,29 @@ async def test_after_the_last_one_it_has_failed_for_good(
         with pytest.raises(VideoFailedError, match=OUTPUT):
             await lenient.generate(KITE, key=key)
         assert len(sandbox.record.submits()) == 3
+
+
+async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_have_been_enough(
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker that starts that run again would pay once more."""
+
+    async def by_person(attempts: Sequence[Attempt]) -> str | None:
+        return None if "a click" in {attempt.granted_by for attempt in attempts} else "a click"
+
+    verdicts[:] = [OUTPUT]
+    unforgiving = await store_blocks(lenient.api.model_copy(update={"moderation_retries": 0}), lenient.archive)
+    with pytest.raises(VideoFailedError):
+        await unforgiving.generate(KITE, key=key)
+    monkeypatch.setattr(flows.generate_video, "rerun_by_person", by_person)
+    verdicts[:] = ["GENERATION_FAILED"] * 3
+    for _ in range(3):
+        with pytest.raises(VideoFailedError):
+            await lenient.generate(KITE, key=key)
+    made = await lenient.recorded(key)
+    assert made is not None
+    assert [attempt.granted_by for attempt in made.attempts] == [None, "a click"]
+    assert len(sandbox.record.submits()) == 2
 
 
 @pytest.mark.parametrize("code", ["NSFW_DETECTED", "InputImageSensitiveContentDetected", "CONTENT_VIOLATION"])

@@ -1,11 +1,13 @@
 """The ceilings per day and month, on a real store: never exceeded, and nothing stays reserved for ever."""
 
 import asyncio
+import multiprocessing
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -104,37 +106,40 @@ async def paid_in_all(ledger: Ledger) -> Decimal:
     return spent_on([entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry], None)
 
 
+async def batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:
+    """One of several that race for the money."""
+    async with opened(archive) as own:
+        spending = guard(own, ceiling)
+        spending.expect(ROWS * PRICE)
+        for row in range(ROWS):
+            # Every seventh is refused: its money is used again by a later row.
+            answered: Answer = Rejected if row % 7 == 6 else Accepted
+            try:
+                await pay(own, spending, f"b{number}-{row}", answered)
+            except CeilingError:
+                break
+        await spending.aclose()
+
+
+def run_batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:
+    asyncio.run(batch(archive, number, ceiling))
+
+
+@pytest.mark.parametrize(
+    "start",
+    [threading.Thread, pytest.param(multiprocessing.get_context("spawn").Process, marks=pytest.mark.attack)],
+    ids=["threads", "processes"],
+)
 async def test_eight_racing_batches_spend_what_is_allowed_to_within_one_video(
-    archive: VideoArchive, ledger: Ledger
+    archive: VideoArchive, ledger: Ledger, start: Callable[..., Any]
 ) -> None:
     ceiling = PRICE * 100 + 1  # half a video is left over
-
-    async def batch(number: int) -> int:
-        made = 0
-        async with opened(archive) as own:
-            spending = guard(own, ceiling)
-            spending.expect(ROWS * PRICE)
-            for row in range(ROWS):
-                # Every seventh is refused: its money is used again by a later row.
-                answered: Answer = Rejected if row % 7 == 6 else Accepted
-                try:
-                    await pay(own, spending, f"b{number}-{row}", answered)
-                except CeilingError:
-                    break
-                made += 1
-            await spending.aclose()
-        return made
-
-    counts: list[int] = []
-    threads = [
-        threading.Thread(target=lambda number=number: counts.append(asyncio.run(batch(number))))
-        for number in range(RACERS)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-    assert len(counts) == RACERS
+    racing = [start(target=run_batch, args=(archive, number, ceiling)) for number in range(RACERS)]
+    for racer in racing:
+        racer.start()
+    for racer in racing:
+        await asyncio.to_thread(racer.join)
+    assert [getattr(racer, "exitcode", 0) for racer in racing] == [0] * RACERS
     paid = await paid_in_all(ledger)
     assert paid == PRICE * 100
     found = await month(ledger)

@@ -1,0 +1,119 @@
+"""The flow `report-costs`: what a month cost, as a page of the Prefect UI. It pays nothing."""
+
+import re
+from datetime import UTC, date, datetime
+from typing import Final
+
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+
+from blocks import ApixoApi, VideoArchive
+from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
+from flows.record.errors import PipelineError
+from flows.record.ledger import Ledger
+from flows.record.spend import Ceilings, MonthlySpend, month_of
+from flows.resources import load_block
+from flows.signals.artifacts import plain
+from flows.signals.output import protect_log_handlers
+
+ARTIFACT_KEY: Final = "sora-costs"
+STORE_PATIENCE_SECONDS: Final = 5.0
+HEADINGS: Final = ("payments", "archived", "open", "unclear", "failed", "total", "currency")
+
+
+@flow(name="report-costs", flow_run_name="costs by {by}")
+async def report_costs(
+    month: str | None = None, by: Group = "model", api: str = "default", archive: str = "default"
+) -> CostReport:
+    """Shows what was spent in a month, by the prices at the time, and what the ceilings leave.
+
+    *archived* was paid for videos that are archived, *open* for those on their way. *unclear* was paid or not. *failed*
+    went to tasks that failed, if APIXO charges for those.
+
+    Args:
+        month: Which month, such as 2026-11 (UTC); this one if not given.
+        by: What a row is about.
+        api: Name of the apixo-api block, for its ceilings.
+        archive: Name of the video-archive block.
+
+    Raises:
+        PipelineError: there is no such month, or a block cannot be used.
+        StoreError: the archive does not answer.
+    """
+    protect_log_handlers()
+    report = await read_costs(month, by, api=api, archive=archive)
+    await acreate_markdown_artifact(
+        markdown=markdown(report), key=ARTIFACT_KEY, description=f"What {report.month} cost, by {by}"
+    )
+    return report
+
+
+async def read_costs(month: str | None, by: Group, *, api: str, archive: str) -> CostReport:
+    """Reads the records of a month and adds them up. See `report_costs`."""
+    today = datetime.now(UTC).date()
+    first = first_day(month, today)
+    block = await load_block(ApixoApi, api)
+    store = (await load_block(VideoArchive, archive)).store()
+    try:
+        ledger = Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS)
+        found = await ledger.changed_since(datetime.combine(first, datetime.min.time(), UTC))
+        spend = await ledger.spend.read(month_of(first)) or MonthlySpend()
+    finally:
+        await store.aclose()
+    limits = Ceilings(block.max_spend_per_day, block.max_spend_per_month)
+    return CostReport(
+        month=month_of(first),
+        by=by,
+        rows=costs(found, month_of(first), by),
+        totals=total_costs(found, month_of(first)),
+        ceilings=ceiling_uses(limits, spend, today) if month_of(first) == month_of(today) else [],
+    )
+
+
+def first_day(month: str | None, today: date) -> date:
+    """The first day of a month such as `2026-11`; of today's if none is given.
+
+    Raises:
+        PipelineError: that is no month.
+    """
+    if month is None:
+        return today.replace(day=1)
+    if not re.fullmatch(r"(?!0000)\d{4}-(0[1-9]|1[0-2])", month):
+        raise PipelineError(f"{month!r} is no month. Give one such as 2026-11.")
+    return date.fromisoformat(f"{month}-01")
+
+
+def amounts(row: CostRow) -> list[str]:
+    """The cells of a row, as `HEADINGS` names them."""
+    sums = (row.archived, row.open, row.unclear, row.failed, row.total)
+    return [str(row.payments), *(f"{amount:f}" for amount in sums), row.currency]
+
+
+def sentence(use: CeilingUse) -> str:
+    """What counts against a ceiling."""
+    return (
+        f"{use.ceiling} {use.limit:f}: {use.spent:f} spent, {use.unclear:f} unclear, "
+        f"{use.reserved:f} reserved by runs, {use.left:f} left"
+    )
+
+
+def notes(report: CostReport) -> list[str]:
+    """What is to be known of the figures."""
+    count, unpriced = (sum(getattr(row, name) for row in report.totals) for name in ("payments", "unpriced"))
+    missing = f"{unpriced} payment(s) have no price: the API block knew none when they were made."
+    return [*([missing] if unpriced else []), f"{count} payment(s) in {report.month}."]
+
+
+def markdown(report: CostReport) -> str:
+    """The page."""
+    table = [_line(report.by, *HEADINGS), "|---" + "|--:" * 6 + "|---|"]
+    table += [_line(*map(plain, [row.group, *amounts(row)])) for row in report.rows]
+    table += [
+        _line(*(f"**{plain(cell)}**" if cell else "" for cell in ["total", *amounts(row)])) for row in report.totals
+    ]
+    below = [*map(sentence, report.ceilings), *notes(report)]
+    return "\n".join([f"# Costs of {report.month}", "", *table, "", *(f"- {line}" for line in below)]) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
