@@ -79,7 +79,9 @@ class Batch:
             sleep=resources.sleep,
             monotonic=resources.monotonic,
         )
-        self._gone: dict[tuple[str, ...], str] = {}
+        self._gone: dict[str, Problem] = {}
+        """The refusal of each model that APIXO does not offer."""
+        self._said_gone: set[tuple[str, ...]] = set()
         self._due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.now().date()
@@ -207,7 +209,9 @@ class Batch:
 
                 yield said
 
-        terms = replace(self._terms, paying=paying, unclaimed=key not in self._before, batch=self._key)
+        terms = replace(
+            self._terms, paying=paying, unclaimed=key not in self._before, batch=self._key, gone=self._gone.keys()
+        )
         try:
             made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
         except SoraError as error:
@@ -243,7 +247,10 @@ class Batch:
         return self._recorded(row, found, problem=problem)
 
     def _check_not_stopped(self, row: Row) -> None:
-        why = self._stopped or self._gone.get(row.item.models)
+        models = row.item.models
+        why = self._stopped
+        if why is None and self._gone.keys() >= set(models):
+            why = f"{_gone_sentence(models)} ({self._gone[models[-1]].message})"
         if why is not None:
             key = row.item.key(self._key)
             raise BudgetError(f"{key} was not submitted: {why}.", key=key)
@@ -254,7 +261,8 @@ class Batch:
         if attempt.state is not State.REJECTED or refusal is None:
             return
         if is_gone(refusal):
-            if model == row.item.models[-1]:  # those before it were refused already
+            self._gone[model] = refusal
+            if self._gone.keys() >= set(row.item.models):
                 self._say_gone(row.item.models, refusal)
         elif refusal.kind in ACCOUNT_ERRORS:
             self._stop(refusal)
@@ -267,13 +275,11 @@ class Batch:
             emit_blocked(self._key, refusal)
 
     def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
-        """Has no further row submitted that has no other model than these, which APIXO does not offer."""
-        if models in self._gone:
-            return
-        why = f"APIXO does not offer {', '.join(models)}, so the other rows of it would be refused as well"
-        self._gone[models] = f"{why} ({refusal.message})"
-        self._blocked = self._blocked or f"{why}. {refusal.message}"
-        emit_blocked(self._key, refusal)
+        """Has the run end failed, and says so once, where rows have no other model than these."""
+        if models not in self._said_gone:
+            self._said_gone.add(models)
+            self._blocked = self._blocked or f"{_gone_sentence(models)}. {refusal.message}"
+            emit_blocked(self._key, refusal)
 
     async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self._key), row.item.request()
@@ -340,3 +346,7 @@ class Batch:
             notes=self._notes,
             dry_run=dry_run,
         )
+
+
+def _gone_sentence(models: tuple[str, ...]) -> str:
+    return f"APIXO does not offer {', '.join(models)}, so the other rows of it would be refused as well"

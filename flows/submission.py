@@ -4,7 +4,7 @@ The order is what the first promise stands on; `flows.paid_call` keeps it. While
 nobody else sends anything.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -59,6 +59,7 @@ class Terms:
         waits: whether this run goes on to wait for the end. The record says so, for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
         batch: the key of the batch that the video is a row of. The record says so.
+        gone: models that APIXO was found not to offer, by other videos of this run. It may grow meanwhile.
         unclaimed: the run has seen that the key has no record. It saves a read; the claim finds out if one came since.
     """
 
@@ -66,6 +67,7 @@ class Terms:
     paying: Paying = at_once
     waits: bool = False
     refuse_duplicates: bool = False
+    gone: Collection[str] = ()
     unclaimed: bool = False
     batch: str | None = None
 
@@ -136,7 +138,7 @@ class Submission:
         fresh = entry.generation.attempts[self._attempts_before :]
         tries = sum(item.model == attempt.model for item in fresh)
         if tries > 0 and problem is not None:
-            fallback = next_model(self._request, fresh) if is_gone(problem) else None
+            fallback = next_model(self._request, fresh, self._terms.gone) if is_gone(problem) else None
             if fallback is not None:
                 report_progress(self._key, "submit", f"{attempt.model} is not available, trying {fallback}")
                 self._log.warning(
@@ -202,10 +204,14 @@ class Submission:
         self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None, note: str | None = None
     ) -> Entry | None:
         """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
-        model = model or self._request.model
-        async with self._terms.paying(model) as report:
-            outcome = await self._call(over, granted_by, model, note)
-            report(outcome)
+        outcome: Outcome | None = None
+        while outcome is None:
+            asked = model or next_model(self._request, (), self._terms.gone) or self._request.model
+            async with self._terms.paying(asked) as report:
+                if model is None and asked in self._terms.gone and next_model(self._request, (), self._terms.gone):
+                    continue  # it was found gone while this one waited for its turn
+                outcome = await self._call(over, granted_by, asked, note)
+                report(outcome)
         if isinstance(outcome, LostRace):
             return await self._ledger.read(self._key)
         if isinstance(outcome, Unclear):

@@ -1,6 +1,6 @@
 """Which model is asked next, when APIXO does not offer the one before. All pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from apixo import ModelNotFoundError, VideoRequest
 from flows.record.generation import Attempt, Problem
@@ -11,13 +11,14 @@ def is_gone(problem: Problem | None) -> bool:
     return problem is not None and problem.kind == ModelNotFoundError.__name__
 
 
-def next_model(request: VideoRequest, fresh: Sequence[Attempt]) -> str | None:
+def next_model(request: VideoRequest, fresh: Sequence[Attempt], known: Collection[str] = ()) -> str | None:
     """The first model of a request that was not found gone; None: all are.
 
     Args:
         request: the video, with its fallback models.
         fresh: the attempts since this run began. Every run begins with the model that is wanted: it may be back, and
             being refused is free.
+        known: models that this run was refused for other videos.
     """
-    gone = {attempt.model for attempt in fresh if is_gone(attempt.problem)}
+    gone = {attempt.model for attempt in fresh if is_gone(attempt.problem)} | set(known)
     return next((model for model in request.models if model not in gone), None)

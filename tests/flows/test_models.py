@@ -383,6 +383,20 @@ async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
     assert asked(sandbox) == [("sora-2", False), ("kling-2-6", True)]
 
 
+async def test_of_a_batch_the_model_that_is_gone_is_asked_once_and_then_the_fallback(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    gone(sandbox, "sora-2")
+    row = {"prompt": "Dunes", "fallback_models": ["kling-3-0-turbo"]}
+    rows = [{**row, "id": str(number)} for number in range(12)]
+    made = await batch(stored, key, rows, submissions_per_second=5)
+    assert made.counts == {"archived": 12}
+    refused = [model for model, accepted in asked(sandbox) if not accepted]
+    assert set(refused) == {"sora-2"}
+    assert len(refused) <= 3  # it, and what was in flight when its answer came
+    assert asked(sandbox).count(("kling-3-0-turbo", True)) == 12
+
+
 async def test_fresh_addresses_are_asked_for_under_the_model(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
