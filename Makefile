@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test attack stores check audit format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test test-oldest attack stores check audit format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,18 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(MINIO)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
+OLDEST := .venv-oldest
+OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py tests/flows/media \
+  tests/flows/test_generate_video.py tests/flows/test_generate_batch.py tests/flows/test_collect_videos.py
+
+test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that pyproject.toml allows: two minutes
+	@$(MINIO)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(OLDEST)
+	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --require-hashes -r requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps -r requirements-oldest.txt
+	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --no-build-isolation -e .
+	@$(OLDEST)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(OLDEST_TESTS)
+
 attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: two hours
 	@$(MINIO)
 	@$(BIN)/python -m pytest -m "attack or sample" -s
@@ -82,10 +94,12 @@ audit: $(STAMP) ## ask whether what is locked has known vulnerabilities; needs t
 format: $(STAMP) ## format, and fix what can be fixed by itself
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
-lock: $(STAMP) ## write requirements.txt from pyproject.toml, and say what changed; UPGRADE=1 takes the newest of all
+lock: $(STAMP) ## write both lists of requirements from pyproject.toml, and say what changed; UPGRADE=1 takes the newest of all
 	@cp requirements.txt .lock-before
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  -q $(if $(UPGRADE),--upgrade) -o requirements.txt --custom-compile-command "make lock"
+	@$(BIN)/uv pip compile pyproject.toml --resolution lowest-direct --python-version 3.11 --no-annotate \
+	  -q -o requirements-oldest.txt --custom-compile-command "make lock"
 	@changed=$$(diff .lock-before requirements.txt | grep -E '^[<>] [a-z]' | tr -d '\\'); echo "$${changed:-No version changed.}"
 	@rm .lock-before
 	@echo "Locked. 'make install' installs it."
@@ -103,4 +117,4 @@ clean: require-stopped ## delete local videos, databases, logs and caches; keep 
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also delete .venv and the built MinIO
-	@rm -rf .venv $(LOCAL)
+	@rm -rf .venv $(OLDEST) $(LOCAL)
