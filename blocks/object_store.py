@@ -142,11 +142,18 @@ class ObjectStore:
         await self._put(name, data, content_type, mode="overwrite")
 
     async def create_file(
-        self, name: str, path: Path, *, content_type: str, attributes: Attributes | None = None
+        self,
+        name: str,
+        path: Path,
+        *,
+        content_type: str,
+        attributes: Attributes | None = None,
+        in_parts: bool = False,
     ) -> bool:
         """Uploads a file if no such object exists. False: it exists, and nothing was written.
 
         A large one goes in parts to a name of its own first, and is copied by the store: S3 has no condition for parts.
+        With `in_parts` so does a small one.
 
         Raises:
             OSError: the file cannot be read.
@@ -154,7 +161,8 @@ class ObjectStore:
         """
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
         try:
-            if size_bytes <= ONE_REQUEST_BYTES and await self._created_at_once(name, path, content_type, attributes):
+            at_once = size_bytes <= ONE_REQUEST_BYTES and not in_parts
+            if at_once and await self._created_at_once(name, path, content_type, attributes):
                 return True
             if await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
                 await self._create_by_copy(name, path, size_bytes, content_type)

@@ -69,6 +69,7 @@ _OTHERS = (
 _AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio"})
 _HEIC_BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"heif", b"j2ki",
+    b"avci", b"avcs", b"miaf", b"unif", b"vvic", b"vvis", b"evbi", b"evbs",
 })  # fmt: skip
 
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
