@@ -1,0 +1,74 @@
+"""What it takes to check a video and to have its poster, against one plain decode by FFmpeg of the same file."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Final
+
+import av
+import numpy as np
+from PIL import Image, ImageFilter
+from pydantic import BaseModel
+
+from flows.media.videos import inspect_video
+
+SIZE: Final = (1280, 720)
+FRAMES_PER_SECOND: Final = 30
+TRIES: Final = 5
+
+
+class Decoding(BaseModel):
+    """Seconds of processor for one video, medians.
+
+    Attributes:
+        seconds, size_bytes: of the video.
+        plain: every frame decoded by PyAV, as it comes out of the box, and thrown away.
+        ours: the check, the facts and the poster.
+        ratio: the median of the ratios of neighboring tries.
+    """
+
+    seconds: int
+    size_bytes: int
+    plain: float
+    ours: float
+    ratio: float
+
+
+def make_film(path: Path, seconds: int) -> None:
+    """A video of 720p with grain and a moving camera, H.264 as x264 makes it by default."""
+    random = np.random.default_rng(1)
+    speckles = Image.fromarray((random.random((90, 480, 3)) * 255).astype(np.uint8))
+    picture = speckles.resize((SIZE[0] * 3, SIZE[1]), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
+    pixels = np.asarray(picture, dtype=np.float32)
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
+        video = out.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        video.options = {"preset": "medium", "crf": "20"}
+        for number in range(seconds * FRAMES_PER_SECOND):
+            grain = random.normal(0, 2, (SIZE[1], SIZE[0], 1))
+            left = number * 4
+            shown = (pixels[:, left : left + SIZE[0]] + grain).clip(0, 255).astype(np.uint8)
+            out.mux(video.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        out.mux(video.encode(None))
+
+
+def measure_decoding(path: Path, seconds: int) -> Decoding:
+    """Several tries of each, by turns."""
+    plain, ours = [], []
+    for _ in range(TRIES):
+        began = time.process_time()
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for _frame in container.decode(video=0):
+                pass
+        between = time.process_time()
+        inspect_video(path, path.with_suffix(".jpg"))
+        plain.append(between - began)
+        ours.append(time.process_time() - between)
+    return Decoding(
+        seconds=seconds,
+        size_bytes=path.stat().st_size,
+        plain=statistics.median(plain),
+        ours=statistics.median(ours),
+        ratio=statistics.median(mine / theirs for mine, theirs in zip(ours, plain, strict=True)),
+    )
