@@ -1,19 +1,14 @@
-"""Where videos are decoded: beside the event loop, at most one for each processor at once, and last in line."""
+"""Where videos are decoded: beside the event loop, at most one for each processor at once."""
 
 import asyncio
-import contextlib
 import functools
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-NICENESS: Final = 10
-"""Of 0 to 19. A callback, a paid call and all else that waits for a processor come before a decoder that has one."""
 
 
 async def decode(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
@@ -29,13 +24,9 @@ def processors() -> int:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(processors(), thread_name_prefix="decoding", initializer=_come_last)
-
-
-def _come_last() -> None:
-    # Linux has a niceness for each thread; elsewhere there is no such process.
-    with contextlib.suppress(AttributeError, OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    # Not at a lower priority: a thread that is put off while it holds the interpreter's lock puts off the event loop.
+    # On a busy machine that was measured to be two seconds.
+    return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
