@@ -65,7 +65,7 @@ def plot(results: Results, *, title: str, unit: str, value: Callable[[Measured],
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12" fill="#1e293b">',
         "<style>text { font-family: system-ui, sans-serif }</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="22" font-size="14" font-weight="600">{escape(title)}</text>',
+        f'<text x="{LEFT}" y="22" font-size="14" font-weight="600">{escape(title)}, {escape(unit)}</text>',
     ]
     ticks = _ticks(low, high)
     parts += [f'<path d="M{LEFT} {y(number):.1f}H{WIDTH - RIGHT}" stroke="#e2e8f0"/>' for number in ticks]
@@ -74,7 +74,7 @@ def plot(results: Results, *, title: str, unit: str, value: Callable[[Measured],
         f'<text x="{x(count):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{count}</text>' for count in videos
     ]
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">videos at once ({escape(unit)})</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">videos at once</text>')
     parts += _lines(chosen, x, y)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
