@@ -3,7 +3,9 @@
 None of it decides anything. A key that is missing here is only not shown among the newest.
 """
 
+import asyncio
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Final
 
 from blocks.object_store import ListedObject, ObjectStore
@@ -27,12 +29,13 @@ async def newest_keys(store: ObjectStore, count: int) -> list[str]:
     Raises:
         StoreError: the store did not answer.
     """
-    opened = [(item.modified, item.name.removeprefix(OPEN)) for item in await store.listed(OPEN)]
+    markers, days = await asyncio.gather(store.listed(OPEN), _days(store, count))
+    opened = [(item.modified, item.name.removeprefix(OPEN)) for item in markers]
     keys = dict.fromkeys(key for _, key in sorted(opened, reverse=True)[:count])
     ended = 0
-    for day in await _days(store, count):
+    for day in days:
         latest: dict[str, datetime] = {}
-        for item in [*await store.listed(f"{ARCHIVED}{day}"), *await store.listed(f"{NOT_MADE}{day}")]:
+        for item in chain(*await asyncio.gather(*(store.listed(f"{root}{day}") for root in (ARCHIVED, NOT_MADE)))):
             key = _key(item)
             latest[key] = max(latest.get(key, item.modified), item.modified)
         found = sorted(latest, key=latest.__getitem__, reverse=True)[: count - ended]
@@ -47,9 +50,8 @@ async def _days(store: ObjectStore, most: int) -> list[str]:
     """The newest days that have something, `2026/11/28/`, the newest first: at most so many."""
 
     async def below(path: str) -> list[str]:
-        roots = ARCHIVED, NOT_MADE
-        found = {name.removeprefix(root) for root in roots for name in await store.folders(f"{root}{path}")}
-        return sorted(found, reverse=True)
+        found = await asyncio.gather(*(store.folders(f"{root}{path}") for root in (ARCHIVED, NOT_MADE)))
+        return sorted({name.partition("/")[2] for name in chain(*found)}, reverse=True)
 
     days: list[str] = []
     for year in await below(""):
