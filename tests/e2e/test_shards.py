@@ -237,3 +237,28 @@ async def test_without_the_deployment_nothing_is_submitted(
     with pytest.raises(PipelineError, match="sora deploy"):
         await run(stored, key, requests=rows(2), shards=2)
     assert sandbox.record.submits() == []
+
+
+async def test_a_person_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
+    stored: StoredBlocks,
+    sandbox: SandboxServer,
+    workers: None,
+    key: str,
+    prefect: PrefectClient,
+    prefect_server: PrefectServer,
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code"))
+    found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
+    parameters = {"requests": rows(4), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
+    parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+    failed = await ended(prefect, parent.id)
+    assert failed.state is not None
+    assert failed.state.is_failed()
+    assert len(sandbox.record.submits()) == 4
+    before = await children(prefect, parent.id)
+    await retry(prefect_server, failed)
+    again = await ended(prefect, parent.id, than=failed.state.id)
+    assert again.state is not None
+    assert again.state.is_completed(), again.state.message
+    assert len(sandbox.record.submits()) == 5
+    assert len(await children(prefect, parent.id)) == len(before) + 2
