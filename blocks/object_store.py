@@ -286,6 +286,19 @@ class ObjectStore:
             await self.get(PROBE)
         return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
 
+    async def folders(self, prefix: str) -> list[str]:
+        """The names that stand for a folder directly below a prefix, each with its slash. What is in them is not read.
+
+        Args:
+            prefix: ends with a slash.
+        """
+
+        async def read() -> list[str]:
+            found = await obstore.list_with_delimiter_async(self._small, prefix)
+            return [f"{name.rstrip('/')}/" for name in found["common_prefixes"]]
+
+        return await self._request("LIST", prefix, read)
+
     async def clock_offset_seconds(self) -> float | None:
         """How far the store's clock is ahead of ours, to about a second; None where its replies have no date."""
 

@@ -27,6 +27,7 @@ from flows.record.errors import (
 )
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
 from flows.resources import Resources, command_options, load_block, open_resources
+from flows.shard_runs import run_in_shards
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_log import log_reasons_once
@@ -36,6 +37,8 @@ from flows.submission import Terms
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to
 5 a second do not. And APIXO advises against many submissions at once."""
+MOST_SHARDS: Final = 100
+"""More have no use: the provider takes 1,000 videos at once."""
 BAD_ROWS_LOGGED: Final = 100
 """A file of junk has 5,000. The table has all of them."""
 
@@ -86,6 +89,7 @@ async def generate_batch(
     refuse_duplicates: bool = False,
     sheet: str | None = None,
     ignore_columns: bool = False,
+    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1,
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
@@ -110,6 +114,8 @@ async def generate_batch(
             calendar. Off only says so in the log and in the dry run's table.
         sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
         ignore_columns: On leaves out columns that do not exist, and says so. Those that begin with # always are.
+        shards: Into how many runs of `generate-shard` the work pool gets the videos, for several machines. Each has its
+            part of all limits. One means that this run generates them itself.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -139,10 +145,14 @@ async def generate_batch(
             await publish(refused)
             raise bad_rows_error(bad, refused)
         else:
-            summary = await batch.run(
-                max_in_flight=min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight),
-                submissions_per_second=submissions_per_second,
-            )
+            at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
+            if shards == 1:
+                summary = await batch.run(max_in_flight=at_once, submissions_per_second=submissions_per_second)
+            else:
+                summary = await run_in_shards(
+                    batch, shards, max_in_flight=at_once, submissions_per_second=submissions_per_second,
+                    resources=resources, api=api, archive=archive,
+                )  # fmt: skip
     await publish(summary)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     if summary.failed:

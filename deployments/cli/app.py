@@ -68,7 +68,9 @@ COMMANDS: Final = {
         "models", "models", "List the video models that the catalogue knows, or show what one of them takes.",
         connects=False,
     ),
-    "list": Command("listing", "list_", "List the generations of the ledger: key, state, task, when claimed, prompt."),
+    "list": Command(
+        "listing", "list_", "List the newest generations of the ledger: key, state, task, when claimed, prompt."
+    ),
     "costs": Command(
         "costs", "costs_",
         "Show what was spent in a month, by the prices at the time, and what the ceilings leave.",
@@ -83,6 +85,10 @@ COMMANDS: Final = {
     ),
     "serve": Command(
         "serve", "serve", "Serve the gallery: every video in the browser, and links to single videos that last."
+    ),
+    "metrics": Command(
+        "metrics", "metrics",
+        "Serve numbers for Prometheus, until Ctrl-C: what is open, unclear and spent, the lag, the bytes.",
     ),
     "show": Command(
         "ledger", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."

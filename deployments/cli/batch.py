@@ -53,6 +53,10 @@ def batch(
     ignore_columns: Annotated[
         bool, typer.Option("--ignore-columns", help="Leave out columns that do not exist. Default: refuse the file.")
     ] = False,
+    shards: Annotated[
+        int,
+        typer.Option(help="Into how many runs on the work pool, for several machines. Default: this process alone."),
+    ] = 1,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
     api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
@@ -87,6 +91,7 @@ def batch(
             refuse_duplicates=refuse_duplicates,
             sheet=sheet,
             ignore_columns=ignore_columns,
+            shards=shards,
             api=api,
             archive=archive,
         )

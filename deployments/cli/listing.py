@@ -20,10 +20,16 @@ def list_(
     tag: Annotated[
         list[str] | None, typer.Option("--tag", help="Only what has this tag. Repeatable: all of them.")
     ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Without other options: how many of the newest.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="All there are. Of 100,000, that takes minutes.")] = False,
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
 ) -> None:
-    """List the generations of the ledger: key, state, task, when claimed, prompt."""
-    found = asyncio.run(_records(open_only=open_ or unconfirmed, archive=archive))
+    """List the newest generations of the ledger: key, state, task, when claimed, prompt.
+
+    `--failed`, `--tag` and `--all` read every record; `--open` and `--unconfirmed` those that are not finished.
+    """
+    newest = None if open_ or unconfirmed or failed or tag or everything else limit
+    found = asyncio.run(_records(open_only=open_ or unconfirmed, newest=newest, archive=archive))
     wanted = {"unconfirmed"} if unconfirmed else {"failed", "rejected"} if failed else None
     tags = set(tag or [])
     rows = table("key", "state", "task", "claimed (UTC)", "prompt")
@@ -40,13 +46,16 @@ def list_(
         )
     if shown:
         out.print(rows)
-    err.print(f"{len(shown)} generation(s).")
+    more = " There may be more: --limit N, or --all." if newest is not None and len(shown) >= newest else ""
+    err.print(f"{len(shown)} generation(s).{more}")
 
 
-async def _records(*, open_only: bool, archive: str) -> list[Generation]:
+async def _records(*, open_only: bool, newest: int | None, archive: str) -> list[Generation]:
     store = (await load_block(VideoArchive, archive)).store()
     try:
         ledger = Ledger(store, patience_seconds=5)
+        if newest is not None:
+            return await ledger.newest(newest)
         keys = await (ledger.open_keys() if open_only else ledger.keys())
         entries = await ledger.read_all(keys)
     finally:

@@ -26,6 +26,7 @@ from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
 from flows.record.monthly_spend import SpendObjects
+from flows.record.recent import failed_name, newest_keys
 
 T = TypeVar("T")
 
@@ -235,6 +236,9 @@ class Ledger:
         after that look puts it back itself.
         """
         key = ended.key
+        if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
+            with contextlib.suppress(StoreError):  # for lists alone
+                await self._store.put(failed_name(ended), b"")
         await self._patiently(lambda: self._store.remove(marker_name(key)))
         if ended.state is State.ARCHIVED:
             return
@@ -265,6 +269,15 @@ class Ledger:
         """The keys of all generations there ever were, sorted."""
         names = await self._patiently(lambda: self._store.names("ledger/"))
         return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
+
+    async def newest(self, count: int) -> list[Generation]:
+        """The newest generations by their first claim, at most so many: see `recent.py` here.
+
+        Within a day, what was archived last comes first where there are more than are wanted.
+        """
+        keys = await self._patiently(lambda: newest_keys(self._store, count))
+        found = [entry.generation for entry in await self.read_all(keys) if entry is not None]
+        return sorted(found, key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
     async def changed_since(self, moment: datetime) -> list[Generation]:
         """All generations that anybody wrote since then, by whatever clock, and maybe some more.
