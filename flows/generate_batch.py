@@ -86,6 +86,7 @@ async def generate_batch(
     refuse_duplicates: bool = False,
     sheet: str | None = None,
     ignore_columns: bool = False,
+    fit_images: bool = False,
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
@@ -110,6 +111,7 @@ async def generate_batch(
             calendar. Off only says so in the log and in the dry run's table.
         sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
         ignore_columns: On leaves out columns that do not exist, and says so. Those that begin with # always are.
+        fit_images: On turns pictures that a calendar names by a path upright, and makes them small enough.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -119,7 +121,13 @@ async def generate_batch(
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
         notes: list[str] = []
-        read = partial(read_calendar, sheet=sheet or None, ignore_columns=ignore_columns, report=notes.append)
+        read = partial(
+            read_calendar,
+            sheet=sheet or None,
+            ignore_columns=ignore_columns,
+            fit_images=fit_images,
+            report=notes.append,
+        )
         rows = await _rows(requests, calendar, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)

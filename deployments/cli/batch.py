@@ -53,6 +53,9 @@ def batch(
     ignore_columns: Annotated[
         bool, typer.Option("--ignore-columns", help="Leave out columns that do not exist. Default: refuse the file.")
     ] = False,
+    fit_images: Annotated[
+        bool, typer.Option("--fit-images", help="Turn pictures named by a path upright, and make them small enough.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
     api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
@@ -61,8 +64,11 @@ def batch(
     """Generate the videos of a content calendar.
 
     Columns: `prompt`, and if wanted `id`, `model`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks or
-    commas), `mode`, `remove_watermark`, `options` (a JSON object), `tags` (separated by commas), `fallback_models`
-    (separated by blanks), `not_before` (a day). JSON Lines has the same names. An empty cell means the default.
+    commas; also `s3://bucket/object`, or paths as seen from the calendar), `mode`, `remove_watermark`, `options` (a
+    JSON object), `tags` (separated by commas), `fallback_models` (separated by blanks),
+    `not_before` (a day).
+
+    JSON Lines has the same names. An empty cell means the default.
 
     Run it again after anything went wrong, or after rows were added: it does only what is missing, and pays nothing
     twice. An example calendar: deployments/calendars/example.csv
@@ -87,6 +93,7 @@ def batch(
             refuse_duplicates=refuse_duplicates,
             sheet=sheet,
             ignore_columns=ignore_columns,
+            fit_images=fit_images,
             api=api,
             archive=archive,
         )
