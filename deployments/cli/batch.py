@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.cli.console import err, out, table
+from deployments.cli.console import err, print_table
 from deployments.connection import flush
 from flows.batch.summary import BatchError, BatchSummary
 from flows.generate_batch import generate_batch
@@ -119,18 +119,19 @@ def batch(
 
 def print_summary(summary: BatchSummary) -> None:
     """The table of all rows, and all of it in one sentence."""
-    rows = table("line", "key", "state", "task", "seconds", "price", "object")
-    for row in summary.rows:
-        rows.add_row(
+    rows = [
+        [
             str(row.line),
-            escape(row.key or "-"),
+            row.key or "-",
             row.state,
-            escape(row.task_id or "-"),
+            row.task_id or "-",
             str(row.duration_seconds or "-"),
             str(row.price if row.price is not None else "-"),
-            escape(row.object_name or row.note or "-"),
-        )
-    out.print(rows)
+            row.object_name or row.note or "-",
+        ]
+        for row in summary.rows
+    ]
+    print_table(("line", "key", "state", "task", "seconds", "price", "object"), rows)
     for note in summary.notes:
         err.print(escape(note))
     err.print(escape(summary.sentence()))
