@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test attack stores check audit format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test attack stores reference screenshots check audit format lock clean distclean require-stopped
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create .venv with exactly the locked versions
 
@@ -69,6 +69,13 @@ stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and play the ledger's m
 	@test -x $(LOCAL)/bin/versitygw || ! command -v go >/dev/null || \
 	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }
 	@$(BIN)/python -m pytest -m stores -s -p no:randomly tests/stores
+
+reference: $(STAMP) ## write docs/reference.md anew, from the code
+	@$(BIN)/python -m tests.reference
+
+screenshots: $(STAMP) ## take the pictures of README and docs anew; needs a Chromium
+	@$(MINIO)
+	@$(BIN)/python -m tests.e2e.screenshots
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .

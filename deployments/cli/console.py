@@ -62,8 +62,6 @@ err: Final = _console(stderr=True)
 def called() -> str:
     """How `sora` was called, such that it can be typed again from here: `sora`, `.venv/bin/sora`, …"""
     path = Path(sys.argv[0])
-    if path.name == "__main__.py":
-        return f"{shlex.quote(shown_path(Path(sys.executable)))} -m deployments.cli"
     found = shutil.which(path.name)
     if path.name != "sora" or (found and Path(found).resolve() == path.resolve()):
         return "sora"
