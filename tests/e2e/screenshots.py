@@ -45,7 +45,7 @@ async def take(running: Running) -> None:
         await save(visitor, "gallery")
         await visitor.open_gallery("/k/spring-kite")
         await page.wait_for_function("() => document.querySelector('video').readyState >= 1")
-        await save(visitor, "gallery-video")
+        await save(visitor, "gallery-video", still=True)
         await visitor.open_run(run["id"])
         await visitor.sees_state("Completed")
         await save(visitor, "prefect-run", still=True)
@@ -58,7 +58,7 @@ async def take(running: Running) -> None:
 
 
 async def save(visitor: Person, name: str, *, still: bool = False) -> None:
-    """Writes what is to be seen as a WebP. Prefect's pages go on drawing a while."""
+    """Writes what is to be seen as a WebP. Prefect's pages, and players, go on drawing a while."""
     if still:
         await visitor.page.wait_for_load_state("networkidle")
         await visitor.page.wait_for_timeout(1_500)
