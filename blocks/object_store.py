@@ -339,19 +339,20 @@ class ObjectStore:
             response.close()
             response.release_conn()
 
-    def signed_url(self, name: str, *, seconds: int, download_as: str | None = None) -> str:
+    def signed_url(self, name: str, *, seconds: int, download_as: str | None = None, bucket: str | None = None) -> str:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it.
 
         Args:
             name: the object.
             seconds: how long it works.
             download_as: a file name of plain letters; the browser then saves the object instead of showing it.
+            bucket: another one of the same store.
         """
         headers: dict[str, str | list[str] | tuple[str]] | None = None
         if download_as:
             headers = {"response-content-disposition": f'attachment; filename="{download_as}"'}
         return self._minio.get_presigned_url(
-            "GET", self.bucket, name, expires=timedelta(seconds=seconds), response_headers=headers
+            "GET", bucket or self.bucket, name, expires=timedelta(seconds=seconds), response_headers=headers
         )
 
     async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:

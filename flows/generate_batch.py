@@ -90,6 +90,7 @@ async def generate_batch(
     sheet: str | None = None,
     ignore_columns: bool = False,
     shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1,
+    fit_images: bool = False,
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
@@ -116,6 +117,7 @@ async def generate_batch(
         ignore_columns: On leaves out columns that do not exist, and says so. Those that begin with # always are.
         shards: Into how many runs of `generate-shard` the work pool gets the videos, for several machines. Each has its
             part of all limits. One means that this run generates them itself.
+        fit_images: On turns pictures that a calendar names by a path upright, and makes them small enough.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -125,7 +127,13 @@ async def generate_batch(
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
         notes: list[str] = []
-        read = partial(read_calendar, sheet=sheet or None, ignore_columns=ignore_columns, report=notes.append)
+        read = partial(
+            read_calendar,
+            sheet=sheet or None,
+            ignore_columns=ignore_columns,
+            fit_images=fit_images,
+            report=notes.append,
+        )
         rows = await _rows(requests, calendar, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)

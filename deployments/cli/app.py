@@ -7,7 +7,9 @@ imported only when that command is given, after its server was chosen; `sora --h
 import re
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Annotated, Any, Final, cast
 
 import typer
@@ -50,6 +52,10 @@ COMMANDS: Final = {
         "sandbox", "sandbox",
         "Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.",
         connects=False,
+    ),
+    "init": Command(
+        "init", "init",
+        "Write a calendar, a prefect.yaml and a README into an empty folder, to start from.", connects=False,
     ),
     "setup": Command(
         "setup", "setup", "Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml."
@@ -166,12 +172,22 @@ your Prefect profile.
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sora-pipeline {version('sora-pipeline')}, Prefect {version('prefect')}, Python {python_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
     local_dir: Annotated[
         Path,
         typer.Option("--local-dir", envvar="SORA_LOCAL_DIR", help="Where the local stack keeps its data and logs."),
     ] = LOCAL_DIR,
 ) -> None:
+    del show_version
     context.obj = local_dir

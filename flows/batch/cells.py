@@ -27,19 +27,19 @@ MIDNIGHT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|\
 
 _TIME: Final = re.compile(r"0?(\d{1,2}:\d\d)(?::00)?", re.ASCII)
 """Excel takes 9:16 for a time of the day and shows 09:16 or 09:16:00."""
-_SEPARATOR: Final = re.compile(r"\s+|(?<![,;|])[,;|]++(?=\s|https?://|$)", re.IGNORECASE)
+_SEPARATOR: Final = re.compile(r"\s+|(?<![,;|])[,;|]++(?=\s|https?://|s3://|$)", re.IGNORECASE)
 """Between two addresses. A comma inside an address, as Cloudinary has it, separates nothing. A run of commas is tried
 once, from its beginning: a cell can hold a hundred thousand."""
 _FOREIGN: Final = re.compile(r"(?:[\uff0c\u3001\uff1b]|\\[rn])(?=\\|\s|(?:https?|s3)://|$)", re.IGNORECASE)
 """Chinese and Japanese commas, and a line break that a program wrote as two characters."""
 _ADDRESS: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//|www\.", re.IGNORECASE)
-_STARTS: Final = re.compile(r"(?:^|[\s,;|])https?://", re.IGNORECASE)
 _NO_PROMPT: Final = re.compile(
     r"#(?:NAME\?|N/A|REF!|VALUE!|ERROR!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)|Loading\.\.\.|nan|null|none|undefined|\\N|\x1a|"
     r"\[object \w+\]|\{\{[^{}]*\}\}|\$\{[^{}]*\}",
     re.IGNORECASE,
 )
 """What spreadsheets show for an error, and programs write where they have nothing to put in."""
+_STARTS: Final = re.compile(r"(?:^|[\s,;|])(?:https?|s3)://", re.IGNORECASE)
 _IMAGE: Final = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 
 

@@ -82,7 +82,7 @@ class ImageFacts:
     """An image that the provider should be able to use.
 
     Attributes:
-        url: Where it is, without query.
+        url: Where it is, without query; or what it is called.
         format: By its bytes, whatever its name or content type says.
         width: In pixels, as stored.
         height: In pixels, as stored.
@@ -135,13 +135,21 @@ async def check_image(
     return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_image, data, url, max_pixels)
 
 
-def decode_image(data: bytes, url: str, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageFacts:
+def decode_image(
+    data: bytes, url: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS, *, shown: str = ""
+) -> ImageFacts:
     """What an image is, from all of its bytes. Pure, and slow for a large one: to be run in a thread.
+
+    Args:
+        data: the file.
+        url: where it came from.
+        max_pixels: of larger pictures nothing is decoded.
+        shown: what a message calls one that came from no URL.
 
     Raises:
         ImageRefusedError: not JPG, PNG or WebP, more than max_pixels, animated or damaged.
     """
-    shown = display_url(url)
+    shown = display_url(url) if url is not None else shown
     if not data:
         raise ImageRefusedError(f"{shown} is empty: upload the image again", url=url)
     kind = sniff_format(data)
