@@ -12,6 +12,7 @@ from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
 from flows.batch.limited_flow import limited_flow
+from flows.batch.sheet import publish_sheet
 from flows.batch.summary import (
     BatchSummary,
     bad_row,
@@ -152,13 +153,15 @@ async def generate_batch(
         elif bad and on_bad_rows == "refuse":
             refused = batch.untouched()
             await publish(refused)
+            await publish_sheet(refused, resources.store)
             raise bad_rows_error(bad, refused)
         else:
             summary = await batch.run(
                 max_in_flight=min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight),
                 submissions_per_second=submissions_per_second,
             )
-    await publish(summary)
+        await publish(summary)
+        await publish_sheet(summary, resources.store)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     if summary.failed:
         raise batch_error(summary)

@@ -210,7 +210,7 @@ async def _latest_preview(key: str, request: VideoRequest, resources: Resources)
 
 async def _made(request: VideoRequest, key: str, resources: Resources) -> Generation:
     async with explained(key, resources):
-        return await generate(request, key, resources, Terms(may_submit_again=rerun_by_person))
+        return await generate(request, key, resources, Terms(may_submit_again=rerun_by_person, waits=True))
 
 
 async def _ask(question: str, hours: float) -> Answer:
