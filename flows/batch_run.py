@@ -43,6 +43,7 @@ from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.payments import paid_attempts, spent_on
 from flows.resources import Resources
+from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import retried
@@ -51,6 +52,8 @@ from flows.submission import Terms
 STARTING_AT_ONCE: Final = 16
 """Rows that are being validated and submitted at the same time. The others wait in line and cost nothing: a thousand
 that all read the ledger at once would only queue there."""
+SHOWN_PROMPT_CHARACTERS: Final = 200
+"""Of a prompt, in the result: enough to know the video by."""
 CHECKS_AT_ONCE: Final = 8
 """Images that a dry run looks at at the same time."""
 
@@ -156,12 +159,17 @@ class Batch:
             self.key, len(self.due), len(self._before), max_in_flight, submissions_per_second,
         )  # fmt: skip
 
+        shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.monotonic)
+
         async def one(row: Row) -> BatchRow:
             async with gate:
-                return await self._generate(row, ramp, starting)
+                made = await self._generate(row, ramp, starting)
+            await shown.ended(made.state)
+            return made
 
         try:
             made = await asyncio.gather(*(one(row) for row in self.due))
+            await shown.finish()
         finally:
             await self._brake.aclose()
         if self._brake.closed is not None and self._blocked is None:
@@ -373,6 +381,7 @@ class Batch:
             state=state,
             problem=problem,
             note=note,
+            prompt=row.item.prompt[:SHOWN_PROMPT_CHARACTERS],
             duration_seconds=row.item.seconds,
             price=self.budget.price(row.item.seconds, row.item.model),
         )
@@ -383,6 +392,7 @@ class Batch:
         return made.model_copy(
             update={
                 "task_id": generation.task_id,
+                "poster_name": next((item.name for item in generation.objects if item.kind == "poster"), None),
                 "object_name": video.name if video else None,
                 "link": link_of(generation, self._resources.archive),
             }

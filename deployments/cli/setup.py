@@ -14,6 +14,7 @@ from deployments.connection import Connection
 from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
 from deployments.setup.deploy import MAIN, POOL, delete_examples_commands
 from deployments.setup.deploy import deploy as deploy_files
+from deployments.setup.notify import notify as make_notifications
 from flows.resources import load_block
 
 
@@ -30,6 +31,15 @@ def setup(
         list[str] | None,
         typer.Option(help="Field that goes back to its default, such as callback_url. May be given several times."),
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=(
+                "Where to send a word when a video failed, is unconfirmed or expires, APIXO takes no more, or 80 % of "
+                "a budget are spent: slack:URL, discord:URL, webhook:URL, email:ADDRESS. May be given several times."
+            )
+        ),
+    ] = None,
 ) -> None:
     """Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml.
 
@@ -44,6 +54,9 @@ def setup(
 
     Then the work pool `sora` and the deployments of prefect.yaml are made, or brought up to this version of the code.
     A worker runs them: `prefect worker start --pool sora`
+
+    `--notify slack` without an address takes that of SORA_NOTIFY_URL, so that it is in no shell history. A block of
+    Prefect keeps it, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
     """
     connection: Connection = context.obj
     environ = {**(connection.stack.load_environment() if connection.stack else {}), **os.environ}
@@ -54,6 +67,9 @@ def setup(
         for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=tried):
             show(saved)
         show(await make_bucket(await load_block(VideoArchive, name)))
+        for wanted in notify or ():
+            for saved in await make_notifications(wanted, environ):
+                show(saved)
         if deploy:
             await _deploy(connection)
 

@@ -98,10 +98,10 @@ async def save_blocks(
         value = api.get(field)
         if isinstance(value, Secret):
             if value._block_document_id is None:  # noqa: SLF001 - Prefect offers no other way to see it
-                saved.append(await _save(value, secret_name))
+                saved.append(await save_block(value, secret_name))
                 value = await Secret.aload(secret_name)
             api[field] = value
-    return [*saved, await _save(ApixoApi(**api), name), await _save(VideoArchive(**archive), name)]
+    return [*saved, await save_block(ApixoApi(**api), name), await save_block(VideoArchive(**archive), name)]
 
 
 async def check_blocks(api: ApixoApi, archive: VideoArchive) -> None:
@@ -182,7 +182,8 @@ async def _wanted(
     return fields
 
 
-async def _save(wanted: Block, name: str) -> Saved:
+async def save_block(wanted: Block, name: str) -> Saved:
+    """Saves a block, where it is not saved already as it is."""
     stored = await _load(type(wanted), name)
     outcome: Outcome = "created" if stored is None else "updated"
     if stored is not None and _plain(stored) == _plain(wanted):

@@ -27,6 +27,7 @@ from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
 from flows.record.monthly_spend import SpendObjects
 from flows.record.recent import failed_name, newest_keys
+from flows.record.run_keys import RunKeys
 
 T = TypeVar("T")
 
@@ -58,6 +59,7 @@ class Ledger:
         tasks: which generation a task belongs to.
         requests: under which key a request was generated first.
         spend: what is spent and reserved in each month.
+        run_keys: which key a run has that was given none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Ledger:
         self.tasks = TaskOwners(store, self._patiently)
         self.requests = RequestIndex(store, self._patiently, now=now)
         self.spend = SpendObjects(store, self._patiently)
+        self.run_keys = RunKeys(store, self._patiently)
 
     async def ensure_ready(self) -> None:
         """Makes sure that the bucket is there, keeps conditional writes, and takes what is written after paying.
