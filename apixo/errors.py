@@ -228,9 +228,13 @@ ENVELOPE_ONLY = frozenset({402, 403, 404})
 statuses too; and of a task that was just submitted they may be an answer that came too early."""
 
 _CONTENT = re.compile(r"content|polic|safety|guideline|prohibit|sensitive|nsfw|violat|prompt|image", re.IGNORECASE)
-_EMPTY = re.compile(r"\b(insufficient|not enough|no) (credits?|balance|funds?)\b", re.IGNORECASE)
+_MONEY = r"\b(?:credits?|balance|funds?)\b"
+_TOO_LITTLE = r"\b(?:insufficient|not enough|too low|exhausted|used up|empty|depleted)\b"
+_EMPTY = re.compile(
+    rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}", re.IGNORECASE
+)
 _GONE = re.compile(r"model_?unavailable", re.IGNORECASE)
-_KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account|model", re.IGNORECASE)
+_KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account", re.IGNORECASE)
 
 
 def refusal_class(code: int, words: str) -> type[RefusedError]:

@@ -136,11 +136,11 @@ def parse_envelope(
 
 def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
     """Whether a no to a submission may be a yes in disguise: it names a task, brings data, or has another code too."""
-    names: set[str] = set()
+    fields: list[tuple[str, Any]] = []
     outermost: list[tuple[str, Any]] = []
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names.update(name.lower().replace("_", "") for name, _ in pairs)
+        fields.extend((re.sub(r"[_-]", "", name).lower(), value) for name, value in pairs)
         outermost[:] = pairs  # the last object to be closed is the first that was opened
         return dict(pairs)
 
@@ -152,17 +152,38 @@ def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
     codes = [value for name, value in outermost if name == "code"]
     if len(codes) > 1 or (codes and envelope is None):
         return True
-    return "taskid" in names or any(value and not _only_says_why(value) for name, value in outermost if name == "data")
+    return any(_names_a_task(name, value) for name, value in fields) or any(
+        value and not _only_says_why(value) for name, value in outermost if name == "data"
+    )
 
 
-_MAY_NAME_A_TASK: Final = re.compile(r"task|[0-9a-f]{32}", re.IGNORECASE)
+_TASK_ID: Final = re.compile(
+    r"task[_-]?[0-9a-f]{6,}|task[ _-]?id\W{1,3}\w|(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", re.IGNORECASE
+)
 """Ids such as `task_12345678` and of 32 hex digits were seen."""
+_NO_TASK: Final = re.compile(r"https?://\S+|(?:request|trace|log|span|correlation)[ _-]?id\W{0,4}[\w-]+", re.IGNORECASE)
+"""What a refusal may quote of the request, and what many APIs say of the call itself, for their support."""
+_OF_THE_CALL_NAMES: Final = frozenset({"requestid", "xrequestid", "traceid", "logid", "spanid", "correlationid"})
+
+
+def _names_a_task(name: str, value: Any) -> bool:
+    """Whether a field of a refusal, at any depth, holds what may be the id of a task."""
+    if name == "taskid":
+        return True
+    waiting = [value] if name not in _OF_THE_CALL_NAMES else []
+    while waiting:  # lists in lists may be deep
+        found = waiting.pop()
+        if isinstance(found, list):
+            waiting.extend(found)
+        elif isinstance(found, str) and _TASK_ID.search(_NO_TASK.sub("", found)):
+            return True
+    return False
 
 
 def _only_says_why(data: Any) -> bool:
     """Whether it is the documented `{"error": "Missing required field: …"}`, and names no task."""
     why = data.get("error") if isinstance(data, dict) and len(data) == 1 else None
-    return isinstance(why, str) and _MAY_NAME_A_TASK.search(why) is None
+    return isinstance(why, str)
 
 
 def _words(envelope: Envelope) -> str:

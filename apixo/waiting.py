@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from apixo.constants import INITIAL_WAIT_SECONDS, POLL_INTERVAL_SECONDS, RESULT_DAYS
+from apixo.constants import INITIAL_WAIT_SECONDS, POLL_INTERVAL_SECONDS
 from apixo.errors import ApixoError, AuthenticationError, DeadlineError
 from apixo.replies import Failed, Status, Succeeded, UnknownState
 
@@ -71,7 +71,7 @@ async def wait_for_end(
         if left <= 0:
             raise DeadlineError(
                 f"Task {task_id} was not finished after {waited:.0f} s ({last}). It may still end well: ask again "
-                f"later. APIXO keeps a result for {RESULT_DAYS} days.",
+                "later, for APIXO keeps results for a limited time.",
                 task_id=task_id,
             )
         jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * rng())

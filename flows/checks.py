@@ -10,7 +10,17 @@ from typing import Final, Literal
 import httpx
 from pydantic import BaseModel, Field
 
-from apixo import ApixoError, AuthenticationError, NotSentError, SoraError, StatusClient
+from apixo import (
+    ApixoError,
+    BadRequestError,
+    ModelNotFoundError,
+    NoReplyError,
+    RateLimitError,
+    ServerError,
+    SoraError,
+    StatusClient,
+    UnexpectedReplyError,
+)
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
 from blocks.apixo_api import BLOCKS_HEADER
@@ -80,15 +90,16 @@ async def check_api(client: StatusClient) -> None:
     """Asks the API about a task that does not exist: free of charge, and it shows what a submission would meet.
 
     Raises:
-        NotSentError: the API cannot be reached.
-        AuthenticationError: it does not take the key.
+        ApixoError: the API cannot be reached, does not take the key, or answers otherwise than in its envelope.
     """
     try:
         await client.status_once("dry-run")
-    except (AuthenticationError, NotSentError):
-        raise
-    except ApixoError:
+    except (BadRequestError, ModelNotFoundError, RateLimitError):
         pass  # it answers, and does not know the task
+    except (NoReplyError, ServerError, UnexpectedReplyError):
+        # How it answers about a task that does not exist is not documented; its balance is.
+        if await known_balance(client) is None:
+            raise
 
 
 async def check_account(client: StatusClient, api: ApixoApi) -> list[Finding]:

@@ -225,7 +225,7 @@ async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
     status = await resources.client.status_once(paid.task_id, model=paid.model)
     if not isinstance(status, Succeeded | Failed):
-        end = given_up(status, _age(entry.generation, resources))
+        end = given_up(status, _age(entry.generation, resources), resources.api.result_valid_hours)
         if end is None:
             return _collected(entry.generation, resources)
         status = end

@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import Final
 
 from apixo import Failed, Pending, Processing, Succeeded, UnknownState, wait_for_end
-from apixo.constants import RESULT_DAYS
 from apixo.replies import says_under_way
 from flows.record import transitions
 from flows.record.advice import failed_error
@@ -61,15 +60,16 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     )
 
 
-def given_up(status: Pending | Processing | UnknownState, age: timedelta) -> Failed | None:
+def given_up(status: Pending | Processing | UnknownState, age: timedelta, result_valid_hours: float) -> Failed | None:
     """The end of a task that names none, for a person to decide about it; None while one may come. Pure.
 
     Args:
         status: what the provider says of it.
         age: since it was submitted.
+        result_valid_hours: how long APIXO keeps a result, as the API block has it.
     """
     stands = isinstance(status, UnknownState) and not says_under_way(status.state)
-    if age < (GIVEN_UP_AFTER if stands else timedelta(days=RESULT_DAYS)):
+    if age < (GIVEN_UP_AFTER if stands else timedelta(hours=result_valid_hours)):
         return None
     return Failed(
         task_id=status.task_id,

@@ -8,12 +8,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal
 
-from apixo.constants import RESULT_DAYS
+from flows.collect_videos import EXPIRING_AFTER
 from flows.record.advice import advice
 from flows.record.generation import Generation, State
 
-EXPIRY_WARNING: Final = timedelta(days=RESULT_DAYS - 3)
-"""As the collector warns: three days before APIXO drops a result."""
 FAILED_DAYS: Final = 7
 """How long a failure stays on top. The filter finds older ones."""
 
@@ -47,7 +45,7 @@ def notices(found: Iterable[Generation], options: str, now: datetime) -> list[No
 
 def _why(found: Generation, now: datetime) -> Why | None:
     since = found.attempt.submitted_at or found.attempt.claimed_at
-    if found.state in (State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED) and now - since > EXPIRY_WARNING:
+    if found.state in (State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED) and now - since > EXPIRING_AFTER:
         return "expiring"
     if found.state is State.UNCONFIRMED:
         return "unconfirmed"
@@ -61,8 +59,10 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
     message = problem.message if problem else said.paid
     if why == "expiring":
         since = found.attempt.submitted_at or found.attempt.claimed_at
-        drops_at = since.astimezone(UTC) + timedelta(days=RESULT_DAYS)
-        message = f"It is not archived, and APIXO drops its result on {drops_at:%Y-%m-%d}."
+        message = (
+            f"It was submitted on {since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. APIXO keeps "
+            "results for 15 days, by an older page of its documentation for 24 hours."
+        )
     return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
 
 

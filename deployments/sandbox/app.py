@@ -62,6 +62,8 @@ class _Calls:
             asked = read_request(model, await request.body())
         except InvalidInputError as error:
             return self._failure(400, str(error))
+        if self._left() < self._settings.task_price:
+            return self._failure(402, "Insufficient balance")
         if self._board.unfinished >= self._settings.max_concurrent_tasks:
             # The documentation does not say how one 429 differs from the other: the code must not need to know.
             return self._failure(429, "Rate limit exceeded")
@@ -74,8 +76,10 @@ class _Calls:
     async def balance(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return refusal
-        left = self._settings.balance - self._settings.task_price * len(self._board)
-        return JSONResponse({"code": 200, "message": "success", "data": round(left, 2)})
+        return JSONResponse({"code": 200, "message": "success", "data": round(self._left(), 2)})
+
+    def _left(self) -> float:
+        return self._settings.balance - self._settings.task_price * len(self._board)
 
     async def status(self, request: Request) -> Response:
         if refusal := self._refusal(request):

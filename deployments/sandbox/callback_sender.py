@@ -1,17 +1,18 @@
-"""Tells a receiver that its task ended: the status reply's envelope, POSTed until a 2xx or until the attempts end."""
+"""Tells a receiver that its task ended: the status reply's envelope, POSTed until a 200, four times at most."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 import httpx
 from pydantic import BaseModel, Field
 
 from deployments.sandbox.envelopes import Json
 from deployments.sandbox.faults import Fault
-from deployments.sandbox.settings import CALLBACK_BACKOFF_SECONDS, SandboxSettings
+from deployments.sandbox.settings import CALLBACK_PAUSES_SECONDS, SandboxSettings
 
 
 class CallbackAttempt(BaseModel):
@@ -38,12 +39,11 @@ async def deliver(
     if fault and kind == "late":
         await asyncio.sleep(fault.seconds)
     for _ in range(2 if kind == "twice" else 1):
-        for number in range(settings.callback_attempts):
-            if number:
-                await asyncio.sleep(settings.scaled(CALLBACK_BACKOFF_SECONDS * 2 ** (number - 1)))
+        for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
+            await asyncio.sleep(settings.scaled(pause_seconds))
             attempt = await _post(client, url, b"<!doctype html>\x00 not json {" if kind == "junk" else envelope())
             attempts.append(attempt)
-            if attempt.status is not None and 200 <= attempt.status < 300:
+            if attempt.status == HTTPStatus.OK:
                 break
 
 

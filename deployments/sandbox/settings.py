@@ -21,8 +21,8 @@ IMAGE_LIMIT_BYTES = 10 * 1024 * 1024
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 #: How long the sandbox waits for an image or a callback's receiver. Real traffic, so `speed` does not shorten it.
 NETWORK_TIMEOUT_SECONDS = 10.0
-#: Wait before the second attempt of a callback; each later one waits twice as long. Divided by `speed`.
-CALLBACK_BACKOFF_SECONDS = 5.0
+#: APIXO: a callback that is not answered with 200 is sent three more times, after these waits. Divided by `speed`.
+CALLBACK_PAUSES_SECONDS = (30.0, 120.0, 600.0)
 #: A prompt with this word in it is refused as `CONTENT_VIOLATION`, so that the refusal can be tried out.
 FORBIDDEN_WORD = "forbidden"
 SECONDS_A_DAY = 86_400.0
@@ -37,7 +37,9 @@ class SandboxSettings(BaseModel):
     speed: float = Field(
         1, gt=0, description="How many times faster than life: every duration of the provider is divided by it."
     )
-    balance: float = Field(100, description="What the account has at first.")
+    balance: float = Field(
+        10_000, description="What the account has at first; a task that costs more than is left is refused with 402."
+    )
     task_price: float = Field(1, ge=0, description="What each task takes off the balance. A made-up number.")
     gone_models: tuple[str, ...] = Field((), description="Models that are not offered any more: a submit answers 404.")
     other_models: tuple[str, ...] = Field(
@@ -58,7 +60,6 @@ class SandboxSettings(BaseModel):
         description="Whether an error's code is its HTTP status too; if not, every error is a 200 with the code in "
         "the body. The documentation leaves it open.",
     )
-    callback_attempts: int = Field(3, ge=1, description="How often a callback is sent until its receiver answers 2xx.")
     seed: int = Field(0, description="Seed of the random durations. Task ids stay unpredictable.")
     data_dir: Path | None = Field(
         None, description="Where videos are kept, and found again; a temporary folder, removed at exit, when not given."

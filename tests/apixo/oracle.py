@@ -147,7 +147,9 @@ class Reply:
     def _speaks_of_a_task(self) -> bool:
         if self.content is None:
             return b"taskid" in self.body.replace(b"\0", b"").lower()
-        if any(name.lower().replace("_", "") == "taskid" for name in names(self.content)):
+        if any(name.lower().replace("_", "").replace("-", "") == "taskid" for name in names(self.content)):
+            return True
+        if any(names_a_task(text) for name, text in texts(self.content) if name not in OF_THE_CALL):
             return True
         return isinstance(self.content, Pairs) and any(data and not says_why(data) for data in self.content.all("data"))
 
@@ -183,8 +185,34 @@ def says_why(data: Any) -> bool:
     """Whether it is an error's `{"error": "Missing required field: input.prompt"}`, without a task in it."""
     if not isinstance(data, Pairs) or [name for name, _ in data] != ["error"]:
         return False
-    why = data.one_of("error")
-    return isinstance(why, str) and re.search("task|[0-9a-f]{32}", why, re.IGNORECASE) is None
+    return isinstance(data.one_of("error"), str)
+
+
+OF_THE_CALL = ("requestid", "xrequestid", "traceid", "logid", "spanid", "correlationid")
+
+
+def names_a_task(text: str) -> bool:
+    """Whether a text holds what looks like an id of APIXO's, besides addresses and the call's own id."""
+    left = re.sub(r"https?://\S+|(request|trace|log|span|correlation)[ _-]?id\W{0,4}[\w-]+", "", text.lower())
+    ids = re.findall(r"task[_-]?([0-9a-f]+)", left)
+    return (
+        any(len(found) >= 6 for found in ids)
+        or any(len(run) == 32 for run in re.findall("[0-9a-f]+", left))
+        or re.search(r"task[ _-]?id\W{1,3}\w", left) is not None
+    )
+
+
+def texts(content: Any) -> Iterator[tuple[str, str]]:
+    """Every text in a JSON value, however deep, with the name of its field."""
+    waiting = [("", content)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Pairs):
+            waiting.extend((re.sub("[_-]", "", inner).lower(), item) for inner, item in value)
+        elif isinstance(value, list):
+            waiting.extend((name, item) for item in value)
+        elif isinstance(value, str):
+            yield name, value
 
 
 def names(content: Any) -> Iterator[str]:

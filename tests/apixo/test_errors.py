@@ -111,6 +111,7 @@ def test_only_the_documented_codes_are_a_definite_no() -> None:
     [
         ("Content violates our policy", "ContentRefusedError"),
         ("Sensitive prompt", "ContentRefusedError"),
+        ("Your prompt was rejected by the model's safety policy", "ContentRefusedError"),
         ("API key lacks permission", "PermissionDeniedError"),
         ("Forbidden", "PermissionDeniedError"),
         ("This key may not use content models", "PermissionDeniedError"),
@@ -153,7 +154,13 @@ def test_a_fail_code_decides_the_class_and_the_advice(fail_code: str, name: str,
 
 
 def test_a_400_about_credits_is_about_the_account() -> None:
-    for words in ("Insufficient credits", "not enough balance", "No funds left"):
+    for words in (
+        "Insufficient credits",
+        "not enough balance",
+        "No funds left",
+        "Your balance is too low",
+        "Insufficient account balance",
+    ):
         assert refusal_class(400, words).__name__ == "InsufficientBalanceError"
 
 

@@ -123,6 +123,17 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (400, no(400) | {"data": {"error": "0123456789abcdef0123456789abcdef"}}, ServerError),
     (400, no(400) | {"data": {"error": {"id": 1}}}, ServerError),
     (400, no(400) | {"data": {"error": "odd", "id": "task_1"}}, ServerError),
+    # An id in any place.
+    (400, no(400, "duplicate of task_12345678"), ServerError),
+    (400, no(400, "0123456789abcdef0123456789abcdef is under way"), ServerError),
+    (400, no(400) | {"task": {"id": "task_12345678"}}, ServerError),
+    (400, no(400) | {"id": "task_12345678"}, ServerError),
+    (400, no(400) | {"tasks": ["0123456789ABCDEF0123456789ABCDEF"]}, ServerError),
+    # What a refusal quotes, or says of the call itself, is none.
+    (429, no(429) | {"data": {"error": "Too many concurrent tasks"}}, RateLimitError),
+    (400, no(400, "Request id: 0123456789abcdef0123456789abcdef"), BadRequestError),
+    (400, no(400) | {"request_id": "0123456789abcdef0123456789abcdef"}, BadRequestError),
+    (400, no(400, "https://h.example/0123456789abcdef0123456789abcdef.jpg is no image"), BadRequestError),
     (402, HTML, ServerError),
     (404, HTML, ServerError),
     (404, b'{"message": "no Route matched"}', ServerError),

@@ -48,10 +48,10 @@ def test_what_the_balance_buys(sandbox: SandboxServer, fields: dict[str, Any], d
 async def test_the_balance_is_a_finding(api: ApixoApi) -> None:
     async with api.status_client() as client:
         (found,) = await check_account(client, api)
-        low = api.model_copy(update={"balance_warning_below": Decimal(1000)})
+        low = api.model_copy(update={"balance_warning_below": Decimal(100_000)})
         (warned,) = await check_account(client, low)
-    assert (found.name, found.outcome, found.detail) == ("balance", "ok", "100.00 USD")
-    assert (warned.outcome, warned.detail) == ("warning", "100.00 USD. Top up the APIXO account.")
+    assert (found.name, found.outcome, found.detail) == ("balance", "ok", "10000.00 USD")
+    assert (warned.outcome, warned.detail) == ("warning", "10000.00 USD. Top up the APIXO account.")
 
 
 NONE = [
@@ -67,7 +67,7 @@ NONE = [
 @pytest.mark.parametrize("answer", NONE, ids=range(len(NONE)))
 async def test_where_the_api_gives_no_balance_nothing_is_said(answer: bytes, api: ApixoApi, sent: Sent) -> None:
     async with serving(reply(answer)) as server:
-        strict = api.model_copy(update={"require_balance": True, "balance_warning_below": Decimal(1000)})
+        strict = api.model_copy(update={"require_balance": True, "balance_warning_below": Decimal(100_000)})
         async with StatusClient("key", base_url=server.url, retry_delay_seconds=0.01) as client:
             assert await known_balance(client) is None
             assert await check_balance(client, strict, Decimal(50), batch_key="k") is None
@@ -79,6 +79,6 @@ async def test_where_the_api_gives_no_balance_nothing_is_said(answer: bytes, api
 async def test_a_balance_that_is_required_and_missing_is_an_error(api: ApixoApi) -> None:
     strict = api.model_copy(update={"require_balance": True})
     async with api.status_client() as client:
-        assert await check_balance(client, strict, Decimal(100), batch_key="k") is None
-        with pytest.raises(BalanceError, match=r"has 100\.00 USD left, .* cost 101\. Nothing was submitted"):
-            await check_balance(client, strict, Decimal(101), batch_key="k")
+        assert await check_balance(client, strict, Decimal(10_000), batch_key="k") is None
+        with pytest.raises(BalanceError, match=r"has 10000\.00 USD left, .* cost 10001\. Nothing was submitted"):
+            await check_balance(client, strict, Decimal(10_001), batch_key="k")

@@ -110,7 +110,8 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
 def test_when_a_task_without_an_end_is_given_up(
     status: Pending | Processing | UnknownState, age: timedelta, ends: bool
 ) -> None:
-    found = given_up(status, age)
+    found = given_up(status, age, 360)
+    assert given_up(status, timedelta(hours=30), 30) is not None
     assert (found is not None) == ends
     assert found is None or (found.fail_code, found.task_id) == (status.state, "t")
 
