@@ -25,6 +25,7 @@ from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
+from flows.signals.run_tags import tag_run
 from flows.signals.terminal_event import publish_end
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
@@ -82,6 +83,7 @@ async def collect_videos(
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
     await _report(found)
+    await tag_run((), name=run_name(found))
     failed = [item for item in found if item.what == "error"]
     if failed:
         raise CollectionError(
@@ -89,6 +91,15 @@ async def collect_videos(
             + " ".join(f"{item.key}: {item.note}" for item in failed[:10])
         )
     return found
+
+
+def run_name(found: Sequence[Collected]) -> str:
+    """What a run is called afterwards: by what it archived, else by what needs a person. Pure."""
+    for what, verb in (("archived", "archived"), ("unconfirmed", "unconfirmed:"), ("failed", "failed:")):
+        keys = [item.key for item in found if item.what == what]
+        if keys:
+            return f"{verb} {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}"
+    return f"collect: {len(found)} open" if found else "collect: nothing open"
 
 
 async def _collect_while_notified(

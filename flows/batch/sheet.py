@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Final
 
 from prefect.artifacts import acreate_markdown_artifact
@@ -21,6 +22,8 @@ PICTURE_PIXELS: Final = 112
 """Longest side. Some 2 to 4 KB each, so sixty are a quarter of a megabyte in Prefect's database."""
 POSTERS_AT_ONCE: Final = 8
 PROMPT_CHARACTERS: Final = 120
+LINE_CHARACTERS: Final = 30
+"""Two columns of this and a picture fit beside the classic UI's margins in a window of 1280 pixels."""
 
 
 async def publish_sheet(summary: BatchSummary, store: ObjectStore) -> None:
@@ -57,7 +60,7 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes]) -> str:
         lines += [f"**The rest was not submitted:** {plain(summary.blocked)}", ""]
     lines += [f"- {plain(note)}" for note in summary.notes]
     lines += [""] * bool(summary.notes)
-    head = ["video", "state", "price", "what to do"]
+    head = ["video", "what became of it, and what to do"]
     if pictures:
         head.insert(0, "picture")
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -68,21 +71,27 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes]) -> str:
 
 
 def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
-    name = plain(row.key or f"line {row.line}")
-    if row.link:
-        name = f"[{name}]({row.link})"
+    name = row.key or f"line {row.line}"  # a key has nothing that is markup; the UI shows backslashes in a link's text
     prompt = row.prompt if len(row.prompt) <= PROMPT_CHARACTERS else f"{row.prompt[:PROMPT_CHARACTERS]}…"
-    # The line break is ours; `plain` leaves none of what came from outside.
+    state = row.state if row.price is None else f"{row.state}, {row.price}"
     cells = [
-        f"{name}<br>{plain(prompt)}" if prompt else name,
-        row.state if row.ok else f"**{row.state}**",
-        "" if row.price is None else str(row.price),
-        plain((row.problem or row.note).removeprefix(f"{row.key}: ")),
+        "<br>".join([f"[{name}]({row.link})" if row.link else name, *_wrapped(prompt)]),
+        "<br>".join(
+            [
+                state if row.ok else f"**{state}**",
+                *_wrapped((row.problem or row.note).removeprefix(f"{row.key}: ")),
+            ]
+        ),
     ]
     if pictures:
         picture = pictures.get(row.key)
         cells.insert(0, f"![](data:image/jpeg;base64,{base64.b64encode(picture).decode()})" if picture else "")
     return f"| {' | '.join(cells)} |"
+
+
+def _wrapped(text: str) -> list[str]:
+    """The text in short lines: the UI does not wrap a table's cells, and what is wider than the page is off screen."""
+    return [plain(line) for line in wrap(text, LINE_CHARACTERS)]
 
 
 async def _pictures(rows: list[BatchRow], store: ObjectStore) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ import pytest
 
 from apixo import AuthenticationError, Pending, Processing, UnknownState, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve
+from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve, run_name
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
@@ -289,3 +289,12 @@ async def test_what_a_callback_reconciled_has_lost_its_run(
     reconciled = transitions.submitted(claimed, attempt_number=1, task_id="t", now=datetime.now(UTC), note="reconciled")
     assert claimed.attempt.waited_for
     assert not reconciled.attempt.waited_for
+
+
+def test_a_run_is_called_by_what_it_archived_else_by_what_needs_a_person() -> None:
+    archived, failed = Collected(key="a", what="archived"), Collected(key="f", what="failed")
+    pending = Collected(key="p", what="pending")
+    assert run_name([failed, archived, Collected(key="b", what="archived")]) == "archived a and 1 more"
+    assert run_name([pending, failed]) == "failed: f"
+    assert run_name([pending]) == "collect: 1 open"
+    assert run_name([]) == "collect: nothing open"
