@@ -14,7 +14,7 @@ from flows.media.decoding import decode
 from flows.media.downloads import download, part_of
 from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
-from flows.media.wrappings import unwrap
+from flows.media.wrappings import is_error_page, unwrap
 from flows.record.generation import Generation
 from flows.record.object_names import video_name
 from flows.signals.progress import report_progress
@@ -126,19 +126,20 @@ async def _fetch_one(
     arrived = path
     try:
         await download(web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
-        wrappings = await asyncio.to_thread(unwrap, path, max_bytes=MAX_VIDEO_BYTES)
-        warnings += [f"the video came wrapped in {name}, and is archived without" for name in wrappings]
     except DamagedVideoError as error:  # empty
         raise _damaged_error(found.key, url, error) from error
     except CutDownloadError as error:
         if not last_try:
             raise
         cut, arrived = error, part_of(path)  # the length that the host named may be wrong, time and again
+    inner = await asyncio.to_thread(unwrap, arrived, max_bytes=MAX_VIDEO_BYTES)
     poster = poster_of(path)
     try:
-        facts = await decode(inspect_video, arrived, poster)
+        facts = await decode(inspect_video, inner.path, poster)
     except DamagedVideoError as error:
-        if not (keeps_damaged and await asyncio.to_thread(_may_be_video, arrived)):
+        is_kept = keeps_damaged and not await asyncio.to_thread(is_error_page, inner.path)
+        await asyncio.to_thread(inner.discard)
+        if not is_kept:
             if cut is not None:
                 raise cut from error
             await asyncio.to_thread(path.unlink, missing_ok=True)  # the next try starts from nothing
@@ -146,10 +147,13 @@ async def _fetch_one(
         warnings.append(f"the video is damaged, and archived as it came after a day of fetching it again: {error}")
     if cut is not None:
         if facts is not None and not facts.is_complete and not keeps_damaged:
+            await asyncio.to_thread(inner.discard)
             raise cut  # it plays, and how much of it is missing cannot be seen
         await asyncio.to_thread(arrived.replace, path)
         warnings.append(f"all that the host gives is archived: {cut}")
     if facts is not None:
+        await asyncio.to_thread(inner.replace, path)
+        warnings += [f"the video came wrapped in {name}, and is archived without" for name in inner.removed]
         warnings += facts.doubts
         warnings += compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
@@ -168,13 +172,6 @@ def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideo
         url=url,
         retryable=error.retryable,
     )
-
-
-def _may_be_video(path: Path) -> bool:
-    """Whether it is anything but text: a page, an error message or a playlist is no video, however damaged."""
-    with path.open("rb") as file:
-        head = file.read(1024)
-    return any(byte < 0x20 and byte not in b"\t\n\r\f" for byte in head)
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """The boxes of an MP4: whether the file is all there, and whether it says how it was made. Only heads are read."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,14 +12,17 @@ C2PA_UUID: Final = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _VITAL: Final = frozenset({b"moov", b"mdat", b"moof"})
 _MAX_BOXES: Final = 10_000
 
+# The head of Matroska names its `DocType`: EBML's id of that, the length, the name.
+_WEBM: Final = re.compile(rb"\x1a\x45\xdf\xa3.{0,80}\x42\x82(?:\x84|.{0,7}\x04)webm", re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
     """What the top-level boxes of a file tell. An MP4 is a row of boxes, each with its length in front.
 
     Attributes:
-        brand: What the file calls itself first, like ``isom``, or ``qt`` with two blanks.
-        has_index: It is an MP4 whose one index lists every piece of it; a fragmented one has an index per fragment.
+        brand: What the file calls itself first, like ``isom``, ``qt`` with two blanks, or ``webm`` for a Matroska.
+        has_index: It is an MP4 whose one index, whole, lists every piece of it; a fragmented one has several.
         least_bytes: How large the file has to be for what is vital in it.
         has_c2pa: Whether it holds a C2PA manifest.
     """
@@ -32,9 +36,11 @@ class Boxes:
 def read_boxes(path: Path) -> Boxes:
     """Reads the head of each top-level box, some hundred bytes in all. Blocks. Another kind of file has no boxes."""
     kinds: set[bytes] = set()
-    least_bytes, has_c2pa, brand = 0, False, b""
+    least_bytes, has_c2pa, has_whole_index, brand = 0, False, False, b""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
+        if _WEBM.match(file.read(128)):
+            return Boxes(b"webm")
         at = 0
         for _ in range(_MAX_BOXES):
             if at + 8 > size_bytes:
@@ -50,11 +56,13 @@ def read_boxes(path: Path) -> Boxes:
             kinds.add(kind)
             has_c2pa |= kind == b"jumb" or (kind == b"uuid" and body.startswith(C2PA_UUID))
             if length == 0:
+                has_whole_index |= kind == b"moov"
                 break  # up to the end of the file
+            has_whole_index |= kind == b"moov" and at + length <= size_bytes
             if kind in _VITAL:
                 least_bytes = max(least_bytes, at + length)
             at += max(length, 8)
-    return Boxes(brand, b"moov" in kinds and b"moof" not in kinds, least_bytes, has_c2pa)
+    return Boxes(brand, has_whole_index and b"moof" not in kinds, least_bytes, has_c2pa)
 
 
 __all__ = ["C2PA_UUID", "Boxes", "read_boxes"]

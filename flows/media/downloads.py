@@ -129,13 +129,14 @@ async def _receive(
         async with open_stream(client, url, headers={**(headers or {}), **part.resume_headers()}) as response:
             if response.status_code == 206 and part.fits(response):
                 return await _write(response, url, part, max_bytes, report)
-            if response.status_code == 200:  # the file changed, or the host ignores Range
+            if response.is_success and response.status_code != 206:  # the file changed, or the host ignores Range
                 await asyncio.to_thread(part.restart, response)
                 return await _write(response, url, part, max_bytes, report)
             if response.status_code not in {206, 416}:
                 raise _status_error(response.status_code, url)
     async with open_stream(client, url, headers=headers) as response:
-        if response.status_code != 200:
+        # Also 203 of a proxy that changed something, or 206 of a cache that was asked for no part: the bytes tell.
+        if not response.is_success or not _starts_at_first_byte(response):
             raise _status_error(response.status_code, url)
         await asyncio.to_thread(part.restart, response)
         return await _write(response, url, part, max_bytes, report)
@@ -301,11 +302,18 @@ def _lock_file(fd: int, path: Path) -> bool:
         return False
 
 
+def _starts_at_first_byte(response: httpx.Response) -> bool:
+    """Whether an answer may be the whole file, or its beginning. A range that cannot be read says nothing."""
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+    return response.status_code != 206 or found is None or int(found[1]) == 0
+
+
 def _total_bytes(response: httpx.Response) -> int | None:
     """How large the whole file is, as the host says it."""
     if response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        return None if found is None or found[3] == "*" else int(found[3])
+        if found is not None and found[3] != "*":
+            return int(found[3])
     length = response.headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdecimal() and len(length) <= 18 else None
 

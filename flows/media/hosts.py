@@ -23,6 +23,7 @@ from apixo.addresses import normalize_url
 from apixo.routes import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
 from flows.media.networks import is_address, is_allowed_address
+from flows.media.repaired_http import RepairingTransport
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """``await resolve(host, port)`` gives every address of a host as text; an OSError means it has none now."""
@@ -119,15 +120,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._allow_private_hosts = allow_private_hosts
         self._resolve = resolve
-        # No kept connections: the pool below knows a connection by its address, so two names on one address would share
-        # one whose certificate was checked for the other name. Nor a limit: none must wait for another's slow host.
-        self._limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._verify = verify or trust()
-        self._inner = self._transport(None)
-        self._through: dict[str, httpx.AsyncHTTPTransport] = {}
-
-    def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False, limits=self._limits, proxy=proxy)
+        # It keeps no connections: it knows one by its address, so two names on one address would share one whose
+        # certificate was checked for the other name.
+        self._inner = RepairingTransport(verify=self._verify)
+        self._through: dict[str, RepairingTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = check_url(str(request.url), max_length=MAX_SIGNED_URL_LENGTH)
@@ -143,7 +140,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
             )
             if proxy not in self._through:
-                self._through[proxy] = self._transport(proxy)
+                self._through[proxy] = RepairingTransport(verify=self._verify, proxy=proxy)
             return await self._through[proxy].handle_async_request(outbound)
         addresses = await self._checked_addresses(url, host, request.extensions.get("timeout", {}).get("connect"))
         failure: httpx.TransportError = httpx.ConnectError("no address to connect to")
@@ -250,7 +247,8 @@ def guarded_client(
         trust_env=False,  # the transport reads the environment
         follow_redirects=False,
         timeout=timeout_seconds,
-        headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
+        # No connection is kept; where a host leaves out the length, its end is all that ends the body.
+        headers={"User-Agent": user_agent(), "Accept-Encoding": "identity", "Connection": "close"},
         cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
     )
 

@@ -34,7 +34,7 @@ MAX_FRAMES = 36_000
 """Ten minutes at 60 frames a second; a 12 s video has some 360. A few megabytes can hold days of gray frames."""
 
 # What holds a whole video in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,apng,asf,mxf,ivf"
 
 # By FFmpeg's names of the containers that are no MP4.
 _MEDIA_TYPES = {
@@ -44,13 +44,22 @@ _MEDIA_TYPES = {
     "mpeg": "video/mpeg",
     "ogg": "video/ogg",
     "flv": "video/x-flv",
+    "gif": "image/gif",
+    "apng": "image/apng",
+    "asf": "video/x-ms-wmv",
+    "mxf": "application/mxf",
+    "ivf": "video/x-ivf",
 }
+_BRANDED_TYPES = {b"qt  ": "video/quicktime", b"webm": "video/webm"}
 
 # The declared end and the last frame's end differ by rounding and by an unset last duration, not by more.
 _CUT_TOLERANCE_SECONDS = 0.5
 
 # Some pieces show nothing by themselves (the alternate references of VP8), but not a quarter of them.
 _LEAST_SHOWN = 0.75
+
+# What a host may show instead of a video is often a GIF; with one frame it is none.
+_PICTURES = frozenset({"gif", "apng"})
 
 _CLOCK = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # hours, minutes, seconds
 
@@ -120,7 +129,8 @@ def inspect_video(
     if size_bytes == 0:
         raise _damaged(path, "is empty")
     boxes = read_boxes(path)
-    if boxes.least_bytes > size_bytes:
+    is_short = boxes.least_bytes > size_bytes
+    if is_short and not boxes.has_index:  # else the index shows whether a piece is missing
         raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
     with _opened(path, max_pixels) as (container, video):
         sound = container.streams.best("audio")
@@ -137,7 +147,11 @@ def inspect_video(
                             choice.show(frame, seconds_at(frame.pts, frame.time_base))
         tally.check_pieces(played, is_listed=boxes.has_index)
         seconds = tally.seconds()
-        doubt = tally.doubt(container, is_listed=boxes.has_index)
+        doubts = [tally.doubt(container, is_listed=boxes.has_index)]
+        if is_short:
+            doubts.append(
+                f"The file declares {boxes.least_bytes:,} bytes, and has {size_bytes:,}, with every piece in it."
+            )
         if poster is not None and choice is not None and choice.frame is not None:
             _keep(poster, choice.frame, video)
         return VideoFacts(
@@ -153,7 +167,7 @@ def inspect_video(
             is_complete=boxes.has_index,
             media_type=_media_type(container, boxes.brand),
             has_c2pa=boxes.has_c2pa,
-            doubts=(doubt,) if doubt else (),
+            doubts=tuple(doubt for doubt in doubts if doubt),
         )
 
 
@@ -256,11 +270,13 @@ class _Tally:
         seen = self.packets[self._video.index] - self._hidden
         if self.frames == 0:
             raise _damaged(self._path, "has no frame that decodes")
+        if self.frames == 1 and self._video.codec_context.name in _PICTURES:
+            raise _damaged(self._path, "is a single picture")
         if self.frames < seen * _LEAST_SHOWN:
             raise _damaged(self._path, f"gives only {self.frames} frames out of {seen} pieces")
         for stream in played if is_listed else ():
             # `stream.frames` would count those an edit list hides, too.
-            listed = len(stream.index_entries)
+            listed = sum(entry.size > 0 for entry in stream.index_entries)
             if self.packets[stream.index] < listed:
                 raise _damaged(self._path, f"was cut: {self.packets[stream.index]} of {listed} {stream.type} pieces")
 
@@ -330,4 +346,4 @@ def _declared_seconds(container: InputContainer, video: VideoStream) -> tuple[bo
 
 
 def _media_type(container: InputContainer, brand: bytes) -> str:
-    return "video/quicktime" if brand == b"qt  " else _MEDIA_TYPES.get(container.format.name, "video/mp4")
+    return _BRANDED_TYPES.get(brand) or _MEDIA_TYPES.get(container.format.name, "video/mp4")

@@ -34,6 +34,12 @@ _EXTENSIONS: Final = {
     "video/mpeg": "mpg",
     "video/ogg": "ogv",
     "video/x-flv": "flv",
+    "video/webm": "webm",
+    "video/x-ms-wmv": "wmv",
+    "video/x-ivf": "ivf",
+    "application/mxf": "mxf",
+    "image/gif": "gif",
+    "image/apng": "png",
     POSTER_TYPE: "jpg",
     SIDECAR_TYPE: "json",
 }

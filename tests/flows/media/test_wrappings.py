@@ -1,14 +1,19 @@
-"""Files as stores and proxies leave them: compressed, framed for an upload, both, or only called so."""
+"""Files as stores, proxies and gateways leave them: compressed, framed, as text, in a ZIP, or only called so."""
 
+import base64
 import gzip
+import io
+import json
 import random
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.media.wrappings import unwrap
+from flows.media.wrappings import is_error_page, unwrap
 
 FILM = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
 SIGNATURE = b";chunk-signature=" + b"0a" * 32
@@ -23,8 +28,43 @@ def framed(
     return body + b"0" + extension + end + trailer + end
 
 
+def zipped(*contents: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for number, content in enumerate(contents):
+            archive.writestr(f"folder/{number}.mp4", content)
+    return out.getvalue()
+
+
+def raw_deflate(data: bytes) -> bytes:
+    return zlib.compress(data)[2:-4]
+
+
+BASE64 = base64.b64encode(FILM)
+
 WRAPPED = [
     (FILM, ()),
+    (gzip.compress(FILM[:2_000], mtime=0) + gzip.compress(FILM[2_000:], mtime=0), ("gzip",)),
+    (gzip.compress(FILM, mtime=0) + bytes(512), ("gzip",)),
+    (zlib.compress(FILM), ("zlib",)),
+    (raw_deflate(FILM), ("deflate",)),
+    (zipped(FILM), ("a ZIP",)),
+    (zipped(b"Read me.", FILM, bytes(100), method=zipfile.ZIP_STORED), ("a ZIP",)),
+    (b"\xef\xbb\xbf" + FILM, ("a byte order mark or blank lines",)),
+    (b"\r\n\r\n" + FILM, ("a byte order mark or blank lines",)),
+    (BASE64, ("base64",)),
+    (BASE64.rstrip(b"="), ("base64",)),
+    (b"\xef\xbb\xbf\n" + base64.encodebytes(FILM).replace(b"\n", b"\r\n"), ("base64",)),
+    (base64.urlsafe_b64encode(FILM), ("base64",)),
+    (b"data:video/mp4;base64," + BASE64, ("base64",)),
+    (b'"' + BASE64 + b'"', ("base64",)),
+    (json.dumps({"statusCode": 200, "isBase64Encoded": True, "body": BASE64.decode()}).encode(), ("base64",)),
+    (
+        b'{"body":"data:video\\/mp4;base64,' + BASE64.replace(b"/", b"\\/").replace(b"+", b"\\u002b") + b'"}',
+        ("base64",),
+    ),
+    (b'{"body":"' + base64.encodebytes(FILM).replace(b"\n", b"\\r\\n") + b'"}', ("base64",)),
+    (base64.b64encode(gzip.compress(FILM, mtime=0)), ("base64", "gzip")),
     (gzip.compress(FILM, mtime=0), ("gzip",)),
     (framed(FILM), ("aws-chunked",)),
     (framed(FILM, extension=SIGNATURE), ("aws-chunked",)),
@@ -39,7 +79,11 @@ WRAPPED = [
 def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
-    assert unwrap(path, max_bytes=len(content) + len(FILM)) == removed
+    inner = unwrap(path, max_bytes=len(content) + len(FILM))
+    assert inner.removed == removed
+    assert inner.path.read_bytes() == FILM
+    assert path.read_bytes() == content  # until it is known whether the inner one plays
+    inner.replace(path)
     assert path.read_bytes() == FILM
     assert list(tmp_path.iterdir()) == [path]
 
@@ -59,8 +103,11 @@ def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: byt
 def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, content: bytes, inside: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
-    assert unwrap(path, max_bytes=1_000) == ("aws-chunked",)
-    assert path.read_bytes() == inside
+    inner = unwrap(path, max_bytes=1_000)
+    assert inner.removed == ("aws-chunked",)
+    assert inner.path.read_bytes() == inside
+    inner.discard()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -77,14 +124,47 @@ def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, c
         gzip.compress(FILM, mtime=0)[:-9],
         framed(FILM)[:-200],
         gzip.compress(bytes(50_000_000), mtime=0),  # larger than allowed
+        zlib.compress(FILM[:16] + bytes(50_000_000)),
+        gzip.compress(FILM, mtime=0) + gzip.compress(FILM, mtime=0)[:-9],
+        zlib.compress(FILM)[:-1],
+        raw_deflate(FILM)[:-1],
+        zipped(FILM, FILM),  # which of them?
+        zipped(b"Read me."),
+        zipped(*[FILM[:100]] * 101),
+        zipped(FILM)[:-30],
+        zipped(FILM).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # says that it is encrypted
+        BASE64[:900] + b"!" + BASE64[900:],
+        base64.b64encode(random.Random(2).randbytes(3_000)),
+        b'{"token": "' + base64.b64encode(random.Random(2).randbytes(300)) + b'"}',
+        b"\r\n<html>",
     ],
 )
 def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
-    assert unwrap(path, max_bytes=1_000_000) == ()
+    assert unwrap(path, max_bytes=1_000_000).removed == ()
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_page"),
+    [
+        (b"", True),
+        (b"Not found\r\n" * 1000, True),
+        (b'\xef\xbb\xbf <!doctype html><img src="data:image/png;base64,' + BASE64 + b'">', True),
+        (b"#EXTM3U\nhttps://a.example/v.ts?token=" + b"A" * 4000, True),
+        (b'{"error": "expired", "token": "' + b"A" * 500 + b'"}', True),
+        (BASE64[1:5000], False),
+        (b"The video:\r\n" + base64.encodebytes(FILM[1:]), False),
+        (b'{"message": "here it is", "video": "' + base64.encodebytes(FILM[10:]).replace(b"\n", b"\\n") + b'"}', False),
+        (b"Here it is:\0" + FILM, False),
+    ],
+)
+def test_an_error_page_is_text_without_a_video_in_it(tmp_path: Path, content: bytes, is_page: bool) -> None:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(content)
+    assert is_error_page(path) == is_page
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=50).map(lambda data: b"5" + data) | st.binary().map(framed))
@@ -92,5 +172,5 @@ def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content:
 def test_any_bytes_are_unwrapped_or_left_alone(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "video.mp4"
     path.write_bytes(content)
-    if not unwrap(path, max_bytes=1_000_000):
-        assert path.read_bytes() == content
+    assert bool(unwrap(path, max_bytes=1_000_000).removed) == (len(list(path.parent.iterdir())) == 2)
+    assert path.read_bytes() == content

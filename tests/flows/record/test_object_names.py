@@ -36,6 +36,7 @@ def test_the_names_of_the_other_objects() -> None:
         ("videos/2026/03/01/kite.1/video.mp4", "video/mp4", "kite.1.mp4"),
         ("videos/2026/03/01/kite.1/video-2.mp4", "video/mp4", "kite.1-2.mp4"),
         ("videos/2026/03/01/kite.1/video.mp4", "video/x-matroska", "kite.1.mkv"),
+        ("videos/2026/03/01/kite.1/video.mp4", "video/webm", "kite.1.webm"),
         ("videos/2026/03/01/kite.1/video.mp4", "application/octet-stream", "kite.1.mp4"),
         ("videos/2026/03/01/kite.1/task-2/video.mp4", "video/quicktime", "kite.1-task-2.mov"),
         ("videos/2026/03/01/kite.1/poster.jpg", "image/jpeg", "kite.1-poster.jpg"),

@@ -1,0 +1,221 @@
+"""Puts right what hosts get wrong in the form of an HTTP answer, before a parser that is strict refuses the bytes.
+
+A proxy that doubles a header, or a length that is no number, is no reason to lose a paid video, and browsers show it
+all the same. Only answers of outside hosts are repaired, where a connection serves one request: nothing can be smuggled
+into a second. What is well-formed stays as it is; what cannot be understood goes on as it came, and the parser refuses
+it.
+"""
+
+import re
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+MAX_HEAD_BYTES: Final = 100 * 1024
+"""As much as httpcore takes. A longer head goes on to it as it came."""
+
+_MAX_CHUNK_LINE_BYTES: Final = 4096
+
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+_FOLD: Final = re.compile(rb"\r?\n[ \t]+")
+_STATUS_LINE: Final = re.compile(rb"HTTP/\d\.\d \d{3}(?: [\t -~\x80-\xff]*)?")
+_STATUS: Final = re.compile(rb"[!-~]+[ \t]+(\d{3})(?!\d)")  # also `HTTP/2 200` and `ICY 200 OK`
+_NAME: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH: Final = re.compile(rb"\d{1,18}")
+_CHUNK_LINE: Final = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+_LINE_END: Final = re.compile(rb"\r?\n")
+_WITHOUT_BODY: Final = frozenset({204, 304})
+
+
+class Repair:
+    """Takes an answer as it comes from the network, piece by piece, and gives it as it should have been."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._ended = False
+        self._step: Callable[[], bytes | None] = self._read_head
+        self._head = self._length = b""
+        self._left = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """What can be passed on by now. Empty data: the host has closed the connection."""
+        self._buffer += data
+        self._ended = not data
+        out = bytearray()
+        while (piece := self._step()) is not None:
+            out += piece
+        return bytes(out)
+
+    def _read_head(self) -> bytes | None:
+        del self._buffer[: len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))]
+        end = _HEAD_END.search(self._buffer)
+        if end is None:
+            if len(self._buffer) <= MAX_HEAD_BYTES and not self._ended:
+                return None
+            self._step = self._pass_on
+            return b""
+        status = _STATUS.match(self._buffer)
+        if status is None:
+            self._step = self._pass_on
+            return b""
+        code = int(status[1])
+        self._head, self._length, is_chunked = _repaired(self._take(end.end()), code)
+        if 100 <= code < 200:  # the answer proper is yet to come
+            return self._head + b"\r\n"
+        if is_chunked and code not in _WITHOUT_BODY:
+            self._step = self._read_first_chunk
+            return b""
+        self._step = self._pass_on
+        return self._head + self._length + b"\r\n"
+
+    def _read_first_chunk(self) -> bytes | None:
+        """Some proxies take the chunks apart, and leave the header that promises them."""
+        if self._lacks_line():
+            return None
+        if _CHUNK_LINE.match(self._buffer) or not self._buffer:
+            self._step = self._read_chunk_line
+            return self._head + b"Transfer-Encoding: chunked\r\n\r\n"
+        self._step = self._pass_on
+        return self._head + self._length + b"\r\n"
+
+    def _read_chunk_line(self) -> bytes | None:
+        if self._lacks_line():
+            return None
+        line = _CHUNK_LINE.match(self._buffer)
+        if line is None:
+            self._step = self._pass_on
+            return b""
+        self._left = int(line[1], 16)
+        if self._left == 0:  # trailers follow, which nobody reads
+            self._step = self._drop
+            return b"0\r\n\r\n"
+        self._take(line.end())
+        self._step = self._read_chunk
+        return b"%x\r\n" % self._left
+
+    def _read_chunk(self) -> bytes | None:
+        if not self._buffer:
+            return None
+        data = self._take(self._left)
+        self._left -= len(data)
+        if self._left == 0:
+            self._step = self._read_chunk_end
+        return data
+
+    def _read_chunk_end(self) -> bytes | None:
+        if bytes(self._buffer) in (b"", b"\r") and not self._ended:
+            return None
+        end = _LINE_END.match(self._buffer)
+        if end is None:
+            self._step = self._pass_on
+            return b""
+        self._take(end.end())
+        self._step = self._read_chunk_line
+        return b"\r\n"
+
+    def _pass_on(self) -> bytes | None:
+        return self._take(len(self._buffer)) or None
+
+    def _drop(self) -> None:
+        self._buffer.clear()
+
+    def _lacks_line(self) -> bool:
+        return not self._ended and b"\n" not in self._buffer and len(self._buffer) < _MAX_CHUNK_LINE_BYTES
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
+
+
+def _repaired(head: bytes, code: int) -> tuple[bytes, bytes, bool]:
+    """The head without its blank line and without what frames the body; the line of its length; whether in chunks."""
+    first, *lines = re.split(rb"\r?\n", _FOLD.sub(b" ", head))
+    kept = [first if _STATUS_LINE.fullmatch(first) else b"HTTP/1.1 %03d" % code]
+    lengths: set[bytes] = set()
+    is_chunked = False
+    for line in lines:
+        name, colon, rest = line.partition(b":")
+        name, value = name.rstrip(b" \t"), _CONTROLS.sub(b" ", rest).strip(b" \t")
+        if not colon or not _NAME.fullmatch(name):
+            continue
+        if name.lower() == b"content-length":
+            lengths |= {length.strip() for length in value.split(b",")}
+        elif name.lower() == b"transfer-encoding":
+            # What else it may name, like gzip, is seen from the bytes.
+            is_chunked |= b"chunked" in value.lower()
+        else:
+            kept.append(name + b": " + value)
+    length = lengths.pop() if len(lengths) == 1 else b""
+    # A length that is unclear is none: the body then ends with the connection.
+    line = b"Content-Length: " + length + b"\r\n" if _LENGTH.fullmatch(length) else b""
+    return b"\r\n".join(kept) + b"\r\n", line, is_chunked
+
+
+class RepairingTransport(httpx.AsyncHTTPTransport):
+    """httpx's own, every answer of which is repaired. It keeps no connections: a `Repair` is good for one answer."""
+
+    def __init__(self, *, verify: ssl.SSLContext, proxy: str | None = None) -> None:
+        # Without a limit: none must wait for another's slow host.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        super().__init__(verify=verify, trust_env=False, limits=limits, proxy=proxy)
+        # httpcore takes a backend, and httpx has no way to give it one.
+        self._pool._network_backend = _Backend(self._pool._network_backend)  # noqa: SLF001
+
+
+class _Backend(httpcore.AsyncNetworkBackend):
+    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
+        self._inner = inner
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return _Stream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._repair = Repair()
+        self._is_tunnel = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        while True:
+            data = await self._inner.read(max_bytes, timeout)
+            passed_on = data if self._is_tunnel else self._repair.feed(data)
+            if passed_on or not data:
+                return passed_on
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        # What a proxy says of a tunnel has no body, whatever it claims; the answer comes through the TLS in it.
+        self._is_tunnel = self._is_tunnel or buffer.startswith(b"CONNECT ")
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+__all__ = ["MAX_HEAD_BYTES", "Repair", "RepairingTransport"]

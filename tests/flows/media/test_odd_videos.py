@@ -1,0 +1,103 @@
+"""Videos that players play and strict programs refuse: wrong lengths, empty samples, containers of all kinds."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from flows.media.errors import DamagedVideoError
+from flows.media.videos import inspect_video, poster_jpeg
+
+
+@pytest.fixture
+def whole(films: Any) -> bytes:
+    content: bytes = films.make("a.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
+    return content
+
+
+def written(folder: Path, content: bytes) -> Path:
+    path = folder / "odd.mp4"
+    path.write_bytes(content)
+    return path
+
+
+def resized(content: bytes, kind: bytes, more: int) -> bytes:
+    """The box says that it is so many bytes longer than it is."""
+    at = content.index(kind) - 4
+    return content[:at] + struct.pack(">I", struct.unpack_from(">I", content, at)[0] + more) + content[at + 4 :]
+
+
+@pytest.mark.parametrize("more", [1, 8, 1_000, 2**20])
+def test_a_length_beyond_the_end_is_a_doubt_where_every_piece_is_there(tmp_path: Path, whole: bytes, more: int) -> None:
+    facts = inspect_video(written(tmp_path, resized(whole, b"mdat", more)))
+    assert (facts.frame_count, facts.is_complete) == (96, True)
+    said = f"The file declares {len(whole) + more:,} bytes, and has {len(whole):,}, with every piece in it."
+    assert facts.doubts == (said,)
+
+
+def test_an_unfinished_box_behind_the_video_is_a_doubt(tmp_path: Path, whole: bytes) -> None:
+    facts = inspect_video(written(tmp_path, whole + struct.pack(">I4s", 10**6, b"mdat") + bytes(10)))
+    assert facts.frame_count == 96
+    assert len(facts.doubts) == 1
+
+
+@pytest.mark.parametrize("missing", [1, 2, 30, 300, 3_000])
+def test_a_piece_that_is_not_there_is_no_doubt(tmp_path: Path, whole: bytes, missing: int) -> None:
+    for content in (
+        whole[:-missing],
+        resized(whole, b"mdat", -missing)[:-missing],
+        resized(whole, b"mdat", 9)[:-missing],
+    ):
+        with pytest.raises(DamagedVideoError, match="cut"):
+            inspect_video(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("track", [0, 1])
+@pytest.mark.parametrize("sample", [1, 30, -1])
+def test_an_empty_sample_is_no_missing_piece(tmp_path: Path, whole: bytes, track: int, sample: int) -> None:
+    at = [at for at in range(len(whole)) if whole.startswith(b"stsz", at)][track]
+    count = struct.unpack_from(">I", whole, at + 12)[0]
+    entry = at + 16 + 4 * (sample % count)
+    facts = inspect_video(written(tmp_path, whole[:entry] + bytes(4) + whole[entry + 4 :]))
+    assert facts.frame_count == 96 - (track == 0)
+    assert facts.is_complete
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels", "media_type"),
+    [
+        ("gif", "gif", "rgb8", "image/gif"),
+        ("apng", "apng", "rgb24", "image/apng"),
+        ("asf", "wmv2", "yuv420p", "video/x-ms-wmv"),
+        ("mxf", "mpeg2video", "yuv420p", "application/mxf"),
+        ("ivf", "libvpx-vp9", "yuv420p", "video/x-ivf"),
+        ("webm", "libvpx", "yuv420p", "video/webm"),
+        ("webm", "libvpx-vp9", "yuv420p", "video/webm"),
+        ("matroska", "libvpx-vp9", "yuv420p", "video/x-matroska"),
+    ],
+)
+def test_a_video_is_whatever_plays(tmp_path: Path, container: str, codec: str, pixels: str, media_type: str) -> None:
+    facts = inspect_video(made := moving(tmp_path / "video.mp4", container, codec, pixels))
+    assert (facts.frame_count, facts.media_type, facts.doubts) == (48, media_type, ())
+    assert facts.duration_seconds == pytest.approx(2, abs=0.1)
+    assert poster_jpeg(made).startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize(("container", "pixels"), [("gif", "rgb8"), ("apng", "rgb24")])
+def test_a_single_picture_is_no_video(tmp_path: Path, container: str, pixels: str) -> None:
+    with pytest.raises(DamagedVideoError):
+        inspect_video(moving(tmp_path / "notice", container, container, pixels, frames=1))
+
+
+def moving(path: Path, container: str, codec: str, pixels: str, frames: int = 48) -> Path:
+    with av.open(str(path), "w", format=container) as out:
+        video: Any = out.add_stream(codec, rate=24)
+        video.width, video.height, video.pix_fmt = 64, 48, pixels
+        for number in range(frames):
+            picture = np.full((48, 64, 3), 40 + 4 * number, np.uint8)
+            out.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(video.encode(None))
+    return path
