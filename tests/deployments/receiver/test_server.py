@@ -21,9 +21,8 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.resources import Resources
 from tests.deployments.cli.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.flows.generations import finished, submit
 from tests.flows.signals.test_events import read_events
-from tests.flows.test_collect_videos import finished
-from tests.flows.test_resolution import submit
 from tests.support import make_api, unique
 from tests.support.fork_server import ForkServer
 from tests.support.receiver import exchange, named, post

@@ -13,6 +13,8 @@ import pytest
 
 from flows.media.hosts import guarded_client
 
+from .file_host import Host, hosting
+
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -116,3 +118,14 @@ class Films:
 @pytest.fixture
 def films(tmp_path: Path) -> Films:
     return Films(tmp_path)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    async with hosting(Host()) as made:
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool" / "video.mp4"

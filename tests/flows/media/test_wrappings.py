@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flows.media.wrappings import unwrap
 
-FILM = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
+VIDEO = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
 SIGNATURE = b";chunk-signature=" + b"0a" * 32
 
 
@@ -24,14 +24,14 @@ def framed(
 
 
 WRAPPED = [
-    (FILM, ()),
-    (gzip.compress(FILM, mtime=0), ("gzip",)),
-    (framed(FILM), ("aws-chunked",)),
-    (framed(FILM, extension=SIGNATURE), ("aws-chunked",)),
-    (framed(FILM, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
-    (framed(FILM, end=b"\n"), ("aws-chunked",)),
-    (framed(gzip.compress(FILM, mtime=0)), ("aws-chunked", "gzip")),
-    (gzip.compress(framed(FILM), mtime=0), ("gzip", "aws-chunked")),
+    (VIDEO, ()),
+    (gzip.compress(VIDEO, mtime=0), ("gzip",)),
+    (framed(VIDEO), ("aws-chunked",)),
+    (framed(VIDEO, extension=SIGNATURE), ("aws-chunked",)),
+    (framed(VIDEO, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
+    (framed(VIDEO, end=b"\n"), ("aws-chunked",)),
+    (framed(gzip.compress(VIDEO, mtime=0)), ("aws-chunked", "gzip")),
+    (gzip.compress(framed(VIDEO), mtime=0), ("gzip", "aws-chunked")),
 ]
 
 
@@ -39,8 +39,8 @@ WRAPPED = [
 def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
-    assert unwrap(path, max_bytes=len(content) + len(FILM)) == removed
-    assert path.read_bytes() == FILM
+    assert unwrap(path, max_bytes=len(content) + len(VIDEO)) == removed
+    assert path.read_bytes() == VIDEO
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -74,8 +74,8 @@ def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, c
         b"404 Not Found\r\n",
         b"<html>",
         b"\x1f\x8b\x08" + bytes(1000),
-        gzip.compress(FILM, mtime=0)[:-9],
-        framed(FILM)[:-200],
+        gzip.compress(VIDEO, mtime=0)[:-9],
+        framed(VIDEO)[:-200],
         gzip.compress(bytes(50_000_000), mtime=0),  # larger than allowed
     ],
 )

@@ -18,7 +18,7 @@ from flows.record.indexes import TaskOwner, TaskOwners, task_name
 from flows.record.ledger import Entry, Ledger
 from flows.record.transitions import unconfirmed
 from flows.resources import Resources, open_resources
-from tests.flows.test_submit import recorded, submit
+from tests.flows.generations import recorded, submit
 from tests.support import make_api, make_archive
 from tests.support.store_gate import StoreGate, nothing
 
