@@ -192,14 +192,3 @@ def _children(element: ET.Element, name: str) -> list[ET.Element]:
 def _text(element: ET.Element, name: str) -> str:
     """The text of the first such element at any depth: a prefix stands in a rule, its filter, or an And."""
     return next((found.text or "" for found in _all(element, name)), "").strip()
-
-
-__all__ = [
-    "BucketSettings",
-    "LifecycleRule",
-    "parse_retention",
-    "parse_rules",
-    "parse_versioned",
-    "read_settings",
-    "read_stale_release",
-]

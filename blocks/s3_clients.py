@@ -166,6 +166,3 @@ class Connection:
 def _pem(context: ssl.SSLContext) -> str:
     """What Python trusts, for a client that looks for certificates in other places. (It reads SSL_CERT_DIR itself.)"""
     return "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in context.get_ca_certs(binary_form=True))
-
-
-__all__ = ["CONNECT_TIMEOUT_SECONDS", "REQUEST_TIMEOUT_SECONDS", "Connection"]

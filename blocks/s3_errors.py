@@ -235,6 +235,3 @@ def _advice(code: str, bucket: str) -> str:
         "XMinioStorageFull": "The store's disk is full: give it room.",
         "EntityTooLarge": "A proxy in front of the store limits the size of uploads: raise its limit.",
     }.get(code, "Check the video-archive block.")
-
-
-__all__ = ["BUSY", "NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error", "wrong_region"]

@@ -1,7 +1,5 @@
 """Tells a receiver that its task ended: the status reply's envelope, POSTed until a 2xx or until the attempts end."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

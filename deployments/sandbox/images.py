@@ -1,7 +1,5 @@
 """Fetches start images as the provider does, over the network."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 from io import BytesIO

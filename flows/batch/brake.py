@@ -157,6 +157,3 @@ def free_call(client: StatusClient) -> Answers:
         return True
 
     return answers
-
-
-__all__ = ["OutageBrake", "free_call"]

@@ -55,6 +55,3 @@ def read_boxes(path: Path) -> Boxes:
                 least_bytes = max(least_bytes, at + length)
             at += max(length, 8)
     return Boxes(brand, b"moov" in kinds and b"moof" not in kinds, least_bytes, has_c2pa)
-
-
-__all__ = ["C2PA_UUID", "Boxes", "read_boxes"]

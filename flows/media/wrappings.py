@@ -86,6 +86,3 @@ def _dechunked(file: BinaryIO) -> Iterator[bytes]:
         if file.readline(2) not in (b"\r\n", b"\n"):
             raise _NotWrappedError
     raise _NotWrappedError
-
-
-__all__ = ["unwrap"]
