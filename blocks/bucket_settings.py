@@ -90,7 +90,7 @@ def read_settings(connection: Connection, bucket: str) -> BucketSettings:
 def read_stale_release(connection: Connection) -> str:
     """The release of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or nobody says so.
 
-    Only a key with the right `admin:ServerInfo` is told. Blocks.
+    Only a key with the right `admin:ServerInfo` gets an answer. Blocks.
     """
     if not _is_minio(connection):
         return ""  # elsewhere the address would be an object in somebody's bucket

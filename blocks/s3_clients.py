@@ -144,7 +144,7 @@ class Connection:
         )
 
     def bucket_region(self, bucket: str) -> str:
-        """The region that a bucket is in, as S3 tells anybody, without a signature; empty: the store does not."""
+        """The region that a bucket is in, as S3 answers anybody, without a signature; empty: the store does not."""
         try:
             with self.http() as http:
                 return str(http.head(f"{self.url}/{bucket}").headers.get("x-amz-bucket-region", ""))

@@ -1,4 +1,4 @@
-"""Tells a receiver that its task ended: the status reply's envelope, POSTed until a 2xx or until the attempts end."""
+"""Reports the end of a task to its receiver: the status reply's envelope, POSTed until a 2xx or the last attempt."""
 
 import asyncio
 import time

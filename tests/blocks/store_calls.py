@@ -8,7 +8,7 @@ from blocks.probe import ensure_ready
 
 
 async def every_call(store: ObjectStore, file: Path) -> list[BaseException | object]:
-    file.write_bytes(b"film")  # noqa: ASYNC240 - four bytes
+    file.write_bytes(b"clip")  # noqa: ASYNC240 - four bytes
     calls = [
         ensure_ready(store),
         store.get("a"),

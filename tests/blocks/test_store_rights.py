@@ -60,7 +60,7 @@ async def test_a_right_that_is_missing_is_named(
         secret_key="reader-51gned",
         policy={"Version": "2012-10-17", "Statement": [allowed]},
     )
-    await own_store.put("a", b"film")
+    await own_store.put("a", b"clip")
     reader = own_open(
         archive(
             own_minio.endpoint, bucket=own_store.bucket, access_key="reader0001", secret_key=SecretStr("reader-51gned")

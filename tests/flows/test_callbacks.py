@@ -26,7 +26,7 @@ from tests.support.store_gate import StoreGate, nothing
 from .calls import call, names_of
 
 
-async def test_a_task_that_ended_is_told_and_nothing_is_written(
+async def test_a_task_that_ended_is_reported_and_nothing_is_written(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id
@@ -35,12 +35,12 @@ async def test_a_task_that_ended_is_told_and_nothing_is_written(
     assert await call(key, resources, task_id) is Outcome.FINISHED
     assert await records(resources) == before
     assert len(sandbox.record.statuses(task_id)) == 1
-    told = [event for event in sent.all() if event.event == "apixo.task.finished"]
-    assert [event.resource.id for event in told] == [f"sora.generation.{key}"]
-    assert told[0].payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive"}
+    reported = [event for event in sent.all() if event.event == "apixo.task.finished"]
+    assert [event.resource.id for event in reported] == [f"sora.generation.{key}"]
+    assert reported[0].payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive"}
 
 
-async def test_a_task_that_failed_is_told_as_well(
+async def test_a_task_that_failed_is_reported_as_well(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
@@ -50,7 +50,7 @@ async def test_a_task_that_failed_is_told_as_well(
     assert names_of(sent, key)[-1] == "apixo.task.finished"
 
 
-async def test_an_early_call_changes_and_tells_nothing(
+async def test_an_early_call_changes_and_reports_nothing(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -103,8 +103,8 @@ async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
     (collected,) = await bring_home(resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
-    told = names_of(sent, key)
-    assert told[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
+    reported = names_of(sent, key)
+    assert reported[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
 
 
 async def test_a_claim_whose_owner_died_is_reconciled(key: str, resources: Resources, sandbox: SandboxServer) -> None:
@@ -200,8 +200,8 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     assert (found.state, found.task_id) == (State.SUBMITTED, second)
     assert f"task {first} is paid as well" in caplog.text
     assert len(sandbox.record.statuses()) == 1
-    told = [(event.event, event.payload["task_id"]) for event in sent.all()]
-    assert told[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
+    reported = [(event.event, event.payload["task_id"]) for event in sent.all()]
+    assert reported[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
     assert await call(key, resources, first, attempt=1) is Outcome.ALREADY_HANDLED
     assert await call(key, resources, None, attempt=2) is Outcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [first, second]

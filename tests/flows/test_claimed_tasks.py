@@ -19,7 +19,7 @@ from tests.support.receiver import records
 
 from .calls import call
 
-HINTS: list[tuple[bytes, str | None]] = [
+BODIES: list[tuple[bytes, str | None]] = [
     (b'{"code": 200, "message": "success", "data": {"taskId": "task_1", "state": "success"}}', "task_1"),
     (b'{"code": 501, "message": "failed", "data": {"taskId": "task_1"}}', "task_1"),
     (b'{"taskId": "task_1"}', "task_1"),
@@ -62,20 +62,20 @@ HINTS: list[tuple[bytes, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "claimed_task_id"), HINTS, ids=[repr(body[:40]) for body, _ in HINTS])
-def test_the_hint_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
+@pytest.mark.parametrize(("body", "claimed_task_id"), BODIES, ids=[repr(body[:40]) for body, _ in BODIES])
+def test_the_claimed_task_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
     assert parse_claimed_task_id(body) == claimed_task_id
 
 
 @given(
     st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
 )
-def test_no_body_can_break_the_reading_of_the_hint(body: bytes) -> None:
+def test_no_body_can_break_the_reading_of_the_claimed_task(body: bytes) -> None:
     claimed_task_id = parse_claimed_task_id(body)
     assert claimed_task_id is None or claimed_task_id.isprintable()
 
 
-async def test_a_hint_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
+async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
     key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
@@ -93,7 +93,7 @@ async def test_a_hint_is_believed_only_if_the_provider_knows_it_and_it_is_nobody
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_hint_for_another_attempt_of_the_same_key_is_not_taken_over(
+async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_over(
     key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
@@ -107,7 +107,9 @@ async def test_a_hint_for_another_attempt_of_the_same_key_is_not_taken_over(
     assert "--task-id" in caplog.messages[-1]
 
 
-async def test_a_hint_against_the_ledger_is_ignored(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_a_claimed_task_against_the_ledger_is_ignored(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
     task_id = (await submit(key, resources)).task_id
     stray = await made_outside(resources.api)
     await finished(sandbox)

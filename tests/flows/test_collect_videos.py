@@ -217,7 +217,7 @@ async def test_what_will_soon_be_gone_is_warned_of(
     assert ("360 hours" in found.note) is expiring
 
 
-async def test_others_are_told_once_a_day_what_will_soon_be_gone(
+async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))

@@ -137,12 +137,12 @@ async def test_a_call_repeated_200_times_at_once_asks_once(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_ring_during_the_question_of_an_earlier_one_is_asked_for_once_more(
+async def test_a_call_during_the_request_of_an_earlier_one_is_looked_up_once_more(
     key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     """The first answer may be from before the task ended. 200 such rings are one more question."""
     sandbox.faults.add(Fault(call="callback", kind="drop"))
-    longest = VideoRequest(prompt="A long film", duration=12)  # the first question has to come before its end
+    longest = VideoRequest(prompt="A long video", duration=12)  # the first question has to come before its end
     task_id = (await submit(key, receiver.resources, longest)).task_id
     sandbox.faults.add(Fault(call="status", kind="slow", seconds=2))
     early = asyncio.create_task(receiver.ring(key, task_id))
@@ -154,7 +154,7 @@ async def test_a_ring_during_the_question_of_an_earlier_one_is_asked_for_once_mo
 
 
 @pytest.mark.parametrize("kind", ["http_503", "http_401", "reset_before", "junk"])
-async def test_a_provider_that_is_away_gets_a_503_and_may_ring_again(
+async def test_a_provider_that_is_away_gets_a_503_and_may_call_again(
     kind: str, key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="callback", kind="drop"))
@@ -169,7 +169,7 @@ async def test_a_provider_that_is_away_gets_a_503_and_may_ring_again(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_store_that_is_away_gets_a_503_and_may_be_rung_for_again(
+async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
     api: ApixoApi, minio: ObjectStoreServer, prefect_server: PrefectServer, key: str, sandbox: SandboxServer
 ) -> None:
     with StoreGate(minio.endpoint) as gate:
@@ -205,9 +205,7 @@ async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_
     assert (await recorded(key, resources)).task_id == task_id
 
 
-async def test_a_desk_that_is_full_asks_to_ring_again(
-    key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_queue_asks_to_call_again(key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise QueueFullError
 
@@ -216,7 +214,7 @@ async def test_a_desk_that_is_full_asks_to_ring_again(
     assert (answer.status, answer.said, answer.headers["retry-after"]) == (503, "busy", "10")
 
 
-async def test_something_nobody_foresaw_is_logged_and_told_to_nobody(
+async def test_something_nobody_foresaw_is_logged_and_shown_to_nobody(
     key: str,
     receiver: Receiver,
     sandbox: SandboxServer,

@@ -147,7 +147,7 @@ async def test_a_slow_body_ends_and_a_caller_that_hangs_up_is_forgotten(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_whoever_looks_whether_the_address_is_there_is_told_so(
+async def test_whoever_looks_whether_the_address_is_there_gets_a_plain_answer(
     method: str, key: str, receiver: Receiver, sandbox: SandboxServer
 ) -> None:
     for path in (receiver.path(key), f"/apixo/{key}/{TOKEN}"):
@@ -242,7 +242,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
     assert sandbox.settings.api_key not in told
 
 
-async def test_tokens_that_do_not_fit_are_told_of_once_a_minute(
+async def test_tokens_that_do_not_fit_are_reported_once_a_minute(
     key: str, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A secret that was changed would otherwise go unnoticed. A flood must not fill the disk."""

@@ -19,7 +19,7 @@ from flows.batch.calendars import (
 )
 
 from .calendar_text import read_csv
-from .test_calendar_rows import told
+from .test_calendar_rows import problems_of
 
 EXAMPLE = Path(__file__).parents[3] / "deployments/calendars/example.csv"
 
@@ -78,8 +78,8 @@ def test_a_batch_takes_so_many_rows_and_more_are_counted_quickly(first: str, row
 def test_duplicates_are_found_in_a_file() -> None:
     rows = read_csv('prompt,id\n"A\nkite",a\nA boat,\nA cat,a\nA boat,\n')
     assert [type(row) for row in rows] == [Row, Row, BadRow, BadRow]
-    assert "same id as line 2" in told(rows[2])[0]
-    assert "same video as line 4" in told(rows[3])[0]
+    assert "same id as line 2" in problems_of(rows[2])[0]
+    assert "same video as line 4" in problems_of(rows[3])[0]
 
 
 def test_other_rows_do_not_change_a_rows_key() -> None:

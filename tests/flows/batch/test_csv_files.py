@@ -20,7 +20,7 @@ from flows.batch.calendars import (
 )
 
 from .calendar_text import BOAT, KITE, read_csv
-from .test_calendar_rows import items, told
+from .test_calendar_rows import items, problems_of
 
 
 def cell(column: str, text: str) -> Row | BadRow:
@@ -103,7 +103,7 @@ def test_a_switch_is_written_in_several_ways(text: str, value: bool) -> None:
 def test_a_cell_that_is_not_understood_is_a_bad_row_of_that_field(column: str, text: str) -> None:
     row = cell(column, text)
     assert row.line == 2
-    (problem,) = told(row)
+    (problem,) = problems_of(row)
     assert problem.startswith(f"{column}: must be")
 
 
@@ -129,15 +129,15 @@ def test_a_row_can_have_a_model_with_its_options_tags_and_fallbacks() -> None:
 @pytest.mark.parametrize("cell", ["sound=true", "[1]", "{", '{""a"": NaN}', "{'sound': true}"])
 def test_options_that_are_no_json_object_are_a_bad_row(cell: str) -> None:
     (row,) = read_csv(f'prompt;model;options\nA kite;kling-2-6;"{cell}"\n')
-    assert told(row) == ['options: must be an object such as {"sound": true}']
+    assert problems_of(row) == ['options: must be an object such as {"sound": true}']
 
 
 def test_bad_rows_stand_beside_good_ones_each_with_all_its_problems() -> None:
     rows = read_csv('duration,id,prompt\n5,A,\n4,b,"A kite\nover dunes"\n4,c,A kite, red\n8,d,A boat\n')
     assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
     assert [row.line for row in rows] == [2, 3, 5, 6]
-    assert [problem.partition(":")[0] for problem in told(rows[0])] == ["prompt", "id", "duration"]
-    (problem,) = told(rows[2])
+    assert [problem.partition(":")[0] for problem in problems_of(rows[0])] == ["prompt", "id", "duration"]
+    (problem,) = problems_of(rows[2])
     assert problem.startswith(": has 4 cells for 3 columns. Put a cell that holds the delimiter in quotes")
 
 

@@ -16,7 +16,7 @@ from flows.batch.calendars import (
 )
 
 from .calendar_text import BOAT, KITE, read_json
-from .test_calendar_rows import items, told
+from .test_calendar_rows import items, problems_of
 
 BAD_LINES: list[tuple[str, str]] = [
     ("{", "is not a JSON object in one line: Expecting property name"),
@@ -55,7 +55,7 @@ def test_a_line_that_is_not_understood_is_a_bad_row_and_the_others_stand(line: s
     assert rows[0] == Row(line=1, item=KITE)
     assert rows[2] == Row(line=4, item=BOAT)
     assert rows[1].line == 3
-    (message,) = told(rows[1])
+    (message,) = problems_of(rows[1])
     assert problem in message
     assert len(message) < 400
 
@@ -71,15 +71,15 @@ def test_json_lines_are_read_with_every_field_and_whatever_a_text_may_hold() -> 
             assert read_json(text) == [Row(line=2 if text[0] == " " else 1, item=item)]
 
 
-def test_all_problems_of_a_line_are_told() -> None:
+def test_all_problems_of_a_line_are_reported() -> None:
     (row,) = read_json('{"prompt": " ", "id": "A", "id": "B", "x": 1, "duration": 5}')
-    assert [problem.partition(":")[0] for problem in told(row)] == ["id", "id", "'x'", "prompt", "duration"]
+    assert [problem.partition(":")[0] for problem in problems_of(row)] == ["id", "id", "'x'", "prompt", "duration"]
 
 
 @pytest.mark.parametrize(
     "text", ["[]", ' [\n{"prompt": "A kite"},\n{"prompt": "A boat"}\n]\n', '[{"prompt": "A kite"}]']
 )
-def test_a_json_array_is_told_to_become_lines(text: str) -> None:
+def test_a_json_array_is_refused_with_advice_to_write_lines(text: str) -> None:
     with pytest.raises(CalendarError, match="one JSON array"):
         read_json(text)
 

@@ -82,7 +82,7 @@ async def test_under_contention_every_change_is_applied_once(archive: VideoArchi
     assert sorted((await now_in(ledger, key)).warnings) == sorted(texts)
 
 
-async def test_a_change_that_changesnothing_writesnothing(archive: VideoArchive, key: str) -> None:
+async def test_a_change_that_changes_nothing_writes_nothing(archive: VideoArchive, key: str) -> None:
     line = Line()
     async with opened(archive, line) as ledger:
         before = await must_claim(ledger, key)
@@ -91,7 +91,7 @@ async def test_a_change_that_changesnothing_writesnothing(archive: VideoArchive,
         assert line.seen == [f"GET {record_name(key)}"]
 
 
-async def test_a_change_that_is_not_allowed_writesnothing(ledger: Ledger, key: str) -> None:
+async def test_a_change_that_is_not_allowed_writes_nothing(ledger: Ledger, key: str) -> None:
     before = await must_claim(ledger, key)
     with pytest.raises(TransitionError):
         await ledger.change(key, lambda now: claim_of(key, over=now))

@@ -12,7 +12,7 @@ from tests.support.store_line import Call, Line
 from .ledgers import claim_of, must_claim, now_in, opened, rejected, submitted, succeeded
 
 
-async def test_closing_removes_the_marker_andnothing_else(ledger: Ledger, key: str) -> None:
+async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
     await ledger.change(key, rejected)
     await ledger.close(await now_in(ledger, key))
@@ -54,7 +54,7 @@ async def test_a_claim_made_while_another_closes_stays_open(
     assert await ledger.open_keys() == [key]
 
 
-async def test_an_end_that_nobody_was_told_of_stays_open(ledger: Ledger, key: str) -> None:
+async def test_an_end_that_nobody_was_notified_of_stays_open(ledger: Ledger, key: str) -> None:
     """Who tells of an end may be slow, and a person's rerun have brought the generation to another end meanwhile."""
     await must_claim(ledger, key)
     told = await ledger.change(key, rejected)
