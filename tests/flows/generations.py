@@ -76,3 +76,14 @@ async def bring_home(resources: Resources) -> list[Collected]:
         return await collect(None, resources)
 
     return await run()
+
+
+def closed_before_each_change(key: str, resources: Resources) -> None:
+    """Another process removes the marker right before the record is changed."""
+    change = resources.ledger.change
+
+    async def close_first(*arguments: object, **options: object) -> object:
+        await resources.ledger.close(await recorded(key, resources))
+        return await change(*arguments, **options)  # type: ignore[arg-type]
+
+    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]

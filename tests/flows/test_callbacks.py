@@ -17,7 +17,16 @@ from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
 from flows.resources import Resources, open_resources
-from tests.flows.generations import abandoned_claim, allow, bring_home, finished, lost, recorded, submit
+from tests.flows.generations import (
+    abandoned_claim,
+    allow,
+    bring_home,
+    closed_before_each_change,
+    finished,
+    lost,
+    recorded,
+    submit,
+)
 from tests.support import made_outside, make_archive
 from tests.support.events import Sent
 from tests.support.receiver import records
@@ -135,13 +144,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
-    change = resources.ledger.change
-
-    async def close_first(*arguments: object, **options: object) -> object:
-        await resources.ledger.close(await recorded(key, resources))
-        return await change(*arguments, **options)  # type: ignore[arg-type]
-
-    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
+    closed_before_each_change(key, resources)
     await call(key, resources, task_id)
     assert await resources.ledger.is_open(key)
 

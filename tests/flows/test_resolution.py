@@ -14,7 +14,7 @@ from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, State
 from flows.resolution import ResolutionError, look, resolve_as_task
 from flows.resources import Resources
-from tests.flows.generations import abandoned_claim, allow, lost, recorded, submit
+from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, lost, recorded, submit
 from tests.support import made_outside
 
 
@@ -80,13 +80,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
-    change = resources.ledger.change
-
-    async def close_first(*arguments: object, **options: object) -> object:
-        await resources.ledger.close(await recorded(key, resources))
-        return await change(*arguments, **options)  # type: ignore[arg-type]
-
-    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
+    closed_before_each_change(key, resources)
     await resolve(key, task_id, resources)
     assert await resources.ledger.is_open(key)
 

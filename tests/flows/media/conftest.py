@@ -14,6 +14,7 @@ import pytest
 from flows.media.hosts import guarded_client
 
 from .file_host import Host, hosting
+from .wire import listening
 
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -53,11 +54,8 @@ class Web:
 @pytest.fixture
 async def web() -> AsyncIterator[Web]:
     server = Web()
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    server.port = listener.sockets[0].getsockname()[1]
-    yield server
-    listener.close()
-    await listener.wait_closed()
+    async with listening(server.answer) as server.port:
+        yield server
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from flows.media.errors import (
 )
 from flows.media.hosts import guarded_client
 
+from .wire import listening
+
 VIDEO = bytes(range(256)) * 40
 ETAG = '"v1"'
 
@@ -81,13 +83,8 @@ class Host:
 
 @asynccontextmanager
 async def hosting(host: Host) -> AsyncIterator[Host]:
-    listener = await asyncio.start_server(host.answer, "127.0.0.1", 0)
-    host.port = listener.sockets[0].getsockname()[1]
-    try:
+    async with listening(host.answer) as host.port:
         yield host
-    finally:
-        listener.close()
-        await listener.wait_closed()
 
 
 async def fetch(
