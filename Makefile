@@ -9,10 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test test-oldest attack stores check audit format lock clean distclean require-stopped
+.PHONY: help install demo up deploy test test-oldest attack stores bench reference screenshots check audit format lock \
+  clean distclean require-stopped
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create .venv with exactly the locked versions
 
@@ -81,6 +82,21 @@ stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and play the ledger's m
 	@test -x $(LOCAL)/bin/versitygw || ! command -v go >/dev/null || \
 	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }
 	@$(BIN)/python -m pytest -m stores -s -p no:randomly tests/stores
+
+# N="1 10 100 300 1000" takes an hour.
+N ?= 1 10 100
+ROUNDS ?= 3
+
+bench: $(STAMP) ## measure processor, time, memory and requests a video, and write docs/performance/: 15 minutes
+	@$(MINIO)
+	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) $(N)
+
+reference: $(STAMP) ## write docs/reference.md anew, from the code
+	@$(BIN)/python -m tests.reference
+
+screenshots: $(STAMP) ## take the pictures of README and docs anew; needs a Chromium
+	@$(MINIO)
+	@$(BIN)/python -m tests.e2e.screenshots
 
 check: $(STAMP) ## lint, format, types and the direction of imports, changing nothing
 	@$(BIN)/ruff check --quiet .

@@ -32,6 +32,7 @@ from apixo.errors import (
     UntrustedCertificateError,
     generation_failed,
 )
+from apixo.image_url import stored_image
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import (
     Envelope,
@@ -360,6 +361,8 @@ class ApixoClient(StatusClient):
             ProvablyUnpaidError: it was not taken. It may be sent again.
             UnclearError: it may have been taken. It must not be sent again.
         """
+        if any(map(stored_image, request.image_urls)):
+            raise NotSentError("An s3:// image cannot be sent to APIXO: it needs an address. Nothing was sent.")
         await self.turn()
         if before_sending is not None:
             await before_sending()

@@ -90,8 +90,8 @@ class VideoRequest(BaseModel):
         default_factory=list,
         title="Image URLs",
         description=(
-            "For image-to-video: public addresses of JPG, PNG or WebP images, at most 10 MB each. "
-            "The image is the start or key frame."
+            "For image-to-video: public addresses of JPG, PNG or WebP images, at most 10 MB each, or "
+            "`s3://bucket/object` for one in the archive's store. The image is the start or key frame."
         ),
     )
     mode: Annotated[str, StringConstraints(max_length=64)] | None = Field(

@@ -4,8 +4,10 @@ The API, the object store, image hosts and result hosts all come here: where the
 video that was paid for.
 """
 
+import contextlib
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,9 +42,7 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
     proxy = _variable(f"{target.scheme}_proxy", environ) or _variable("all_proxy", environ)
     if not proxy:
         return None
-    # With the port, for an entry of NO_PROXY may have one.
-    port = target.port or (443 if target.scheme == "https" else 80)
-    if proxy_bypass_environment(f"{host}:{port}", {"no": _variable("no_proxy", environ)}):
+    if _bypasses(host, target.port or (443 if target.scheme == "https" else 80), _variable("no_proxy", environ)):
         return None
     scheme, separator, _ = proxy.partition("://")
     if not separator:
@@ -70,6 +70,9 @@ def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
         if not (path.is_file() if name == "SSL_CERT_FILE" else path.is_dir()):
             raise ValueError(f"{name} names {path}, which is not there. Correct it, or unset it.")
     context = ssl.create_default_context()
+    # From Python 3.13 on it also wants what many companies' own authorities leave out, such as key identifiers. The
+    # object store's client does not, and both are to trust the same.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not named:
         context.load_verify_locations(certifi.where())
     return context
@@ -96,13 +99,37 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def _bypasses(host: str, port: int, no_proxy: str) -> bool:
+    """Whether NO_PROXY names a host, in any of the ways that programs read: `*.corp.example`, `10.0.0.0/8`, `<local>`.
+
+    No name is looked up, so a network counts for hosts that are given as addresses.
+    """
+    entries = [entry.removeprefix("*") or "*" for entry in re.split(r"[\s,;]+", no_proxy) if entry]
+    if "<local>" in entries and "." not in host and ":" not in host:
+        return True
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return "*" in entries or any(_holds(entry, address, port) for entry in entries)
+    # With the port, for an entry may have one.
+    return bool(proxy_bypass_environment(f"{host}:{port}", {"no": ",".join(entries)}))
+
+
+def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> bool:
+    """Whether an entry of NO_PROXY is this address or a network with it."""
+    entry = entry.removesuffix(f":{port}") if entry.startswith("[") or entry.count(":") == 1 else entry
+    try:
+        return address in ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return False
+
+
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
 
 UNTRUSTED: Final = (
     "its certificate is not trusted here. If an authority of your own signed it, name that authority's certificate in "
-    "SSL_CERT_FILE for every process that runs flows"
+    "SSL_CERT_FILE for every process that runs flows. One that signed itself is not enough: have an authority sign it"
 )
 NO_WAY: Final = " If a proxy is the only way out of this network, name it in HTTPS_PROXY."
 """The remedy for a host that cannot be reached at all."""

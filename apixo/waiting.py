@@ -13,8 +13,9 @@ from apixo.replies import Failed, Status, Succeeded, UnknownState
 JITTER: Final = 0.2
 """Questions come up to this fraction earlier or later than asked for, so that many waiters do not ask in step."""
 
-Report = Callable[[str, float], None]
-"""Called after each question that brought no end: what was answered, and the seconds waited so far."""
+Report = Callable[[str, float, float], None]
+"""Called after each question that brought no end: what was answered, the seconds waited so far, and those until the
+next question."""
 
 
 async def wait_for_end(
@@ -73,7 +74,7 @@ async def wait_for_end(
                 f"later. APIXO keeps a result for {RESULT_DAYS} days.",
                 task_id=task_id,
             )
-        if report is not None:
-            report(last, waited)
         jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * rng())
         pause = min(max(jittered, asked_seconds), left)
+        if report is not None:
+            report(last, waited, pause)

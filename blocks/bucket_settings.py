@@ -17,7 +17,7 @@ from minio.signer import sign_v4_s3
 
 from blocks.s3_clients import Connection
 
-LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/")
+LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/", "budget/")
 """What must stay for as long as its keys are in use: a key whose record has expired is unknown, and is paid again."""
 FIXED_RELEASE: Final = "2025-10-16"
 """MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write whose condition it cannot read, when too few of

@@ -142,11 +142,18 @@ class ObjectStore:
         await self._put(name, data, content_type, mode="overwrite")
 
     async def create_file(
-        self, name: str, path: Path, *, content_type: str, attributes: Attributes | None = None
+        self,
+        name: str,
+        path: Path,
+        *,
+        content_type: str,
+        attributes: Attributes | None = None,
+        in_parts: bool = False,
     ) -> bool:
         """Uploads a file if no such object exists. False: it exists, and nothing was written.
 
         A large one goes in parts to a name of its own first, and is copied by the store: S3 has no condition for parts.
+        With `in_parts` so does a small one.
 
         Raises:
             OSError: the file cannot be read.
@@ -154,7 +161,8 @@ class ObjectStore:
         """
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
         try:
-            if size_bytes <= ONE_REQUEST_BYTES and await self._created_at_once(name, path, content_type, attributes):
+            at_once = size_bytes <= ONE_REQUEST_BYTES and not in_parts
+            if at_once and await self._created_at_once(name, path, content_type, attributes):
                 return True
             if await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
                 await self._create_by_copy(name, path, size_bytes, content_type)
@@ -278,6 +286,19 @@ class ObjectStore:
             await self.get(PROBE)
         return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
 
+    async def folders(self, prefix: str) -> list[str]:
+        """The names that stand for a folder directly below a prefix, each with its slash. What is in them is not read.
+
+        Args:
+            prefix: ends with a slash.
+        """
+
+        async def read() -> list[str]:
+            found = await obstore.list_with_delimiter_async(self._small, prefix)
+            return [f"{name.rstrip('/')}/" for name in found["common_prefixes"]]
+
+        return await self._request("LIST", prefix, read)
+
     async def clock_offset_seconds(self) -> float | None:
         """How far the store's clock is ahead of ours, to about a second; None where its replies have no date."""
 
@@ -318,19 +339,20 @@ class ObjectStore:
             response.close()
             response.release_conn()
 
-    def signed_url(self, name: str, *, seconds: int, download_as: str | None = None) -> str:
+    def signed_url(self, name: str, *, seconds: int, download_as: str | None = None, bucket: str | None = None) -> str:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it.
 
         Args:
             name: the object.
             seconds: how long it works.
             download_as: a file name of plain letters; the browser then saves the object instead of showing it.
+            bucket: another one of the same store.
         """
         headers: dict[str, str | list[str] | tuple[str]] | None = None
         if download_as:
             headers = {"response-content-disposition": f'attachment; filename="{download_as}"'}
         return self._minio.get_presigned_url(
-            "GET", self.bucket, name, expires=timedelta(seconds=seconds), response_headers=headers
+            "GET", bucket or self.bucket, name, expires=timedelta(seconds=seconds), response_headers=headers
         )
 
     async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:

@@ -8,9 +8,11 @@ video has nowhere to go. So the probe does what a run does, through the same cli
 import asyncio
 import contextlib
 import json
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from blocks.errors import (
@@ -39,6 +41,12 @@ TRIES: Final = 20
 """How often the probe is changed anew when other processes, which prove the same, are faster each time."""
 
 _JSON: Final = "application/json"
+_LABELS: Final = {
+    "Content-Disposition": 'inline; filename="probe.mp4"',
+    "Cache-Control": "max-age=31536000, immutable",
+    "key": "probe",
+}
+"""The headers of a video's upload; see `flows.record.object_names.attributes`."""
 _NO_ETAG: Final = f'"{"0" * 32}"'  # no object has it
 _FILLER: Final = "Long enough that a proxy which compresses JSON compresses this too. " * 60
 
@@ -161,33 +169,52 @@ async def prove_settings(store: ObjectStore) -> None:
 
 
 async def prove_large_upload(store: ObjectStore) -> None:
-    """Uploads 5 MiB by one request, the most that any upload is cut down to.
+    """Uploads 5 MiB, the most that any upload is cut down to, as a video: by one request, and in parts with a copy.
 
     Raises:
-        StoreUnfitError: it was refused for its size.
+        StoreUnfitError: it was refused for its size, its headers or its parts.
         StoreError: it was refused for another reason, or not answered.
     """
     name = f"{INCOMING}large-{uuid.uuid4().hex}"
-    advice = (
-        f"The object store did not take an upload of {LARGE_BYTES:,} bytes, so no video could be archived: a proxy in "
-        "front of it limits the size of requests. Raise its limit to 64 MB (nginx: client_max_body_size 64m)."
-    )
-    try:
-        await store.put(name, bytes(LARGE_BYTES))
-    except StoreRefusedError as error:
-        if error.code != "EntityTooLarge":
-            raise
-        raise StoreUnfitError(advice, code=error.code, object_name=name) from error
-    except StoreUnavailableError as error:
-        # Small requests were answered a moment ago. A proxy may cut the connection rather than answer.
-        raise StoreUnavailableError(
-            f"{error} If only large uploads end so, a proxy in front of the store limits the size of requests.",
-            code=error.code,
-            object_name=name,
-        ) from error
-    finally:
-        with contextlib.suppress(StoreError):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "large")
+        await asyncio.to_thread(path.write_bytes, bytes(LARGE_BYTES + 1))
+        try:
+            await store.put_if(name, bytes(LARGE_BYTES), etag=None, content_type="video/mp4", attributes=_LABELS)
             await store.remove(name)
+            await store.create_file(name, path, content_type="video/mp4", attributes=_LABELS, in_parts=True)
+        except StoreRefusedError as error:
+            raise _large_upload_refused(error) from error
+        except StoreUnavailableError as error:
+            # Small requests were answered a moment ago. A proxy may cut the connection rather than answer.
+            raise StoreUnavailableError(
+                f"{error} If only large uploads end so, a proxy in front of the store limits the size of requests.",
+                code=error.code,
+                object_name=name,
+            ) from error
+        finally:
+            with contextlib.suppress(StoreError):
+                await store.remove(name)
+
+
+def _large_upload_refused(error: StoreRefusedError) -> StoreError:
+    """What is in the way of a video, where small objects were taken a moment ago."""
+    if error.code == "EntityTooLarge":
+        return StoreUnfitError(
+            f"The object store did not take an upload of {LARGE_BYTES:,} bytes, so no video could be archived: a proxy "
+            "in front of it limits the size of requests. Raise its limit to 64 MB (nginx: client_max_body_size 64m).",
+            code=error.code,
+            object_name=error.object_name,
+        )
+    what = "So it is about how a whole video is uploaded, at once or in parts."
+    if error.code in ("SignatureDoesNotMatch", "AccessDenied"):
+        what = (
+            "If the key may write to incoming/, a proxy in front of the store changes or drops headers that the upload "
+            "of a video has: Content-Disposition, Cache-Control, x-amz-meta-*. Have it pass them on as they are."
+        )
+    return StoreRefusedError(
+        f"{error} Small objects were taken. {what}", code=error.code, object_name=error.object_name
+    )
 
 
 async def _prove_change(store: ObjectStore) -> None:

@@ -8,6 +8,7 @@ which its text holds.
 import re
 from dataclasses import dataclass
 from typing import Final
+from xml.etree import ElementTree as ET
 
 import httpx
 import urllib3
@@ -31,11 +32,14 @@ AGAIN: Final = frozenset(
         "SlowDown",
         "SlowDownRead",
         "SlowDownWrite",
+        "Throttling",
+        "ThrottlingException",
         "XAmzContentSHA256Mismatch",
     }
 )
 """S3 error codes that ask to try again, whatever the status."""
-AGAIN_STATUSES: Final = frozenset({408, 425, 429})
+AGAIN_STATUSES: Final = frozenset({408, 409, 425, 429})
+"""Of a conflict stores have names of their own: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
 BUSY: Final = frozenset(
     {
         "ConditionalRequestConflict",
@@ -44,11 +48,24 @@ BUSY: Final = frozenset(
         "SlowDown",
         "SlowDownRead",
         "SlowDownWrite",
+        "Throttling",
+        "ThrottlingException",
     }
 )
 """Those of a store that is well, and has others to serve."""
-STAYS: Final = frozenset({"NotImplemented", "XMinioStorageFull"})
-"""Error codes with a status of 5xx that no repetition changes."""
+STAYS: Final = frozenset(
+    {
+        "BucketAlreadyExists",
+        "BucketAlreadyOwnedByYou",
+        "BucketNotEmpty",
+        "InvalidBucketState",
+        "NotImplemented",
+        "QuotaExceeded",
+        "XMinioObjectExistsAsDirectory",
+        "XMinioStorageFull",
+    }
+)
+"""Error codes with a status of 409 or 5xx that no repetition changes."""
 
 _STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
 _ERROR_IN_OK = re.compile(r" - Server returned error response: (.*)", re.DOTALL)
@@ -118,7 +135,7 @@ def parse(error: Exception) -> Reply | None:
         return None
     if isinstance(error, (BaseError, FileNotFoundError)):
         return _parse_obstore(str(error))
-    if isinstance(error, MinioException):
+    if isinstance(error, (MinioException, ET.ParseError)):
         return _parse_minio(error)
     if isinstance(error, (urllib3.exceptions.HTTPError, httpx.HTTPError, ConnectionError, TimeoutError)):
         return Reply(message=hide_queries(f"{type(error).__name__} {error}".strip())[:300])
@@ -151,9 +168,9 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
             code="Certificate",
             object_name=name,
         )
-    # Without a code, 404 and 409 are not the store's: so answers an ingress while the store behind it restarts. Taken
+    # Without a code, 404 is not the store's: so answers an ingress while the store behind it restarts. Taken
     # for a missing object, it would hide a record.
-    nameless = not code and status in (404, 409)
+    nameless = not code and status == 404
     later = status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless
     if later and code not in STAYS:
         arrived = " It may have been written all the same." if method in ("PUT", "DELETE") and reply.sent else ""
@@ -166,7 +183,7 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
             f"{'' if reply.sent else NO_WAY}"
         )
         return StoreUnavailableError(said, code=code, object_name=name)
-    advice = _advice(code or str(status), bucket)
+    advice = _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
     return StoreRefusedError(
         f"The object store refused {name or 'the bucket'}: {reply}. {advice}", code=code, object_name=name
     )
@@ -204,7 +221,9 @@ def _parse_obstore(text: str) -> Reply:
     return Reply(message=message, sent="kind: Connect" not in debug)
 
 
-def _parse_minio(error: MinioException) -> Reply:
+def _parse_minio(error: MinioException | ET.ParseError) -> Reply:
+    if isinstance(error, ET.ParseError):  # of an answer with a good status
+        return Reply(200, message="an answer that is not of S3")
     if isinstance(error, S3Error):
         message = excerpt((error.message or "").encode())
         return Reply(error.response.status, error.code or "", message, error.request_id or "")
@@ -226,7 +245,22 @@ def _advice(code: str, bucket: str) -> str:
         "it: the ledger lives in it, and without it every key would be paid for again.",
         "AccessDenied": f"The access key has no right to it in bucket {bucket}. See the policy in SECURITY.md.",
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
-        "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong.",
+        "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong, or a proxy in front of the "
+        "store changes the headers of requests.",
+        "ExpiredToken": "The keys in the video-archive block have expired: put lasting ones there.",
+        "QuotaExceeded": "The bucket's quota is used up: raise it, or delete videos that are not needed.",
+        "KMS": "The store cannot encrypt what it is given: look at its key service.",
+        **dict.fromkeys(
+            ("PathStyleDomainForbidden", "SecondLevelDomainForbidden"),
+            "This store wants the bucket's name in front of its own, which is not supported. docs/stores.md lists "
+            "stores that can be used.",
+        ),
+        **dict.fromkeys(
+            ("MethodNotAllowed", "405"),
+            "Something in front of the store refuses a kind of request. GET, HEAD, PUT, POST and DELETE are needed.",
+        ),
+        "407": "A proxy on the way wants a login: name it in HTTPS_PROXY with user and password, or put the store "
+        "into NO_PROXY.",
         "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes: set the clock.",
         "PermanentRedirect": "The region in the video-archive block is wrong: set it to that of the bucket.",
         "InvalidRequest": "Has the bucket an object lock? Then S3 wants a checksum with each upload: set "
@@ -234,4 +268,4 @@ def _advice(code: str, bucket: str) -> str:
         "NotImplemented": "This store lacks something that the ledger needs. docs/stores.md lists those that have it.",
         "XMinioStorageFull": "The store's disk is full: give it room.",
         "EntityTooLarge": "A proxy in front of the store limits the size of uploads: raise its limit.",
-    }.get(code, "Check the video-archive block.")
+    }.get(code, "Are endpoint, bucket and keys in the video-archive block those of this store?")

@@ -4,7 +4,6 @@ Every object is created, never overwritten: whoever comes first wins, and whoeve
 So the record fits the objects, also where two versions of this program, of Pillow or of FFmpeg work on one task.
 """
 
-import asyncio
 import contextlib
 import hashlib
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
-from flows.fetching import FetchedVideo
+from flows.fetching import FetchedVideo, poster_of
+from flows.media.decoding import decode
 from flows.media.errors import DamagedVideoError, MediaError
 from flows.media.videos import compare, inspect_video, poster_jpeg
 from flows.record import object_names
@@ -57,7 +57,7 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     warnings = tuple(warning for _, video in stored for warning in video.warnings)
     poster = None
     try:
-        poster = await asyncio.to_thread(poster_jpeg, stored[0][1].path)
+        poster = await decode(_poster, stored[0][1])
     except MediaError as error:  # the video is what was paid for
         warnings += (f"there is no poster: {error}",)
     else:
@@ -152,7 +152,7 @@ async def _taken_over(
     if not await store.get_file(name, path):
         return None
     try:
-        facts = await asyncio.to_thread(inspect_video, path)
+        facts = await decode(inspect_video, path, poster_of(path))
     except DamagedVideoError:
         return None
     warnings = compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
@@ -163,8 +163,17 @@ async def _taken_over(
         sha256=digest.sha256,
         size_bytes=digest.size_bytes,
         facts=facts,
+        poster=poster_of(path),
         warnings=(*facts.doubts, *warnings),
     )
+
+
+def _poster(video: FetchedVideo) -> bytes:
+    """What was taken while the video was decoded; of a damaged one, a frame that decodes."""
+    try:
+        return video.poster.read_bytes()
+    except FileNotFoundError:
+        return poster_jpeg(video.path)
 
 
 def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> ArchivedObject:

@@ -13,10 +13,11 @@ from apixo import InsufficientCreditsError, SoraError
 from apixo.errors import ACCOUNT_ERRORS
 from flows import steps
 from flows.balance import check_balance
-from flows.batch.brake import OutageBrake, Report, free_call
+from flows.batch.brake import AT_ONCE, OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError
 from flows.batch.calendar_rows import BadRow, Row
 from flows.batch.earlier_keys import as_submitted, keys_of
+from flows.batch.shares import Priced
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_account, check_before_paying
 from flows.generate_video import generate
@@ -42,6 +43,7 @@ from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.payments import paid_attempts, spent_on
 from flows.resources import Resources
+from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import retried
@@ -50,6 +52,8 @@ from flows.submission import Terms
 STARTING_AT_ONCE: Final = 16
 """Rows that are being validated and submitted at the same time. The others wait in line and cost nothing: a thousand
 that all read the ledger at once would only queue there."""
+SHOWN_PROMPT_CHARACTERS: Final = 200
+"""Of a prompt, in the result: enough to know the video by."""
 CHECKS_AT_ONCE: Final = 8
 """Images that a dry run looks at at the same time."""
 
@@ -67,29 +71,32 @@ class Batch:
         *,
         terms: Terms,
         notes: Sequence[str] = (),
+        shards: int = 1,
     ) -> None:
-        self._key, self._terms, self._notes = key, terms, list(notes)
-        self._before, self._budget, self._resources = before, budget, resources
+        self.key, self.terms, self.budget = key, terms, budget
+        self._rows, self._notes = rows, list(notes)
+        self._before, self._resources = before, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
         self._blocked: str | None = None
         self._stopped: str | None = None
         self._brake = OutageBrake(
             free_call(resources.client),
             outage_seconds=resources.api.submit_outage_seconds,
+            at_once=max(AT_ONCE // shards, 1),
             sleep=resources.sleep,
             monotonic=resources.monotonic,
         )
         self._gone: dict[str, Problem] = {}
         """The refusal of each model that APIXO does not offer."""
         self._said_gone: set[tuple[str, ...]] = set()
-        self._due: list[Row] = []
+        self.due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.now().date()
         for row in rows:
             if isinstance(row, Row) and row.item.not_before is not None and row.item.not_before > today:
                 self._later.append(self._row(row, "not due", note=f"not before {row.item.not_before}"))
             elif isinstance(row, Row):
-                self._due.append(row)
+                self.due.append(row)
 
     @classmethod
     async def look(
@@ -101,8 +108,17 @@ class Batch:
         terms: Terms,
         max_spend: Decimal | None,
         notes: Sequence[str] = (),
+        shards: int = 1,
     ) -> Self:
         """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
+
+        Args:
+            key, rows: the batch.
+            resources: of this run.
+            terms: for each row.
+            max_spend: the most that all runs may pay for these rows; None: no limit.
+            notes: for the summary.
+            shards: how many runs submit rows of this batch at the same time.
 
         Raises:
             BudgetError: there is a limit and no price to count with.
@@ -125,84 +141,128 @@ class Batch:
             max_spend=max_spend,
             spent_before=spent_on(before.values(), price, prices),
         )
-        return cls(key, rows, before, budget, resources, terms=terms, notes=notes)
+        return cls(key, rows, before, budget, resources, terms=terms, notes=notes, shards=shards)
 
     def untouched(self) -> BatchSummary:
         """The summary of a batch that is refused."""
-        return self._summary([self._row(row, "not submitted") for row in self._due])
+        return self._summary([self._row(row, "not submitted") for row in self.due])
 
     async def run(self, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
         """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
-        report_total(len(self._due))
-        needed = self._needed()
-        self._resources.spending.expect(needed)
-        await self._check_balance(needed)
+        report_total(len(self.due))
+        self._resources.spending.expect(self._needed())
+        await self.check_balance()
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
         run_logger().info(
             "Batch %s: %d due row(s), %d of them known, at most %d at once, %g submissions a second.",
-            self._key, len(self._due), len(self._before), max_in_flight, submissions_per_second,
+            self.key, len(self.due), len(self._before), max_in_flight, submissions_per_second,
         )  # fmt: skip
+
+        shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.monotonic)
 
         async def one(row: Row) -> BatchRow:
             async with gate:
-                return await self._generate(row, ramp, starting)
+                made = await self._generate(row, ramp, starting)
+            await shown.ended(made.state)
+            return made
 
         try:
-            made = await asyncio.gather(*(one(row) for row in self._due))
+            made = await asyncio.gather(*(one(row) for row in self.due))
+            await shown.finish()
         finally:
             await self._brake.aclose()
         if self._brake.closed is not None and self._blocked is None:
             self._blocked = f"{self._brake.closed}."
-            emit_blocked(self._key, Problem(kind="ProviderOutage", message=self._blocked))
+            emit_blocked(self.key, Problem(kind="ProviderOutage", message=self._blocked))
         return self._summary(made)
 
-    async def _check_balance(self, needed: Decimal) -> None:
-        low = await check_balance(self._resources.client, self._resources.api, needed, batch_key=self._key)
+    async def check_balance(self) -> None:
+        """Says so where the APIXO account has less than these rows cost.
+
+        Raises:
+            SoraError: and the API block requires it.
+        """
+        low = await check_balance(self._resources.client, self._resources.api, self._needed(), batch_key=self.key)
         if low is not None:
             run_logger().warning("%s", low)
             self._notes.append(low)
 
     def _needed(self) -> Decimal:
         """What the rows that are not paid for yet cost, as far as their prices are known."""
-        unpaid = [
-            row
-            for row in self._due
-            if (found := self._before.get(row.item.key(self._key))) is None or found.state not in PAID
-        ]
-        prices = (self._budget.price(row.item.seconds, row.item.model) for row in unpaid)
-        return sum((price for price in prices if price is not None), Decimal(0))
+        return sum((item.cost for item in self.priced()), Decimal(0))
+
+    def priced(self) -> list[Priced]:
+        """The due rows with what was paid for them, and what they still cost, as far as their prices are known."""
+        api, priced = self._resources.api, list[Priced]()
+        for row in self.due:
+            found = self._before.get(row.item.key(self.key))
+            spent = spent_on([found] if found else [], api.price_per_second, api.prices)
+            unpaid = found is None or found.state not in PAID
+            cost = self.budget.price(row.item.seconds, row.item.model) if unpaid else None
+            priced.append(Priced(row, spent, cost or Decimal(0)))
+        return priced
+
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing more is submitted, whoever asks for what: the account is refused, or APIXO does not answer."""
+        return self._stopped or self._brake.closed
+
+    def stop(self, why: str) -> None:
+        """Has no further row submitted, for another shard has met what holds for all."""
+        if self.stopped is None:
+            run_logger().error("No further video of this run is submitted, as in another shard: %s.", why)
+            self._stopped = why
+            self._blocked = self._blocked or f"{why}."
+
+    async def look_again(self) -> Self:
+        """The same rows with what the ledger knows of them now."""
+        return await self.look(
+            self.key, self._rows, self._resources, terms=self.terms, max_spend=self.budget.max_spend, notes=self._notes
+        )
+
+    def as_recorded(self, row: Row, problem: str) -> BatchRow:
+        """What the ledger says of a row that nobody reported, with what is wrong with that unless it is archived."""
+        found = self._before.get(row.item.key(self.key))
+        if found is None:
+            return self._row(row, "not submitted", problem=problem)
+        return self._recorded(row, found, problem="" if found.state is State.ARCHIVED else problem)
+
+    def summary_of(self, due: Sequence[BatchRow], *, blocked: str | None) -> BatchSummary:
+        """The summary where other runs have done the due rows."""
+        self._blocked = blocked
+        return self._summary(due)
 
     async def check(self) -> BatchSummary:
         """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
-        report_total(len(self._due))
+        report_total(len(self.due))
         resources = self._resources
         await check_before_paying(resources.client, resources.store, resources.web, resources.api)
         for finding in await check_account(resources.client, resources.api):
             self._notes.append(f"APIXO account: {finding.detail}")
-        await self._check_balance(self._needed())
+        await self.check_balance()
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
         async def one(row: Row) -> BatchRow:
             async with gate:
                 return await self._check(row)
 
-        return self._summary(await asyncio.gather(*(one(row) for row in self._due)), dry_run=True)
+        return self._summary(await asyncio.gather(*(one(row) for row in self.due)), dry_run=True)
 
     async def _generate(self, row: Row, ramp: AsyncLimiter, starting: asyncio.Semaphore) -> BatchRow:
-        key = row.item.key(self._key)
+        key = row.item.key(self.key)
 
         @asynccontextmanager
         async def paying(model: str) -> AsyncIterator[Report]:
             self._check_not_stopped(row)
-            self._budget.reserve(key, row.item.on(model).seconds, model)
+            self.budget.reserve(key, row.item.on(model).seconds, model)
             await ramp.acquire()
             async with self._brake.call(key) as report:
                 self._check_not_stopped(row)  # others may have been refused while this one waited
 
                 def said(outcome: Outcome) -> None:
                     if isinstance(outcome, Accepted):
-                        self._budget.pay(key)
+                        self.budget.pay(key)
                     report(outcome)
                     if isinstance(outcome, Rejected):
                         self._refused(row, model, outcome.entry.generation.attempt)
@@ -210,7 +270,7 @@ class Batch:
                 yield said
 
         terms = replace(
-            self._terms, paying=paying, unclaimed=key not in self._before, batch=self._key, gone=self._gone.keys()
+            self.terms, paying=paying, unclaimed=key not in self._before, batch=self.key, gone=self._gone.keys()
         )
         try:
             made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
@@ -222,7 +282,7 @@ class Batch:
         return self._recorded(row, made)
 
     async def _failed(self, row: Row, error: Exception) -> BatchRow:
-        key = row.item.key(self._key)
+        key = row.item.key(self.key)
         problem = str(error) or type(error).__name__
         try:
             entry = await self._resources.ledger.read(key)
@@ -235,7 +295,7 @@ class Batch:
             self._blocked = self._blocked or str(error).partition(": ")[2]
         unpaid = paid_attempts(found) == paid_attempts(self._before.get(key))
         if unpaid or isinstance(error, CeilingError) or (found is not None and found.state is State.REJECTED):
-            self._budget.release(key)
+            self.budget.release(key)
         if found is None:
             return self._row(row, "not submitted", problem=problem)
         before = self._before.get(key)
@@ -252,7 +312,7 @@ class Batch:
         if why is None and self._gone.keys() >= set(models):
             why = f"{_gone_sentence(models)} ({self._gone[models[-1]].message})"
         if why is not None:
-            key = row.item.key(self._key)
+            key = row.item.key(self.key)
             raise BudgetError(f"{key} was not submitted: {why}.", key=key)
 
     def _refused(self, row: Row, model: str, attempt: Attempt) -> None:
@@ -272,17 +332,17 @@ class Batch:
         if self._stopped is None:
             self._stopped = f"the rest of the batch would be refused as well ({refusal.message})"
             self._blocked = self._blocked or refusal.message
-            emit_blocked(self._key, refusal)
+            emit_blocked(self.key, refusal)
 
     def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
         """Has the run end failed, and says so once, where rows have no other model than these."""
         if models not in self._said_gone:
             self._said_gone.add(models)
             self._blocked = self._blocked or f"{_gone_sentence(models)}. {refusal.message}"
-            emit_blocked(self._key, refusal)
+            emit_blocked(self.key, refusal)
 
     async def _check(self, row: Row) -> BatchRow:
-        key, request = row.item.key(self._key), row.item.request()
+        key, request = row.item.key(self.key), row.item.request()
         found = self._before.get(key)
         known = None if found is None else self._check_known(row, found)
         if known is not None:
@@ -290,15 +350,15 @@ class Batch:
         validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
         try:
             await validate_image(key, request, self._resources)
-            self._budget.reserve(key, request.seconds, request.model)
+            self.budget.reserve(key, request.seconds, request.model)
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
         except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
         unknown = unknown_model(request)
         if first is None:
             return self._row(row, "ready", note=unknown or "")
-        if self._terms.refuse_duplicates:
-            self._budget.release(key)
+        if self.terms.refuse_duplicates:
+            self.budget.release(key)
             return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
         return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
 
@@ -317,12 +377,13 @@ class Batch:
     def _row(self, row: Row, state: RowState, *, problem: str = "", note: str = "") -> BatchRow:
         return BatchRow(
             line=row.line,
-            key=row.item.key(self._key),
+            key=row.item.key(self.key),
             state=state,
             problem=problem,
             note=note,
+            prompt=row.item.prompt[:SHOWN_PROMPT_CHARACTERS],
             duration_seconds=row.item.seconds,
-            price=self._budget.price(row.item.seconds, row.item.model),
+            price=self.budget.price(row.item.seconds, row.item.model),
         )
 
     def _recorded(self, row: Row, generation: Generation, *, problem: str = "") -> BatchRow:
@@ -331,6 +392,7 @@ class Batch:
         return made.model_copy(
             update={
                 "task_id": generation.task_id,
+                "poster_name": next((item.name for item in generation.objects if item.kind == "poster"), None),
                 "object_name": video.name if video else None,
                 "link": link_of(generation, self._resources.archive),
             }
@@ -338,10 +400,10 @@ class Batch:
 
     def _summary(self, due: Sequence[BatchRow], *, dry_run: bool = False) -> BatchSummary:
         return summarize(
-            self._key,
+            self.key,
             [*self._bad, *self._later, *due],
-            price=self._budget.spent,
-            spent_before=self._budget.spent_before if self._budget.counts else None,
+            price=self.budget.spent,
+            spent_before=self.budget.spent_before if self.budget.counts else None,
             blocked=self._blocked,
             notes=self._notes,
             dry_run=dry_run,

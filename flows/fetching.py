@@ -10,6 +10,7 @@ from typing import Final
 import httpx
 
 from apixo import StatusClient, Succeeded, UnexpectedReplyError
+from flows.media.decoding import decode
 from flows.media.downloads import download, part_of
 from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, inspect_video
@@ -33,6 +34,7 @@ class FetchedVideo:
     Attributes:
         path, sha256, size_bytes: The file.
         facts: What it is, where it decodes from its first frame to its last; None: it is damaged, and kept as it came.
+        poster: Its poster, a JPEG that was taken while it was decoded. There is none of what is damaged.
         warnings: What a person should know of it.
     """
 
@@ -40,6 +42,7 @@ class FetchedVideo:
     sha256: str
     size_bytes: int
     facts: VideoFacts | None
+    poster: Path
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -131,8 +134,9 @@ async def _fetch_one(
         if not last_try:
             raise
         cut, arrived = error, part_of(path)  # the length that the host named may be wrong, time and again
+    poster = poster_of(path)
     try:
-        facts = await asyncio.to_thread(inspect_video, arrived)
+        facts = await decode(inspect_video, arrived, poster)
     except DamagedVideoError as error:
         if not (keeps_damaged and await asyncio.to_thread(_may_be_video, arrived)):
             if cut is not None:
@@ -149,7 +153,12 @@ async def _fetch_one(
         warnings += facts.doubts
         warnings += compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
-    return FetchedVideo(path, sha256, size_bytes, facts, tuple(warnings))
+    return FetchedVideo(path, sha256, size_bytes, facts, poster, tuple(warnings))
+
+
+def poster_of(video: Path) -> Path:
+    """Where the poster of a video is put, beside it."""
+    return video.with_name(f"{video.name}.poster.jpg")
 
 
 def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideoError:

@@ -12,6 +12,7 @@ from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
 from flows.batch.limited_flow import limited_flow
+from flows.batch.sheet import publish_sheet
 from flows.batch.summary import (
     BatchSummary,
     bad_row,
@@ -20,13 +21,16 @@ from flows.batch.summary import (
     publish,
 )
 from flows.batch_run import Batch
+from flows.generate_video import prompt_of
 from flows.permission import rerun_by_person
 from flows.record.errors import (
     InvalidKeyError,
     PipelineError,
 )
 from flows.record.keys import Key, calendar_key, check_key, root_run_id
+from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import Resources, command_options, load_block, open_resources
+from flows.shard_runs import run_in_shards
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_log import log_reasons_once
@@ -36,6 +40,8 @@ from flows.submission import Terms
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to
 5 a second do not. And APIXO advises against many submissions at once."""
+MOST_SHARDS: Final = 100
+"""More have no use: the provider takes 1,000 videos at once."""
 BAD_ROWS_LOGGED: Final = 100
 """A file of junk has 5,000. The table has all of them."""
 
@@ -55,20 +61,31 @@ ReadCalendar = Callable[[str, VideoArchive], Awaitable[list[Row | BadRow]]]
 LenientItem = Annotated[BatchItem, WrapValidator(_lenient)]
 
 
-def _batch_key(key: str | None, calendar: str | None) -> str:
-    """As given, else the calendar's file name, else the id of the outermost flow run."""
-    if key is None and calendar:
-        return calendar_key(calendar)
-    return check_key(root_run_id() or "" if key is None else key)
+VERBS: Final = ("generate batch", "dry run of batch")
+
+
+def _given_key(key: str | None, calendar: str | None) -> str | None:
+    """As given, else the calendar's file name; None: neither was given."""
+    if key is not None:
+        return check_key(key)
+    return calendar_key(calendar) if calendar else None
+
+
+def _title(requests: Any) -> str:
+    """What a batch without a key is called: as a person called its run, else by its first prompt."""
+    prompts = [prompt_of(item) for item in requests] if isinstance(requests, list) else []
+    return slug(
+        typed_name(flow_run.name, *VERBS) or next(iter(prompts), ""), most=BATCH_NAME_CHARACTERS, otherwise="batch"
+    )
 
 
 def _run_name() -> str:
     parameters = flow_run.parameters
     try:
-        key = _batch_key(parameters.get("key"), parameters.get("calendar"))
+        key = _given_key(parameters.get("key"), parameters.get("calendar"))
     except InvalidKeyError:  # the run itself raises it, with a message that can be read
-        key = str(flow_run.id)
-    return f"{'dry run of' if parameters.get('dry_run') else 'generate'} batch {key}"
+        key = "without a key"
+    return f"{VERBS[bool(parameters.get('dry_run'))]} {key or _title(parameters.get('requests'))}"
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
@@ -86,6 +103,8 @@ async def generate_batch(
     refuse_duplicates: bool = False,
     sheet: str | None = None,
     ignore_columns: bool = False,
+    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1,
+    fit_images: bool = False,
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
@@ -98,8 +117,8 @@ async def generate_batch(
             options, tags, fallback_models, not_before.
         key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
             its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
-            Requests without one have the id of this flow run, or of the outermost one around it, as their key: every
-            new run pays for all of them, a retry for none again.
+            Requests without one are called as their run, if you typed its name, else by the first prompt: every new
+            run pays for all of them, a rerun of it, or of the flow around it, for none again.
         wait: Off ends the run after the last submission. The collector archives the videos.
         on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
         dry_run: Checks every row and image, the archive and the API, prices it all, and spends nothing.
@@ -110,20 +129,31 @@ async def generate_batch(
             calendar. Off only says so in the log and in the dry run's table.
         sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
         ignore_columns: On leaves out columns that do not exist, and says so. Those that begin with # always are.
+        shards: Into how many runs of `generate-shard` the work pool gets the videos, for several machines. Each has its
+            part of all limits. One means that this run generates them itself.
+        fit_images: On turns pictures that a calendar names by a path upright, and makes them small enough.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
     protect_log_handlers()
     log_reasons_once()
-    key = _batch_key(key, calendar)
+    given = _given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
+        key = given or await _key_of_run(_title(requests), resources, dry_run=dry_run)
         notes: list[str] = []
-        read = partial(read_calendar, sheet=sheet or None, ignore_columns=ignore_columns, report=notes.append)
+        read = partial(
+            read_calendar,
+            sheet=sheet or None,
+            ignore_columns=ignore_columns,
+            fit_images=fit_images,
+            report=notes.append,
+        )
         rows = await _rows(requests, calendar, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)
-        await tag_run(tag for row in rows if isinstance(row, Row) for tag in row.item.tags)
+        tags = {tag for row in rows if isinstance(row, Row) for tag in row.item.tags}
+        await tag_run(tags, name=f"{VERBS[dry_run]} {key}")
         bad = [row for row in rows if isinstance(row, BadRow)]
         for row in bad[:BAD_ROWS_LOGGED]:
             run_logger().error("Line %d is not understood. %s", row.line, bad_row(row).problem)
@@ -137,17 +167,33 @@ async def generate_batch(
         elif bad and on_bad_rows == "refuse":
             refused = batch.untouched()
             await publish(refused)
+            await publish_sheet(refused, resources.store)
             raise bad_rows_error(bad, refused)
         else:
-            summary = await batch.run(
-                max_in_flight=min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight),
-                submissions_per_second=submissions_per_second,
-            )
-    await publish(summary)
+            at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
+            if shards == 1:
+                summary = await batch.run(max_in_flight=at_once, submissions_per_second=submissions_per_second)
+            else:
+                summary = await run_in_shards(
+                    batch, shards, max_in_flight=at_once, submissions_per_second=submissions_per_second,
+                    resources=resources, api=api, archive=archive,
+                )  # fmt: skip
+        await publish(summary)
+        await publish_sheet(summary, resources.store)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     if summary.failed:
         raise batch_error(summary)
     return summary
+
+
+async def _key_of_run(title: str, resources: Resources, *, dry_run: bool) -> str:
+    """The key of a batch that was given none. A dry run writes nothing down, and is no run's first start."""
+    root = root_run_id()
+    if root is None:
+        return check_key("")  # outside of a run: refused
+    if dry_run:
+        return list(candidates(root, title))[1]
+    return await resources.ledger.run_keys.key(root, title, batch=True)
 
 
 async def _rows(

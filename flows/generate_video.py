@@ -2,7 +2,8 @@
 
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
+from uuid import uuid4
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -22,6 +23,7 @@ from flows.record.generation import Generation
 from flows.record.indexes import request_digest
 from flows.record.keys import Empty, Key, check_key, root_run_id
 from flows.record.ledger import Entry
+from flows.record.run_keys import slug, typed_name
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
@@ -33,7 +35,19 @@ from flows.submission import DEFAULT_TERMS, Terms
 
 
 def _run_name() -> str:
-    return f"generate {flow_run.parameters.get('key') or flow_run.id}"
+    parameters = flow_run.parameters
+    return f"generate {parameters.get('key') or run_title(prompt_of(parameters.get('request')), 'generate')}"
+
+
+def prompt_of(request: Any) -> str:
+    """The prompt of a run's parameter, which may be anything."""
+    found = request.get("prompt") if isinstance(request, dict) else getattr(request, "prompt", None)
+    return found if isinstance(found, str) else ""
+
+
+def run_title(prompt: str, *verbs: str) -> str:
+    """What a video is called that was given no key: as its run was called by a person, else by its prompt's words."""
+    return slug(typed_name(flow_run.name, *verbs) or prompt)
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
@@ -57,8 +71,8 @@ async def generate_video(
 
     Args:
         request: The video: prompt, model, duration, aspect ratio, start image.
-        key: Names this video for ever: the same key is the same video. Without one it follows from this run; in a
-            subflow from the outermost run and the request, so that a retry of the parent pays nothing twice.
+        key: Names this video for ever: the same key is the same video. Left empty, it is the run's name if you typed
+            one, else the prompt's first words; a rerun of this run, or of the flow around it, goes on with the same.
         wait: Off ends the run after the submission. The collector, or a run with the same key, archives the video.
         refuse_duplicates: On fails, before anything is paid, where the same request was submitted under another key.
         api: Name of the `apixo-api` block.
@@ -66,32 +80,35 @@ async def generate_video(
     """
     protect_log_handlers()
     log_reasons_once()
-    key = check_key(key) if key is not None else key_of_run(request)
     options = command_options(api, archive)
-    await tag_run(request.tags)
-    async with explained(key):
+    title = check_key(key) if key is not None else run_title(request.prompt, "generate")
+    async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-        async with open_resources(*blocks, pays=True, options=options) as resources, explained(key, resources):
-            terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
-            made = await generate(request, key, resources, terms)
+        async with open_resources(*blocks, pays=True, options=options) as resources:
+            key = key if key is not None else await key_of_run(request, resources, title)
+            await tag_run(request.tags, name=f"generate {key}")
+            async with explained(key, resources):
+                terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
+                made = await generate(request, key, resources, terms)
     if not made.objects:
         await publish_on_its_way(made, options)
     return made
 
 
-def key_of_run(request: VideoRequest) -> str:
+async def key_of_run(request: VideoRequest, resources: Resources, title: str) -> str:
     """The key of a video that was given none: a rerun of its run is the same video, a new run another one.
 
-    A parent's retry starts its subflows as new runs with new ids. So there the key follows from the outermost run,
-    whose id stays, and from the request.
+    A parent's retry starts its subflows as new runs with new ids. So there the key belongs to the outermost run,
+    whose id stays, and the request. It is written down before anything is paid.
     """
     root = root_run_id()
-    if root is None or root == flow_run.id:
-        return check_key(str(flow_run.id))
-    key = check_key(f"{root}-{request_digest(request)[:12]}")
+    if root is None:  # outside of a run, where nothing could be rerun
+        return check_key(str(uuid4()))
+    inner = root != flow_run.id
+    key = await resources.ledger.run_keys.key(f"{root}-{request_digest(request)[:12]}" if inner else root, title)
     run_logger().info(
-        "No key was given, so it follows from the outermost run and the request: %s. An equal request in the same run "
-        "is the same video; give a key to have another one.", key,
+        "No key was given, so this video is called %s; reruns go on with it.%s", key,
+        " An equal request in the same outermost run is the same video; give a key to have another one." * inner,
     )  # fmt: skip
     return key
 

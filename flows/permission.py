@@ -1,6 +1,7 @@
 """Who may pay for a failed generation once more: a person who reruns the flow run, and nobody else."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -9,17 +10,21 @@ from prefect.runtime import flow_run
 from flows.record.generation import Attempt
 
 
-async def rerun_by_person(attempts: Sequence[Attempt]) -> str | None:
-    """Whether a person sent this flow run back to work after it had ended, as the UI's Retry button does.
+async def rerun_by_person(attempts: Sequence[Attempt], *, run_id: str | None = None) -> str | None:
+    """Whether a person sent a flow run back to work after it had ended, as the UI's Retry button does.
+
+    Args:
+        attempts: those of the generation in question.
+        run_id: which flow run; None: this one. A shard goes by that of its batch.
 
     Returns:
         The id of the state that says so; None when there is none, or when it has paid for an attempt already.
     """
-    run_id = flow_run.id
+    run_id = run_id or flow_run.id
     if run_id is None:
         return None
     async with get_client() as client:
-        grant = sent_back_by(await client.read_flow_run_states(run_id))
+        grant = sent_back_by(await client.read_flow_run_states(UUID(str(run_id))))
     return None if grant in {attempt.granted_by for attempt in attempts} else grant
 
 

@@ -21,6 +21,7 @@ from apixo import StatusClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
 from flows.media.hosts import guarded_client
+from flows.media.own_images import image_address
 from flows.media.spool import spool_root
 from flows.paid_call import PaymentThread, SpendGuard
 from flows.record.errors import PipelineError
@@ -92,6 +93,11 @@ class Resources:
         if self._payments is None:
             raise PipelineError("This process was not opened for paying. Nothing was sent.")
         return self._payments
+
+    def image_address(self, url: str) -> str:
+        """Where the provider fetches an image of a request for the next days. It may be a secret: see `own_images`."""
+        valid_seconds = max(self.api.result_valid_hours * 3600, self.api.deadline_seconds)
+        return image_address(url, self.archive, self.store, valid_seconds=valid_seconds)
 
     def owner(self) -> Owner:
         """This process and flow run, as a claim names them."""

@@ -229,6 +229,7 @@ class Submission:
             call = PaidCall(
                 key=self._key,
                 request=self._request,
+                image_addresses=tuple(map(resources.image_address, self._request.image_urls)),
                 model=model,
                 price=price,
                 currency=resources.api.currency,

@@ -41,11 +41,11 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
         poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
-    report_progress(key, "wait", "waiting")
+    report_progress(key, "wait", "waiting", next_seconds=initial_wait_seconds)
 
-    def report(answer: str, waited_seconds: float) -> None:
+    def report(answer: str, waited_seconds: float, pause_seconds: float) -> None:
         report_progress(
-            key, "wait", f"{answer[:60]}, {waited_seconds:.0f} s", fraction=waited_seconds / api.deadline_seconds
+            key, "wait", answer[:60], fraction=waited_seconds / api.deadline_seconds, next_seconds=pause_seconds
         )
 
     return await wait_for_end(

@@ -7,7 +7,9 @@ imported only when that command is given, after its server was chosen; `sora --h
 import re
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Annotated, Any, Final, cast
 
 import typer
@@ -51,6 +53,10 @@ COMMANDS: Final = {
         "Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.",
         connects=False,
     ),
+    "init": Command(
+        "init", "init",
+        "Write a calendar, a prefect.yaml and a README into an empty folder, to start from.", connects=False,
+    ),
     "setup": Command(
         "setup", "setup", "Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml."
     ),
@@ -68,7 +74,9 @@ COMMANDS: Final = {
         "models", "models", "List the video models that the catalogue knows, or show what one of them takes.",
         connects=False,
     ),
-    "list": Command("listing", "list_", "List the generations of the ledger: key, state, task, when claimed, prompt."),
+    "list": Command(
+        "listing", "list_", "List the newest generations of the ledger: key, state, task, when claimed, prompt."
+    ),
     "costs": Command(
         "costs", "costs_",
         "Show what was spent in a month, by the prices at the time, and what the ceilings leave.",
@@ -83,6 +91,10 @@ COMMANDS: Final = {
     ),
     "serve": Command(
         "serve", "serve", "Serve the gallery: every video in the browser, and links to single videos that last."
+    ),
+    "metrics": Command(
+        "metrics", "metrics",
+        "Serve numbers for Prometheus, until Ctrl-C: what is open, unclear and spent, the lag, the bytes.",
     ),
     "show": Command(
         "ledger", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."
@@ -160,12 +172,22 @@ your Prefect profile.
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sora-pipeline {version('sora-pipeline')}, Prefect {version('prefect')}, Python {python_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
     local_dir: Annotated[
         Path,
         typer.Option("--local-dir", envvar="SORA_LOCAL_DIR", help="Where the local stack keeps its data and logs."),
     ] = LOCAL_DIR,
 ) -> None:
+    del show_version
     context.obj = local_dir

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.cli.console import err, out, table
+from deployments.cli.console import err, print_table
 from deployments.connection import flush
 from flows.batch.summary import BatchError, BatchSummary
 from flows.generate_batch import generate_batch
@@ -53,6 +53,13 @@ def batch(
     ignore_columns: Annotated[
         bool, typer.Option("--ignore-columns", help="Leave out columns that do not exist. Default: refuse the file.")
     ] = False,
+    shards: Annotated[
+        int,
+        typer.Option(help="Into how many runs on the work pool, for several machines. Default: this process alone."),
+    ] = 1,
+    fit_images: Annotated[
+        bool, typer.Option("--fit-images", help="Turn pictures named by a path upright, and make them small enough.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
     api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
@@ -61,8 +68,11 @@ def batch(
     """Generate the videos of a content calendar.
 
     Columns: `prompt`, and if wanted `id`, `model`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks or
-    commas), `mode`, `remove_watermark`, `options` (a JSON object), `tags` (separated by commas), `fallback_models`
-    (separated by blanks), `not_before` (a day). JSON Lines has the same names. An empty cell means the default.
+    commas; also `s3://bucket/object`, or paths as seen from the calendar), `mode`, `remove_watermark`, `options` (a
+    JSON object), `tags` (separated by commas), `fallback_models` (separated by blanks),
+    `not_before` (a day).
+
+    JSON Lines has the same names. An empty cell means the default.
 
     Run it again after anything went wrong, or after rows were added: it does only what is missing, and pays nothing
     twice. An example calendar: deployments/calendars/example.csv
@@ -87,6 +97,8 @@ def batch(
             refuse_duplicates=refuse_duplicates,
             sheet=sheet,
             ignore_columns=ignore_columns,
+            shards=shards,
+            fit_images=fit_images,
             api=api,
             archive=archive,
         )
@@ -112,18 +124,19 @@ def batch(
 
 def print_summary(summary: BatchSummary) -> None:
     """The table of all rows, and all of it in one sentence."""
-    rows = table("line", "key", "state", "task", "seconds", "price", "object")
-    for row in summary.rows:
-        rows.add_row(
+    rows = [
+        [
             str(row.line),
-            escape(row.key or "-"),
+            row.key or "-",
             row.state,
-            escape(row.task_id or "-"),
+            row.task_id or "-",
             str(row.duration_seconds or "-"),
             str(row.price if row.price is not None else "-"),
-            escape(row.object_name or row.note or "-"),
-        )
-    out.print(rows)
+            row.object_name or row.note or "-",
+        ]
+        for row in summary.rows
+    ]
+    print_table(("line", "key", "state", "task", "seconds", "price", "object"), rows)
     for note in summary.notes:
         err.print(escape(note))
     err.print(escape(summary.sentence()))

@@ -4,9 +4,8 @@ import asyncio
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from deployments.cli.console import err, out, table
+from deployments.cli.console import err, print_table
 from deployments.connection import flush
 from flows.collect_videos import Collected, collect_videos
 
@@ -28,10 +27,10 @@ def collect(
         found = asyncio.run(run())
     finally:
         flush()
-    rows = table("key", "", "task", "")
-    for item in found:
-        what = f"{item.what}, expiring" if item.expiring else item.what
-        rows.add_row(escape(item.key), what, escape(item.task_id or "-"), escape(item.note))
+    rows = [
+        [item.key, f"{item.what}, expiring" if item.expiring else item.what, item.task_id or "-", item.note]
+        for item in found
+    ]
     if found:
-        out.print(rows)
+        print_table(("key", "", "task", ""), rows)
     err.print(f"{len(found)} generation(s) processed.")

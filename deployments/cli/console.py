@@ -1,15 +1,21 @@
 """What the command line prints, and where."""
 
 import re
+import shlex
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+LEAST_FLEXIBLE: Final = 16
+"""Characters of a column that may be cut, below which it says nothing any more."""
 PIPED_WIDTH: Final = 240
 """Columns where the output is no terminal: wide enough that no line of a table is broken in a file."""
 
@@ -23,12 +29,22 @@ def harmless(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+_COMMAND: Final = re.compile(
+    r"(?<![\w/.-])sora(?= (?:up|init|setup|deploy|doctor|generate|batch|models|list|costs|collect|callbacks|serve|show"
+    r"|resolve)\b)"
+)
+_WORKER: Final = re.compile(r"(?<![\w/.-])prefect(?= worker start)")
+
+
 class _Console(Console):
-    """A console that obeys nothing in a text from outside: a prompt or a provider's words may hold escape sequences."""
+    """A console that obeys nothing in a text from outside: a prompt or a provider's words may hold escape sequences.
+
+    What is said beside the results names commands as they can be pasted here.
+    """
 
     def render_str(self, text: str, **options: Any) -> Text:
         """As rich has it; every string that is printed, also in a table, comes through here."""
-        return super().render_str(harmless(text), **options)
+        return super().render_str(harmless(pasteable(text) if self.stderr else text), **options)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -41,6 +57,24 @@ out: Final = _console(stderr=False)
 """Results."""
 err: Final = _console(stderr=True)
 """Progress and errors, so that results can be piped."""
+
+
+def called() -> str:
+    """How `sora` was called, such that it can be typed again from here: `sora`, `.venv/bin/sora`, …"""
+    path = Path(sys.argv[0])
+    found = shutil.which(path.name)
+    if path.name != "sora" or (found and Path(found).resolve() == path.resolve()):
+        return "sora"
+    return shlex.quote(shown_path(path))
+
+
+def pasteable(text: str) -> str:
+    """A text of ours with its commands as they can be pasted here."""
+    command = called()
+    if command == "sora":
+        return text
+    text = _COMMAND.sub(lambda _: command, text)
+    return _WORKER.sub(lambda _: shlex.quote(shown_path(Path(sys.executable).with_name("prefect"))), text)
 
 
 def one_line(text: str) -> str:
@@ -56,9 +90,42 @@ def table(*columns: str) -> Table:
     return made
 
 
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: str | None = None) -> None:
+    """Prints rows as a table where they fit, else each as a few lines. Nothing that may be copied is cut.
+
+    Args:
+        columns: their names; the first one names the row.
+        rows: plain texts.
+        flexible: the column that may be cut to what is left of the line.
+    """
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    over = sum(widths) + 2 * (len(columns) - 1) - out.width
+    at = columns.index(flexible) if flexible else None
+    if over > 0 and at is not None and widths[at] - over >= LEAST_FLEXIBLE:
+        rows = [[*row[:at], _cut(row[at], widths[at] - over), *row[at + 1 :]] for row in rows]
+        over = 0
+    if over <= 0 or not out.is_terminal:
+        made = table(*columns)
+        for row in rows:
+            made.add_row(*map(escape, row))
+        out.print(made)
+        return
+    indent = max(map(len, columns[1:]))
+    for first, *others in rows:
+        out.print(f"[bold]{escape(first)}[/]", soft_wrap=True)
+        for name, text in zip(columns[1:], others, strict=True):
+            if text.strip("-"):
+                out.print(f"  {name:{indent}}  {escape(text)}", soft_wrap=True)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
+
+
 def shown_path(path: Path) -> str:
     """A path as short as it can be typed from here."""
+    path = path if path.is_absolute() else Path.cwd() / path
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        return str(path.relative_to(Path.cwd()))  # not resolved: .venv/bin/python is a link to another place
     except ValueError:
         return str(path)

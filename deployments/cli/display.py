@@ -8,18 +8,17 @@ from typing import Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.console import err, harmless, out, table
+from deployments.cli.console import err, harmless, print_table
 from flows.record.generation import Generation
 from flows.signals.progress import STEPS, Progress, Step
 
 
 class StepDisplay:
-    """Shows each generation with its five steps: a live table on a terminal, else one line for each step that ended.
+    """Shows each generation with its five steps: a live table on a terminal, else a line whenever something changes.
 
     Args:
         console: where to.
@@ -29,6 +28,8 @@ class StepDisplay:
         self._console = console
         self._news: dict[str, dict[Step, Progress]] = {}
         self._started = time.monotonic()
+        self._began: dict[tuple[str, Step], float] = {}
+        self._heard: dict[tuple[str, Step], float] = {}
         self._ended: dict[tuple[str, Step], float] = {}
         self._spinner = Spinner("dots")
         self._lock = threading.Lock()
@@ -56,12 +57,17 @@ class StepDisplay:
             steps = self._news.setdefault(news.key, {})
             before = steps.get(news.step)
             steps[news.step] = news
+            now = time.monotonic() - self._started
+            self._began.setdefault((news.key, news.step), now)
+            self._heard[news.key, news.step] = now
             first_end = news.done and not (before and before.done)
             if first_end:
-                self._ended[news.key, news.step] = time.monotonic() - self._started
-        if first_end and not self._console.is_terminal:
-            seconds = time.monotonic() - self._started
-            self._console.print(f"{seconds:6.1f} s  {escape(news.key)}  {news.step}: {escape(news.doing)}")
+                self._ended[news.key, news.step] = now
+            # Of what is not over yet only the waiting is worth a line: all else takes seconds.
+            waits = news.step == "wait" and not news.done and not (before and before.doing == news.doing)
+        if (first_end or waits) and not self._console.is_terminal:
+            then = "" if news.next_seconds is None else f", next question in {clock(news.next_seconds)}"
+            self._console.print(f"{now:6.1f} s  {escape(news.key)}  {news.step}: {escape(news.doing)}{then}")
 
     def _render(self) -> RenderableType:
         with self._lock:
@@ -71,7 +77,7 @@ class StepDisplay:
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=2)
         grid.add_column(width=15)
-        grid.add_column(width=20)
+        grid.add_column(width=8, no_wrap=True)
         grid.add_column()
         for step in STEPS:
             grid.add_row(*self._row(key, step, steps.get(step)))
@@ -87,26 +93,36 @@ class StepDisplay:
                 f"{self._ended[key, step]:.1f} s",
                 Text(harmless(news.doing), style="dim"),
             )
-        bar: RenderableType = ""
-        if news.fraction is not None:
-            bar = ProgressBar(total=1.0, completed=min(news.fraction, 1.0), width=18)
-        return self._spinner, Text(step, style="cyan"), bar, Text(harmless(news.doing))
+        now = time.monotonic() - self._started
+        took, heard = now - self._began[key, step], self._heard[key, step]
+        then = (
+            f", next question in {clock(max(heard + news.next_seconds - now, 0))}"
+            if news.next_seconds is not None
+            else ""
+        )
+        return self._spinner, Text(step, style="cyan"), clock(took), Text(f"{harmless(news.doing)}{then}")
+
+
+def clock(seconds: float) -> str:
+    """A time as it is read on a clock: `8 s`, `2:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
 
 
 def print_generations(generations: list[Generation]) -> None:
     """The table of what was made: key, object, size, duration, checksum."""
-    rows = table("key", "state", "object", "bytes", "seconds", "sha256")
+    rows = []
     for item in generations:
         video = item.video
-        rows.add_row(
-            escape(item.key),
+        rows.append([
+            item.key,
             item.state.value,
-            escape(f"{video.bucket}/{video.name}") if video else "-",
+            f"{video.bucket}/{video.name}" if video else "-",
             f"{video.size_bytes:,}" if video else "-",
             f"{video.duration_seconds:.2f}" if video and video.duration_seconds else "-",
             video.sha256 if video else "-",
-        )
-    out.print(rows)
+        ])  # fmt: skip
+    print_table(("key", "state", "object", "bytes", "seconds", "sha256"), rows)
     for item in generations:
         for warning in item.warnings:
             err.print(f"[yellow]![/] {escape(item.key)}: {escape(warning)}")

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import os
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import httpx
 import typer
 from rich.markup import escape
 
 from apixo import VideoRequest
+from apixo.addresses import normalize_url
 from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import err, out
@@ -19,13 +22,16 @@ from deployments.cli.display import StepDisplay, print_generations
 from deployments.connection import flush
 from flows.checks import check_before_paying
 from flows.generate_video import generate_video
-from flows.media.images import check_image
+from flows.media.own_images import check_as_provider, read_own_image, upload
 from flows.record.advice import duplicate_error, duplicate_sentence, unknown_model
 from flows.record.generation import Generation
 from flows.record.indexes import is_same_video
 from flows.record.keys import check_key
 from flows.resources import load_block, open_resources
 from flows.signals.progress import listen
+
+PLACE_OF_A_FILE: Final = "s3://files/image"
+"""Stands for a file while the rest of a request is checked."""
 
 
 def generate(
@@ -49,8 +55,15 @@ def generate(
     ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option("--image", "-i", help="Public URL of a start image (JPG, PNG, WebP, up to 10 MB). Repeatable."),
+        typer.Option(
+            "--image",
+            "-i",
+            help="A start image (JPG, PNG, WebP, up to 10 MB): a file, s3://bucket/object or a public URL. Repeatable.",
+        ),
     ] = None,
+    fit_images: Annotated[
+        bool, typer.Option("--fit-images", help="Turn files upright, and make them small enough for the model.")
+    ] = False,
     key: Annotated[
         str | None,
         typer.Option(
@@ -103,10 +116,12 @@ def generate(
             "options": dict(map(_option, option or [])),
             "tags": tag or [],
             "fallback_models": fallback_model or [],
-            "image_urls": image or [],
+            "image_urls": [PLACE_OF_A_FILE if is_file(given) else given for given in image or []],
             "remove_watermark": not keep_watermark,
         }
     )
+    if any(map(is_file, image or [])):
+        request = asyncio.run(_with_files(request, image or [], fit=fit_images, archive=archive))
     # An empty key is not no key: `--key "$NAME"` with NAME unset would pay for another video at every run.
     key = made_up_key(prompt) if key is None else check_key(key)
     if dry_run:
@@ -160,6 +175,32 @@ def made_up_key(prompt: str) -> str:
     return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def is_file(image: str) -> bool:
+    """Whether an image is given as a file: neither as an address, nor as one whose scheme was left out."""
+    return "://" not in image and (os.path.isfile(image) or not normalize_url(image).startswith("http"))  # noqa: PTH113 - a data: URL is too long a name for Path.is_file
+
+
+async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, archive: str) -> VideoRequest:
+    """The request with its files uploaded."""
+    store = (await load_block(VideoArchive, archive)).store()
+    places = []
+    try:
+        for given in images:
+            if not is_file(given):
+                places.append(given)
+                continue
+            found = read_own_image(Path(given), shown=given[:200], max_bytes=request.max_image_bytes, fit=fit)
+            await upload(found, store)
+            places.append(f"s3://{store.bucket}/{found.object_name}")
+            if found.lies:
+                err.print(
+                    f"[yellow]![/] {escape(given)} is stored lying, and APIXO may take it so: --fit-images turns it."
+                )
+    finally:
+        await store.aclose()
+    return VideoRequest.model_validate({**request.model_dump(), "image_urls": places})
+
+
 def _option(text: str) -> tuple[str, Any]:
     """`sound=true` as a name and a value, which is read as JSON where it is any."""
     name, equals, value = text.partition("=")
@@ -175,7 +216,9 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
     block = await load_block(ApixoApi, api)
     async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:
-            image = await check_image(resources.web, url, max_bytes=request.max_image_bytes)
+            image = await check_as_provider(
+                resources.web, url, resources.image_address, max_bytes=request.max_image_bytes
+            )
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
         await check_before_paying(resources.client, resources.store, resources.web, block)
         out.print(f"api       {block.base_url} answers and takes the key")

@@ -1,13 +1,13 @@
 """`sora list`: what the ledger holds."""
 
 import asyncio
+import json
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from blocks import VideoArchive
-from deployments.cli.console import err, one_line, out, table
+from deployments.cli.console import err, print_table
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 from flows.resources import load_block
@@ -20,33 +20,48 @@ def list_(
     tag: Annotated[
         list[str] | None, typer.Option("--tag", help="Only what has this tag. Repeatable: all of them.")
     ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Without other options: how many of the newest.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="All there are. Of 100,000, that takes minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list instead.")] = False,
     archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
 ) -> None:
-    """List the generations of the ledger: key, state, task, when claimed, prompt."""
-    found = asyncio.run(_records(open_only=open_ or unconfirmed, archive=archive))
+    """List the newest generations of the ledger: key, state, task, when claimed, prompt.
+
+    `--failed`, `--tag` and `--all` read every record; `--open` and `--unconfirmed` those that are not finished.
+    """
+    newest = None if open_ or unconfirmed or failed or tag or everything else limit
+    found = asyncio.run(_records(open_only=open_ or unconfirmed, newest=newest, archive=archive))
     wanted = {"unconfirmed"} if unconfirmed else {"failed", "rejected"} if failed else None
     tags = set(tag or [])
-    rows = table("key", "state", "task", "claimed (UTC)", "prompt")
     shown = [
         item for item in found if (wanted is None or item.state.value in wanted) and tags <= set(item.request.tags)
     ]
-    for item in sorted(shown, key=lambda item: item.attempt.claimed_at):
-        rows.add_row(
-            escape(item.key),
+    shown.sort(key=lambda item: item.attempt.claimed_at)
+    if as_json:
+        typer.echo(json.dumps([item.model_dump(mode="json") for item in shown], indent=2))
+        return
+    rows = [
+        [
+            item.key,
             item.state.value,
-            escape(item.task_id or "-"),
+            item.task_id or "-",
             f"{item.attempt.claimed_at:%Y-%m-%d %H:%M}",
-            one_line(item.request.prompt[:60]),
-        )
+            " ".join(item.request.prompt[:60].split()),
+        ]
+        for item in shown
+    ]
     if shown:
-        out.print(rows)
-    err.print(f"{len(shown)} generation(s).")
+        print_table(("key", "state", "task", "claimed (UTC)", "prompt"), rows, flexible="prompt")
+    more = " There may be more: --limit N, or --all." if newest is not None and len(shown) >= newest else ""
+    err.print(f"{len(shown)} generation(s).{more}")
 
 
-async def _records(*, open_only: bool, archive: str) -> list[Generation]:
+async def _records(*, open_only: bool, newest: int | None, archive: str) -> list[Generation]:
     store = (await load_block(VideoArchive, archive)).store()
     try:
         ledger = Ledger(store, patience_seconds=5)
+        if newest is not None:
+            return await ledger.newest(newest)
         keys = await (ledger.open_keys() if open_only else ledger.keys())
         entries = await ledger.read_all(keys)
     finally:

@@ -11,9 +11,10 @@ from rich.markup import escape
 from blocks import VideoArchive
 from deployments.cli.console import err, out
 from deployments.connection import Connection
-from deployments.setup.blocks import Saved, make_bucket, save_blocks
-from deployments.setup.deploy import MAIN, delete_examples_commands
+from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
+from deployments.setup.deploy import MAIN, POOL, delete_examples_commands
 from deployments.setup.deploy import deploy as deploy_files
+from deployments.setup.notify import notify as make_notifications
 from flows.resources import load_block
 
 
@@ -23,9 +24,21 @@ def setup(
     deploy: Annotated[
         bool, typer.Option("--deploy/--no-deploy", help="Whether to deploy prefect.yaml. --no-deploy: blocks only.")
     ] = True,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Whether API and archive are tried before anything is saved.")
+    ] = True,
     unset: Annotated[
         list[str] | None,
         typer.Option(help="Field that goes back to its default, such as callback_url. May be given several times."),
+    ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=(
+                "Where to send a word when a video failed, is unconfirmed or expires, APIXO takes no more, or 80 % of "
+                "a budget are spent: slack:URL, discord:URL, webhook:URL, email:ADDRESS. May be given several times."
+            )
+        ),
     ] = None,
 ) -> None:
     """Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml.
@@ -35,24 +48,40 @@ def setup(
     `MINIO_ACCESS_KEY`, `MINIO_SECRET_KEY`, `MINIO_BUCKET`, …). What is missing is asked for on a terminal. A second run
     changes nothing.
 
+    Nothing is saved before the API has taken the key and the store the keys; `--no-check` saves without asking them.
     The bucket is made where it is missing. The API key goes into the Secret block `apixo-api-key`; it is never a
     parameter of a flow.
 
     Then the work pool `sora` and the deployments of prefect.yaml are made, or brought up to this version of the code.
     A worker runs them: `prefect worker start --pool sora`
+
+    `--notify slack` without an address takes that of SORA_NOTIFY_URL, so that it is in no shell history. A block of
+    Prefect keeps it, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
     """
     connection: Connection = context.obj
     environ = {**(connection.stack.load_environment() if connection.stack else {}), **os.environ}
 
     async def run() -> None:
         ask = _ask if sys.stdin.isatty() else None
-        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or ()):
+        tried = check_blocks if check else None
+        for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=tried):
             show(saved)
         show(await make_bucket(await load_block(VideoArchive, name)))
+        for wanted in notify or ():
+            for saved in await make_notifications(wanted, environ):
+                show(saved)
         if deploy:
             await _deploy(connection)
 
     asyncio.run(run())
+    blocks = "" if name == "default" else f" --api {name} --archive {name}"
+    if connection.stack is None and deploy:
+        err.print(
+            "\nNext, a worker, in a terminal of its own: it runs what is started in the Prefect UI and on schedules"
+        )
+        err.print(f"  prefect worker start --pool {POOL}")
+    err.print("\nNext, see what a video would cost, and pay nothing")
+    err.print(f'  sora generate "A red kite over dunes, golden hour" --key kite-01 --dry-run{blocks}', soft_wrap=True)
 
 
 def deploy(context: typer.Context) -> None:

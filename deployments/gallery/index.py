@@ -1,6 +1,7 @@
 """What the gallery knows of the ledger: every record in memory, and only what changed is read again."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ FRESH_SECONDS: Final = 3.0
 """For how long the last listing counts as current: at least. Listing takes at most a tenth of the time."""
 WAIT_SECONDS: Final = 0.5
 """How long a page waits for a newer listing before it shows what is known."""
+FIRST: Final = 48
+"""The newest that are read at first: a page of them."""
 READS_AT_A_TIME: Final = 200
 """Records read before they are put into place: the first visitors of a large archive see it fill."""
 
@@ -71,6 +74,8 @@ class ArchiveIndex:
         """Lists the ledger and reads what is new or changed. A failure is noted, and what was known stays."""
         began = self._monotonic()
         try:
+            if not self.loaded:
+                await self._read_newest()
             listed = {_key(found.name): found for found in await self._store.listed("ledger/")}
             listed.pop("", None)
             for key in self._versions.keys() - listed.keys():
@@ -105,6 +110,12 @@ class ArchiveIndex:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
+
+    async def _read_newest(self) -> None:
+        """What the first page shows, before all the rest. One that cannot be read is found out about with the rest."""
+        with contextlib.suppress(LedgerError):
+            for found in await self._ledger.newest(FIRST):
+                self.items.setdefault(found.key, Item(found, _text(found)))
 
     async def _read(self, key: str, version: ListedObject) -> None:
         self.reads += 1

@@ -3,7 +3,7 @@
 Repeating it changes nothing. What is not named keeps the value that the block has.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -12,9 +12,13 @@ from prefect.blocks.system import Secret
 from pydantic import Secret as PydanticSecret
 from pydantic import SecretStr, ValidationError
 
+from apixo import ApixoError
 from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreError
+from blocks.object_store import PROBE
 from blocks.probe import ensure_ready, mark_raced
 from deployments.connection import SetupError
+from flows.checks import check_api
 
 B = TypeVar("B", bound=Block)
 
@@ -31,6 +35,9 @@ ASKED_AS: Final = {
 Ask = Callable[[str, str, bool], str]
 """Asks a person: variable, description, whether it is secret."""
 
+Check = Callable[[ApixoApi, VideoArchive], Awaitable[None]]
+"""Tries blocks that are about to be saved, and raises where they do not work."""
+
 Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed"]
 
 
@@ -44,7 +51,12 @@ class Saved:
 
 
 async def save_blocks(
-    environ: Mapping[str, str], *, name: str = "default", ask: Ask | None = None, reset: Collection[str] = ()
+    environ: Mapping[str, str],
+    *,
+    name: str = "default",
+    ask: Ask | None = None,
+    reset: Collection[str] = (),
+    check: Check | None = None,
 ) -> list[Saved]:
     """Registers the block types and saves both blocks with their Secret blocks.
 
@@ -53,6 +65,7 @@ async def save_blocks(
         name: of both blocks.
         ask: asks for what is required and missing; None: that is an error.
         reset: fields that do not keep what they have, but go back to their defaults when not named.
+        check: tries both blocks before anything is saved; None: they are saved untried.
 
     Raises:
         SetupError: something required is missing, named with its variable; or `reset` names no optional field.
@@ -76,18 +89,41 @@ async def save_blocks(
         raise SetupError(
             "Set these environment variables, or run `sora setup` on a terminal to be asked:\n  " + "\n  ".join(missing)
         )
-    for block, fields in ((ApixoApi, api), (VideoArchive, archive)):
-        block(**fields)  # so that a bad value is found before anything is saved
+    made = ApixoApi(**api), VideoArchive(**archive)  # so that a bad value is found before anything is saved
+    if check is not None:
+        await check(*made)
     saved = []
     for field, stem in SECRET_BLOCKS.items():
         secret_name = stem if name == "default" else f"{stem}-{name}"
         value = api.get(field)
         if isinstance(value, Secret):
             if value._block_document_id is None:  # noqa: SLF001 - Prefect offers no other way to see it
-                saved.append(await _save(value, secret_name))
+                saved.append(await save_block(value, secret_name))
                 value = await Secret.aload(secret_name)
             api[field] = value
-    return [*saved, await _save(ApixoApi(**api), name), await _save(VideoArchive(**archive), name)]
+    return [*saved, await save_block(ApixoApi(**api), name), await save_block(VideoArchive(**archive), name)]
+
+
+async def check_blocks(api: ApixoApi, archive: VideoArchive) -> None:
+    """Asks the API whether it takes the key, and the store whether it takes the keys. It pays and changes nothing.
+
+    Raises:
+        SetupError: one of them does not, or cannot be reached. It says which.
+    """
+    unsaved = "Nothing was saved. Put it right, or save it untried with --no-check."
+    try:
+        async with api.status_client() as client:
+            await check_api(client)
+    except (ApixoError, ValueError) as error:
+        raise SetupError(f"APIXO: {error} {unsaved}") from error
+    store = archive.store()
+    try:
+        await store.get(PROBE)
+    except StoreError as error:
+        if error.code != "NoSuchBucket":  # it will be made
+            raise SetupError(f"The store at {archive.endpoint}: {error} {unsaved}") from error
+    finally:
+        await store.aclose()
 
 
 async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
@@ -146,7 +182,8 @@ async def _wanted(
     return fields
 
 
-async def _save(wanted: Block, name: str) -> Saved:
+async def save_block(wanted: Block, name: str) -> Saved:
+    """Saves a block, where it is not saved already as it is."""
     stored = await _load(type(wanted), name)
     outcome: Outcome = "created" if stored is None else "updated"
     if stored is not None and _plain(stored) == _plain(wanted):

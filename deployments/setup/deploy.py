@@ -27,7 +27,11 @@ MAIN: Final = "prefect.yaml"
 EXAMPLES: Final = "deployments/examples/prefect.yaml"
 """For a local stack alone: on another server, a run of these deployments would pay for a demonstration."""
 POOL: Final = "sora"
-QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {"collector": (1, None), "videos": (2, 10)}
+QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {
+    "collector": (1, None),
+    "videos": (2, 10),
+    "shards": (3, 100),  # of its own: else ten batches that wait for their shards would leave these no place
+}
 """Each queue's priority, 1 being the first, and how many runs of it may be under way at once: a run is a process of 83
 to 100 MB, so ten need a gigabyte. What comes beyond waits its turn."""
 DEPLOY_SECONDS: Final = 300.0

@@ -32,7 +32,7 @@ Answers = Callable[[str | None], Awaitable[bool]]
 
 
 class OutageBrake:
-    """Lets paid calls through, at most 5 at once, and none while the provider's answers are unclear.
+    """Lets paid calls through, a few at once, and none while the provider's answers are unclear.
 
     An unclear answer holds all further ones until a free call is answered well. Then one goes first; the others follow
     once that is accepted. After three unclear answers in a row, or a hold that is too long, none follows any more.
@@ -40,6 +40,7 @@ class OutageBrake:
     Args:
         answers: asks the provider something that costs nothing.
         outage_seconds: the longest hold.
+        at_once: how many paid calls may be without an answer.
         sleep, monotonic: the clock.
     """
 
@@ -48,12 +49,13 @@ class OutageBrake:
         answers: Answers,
         *,
         outage_seconds: float,
+        at_once: int = AT_ONCE,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._answers, self._outage_seconds = answers, outage_seconds
         self._sleep, self._monotonic = sleep, monotonic
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = asyncio.Semaphore(at_once)
         self._open = asyncio.Event()
         self._open.set()
         self._episode = 0

@@ -121,7 +121,7 @@ ALLOWED: Final = {
     "aspect_ratio": "must be landscape (16:9) or portrait (9:16), or another one that the model takes, such as 1:1",
     "image_urls": (
         "must be public http:// or https:// addresses of JPG, PNG or WebP images, of at most 2,000 characters each, "
-        "whole, without file names, brackets, user name or password"
+        "whole, without brackets, user name or password; or s3://bucket/object; or, in a calendar, paths seen from it"
     ),
     "mode": "must be text-to-video or image-to-video, or another one that the model has, or be left out",
     "remove_watermark": "must be true or false, yes or no; an empty cell means true",

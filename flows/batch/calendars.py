@@ -17,6 +17,7 @@ from blocks.errors import StoreRefusedError
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.csv_files import DELIMITERS, csv_rows
 from flows.batch.json_files import MAX_LINE_CHARACTERS, json_rows
+from flows.batch.pictures import LocalPictures, Pictures, beside_object, no_pictures
 from flows.batch.tables import MAX_ROWS, read_table
 from flows.batch.unreadable import CalendarError, refusal
 from flows.batch.workbooks import workbook_rows
@@ -51,30 +52,44 @@ async def read_calendar(
     *,
     sheet: str | None = None,
     ignore_columns: bool = False,
+    fit_images: bool = False,
     report: Callable[[str], None] = nothing,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, understood or not; duplicates are bad rows.
+    """Every row of a calendar, understood or not; duplicates are bad rows. Pictures beside it are uploaded.
 
     Args:
         where: a path on this machine, or `s3://bucket/object` in any bucket of the archive's store.
         archive: lends its endpoint and keys.
         sheet, ignore_columns, report: see `parse_calendar`.
+        fit_images: whether pictures beside a file are turned upright and made small enough; see `read_own_image`.
 
     Raises:
         CalendarError: it is not there, may not be read, or cannot be read as a whole.
-        StoreUnavailableError: the store gave no answer.
+        StoreError: the store gave no answer, or does not take a picture.
     """
     where = where.strip()
     scheme, is_address, rest = where.partition("://")
+    pictures: Pictures
     if not is_address:
         data = await asyncio.to_thread(_read_file, where)
+        pictures = local = LocalPictures(Path(where), archive.bucket, fit=fit_images)
     elif scheme.lower() == "s3":
         data = await _read_object(where, rest, archive)
+        bucket, _, name = rest.partition("/")
+        pictures, local = beside_object(bucket, name), None
     else:  # not repeated: it may hold a password or a signature
         raise CalendarError("The calendar must be a path on this machine or s3://bucket/object, no other address.")
-    return await asyncio.to_thread(
-        parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report
+    rows = await asyncio.to_thread(
+        parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, pictures=pictures
     )
+    if local is not None:
+        await _upload(local, archive)
+        if local.lying:
+            report(
+                f"{len(local.lying)} picture(s) are stored lying, such as {local.lying[0]!r}, and APIXO may take them "
+                "so. fit_images (--fit-images) turns them."
+            )
+    return rows
 
 
 def parse_calendar(
@@ -84,8 +99,9 @@ def parse_calendar(
     sheet: str | None = None,
     ignore_columns: bool = False,
     report: Callable[[str], None] = nothing,
+    pictures: Pictures = no_pictures,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, understood or not; duplicates are bad rows. Pure.
+    """Every row of a calendar, understood or not; duplicates are bad rows. Pure, as far as `pictures` is.
 
     Args:
         data: the file. Text is UTF-8, or UTF-16 with a byte order mark.
@@ -93,6 +109,7 @@ def parse_calendar(
         sheet: which sheet of a workbook; None: the only one that is not hidden.
         ignore_columns: whether columns and fields that are not known are left out. Those that begin with # always are.
         report: takes what was left out, in a sentence.
+        pictures: finds pictures that are named by a path, seen from the calendar.
 
     Raises:
         CalendarError: it cannot be read as a whole.
@@ -107,12 +124,12 @@ def parse_calendar(
             if not data:
                 raise refusal(name, "is empty.")
             table = workbook_rows(data, name, sheet=sheet, report=report)
-            rows = read_table(table, name, ignore_columns=ignore_columns, report=report)
+            rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
         case "csv":
             table = csv_rows(_text(data, name), name)
-            rows = read_table(table, name, ignore_columns=ignore_columns, report=report)
+            rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
         case "json":
-            rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report)
+            rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, pictures=pictures)
     return mark_duplicates(rows)
 
 
@@ -185,6 +202,14 @@ async def _read_object(where: str, rest: str, archive: VideoArchive) -> bytes:
     if data is None:
         raise refusal(where, f"is not there: the bucket {bucket} has no such object.")
     return data
+
+
+async def _upload(pictures: LocalPictures, archive: VideoArchive) -> None:
+    store = archive.store()
+    try:
+        await pictures.upload(store)
+    finally:
+        await store.aclose()
 
 
 def _line(before: str) -> int:

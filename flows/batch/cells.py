@@ -27,11 +27,19 @@ MIDNIGHT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|\
 
 _TIME: Final = re.compile(r"0?(\d{1,2}:\d\d)(?::00)?", re.ASCII)
 """Excel takes 9:16 for a time of the day and shows 09:16 or 09:16:00."""
-_SEPARATOR: Final = re.compile(r"\s+|(?<![,;|])[,;|]++(?=\s|https?://|$)", re.IGNORECASE)
+_SEPARATOR: Final = re.compile(r"\s+|(?<![,;|])[,;|]++(?=\s|https?://|s3://|$)", re.IGNORECASE)
 """Between two addresses. A comma inside an address, as Cloudinary has it, separates nothing. A run of commas is tried
 once, from its beginning: a cell can hold a hundred thousand."""
+_FOREIGN: Final = re.compile(r"(?:[\uff0c\u3001\uff1b]|\\[rn])(?=\\|\s|(?:https?|s3)://|$)", re.IGNORECASE)
+"""Chinese and Japanese commas, and a line break that a program wrote as two characters."""
 _ADDRESS: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//|www\.", re.IGNORECASE)
-_STARTS: Final = re.compile(r"(?:^|[\s,;|])https?://", re.IGNORECASE)
+_NO_PROMPT: Final = re.compile(
+    r"#(?:NAME\?|N/A|REF!|VALUE!|ERROR!|DIV/0!|NUM!|NULL!|SPILL!|CALC!)|Loading\.\.\.|nan|null|none|undefined|\\N|\x1a|"
+    r"\[object \w+\]|\{\{[^{}]*\}\}|\$\{[^{}]*\}",
+    re.IGNORECASE,
+)
+"""What spreadsheets show for an error, and programs write where they have nothing to put in."""
+_STARTS: Final = re.compile(r"(?:^|[\s,;|])(?:https?|s3)://", re.IGNORECASE)
 _IMAGE: Final = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 
 
@@ -53,6 +61,12 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             or field.startswith("#")
             or (isinstance(value, str) and field in _READERS and not value.strip())
         ):
+            continue
+        if field == "prompt" and isinstance(value, str) and _NO_PROMPT.fullmatch(value.strip()):
+            problems[field] = (
+                "is what a spreadsheet shows for an error, or a program writes for nothing, such as #NAME? or null. "
+                "Write the prompt there; one that begins with = or - needs a ' in front of it in a spreadsheet"
+            )
             continue
         try:
             values[field] = _READERS[field](value) if field in _READERS else value
@@ -89,14 +103,14 @@ def addresses(text: str) -> list[str]:
     Raises:
         CellError: a comma or semicolon could belong to an address as well as separate two.
     """
-    found = [part for part in _SEPARATOR.split(text) if part]
+    found = [part for part in _SEPARATOR.split(_FOREIGN.sub(" ", text)) if part]
     for address in found:
-        before, *parts = re.split(r"[,;|]", address)
+        before, *parts = re.split(r"[,;|+\uff0c\u3001\uff1b]|\\[rn]", address)
         for part in parts:
             if _ADDRESS.match(part) or (_IMAGE.search(before) and _IMAGE.search(part)):
                 raise CellError(
-                    "holds a comma or semicolon that could be a part of an address or stand between two. Put a blank "
-                    "between addresses, and write a comma that belongs to one as %2C"
+                    "holds a comma, semicolon or plus that could be a part of an address or stand between two. Put a "
+                    "blank between addresses, and write a comma that belongs to one as %2C, a plus as %2B"
                 )
             before = part
     return found

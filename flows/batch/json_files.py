@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, check_row, shown
+from flows.batch.pictures import Pictures, no_pictures
 from flows.batch.tables import bounded
 from flows.batch.unreadable import refusal
 
@@ -16,7 +17,14 @@ MAX_REPORTED: Final = 10
 """How many ignored fields are named."""
 
 
-def json_rows(text: str, name: str, *, ignore_columns: bool, report: Callable[[str], None]) -> list[Row | BadRow]:
+def json_rows(
+    text: str,
+    name: str,
+    *,
+    ignore_columns: bool,
+    report: Callable[[str], None],
+    pictures: Pictures = no_pictures,
+) -> list[Row | BadRow]:
     """Every line that is not blank, understood or not.
 
     Raises:
@@ -28,14 +36,14 @@ def json_rows(text: str, name: str, *, ignore_columns: bool, report: Callable[[s
     # Not splitlines(): JSON may hold U+2028 and the like as they are.
     lines = ((number, line) for number, line in enumerate(io.StringIO(text, newline=""), 1) if line.strip())
     ignored: set[str] = set()
-    rows = [_row(number, line, ignore_columns, ignored) for number, line in bounded(lines, name)]
+    rows = [_row(number, line, ignore_columns, ignored, pictures) for number, line in bounded(lines, name)]
     if ignored:
         more = f" and {len(ignored) - MAX_REPORTED:,} more" if len(ignored) > MAX_REPORTED else ""
         report(f"Ignored fields: {', '.join(shown(field) for field in sorted(ignored)[:MAX_REPORTED])}{more}.")
     return rows
 
 
-def _row(number: int, line: str, ignore_columns: bool, ignored: set[str]) -> Row | BadRow:
+def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], pictures: Pictures) -> Row | BadRow:
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -62,7 +70,8 @@ def _row(number: int, line: str, ignore_columns: bool, ignored: set[str]) -> Row
                     for field in repeated
                     if field not in extra
                 ]
-                return check_row(number, {name: item for name, item in value.items() if name not in extra}, twice)
+                fields, problems = pictures({name: item for name, item in value.items() if name not in extra})
+                return check_row(number, fields, twice + problems)
             problem = 'is not a JSON object such as {"prompt": "A red kite over dunes"}'
     return BadRow(line=number, id=None, problems=(RowProblem(field="", message=problem),))
 

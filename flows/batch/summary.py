@@ -36,6 +36,8 @@ class BatchRow(BaseModel):
     )
     problem: str = Field(default="", description="What is wrong, and what to do; empty when nothing is.")
     note: str = Field(default="", description="What else is to be said, such as a warning about the video.")
+    prompt: str = Field(default="", description="Its first 200 characters; empty for a row that is not understood.")
+    poster_name: str | None = Field(default=None, description="The archived picture.")
     task_id: str | None = None
     duration_seconds: int | None = Field(default=None, description="Length of the video that was asked for.")
     price: Decimal | None = Field(default=None, description="By the block's `price_per_second`; None without one.")

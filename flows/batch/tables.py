@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
+from flows.batch.pictures import Pictures, no_pictures
 from flows.batch.unreadable import refusal
 
 T = TypeVar("T")
@@ -48,7 +49,12 @@ class Columns:
 
 
 def read_table(
-    rows: Iterator[TableRow], name: str, *, ignore_columns: bool, report: Callable[[str], None]
+    rows: Iterator[TableRow],
+    name: str,
+    *,
+    ignore_columns: bool,
+    report: Callable[[str], None],
+    pictures: Pictures = no_pictures,
 ) -> list[Row | BadRow]:
     """Every row below the header, understood or not.
 
@@ -57,6 +63,7 @@ def read_table(
         name: the file's name, for errors.
         ignore_columns: whether columns that are not known are left out; those that begin with # always are.
         report: takes what was left out.
+        pictures: finds pictures that are named by a path.
 
     Raises:
         CalendarError: the header is not right, a column without a name holds something, or there are too many rows.
@@ -72,7 +79,7 @@ def read_table(
                     f"has a cell in line {row.line} in column {position + 1}, which has no name in line {header.line}. "
                     "Empty it if it is there by mistake, or give its column a name, such as #notes.",
                 )
-    return [_row(row, columns) for row in kept]
+    return [_row(row, columns, pictures) for row in kept]
 
 
 def bounded(rows: Iterable[T], name: str) -> list[T]:
@@ -125,7 +132,7 @@ def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable
     )
 
 
-def _row(row: TableRow, columns: Columns) -> Row | BadRow:
+def _row(row: TableRow, columns: Columns, pictures: Pictures) -> Row | BadRow:
     cells = _trimmed(row.cells, len(columns.fields))
     if len(cells) > len(columns.fields):  # which cell is whose nobody knows, so no other problem is reported
         return _bad(
@@ -136,11 +143,9 @@ def _row(row: TableRow, columns: Columns) -> Row | BadRow:
     if row.problem:
         return _bad(row.line, row.problem)
     named = [(field, cell) for field, cell in zip(columns.fields, cells, strict=False) if field is not None]
-    return check_row(
-        row.line,
-        {field: cell for field, cell in named if isinstance(cell, str) and cell.strip()},
-        [RowProblem(field=field, message=cell.message) for field, cell in named if isinstance(cell, Flaw)],
-    )
+    fields, problems = pictures({field: cell for field, cell in named if isinstance(cell, str) and cell.strip()})
+    flaws = [RowProblem(field=field, message=cell.message) for field, cell in named if isinstance(cell, Flaw)]
+    return check_row(row.line, fields, flaws + problems)
 
 
 def _trimmed(cells: Sequence[str | Flaw], at_least: int) -> Sequence[str | Flaw]:

@@ -33,6 +33,7 @@ MAX_PLAIN_DIGITS: Final = 15
 OLD_EXCEL_OR_ENCRYPTED: Final = b"\xd0\xcf\x11\xe0"
 PLAIN_FORMATS: Final = frozenset({"General", "0", "@"})
 """Number formats that show a whole number as it is."""
+_ESCAPED: Final = re.compile(r"_x((?!D[89A-F])[0-9A-F]{4})_", re.IGNORECASE)
 TEXT_FIELDS: Final = frozenset({"id", "prompt"})
 """What a number or a day stands for there depends on how it is shown."""
 
@@ -104,6 +105,8 @@ def _open(data: bytes, name: str, *, data_only: bool) -> "Workbook":
 
 
 def _sheet(workbook: "Workbook", name: str, sheet: str | None, report: Callable[[str], None]) -> "Worksheet":
+    if not workbook.worksheets:
+        raise refusal(name, "is a workbook in Excel's strict form, or has no sheet. Save it as Excel Workbook (.xlsx).")
     visible = [item.title for item in workbook.worksheets if item.sheet_state == "visible"]
     hidden = [item.title for item in workbook.worksheets if item.sheet_state != "visible"]
     listed = ", ".join(repr(title) for title in visible[:MAX_COLUMNS])
@@ -191,8 +194,8 @@ def _plain(value: Any, field: str, number_format: str) -> str:
         case datetime() | date() | time() | timedelta():
             return _day_or_time(value, field)
         case _:
-            # Excel's own spelling of a carriage return, which openpyxl leaves as it is.
-            return re.sub("_x000D_", "\r", str(value), flags=re.IGNORECASE)
+            # Excel's own spelling of control characters, and of itself, which openpyxl leaves as it is.
+            return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), str(value))
 
 
 def _number(value: float, field: str, number_format: str) -> str:

@@ -69,6 +69,7 @@ _OTHERS = (
 _AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio"})
 _HEIC_BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"heif", b"j2ki",
+    b"avci", b"avcs", b"miaf", b"unif", b"vvic", b"vvis", b"evbi", b"evbs",
 })  # fmt: skip
 
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
@@ -81,7 +82,7 @@ class ImageFacts:
     """An image that the provider should be able to use.
 
     Attributes:
-        url: Where it is, without query.
+        url: Where it is, without query; or what it is called.
         format: By its bytes, whatever its name or content type says.
         width: In pixels, as stored.
         height: In pixels, as stored.
@@ -134,13 +135,21 @@ async def check_image(
     return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_image, data, url, max_pixels)
 
 
-def decode_image(data: bytes, url: str, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageFacts:
+def decode_image(
+    data: bytes, url: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS, *, shown: str = ""
+) -> ImageFacts:
     """What an image is, from all of its bytes. Pure, and slow for a large one: to be run in a thread.
+
+    Args:
+        data: the file.
+        url: where it came from.
+        max_pixels: of larger pictures nothing is decoded.
+        shown: what a message calls one that came from no URL.
 
     Raises:
         ImageRefusedError: not JPG, PNG or WebP, more than max_pixels, animated or damaged.
     """
-    shown = display_url(url)
+    shown = display_url(url) if url is not None else shown
     if not data:
         raise ImageRefusedError(f"{shown} is empty: upload the image again", url=url)
     kind = sniff_format(data)

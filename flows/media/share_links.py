@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from apixo.addresses import normalize_url
 
-_DRIVE_FILE: Final = re.compile(r"/file/(?:u/\d+/)?d/([\w-]+)")
+_DRIVE_FILE: Final = re.compile(r"(?:/a/[^/]+)?/file/(?:u/\d+/)?d/([\w-]+)")
 _IMGUR_PAGE: Final = re.compile(r"/(?:\w+-)*(\w{5,8})/?")
 _COMMONS_PAGE: Final = re.compile(r"/wiki/(?:File|Image|Datei|Fichier|Archivo):(.+)")
 _WIKIMEDIA: Final = re.compile(r"(^|\.)(wikipedia|wikimedia)\.org$")
@@ -58,11 +58,16 @@ def share_link(url: str) -> ShareLink | None:
             named = _DRIVE_FILE.match(path)
             file_id = named[1] if named else query.get("id") if path in ("/open", "/file/open") else None
             direct = f"give https://drive.google.com/uc?export=download&id={file_id}"
-            found = ShareLink("Google Drive", direct) if file_id else None
+            if "resourcekey" in query:  # which is a key to it, and not said
+                direct += ", and behind that &resourcekey= as in the link"
+            is_folder = "/folders/" in path
+            found = ShareLink("Google Drive", direct if file_id else None) if file_id or is_folder else None
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/s/", "/scl/fi/")):
             # Only what to change is said: the rest of the query is the key of the share.
             is_direct = query.get("dl") == "1" or query.get("raw") == "1"
             found = None if is_direct else ShareLink("Dropbox", "give it with raw=1 at its end in place of dl=0")
+        case "www.dropbox.com" | "dropbox.com" if path.startswith(("/scl/fo/", "/sh/")):
+            found = ShareLink("Dropbox", None)  # a folder
         case "imgur.com" | "www.imgur.com" | "m.imgur.com":
             image = _IMGUR_PAGE.fullmatch(path)
             is_album = path.startswith(("/a/", "/gallery/", "/t/"))

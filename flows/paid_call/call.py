@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -100,6 +100,7 @@ class PaidCall:
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
         granted_by, waits, batch, note: as the attempt has them.
+        image_addresses: what is sent in place of the request's images. They may be signed, so nothing else has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
         now, monotonic: the clocks.
@@ -124,6 +125,7 @@ class PaidCall:
     claim_before: datetime | None = None
     batch: str | None = None
     note: str | None = None
+    image_addresses: tuple[str, ...] = field(default=(), repr=False)
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
         """Claims, sends once, and does not end before the answer is written down, or the log names it.
@@ -136,6 +138,8 @@ class PaidCall:
         if stopping.is_set():
             raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
         sent = self.request.on(self.model)
+        if self.image_addresses:
+            sent = sent.model_copy(update={"image_urls": list(self.image_addresses)})
         started, started_at = self.monotonic(), self.now()
         if self.claim_before is not None and started_at >= self.claim_before:
             return LostRace()

@@ -26,6 +26,8 @@ from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
 from flows.record.monthly_spend import SpendObjects
+from flows.record.recent import failed_name, newest_keys
+from flows.record.run_keys import RunKeys
 
 T = TypeVar("T")
 
@@ -57,6 +59,7 @@ class Ledger:
         tasks: which generation a task belongs to.
         requests: under which key a request was generated first.
         spend: what is spent and reserved in each month.
+        run_keys: which key a run has that was given none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Ledger:
         self.tasks = TaskOwners(store, self._patiently)
         self.requests = RequestIndex(store, self._patiently, now=now)
         self.spend = SpendObjects(store, self._patiently)
+        self.run_keys = RunKeys(store, self._patiently)
 
     async def ensure_ready(self) -> None:
         """Makes sure that the bucket is there, keeps conditional writes, and takes what is written after paying.
@@ -235,6 +239,9 @@ class Ledger:
         after that look puts it back itself.
         """
         key = ended.key
+        if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
+            with contextlib.suppress(StoreError):  # for lists alone
+                await self._store.put(failed_name(ended), b"")
         await self._patiently(lambda: self._store.remove(marker_name(key)))
         if ended.state is State.ARCHIVED:
             return
@@ -265,6 +272,15 @@ class Ledger:
         """The keys of all generations there ever were, sorted."""
         names = await self._patiently(lambda: self._store.names("ledger/"))
         return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
+
+    async def newest(self, count: int) -> list[Generation]:
+        """The newest generations by their first claim, at most so many: see `recent.py` here.
+
+        Within a day, what was archived last comes first where there are more than are wanted.
+        """
+        keys = await self._patiently(lambda: newest_keys(self._store, count))
+        found = [entry.generation for entry in await self.read_all(keys) if entry is not None]
+        return sorted(found, key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
     async def changed_since(self, moment: datetime) -> list[Generation]:
         """All generations that anybody wrote since then, by whatever clock, and maybe some more.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable
 from decimal import Decimal
 from html import escape
+from textwrap import shorten
 from typing import Final
 
 from prefect.artifacts import acreate_markdown_artifact
@@ -65,14 +66,7 @@ def markdown(
     """The artifact's text. Pure. What came from outside cannot become markup."""
     video = generation.video
     link = _link(generation.key, video.name, archive) if video is not None else None
-    lines = [f"# {plain(generation.key)}", ""]
-    if thumbnail:
-        lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
-    if link:  # the classic UI plays it; the new one leaves it out, and has the link below
-        poster = next((item.name for item in generation.objects if item.kind == "poster"), None)
-        picture = _link(generation.key, poster, archive) if poster else None
-        shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
-        lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
+    lines = [f"# {heading(generation)}", "", *picture_and_player(generation, archive, thumbnail=thumbnail)]
     # The first fact is the table's head: an empty one shows as an empty bar.
     first, *others = _facts(generation, cost)
     lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
@@ -102,6 +96,27 @@ def markdown(
             "**To have another one:** give the request a new key. This key is never paid for again.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def heading(generation: Generation) -> str:
+    """What a video is called above its artifact: its key, or its prompt where that is the id of a run or event."""
+    is_id = re.match(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", generation.key)
+    return plain(shorten(generation.request.prompt, 60, placeholder="…") if is_id else generation.key)
+
+
+def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> list[str]:
+    """Lines with the poster, and a player where a browser can reach the video."""
+    lines = []
+    if thumbnail:
+        lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
+    video = generation.video
+    if video is not None and (link := _link(generation.key, video.name, archive)):
+        # The classic UI plays it; the new one leaves it out, and has the link below.
+        poster = next((item.name for item in generation.objects if item.kind == "poster"), None)
+        picture = _link(generation.key, poster, archive) if poster else None
+        shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
+        lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
+    return lines
 
 
 def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:

@@ -14,6 +14,7 @@ from prefect.events import Event, emit_event, get_events_client
 from prefect.events.related import related_resources_from_run_context
 
 from flows.record.generation import Generation, Problem
+from flows.signals.artifacts import artifact_key
 from flows.signals.progress import run_logger
 
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
@@ -146,6 +147,7 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
     request = generation.request
     return {
         "key": generation.key,
+        "artifact": artifact_key(generation.key),
         "state": generation.state.value,
         "task_id": generation.task_id,
         "model": generation.attempt.model,

@@ -29,6 +29,7 @@ class Progress:
         doing: a few words for a person.
         fraction: how much of the step is done, 0 to 1; None when nobody knows.
         done: the step ended well.
+        next_seconds: when something is looked at again, from now; None when nobody knows.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Progress:
     doing: str
     fraction: float | None = None
     done: bool = False
+    next_seconds: float | None = None
 
 
 Listener = Callable[[Progress], None]
@@ -77,11 +79,19 @@ def report_total(videos: int) -> None:
         display.call(lambda: expect(videos))
 
 
-def report_progress(key: str, step: Step, doing: str, *, fraction: float | None = None, done: bool = False) -> None:
+def report_progress(
+    key: str,
+    step: Step,
+    doing: str,
+    *,
+    fraction: float | None = None,
+    done: bool = False,
+    next_seconds: float | None = None,
+) -> None:
     """Reports to the listener, if there is one. Never raises."""
     display = _display.get()
     if display is not None and (listener := display.listener) is not None:
-        display.call(lambda: listener(Progress(key, step, doing, fraction, done)))
+        display.call(lambda: listener(Progress(key, step, doing, fraction, done, next_seconds)))
 
 
 class RunLog(PrefectLogAdapter):

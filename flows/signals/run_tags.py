@@ -16,17 +16,19 @@ MOST_TAGS: Final = 50
 """A calendar may have thousands; a run with as many is found by none."""
 
 
-async def tag_run(tags: Iterable[str]) -> None:
-    """Adds these tags to the current flow run. Never raises: a label must not cost a video.
+async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
+    """Adds these tags to the current flow run, and names it. Never raises: a label must not cost a video.
 
     Not Prefect's `tags` context: that would tag every task run, and each of those then asks the concurrency service.
     """
     wanted = sorted(set(tags))[:MOST_TAGS]
     run_id = flow_run.id
-    if not wanted or run_id is None:
+    if name == flow_run.name:
+        name = None
+    if not (wanted or name) or run_id is None:
         return
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS), get_client() as client:
-            await client.update_flow_run(UUID(str(run_id)), tags=sorted({*flow_run.tags, *wanted}))
+            await client.update_flow_run(UUID(str(run_id)), tags=sorted({*flow_run.tags, *wanted}), name=name)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
-        run_logger().warning("The run was not tagged (%s).", type(error).__name__)
+        run_logger().warning("The run was not tagged or named (%s).", type(error).__name__)

@@ -1,5 +1,6 @@
 """When Prefect tries a step again by itself. Only steps that cost nothing use this: the paid call has its own rules."""
 
+import functools
 from typing import Any, Final, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
@@ -22,6 +23,12 @@ def delays_seconds(first_seconds: float) -> list[float]:
 
 def retried(step: Task[P, R], first_seconds: float) -> Task[P, R]:
     """A step with these pauses before its retries, the first of so many seconds."""
+    copy: Task[P, R] = _retried(step, first_seconds)
+    return copy
+
+
+@functools.cache  # for each copy, Prefect reads the step's source anew, and takes 2 ms
+def _retried(step: Task[Any, Any], first_seconds: float) -> Any:
     return step.with_options(retry_delay_seconds=delays_seconds(first_seconds))
 
 

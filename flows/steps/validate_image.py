@@ -4,7 +4,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from apixo import VideoRequest
-from flows.media.images import ImageFacts, check_image
+from flows.media.images import ImageFacts
+from flows.media.own_images import check_as_provider
 from flows.record.generation import State
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
@@ -40,7 +41,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     facts = []
     for number, url in enumerate(request.image_urls, start=1):
         report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
-        found = await check_image(resources.web, url, max_bytes=request.max_image_bytes)
+        found = await check_as_provider(resources.web, url, resources.image_address, max_bytes=request.max_image_bytes)
         logger.info(
             "Image %d of %s is fine: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,

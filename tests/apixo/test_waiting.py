@@ -64,7 +64,7 @@ class World:
             sleep=self.sleep,
             monotonic=lambda: self.now,
             rng=lambda: dice,
-            report=lambda last, waited: self.reports.append((last, waited)),
+            report=lambda last, waited, _: self.reports.append((last, waited)),
             **options,
         )
 

@@ -1,6 +1,7 @@
 """What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in its own processes."""
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from blocks import VideoArchive
 from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
+from deployments.sandbox.videos import render_video
 from tests.attack.fifty import Commands
 from tests.attack.stage import World
 from tests.attack.zygote import Zygote
@@ -66,6 +68,18 @@ async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: 
     """Blocks that are patient with a busy machine."""
     api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=120, max_in_flight=8)
     return await store_blocks(api, archive)
+
+
+@pytest.fixture
+def one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where each film is a copy of one: drawing a thousand takes longer than the batch does."""
+    film, folder = tmp_path / "film.mp4", tmp_path / "films"
+    render_video(
+        film, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
+    )
+    folder.mkdir()
+    monkeypatch.setattr("deployments.sandbox.video_store.render_video", lambda path, **_: shutil.copyfile(film, path))
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

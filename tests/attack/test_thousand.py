@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,6 @@ from apixo import constants
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer, SandboxSettings
-from deployments.sandbox.videos import render_video
 from flows.generate_batch import SUBMISSIONS_PER_SECOND
 from tests.attack.thousand import Taken
 from tests.e2e.running import ROOT
@@ -27,18 +25,6 @@ FASTEST: Final = 100.0
 """The most that the flow takes."""
 MOST_CALLS: Final = 14.0
 """Calls of the store for each video. There were 13."""
-
-
-@pytest.fixture
-def one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where each film is a copy of one: drawing a thousand takes longer than the batch does."""
-    film, folder = tmp_path / "film.mp4", tmp_path / "films"
-    render_video(
-        film, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
-    )
-    folder.mkdir()
-    monkeypatch.setattr("deployments.sandbox.video_store.render_video", lambda path, **_: shutil.copyfile(film, path))
-    return folder
 
 
 @pytest.mark.timeout(1200)

@@ -38,6 +38,7 @@ class SmallStore:
     ahead_seconds: float = 0
     lists: bool = True
     deletes: bool = True
+    refuses: Callable[[str, dict[str, str]], bytes | None] = lambda method, headers: None
     racy: str = ""
     """The condition that is checked some time before it is acted upon."""
     busy: bytes = b""
@@ -45,6 +46,7 @@ class SmallStore:
     busy_at_first: list[bytes] = field(default_factory=list)
     """The answers to its first requests."""
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    parts: bytes = b""
     modified: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     version: int = 0
@@ -67,18 +69,21 @@ class SmallStore:
         await asyncio.sleep(0)  # so that others come in between
         if self.busy_at_first:
             return self.busy_at_first.pop()
-        if method == "GET":
-            return self._listing(target) if "list-type" in target else self._get(name)
+        if method in ("GET", "HEAD"):
+            found = self._listing(target) if "list-type" in target else self._get(name)
+            return found if method == "GET" else found.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
         if method == "DELETE":
             if self.deletes:
                 self.objects.pop(name, None)
             return http(204)
-        if len(body) > self.max_bytes:
-            return http(413, b"<html><head><title>413 Request Entity Too Large</title></head></html>")
-        self.writes += 1
+        refused = self.refuses(method, headers)
+        if refused or len(body) > self.max_bytes:
+            return refused or http(413, b"<html><head><title>413 Request Entity Too Large</title></head></html>")
+        in_parts = "uploads" in target or "uploadId=" in target
+        self.writes += not in_parts
         if self.busy and self.writes % 3:
             return self.busy
-        return await self._put(name, headers, body)
+        return await (self._part(method, target, name, headers, body) if in_parts else self._put(name, headers, body))
 
     def _get(self, name: str) -> bytes:
         if name not in self.objects:
@@ -99,8 +104,22 @@ class SmallStore:
             if condition == self.racy:
                 await asyncio.sleep(0.05)
         self.version += 1
-        self.objects[name] = (body, self.version)
-        return http(200, etag=f'"{self.version}"')
+        source = headers.get("x-amz-copy-source", "").strip("/").partition("/")[2]
+        self.objects[name] = (self.objects[source][0] if source else body, self.version)
+        return http(200, b'<R><ETag>"1"</ETag></R>' if source else b"", etag=f'"{self.version}"')
+
+    async def _part(self, method: str, target: str, name: str, headers: dict[str, str], body: bytes) -> bytes:
+        """An upload in parts, of which a copy by the store is one."""
+        if "uploads" in target:
+            self.parts = b""
+            return http(200, f"<R><Bucket>b</Bucket><Key>{name}</Key><UploadId>1</UploadId></R>".encode())
+        if method == "POST":
+            put = await self._put(name, headers, self.parts)
+            whole = f'<R><Bucket>b</Bucket><Key>{name}</Key><ETag>"{self.version}"</ETag></R>'.encode()
+            return http(200, whole) if b" 200 " in put[:16] else put
+        source = headers.get("x-amz-copy-source", "").strip("/").partition("/")[2]
+        self.parts += self.objects[source][0] if source else body
+        return http(200, b'<R><ETag>"p"</ETag></R>', etag='"p"')
 
     def _listing(self, target: str) -> bytes:
         prefix = re.search(r"prefix=([^&]*)", target)
@@ -265,6 +284,29 @@ async def test_a_connection_that_is_cut_during_a_large_upload_points_to_the_prox
     async with listening(cut) as endpoint:
         with pytest.raises(StoreUnavailableError, match=r"only large uploads.*limits the size"):
             await prove_large_upload(own_open(archive(endpoint)))
+
+
+REFUSALS: list[tuple[str, Callable[[str, dict[str, str]], bytes | None], str]] = [
+    (
+        "a proxy changes Cache-Control",
+        lambda _, headers: s3_error(403, "SignatureDoesNotMatch") if "cache-control" in headers else None,
+        r"SignatureDoesNotMatch.*Small objects were taken.*Content-Disposition, Cache-Control",
+    ),
+    (
+        "a proxy lets no POST through",
+        lambda method, _: http(405) if method == "POST" else None,
+        r"HTTP 405.*GET, HEAD, PUT, POST and DELETE are needed.*at once or in parts",
+    ),
+]
+
+
+@pytest.mark.parametrize(("refuses", "words"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS])
+async def test_a_proxy_that_would_stop_a_video_alone_is_found_before_one_is_paid(
+    own_open: OpenStore, refuses: Callable[[str, dict[str, str]], bytes | None], words: str
+) -> None:
+    async with listening(SmallStore(refuses=refuses).handle) as endpoint:
+        (found,) = await problems(own_open(archive(endpoint)))
+    assert re.search(words, str(found))
 
 
 async def test_rights_that_are_missing_are_not_taken_for_a_limit(own_open: OpenStore) -> None:

@@ -1,6 +1,7 @@
 """What each answer of a store means, in one table."""
 
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
@@ -70,6 +71,36 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         [],
     ),
     (answered(AlreadyExistsError, "409 Conflict", ""), StoreUnavailableError, "", ["HTTP 409"]),
+    *(
+        (answered(AlreadyExistsError, "409 Conflict", body(code)), StoreUnavailableError, code, [])
+        for code in ("ConcurrentObjectUpdate", "ConcurrentModification", "Conflict")
+    ),
+    (
+        answered(GenericError, "400 Bad Request", body("ThrottlingException")),
+        StoreUnavailableError,
+        "ThrottlingException",
+        ["max_in_flight"],
+    ),
+    (
+        answered(PermissionDeniedError, "403 Forbidden", body("SecondLevelDomainForbidden")),
+        StoreRefusedError,
+        "SecondLevelDomainForbidden",
+        ["docs/stores.md"],
+    ),
+    (
+        answered(PermissionDeniedError, "403 Forbidden", body("QuotaExceeded")),
+        StoreRefusedError,
+        "QuotaExceeded",
+        ["quota"],
+    ),
+    (
+        answered(PermissionDeniedError, "403 Forbidden", body("KMS.DisabledException")),
+        StoreRefusedError,
+        "KMS.DisabledException",
+        ["key service"],
+    ),
+    (answered(GenericError, "405 Method Not Allowed", ""), StoreRefusedError, "", ["POST"]),
+    (ET.ParseError("no element found"), StoreUnavailableError, "", ["not of S3"]),
     (answered(AlreadyExistsError, "304 Not Modified", ""), StoreRefusedError, "", ["HTTP 304"]),
     (
         answered(AlreadyExistsError, "409 Conflict", body("InvalidBucketState")),

@@ -64,7 +64,8 @@ def http(status: int, body: bytes = b"", **headers: str) -> bytes:
 
 
 def s3_error(status: int, code: str) -> bytes:
-    return http(status, f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode())
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+    return http(status, body, **{"content-type": "application/xml"})
 
 
 def always(content: bytes) -> Answer:

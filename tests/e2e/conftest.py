@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import httpx
 import pytest
 from prefect.client.base import PrefectHttpxAsyncClient
 from prefect.client.orchestration import PrefectClient, get_client
@@ -16,6 +17,9 @@ from prefect.client.schemas.objects import FlowRun
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import ManagedProcess
+from deployments.local.stack_info import StackInfo
+from tests.e2e.running import Running
+from tests.e2e.stack import stack_up
 from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -127,3 +131,19 @@ async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = Fa
             f"{prefect_server.api_url}/flow_runs/{run.id}/set_state", json={"state": state, "force": force}
         )
     assert reply.json()["status"] == "ACCEPT", reply.text
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """`sora up`, in a folder of its own."""
+    with stack_up(tmp_path_factory.mktemp("up")) as started:
+        yield started
+
+
+@pytest.fixture
+async def running(up: tuple[Path, dict[str, str]]) -> AsyncIterator[Running]:
+    local_dir, environment = up
+    info = StackInfo.read(local_dir)
+    assert info is not None
+    async with httpx.AsyncClient(timeout=120) as http, PrefectHttpxAsyncClient(timeout=120) as prefect:
+        yield Running(info, environment, local_dir, http, prefect)

@@ -25,6 +25,8 @@ from flows.record.ledger import Ledger
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 120.0
 """How long anything may take. A run in a process of its own takes 4 to 8 s on two idle cores, several longer."""
+SPEED = 60
+"""4 s of video take 2 to 4 s to generate; without a callback the first question would come after 6 s."""
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 Json = dict[str, Any]
@@ -140,6 +142,12 @@ class Running:
         """The newest table of this key, as the UI shows it."""
         found = (await self.prefect.get(f"{self.api_url}/artifacts/{artifact_key}/latest")).json()
         return list(json.loads(found["data"]))
+
+    async def artifact_id(self, artifact_key: str) -> str:
+        """Of the newest artifact of this key."""
+        # What `/latest` answers has the id of the collection.
+        wanted = {"sort": "CREATED_DESC", "artifacts": {"key": {"any_": [artifact_key]}}}
+        return str((await self.call("/artifacts/filter", wanted))[0]["id"])
 
     async def emit(
         self, event: str, payload: Json, *, event_id: str | None = None, resource_id: str = "my-shop.product.1"

@@ -4,86 +4,21 @@ import asyncio
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 
-from deployments.local.processes import ManagedProcess, wait_until_ready
-from deployments.local.stack_info import StackInfo
+from deployments.local.processes import ManagedProcess
 from flows.record.generation import State
 from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
 from tests.support import unique
-from tests.support.fork_server import ForkServer
-from tests.support.prefect_home import prepare
 
 pytestmark = pytest.mark.timeout(400)
-
-SPEED = 60
-"""4 s of video take 2 to 4 s to generate; without a callback the first question would come after 6 s."""
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """`sora up`, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("up")
-    prepare(folder / "local" / "prefect")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "PATH": f"{ROOT / '.local/bin'}:{os.environ['PATH']}",  # the MinIO that the suite has built
-        "HOME": str(folder),
-        "SORA_LOCAL_DIR": str(folder / "local"),
-    }
-    process = ManagedProcess(
-        [sys.executable, "-m", "deployments.cli", "up", "--speed", str(SPEED), "--video-height", "90"],
-        name="sora up",
-        log_path=folder / "up.log",
-        environment=environment,
-        cwd=ROOT,
-    )
-    try:
-        wait_until_ready(
-            lambda: "Ctrl-C stops everything" in process.log_path.read_text(),
-            process=process,
-            timeout_seconds=170,
-            what="sora up",
-        )
-        info = StackInfo.read(folder / "local")
-        assert info is not None
-        with ForkServer(folder / "forks", environment | info.load_environment()) as forks:
-            _runs_are_forked(info.public_environment["PREFECT_API_URL"], forks)
-            yield folder / "local", environment
-    finally:
-        process.stop(30)
-
-
-def _runs_are_forked(api_url: str, forks: ForkServer) -> None:
-    """Has the worker get the process of a run by a fork. It would start three after another, which import for 5 s.
-
-    One deployment stays as it is: the one that makes a video when another flow has completed.
-    """
-    variables = {"command": shlex.join(forks.command("prefect.engine"))}
-    with PrefectHttpxSyncClient(base_url=f"{api_url}/deployments") as http:
-        for found in http.post("/filter").json():
-            if found["name"] != "after-storyboard":
-                http.patch(f"/{found['id']}", json={"job_variables": variables})
-
-
-@pytest.fixture
-async def running(up: tuple[Path, dict[str, str]]) -> AsyncIterator[Running]:
-    local_dir, environment = up
-    info = StackInfo.read(local_dir)
-    assert info is not None
-    async with httpx.AsyncClient(timeout=120) as http, PrefectHttpxAsyncClient(timeout=120) as prefect:
-        yield Running(info, environment, local_dir, http, prefect)
-
 
 VOLATILE = ("updated", "last_polled", "status", "active_slots")
 """What the worker changes, and each run that a schedule starts meanwhile."""

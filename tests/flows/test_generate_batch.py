@@ -31,6 +31,7 @@ from flows.generate_video import generate as generate_one
 from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.ledger import Entry, Ledger
+from flows.record.run_keys import slug
 from flows.resources import Resources
 from flows.signals.artifacts import artifact_key
 from flows.submission import Terms
@@ -529,7 +530,7 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
     assert len(runs) == 2
     assert len(sandbox.record.submits()) == 2
     for row in rows(2):
-        assert await stored.recorded(f"{runs[0]}-{row['id']}") is not None
+        assert await stored.recorded(f"{slug(rows(1)[0]['prompt'], most=27)}-{row['id']}") is not None
 
 
 async def test_more_requests_than_prefect_takes_are_named_with_what_to_do(

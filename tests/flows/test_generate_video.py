@@ -20,7 +20,10 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
+from prefect.flow_engine import run_flow_async
+from prefect.states import AwaitingRetry
 
 from apixo import ApixoError, VideoRequest
 from deployments.local.prefect_server import PrefectServer
@@ -28,7 +31,7 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
 from flows.media.errors import DamagedVideoError, MediaError
 from flows.record.errors import InvalidKeyError, PipelineError, UnconfirmedError
-from flows.record.generation import State
+from flows.record.generation import Generation, State
 from flows.signals.artifacts import artifact_key
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, unique
@@ -153,10 +156,48 @@ async def test_a_second_run_of_an_archived_key_returns_the_same_and_pays_nothing
     assert sandbox.record.all() == []
 
 
-async def test_without_a_key_the_flow_run_is_the_key(stored: StoredBlocks) -> None:
-    made = await stored.generate(KITE)
-    assert str(uuid.UUID(made.key)) == made.key
-    assert made.attempt.claimed_by.flow_run_id == made.key
+async def test_without_a_key_a_video_is_called_by_its_prompt_and_no_two_runs_share_the_name(
+    stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    first, second = await stored.generate(KITE), await stored.generate(KITE)
+    assert first.key == "a-red-kite-over-dunes-slow-dolly-in-golden-hour"
+    assert second.key.startswith(f"{first.key}-")
+    assert len(sandbox.record.submits()) == 2
+    run = await run_of(second)
+    assert run.name == f"generate {second.key}"
+
+
+@pytest.mark.parametrize("typed", [True, False])
+async def test_a_rerun_of_a_run_without_a_key_pays_nothing_again(
+    typed: bool, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    flow = generate_video.with_options(flow_run_name=f"Spring Sale {key}") if typed else generate_video
+    made = await flow(KITE, api=stored.name, archive=stored.name)
+    assert made.key == (f"spring-sale-{key}" if typed else "a-red-kite-over-dunes-slow-dolly-in-golden-hour")
+    run = await run_of(made)
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+        run = await client.read_flow_run(run.id)
+    again = await run_flow_async(flow, run, parameters={"request": KITE, "api": stored.name, "archive": stored.name})
+    assert again == made
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_run_of_an_earlier_version_keeps_its_id_as_its_key(
+    stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    async with get_client() as client:
+        run = await client.create_flow_run(generate_video)
+    made = await stored.generate(KITE, key=str(run.id))
+    parameters = {"request": KITE, "api": stored.name, "archive": stored.name}
+    again = await run_flow_async(generate_video, run, parameters=parameters)
+    assert again == made
+    assert len(sandbox.record.submits()) == 1
+
+
+async def run_of(made: Generation) -> FlowRun:
+    async with get_client() as client:
+        return await client.read_flow_run(uuid.UUID(made.attempt.claimed_by.flow_run_id or ""))
 
 
 async def test_the_open_marker_goes_when_the_video_is_archived(stored: StoredBlocks, key: str) -> None:
@@ -385,7 +426,7 @@ async def test_a_request_that_can_be_meant_in_two_ways_fails_and_says_so(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     request: Any = {"prompt": "A fox", "image_urls": "https://example.com/a.jpg,b.jpg"}
-    with pytest.raises(ParameterTypeError, match=r"image_urls holds a comma or semicolon.*%2C"):
+    with pytest.raises(ParameterTypeError, match=r"image_urls holds a comma, semicolon or plus.*%2C"):
         await stored.generate(request, key=key)
     assert sandbox.record.submits() == []
 

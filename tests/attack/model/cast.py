@@ -170,7 +170,7 @@ async def _download(
     film = film_of(urls[0])
     await asyncio.to_thread(_write, path, film)
     facts = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, has_audio=True, size_bytes=len(film))
-    return [FetchedVideo(path, hashlib.sha256(film).hexdigest(), len(film), facts, ())]
+    return [FetchedVideo(path, hashlib.sha256(film).hexdigest(), len(film), facts, path.with_suffix(".jpg"), ())]
 
 
 async def _deliver(happening: str, generation: Generation, **_: Any) -> bool:

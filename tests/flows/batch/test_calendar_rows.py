@@ -22,6 +22,7 @@ from flows.batch.calendar_rows import (
     mark_duplicates,
     shown,
 )
+from flows.batch.cells import normalize
 from flows.record.errors import InvalidKeyError
 
 IMAGE = "https://example.com/start.jpg"
@@ -208,9 +209,10 @@ def test_a_key_the_ledger_does_not_take_is_refused() -> None:
 urls = st.from_regex(
     r"https?://[a-z]{1,8}\.[a-z]{2,3}(:80)?/[A-Za-z0-9%_.-]{0,9}(\?[a-z]=[a-z0-9]{1,5})?", fullmatch=True
 )
+prompts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50)
 items = st.builds(
     BatchItem,
-    prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50).filter(str.strip),
+    prompt=prompts.filter(lambda text: bool(text.strip()) and not normalize({"prompt": text})[1]),
     duration=st.sampled_from([4, 8, 12]),
     aspect_ratio=st.sampled_from(["landscape", "portrait"]),
     image_urls=st.lists(urls, max_size=3),

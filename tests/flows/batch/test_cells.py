@@ -64,6 +64,12 @@ def test_what_is_absent_is_the_default_and_an_empty_prompt_is_none() -> None:
         (f" {A} \n {B} ", [A, B]),
         (f"{A},{B}", [A, B]),
         (f"{A}, {B},", [A, B]),
+        (f"{A}\uff0c{B}", [A, B]),
+        (f"{A}\u3001{B}\u3001", [A, B]),
+        (f"{A}\\n{B}", [A, B]),
+        (f"{A}\\r\\n{B}", [A, B]),
+        ("https://h.example/a\uff0cb.jpg", ["https://h.example/a\uff0cb.jpg"]),
+        ("https://h.example/a.jpg?q=a+b", ["https://h.example/a.jpg?q=a+b"]),
         (f"{A};{B};", [A, B]),
         (f"{A} | {B}", [A, B]),
         (f"{A},\r\n{B}", [A, B]),
@@ -92,6 +98,8 @@ def test_addresses_are_separated_where_one_ends(text: str, expected: list[str]) 
     "text",
     [
         f"{A},b.jpg",
+        f"{A}+{B}",
+        f"{A}\uff0cb.jpg",
         f"{A};uploads/b.webp",
         f"{A},//cdn.example.com/b.jpg",
         f"{A},www.example.com/b.jpg",
@@ -122,3 +130,19 @@ def test_a_list_has_one_address_in_each_entry() -> None:
 
 def test_every_line_end_is_the_same() -> None:
     assert line_ends("a\r\nb\rc\nd\r\n\r\ne\n\r") == "a\nb\nc\nd\n\ne\n\n"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["#NAME?", "#N/A", " #REF! ", "#VALUE!", "#ERROR!", "Loading...", "nan", "NULL", "None", "undefined",
+     "{{ prompt }}", "${PROMPT}", "[object Object]", r"\N", "\x1a"],
+)  # fmt: skip
+def test_what_a_program_writes_for_nothing_is_no_prompt(prompt: str) -> None:
+    values, problems = normalize({"prompt": prompt, "duration": 4})
+    assert "prompt" not in values
+    assert "Write the prompt there" in problems["prompt"]
+
+
+@pytest.mark.parametrize("prompt", ["None of the kites falls", "#1 of the fans", "-5 degrees", "A {{ on a wall"])
+def test_a_prompt_may_hold_such_words(prompt: str) -> None:
+    assert normalize({"prompt": prompt}) == ({"prompt": prompt}, {})

@@ -107,7 +107,7 @@ def test_a_cell_that_is_not_understood_is_a_bad_row_of_that_field(column: str, t
     assert problem.startswith(f"{column}: must be")
 
 
-@pytest.mark.parametrize("prompt", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "'quoted'", "{}", "null", "4"])
+@pytest.mark.parametrize("prompt", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "'quoted'", "{}", "nothing", "4"])
 def test_a_prompt_is_just_text(prompt: str) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([["prompt"], [prompt]])

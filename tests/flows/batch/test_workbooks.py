@@ -150,6 +150,11 @@ def test_the_result_of_a_formula_is_taken() -> None:
 
 
 def test_a_carriage_return_is_a_line_end_as_in_the_csv() -> None:
+    escaped = {"one_x000B_two": "one\vtwo", "tab_x0009_": "tab\t", "_x005F_x000D_": "_x000D_", "_xD800_": "_xD800_"}
+    for cell, same in escaped.items():
+        (row,) = read(saved(["prompt"], [f"a {cell} b"]))
+        assert isinstance(row, Row)
+        assert row.item.prompt == f"a {same} b"
     (row,) = read(saved(["prompt"], ["Dunes_x000D_\nA kite_x000d_"]))
     assert isinstance(row, Row)
     assert row.item.prompt == "Dunes\nA kite\n"

@@ -166,7 +166,7 @@ async def test_what_the_provider_could_not_use_is_refused(
     assert "secret" not in f"{caught.value} {vars(caught.value)}"
 
 
-@pytest.mark.parametrize("brand", b"heic heix hevc hevx heim heis hevm hevs mif1 msf1".split())
+@pytest.mark.parametrize("brand", b"heic heix hevc hevx heim heis hevm hevs mif1 msf1 avci avcs miaf vvic unif".split())
 def test_every_brand_of_heic_is_named(brand: bytes) -> None:
     with pytest.raises(ImageRefusedError, match="is a HEIC"):
         decode_image(ftyp(brand), URL)

@@ -17,6 +17,12 @@ from flows.media.share_links import share_link
             "raw=1",
         ),
         ("https://www.dropbox.com/s/abc/a.jpg", "Dropbox", "raw=1"),
+        ("https://www.dropbox.com/scl/fo/abc/h?rlkey=1&dl=0", "Dropbox", None),
+        ("https://drive.google.com/drive/folders/1A_b-C2", "Google Drive", None),
+        (
+            "https://drive.google.com/a/corp.example/file/d/1A_b-C2/view?resourcekey=0-k", "Google Drive",
+            "id=1A_b-C2, and behind that &resourcekey= as in the link",
+        ),
         ("https://imgur.com/JvR66Hc", "Imgur", "https://i.imgur.com/JvR66Hc.jpg"),
         ("https://imgur.com/a-kite-over-water-JvR66Hc", "Imgur", "https://i.imgur.com/JvR66Hc.jpg"),
         ("https://imgur.com/a/JvR66Hc", "Imgur", None),

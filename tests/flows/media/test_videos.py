@@ -189,7 +189,7 @@ def test_a_film_beyond_the_limits_is_refused_for_good(films: Any) -> None:
     assert inspect_video(path, max_pixels=64 * 48, max_frames=24).frame_count == 24
     for limits in ({"max_pixels": 64 * 48 - 1}, {"max_frames": 23}):
         with pytest.raises(DamagedVideoError, match="no generated video") as caught:
-            inspect_video(path, **limits)
+            inspect_video(path, None, **limits)
         assert not caught.value.retryable
 
 
@@ -370,6 +370,26 @@ def test_pictures_are_made_smaller_and_never_larger(films: Any) -> None:
     assert picture(poster).size == (160, 90)
     larger = poster_jpeg(films.make("b.mp4", width=320, height=180), max_side=640)
     assert picture(larger).size == (320, 180)
+
+
+@pytest.mark.parametrize("options", [{}, {"black": range(30)}, {"rotation": 90}, {"frames": 1}])
+def test_the_check_takes_the_same_poster_on_its_way(films: Any, options: dict[str, Any]) -> None:
+    path, poster = films.make("a.mp4", **options), films.folder / "poster.jpg"
+    inspect_video(path, poster)
+    assert poster.read_bytes() == poster_jpeg(path)
+
+
+def test_no_poster_of_an_earlier_try_stays_beside_a_damaged_film(films: Any) -> None:
+    path, poster = films.make("a.mp4"), films.folder / "poster.jpg"
+    inspect_video(path, poster)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DamagedVideoError):
+        inspect_video(path, poster)
+    assert not poster.exists()
+
+
+def test_a_poster_that_cannot_be_kept_refuses_no_film(films: Any) -> None:
+    assert inspect_video(films.make("a.mp4"), films.folder / "no such folder" / "poster.jpg").frame_count == 48
 
 
 # What was asked for

@@ -1,0 +1,131 @@
+"""What Prometheus reads of an archive: open videos, unclear payments, spend, lag and bytes. It reads, and never writes.
+
+Each answer is taken from the bucket, so one process tells of all machines. Prefect's own numbers come from the workers:
+see docs/operations.md.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from blocks.errors import StoreError
+from blocks.object_store import ObjectStore
+from flows.record.errors import LedgerError
+from flows.record.generation import Generation, State
+from flows.record.ledger import Ledger
+from flows.record.spend import MonthlySpend, month_of
+
+FRESH_SECONDS: Final = 15.0
+"""How long numbers count as current: several scrapers cost the store no more than one."""
+LAG_OF: Final = 50
+"""Of how many of the newest videos the lag is taken."""
+OPEN_STATES: Final = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED)
+
+
+class Numbers:
+    """The numbers of one archive, as text for Prometheus.
+
+    Args:
+        store: the archive's bucket.
+        now, monotonic: clocks.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._ledger = store, Ledger(store, patience_seconds=2)
+        self._now, self._monotonic = now, monotonic
+        self._lock = asyncio.Lock()
+        self._text, self._until = b"", float("-inf")
+
+    async def text(self) -> bytes:
+        """All of them.
+
+        Raises:
+            StoreError: the store did not answer.
+            LedgerError: an open record, or the month's spend, cannot be read.
+        """
+        async with self._lock:
+            if self._monotonic() >= self._until:
+                self._text = await self._read()
+                self._until = self._monotonic() + FRESH_SECONDS
+            return self._text
+
+    async def _read(self) -> bytes:
+        now, ledger = self._now(), self._ledger
+        opened = [entry.generation for entry in await ledger.read_all(await ledger.open_keys()) if entry is not None]
+        newest = await ledger.newest(LAG_OF)
+        month = await ledger.spend.read(month_of(now.date())) or MonthlySpend()
+        day = [item for item in await self._store.listed(f"videos/{now:%Y/%m/%d}/") if item.name.endswith(".mp4")]
+
+        registry = CollectorRegistry()
+        by_state = Gauge("sora_open", "Videos that are not finished, by state.", ["state"], registry=registry)
+        counts = Counter(item.state for item in opened)
+        for state in OPEN_STATES:
+            by_state.labels(state.value).set(counts[state])
+        ages = [(now - (item.attempt.submitted_at or item.attempt.claimed_at)).total_seconds() for item in opened]
+        oldest = Gauge("sora_open_oldest_seconds", "Since the submission of the oldest open video.", registry=registry)
+        oldest.set(max(ages, default=0))
+        spend = Gauge(
+            "sora_spend", "Of this day and month (UTC), by the block's prices. Only where there is a ceiling.",
+            ["period", "kind"], registry=registry,
+        )  # fmt: skip
+        for period, on in (("day", now.date()), ("month", None)):
+            spend.labels(period, "spent").set(float(month.spent_in(on)))
+            spend.labels(period, "unclear").set(float(month.unclear_in(on)))
+            spend.labels(period, "reserved").set(float(month.reserved_in(on)))
+        lag = Gauge(
+            "sora_lag_seconds", f"Since the provider was done with a video: the worst of the newest {LAG_OF}.",
+            ["until"], registry=registry,
+        )  # fmt: skip
+        for until, lags in (("known", _lags(newest, "succeeded_at")), ("archived", _lags(newest, "archived_at"))):
+            lag.labels(until).set(max(lags, default=0))
+        Gauge("sora_day_videos", "Videos in the archive that were claimed on this day (UTC).", registry=registry).set(
+            len(day)
+        )
+        Gauge("sora_day_bytes", "Bytes of these.", registry=registry).set(sum(item.size_bytes for item in day))
+        return generate_latest(registry)
+
+
+def _lags(newest: list[Generation], until: str) -> list[float]:
+    """Seconds from the provider's end of a video to ours; its clock may be ahead."""
+    lags: list[float] = []
+    for item in newest:
+        done, moment = item.provider_times_ms.get("completed"), getattr(item, until)
+        if done is not None and moment is not None:
+            lags.append(max(moment.timestamp() - done / 1000, 0.0))
+    return lags
+
+
+def create_app(store: ObjectStore) -> Starlette:
+    """`GET /metrics`, over one archive. Keys, prompts and addresses are in no number."""
+    numbers = Numbers(store)
+
+    async def metrics(_: Request) -> Response:
+        try:
+            return Response(await numbers.text(), media_type=CONTENT_TYPE_LATEST)
+        except (StoreError, LedgerError):  # its text names keys and the store
+            text = "The archive does not answer, or a record cannot be read: see `sora list --open`.\n"
+            return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await store.aclose()
+
+    return Starlette(routes=[Route("/metrics", metrics, methods=["GET"])], lifespan=lifespan)

@@ -1,0 +1,173 @@
+"""Notifications: Prefect automations that send a word to Slack, Discord, an e-mail address or a webhook.
+
+Repeating it changes nothing. The address goes into a block, where Prefect keeps it as a secret, and nowhere else.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefect.blocks.core import Block
+from prefect.blocks.notifications import DiscordWebhook, SendgridEmail, SlackWebhook
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.events.actions import CallWebhook, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.settings import get_current_settings
+from pydantic import SecretStr, ValidationError
+
+from deployments.connection import SetupError
+from deployments.setup.blocks import Outcome, Saved, save_block
+
+CHANNELS: Final = ("slack", "discord", "email", "webhook")
+ADDRESS: Final = "SORA_NOTIFY_URL"
+"""The environment variable for the address, where it should not be in the shell's history."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What is sent for an event."""
+
+    name: str
+    event: str
+    subject: str
+    body: str
+
+
+_VIDEO: Final = '{{ event.payload.key }} ({{ event.payload.model }}): "{{ event.payload.request.prompt }}"'
+MESSAGES: Final = (
+    _Message(
+        "failed", "sora.generation.failed", "A video failed: {{ event.payload.key }}",
+        f"{_VIDEO}\nAPIXO says {{{{ event.payload.fail_code }}}}. The page below says what to do.",
+    ),
+    _Message(
+        "unconfirmed", "sora.generation.unconfirmed", "Paid or not? {{ event.payload.key }} needs a person",
+        f"{_VIDEO}\nNobody can know yet whether it was paid, and it is not sent again by itself. Look in your APIXO "
+        "account, then decide with the deployment resolve-video.",
+    ),
+    _Message(
+        "expiring", "sora.generation.expiring", "A paid video is not archived yet: {{ event.payload.key }}",
+        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. See what keeps the deployment "
+        "collect-videos from archiving it.",
+    ),
+    _Message(
+        "blocked", "sora.provider.blocked", "APIXO takes no more videos",
+        "The batch {{ event.payload.batch }} stopped: {{ event.payload.message }} The rows that were not submitted are "
+        "made by its next run, once this is settled.",
+    ),
+    _Message(
+        "budget", "sora.budget.low", "80 % of the budget of {{ event.payload.period }} is spent",
+        "{{ event.payload.committed }} of {{ event.payload.limit }} {{ event.payload.currency }} are spent or reserved "
+        "in {{ event.payload.period }}. At the limit nothing more is submitted.",
+    ),
+)  # fmt: skip
+
+
+def parse(wanted: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The channel and its address.
+
+    Args:
+        wanted: such as `slack:https://hooks.slack.com/…`; without an address, that of `SORA_NOTIFY_URL`.
+        environ: where that is looked up.
+
+    Raises:
+        SetupError: there is no such channel, or no address. The address is not repeated.
+    """
+    channel, _, address = wanted.strip().partition(":")
+    address = address.strip() or environ.get(ADDRESS, "").strip()
+    if channel not in CHANNELS:
+        raise SetupError(f"Nothing can be sent there. Give one of {', '.join(f'{name}:…' for name in CHANNELS)}.")
+    if not address:
+        raise SetupError(f"Where to? Give {channel}:ADDRESS, or the address as {ADDRESS}.")
+    return channel, address
+
+
+async def notify(wanted: str, environ: Mapping[str, str]) -> list[Saved]:
+    """Saves the block with the address, and an automation for each of `MESSAGES`.
+
+    Raises:
+        SetupError: the channel or its address is not right.
+    """
+    channel, address = parse(wanted, environ)
+    block = _block(channel, address, environ)
+    name = f"sora-notify-{channel}"
+    await type(block).register_type_and_schema()
+    saved = [await save_block(block, name)]
+    document = await type(block).aload(name)
+    async with get_client() as client:
+        for message in MESSAGES:
+            automation = _automation(f"{name}-{message.name}", message, document)
+            saved.append(Saved("automation", automation.name, await _save(client, automation)))
+    return saved
+
+
+def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
+    try:
+        if channel == "email":
+            missing = [name for name in ("SENDGRID_API_KEY", "SENDGRID_SENDER") if not environ.get(name)]
+            if missing:
+                raise SetupError(
+                    f"Prefect sends e-mail through SendGrid: set {' and '.join(missing)}. For another mail service use "
+                    "webhook:… with an address of that service."
+                )
+            to = [item.strip() for item in address.split(",")]
+            key = SecretStr(environ["SENDGRID_API_KEY"])
+            return SendgridEmail(api_key=key, sender_email=environ["SENDGRID_SENDER"], to_emails=to)
+        if re.match(r"https?://[^/\s]+\S*$", address) is None:
+            raise SetupError(f"The address of {channel} has to begin with https://, and is one word.")
+        if channel == "slack":
+            return SlackWebhook(url=SecretStr(address))
+        if channel == "webhook":
+            return Webhook(method="POST", url=SecretStr(address))
+        found = re.search(r"/webhooks/(\d+)/([\w-]+)", address)
+        if found is None:
+            raise SetupError("A Discord address looks like https://discord.com/api/webhooks/NUMBER/TOKEN.")
+        return DiscordWebhook(webhook_id=SecretStr(found[1]), webhook_token=SecretStr(found[2]))
+    except ValidationError:
+        raise SetupError(f"The address of {channel} is not one.") from None  # the cause repeats it
+
+
+def _automation(name: str, message: _Message, block: Block) -> AutomationCore:
+    ui_url = (get_current_settings().ui_url or "").rstrip("/")
+    artifact = f"{ui_url}/artifacts/key/{{{{ event.payload.artifact }}}}"
+    run = f"{ui_url}/runs/flow-run/{{{{ item.resource.id | replace('prefect.flow-run.', '') }}}}"
+    links = (
+        f"{{% if event.payload.artifact %}}\nWhat happened: {artifact}{{% endif %}}"
+        f"{{% for item in event.related if item.role == 'flow-run' %}}\nThe run: {run}{{% endfor %}}"
+        if ui_url
+        else ""
+    )
+    body = message.body + links
+    document = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to see it
+    assert document is not None  # noqa: S101 - it was loaded
+    payload = (
+        '{"event": {{ event.event | tojson }}, "subject": {{ subject | tojson }}, '
+        '"text": {{ text | tojson }}, "key": {{ event.payload.key | default("") | tojson }}}'
+    )
+    payload = f"{{% set subject %}}{message.subject}{{% endset %}}{{% set text %}}{body}{{% endset %}}{payload}"
+    action: Any = (
+        CallWebhook(block_document_id=document, payload=payload)
+        if isinstance(block, Webhook)
+        else SendNotification(block_document_id=document, subject=message.subject, body=body)
+    )
+    return AutomationCore(
+        name=name,
+        description=f"Sends a word where {message.event} happens. Made by `sora setup --notify`.",
+        trigger=EventTrigger(expect={message.event}, posture=Posture.Reactive, threshold=1),
+        actions=[action],
+    )
+
+
+async def _save(client: PrefectClient, wanted: AutomationCore) -> Outcome:
+    """Makes it, or brings it up to date. One that a person has switched off stays off."""
+    found = await client.read_automations_by_name(wanted.name)
+    if not found:
+        await client.create_automation(wanted)
+        return "created"
+    same = {"name", "description", "actions"}
+    kept = found[0]
+    if kept.model_dump(include=same) == wanted.model_dump(include=same):
+        return "unchanged" if kept.enabled else "stays off"
+    await client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
+    return "updated"

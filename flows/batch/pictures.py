@@ -1,0 +1,105 @@
+"""Pictures that a calendar names by where they lie, seen from the calendar: `photos/kite.jpg`."""
+
+import asyncio
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from apixo.constants import MAX_IMAGE_BYTES
+from blocks.object_store import ObjectStore
+from flows.batch.calendar_rows import RowProblem
+from flows.batch.cells import CellError, addresses
+from flows.media.errors import ImageRefusedError
+from flows.media.own_images import OwnImage, read_own_image, upload
+
+_PATH: Final = re.compile(r"(?!\w+:|//|www\.).+\.(?:jpe?g|png|webp)", re.IGNORECASE)
+UPLOADS_AT_ONCE: Final = 8
+
+Pictures = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[RowProblem]]]
+"""Gives the fields of a row with the pictures that it names by a path as `s3://` ones, and what is wrong with them."""
+
+
+def no_pictures(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[RowProblem]]:
+    """Leaves every path as it is, to be refused: nobody knows from where it would be seen."""
+    return dict(fields), []
+
+
+def beside_object(bucket: str, calendar: str) -> Pictures:
+    """Of a calendar that is an object: its pictures are objects of the same bucket."""
+    folder = posixpath.dirname(calendar)
+
+    def found(path: str) -> str:
+        name = posixpath.normpath(posixpath.join(folder, path)).lstrip("/")
+        if name.startswith("../"):
+            raise ImageRefusedError("lies outside of the calendar's bucket")
+        return f"s3://{bucket}/{name}"
+
+    return lambda fields: _replaced(fields, found)
+
+
+class LocalPictures:
+    """Of a calendar that is a file: its pictures are files, and uploaded once the calendar is read.
+
+    Args:
+        calendar: the file.
+        bucket: where they are uploaded to.
+        fit: see `read_own_image`.
+    """
+
+    def __init__(self, calendar: Path, bucket: str, *, fit: bool) -> None:
+        self._folder, self._bucket, self._fit = calendar.parent, bucket, fit
+        self._found: dict[str, str] = {}
+        """The object's name of each path. The pictures themselves would fill the memory."""
+        self.lying: list[str] = []
+
+    def __call__(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[RowProblem]]:
+        return _replaced(fields, self._address)
+
+    async def upload(self, store: ObjectStore) -> None:
+        """Uploads what is not there yet."""
+        gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+        async def one(path: str, name: str) -> None:
+            async with gate:
+                if await store.read(name, max_bytes=1) is None:
+                    await upload(await asyncio.to_thread(self._read, path), store)
+
+        await asyncio.gather(*(one(path, name) for path, name in self._found.items()))
+
+    def _address(self, path: str) -> str:
+        if path not in self._found:
+            image = self._read(path)
+            self._found[path] = image.object_name
+            if image.lies:
+                self.lying.append(path)
+        return f"s3://{self._bucket}/{self._found[path]}"
+
+    def _read(self, path: str) -> OwnImage:
+        return read_own_image(self._folder / path, shown=path, max_bytes=MAX_IMAGE_BYTES, fit=self._fit)
+
+
+def _replaced(fields: Mapping[str, Any], found: Callable[[str], str]) -> tuple[dict[str, Any], list[RowProblem]]:
+    value = fields.get("image_urls")
+    try:
+        images = addresses(value) if isinstance(value, str) else value
+    except CellError:
+        return dict(fields), []  # said when the row is checked
+    if not isinstance(images, list) or not any(map(_is_path, images)):
+        return dict(fields), []
+    problems: list[RowProblem] = []
+    replaced: list[Any] = []
+    for number, image in enumerate(images):
+        try:
+            replaced.append(found(image.strip()) if _is_path(image) else image)
+        except ImageRefusedError as error:
+            problems.append(RowProblem(field=f"image_urls.{number}", message=str(error)))
+    return {**fields, "image_urls": replaced}, problems
+
+
+def _is_path(image: object) -> bool:
+    return isinstance(image, str) and _PATH.fullmatch(image.strip()) is not None
+
+
+__all__ = ["LocalPictures", "Pictures", "beside_object", "no_pictures"]

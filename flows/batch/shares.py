@@ -1,0 +1,119 @@
+"""How a batch is dealt out to several flow runs, its shards, so that its limits hold for all of them together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+from flows.batch.calendar_rows import Row
+
+FOLDER: Final = "shards/"
+"""Where shares and what became of them lie while a batch is under way. Its last run removes them."""
+
+
+class Share(BaseModel):
+    """What one shard of a batch is to do."""
+
+    key: str = Field(description="The batch's key.")
+    folder: str = Field(description="Where in the bucket this run of the batch has its shares; ends with a slash.")
+    number: int = Field(description="Of this shard; the first is 1.")
+    of: int = Field(description="How many shards there are. Each has that part of the limits per minute.")
+    parent_run_id: str = Field(description="The flow run that made the share.")
+    rows: list[Row]
+    waits: bool
+    refuse_duplicates: bool
+    max_in_flight: int
+    submissions_per_second: float
+    max_spend: Decimal | None = Field(description="The most that all runs may pay for these rows; None: no limit.")
+
+    @property
+    def name(self) -> str:
+        """The object that holds it."""
+        return share_name(self.folder, self.number)
+
+
+class Stop(BaseModel):
+    """Why no shard of a batch submits anything more: one of them met what holds for all."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A row with what was paid for it before, and what it still costs, as far as prices are known."""
+
+    row: Row
+    spent: Decimal
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one shard, and the most that may be paid for them in all."""
+
+    rows: list[Row]
+    max_spend: Decimal | None
+
+
+def deal(
+    priced: Sequence[Priced], shards: int, *, max_spend: Decimal | None, spent_before: Decimal
+) -> tuple[list[Part], list[Row]]:
+    """Deals rows out in turn, so that shards are equally long and the first rows come first. Pure.
+
+    The limits of the parts add up to at most `max_spend`, what was spent before included. So no shard has to ask
+    another one, and none that is taken up again can pay too much.
+
+    Args:
+        priced: the rows that are due, in the calendar's order.
+        shards: how many parts; at least one.
+        max_spend: the most that all runs of the batch may pay; None: no limit.
+        spent_before: what they paid already, also for rows that are not due.
+
+    Returns:
+        The parts, and the rows that no money is left for.
+    """
+    affordable, left, total = list(priced), list[Row](), spent_before
+    if max_spend is not None:
+        affordable = []
+        for item in priced:
+            if not item.cost or (not left and total + item.cost <= max_spend):
+                total += item.cost
+                affordable.append(item)
+            else:  # as in one run: once it is spent, nothing more is paid, cheaper or not
+                left.append(item.row)
+    parts: list[Part] = []
+    # What is over may be needed where a video is paid for twice, such as after a verdict that is tried again.
+    over = Decimal(0) if max_spend is None else max(max_spend - total, Decimal(0)) / shards
+    for first in range(shards):
+        mine = affordable[first::shards]
+        limit = None
+        if max_spend is not None:
+            needed = sum((item.spent + item.cost for item in mine), Decimal(0))
+            limit = needed if left else needed + over.quantize(Decimal("0.000001"), ROUND_DOWN)
+        parts.append(Part([item.row for item in mine], limit))
+    return parts, left
+
+
+def share_name(folder: str, number: int) -> str:
+    """The object that holds a shard's share."""
+    return f"{folder}{number}.json"
+
+
+def summary_name(folder: str, number: int) -> str:
+    """The object that a shard writes at its end: it is done when this is there."""
+    return f"{folder}{number}.summary.json"
+
+
+def beat_name(folder: str, number: int, attempt: int) -> str:
+    """The object that a shard writes every few seconds, to show that it is alive."""
+    return f"{folder}{number}.alive-{attempt}"
+
+
+def stop_name(folder: str) -> str:
+    """The object that holds a `Stop`."""
+    return f"{folder}stop.json"
+
+
+__all__ = ["FOLDER", "Part", "Priced", "Share", "Stop", "beat_name", "deal", "share_name", "stop_name", "summary_name"]

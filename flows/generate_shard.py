@@ -1,0 +1,120 @@
+"""The flow `generate-shard`: a part of a batch, which `generate-batch` deals out to several runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import ValidationError
+
+from blocks import ApixoApi, VideoArchive
+from blocks.errors import PreconditionFailedError, StoreError
+from flows.batch.shares import Share, Stop, beat_name, stop_name, summary_name
+from flows.batch.summary import batch_error
+from flows.batch_run import Batch
+from flows.permission import rerun_by_person
+from flows.record.errors import PipelineError
+from flows.resources import Resources, command_options, load_block, open_resources
+from flows.signals.output import protect_log_handlers
+from flows.signals.progress import run_logger
+from flows.signals.run_log import log_reasons_once
+from flows.submission import Terms
+
+BEAT_SECONDS: Final = 2.0
+"""How often a shard shows that it is alive, and looks whether the others have met what stops all."""
+
+
+def _run_name() -> str:
+    return f"shard {flow_run.parameters.get('share', '')}"
+
+
+@flow(name="generate-shard", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+async def generate_shard(share: str, attempt: int = 1, api: str = "default", archive: str = "default") -> None:
+    """Generates a part of a batch. `generate-batch` starts it where it has more than one shard.
+
+    Args:
+        share: The object in the archive's bucket that says what is to be done.
+        attempt: How often this share was taken up; a dead run's share is taken up by the next one.
+        api: Name of the `apixo-api` block.
+        archive: Name of the `video-archive` block.
+    """
+    protect_log_handlers()
+    log_reasons_once()
+    api_block, archive_block = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+    wanted = await _read(share, archive_block)
+    # The provider counts the requests of all shards together.
+    part = api_block.model_copy(update={"requests_per_minute": api_block.requests_per_minute / wanted.of})
+    async with open_resources(part, archive_block, pays=True, options=command_options(api, archive)) as resources:
+        terms = Terms(
+            may_submit_again=partial(rerun_by_person, run_id=wanted.parent_run_id),
+            waits=wanted.waits,
+            refuse_duplicates=wanted.refuse_duplicates,
+        )
+        batch = await Batch.look(
+            wanted.key, wanted.rows, resources, terms=terms, max_spend=wanted.max_spend, shards=wanted.of
+        )
+        async with _in_touch(batch, wanted, attempt, resources):
+            summary = await batch.run(
+                max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
+            )
+        await resources.store.put(
+            summary_name(wanted.folder, wanted.number),
+            summary.model_dump_json().encode(),
+            content_type="application/json",
+        )
+    run_logger().info("Shard %d of %d of batch %s: %s", wanted.number, wanted.of, wanted.key, summary.sentence())
+    if summary.failed:
+        raise batch_error(summary)
+
+
+async def _read(share: str, archive: VideoArchive) -> Share:
+    store = archive.store()
+    try:
+        found = await store.get(share)
+    finally:
+        await store.aclose()
+    try:
+        return Share.model_validate_json(found.data if found else b"")
+    except ValidationError as error:
+        raise PipelineError(
+            f"There is no share {share} of a batch (any more): a batch that has ended removes them. Run generate-batch "
+            "with the batch's key instead: it does what is missing. Nothing was submitted."
+        ) from error
+
+
+@asynccontextmanager
+async def _in_touch(batch: Batch, share: Share, attempt: int, resources: Resources) -> AsyncIterator[None]:
+    """While the shard runs, shows that it is alive, and passes on what stops all shards."""
+    store, name = resources.store, stop_name(share.folder)
+
+    async def exchange() -> None:
+        await store.put(beat_name(share.folder, share.number, attempt), b"")
+        if batch.stopped is not None:
+            stop = Stop(why=batch.stopped)
+            with suppress(PreconditionFailedError):  # another shard has said so
+                await store.put_if(name, stop.model_dump_json().encode(), etag=None, content_type="application/json")
+        elif (found := await store.get(name)) is not None:
+            batch.stop(Stop.model_validate_json(found.data).why)
+
+    async def repeatedly() -> None:
+        while True:
+            try:
+                await exchange()
+            except StoreError as error:  # the rows wait for the store themselves, or fail
+                run_logger().warning("The other shards cannot be heard: %s", error)
+            await resources.sleep(BEAT_SECONDS)
+
+    touch = asyncio.create_task(repeatedly(), name=f"shard {share.number}")
+    try:
+        yield
+    finally:
+        touch.cancel()
+        await asyncio.gather(touch, return_exceptions=True)
+        if batch.stopped is not None:
+            try:
+                await exchange()
+            except StoreError as error:
+                run_logger().warning("The other shards cannot be told: %s", error)

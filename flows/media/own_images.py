@@ -1,0 +1,168 @@
+"""Pictures of one's own: from a file into the archive's bucket, and from there to the provider.
+
+A request names such a picture as `s3://bucket/object`, and so do records and events. The address that the provider
+fetches is made for each paid call: it is signed, a secret, and another one each time, so nothing else may hold it.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+from PIL import Image, ImageOps
+
+from apixo.image_url import stored_image
+from blocks import VideoArchive
+from blocks.errors import PreconditionFailedError
+from blocks.object_store import ObjectStore
+from flows.media.errors import ForbiddenUrlError, ImageRefusedError
+from flows.media.images import ImageFacts, ImageFormat, check_image, decode_image
+
+FOLDER: Final = "images/"
+LONGEST_SIGNATURE_SECONDS: Final = 7 * 24 * 3600
+"""S3 signs for no longer."""
+MAX_FILE_BYTES: Final = 100_000_000
+"""Of a file that is to be made smaller. Larger than any camera's JPG."""
+SMALLER: Final = 0.85
+"""How much of its width and height a picture keeps each time that it is still too large."""
+QUALITY: Final = 92
+EXIF_ORIENTATION: Final = 0x0112
+SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+CONTENT_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnImage:
+    """A file that is ready to be uploaded.
+
+    Attributes:
+        object_name: follows from the file alone, so the same picture is uploaded once, and asks for the same video.
+        data: what is uploaded.
+        facts: what it is.
+        lies: whether it is stored turned, and only a note in it says which way is up.
+    """
+
+    object_name: str
+    data: bytes
+    facts: ImageFacts
+    lies: bool
+
+
+def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnImage:
+    """A picture from a file, decoded. Slow for a large one: to be run in a thread.
+
+    Args:
+        path: the file.
+        shown: what a message calls it.
+        max_bytes: the most that the model takes.
+        fit: whether it is turned upright and made small enough where it must be. What else a camera has written into
+            the file, such as where it was, is then left out.
+
+    Raises:
+        ImageRefusedError: it is not there, or not what the model takes.
+    """
+    try:
+        if not path.is_file():
+            raise ImageRefusedError(f"{shown} is no file here. An address begins with https:// or s3://")
+        size_bytes = path.stat().st_size
+        if size_bytes > (MAX_FILE_BYTES if fit else max_bytes):
+            advice = "" if fit else ": make it smaller, or have that done (--fit-images, fit_images)"
+            most = MAX_FILE_BYTES if fit else max_bytes
+            raise ImageRefusedError(f"{shown} has {size_bytes:,} bytes, more than {most:,}{advice}")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ImageRefusedError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    facts = decode_image(data, shown=shown)
+    with Image.open(io.BytesIO(data), formats=[facts.format]) as image:
+        lies = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+    name = hashlib.sha256(data).hexdigest()
+    if fit and (lies or len(data) > max_bytes):
+        # Named by what it was made from: another version of the encoder would make other bytes, and another video.
+        name = hashlib.sha256(f"{name} fit to {max_bytes}".encode()).hexdigest()
+        data = _fitted(data, facts.format, max_bytes)
+        facts, lies = decode_image(data, shown=shown), False
+    return OwnImage(f"{FOLDER}{name}.{SUFFIXES[facts.format]}", data, facts, lies)
+
+
+async def upload(image: OwnImage, store: ObjectStore) -> None:
+    """Puts a picture into the bucket, unless it is there.
+
+    Raises:
+        StoreError: the store did not take it.
+    """
+    try:
+        content_type = CONTENT_TYPES[image.object_name.rpartition(".")[2]]
+        await store.put_if(image.object_name, image.data, etag=None, content_type=content_type)
+    except PreconditionFailedError:
+        return
+
+
+def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_seconds: float) -> str:
+    """Where the provider fetches an image. Of one in the store it is signed: a secret, to be sent and nothing else.
+
+    Args:
+        url: as the request has it.
+        archive, store: where an `s3://` image lies.
+        valid_seconds: how long a signed address is needed.
+    """
+    stored = stored_image(url)
+    if stored is None:
+        return url
+    bucket, name = stored
+    if archive.public_url:
+        return f"{archive.public_url.rstrip('/')}/{bucket}/{quote(name)}"
+    return store.signed_url(name, seconds=int(min(valid_seconds, LONGEST_SIGNATURE_SECONDS)), bucket=bucket)
+
+
+async def check_as_provider(
+    web: httpx.AsyncClient, url: str, address: Callable[[str], str], *, max_bytes: int
+) -> ImageFacts:
+    """Fetches an image from where the provider will; see `check_image`.
+
+    Args:
+        web: from `flows.media.hosts.guarded_client`.
+        url: as the request has it.
+        address: gives where the provider fetches it.
+        max_bytes: the most that the model takes.
+    """
+    if stored_image(url) is None:
+        return await check_image(web, url, max_bytes=max_bytes)
+    try:
+        return await check_image(web, address(url), max_bytes=max_bytes)
+    except ForbiddenUrlError as error:
+        raise ForbiddenUrlError(
+            f"APIXO cannot fetch {url}, for it would be asked for at an address that is not public: {error}. Set "
+            "public_url in the video-archive block to how the internet reaches the store, or give a public address",
+            url=url,
+        ) from error
+    except ImageRefusedError as error:
+        raise ImageRefusedError(f"APIXO cannot use {url}: {error}", url=url) from error
+
+
+def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:
+    """The picture upright and in at most so many bytes; what is too large for its format becomes a JPG."""
+    with Image.open(io.BytesIO(data), formats=[kind]) as opened:
+        upright = ImageOps.exif_transpose(opened)
+    made = _encoded(upright, kind)
+    if len(made) <= max_bytes:
+        return made
+    flat = Image.new("RGB", upright.size, "white")
+    flat.paste(upright.convert("RGB"), mask=upright.getchannel("A") if "A" in upright.getbands() else None)
+    width, height = flat.size
+    made = _encoded(flat, "JPEG")
+    while len(made) > max_bytes and min(width, height) > 1:
+        width, height = max(int(width * SMALLER), 1), max(int(height * SMALLER), 1)
+        made = _encoded(flat.resize((width, height), Image.Resampling.LANCZOS), "JPEG")
+    return made
+
+
+def _encoded(image: Image.Image, kind: ImageFormat) -> bytes:
+    plain = image.convert("RGB") if kind == "JPEG" and image.mode not in ("RGB", "L") else image
+    plain.info.pop("exif", None)
+    file = io.BytesIO()
+    plain.save(file, kind, quality=QUALITY)
+    return file.getvalue()

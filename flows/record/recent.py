@@ -1,0 +1,69 @@
+"""The newest generations, found without listing all: from the folders of videos by day, and the markers beside them.
+
+None of it decides anything. A key that is missing here is only not shown among the newest.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Final
+
+from blocks.object_store import ListedObject, ObjectStore
+from flows.record.generation import Generation
+
+ARCHIVED: Final = "videos/"
+"""Its folders are `<yyyy>/<mm>/<dd>/<key>/`, so what archives a video needs to write nothing more."""
+NOT_MADE: Final = "failed/"
+"""`failed/<yyyy>/<mm>/<dd>/<key>` for what ended without a video: failed or rejected, though perhaps not for ever."""
+OPEN: Final = "open/"
+
+
+def failed_name(ended: Generation) -> str:
+    """The marker of a generation that ended without a video, by the day of its first claim."""
+    return f"{NOT_MADE}{ended.created_at.astimezone(UTC):%Y/%m/%d}/{ended.key}"
+
+
+async def newest_keys(store: ObjectStore, count: int) -> list[str]:
+    """So many keys or a few more: all that the newest need, in no order that matters.
+
+    Raises:
+        StoreError: the store did not answer.
+    """
+    markers, days = await asyncio.gather(store.listed(OPEN), _days(store, count))
+    opened = [(item.modified, item.name.removeprefix(OPEN)) for item in markers]
+    keys = dict.fromkeys(key for _, key in sorted(opened, reverse=True)[:count])
+    ended = 0
+    for day in days:
+        latest: dict[str, datetime] = {}
+        for item in chain(*await asyncio.gather(*(store.listed(f"{root}{day}") for root in (ARCHIVED, NOT_MADE)))):
+            key = _key(item)
+            latest[key] = max(latest.get(key, item.modified), item.modified)
+        found = sorted(latest, key=latest.__getitem__, reverse=True)[: count - ended]
+        keys.update(dict.fromkeys(found))
+        ended += len(found)
+        if ended >= count:
+            break
+    return list(keys)
+
+
+async def _days(store: ObjectStore, most: int) -> list[str]:
+    """The newest days that have something, `2026/11/28/`, the newest first: at most so many."""
+
+    async def below(path: str) -> list[str]:
+        found = await asyncio.gather(*(store.folders(f"{root}{path}") for root in (ARCHIVED, NOT_MADE)))
+        return sorted({name.partition("/")[2] for name in chain(*found)}, reverse=True)
+
+    days: list[str] = []
+    for year in await below(""):
+        for month in await below(year):
+            days += await below(month)
+            if len(days) >= most:
+                return days[:most]
+    return days
+
+
+def _key(item: ListedObject) -> str:
+    return item.name.split("/")[4]
+
+
+__all__ = ["failed_name", "newest_keys"]

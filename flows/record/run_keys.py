@@ -1,0 +1,143 @@
+"""The keys of runs that were given none: a name that a person can read, written down for every rerun.
+
+`requests/run/<run>` holds the key of a run, `requests/name/<key>` the run that a name belongs to. Both are only ever
+created, so a rerun finds the same key, and no two runs have one.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final
+
+from coolname.data import config as coolname_words
+
+from blocks.errors import PreconditionFailedError, StoreUnavailableError
+from blocks.object_store import ObjectStore
+from flows.record.indexes import Patiently
+from flows.record.keys import check_key
+
+VIDEO_NAME_CHARACTERS: Final = 48
+BATCH_NAME_CHARACTERS: Final = 27
+"""With the mark that makes it this run's own at most 36, as a run's id: a row's id of 91 then still fits behind it."""
+MARKS: Final = (0, 4, 8, 32)
+"""How many hex digits of the run's digest a name gets when the shorter ones belong to others."""
+
+_GREEK: Final = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|"
+    "psi|omega"
+)
+_MADE_UP_BY_THE_FORM: Final = re.compile(rf"(?:{_GREEK})\d*(?:-[a-z]+)*")
+
+
+class RunKeys:
+    """Which key each run has. The store decides, not the run's name, which can be changed."""
+
+    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
+        self._store, self._patiently = store, patiently
+
+    async def key(self, run: str, name: str, *, batch: bool = False) -> str:
+        """The key of a run: what was written down at its first start, else the name, or one like it that is free.
+
+        Args:
+            run: what is the same in every rerun: the id of the outermost run, in a subflow with the request's digest.
+            name: what it should be called, such as `slug` makes it.
+            batch: the key is the beginning of the keys of many.
+
+        Raises:
+            StoreError: the store did not answer. Nothing can have been paid.
+        """
+        found = await self._text(f"requests/run/{run}")
+        if found is not None:
+            return check_key(found)
+        # A run of an earlier version had its id as its key, and may have paid.
+        if await self._is_used(run, batch=batch):
+            chosen = run
+        else:
+            chosen = await self._free(run, name, batch=batch)
+        return check_key(await self._create(f"requests/run/{run}", check_key(chosen)))
+
+    async def _free(self, run: str, name: str, *, batch: bool) -> str:
+        for candidate in candidates(run, name):
+            holder = await self._text(f"requests/name/{candidate}")
+            if holder is None and not await self._is_used(candidate, batch=batch):
+                holder = await self._create(f"requests/name/{candidate}", run)
+            if holder == run:
+                return candidate
+        return run
+
+    async def _is_used(self, name: str, *, batch: bool) -> bool:
+        """Whether somebody gave this key, or one that begins with it."""
+        if await self._text(f"ledger/{name}.json") is not None:
+            return True
+        if not batch:
+            return False
+        listed = await self._patiently(lambda: self._store.names("ledger/"))  # at the first start of a batch only
+        return any(found.startswith(f"ledger/{name}-") for found in listed)
+
+    async def _text(self, object_name: str) -> str | None:
+        found = await self._patiently(lambda: self._store.get(object_name))
+        return found.data.decode() if found else None
+
+    async def _create(self, object_name: str, text: str) -> str:
+        """Writes it, unless something is there. Returns what is there."""
+
+        async def write() -> None:
+            try:
+                await self._store.put_if(object_name, text.encode(), etag=None, content_type="text/plain")
+            except PreconditionFailedError:
+                return
+
+        await self._patiently(write)
+        there = await self._text(object_name)
+        if there is None:
+            raise StoreUnavailableError(f"{object_name} was written and is not there.", object_name=object_name)
+        return there
+
+
+def candidates(run: str, name: str) -> Iterator[str]:
+    """The name, and then the name with more and more of what is this run's own. Pure."""
+    digest = hashlib.sha256(run.encode()).hexdigest()
+    for mark in MARKS:
+        yield f"{name}-{digest[:mark]}" if mark else name
+
+
+def slug(text: str, *, most: int = VIDEO_NAME_CHARACTERS, otherwise: str = "video") -> str:
+    """The first words of a text as a key. Pure.
+
+    Args:
+        text: a prompt, or a name that a person typed.
+        most: characters; a word that does not fit whole is left out.
+        otherwise: where the text has no letter that a key can hold.
+    """
+    ascii_text = unicodedata.normalize("NFKD", text[:1_000]).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])'(?=[a-z])", "", ascii_text)).strip("-")
+    if len(words) > most:
+        words = words[: most + 1].rpartition("-")[0] or words[:most]
+    return words.strip("-") or otherwise
+
+
+def typed_name(run_name: str | None, *verbs: str) -> str | None:
+    """The name of a run, if a person typed it; None: Prefect made it up. Pure.
+
+    The classic form fills in a star's name such as `tau6-newton`, the server two words such as `tungsten-quokka`.
+
+    Args:
+        run_name: as Prefect has it.
+        verbs: how our own names begin, such as `generate`: what follows is the name.
+    """
+    if not run_name:
+        return None
+    for verb in verbs:
+        if run_name.startswith(f"{verb} "):
+            return run_name.removeprefix(f"{verb} ")
+    words = run_name.split("-")
+    made_up = _MADE_UP_BY_THE_FORM.fullmatch(run_name) or (len(words) == 2 and set(words) <= _made_up_words())
+    return None if made_up else run_name
+
+
+@lru_cache(maxsize=1)
+def _made_up_words() -> frozenset[str]:
+    lists: Any = coolname_words.values()
+    return frozenset(word for item in lists for word in item.get("words", ()))

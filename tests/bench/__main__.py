@@ -1,0 +1,190 @@
+"""`make bench`: what a video costs in processor, time, memory and requests, beside three other ways to do it.
+
+    python -m tests.bench [--rounds 3] [--only KIND,KIND] [N ...]
+
+Writes `docs/performance/results.json`, the tables as Markdown and the plots beside it.
+"""
+
+import os
+import tempfile
+
+# Before Prefect is imported: whose home it uses, and that it starts no server of its own.
+_HOME = tempfile.TemporaryDirectory(prefix="sora-bench-")
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "APIXO_", "MINIO_", "SORA_"))]:
+    del os.environ[_name]
+os.environ |= {
+    "PREFECT_HOME": f"{_HOME.name}/prefect",
+    "PREFECT_PROFILE": "ephemeral",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+}
+
+import argparse
+import asyncio
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import BaseModel
+
+from deployments.sandbox.videos import render_video
+from flows.media.decoding import processors
+from tests.bench.cases import Case, Measured, measure
+from tests.bench.media import Decoding, make_film, measure_decoding, measure_lateness
+from tests.bench.plots import PLOTS, plot, table
+from tests.bench.stage import ROOT, Stage, stage
+
+RESULTS: Final = ROOT / "docs" / "performance"
+DEFAULT: Final = (1, 10, 100)
+MOST_NAIVE: Final = 10
+"""A process a video takes 100 MB each."""
+LARGE: Final = 300
+"""More videos than these are measured once."""
+SIZED: Final = 30
+"""How many videos of a larger size."""
+CALLED: Final = 100
+SIZES_MB: Final = {"0.1 MB": 0.1, "2 MB": 2, "20 MB": 20}
+MOST_DECODED: Final = 12
+FILM_SECONDS: Final = (4, 12)
+
+
+class Result(BaseModel):
+    """One case with its medians."""
+
+    case: Case
+    rounds: int
+    median: Measured
+
+
+class Report(BaseModel):
+    """All of a run."""
+
+    measured_at: datetime
+    machine: str
+    versions: dict[str, str]
+    results: list[Result]
+    decoding: list[Decoding]
+
+
+def cases(numbers: Sequence[int], *, extra: bool) -> list[Case]:
+    """What is compared, side by side."""
+    made: list[Case] = []
+    for videos in numbers:
+        made += [Case(kind="floor", videos=videos), Case(kind="ours", videos=videos), Case(kind="bare", videos=videos)]
+        if videos <= MOST_NAIVE:
+            made.append(Case(kind="naive", videos=videos))
+    if extra:
+        # Ends are spread over 20 s. In callback mode nobody asks before a minute has passed.
+        waits = {"initial_wait_seconds": 30.0, "poll_interval_seconds": 10.0}
+        made.append(Case(kind="ours", videos=CALLED, mode="callback", speed=6, **waits))
+        waits = {"initial_wait_seconds": 20.0, "poll_interval_seconds": 2.0}
+        made.append(Case(kind="ours", videos=CALLED, film="tiny, ends spread", speed=6, **waits))
+        for film in (*SIZES_MB, "720p"):
+            made += [Case(kind=kind, videos=SIZED, film=film) for kind in ("ours", "bare")]
+    return made
+
+
+def films(folder: Path) -> dict[str, Path]:
+    """The videos that are served, by their names."""
+    tiny = folder / "tiny.mp4"
+    render_video(
+        tiny, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
+    )
+    made = {"tiny": tiny, "tiny, ends spread": tiny, "720p": folder / f"film-{FILM_SECONDS[0]}.mp4"}
+    make_film(made["720p"], FILM_SECONDS[0])
+    for name, megabytes in SIZES_MB.items():
+        # A box that means nothing, behind the tiny video: its size is sent and stored, and takes nothing to decode.
+        content = tiny.read_bytes()
+        box = max(round(megabytes * 1_000_000) - len(content), 8)
+        made[name] = folder / f"{megabytes}.mp4"
+        made[name].write_bytes(content + box.to_bytes(4, "big") + b"free" + bytes(box - 8))
+    return made
+
+
+async def run(numbers: Sequence[int], rounds: int, only: Sequence[str], out: Path, *, extra: bool) -> None:
+    """Every case, each round after the other, so that a busy minute of the machine meets all of them.
+
+    What is known is written after each case: a run of an hour may be ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="sora-bench-") as name:
+        folder = Path(name)
+        print("Rendering the videos that are served.", flush=True)
+        served = await asyncio.to_thread(films, folder)
+        decoding = [await asyncio.to_thread(_decoding, folder, seconds) for seconds in FILM_SECONDS]
+        chosen = [case for case in cases(numbers, extra=extra) if not only or case.kind in only]
+        chosen.sort(key=lambda case: case.videos > LARGE)  # these take minutes: last
+        made: dict[Case, list[Measured]] = {case: [] for case in chosen}
+        with stage(folder) as running, temporary_settings({PREFECT_API_URL: running.prefect.api_url}):
+            for number in range(rounds):
+                for case in chosen:
+                    if number == 0 or case.videos <= LARGE:
+                        made[case].append(await _measured(case, running, served[case.film]))
+                        await asyncio.to_thread(write, _report(made, decoding), out)
+
+
+def _report(made: Mapping[Case, Sequence[Measured]], decoding: list[Decoding]) -> Report:
+    return Report(
+        measured_at=datetime.now(UTC),
+        machine=f"{platform.system()}, {platform.machine()}, {processors()} processors",
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("prefect", "obstore", "av")},
+        },
+        results=[
+            Result(case=case, rounds=len(runs), median=Measured.median(runs)) for case, runs in made.items() if runs
+        ],
+        decoding=decoding,
+    )
+
+
+async def _measured(case: Case, running: Stage, film: Path) -> Measured:
+    made = await measure(case, running, film)
+    print(
+        f"{case.kind:6} {case.videos:5} {case.film:18} {case.mode:9} client {made.client_ms:6.1f} ms a video, Prefect "
+        f"{made.prefect_ms:6.1f}, MinIO {made.store_ms:5.1f}, {made.wall_seconds:6.1f} s, {made.archived} archived",
+        flush=True,
+    )
+    return made
+
+
+def _decoding(folder: Path, seconds: int) -> Decoding:
+    path = folder / f"film-{seconds}.mp4"
+    if not path.exists():
+        make_film(path, seconds)
+    made = measure_decoding(path, seconds)
+    made.late_idle_ms = asyncio.run(measure_lateness(path, videos=0))
+    made.late_ms = asyncio.run(measure_lateness(path, videos=MOST_DECODED))
+    return made
+
+
+def write(report: Report, folder: Path) -> None:
+    """The results, the tables, the plots."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(report.model_dump_json(indent=1) + "\n")
+    results = [(result.case, result.median) for result in report.results]
+    (folder / "tables.md").write_text(table(results))
+    for name, (title, unit, value) in PLOTS.items():
+        drawn = plot(results, title=title, unit=unit, value=value)
+        if drawn:
+            (folder / f"{name}.svg").write_text(drawn)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("numbers", nargs="*", type=int, default=DEFAULT, help="videos at once")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="kinds of clients, separated by commas")
+    parser.add_argument("--no-extra", action="store_true", help="leave out callbacks and larger videos")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    only = [kind for kind in given.only.split(",") if kind]
+    asyncio.run(run(given.numbers, given.rounds, only, given.out, extra=not given.no_extra))
+    print(f"Written to {given.out}.")
+
+
+if __name__ == "__main__":
+    main()

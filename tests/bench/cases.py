@@ -1,0 +1,193 @@
+"""One run of one client on the stage, and the medians of several."""
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import httpx
+from pydantic import BaseModel
+
+from tests.bench.jobs import Job, Kind, Taken
+from tests.bench.stage import ROOT, Stage, processor_seconds
+from tests.support import unique
+
+UI_SECONDS: Final = 60.0
+"""How long it is waited for the counts of the Prefect UI to be right."""
+
+
+class Case(BaseModel, frozen=True):
+    """What is measured.
+
+    Attributes:
+        kind: which client.
+        videos: how many at once.
+        film: which video the provider serves, by its name in the results.
+        mode: whether the provider is polled, or calls back. Only `ours` can be called.
+        speed: how many times faster than life the sandbox is.
+        initial_wait_seconds, poll_interval_seconds: of all clients that ask.
+        submissions_per_second: of all clients that submit.
+    """
+
+    kind: Kind
+    videos: int
+    film: str = "tiny"
+    mode: Literal["poll", "callback"] = "poll"
+    speed: float = 600
+    initial_wait_seconds: float = 0.3
+    poll_interval_seconds: float = 1
+    submissions_per_second: float = 100
+
+
+class Measured(BaseModel):
+    """What one run took, or the medians of several. Of the processor and of requests: for each video.
+
+    Attributes:
+        client_ms, prefect_ms, store_ms, receiver_ms: processor, user and system together.
+        start_ms: processor of the client process before it begins, once. None of it is in `client_ms`.
+        wall_seconds: from the start of the flow to its end.
+        over_ideal: wall over the time from the first submission to the end of the last task at the provider.
+        peak_mib: memory of the client.
+        store_requests, provider_requests, status_requests: how many.
+        lag_p50, lag_p95, lag_p99: seconds from the provider's end to the archived video.
+        archived: how many videos are archived.
+        ui_seconds: after the end, until all task runs are completed in the UI; None: not within a minute.
+        store_calls: the store's requests by kind, of all videos.
+        problems: of the first videos that failed.
+    """
+
+    client_ms: float
+    prefect_ms: float
+    store_ms: float
+    receiver_ms: float
+    start_ms: float
+    wall_seconds: float
+    over_ideal: float | None
+    peak_mib: float
+    store_requests: float
+    provider_requests: float
+    status_requests: float
+    lag_p50: float | None
+    lag_p95: float | None
+    lag_p99: float | None
+    archived: int
+    ui_seconds: float | None
+    store_calls: dict[str, int] = {}
+    problems: list[str] = []
+
+    @classmethod
+    def median(cls, runs: Sequence[Self]) -> Self:
+        """Of each number by itself."""
+        first = runs[0].model_dump()
+        for name, value in first.items():
+            found = [number for run in runs if isinstance(number := getattr(run, name), int | float)]
+            if isinstance(value, int | float) and found:
+                first[name] = statistics.median_low(found) if isinstance(value, int) else statistics.median(found)
+        return cls.model_validate(first)
+
+
+async def measure(case: Case, stage: Stage, film: Path) -> Measured:
+    """Runs the client once. All servers but the store and Prefect's are new."""
+    waits = {
+        "initial_wait_seconds": case.initial_wait_seconds,
+        "poll_interval_seconds": case.poll_interval_seconds,
+        "deadline_seconds": 1800,
+    }
+    with ExitStack() as stack:
+        sandbox = await asyncio.to_thread(lambda: stack.enter_context(stage.sandbox(speed=case.speed, film=film)))
+        stored = await stage.blocks(sandbox, callbacks=case.mode == "callback", **waits)
+        receiver = None
+        if case.mode == "callback":
+            receiver = await asyncio.to_thread(lambda: stack.enter_context(stage.receiver(stored)))
+        name = unique("bench")
+        calendar = stage.folder / f"{name}.csv"
+        rows = (f"{number:04},Dunes at dawn {name} take {number}\n" for number in range(case.videos))
+        calendar.write_text("id,prompt\n" + "".join(rows))
+        job = Job(
+            kind=case.kind,
+            videos=case.videos,
+            blocks=stored.name,
+            calendar=calendar,
+            base_url=sandbox.url,
+            api_key=sandbox.api_key,
+            initial_wait_seconds=case.initial_wait_seconds,
+            poll_interval_seconds=case.poll_interval_seconds,
+            endpoint=stage.minio.endpoint,
+            access_key=stage.minio.access_key,
+            secret_key=stage.minio.secret_key,
+            bucket=stored.archive.bucket,
+            submissions_per_second=case.submissions_per_second,
+            report=stage.folder / f"{name}.json",
+        )
+        servers = [stage.prefect.process, stage.minio.process, *([receiver] if receiver else [])]
+        before = [processor_seconds(server) for server in servers]
+        taken = await _run(job, stage)
+        ui_seconds = await _until_ui_is_right(taken, stage) if taken.flow_run_ids else None
+        used = [processor_seconds(server) - was for server, was in zip(servers, before, strict=True)]
+        is_floor = case.kind == "floor"
+        requests = {} if is_floor else sandbox.requests()
+        ideal = None if is_floor else sandbox.longest_seconds()
+        done = {} if is_floor else sandbox.completed_at()
+    lags = sorted(at - done[task_id] for task_id, at in taken.archived_at.items() if task_id in done)
+
+    def each(total: float) -> float:
+        return total / case.videos
+
+    return Measured(
+        client_ms=each(taken.processor_seconds) * 1000,
+        prefect_ms=each(used[0]) * 1000,
+        store_ms=each(used[1]) * 1000,
+        receiver_ms=each(used[2]) * 1000 if receiver else 0,
+        start_ms=taken.start_processor_seconds * 1000,
+        wall_seconds=taken.wall_seconds,
+        over_ideal=taken.wall_seconds / ideal if ideal else None,
+        peak_mib=taken.peak_mib,
+        store_requests=each(sum(taken.store_calls.values())),
+        provider_requests=each(sum(requests.values())),
+        status_requests=each(requests.get("status", 0)),
+        lag_p50=_percentile(lags, 50),
+        lag_p95=_percentile(lags, 95),
+        lag_p99=_percentile(lags, 99),
+        archived=len(taken.archived_at),
+        ui_seconds=ui_seconds,
+        store_calls=taken.store_calls,
+        problems=taken.problems,
+    )
+
+
+async def _run(job: Job, stage: Stage) -> Taken:
+    log = stage.folder / "client.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.bench.clients",
+            cwd=ROOT, env=stage.environment, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
+        )  # fmt: skip
+        await process.communicate(job.model_dump_json().encode())
+    if process.returncode or not job.report.exists():
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        raise RuntimeError(f"The client ended with {process.returncode}:\n{tail}")
+    return Taken.model_validate_json(job.report.read_text())
+
+
+async def _until_ui_is_right(taken: Taken, stage: Stage) -> float | None:
+    """The UI shows what its server has recorded of the clients' events."""
+    began = time.monotonic()
+    body = {
+        "flow_runs": {"id": {"any_": taken.flow_run_ids}},
+        "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+    }
+    async with httpx.AsyncClient(timeout=60) as client:
+        while time.monotonic() - began < UI_SECONDS:
+            reply = await client.post(f"{stage.prefect.api_url}/task_runs/count", json=body)
+            if reply.status_code == 200 and reply.json() >= taken.task_runs:
+                return time.monotonic() - began
+            await asyncio.sleep(0.5)
+    return None
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float | None:
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else None

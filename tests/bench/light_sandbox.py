@@ -1,0 +1,36 @@
+"""The sandbox with videos that were rendered before: `python -m tests.bench.light_sandbox PORT SPEED FILM`.
+
+Rendering a thousand videos takes longer than anything that is measured.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from deployments.sandbox import SandboxSettings, serve, video_store
+
+
+def main(port: int, speed: float, film: Path) -> None:
+    """Serves until SIGTERM. Each of its videos is a link to the film."""
+
+    def link(path: Path, **_: Any) -> None:
+        path.hardlink_to(film)
+
+    setattr(video_store, "render_video", link)  # noqa: B010 - an assignment is an error of its type
+    with tempfile.TemporaryDirectory(dir=film.parent) as folder:
+        serve(
+            SandboxSettings(
+                api_key=os.environ["SORA_SANDBOX_API_KEY"],
+                speed=speed,
+                balance=1_000_000,
+                requests_per_minute=10_000_000,
+                data_dir=Path(folder),
+            ),
+            port=port,
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,99 @@
+"""What it takes to check a video and to have its poster, against one plain decode by FFmpeg of the same file."""
+
+import asyncio
+import statistics
+import time
+from pathlib import Path
+from typing import Final
+
+import av
+import numpy as np
+from PIL import Image, ImageFilter
+from pydantic import BaseModel
+
+from flows.media.decoding import decode
+from flows.media.videos import inspect_video
+
+SIZE: Final = (1280, 720)
+FRAMES_PER_SECOND: Final = 30
+TRIES: Final = 5
+PAUSE_SECONDS: Final = 0.005
+
+
+class Decoding(BaseModel):
+    """Seconds of processor for one video, medians.
+
+    Attributes:
+        seconds, size_bytes: of the video.
+        plain: every frame decoded by PyAV, as it comes out of the box, and thrown away.
+        ours: the check, the facts and the poster.
+        ratio: the median of the ratios of neighboring tries.
+        late_ms, late_idle_ms: how late the event loop wakes who sleeps, as a callback wakes a run: the 95th percentile
+            while videos are decoded without a pause, and while nothing is.
+    """
+
+    seconds: int
+    size_bytes: int
+    plain: float
+    ours: float
+    ratio: float
+    late_ms: float | None = None
+    late_idle_ms: float | None = None
+
+
+def make_film(path: Path, seconds: int) -> None:
+    """A video of 720p with grain and a moving camera, H.264 as x264 makes it by default."""
+    random = np.random.default_rng(1)
+    speckles = Image.fromarray((random.random((90, 480, 3)) * 255).astype(np.uint8))
+    picture = speckles.resize((SIZE[0] * 3, SIZE[1]), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
+    pixels = np.asarray(picture, dtype=np.int16)
+    grain = random.normal(0, 2, (*SIZE[::-1], 1)).round().astype(np.int16)
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
+        video = out.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        video.options = {"preset": "medium", "crf": "20"}
+        for number in range(seconds * FRAMES_PER_SECOND):
+            left = number * 4
+            grainy = pixels[:, left : left + SIZE[0]] + np.roll(grain, 7919 * number, axis=(0, 1))
+            shown = grainy.clip(0, 255).astype(np.uint8)
+            out.mux(video.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        out.mux(video.encode(None))
+
+
+def measure_decoding(path: Path, seconds: int) -> Decoding:
+    """Several tries of each, by turns."""
+    plain, ours = [], []
+    for _ in range(TRIES):
+        began = time.process_time()
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for _frame in container.decode(video=0):
+                pass
+        between = time.process_time()
+        inspect_video(path, path.with_suffix(".jpg"))
+        plain.append(between - began)
+        ours.append(time.process_time() - between)
+    return Decoding(
+        seconds=seconds,
+        size_bytes=path.stat().st_size,
+        plain=statistics.median(plain),
+        ours=statistics.median(ours),
+        ratio=statistics.median(mine / theirs for mine, theirs in zip(ours, plain, strict=True)),
+    )
+
+
+async def measure_lateness(path: Path, *, videos: int) -> float:
+    """How late the event loop is, in milliseconds, while so many videos are decoded; with none, for a second."""
+    late: list[float] = []
+
+    async def decode_all() -> None:
+        await asyncio.gather(*(decode(inspect_video, path) for _ in range(videos)))
+
+    decoding = asyncio.create_task(decode_all())
+    ends = time.monotonic() + 1
+    while not decoding.done() or time.monotonic() < ends:
+        due = time.monotonic() + PAUSE_SECONDS
+        await asyncio.sleep(PAUSE_SECONDS)
+        late.append(time.monotonic() - due)
+    await decoding
+    return sorted(late)[len(late) * 95 // 100] * 1000

@@ -1,0 +1,115 @@
+"""Tables in Markdown and plots in SVG of what was measured. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from math import log10
+from typing import Final
+
+from tests.bench.cases import Case, Measured
+
+NAMES: Final = {
+    "ours": "this pipeline",
+    "floor": "five empty Prefect tasks",
+    "bare": "bare asyncio",
+    "naive": "a process a video",
+}
+COLORS: Final = {"ours": "#2563eb", "floor": "#64748b", "bare": "#16a34a", "naive": "#dc2626"}
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 340, 64, 52, 40, 176
+
+Results = Sequence[tuple[Case, Measured]]
+
+
+def table(results: Results) -> str:
+    """One line for each case."""
+    head = (
+        "| client | videos | video | mode | client | Prefect server | MinIO | receiver | wall, s | over ideal "
+        "| peak, MiB | store requests | provider requests | status calls | lag p50 / p95 / p99, s | archived |"
+    )
+    lines = [head, "|---|---|---|---|" + "---:|" * 12]
+    for case, made in results:
+        lag = " / ".join(_number(value) for value in (made.lag_p50, made.lag_p95, made.lag_p99))
+        cells = [
+            NAMES[case.kind],
+            str(case.videos),
+            case.film,
+            "-" if case.kind == "floor" else case.mode,
+            *(f"{value:.0f}" for value in (made.client_ms, made.prefect_ms, made.store_ms, made.receiver_ms)),
+            f"{made.wall_seconds:.1f}",
+            _number(made.over_ideal),
+            f"{made.peak_mib:.0f}",
+            *(f"{value:.1f}" for value in (made.store_requests, made.provider_requests, made.status_requests)),
+            lag if made.lag_p50 is not None else "-",
+            "-" if case.kind == "floor" else str(made.archived),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: Results, *, title: str, unit: str, value: Callable[[Measured], float]) -> str:
+    """How a number grows with the number of videos, one line for each client, both axes logarithmic."""
+    chosen = [(case, value(made)) for case, made in results if case.mode == "poll" and case.film == "tiny"]
+    chosen = [(case, number) for case, number in chosen if number > 0]
+    if not chosen:
+        return ""
+    videos = sorted({case.videos for case, _ in chosen})
+    low, high = min(number for _, number in chosen) * 0.7, max(number for _, number in chosen) * 1.4
+
+    def x(count: int) -> float:
+        span = log10(videos[-1] / videos[0]) or 1
+        return LEFT + (WIDTH - LEFT - RIGHT) * log10(count / videos[0]) / span
+
+    def y(number: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * log10(number / low) / log10(high / low)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12" fill="#1e293b">',
+        "<style>text { font-family: system-ui, sans-serif }</style>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<text x="{LEFT}" y="22" font-size="14" font-weight="600">{escape(title)}, {escape(unit)}</text>',
+    ]
+    ticks = _ticks(low, high)
+    parts += [f'<path d="M{LEFT} {y(number):.1f}H{WIDTH - RIGHT}" stroke="#e2e8f0"/>' for number in ticks]
+    parts += [f'<text x="{LEFT - 8}" y="{y(number) + 4:.1f}" text-anchor="end">{number:g}</text>' for number in ticks]
+    parts += [
+        f'<text x="{x(count):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{count}</text>' for count in videos
+    ]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">videos at once</text>')
+    parts += _lines(chosen, x, y)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _lines(chosen: Sequence[tuple[Case, float]], x: Callable[[int], float], y: Callable[[float], float]) -> list[str]:
+    drawn: list[str] = []
+    labels: list[float] = []
+    for kind, name in NAMES.items():
+        points = sorted((case.videos, number) for case, number in chosen if case.kind == kind)
+        if not points:
+            continue
+        color, places = COLORS[kind], [(x(count), y(number)) for count, number in points]
+        path = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        drawn += [f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3.5" fill="{color}"/>' for left, top in places]
+        right, at = places[-1]
+        while any(abs(at - other) < 14 for other in labels):
+            at += 4
+        labels.append(at)
+        drawn.append(f'<text x="{right + 10:.1f}" y="{at + 4:.1f}" fill="{color}">{escape(name)}</text>')
+    return drawn
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    steps = [factor * 10**power for power in range(-3, 6) for factor in (1, 2, 5)]
+    return [step for step in steps if low <= step <= high]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+PLOTS: Final[Mapping[str, tuple[str, str, Callable[[Measured], float]]]] = {
+    "client": ("Processor of the client", "milliseconds a video", lambda made: made.client_ms),
+    "server": ("Processor of the Prefect server", "milliseconds a video", lambda made: made.prefect_ms),
+    "wall": ("From the start of the run to its end", "seconds", lambda made: made.wall_seconds),
+    "memory": ("Most memory of the client", "MiB", lambda made: made.peak_mib),
+}

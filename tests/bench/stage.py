@@ -1,0 +1,131 @@
+"""The servers of the benchmark, each in processes of its own, and how much of the processor each has used."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from prefect.blocks.system import Secret
+
+from blocks import ApixoApi
+from deployments.local.credentials import Credentials
+from deployments.local.object_store import ObjectStoreServer, start_object_store
+from deployments.local.prefect_server import PrefectServer, start_prefect_server
+from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, http_get, wait_until_ready
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_archive, unique
+from tests.support.prefect_home import prepare
+
+ROOT: Final = Path(__file__).parents[2]
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def processor_seconds(process: ManagedProcess) -> float:
+    """Of the whole process group, as Linux counts it, with the children that it has reaped."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[2]) == process.pid:
+            ticks += sum(int(field) for field in fields[11:15])
+    return ticks / TICKS
+
+
+class Sandbox:
+    """A running light sandbox, and what it was asked."""
+
+    def __init__(self, process: ManagedProcess, url: str, api_key: str) -> None:
+        self.process, self.url, self.api_key = process, url, api_key
+
+    def requests(self) -> dict[str, int]:
+        """How many requests came, by kind."""
+        counts: dict[str, int] = {}
+        for request in self._get("requests"):
+            counts[request["call"]] = counts.get(request["call"], 0) + 1
+        return counts
+
+    def completed_at(self) -> dict[str, float]:
+        """When each task was finished, as Unix seconds."""
+        return {task["taskId"]: task["completeTime"] / 1000 for task in self._get("tasks") if task.get("completeTime")}
+
+    def longest_seconds(self) -> float:
+        """From the first submission to the end of the last task: no client can be faster with this ramp."""
+        tasks = self._get("tasks")
+        return float(max(task["completeTime"] for task in tasks) - min(task["createTime"] for task in tasks)) / 1000
+
+    def _get(self, what: str) -> Any:
+        return httpx.get(f"{self.url}/sandbox/{what}", timeout=120).raise_for_status().json()
+
+
+class Stage:
+    """A store and a Prefect server for all runs; a sandbox, a bucket and blocks for each."""
+
+    def __init__(self, minio: ObjectStoreServer, prefect: PrefectServer, folder: Path) -> None:
+        self.minio, self.prefect, self.folder = minio, prefect, folder
+
+    @contextmanager
+    def sandbox(self, *, speed: float, film: Path) -> Iterator[Sandbox]:
+        port, api_key = free_port(), unique("key")
+        arguments = [str(port), str(speed), str(film)]
+        with self._program(["tests.bench.light_sandbox", *arguments], port, SORA_SANDBOX_API_KEY=api_key) as process:
+            yield Sandbox(process, f"http://{LOOPBACK}:{port}", api_key)
+
+    @contextmanager
+    def receiver(self, stored: StoredBlocks) -> Iterator[ManagedProcess]:
+        port = int((stored.api.callback_url or "").rpartition(":")[2])
+        blocks = ["--api", stored.name, "--archive", stored.name]
+        with self._program(["deployments.cli", "callbacks", "--port", str(port), *blocks], port) as process:
+            yield process
+
+    @contextmanager
+    def _program(self, module: list[str], port: int, **environment: str) -> Iterator[ManagedProcess]:
+        process = ManagedProcess(
+            [sys.executable, "-m", *module],
+            name=module[0],
+            log_path=self.folder / f"{module[0]}.log",
+            environment={**self.environment, **environment},
+            cwd=ROOT,
+        )
+        with process:
+            wait_until_ready(
+                lambda: (http_get(port, "/health") or http_get(port, "/")) is not None,
+                process=process,
+                timeout_seconds=90,
+                what=process.name,
+            )
+            yield process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client process needs."""
+        return {**os.environ, **self.prefect.environment, "SORA_SPOOL_DIR": str(self.folder / "spool")}
+
+    async def blocks(self, sandbox: Sandbox, *, callbacks: bool, **waits: float) -> StoredBlocks:
+        """Stored blocks, with a new bucket."""
+        api = ApixoApi(
+            api_key=Secret(value=sandbox.api_key),
+            base_url=sandbox.url,
+            allow_private_hosts=True,
+            callback_url=f"http://{LOOPBACK}:{free_port()}" if callbacks else None,
+            callback_secret=Secret(value=unique("secret")) if callbacks else None,
+            **waits,
+        )
+        return await store_blocks(api, make_archive(self.minio))
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[Stage]:
+    """Starts the store and the Prefect server."""
+    credentials = Credentials.load_or_create(folder / "credentials.json")
+    store = start_object_store(
+        local_dir=ROOT / ".local", data_dir=folder / "data", log_dir=folder, credentials=credentials
+    ).ready()
+    with store.process:
+        prefect = start_prefect_server(home=prepare(folder / "home"), log_dir=folder).ready()
+        with prefect.process:
+            yield Stage(store, prefect, folder)

@@ -1,0 +1,184 @@
+"""What somebody meets who tries `sora` for the first time: on a terminal, on a pipe, in an empty folder."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from apixo import VideoRequest
+from deployments.cli import console
+from deployments.sandbox import Fault, SandboxServer
+from flows.batch.calendars import Row, parse_calendar
+from tests.deployments.cli.sora import Sora, one_line
+from tests.deployments.cli.terminal import on_terminal
+from tests.flows.conftest import StoredBlocks
+from tests.support import unique
+
+
+def test_the_version_is_said_without_a_server(tmp_path: Path) -> None:
+    said = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])("--version")
+    assert said.code == 0
+    assert said.out.startswith(f"sora-pipeline {version('sora-pipeline')}, Prefect {version('prefect')}")
+
+
+def test_waiting_says_on_a_pipe_what_it_waits_for_and_when_it_asks_next(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=3))
+    made = sora("generate", "A red kite", "--key", key, *blocks)
+    assert made.code == 0, made.err
+    waited = [line.split("wait: ")[1] for line in made.err.splitlines() if " wait: " in line]
+    assert waited[0] == "waiting, next question in 0 s"
+    assert re.fullmatch(r"state .*, next question in \d+ s", waited[1])
+    assert waited[-1] == "finished"
+    assert len(waited) < 6  # a line a state, not one a question
+
+
+def test_eighty_columns_split_no_key_and_no_object(
+    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    key = unique("a-key-that-is-as-long-as-those-that-are-made-up")
+    made = on_terminal(sora, "generate", "A red kite over dunes", "--key", key, *blocks)
+    assert made.code == 0, made.out
+    listed = on_terminal(sora, "list", *blocks[2:])
+    lines = f"{made.out}\n{listed.out}".splitlines()
+    assert key in [line.strip() for line in lines]
+    assert any(re.fullmatch(rf"  object +\S+/{key}/video.mp4", line) for line in lines)
+    assert any(line.startswith("  sha256") and len(line.split()[1]) == 64 for line in lines)
+
+
+async def test_lists_and_records_are_json_with_whatever_else_is_asked_for(
+    sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    prompt = "A kite\x1b[2J \u202e [bold] \N{KITE}"
+    await stored.generate(VideoRequest(prompt=prompt), key=key)
+    (listed,) = json.loads(sora("list", "--json", "--archive", stored.name).out)
+    shown = json.loads(sora("show", key, "--json", "--link", "--archive", stored.name).out)
+    assert listed["request"]["prompt"] == shown["request"]["prompt"] == prompt
+    assert "X-Amz-Signature" in shown.pop("link")
+    assert shown == listed
+    assert json.loads(sora("list", "--json", "--failed", "--archive", stored.name).out) == []
+
+
+async def test_a_link_leads_through_the_gallery_or_the_public_address_where_there_is_one(
+    sora: Sora, stored: StoredBlocks, key: str
+) -> None:
+    await stored.generate(VideoRequest(prompt="Dunes"), key=key)
+    public = stored.archive.model_copy(update={"public_url": "https://public.example.com"})
+    await public.save(stored.name, overwrite=True)
+    link = sora("show", key, "--link", "--archive", stored.name).out.strip()
+    assert re.fullmatch(rf"https://public.example.com/{stored.archive.bucket}/videos/.*/{key}/video.mp4", link)
+    fields = {"gateway_url": "https://gallery.example.com", "gateway_secret": SecretStr("a-secret-of-some-length")}
+    gallery = public.model_copy(update=fields)
+    await gallery.save(stored.name, overwrite=True)
+    link = sora("show", key, "--link", "--archive", stored.name).out.strip()
+    assert link == gallery.gateway_link(key, "video.mp4")
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_resolve_looks_and_then_asks(
+    taken: bool, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after" if taken else "reset_before"))
+    assert "Nobody can know yet" in one_line(sora("generate", "A fox", "--key", key, *blocks), 1)
+    task = "".join(paid.task_id or "" for paid in sandbox.record.charged())
+    answers = {"Is there a task": "y", "Its task id": task} if taken else {"Is there a task": "n", "pay for it?": "y"}
+    done = on_terminal(sora, "resolve", key, *blocks, answers=answers)
+    assert done.code == 0, done.out
+    seen = " ".join(done.out.split())  # a terminal breaks lines
+    assert seen.index("unconfirmed") < seen.index("Look for it in your APIXO account")
+    assert "archived" in done.out
+    assert len(sandbox.record.charged()) == 1
+    again = on_terminal(sora, "resolve", key, *blocks)
+    assert again.code == 1
+    assert f"{key} is archived: there is nothing to resolve" in " ".join(again.out.split())
+
+
+def test_setup_tries_what_it_saves_before_it_saves_it(sora: Sora, stored: StoredBlocks, sandbox: SandboxServer) -> None:
+    name, archive = unique("cli"), stored.archive
+    environ = {
+        "APIXO_API_KEY": sandbox.settings.api_key,
+        "APIXO_BASE_URL": sandbox.base_url,
+        "MINIO_ENDPOINT": archive.endpoint,
+        "MINIO_ACCESS_KEY": archive.access_key,
+        "MINIO_SECRET_KEY": archive.secret_key.get_secret_value(),
+        "MINIO_SECURE": "false",
+        "MINIO_BUCKET": unique("bucket"),
+    }
+    order = ["setup", "--no-deploy", "--name", name]
+    for wrong, words in (("APIXO_API_KEY", "APIXO: "), ("MINIO_SECRET_KEY", "The store at ")):
+        said = one_line(sora(*order, **{**environ, wrong: "not-the-right-one"}), 1)
+        assert words in said
+        assert "Nothing was saved" in said
+    assert f"no apixo-api block named '{name}'" in one_line(sora("generate", "x", "--api", name), 1)
+    saved = sora(*order, **environ)
+    assert saved.code == 0, saved.err
+    assert f"--dry-run --api {name} --archive {name}" in saved.err
+
+
+def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / ".venv" / "bin" / "sora"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    hint = "Run `sora show kite-01 --link`; the sora pipeline, my/sora show and sora-videos stay."
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    assert console.pasteable(hint) == hint.replace("`sora show", "`.venv/bin/sora show")
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert console.pasteable(hint) == hint
+
+
+def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer
+) -> None:
+    made = sora("init", "spring")
+    assert made.code == 0, made.err
+    folder = sora.folder / "spring"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "calendar.csv", "prefect.yaml"}
+    rows = parse_calendar((folder / "calendar.csv").read_bytes(), name="calendar.csv")
+    assert all(isinstance(row, Row) for row in rows)
+    assert len(rows) == 3
+    (deployment,) = yaml.safe_load((folder / "prefect.yaml").read_text())["deployments"]
+    assert deployment["parameters"]["calendar"] == str(folder / "calendar.csv")
+    assert deployment["schedules"][0]["active"] is False
+    dry = sora("batch", "spring/calendar.csv", "--dry-run", *blocks)
+    assert dry.code == 0, dry.err
+    assert "is not empty, so nothing was written" in one_line(sora("init", "spring"), 1)
+    assert sandbox.record.submits() == []
+
+
+def test_the_deployment_that_init_writes_can_be_deployed(sora: Sora) -> None:
+    sora("init", "autumn")
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=sora.folder / "autumn",
+        env={**sora.environment, "PREFECT_DEFAULT_WORK_POOL_NAME": "", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    # There may be no work pool on this server; what the flow is has been found by then.
+    assert "successfully created" in done.stdout or "work pool" in (done.stdout + done.stderr).lower(), done.stderr
+    assert "ModuleNotFoundError" not in done.stdout + done.stderr
+
+
+def test_completion_can_be_installed_and_knows_commands_and_options(tmp_path: Path) -> None:
+    script = """
+    sora --install-completion >/dev/null; source "$HOME/.bash_completions/sora.sh"
+    COMP_WORDS=(sora res) COMP_CWORD=1; _sora_completion sora; echo "${COMPREPLY[@]}"
+    COMP_WORDS=(sora list --unc) COMP_CWORD=2; _sora_completion sora; echo "${COMPREPLY[@]}"
+    """
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["resolve", "--unconfirmed"], done.stderr

@@ -1,0 +1,94 @@
+"""Notifications by Prefect's automations, to a webhook on loopback."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
+
+from deployments.connection import SetupError
+from deployments.local.prefect_server import PrefectServer
+from deployments.setup.notify import MESSAGES, notify, parse
+from flows.signals.events import emit_budget_low
+
+
+class Hook:
+    """A webhook on loopback."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []
+        received = self.received
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?token=very-secret"
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    made = Hook()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+async def test_a_budget_nearly_spent_reaches_the_webhook_and_setting_it_up_again_changes_nothing(
+    prefect_server: PrefectServer, hook: Hook
+) -> None:
+    made = await notify(f"webhook:{hook.url}", {})
+    assert [item.outcome for item in made] == ["created"] * (1 + len(MESSAGES))
+    again = await notify("webhook", {"SORA_NOTIFY_URL": hook.url})
+    assert [item.outcome for item in again] == ["unchanged"] * (1 + len(MESSAGES))
+    async with get_client() as client:
+        automations = [
+            found
+            for item in MESSAGES
+            for found in await client.read_automations_by_name(f"sora-notify-webhook-{item.name}")
+        ]
+        documents = await client.read_block_documents()
+    assert len(automations) == len(MESSAGES)
+    for shown in (*made, *automations, *documents):
+        assert "very-secret" not in str(shown)
+    emit_budget_low("2026-11", limit=Decimal(50), committed=Decimal("41.20"), currency="USD")
+    EventsWorker.drain_all(timeout=5)
+    for _ in range(200):
+        if hook.received:
+            break
+        await asyncio.sleep(0.1)
+    (got,) = hook.received
+    assert got["event"] == "sora.budget.low"
+    assert got["subject"] == "80 % of the budget of 2026-11 is spent"
+    assert "41.20 of 50 USD" in got["text"]
+
+
+@pytest.mark.parametrize("wanted", ["pigeon:https://x", "https://hooks.slack.com/secret", "", "slack", "slack:"])
+def test_what_cannot_be_reached_is_refused_without_repeating_it(wanted: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        parse(wanted, {})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "wanted", ["slack:not-an-address-secret", "discord:https://discord.com/secret", "email:ann@example.com"]
+)
+async def test_an_address_that_is_none_is_refused_without_repeating_it(wanted: str) -> None:
+    with pytest.raises(SetupError) as refused:
+        await notify(wanted, {})
+    assert "secret" not in str(refused.value)

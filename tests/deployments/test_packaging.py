@@ -1,0 +1,119 @@
+"""Files for containers, Kubernetes and systemd name what there is: commands, variables, blocks' fields, queues."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Final
+
+import prefect.settings
+import pytest
+import yaml
+from prefect.utilities.templating import find_placeholders
+
+from blocks import ApixoApi, VideoArchive
+from deployments.cli.app import COMMANDS
+from deployments.local.object_store import MINIO_PACKAGE
+from deployments.setup import deploy
+
+FOLDER: Final = deploy.ROOT / "deployments"
+COMPOSE: Final = FOLDER / "docker/compose.yaml"
+ENV: Final = FOLDER / "docker/example.env"
+UNITS: Final = sorted((FOLDER / "systemd").glob("*.service"))
+SERVICES: Final[dict[str, dict[str, Any]]] = yaml.safe_load(COMPOSE.read_text())["services"]
+OWN: Final = {
+    *(f"APIXO_{name.upper()}" for name in ApixoApi.model_fields),
+    *(f"MINIO_{name.upper()}" for name in VideoArchive.model_fields),
+}
+FOREIGN: Final = ("POSTGRES_", "MINIO_ROOT_", "PREFECT_REDIS_MESSAGING_")
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for name, service in SERVICES.items():
+        if service.get("image") == "sora":
+            yield name, service["command"]
+    for unit in UNITS:
+        found = re.search(r"^ExecStart=/srv/sora/\.venv/bin/(.+)$", unit.read_text(), re.MULTILINE)
+        assert found, unit
+        yield unit.name, found[1].split()
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda item: item if isinstance(item, str) else "")
+def test_every_command_is_there(name: str, command: list[str]) -> None:
+    if command[0] == "sora":
+        assert command[1] in COMMANDS
+        words = [command[0], command[1]]
+    else:
+        assert command[0] == "prefect"
+        words = list(takewhile(lambda word: word[0] != "-", command))
+    program = deploy.ROOT / ".venv/bin" / words[0]
+    said = subprocess.run([program, *words[1:], "--help"], capture_output=True, text=True, check=True).stdout
+    for option in (word for word in command if word.startswith("--")):
+        assert option in said, f"{name}: {option}"
+    if "--pool" in command:
+        assert command[command.index("--pool") + 1] == deploy.POOL
+
+
+def test_every_variable_is_a_setting_of_prefect_or_a_field_of_a_block() -> None:
+    for service in SERVICES.values():
+        for name in service.get("environment", {}):
+            prefects = name.startswith("PREFECT_") and hasattr(prefect.settings, name)
+            assert prefects or name in OWN or name.startswith(FOREIGN), name
+
+
+def test_the_example_names_every_variable_that_compose_asks_for() -> None:
+    asked = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+    assert {line.partition("=")[0] for line in ENV.read_text().splitlines() if line[0] != "#"} == asked
+
+
+def test_ports_are_published_on_loopback_alone() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert len(ports) == 4
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_takes_the_file(tmp_path: Path) -> None:
+    program = shutil.which("docker-compose")
+    if program is None:
+        pytest.skip("docker-compose is not installed: apt-get install docker-compose")
+    filled = tmp_path / ".env"
+    filled.write_text(re.sub(r"=$", "=something-long", ENV.read_text(), flags=re.MULTILINE))
+    command = [program, "-p", "sora", "--env-file", str(filled), "-f", str(COMPOSE), "config", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_image_has_the_minio_that_is_tested_and_all_that_runs() -> None:
+    text = (FOLDER / "docker/Dockerfile").read_text()
+    assert f"go install {MINIO_PACKAGE}\n" in text
+    copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE))
+    files = {name for line in copied for name in line.split()}
+    assert all((deploy.ROOT / name).exists() for name in files)
+    assert {"apixo", "blocks", "flows", "deployments", "prefect.yaml", "requirements.txt", "pyproject.toml"} <= files
+
+
+def test_the_job_template_names_only_variables_that_it_has() -> None:
+    template = json.loads((FOLDER / "kubernetes/base-job-template.json").read_text())
+    used = {found.name for found in find_placeholders(template["job_configuration"])}
+    assert used == template["variables"]["properties"].keys()
+
+
+@pytest.mark.parametrize("name", ["prefect-server.yaml", "prefect-worker.yaml"])
+def test_values_of_the_charts_hold_no_secret_and_name_the_pool(name: str) -> None:
+    text = (FOLDER / "kubernetes" / name).read_text()
+    assert not re.search(r"(authString|password):", text)
+    values = yaml.safe_load(text)
+    if "worker" in values:
+        assert values["worker"]["config"]["workPool"] == deploy.POOL
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_takes_the_unit(unit: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if "is not executable" not in line]  # it is installed elsewhere
+    assert said == []

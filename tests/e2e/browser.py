@@ -1,0 +1,118 @@
+"""A person in front of Prefect's UI and the gallery: Chromium, driven by Playwright."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from playwright.async_api import Browser, ConsoleMessage, Page, Response, async_playwright, expect
+
+from flows.resolve_video import GO_ON
+
+CHROMIUM: Final = os.environ.get("SORA_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+"""The browser that is there; Playwright downloads none. None: there is none."""
+WIDTH, HEIGHT = 1280, 800
+MOVES: Final = "video => video.readyState >= 2 && video.currentTime > 0.1"
+RUN_MILLISECONDS: Final = 90_000
+"""A run in a process of its own takes 4 to 8 s on two idle cores; several at once take longer."""
+
+
+@asynccontextmanager
+async def open_browser() -> AsyncIterator[Browser]:
+    """Chromium without a window."""
+    async with async_playwright() as playwright:
+        # Containers forbid the sandbox of Chromium, and only pages of this machine are opened.
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@dataclass
+class Person:
+    """A page, and what it complained about.
+
+    Attributes:
+        page: the page.
+        errors: of scripts, and answers of the gallery that were none. Prefect's own are left out.
+    """
+
+    page: Page
+    gallery_url: str
+    prefect_url: str
+    errors: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Notes from now on what goes wrong in the gallery."""
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self._note(str(error)))
+        self.page.on("response", self._answered)
+
+    def _note(self, what: str) -> None:
+        if self.page.url.startswith(self.gallery_url):
+            self.errors.append(what)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._note(message.text)
+
+    def _answered(self, response: Response) -> None:
+        if response.status >= 400:
+            self._note(f"{response.status} {response.url}")
+
+    # The gallery.
+
+    async def open_gallery(self, path: str = "/") -> None:
+        await self.page.goto(self.gallery_url + path)
+
+    async def open_video(self, key: str) -> None:
+        """Opens the viewer by a click on the card."""
+        await self.page.locator(f'a.card[href$="/k/{key}"]').click()
+        await expect(self.page.locator("#viewer h1")).to_have_text(key)
+
+    async def sees_it_play(self, selector: str) -> None:
+        """Waits until a video shows a later picture than its first."""
+        video = await self.page.locator(selector).element_handle()
+        await self.page.wait_for_function(MOVES, arg=video)
+
+    # Prefect's classic UI, which plays videos in artifacts; the V2 UI shows their posters only.
+
+    async def open_run(self, run_id: str) -> None:
+        await self.page.goto(f"{self.prefect_url}/runs/flow-run/{run_id}")
+
+    async def open_artifact(self, artifact_id: str) -> None:
+        await self.page.goto(f"{self.prefect_url}/artifacts/artifact/{artifact_id}")
+
+    async def retry(self) -> None:
+        """Presses Retry, and confirms it."""
+        await self.page.get_by_role("button", name="Retry").first.click()
+        await self.page.get_by_role("button", name="Retry", exact=True).last.click()
+
+    async def sees_state(self, state: str) -> None:
+        await expect(self.page.get_by_text(state, exact=True).first).to_be_visible(timeout=RUN_MILLISECONDS)
+
+    async def open_form(self, deployment_id: str) -> None:
+        await self.page.goto(f"{self.prefect_url}/deployments/deployment/{deployment_id}/run")
+
+    async def fill_resolution(self, key: str, task_id: str) -> None:
+        """Fills the form of resolve-video: the task is known."""
+        await self.page.locator("textarea").first.fill(key)
+        await self.page.locator(".p-select-button__control").first.focus()
+        await self.page.keyboard.press("ArrowDown")
+        await self.page.get_by_text(GO_ON, exact=True).last.click()
+        await self.page.get_by_text("Task id", exact=True).click()
+        await self.page.locator("textarea").nth(1).fill(task_id)
+
+
+async def person(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Person:
+    """A new visitor."""
+    page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
+    page.set_default_timeout(RUN_MILLISECONDS)
+    made = Person(page, gallery_url, prefect_url)
+    made.watch()
+    return made

@@ -1,0 +1,62 @@
+"""`sora up` in a folder of its own, as a child of this process."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.client.base import PrefectHttpxSyncClient
+
+from deployments.local.processes import ManagedProcess, wait_until_ready
+from deployments.local.stack_info import StackInfo
+from tests.e2e.running import ROOT, SPEED
+from tests.support.fork_server import ForkServer
+from tests.support.prefect_home import prepare
+
+
+@contextmanager
+def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Starts it, and gives where it keeps its data, and the environment of its commands."""
+    prepare(folder / "local" / "prefect")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PATH": f"{ROOT / '.local/bin'}:{os.environ['PATH']}",  # the MinIO that the suite has built
+        "HOME": str(folder),
+        "SORA_LOCAL_DIR": str(folder / "local"),
+    }
+    command = [sys.executable, "-m", "deployments.cli", "up", "--speed", str(SPEED)]
+    process = ManagedProcess(
+        [*command, "--video-height", str(video_height)],
+        name="sora up",
+        log_path=folder / "up.log",
+        environment=environment,
+        cwd=ROOT,
+    )
+    try:
+        wait_until_ready(
+            lambda: "Ctrl-C stops everything" in process.log_path.read_text(),
+            process=process,
+            timeout_seconds=170,
+            what="sora up",
+        )
+        info = StackInfo.read(folder / "local")
+        assert info is not None
+        with ForkServer(folder / "forks", environment | info.load_environment()) as forks:
+            _runs_are_forked(info.public_environment["PREFECT_API_URL"], forks)
+            yield folder / "local", environment
+    finally:
+        process.stop(30)
+
+
+def _runs_are_forked(api_url: str, forks: ForkServer) -> None:
+    """Has the worker get the process of a run by a fork. It would start three after another, which import for 5 s.
+
+    One deployment stays as it is: the one that makes a video when another flow has completed.
+    """
+    variables = {"command": shlex.join(forks.command("prefect.engine"))}
+    with PrefectHttpxSyncClient(base_url=f"{api_url}/deployments") as http:
+        for found in http.post("/filter").json():
+            if found["name"] != "after-storyboard":
+                http.patch(f"/{found['id']}", json={"job_variables": variables})

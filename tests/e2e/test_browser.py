@@ -1,0 +1,149 @@
+"""What a person sees and clicks: Prefect's own UI and the gallery, on a stack that `sora up` has started."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
+from playwright.async_api import Browser, expect
+
+from tests.e2e.browser import CHROMIUM, Person, open_browser, person
+from tests.e2e.running import Running
+from tests.support import unique
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(
+        CHROMIUM is None,  # .ci/run installs one
+        reason="there is no Chromium: apt-get install chromium, or name one in SORA_CHROMIUM",
+    ),
+]
+
+SERIOUS = {"serious", "critical"}
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def visitor(browser: Browser, running: Running) -> AsyncIterator[Person]:
+    """Somebody in front of a screen; whatever the gallery complains about fails the test."""
+    gallery = running.info.services["gallery"].url
+    made = await person(browser, gallery_url=gallery, prefect_url=running.api_url.removesuffix("/api"))
+    yield made
+    await made.page.close()
+    assert made.errors == []
+
+
+@pytest.fixture(scope="module")
+async def kite(up: object) -> str:
+    return unique("kite")
+
+
+async def made(running: Running, key: str, prompt: str = "A red kite over dunes, golden hour") -> str:
+    """The id of the run that made a video of this key, once it is archived."""
+    run = await running.start("generate-video/generate-video", request={"prompt": prompt}, key=key)
+    assert (await running.ended(run))["state_type"] == "COMPLETED"
+    return str(run["id"])
+
+
+async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_and_in_the_viewer(
+    visitor: Person, running: Running, kite: str
+) -> None:
+    await made(running, kite)
+    await visitor.open_gallery()
+    card = visitor.page.locator(f'a.card[href$="/k/{kite}"]')
+    poster = await card.locator("img").element_handle()
+    await visitor.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=poster)
+    await card.hover()
+    await visitor.sees_it_play(f'a.card[href$="/k/{kite}"] video')
+    await visitor.open_video(kite)
+    await visitor.sees_it_play("#viewer video")
+    await visitor.page.keyboard.press("Escape")
+    await expect(visitor.page.locator("#viewer")).to_be_hidden()
+    await expect(card).to_be_focused()
+
+
+async def test_the_gallery_is_searched_and_walked_by_keyboard(visitor: Person, running: Running) -> None:
+    lantern = unique("lantern")
+    await made(running, lantern, "A paper lantern rises")
+    await visitor.open_gallery()
+    await visitor.page.keyboard.press("/")
+    await visitor.page.keyboard.type("paper lantern")
+    await expect(visitor.page.locator(".count")).to_contain_text(" of ")
+    await visitor.page.keyboard.press("ArrowDown")
+    await visitor.page.keyboard.press("Enter")
+    await expect(visitor.page.locator("#viewer h1")).to_have_text(lantern)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_serious_in_the_gallery(
+    scheme: str, visitor: Person, running: Running, kite: str
+) -> None:
+    await visitor.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    if not (await running.recorded(kite))[0]:
+        await made(running, kite)
+    for path in ("/", f"/k/{kite}", "/?q=nothing-fits"):
+        await visitor.open_gallery(path)
+        found = (await Axe().run(visitor.page)).response["violations"]
+        assert [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in SERIOUS] == [], path
+    await visitor.open_gallery("/")
+    await visitor.open_video(kite)
+    found = (await Axe().run(visitor.page)).response["violations"]
+    assert [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in SERIOUS] == []
+
+
+async def test_the_gallery_fits_a_phone(visitor: Person, running: Running, kite: str) -> None:
+    if not (await running.recorded(kite))[0]:
+        await made(running, kite)
+    await visitor.page.set_viewport_size({"width": 360, "height": 740})
+    for path in ("/", f"/k/{kite}"):
+        await visitor.open_gallery(path)
+        assert await visitor.page.evaluate("document.documentElement.scrollWidth") <= 360, path
+
+
+async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
+    visitor: Person, running: Running
+) -> None:
+    key = unique("dunes")
+    await made(running, key)
+    await visitor.open_artifact(await running.artifact_id(f"video-{key}"))
+    poster = await visitor.page.locator('img[src^="data:image/jpeg"]').first.element_handle()
+    await visitor.page.wait_for_function("image => image.naturalWidth > 0", arg=poster)
+    await visitor.page.locator("video").first.evaluate("video => { video.muted = true; video.play() }")
+    await visitor.sees_it_play("video")
+
+
+async def test_the_retry_button_goes_on_with_what_is_paid(visitor: Person, running: Running) -> None:
+    key = unique("retried")
+    await running.fault(call="status", kind="http_401", prompt_contains=key, times=-1)  # as with a key that was revoked
+    await running.fault(call="callback", kind="drop", prompt_contains=key)
+    run = await running.start("generate-video/generate-video", request={"prompt": f"A harbor, {key}"}, key=key)
+    failed = await running.ended(run)
+    assert failed["state_type"] == "FAILED"
+    (await running.http.delete(f"{running.sandbox_url}/sandbox/faults")).raise_for_status()
+    await visitor.open_run(run["id"])
+    await visitor.sees_state("Failed")
+    await visitor.retry()
+    assert (await running.ended(run, than=failed["state_id"]))["state_type"] == "COMPLETED"
+    await visitor.sees_state("Completed")
+    await running.archived(key)
+    assert len(await running.posts(key)) == 1
+
+
+async def test_an_unclear_payment_is_resolved_by_the_form(visitor: Person, running: Running) -> None:
+    key = unique("unclear")
+    await running.fault(call="submit", kind="reset_after", prompt_contains=key)
+    # Without a callback, which would resolve it before anybody looks.
+    await running.fault(call="callback", kind="drop", prompt_contains=key)
+    run = await running.start("generate-video/generate-video", request={"prompt": f"A fox, {key}"}, key=key)
+    assert (await running.ended(run))["state_type"] == "FAILED"
+    (task,) = [item["taskId"] for item in await running.tasks() if key in item["request"]["input"]["prompt"]]
+    deployment = await running.deployment("resolve-video/resolve-video")
+    await visitor.open_form(deployment["id"])
+    await visitor.fill_resolution(key, task)
+    await visitor.page.get_by_role("button", name="Submit").click()
+    await running.archived(key)
+    assert len(await running.posts(key)) == 1

@@ -1,0 +1,264 @@
+"""A batch in several runs on the work pool: real workers, a real Prefect server, each run a process of its own."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+
+from blocks import VideoArchive
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import ManagedProcess
+from deployments.sandbox import Fault, SandboxServer, SandboxSettings
+from flows.batch.shares import FOLDER
+from flows.batch.summary import BatchFailedError, BatchSummary
+from flows.generate_batch import generate_batch
+from flows.record.errors import PipelineError
+from flows.record.generation import Generation
+from flows.record.ledger import Ledger
+from tests.e2e.conftest import ROOT, RUN_SECONDS, ended, retry
+from tests.e2e.running import until
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api
+from tests.support.fork_server import ForkServer
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="session")
+def shards_deployed(deployment: str, client_environment: dict[str, str], forks: ForkServer) -> None:
+    for name in ("generate-batch", "generate-shard"):
+        process = forks.start(["--no-prompt", "deploy", "--name", name], client_environment, ROOT, module="prefect")
+        said = process.communicate(RUN_SECONDS)
+        assert process.returncode == 0, said
+
+
+@pytest.fixture(scope="session")
+def workers(
+    shards_deployed: None,
+    worker: ManagedProcess,
+    client_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Two of them, as on two machines."""
+    second = ManagedProcess(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"],
+        name="second worker",
+        log_path=tmp_path_factory.mktemp("worker") / "worker.log",
+        environment=client_environment,
+        cwd=ROOT,
+    )
+    yield
+    second.stop()
+
+
+@pytest.fixture
+def sandbox(films: Path) -> Iterator[SandboxServer]:
+    """Each video takes 4 to 8 s, so that all are under way when something dies."""
+    with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=films)) as server:
+        yield server
+
+
+@pytest.fixture
+async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
+    api = make_api(
+        sandbox, price_per_second=1, submit_timeout_seconds=20, deadline_seconds=120, poll_interval_seconds=0.5
+    )
+    return await store_blocks(api, archive)
+
+
+def rows(count: int, **fields: object) -> list[dict[str, Any]]:
+    return [{"id": f"{number:02}", "prompt": "Dunes at dawn"} | fields for number in range(count)]
+
+
+async def run(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary:
+    """As `sora batch` does: the batch's own run in this process, its shards on the workers."""
+    made = await generate_batch(
+        key=key, api=stored.name, archive=stored.name, **({"submissions_per_second": 50} | parameters)
+    )
+    assert isinstance(made, BatchSummary)
+    return made
+
+
+async def records(stored: StoredBlocks, key: str, count: int) -> list[Generation]:
+    store = stored.archive.store()
+    try:
+        found = await Ledger(store).read_all([f"{key}-{number:02}" for number in range(count)])
+    finally:
+        await store.aclose()
+    return [entry.generation for entry in found if entry is not None]
+
+
+async def left_over(stored: StoredBlocks) -> list[str]:
+    store = stored.archive.store()
+    try:
+        return [*await store.names(FOLDER), *await store.names("open/")]
+    finally:
+        await store.aclose()
+
+
+async def children(prefect: PrefectClient, parent: UUID) -> list[FlowRun]:
+    wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]))
+    return await prefect.read_flow_runs(flow_run_filter=wanted)
+
+
+async def shard_of(prefect: PrefectClient, stored: StoredBlocks, key: str, count: int) -> tuple[int, UUID]:
+    """The process and the run of a shard that has submitted something."""
+
+    async def submitted() -> Generation | None:
+        found = [item for item in await records(stored, key, count) if item.state == "submitted"]
+        return found[0] if found else None
+
+    owner = (await until(submitted, what="a submission of a shard")).attempt.claimed_by
+    return owner.pid, UUID(str(owner.flow_run_id))
+
+
+async def test_shards_on_two_workers_make_every_video_once_and_one_summary(
+    stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str, prefect: PrefectClient
+) -> None:
+    summary = await run(stored, key, requests=rows(12), shards=3)
+    assert summary.counts == {"archived": 12}
+    assert [row.line for row in summary.rows] == list(range(1, 13))
+    assert summary.price == 12 * 4
+    assert summary.spent_before == 0
+    assert len(sandbox.record.submits()) == 12
+    found = await records(stored, key, 12)
+    assert len({item.attempt.claimed_by.flow_run_id for item in found}) == 3
+    assert await left_over(stored) == []
+    again = await run(stored, key, requests=rows(12), shards=3)
+    assert again.price == 0
+    assert again.spent_before == 48
+    assert len(sandbox.record.submits()) == 12
+
+
+async def test_a_shard_that_is_killed_is_taken_up_again_and_pays_nothing_twice(
+    stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str, prefect: PrefectClient
+) -> None:
+    batch = asyncio.create_task(run(stored, key, requests=rows(8), shards=2))
+    pid, _ = await shard_of(prefect, stored, key, 8)
+    os.kill(pid, signal.SIGKILL)
+    summary = await batch
+    assert summary.counts == {"archived": 8}
+    assert len(sandbox.record.submits()) == 8
+    assert summary.price == 8 * 4
+    assert await left_over(stored) == []
+
+
+async def test_a_parent_that_is_killed_and_started_again_takes_up_the_same_shards(
+    stored: StoredBlocks,
+    sandbox: SandboxServer,
+    workers: None,
+    key: str,
+    prefect: PrefectClient,
+    prefect_server: PrefectServer,
+) -> None:
+    found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
+    parameters = {"requests": rows(6), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
+    parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+    await shard_of(prefect, stored, key, 6)
+    before = await children(prefect, parent.id)
+    where = (await prefect.read_flow_run(parent.id)).infrastructure_pid
+    assert where is not None
+    parent_pid = int(where.rpartition(":")[2])
+    os.kill(parent_pid, signal.SIGKILL)
+    crashed = await ended(prefect, parent.id)
+    assert crashed.state is not None
+    assert crashed.state.is_crashed()
+    await asyncio.sleep(15)  # Prefect's worker reports the crash a second time, and would overwrite a retry before that
+    crashed = await prefect.read_flow_run(parent.id)
+    assert crashed.state is not None
+    await retry(prefect_server, crashed)
+    run_again = await ended(prefect, parent.id, than=crashed.state.id)
+    assert run_again.state is not None
+    assert run_again.state.is_completed(), run_again.state.message
+    assert {run.id for run in await children(prefect, parent.id)} == {run.id for run in before}
+    assert len(before) == 2
+    assert len(sandbox.record.submits()) == 6
+
+
+async def test_max_spend_holds_over_all_shards(
+    stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
+) -> None:
+    with pytest.raises(BatchFailedError) as caught:
+        await run(stored, key, requests=rows(6), shards=2, max_spend=17)
+    summary = caught.value.summary
+    assert summary.counts == {"archived": 4, "not submitted": 2}
+    assert [row.state for row in summary.rows][-2:] == ["not submitted"] * 2
+    assert "max_spend is 17" in summary.rows[-1].problem
+    assert summary.price == 16
+    assert len(sandbox.record.submits()) == 4
+
+
+async def test_a_refusal_of_the_account_in_one_shard_stops_the_others(
+    stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_402", skip=1, times=-1))
+    with pytest.raises(BatchFailedError) as caught:
+        await run(stored, key, requests=rows(40), shards=2, submissions_per_second=2)
+    assert caught.value.summary.blocked is not None
+    # One a second in each shard, and what one has met the other has heard of 4 s later.
+    assert len(sandbox.record.submits()) < 12
+
+
+@pytest.mark.attack
+async def test_shards_keep_both_limits_of_the_provider_together(
+    archive: VideoArchive, films: Path, workers: None, key: str, prefect_server: PrefectServer
+) -> None:
+    settings = SandboxSettings(speed=30, video_height=90, data_dir=films, max_concurrent_tasks=6)
+    with SandboxServer(settings) as sandbox:
+        api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=200, max_in_flight=6)
+        api.requests_per_minute = 600
+        stored = await store_blocks(api, archive)
+        summary = await run(stored, key, requests=rows(24), shards=2)
+        submits = len(sandbox.record.submits())
+        stamps = sorted(item.time for item in sandbox.record.all() if item.call in ("submit", "status"))
+    assert summary.counts == {"archived": 24}
+    assert submits == 24  # one more for each 429
+    most = max(sum(start <= stamp < start + 5 for stamp in stamps) for start in stamps)
+    print(f"\nat most {most} requests in 5 s; 600 a minute are 50")
+    assert most <= 50 + 10  # a second's worth at the beginning of the window
+
+
+async def test_without_the_deployment_nothing_is_submitted(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.shard_runs.DEPLOYMENT", "generate-shard/nobody-deployed")
+    with pytest.raises(PipelineError, match="sora deploy"):
+        await run(stored, key, requests=rows(2), shards=2)
+    assert sandbox.record.submits() == []
+
+
+async def test_a_person_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
+    stored: StoredBlocks,
+    sandbox: SandboxServer,
+    workers: None,
+    key: str,
+    prefect: PrefectClient,
+    prefect_server: PrefectServer,
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code"))
+    found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
+    parameters = {"requests": rows(4), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
+    parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+    failed = await ended(prefect, parent.id)
+    assert failed.state is not None
+    assert failed.state.is_failed()
+    assert len(sandbox.record.submits()) == 4
+    before = await children(prefect, parent.id)
+    await retry(prefect_server, failed)
+    again = await ended(prefect, parent.id, than=failed.state.id)
+    assert again.state is not None
+    assert again.state.is_completed(), again.state.message
+    assert len(sandbox.record.submits()) == 5
+    assert len(await children(prefect, parent.id)) == len(before) + 2

@@ -1,0 +1,31 @@
+"""Where videos are decoded: not on the event loop, and few at once."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from flows.media.decoding import decode, processors
+
+
+async def test_at_most_one_for_each_processor_decodes_at_once() -> None:
+    under_way, most = 0, 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.02)
+        with lock:
+            under_way -= 1
+
+    await asyncio.gather(*(decode(work) for _ in range(4 * processors())))
+    assert most == processors()
+
+
+async def test_an_error_reaches_who_waits() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await decode(divmod, 1, 0)

@@ -1,0 +1,107 @@
+"""Pictures from files: what they are called, and how they are turned and made smaller."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blocks import VideoArchive
+from flows.media.errors import ImageRefusedError
+from flows.media.own_images import (
+    EXIF_ORIENTATION,
+    LONGEST_SIGNATURE_SECONDS,
+    OwnImage,
+    image_address,
+    read_own_image,
+    upload,
+)
+
+NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 160, 3)).astype(np.uint8))
+
+
+def saved(folder: Path, name: str, *, turned: bool = False, image: Image.Image = NOISE) -> Path:
+    notes = Image.Exif()
+    if turned:
+        notes[EXIF_ORIENTATION] = 6
+    image.save(folder / name, exif=notes)
+    return folder / name
+
+
+def read(path: Path, *, max_bytes: int = 10_000_000, fit: bool = False) -> OwnImage:
+    return read_own_image(path, shown=path.name, max_bytes=max_bytes, fit=fit)
+
+
+def opened(image: OwnImage) -> Image.Image:
+    return Image.open(io.BytesIO(image.data))
+
+
+def test_a_picture_is_named_by_what_is_in_it_and_uploaded_as_it_is(tmp_path: Path) -> None:
+    one, same = (read(saved(tmp_path, name, turned=True)) for name in ("one.jpg", "same.jpg"))
+    assert one.object_name == same.object_name
+    assert one.data == (tmp_path / "one.jpg").read_bytes()
+    assert one.lies
+    assert read(saved(tmp_path, "other.png")).object_name != one.object_name
+
+
+def test_a_picture_that_lies_is_turned_where_that_is_wished(tmp_path: Path) -> None:
+    fitted = read(saved(tmp_path, "a.jpg", turned=True), fit=True)
+    assert opened(fitted).size == (90, 160)
+    assert not opened(fitted).getexif()
+    assert not fitted.lies
+    upright = read(saved(tmp_path, "b.jpg"), fit=True)
+    assert upright.data == (tmp_path / "b.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_a_picture_that_is_too_large_is_made_smaller_where_that_is_wished(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, name)
+    limit = path.stat().st_size // 2
+    with pytest.raises(ImageRefusedError, match="--fit-images"):
+        read(path, max_bytes=limit)
+    fitted = read(path, max_bytes=limit, fit=True)
+    assert len(fitted.data) <= limit
+    assert opened(fitted).format == "JPEG"
+    assert fitted.object_name == read(path, max_bytes=limit, fit=True).object_name
+    assert fitted.object_name != read(path, max_bytes=limit - 100, fit=True).object_name
+
+
+def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+    clear = NOISE.convert("RGBA")
+    clear.putalpha(0)
+    path = saved(tmp_path, "clear.png", image=clear)
+    fitted = read(path, max_bytes=path.stat().st_size - 1, fit=True)
+    assert opened(fitted).getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no file here"), (b"", "is empty"), (b"%PDF", "is a PDF"), (b"GIF89a", "is a GIF")]
+)
+def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "a.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageRefusedError, match=f"^a.jpg.*{words}"):
+        read(path)
+
+
+async def test_a_picture_is_uploaded_once_and_opened_by_its_address(archive: VideoArchive, tmp_path: Path) -> None:
+    image = read(saved(tmp_path, "a.png"))
+    store = archive.store()
+    try:
+        await upload(image, store)
+        first = await store.get(image.object_name)
+        await upload(image, store)
+        again = await store.get(image.object_name)
+        url = f"s3://{archive.bucket}/{image.object_name}"
+        address = image_address(url, archive, store, valid_seconds=360 * 3600)
+        public = archive.model_copy(update={"public_url": "https://videos.example.com/"})
+        assert image_address(f"{url} 2", public, store, valid_seconds=1) == (
+            f"https://videos.example.com/{archive.bucket}/{image.object_name}%202"
+        )
+    finally:
+        await store.aclose()
+    assert first is not None
+    assert first == again
+    assert f"X-Amz-Expires={LONGEST_SIGNATURE_SECONDS}" in address

@@ -1,0 +1,86 @@
+"""Names for runs without a key: readable, the same in every rerun, and never shared."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.utilities.names import generate_slug
+
+from blocks import VideoArchive
+from flows.record.keys import check_key
+from flows.record.ledger import Ledger
+from flows.record.run_keys import RunKeys, candidates, slug, typed_name
+
+SLUGS = {
+    "A red kite over dunes, slow dolly in": "a-red-kite-over-dunes-slow-dolly-in",
+    "Caf\u00e9 M\u00fcller's   window": "cafe-mullers-window",
+    "\u65e5\u672c": "video",
+    "": "video",
+    "x" * 100: "x" * 48,
+    "one two three four five six seven eight nine ten eleven": "one-two-three-four-five-six-seven-eight-nine-ten",
+    "...!": "video",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SLUGS.items())
+def test_a_prompts_first_words_are_a_name(text: str, expected: str) -> None:
+    assert slug(text) == expected
+
+
+@given(st.text(max_size=300))
+def test_whatever_the_text_it_makes_keys(text: str) -> None:
+    for candidate in candidates("run", slug(text)):
+        assert check_key(candidate) == candidate
+
+
+@pytest.mark.parametrize("made_up", ["tau6-newton", "alpha-canis-majoris", "omega", "mu94711-hanghart-io", None, ""])
+def test_a_name_that_the_form_fills_in_is_nobodys(made_up: str | None) -> None:
+    assert typed_name(made_up) is None
+
+
+def test_a_name_that_the_server_makes_up_is_nobodys() -> None:
+    assert [name for name in (generate_slug(2) for _ in range(200)) if typed_name(name)] == []
+
+
+@pytest.mark.parametrize("typed", ["spring-sale", "Spring Sale", "launch-03", "muesli", "a-red-kite"])
+def test_a_name_that_a_person_typed_counts(typed: str) -> None:
+    assert typed_name(typed) == typed
+    assert typed_name(f"generate {typed}", "generate") == typed
+
+
+@pytest.fixture
+async def keys(archive: VideoArchive):  # type: ignore[no-untyped-def]
+    store = archive.store()
+    yield Ledger(store).run_keys
+    await store.aclose()
+
+
+async def test_each_run_finds_its_own_key_again_and_no_two_share_one(keys: RunKeys) -> None:
+    runs = [f"run-{number}" for number in range(12)]
+    first = await asyncio.gather(*(keys.key(run, "kite") for run in runs))
+    assert len(set(first)) == 12
+    assert first.count("kite") == 1
+    # Whatever they are called by then, and in whatever order they come.
+    assert await asyncio.gather(*(keys.key(run, "another") for run in reversed(runs))) == first[::-1]
+
+
+async def test_two_processes_of_one_run_have_one_key(keys: RunKeys) -> None:
+    assert len(set(await asyncio.gather(*(keys.key("run", f"name-{n}") for n in range(8))))) == 1
+
+
+async def test_a_key_that_somebody_gave_is_not_taken(keys: RunKeys, archive: VideoArchive) -> None:
+    store = archive.store()
+    await store.put("ledger/kite.json", b"{}")
+    await store.put("ledger/spring-01.json", b"{}")
+    await store.aclose()
+    assert (await keys.key("one", "kite")).startswith("kite-")
+    assert await keys.key("two", "spring") == "spring"
+    assert (await keys.key("three", "spring", batch=True)).startswith("spring-")
+
+
+async def test_a_run_of_an_earlier_version_keeps_its_id(keys: RunKeys, archive: VideoArchive) -> None:
+    store = archive.store()
+    await store.put("ledger/4b1d-01.json", b"{}")
+    await store.aclose()
+    assert await keys.key("4b1d", "kite", batch=True) == "4b1d"

@@ -1,0 +1,149 @@
+"""A preview, an answer, a final video: against a real Prefect API, a real MinIO and the sandbox."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flow_runs import resume_flow_run
+
+from apixo import VideoRequest
+from deployments.sandbox import SandboxServer
+from flows.preview_then_final import (
+    ANOTHER,
+    FINAL_8,
+    FINAL_12,
+    STOP,
+    Answer,
+    PreviewStateError,
+    meaning,
+    preview_key,
+    preview_of,
+    preview_then_final,
+)
+from tests.flows.conftest import StoredBlocks
+from tests.support import KITE
+
+
+def test_a_preview_is_as_short_as_its_model_can() -> None:
+    assert preview_of(VideoRequest(prompt="Dunes", duration=12)) == VideoRequest(prompt="Dunes", duration=4)
+
+
+def test_what_is_left_empty_stays_and_what_is_given_changes() -> None:
+    assert meaning(Answer(decision=FINAL_8), KITE) == (KITE.model_copy(update={"duration": 8}), True)
+    changed = meaning(Answer(decision=FINAL_12, prompt=" Dunes at dusk "), KITE).request
+    assert changed is not None
+    assert (changed.prompt, changed.duration) == ("Dunes at dusk", 12)
+    assert meaning(Answer(decision=STOP, prompt="Dunes"), KITE).request is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(decision=ANOTHER), "would be the same"),
+        (Answer(decision=FINAL_8, model="no model/"), "model"),
+        (Answer(decision=FINAL_8, prompt="x" * 10_001), "prompt"),
+    ],
+)
+def test_an_answer_that_cannot_be_carried_out_says_why(answer: Answer, why: str) -> None:
+    with pytest.raises(PreviewStateError, match=why):
+        meaning(answer, KITE)
+
+
+async def paused(key: str, question: str) -> FlowRun:
+    """The run of this key, once it waits for the answer to this question."""
+    wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"preview {key}"]))
+    async with get_client() as client:
+        for _ in range(300):
+            for run in await client.read_flow_runs(flow_run_filter=wanted):
+                if run.state and run.state.is_paused() and run.state.state_details.pause_key == question:
+                    await asyncio.sleep(0.5)  # the form is saved after the state
+                    return run
+            await asyncio.sleep(0.1)
+    raise AssertionError(f"{key} never asked {question}")
+
+
+@asynccontextmanager
+async def running(stored: StoredBlocks, key: str, **more: Any) -> AsyncIterator[asyncio.Future[Any]]:
+    task: asyncio.Future[Any] = asyncio.ensure_future(
+        preview_then_final(KITE, key=key, api=stored.name, archive=stored.name, return_state=True, **more)
+    )
+    try:
+        yield task
+    finally:
+        task.cancel()
+
+
+async def answer(run: FlowRun, **given: str) -> None:
+    await asyncio.to_thread(resume_flow_run, run.id, run_input=given)
+
+
+async def artifacts(run_id: UUID) -> dict[str, str]:
+    async with get_client() as client:
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+        )
+    return {str(item.key): str(item.data) for item in sorted(found, key=lambda item: str(item.created))}
+
+
+def lengths(sandbox: SandboxServer) -> list[int]:
+    return [json.loads(request.body)["input"]["duration"] for request in sandbox.record.submits()]
+
+
+async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_again(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key) as task:
+        run = await paused(key, "preview-1-0")
+        assert lengths(sandbox) == [4]
+        question = (await artifacts(run.id))[f"question-{key}-preview"]
+        assert "data:image/jpeg" in question
+        assert "Resume" in question
+        await answer(run, decision=FINAL_8)
+        state: State[Any] = await task
+    made = await state.aresult()
+    assert (made.key, made.request.duration) == (f"{key}-final", 8)
+    assert lengths(sandbox) == [4, 8]
+    async with running(stored, key) as again:  # nothing is asked: the final video is known
+        assert (await (await again).aresult()).key == made.key
+    assert lengths(sandbox) == [4, 8]
+
+
+async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_changed(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key) as task:
+        await answer(await paused(key, "preview-1-0"), decision=ANOTHER)
+        run = await paused(key, "preview-1-1")
+        assert "would be the same" in (await artifacts(run.id))[f"question-{key}-preview"]
+        await answer(run, decision=ANOTHER, prompt="Dunes at dusk")
+        await answer(await paused(key, "preview-2-0"), decision=STOP)
+        state = await task
+    assert state.is_completed()
+    assert "no final video" in (state.message or "")
+    assert preview_key(key, 2) in (state.message or "")
+    assert lengths(sandbox) == [4, 4]
+    assert await stored.recorded(f"{key}-final") is None
+
+
+async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key, answer_within_hours=3 / 3600) as task:
+        run = await paused(key, "preview-1-0")
+        state = await task
+    assert state.is_failed()  # by Prefect's server, whose message nobody can change; so the question says what to do
+    assert "never resumed" in (state.message or "")
+    assert "**Retry** that run" in (await artifacts(run.id))[f"question-{key}-preview"]
+    assert lengths(sandbox) == [4]
