@@ -59,7 +59,7 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
 OLDEST := .venv-oldest
-OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py tests/flows/media \
+OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py tests/blocks/test_uploads.py tests/flows/media \
   tests/flows/test_generate_video.py tests/flows/test_generate_batch.py tests/flows/test_collect_videos.py
 
 test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that pyproject.toml allows: two minutes

@@ -96,6 +96,3 @@ def _parsed(url: str) -> str:
         return str(httpx.URL(url))
     except httpx.InvalidURL:
         return url
-
-
-__all__ = ["normalize_url"]

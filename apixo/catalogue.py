@@ -272,18 +272,3 @@ def problem(environ: Mapping[str, str] = os.environ) -> str | None:
 def find(name: str) -> VideoModel | None:
     """What is known of a model; None: nothing, and its requests are sent as they are."""
     return models().get(name)
-
-
-__all__ = [
-    "USER_CATALOGUE",
-    "Mode",
-    "Option",
-    "Shape",
-    "VideoModel",
-    "can_be_sent",
-    "find",
-    "models",
-    "one_of",
-    "problem",
-    "shape_of",
-]

@@ -23,7 +23,6 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from apixo import constants
-from apixo.balance import parse_balance
 from apixo.errors import (
     ApixoError,
     NoReplyError,
@@ -40,6 +39,7 @@ from apixo.replies import (
     Failed,
     Status,
     Succeeded,
+    parse_balance,
     parse_envelope,
     parse_status,
     parse_submitted,

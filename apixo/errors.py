@@ -287,7 +287,7 @@ JUDGED: dict[str, str] = {
     "IMAGE_DOWNLOAD_FAILED": "the image",
     "UNSUPPORTED_FORMAT": "the image",
 }
-"""What was judged, where the failCode tells."""
+"""What was judged, where the failCode says so."""
 
 
 def _plain(fail_code: str) -> str:
@@ -300,7 +300,7 @@ _JUDGED = {_plain(code): part for code, part in JUDGED.items()}
 
 
 def is_output_verdict(fail_code: str) -> bool:
-    """Whether a failCode tells that the finished video was, or may have been, what the provider judged.
+    """Whether a failCode says that the finished video was, or may have been, what the provider judged.
 
     Codes that do not say what was judged are not among them: they may be about the prompt.
     """

@@ -4,7 +4,9 @@ A task's state is a class of its own, so that a result exists only on `Succeeded
 """
 
 import json
+import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -213,6 +215,18 @@ def parse_submitted(envelope: Envelope) -> str:
         f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.",
         code=200,
     )
+
+
+def parse_balance(envelope: Envelope) -> Decimal:
+    """What the account has left: a bare number, as APIXO documents it.
+
+    Raises:
+        UnexpectedReplyError: it is none.
+    """
+    amount = envelope.data
+    if isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount):
+        return Decimal(str(amount))
+    raise UnexpectedReplyError(f"APIXO gave no balance: {_show(amount)!r}.", code=200)
 
 
 def usable_task_id(value: object) -> str | None:

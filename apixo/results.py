@@ -99,6 +99,3 @@ def _is_other(path: str, url: str) -> bool:
 def _words(path: str) -> list[str]:
     """`data.videoUrl` and `data.video_url` are data, video, url."""
     return [word.lower() for word in _WORDS.findall(path)]
-
-
-__all__ = ["DOCUMENTED", "ResultUrls", "find_result_urls"]

@@ -133,5 +133,3 @@ UNTRUSTED: Final = (
 )
 NO_WAY: Final = " If a proxy is the only way out of this network, name it in HTTPS_PROXY."
 """The remedy for a host that cannot be reached at all."""
-
-__all__ = ["NO_WAY", "UNTRUSTED", "is_loopback", "is_untrusted_certificate", "proxy_for", "trust"]

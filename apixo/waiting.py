@@ -1,4 +1,4 @@
-"""Waiting for the end of a task. The clock, the pause and the dice come in as arguments."""
+"""Waiting for the end of a task. The clock, the pause and the randomness come in as arguments."""
 
 import asyncio
 import random

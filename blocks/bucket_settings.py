@@ -90,7 +90,7 @@ def read_settings(connection: Connection, bucket: str) -> BucketSettings:
 def read_stale_release(connection: Connection) -> str:
     """The release of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or nobody says so.
 
-    Only a key with the right `admin:ServerInfo` is told. Blocks.
+    Only a key with the right `admin:ServerInfo` gets an answer. Blocks.
     """
     if not _is_minio(connection):
         return ""  # elsewhere the address would be an object in somebody's bucket
@@ -192,14 +192,3 @@ def _children(element: ET.Element, name: str) -> list[ET.Element]:
 def _text(element: ET.Element, name: str) -> str:
     """The text of the first such element at any depth: a prefix stands in a rule, its filter, or an And."""
     return next((found.text or "" for found in _all(element, name)), "").strip()
-
-
-__all__ = [
-    "BucketSettings",
-    "LifecycleRule",
-    "parse_retention",
-    "parse_rules",
-    "parse_versioned",
-    "read_settings",
-    "read_stale_release",
-]

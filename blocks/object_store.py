@@ -429,6 +429,3 @@ def _gone_is_changed(name: str) -> Iterator[None]:
         raise PreconditionFailedError(
             f"{name} was removed by someone else.", code="PreconditionFailed", object_name=name
         ) from error
-
-
-__all__ = ["ListedObject", "ObjectDigest", "ObjectStore", "StoredObject"]

@@ -309,14 +309,3 @@ def _data() -> bytes:
 def _is_ours(data: bytes) -> bool:
     """Whether it is a probe of this or an earlier version."""
     return data.startswith(b"Shows that this store") or (data.startswith(b'{"probe"') and data.endswith(b'"}'))
-
-
-__all__ = [
-    "RACED",
-    "ensure_ready",
-    "mark_raced",
-    "problems",
-    "prove",
-    "prove_large_upload",
-    "prove_settings",
-]

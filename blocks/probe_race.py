@@ -62,6 +62,3 @@ async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition
             object_name=name,
         )
     return found.etag
-
-
-__all__ = ["RACERS", "prove_race"]

@@ -144,7 +144,7 @@ class Connection:
         )
 
     def bucket_region(self, bucket: str) -> str:
-        """The region that a bucket is in, as S3 tells anybody, without a signature; empty: the store does not."""
+        """The region that a bucket is in, as S3 answers anybody, without a signature; empty: the store does not."""
         try:
             with self.http() as http:
                 return str(http.head(f"{self.url}/{bucket}").headers.get("x-amz-bucket-region", ""))
@@ -166,6 +166,3 @@ class Connection:
 def _pem(context: ssl.SSLContext) -> str:
     """What Python trusts, for a client that looks for certificates in other places. (It reads SSL_CERT_DIR itself.)"""
     return "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in context.get_ca_certs(binary_form=True))
-
-
-__all__ = ["CONNECT_TIMEOUT_SECONDS", "REQUEST_TIMEOUT_SECONDS", "Connection"]

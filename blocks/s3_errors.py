@@ -269,6 +269,3 @@ def _advice(code: str, bucket: str) -> str:
         "XMinioStorageFull": "The store's disk is full: give it room.",
         "EntityTooLarge": "A proxy in front of the store limits the size of uploads: raise its limit.",
     }.get(code, "Are endpoint, bucket and keys in the video-archive block those of this store?")
-
-
-__all__ = ["BUSY", "NO_ETAG", "Reply", "ReplyError", "parse", "parse_body", "redacted", "store_error", "wrong_region"]

@@ -84,6 +84,3 @@ class Uploads:
             timeout_seconds=REQUEST_TIMEOUT_SECONDS + size_bytes / BYTES_PER_SECOND,
             content_type=content_type,
         )
-
-
-__all__ = ["ONE_REQUEST_BYTES", "UPLOADERS", "Attributes", "Uploads"]

@@ -131,7 +131,7 @@ def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the sandboxes keep their films: the same film is drawn once for the whole suite."""
+    """Where the sandboxes keep their videos: the same video is drawn once for the whole suite."""
     return tmp_path_factory.mktemp("films")
 
 

@@ -53,7 +53,7 @@ ONLY_POST: Final = "This address takes callbacks of APIXO, by POST. It is there.
 RETRY_AFTER_SECONDS: Final = 10
 STORE_PATIENCE_SECONDS: Final = 2.0
 """How long an outage of the store is waited out: shorter than `ANSWER_SECONDS`, so that the provider hears of it."""
-REFUSALS_TOLD_SECONDS: Final = 60.0
+REFUSALS_EVERY_SECONDS: Final = 60.0
 """How often the log says at most that calls without a valid token came."""
 
 _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
@@ -128,7 +128,7 @@ def create_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         await handlers.queue.aclose()
-        handlers.notifier.tell_what_is_left()
+        handlers.notifier.flush()
 
     # Whether or not what stands in front takes the path of the public address away.
     public_path = httpx.URL(resources.api.callback_url or "").path.rstrip("/")
@@ -157,7 +157,7 @@ class _Handlers:
         self.notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
         self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
         self._refused = 0
-        self._refusals_told_at = -REFUSALS_TOLD_SECONDS
+        self._refusals_reported_at = -REFUSALS_EVERY_SECONDS
         self.queue = CallbackQueue(self._work)
 
     async def health(self, _: Request) -> Response:
@@ -207,20 +207,20 @@ class _Handlers:
         attempt_number = int(number or "1")
         token = self._resources.api.callback_token(key, attempt_number)
         if not _same(parts["token"], token):
-            self._tell_of_refusals()
+            self._report_refusals()
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return key, attempt_number
 
-    def _tell_of_refusals(self) -> None:
+    def _report_refusals(self) -> None:
         """Says it now and then: a secret that was changed would otherwise go unnoticed."""
         self._refused += 1
         now = time.monotonic()
-        if now - self._refusals_told_at >= REFUSALS_TOLD_SECONDS:
+        if now - self._refusals_reported_at >= REFUSALS_EVERY_SECONDS:
             _log.warning(
                 "%d call(s) with a token that does not fit were refused. If they are the provider's, the callback "
                 "secret was changed since those videos were submitted; polling still finds their end.", self._refused,
             )  # fmt: skip
-            self._refused, self._refusals_told_at = 0, now
+            self._refused, self._refusals_reported_at = 0, now
 
     async def _body(self, request: Request) -> bytes:
         declared = request.headers.get("content-length", "")

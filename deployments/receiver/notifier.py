@@ -1,4 +1,4 @@
-"""Tells of ended tasks: every one to the runs that wait, and now and then one to the collector.
+"""Reports ended tasks: every one to the runs that wait, and now and then one to the collector.
 
 An event for each of a hundred callbacks would have Prefect create a hundred collector runs, and cancel most of them. On
 SQLite that was measured to stall the server for a minute. One collector run hears of all that end while it runs and of
@@ -32,14 +32,14 @@ class Notifier:
         self._left: tuple[str, str] | None = None
 
     def finished(self, key: str, task_id: str) -> None:
-        """Tells that the task of a generation has ended."""
+        """Reports that the task of a generation has ended."""
         self._emit(key, task_id=task_id, calls_collector=self._quiet is None)
         if self._quiet is None:
-            self._quiet = asyncio.get_running_loop().call_later(self._call_every_seconds, self.tell_what_is_left)
+            self._quiet = asyncio.get_running_loop().call_later(self._call_every_seconds, self.flush)
         else:
             self._left = key, task_id
 
-    def tell_what_is_left(self) -> None:
+    def flush(self) -> None:
         """Calls the collector for what came since it was called last. To be done when the receiver stops, too."""
         if self._quiet is not None:
             self._quiet.cancel()

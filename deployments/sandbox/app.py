@@ -1,7 +1,5 @@
 """The sandbox of the APIXO Sora-2 API as a Starlette app: the documented calls, the videos, and a few sample images."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hmac

@@ -1,6 +1,4 @@
-"""Tells a receiver that its task ended: the status reply's envelope, POSTed until a 200, four times at most."""
-
-from __future__ import annotations
+"""Reports the end of a task to its receiver: the envelope of the status, POSTed until a 200, four times at most."""
 
 import asyncio
 import time

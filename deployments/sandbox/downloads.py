@@ -1,7 +1,5 @@
 """Faults of downloads, carried out: the videos, and the sample images. Those that send nothing are in `misbehavior`."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """The envelope of every reply, `{"code", "message", "data"}`, and the ways it can be damaged."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `downloads` carry them out."""
 
-from __future__ import annotations
-
 import threading
 from typing import Literal, Self, get_args
 

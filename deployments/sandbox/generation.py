@@ -2,8 +2,6 @@
 models by the catalogue.
 """
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -14,7 +12,7 @@ from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
 
 
 class AnyInput(BaseModel):
-    """What is to be filmed, of any model. Strict: the string "4" is not the number 4."""
+    """What the video is to show, for any model. Strict: the string "4" is not the number 4."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -39,7 +37,7 @@ class AnyInput(BaseModel):
 
 
 class GenerationInput(AnyInput):
-    """What is to be filmed by sora-2."""
+    """What the video is to show, for sora-2."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 

@@ -1,7 +1,5 @@
 """Fetches start images as the provider does, over the network."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 from io import BytesIO
@@ -65,7 +63,7 @@ def _check(content: bytes) -> None:
 
 
 async def _refuse_metadata_service(request: httpx.Request) -> None:
-    # Even a toy must not read a cloud machine's credentials because an image URL redirects there.
+    # Even a sandbox must not read a cloud machine's credentials because an image URL redirects there.
     try:
         address = ipaddress.ip_address(request.url.host)
     except ValueError:

@@ -1,7 +1,5 @@
 """Result addresses that carry a signature, like those of a storage service."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import secrets

@@ -1,7 +1,5 @@
 """Stands before the app: records every request, and hands those with a scripted fault to what carries it out."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """Faults that answer before anything is done, and those of the two API calls, carried out. See also `downloads`."""
 
-from __future__ import annotations
-
 import json
 from http import HTTPStatus
 from typing import get_args

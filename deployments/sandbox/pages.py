@@ -1,7 +1,5 @@
 """The front page: what this is, and what it has made so far."""
 
-from __future__ import annotations
-
 import time
 from html import escape
 

@@ -1,7 +1,5 @@
 """Landscapes, painted for a text: what videos from text show, and start images to try image-to-video with."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from io import BytesIO

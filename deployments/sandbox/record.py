@@ -1,7 +1,5 @@
 """What the sandbox was asked: every request it received, for tests that count what reached the other side."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Runs the sandbox: in a thread of a test, or in the foreground of a terminal."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import socket

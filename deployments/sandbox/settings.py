@@ -1,7 +1,5 @@
 """What can be set on the sandbox, and the provider's numbers it keeps to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -1,7 +1,5 @@
 """All that one sandbox knows."""
 
-from __future__ import annotations
-
 from deployments.sandbox.faults import FaultScript
 from deployments.sandbox.record import RequestRecord
 from deployments.sandbox.settings import SandboxSettings

@@ -1,7 +1,5 @@
 """The generation tasks: how one lives from `pending` to its video, and the board that keeps them all."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -88,6 +86,10 @@ class Task:
 class TaskBoard:
     """Every task of the sandbox, and what makes them progress."""
 
+    #: Both are there once it has been started.
+    _videos: VideoStore
+    _client: httpx.AsyncClient
+
     def __init__(self, settings: SandboxSettings, faults: FaultScript) -> None:
         self._settings, self._faults = settings, faults
         self._random = random.Random(settings.seed)
@@ -95,8 +97,6 @@ class TaskBoard:
         self._lock = threading.Lock()
         self._open = 0
         self._lives: set[asyncio.Task[None]] = set()
-        self._videos: VideoStore | None = None
-        self._client: httpx.AsyncClient | None = None
         self.links = ResultLinks()
 
     async def start(self) -> None:
@@ -109,16 +109,8 @@ class TaskBoard:
         for life in list(self._lives):
             life.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)
-        if self._videos is not None:
-            await self._videos.close()
-        if self._client is not None:
-            await self._client.aclose()
-
-    @property
-    def videos(self) -> VideoStore:
-        if self._videos is None:
-            raise RuntimeError("the task board is not started")
-        return self._videos
+        await self._videos.close()
+        await self._client.aclose()
 
     @property
     def unfinished(self) -> int:
@@ -167,7 +159,7 @@ class TaskBoard:
         if turned:
             width, height = video_size(aspect_ratio, 90)
             aspect_ratio = "portrait" if width >= height else "landscape"
-        return await self.videos.video(
+        return await self._videos.video(
             prompt=asked.prompt,
             duration=duration or asked.seconds,
             aspect_ratio=aspect_ratio,
@@ -197,12 +189,12 @@ class TaskBoard:
         asked = task.request.input
         images: list[bytes] = []
         if asked.mode != "text-to-video":
-            images = [await fetch_image(self._network, url) for url in asked.image_urls or []]
+            images = [await fetch_image(self._client, url) for url in asked.image_urls or []]
         if FORBIDDEN_WORD in asked.prompt.lower():
             await asyncio.sleep(due - clock())
             _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")
             return
-        video = await self.videos.video(
+        video = await self._videos.video(
             prompt=asked.prompt,
             duration=asked.seconds,
             aspect_ratio=asked.ratio,
@@ -221,19 +213,13 @@ class TaskBoard:
             else self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
         )
         await deliver(
-            self._network,
+            self._client,
             task.request.notify or "",
             lambda: success(task.data(self.links, task.base_url)),
             settings=self._settings,
             fault=fault,
             attempts=task.callbacks,
         )
-
-    @property
-    def _network(self) -> httpx.AsyncClient:
-        if self._client is None:
-            raise RuntimeError("the task board is not started")
-        return self._client
 
     def _keep(self, life: Coroutine[Any, Any, None]) -> None:
         # The event loop holds tasks weakly: without this reference one could be collected half-way.

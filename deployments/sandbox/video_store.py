@@ -1,7 +1,5 @@
 """The videos on disk: each rendered once for its inputs, two at a time, beside the event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Renders the sandbox's videos: real MP4s that any player plays, a slow pan over a picture with the prompt on it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """One HTTP exchange as raw ASGI: what a web framework rightly hides, and what a fault needs."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

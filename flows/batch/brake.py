@@ -159,6 +159,3 @@ def free_call(client: StatusClient) -> Answers:
         return True
 
     return answers
-
-
-__all__ = ["AT_ONCE", "OutageBrake", "free_call"]

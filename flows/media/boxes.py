@@ -63,6 +63,3 @@ def read_boxes(path: Path) -> Boxes:
                 least_bytes = max(least_bytes, at + length)
             at += max(length, 8)
     return Boxes(brand, has_whole_index and b"moof" not in kinds, least_bytes, has_c2pa)
-
-
-__all__ = ["C2PA_UUID", "Boxes", "read_boxes"]

@@ -84,6 +84,3 @@ def share_link(url: str) -> ShareLink | None:
         case _ if host in _PAGES_ONLY:
             found = ShareLink(_PAGES_ONLY[host], None)
     return found
-
-
-__all__ = ["ShareLink", "share_link"]

@@ -267,6 +267,3 @@ def _letters(text: bytes) -> bytes:
             lambda escape: bytes.fromhex(escape[1].decode()) if escape[1] else escape[2] or b"", text
         )
     return re.sub(rb"\s+", b"", text).translate(_URL_SAFE)
-
-
-__all__ = ["Unwrapped", "is_error_page", "unwrap"]

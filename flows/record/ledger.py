@@ -383,6 +383,3 @@ def _parse(key: str, data: bytes) -> Generation:
             f"it. Look at {record_name(key)} in the bucket.",
             key=key,
         ) from error
-
-
-__all__ = ["Entry", "Ledger", "marker_name", "record_name"]

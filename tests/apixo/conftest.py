@@ -33,7 +33,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def own_sandbox_server() -> Iterator[SandboxServer]:
-    """At the provider's pace no task ends during a test, so no film is ever drawn."""
+    """At the provider's pace no task ends during a test, so no video is ever drawn."""
     with SandboxServer(SandboxSettings(api_key=KEY, speed=1)) as server:
         yield server
 

@@ -63,7 +63,7 @@ async def a_batch_is_disturbed(
         The exit code of the last run.
     """
     calendar = commands.folder / "fifty.csv"
-    calendar.write_text("id,prompt\n" + "".join(f"{number:02},The same film\n" for number in range(ROWS)))
+    calendar.write_text("id,prompt\n" + "".join(f"{number:02},The same video\n" for number in range(ROWS)))
     order = ("batch", str(calendar), "--key", key, "--submissions-per-second", "10")
     running = await commands.start(*order)
 

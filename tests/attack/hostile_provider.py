@@ -17,14 +17,14 @@ class HostileProvider:
     """Takes every submission, and reports each task at once as done, with the addresses that its prompt has here.
 
     Attributes:
-        film: what `/film.mp4` gives.
+        video: what `/video.mp4` gives.
         results: result addresses by prompt.
         redirects: where `/to/<name>` leads, by name.
         posts: the prompts that were submitted, in order.
         asked: the paths that were asked for besides the API's.
     """
 
-    film: bytes
+    video: bytes
     results: dict[str, list[str]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     posts: list[str] = field(default_factory=list)
@@ -42,9 +42,9 @@ class HostileProvider:
 
 
 @contextmanager
-def providing(film: bytes) -> Iterator[HostileProvider]:
+def providing(video: bytes) -> Iterator[HostileProvider]:
     """Runs one on a free port."""
-    provider, lock = HostileProvider(film), threading.Lock()
+    provider, lock = HostileProvider(video), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -62,8 +62,8 @@ def providing(film: bytes) -> Iterator[HostileProvider]:
                 return
             with lock:
                 provider.asked.append(self.path)
-            if parts.path == "/film.mp4":
-                self.reply(200, provider.film)
+            if parts.path == "/video.mp4":
+                self.reply(200, provider.video)
             elif parts.path.startswith("/to/"):
                 self.reply(302, location=provider.redirects[parts.path.removeprefix("/to/")])
             else:

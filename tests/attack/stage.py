@@ -43,9 +43,9 @@ SUBMIT_TIMEOUT_SECONDS = 1.0
 LAST_WRITE_SECONDS = 0.1
 """What a dead process has sent arrives within this time."""
 FILM_SECONDS = 0.5
-"""A film of 4 s is done after 0.2 to 0.4 s, at this speed."""
+"""A video of 4 s is done after 0.2 to 0.4 s, at this speed."""
 COLLECTIONS = 20
-"""How often the collector runs at most. One run takes longer than a film."""
+"""How often the collector runs at most. One run takes longer than a video."""
 CALLBACK_URL = "http://127.0.0.1:9"
 """Nobody listens there."""
 OTHER = VideoRequest(prompt="A lighthouse in a storm, from above")
@@ -240,9 +240,9 @@ class Stage:
         for task_id, video in videos.items():
             task = self.sandbox.tasks.get(task_id)
             if video is not None and task is not None and task.video is not None:
-                film = hashlib.sha256(task.video.read_bytes()).hexdigest()
-                if video.sha256 != film:
-                    wrong.append(f"{video.name} is not the film of {task_id}")
+                rendered = hashlib.sha256(task.video.read_bytes()).hexdigest()
+                if video.sha256 != rendered:
+                    wrong.append(f"{video.name} is not the video of {task_id}")
         return tuple(wrong)
 
     async def _retry_parent(self) -> None:
@@ -291,7 +291,7 @@ async def open_stage(
     Args:
         world: what it stands in.
         calls: whether the provider calls back.
-        initial_wait_seconds: how long a run waits before it asks; by default until the film is done.
+        initial_wait_seconds: how long a run waits before it asks; by default until the video is done.
     """
     async with AsyncExitStack() as stack:
         settings = SandboxSettings(speed=600, video_height=90, data_dir=world.films)

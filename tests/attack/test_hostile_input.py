@@ -58,8 +58,8 @@ REDIRECTED: Final = [
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
+def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("video") / "video.mp4"
     render_video(
         path, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=90, image=None, watermark=False
     )
@@ -67,8 +67,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def provider(film: bytes, prefect_server: PrefectServer) -> Iterator[HostileProvider]:
-    with providing(film) as running:
+def provider(video: bytes, prefect_server: PrefectServer) -> Iterator[HostileProvider]:
+    with providing(video) as running:
         yield running
 
 
@@ -154,7 +154,7 @@ async def test_the_machine_inside_would_have_been_reached_without_the_guard(
 
 
 async def test_a_paid_video_whose_address_may_not_be_asked_stays_open_until_the_provider_gives_another(
-    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str, film: bytes
+    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str, video: bytes
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
     urls = [*(f"http://{host}:{inside.port}/v.mp4" for host in LOOPBACK), *ELSEWHERE]
@@ -170,8 +170,8 @@ async def test_a_redirect_to_where_nobody_may_ask_loses_no_paid_video(
     provider.redirects |= {f"chain-{number}": f"/to/{number}" for number in range(len(REDIRECTED))}
     first = ["/to/" + name for name in provider.redirects]
     await stays_open_and_comes_home(provider, stored, key, [provider.url + path for path in first])
-    # Each address twice, by the run and by the collector, and nothing but the redirects themselves and the good film.
-    followed = [path for path in provider.asked if path != "/film.mp4"]
+    # Each address twice, by the run and by the collector, and nothing but the redirects themselves and the good video.
+    followed = [path for path in provider.asked if path != "/video.mp4"]
     assert sorted(followed) == sorted(2 * (first + [f"/to/{number}" for number in range(len(REDIRECTED))]))
 
 
@@ -190,7 +190,7 @@ async def stays_open_and_comes_home(provider: HostileProvider, stored: StoredBlo
     assert await states(stored, keys) == {State.SUCCEEDED}
     assert await open_keys(stored) == keys
     assert await names(stored, "videos/") == []
-    provider.results = {prompt: [f"{provider.url}/film.mp4"] for prompt in provider.results}
+    provider.results = {prompt: [f"{provider.url}/video.mp4"] for prompt in provider.results}
     stored.api.allow_private_hosts = True
     await stored.api.save(stored.name, overwrite=True)
     await collect_videos(api=stored.name, archive=stored.name)
@@ -212,14 +212,14 @@ async def test_a_good_result_beside_bad_ones_comes_home(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
-    good = f"{provider.url}/film.mp4"
+    good = f"{provider.url}/video.mp4"
     provider.results = {"Dunes": ["file:///etc/passwd", "http://169.254.169.254/v.mp4", good, "data:video/mp4,x"]}
     made = await stored.generate(VideoRequest(prompt="Dunes"), key=key)
     assert made.state is State.ARCHIVED
     assert made.video is not None
     assert made.video.name.endswith("/video-3.mp4")
     assert sum("was left out" in warning for warning in made.warnings) == 3
-    assert (provider.posts, provider.asked) == (["Dunes"], ["/film.mp4"])
+    assert (provider.posts, provider.asked) == (["Dunes"], ["/video.mp4"])
     assert await open_keys(stored) == []
 
 
@@ -227,7 +227,7 @@ async def test_a_result_that_may_not_be_asked_says_what_to_do(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
-    provider.results = {"Dunes": [f"{provider.url}/film.mp4?X-Amz-Signature=hunter2"]}
+    provider.results = {"Dunes": [f"{provider.url}/video.mp4?X-Amz-Signature=hunter2"]}
     with pytest.raises(ForbiddenUrlError, match=r"127\.0\.0\.1 is not public.*allow_private_hosts"):
         await stored.generate(VideoRequest(prompt="Dunes"), key=key)
     assert provider.asked == []

@@ -196,7 +196,7 @@ async def test_the_disk_of_the_spool_is_full(
     spool = tmp_path / "small"
     spool.mkdir()
     stored = await store_blocks(patient_api(slow_sandbox), make_archive(minio))
-    order = ("generate", "The same film, twelve seconds", "--duration", "12", "--key", key)
+    order = ("generate", "The same video, twelve seconds", "--duration", "12", "--key", key)
     with small_disk(spool) as inside:
         full = replace(commands(stored, SORA_SPOOL_DIR=str(spool)), prefix=inside)
         others = [*inside, "sh", "-c", f"head -c 120000 /dev/zero > {spool}/others"]

@@ -15,7 +15,8 @@ from flows.media.hosts import guarded_client
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
-from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, TRIES, End, Row, with_table
+from tests.attack.fault_rows import TRIES, End, Row
+from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, with_table
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
 

@@ -23,7 +23,7 @@ class Facts:
         task_ids: every task that the record names.
         marked: whether the open marker is there.
         videos: names of all archived videos, without those of superseded tasks, which are archived beside.
-        unsound: objects that differ from the record or from the provider's film, each with what is wrong.
+        unsound: objects that differ from the record or from the provider's video, each with what is wrong.
         announced: whether the event `archived` reached Prefect.
         failed: whether the last command failed.
         told: what the last command told its user.

@@ -22,7 +22,7 @@ from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready, prove
 
 from .conftest import OpenStore, archive
-from .test_object_store import every_call
+from .store_calls import every_call
 from .wire import FakeStore, always, http, listening, s3_error
 
 

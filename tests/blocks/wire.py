@@ -85,21 +85,16 @@ class LosingProxy:
     lost: int = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self.endpoint.partition(":")
-        up_reader, up_writer = await asyncio.open_connection(host, int(port))
-        try:
+        async with connected(self.endpoint) as (up_reader, up_writer):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 up_writer.write(head + await reader.readexactly(body_length(head.decode("latin-1"))))
-                reply = await up_reader.readuntil(b"\r\n\r\n")
+                reply = await read_reply(head, up_reader)
                 if self.loses in head.decode("latin-1").lower() and not self.lost:
                     self.lost += 1
                     return  # the store has answered: what it did, it did
-                length = 0 if head.startswith(b"HEAD") else body_length(reply.decode("latin-1"))
-                writer.write(reply + await up_reader.readexactly(length))
+                writer.write(reply)
                 await writer.drain()
-        finally:
-            up_writer.transport.abort()
 
 
 @dataclass
@@ -111,9 +106,7 @@ class LimitingProxy:
     refused: int = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self.endpoint.partition(":")
-        up_reader, up_writer = await asyncio.open_connection(host, int(port))
-        try:
+        async with connected(self.endpoint) as (up_reader, up_writer):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if (length := body_length(head.decode("latin-1"))) > self.max_bytes:
@@ -123,12 +116,26 @@ class LimitingProxy:
                     await reader.readexactly(length)  # it lingers, so that the client comes to read the answer
                     return
                 up_writer.write(head + await reader.readexactly(length))
-                reply = await up_reader.readuntil(b"\r\n\r\n")
-                length = 0 if head.startswith(b"HEAD") else body_length(reply.decode("latin-1"))
-                writer.write(reply + await up_reader.readexactly(length))
+                writer.write(await read_reply(head, up_reader))
                 await writer.drain()
-        finally:
-            up_writer.transport.abort()
+
+
+@asynccontextmanager
+async def connected(endpoint: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the store behind a proxy, cut at the end."""
+    host, _, port = endpoint.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def read_reply(request_head: bytes, reader: asyncio.StreamReader) -> bytes:
+    """The whole reply to a request. A reply to HEAD has no body, whatever length it announces."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = 0 if request_head.startswith(b"HEAD") else body_length(head.decode("latin-1"))
+    return head + await reader.readexactly(length)
 
 
 @dataclass
@@ -140,19 +147,16 @@ class ConnectProxy:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode("latin-1"))
-        host, _, port = self.endpoint.partition(":")
-        up_reader, up_writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-
-        async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-            while data := await source.read(65_536):
-                to.write(data)
-                await to.drain()
-
-        try:
+        async with connected(self.endpoint) as (up_reader, up_writer):
+            writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
             await asyncio.wait(
                 [asyncio.ensure_future(pump(reader, up_writer)), asyncio.ensure_future(pump(up_reader, writer))],
                 return_when=asyncio.FIRST_COMPLETED,
             )
-        finally:
-            up_writer.transport.abort()
+
+
+async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    """Passes on what comes, until the end."""
+    while data := await source.read(65_536):
+        to.write(data)
+        await to.drain()

@@ -1,15 +1,9 @@
 """What a call of the provider changes, and what it cannot change. Asserts on the ledger and on what the API saw."""
 
 import asyncio
-import gzip
-import json
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prefect import flow
 
 from apixo import ApixoClient, ApixoError, Failed, VideoRequest
 from blocks import ApixoApi
@@ -17,107 +11,31 @@ from blocks.errors import StoreUnavailableError
 from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.callbacks import NOTE, Outcome, answer_call, parse_claimed_task_id
-from flows.collect_videos import Collected, collect
+from flows.callbacks import NOTE, Outcome
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
-from flows.record.generation import Generation, State
-from flows.record.indexes import TaskOwner
+from flows.record.generation import State
 from flows.record.ledger import Ledger
 from flows.resources import Resources, open_resources
-from flows.signals.events import emit_task_finished
-from flows.submission import Submission
-from tests.flows.test_collect_videos import finished
-from tests.flows.test_resolution import abandoned_claim, allow, lost, recorded, submit
+from tests.flows.generations import (
+    abandoned_claim,
+    allow,
+    bring_home,
+    closed_before_each_change,
+    finished,
+    lost,
+    recorded,
+    submit,
+)
 from tests.support import made_outside, make_archive
 from tests.support.events import Sent
 from tests.support.receiver import records
 from tests.support.store_gate import StoreGate, nothing
 
-
-def notify(key: str, task_id: str) -> None:
-    emit_task_finished(key, task_id=task_id, api="an-api", archive="an-archive")
+from .calls import call, names_of
 
 
-async def call(key: str, resources: Resources, claimed_task_id: str | None = None, *, attempt: int = 1) -> Outcome:
-    return await answer_call(key, attempt, claimed_task_id, resources, notify=notify)
-
-
-async def submit_prompt(prompt: str, key: str, resources: Resources) -> Generation:
-    return (await Submission(key, VideoRequest(prompt=prompt), resources).run()).generation
-
-
-async def bring_home(resources: Resources) -> list[Collected]:
-    """What the collector does next."""
-
-    @flow(name="collect-in-a-test")
-    async def run() -> list[Collected]:
-        return await collect(None, resources)
-
-    return await run()
-
-
-def names_of(sent: Sent, key: str) -> list[str]:
-    return [event.event for event in sent.all() if event.resource.id == f"sora.generation.{key}"]
-
-
-HINTS: list[tuple[bytes, str | None]] = [
-    (b'{"code": 200, "message": "success", "data": {"taskId": "task_1", "state": "success"}}', "task_1"),
-    (b'{"code": 501, "message": "failed", "data": {"taskId": "task_1"}}', "task_1"),
-    (b'{"taskId": "task_1"}', "task_1"),
-    (b'{"data": null, "taskId": " task_1 "}', "task_1"),
-    (b'{"data": {"taskId": "task_1"}, "taskId": "task_2"}', "task_1"),
-    (b'{"data": {"taskId": 7}, "taskId": "task_2"}', "task_2"),
-    ('{"taskId": "task_1"}'.encode("utf-16"), "task_1"),
-    (b"", None),
-    (b"null", None),
-    (b"[]", None),
-    (b'"task_1"', None),
-    (b"{}", None),
-    (b'{"data": "task_1"}', None),
-    (b'{"data": {"data": {"taskId": "task_1"}}}', "task_1"),
-    (b'[{"result": [{"x": 1}, {"task_id": "task_1"}]}]', "task_1"),
-    (b'{"TaskID": 12345678}', "12345678"),
-    (b'{"taskId": true}', None),
-    (b'{"data": "{\\"taskId\\": \\"task_1\\"}"}', "task_1"),
-    (b"taskId=task_1&state=success", "task_1"),
-    (b"data=%7B%22taskId%22%3A%22task_1%22%7D", "task_1"),
-    (gzip.compress(b'{"data": {"taskId": "task_1"}}', mtime=0), "task_1"),
-    (gzip.compress(b"taskId=task_1", mtime=0), "task_1"),
-    (gzip.compress(b'{"taskId": "task_1"}', mtime=0)[:-12], None),
-    (gzip.compress(b" " * 50_000_000 + b'{"taskId": "task_1"}', mtime=0), None),
-    (b"\x1f\x8b junk", None),
-    (b"taskId=a&" * 1_000, None),
-    (b'{"taskId": null}', None),
-    (b'{"taskId": "null"}', None),
-    (b'{"taskId": "  "}', None),
-    (b'{"taskId": "task\\n1"}', None),
-    (b'{"taskId": "\\ud800"}', None),
-    (json.dumps({"taskId": "t" * 201}).encode(), None),
-    (b'{"taskId": ["task_1"]}', None),
-    (b'{"taskId": "task_1"', None),
-    (b"\xff\xfe\xfd", None),
-    (b"<!doctype html>\x00 not json {", None),
-    (b"[" * 100_000, None),
-    (b'{"data": ' * 100_000, None),
-    (b'{"taskId": ' + b"9" * 10_000 + b"}", None),
-]
-
-
-@pytest.mark.parametrize(("body", "claimed_task_id"), HINTS, ids=[repr(body[:40]) for body, _ in HINTS])
-def test_the_hint_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
-    assert parse_claimed_task_id(body) == claimed_task_id
-
-
-@given(
-    st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
-)
-def test_no_body_can_break_the_reading_of_the_hint(body: bytes) -> None:
-    claimed_task_id = parse_claimed_task_id(body)
-    assert claimed_task_id is None or claimed_task_id.isprintable()
-
-
-async def test_a_task_that_ended_is_told_and_nothing_is_written(
+async def test_a_task_that_ended_is_reported_and_nothing_is_written(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id
@@ -126,22 +44,22 @@ async def test_a_task_that_ended_is_told_and_nothing_is_written(
     assert await call(key, resources, task_id) is Outcome.FINISHED
     assert await records(resources) == before
     assert len(sandbox.record.statuses(task_id)) == 1
-    told = [event for event in sent.all() if event.event == "apixo.task.finished"]
-    assert [event.resource.id for event in told] == [f"sora.generation.{key}"]
-    assert told[0].payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive"}
+    reported = [event for event in sent.all() if event.event == "apixo.task.finished"]
+    assert [event.resource.id for event in reported] == [f"sora.generation.{key}"]
+    assert reported[0].payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive"}
 
 
-async def test_a_task_that_failed_is_told_as_well(
+async def test_a_task_that_failed_is_reported_as_well(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
-    await submit_prompt("forbidden", key, resources)
+    await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
     assert await call(key, resources) is Outcome.FINISHED
     assert (await recorded(key, resources)).state is State.SUBMITTED
     assert names_of(sent, key)[-1] == "apixo.task.finished"
 
 
-async def test_an_early_call_changes_and_tells_nothing(
+async def test_an_early_call_changes_and_reports_nothing(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -156,7 +74,7 @@ async def test_an_early_call_changes_and_tells_nothing(
 async def test_a_repeated_call_about_what_is_done_costs_no_question(
     prompt: str, key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
-    task_id = (await submit_prompt(prompt, key, resources)).task_id
+    task_id = (await submit(key, resources, VideoRequest(prompt=prompt))).task_id
     await finished(sandbox)
     await bring_home(resources)
     assert (await recorded(key, resources)).state in (State.ARCHIVED, State.FAILED)
@@ -194,8 +112,8 @@ async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
     (collected,) = await bring_home(resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
-    told = names_of(sent, key)
-    assert told[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
+    reported = names_of(sent, key)
+    assert reported[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
 
 
 async def test_a_claim_whose_owner_died_is_reconciled(key: str, resources: Resources, sandbox: SandboxServer) -> None:
@@ -226,83 +144,9 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
-    change = resources.ledger.change
-
-    async def close_first(*arguments: object, **options: object) -> object:
-        await resources.ledger.close(await recorded(key, resources))
-        return await change(*arguments, **options)  # type: ignore[arg-type]
-
-    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
+    closed_before_each_change(key, resources)
     await call(key, resources, task_id)
     assert await resources.ledger.is_open(key)
-
-
-async def test_a_hint_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    await lost(key, resources, sandbox)
-    other = (await submit(f"{key}.other", resources)).task_id
-    before = await records(resources)
-    for claimed_task_id, why in [
-        ("task_ffffffffffff", "does not know it"),
-        (other, f"is that of {key}.other"),
-        (None, f"sora resolve {key} --task-id"),
-    ]:
-        assert await call(key, resources, claimed_task_id) is Outcome.UNIDENTIFIED
-        assert why in caplog.text
-        assert f"sora resolve {key} --resubmit" in caplog.messages[-1]
-    assert await records(resources) == before
-    assert len(sandbox.record.submits()) == 2
-
-
-async def test_a_hint_for_another_attempt_of_the_same_key_is_not_taken_over(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    await lost(key, resources, sandbox)
-    await allow(key, resources)
-    second = (await submit(key, resources)).task_id
-    before, asked = await records(resources), len(sandbox.record.statuses())
-    assert await call(key, resources, second, attempt=1) is Outcome.UNIDENTIFIED
-    assert await records(resources) == before
-    assert len(sandbox.record.statuses()) == asked
-    assert "attempt 1" in caplog.messages[-1]
-    assert "--task-id" in caplog.messages[-1]
-
-
-async def test_a_hint_against_the_ledger_is_ignored(key: str, resources: Resources, sandbox: SandboxServer) -> None:
-    task_id = (await submit(key, resources)).task_id
-    stray = await made_outside(resources.api)
-    await finished(sandbox)
-    before = await records(resources)
-    assert await call(key, resources, stray) is Outcome.FINISHED
-    assert [request.task_id for request in sandbox.record.statuses()] == [task_id]
-    assert await records(resources) == before
-
-
-async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)
-    tasks = resources.ledger.tasks
-    bind = tasks.bind
-
-    async def slow(*arguments: Any, **named: Any) -> TaskOwner:
-        owner = await bind(*arguments, **named)
-        monkeypatch.undo()
-        await tasks.bind(task_id, key, 1)  # the reply to the paid call comes after all
-        await resources.ledger.change(
-            key, lambda now: transitions.submitted(now, attempt_number=1, task_id=task_id, now=resources.now())
-        )
-        return owner
-
-    monkeypatch.setattr(tasks, "bind", slow)
-    await call(key, resources, stray)
-    found = await resources.ledger.read(key)
-    assert found is not None
-    assert found.generation.task_ids == {task_id}
-    assert (await tasks.owner(task_id), await tasks.owner(stray)) == (
-        TaskOwner(key=key, attempt_number=1, naming=1), None,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -359,8 +203,8 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     assert (found.state, found.task_id) == (State.SUBMITTED, second)
     assert f"task {first} is paid as well" in caplog.text
     assert len(sandbox.record.statuses()) == 1
-    told = [(event.event, event.payload["task_id"]) for event in sent.all()]
-    assert told[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
+    reported = [(event.event, event.payload["task_id"]) for event in sent.all()]
+    assert reported[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
     assert await call(key, resources, first, attempt=1) is Outcome.ALREADY_HANDLED
     assert await call(key, resources, None, attempt=2) is Outcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [first, second]

@@ -1,6 +1,5 @@
 """The collector: what is open comes home, what needs a person is said, and nothing is ever submitted."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from flows.resources import Resources
 from flows.submission import Submission, Terms
 from flows.task_end import given_up
 from tests.flows.conftest import StoredBlocks
-from tests.flows.test_submit import submit
+from tests.flows.generations import finished, submit
 from tests.support import KITE
 from tests.support.events import Sent
 
@@ -24,13 +23,6 @@ from tests.support.events import Sent
 async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected]:
     found = await collect_videos(api=stored.name, archive=stored.name, **parameters)  # type: ignore[call-overload]
     return {item.key: item for item in found}
-
-
-async def finished(sandbox: SandboxServer) -> None:
-    """Waits until the provider has no task under way."""
-    async with asyncio.timeout(20):
-        while sandbox.tasks.unfinished:
-            await asyncio.sleep(0.05)
 
 
 async def state_of(key: str, resources: Resources) -> State:
@@ -226,7 +218,7 @@ async def test_what_will_soon_be_gone_is_warned_of(
     assert ("360 hours" in found.note) is expiring
 
 
-async def test_others_are_told_once_a_day_what_will_soon_be_gone(
+async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))

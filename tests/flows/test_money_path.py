@@ -2,37 +2,26 @@
 
 import asyncio
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow
 
 from apixo import AuthenticationError, Status, Succeeded, VideoRequest
 from blocks.object_store import ObjectStore
 from deployments.sandbox import Fault, SandboxServer
 from flows import steps
-from flows.batch.calendar_rows import BatchItem
 from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
-from flows.generate_batch import generate_batch
-from flows.generate_video import generate_video
-from flows.paid_call import Outcome
-from flows.record.errors import DuplicateRequestError, SupersededError, UnconfirmedError
+from flows.record.errors import SupersededError, UnconfirmedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
-from flows.submission import Submission, Terms
+from flows.submission import Submission
 from flows.task_end import record_end
-from tests.flows.conftest import StoredBlocks
+from tests.flows.generations import SUBMARINE
 from tests.support import KITE, made_outside, unique
-
-SUBMARINE = VideoRequest(prompt="Quite another picture: a black submarine", duration=4)
 
 
 async def read(key: str, resources: Resources) -> Entry:
@@ -232,134 +221,6 @@ async def test_a_refused_key_leaves_nothing_of_the_collector_running(
     with pytest.raises(AuthenticationError):
         await collect(None, resources)
     assert asyncio.all_tasks() - before == set()
-
-
-@pytest.mark.parametrize("nested", [False, True])
-async def test_a_parents_retry_joins_what_it_paid_for(
-    nested: bool, stored: StoredBlocks, sandbox: SandboxServer
-) -> None:
-    keys: list[str] = []
-
-    @flow(persist_result=False)
-    async def middle() -> str:
-        return (await generate_video(KITE, api=stored.name, archive=stored.name)).key
-
-    @flow(retries=1, persist_result=False)
-    async def parent() -> None:
-        made = await (middle() if nested else middle.fn())
-        keys.append(made)
-        if len(keys) == 1:
-            raise RuntimeError("something after it fails")
-
-    await parent()
-    assert len(keys) == 2
-    assert len(set(keys)) == 1
-    assert len(sandbox.record.charged()) == 1
-
-
-async def test_two_equal_requests_of_one_parent_are_one_video_and_two_different_ones_are_two(
-    stored: StoredBlocks, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    @flow(persist_result=False)
-    async def parent() -> list[str]:
-        made = [await generate_video(each, api=stored.name, archive=stored.name) for each in (KITE, KITE, SUBMARINE)]
-        return [item.key for item in made]
-
-    first, again, other = await parent()
-    assert first == again != other
-    assert len(sandbox.record.charged()) == 2
-    assert "An equal request in the same run is the same video" in caplog.text
-
-
-async def test_a_parents_retry_joins_the_batch_that_it_paid_for(stored: StoredBlocks, sandbox: SandboxServer) -> None:
-    tries = 0
-
-    @flow(retries=1, persist_result=False)
-    async def parent() -> None:
-        nonlocal tries
-        tries += 1
-        items = [BatchItem(prompt="one"), BatchItem(prompt="two", id="two")]
-        await generate_batch(items, api=stored.name, archive=stored.name)
-        if tries == 1:
-            raise RuntimeError("something after it fails")
-
-    await parent()
-    assert tries == 2
-    assert len(sandbox.record.charged()) == 2
-
-
-async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_refused(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    await Submission(key, KITE, resources).run()
-    with pytest.raises(DuplicateRequestError, match=f"the same video as {key}.*nothing was sent"):
-        await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
-    assert len(sandbox.record.submits()) == 1
-    assert await resources.ledger.open_keys() == [key]
-    await Submission(f"{key}-wanted", KITE, resources).run()
-    assert f"{key}-wanted asks for the same video as {key}" in caplog.text
-    assert len(sandbox.record.submits()) == 2
-
-
-async def test_racing_duplicates_under_refusal_are_paid_once(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    terms = Terms(refuse_duplicates=True)
-    results = await asyncio.gather(
-        *(Submission(f"{key}-{number}", KITE, resources, terms).run() for number in range(12)), return_exceptions=True
-    )
-    assert sum(isinstance(result, Entry) for result in results) == 1
-    assert sum(isinstance(result, DuplicateRequestError) for result in results) == 11
-    assert len(sandbox.record.submits()) == 1
-
-
-async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_limit(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits, gate = asyncio.Event(), asyncio.Event()
-
-    @asynccontextmanager
-    async def limit(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
-        waits.set()
-        await gate.wait()
-        yield lambda _: None
-
-    slow = asyncio.create_task(Submission(key, KITE, resources, Terms(refuse_duplicates=True, paying=limit)).run())
-    await waits.wait()
-    monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(hours=1))
-    await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
-    monkeypatch.setattr(resources, "monotonic", lambda: time.monotonic() + 3600)
-    gate.set()
-    with pytest.raises(DuplicateRequestError):
-        await slow
-    assert len(sandbox.record.submits()) == 1
-
-
-@pytest.mark.parametrize("minutes", [-25, 25])
-async def test_clocks_that_differ_as_much_as_the_store_allows_hide_no_duplicate(
-    minutes: int, key: str, resources: Resources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert await resources.ledger.duplicate_of(KITE, key, note=True) is None
-    monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(minutes=minutes))
-    assert await resources.ledger.duplicate_of(KITE, f"{key}-renamed", note=True) == key
-
-
-async def test_nothing_is_claimed_while_a_limit_is_waited_for(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    gate = asyncio.Event()
-
-    @asynccontextmanager
-    async def budget(_: str) -> AsyncIterator[Callable[[Outcome], None]]:
-        await gate.wait()
-        yield lambda _: None
-
-    waiting = asyncio.create_task(Submission(key, KITE, resources, Terms(paying=budget)).run())
-    await asyncio.sleep(0.3)
-    assert await resources.ledger.read(key) is None
-    gate.set()
-    await waiting
-    assert len(sandbox.record.submits()) == 1
 
 
 async def unconfirmed_and_noted(key: str, resources: Resources, sandbox: SandboxServer) -> str:

@@ -6,51 +6,21 @@ from typing import Any
 
 import pytest
 
-from apixo import Failed, Status, Succeeded, VideoRequest
+from apixo import Failed, Status, Succeeded
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
 from flows.record import transitions
 from flows.record.errors import UnconfirmedError
-from flows.record.generation import Generation, Owner, State
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.record.generation import Generation, State
+from flows.resolution import ResolutionError, look, resolve_as_task
 from flows.resources import Resources
-from flows.submission import Submission
-from tests.support import KITE, made_outside
+from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, lost, recorded, submit
+from tests.support import made_outside
 
 
 async def resolve(key: str, task_id: str, resources: Resources) -> Generation:
     """As `sora resolve --task-id` does it."""
     return await resolve_as_task(await look(key, resources), task_id, resources)
-
-
-async def allow(key: str, resources: Resources) -> Generation:
-    """As `sora resolve --resubmit` does it."""
-    return await allow_resubmission(await look(key, resources), resources)
-
-
-async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
-    return (await Submission(key, request, resources).run()).generation
-
-
-async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
-    """An unconfirmed generation; the task that APIXO took it as."""
-    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    return sandbox.record.charged()[-1].task_id or ""
-
-
-async def recorded(key: str, resources: Resources) -> Generation:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry.generation
-
-
-async def abandoned_claim(key: str, resources: Resources) -> None:
-    claimed = transitions.claim(
-        None, key=key, request=KITE, owner=Owner(host="gone", pid=1), lease_seconds=0.2, now=datetime.now(UTC)
-    )
-    assert await resources.ledger.claim(claimed, over=None) is not None
 
 
 async def test_who_resolved_it_is_written_down(key: str, resources: Resources, sandbox: SandboxServer) -> None:
@@ -110,13 +80,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
-    change = resources.ledger.change
-
-    async def close_first(*arguments: object, **options: object) -> object:
-        await resources.ledger.close(await recorded(key, resources))
-        return await change(*arguments, **options)  # type: ignore[arg-type]
-
-    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]
+    closed_before_each_change(key, resources)
     await resolve(key, task_id, resources)
     assert await resources.ledger.is_open(key)
 

@@ -19,9 +19,8 @@ from flows.record.generation import State
 from flows.resources import Resources
 from flows.signals.artifacts import markdown
 from tests.flows.conftest import StoredBlocks
-from tests.flows.test_collect_videos import finished
+from tests.flows.generations import finished, submit
 from tests.flows.test_generate_video import objects, read
-from tests.flows.test_submit import submit
 from tests.support import KITE
 
 Spoil = Callable[[str, int], None]

@@ -4,12 +4,11 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
 
-from apixo import Failed, VideoRequest
+from apixo import VideoRequest
 from apixo.constants import MAX_TRIES
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
@@ -19,44 +18,13 @@ from flows.record.errors import (
     LedgerError,
     SubmissionRejectedError,
     UnconfirmedError,
-    VideoFailedError,
 )
-from flows.record.generation import Attempt, Generation, Owner, Problem, State
+from flows.record.generation import Generation, Problem, State
 from flows.record.ledger import Entry, Ledger, record_name
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, open_resources
-from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
-from tests.support import KITE, made_outside, make_api
-
-
-async def _always(_: Sequence[Attempt]) -> str:
-    return "a person's click"
-
-
-async def submit(key: str, resources: Resources, request: VideoRequest = KITE) -> Generation:
-    return (await Submission(key, request, resources).run()).generation
-
-
-async def recorded(key: str, resources: Resources) -> Generation:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry.generation
-
-
-async def abandoned_claim(key: str, resources: Resources, *, lease_seconds: float = 0.3) -> Generation:
-    """A claim whose owner is dead."""
-    claimed = transitions.claim(
-        None,
-        key=key,
-        request=KITE,
-        owner=Owner(host="elsewhere", pid=1),
-        lease_seconds=lease_seconds,
-        now=datetime.now(UTC),
-    )
-    entry = await resources.ledger.claim(claimed, over=None)
-    assert entry is not None
-    return entry.generation
+from tests.flows.generations import abandoned_claim, recorded, submit
+from tests.support import KITE, make_api
 
 
 async def test_a_new_key_is_paid_once_and_the_task_is_in_the_ledger(
@@ -288,90 +256,6 @@ async def test_cancelling_in_the_middle_of_the_paid_call_still_writes_its_answer
     assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
-async def failed_generation(key: str, resources: Resources, fail_code: str) -> Generation:
-    submitted = await submit(key, resources)
-    status = Failed(task_id=submitted.task_id or "", state="failed", fail_code=fail_code, fail_message="no")
-    entry = await resources.ledger.change(key, lambda now: transitions.failed(now, status, now=datetime.now(UTC)))
-    return entry.generation
-
-
-async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    await failed_generation(key, resources, "OUT_OF_LUCK")
-    with pytest.raises(VideoFailedError, match="--resubmit"):
-        await submit(key, resources)
-    assert len(sandbox.record.submits()) == 1
-    again = (await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()).generation
-    assert again.state is State.SUBMITTED
-    assert len(sandbox.record.submits()) == 2
-    assert len(again.attempts) == 2
-
-
-@pytest.mark.parametrize("fail_code", ["CONTENT_VIOLATION", "INVALID_IMAGE_URL"])
-async def test_a_permanent_failure_is_never_submitted_again(
-    fail_code: str, key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    await failed_generation(key, resources, fail_code)
-    with pytest.raises(VideoFailedError) as caught:
-        await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()
-    assert caught.value.permanent
-    with pytest.raises(ResolutionError, match="new key"):
-        await allow_resubmission(await recorded(key, resources), resources)
-    assert len(sandbox.record.submits()) == 1
-
-
-async def test_resolving_with_a_task_id_goes_on_with_it(key: str, resources: Resources, sandbox: SandboxServer) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    (paid,) = sandbox.record.charged()
-    with pytest.raises(ResolutionError, match="does not know"):
-        await resolve_as_task(await recorded(key, resources), "task_ffffffffffff", resources)
-    assert (await recorded(key, resources)).state is State.UNCONFIRMED
-    resolved = await resolve_as_task(await recorded(key, resources), paid.task_id or "", resources)
-    assert resolved.state is State.SUBMITTED
-    assert resolved.task_id == paid.task_id
-    assert len(sandbox.record.submits()) == 1
-
-
-async def test_resolving_with_resubmit_pays_exactly_once_more(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    await allow_resubmission(await recorded(key, resources), resources)
-    await submit(key, resources)
-    await submit(key, resources)
-    assert len(sandbox.record.submits()) == 2
-    assert len(sandbox.record.charged()) == 1
-
-
-async def test_a_paid_generation_cannot_be_resubmitted(key: str, resources: Resources, sandbox: SandboxServer) -> None:
-    await submit(key, resources)
-    with pytest.raises(ResolutionError, match="APIXO took it"):
-        await allow_resubmission(await recorded(key, resources), resources)
-    with pytest.raises(ResolutionError, match="no record"):
-        await look("never-heard-of", resources)
-
-
-async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    await allow_resubmission(await recorded(key, resources), resources)
-    second = await submit(key, resources)
-    entry = await resources.ledger.change(
-        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
-    )
-    assert entry.generation.task_id == second.task_id
-    assert entry.generation.state is State.SUBMITTED
-    assert entry.generation.attempts[0].task_id == "task_late"
-
-
 async def test_the_end_of_the_run_does_not_reach_the_paid_call(
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
@@ -389,61 +273,6 @@ async def test_the_end_of_the_run_does_not_reach_the_paid_call(
     with pytest.raises(asyncio.CancelledError):
         await paying
     assert (await recorded(key, resources)).state is State.SUBMITTED
-
-
-async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    sandbox.faults.add(Fault(call="submit", kind="http_400"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    await allow_resubmission(await recorded(key, resources), resources)
-    with pytest.raises(SubmissionRejectedError):
-        await submit(key, resources)
-    await resources.ledger.change(
-        key, lambda now: transitions.submitted(now, attempt_number=1, task_id="task_late", now=datetime.now(UTC))
-    )
-    found = await submit(key, resources)
-    assert found.state is State.SUBMITTED
-    assert found.task_id == "task_late"
-    assert len(sandbox.record.submits()) == 2
-
-
-async def test_a_decision_counts_for_the_attempt_it_was_about(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
-    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    seen = await recorded(key, resources)  # by two persons at once
-    await allow_resubmission(seen, resources)
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    with pytest.raises(ResolutionError, match="submitted again meanwhile, in attempt 2"):
-        await allow_resubmission(seen, resources)
-    with pytest.raises(ResolutionError, match="submitted again meanwhile"):
-        await resolve_as_task(seen, sandbox.record.charged()[0].task_id or "", resources)
-    assert len(sandbox.record.submits()) == 2
-
-
-async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_corrected(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    other = await submit(f"{key}-other", resources)
-    stray = await made_outside(resources.api, VideoRequest(prompt="made outside"))
-    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
-    with pytest.raises(UnconfirmedError):
-        await submit(key, resources)
-    right = sandbox.record.charged()[-1].task_id or ""
-    with pytest.raises(ResolutionError, match=f"is that of {key}-other"):
-        await resolve_as_task(await recorded(key, resources), other.task_id or "", resources)
-    wrong = await resolve_as_task(await recorded(key, resources), stray, resources)
-    assert wrong.task_id == stray
-    fixed = await resolve_as_task(await recorded(key, resources), right, resources)
-    assert fixed.task_id == right
-    assert stray in (fixed.attempt.note or "")
 
 
 async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(

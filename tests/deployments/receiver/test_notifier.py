@@ -28,7 +28,7 @@ async def test_a_single_end_calls_the_collector_at_once_and_only_once() -> None:
     assert told.events == [("a", True)]
 
 
-async def test_a_burst_is_told_one_by_one_and_calls_the_collector_twice() -> None:
+async def test_a_burst_is_reported_one_by_one_and_calls_the_collector_twice() -> None:
     told = Told()
     bell = notifier(told)
     for number in range(100):
@@ -51,11 +51,11 @@ async def test_a_stream_calls_the_collector_at_its_pace_and_after_its_end() -> N
     assert len({key for key, _ in told.events}) == 20
 
 
-async def test_what_is_left_is_told_when_it_closes() -> None:
+async def test_what_is_left_is_reported_when_it_closes() -> None:
     told = Told()
     bell = notifier(told, call_every_seconds=60)
     bell.finished("a", "task of a")
     bell.finished("b", "task of b")
-    bell.tell_what_is_left()
-    bell.tell_what_is_left()
+    bell.flush()
+    bell.flush()
     assert told.events == [("a", True), ("b", False), ("b", True)]

@@ -21,9 +21,8 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.resources import Resources
 from tests.deployments.cli.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.flows.generations import finished, submit
 from tests.flows.signals.test_events import read_events
-from tests.flows.test_collect_videos import finished
-from tests.flows.test_resolution import submit
 from tests.support import make_api, unique
 from tests.support.fork_server import ForkServer
 from tests.support.receiver import exchange, named, post
@@ -76,7 +75,7 @@ async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
     assert (await exchange(port, post("/"))).status == 404
 
 
-async def test_more_connections_than_can_be_answered_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback_server, "MOST_ANSWERED", 3)
     async with serving() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]

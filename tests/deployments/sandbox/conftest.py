@@ -16,7 +16,7 @@ StartSandbox = Callable[..., SandboxServer]
 
 @pytest.fixture(scope="session")
 def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared by all tests, so that each film is rendered once."""
+    """Shared by all tests, so that each video is rendered once."""
     return tmp_path_factory.mktemp("films")
 
 

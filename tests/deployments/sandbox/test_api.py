@@ -14,7 +14,7 @@ from tests.deployments.sandbox.caller import KEY, STATUS, SUBMIT, Caller, body, 
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
-def test_a_generation_goes_from_pending_to_a_film(start_sandbox: StartSandbox, http: httpx.Client) -> None:
+def test_a_generation_goes_from_pending_to_a_video(start_sandbox: StartSandbox, http: httpx.Client) -> None:
     sandbox = start_sandbox(speed=300)
     call = Caller(sandbox.base_url, http, KEY)
     before = time.time() * 1000
@@ -183,7 +183,7 @@ def test_forbidden_content_fails(call: Caller) -> None:
     assert "resultJson" not in data
 
 
-def test_the_record_tells_what_was_paid_and_keeps_no_key(sandbox: SandboxServer, call: Caller) -> None:
+def test_the_record_shows_what_was_paid_and_keeps_no_key(sandbox: SandboxServer, call: Caller) -> None:
     task_id = call.task()
     call.submit({})
     call.status(task_id)

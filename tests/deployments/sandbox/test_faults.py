@@ -170,9 +170,9 @@ def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, ca
             assert "resultJson" not in data
             assert [video["url"] for video in data["videos"]] == urls(honest)
         case "result_json_two":
-            films = [call.http.get(url) for url in urls(data)]
-            assert [film.status_code for film in films] == [200, 200]
-            assert len({str(film.url) for film in films}) == 2
+            videos = [call.http.get(url) for url in urls(data)]
+            assert [video.status_code for video in videos] == [200, 200]
+            assert len({str(video.url) for video in videos}) == 2
     assert call.status(task_id).json()["data"] == honest
 
 

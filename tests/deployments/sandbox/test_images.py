@@ -26,7 +26,7 @@ def test_an_unknown_ending_is_404(sandbox: SandboxServer, call: Caller) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
-def test_a_good_image_is_fetched_once_and_filmed(sandbox: SandboxServer, call: Caller, ending: str) -> None:
+def test_a_good_image_is_fetched_once_and_shown(sandbox: SandboxServer, call: Caller, ending: str) -> None:
     url = f"{sandbox.base_url}/samples/harbor.{ending}"
     data = call.finished(call.task(mode="image-to-video", image_urls=[url]))
     assert data["state"] == "success"

@@ -16,7 +16,7 @@ from tests.deployments.sandbox.caller import KEY, Caller, urls
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
-def test_a_film_downloads_whole_and_in_parts(call: Caller) -> None:
+def test_a_video_downloads_whole_and_in_parts(call: Caller) -> None:
     url = call.film_url()
     whole = call.http.get(url)
     assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
@@ -70,7 +70,7 @@ def test_the_address_names_the_host_the_caller_used(sandbox: SandboxServer, call
 Check = Callable[[httpx.Client, str], None]
 
 
-def _film(content: bytes) -> tuple[float, int, int, int]:
+def _facts(content: bytes) -> tuple[float, int, int, int]:
     """Announced duration in seconds, width, height, and how many frames decode."""
     with av.open(BytesIO(content), "r") as container:
         stream = container.streams.video[0]
@@ -106,15 +106,15 @@ def _empty(http: httpx.Client, url: str) -> None:
 def _truncated(http: httpx.Client, url: str) -> None:
     part, whole = http.get(url), http.get(url)
     assert int(part.headers["content-length"]) == len(part.content) == int(len(whole.content) * 0.6)
-    assert _film(part.content)[3] < 96
+    assert _facts(part.content)[3] < 96
 
 
 def _other_duration(http: httpx.Client, url: str) -> None:
-    assert _film(http.get(url).content) == (8.0, 160, 90, 192)
+    assert _facts(http.get(url).content) == (8.0, 160, 90, 192)
 
 
 def _other_orientation(http: httpx.Client, url: str) -> None:
-    assert _film(http.get(url).content) == (4.0, 90, 160, 96)
+    assert _facts(http.get(url).content) == (4.0, 90, 160, 96)
 
 
 def _redirect(http: httpx.Client, url: str) -> None:
@@ -129,13 +129,13 @@ def _redirect_private(http: httpx.Client, url: str) -> None:
 def _no_range(http: httpx.Client, url: str) -> None:
     reply = http.get(url, headers={"Range": "bytes=100-"})
     assert reply.status_code == 200
-    assert _film(reply.content)[3] == 96
+    assert _facts(reply.content)[3] == 96
 
 
 def _no_length(http: httpx.Client, url: str) -> None:
     reply = http.get(url)
     assert "content-length" not in reply.headers
-    assert _film(reply.content)[3] == 96
+    assert _facts(reply.content)[3] == 96
 
 
 def _is(status: int) -> Check:
@@ -163,20 +163,20 @@ def _huge(http: httpx.Client, url: str) -> None:
 
 
 def _whole(http: httpx.Client, url: str) -> None:
-    assert _film(http.get(url).content)[3] == 96
+    assert _facts(http.get(url).content)[3] == 96
 
 
 def _labeled(http: httpx.Client, url: str) -> None:
     reply = http.get(url)
     assert reply.headers["content-encoding"] == "aws-chunked"
-    assert _film(reply.content) == (4.0, 160, 90, 96)
+    assert _facts(reply.content) == (4.0, 160, 90, 96)
 
 
 def _framed(http: httpx.Client, url: str) -> None:
     size, rest = http.get(url).content.split(b"\r\n", 1)
-    film = rest[: int(size, 16)]
-    assert rest[len(film) :] == b"\r\n0\r\n\r\n"
-    assert _film(film) == (4.0, 160, 90, 96)
+    body = rest[: int(size, 16)]
+    assert rest[len(body) :] == b"\r\n0\r\n\r\n"
+    assert _facts(body) == (4.0, 160, 90, 96)
 
 
 def _long_length(http: httpx.Client, url: str) -> None:
@@ -186,7 +186,7 @@ def _long_length(http: httpx.Client, url: str) -> None:
             for chunk in reply.iter_raw():
                 got += chunk
     assert len(got) == int(reply.headers["content-length"]) - 1
-    assert _film(bytes(got)) == (4.0, 160, 90, 96)
+    assert _facts(bytes(got)) == (4.0, 160, 90, 96)
 
 
 DOWNLOADS: dict[str, Check] = {
@@ -223,10 +223,10 @@ def test_damaged_downloads(sandbox: SandboxServer, call: Caller, kind: str) -> N
     DOWNLOADS[kind](call.http, url)
     assert kind in [request.fault for request in sandbox.record.results()]
     assert sandbox.faults.pending() == []
-    assert _film(call.http.get(url).content) == (4.0, 160, 90, 96)
+    assert _facts(call.http.get(url).content) == (4.0, 160, 90, 96)
 
 
-def test_a_fault_of_downloads_leaves_an_unknown_film_unknown(sandbox: SandboxServer, call: Caller) -> None:
+def test_a_fault_of_downloads_leaves_an_unknown_video_unknown(sandbox: SandboxServer, call: Caller) -> None:
     sandbox.faults.add(Fault(call="result", kind="cut", times=-1))
     assert call.http.get(f"{sandbox.base_url}/results/task_0/0/video.mp4?expires=1&sig=0").status_code == 403
     assert call.http.get(f"{sandbox.base_url}/results/").status_code == 404

@@ -44,7 +44,7 @@ PHOTO = landscape("a photo", 320, 200)
 def test_every_frame_decodes_and_the_length_is_right(
     tmp_path: Path, duration: int, aspect: Aspect, image: Image.Image | None
 ) -> None:
-    path = render(tmp_path / "film.mp4", duration_seconds=duration, aspect_ratio=aspect, image=image)
+    path = render(tmp_path / "video.mp4", duration_seconds=duration, aspect_ratio=aspect, image=image)
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.width, video.height) == video_size(aspect, 90)
@@ -64,7 +64,7 @@ def test_every_frame_decodes_and_the_length_is_right(
 
 
 def test_the_index_comes_first_so_that_a_browser_starts_at_once(tmp_path: Path) -> None:
-    content = render(tmp_path / "film.mp4").read_bytes()
+    content = render(tmp_path / "video.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
 
 
@@ -76,24 +76,24 @@ def test_full_size_is_hd(tmp_path: Path) -> None:
 
 def test_the_picture_moves(tmp_path: Path) -> None:
     for image in (None, PHOTO):
-        frames = frames_of(render(tmp_path / "film.mp4", image=image))
+        frames = frames_of(render(tmp_path / "video.mp4", image=image))
         assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1
 
 
-def test_an_image_is_what_the_film_shows(tmp_path: Path) -> None:
+def test_an_image_is_what_the_video_shows(tmp_path: Path) -> None:
     red = Image.new("RGB", (300, 300), (220, 20, 20))
-    first = frames_of(render(tmp_path / "film.mp4", image=red))[0]
+    first = frames_of(render(tmp_path / "video.mp4", image=red))[0]
     top = first[5:30].reshape(-1, 3).mean(axis=0)
     assert top == pytest.approx([220, 20, 20], abs=14)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK", "LA", "1", "I;16"])
-def test_images_of_every_mode_are_filmed(tmp_path: Path, mode: str) -> None:
+def test_images_of_every_mode_become_videos(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (40, 31)) if mode == "I;16" else PHOTO.resize((40, 31)).convert(mode)
-    assert len(frames_of(render(tmp_path / "film.mp4", image=image))) == 96
+    assert len(frames_of(render(tmp_path / "video.mp4", image=image))) == 96
 
 
-def test_prompts_differ_and_the_same_prompt_is_the_same_film(tmp_path: Path) -> None:
+def test_prompts_differ_and_the_same_prompt_is_the_same_video(tmp_path: Path) -> None:
     one, again, other = (render(tmp_path / f"{n}.mp4", prompt=p) for n, p in enumerate(("one", "one", "other")))
     assert one.read_bytes() == again.read_bytes() != other.read_bytes()
 
@@ -101,7 +101,7 @@ def test_prompts_differ_and_the_same_prompt_is_the_same_film(tmp_path: Path) -> 
 def test_the_watermark_is_there_only_when_asked(tmp_path: Path) -> None:
     black = Image.new("RGB", (64, 36))
     corner = [
-        int(np.max(frames_of(render(tmp_path / "film.mp4", image=black, watermark=watermark))[0][:20, 80:]))
+        int(np.max(frames_of(render(tmp_path / "video.mp4", image=black, watermark=watermark))[0][:20, 80:]))
         for watermark in (False, True)
     ]
     assert corner[0] < 40 < corner[1]
@@ -122,12 +122,12 @@ def test_the_watermark_is_there_only_when_asked(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("aspect", ["landscape", "portrait"])
 def test_any_prompt_can_be_drawn(tmp_path: Path, prompt: str, aspect: Aspect) -> None:
-    assert len(frames_of(render(tmp_path / "film.mp4", prompt=prompt, aspect_ratio=aspect))) == 96
+    assert len(frames_of(render(tmp_path / "video.mp4", prompt=prompt, aspect_ratio=aspect))) == 96
 
 
-def test_a_cancelled_film_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cancelled_video_leaves_nothing(tmp_path: Path) -> None:
     cancelled = threading.Event()
     cancelled.set()
     with pytest.raises(RenderingCancelledError):
-        render(tmp_path / "film.mp4", cancelled=cancelled)
+        render(tmp_path / "video.mp4", cancelled=cancelled)
     assert list(tmp_path.iterdir()) == []

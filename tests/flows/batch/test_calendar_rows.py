@@ -84,7 +84,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-def told(row: Row | BadRow) -> list[str]:
+def problems_of(row: Row | BadRow) -> list[str]:
     assert isinstance(row, BadRow), row
     return [f"{problem.field}: {problem.message}" for problem in row.problems]
 
@@ -93,7 +93,7 @@ def told(row: Row | BadRow) -> list[str]:
 def test_a_problem_names_its_field_and_what_is_allowed(fields: dict[str, Any], expected: list[str]) -> None:
     row = check_row(7, ({"prompt": "A kite"} if fields else {}) | fields)
     assert row.line == 7
-    problems = told(row)
+    problems = problems_of(row)
     assert len(problems) == len(expected)
     assert [text for text, words in zip(problems, expected, strict=True) if words not in text] == []
     assert max(map(len, problems)) < 600
@@ -115,15 +115,15 @@ def test_a_problem_names_its_field_and_what_is_allowed(fields: dict[str, Any], e
         ({"prompt": "A kite", "image_urls": ["no"], "mode": "image-to-video"}, {"image_urls.0"}),
     ],
 )
-def test_every_problem_of_a_row_is_told(fields: dict[str, Any], expected: set[str]) -> None:
+def test_every_problem_of_a_row_is_reported(fields: dict[str, Any], expected: set[str]) -> None:
     row = check_row(1, fields)
     assert isinstance(row, BadRow)
     assert {problem.field for problem in row.problems} == expected
     assert len(row.problems) == len(expected)
 
 
-def test_of_a_line_of_junk_the_first_problems_are_told_and_the_rest_counted() -> None:
-    problems = told(check_row(1, {"prompt": "A kite", "image_urls": ["junk"] * 40_000}))
+def test_of_a_line_of_junk_the_first_problems_are_reported_and_the_rest_counted() -> None:
+    problems = problems_of(check_row(1, {"prompt": "A kite", "image_urls": ["junk"] * 40_000}))
     assert len(problems) == MAX_PROBLEMS + 1
     assert problems[-1] == ": has 39,990 more problems"
 
@@ -164,7 +164,7 @@ def test_each_field_says_what_is_allowed_and_has_words_for_the_form() -> None:
     assert {"type": "string", "format": "date"} in schema["properties"]["not_before"]["anyOf"]
 
 
-def test_the_id_of_a_bad_row_is_told_where_it_is_one() -> None:
+def test_the_id_of_a_bad_row_is_reported_where_it_is_one() -> None:
     for row_id, expected in (("kite", "kite"), ("Kite", None), (7, "7"), (7.0, None), (None, None)):
         row = check_row(1, {"id": row_id, "duration": 5})
         assert isinstance(row, BadRow)
@@ -295,9 +295,9 @@ def test_a_second_row_with_the_same_key_is_bad_and_names_the_first(
     marked = mark_duplicates(rows)
     for before, after in zip(rows, marked, strict=True):
         if after.line in duplicates:
-            assert duplicates[after.line] in told(after)[-1]
-            assert "Give it an" in told(after)[-1]
-            assert not isinstance(before, BadRow) or set(told(before)) < set(told(after))
+            assert duplicates[after.line] in problems_of(after)[-1]
+            assert "Give it an" in problems_of(after)[-1]
+            assert not isinstance(before, BadRow) or set(problems_of(before)) < set(problems_of(after))
         else:
             assert after == before
     assert mark_duplicates(marked) == marked

@@ -12,7 +12,7 @@ from flows.batch.calendar_rows import BadRow, BatchItem, Row
 from flows.batch.calendars import CalendarError, parse_calendar
 from flows.record.indexes import request_digest
 
-from .test_calendar_rows import told
+from .test_calendar_rows import problems_of
 
 KITE, FOX = BatchItem(prompt="A kite"), BatchItem(prompt="A fox", duration=8)
 A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
@@ -111,7 +111,7 @@ def test_a_column_without_a_name_must_be_empty(text: str, where: str, ignore_col
 def test_a_comma_that_nobody_put_in_quotes_is_still_a_cell_too_many() -> None:
     for text in ("prompt,duration\nA kite, red,4,,\n", "id,prompt,,\na,A kite, red,\n", "id,prompt,\na,A kite,ask Ann"):
         (row,) = read(text, ignore_columns=True)
-        assert "cells for 2 columns. Put a cell that holds the delimiter in quotes; empty one" in told(row)[0]
+        assert "cells for 2 columns. Put a cell that holds the delimiter in quotes; empty one" in problems_of(row)[0]
 
 
 # --- The header
@@ -262,6 +262,6 @@ def test_an_image_that_is_not_clearly_an_address_is_a_bad_row(cell: str, field: 
 )
 def test_what_can_be_meant_in_two_ways_is_refused_with_what_to_write(column: str, cell: str, remedy: str) -> None:
     (row,) = read(f'prompt,{column}\nA kite,"{cell}"\n')
-    (problem,) = told(row)
+    (problem,) = problems_of(row)
     assert problem.startswith(f"{column}: must be")
     assert remedy in problem

@@ -17,7 +17,7 @@ from flows.batch.calendars import CalendarError, parse_calendar
 from flows.batch.tables import MAX_ROWS
 from flows.batch.workbooks import MAX_CELLS, MAX_UNPACKED_BYTES
 
-from .test_calendar_rows import told
+from .test_calendar_rows import problems_of
 
 KITE = BatchItem(prompt="A kite")
 
@@ -132,12 +132,12 @@ def test_what_excel_makes_of_a_cell_is_understood(column: str, value: Any, field
 def test_a_cell_that_shows_something_else_than_it_holds_is_a_bad_row(
     column: str, value: Any, number_format: str | None, problem: str
 ) -> None:
-    assert problem in told(one(column, value, number_format=number_format))[0]
+    assert problem in problems_of(one(column, value, number_format=number_format))[0]
 
 
 def test_a_prompt_that_is_a_date_or_a_formula_is_named_and_nothing_else() -> None:
     rows = read(saved(["prompt", "duration"], [date(2026, 3, 1), 4], ['="A "&"kite"', 8]))
-    assert [problem.partition(".")[0] for row in rows for problem in told(row)] == [
+    assert [problem.partition(".")[0] for row in rows for problem in problems_of(row)] == [
         "prompt: is a date or time",
         "prompt: is a formula without a result",
     ]
@@ -168,7 +168,7 @@ def test_merged_cells_are_refused_in_each_row() -> None:
     rows = read(data)
     assert [type(row) for row in rows] == [BadRow, BadRow, Row]
     for row in rows[:2]:
-        assert told(row) == [
+        assert problems_of(row) == [
             "aspect_ratio: is a part of the merged cells B2:B3. Unmerge them, and give each row its own"
         ]
 
@@ -191,7 +191,7 @@ def test_a_hidden_row_is_refused_and_a_hidden_column_is_named() -> None:
     data = saved(["prompt", "id"], ["A kite", "a"], ["A fox", "b"], ["A cat", "c"], change=hide)
     rows = read(data, report=notes.append)
     assert [type(row) for row in rows] == [Row, BadRow, Row]
-    assert told(rows[1]) == [": is hidden in the sheet, by a filter or by hand. Show it or delete it"]
+    assert problems_of(rows[1]) == [": is hidden in the sheet, by a filter or by hand. Show it or delete it"]
     assert notes == ["Read hidden columns as well: id."]
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from flows.media.hosts import guarded_client
 
+from .file_host import Host, hosting
+from .wire import listening
+
 Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -51,11 +54,8 @@ class Web:
 @pytest.fixture
 async def web() -> AsyncIterator[Web]:
     server = Web()
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    server.port = listener.sockets[0].getsockname()[1]
-    yield server
-    listener.close()
-    await listener.wait_closed()
+    async with listening(server.answer) as server.port:
+        yield server
 
 
 @pytest.fixture
@@ -116,3 +116,14 @@ class Films:
 @pytest.fixture
 def films(tmp_path: Path) -> Films:
     return Films(tmp_path)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    async with hosting(Host()) as made:
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool" / "video.mp4"

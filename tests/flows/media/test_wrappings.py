@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flows.media.wrappings import is_error_page, unwrap
 
-FILM = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
+VIDEO = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
 SIGNATURE = b";chunk-signature=" + b"0a" * 32
 
 
@@ -40,22 +40,22 @@ def raw_deflate(data: bytes) -> bytes:
     return zlib.compress(data)[2:-4]
 
 
-BASE64 = base64.b64encode(FILM)
+BASE64 = base64.b64encode(VIDEO)
 
 WRAPPED = [
-    (FILM, ()),
-    (gzip.compress(FILM[:2_000], mtime=0) + gzip.compress(FILM[2_000:], mtime=0), ("gzip",)),
-    (gzip.compress(FILM, mtime=0) + bytes(512), ("gzip",)),
-    (zlib.compress(FILM), ("zlib",)),
-    (raw_deflate(FILM), ("deflate",)),
-    (zipped(FILM), ("a ZIP",)),
-    (zipped(b"Read me.", FILM, bytes(100), method=zipfile.ZIP_STORED), ("a ZIP",)),
-    (b"\xef\xbb\xbf" + FILM, ("a byte order mark or blank lines",)),
-    (b"\r\n\r\n" + FILM, ("a byte order mark or blank lines",)),
+    (VIDEO, ()),
+    (gzip.compress(VIDEO[:2_000], mtime=0) + gzip.compress(VIDEO[2_000:], mtime=0), ("gzip",)),
+    (gzip.compress(VIDEO, mtime=0) + bytes(512), ("gzip",)),
+    (zlib.compress(VIDEO), ("zlib",)),
+    (raw_deflate(VIDEO), ("deflate",)),
+    (zipped(VIDEO), ("a ZIP",)),
+    (zipped(b"Read me.", VIDEO, bytes(100), method=zipfile.ZIP_STORED), ("a ZIP",)),
+    (b"\xef\xbb\xbf" + VIDEO, ("a byte order mark or blank lines",)),
+    (b"\r\n\r\n" + VIDEO, ("a byte order mark or blank lines",)),
     (BASE64, ("base64",)),
     (BASE64.rstrip(b"="), ("base64",)),
-    (b"\xef\xbb\xbf\n" + base64.encodebytes(FILM).replace(b"\n", b"\r\n"), ("base64",)),
-    (base64.urlsafe_b64encode(FILM), ("base64",)),
+    (b"\xef\xbb\xbf\n" + base64.encodebytes(VIDEO).replace(b"\n", b"\r\n"), ("base64",)),
+    (base64.urlsafe_b64encode(VIDEO), ("base64",)),
     (b"data:video/mp4;base64," + BASE64, ("base64",)),
     (b'"' + BASE64 + b'"', ("base64",)),
     (json.dumps({"statusCode": 200, "isBase64Encoded": True, "body": BASE64.decode()}).encode(), ("base64",)),
@@ -63,15 +63,15 @@ WRAPPED = [
         b'{"body":"data:video\\/mp4;base64,' + BASE64.replace(b"/", b"\\/").replace(b"+", b"\\u002b") + b'"}',
         ("base64",),
     ),
-    (b'{"body":"' + base64.encodebytes(FILM).replace(b"\n", b"\\r\\n") + b'"}', ("base64",)),
-    (base64.b64encode(gzip.compress(FILM, mtime=0)), ("base64", "gzip")),
-    (gzip.compress(FILM, mtime=0), ("gzip",)),
-    (framed(FILM), ("aws-chunked",)),
-    (framed(FILM, extension=SIGNATURE), ("aws-chunked",)),
-    (framed(FILM, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
-    (framed(FILM, end=b"\n"), ("aws-chunked",)),
-    (framed(gzip.compress(FILM, mtime=0)), ("aws-chunked", "gzip")),
-    (gzip.compress(framed(FILM), mtime=0), ("gzip", "aws-chunked")),
+    (b'{"body":"' + base64.encodebytes(VIDEO).replace(b"\n", b"\\r\\n") + b'"}', ("base64",)),
+    (base64.b64encode(gzip.compress(VIDEO, mtime=0)), ("base64", "gzip")),
+    (gzip.compress(VIDEO, mtime=0), ("gzip",)),
+    (framed(VIDEO), ("aws-chunked",)),
+    (framed(VIDEO, extension=SIGNATURE), ("aws-chunked",)),
+    (framed(VIDEO, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
+    (framed(VIDEO, end=b"\n"), ("aws-chunked",)),
+    (framed(gzip.compress(VIDEO, mtime=0)), ("aws-chunked", "gzip")),
+    (gzip.compress(framed(VIDEO), mtime=0), ("gzip", "aws-chunked")),
 ]
 
 
@@ -79,12 +79,12 @@ WRAPPED = [
 def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
-    inner = unwrap(path, max_bytes=len(content) + len(FILM))
+    inner = unwrap(path, max_bytes=len(content) + len(VIDEO))
     assert inner.removed == removed
-    assert inner.path.read_bytes() == FILM
+    assert inner.path.read_bytes() == VIDEO
     assert path.read_bytes() == content  # until it is known whether the inner one plays
     inner.replace(path)
-    assert path.read_bytes() == FILM
+    assert path.read_bytes() == VIDEO
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -121,18 +121,18 @@ def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, c
         b"404 Not Found\r\n",
         b"<html>",
         b"\x1f\x8b\x08" + bytes(1000),
-        gzip.compress(FILM, mtime=0)[:-9],
-        framed(FILM)[:-200],
+        gzip.compress(VIDEO, mtime=0)[:-9],
+        framed(VIDEO)[:-200],
         gzip.compress(bytes(50_000_000), mtime=0),  # larger than allowed
-        zlib.compress(FILM[:16] + bytes(50_000_000)),
-        gzip.compress(FILM, mtime=0) + gzip.compress(FILM, mtime=0)[:-9],
-        zlib.compress(FILM)[:-1],
-        raw_deflate(FILM)[:-1],
-        zipped(FILM, FILM),  # which of them?
+        zlib.compress(VIDEO[:16] + bytes(50_000_000)),
+        gzip.compress(VIDEO, mtime=0) + gzip.compress(VIDEO, mtime=0)[:-9],
+        zlib.compress(VIDEO)[:-1],
+        raw_deflate(VIDEO)[:-1],
+        zipped(VIDEO, VIDEO),  # which of them?
         zipped(b"Read me."),
-        zipped(*[FILM[:100]] * 101),
-        zipped(FILM)[:-30],
-        zipped(FILM).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # says that it is encrypted
+        zipped(*[VIDEO[:100]] * 101),
+        zipped(VIDEO)[:-30],
+        zipped(VIDEO).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # says that it is encrypted
         BASE64[:900] + b"!" + BASE64[900:],
         base64.b64encode(random.Random(2).randbytes(3_000)),
         b'{"token": "' + base64.b64encode(random.Random(2).randbytes(300)) + b'"}',
@@ -156,9 +156,12 @@ def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content:
         (b"#EXTM3U\nhttps://a.example/v.ts?token=" + b"A" * 4000, True),
         (b'{"error": "expired", "token": "' + b"A" * 500 + b'"}', True),
         (BASE64[1:5000], False),
-        (b"The video:\r\n" + base64.encodebytes(FILM[1:]), False),
-        (b'{"message": "here it is", "video": "' + base64.encodebytes(FILM[10:]).replace(b"\n", b"\\n") + b'"}', False),
-        (b"Here it is:\0" + FILM, False),
+        (b"The video:\r\n" + base64.encodebytes(VIDEO[1:]), False),
+        (
+            b'{"message": "here it is", "video": "' + base64.encodebytes(VIDEO[10:]).replace(b"\n", b"\\n") + b'"}',
+            False,
+        ),
+        (b"Here it is:\0" + VIDEO, False),
     ],
 )
 def test_an_error_page_is_text_without_a_video_in_it(tmp_path: Path, content: bytes, is_page: bool) -> None:

@@ -10,6 +10,8 @@ import httpx
 
 from flows.media.hosts import open_stream
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
@@ -44,15 +46,21 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(list(answers))
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0, ssl=tls)
-    server.port = listener.sockets[0].getsockname()[1]
+async def listening(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serves connections on a free port of loopback, which is given."""
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     try:
-        yield server
+        yield listener.sockets[0].getsockname()[1]
     finally:
         listener.close()
         await listener.wait_closed()
+
+
+@asynccontextmanager
+async def serving(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(list(answers))
+    async with listening(server.answer, tls) as server.port:
+        yield server
 
 
 def names(**addresses: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[str]]]:
@@ -115,10 +123,5 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, por
 @asynccontextmanager
 async def forward_proxy(target: int, *, refuses: bool = False) -> AsyncIterator[Proxy]:
     proxy = Proxy(target, refuses)
-    listener = await asyncio.start_server(proxy.answer, "127.0.0.1", 0)
-    proxy.port = listener.sockets[0].getsockname()[1]
-    try:
+    async with listening(proxy.answer) as proxy.port:
         yield proxy
-    finally:
-        listener.close()
-        await listener.wait_closed()

@@ -18,7 +18,7 @@ from flows.record.indexes import TaskOwner, TaskOwners, task_name
 from flows.record.ledger import Entry, Ledger
 from flows.record.transitions import unconfirmed
 from flows.resources import Resources, open_resources
-from tests.flows.test_submit import recorded, submit
+from tests.flows.generations import recorded, submit
 from tests.support import make_api, make_archive
 from tests.support.store_gate import StoreGate, nothing
 
@@ -90,7 +90,7 @@ async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_an_unclear_answer_that_cannot_be_written_is_told_all_the_same(
+async def test_an_unclear_answer_that_cannot_be_written_is_reported_all_the_same(
     gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.clear()

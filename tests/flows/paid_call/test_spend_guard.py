@@ -23,7 +23,7 @@ from flows.record.spend import Ceilings, MonthlySpend, month_of
 from flows.resolution import allow_resubmission, look
 from flows.resources import Resources, open_resources
 from flows.submission import Submission
-from tests.flows.test_submit import recorded, submit
+from tests.flows.generations import recorded, submit
 from tests.support import KITE, make_api, unique
 from tests.support.events import Sent
 

@@ -16,10 +16,8 @@ from flows.record.generation import State
 from flows.record.ledger import marker_name
 from flows.resources import Resources
 from flows.signals import events
+from tests.flows.generations import bring_home, finished, submit
 from tests.flows.signals.test_events import generation, read_events
-from tests.flows.test_callbacks import bring_home
-from tests.flows.test_collect_videos import finished
-from tests.flows.test_submit import submit
 from tests.support.events import Sent
 
 

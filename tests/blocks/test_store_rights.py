@@ -1,0 +1,131 @@
+"""What the object store refuses: wrong keys, missing rights and buckets that are gone are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from pydantic import SecretStr
+
+from blocks import VideoArchive
+from blocks.errors import StoreRefusedError
+from blocks.object_store import PROBE, ObjectStore
+from blocks.probe import RACED, ensure_ready, prove
+from blocks.s3_uploads import ONE_REQUEST_BYTES
+from deployments.local.object_store import ObjectStoreServer
+
+from .conftest import OpenStore, archive
+from .store_calls import every_call
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "advice"),
+    [
+        ({"secret_key": SecretStr("wrong-51gned-secret")}, "SignatureDoesNotMatch", "secret key"),
+        ({"access_key": "nobody"}, "InvalidAccessKeyId", "access key"),
+    ],
+)
+async def test_wrong_keys_are_named_and_not_shown(
+    own_minio: ObjectStoreServer,
+    own_open: OpenStore,
+    tmp_path: Path,
+    changed: dict[str, object],
+    code: str,
+    advice: str,
+) -> None:
+    store = own_open(archive(own_minio.endpoint, **changed))
+    for error in await every_call(store, tmp_path / "f"):
+        assert isinstance(error, StoreRefusedError), error
+        assert not error.retryable
+        assert "51gned" not in str(error)
+        assert "5ec7e7" not in str(error)
+    refused = (await every_call(store, tmp_path / "f"))[1]
+    assert isinstance(refused, StoreRefusedError)
+    assert (refused.code, refused.object_name) == (code, "a")
+    assert advice in str(refused)
+
+
+async def test_a_right_that_is_missing_is_named(
+    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore
+) -> None:
+    allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"arn:aws:s3:::{own_store.bucket}/*"]}
+    admin = MinioAdmin(
+        endpoint=own_minio.endpoint,
+        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        secure=False,
+    )
+    admin.add_service_account(
+        access_key="reader0001",
+        secret_key="reader-51gned",
+        policy={"Version": "2012-10-17", "Statement": [allowed]},
+    )
+    await own_store.put("a", b"clip")
+    reader = own_open(
+        archive(
+            own_minio.endpoint, bucket=own_store.bucket, access_key="reader0001", secret_key=SecretStr("reader-51gned")
+        )
+    )
+    assert await reader.get("a") is not None
+    for call in (reader.put("a", b""), reader.put_if("b", b"", etag=None), reader.remove("a"), reader.names("")):
+        with pytest.raises(
+            StoreRefusedError, match=rf"AccessDenied.*no right to it in bucket {own_store.bucket}"
+        ) as no:
+            await call
+        assert "51gned" not in str(no.value)
+
+
+async def test_the_rights_that_the_guide_names_are_enough(
+    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path
+) -> None:
+    guide = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    policy = guide.partition("```json\n")[2].partition("```")[0].replace("sora-videos", own_store.bucket)
+    MinioAdmin(
+        endpoint=own_minio.endpoint,
+        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        secure=False,
+    ).add_service_account(access_key="pipeline01", secret_key="pipeline-51gned", policy=json.loads(policy))
+    keys = {"access_key": "pipeline01", "secret_key": SecretStr("pipeline-51gned")}
+    store = own_open(archive(own_minio.endpoint, bucket=own_store.bucket, **keys))
+    (tmp_path / "f").write_bytes(bytes(ONE_REQUEST_BYTES + 1))
+    await prove(store)
+    etag = await store.put_if("ledger/a.json", b"1", etag=None)
+    await store.put_if("ledger/a.json", b"2", etag=etag)
+    await store.put("open/a", b"")
+    await store.remove("open/a")
+    await store.put_if("tasks/a", b"", etag=await store.put_if("tasks/a", b"", etag=None))
+    await store.put_if("requests/a", b"", etag=None)
+    await store.put_if("budget/a", b"2", etag=await store.put_if("budget/a", b"1", etag=None))
+    for _ in range(2):
+        await store.create_file("videos/v.mp4", tmp_path / "f", content_type="video/mp4")
+    found = await store.digest("videos/v.mp4")
+    assert found is not None
+    await store.replace_file("videos/v.mp4", tmp_path / "f", etag=found.etag, content_type="video/mp4")
+    assert await store.names("") == ["budget/a", "ledger/a.json", PROBE, RACED, "requests/a", "tasks/a", "videos/v.mp4"]
+    assert await store.get("ledger/missing.json") is None
+    for refused in (store.remove("ledger/a.json"), store.remove("videos/v.mp4"), store.put("other/a", b"")):
+        with pytest.raises(StoreRefusedError, match="AccessDenied"):
+            await refused
+
+
+async def test_a_bucket_that_is_gone_is_named(own_archive: VideoArchive, own_open: OpenStore) -> None:
+    gone = own_open(own_archive)
+    for call in (
+        gone.get("a"),
+        gone.put("a", b""),
+        gone.put_if("a", b"", etag='"0"'),
+        gone.digest("a"),
+        gone.read("a", max_bytes=9),
+        gone.names(""),
+    ):
+        with pytest.raises(StoreRefusedError, match=rf"NoSuchBucket.*{gone.bucket}"):
+            await call
+
+
+async def test_a_bucket_that_is_gone_is_not_made_anew_by_a_run(own_archive: VideoArchive, own_open: OpenStore) -> None:
+    """With it went the ledger: a new, empty one would have every key paid for again."""
+    store = own_open(own_archive)
+    with pytest.raises(StoreRefusedError, match="restore it"):
+        await ensure_ready(store)
+    await store.create_bucket()
+    await ensure_ready(store)

@@ -1,0 +1,181 @@
+"""Files in the object store: created once, replaced in one version only, whole or in parts, with their attributes."""
+
+import asyncio
+import hashlib
+import secrets
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from obstore.exceptions import GenericError
+
+from blocks.errors import PreconditionFailedError, StoreUnavailableError
+from blocks.object_store import PROBE, ObjectDigest, ObjectStore
+from blocks.probe import RACED
+from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
+from deployments.local.object_store import ObjectStoreServer
+
+from .conftest import OpenStore, archive
+from .wire import LimitingProxy, LosingProxy, listening
+
+
+async def test_a_file_is_read_back_by_size_and_checksum(own_store: ObjectStore, tmp_path: Path) -> None:
+    content = secrets.token_bytes(7_000_000)  # more than one part
+    (tmp_path / "video.mp4").write_bytes(content)
+    await own_store.create_file("v.mp4", tmp_path / "video.mp4", content_type="video/mp4")
+    assert await own_store.digest("v.mp4") == ObjectDigest(7_000_000, hashlib.sha256(content).hexdigest())
+    url = own_store.signed_url("v.mp4", seconds=60)
+    async with httpx.AsyncClient() as anyone:
+        opened = await anyone.get(url)
+        assert (opened.status_code, opened.content == content) == (200, True)
+        assert opened.headers["content-type"] == "video/mp4"
+        assert (await anyone.get(url.partition("?")[0])).status_code == 403
+
+
+SIZES = [0, 1, ONE_REQUEST_BYTES, ONE_REQUEST_BYTES + 1]
+
+
+@pytest.mark.parametrize("size_bytes", SIZES)
+async def test_a_file_is_created_once_and_never_overwritten(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    file, other = tmp_path / "video.mp4", tmp_path / "other.mp4"
+    file.write_bytes(content)
+    other.write_bytes(b"other" + content)
+    assert await own_store.create_file("v.mp4", file, content_type="video/mp4")
+    assert not await own_store.create_file("v.mp4", other, content_type="video/mp4")
+    assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
+    assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
+    assert await own_store.names("") == [PROBE, RACED, "v.mp4"]
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
+async def test_of_many_uploads_at_once_one_creates_the_object(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    files = [tmp_path / f"{index}.mp4" for index in range(6)]
+    for file in files:
+        file.write_bytes(secrets.token_bytes(size_bytes))
+    created = await asyncio.gather(*(own_store.create_file("v.mp4", file, content_type="video/mp4") for file in files))
+    (winner,) = [file for file, won in zip(files, created, strict=True) if won]
+    stored = await own_store.digest("v.mp4")
+    assert stored == ObjectDigest(size_bytes, hashlib.sha256(winner.read_bytes()).hexdigest())
+    assert await own_store.names("incoming/") == []
+
+
+@pytest.mark.parametrize("size_bytes", SIZES)
+async def test_a_damaged_file_is_replaced_in_the_version_that_was_read(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    (tmp_path / "video.mp4").write_bytes(content)
+    await own_store.put("v.mp4", b"damaged")
+    damaged = await own_store.digest("v.mp4")
+    assert damaged is not None
+    replace = partial(own_store.replace_file, "v.mp4", tmp_path / "video.mp4", content_type="video/mp4")
+    with pytest.raises(PreconditionFailedError):
+        await replace(etag=f'"{"0" * 32}"')
+    assert await own_store.digest("v.mp4") == damaged
+    await replace(etag=damaged.etag)
+    assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
+    assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
+    await own_store.remove("v.mp4")
+    with pytest.raises(PreconditionFailedError, match="removed"):
+        await replace(etag=damaged.etag)
+
+
+ATTRIBUTES = {
+    "Content-Disposition": 'inline; filename="kite.mp4"',
+    "Cache-Control": "max-age=31536000, immutable",
+    "key": "kite",
+    "task": "a%20b%C3%BC",
+    "sha256": "ab" * 32,
+}
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
+@pytest.mark.parametrize("how", ["created", "replaced", "written"])
+async def test_whoever_gets_an_object_gets_its_attributes(
+    own_store: ObjectStore, tmp_path: Path, size_bytes: int, how: str
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    (tmp_path / "video.mp4").write_bytes(content)
+    match how:
+        case "created":
+            assert await own_store.create_file(
+                "v.mp4", tmp_path / "video.mp4", content_type="video/mp4", attributes=ATTRIBUTES
+            )
+        case "replaced":
+            await own_store.put("v.mp4", b"damaged")
+            damaged = await own_store.digest("v.mp4")
+            assert damaged is not None
+            await own_store.replace_file(
+                "v.mp4", tmp_path / "video.mp4", etag=damaged.etag, content_type="video/mp4", attributes=ATTRIBUTES
+            )
+        case _:
+            await own_store.put_if("v.mp4", content, etag=None, content_type="video/mp4", attributes=ATTRIBUTES)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        got = await client.get(own_store.signed_url("v.mp4", seconds=60))
+    assert hashlib.sha256(got.content).digest() == hashlib.sha256(content).digest()
+    assert got.headers["content-type"] == "video/mp4"
+    assert "content-encoding" not in got.headers
+    for name, value in ATTRIBUTES.items():
+        assert got.headers[name if name[0].isupper() else f"x-amz-meta-{name}"] == value
+    assert await own_store.names("incoming/") == []
+
+
+async def test_a_store_that_takes_no_attributes_keeps_the_file(
+    own_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise GenericError("this store copies nothing onto itself")
+
+    monkeypatch.setattr(Uploads, "label", refuse)
+    content = secrets.token_bytes(ONE_REQUEST_BYTES + 1)
+    (tmp_path / "f").write_bytes(content)
+    assert await own_store.create_file("v.mp4", tmp_path / "f", content_type="video/mp4", attributes=ATTRIBUTES)
+    assert await own_store.digest("v.mp4") == ObjectDigest(len(content), hashlib.sha256(content).hexdigest())
+
+
+async def test_a_file_that_cannot_be_read_is_no_fault_of_the_store(own_store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await own_store.create_file("v.mp4", tmp_path / "nothing", content_type="video/mp4")
+    with pytest.raises(FileNotFoundError):
+        await own_store.replace_file("v.mp4", tmp_path / "nothing", etag='"1"', content_type="video/mp4")
+    assert not await own_store.get_file("nothing", tmp_path / "f")
+
+
+@pytest.mark.parametrize("size_bytes", [5, ONE_REQUEST_BYTES + 1])
+async def test_an_upload_whose_reply_is_lost_is_no_answer_and_the_object_is_written(
+    own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path, size_bytes: int
+) -> None:
+    content = secrets.token_bytes(size_bytes)
+    (tmp_path / "f").write_bytes(content)
+    proxy = LosingProxy(own_minio.endpoint, loses="if-none-match")
+    async with listening(proxy.handle) as endpoint:
+        losing = own_open(archive(endpoint, bucket=own_store.bucket))
+        with pytest.raises(StoreUnavailableError, match="may have been written"):
+            await losing.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+        assert proxy.lost == 1
+        assert not await losing.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+        assert await losing.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
+        assert await losing.names("incoming/") == []
+
+
+@pytest.mark.parametrize("size_bytes", [6 * 2**20, 12 * 2**20])
+async def test_a_file_that_is_too_large_for_a_proxy_goes_in_parts(
+    own_minio: ObjectStoreServer, own_open: OpenStore, own_store: ObjectStore, tmp_path: Path, size_bytes: int
+) -> None:
+    (tmp_path / "v.mp4").write_bytes(data := secrets.token_bytes(size_bytes))
+    proxy = LimitingProxy(own_minio.endpoint, max_bytes=5 * 2**20)
+    async with listening(proxy.handle) as endpoint:
+        store = own_open(archive(endpoint, bucket=own_store.bucket))
+        assert await store.create_file("v.mp4", tmp_path / "v.mp4", content_type="video/mp4")
+        assert not await store.create_file("v.mp4", tmp_path / "v.mp4", content_type="video/mp4")
+        digest = await store.digest("v.mp4")
+    assert digest is not None
+    assert (digest.size_bytes, digest.sha256) == (size_bytes, hashlib.sha256(data).hexdigest())
+    assert await own_store.names("incoming/") == []
+    assert proxy.refused == 2

@@ -1,0 +1,16 @@
+"""A receiver for the tests of this room."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from blocks import ApixoApi, VideoArchive
+from deployments.local.prefect_server import PrefectServer
+from tests.support.receiver import Receiver, receiving
+
+
+@pytest.fixture
+async def receiver(api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer) -> AsyncIterator[Receiver]:
+    """A receiver for this test's sandbox and archive. The sandbox calls it."""
+    async with receiving(api, archive, name="a-block") as running:
+        yield running

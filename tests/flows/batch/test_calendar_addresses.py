@@ -1,0 +1,159 @@
+"""Where a calendar may lie: on this machine, or in any bucket of the store."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from pydantic import SecretStr
+
+from blocks import VideoArchive
+from blocks.errors import StoreUnavailableError
+from deployments.local.object_store import ObjectStoreServer
+from flows.batch.calendars import (
+    MAX_CALENDAR_BYTES,
+    CalendarError,
+    Row,
+    read_calendar,
+)
+from tests.support import unique
+
+from .calendar_text import KITE
+
+
+async def test_a_local_file_is_read(tmp_path: Path, archive: VideoArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "März.csv").write_text("prompt\nA kite", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for where in (str(tmp_path / "März.csv"), "März.csv", f" {tmp_path}/./März.csv\n"):
+        assert await read_calendar(where, archive) == [Row(line=2, item=KITE)]
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's right to read everything."""
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        if uid == 0:
+            os.seteuid(uid)
+
+
+async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive: VideoArchive) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    (tmp_path / "dangling.csv").symlink_to("nowhere.csv")
+    with (tmp_path / "large.csv").open("wb") as large:
+        large.truncate(MAX_CALENDAR_BYTES + 1)
+    for name, why in {
+        "nothing.csv": "is not on the machine that runs the flow",
+        "nowhere/plan.csv": "is not on the machine",
+        "file/plan.csv": "is not on the machine",
+        "dangling.csv": "is not on the machine",
+        "folder.csv": "is a folder",
+        "pipe.csv": "is no regular file",
+        "loop.csv": "cannot be read: ",
+        "large.csv": "is larger than 50,000,000 bytes",
+        "file": r"must be a \.csv",
+        "a\0b.csv": "cannot be read: that is no file name",
+        "a\ud800b.csv": "cannot be read: that is no file name",
+        "x" * 300 + ".csv": "cannot be read: File name too long",
+    }.items():
+        with pytest.raises(CalendarError, match=why) as refused:
+            await read_calendar(f"{tmp_path}/{name}", archive)
+        str(refused.value).encode()  # a log takes it
+        assert len(str(refused.value)) < 400
+
+
+async def test_a_local_file_of_somebody_else_says_so(tmp_path: Path, archive: VideoArchive) -> None:
+    path = tmp_path / "plan.csv"
+    path.write_text("prompt\nA kite")
+    path.chmod(0)
+    with nobody(), pytest.raises(CalendarError, match="may not be read by the user"):
+        await read_calendar(str(path), archive)
+
+
+async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArchive) -> None:
+    plans = archive.model_copy(update={"bucket": unique("plans")})
+    store = plans.store()
+    try:
+        await store.create_bucket()
+        await store.put("2026/märz & april?#.csv", b"prompt\nA kite")
+        await store.put("empty.csv", b"")
+        await store.put("large.jsonl", b" " * (MAX_CALENDAR_BYTES + 1))
+    finally:
+        await store.aclose()
+    for scheme in ("s3", "S3"):
+        where = f"{scheme}://{plans.bucket}/2026/märz & april?#.csv"
+        assert await read_calendar(where, archive) == [Row(line=2, item=KITE)]
+    assert archive.bucket != plans.bucket
+    for where, why in {
+        f"s3://{plans.bucket}/nothing.csv": f"is not there: the bucket {plans.bucket} has no such object",
+        f"s3://{plans.bucket}-gone/plan.csv": f"is not there: the store has no bucket {plans.bucket}-gone",
+        f"s3://{plans.bucket}/empty.csv": "is empty",
+        f"s3://{plans.bucket}/large.jsonl": "is larger than 50,000,000 bytes",
+        f"s3://{plans.bucket}/plan.xls": r"must be a \.csv",
+        f"s3://{plans.bucket}/{'x' * 1_100}.csv": "a name that no object can have",
+        f"s3://{plans.bucket}/../plan.csv": "a name that no object can have",
+        f"s3://{plans.bucket}/a\ud800.csv": "a name that no object can have",
+    }.items():
+        with pytest.raises(CalendarError, match=why) as refused:
+            await read_calendar(where, archive)
+        assert "sora setup" not in str(refused.value)
+        assert archive.secret_key.get_secret_value() not in str(refused.value)
+        assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "https://me:hunter2@example.com/plan.csv",
+        "https://store.example/plan.csv?X-Amz-Signature=hunter2",
+        "file:///hunter2/plan.csv",
+        "s3://key:hunter2@plans/plan.csv",
+        "s3://hunter2!/plan.csv",
+        "s3://hunter2",
+        "s3://hunter2/",
+        "s3:///hunter2.csv",
+        "s3://",
+        "://",
+    ],
+)
+async def test_an_address_that_is_none_is_refused_and_not_repeated(where: str, archive: VideoArchive) -> None:
+    with pytest.raises(CalendarError, match=r"must be .*s3://") as refused:
+        await read_calendar(where, archive)
+    assert "hunter2" not in f"{refused.value} {refused.value.__cause__}"
+
+
+async def test_an_object_that_may_not_be_read_says_so(archive: VideoArchive, minio: ObjectStoreServer) -> None:
+    if minio.kind != "minio":
+        pytest.skip("only MinIO knows users and rights")
+    allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::elsewhere/*"]}
+    admin = MinioAdmin(
+        endpoint=minio.endpoint, credentials=StaticProvider(minio.access_key, minio.secret_key), secure=False
+    )
+    access_key = unique("r")
+    admin.add_service_account(
+        access_key=access_key, secret_key="reader-51gned", policy={"Version": "2012-10-17", "Statement": [allowed]}
+    )
+    reader = archive.model_copy(update={"access_key": access_key, "secret_key": SecretStr("reader-51gned")})
+    where = f"s3://{archive.bucket}/plan.csv"
+    with pytest.raises(CalendarError, match="has no right to read it"):
+        await read_calendar(where, reader)
+    wrong = archive.model_copy(update={"secret_key": SecretStr("wrong-51gned")})
+    with pytest.raises(CalendarError, match=r"cannot be read.*SignatureDoesNotMatch.*secret key") as refused:
+        await read_calendar(where, wrong)
+    assert "51gned" not in str(refused.value)
+
+
+async def test_a_store_that_is_away_is_worth_another_try(archive: VideoArchive) -> None:
+    away = archive.model_copy(update={"endpoint": "127.0.0.1:9"})
+    with pytest.raises(StoreUnavailableError):
+        await read_calendar("s3://plans/plan.csv", away)

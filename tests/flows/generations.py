@@ -1,0 +1,89 @@
+"""Generations in the states that tests begin with."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from prefect import flow
+
+from apixo import VideoRequest
+from deployments.sandbox import Fault, SandboxServer
+from flows.collect_videos import Collected, collect
+from flows.record import transitions
+from flows.record.errors import UnconfirmedError
+from flows.record.generation import Generation, Owner
+from flows.resolution import allow_resubmission, look
+from flows.resources import Resources
+from flows.submission import Submission, Terms
+from tests.support import KITE
+
+SUBMARINE = VideoRequest(prompt="Quite another picture: a black submarine", duration=4)
+"""Nobody would take it for a kite."""
+
+
+async def submit(
+    key: str, resources: Resources, request: VideoRequest = KITE, terms: Terms | None = None
+) -> Generation:
+    return (await Submission(key, request, resources, terms or Terms()).run()).generation
+
+
+async def recorded(key: str, resources: Resources) -> Generation:
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    return entry.generation
+
+
+async def abandoned_claim(key: str, resources: Resources, *, lease_seconds: float = 0.3) -> Generation:
+    """A claim whose owner is dead."""
+    claimed = transitions.claim(
+        None,
+        key=key,
+        request=KITE,
+        owner=Owner(host="elsewhere", pid=1),
+        lease_seconds=lease_seconds,
+        now=datetime.now(UTC),
+    )
+    entry = await resources.ledger.claim(claimed, over=None)
+    assert entry is not None
+    return entry.generation
+
+
+async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
+    """An unconfirmed generation; the task that APIXO took it as."""
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources)
+    return sandbox.record.charged()[-1].task_id or ""
+
+
+async def allow(key: str, resources: Resources) -> Generation:
+    """As `sora resolve --resubmit` does it."""
+    return await allow_resubmission(await look(key, resources), resources)
+
+
+async def finished(sandbox: SandboxServer) -> None:
+    """Waits until the provider has no task under way."""
+    async with asyncio.timeout(20):
+        while sandbox.tasks.unfinished:
+            await asyncio.sleep(0.05)
+
+
+async def bring_home(resources: Resources) -> list[Collected]:
+    """What the collector does next."""
+
+    @flow(name="collect-in-a-test")
+    async def run() -> list[Collected]:
+        return await collect(None, resources)
+
+    return await run()
+
+
+def closed_before_each_change(key: str, resources: Resources) -> None:
+    """Another process removes the marker right before the record is changed."""
+    change = resources.ledger.change
+
+    async def close_first(*arguments: object, **options: object) -> object:
+        await resources.ledger.close(await recorded(key, resources))
+        return await change(*arguments, **options)  # type: ignore[arg-type]
+
+    resources.ledger.change = close_first  # type: ignore[method-assign, assignment]

@@ -1,0 +1,109 @@
+"""A host on loopback that serves one file, and breaks off, changes it or lies about it as a test asks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from flows.media.downloads import DownloadedFile, download
+from flows.media.errors import (
+    DownloadError,
+)
+from flows.media.hosts import guarded_client
+
+from .wire import listening
+
+VIDEO = bytes(range(256)) * 40
+ETAG = '"v1"'
+
+
+@dataclass
+class Host:
+    """Serves one file; each field bends one rule. ``cuts`` are the body lengths after which it hangs up, in turn."""
+
+    body: bytes = VIDEO
+    etag: str | None = ETAG
+    status: int = 200
+    cuts: list[int] = field(default_factory=list)
+    honours_range: bool = True
+    says_length: bool = True
+    content_range: Callable[[int, int], str] = lambda start, size: f"bytes {start}-{size - 1}/{size}"
+    extra: str = ""
+    raw: bytes | None = None
+    pause_seconds: float = 0.0
+    asked: list[dict[str, str]] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/video.mp4?sig=secret"
+
+    @property
+    def ranges(self) -> list[str]:
+        return [request.get("range", "whole") for request in self.asked]
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
+            request = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            self.asked.append(request)
+            if self.raw is not None:
+                writer.write(self.raw)
+                return
+            await self.send(request, writer)
+        except ConnectionError:
+            pass  # a client that has seen enough
+        finally:
+            writer.close()
+
+    async def send(self, request: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        start, status, size = 0, self.status, len(self.body)
+        if self.honours_range and request.get("if-range") in {None, self.etag} and "range" in request:
+            start = int(request["range"].removeprefix("bytes=").removesuffix("-"))
+            status = 206 if start < size else 416
+        body = self.body[start:] if status in {200, 206} else b""
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: video/mp4\r\n{self.extra}"
+        head += f"Content-Length: {len(body)}\r\n" if self.says_length else ""
+        head += f"ETag: {self.etag}\r\n" if self.etag else ""
+        head += f"Content-Range: {self.content_range(start, size)}\r\n" if status == 206 else ""
+        writer.write(head.encode() + b"\r\n")
+        for at in range(0, len(body), 1 if self.pause_seconds else 65_536):
+            if self.cuts:
+                writer.write(body[: self.cuts[0]])
+                await writer.drain()
+                self.cuts.pop(0)
+                return
+            writer.write(body[at : at + (1 if self.pause_seconds else 65_536)])
+            await writer.drain()
+            await asyncio.sleep(self.pause_seconds)
+
+
+@asynccontextmanager
+async def hosting(host: Host) -> AsyncIterator[Host]:
+    async with listening(host.answer) as host.port:
+        yield host
+
+
+async def fetch(
+    url: str,
+    path: Path,
+    *,
+    max_bytes: int = 10_000_000,
+    total_seconds: float = 30,
+    report: Callable[[int, int | None], None] | None = None,
+) -> DownloadedFile:
+    async with guarded_client(allow_private_hosts=True) as client:
+        return await download(client, url, path, max_bytes=max_bytes, total_seconds=total_seconds, report=report)
+
+
+def part_of(path: Path) -> Path:
+    return path.with_name("video.mp4.part")
+
+
+async def cut_at_4000(host: Host, path: Path) -> None:
+    host.cuts = [4000]
+    with pytest.raises(DownloadError):
+        await fetch(host.url, path)

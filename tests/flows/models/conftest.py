@@ -1,0 +1,16 @@
+"""A sandbox that offers more models than the catalogue."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.sandbox import SandboxServer, SandboxSettings
+
+
+@pytest.fixture
+def sandbox(films: Path) -> Iterator[SandboxServer]:
+    """A sandbox that offers one model more than the catalogue has."""
+    settings = SandboxSettings(speed=600, video_height=90, data_dir=films, other_models=("future-1",))
+    with SandboxServer(settings) as server:
+        yield server

@@ -1,0 +1,231 @@
+"""What happens when a model is gone: the fallback is asked, and nothing is paid twice."""
+
+import asyncio
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from blocks import ApixoApi
+from blocks.prices import Price
+from deployments.sandbox import Fault, SandboxServer
+from flows.batch.summary import BatchFailedError
+from flows.collect_videos import collect
+from flows.generate_batch import generate_batch
+from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.record.generation import Generation, State
+from flows.resolution import look, resolve_as_task
+from flows.resources import Resources, open_resources
+from tests.flows.conftest import StoredBlocks
+from tests.flows.generations import submit
+from tests.support import KITE, make_api
+
+from .requests import GONE, SAFE, asked, gone
+
+
+@pytest.mark.parametrize("kind", GONE)
+async def test_a_model_that_is_gone_gives_way_to_the_fallback_under_the_same_key(
+    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2", kind=kind)
+    found = await submit(key, resources, SAFE)
+    assert asked(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
+    assert [(attempt.model, attempt.state) for attempt in found.attempts] == [
+        ("sora-2", State.REJECTED), ("kling-3-0-turbo", State.SUBMITTED),
+    ]  # fmt: skip
+    assert (found.request, found.task.model) == (SAFE, "kling-3-0-turbo")
+    assert json.loads(sandbox.record.submits()[1].body)["input"]["aspect_ratio"] == "16:9"
+    assert await submit(key, resources, SAFE) == found
+    assert len(sandbox.record.submits()) == 2
+    assert [item.what for item in await collect([key], resources)] in (["pending"], ["archived"])
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
+
+
+async def test_no_fallback_is_off_by_default(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    gone(sandbox, "sora-2")
+    with pytest.raises(SubmissionRejectedError, match=r"no such model.*The model was sora-2"):
+        await submit(key, resources, KITE)
+    assert asked(sandbox) == [("sora-2", False)]
+
+
+async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_anew(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2", "kling-3-0-turbo", "future-1", times=1)
+    with pytest.raises(SubmissionRejectedError, match=r"after 3 tries.*The model was future-1"):
+        await submit(key, resources, SAFE)
+    found = await submit(key, resources, SAFE)
+    assert asked(sandbox) == [
+        ("sora-2", False), ("kling-3-0-turbo", False), ("future-1", False), ("sora-2", True),
+    ]  # fmt: skip
+    assert found.task.model == "sora-2"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "http_404_html", "http_503", "http_500_after", "code_400_after", "reset_after", "reset_before", "hang_after",
+        "junk", "no_data",
+    ],
+)  # fmt: skip
+async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
+    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1, "seconds": 5}))
+    for _ in range(2):
+        with pytest.raises(UnconfirmedError):
+            await submit(key, resources, SAFE)
+    assert [model for model, _ in asked(sandbox)] == ["sora-2"]
+
+
+@pytest.mark.parametrize("kind", ["http_400", "http_401", "http_402", "http_403", "http_400_credits"])
+async def test_after_any_other_refusal_no_other_model_is_asked(
+    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
+    with pytest.raises(SubmissionRejectedError):
+        await submit(key, resources, SAFE)
+    assert asked(sandbox) == [("sora-2", False)]
+
+
+async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2")
+    gone(sandbox, "kling-3-0-turbo", kind="reset_after")
+    for _ in range(2):
+        with pytest.raises(UnconfirmedError):
+            await submit(key, resources, SAFE)
+    assert asked(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
+    task_id = sandbox.record.submits()[1].task_id
+    assert task_id is not None
+    resolved = await resolve_as_task(await look(key, resources), task_id, resources)
+    assert (resolved.task.task_id, resolved.task.model) == (task_id, "kling-3-0-turbo")
+
+
+async def test_a_busy_fallback_is_tried_again_and_not_the_model_that_is_gone(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2")
+    gone(sandbox, "kling-3-0-turbo", kind="http_429", times=2)
+    found = await submit(key, resources, SAFE)
+    assert asked(sandbox) == [("sora-2", False), *[("kling-3-0-turbo", False)] * 2, ("kling-3-0-turbo", True)]
+    assert found.task.model == "kling-3-0-turbo"
+
+
+async def test_a_task_that_failed_was_taken_so_no_other_model_is_asked(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code", times=-1))
+    with pytest.raises(VideoFailedError):
+        await stored.generate(SAFE, key=key)
+    assert asked(sandbox) == [("sora-2", True)]
+
+
+async def test_racing_runs_with_a_fallback_pay_once(
+    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2")
+    sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, model="kling-3-0-turbo"))
+
+    async def one() -> Generation:
+        async with open_resources(api, resources.archive, pays=True) as own:
+            return await submit(key, own, SAFE)
+
+    results = await asyncio.gather(*(one() for _ in range(8)))
+    assert [model for model, charged in asked(sandbox) if charged] == ["kling-3-0-turbo"]
+    assert {result.task_id for result in results} == {results[0].task_id}
+
+
+PRICES: dict[str, Any] = {
+    "price_per_second": Decimal("0.1"),
+    "prices": {"kling-3-0-turbo": Price(per_second=Decimal("0.5")), "veo-3-1": Price(per_video=Decimal(3))},
+    "currency": "USD",
+}
+
+
+async def test_the_price_of_the_model_that_took_it_is_written_down(
+    key: str, sandbox: SandboxServer, resources: Resources
+) -> None:
+    resources.api = make_api(sandbox, **PRICES)
+    gone(sandbox, "sora-2")
+    found = await submit(key, resources, SAFE)
+    assert [(item.price, item.currency) for item in found.attempts] == [
+        (Decimal("0.4"), "USD"), (Decimal("2.0"), "USD"),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def priced(sandbox: SandboxServer) -> ApixoApi:
+    return make_api(sandbox, submit_timeout_seconds=20, **PRICES)
+
+
+async def batch(stored: StoredBlocks, key: str, requests: list[dict[str, Any]], **options: Any) -> Any:
+    given: dict[str, Any] = {"max_in_flight": 1, "submissions_per_second": 100, "api": stored.name} | options
+    return await generate_batch(requests=requests, key=key, archive=stored.name, **given)
+
+
+async def test_a_batch_counts_each_model_with_its_own_price(
+    priced: ApixoApi, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    stored.api.prices = priced.prices
+    stored.api.price_per_second = priced.price_per_second
+    await stored.api.save(stored.name, overwrite=True)
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "prompt": "Dunes", "duration": 4},
+        {"id": "b", "prompt": "Dunes", "model": "kling-3-0-turbo", "duration": 10},
+        {"id": "c", "prompt": "Dunes", "model": "veo-3-1"},
+    ]
+    dry = await batch(stored, key, rows, dry_run=True)
+    assert [row.price for row in dry.rows] == [Decimal("0.4"), Decimal("5.0"), Decimal(3)]
+    assert (dry.price, sandbox.record.submits()) == (Decimal("8.4"), [])
+    with pytest.raises(BatchFailedError, match=r"max_spend is 6"):
+        await batch(stored, key, rows, max_spend=6)
+    assert asked(sandbox) == [("sora-2", True), ("kling-3-0-turbo", True)]
+    with pytest.raises(Exception, match="max_spend needs a price of grok-video"):
+        await batch(stored, f"{key}-2", [{"prompt": "Dunes", "model": "grok-video"}], max_spend=6)
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_fallback_that_is_too_dear_is_not_paid(
+    priced: ApixoApi, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    stored.api.prices = priced.prices
+    stored.api.price_per_second = priced.price_per_second
+    await stored.api.save(stored.name, overwrite=True)
+    gone(sandbox, "sora-2")
+    row = {"id": "a", "prompt": "Dunes", "fallback_models": ["kling-3-0-turbo"]}
+    with pytest.raises(BatchFailedError, match=r"the batch would come to 2\.0") as caught:
+        await batch(stored, key, [row], max_spend=1)
+    assert caught.value.summary.blocked is None  # it was not asked, so nobody knows that it is gone
+    assert asked(sandbox) == [("sora-2", False)]
+    made = await batch(stored, key, [row], max_spend=2)
+    assert made.counts == {"archived": 1}
+    assert asked(sandbox) == [("sora-2", False), ("sora-2", False), ("kling-3-0-turbo", True)]
+
+
+async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    gone(sandbox, "sora-2")
+    rows: list[dict[str, Any]] = [{"id": str(number), "prompt": f"Dunes {number}"} for number in range(4)]
+    rows[2] |= {"model": "kling-2-6", "options": {"sound": False}}
+    with pytest.raises(BatchFailedError, match=r"APIXO does not offer sora-2, so the other rows") as caught:
+        await batch(stored, key, rows)
+    assert caught.value.summary.counts == {"archived": 1, "not submitted": 2, "rejected": 1}
+    assert asked(sandbox) == [("sora-2", False), ("kling-2-6", True)]
+
+
+async def test_of_a_batch_the_model_that_is_gone_is_asked_once_and_then_the_fallback(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    gone(sandbox, "sora-2")
+    row = {"prompt": "Dunes", "fallback_models": ["kling-3-0-turbo"]}
+    rows = [{**row, "id": str(number)} for number in range(12)]
+    made = await batch(stored, key, rows, submissions_per_second=5)
+    assert made.counts == {"archived": 12}
+    refused = [model for model, accepted in asked(sandbox) if not accepted]
+    assert set(refused) == {"sora-2"}
+    assert len(refused) <= 3  # it, and what was in flight when its answer came
+    assert asked(sandbox).count(("kling-3-0-turbo", True)) == 12

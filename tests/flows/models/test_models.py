@@ -1,0 +1,212 @@
+"""Videos of other models than sora-2. Every test asserts on what APIXO saw."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import get_client
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
+
+from apixo import VideoRequest
+from blocks import ApixoApi
+from deployments.sandbox import Fault, SandboxServer
+from flows.callbacks import Outcome, answer_call
+from flows.collect_videos import collect
+from flows.generate_batch import generate_batch
+from flows.generate_video import generate_video
+from flows.record.errors import KeyConflictError, UnconfirmedError
+from flows.record.generation import SCHEMA, State
+from flows.record.ledger import record_name
+from flows.resolution import look, resolve_as_task
+from flows.resources import Resources
+from tests.flows.conftest import StoredBlocks
+from tests.flows.generations import submit
+from tests.support import KITE, made_outside
+
+from .requests import KLING, SAFE, asked, gone
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"prompt": "x"},
+        {"prompt": "x", "model": "future-1", "duration": 7, "aspect_ratio": "3:1", "mode": "z", "options": {"a": 1}},
+        VideoRequest(prompt="x", model="veo-3-1").model_dump(mode="json"),
+        VideoRequest(prompt="x").model_dump(mode="json"),
+        SAFE.model_dump(mode="json"),
+    ],
+)
+def test_prefects_form_takes_what_a_request_takes(request_: dict[str, Any]) -> None:
+    for parameters, made in (({"request": request_}, generate_video), ({"requests": [request_]}, generate_batch)):
+        schema = parameter_schema(made).model_dump_for_openapi()
+        validate(parameters, schema, raise_on_error=True)
+        if made is generate_video:
+            field = schema["definitions"]["VideoRequest"]["properties"]["model"]
+            assert (field["anyOf"][0]["enum"][0], field["default"]) == ("sora-2", "sora-2")
+
+
+async def test_another_model_is_generated_polled_and_archived_under_its_name(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    made = await stored.generate(KLING, key=key)
+    assert made.state is State.ARCHIVED
+    assert asked(sandbox) == [("kling-2-6", True)]
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}
+    assert json.loads(sandbox.record.submits()[0].body)["input"] == KLING.input()
+    video = made.video
+    assert video is not None
+    assert video.duration_seconds == pytest.approx(5, abs=0.1)
+    assert made.warnings == ()
+    store = stored.archive.store()
+    try:
+        found = await store.get(video.name.replace("video.mp4", "generation.json"))
+    finally:
+        await store.aclose()
+    assert found is not None
+    sidecar = json.loads(found.data)
+    assert (sidecar["model"], sidecar["request"]["model"]) == ("kling-2-6", "kling-2-6")
+    assert (sidecar["request"]["options"], sidecar["request"]["tags"]) == ({"sound": True}, ["spring", "dunes"])
+    again = await stored.generate(KLING, key=key)
+    assert again == made
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_another_shape_than_asked_of_the_model_is_a_warning(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="result", kind="other_orientation"))
+    square = KLING.model_copy(update={"aspect_ratio": "1:1"})
+    made = await stored.generate(square, key=key)
+    assert [warning for warning in made.warnings if "square was asked for" in warning] != []
+
+
+async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = VideoRequest(prompt="Dunes at dusk", model="future-1", options={"style": {"grain": 2}})
+    made = await stored.generate(request, key=key)
+    assert made.state is State.ARCHIVED
+    sent = json.loads(sandbox.record.submits()[0].body)
+    assert sent["input"] == {"mode": "text-to-video", "prompt": "Dunes at dusk", "style": {"grain": 2}}
+    assert "the catalogue does not have future-1: the request is sent as it is" in caplog.text
+
+
+async def test_tags_are_on_the_run_and_make_no_other_video(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    state = await stored_run(stored, KLING, key=key)
+    async with get_client() as client:
+        run = await client.read_flow_run(state)
+    assert {"spring", "dunes"} <= set(run.tags)
+    await stored.generate(KLING.model_copy(update={"tags": ["autumn"]}), key=key)
+    assert len(sandbox.record.submits()) == 1
+    with pytest.raises(KeyConflictError):
+        await stored.generate(KLING.model_copy(update={"options": {"sound": False}}), key=key)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def stored_run(stored: StoredBlocks, request: VideoRequest, *, key: str) -> Any:
+    state = await generate_video(request, key=key, api=stored.name, archive=stored.name, return_state=True)
+    assert state.is_completed()
+    return state.state_details.flow_run_id
+
+
+async def test_a_task_is_polled_under_the_model_of_its_own_submission(
+    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+) -> None:
+    """A person names a task of another model than the attempt's: APIXO does not know it there."""
+    sandbox.faults.add(Fault(call="submit", kind="reset_before"))
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources, KLING)
+    other = await made_outside(api)
+    with pytest.raises(Exception, match=r"could not be asked|does not know"):
+        await resolve_as_task(await look(key, resources), other, resources)
+    right = await made_outside(api, KLING)
+    assert (await resolve_as_task(await look(key, resources), right, resources)).task.model == "kling-2-6"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_record_of_before_is_one_of_sora_2(
+    version: int, key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources, KITE)
+    name = record_name(key)
+    there = await resources.store.get(name)
+    assert there is not None
+    record = json.loads(there.data)
+    assert record["schema_version"] == SCHEMA == 3
+    record["schema_version"] = version
+    for field in ("model", "options", "tags", "fallback_models"):
+        del record["request"][field]
+    for field in ("model", "price", "currency"):
+        del record["attempts"][0][field]
+    await resources.store.put(name, json.dumps(record).encode())
+    found = await submit(key, resources, KITE)
+    assert (found.task.model, found.attempt.price, found.request) == ("sora-2", None, KITE)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_record_stays_readable_when_the_catalogue_changes(
+    key: str, resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await submit(key, resources, KLING)
+    (tmp_path / "models.json").write_text(
+        '{"kling-2-6": {"source": "a test", "modes": {"other": {"images": [0, 0]}}, "durations": [20]}}'
+    )
+    monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    assert entry.generation == before
+    assert [item.what for item in await collect([key], resources)] in (["pending"], ["archived"])
+
+
+async def test_fresh_addresses_are_asked_for_under_the_model(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="result", kind="http_403", model="kling-2-6"))
+    assert (await stored.generate(KLING, key=key)).state is State.ARCHIVED
+    assert sandbox.faults.pending() == []
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}
+
+
+async def test_a_callback_is_checked_under_the_model_of_its_attempt(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    gone(sandbox, "sora-2")
+    gone(sandbox, "kling-3-0-turbo", kind="reset_after")
+    with pytest.raises(UnconfirmedError):
+        await submit(key, resources, SAFE)
+    task_id = sandbox.record.submits()[1].task_id
+    notified: list[str] = []
+    while (outcome := await answer_call(key, 2, task_id, resources, notify=lambda *who: notified.append(who[1]))) in (
+        Outcome.PENDING,
+        Outcome.UNIDENTIFIED,
+    ):
+        assert outcome is Outcome.PENDING
+        await asyncio.sleep(0.05)
+    assert (outcome, notified) == (Outcome.FINISHED, [task_id])
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
+    entry = await resources.ledger.read(key)
+    assert entry is not None
+    assert (entry.generation.task.model, entry.generation.task_id) == ("kling-3-0-turbo", task_id)
+
+
+async def test_a_video_of_a_task_that_was_replaced_is_collected_under_its_model(
+    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+) -> None:
+    first = await submit(key, resources, KLING)
+    second = await made_outside(api, KLING)
+    await resolve_as_task(await look(key, resources), second, resources)
+    for _ in range(100):
+        await collect([key], resources)
+        entry = await resources.ledger.read(key)
+        assert entry is not None
+        (replaced,) = entry.generation.attempt.superseded
+        if entry.generation.state is State.ARCHIVED and replaced.objects:
+            break
+        await asyncio.sleep(0.05)
+    assert (replaced.task_id, len(replaced.objects) > 0) == (first.task_id, True)
+    assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}

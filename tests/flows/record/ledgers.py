@@ -1,0 +1,78 @@
+"""Ledgers of a test, and the records that they begin with."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from apixo import Succeeded
+from blocks import VideoArchive
+from blocks.probe import ensure_ready
+from flows.record import transitions
+from flows.record.generation import Generation, Owner, Problem
+from flows.record.ledger import Entry, Ledger
+from tests.support import KITE
+from tests.support.store_line import Line
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+NO = Problem(kind="BadRequestError", code="400", message="no credits")
+
+
+def claim_of(key: str, *, over: Generation | None = None, pid: int = 1) -> Generation:
+    return transitions.claim(over, key=key, request=KITE, owner=Owner(host="here", pid=pid), lease_seconds=60, now=NOW)
+
+
+def submitted(now: Generation) -> Generation:
+    return transitions.submitted(now, attempt_number=1, task_id="t1", now=NOW)
+
+
+def rejected(now: Generation) -> Generation:
+    return transitions.rejected(now, attempt_number=now.attempt.number, problem=NO, now=NOW)
+
+
+def succeeded(now: Generation) -> Generation:
+    status = Succeeded(task_id="t1", state="success", result_urls=("https://h.example/v",))
+    return transitions.succeeded(now, status, now=NOW)
+
+
+def warn(text: str) -> Callable[[Generation], Generation]:
+    return lambda now: now.model_copy(update={"warnings": (*now.warnings, text)})
+
+
+class Clock:
+    """A clock that moves only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.seconds += seconds
+
+
+@asynccontextmanager
+async def opened(archive: VideoArchive, line: Line | None = None, clock: Clock | None = None) -> AsyncIterator[Ledger]:
+    store = (line or Line()).store(archive)
+    try:
+        await ensure_ready(store)
+        if clock is None:
+            yield Ledger(store)
+        else:
+            yield Ledger(store, sleep=clock.sleep, monotonic=clock.monotonic)
+    finally:
+        await store.aclose()
+
+
+async def must_claim(ledger: Ledger, key: str) -> Entry:
+    entry = await ledger.claim(claim_of(key), over=None)
+    assert entry is not None
+    return entry
+
+
+async def now_in(ledger: Ledger, key: str) -> Generation:
+    entry = await ledger.read(key)
+    assert entry is not None
+    return entry.generation

@@ -1,0 +1,119 @@
+"""The ledger while the store is away or refuses: what is waited out, and for how long."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from blocks import VideoArchive
+from blocks.errors import StoreRefusedError, StoreUnavailableError
+from flows.record.generation import State
+from flows.record.ledger import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Ledger
+from tests.support.store_line import Call, Hook, Line, cut, nothing
+
+from .ledgers import Clock, claim_of, must_claim, now_in, opened, submitted
+
+
+def outage(clock: Clock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
+    """No connection until the clock says so."""
+
+    async def refuse(request: Call) -> None:
+        if of(request) and clock.seconds < until:
+            raise cut()
+
+    return refuse
+
+
+async def test_an_outage_is_waited_out_with_growing_pauses(archive: VideoArchive, key: str) -> None:
+    line, clock = Line(), Clock()
+    async with opened(archive, line, clock) as ledger:
+        line.before = outage(clock, until=clock.seconds + 30)
+        assert await ledger.claim(claim_of(key), over=None) is not None
+    assert 30 <= sum(clock.pauses) <= 30 + LONGEST_PAUSE_SECONDS
+    assert clock.pauses == sorted(clock.pauses)
+    assert clock.pauses[0] < 1
+    assert max(clock.pauses) == LONGEST_PAUSE_SECONDS
+
+
+CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
+    "read": lambda ledger, key: ledger.read(key),
+    "claim": lambda ledger, key: ledger.claim(claim_of(key), over=None),
+    "change": lambda ledger, key: ledger.change(key, submitted),
+    "mark_open": lambda ledger, key: ledger.mark_open(key),
+    "close": lambda ledger, key: ledger.close(claim_of(key)),
+    "is_open": lambda ledger, key: ledger.is_open(key),
+    "ensure_ready": lambda ledger, _: ledger.ensure_ready(),
+}
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if name != "ensure_ready"])
+async def test_patience_ends(archive: VideoArchive, key: str, call: str) -> None:
+    line, clock = Line(), Clock()
+    async with opened(archive, line, clock) as ledger:
+        line.before = outage(clock, until=float("inf"))
+        with pytest.raises(StoreUnavailableError):
+            await CALLS[call](ledger, key)
+    assert PATIENCE_SECONDS - LONGEST_PAUSE_SECONDS <= sum(clock.pauses) <= PATIENCE_SECONDS
+
+
+async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
+    archive: VideoArchive, key: str
+) -> None:
+    line, clock = Line(), Clock()
+    async with opened(archive, line, clock) as ledger:
+        await must_claim(ledger, key)
+        reads = outage(clock, until=clock.seconds + 80)
+        writes = outage(clock, until=float("inf"), of=lambda request: request.writes_a_record)
+
+        async def both(request: Call) -> None:
+            await reads(request)
+            await writes(request)
+
+        line.before = both
+        with pytest.raises(StoreUnavailableError):
+            await ledger.change(key, submitted, patience_seconds=100)
+        assert 95 <= sum(clock.pauses) <= 100
+        line.before = nothing
+        assert (await now_in(ledger, key)).state is State.CLAIMED
+
+
+async def test_a_long_patience_finds_the_store_again(archive: VideoArchive, key: str) -> None:
+    line, clock = Line(), Clock()
+    async with opened(archive, line, clock) as ledger:
+        await must_claim(ledger, key)
+        line.before = outage(clock, until=clock.seconds + 1000)
+        entry = await ledger.change(key, submitted, patience_seconds=1800)
+    assert entry.generation.state is State.SUBMITTED
+
+
+async def test_no_patience_is_one_try(archive: VideoArchive, key: str) -> None:
+    line, clock = Line(), Clock()
+    async with opened(archive, line, clock) as ledger:
+        await must_claim(ledger, key)
+        line.before = outage(clock, until=float("inf"))
+        with pytest.raises(StoreUnavailableError):
+            await ledger.change(key, submitted, patience_seconds=0)
+    assert clock.pauses == []
+
+
+async def test_a_refusal_is_not_waited_out(archive: VideoArchive, key: str) -> None:
+    clock = Clock()
+    gone = archive.model_copy(update={"bucket": f"{archive.bucket}-gone"}).store()
+    ledger = Ledger(gone, sleep=clock.sleep, monotonic=clock.monotonic)
+    try:
+        with pytest.raises(StoreRefusedError, match="NoSuchBucket"):
+            await ledger.read(key)
+    finally:
+        await gone.aclose()
+    assert clock.pauses == []
+
+
+async def test_getting_ready_waits_out_an_outage(archive: VideoArchive) -> None:
+    line, clock = Line(), Clock()
+    store = line.store(archive)
+    line.before = outage(clock, until=clock.seconds + 10)
+    try:
+        await Ledger(store, sleep=clock.sleep, monotonic=clock.monotonic).ensure_ready()
+    finally:
+        await store.aclose()
+    assert 10 <= sum(clock.pauses) <= 10 + LONGEST_PAUSE_SECONDS

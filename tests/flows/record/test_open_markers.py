@@ -1,0 +1,134 @@
+"""The markers of open generations: there before the claim, gone after the end, and never gone too early."""
+
+from collections.abc import Callable
+
+import pytest
+
+from blocks import VideoArchive
+from flows.record.generation import Generation, State
+from flows.record.ledger import Ledger, marker_name, record_name
+from tests.support.store_line import Call, Line
+
+from .ledgers import claim_of, must_claim, now_in, opened, rejected, submitted, succeeded
+
+
+async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
+    await must_claim(ledger, key)
+    await ledger.change(key, rejected)
+    await ledger.close(await now_in(ledger, key))
+    assert not await ledger.is_open(key)
+    assert (await now_in(ledger, key)).state is State.REJECTED
+    await ledger.close(await now_in(ledger, key))
+    assert await ledger.open_keys() == []
+
+
+@pytest.mark.parametrize("how", [None, submitted, lambda now: succeeded(submitted(now))])
+async def test_a_generation_with_work_left_cannot_be_closed(
+    how: Callable[[Generation], Generation] | None, ledger: Ledger, key: str
+) -> None:
+    await must_claim(ledger, key)
+    if how is not None:
+        await ledger.change(key, how)
+    await ledger.close(await now_in(ledger, key))
+    assert await ledger.open_keys() == [key]
+
+
+@pytest.mark.parametrize("moment", ["before the marker goes", "after the marker went"])
+async def test_a_claim_made_while_another_closes_stays_open(
+    moment: str, archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    await must_claim(ledger, key)
+    over = await ledger.change(key, rejected)
+
+    async def claim_again(request: Call) -> None:
+        if request.method == "DELETE":
+            assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
+
+    line = Line()
+    async with opened(archive, line) as closing:
+        if moment.startswith("before"):
+            line.before = claim_again
+        else:
+            line.after = claim_again
+        await closing.close(over.generation)
+    assert await ledger.open_keys() == [key]
+
+
+async def test_an_end_that_nobody_was_notified_of_stays_open(ledger: Ledger, key: str) -> None:
+    """Who tells of an end may be slow, and a person's rerun have brought the generation to another end meanwhile."""
+    await must_claim(ledger, key)
+    told = await ledger.change(key, rejected)
+    await ledger.claim(claim_of(key, over=told.generation), over=told)
+    await ledger.change(key, rejected)
+    await ledger.close(told.generation)
+    assert await ledger.open_keys() == [key]
+    await ledger.close(await now_in(ledger, key))
+    assert await ledger.open_keys() == []
+
+
+async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
+    archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """The marker is written, another removes it and sees nothing new in the record, and only then the claim arrives."""
+    await must_claim(ledger, key)
+    over = await ledger.change(key, rejected)
+
+    async def close_first(request: Call) -> None:
+        if request.writes_a_record:
+            await ledger.close(over.generation)
+
+    line = Line()
+    async with opened(archive, line) as claiming:
+        line.before = close_first
+        assert await claiming.claim(claim_of(key, over=over.generation), over=over) is not None
+    assert await ledger.open_keys() == [key]
+
+
+@pytest.mark.parametrize("closes", ["long before", "just before the write"])
+async def test_a_late_answer_to_what_was_closed_stays_open(
+    closes: str, archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """An attempt was given up, a person allowed another, the collector closed it. Then its answer comes: it is paid."""
+    await must_claim(ledger, key)
+    over = await ledger.change(key, rejected)
+    if closes == "long before":
+        await ledger.close(over.generation)
+
+    async def close_first(request: Call) -> None:
+        if closes == "just before the write" and request.writes_a_record:
+            await ledger.close(over.generation)
+
+    line = Line()
+    async with opened(archive, line) as answering:
+        line.before = close_first
+        assert (await answering.change(key, submitted)).generation.state is State.SUBMITTED
+        markers = [number for number, seen in enumerate(line.seen) if seen == f"PUT {marker_name(key)}"]
+        (write,) = [number for number, seen in enumerate(line.seen) if seen == f"PUT {record_name(key)}"]
+        assert markers[0] < write < markers[1]
+    assert await ledger.open_keys() == [key]
+
+
+async def test_the_marker_is_there_before_the_claim(archive: VideoArchive, key: str) -> None:
+    line = Line()
+    async with opened(archive, line) as ledger:
+        line.seen.clear()
+        await must_claim(ledger, key)
+        assert line.seen.index(f"PUT {marker_name(key)}") < line.seen.index(f"PUT {record_name(key)}")
+
+
+async def test_all_keys_and_the_open_ones_are_listed_sorted(ledger: Ledger) -> None:
+    keys = ["a", "a-b", "a.b", "a.json", "a..b", "a.", "0", "z" * 128]
+    for key in keys:
+        await must_claim(ledger, key)
+    for key in ("a", "a.json", "z" * 128):
+        await ledger.change(key, rejected)
+        await ledger.close(await now_in(ledger, key))
+    assert await ledger.keys() == sorted(keys)
+    assert await ledger.open_keys() == ["0", "a-b", "a.", "a..b", "a.b"]
+    for key in keys:
+        assert (await now_in(ledger, key)).key == key
+
+
+async def test_the_keys_of_an_empty_ledger(ledger: Ledger) -> None:
+    assert await ledger.keys() == []
+    assert await ledger.open_keys() == []

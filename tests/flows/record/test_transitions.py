@@ -1,0 +1,183 @@
+"""Which change of a generation is allowed in which state, and what no sequence of changes may do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.record import transitions
+from flows.record.errors import TransitionError
+from flows.record.generation import (
+    FINISHED,
+    PAID,
+    Generation,
+    State,
+)
+
+from .changes import LATER, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
+
+STANDS: dict[str, Callable[[], Generation]] = {
+    "claimed": claimed,
+    "unconfirmed": lambda: lose(claimed()),
+    "rejected": lambda: reject(claimed()),
+    "submitted": lambda: submit(claimed()),
+    "succeeded": lambda: succeed(submit(claimed())),
+    "archived": lambda: store(succeed(submit(claimed()))),
+    "failed": lambda: fail(submit(claimed())),
+    "for good": lambda: fail(submit(claimed()), code="CONTENT_VIOLATION"),
+}
+
+CHANGES: dict[str, Callable[[Generation], Generation]] = {
+    "claim": partial(claimed, now=LATER),
+    "submitted": submit,
+    "submitted as another": partial(submit, task_id="t2"),
+    "rejected": reject,
+    "unconfirmed": lose,
+    "resubmission": allow,
+    "resolved": resolve,
+    "resolved as another": partial(resolve, task_id="t2"),
+    "succeeded": succeed,
+    "another succeeded": partial(succeed, task_id="t2"),
+    "failed": fail,
+    "another failed": partial(fail, task_id="t2"),
+    "archived": store,
+}
+
+SAME, NO = "same", "TransitionError"
+# Every change in every state: the state it leads to, the very same record, or an error.
+TABLE = """
+                     | claimed     | unconfirmed | rejected  | submitted | succeeded | archived | failed    | for good
+claim                | NO          | NO          | claimed   | NO        | NO        | NO       | claimed   | claimed
+submitted            | submitted   | submitted   | submitted | SAME      | SAME      | SAME     | SAME      | SAME
+submitted as another | submitted   | submitted   | submitted | submitted | succeeded | archived | failed    | failed
+rejected             | rejected    | rejected    | SAME      | SAME      | SAME      | SAME     | SAME      | SAME
+unconfirmed          | unconfirmed | SAME        | SAME      | SAME      | SAME      | SAME     | SAME      | SAME
+resubmission         | NO          | rejected    | SAME      | NO        | NO        | NO       | failed    | NO
+resolved             | NO          | submitted   | submitted | SAME      | SAME      | SAME     | SAME      | SAME
+resolved as another  | NO          | submitted   | submitted | submitted | submitted | NO       | submitted | submitted
+succeeded            | NO          | NO          | NO        | succeeded | SAME      | SAME     | succeeded | succeeded
+another succeeded    | NO          | NO          | NO        | NO        | NO        | NO       | NO        | NO
+failed               | NO          | NO          | NO        | failed    | SAME      | SAME     | SAME      | SAME
+another failed       | NO          | NO          | NO        | NO        | NO        | NO       | NO        | NO
+archived             | NO          | NO          | NO        | NO        | archived  | SAME     | NO        | NO
+"""
+
+
+def rows() -> list[tuple[str, str, str]]:
+    head, *body = (
+        [cell.strip() for cell in line.split("|")] for line in TABLE.strip("\n").splitlines() if line.strip()
+    )
+    return [
+        (change, stand, expected) for change, *cells in body for stand, expected in zip(head[1:], cells, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("change", "stand", "expected"), rows())
+def test_every_change_in_every_state(change: str, stand: str, expected: str) -> None:
+    before = STANDS[stand]()
+    if expected == "NO":
+        with pytest.raises(TransitionError, match="kite"):
+            CHANGES[change](before)
+        return
+    after = CHANGES[change](before)
+    if expected == "SAME":
+        assert after == before
+    else:
+        assert after.state == expected
+        assert after.attempt.state is after.state
+        assert after.updated_at == LATER
+        assert after != before
+
+
+def test_the_table_knows_every_state_and_every_change() -> None:
+    assert {stand for _, stand, _ in rows()} == set(STANDS)
+    assert {change for change, _, _ in rows()} == set(CHANGES)
+    assert {make().state for make in STANDS.values()} == set(State)
+
+
+def test_only_states_without_a_task_under_way_count_as_finished() -> None:
+    assert {State.ARCHIVED} == PAID & FINISHED
+    assert {State.CLAIMED, State.UNCONFIRMED, State.SUBMITTED, State.SUCCEEDED}.isdisjoint(FINISHED)
+
+
+@pytest.mark.parametrize("stand", ["unconfirmed", "rejected"])
+def test_a_task_id_reconciles_an_attempt_taken_for_lost_or_unpaid(stand: str) -> None:
+    reconciled = transitions.submitted(STANDS[stand](), attempt_number=1, task_id="t9", now=LATER)
+    assert reconciled.state is State.SUBMITTED
+    assert reconciled.task_id == "t9"
+    assert reconciled.attempt.problem is None
+    assert reconciled.attempt.submitted_at == LATER
+
+
+@pytest.mark.parametrize("stand", STANDS)
+def test_a_record_survives_json(stand: str) -> None:
+    found = STANDS[stand]()
+    assert Generation.model_validate_json(found.model_dump_json(indent=2)) == found
+
+
+TASKS = st.sampled_from(["t1", "t2", "t3"])
+NUMBERS = st.integers(1, 4)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change with its arguments, as the tests above spell it."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+STEPS = st.one_of(
+    st.builds(Step, st.sampled_from(["claim", "resubmission", "archived"])),
+    st.builds(Step, st.sampled_from(["succeeded", "failed", "resolved"]), st.fixed_dictionaries({"task_id": TASKS})),
+    st.builds(Step, st.just("submitted"), st.fixed_dictionaries({"task_id": TASKS, "attempt_number": NUMBERS})),
+    st.builds(Step, st.sampled_from(["rejected", "unconfirmed"]), st.fixed_dictionaries({"attempt_number": NUMBERS})),
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(STEPS, max_size=25))
+def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[Step]) -> None:  # noqa: C901 - a list of rules
+    found = claimed()
+    owner_of: dict[str, str | None] = {}
+    for step in steps:
+        if step.arguments.get("attempt_number", 1) > len(found.attempts):
+            continue
+        before = found
+        try:
+            found = CHANGES[step.name](before, **step.arguments)
+        except TransitionError:
+            continue
+        assert found.attempt.state is found.state
+        assert [attempt.number for attempt in found.attempts] == list(range(1, len(found.attempts) + 1))
+        for old, new in zip(before.attempts, found.attempts, strict=False):
+            assert old.task_id is None or old.task_id in found.task_ids or old.task_id in (new.note or "")
+            assert {item.task_id for item in old.superseded} <= found.task_ids
+        for attempt in found.attempts:
+            for task_id, folder in [
+                (attempt.task_id, attempt.folder),
+                *((i.task_id, i.folder) for i in attempt.superseded),
+            ]:
+                assert folder is None or owner_of.setdefault(folder, task_id) == task_id, "two tasks share a name"
+        if before.state is State.ARCHIVED:
+            assert found.state is State.ARCHIVED
+            assert found.objects == before.objects
+        if before.state in PAID and found.state not in PAID:
+            assert (step.name, before.state, found.state) == ("failed", State.SUBMITTED, State.FAILED)
+        if found.state in PAID:
+            assert found.task_id is not None
+            with pytest.raises(TransitionError):
+                claimed(found)
+        if len(found.attempts) > len(before.attempts):
+            assert (step.name, before.state) in {("claim", State.REJECTED), ("claim", State.FAILED)} or (
+                found.state is State.SUBMITTED  # a late answer that is followed now
+            )
+        if found.state in (State.REJECTED, State.UNCONFIRMED):
+            for attempt in found.attempts:
+                later = {other.task_id for other in found.attempts[attempt.number :]}
+                assert attempt.state is not State.SUBMITTED or attempt.task_id in later
+        assert Generation.model_validate_json(found.model_dump_json()) == found

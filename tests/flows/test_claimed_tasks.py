@@ -1,0 +1,145 @@
+"""The task that a callback claims to be about: read from any body, and believed only if the provider confirms it."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.sandbox import SandboxServer
+from flows.callbacks import Outcome, parse_claimed_task_id
+from flows.record import transitions
+from flows.record.indexes import TaskOwner
+from flows.resources import Resources
+from tests.flows.generations import allow, finished, lost, submit
+from tests.support import made_outside
+from tests.support.receiver import records
+
+from .calls import call
+
+BODIES: list[tuple[bytes, str | None]] = [
+    (b'{"code": 200, "message": "success", "data": {"taskId": "task_1", "state": "success"}}', "task_1"),
+    (b'{"code": 501, "message": "failed", "data": {"taskId": "task_1"}}', "task_1"),
+    (b'{"taskId": "task_1"}', "task_1"),
+    (b'{"data": null, "taskId": " task_1 "}', "task_1"),
+    (b'{"data": {"taskId": "task_1"}, "taskId": "task_2"}', "task_1"),
+    (b'{"data": {"taskId": 7}, "taskId": "task_2"}', "task_2"),
+    ('{"taskId": "task_1"}'.encode("utf-16"), "task_1"),
+    (b"", None),
+    (b"null", None),
+    (b"[]", None),
+    (b'"task_1"', None),
+    (b"{}", None),
+    (b'{"data": "task_1"}', None),
+    (b'{"data": {"data": {"taskId": "task_1"}}}', "task_1"),
+    (b'[{"result": [{"x": 1}, {"task_id": "task_1"}]}]', "task_1"),
+    (b'{"TaskID": 12345678}', "12345678"),
+    (b'{"taskId": true}', None),
+    (b'{"data": "{\\"taskId\\": \\"task_1\\"}"}', "task_1"),
+    (b"taskId=task_1&state=success", "task_1"),
+    (b"data=%7B%22taskId%22%3A%22task_1%22%7D", "task_1"),
+    (gzip.compress(b'{"data": {"taskId": "task_1"}}', mtime=0), "task_1"),
+    (gzip.compress(b"taskId=task_1", mtime=0), "task_1"),
+    (gzip.compress(b'{"taskId": "task_1"}', mtime=0)[:-12], None),
+    (gzip.compress(b" " * 50_000_000 + b'{"taskId": "task_1"}', mtime=0), None),
+    (b"\x1f\x8b junk", None),
+    (b"taskId=a&" * 1_000, None),
+    (b'{"taskId": null}', None),
+    (b'{"taskId": "null"}', None),
+    (b'{"taskId": "  "}', None),
+    (b'{"taskId": "task\\n1"}', None),
+    (b'{"taskId": "\\ud800"}', None),
+    (json.dumps({"taskId": "t" * 201}).encode(), None),
+    (b'{"taskId": ["task_1"]}', None),
+    (b'{"taskId": "task_1"', None),
+    (b"\xff\xfe\xfd", None),
+    (b"<!doctype html>\x00 not json {", None),
+    (b"[" * 100_000, None),
+    (b'{"data": ' * 100_000, None),
+    (b'{"taskId": ' + b"9" * 10_000 + b"}", None),
+]
+
+
+@pytest.mark.parametrize(("body", "claimed_task_id"), BODIES, ids=[repr(body[:40]) for body, _ in BODIES])
+def test_the_claimed_task_in_a_body(body: bytes, claimed_task_id: str | None) -> None:
+    assert parse_claimed_task_id(body) == claimed_task_id
+
+
+@given(
+    st.one_of(st.binary(), st.recursive(st.text() | st.none() | st.floats(), st.lists).map(json.dumps).map(str.encode))
+)
+def test_no_body_can_break_the_reading_of_the_claimed_task(body: bytes) -> None:
+    claimed_task_id = parse_claimed_task_id(body)
+    assert claimed_task_id is None or claimed_task_id.isprintable()
+
+
+async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
+    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lost(key, resources, sandbox)
+    other = (await submit(f"{key}.other", resources)).task_id
+    before = await records(resources)
+    for claimed_task_id, why in [
+        ("task_ffffffffffff", "does not know it"),
+        (other, f"is that of {key}.other"),
+        (None, f"sora resolve {key} --task-id"),
+    ]:
+        assert await call(key, resources, claimed_task_id) is Outcome.UNIDENTIFIED
+        assert why in caplog.text
+        assert f"sora resolve {key} --resubmit" in caplog.messages[-1]
+    assert await records(resources) == before
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_over(
+    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await lost(key, resources, sandbox)
+    await allow(key, resources)
+    second = (await submit(key, resources)).task_id
+    before, asked = await records(resources), len(sandbox.record.statuses())
+    assert await call(key, resources, second, attempt=1) is Outcome.UNIDENTIFIED
+    assert await records(resources) == before
+    assert len(sandbox.record.statuses()) == asked
+    assert "attempt 1" in caplog.messages[-1]
+    assert "--task-id" in caplog.messages[-1]
+
+
+async def test_a_claimed_task_against_the_ledger_is_ignored(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = (await submit(key, resources)).task_id
+    stray = await made_outside(resources.api)
+    await finished(sandbox)
+    before = await records(resources)
+    assert await call(key, resources, stray) is Outcome.FINISHED
+    assert [request.task_id for request in sandbox.record.statuses()] == [task_id]
+    assert await records(resources) == before
+
+
+async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
+    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)
+    tasks = resources.ledger.tasks
+    bind = tasks.bind
+
+    async def slow(*arguments: Any, **named: Any) -> TaskOwner:
+        owner = await bind(*arguments, **named)
+        monkeypatch.undo()
+        await tasks.bind(task_id, key, 1)  # the reply to the paid call comes after all
+        await resources.ledger.change(
+            key, lambda now: transitions.submitted(now, attempt_number=1, task_id=task_id, now=resources.now())
+        )
+        return owner
+
+    monkeypatch.setattr(tasks, "bind", slow)
+    await call(key, resources, stray)
+    found = await resources.ledger.read(key)
+    assert found is not None
+    assert found.generation.task_ids == {task_id}
+    assert (await tasks.owner(task_id), await tasks.owner(stray)) == (
+        TaskOwner(key=key, attempt_number=1, naming=1), None,
+    )  # fmt: skip
