@@ -36,7 +36,7 @@ def many_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("videos", "shards"), [pytest.param(30, 3, marks=pytest.mark.sample), (300, 6)])
+@pytest.mark.parametrize(("videos", "shards"), [(30, 3), (300, 6)])
 async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
     videos: int, shards: int, many_machines: Topology, one_film: Path, archive: VideoArchive, tmp_path: Path
 ) -> None:

@@ -104,7 +104,7 @@ def test_what_costs_money_has_no_schedule_that_is_switched_on() -> None:
 
 def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_start_runs() -> None:
     names = ["generate-video", "check-setup", "report-costs", "generate-batch", "generate-shard"]
-    names += ["resolve-video", "collect-videos"]
+    names += ["preview-then-final", "resolve-video", "collect-videos"]
     assert [item["name"] for item in MAIN] == names
     defaults = {item["name"]: item["parameters"] for item in MAIN if "parameters" in item}
     assert defaults == {"generate-video": {"request": {}}}
