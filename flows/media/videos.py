@@ -126,6 +126,7 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
     is_short = boxes.least_bytes > size_bytes
     if is_short and not boxes.has_index:  # else the index shows whether a piece is missing
         raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
+    declared = f"The file declares {boxes.least_bytes:,} bytes, and has {size_bytes:,}, with every piece in it."
     with _opened(path, max_pixels) as (container, video):
         sound = container.streams.best("audio")
         played: list[Stream] = [video] if sound is None else [video, sound]
@@ -138,11 +139,7 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
                         tally.add(frame)
         tally.check_pieces(played, is_listed=boxes.has_index)
         seconds = tally.seconds()
-        doubts = [tally.doubt(container, is_listed=boxes.has_index)]
-        if is_short:
-            doubts.append(
-                f"The file declares {boxes.least_bytes:,} bytes, and has {size_bytes:,}, with every piece in it."
-            )
+        doubt = tally.doubt(container, is_listed=boxes.has_index)
         return VideoFacts(
             container=container.format.name,
             codec=video.codec_context.codec.canonical_name,
@@ -156,7 +153,7 @@ def inspect_video(path: Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames:
             is_complete=boxes.has_index,
             media_type=_media_type(container, boxes.brand),
             has_c2pa=boxes.has_c2pa,
-            doubts=tuple(doubt for doubt in doubts if doubt),
+            doubts=(*((doubt,) if doubt else ()), *((declared,) if is_short else ())),
         )
 
 
