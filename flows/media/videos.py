@@ -132,6 +132,7 @@ def inspect_video(
     is_short = boxes.least_bytes > size_bytes
     if is_short and not boxes.has_index:  # else the index shows whether a piece is missing
         raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
+    declared = f"The file declares {boxes.least_bytes:,} bytes, and has {size_bytes:,}, with every piece in it."
     with _opened(path, max_pixels) as (container, video):
         sound = container.streams.best("audio")
         played: list[Stream] = [video] if sound is None else [video, sound]
@@ -147,11 +148,7 @@ def inspect_video(
                             choice.show(frame, seconds_at(frame.pts, frame.time_base))
         tally.check_pieces(played, is_listed=boxes.has_index)
         seconds = tally.seconds()
-        doubts = [tally.doubt(container, is_listed=boxes.has_index)]
-        if is_short:
-            doubts.append(
-                f"The file declares {boxes.least_bytes:,} bytes, and has {size_bytes:,}, with every piece in it."
-            )
+        doubt = tally.doubt(container, is_listed=boxes.has_index)
         if poster is not None and choice is not None and choice.frame is not None:
             _keep(poster, choice.frame, video)
         return VideoFacts(
@@ -167,7 +164,7 @@ def inspect_video(
             is_complete=boxes.has_index,
             media_type=_media_type(container, boxes.brand),
             has_c2pa=boxes.has_c2pa,
-            doubts=tuple(doubt for doubt in doubts if doubt),
+            doubts=(*((doubt,) if doubt else ()), *((declared,) if is_short else ())),
         )
 
 

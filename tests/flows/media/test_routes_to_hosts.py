@@ -172,3 +172,22 @@ async def test_https_may_not_redirect_to_http(secure: tuple[Server, httpx.AsyncC
         with pytest.raises(ForbiddenUrlError, match="https to http"):
             await read(client, server.url(host="a.example", scheme="https"))
     assert plain.requests == []
+
+
+MALFORMED = b"HTTP/2 200\r\nX Id: 5\r\nTransfer-Encoding: chunked, chunked\r\n\r\n5 ; a=b\r\nhello\r\n0\r\n\r\n"
+
+
+async def test_a_malformed_answer_is_repaired_inside_the_encryption(secure: tuple[Server, httpx.AsyncClient]) -> None:
+    server, client = secure
+    server.answers[:] = [MALFORMED]
+    assert await read(client, server.url(host="a.example", scheme="https")) == b"hello"
+
+
+async def test_a_malformed_answer_is_repaired_behind_a_proxy(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(MALFORMED, tls=certificates.server) as server, forward_proxy(server.port) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        client = guarded_client(allow_private_hosts=False, resolve=unknown, verify=certificates.client)
+        assert await get(client, "https://a.example/v.mp4") == b"hello"
+        assert proxy.lines == ["CONNECT a.example:443"]
