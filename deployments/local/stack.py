@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
 
-from deployments.local.object_store import Say
+from deployments.local.minio_build import Say
 from deployments.local.processes import LOOPBACK, ProcessError, Server, free_port, wait_until_ready
 from deployments.local.services import Service
 from deployments.local.stack_info import ServiceInfo, StackInfo

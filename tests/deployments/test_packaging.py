@@ -16,7 +16,7 @@ from prefect.utilities.templating import find_placeholders
 
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import COMMANDS
-from deployments.local.object_store import MINIO_PACKAGE
+from deployments.local.minio_build import MINIO_PACKAGE
 from deployments.setup import deploy
 
 FOLDER: Final = deploy.ROOT / "deployments"

@@ -18,7 +18,8 @@ from blocks import VideoArchive
 from blocks.probe import problems
 from blocks.probe_race import RACERS, prove_race
 from deployments.local.credentials import Credentials
-from deployments.local.object_store import FORCE_VARIABLE, ObjectStoreServer, _accepts, start_object_store
+from deployments.local.minio_build import FORCE_VARIABLE
+from deployments.local.object_store import ObjectStoreServer, _accepts, start_object_store
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port
 from tests.attack.model.director import direct, opened
 from tests.support import unique

@@ -14,12 +14,8 @@ from minio import Minio
 from minio.error import S3Error
 
 from deployments.local.credentials import Credentials
-from deployments.local.object_store import (
-    ObjectStoreServer,
-    build_minio,
-    find_minio,
-    start_object_store,
-)
+from deployments.local.minio_build import build_minio, find_minio
+from deployments.local.object_store import ObjectStoreServer, start_object_store
 from deployments.local.processes import ProcessError, free_port, http_get
 from tests.e2e.running import descendants
 
@@ -206,7 +202,7 @@ def test_a_file_that_cannot_be_executed_is_no_minio(tmp_path: Path, monkeypatch:
 def test_concurrent_processes_build_minio_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_go(tmp_path, monkeypatch, WRITES_A_PROGRAM)
     script = (
-        "import pathlib, sys; from deployments.local.object_store import build_minio\n"
+        "import pathlib, sys; from deployments.local.minio_build import build_minio\n"
         "print(build_minio(pathlib.Path(sys.argv[1]), print))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "local")]
@@ -256,7 +252,7 @@ def test_a_signal_ends_a_build_at_once(
 ) -> None:
     calls = fake_go(tmp_path, monkeypatch, "sleep 600")
     script = (
-        "import pathlib, signal, sys; from deployments.local.object_store import build_minio\n"
+        "import pathlib, signal, sys; from deployments.local.minio_build import build_minio\n"
         "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
         "build_minio(pathlib.Path(sys.argv[1]), lambda line: print(line, flush=True))"
     )
