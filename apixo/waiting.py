@@ -71,7 +71,7 @@ async def wait_for_end(
         if left <= 0:
             raise DeadlineError(
                 f"Task {task_id} was not finished after {waited:.0f} s ({last}). It may still end well: ask again "
-                "later, for APIXO keeps results for a limited time.",
+                "later. APIXO keeps results for a limited time.",
                 task_id=task_id,
             )
         jittered = poll_interval_seconds * (1 - JITTER + 2 * JITTER * rng())

@@ -57,7 +57,7 @@ async def test_two_equal_requests_of_one_parent_are_one_video_and_two_different_
     first, again, other = await parent()
     assert first == again != other
     assert len(sandbox.record.charged()) == 2
-    assert "An equal request in the same run is the same video" in caplog.text
+    assert "An equal request in the same outermost run is the same video" in caplog.text
 
 
 async def test_a_parents_retry_joins_the_batch_that_it_paid_for(stored: StoredBlocks, sandbox: SandboxServer) -> None:

@@ -54,6 +54,7 @@ def test_an_event_names_the_generation_and_tells_what_it_is(happening: Happening
             "tags": [],
         },
         "objects": [],
+        "artifact": "video-spring-sale-03",
     }
 
 
