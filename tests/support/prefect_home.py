@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +50,9 @@ def copy(source: Path, target: Path) -> None:
 
 def _made_by() -> str:
     """What its content depends on."""
-    versions = [f"{name} {version(name)}" for name in ("prefect", "sqlalchemy", "alembic")]
+    # Collections, such as prefect-redis, bring block types of their own.
+    collections = sorted({point.dist.name for point in entry_points(group="prefect.collections") if point.dist})
+    versions = [f"{name} {version(name)}" for name in ("prefect", "sqlalchemy", "alembic", *collections)]
     start = Path(prefect_server.__file__).read_bytes()
     return hashlib.sha256(repr((versions, sqlite3.sqlite_version, sys.version, start)).encode()).hexdigest()[:16]
 
