@@ -51,7 +51,7 @@ async def take(running: Running) -> None:
         await save(visitor, "prefect-run", still=True)
         await visitor.open_artifact(await running.artifact_id("video-lanterns"))
         await save(visitor, "prefect-artifact", still=True)
-        await visitor.open_artifact(await running.artifact_id("batch-spring"))
+        await visitor.open_artifact(await running.artifact_id("sheet-spring"))
         await save(visitor, "prefect-batch", still=True)
         await visitor.open_form(form["id"])
         await save(visitor, "prefect-form", still=True)
