@@ -5,6 +5,7 @@ each run of one is made under an idempotency key, and a share counts as done onc
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -25,7 +26,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from blocks.errors import StoreError
+from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
 from flows.batch.budget import Budget
 from flows.batch.shares import FOLDER, Share, beat_name, deal, summary_name
@@ -264,8 +265,5 @@ class _Runs:
 
 
 async def _create(store: ObjectStore, name: str, data: bytes) -> None:
-    if await store.get(name) is None:
-        await store.put(name, data, content_type="application/json")
-
-
-__all__ = ["DEPLOYMENT", "run_in_shards"]
+    with suppress(PreconditionFailedError):  # it is there
+        await store.put_if(name, data, etag=None, content_type="application/json")
