@@ -186,12 +186,16 @@ def serve(address: Path) -> tuple[str, list[str]]:
     Path(f"{address}.draft").rename(address)
     running: dict[int, socket.socket] = {}
     while True:
-        ready = select.select([0, listener.fileno()], [], [], LOOK_SECONDS if running else None)[0]
+        ready = select.select([0, listener, *running.values()], [], [], LOOK_SECONDS if running else None)[0]
         if 0 in ready:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             sys.exit(0)
-        if listener.fileno() in ready:
+        for pid, asked_by in running.items():
+            if asked_by in ready:  # whoever stood for it was killed, or is not interested any more
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if listener in ready:
             channel = listener.accept()[0]
             data, streams, _, _ = socket.recv_fds(channel, MOST_BYTES, 3)
             assert threading.active_count() == 1
