@@ -219,13 +219,17 @@ def serve(address: Path) -> tuple[str, list[str]]:
                 os.close(stream)
             channel.send(str(pid).encode())
             running[pid] = channel
-        while running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            with contextlib.suppress(OSError):  # whoever asked for it has gone
-                running[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
-            running.pop(pid).close()
+        _report_ended(running)
+
+
+def _report_ended(running: dict[int, socket.socket]) -> None:
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            break
+        with contextlib.suppress(OSError):  # whoever asked for it has gone
+            running[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
+        running.pop(pid).close()
 
 
 def main() -> None:
