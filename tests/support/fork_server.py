@@ -186,16 +186,17 @@ def serve(address: Path) -> tuple[str, list[str]]:
     Path(f"{address}.draft").rename(address)
     running: dict[int, socket.socket] = {}
     while True:
-        ready = select.select([0, listener, *running.values()], [], [], LOOK_SECONDS if running else None)[0]
+        watched = [0, listener.fileno(), *(channel.fileno() for channel in running.values())]
+        ready = select.select(watched, [], [], LOOK_SECONDS if running else None)[0]
         if 0 in ready:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             sys.exit(0)
         for pid, asked_by in running.items():
-            if asked_by in ready:  # whoever stood for it was killed, or is not interested any more
+            if asked_by.fileno() in ready:  # whoever stood for it was killed, or is not interested any more
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        if listener in ready:
+        if listener.fileno() in ready:
             channel = listener.accept()[0]
             data, streams, _, _ = socket.recv_fds(channel, MOST_BYTES, 3)
             assert threading.active_count() == 1
