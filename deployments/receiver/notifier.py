@@ -2,32 +2,60 @@
 
 An event for each of a hundred callbacks would have Prefect create a hundred collector runs, and cancel most of them. On
 SQLite that was measured to stall the server for a minute. One collector run hears of all that end while it runs and of
-those of the minute before, so one event in a while calls it.
+those of the minute before, so one event calls it, and none while it runs.
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
+from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
+from prefect.client.schemas.objects import StateType
 
 CALL_EVERY_SECONDS: Final = 10.0
 """How often the collector is called at most. Starting its process takes half of it."""
+MOST_POSTPONED: Final = 30
+"""How often a call waits for a run to end, one after another: the run of a worker that was killed stays Running."""
+COLLECTOR: Final = "collect-videos"
+PREFECT_SECONDS: Final = 5.0
+
+
+async def collector_runs() -> bool:
+    """Whether a collector runs, or is about to. Not, where Prefect does not say."""
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=StateTypes(any_=[StateType.PENDING, StateType.RUNNING])))
+    flow = FlowFilter(name=FlowFilterName(any_=[COLLECTOR]))
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(PREFECT_SECONDS), get_client() as client:
+            return bool(await client.read_flow_runs(flow_filter=flow, flow_run_filter=wanted, limit=1))
+    return False
 
 
 class Notifier:
     """Emits `apixo.task.finished` for each task, and marks the one that calls the collector.
 
-    The first is marked at once. Of those that follow within `call_every_seconds` the last is emitted once more, marked,
-    when that time is over: whatever became of the run that the first one started, one comes after it.
+    The first is marked at once. Of those that follow the last is emitted once more, marked, when `call_every_seconds`
+    are over and no collector runs any more: whatever became of the run that the first one started, one comes after it.
 
     Args:
         emit: takes key, task id and `calls_collector`.
         call_every_seconds: see `CALL_EVERY_SECONDS`.
+        collector_runs: asked before it is called again.
     """
 
-    def __init__(self, emit: Callable[..., None], *, call_every_seconds: float = CALL_EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        emit: Callable[..., None],
+        *,
+        call_every_seconds: float = CALL_EVERY_SECONDS,
+        collector_runs: Callable[[], Awaitable[bool]] = collector_runs,
+    ) -> None:
         self._emit = emit
         self._call_every_seconds = call_every_seconds
-        self._quiet: asyncio.TimerHandle | None = None
+        self._collector_runs = collector_runs
+        self._quiet: asyncio.Task[None] | None = None
         """Runs while the collector is not to be called again."""
         self._left: tuple[str, str] | None = None
 
@@ -35,14 +63,24 @@ class Notifier:
         """Reports that the task of a generation has ended."""
         self._emit(key, task_id=task_id, calls_collector=self._quiet is None)
         if self._quiet is None:
-            self._quiet = asyncio.get_running_loop().call_later(self._call_every_seconds, self.flush)
+            self._quiet = asyncio.create_task(self._keep_quiet())
         else:
             self._left = key, task_id
+
+    async def _keep_quiet(self) -> None:
+        for _ in range(MOST_POSTPONED):
+            await asyncio.sleep(self._call_every_seconds)
+            if not await self._collector_runs():
+                break
+        self._call()
 
     def flush(self) -> None:
         """Calls the collector for what came since it was called last. To be done when the receiver stops, too."""
         if self._quiet is not None:
             self._quiet.cancel()
+        self._call()
+
+    def _call(self) -> None:
         left, self._left, self._quiet = self._left, None, None
         if left is not None:
             self.finished(*left)
