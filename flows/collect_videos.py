@@ -29,7 +29,7 @@ from flows.signals.run_tags import tag_run
 from flows.signals.terminal_event import publish_end
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
-from flows.task_end import given_up, record_end
+from flows.task_end import look_at_open_task, record_end
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
@@ -234,12 +234,9 @@ def _age(found: Generation, resources: Resources) -> timedelta:
 
 async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
-    status = await resources.client.status_once(paid.task_id, model=paid.model)
+    entry, status = await look_at_open_task(paid, entry, resources)
     if not isinstance(status, Succeeded | Failed):
-        end = given_up(status, _age(entry.generation, resources), resources.api.result_valid_hours)
-        if end is None:
-            return _collected(entry.generation, resources)
-        status = end
+        return _collected(entry.generation, resources)
     try:
         ended, succeeded = await record_end(paid, entry, status, resources)
     except VideoFailedError as error:

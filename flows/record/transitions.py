@@ -263,6 +263,15 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
     )
 
 
+def stands_as(generation: Generation, task_id: str, word: str | None, *, now: datetime) -> Generation:
+    """Notes since when the provider says this of a task, where that is no documented state; None: it says one again."""
+    attempt = generation.attempt
+    if generation.state is not State.SUBMITTED or attempt.task_id != task_id or attempt.stands_as == word:
+        return generation
+    update = {"stands_as": word, "stands_since": None if word is None else now}
+    return _with_attempt(generation, attempt.number, update, now=now)
+
+
 def failed(generation: Generation, status: Failed, *, now: datetime) -> Generation:
     """The provider gave up on the task.
 
@@ -385,6 +394,8 @@ def _with_task(
         "named_by": named_by,
         "folder": _next_folder(generation),
         "submitted_at": now,
+        "stands_as": None,
+        "stands_since": None,
         "problem": None,
         "resubmit_allowed": False,  # it was for the task before
     }
