@@ -64,6 +64,7 @@ class ApixoError(SoraError):
         retry_after_seconds: how long the provider asked to wait; None when it did not say.
         retryable: whether repeating the same call later can help. It does *not* say that repeating is free of charge:
             for the paid call only `ProvablyUnpaidError` says that.
+        enveloped: whether it came in the API's own envelope: what answered was the API, and no gateway in its place.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class ApixoError(SoraError):
         code: int | None = None,
         task_id: str | None = None,
         retry_after_seconds: float | None = None,
+        enveloped: bool = False,
     ) -> None:
         super().__init__(message)
+        self.enveloped = enveloped
         self.code = code
         self.task_id = task_id
         self.retry_after_seconds = retry_after_seconds
@@ -233,12 +236,17 @@ _TOO_LITTLE = r"\b(?:insufficient|not enough|too low|exhausted|used up|empty|dep
 _EMPTY = re.compile(
     rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}", re.IGNORECASE
 )
-_GONE = re.compile(r"model_?unavailable", re.IGNORECASE)
+_GONE = re.compile(r"\bmodel ?(?:is )?(?:un|not )available", re.IGNORECASE)
+_JOINED = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
 _KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account", re.IGNORECASE)
 
 
 def refusal_class(code: int, words: str) -> type[RefusedError]:
-    """The class of a documented no. For a 400 and a 403 the provider documents several meanings: the words decide."""
+    """The class of a documented no. For a 400 and a 403 the provider documents several meanings: the words decide.
+
+    Among them may be the name of a failCode, of either generation.
+    """
+    words = _JOINED.sub(" ", words)
     if code in (400, 403) and _GONE.search(words):
         return ModelNotFoundError
     if code == 400 and _EMPTY.search(words):

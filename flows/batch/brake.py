@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
-from apixo import ApixoError, NoReplyError, NotSentError, ServerError, StatusClient
+from apixo import ApixoError, StatusClient
 from flows.batch.budget import BudgetError
 from flows.paid_call import Accepted, Outcome, Unclear
 from flows.signals.progress import run_logger
@@ -144,18 +144,25 @@ class OutageBrake:
 
 
 def free_call(client: StatusClient) -> Answers:
-    """Asks for the state of the last task that was accepted; without one, of a task that does not exist."""
+    """Asks for the state of the last task that was accepted, or of one that does not exist; then for the balance.
 
-    async def answers(task_id: str | None) -> bool:
+    An answer counts where it came in the API's own envelope: a page with a 404 may be that of a gateway in its place.
+    """
+
+    async def is_answered(call: Awaitable[object]) -> bool:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await client.status_once(task_id or "outage-check")
-        except (NotSentError, NoReplyError, TimeoutError):
+                await call
+        except TimeoutError:
             return False
-        except ServerError as error:
-            return error.code is not None and error.code < HTTPStatus.INTERNAL_SERVER_ERROR  # it does not know the task
-        except ApixoError:
-            pass  # likewise, in its own envelope
+        except ApixoError as error:  # such as: it does not know the task
+            return error.enveloped and (error.code or 0) < HTTPStatus.INTERNAL_SERVER_ERROR
         return True
+
+    async def answers(task_id: str | None) -> bool:
+        # Not every API says in its envelope that it knows no such task.
+        return await is_answered(client.status_once(task_id or "outage-check")) or (
+            await is_answered(client.balance_once())
+        )
 
     return answers

@@ -160,6 +160,8 @@ def test_a_400_about_credits_is_about_the_account() -> None:
         "No funds left",
         "Your balance is too low",
         "Insufficient account balance",
+        "INSUFFICIENT_CREDITS",
+        "InsufficientCredits",
     ):
         assert refusal_class(400, words).__name__ == "InsufficientBalanceError"
 
