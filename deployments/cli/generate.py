@@ -189,7 +189,7 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
             if not is_file(given):
                 places.append(given)
                 continue
-            found = read_own_image(Path(given), shown=given[:200], max_bytes=request.max_image_bytes, fit=fit)
+            found = read_own_image(Path(given), shown=given[:200], max_bytes=request.image_limits.max_bytes, fit=fit)
             await upload(found, store)
             places.append(f"s3://{store.bucket}/{found.object_name}")
             if found.lies:
@@ -216,9 +216,7 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
     block = await load_block(ApixoApi, api)
     async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:
-            image = await check_as_provider(
-                resources.web, url, resources.image_address, max_bytes=request.max_image_bytes
-            )
+            image = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
         await check_before_paying(resources.client, resources.store, resources.web, block)
         out.print(f"api       {block.base_url} answers and takes the key")
