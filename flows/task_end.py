@@ -15,10 +15,11 @@ from apixo import (
     UnknownState,
     wait_for_end,
 )
+from apixo.errors import NO_RESULT, NO_STATUS
 from apixo.replies import says_under_way
 from flows.record import transitions
 from flows.record.advice import failed_error
-from flows.record.errors import LedgerError, SupersededError
+from flows.record.errors import LedgerError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
@@ -28,8 +29,6 @@ from flows.signals.terminal_event import publish_end
 
 GIVEN_UP_AFTER: Final = timedelta(days=1)
 """How long a task may stand in a state such as `expired` before it is left to a person, since that was first seen."""
-NO_STATUS: Final = "no status"
-"""What a task stands as whose status cannot be had: errors and junk, of whatever kinds."""
 CALLBACK_PATIENCE: Final = 2.0
 """How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
 video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
@@ -105,6 +104,43 @@ async def look_at_open_task(paid: PaidTask, known: Entry, resources: Resources) 
     if end is None and error is not None:
         raise error
     return known, end or status
+
+
+async def give_up_result(
+    paid: PaidTask, known: Entry, error: Exception, resources: Resources
+) -> VideoFailedError | None:
+    """Ends a task as failed that has succeeded, and whose result cannot be had any more; None while it may come.
+
+    Args:
+        paid: the task.
+        known: the record as it was seen last.
+        error: why the result could not be had this time.
+        resources: the ledger.
+    """
+    now, found = resources.now(), known.generation
+    age = now - (found.succeeded_at or found.attempt.claimed_at)
+    if age < timedelta(hours=resources.api.result_valid_hours):
+        return None
+    entry = await resources.ledger.change(
+        paid.key, lambda current: transitions.stands_as(current, paid.task_id, NO_RESULT, now=now), known=known
+    )
+    if now - (entry.generation.attempt.stands_since or now) < GIVEN_UP_AFTER:
+        return None
+    lost = Failed(
+        task_id=paid.task_id,
+        state=NO_RESULT,
+        fail_code=NO_RESULT,
+        fail_message=(
+            f"it was finished {age.days} day(s) ago, its result cannot be had, and nobody asks for it any more: {error}"
+        ),
+    )
+    entry = await resources.ledger.change(
+        paid.key, lambda current: transitions.failed(current, lost, now=now, after=State.SUCCEEDED)
+    )
+    if entry.generation.state is not State.FAILED:
+        return None
+    await publish_end(entry.generation, resources.ledger, resources.archive, found=False)
+    return failed_error(entry.generation, resources.options)
 
 
 def given_up(

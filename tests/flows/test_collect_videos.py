@@ -6,6 +6,7 @@ from typing import Any, Final
 import pytest
 
 from apixo import AuthenticationError, Pending, Processing, UnknownState, VideoRequest
+from apixo.errors import NO_STATUS
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve, run_name
 from flows.record import transitions
@@ -13,7 +14,7 @@ from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
 from flows.resources import Resources
 from flows.submission import Submission, Terms
-from flows.task_end import NO_STATUS, given_up
+from flows.task_end import given_up
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, submit
 from tests.support import KITE
@@ -134,6 +135,44 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
     assert await collect(None, resources) == []
     assert len(sandbox.record.statuses()) == asked
     assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200", "reset_before"])
+async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, kind: str
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": -1}))
+    assert [item.what for item in await collect(None, resources)] == ["error"]
+    assert await state_of(key, resources) is State.SUCCEEDED
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        (found,) = await collect(None, resources)
+        assert found.what == what
+    assert "is given up (no result: it was finished 16 day(s) ago" in found.note
+    assert f"sora resolve {key} --resubmit" in found.note
+    assert [event.event for event in sent.all()].count("sora.generation.failed") == 1
+    asked = len(sandbox.record.all())
+    assert await collect(None, resources) == []
+    assert len(sandbox.record.all()) == asked
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_result_that_comes_in_that_last_day_is_archived(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    for hours in (-300, 1):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        assert [item.what for item in await collect(None, resources)] == ["error"]
+    sandbox.faults.clear()
+    set_clock(resources, now() + kept + timedelta(hours=30))
+    assert [item.what for item in await collect(None, resources)] == ["archived"]
 
 
 async def test_one_bad_answer_ends_no_old_task(key: str, resources: Resources, sandbox: SandboxServer) -> None:
