@@ -362,8 +362,10 @@ def _refusal(
     cls = refusal_class(code, said)
     advice = {
         400: "Fix the request, then run it again.",
-        401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
-        403: "Check what this API key may use, in the APIXO account.",
+        401: "Check the API key in the Secret block of the apixo-api block, and whether it may use that model, then "
+        "run it again.",
+        403: "This API key may not use that model, or lacks another right. Check what this API key may use, in the "
+        "APIXO account.",
         404: "APIXO has no such model for this key. Check the model, and whether it is still offered.",
         429: "Too many requests or too many tasks at once. Wait, then run it again.",
     }.get(404 if cls is ModelNotFoundError else code, "")
