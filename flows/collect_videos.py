@@ -30,7 +30,7 @@ from flows.signals.run_tags import tag_run
 from flows.signals.terminal_event import publish_end
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
-from flows.task_end import give_up_result, look_at_open_task, record_end
+from flows.task_end import give_up_result, poll_open_task, record_end
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
@@ -189,7 +189,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         case State.SUBMITTED:
             return await _ask(entry, resources)
         case State.SUCCEEDED:
-            return await _bring_home(entry, resources)
+            return await _collect_result(entry, resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
             await publish_end(found, resources.ledger, resources.archive)
         case State.REJECTED:
@@ -197,7 +197,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
     return _collected(found, resources)
 
 
-async def _bring_home(entry: Entry, resources: Resources) -> Collected:
+async def _collect_result(entry: Entry, resources: Resources) -> Collected:
     """Archives what has succeeded. What cannot be had long after it may be gone is given up."""
     paid = entry.generation.task
     try:
@@ -249,7 +249,7 @@ def _age(found: Generation, resources: Resources) -> timedelta:
 
 async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
-    entry, status = await look_at_open_task(paid, entry, resources)
+    entry, status = await poll_open_task(paid, entry, resources)
     if not isinstance(status, Succeeded | Failed):
         return _collected(entry.generation, resources)
     try:

@@ -27,6 +27,8 @@ from flows.signals.events import emit
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
 
+MAX_WORD_CHARACTERS: Final = 100
+"""How much of an undocumented state the record keeps."""
 GIVEN_UP_AFTER: Final = timedelta(days=1)
 """How long a task may stand in a state such as `expired` before it is left to a person, since that was first seen."""
 CALLBACK_PATIENCE: Final = 2.0
@@ -72,7 +74,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     )
 
 
-async def look_at_open_task(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Status]:
+async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Status]:
     """Asks once. A task that has stood without an end for too long ends as failed, for a person to decide about it.
 
     Returns:
@@ -94,7 +96,8 @@ async def look_at_open_task(paid: PaidTask, known: Entry, resources: Resources) 
         error, status = caught, UnknownState(task_id=paid.task_id, state=NO_STATUS)
     if isinstance(status, Succeeded | Failed):
         return known, status
-    word = status.state if isinstance(status, UnknownState) and not says_under_way(status.state) else None
+    stands = isinstance(status, UnknownState) and not says_under_way(status.state)
+    word = status.state[:MAX_WORD_CHARACTERS] if stands else None
     if word != known.generation.attempt.stands_as:
         known = await resources.ledger.change(
             paid.key, lambda now: transitions.stands_as(now, paid.task_id, word, now=resources.now()), known=known
