@@ -61,9 +61,9 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 
 OLDEST := .venv-oldest
 OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py tests/blocks/test_uploads.py tests/flows/media \
-  tests/flows/test_generate_video.py tests/flows/test_generate_batch.py tests/flows/test_collect_videos.py
+  tests/flows/test_generate_video.py
 
-test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that pyproject.toml allows: two minutes
+test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that pyproject.toml allows: a minute
 	@$(MINIO)
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(OLDEST)
 	@$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --require-hashes -r requirements.txt

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import json
 from decimal import Decimal
 from typing import Any, ClassVar, Final, Self
@@ -13,6 +12,7 @@ from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from apixo import ApixoClient, StatusClient, catalogue, constants
+from apixo.routes import is_loopback
 from blocks.prices import Price, price_of
 
 CALLBACK_SECRET_CHARACTERS: Final = 16
@@ -272,7 +272,7 @@ class ApixoApi(Block):
     @classmethod
     def _key_travels_encrypted(cls, value: str) -> str:
         url = httpx.URL(value)
-        if url.scheme == "http" and not _is_loopback(url.host):
+        if url.scheme == "http" and not is_loopback(url.host):
             raise ValueError("must start with https://, or the API key would travel in clear; http:// is for loopback")
         return value
 
@@ -380,10 +380,3 @@ def _callback_path(key: str, attempt_number: int) -> str:
 def _text(secret: Secret[Any]) -> str:
     """A Secret's text as it was typed. `Secret.get()` would turn a key of digits into a number."""
     return str(secret.value.get_secret_value())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

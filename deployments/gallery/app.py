@@ -16,13 +16,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apixo.routes import is_loopback
 from blocks import VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
 from deployments.gallery.access import Access, TooManyError
 from deployments.gallery.attention import month_spend, notices
 from deployments.gallery.choice import PAGE_SIZE, Choice, menus
-from deployments.gallery.delivery import Delivery, is_loopback, redirects
+from deployments.gallery.delivery import Delivery, redirects
 from deployments.gallery.index import ArchiveIndex
 from deployments.gallery.naming import generate_command
 from deployments.gallery.pages import Pages, load_static
@@ -245,7 +246,7 @@ class _Guard:
                     headers[name] = value
             await send(message)
 
-        if scope["type"] == "http" and self._only_loopback and not is_loopback(Request(scope).url.hostname):
+        if scope["type"] == "http" and self._only_loopback and not is_loopback(Request(scope).url.hostname or ""):
             refusal = PlainTextResponse("Open this by http://127.0.0.1 or localhost.\n", HTTPStatus.MISDIRECTED_REQUEST)
             await refusal(scope, receive, send_with_headers)
         else:

@@ -1,7 +1,6 @@
 """How a browser gets a video or a poster: a redirect to a signed address of the store, or the bytes through here."""
 
 import asyncio
-import ipaddress
 from collections import OrderedDict
 from http import HTTPStatus
 from typing import Final
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from apixo.routes import is_loopback
 from blocks.object_store import ObjectStore
 from deployments.gallery.naming import download_name
 from deployments.gallery.ranges import parse_range
@@ -32,17 +32,7 @@ def redirects(store_url: str, gateway_url: str) -> bool:
     store, gateway = urlsplit(store_url), urlsplit(gateway_url)
     if store.scheme == "http" and gateway.scheme == "https":  # browsers refuse to play it there
         return False
-    return is_loopback(gateway.hostname) or not is_loopback(store.hostname)
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host of an address is this machine."""
-    if host is None or host == "localhost" or host.endswith(".localhost"):
-        return host is not None
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(gateway.hostname or "") or not is_loopback(store.hostname or "")
 
 
 class Delivery:

@@ -1,19 +1,14 @@
-"""Runs the gallery: uvicorn, with nothing about a request in its log."""
+"""Runs the gallery."""
 
-import signal
-import socket
 from collections.abc import Callable
-from types import FrameType
 from typing import Final
 from urllib.parse import urlsplit
 
-import uvicorn
-from starlette.types import ASGIApp
-
+from apixo.routes import is_loopback
 from blocks import VideoArchive
 from deployments.connection import SetupError
 from deployments.gallery.app import create_app
-from deployments.gallery.delivery import is_loopback
+from deployments.web_server import QuietServer, listen
 from flows.resources import command_options, load_block
 
 MOST_REQUESTS: Final = 256
@@ -44,7 +39,7 @@ async def serve(
     """
     block = await load_block(VideoArchive, archive)
     check_password(host, block, archive)
-    with _listen(host, port) as listener:
+    with listen(host, port, "The gallery") as listener:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         store = block.store()
@@ -52,7 +47,13 @@ async def serve(
             if block.gateway_url is None and redirect is None and not is_loopback(host):
                 redirect = not is_loopback(store.url.partition("://")[2].rpartition(":")[0])
             app = create_app(block, store, options=command_options("default", archive), redirect=redirect)
-            await GalleryServer(app, on_started=lambda: on_ready(url, block)).serve([listener])
+            server = QuietServer(
+                app,
+                on_started=lambda: on_ready(url, block),
+                limit_concurrency=MOST_REQUESTS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+            await server.serve([listener])
         finally:
             await store.aclose()
 
@@ -63,49 +64,10 @@ def check_password(host: str, block: VideoArchive, name: str) -> None:
     Raises:
         SetupError: others could.
     """
-    public = block.gateway_url is not None and not is_loopback(urlsplit(block.gateway_url).hostname)
+    public = block.gateway_url is not None and not is_loopback(urlsplit(block.gateway_url).hostname or "")
     if block.gateway_password is None and (public or not is_loopback(host)):
         command = "sora setup" if name == "default" else f"sora setup --name {name}"
         raise SetupError(
             f"Others could see every video: the video-archive block {name!r} has no gateway_password, which is needed "
             f"beyond this machine. Set MINIO_GATEWAY_PASSWORD to 12 characters or more and run `{command}`."
         )
-
-
-class GalleryServer(uvicorn.Server):
-    """uvicorn without a log of addresses, some of which hold tokens."""
-
-    def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=MOST_REQUESTS,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_started()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends it. uvicorn's own would raise the signal once more after the clean end."""
-        del frame
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        raise SetupError(f"The gallery cannot listen on {host}, port {port} ({error}). Choose another.") from error

@@ -12,7 +12,6 @@ import functools
 import hmac
 import logging
 import re
-import socket
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -35,6 +34,7 @@ from deployments.connection import SetupError
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
 from deployments.receiver.server import CallbackServer
+from deployments.web_server import listen
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
@@ -83,7 +83,7 @@ async def serve(
         StoreError: the archive does not answer, or cannot keep a ledger.
     """
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    with _listen(host, port) as listener:
+    with listen(host, port, "The receiver") as listener:
         async with open_app(*blocks, api=api, archive=archive) as app:
             shown = f"[{host}]" if ":" in host else host
             url = f"http://{shown}:{listener.getsockname()[1]}"
@@ -278,11 +278,3 @@ def _check_secret(block: ApixoApi, name: str) -> None:
             "APIXO_CALLBACK_SECRET to a long random text (`openssl rand -hex 32`) and APIXO_CALLBACK_URL to the public "
             f"address of this receiver, and run `{command}`."
         )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise SetupError(f"The receiver cannot listen on {host}, port {port} ({error}). Choose another.") from error

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,19 +44,17 @@ def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, di
         info = StackInfo.read(folder / "local")
         assert info is not None
         with ForkServer(folder / "forks", environment | info.load_environment()) as forks:
-            _runs_are_forked(info.public_environment["PREFECT_API_URL"], forks)
+            # One deployment stays as it is: the one that makes a video when another flow has completed.
+            runs_are_forked(info.public_environment["PREFECT_API_URL"], forks, lambda name: name != "after-storyboard")
             yield folder / "local", environment
     finally:
         process.stop(30)
 
 
-def _runs_are_forked(api_url: str, forks: ForkServer) -> None:
-    """Has the worker get the process of a run by a fork. It would start three after another, which import for 5 s.
-
-    One deployment stays as it is: the one that makes a video when another flow has completed.
-    """
+def runs_are_forked(api_url: str, forks: ForkServer, chosen: Callable[[str], bool]) -> None:
+    """Has the worker get the process of a run by a fork. It would start three after another, which import for 5 s."""
     variables = {"command": shlex.join(forks.command("prefect.engine"))}
     with PrefectHttpxSyncClient(base_url=f"{api_url}/deployments") as http:
         for found in http.post("/filter").json():
-            if found["name"] != "after-storyboard":
+            if chosen(found["name"]):
                 http.patch(f"/{found['id']}", json={"job_variables": variables})

@@ -29,6 +29,7 @@ from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 from tests.e2e.conftest import ROOT, RUN_SECONDS, ended, retry
 from tests.e2e.running import until
+from tests.e2e.stack import runs_are_forked
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api
 from tests.support.fork_server import ForkServer
@@ -42,6 +43,9 @@ def shards_deployed(deployment: str, client_environment: dict[str, str], forks: 
         process = forks.start(["--no-prompt", "deploy", "--name", name], client_environment, ROOT, module="prefect")
         said = process.communicate(RUN_SECONDS)
         assert process.returncode == 0, said
+    runs_are_forked(
+        client_environment["PREFECT_API_URL"], forks, lambda name: name in ("generate-batch", "generate-shard")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -166,8 +170,13 @@ async def test_a_parent_that_is_killed_and_started_again_takes_up_the_same_shard
     found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
     parameters = {"requests": rows(6), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
     parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+    async def both() -> list[FlowRun]:
+        found = await children(prefect, parent.id)
+        return found if len(found) == 2 else []
+
+    before = await until(both, what="two shards")
     await shard_of(prefect, stored, key, 6)
-    before = await children(prefect, parent.id)
     where = (await prefect.read_flow_run(parent.id)).infrastructure_pid
     assert where is not None
     parent_pid = int(where.rpartition(":")[2])
@@ -183,7 +192,6 @@ async def test_a_parent_that_is_killed_and_started_again_takes_up_the_same_shard
     assert run_again.state is not None
     assert run_again.state.is_completed(), run_again.state.message
     assert {run.id for run in await children(prefect, parent.id)} == {run.id for run in before}
-    assert len(before) == 2
     assert len(sandbox.record.submits()) == 6
 
 

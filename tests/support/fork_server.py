@@ -186,11 +186,16 @@ def serve(address: Path) -> tuple[str, list[str]]:
     Path(f"{address}.draft").rename(address)
     running: dict[int, socket.socket] = {}
     while True:
-        ready = select.select([0, listener.fileno()], [], [], LOOK_SECONDS if running else None)[0]
+        watched = [0, listener.fileno(), *(channel.fileno() for channel in running.values())]
+        ready = select.select(watched, [], [], LOOK_SECONDS if running else None)[0]
         if 0 in ready:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
             sys.exit(0)
+        for pid, asked_by in running.items():
+            if asked_by.fileno() in ready:  # whoever stood for it was killed, or is not interested any more
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         if listener.fileno() in ready:
             channel = listener.accept()[0]
             data, streams, _, _ = socket.recv_fds(channel, MOST_BYTES, 3)
@@ -215,13 +220,17 @@ def serve(address: Path) -> tuple[str, list[str]]:
                 os.close(stream)
             channel.send(str(pid).encode())
             running[pid] = channel
-        while running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            with contextlib.suppress(OSError):  # whoever asked for it has gone
-                running[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
-            running.pop(pid).close()
+        _report_ended(running)
+
+
+def _report_ended(running: dict[int, socket.socket]) -> None:
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            break
+        with contextlib.suppress(OSError):  # whoever asked for it has gone
+            running[pid].send(str(os.waitstatus_to_exitcode(status)).encode())
+        running.pop(pid).close()
 
 
 def main() -> None:
