@@ -144,25 +144,31 @@ class OutageBrake:
 
 
 def free_call(client: StatusClient) -> Answers:
-    """Asks for the state of the last task that was accepted, or of one that does not exist; then for the balance.
+    """Asks for the state of the last task that was accepted; without one, of a task that does not exist.
 
-    An answer counts where it came in the API's own envelope: a page with a 404 may be that of a gateway in its place.
+    An answer counts where it came in the API's own envelope. After a page with a 4xx, which may be that of a gateway in
+    its place, the balance decides.
     """
 
-    async def is_answered(call: Awaitable[object]) -> bool:
+    async def answer_to(call: Awaitable[object]) -> bool | None:
+        """Whether it is answered well; None: by a page with a 4xx, which may be a gateway's or the API's own."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await call
         except TimeoutError:
             return False
         except ApixoError as error:  # such as: it does not know the task
-            return error.enveloped and (error.code or 0) < HTTPStatus.INTERNAL_SERVER_ERROR
+            code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+            if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                return False
+            if not error.enveloped:
+                return None if code >= HTTPStatus.BAD_REQUEST else False
         return True
 
     async def answers(task_id: str | None) -> bool:
-        # Not every API says in its envelope that it knows no such task.
-        return await is_answered(client.status_once(task_id or "outage-check")) or (
-            await is_answered(client.balance_once())
-        )
+        answered = await answer_to(client.status_once(task_id or "outage-check"))
+        if answered is None:
+            answered = await answer_to(client.balance_once())
+        return answered is True
 
     return answers
