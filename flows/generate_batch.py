@@ -27,7 +27,8 @@ from flows.record.errors import (
     InvalidKeyError,
     PipelineError,
 )
-from flows.record.keys import Key, calendar_key, check_key, root_run_id
+from flows.record.forms import PLAIN, OptionalKey, OptionalText
+from flows.record.keys import calendar_key, check_key, root_run_id
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.shard_runs import run_in_shards
@@ -91,17 +92,17 @@ def _run_name() -> str:
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @limited_flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
 async def generate_batch(
-    requests: list[LenientItem] | None = None,
-    calendar: str | None = None,
-    key: Key | None = None,
+    requests: Annotated[list[LenientItem] | None, *PLAIN] = None,
+    calendar: OptionalText = None,
+    key: OptionalKey = None,
     wait: bool = True,
     on_bad_rows: Literal["refuse", "skip"] = "refuse",
     dry_run: bool = False,
-    max_spend: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None,
-    max_in_flight: Annotated[int, Field(ge=1)] | None = None,
+    max_spend: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, *PLAIN] = None,
+    max_in_flight: Annotated[Annotated[int, Field(ge=1)] | None, *PLAIN] = None,
     submissions_per_second: Annotated[float, Field(gt=0, le=100)] = SUBMISSIONS_PER_SECOND,
     refuse_duplicates: bool = False,
-    sheet: str | None = None,
+    sheet: OptionalText = None,
     ignore_columns: bool = False,
     shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1,
     fit_images: bool = False,

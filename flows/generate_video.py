@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
@@ -19,9 +19,10 @@ from flows.permission import rerun_by_person
 from flows.record import moderation
 from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
+from flows.record.forms import OptionalKey
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
-from flows.record.keys import Empty, Key, check_key, root_run_id
+from flows.record.keys import check_key, root_run_id
 from flows.record.ledger import Entry
 from flows.record.run_keys import slug, typed_name
 from flows.resources import Resources, command_options, load_block, open_resources
@@ -61,7 +62,7 @@ def run_title(prompt: str, *verbs: str) -> str:
 )
 async def generate_video(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
-    key: Annotated[Key, Field(title="Key")] | Empty = None,
+    key: OptionalKey = None,
     wait: bool = True,
     refuse_duplicates: bool = False,
     api: str = "default",

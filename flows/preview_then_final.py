@@ -18,8 +18,9 @@ from flows.explaining import explain_refused_parameters, explained
 from flows.generate_video import generate, key_of_run, prompt_of, run_title
 from flows.permission import rerun_by_person
 from flows.record.errors import PipelineError
+from flows.record.forms import PLAIN
 from flows.record.generation import Generation
-from flows.record.keys import Empty, Key, check_key
+from flows.record.keys import Key, check_key
 from flows.resources import Resources, command_options, describe, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.preview_artifacts import publish_question
@@ -81,7 +82,7 @@ def _run_name() -> str:
 )
 async def preview_then_final(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
-    key: Annotated[Key, Field(title="Key", max_length=LONGEST_KEY)] | Empty = None,
+    key: Annotated[Annotated[Key, Field(max_length=LONGEST_KEY)] | None, *PLAIN] = None,
     answer_within_hours: Annotated[float, Field(gt=0, le=24 * 14)] = 24.0,
     api: str = "default",
     archive: str = "default",

@@ -13,8 +13,6 @@ from flows.record.errors import InvalidKeyError
 PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,127}$"
 
 Key = Annotated[str, Field(pattern=PATTERN)]
-Empty = Annotated[None, Field(title="Empty")]
-"""What a form calls an optional parameter that is left out; else it says `None`."""
 
 
 def check_key(key: str) -> str:

@@ -54,6 +54,9 @@ async def test_a_second_setup_changes_nothing(running: Running) -> None:
     assert "prefect automation delete sora-storyboard-completed" in elsewhere.stderr
 
 
+ON_EVENT = "generate-video/generate-video-on-event"
+
+
 async def test_an_event_becomes_a_video_once_however_often_it_comes(running: Running) -> None:
     key = unique("event")
     payload = {"key": key, "request": {"prompt": f"A fox in fresh snow, {key}"}}
@@ -66,9 +69,7 @@ async def test_an_event_becomes_a_video_once_however_often_it_comes(running: Run
     print(f"\nfrom the event to the archived video: {time.monotonic() - began:.1f} s")
 
     async def both_ended() -> bool:
-        runs = [
-            run for run in await running.runs("generate-video/generate-video") if run["parameters"].get("key") == key
-        ]
+        runs = [run for run in await running.runs(ON_EVENT) if run["parameters"].get("key") == key]
         return len([run for run in runs if run["state_type"] in FINAL]) == 2
 
     await until(both_ended, what="the runs of both events")
@@ -102,12 +103,12 @@ MORE = pytest.mark.attack  # each takes a flow run in a process of its own
 async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
     payload: Json, told: str, running: Running
 ) -> None:
-    before = {run["id"] for run in await running.runs("generate-video/generate-video")}
+    before = {run["id"] for run in await running.runs(ON_EVENT)}
     posts = len(await running.posts())
     await running.emit("sora.video.requested", payload)
 
     async def new_run() -> Json | None:
-        new = [run for run in await running.runs("generate-video/generate-video") if run["id"] not in before]
+        new = [run for run in await running.runs(ON_EVENT) if run["id"] not in before]
         return new[0] if new else None
 
     run = await running.ended(await until(new_run, what="a run for the malformed event"))
@@ -120,7 +121,7 @@ async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
     ("name", "reason"),
     [
         ("generate-batch/generate-batch", "Nothing was submitted"),
-        ("generate-video/generate-video", "prompt"),
+        (ON_EVENT, "prompt"),
         ("generate-video/after-storyboard", "prompt"),
     ],
 )
@@ -130,6 +131,19 @@ async def test_a_quick_run_submits_nothing_and_says_what_to_give(name: str, reas
     assert ended["state_type"] == "FAILED"
     assert reason in ended["state"]["message"], ended["state"]["message"]
     assert len(await running.posts()) == posts
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [({}, "request"), ({"request": {"prompt": "a fox"}, "key": "A Fox"}, "key")],
+    ids=["quick run", "bad key"],
+)
+async def test_a_form_that_is_not_filled_in_right_makes_no_run(parameters: Json, named: str, running: Running) -> None:
+    found = await running.deployment("generate-video/generate-video")
+    before = len(await running.runs("generate-video/generate-video"))
+    refused = await running.call(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+    assert named in refused["detail"]
+    assert len(await running.runs("generate-video/generate-video")) == before
 
 
 async def test_the_same_flow_deployed_otherwise_or_run_by_hand_triggers_no_example(running: Running) -> None:

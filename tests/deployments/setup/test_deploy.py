@@ -66,6 +66,12 @@ def test_no_expression_of_a_trigger_can_fail_without_a_run(deployment: dict[str,
         assert deployment["enforce_parameter_schema"] is False
 
 
+def test_only_what_events_start_takes_parameters_unchecked() -> None:
+    """A person's mistake is refused in the form, before there is a run."""
+    tolerant = [item["name"] for item in DEPLOYMENTS if not item.get("enforce_parameter_schema", True)]
+    assert tolerant == ["generate-video-on-event", "after-storyboard"]
+
+
 @pytest.mark.parametrize(
     "prompt",
     [
@@ -103,16 +109,23 @@ def test_what_costs_money_has_no_schedule_that_is_switched_on() -> None:
 
 
 def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_start_runs() -> None:
-    names = ["generate-video", "check-setup", "report-costs", "generate-batch", "generate-shard"]
+    names = [
+        "generate-video",
+        "generate-video-on-event",
+        "check-setup",
+        "report-costs",
+        "generate-batch",
+        "generate-shard",
+    ]
     names += ["preview-then-final", "resolve-video", "collect-videos"]
     assert [item["name"] for item in MAIN] == names
     defaults = {item["name"]: item["parameters"] for item in MAIN if "parameters" in item}
-    assert defaults == {"generate-video": {"request": {}}}
+    assert defaults == {"generate-video-on-event": {"request": {}}}
     with pytest.raises(ValidationError, match="prompt"):
-        VideoRequest.model_validate(defaults["generate-video"]["request"])
+        VideoRequest.model_validate(defaults["generate-video-on-event"]["request"])
     assert [item["name"] for item in MAIN if item.get("schedules")] == ["collect-videos"]
     heard = {item["name"]: trigger["expect"] for item in MAIN for trigger in item.get("triggers", ())}
-    assert heard == {"generate-video": ["sora.video.requested"], "collect-videos": ["apixo.task.finished"]}
+    assert heard == {"generate-video-on-event": ["sora.video.requested"], "collect-videos": ["apixo.task.finished"]}
 
 
 def test_the_commented_schedule_works_once_it_is_no_comment() -> None:
@@ -253,7 +266,7 @@ async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all
     ],
 )  # fmt: skip
 def test_what_is_null_or_empty_in_an_event_is_absent(payload: dict[str, Any], expected: dict[str, Any]) -> None:
-    (trigger,) = [trigger for item, trigger in TRIGGERS if item["name"] == "generate-video"]
+    (trigger,) = [trigger for item, trigger in TRIGGERS if item["name"] == "generate-video-on-event"]
     context = {"event": SimpleNamespace(id="an-id", payload=payload)}
     templates = {
         name: {"__prefect_kind": "jinja", "template": value} if isinstance(value, str) else value
