@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -27,6 +28,8 @@ MAX_OPTIONS_CHARACTERS: Final = 20_000
 """Twice the longest prompt. APIXO documents no limit."""
 
 Shape = Literal["landscape", "portrait", "square"]
+ImageFormat = Literal["JPEG", "PNG", "WEBP"]
+IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP")
 Problem = tuple[str, str]
 """A field as the provider calls it, and what is allowed there. No value is repeated: it may be a secret."""
 
@@ -48,6 +51,24 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Value(_Part):
+    """What a request has to be like that has a certain value of an option. Empty: like any other."""
+
+    images: tuple[int, int] | None = Field(default=None, description="Least and most images.")
+    modes: tuple[str, ...] = Field(default=(), description="The modes that it goes with.")
+    ratios: tuple[str, ...] = Field(default=(), description="The aspect ratios that it goes with, as they are sent.")
+
+    def problem(self, mode: str, images: int, ratio: object) -> str | None:
+        """What it goes with, where the request is otherwise; None: it is not."""
+        if self.modes and mode not in self.modes:
+            return f"is for mode {one_of(self.modes)} only"
+        if self.images is not None and not self.images[0] <= images <= self.images[1]:
+            return f"goes with {one_of(range(self.images[0], self.images[1] + 1))} image_urls"
+        if self.ratios and ratio not in self.ratios:
+            return f"is for aspect_ratio {one_of(self.ratios)} only"
+        return None
+
+
 class Option(_Part):
     """A field that a model has beyond the common ones."""
 
@@ -56,6 +77,7 @@ class Option(_Part):
     required: bool = False
     modes: tuple[str, ...] = Field(default=(), description="Where it exists; empty: in every mode.")
     max_characters: int | None = None
+    values: dict[str, Value] = Field(default_factory=dict, description="What some of its values go with.")
 
     def problem(self, value: object) -> str | None:
         """What is allowed, where the value is not; None: it is."""
@@ -80,6 +102,42 @@ class Mode(_Part):
         return images >= least and (most is None or images <= most)
 
 
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What an image may be, for each of some models.
+
+    Attributes:
+        max_bytes: of the file.
+        formats: by its bytes.
+        least_pixels, most_pixels: of each side; None: no limit is known.
+    """
+
+    max_bytes: int = MAX_IMAGE_BYTES
+    formats: tuple[ImageFormat, ...] = IMAGE_FORMATS
+    least_pixels: int = 1
+    most_pixels: int | None = None
+
+    def problem(self, kind: ImageFormat, width: int, height: int) -> str | None:
+        """What is allowed, where the image is not; None: it is."""
+        if kind not in self.formats:
+            return f"is a {kind}, and the model takes {one_of(self.formats)}"
+        if min(width, height) < self.least_pixels:
+            return f"has {width} x {height} pixels, and the model takes none with a side under {self.least_pixels:,}"
+        if self.most_pixels is not None and max(width, height) > self.most_pixels:
+            return f"has {width} x {height} pixels, and the model takes none with a side over {self.most_pixels:,}"
+        return None
+
+    def __and__(self, other: "ImageLimits") -> "ImageLimits":
+        """What both allow."""
+        most = [pixels for pixels in (self.most_pixels, other.most_pixels) if pixels is not None]
+        return ImageLimits(
+            max_bytes=min(self.max_bytes, other.max_bytes),
+            formats=tuple(kind for kind in self.formats if kind in other.formats),
+            least_pixels=max(self.least_pixels, other.least_pixels),
+            most_pixels=min(most, default=None),
+        )
+
+
 class VideoModel(_Part):
     """What one model takes. The defaults are what the provider says of video models in general."""
 
@@ -102,8 +160,18 @@ class VideoModel(_Part):
         default_factory=dict, description="Options of a request with images that does not give them."
     )
     max_image_bytes: int = MAX_IMAGE_BYTES
+    image_formats: tuple[ImageFormat, ...] = IMAGE_FORMATS
+    image_side_pixels: tuple[int, int | None] = Field(
+        default=(1, None), description="Least and most pixels of each side of an image; null: no limit is known."
+    )
     first_wait_seconds: float = Field(default=60, description="APIXO on video in general: first after 60 s, …")
     poll_interval_seconds: float = Field(default=15, description="… then every 15 s.")
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What an image for it may be."""
+        least, most = self.image_side_pixels
+        return ImageLimits(self.max_image_bytes, self.image_formats, least, most)
 
     def mode_for(self, mode: str | None, images: int) -> str:
         """The mode of a request: its own, else the first that takes so many images, else the nearest to that."""
@@ -197,6 +265,19 @@ class VideoModel(_Part):
                 yield option, f"is for mode {one_of(known.modes)} only{_of(name)}"
             elif (wrong := known.problem(sent[option])) is not None:
                 yield option, f"{wrong}{_of(name)}"
+            else:
+                yield from self._value_problems(option, sent, mode, name)
+
+    def _value_problems(self, name: str, sent: Mapping[str, Any], mode: str, model: str) -> Iterable[Problem]:
+        """What the value of an option does not go with, and which other value would."""
+        option, images, ratio = self.options[name], len(sent.get("image_urls") or ()), sent.get(self.ratio_field)
+
+        def wrong(value: str) -> str | None:
+            return option.values[value].problem(mode, images, ratio) if value in option.values else None
+
+        if (found := wrong(str(sent[name]))) is not None:
+            fitting = [value for value in map(str, option.allowed) if wrong(value) is None]
+            yield name, f"{found}{_of(model)}{f'; {one_of(fitting)} would do' if fitting else ''}"
 
 
 def shape_of(ratio: str | None) -> Shape | None:

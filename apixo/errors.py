@@ -25,7 +25,8 @@ SoraError                      base of all errors that are raised on purpose, he
         │   └── InvalidImageUrlError   the provider cannot read the image's URL
         ├── InputDownloadError         the image could not be downloaded this time
         ├── ProviderFailureError       the provider's own trouble: a later submission may succeed
-        └── InsufficientCreditsError   the account is empty: nothing succeeds until it is topped up
+        ├── InsufficientCreditsError   the account is empty: nothing succeeds until it is topped up
+        └── GivenUpError               no status, or no result that can be had, for so long that nobody asks any more
 ```
 
 The line that matters runs between `ProvablyUnpaidError` and `UnclearError`: the paid call is repeated on one side of it
@@ -64,6 +65,7 @@ class ApixoError(SoraError):
         retry_after_seconds: how long the provider asked to wait; None when it did not say.
         retryable: whether repeating the same call later can help. It does *not* say that repeating is free of charge:
             for the paid call only `ProvablyUnpaidError` says that.
+        enveloped: whether it came in the API's own envelope: what answered was the API, and no gateway in its place.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class ApixoError(SoraError):
         code: int | None = None,
         task_id: str | None = None,
         retry_after_seconds: float | None = None,
+        enveloped: bool = False,
     ) -> None:
         super().__init__(message)
+        self.enveloped = enveloped
         self.code = code
         self.task_id = task_id
         self.retry_after_seconds = retry_after_seconds
@@ -213,6 +217,12 @@ class InsufficientCreditsError(GenerationFailedError):
     advice = "Top up the APIXO account; then a new submission may succeed."
 
 
+class GivenUpError(GenerationFailedError):
+    """The provider gave no status of the task, or no result that can be had, for so long that it is asked no more."""
+
+    advice = "Look at the task in the APIXO account."
+
+
 REFUSALS: dict[int, type[RefusedError]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -233,12 +243,17 @@ _TOO_LITTLE = r"\b(?:insufficient|not enough|too low|exhausted|used up|empty|dep
 _EMPTY = re.compile(
     rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}", re.IGNORECASE
 )
-_GONE = re.compile(r"model_?unavailable", re.IGNORECASE)
+_GONE = re.compile(r"\bmodel ?(?:is )?(?:un|not )available", re.IGNORECASE)
+_JOINED = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
 _KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account", re.IGNORECASE)
 
 
 def refusal_class(code: int, words: str) -> type[RefusedError]:
-    """The class of a documented no. For a 400 and a 403 the provider documents several meanings: the words decide."""
+    """The class of a documented no. For a 400 and a 403 the provider documents several meanings: the words decide.
+
+    Among them may be the name of a failCode, of either generation.
+    """
+    words = _JOINED.sub(" ", words)
     if code in (400, 403) and _GONE.search(words):
         return ModelNotFoundError
     if code == 400 and _EMPTY.search(words):
@@ -276,6 +291,10 @@ FAILURES: dict[str, type[GenerationFailedError]] = {
 }
 """APIXO: the documented failCodes, of two generations. Any other one is a plain `GenerationFailedError`."""
 
+NO_STATUS = "no status"
+NO_RESULT = "no result"
+"""Our own words, in place of a failCode: why a task is given up."""
+
 JUDGED: dict[str, str] = {
     "InputImageSensitiveContentDetected": "the image",
     "InputOutputSensitiveContentDetected": "the input or the video",
@@ -295,17 +314,19 @@ def _plain(fail_code: str) -> str:
     return fail_code.replace("_", "").casefold()
 
 
-_FAILURES = {_plain(code): cls for code, cls in FAILURES.items()}
+_FAILURES = {_plain(code): cls for code, cls in FAILURES.items()} | dict.fromkeys((NO_STATUS, NO_RESULT), GivenUpError)
 _JUDGED = {_plain(code): part for code, part in JUDGED.items()}
+_DETECTORS = {_plain(code) for code in ("NSFW", "NSFW_DETECTED", "SensitiveContent", "SensitiveContentDetected")}
 
 
-def is_output_verdict(fail_code: str) -> bool:
-    """Whether a failCode says that the finished video was, or may have been, what the provider judged.
+def may_be_mistaken(fail_code: str) -> bool:
+    """Whether a verdict may turn out otherwise for the same request: one on the finished video, or of a detector.
 
-    Codes that do not say what was judged are not among them: they may be about the prompt.
+    Users of several providers report that a detector's verdict passed on a second try: it looks at what was drawn, and
+    that is drawn anew. One that names the prompt or an image, or a violation as such, would be the same again.
     """
     code = _plain(fail_code)
-    return "output" in code and "sensitivecontent" in code
+    return code in _DETECTORS or ("output" in code and "sensitivecontent" in code)
 
 
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
@@ -314,5 +335,6 @@ def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None)
     said = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
     part = _JUDGED.get(_plain(fail_code))
     about = f" It is about {part}." if part else ""
-    message = f"APIXO reports task {task_id} as failed ({said}).{about} {cls.advice}"
+    verdict = f"Task {task_id} is given up" if cls is GivenUpError else f"APIXO reports task {task_id} as failed"
+    message = f"{verdict} ({said}).{about} {cls.advice}"
     return cls(message, fail_code=fail_code, fail_message=fail_message, task_id=task_id)

@@ -126,13 +126,16 @@ def parse_envelope(
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
     if definite:
-        raise _refusal(code, said, retry_after_seconds=retry_after_seconds, task_id=task_id)
+        raise _refusal(
+            code, said, retry_after_seconds=retry_after_seconds, task_id=task_id, enveloped=envelope is not None
+        )
     raise ServerError(
         f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {said!r}. "
         "That is neither a yes nor a documented no.",
         code=code,
         task_id=task_id,
         retry_after_seconds=retry_after_seconds,
+        enveloped=envelope is not None,
     )
 
 
@@ -214,6 +217,7 @@ def parse_submitted(envelope: Envelope) -> str:
     raise UnexpectedReplyError(
         f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.",
         code=200,
+        enveloped=True,
     )
 
 
@@ -226,7 +230,7 @@ def parse_balance(envelope: Envelope) -> Decimal:
     amount = envelope.data
     if isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount):
         return Decimal(str(amount))
-    raise UnexpectedReplyError(f"APIXO gave no balance: {_show(amount)!r}.", code=200)
+    raise UnexpectedReplyError(f"APIXO gave no balance: {_show(amount)!r}.", code=200, enveloped=True)
 
 
 def usable_task_id(value: object) -> str | None:
@@ -252,12 +256,15 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     data = envelope.data
     if not isinstance(data, dict):
         raise UnexpectedReplyError(
-            f"APIXO gave no status for task {task_id}: {_show(data)}.", code=200, task_id=task_id
+            f"APIXO gave no status for task {task_id}: {_show(data)}.", code=200, task_id=task_id, enveloped=True
         )
     named = data.get("taskId")
     if named is not None and str(named).strip() != task_id:
         raise UnexpectedReplyError(
-            f"APIXO was asked for task {task_id} and answered for {_show(named)}.", code=200, task_id=task_id
+            f"APIXO was asked for task {task_id} and answered for {_show(named)}.",
+            code=200,
+            task_id=task_id,
+            enveloped=True,
         )
     known = {k: v for k, v in data.items() if k not in _OUR_NAMES}
     state = data.get("state")
@@ -276,7 +283,10 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
                 return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
         raise UnexpectedReplyError(
-            f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.", code=200, task_id=task_id
+            f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.",
+            code=200,
+            task_id=task_id,
+            enveloped=True,
         ) from error
 
 
@@ -297,7 +307,9 @@ def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
         return _failed(data, known, f"{quoted}. A failCode came with it, so it is taken for a failure.")
     if isinstance(state, str):
         return UnknownState(**known)
-    raise UnexpectedReplyError(f"APIXO gave no state for task {task_id}: {_show(data)}.", code=200, task_id=task_id)
+    raise UnexpectedReplyError(
+        f"APIXO gave no state for task {task_id}: {_show(data)}.", code=200, task_id=task_id, enveloped=True
+    )
 
 
 def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Succeeded:
@@ -308,6 +320,7 @@ def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Su
             f"{_show(data.get('resultJson'))}.",
             code=200,
             task_id=known["task_id"],
+            enveloped=True,
         )
     if found.where != DOCUMENTED:
         remarks += (f"The result of task {known['task_id']} stood in {_show(found.where)}, not in {DOCUMENTED}.",)
@@ -343,12 +356,16 @@ def _envelope(body: bytes) -> Envelope | None:
     return Envelope(code=code, message=str(loose.get("message") or ""), data=loose.get("data"))
 
 
-def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None) -> RefusedError:
+def _refusal(
+    code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None, enveloped: bool
+) -> RefusedError:
     cls = refusal_class(code, said)
     advice = {
         400: "Fix the request, then run it again.",
-        401: "Check the API key in the Secret block of the apixo-api block, then run it again.",
-        403: "Check what this API key may use, in the APIXO account.",
+        401: "Check the API key in the Secret block of the apixo-api block, and whether it may use that model, then "
+        "run it again.",
+        403: "This API key may not use that model, or lacks another right. Check what this API key may use, in the "
+        "APIXO account.",
         404: "APIXO has no such model for this key. Check the model, and whether it is still offered.",
         429: "Too many requests or too many tasks at once. Wait, then run it again.",
     }.get(404 if cls is ModelNotFoundError else code, "")
@@ -358,7 +375,7 @@ def _refusal(code: int, said: str, *, retry_after_seconds: float | None, task_id
         advice = "Change the prompt or the image, and use a new key."
     unpaid = "" if task_id else "Nothing was paid. "
     message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{advice}"
-    return cls(message, code=code, task_id=task_id, retry_after_seconds=retry_after_seconds)
+    return cls(message, code=code, task_id=task_id, retry_after_seconds=retry_after_seconds, enveloped=enveloped)
 
 
 def _show(value: object) -> str:

@@ -1,5 +1,7 @@
 """What can be asked of the API: one video."""
 
+import functools
+import operator
 import re
 from typing import Annotated, Any, Final, Self
 
@@ -16,8 +18,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from apixo import catalogue
-from apixo.catalogue import Shape, VideoModel
-from apixo.constants import DEFAULT_MODEL, MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
+from apixo.catalogue import ImageLimits, Shape, VideoModel
+from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
 from apixo.form import select, select_model
 from apixo.image_url import ImageUrl
 
@@ -211,10 +213,10 @@ class VideoRequest(BaseModel):
         return catalogue.shape_of(known.ratio(self.aspect_ratio, self._mode))
 
     @property
-    def max_image_bytes(self) -> int:
-        """The most an image may have, for every model that may get it."""
+    def image_limits(self) -> ImageLimits:
+        """What an image may be, for every model that may get it."""
         known = [catalogue.find(name) for name in self.models]
-        return min(found.max_image_bytes if found else MAX_IMAGE_BYTES for found in known)
+        return functools.reduce(operator.and_, (found.image_limits if found else ImageLimits() for found in known))
 
     @property
     def _mode(self) -> str:
@@ -275,6 +277,16 @@ class VideoRequest(BaseModel):
         return body
 
 
+def _contradiction(request: VideoRequest, known: VideoModel) -> str | None:
+    """An option such as sora-2-pro's `size` that lies another way than the aspect ratio that is asked for as well."""
+    given = request.options.get(known.ratio_field)
+    asked = catalogue.shape_of(request.aspect_ratio)
+    lies = catalogue.shape_of(given) if isinstance(given, str) else None
+    if asked is None or lies is None or lies == asked:
+        return None
+    return f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
+
+
 def _not_taken(request: VideoRequest) -> list[Problem]:
     """What the catalogue knows that the request's own model does not take."""
     known = request.catalogued
@@ -284,6 +296,8 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
     found: list[Problem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
+    if (contradiction := _contradiction(request, known)) is not None:
+        found.append((("options", known.ratio_field), contradiction))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):
             found.append(((field,), text))

@@ -212,8 +212,8 @@ class ApixoApi(Block):
         le=3,
         title="Moderation retries",
         description=(
-            "How often a video that APIXO made and then judged by its output is submitted again, and paid again. Such "
-            "judgements are sometimes mistaken. One about the prompt or an image is never tried again."
+            "How often a video that was judged by its output, or by a detector such as NSFW, is submitted again, and "
+            "paid again. Such judgements are sometimes mistaken. One about the prompt or an image is never tried again."
         ),
     )
     result_valid_hours: float = Field(

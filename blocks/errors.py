@@ -5,6 +5,7 @@ StoreError                  base of all
 ├── StoreUnavailableError   no answer, or 5xx: try again. A write may have been applied all the same
 ├── StoreRefusedError       the store said no: wrong keys, no rights, no such bucket
 ├── StoreUnfitError         the store ignores conditional writes, so it cannot keep the ledger
+│   └── WrongClockError         its clock and that of this machine differ
 └── PreconditionFailedError a conditional write lost: someone else wrote first
 ```
 """
@@ -40,6 +41,10 @@ class StoreRefusedError(StoreError):
 
 class StoreUnfitError(StoreError):
     """The store accepts conditional writes without keeping their condition. Two workers could then both pay."""
+
+
+class WrongClockError(StoreUnfitError):
+    """The store's clock and that of this machine differ by more than a set clock does."""
 
 
 class PreconditionFailedError(StoreError):

@@ -21,6 +21,7 @@ from blocks.errors import (
     StoreRefusedError,
     StoreUnavailableError,
     StoreUnfitError,
+    WrongClockError,
 )
 from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
 from blocks.probe_race import prove_race
@@ -289,7 +290,7 @@ async def _prove_set_clock(store: ObjectStore) -> None:
 async def _prove_clock(store: ObjectStore, most_seconds: float) -> None:
     offset = await store.clock_offset_seconds()
     if offset is not None and abs(offset) > most_seconds:
-        raise StoreUnfitError(
+        raise WrongClockError(
             f"This machine's clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead of'} the object store's. "
             "The store refuses every request once it is 15 minutes. Set the clock, best by NTP (timedatectl set-ntp "
             "true); in a container or virtual machine, that of its host."

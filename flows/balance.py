@@ -7,6 +7,7 @@ from typing import Final
 from apixo import ApixoError, StatusClient
 from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi
+from blocks.prices import Price
 from flows.record.errors import PipelineError
 from flows.signals.events import emit_balance_low
 from flows.signals.progress import run_logger
@@ -63,11 +64,16 @@ def shortfall(balance: Decimal, needed: Decimal, currency: str | None) -> str | 
 
 
 def describe_balance(balance: Decimal, api: ApixoApi) -> str:
-    """The balance and what it buys of the default model, where its price is known. Pure."""
-    price = api.price(DEFAULT_MODEL, 1)
-    comparable = (api.currency or BALANCE_CURRENCY).upper() == BALANCE_CURRENCY
-    known = api.prices.get(DEFAULT_MODEL)
-    per_second = None if known is not None and known.per_second is None else price
-    if not per_second or not comparable:
+    """The balance and what it buys of each model whose price is known. Pure."""
+    prices = dict(api.prices)
+    if api.price_per_second is not None:
+        prices = {DEFAULT_MODEL: Price(per_second=api.price_per_second)} | prices
+    left, buys = max(balance, Decimal(0)), list[str]()
+    for model, price in prices.items():
+        if price.per_second:
+            buys.append(f"{int(left / price.per_second):,} s of {model}")
+        elif price.per_video:
+            buys.append(f"{int(left / price.per_video):,} video(s) of {model}")
+    if not buys or (api.currency or BALANCE_CURRENCY).upper() != BALANCE_CURRENCY:
         return f"{balance:.2f} USD"
-    return f"{balance:.2f} USD, which is {int(max(balance, Decimal(0)) / per_second)} s of {DEFAULT_MODEL}"
+    return f"{balance:.2f} USD, which is {' or '.join(buys)}"

@@ -19,7 +19,7 @@ from flows.batch.calendar_rows import BadRow, Row
 from flows.batch.earlier_keys import as_submitted, keys_of
 from flows.batch.shares import Priced
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
-from flows.checks import check_account, check_before_paying
+from flows.checks import check_before_paying
 from flows.generate_video import generate
 from flows.paid_call import Accepted, Outcome, Rejected, price_needed
 from flows.record import moderation
@@ -237,9 +237,10 @@ class Batch:
         """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
         report_total(len(self.due))
         resources = self._resources
-        await check_before_paying(resources.client, resources.store, resources.web, resources.api)
-        for finding in await check_account(resources.client, resources.api):
-            self._notes.append(f"APIXO account: {finding.detail}")
+        beside = await check_before_paying(
+            resources.client, resources.store, resources.web, resources.api, resources.archive
+        )
+        self._notes += [f"{finding.name}: {finding.detail}" for finding in beside]
         await self.check_balance()
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 

@@ -9,6 +9,7 @@ Nothing here writes how a task ended. Waiting runs and the collector do that; an
 
 import contextlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -36,6 +37,8 @@ NOTE: Final = "its callback named the task"
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MOST_UNPACKED_BYTES: Final = 1_048_576
 """As much as a body may have as it comes."""
+TOKEN: Final = re.compile(r"\b[0-9a-fA-F]{64}\b")
+"""How the token of a callback's address looks, of whatever key."""
 MOST_SHOWN_BYTES: Final = 20_000
 """Of a body that is logged, looked through for secrets before it is shortened further."""
 
@@ -85,6 +88,7 @@ def shown_body(body: bytes, *secrets: str) -> str:
     text = body[:MOST_SHOWN_BYTES].decode("utf-8", "replace")
     for secret in secrets:
         text = hide_secret(text, secret)
+    text = TOKEN.sub("***", text)
     return excerpt(text.encode()) or "(empty)"
 
 

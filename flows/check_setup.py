@@ -19,7 +19,7 @@ class SetupCheckError(PipelineError):
 
 @flow(name="check-setup", flow_run_name="check setup")
 async def check_setup(api: str = "default", archive: str = "default") -> list[Finding]:
-    """Checks the blocks, the archive, the API and its key, the way to results, the callback address and the disk.
+    """Checks all that a run on this worker needs: blocks, archive, clock, API, ways to results and pictures, disk.
 
     It runs where videos would be generated, and pays nothing. The archive is written to under `probe/` and `incoming/`.
 

@@ -1,15 +1,20 @@
 """What can be tried before money is spent: everything that a run needs before the paid call and after it."""
 
+import hashlib
 import hmac
 import shutil
 from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
 import httpx
 from pydantic import BaseModel, Field
 
+import apixo
+import blocks
+import flows
 from apixo import (
     ApixoError,
     BadRequestError,
@@ -24,17 +29,21 @@ from apixo import (
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
 from blocks.apixo_api import BLOCKS_HEADER
-from blocks.errors import StoreError
+from blocks.errors import StoreError, WrongClockError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, problems
 from flows.balance import describe_balance, known_balance
 from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.hosts import guarded_client, open_stream
+from flows.media.own_images import FOLDER, image_address
 from flows.media.spool import spool_root
+from flows.record.errors import PipelineError
 from flows.resources import B, load_block
 
 FREE_BYTES: Final = 1_000_000_000
 """Eight videos of 100 MB at once, and some."""
+PROBE_IMAGE: Final = f"{FOLDER}probe.png"
+"""Need not be there: a host that says so answers."""
 
 
 class Finding(BaseModel):
@@ -51,30 +60,48 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
     Args:
         api, archive: the names of the blocks.
     """
-    findings: list[Finding] = []
+    findings: list[Finding] = [Finding(name="code", outcome="ok", detail=this_code())]
     api_block = await _tried(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
     archive_block = await _tried(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))
     if archive_block is not None:
         findings += await _store_findings(archive_block)
-    findings.append(check_space(spool_root()))
     if api_block is None:
-        return findings
+        return [*findings, check_space(spool_root())]
     try:
         client = api_block.status_client()
         web = guarded_client(allow_private_hosts=api_block.allow_private_hosts)
     except ValueError as error:  # of the environment's proxies and certificates
-        return [*findings, Finding(name="api", outcome="error", detail=str(error))]
+        return [*findings, check_space(spool_root()), Finding(name="api", outcome="error", detail=str(error))]
     async with client, web:
         findings.append(await _api_finding(client, api_block))
-        findings += await check_account(client, api_block)
         findings += await check_result_route(web, api_block)
-        if api_block.callback_url:
-            findings.append(await _callback_finding(web, api_block, archive_block))
+        findings += await _beside(client, web, api_block, archive_block)
     return findings
 
 
-async def check_before_paying(client: StatusClient, store: ObjectStore, web: httpx.AsyncClient, api: ApixoApi) -> None:
+async def _beside(
+    client: StatusClient, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None
+) -> list[Finding]:
+    """What a run needs beside the API, the archive and the way to results: a line each, also where all is well."""
+    findings = [await check_account(client, api)]
+    if archive is not None:
+        findings.append(await _image_finding(web, archive))
+    if api.callback_url:
+        findings.append(await _callback_finding(web, api, archive))
+    else:
+        polling = "none: the apixo-api block has no callback_url, so runs poll"
+        findings.append(Finding(name="callbacks", outcome="ok", detail=polling))
+    findings.append(check_space(spool_root()))
+    return findings
+
+
+async def check_before_paying(
+    client: StatusClient, store: ObjectStore, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive
+) -> list[Finding]:
     """The same for a dry run, which has opened what it needs.
+
+    Returns:
+        What keeps nothing from being paid, a line each: the clock, the balance, the way to images, callbacks, the disk.
 
     Raises:
         SoraError: the first thing that is in the way.
@@ -84,6 +111,11 @@ async def check_before_paying(client: StatusClient, store: ObjectStore, web: htt
     for finding in await check_result_route(web, api):
         if finding.outcome == "error":
             raise DownloadError(f"{finding.name}: {finding.detail}", retryable=False)
+    beside = [await _clock_finding(store), *await _beside(client, web, api, archive)]
+    for finding in beside:
+        if finding.outcome == "error":
+            raise PipelineError(f"{finding.name}: {finding.detail}")
+    return beside
 
 
 async def check_api(client: StatusClient) -> None:
@@ -102,15 +134,58 @@ async def check_api(client: StatusClient) -> None:
             raise
 
 
-async def check_account(client: StatusClient, api: ApixoApi) -> list[Finding]:
-    """What the account has left; nothing where the API does not give it."""
+def this_code() -> str:
+    """Which code this process runs: the version, and a digest of the modules, wherever they lie."""
+    digest = hashlib.sha256()
+    for package in (apixo, blocks, flows):
+        root = Path(next(iter(package.__path__)))
+        for path in sorted(root.rglob("*.py")) + sorted(root.rglob("*.json")):
+            digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return f"{version('sora-pipeline')}+{digest.hexdigest()[:12]}"
+
+
+async def check_account(client: StatusClient, api: ApixoApi) -> Finding:
+    """What the account has left, as far as the API says it."""
     balance = await known_balance(client)
     if balance is None:
-        return []
+        detail = "unknown: the API does not give it"
+        if api.require_balance or api.balance_warning_below is not None:
+            detail += ". So require_balance and balance_warning_below of the apixo-api block have no effect."
+            return Finding(name="balance", outcome="warning", detail=detail)
+        return Finding(name="balance", outcome="ok", detail=detail)
     detail = describe_balance(balance, api)
     if balance <= 0 or (api.balance_warning_below is not None and balance < api.balance_warning_below):
-        return [Finding(name="balance", outcome="warning", detail=f"{detail}. Top up the APIXO account.")]
-    return [Finding(name="balance", outcome="ok", detail=detail)]
+        return Finding(name="balance", outcome="warning", detail=f"{detail}. Top up the APIXO account.")
+    return Finding(name="balance", outcome="ok", detail=detail)
+
+
+async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Finding:
+    """Whether APIXO may reach pictures of the archive, at the very address that it would get for one."""
+    name, only = "image route", "Only pictures given as files or s3:// need it."
+    try:
+        store = archive.store()
+    except ValueError as error:
+        return Finding(name=name, outcome="warning", detail=f"{error}. {only}")
+    try:
+        address = image_address(f"s3://{archive.bucket}/{PROBE_IMAGE}", archive, store, valid_seconds=60)
+        await _knock(web, address)
+    except ForbiddenUrlError as error:
+        detail = (
+            f"APIXO cannot fetch pictures of the archive: {error}. Set public_url in the video-archive block. {only}"
+        )
+        return Finding(name=name, outcome="warning", detail=detail)
+    except DownloadError as error:
+        detail = (
+            f"Pictures of the archive cannot be fetched: {error}. Check public_url of the video-archive block. {only}"
+        )
+        return Finding(name=name, outcome="warning", detail=detail)
+    finally:
+        await store.aclose()
+    return Finding(
+        name=name,
+        outcome="ok",
+        detail=f"{httpx.URL(address).host} answers for pictures of the archive; others take the way of results",
+    )
 
 
 async def check_result_route(
@@ -154,16 +229,20 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
     except ValueError as error:
         return [Finding(name=name, outcome="error", detail=str(error))]
     try:
-        found = [Finding(name=name, outcome="error", detail=str(error)) for error in await problems(store)]
+        found = [
+            Finding(name="clock" if isinstance(error, WrongClockError) else name, outcome="error", detail=str(error))
+            for error in await problems(store)
+        ]
         if found:
             return found
         notes, release = (await store.settings()).notes(), await store.stale_release()
+        clock = await _clock_finding(store)
     except StoreError as error:
         return [Finding(name=name, outcome="error", detail=str(error))]
     finally:
         await store.aclose()
     detail = f"bucket {archive.bucket} at {archive.endpoint} keeps conditional writes, also in a race; takes 5 MiB"
-    found = [Finding(name=name, outcome="ok", detail="; ".join([detail, *notes]))]
+    found = [Finding(name=name, outcome="ok", detail="; ".join([detail, *notes])), clock]
     if release:
         detail = (
             f"MinIO of {release[:10]} ignores the conditions of writes while too few of its drives answer: then a "
@@ -171,6 +250,15 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
         )
         found.append(Finding(name="archive release", outcome="warning", detail=detail))
     return found
+
+
+async def _clock_finding(store: ObjectStore) -> Finding:
+    """How far this machine's clock is from the store's, where it is not too far: that is an error of the archive."""
+    offset = await store.clock_offset_seconds()
+    if offset is None:
+        detail = "unknown: the replies of the object store have no date. Set the clock by NTP, to be sure."
+        return Finding(name="clock", outcome="warning", detail=detail)
+    return Finding(name="clock", outcome="ok", detail=f"within {max(abs(offset), 1):.0f} s of the object store's")
 
 
 async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:

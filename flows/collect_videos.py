@@ -10,9 +10,10 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
-from apixo import AuthenticationError, Failed, SoraError, Succeeded
+from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.media.errors import MediaError
 from flows.media.spool import spool_folder
 from flows.record import transitions
 from flows.record.advice import unconfirmed_error
@@ -29,7 +30,7 @@ from flows.signals.run_tags import tag_run
 from flows.signals.terminal_event import publish_end
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
-from flows.task_end import given_up, record_end
+from flows.task_end import give_up_result, poll_open_task, record_end
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
@@ -188,12 +189,26 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         case State.SUBMITTED:
             return await _ask(entry, resources)
         case State.SUCCEEDED:
-            return _collected(await retrieve(found.task, entry, None, resources), resources)
+            return await _collect_result(entry, resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
             await publish_end(found, resources.ledger, resources.archive)
         case State.REJECTED:
             await resources.ledger.close(found)
     return _collected(found, resources)
+
+
+async def _collect_result(entry: Entry, resources: Resources) -> Collected:
+    """Archives what has succeeded. What cannot be had long after it may be gone is given up."""
+    paid = entry.generation.task
+    try:
+        return _collected(await retrieve(paid, entry, None, resources), resources)
+    except (NotSentError, AuthenticationError):  # of this machine or this key
+        raise
+    except (MediaError, ApixoError) as error:
+        ended = await give_up_result(paid, entry, error, resources)
+        if ended is None:
+            raise
+        return Collected(key=paid.key, what="failed", task_id=paid.task_id, note=str(ended))
 
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
@@ -234,12 +249,9 @@ def _age(found: Generation, resources: Resources) -> timedelta:
 
 async def _ask(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
-    status = await resources.client.status_once(paid.task_id, model=paid.model)
+    entry, status = await poll_open_task(paid, entry, resources)
     if not isinstance(status, Succeeded | Failed):
-        end = given_up(status, _age(entry.generation, resources), resources.api.result_valid_hours)
-        if end is None:
-            return _collected(entry.generation, resources)
-        status = end
+        return _collected(entry.generation, resources)
     try:
         ended, succeeded = await record_end(paid, entry, status, resources)
     except VideoFailedError as error:

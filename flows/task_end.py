@@ -3,11 +3,23 @@
 from datetime import timedelta
 from typing import Final
 
-from apixo import Failed, Pending, Processing, Succeeded, UnknownState, wait_for_end
+from apixo import (
+    ApixoError,
+    AuthenticationError,
+    Failed,
+    NotSentError,
+    Pending,
+    Processing,
+    Status,
+    Succeeded,
+    UnknownState,
+    wait_for_end,
+)
+from apixo.errors import NO_RESULT, NO_STATUS
 from apixo.replies import says_under_way
 from flows.record import transitions
 from flows.record.advice import failed_error
-from flows.record.errors import LedgerError, SupersededError
+from flows.record.errors import LedgerError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
@@ -15,8 +27,10 @@ from flows.signals.events import emit
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
 
+MAX_WORD_CHARACTERS: Final = 100
+"""How much of an undocumented state the record keeps."""
 GIVEN_UP_AFTER: Final = timedelta(days=1)
-"""How long a task may stand in a state such as `expired` before it is left to a person."""
+"""How long a task may stand in a state such as `expired` before it is left to a person, since that was first seen."""
 CALLBACK_PATIENCE: Final = 2.0
 """How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
 video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
@@ -60,24 +74,104 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     )
 
 
-def given_up(status: Pending | Processing | UnknownState, age: timedelta, result_valid_hours: float) -> Failed | None:
-    """The end of a task that names none, for a person to decide about it; None while one may come. Pure.
+async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Status]:
+    """Asks once. A task that has stood without an end for too long ends as failed, for a person to decide about it.
+
+    Returns:
+        The record as it then is, which says since when the task has stood as it does, and what is to be made of it.
+
+    Raises:
+        ApixoError: no usable answer, and nothing to conclude from that yet.
+    """
+    age = resources.now() - (known.generation.attempt.submitted_at or known.generation.attempt.claimed_at)
+    kept = timedelta(hours=resources.api.result_valid_hours)
+    error = None
+    try:
+        status: Status = await resources.client.status_once(paid.task_id, model=paid.model)
+    except (NotSentError, AuthenticationError):  # of this machine or this key: they say nothing of the task
+        raise
+    except ApixoError as caught:
+        if age < kept:
+            raise
+        error, status = caught, UnknownState(task_id=paid.task_id, state=NO_STATUS)
+    if isinstance(status, Succeeded | Failed):
+        return known, status
+    stands = isinstance(status, UnknownState) and not says_under_way(status.state)
+    word = status.state[:MAX_WORD_CHARACTERS] if stands else None
+    if word != known.generation.attempt.stands_as:
+        known = await resources.ledger.change(
+            paid.key, lambda now: transitions.stands_as(now, paid.task_id, word, now=resources.now()), known=known
+        )
+    since = known.generation.attempt.stands_since or resources.now()
+    end = given_up(status, age=age, stood=resources.now() - since, kept=kept)
+    if end is None and error is not None:
+        raise error
+    return known, end or status
+
+
+async def give_up_result(
+    paid: PaidTask, known: Entry, error: Exception, resources: Resources
+) -> VideoFailedError | None:
+    """Ends a task as failed that has succeeded, and whose result cannot be had any more; None while it may come.
+
+    Args:
+        paid: the task.
+        known: the record as it was seen last.
+        error: why the result could not be had this time.
+        resources: the ledger.
+    """
+    now, found = resources.now(), known.generation
+    age = now - (found.succeeded_at or found.attempt.claimed_at)
+    if age < timedelta(hours=resources.api.result_valid_hours):
+        return None
+    entry = await resources.ledger.change(
+        paid.key, lambda current: transitions.stands_as(current, paid.task_id, NO_RESULT, now=now), known=known
+    )
+    if now - (entry.generation.attempt.stands_since or now) < GIVEN_UP_AFTER:
+        return None
+    lost = Failed(
+        task_id=paid.task_id,
+        state=NO_RESULT,
+        fail_code=NO_RESULT,
+        fail_message=(
+            f"it was finished {age.days} day(s) ago, its result cannot be had, and nobody asks for it any more: {error}"
+        ),
+    )
+    entry = await resources.ledger.change(
+        paid.key, lambda current: transitions.failed(current, lost, now=now, after=State.SUCCEEDED)
+    )
+    if entry.generation.state is not State.FAILED:
+        return None
+    await publish_end(entry.generation, resources.ledger, resources.archive, found=False)
+    return failed_error(entry.generation, resources.options)
+
+
+def given_up(
+    status: Pending | Processing | UnknownState, *, age: timedelta, stood: timedelta, kept: timedelta
+) -> Failed | None:
+    """The end of a task that names none; None while one may come. Pure.
 
     Args:
         status: what the provider says of it.
         age: since it was submitted.
-        result_valid_hours: how long APIXO keeps a result, as the API block has it.
+        stood: since that was first seen, where it is no documented state.
+        kept: how long APIXO keeps a result.
     """
     stands = isinstance(status, UnknownState) and not says_under_way(status.state)
-    if age < (GIVEN_UP_AFTER if stands else timedelta(hours=result_valid_hours)):
+    lasts = stands and stood >= GIVEN_UP_AFTER
+    # That nothing is answered may pass: an outage of an hour must not end a task only because it is an old one.
+    if not (lasts or (age >= kept and status.state != NO_STATUS)):
         return None
+    said = "gives no status of the task" if status.state == NO_STATUS else f"calls the task {status.state!r}"
+    days = (stood if lasts else age).days
+    since = "since that was first seen" if lasts else "after its submission"
     return Failed(
         task_id=status.task_id,
         state=status.state,
         fail_code=status.state,
         fail_message=(
-            f"APIXO still calls the task {status.state!r} {age.days} day(s) after its submission, and gives neither a "
-            "result nor a reason. It is not asked for any more"
+            f"APIXO still {said} {days} day(s) {since}, and gives neither a result nor a reason. It is not asked for "
+            "any more"
         ),
     )
 

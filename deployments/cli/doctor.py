@@ -21,9 +21,9 @@ def doctor(
 ) -> None:
     """Check everything that a video needs, and say what to do about what is missing. It pays nothing.
 
-    The Prefect server, a worker and what is deployed; the blocks; the archive, with a race of 32 writers, an upload
-    of 5 MiB and its lifecycle rules; the clock; the API and its key; the way that results take; the callback address;
-    the disk.
+    The Prefect server, a worker with its code, and what is deployed; the blocks; the archive, with a race of 32
+    writers, an upload of 5 MiB and its lifecycle rules; the clock against the store's; the API and its key; the ways
+    that results and pictures take; the balance, and what it buys; the callback address; the disk.
 
     All of it is tried from this machine. For a worker elsewhere, run the deployment `check-setup` there.
 

@@ -189,7 +189,7 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
             if not is_file(given):
                 places.append(given)
                 continue
-            found = read_own_image(Path(given), shown=given[:200], max_bytes=request.max_image_bytes, fit=fit)
+            found = read_own_image(Path(given), shown=given[:200], max_bytes=request.image_limits.max_bytes, fit=fit)
             await upload(found, store)
             places.append(f"s3://{store.bucket}/{found.object_name}")
             if found.lies:
@@ -216,14 +216,15 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
     block = await load_block(ApixoApi, api)
     async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:
-            image = await check_as_provider(
-                resources.web, url, resources.image_address, max_bytes=request.max_image_bytes
-            )
+            image = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
-        await check_before_paying(resources.client, resources.store, resources.web, block)
+        beside = await check_before_paying(resources.client, resources.store, resources.web, block, resources.archive)
         out.print(f"api       {block.base_url} answers and takes the key")
         asked = httpx.URL(block.result_check_url or block.base_url).host
         out.print(f"results   {asked} answers by the way that results take")
+        for finding in beside:
+            mark = "" if finding.outcome == "ok" else "[yellow]![/] "
+            out.print(f"{finding.name.removesuffix(' route'):9} {mark}{escape(finding.detail)}")
         entry = await resources.ledger.read(key)
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
     out.print(f"archive   bucket {resources.store.bucket} is there, keeps conditional writes, takes large files")

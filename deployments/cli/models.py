@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from apixo import catalogue
-from apixo.catalogue import VideoModel, one_of
+from apixo.catalogue import ImageLimits, Value, VideoModel, one_of
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out, table
 from deployments.connection import SetupError
@@ -57,9 +57,11 @@ def _show(name: str, found: VideoModel) -> None:
     out.print(f"[bold]{escape(name)}[/]{'  (the default)' if name == DEFAULT_MODEL else ''}")
     for mode, limits in found.modes.items():
         few, many = limits.images
-        images = f"{few} or more images" if many is None else f"{few} to {many} images" if many else "no image"
+        images = f"{few} or more images" if many is None else _images(few, many)
         only = f", {one_of(limits.durations)} s" if limits.durations else ""
         out.print(f"  mode       {escape(mode)}: {images}{only}")
+    if any(limits.images[1] != 0 for limits in found.modes.values()):
+        out.print(f"  image      {escape(_image(found.image_limits))}")
     out.print(f"  prompt     {least:,} to {most:,} characters")
     default = found.seconds(None, next(iter(found.modes)))
     length = f"{one_of(found.durations)} s; {default} s by default" if found.durations else "not taken"
@@ -71,7 +73,30 @@ def _show(name: str, found: VideoModel) -> None:
         kind = one_of(known.allowed) if known.allowed else known.type
         where = f", mode {one_of(known.modes)} only" if known.modes else ""
         out.print(f"  option     {escape(f'{option}: {kind}')}{', required' if known.required else ''}{escape(where)}")
+        for value, needs in known.values.items():
+            out.print(f"             {escape(f'{value}: {_goes_with(needs)}')}")
     if found.other_options:
         out.print("  option     others are sent as they are")
     out.print(f"  polling    after {found.first_wait_seconds:g} s, then every {found.poll_interval_seconds:g} s")
     out.print(f"  source     {escape(found.source)}")
+
+
+def _images(least: int, most: int) -> str:
+    if least == most:
+        return {0: "no image", 1: "one image"}.get(most, f"{most} images")
+    return f"{least} to {most} images"
+
+
+def _image(limits: ImageLimits) -> str:
+    """What an image may be, in a line."""
+    most = f" and at most {limits.most_pixels:,}" if limits.most_pixels is not None else ""
+    sides = f", each side at least {limits.least_pixels:,}{most} pixels" if limits.least_pixels > 1 or most else ""
+    return f"{one_of(limits.formats)}, up to {limits.max_bytes / 1e6:g} MB{sides}"
+
+
+def _goes_with(value: Value) -> str:
+    """What a value of an option goes with, in a line."""
+    images = [_images(*value.images)] if value.images else []
+    modes = [f"mode {one_of(value.modes)}"] if value.modes else []
+    ratios = [f"ratio {one_of(value.ratios)}"] if value.ratios else []
+    return ", ".join([*images, *modes, *ratios])

@@ -20,6 +20,16 @@ def sandbox(
     video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
     requests_per_minute: Annotated[int, typer.Option(help="More than these answer 429.")] = 10_000,
     max_concurrent_tasks: Annotated[int, typer.Option(help="More than these at once answer 429.")] = 1_000,
+    balance: Annotated[
+        float,
+        typer.Option(
+            help="What the account has, in USD. Each task takes 1; a task that costs more than is left answers 402."
+        ),
+    ] = 10_000,
+    result_days: Annotated[
+        float,
+        typer.Option(help="Days for which a result can be fetched, at its speed. APIXO says 15, and elsewhere 1."),
+    ] = 15,
     gone_model: Annotated[
         list[str] | None, typer.Option(help="A model that answers 404, as one that is not offered any more.")
     ] = None,
@@ -36,6 +46,8 @@ def sandbox(
         video_height=video_height,
         requests_per_minute=requests_per_minute,
         max_concurrent_tasks=max_concurrent_tasks,
+        balance=balance,
+        result_days=result_days,
         gone_models=tuple(gone_model or ()),
     )
     err.print(f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port} at {speed:g} times life's speed.")

@@ -58,8 +58,8 @@ REFUSALS_EVERY_SECONDS: Final = 60.0
 
 _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
 """The first attempt's address has no number: each attempt has one address only."""
+# Also of what nothing is known a call is taken, with 200: the provider would only repeat it three times.
 _STATUSES: Final[dict[Result, HTTPStatus]] = {
-    Outcome.UNKNOWN: HTTPStatus.NOT_FOUND,
     Trouble.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     Trouble.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

@@ -65,8 +65,9 @@ class _Calls:
         if self._board.unfinished >= self._settings.max_concurrent_tasks:
             # The documentation does not say how one 429 differs from the other: the code must not need to know.
             return self._failure(429, "Rate limit exceeded")
-        task = self._board.create(model, asked, str(request.base_url))
         recorded: RecordedRequest | None = request.scope.get(RECORD_KEY)
+        numbered = recorded is not None and recorded.fault == "number_id"
+        task = self._board.create(model, asked, str(request.base_url), numbered=numbered)
         if recorded is not None:
             recorded.task_id, recorded.charged = task.task_id, True
         return JSONResponse(success({"taskId": task.task_id}))

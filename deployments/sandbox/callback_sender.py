@@ -19,6 +19,7 @@ class CallbackAttempt(BaseModel):
     time: float = Field(description="When it was sent, as Unix seconds.")
     status: int | None = Field(description="The receiver's HTTP status; none when there was no answer.")
     error: str | None = Field(None, description="Why there was no answer.")
+    seconds: float = Field(0, description="How long it took until then.")
 
 
 async def deliver(
@@ -46,12 +47,12 @@ async def deliver(
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: Json | bytes) -> CallbackAttempt:
-    now = time.time()
+    now, began = time.time(), time.monotonic()
     try:
         if isinstance(body, bytes):
             response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
         else:
             response = await client.post(url, json=body)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return CallbackAttempt(time=now, status=None, error=type(error).__name__)
-    return CallbackAttempt(time=now, status=response.status_code)
+        return CallbackAttempt(time=now, status=None, error=type(error).__name__, seconds=time.monotonic() - began)
+    return CallbackAttempt(time=now, status=response.status_code, seconds=time.monotonic() - began)

@@ -6,8 +6,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
-#: The ways a code-200 envelope can be wrong that both API calls share.
-DAMAGED = frozenset({"wrong_types", "missing_fields", "null_data", "no_data"})
+#: The ways a code-200 envelope can be wrong that both API calls share, and one of a submit.
+DAMAGED = frozenset({"wrong_types", "missing_fields", "null_data", "no_data", "text_code", "number_id"})
 
 
 def success(data: Mapping[str, Any]) -> Json:
@@ -29,12 +29,16 @@ def damaged(kind: str, envelope: Json) -> Json:
             return {**envelope, "data": None}
         case "no_data":
             return {"code": 200, "message": "success"}
+        case "number_id":  # the app has named it in digits
+            return {**envelope, "data": {"taskId": int(envelope["data"]["taskId"])}}
+        case "text_code":
+            return {**envelope, "code": str(envelope["code"])}
         case _:
             wrong = {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
             return {"code": 200, "message": None, "data": wrong}
 
 
-def altered(kind: str, envelope: Json, second_url: str | None) -> Json:
+def altered(kind: str, envelope: Json, second_url: str | None, fail_code: str) -> Json:
     """A good status envelope that says something unforeseen: one of `faults.StatusKind`."""
     data: Json = dict(envelope["data"] or {})
     urls = json.loads(data.get("resultJson", "{}")).get("resultUrls", [])
@@ -43,8 +47,8 @@ def altered(kind: str, envelope: Json, second_url: str | None) -> Json:
             data = _without_outcome(data) | {"state": "queued_v2"}
         case "stuck_state":
             data = _without_outcome(data) | {"state": "expired"}
-        case "unknown_fail_code":
-            outcome = {"state": "failed", "failCode": "SOMETHING_NEW", "failMsg": "a reason nobody documented"}
+        case "failed":
+            outcome = {"state": "failed", "failCode": fail_code, "failMsg": "the sandbox was told to say so"}
             data = _without_outcome(data) | outcome
         case "result_json_broken":
             data["resultJson"] = '{"resultUrls": ["http'

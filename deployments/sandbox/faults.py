@@ -28,11 +28,26 @@ ApiKind = Literal[
     "http_400_credits",  # "Insufficient credits"
     "http_400_html",  # a gateway's page
     "http_400_model",  # "MODEL_UNAVAILABLE"
+    "http_400_error",  # {"error": "…"} as the data, as in http_401_error
     "http_401",
+    "http_401_error",
+    "http_402_no_data",  # an envelope without data, as in http_404_no_data
+    "http_403_content",  # the words of the other reading of 403
+    "http_404_no_data",
+    "http_400_code_200",  # HTTP status and code of the body disagree, in these five; nothing done
+    "http_400_code_500",
+    "http_402_code_403",
+    "http_500_code_400",
+    "http_503_code_200",
     "redirect",  # 307 to the same address, nothing done
     "code_400_body",  # HTTP 200, code 400 in the body
+    "code_401_body",
+    "code_402_body",
+    "code_403_body",
+    "code_404_body",
     "code_429_body",
     "code_500_body",
+    "code_503_body",
     "code_400_after",  # acted upon, then HTTP 200, code 400, and the task in the data all the same
     "junk",  # acted upon, the body is not JSON
     "half_json",  # acted upon, the body stops in the middle
@@ -40,13 +55,16 @@ ApiKind = Literal[
     "missing_fields",
     "null_data",
     "no_data",
+    "text_code",  # acted upon, the code of the right answer is the text "200"
     "huge_body",  # acted upon, the right answer after 50 MB of padding
 ]
+#: For submit only.
+SubmitKind = Literal["number_id"]  # acted upon, and the task is named by a number
 #: For status only.
 StatusKind = Literal[
     "unknown_state",
     "stuck_state",  # the state is expired, with no failCode
-    "unknown_fail_code",
+    "failed",  # the task has failed, with `fail_code`
     "result_json_broken",  # this and all that follow but the last two wait for a reply with state success
     "result_json_empty",
     "result_json_object",
@@ -98,10 +116,10 @@ CallbackKind = Literal[
     "junk",
     "late",  # `seconds` after it was due
 ]
-FaultKind = ApiKind | StatusKind | ResultKind | ImageKind | CallbackKind
+FaultKind = ApiKind | SubmitKind | StatusKind | ResultKind | ImageKind | CallbackKind
 
 KINDS: dict[FaultCall, frozenset[str]] = {
-    "submit": frozenset(get_args(ApiKind)),
+    "submit": frozenset(get_args(ApiKind) + get_args(SubmitKind)),
     "status": frozenset(get_args(ApiKind) + get_args(StatusKind)),
     "result": frozenset(get_args(ResultKind)),
     "image": frozenset(get_args(ImageKind)),
@@ -125,6 +143,7 @@ class Fault(BaseModel):
     seconds: float = Field(
         0, ge=0, description="Real seconds, not scaled by `speed`. A hang of 0 lasts until the caller gives up."
     )
+    fail_code: str = Field("SOMETHING_NEW", description="The failCode of a task that is said to have failed.")
     retry_after: str | None = Field(None, description="Value of a Retry-After header on a 429 or 503.")
 
     @model_validator(mode="after")

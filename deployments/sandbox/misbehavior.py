@@ -6,7 +6,7 @@ from typing import get_args
 
 from starlette.types import ASGIApp
 
-from deployments.sandbox.envelopes import DAMAGED, altered, damaged, failure
+from deployments.sandbox.envelopes import DAMAGED, Json, altered, damaged, failure
 from deployments.sandbox.faults import Fault, StatusKind
 from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
 
@@ -26,6 +26,7 @@ MESSAGES = {
     402: "Balance too low",
     403: "This API key lacks the permission",
     404: "Not found",
+    200: "success",
     429: "Rate limit exceeded",
     500: "Internal server error",
     503: "Service unavailable",
@@ -49,17 +50,28 @@ async def refuse(exchange: Exchange, fault: Fault) -> bool:
             await exchange.answer(400, failure(400, "task not found"))
         case ["code", code, "body"]:
             await exchange.answer(200, failure(int(code), MESSAGES[int(code)]))
-        case ["http", code, *kind] if kind in ([], ["html"], ["credits"], ["model"]):
-            status = int(code)
-            page = PAGE.format(f"{status} {HTTPStatus(status).phrase}")
-            said = {"credits": "Insufficient credits", "model": "MODEL_UNAVAILABLE"}
-            message = said.get("".join(kind)) or MESSAGES.get(status, "")
-            is_api = fault.call in ("submit", "status")
+        case ["http", code, "code", in_the_body]:
+            await exchange.answer(int(code), failure(int(in_the_body), MESSAGES[int(in_the_body)]))
+        case ["http", code, *kind] if kind != ["after"]:
             headers = {} if fault.retry_after is None else {"retry-after": fault.retry_after}
-            await exchange.answer(status, failure(status, message) if is_api and kind != ["html"] else page, headers)
+            await exchange.answer(int(code), _refusal(fault.call, int(code), "_".join(kind)), headers)
         case _:
             return False
     return True
+
+
+def _refusal(call: str, status: int, kind: str) -> str | Json:
+    """What a refusal says: a page, or for the calls of the API its envelope."""
+    if kind == "html" or call not in ("submit", "status"):
+        return PAGE.format(f"{status} {HTTPStatus(status).phrase}")
+    said = {"credits": "Insufficient credits", "model": "MODEL_UNAVAILABLE", "content": "Content policy violation"}
+    envelope = failure(status, said.get(kind, MESSAGES[status]))
+    match kind:
+        case "error":
+            envelope["data"] = {"error": "Missing required field: input.prompt" if status == 400 else "No such key"}
+        case "no_data":
+            del envelope["data"]
+    return envelope
 
 
 async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: str | None = None) -> None:
@@ -89,7 +101,7 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
         case kind if kind in DAMAGED:
             await exchange.answer(200, damaged(kind, reply.json()))
         case kind if kind in get_args(StatusKind):
-            await exchange.answer(200, altered(kind, reply.json(), second_url))
+            await exchange.answer(200, altered(kind, reply.json(), second_url, fault.fail_code))
         case kind:
             raise NotImplementedError(kind)
 

@@ -129,13 +129,13 @@ class TaskBoard:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def create(self, model: str, request: AnyRequest, base_url: str) -> Task:
-        """Accepts a generation, which the provider would now charge, and starts it."""
+    def create(self, model: str, request: AnyRequest, base_url: str, *, numbered: bool = False) -> Task:
+        """Accepts a generation, which the provider would now charge, and starts it. `numbered`: its id is digits."""
         nearest = min(GENERATION_SECONDS, key=lambda seconds: abs(seconds - request.input.seconds))
         shortest, longest = GENERATION_SECONDS[nearest]
         task = Task(
             # Not seeded: a sandbox started anew must not give out the ids of the one before.
-            task_id=f"task_{secrets.token_hex(6)}",
+            task_id=str(1 + secrets.randbits(48)) if numbered else f"task_{secrets.token_hex(6)}",
             model=model,
             request=request,
             base_url=base_url,

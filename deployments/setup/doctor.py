@@ -1,12 +1,29 @@
 """What a doctor looks at beside a run's own needs: the Prefect server, the workers, what is deployed."""
 
+import json
+from typing import Any, Final
+
 from prefect import __version__ as prefect_version
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType, WorkerStatus
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from deployments.setup.deploy import MAIN, POOL, ROOT, code_version, wanted_deployments
-from flows.checks import Finding
+from flows.check_setup import ARTIFACT_KEY
+from flows.checks import Finding, this_code
+
+CHECK: Final = "check-setup/check-setup"
 
 
 async def check_server() -> list[Finding]:
@@ -20,7 +37,9 @@ async def check_server() -> list[Finding]:
         server = Finding(name="prefect server", outcome="ok", detail=detail)
         if version.split(".")[:2] != prefect_version.split(".")[:2]:
             server = Finding(name="prefect server", outcome="warning", detail=f"{detail}: use the same, to be sure")
-        return [server, await _worker(client), await _deployments(client)]
+        worker = await _worker(client)
+        seen = [await code_of_worker(client)] if worker.outcome == "ok" else []
+        return [server, worker, *seen, await _deployments(client)]
 
 
 async def _worker(client: PrefectClient) -> Finding:
@@ -37,6 +56,49 @@ async def _worker(client: PrefectClient) -> Finding:
         detail = f"No worker is online in the pool {POOL!r}: deployed runs wait. Start one with: {start}"
         return Finding(name="worker", outcome="warning", detail=detail)
     return Finding(name="worker", outcome="ok", detail=f"{len(online)} online in the pool {POOL!r}")
+
+
+async def code_of_worker(client: PrefectClient) -> Finding:
+    """Which code the last `check-setup` found on its worker: Prefect itself keeps nothing of a worker's code."""
+    name, here = "worker's code", this_code()
+    run = f"prefect deployment run {CHECK}"
+    ended = await client.read_flow_runs(
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[CHECK.partition("/")[2]])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED, StateType.FAILED]))
+        ),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=1,
+    )
+    found = (
+        await client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                key=ArtifactFilterKey(any_=[ARTIFACT_KEY]),
+                flow_run_id=ArtifactFilterFlowRunId(any_=[ended[0].id]),
+            ),
+            limit=1,
+        )
+        if ended
+        else []
+    )
+    seen = code_in(found[0].data) if found else None
+    if seen is None:
+        return Finding(name=name, outcome="warning", detail=f"not known: no check has run on a worker yet. Run: {run}")
+    at = f"as {ended[0].name!r} of {ended[0].end_time:%Y-%m-%d %H:%M} UTC found"
+    if seen != here:
+        detail = f"{seen}, {at}, and here it is {here}. Bring both to the same version, restart the worker, then: {run}"
+        return Finding(name=name, outcome="warning", detail=detail)
+    return Finding(name=name, outcome="ok", detail=f"{seen} as here, {at}")
+
+
+def code_in(table: object) -> str | None:
+    """The code that the table of a `check-setup` names; None: it names none. Pure."""
+    try:
+        rows: Any = json.loads(table) if isinstance(table, str) else table
+        shown = next((str(row["detail"]) for row in rows if row["name"] == "code"), None)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return None if shown is None else shown.replace("\\", "")  # as Markdown, it has some before its marks
 
 
 async def _deployments(client: PrefectClient) -> Finding:

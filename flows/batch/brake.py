@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
-from apixo import ApixoError, NoReplyError, NotSentError, ServerError, StatusClient
+from apixo import ApixoError, StatusClient
 from flows.batch.budget import BudgetError
 from flows.paid_call import Accepted, Outcome, Unclear
 from flows.signals.progress import run_logger
@@ -144,18 +144,31 @@ class OutageBrake:
 
 
 def free_call(client: StatusClient) -> Answers:
-    """Asks for the state of the last task that was accepted; without one, of a task that does not exist."""
+    """Asks for the state of the last task that was accepted; without one, of a task that does not exist.
 
-    async def answers(task_id: str | None) -> bool:
+    An answer counts where it came in the API's own envelope. After a page with a 4xx, which may be that of a gateway in
+    its place, the balance decides.
+    """
+
+    async def answer_to(call: Awaitable[object]) -> bool | None:
+        """Whether it is answered well; None: by a page with a 4xx, which may be a gateway's or the API's own."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await client.status_once(task_id or "outage-check")
-        except (NotSentError, NoReplyError, TimeoutError):
+                await call
+        except TimeoutError:
             return False
-        except ServerError as error:
-            return error.code is not None and error.code < HTTPStatus.INTERNAL_SERVER_ERROR  # it does not know the task
-        except ApixoError:
-            pass  # likewise, in its own envelope
+        except ApixoError as error:  # such as: it does not know the task
+            code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+            if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                return False
+            if not error.enveloped:
+                return None if code >= HTTPStatus.BAD_REQUEST else False
         return True
+
+    async def answers(task_id: str | None) -> bool:
+        answered = await answer_to(client.status_once(task_id or "outage-check"))
+        if answered is None:
+            answered = await answer_to(client.balance_once())
+        return answered is True
 
     return answers

@@ -13,19 +13,15 @@ import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import httpx
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from apixo.catalogue import ImageFormat
+from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
 from flows.media.hosts import check_url, open_stream
 from flows.media.share_links import share_link
-
-ImageFormat = Literal["JPEG", "PNG", "WEBP"]
-
-MAX_IMAGE_BYTES = 10_000_000
-"""APIXO: at most 10 MB. Whether that means 10,000,000 or 10 times 1,048,576 is not said: the stricter one fits both."""
 
 MAX_IMAGE_PIXELS = 64_000_000
 """More than the 50 megapixels of common cameras; one such picture takes 256 MB to decode, as a WebP nearly 1 GB."""

@@ -15,12 +15,13 @@ from urllib.parse import quote
 import httpx
 from PIL import Image, ImageOps
 
+from apixo.catalogue import ImageFormat, ImageLimits
 from apixo.image_url import stored_image
 from blocks import VideoArchive
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectStore
 from flows.media.errors import ForbiddenUrlError, ImageRefusedError
-from flows.media.images import ImageFacts, ImageFormat, check_image, decode_image
+from flows.media.images import ImageFacts, check_image, decode_image
 
 FOLDER: Final = "images/"
 LONGEST_SIGNATURE_SECONDS: Final = 7 * 24 * 3600
@@ -119,20 +120,23 @@ def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_
 
 
 async def check_as_provider(
-    web: httpx.AsyncClient, url: str, address: Callable[[str], str], *, max_bytes: int
+    web: httpx.AsyncClient, url: str, address: Callable[[str], str], *, limits: ImageLimits
 ) -> ImageFacts:
-    """Fetches an image from where the provider will; see `check_image`.
+    """Fetches an image from where the provider will, and checks it as the model does; see `check_image`.
 
     Args:
         web: from `flows.media.hosts.guarded_client`.
         url: as the request has it.
         address: gives where the provider fetches it.
-        max_bytes: the most that the model takes.
+        limits: what the model takes.
+
+    Raises:
+        MediaError: an image is refused, with the reason, or cannot be fetched.
     """
     if stored_image(url) is None:
-        return await check_image(web, url, max_bytes=max_bytes)
+        return await _checked(web, url, limits)
     try:
-        return await check_image(web, address(url), max_bytes=max_bytes)
+        return await _checked(web, address(url), limits)
     except ForbiddenUrlError as error:
         raise ForbiddenUrlError(
             f"APIXO cannot fetch {url}, for it would be asked for at an address that is not public: {error}. Set "
@@ -141,6 +145,14 @@ async def check_as_provider(
         ) from error
     except ImageRefusedError as error:
         raise ImageRefusedError(f"APIXO cannot use {url}: {error}", url=url) from error
+
+
+async def _checked(web: httpx.AsyncClient, url: str, limits: ImageLimits) -> ImageFacts:
+    found = await check_image(web, url, max_bytes=limits.max_bytes)
+    problem = limits.problem(found.format, found.width, found.height)
+    if problem is not None:
+        raise ImageRefusedError(f"{found.url} {problem}", url=url)
+    return found
 
 
 def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:

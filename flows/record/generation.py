@@ -118,6 +118,10 @@ class Attempt(_Model):
     folder: str | None = Field(default=None, description="Where the task's objects go; None in older records.")
     superseded: tuple[SupersededTask, ...] = Field(default=(), description="Paid tasks that another one replaced.")
     submitted_at: datetime | None = Field(default=None, description="When the provider's yes was known.")
+    stands_as: str | None = Field(
+        default=None, description="What APIXO says of the task in place of a documented state."
+    )
+    stands_since: datetime | None = Field(default=None, description="When it was first seen to say that.")
     problem: Problem | None = None
     note: str | None = Field(default=None, description="What a person or a callback did to it, or why it was made.")
     granted_by: str | None = Field(

@@ -1,12 +1,13 @@
-"""Whether a video whose output was judged is submitted once more by itself. All pure.
+"""Whether a video with a verdict that may be mistaken is submitted once more by itself. All pure.
 
-Judgements on a finished video are sometimes mistaken, and may turn out otherwise for the next one. A judgement on the
-prompt or an image would be the same again. Every further submission is paid, so the API block says how many there are.
+Judgements on a finished video, and those of detectors, are sometimes mistaken, and may turn out otherwise for the next
+one. A judgement on the prompt or an image would be the same again. Every further submission is paid, so the API block
+says how many there are.
 """
 
 from typing import Final
 
-from apixo.errors import is_output_verdict
+from apixo.errors import may_be_mistaken
 from flows.record.generation import Generation, State
 from flows.record.payments import UNCLEAR
 
@@ -15,7 +16,7 @@ GRANTED_BY: Final = "moderation_retries"
 
 
 def may_submit_again(generation: Generation, retries: int) -> bool:
-    """Whether the last attempt failed for its output, and further submissions are left.
+    """Whether the last attempt failed by such a verdict, and further submissions are left.
 
     Never where any attempt is without an answer: that one may be paid, and its video may come.
     """
@@ -23,7 +24,7 @@ def may_submit_again(generation: Generation, retries: int) -> bool:
     return (
         generation.state is State.FAILED
         and problem is not None
-        and is_output_verdict(problem.code)
+        and may_be_mistaken(problem.code)
         and not any(attempt.state in UNCLEAR for attempt in generation.attempts)
         and used(generation) < retries
     )
@@ -39,6 +40,6 @@ def reason(generation: Generation, retries: int) -> str:
     problem = generation.attempt.problem
     code = problem.code if problem else ""
     return (
-        f"APIXO judged the output of attempt {generation.attempt.number} ({code}): moderation retry "
+        f"APIXO's verdict on attempt {generation.attempt.number} ({code}) may be mistaken: moderation retry "
         f"{used(generation) + 1} of {retries}"
     )

@@ -4,7 +4,7 @@
             ┌──────────► rejected ◄─┐ (may be claimed again: provably unpaid)
             │                       │
 (nothing) ─► claimed ──► submitted ─┼─► succeeded ──► archived
-            │                 ▲     │
+            │                 ▲     │        ▼
             └► unconfirmed ───┘     └─► failed (a person may claim it again)
 ```
 
@@ -249,7 +249,8 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
         raise superseded_error(generation, status.task_id)
     if generation.state in (State.SUCCEEDED, State.ARCHIVED):
         return generation
-    changed = _with_attempt(generation, generation.attempt.number, {"state": State.SUCCEEDED, "problem": None}, now=now)
+    update = {"state": State.SUCCEEDED, "problem": None, "stands_as": None, "stands_since": None}
+    changed = _with_attempt(generation, generation.attempt.number, update, now=now)
     return changed.model_copy(
         update={
             "succeeded_at": now,
@@ -263,15 +264,25 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
     )
 
 
-def failed(generation: Generation, status: Failed, *, now: datetime) -> Generation:
-    """The provider gave up on the task.
+def stands_as(generation: Generation, task_id: str, word: str | None, *, now: datetime) -> Generation:
+    """Notes since when the provider says this of a task, where that is no documented state; None: it says one again."""
+    attempt = generation.attempt
+    is_open = generation.state in (State.SUBMITTED, State.SUCCEEDED)
+    if not is_open or attempt.task_id != task_id or attempt.stands_as == word:
+        return generation
+    update = {"stands_as": word, "stands_since": None if word is None else now}
+    return _with_attempt(generation, attempt.number, update, now=now)
+
+
+def failed(generation: Generation, status: Failed, *, now: datetime, after: State = State.SUBMITTED) -> Generation:
+    """The provider gave up on the task; or, after it had succeeded, its result cannot be had any more.
 
     Raises:
         SupersededError: the generation has another task now.
     """
     if generation.task_id != status.task_id:
         raise superseded_error(generation, status.task_id)
-    if generation.state is not State.SUBMITTED:
+    if generation.state is not after:
         return generation
     error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
     problem = Problem(
@@ -385,6 +396,8 @@ def _with_task(
         "named_by": named_by,
         "folder": _next_folder(generation),
         "submitted_at": now,
+        "stands_as": None,
+        "stands_since": None,
         "problem": None,
         "resubmit_allowed": False,  # it was for the task before
     }

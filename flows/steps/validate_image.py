@@ -41,7 +41,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     facts = []
     for number, url in enumerate(request.image_urls, start=1):
         report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
-        found = await check_as_provider(resources.web, url, resources.image_address, max_bytes=request.max_image_bytes)
+        found = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
         logger.info(
             "Image %d of %s is fine: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from apixo import UnexpectedReplyError, VideoRequest, catalogue
-from apixo.catalogue import VideoModel, one_of, shape_of
+from apixo.catalogue import ImageFormat, VideoModel, one_of, shape_of
 from apixo.requests import STORED
 from deployments.sandbox.generation import InvalidInputError, read_request
 
@@ -18,6 +18,7 @@ from .wire import envelope, http, reply, serving
 
 IMAGE = "https://example.com/start.jpg"
 SOUND = {"sound": True}
+REFERENCE = {"generationType": "REFERENCE_2_VIDEO"}
 
 REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "sora-2-pro", "duration": 5}, ["duration", "4, 8 or 12 with sora-2-pro", "the nearest is 4"]),
@@ -32,6 +33,39 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "veo-3-1", "duration": 8}, ["duration", "is not taken by veo-3-1; leave it empty"]),
     ({"model": "veo-3-1", "mode": "text-to-video"}, ["mode", "quality or fast"]),
     ({"model": "veo-3-1", "options": {"generationType": "IMAGE"}}, ["options.generationType", "TEXT_2_VIDEO"]),
+    (
+        {"model": "veo-3-1", "image_urls": [IMAGE], "options": {"generationType": "TEXT_2_VIDEO"}},
+        ["options.generationType", "goes with 0 image_urls", "FIRST_AND_LAST_FRAMES_2_VIDEO would do"],
+    ),
+    (
+        {"model": "veo-3-1", "mode": "fast", "image_urls": [IMAGE] * 3},
+        ["options.generationType", "goes with 1 or 2 image_urls", "REFERENCE_2_VIDEO would do"],
+    ),
+    (
+        {"model": "veo-3-1", "mode": "quality", "image_urls": [IMAGE], "options": REFERENCE},
+        ["options.generationType", "is for mode fast only with veo-3-1", "FIRST_AND_LAST_FRAMES_2_VIDEO would do"],
+    ),
+    (
+        {"model": "veo-3-1", "mode": "fast", "aspect_ratio": "portrait", "image_urls": [IMAGE], "options": REFERENCE},
+        ["options.generationType", "is for aspect_ratio 16:9 only"],
+    ),
+    ({"model": "veo-3-1", "mode": "fast", "options": REFERENCE}, ["goes with 1, 2 or 3 image_urls", "TEXT_2_VIDEO"]),
+    (
+        {"model": "sora-2-pro", "aspect_ratio": "portrait", "options": {"size": "1792*1024"}},
+        ["options.size", "is landscape, and aspect_ratio asks for portrait with sora-2-pro: leave one of them out"],
+    ),
+    (
+        {"fallback_models": ["sora-2-pro"], "options": {"size": "720*1280"}},
+        ["fallback_models", "is portrait, and aspect_ratio asks for landscape with sora-2-pro"],
+    ),
+    (
+        {"model": "hailuo-2-3", "options": {"resolution": "1080p"}},
+        ["options.resolution", "is for mode pro-text-to-video or pro-image-to-video only", "768p would do"],
+    ),
+    (
+        {"model": "hailuo-2-3", "mode": "pro-text-to-video", "options": {"resolution": "768p"}},
+        ["options.resolution", "is for mode standard-text-to-video or standard-image-to-video only", "1080p would do"],
+    ),
     ({"model": "veo-3-1", "options": {"seed": "7"}}, ["options.seed", "of type integer"]),
     ({"model": "kling-2-6", "duration": 8, "options": SOUND}, ["duration", "5 or 10", "the nearest is 10"]),
     ({"model": "kling-2-6"}, ["options.sound", "is required by kling-2-6", "true or false"]),
@@ -99,6 +133,20 @@ INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
             "mode": "fast", "aspect_ratio": "auto", "image_urls": [IMAGE],
             "generationType": "FIRST_AND_LAST_FRAMES_2_VIDEO",
         }, None, None,
+    ),
+    (
+        {"model": "veo-3-1", "mode": "fast", "image_urls": [IMAGE] * 3, "options": REFERENCE},
+        {
+            "mode": "fast", "aspect_ratio": "16:9", "image_urls": [IMAGE] * 3, "generationType": "REFERENCE_2_VIDEO",
+        }, None, "landscape",
+    ),
+    (
+        {"model": "hailuo-2-3", "mode": "pro-text-to-video", "options": {"resolution": "1080p"}},
+        {"mode": "pro-text-to-video", "duration": 5, "resolution": "1080p"}, 5, None,
+    ),
+    (
+        {"model": "sora-2-pro", "aspect_ratio": "portrait", "options": {"size": "1024*1792"}},
+        {"mode": "text-to-video", "duration": 4, "size": "1024*1792"}, 4, "portrait",
     ),
     (
         {"model": "kling-2-6", "aspect_ratio": "1:1", "image_urls": [IMAGE, IMAGE], "options": SOUND},
@@ -250,6 +298,40 @@ def test_a_video_that_was_to_be_upright_has_no_fallback_that_cannot_say_so() -> 
         VideoRequest(
             prompt="A kite", model="grok-video", duration=6, aspect_ratio="portrait", fallback_models=["hailuo-2-3"]
         )
+
+
+@pytest.mark.parametrize(
+    ("models", "image", "words"),
+    [
+        (["sora-2"], ("WEBP", 100, 9_000), None),
+        (["wan-2-5-video"], ("WEBP", 240, 8_000), None),
+        (
+            ["wan-2-5-video"],
+            ("JPEG", 239, 8_000),
+            "has 239 x 8000 pixels, and the model takes none with a side under 240",
+        ),
+        (["wan-2-5-video"], ("JPEG", 240, 8_001), "takes none with a side over 8,000"),
+        (["hailuo-2-3"], ("PNG", 301, 20_000), None),
+        (["hailuo-2-3"], ("PNG", 300, 400), "takes none with a side under 301"),
+        (["hailuo-2-3"], ("WEBP", 301, 400), "is a WEBP, and the model takes JPEG or PNG"),
+        (["wan-2-5-video", "hailuo-2-3"], ("WEBP", 301, 400), "JPEG or PNG"),
+        (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 301, 8_001), "a side over 8,000"),
+        (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 250, 400), "a side under 301"),
+    ],
+)
+def test_an_image_is_what_each_model_that_may_get_it_takes(
+    models: list[str], image: tuple[ImageFormat, int, int], words: str | None
+) -> None:
+    limits = VideoRequest(prompt="A kite", model=models[0], fallback_models=models[1:]).image_limits
+    found = limits.problem(*image)
+    assert (found is None) == (words is None)
+    assert words is None or (found is not None and words in found)
+
+
+def test_the_smallest_limit_of_bytes_counts() -> None:
+    assert VideoRequest(prompt="A kite", model="wan-2-5-video").image_limits.max_bytes == 20_000_000
+    chained = VideoRequest(prompt="A kite", model="wan-2-5-video", duration=5, fallback_models=["kling-3-0-turbo"])
+    assert chained.image_limits.max_bytes == 10_000_000
 
 
 def test_words_of_messages() -> None:

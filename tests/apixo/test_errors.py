@@ -35,6 +35,7 @@ TREE: list[tuple[str, str, bool]] = [
     ("InputDownloadError", "GenerationFailedError", False),
     ("ProviderFailureError", "GenerationFailedError", False),
     ("InsufficientCreditsError", "GenerationFailedError", False),
+    ("GivenUpError", "GenerationFailedError", False),
 ]
 NAMES = [name for name, _, _ in TREE]
 
@@ -143,6 +144,7 @@ def test_a_403_is_read_by_its_words_and_else_concerns_the_key(words: str, name: 
         ("MODEL_UNAVAILABLE", "ProviderFailureError", False, "may succeed"),
         ("INSUFFICIENT_CREDITS", "InsufficientCreditsError", False, "Top up"),
         ("", "GenerationFailedError", False, "no failCode"),
+        ("no status", "GivenUpError", False, "is given up"),
     ],
 )
 def test_a_fail_code_decides_the_class_and_the_advice(fail_code: str, name: str, permanent: bool, advice: str) -> None:
@@ -160,6 +162,8 @@ def test_a_400_about_credits_is_about_the_account() -> None:
         "No funds left",
         "Your balance is too low",
         "Insufficient account balance",
+        "INSUFFICIENT_CREDITS",
+        "InsufficientCredits",
     ):
         assert refusal_class(400, words).__name__ == "InsufficientBalanceError"
 

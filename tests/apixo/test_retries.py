@@ -140,6 +140,7 @@ ALL: list[tuple[BaseException, bool, bool, bool]] = [
     (errors.InputDownloadError("it is over"), False, False, False),
     (errors.ProviderFailureError("it is over"), False, False, False),
     (errors.InsufficientCreditsError("it is over"), False, False, False),
+    (errors.GivenUpError("it is over"), False, False, False),
     (TimeoutError(), False, False, False),
     (ConnectionError(), False, False, False),
     (KeyboardInterrupt(), False, False, False),

@@ -59,7 +59,7 @@ class Row:
         most_pause_seconds: and at most; None: not looked at.
         videos: how many videos are archived in the end.
         error: what a run raises that could not fetch the result.
-        advice: what its message says that a person should do, where that depends on the fault: a regular expression.
+        advice: what its message says, and a person should do, where that depends on the fault: a regular expression.
         warning: what the record says about the archived video: a regular expression.
         setting: what else the test sets up.
     """
@@ -121,6 +121,24 @@ def never_ends(text: str, why: str, kind: str, **options: Any) -> Row:
     )  # fmt: skip
 
 
+def fails(fail_code: str, why: str, *, says: str = "a new submission may succeed") -> Row:
+    """A task that the provider gave up on, for a reason that may pass."""
+    script = (fault("status", "failed", times=-1, fail_code=fail_code),)
+    return Row(
+        "status", f"failed with `{fail_code}`", script, End.FAILED, 1, 1, why, rerun=End.FAILED, posts_then=1,
+        advice=says,
+    )  # fmt: skip
+
+
+def fails_for_good(fail_code: str, why: str, *, says: str = "use a new key") -> Row:
+    """A task that the provider gave up on, for a reason that the same request cannot outlive."""
+    script = (fault("status", "failed", times=-1, fail_code=fail_code),)
+    return Row(
+        "status", f"failed with `{fail_code}`", script, End.FAILED_FOR_GOOD, 1, 1, why,
+        rerun=End.FAILED_FOR_GOOD, posts_then=1, advice=says,
+    )  # fmt: skip
+
+
 def comes_home(text: str, why: str, kind: str, *, times: int = 1, warning: str = "", **options: Any) -> Row:
     """A fault of the download that does not keep the video."""
     return archived(text, why, fault("result", kind, times=times, **options), warning=warning)
@@ -137,6 +155,12 @@ def stays_away(text: str, why: str, kind: str, error: type[MediaError], advice: 
 def _call(script: tuple[Fault, ...]) -> Call:
     return cast("Call", script[0].call) if script else "submit"
 
+
+CONTENT: Final = "The content was judged: the same request cannot succeed."
+INPUT: Final = "The input cannot be used: the same request cannot succeed."
+PROVIDER: Final = "The provider's own trouble: another submission may succeed, where a person wants it."
+SPELLED: Final = "Names are compared without case and underscores."
+WORSE: Final = "HTTP status and code disagree: the worse reading counts."
 
 NOT_KNOWN: Final = "No answer says whether it was taken, so it is not sent again."
 NO_YES: Final = "It may be an answer given after the task was made, so it is no proof of a no."

@@ -16,8 +16,10 @@ from flows.media.errors import (
 )
 from tests.attack.fault_rows import (
     ASKED_AGAIN,
+    CONTENT,
     DOCUMENTED,
     FETCHED_AGAIN,
+    INPUT,
     KEEPS_OPEN,
     KEPT_OPEN,
     MEANING,
@@ -25,11 +27,16 @@ from tests.attack.fault_rows import (
     NO_YES,
     NOT_KNOWN,
     ODD_YES,
+    PROVIDER,
+    SPELLED,
     TRIES,
+    WORSE,
     End,
     Row,
     archived,
     comes_home,
+    fails,
+    fails_for_good,
     fault,
     never_ends,
     rejected,
@@ -75,6 +82,33 @@ SUBMIT: Final = (
     rejected("402", DOCUMENTED, fault("submit", "http_402"), advice="Top it up"),
     rejected("403", DOCUMENTED, fault("submit", "http_403"), advice="Check what this API key may use"),
     rejected("404", DOCUMENTED, fault("submit", "http_404"), advice="no such model"),
+    rejected(
+        "403 about the content", DOCUMENTED, fault("submit", "http_403_content"), advice="Change the prompt or the"
+    ),
+    rejected(
+        "400 with `{\"error\": …}` as data", DOCUMENTED, fault("submit", "http_400_error"), advice="field: input.prompt"
+    ),
+    rejected(
+        "401 with `{\"error\": …}` as data", DOCUMENTED, fault("submit", "http_401_error"),
+        advice="No such key.*Check the API key in the Secret block",
+    ),
+    rejected("402 without data", DOCUMENTED, fault("submit", "http_402_no_data"), advice="Top it up"),
+    rejected("404 without data", DOCUMENTED, fault("submit", "http_404_no_data"), advice="no such model"),
+    rejected("200 with code 401", DOCUMENTED, fault("submit", "code_401_body"), advice="Check the API key"),
+    rejected("200 with code 402", DOCUMENTED, fault("submit", "code_402_body"), advice="Top it up"),
+    rejected("200 with code 403", DOCUMENTED, fault("submit", "code_403_body"), advice="Check what this API key may"),
+    rejected("200 with code 404", DOCUMENTED, fault("submit", "code_404_body"), advice="no such model"),
+    rejected(
+        "402 with code 403", "Both are a documented no.", fault("submit", "http_402_code_403"),
+        advice="Check what this API key may use",
+    ),
+    unconfirmed("400 with code 200", 0, WORSE, fault("submit", "http_400_code_200")),
+    unconfirmed("400 with code 500", 0, WORSE, fault("submit", "http_400_code_500")),
+    unconfirmed("500 with code 400", 0, WORSE, fault("submit", "http_500_code_400")),
+    unconfirmed("503 with code 200", 0, WORSE, fault("submit", "http_503_code_200")),
+    unconfirmed("200 with code 503", 0, WORSE, fault("submit", "code_503_body")),
+    archived("200 with `\"200\"` as code", "Read as what it means.", fault("submit", "text_code")),
+    archived("200 with a number as task id", "Its digits are the id.", fault("submit", "number_id")),
     unconfirmed(
         "200 with code 400, and a task in the data", 1, "A no that names a task may be a yes.",
         fault("submit", "code_400_after"),
@@ -139,7 +173,21 @@ STATUS: Final = (
     waits_on("403 with a gateway's page", ASKED_AGAIN, "http_403_html"),
     waits_on("404", ASKED_AGAIN, "http_404"),
     waits_on("404 with a gateway's page", ASKED_AGAIN, "http_404_html"),
+    waits_on("403 about the content", ASKED_AGAIN, "http_403_content"),
+    waits_on("400 with `{\"error\": …}` as data", ASKED_AGAIN, "http_400_error"),
+    waits_on("402 without data", ASKED_AGAIN, "http_402_no_data"),
+    waits_on("404 without data", ASKED_AGAIN, "http_404_no_data"),
+    waits_on("200 with code 402", ASKED_AGAIN, "code_402_body"),
+    waits_on("200 with code 403", ASKED_AGAIN, "code_403_body"),
+    waits_on("200 with code 404", ASKED_AGAIN, "code_404_body"),
     waits_on("200 with code 500", ASKED_AGAIN, "code_500_body"),
+    waits_on("200 with code 503", ASKED_AGAIN, "code_503_body"),
+    waits_on("400 with code 200", ASKED_AGAIN, "http_400_code_200"),
+    waits_on("400 with code 500", ASKED_AGAIN, "http_400_code_500"),
+    waits_on("402 with code 403", ASKED_AGAIN, "http_402_code_403"),
+    waits_on("500 with code 400", ASKED_AGAIN, "http_500_code_400"),
+    waits_on("503 with code 200", ASKED_AGAIN, "http_503_code_200"),
+    archived("200 with `\"200\"` as code", "Read as what it means.", fault("status", "text_code", times=-1)),
     waits_on("a redirect", "Not followed: it would carry the API key elsewhere.", "redirect"),
     waits_on("a reset", ASKED_AGAIN, "reset_before"),
     waits_on("a reset instead of the answer", ASKED_AGAIN, "reset_after"),
@@ -185,10 +233,52 @@ STATUS: Final = (
         "status", "401", (fault("status", "http_401"),), End.KEY_REFUSED, 1, 1,
         "No question is answered with this key, so the run ends at once.", rerun=End.ARCHIVED, posts_then=1,
     ),
-    Row(
-        "status", "failed with an unknown failCode", (fault("status", "unknown_fail_code"),), End.FAILED, 1, 1,
-        "The provider gave up, and says nothing that makes another try senseless.", rerun=End.FAILED, posts_then=1,
+    *(
+        Row(
+            "status", name, (fault("status", kind),), End.KEY_REFUSED, 1, 1,
+            "No question is answered with this key, so the run ends at once.", rerun=End.ARCHIVED, posts_then=1,
+        )
+        for name, kind in (
+            ("200 with code 401", "code_401_body"), ("401 with `{\"error\": …}` as data", "http_401_error"),
+        )
     ),
+    fails("SOMETHING_NEW", "The provider gave up, and says nothing that makes another try senseless."),
+    *(fails_for_good(code, CONTENT) for code in (
+        "NSFW_DETECTED", "NSFW", "SensitiveContent", "SensitiveContentDetected", "ProhibitedContentDetected",
+    )),
+    fails_for_good("InputImageSensitiveContentDetected", CONTENT, says="It is about the image.*use a new key"),
+    fails_for_good(
+        "InputOutputSensitiveContentDetected", CONTENT, says="It is about the input or the video.*use a new key"
+    ),
+    *(fails_for_good(code, SPELLED) for code in (
+        "ContentViolation", "nsfw_detected", "SENSITIVE_CONTENT_DETECTED", "prohibitedContentDetected",
+    )),
+    *(
+        fails_for_good(code, INPUT, says=f"It is about {part}.*use a new key")
+        for code, part in (
+            ("PROMPT_TOO_LONG", "the prompt"), ("PromptLengthExceeded", "the prompt"), ("INVALID_PROMPT", "the prompt"),
+            ("IMAGE_TOO_LARGE", "the image"), ("UNSUPPORTED_FORMAT", "the image"),
+        )
+    ),
+    *(
+        fails_for_good(code, SPELLED, says=f"It is about {part}.*use a new key")
+        for code, part in (("InvalidPrompt", "the prompt"), ("INVALID_IMAGEURL", "the image"))
+    ),
+    fails(
+        "IMAGE_DOWNLOAD_FAILED", "The image may be reachable later.",
+        says="It is about the image. Make sure that the image is reachable",
+    ),
+    fails("imageDownloadFailed", SPELLED, says="Make sure that the image is reachable"),
+    *(
+        fails(code, PROVIDER, says="The trouble is the provider's own")
+        for code in ("PROCESSING_TIMEOUT", "MODEL_UNAVAILABLE", "GENERATION_FAILED")
+    ),
+    *(
+        fails(code, SPELLED, says="The trouble is the provider's own")
+        for code in ("ProcessingTimeout", "generationFailed")
+    ),
+    fails("INSUFFICIENT_CREDITS", "Nothing succeeds until a person pays.", says="Top up the APIXO account"),
+    fails("InsufficientCredits", SPELLED, says="Top up the APIXO account"),
     Row(
         "status", "failed with `CONTENT_VIOLATION`", (), End.FAILED_FOR_GOOD, 1, 1,
         "The same prompt cannot succeed.", rerun=End.FAILED_FOR_GOOD, posts_then=1, setting="forbidden prompt",

@@ -94,10 +94,11 @@ def says_what_to_do(raised: Exception, row: Row, end: End, found: Generation, st
     if end in (End.REJECTED, End.UNCONFIRMED, End.FAILED, End.FAILED_FOR_GOOD):
         assert found.key in str(raised)
     options = f" --api {stored.name} --archive {stored.name}"
-    advice = ADVICE.get(end) or row.advice
+    advice = [text for text in (ADVICE.get(end), row.advice) if text]
     assert advice
-    wanted = advice.format(key=re.escape(found.key), task_id=found.task_id, options=re.escape(options))
-    assert re.search(wanted, str(raised), re.DOTALL), str(raised)
+    for text in advice:
+        wanted = text.format(key=re.escape(found.key), task_id=found.task_id, options=re.escape(options))
+        assert re.search(wanted, str(raised), re.DOTALL), str(raised)
 
 
 def knows_what_was_paid(found: Generation, sandbox: SandboxServer) -> None:

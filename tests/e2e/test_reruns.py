@@ -79,7 +79,7 @@ async def test_a_person_may_pay_for_another_try_of_a_failed_video_by_rerunning_i
     key: str,
 ) -> None:
     stored = await store_blocks(make_api(sandbox), make_archive(minio))
-    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code"))
+    sandbox.faults.add(Fault(call="status", kind="failed"))
     parameters = {"request": {"prompt": "unlucky"}, "key": key, "api": stored.name, "archive": stored.name}
     run = await start_quick_run(**parameters)
     failed = await ended(prefect, run.id)

@@ -255,7 +255,7 @@ async def test_a_person_who_reruns_the_batch_may_pay_for_failed_videos_again_and
     prefect: PrefectClient,
     prefect_server: PrefectServer,
 ) -> None:
-    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code"))
+    sandbox.faults.add(Fault(call="status", kind="failed"))
     found = await prefect.read_deployment_by_name("generate-batch/generate-batch")
     parameters = {"requests": rows(4), "key": key, "shards": 2, "api": stored.name, "archive": stored.name}
     parent = await prefect.create_flow_run_from_deployment(found.id, parameters=parameters)

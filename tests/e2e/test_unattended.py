@@ -271,7 +271,7 @@ async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_w
     rows[37]["prompt"] = f"Unlucky, {key}"
     rows[47]["prompt"] = f"Lost, {key}"
     await running.fault(call="image", kind="http_404")
-    await running.fault(call="status", kind="unknown_fail_code", times=-1, prompt_contains=f"Unlucky, {key}")
+    await running.fault(call="status", kind="failed", times=-1, prompt_contains=f"Unlucky, {key}")
     await running.fault(call="submit", kind="reset_before", prompt_contains=f"Lost, {key}")
     calendar = running.local_dir / "fifty.jsonl"
     calendar.write_text("".join(json.dumps(row) + "\n" for row in rows))

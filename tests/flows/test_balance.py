@@ -37,7 +37,14 @@ def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | 
         ({}, "74.87 USD"),
         ({"price_per_second": Decimal("0.5")}, "74.87 USD, which is 149 s of sora-2"),
         ({"price_per_second": Decimal("0.5"), "currency": "EUR"}, "74.87 USD"),
-        ({"prices": {"sora-2": Price(per_video=Decimal(1))}}, "74.87 USD"),
+        ({"prices": {"sora-2": Price(per_video=Decimal(1))}}, "74.87 USD, which is 74 video(s) of sora-2"),
+        (
+            {
+                "price_per_second": Decimal("0.05"),
+                "prices": {"veo-3-1": Price(per_video=Decimal(2)), "kling-2-6": Price(per_second=Decimal("0.1"))},
+            },
+            "74.87 USD, which is 1,497 s of sora-2 or 37 video(s) of veo-3-1 or 748 s of kling-2-6",
+        ),
         ({"price_per_second": Decimal(0)}, "74.87 USD"),
     ],
 )
@@ -47,9 +54,9 @@ def test_what_the_balance_buys(sandbox: SandboxServer, fields: dict[str, Any], d
 
 async def test_the_balance_is_a_finding(api: ApixoApi) -> None:
     async with api.status_client() as client:
-        (found,) = await check_account(client, api)
+        found = await check_account(client, api)
         low = api.model_copy(update={"balance_warning_below": Decimal(100_000)})
-        (warned,) = await check_account(client, low)
+        warned = await check_account(client, low)
     assert (found.name, found.outcome, found.detail) == ("balance", "ok", "10000.00 USD")
     assert (warned.outcome, warned.detail) == ("warning", "10000.00 USD. Top up the APIXO account.")
 
@@ -65,14 +72,19 @@ NONE = [
 
 
 @pytest.mark.parametrize("answer", NONE, ids=range(len(NONE)))
-async def test_where_the_api_gives_no_balance_nothing_is_said(answer: bytes, api: ApixoApi, sent: Sent) -> None:
+async def test_where_the_api_gives_no_balance_that_is_said_and_stops_nothing(
+    answer: bytes, api: ApixoApi, sent: Sent
+) -> None:
     async with serving(reply(answer)) as server:
         strict = api.model_copy(update={"require_balance": True, "balance_warning_below": Decimal(100_000)})
         async with StatusClient("key", base_url=server.url, retry_delay_seconds=0.01) as client:
             assert await known_balance(client) is None
             assert await check_balance(client, strict, Decimal(50), batch_key="k") is None
-            assert await check_account(client, strict) == []
-        assert len(server.requests) == 3  # asked once each
+            unknown = await check_account(client, strict)
+            assert unknown.outcome == "warning"
+            assert "unknown: the API does not give it. So require_balance and" in unknown.detail
+            assert (await check_account(client, api)).outcome == "ok"
+        assert len(server.requests) == 4  # asked once each
     assert sent.all() == []
 
 

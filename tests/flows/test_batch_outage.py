@@ -11,6 +11,7 @@ import flows.batch.brake
 from apixo import Failed, VideoRequest
 from blocks import ApixoApi
 from deployments.sandbox import Fault, SandboxServer
+from flows.batch.brake import free_call
 from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.generate_batch import generate_batch
 from flows.record.generation import Owner
@@ -34,11 +35,13 @@ def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.batch.brake, "ASK_SECONDS", 0.1)
 
 
-async def run(stored: StoredBlocks, key: str, count: int, per_second: float) -> BatchSummary:
-    rows = [{"id": f"{number:03}", "prompt": "Dunes at dawn"} for number in range(count)]
+async def run(
+    stored: StoredBlocks, key: str, count: int, per_second: float, prompt: str = "Dunes at dawn", **more: Any
+) -> BatchSummary:
+    rows = [{"id": f"{number:03}", "prompt": prompt.format(number)} for number in range(count)]
     parameters: dict[str, Any] = {"requests": rows, "key": key, "api": stored.name, "archive": stored.name}
     try:
-        made: BatchSummary = await generate_batch(**parameters, submissions_per_second=per_second)
+        made: BatchSummary = await generate_batch(**parameters, submissions_per_second=per_second, **more)
     except BatchFailedError as error:
         return error.summary
     return made
@@ -91,6 +94,24 @@ async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
     assert len(sandbox.record.submits()) == count
 
 
+async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
+    sandbox: SandboxServer, api: ApixoApi
+) -> None:
+    async with api.status_client() as client:
+        is_answered = free_call(client)
+        for kind in ("http_404_html", "http_400_html", "http_403_html", "http_502_html", "junk", "redirect"):
+            sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
+            with pytest.MonkeyPatch.context() as patched:  # and no balance either
+                patched.setattr("apixo.constants.BALANCE_PATH", "/nowhere")
+                assert not await is_answered(None), kind
+        for kind in ("http_404", "http_403", "http_429", "task_unknown", "null_data"):
+            sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
+            assert await is_answered(None), kind
+        sandbox.faults.add(Fault(call="status", kind="http_404_html"))
+        assert await is_answered(None)  # its balance is answered well
+    assert sandbox.faults.pending() == []
+
+
 @pytest.mark.parametrize("kind", ["http_402", "http_400_credits", "http_401"])
 async def test_an_account_that_empties_at_row_40_stops_the_rest_and_leaves_nothing_unclear(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, sent: Sent
@@ -107,6 +128,26 @@ async def test_an_account_that_empties_at_row_40_stops_the_rest_and_leaves_nothi
     again = await run(stored, key, 100, 50)
     assert states(again) == {"archived": 100}
     assert len(sandbox.record.charged()) == 100
+
+
+async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_yet(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
+) -> None:
+    """The account is found empty by the failCode of a task that it had taken."""
+    empty = Fault(call="status", kind="failed", fail_code="insufficientCredits", prompt_contains="Row 004", times=-1)
+    sandbox.faults.add(empty)
+    summary = await run(stored, key, 40, 50, "Row {:03}", max_in_flight=2)
+    posts = len(sandbox.record.submits())
+    assert 5 <= posts <= 7  # the row beside it may have been replaced by the next one
+    assert states(summary) == {"archived": posts - 1, "failed": 1, "not submitted": 40 - posts}
+    assert summary.blocked is not None
+    assert all("the rest of the batch would be refused" in row.problem for row in summary.rows[posts:])
+    (event,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
+    assert event.payload["kind"] == "InsufficientCreditsError"
+    sandbox.faults.clear()  # topped up
+    again = await run(stored, key, 40, 50, "Row {:03}")
+    assert states(again) == {"archived": 39, "failed": 1}  # that row was paid: a person decides about it
+    assert len(sandbox.record.submits()) == 40
 
 
 async def test_a_row_that_failed_for_credits_in_an_earlier_run_stops_no_later_one(

@@ -11,9 +11,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 import flows.checks
 from apixo.constants import BASE_URL
 from blocks import ApixoApi, VideoArchive
+from blocks.object_store import ObjectStore
 from deployments.sandbox import SandboxServer
 from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
-from flows.checks import Finding, check_result_route, check_space
+from flows.checks import Finding, check_result_route, check_space, this_code
 from flows.media.hosts import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -30,9 +31,12 @@ async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
     found = by_name(await check_setup(stored.name, stored.name))
     assert {outcome for outcome, _ in found.values()} == {"ok"}
     assert list(found) == [
-        f"block apixo-api/{stored.name}", f"block video-archive/{stored.name}", "archive", "disk", "api",
-        "balance", "result route",
+        "code", f"block apixo-api/{stored.name}", f"block video-archive/{stored.name}", "archive", "clock", "api",
+        "result route", "balance", "image route", "callbacks", "disk",
     ]  # fmt: skip
+    assert found["code"][1] == this_code()
+    assert found["clock"][1] == "within 1 s of the object store's"
+    assert found["callbacks"][1] == "none: the apixo-api block has no callback_url, so runs poll"
     assert sandbox.record.submits() == []
     async with get_client() as client:
         (artifact,) = await client.read_artifacts(
@@ -76,7 +80,7 @@ async def test_what_is_wrong_is_named_with_its_remedy_beside_what_is_right(
 
 async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None:
     found = by_name(await flows.checks.check_setup("nowhere", "nowhere"))
-    assert list(found) == ["block apixo-api/nowhere", "block video-archive/nowhere", "disk"]
+    assert list(found) == ["code", "block apixo-api/nowhere", "block video-archive/nowhere", "disk"]
     assert "sora setup" in found["block apixo-api/nowhere"][1]
 
 
@@ -116,6 +120,34 @@ async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(
         assert (answer.status, answer.headers.get("sora-blocks")) == (405, None)
         called = await receiver.send(post(receiver.path("check", 0), b"{}"))
         assert called.status == 404
+
+
+async def test_a_clock_that_is_off_has_a_line_of_its_own(stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def offset(store: ObjectStore) -> float | None:
+        return 90.0
+
+    monkeypatch.setattr(ObjectStore, "clock_offset_seconds", offset)
+    found = by_name(await flows.checks.check_setup(stored.name, stored.name))
+    assert found["clock"][0] == "error"
+    assert "clock is 90 s behind" in found["clock"][1]
+    assert "archive" not in found
+
+
+async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_reach(
+    stored: StoredBlocks, archive: VideoArchive
+) -> None:
+    """Their address is signed, so no line shows it."""
+    for public, words in (
+        (f"http://127.0.0.1:{closed_port()}", "Check public_url of the video-archive block"),
+        ("http://169.254.169.254", "Set public_url in the video-archive block"),
+    ):
+        block = archive.model_copy(update={"public_url": public})
+        await block.save(stored.name, overwrite=True)
+        outcome, detail = by_name(await flows.checks.check_setup(stored.name, stored.name))["image route"]
+        assert outcome == "warning"
+        assert words in detail
+        assert "Only pictures given as files or s3:// need it" in detail
+        assert "X-Amz" not in detail
 
 
 async def test_hosts_that_results_came_from_are_tried_of_the_real_api_alone(api: ApixoApi) -> None:

@@ -1,11 +1,12 @@
 """The collector: what is open comes home, what needs a person is said, and nothing is ever submitted."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from apixo import AuthenticationError, Pending, Processing, UnknownState, VideoRequest
+from apixo.errors import NO_STATUS
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve, run_name
 from flows.record import transitions
@@ -19,10 +20,16 @@ from tests.flows.generations import finished, submit
 from tests.support import KITE
 from tests.support.events import Sent
 
+DAY: Final = timedelta(days=1)
+
 
 async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected]:
     found = await collect_videos(api=stored.name, archive=stored.name, **parameters)  # type: ignore[call-overload]
     return {item.key: item for item in found}
+
+
+def set_clock(resources: Resources, moment: datetime) -> None:
+    resources.now = lambda: moment
 
 
 async def state_of(key: str, resources: Resources) -> State:
@@ -69,13 +76,14 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
     await submit(key, resources)
     now = resources.now
-    resources.now = lambda: now() + timedelta(hours=23)
-    (found,) = await collect(None, resources)
-    assert found.what == "pending"
-    resources.now = lambda: now() + timedelta(hours=25)
+    for hours in (30, 53):  # the day begins when it is first seen, not when the task was submitted
+        set_clock(resources, now() + timedelta(hours=hours))
+        (found,) = await collect(None, resources)
+        assert found.what == "pending"
+    resources.now = lambda: now() + timedelta(hours=55)
     (found,) = await collect(None, resources)
     assert found.what == "failed"
-    assert "calls the task 'expired' 1 day(s) after" in found.note
+    assert "calls the task 'expired' 1 day(s) since that was first seen" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
     entry = await resources.ledger.read(key)
     assert entry is not None
@@ -87,23 +95,117 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     assert len(sandbox.record.submits()) == 1
 
 
+async def test_a_documented_state_in_between_begins_the_day_anew(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    now = resources.now
+
+    async def stands_after(hours: float) -> str | None:
+        resources.now = lambda: now() + timedelta(hours=hours)
+        (found,) = await collect(None, resources)
+        assert found.what == "pending"
+        entry = await resources.ledger.read(key)
+        assert entry is not None
+        return entry.generation.attempt.stands_as
+
+    sandbox.faults.add(Fault(call="status", kind="stuck_state"))
+    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # it says that the task is under way
+    sandbox.faults.add(Fault(call="status", kind="stuck_state"))
+    assert await stands_after(1) == "expired"
+    assert await stands_after(2) is None
+    assert await stands_after(26) == "expired"
+
+
+@pytest.mark.parametrize("kind", ["http_404", "http_500", "junk", "task_unknown", "result_json_empty", "reset_before"])
+async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
+    key: str, resources: Resources, sandbox: SandboxServer, kind: str
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        (found,) = await collect(None, resources)
+        assert found.what == what
+    assert "gives no status of the task 1 day(s) since that was first seen" in found.note
+    assert f"sora resolve {key} --resubmit" in found.note
+    asked = len(sandbox.record.statuses())
+    assert await collect(None, resources) == []
+    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200", "reset_before"])
+async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, kind: str
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": -1}))
+    assert [item.what for item in await collect(None, resources)] == ["error"]
+    assert await state_of(key, resources) is State.SUCCEEDED
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        (found,) = await collect(None, resources)
+        assert found.what == what
+    assert "is given up (no result: it was finished 16 day(s) ago" in found.note
+    assert f"sora resolve {key} --resubmit" in found.note
+    assert [event.event for event in sent.all()].count("sora.generation.failed") == 1
+    asked = len(sandbox.record.all())
+    assert await collect(None, resources) == []
+    assert len(sandbox.record.all()) == asked
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_result_that_comes_in_that_last_day_is_archived(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    for hours in (-300, 1):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        assert [item.what for item in await collect(None, resources)] == ["error"]
+    sandbox.faults.clear()
+    set_clock(resources, now() + kept + timedelta(hours=30))
+    assert [item.what for item in await collect(None, resources)] == ["archived"]
+
+
+async def test_one_bad_answer_ends_no_old_task(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+    await submit(key, resources)
+    await finished(sandbox)
+    sandbox.faults.add(Fault(call="status", kind="http_500", times=1))
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    resources.now = lambda: now() + kept + timedelta(days=2)  # nobody has collected since
+    (found,) = await collect(None, resources)
+    assert found.what == "error"
+    (found,) = await collect(None, resources)
+    assert found.what == "archived"
+
+
 @pytest.mark.parametrize(
-    ("status", "age", "ends"),
+    ("status", "age", "stood", "ends"),
     [
-        (UnknownState(task_id="t", state="cancelled"), timedelta(hours=23, minutes=59), False),
-        (UnknownState(task_id="t", state="cancelled"), timedelta(days=1), True),
-        (UnknownState(task_id="t", state="processing_r2"), timedelta(days=14), False),
-        (UnknownState(task_id="t", state="IN_PROGRESS"), timedelta(days=14), False),
-        (UnknownState(task_id="t", state="processing_r2"), timedelta(days=15), True),
-        (Pending(task_id="t", state="pending"), timedelta(days=14, hours=23), False),
-        (Processing(task_id="t", state="Processing"), timedelta(days=15), True),
+        (UnknownState(task_id="t", state="cancelled"), 3 * DAY, timedelta(hours=23, minutes=59), False),
+        (UnknownState(task_id="t", state="cancelled"), 3 * DAY, DAY, True),
+        (UnknownState(task_id="t", state="cancelled"), 15 * DAY, timedelta(0), True),
+        (UnknownState(task_id="t", state="processing_r2"), 14 * DAY, 14 * DAY, False),
+        (UnknownState(task_id="t", state="IN_PROGRESS"), 14 * DAY, 14 * DAY, False),
+        (UnknownState(task_id="t", state="processing_r2"), 15 * DAY, timedelta(0), True),
+        (Pending(task_id="t", state="pending"), 14.9 * DAY, timedelta(0), False),
+        (Processing(task_id="t", state="Processing"), 15 * DAY, timedelta(0), True),
+        (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, 0.9 * DAY, False),
+        (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, DAY, True),
     ],
 )
 def test_when_a_task_without_an_end_is_given_up(
-    status: Pending | Processing | UnknownState, age: timedelta, ends: bool
+    status: Pending | Processing | UnknownState, age: timedelta, stood: timedelta, ends: bool
 ) -> None:
-    found = given_up(status, age, 360)
-    assert given_up(status, timedelta(hours=30), 30) is not None
+    found = given_up(status, age=age, stood=stood, kept=15 * DAY)
     assert (found is not None) == ends
     assert found is None or (found.fail_code, found.task_id) == (status.state, "t")
 

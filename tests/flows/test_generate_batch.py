@@ -408,13 +408,13 @@ STOPPED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["http_400_credits", "http_402", "http_403", "http_404"])
+@pytest.mark.parametrize("kind", ["http_400_credits", "http_400_model", "http_402", "http_403", "http_404"])
 async def test_an_account_that_empties_stops_the_batch_and_says_so_first(
     kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
 ) -> None:
     """What is under way comes home; nothing is unconfirmed; the next run asks anew."""
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "skip": 2, "times": -1}))
-    with pytest.raises(BatchFailedError, match=STOPPED[kind == "http_404"]) as caught:
+    with pytest.raises(BatchFailedError, match=STOPPED[kind in ("http_404", "http_400_model")]) as caught:
         await run(stored, key, requests=rows(6), max_in_flight=1)
     summary = caught.value.summary
     assert summary.counts == {"archived": 2, "not submitted": 3, "rejected": 1}

@@ -9,7 +9,7 @@ import pytest
 
 import flows.generate_video
 from apixo import Failed, VideoRequest
-from apixo.errors import is_output_verdict
+from apixo.errors import may_be_mistaken
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
@@ -28,23 +28,26 @@ NOW = datetime(2026, 11, 28, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("code", "output"),
+    ("code", "mistakable"),
     [
         (OUTPUT, True),
         ("input_output_sensitive_content_detected", True),
         ("OutputVideoSensitiveContentDetected", True),
         ("InputImageSensitiveContentDetected", False),
-        ("SensitiveContentDetected", False),  # of what, it does not say
+        ("SensitiveContentDetected", True),  # a detector's, of what it does not say
+        ("sensitive_content", True),
         ("CONTENT_VIOLATION", False),
-        ("NSFW_DETECTED", False),
+        ("NSFW_DETECTED", True),
+        ("nsfw", True),
+        ("ProhibitedContentDetected", False),
         ("INVALID_PROMPT", False),
         ("OUTPUT_TOO_LARGE", False),
         ("GENERATION_FAILED", False),
         ("", False),
     ],
 )
-def test_only_a_code_that_tells_of_the_output_counts(code: str, output: bool) -> None:
-    assert is_output_verdict(code) is output
+def test_which_verdicts_may_be_mistaken(code: str, mistakable: bool) -> None:
+    assert may_be_mistaken(code) is mistakable
 
 
 def judged(over: Generation | None = None, code: str = OUTPUT, granted_by: str | None = None) -> Generation:
@@ -63,8 +66,11 @@ def test_the_record_counts_how_often() -> None:
     assert [moderation.may_submit_again(once, retries) for retries in (0, 1, 3)] == [False, True, True]
     again = judged(once, granted_by=moderation.GRANTED_BY)
     assert [moderation.may_submit_again(again, retries) for retries in (1, 2)] == [False, True]
-    assert moderation.reason(again, 2) == f"APIXO judged the output of attempt 2 ({OUTPUT}): moderation retry 2 of 2"
-    assert not moderation.may_submit_again(judged(again, code="NSFW"), 3)
+    assert (
+        moderation.reason(again, 2)
+        == f"APIXO's verdict on attempt 2 ({OUTPUT}) may be mistaken: moderation retry 2 of 2"
+    )
+    assert not moderation.may_submit_again(judged(again, code="CONTENT_VIOLATION"), 3)
 
 
 def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
@@ -107,11 +113,11 @@ async def lenient(sandbox: SandboxServer, archive: VideoArchive, prefect_server:
 async def test_a_video_whose_output_was_judged_is_submitted_again(
     lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
-    verdicts[:] = [OUTPUT, OUTPUT]
+    verdicts[:] = ["NSFW_DETECTED", OUTPUT]
     made = await lenient.generate(KITE, key=key)
     assert (made.state, len(sandbox.record.submits())) == (State.ARCHIVED, 3)
     assert [attempt.granted_by for attempt in made.attempts] == [None, "moderation_retries", "moderation_retries"]
-    assert made.attempt.note == f"APIXO judged the output of attempt 2 ({OUTPUT}): moderation retry 2 of 2"
+    assert made.attempt.note == f"APIXO's verdict on attempt 2 ({OUTPUT}) may be mistaken: moderation retry 2 of 2"
 
 
 async def test_after_the_last_one_it_has_failed_for_good(
@@ -147,7 +153,7 @@ async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_h
     assert len(sandbox.record.submits()) == 2
 
 
-@pytest.mark.parametrize("code", ["NSFW_DETECTED", "InputImageSensitiveContentDetected", "CONTENT_VIOLATION"])
+@pytest.mark.parametrize("code", ["INVALID_PROMPT", "InputImageSensitiveContentDetected", "CONTENT_VIOLATION"])
 async def test_another_verdict_is_final(
     code: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:

@@ -20,7 +20,7 @@ MOVES: Final = {
     State.REJECTED: {State.CLAIMED, State.SUBMITTED},
     State.SUBMITTED: {State.SUCCEEDED, State.FAILED},
     State.FAILED: {State.CLAIMED, State.SUCCEEDED, State.SUBMITTED},
-    State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED},
+    State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED, State.FAILED},
     State.ARCHIVED: set(),
 }
 """The arrows of the drawing in `flows.record.transitions`, and what may come late: a person or a callback names the

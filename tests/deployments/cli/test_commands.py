@@ -77,6 +77,9 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     assert "JPEG" in dry.out
     assert key in dry.out
     assert "unknown: the block has no price_per_second" in dry.out
+    lines = {line[:10].strip() for line in dry.out.splitlines()}
+    assert {"api", "results", "clock", "balance", "image", "callbacks", "disk", "archive"} < lines
+    assert "10000.00 USD" in dry.out
     assert "nothing was paid" in dry.out
     assert sandbox.record.submits() == []
     assert sora("show", key, "--archive", stored.name).code == 1

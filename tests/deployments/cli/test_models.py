@@ -27,6 +27,11 @@ def test_the_catalogue_is_shown_without_a_server(alone: Sora) -> None:
     for words in ("image-to-video: 1 to 2 images", "1 to 1,000 characters", "5 or 10 s; 5 s by default", "required"):
         assert words in one.out
     assert "landscape (16:9), portrait (9:16), 1:1" in one.out
+    veo = alone("models", "veo-3-1").out
+    assert "REFERENCE_2_VIDEO: 1 to 3 images, mode fast, ratio 16:9" in veo
+    hailuo = alone("models", "hailuo-2-3").out
+    assert "JPEG or PNG, up to 20 MB, each side at least 301 pixels" in hailuo
+    assert "pro-image-to-video: one image, 5 s" in hailuo
     unknown = alone("models", "sora-9")
     assert unknown.code == 1
     assert "does not have 'sora-9'" in unknown.err

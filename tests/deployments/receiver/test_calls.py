@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -21,8 +21,11 @@ from flows.resources import Resources
 from tests.flows.generations import abandoned_claim, allow, bring_home, finished, lost, recorded, submit
 from tests.flows.signals.test_events import read_events
 from tests.support import made_outside, make_archive
-from tests.support.receiver import Receiver, post, receiving, records
+from tests.support.receiver import Answer, Receiver, post, receiving, records
 from tests.support.store_gate import StoreGate, nothing
+
+PROVIDER_WAITS_SECONDS: Final = 30
+"""APIXO: a call that is not answered with 200 by then is repeated."""
 
 
 async def called(sandbox: SandboxServer, task_id: str, times: int = 1) -> list[int | None]:
@@ -135,6 +138,34 @@ async def test_a_call_repeated_200_times_at_once_asks_once(
     assert [event["event"] for event in events].count("apixo.task.finished") == 1
     assert await records(receiver.resources) == before
     assert len(sandbox.record.submits()) == 1
+
+
+async def test_200_calls_at_once_are_all_taken_long_before_the_provider_would_call_again(
+    key: str, receiver: Receiver, sandbox: SandboxServer
+) -> None:
+    """100 ends and 100 calls about nothing known, of which 50 name a key that is known. APIXO waits for 30 s."""
+    keys = [f"{key}-{number:02}" for number in range(100)]
+    sandbox.faults.add(Fault(call="callback", kind="drop", times=-1))
+    async with asyncio.timeout(60):
+        tasks = {name: (await submit(name, receiver.resources)).task_id for name in keys}
+    await finished(sandbox)
+    seconds: list[float] = []
+
+    async def timed(name: str, task_id: str | None, attempt: int = 1) -> Answer:
+        began = time.monotonic()
+        answer = await receiver.ring(name, task_id, attempt=attempt)
+        seconds.append(time.monotonic() - began)
+        return answer
+
+    answers = await asyncio.gather(
+        *(timed(name, tasks[name]) for name in keys),
+        *(timed(f"{name}.none", "task_0ddba11") for name in keys[:50]),
+        *(timed(name, tasks[name], attempt=2) for name in keys[:50]),
+    )
+    assert [answer.status for answer in answers] == [200] * 200
+    assert [answer.said for answer in answers] == ["finished"] * 100 + ["unknown"] * 100
+    assert max(seconds) < PROVIDER_WAITS_SECONDS / 2
+    assert len(sandbox.record.statuses()) == len(sandbox.record.submits()) == 100
 
 
 async def test_a_call_during_the_request_of_an_earlier_one_is_looked_up_once_more(

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.sandbox import Fault, FaultScript, SandboxServer
-from deployments.sandbox.faults import KINDS, ApiKind, StatusKind
+from deployments.sandbox.faults import KINDS, ApiKind, StatusKind, SubmitKind
 from tests.deployments.sandbox.caller import Caller, urls
 from tests.deployments.sandbox.test_results import DOWNLOADS
 
@@ -37,11 +37,19 @@ SEEN: dict[str, tuple[bool, Any]] = {
     "http_400_credits": (False, 400),
     "http_400_model": (False, 400),
     "http_400_html": (False, "not json"),
+    "http_400_error": (False, (400, {"error": "Missing required field: input.prompt"})),
+    "http_400_code_200": (False, "400, code 200"),
+    "http_400_code_500": (False, "400, code 500"),
     "http_401": (False, 401),
+    "http_401_error": (False, (401, {"error": "No such key"})),
+    "http_402_code_403": (False, "402, code 403"),
+    "http_402_no_data": (False, (402, "no data")),
+    "http_403_content": (False, 403),
+    "http_404_no_data": (False, (404, "no data")),
+    "http_500_code_400": (False, "500, code 400"),
+    "http_503_code_200": (False, "503, code 200"),
     "redirect": (False, "redirect"),
-    "code_400_body": (False, "code 400"),
-    "code_429_body": (False, "code 429"),
-    "code_500_body": (False, "code 500"),
+    **{f"code_{code}_body": (False, f"code {code}") for code in (400, 401, 402, 403, 404, 429, 500, 503)},
     "code_400_after": (True, "code 400"),
     "junk": (True, "not json"),
     "half_json": (True, "not json"),
@@ -49,6 +57,7 @@ SEEN: dict[str, tuple[bool, Any]] = {
     "missing_fields": (True, "empty data"),
     "null_data": (True, "null data"),
     "no_data": (True, "no data"),
+    "text_code": (True, "code as text"),
     "huge_body": (True, "huge"),
 }
 
@@ -56,6 +65,7 @@ SEEN: dict[str, tuple[bool, Any]] = {
 def test_the_tables_name_every_kind() -> None:
     assert set(SEEN) == set(get_args(ApiKind))
     assert set(ALTERED) | NOT_A_FAILURE == set(get_args(StatusKind))
+    assert set(get_args(SubmitKind)) == {"number_id"}  # has a test of its own below
     assert set(DOWNLOADS) == KINDS["result"]
 
 
@@ -69,10 +79,11 @@ def look(reply: httpx.Response) -> Any:
     except ValueError:
         return "not json"
     if reply.status_code != 200:
-        assert (content["code"], content["data"]) == (reply.status_code, None)
-        return reply.status_code
+        data = content.get("data", "no data")
+        told = reply.status_code if data is None else (reply.status_code, data)
+        return told if content["code"] == reply.status_code else f"{reply.status_code}, code {content['code']}"
     if content["code"] != 200:
-        return f"code {content['code']}"
+        return "code as text" if content["code"] == "200" else f"code {content['code']}"
     return look_at_data(content.get("data", "missing"), len(reply.content))
 
 
@@ -138,7 +149,7 @@ def test_retry_after_is_sent_as_written(sandbox: SandboxServer, call: Caller, ki
 ALTERED: dict[str, dict[str, Any]] = {
     "unknown_state": {"state": "queued_v2"},
     "stuck_state": {"state": "expired"},
-    "unknown_fail_code": {"state": "failed", "failCode": "SOMETHING_NEW"},
+    "failed": {"state": "failed", "failCode": "SOMETHING_NEW"},
     "result_json_broken": {"state": "success"},
     "result_json_empty": {"state": "success", "resultJson": '{"resultUrls": []}'},
     "result_json_object": {"state": "success"},
@@ -174,6 +185,22 @@ def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, ca
             assert [video.status_code for video in videos] == [200, 200]
             assert len({str(video.url) for video in videos}) == 2
     assert call.status(task_id).json()["data"] == honest
+
+
+def test_a_failed_task_has_the_fail_code_that_was_asked_for(sandbox: SandboxServer, call: Caller) -> None:
+    task_id = call.task()
+    sandbox.faults.add(Fault(call="status", kind="failed", fail_code="PROCESSING_TIMEOUT"))
+    data = call.status(task_id).json()["data"]
+    assert (data["state"], data["failCode"]) == ("failed", "PROCESSING_TIMEOUT")
+
+
+def test_a_task_can_be_named_by_a_number(sandbox: SandboxServer, call: Caller) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="number_id"))
+    named = call.submit().json()["data"]["taskId"]
+    (paid,) = sandbox.record.charged()
+    assert isinstance(named, int)
+    assert paid.task_id == str(named)
+    assert call.finished(str(named))["state"] == "success"
 
 
 def test_a_task_can_be_unknown_for_a_moment(sandbox: SandboxServer, call: Caller) -> None:

@@ -3,10 +3,13 @@
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.flow_engine import run_flow_async
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup import doctor
-from flows.checks import Finding
+from flows.check_setup import check_setup
+from flows.checks import Finding, this_code
+from tests.flows.conftest import StoredBlocks
 from tests.support import unique
 
 
@@ -30,3 +33,31 @@ async def test_a_pool_is_missing_then_has_no_worker_then_has_one(
         assert f"prefect worker start --pool {pool}" in idle.detail
         await client.send_worker_heartbeat(pool, "one", heartbeat_interval_seconds=30)
     assert (await _worker()).outcome == "ok"
+
+
+async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
+    stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = unique("check-setup")
+    monkeypatch.setattr(doctor, "CHECK", f"check-setup/{name}")
+    async with get_client() as client:
+        unknown = await doctor.code_of_worker(client)
+        assert unknown.outcome == "warning"
+        assert f"prefect deployment run check-setup/{name}" in unknown.detail
+        flow_id = await client.create_flow(check_setup)
+        deployment_id = await client.create_deployment(flow_id, name)
+        for code, outcome in ((this_code(), "ok"), ("0.0.1+0ddba11", "warning")):
+            monkeypatch.setattr("flows.checks.this_code", lambda code=code: code)
+            run = await client.create_flow_run_from_deployment(deployment_id)
+            blocks = {"api": stored.name, "archive": stored.name}
+            await run_flow_async(check_setup, flow_run=run, parameters=blocks)  # as a worker's process does
+            found = await doctor.code_of_worker(client)
+            assert found.outcome == outcome
+            assert code in found.detail
+    assert "restart the worker" in found.detail
+
+
+@pytest.mark.parametrize("table", [None, "{", "[1]", "[]", '{"name": "code"}', '[{"name": "code"}]', [{"name": "api"}]])
+def test_a_table_that_names_no_code_says_nothing(table: object) -> None:
+    assert doctor.code_in(table) is None
+    assert doctor.code_in('[{"name": "code", "detail": "1.0\\\\+a"}]') == "1.0+a"

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.errors import DownloadError, ForbiddenUrlError, ImageRefusedError
-from flows.media.images import MAX_IMAGE_BYTES, ImageFacts, check_image, decode_image
+from flows.media.images import ImageFacts, check_image, decode_image
 
 PIXELS = np.random.default_rng(1).integers(0, 255, (24, 32, 3)).astype(np.uint8)
 URL = "https://a.example/x.jpg"

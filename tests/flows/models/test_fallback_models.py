@@ -117,7 +117,7 @@ async def test_a_busy_fallback_is_tried_again_and_not_the_model_that_is_gone(
 async def test_a_task_that_failed_was_taken_so_no_other_model_is_asked(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    sandbox.faults.add(Fault(call="status", kind="unknown_fail_code", times=-1))
+    sandbox.faults.add(Fault(call="status", kind="failed", times=-1))
     with pytest.raises(VideoFailedError):
         await stored.generate(SAFE, key=key)
     assert asked(sandbox) == [("sora-2", True)]

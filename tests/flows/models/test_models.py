@@ -17,6 +17,7 @@ from flows.callbacks import Outcome, answer_call
 from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
+from flows.media.errors import ImageRefusedError
 from flows.record.errors import KeyConflictError, UnconfirmedError
 from flows.record.generation import SCHEMA, State
 from flows.record.ledger import record_name
@@ -46,6 +47,20 @@ def test_prefects_form_takes_what_a_request_takes(request_: dict[str, Any]) -> N
         if made is generate_video:
             field = schema["definitions"]["VideoRequest"]["properties"]["model"]
             assert (field["anyOf"][0]["enum"][0], field["default"]) == ("sora-2", "sora-2")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+async def test_an_image_that_only_some_models_take_is_refused_before_anything_is_paid(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, ending: str
+) -> None:
+    image = [f"{sandbox.base_url}/samples/harbor.{ending}"]
+    request = VideoRequest(prompt="A harbor", model="hailuo-2-3", image_urls=image)
+    if ending == "jpg":
+        assert (await stored.generate(request, key=key)).state is State.ARCHIVED
+    else:
+        with pytest.raises(ImageRefusedError, match=r"harbor\.webp is a WEBP, and the model takes JPEG or PNG"):
+            await stored.generate(request, key=key)
+    assert len(sandbox.record.submits()) == (ending == "jpg")
 
 
 async def test_another_model_is_generated_polled_and_archived_under_its_name(
