@@ -28,6 +28,7 @@ from flows.record.errors import PipelineError
 from flows.record.generation import Owner
 from flows.record.ledger import Ledger
 from flows.record.spend import Ceilings
+from flows.record.usual import UsualTimes
 from flows.signals.subscriber import Subscriber
 
 B = TypeVar("B", bound=Block)
@@ -72,6 +73,7 @@ class Resources:
             lease_seconds=api.lease_seconds, now=now,
         )  # fmt: skip
         """Keeps this run below the ceilings."""
+        self.usual = UsualTimes(ledger.newest)
         self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
         """Held while a video is fetched, and while it is archived; not between two tries."""
         self.options = options

@@ -24,13 +24,17 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.events import emit
-from flows.signals.progress import report_progress, run_logger
+from flows.signals.progress import clock, report_progress, run_logger
 from flows.signals.terminal_event import publish_end
 
 MAX_WORD_CHARACTERS: Final = 100
 """How much of an undocumented state the record keeps."""
 GIVEN_UP_AFTER: Final = timedelta(days=1)
 """How long a task may stand in a state such as `expired` before it is left to a person, since that was first seen."""
+LONG_WAIT_SECONDS: Final = 30.0
+"""From here on a person wonders how long it usually takes."""
+SAID_AGAIN_SECONDS: Final = 120.0
+"""How often the log says that a task still stands as it did."""
 CALLBACK_PATIENCE: Final = 2.0
 """How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
 video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
@@ -49,17 +53,29 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     patience = CALLBACK_PATIENCE if api.callback_url else 1.0
     first_wait_seconds, poll_interval_seconds = api.timing(paid.model)
     initial_wait_seconds = max(patience * first_wait_seconds - max(passed, 0.0), 0.0)
+    # A short wait is not worth the look, and 20 reads of the store.
+    usual = await resources.usual.of(found) if initial_wait_seconds >= LONG_WAIT_SECONDS else None
+    usually = "" if usual is None else f" (usually {clock(usual)})"
     run_logger().info(
-        "Waiting for task %s of %s: first question in %.0f s%s, then every %g s, for at most %g s.",
-        task_id, key, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
+        "Waiting for task %s of %s%s: first question in %.0f s%s, then every %g s, for at most %g s.",
+        task_id, key, usually, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
         poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
-    report_progress(key, "wait", "waiting", next_seconds=initial_wait_seconds)
+    report_progress(key, "wait", f"waiting{usually}", next_seconds=initial_wait_seconds)
+    said, said_seconds = "", 0.0
 
     def report(answer: str, waited_seconds: float, pause_seconds: float) -> None:
+        nonlocal said, said_seconds
         report_progress(
-            key, "wait", answer[:60], fraction=waited_seconds / api.deadline_seconds, next_seconds=pause_seconds
-        )
+            key, "wait", f"{answer[:60]}{usually}", fraction=waited_seconds / api.deadline_seconds,
+            next_seconds=pause_seconds,
+        )  # fmt: skip
+        if answer != said or waited_seconds - said_seconds >= SAID_AGAIN_SECONDS:
+            run_logger().info(
+                "%s: %s after %s%s, next question in %.0f s.",
+                key, answer[:200], clock(max(passed, 0.0) + waited_seconds), usually, pause_seconds,
+            )  # fmt: skip
+            said, said_seconds = answer, waited_seconds
 
     return await wait_for_end(
         lambda: resources.client.status_once(task_id, model=paid.model),

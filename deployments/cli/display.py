@@ -14,7 +14,7 @@ from rich.text import Text
 
 from deployments.cli.console import err, harmless, print_table
 from flows.record.generation import Generation
-from flows.signals.progress import STEPS, Progress, Step
+from flows.signals.progress import STEPS, Progress, Step, clock
 
 
 class StepDisplay:
@@ -101,12 +101,6 @@ class StepDisplay:
             else ""
         )
         return self._spinner, Text(step, style="cyan"), clock(took), Text(f"{harmless(news.doing)}{then}")
-
-
-def clock(seconds: float) -> str:
-    """A time as it is read on a clock: `8 s`, `2:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
 
 
 def print_generations(generations: list[Generation]) -> None:

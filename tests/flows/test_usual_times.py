@@ -1,0 +1,92 @@
+"""While a person waits: how long it has been, how long it usually takes, when it is asked again."""
+
+import asyncio
+
+import pytest
+
+from apixo import Succeeded
+from blocks.errors import StoreError
+from flows.record.generation import Generation
+from flows.record.usual import UsualTimes, usual_seconds
+from flows.resources import Resources
+from flows.signals.progress import Progress, listen
+from flows.task_end import wait_for_task
+from tests.flows.generations import submit
+from tests.flows.record.changes import claimed, fail, store, succeed
+from tests.flows.record.changes import submit as submitted
+
+
+def took(seconds: int, *, archived: bool = True) -> Generation:
+    done = succeed(submitted(claimed()))
+    done = store(done) if archived else fail(submitted(claimed()))
+    return done.model_copy(
+        update={"provider_times_ms": {"created": 1_000_000, "completed": 1_000_000 + seconds * 1000}}
+    )
+
+
+def test_it_is_the_median_of_what_was_archived_of_each_kind() -> None:
+    other = took(300)
+    other = other.model_copy(update={"request": other.request.model_copy(update={"duration": 12})})
+    without = took(999).model_copy(update={"provider_times_ms": {}})
+    found = usual_seconds([took(100), took(160), took(1000), other, without, took(5, archived=False), claimed()])
+    assert dict(found) == {("sora-2", 4): 160, ("sora-2", 12): 300}
+
+
+async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_does_not_matter() -> None:
+    asked = 0
+
+    async def newest(count: int) -> list[Generation]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        return [took(160)] * count
+
+    usual = UsualTimes(newest)
+    impatient = asyncio.create_task(usual.of(claimed()))
+    await asyncio.sleep(0.01)
+    impatient.cancel()
+    assert list(await asyncio.gather(usual.of(claimed()), usual.of(claimed()))) == [160, 160]
+    assert asked == 1
+
+    async def away(_: int) -> list[Generation]:
+        raise StoreError("it is away")
+
+    assert await UsualTimes(away).of(claimed()) is None
+
+
+async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
+    key: str, resources: Resources, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = await submit(key, resources)
+    resources.api.initial_wait_seconds, resources.api.poll_interval_seconds = 40, 10
+    resources.api.deadline_seconds = 1800
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0.02)
+
+    async def newest(_: int) -> list[Generation]:
+        return [took(160)]
+
+    resources.sleep, resources.monotonic, resources.rng = sleep, lambda: now, lambda: 0.5
+    resources.usual = UsualTimes(newest)
+    news: list[Progress] = []
+    listen(news.append)
+    caplog.set_level("INFO")
+    assert isinstance(await wait_for_task(found.task, found, resources), Succeeded)
+    assert (news[0].doing, round(news[0].next_seconds or 0)) == ("waiting (usually 2:40)", 40)
+    assert all("usually 2:40" in item.doing for item in news)
+    assert f"of {key} (usually 2:40): first question in 40 s" in caplog.text
+    assert "after 40 s (usually 2:40), next question in 10 s." in caplog.text
+    assert caplog.text.count("next question") < len(news) + 1
+
+
+async def test_a_short_wait_reads_nothing_for_it(key: str, resources: Resources) -> None:
+    async def newest(_: int) -> list[Generation]:
+        raise AssertionError("nobody has the time to read it")
+
+    resources.usual = UsualTimes(newest)
+    found = await submit(key, resources)
+    assert isinstance(await wait_for_task(found.task, found, resources), Succeeded)
