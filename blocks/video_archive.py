@@ -103,7 +103,7 @@ class VideoArchive(Block):
     @field_validator("endpoint")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        value = value.strip()
+        value = value.strip().rstrip("/")
         if re.fullmatch(r"(https?://)?[^/@:]+(:\d+)?/+[^/].*", value):
             raise ValueError(
                 "must be a host with an optional port, without a path: requests are signed for the path that the store "

@@ -10,7 +10,7 @@ from .conftest import archive
 REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"endpoint": ""}, ["endpoint", "minio.example.com:9000"]),
     ({"endpoint": "http://minio:9000"}, ["endpoint", "minio.example.com:9000", "TLS"]),
-    ({"endpoint": "minio:9000/"}, ["endpoint", "minio.example.com:9000"]),
+    ({"endpoint": "/"}, ["endpoint", "minio.example.com:9000"]),
     ({"endpoint": "example.com/s3"}, ["endpoint", "without a path", "host name or a port of its own"]),
     ({"endpoint": "https://example.com/s3/"}, ["endpoint", "without a path"]),
     ({"endpoint": "videos.s3.amazonaws.com", "bucket": "videos"}, ["must not begin with the bucket", "leave videos."]),
@@ -35,6 +35,10 @@ def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words:
     message = str(refused.value)
     assert [word for word in words if word not in message] == []
     assert "5ec7e7" not in message
+
+
+def test_a_slash_at_the_end_is_taken_off() -> None:
+    assert archive("minio.example.com:9000/").endpoint == "minio.example.com:9000"
 
 
 def test_a_store_may_be_called_as_its_bucket() -> None:
