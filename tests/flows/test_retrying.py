@@ -59,6 +59,7 @@ FINAL: list[object] = [
     api.ContentViolationError("no"),
     api.InvalidImageUrlError("no"),
     store.StoreRefusedError("no rights"),
+    store.WrongAddressError("another region"),
     store.StoreUnfitError("no conditions"),
     store.PreconditionFailedError("lost"),
     pipeline.InvalidKeyError("bad"),
