@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import httpx
@@ -80,7 +80,8 @@ class BucketSettings:
 def read_settings(connection: Connection, bucket: str) -> BucketSettings:
     """Asks the store for the bucket's settings. Blocks."""
     lifecycle, lock, versioning = (
-        _signed_get(connection, f"/{bucket}", {name: ""}) for name in ("lifecycle", "object-lock", "versioning")
+        _signed_get(connection, f"{connection.bucket_url(bucket)}?{name}=")
+        for name in ("lifecycle", "object-lock", "versioning")
     )
     return BucketSettings(
         rules=parse_rules(lifecycle), retention=parse_retention(lock), versioned=parse_versioned(versioning)
@@ -95,7 +96,8 @@ def read_stale_release(connection: Connection) -> str:
     if not _is_minio(connection):
         return ""  # elsewhere the address would be an object in somebody's bucket
     try:
-        servers = json.loads(_signed_get(connection, "/minio/admin/v3/info", {}) or "{}").get("servers") or []
+        info = json.loads(_signed_get(connection, f"{connection.url}/minio/admin/v3/info") or "{}")
+        servers = info.get("servers") or []
         drives = sum(len(server.get("drives") or []) for server in servers)
         releases = sorted(str(server.get("version", "")) for server in servers)
     except (ValueError, AttributeError, TypeError):
@@ -139,12 +141,12 @@ def parse_versioned(versioning: str) -> bool:
     return _text(_xml(versioning), "Status") == "Enabled"
 
 
-def _signed_get(connection: Connection, path: str, query: dict[str, str]) -> str:
+def _signed_get(connection: Connection, address: str) -> str:
     """The body of a successful answer, else nothing.
 
     minio-py signs it, but has no call that reads it: its own take only what its data classes know.
     """
-    url = urlsplit(f"{connection.url}{path}{f'?{urlencode(query)}' if query else ''}")
+    url = urlsplit(address)
     now, empty = datetime.now(UTC), hashlib.sha256(b"").hexdigest()
     given = {"Host": url.netloc, "x-amz-content-sha256": empty, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
     credentials = Credentials(connection.access_key, connection.secret_key)

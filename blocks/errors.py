@@ -4,6 +4,7 @@
 StoreError                  base of all
 ├── StoreUnavailableError   no answer, or 5xx: try again. A write may have been applied all the same
 ├── StoreRefusedError       the store said no: wrong keys, no rights, no such bucket
+│   └── WrongAddressError   it wants another region, or the bucket in front of its name, and takes it then
 ├── StoreUnfitError         the store ignores conditional writes, so it cannot keep the ledger
 │   └── WrongClockError         its clock and that of this machine differ
 └── PreconditionFailedError a conditional write lost: someone else wrote first
@@ -37,6 +38,22 @@ class StoreUnavailableError(StoreError):
 
 class StoreRefusedError(StoreError):
     """The store answered with a no that stays: wrong keys, missing rights, no such bucket."""
+
+
+class WrongAddressError(StoreRefusedError):
+    """The store is there, and wants to be asked in another way.
+
+    Attributes:
+        region: the one to sign for; empty: the region is not what is wrong.
+        virtual_host: whether the bucket's name has to stand in front of the host.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "", object_name: str = "", region: str = "", virtual_host: bool = False
+    ) -> None:
+        super().__init__(message, code=code, object_name=object_name)
+        self.region = region
+        self.virtual_host = virtual_host
 
 
 class StoreUnfitError(StoreError):

@@ -36,6 +36,7 @@ class Connection:
         endpoint: host and port.
         secure: whether it is reached by https.
         region: what requests are signed for.
+        virtual_host: whether the bucket's name stands in front of the host, rather than in the path.
     """
 
     endpoint: str
@@ -43,11 +44,17 @@ class Connection:
     secret_key: str = field(repr=False)
     secure: bool
     region: str
+    virtual_host: bool = False
 
     @property
     def url(self) -> str:
         """The store's address."""
         return f"{'https' if self.secure else 'http'}://{self.endpoint}"
+
+    def bucket_url(self, bucket: str) -> str:
+        """The address that the names of a bucket's objects follow."""
+        scheme, _, host = self.url.partition("://")
+        return f"{scheme}://{bucket}.{host}" if self.virtual_host else f"{self.url}/{bucket}"
 
     def small(self, bucket: str, *, timeout_seconds: float | None = None, content_type: str | None = None) -> S3Store:
         """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
@@ -61,6 +68,8 @@ class Connection:
             ValueError: the environment names a proxy that cannot be used.
         """
         proxy = proxy_for(self.url)
+        # obstore never puts the bucket in front of the host: it has to stand there, or is added to the path.
+        address = self.bucket_url(bucket) if self.virtual_host else self.url
         seconds = REQUEST_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
         return S3Store(
             bucket,
@@ -69,8 +78,8 @@ class Connection:
             # No Accept-Encoding is sent, so nothing compresses; one that asks for identity would be signed, and proxies
             # that rewrite it break the signature.
             config={
-                "endpoint": self.url,
-                "aws_endpoint_url_s3": self.url,
+                "endpoint": address,
+                "aws_endpoint_url_s3": address,
                 "region": self.region,
                 "conditional_put": "etag",
                 "copy_if_not_exists": "multipart",
@@ -79,7 +88,7 @@ class Connection:
                 "s3_express": False,
                 "skip_signature": False,
                 "unsigned_payload": False,
-                "virtual_hosted_style_request": False,
+                "virtual_hosted_style_request": self.virtual_host,
             },
             client_options={
                 "allow_http": not self.secure,
@@ -87,7 +96,7 @@ class Connection:
                 "timeout": timedelta(seconds=seconds),
                 "proxy_url": proxy or NO_PROXY,
                 "default_content_type": content_type or "application/octet-stream",
-                **({} if proxy else {"proxy_excludes": urlsplit(self.url).hostname or ""}),
+                **({} if proxy else {"proxy_excludes": urlsplit(address).hostname or ""}),
                 **({"root_certificate": _pem(trust())} if self.secure else {}),
             },
             retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
@@ -147,13 +156,13 @@ class Connection:
         """The region that a bucket is in, as S3 answers anybody, without a signature; empty: the store does not."""
         try:
             with self.http() as http:
-                return str(http.head(f"{self.url}/{bucket}").headers.get("x-amz-bucket-region", ""))
+                return str(http.head(self.bucket_url(bucket)).headers.get("x-amz-bucket-region", ""))
         except httpx.HTTPError:
             return ""
 
     def minio(self, pool: urllib3.PoolManager) -> Minio:
         """A minio-py client on these connections. Thread-safe."""
-        return Minio(
+        client = Minio(
             endpoint=self.endpoint,
             access_key=self.access_key,
             secret_key=self.secret_key,
@@ -161,6 +170,9 @@ class Connection:
             region=self.region,
             http_client=pool,
         )
+        if self.virtual_host:
+            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+        return client
 
 
 def _pem(context: ssl.SSLContext) -> str:

@@ -17,7 +17,13 @@ from obstore.exceptions import BaseError
 
 from apixo.redaction import excerpt, hide_queries
 from apixo.routes import NO_WAY, UNTRUSTED
-from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
+from blocks.errors import (
+    PreconditionFailedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    WrongAddressError,
+)
 
 AGAIN: Final = frozenset(
     {
@@ -66,6 +72,9 @@ STAYS: Final = frozenset(
     }
 )
 """Error codes with a status of 409 or 5xx that no repetition changes."""
+
+WANTS_VIRTUAL_HOST: Final = frozenset({"PathStyleDomainForbidden", "SecondLevelDomainForbidden"})
+"""So stores refuse the bucket's name in the path."""
 
 _STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
 _ERROR_IN_OK = re.compile(r" - Server returned error response: (.*)", re.DOTALL)
@@ -160,8 +169,8 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         return PreconditionFailedError(
             f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
         )
-    if reply.region and code not in ("NoSuchKey", "NoSuchBucket"):
-        return wrong_region(bucket, reply.region)
+    if code in WANTS_VIRTUAL_HOST or (reply.region and code not in ("NoSuchKey", "NoSuchBucket")):
+        return _wrong_style(reply, name) if code in WANTS_VIRTUAL_HOST else wrong_region(bucket, reply.region)
     if not status and "certificate" in reply.message.lower():
         return StoreRefusedError(
             f"No connection to the object store: {UNTRUSTED} ({reply}).",
@@ -189,13 +198,25 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     )
 
 
-def wrong_region(bucket: str, region: str) -> StoreRefusedError:
+def wrong_region(bucket: str, region: str) -> WrongAddressError:
     """The bucket is in a region other than the block says."""
-    return StoreRefusedError(
+    return WrongAddressError(
         f"The store asks for requests that are signed for region {region}, for bucket {bucket}. Set region to {region} "
         "in the video-archive block (MINIO_REGION for `sora setup`), and with AWS also the endpoint "
         f"s3.{region}.amazonaws.com.",
         code="WrongRegion",
+        region=region,
+    )
+
+
+def _wrong_style(reply: Reply, name: str) -> WrongAddressError:
+    return WrongAddressError(
+        f"The object store wants the bucket's name in front of its own ({reply}). Set virtual_host in the "
+        "video-archive block (MINIO_VIRTUAL_HOST=true for `sora setup`). If it is set, make the bucket with the tools "
+        "of the store: only a new bucket is asked for in another way.",
+        code=reply.code,
+        object_name=name,
+        virtual_host=True,
     )
 
 
@@ -250,11 +271,6 @@ def _advice(code: str, bucket: str) -> str:
         "ExpiredToken": "The keys in the video-archive block have expired: put lasting ones there.",
         "QuotaExceeded": "The bucket's quota is used up: raise it, or delete videos that are not needed.",
         "KMS": "The store cannot encrypt what it is given: look at its key service.",
-        **dict.fromkeys(
-            ("PathStyleDomainForbidden", "SecondLevelDomainForbidden"),
-            "This store wants the bucket's name in front of its own, which is not supported. docs/stores.md lists "
-            "stores that can be used.",
-        ),
         **dict.fromkeys(
             ("MethodNotAllowed", "405"),
             "Something in front of the store refuses a kind of request. GET, HEAD, PUT, POST and DELETE are needed.",

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 from typing import ClassVar, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from minio import Minio
 from prefect.blocks.core import Block
@@ -58,6 +58,14 @@ class VideoArchive(Block):
     secret_key: SecretStr = Field(default=..., title="Secret key", description="The store's secret key (its password).")
     secure: bool = Field(default=True, title="TLS", description="Whether the store is reached by https.")
     region: str = Field(default="us-east-1", title="Region", description="The region requests are signed for.")
+    virtual_host: bool = Field(
+        default=False,
+        title="Virtual-host style",
+        description=(
+            "Whether the bucket's name goes in front of the host, as some stores want it, rather than into the path. "
+            "`sora setup` finds it out where the store says so."
+        ),
+    )
     bucket: str = Field(
         default="sora-videos", title="Bucket", description="The bucket. `sora setup` creates it when it is missing."
     )
@@ -95,7 +103,7 @@ class VideoArchive(Block):
     @field_validator("endpoint")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        value = value.strip()
+        value = value.strip().rstrip("/")
         if re.fullmatch(r"(https?://)?[^/@:]+(:\d+)?/+[^/].*", value):
             raise ValueError(
                 "must be a host with an optional port, without a path: requests are signed for the path that the store "
@@ -116,8 +124,21 @@ class VideoArchive(Block):
     def _bucket_apart(self) -> Self:
         if self.endpoint.startswith(f"{self.bucket}.s3."):  # as AWS shows it; minio.example.com may hold minio
             raise ValueError(
-                f"endpoint must not begin with the bucket: leave {self.bucket}. out of it; requests name the bucket in "
-                "their path"
+                f"endpoint must not begin with the bucket: leave {self.bucket}. out of it. It goes into the path, or "
+                "with virtual_host in front"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bucket_can_be_a_host(self) -> Self:
+        if not self.virtual_host:
+            return self
+        host = self.endpoint.rpartition(":")[0] or self.endpoint
+        if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
+            raise ValueError("virtual_host needs an endpoint with a name: nothing can stand in front of an address")
+        if "." in self.bucket and self.secure:
+            raise ValueError(
+                "virtual_host needs a bucket without dots: certificates are valid for one name in front of the store's"
             )
         return self
 
@@ -166,11 +187,16 @@ class VideoArchive(Block):
             secret_key=self.secret_key.get_secret_value(),
             secure=self.secure,
             region=self.region,
+            virtual_host=self.virtual_host,
         )
 
-    def public_link(self, object_name: str) -> str | None:
-        """The object's address for a browser, without a signature; None without a public URL."""
-        return f"{self.public_url.rstrip('/')}/{self.bucket}/{object_name}" if self.public_url else None
+    def public_link(self, object_name: str, *, bucket: str | None = None) -> str | None:
+        """The address for a browser of an object of this bucket or another, unsigned; None without a public URL."""
+        if not self.public_url:
+            return None
+        url, bucket = self.public_url.rstrip("/"), bucket or self.bucket
+        url = url.replace("://", f"://{bucket}.", 1) if self.virtual_host else f"{url}/{bucket}"
+        return f"{url}/{quote(object_name)}"
 
     def gateway_token(self, key: str) -> str:
         """What opens the video of one key in the gallery, and nothing else: HMAC-SHA256 of the key, in hexadecimal.

@@ -3,6 +3,7 @@
 Repeating it changes nothing. What is not named keeps the value that the block has.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -14,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from apixo import ApixoError
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError
+from blocks.errors import StoreError, WrongAddressError
 from blocks.object_store import PROBE
 from blocks.probe import ensure_ready, mark_raced
 from deployments.connection import SetupError
@@ -32,13 +33,19 @@ ASKED_AS: Final = {
 }
 """What a person is asked, where the field's description speaks of something else."""
 
+ADDRESS_FIELDS: Final = ("endpoint", "region", "virtual_host")
+"""What a store's answer may say better than the person who was asked."""
+AWS_ENDPOINT: Final = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
+"""AWS serves a bucket by the path in its own region alone."""
+
 Ask = Callable[[str, str, bool], str]
 """Asks a person: variable, description, whether it is secret."""
 
-Check = Callable[[ApixoApi, VideoArchive], Awaitable[None]]
-"""Tries blocks that are about to be saved, and raises where they do not work."""
+Check = Callable[[ApixoApi, VideoArchive], Awaitable[VideoArchive]]
+"""Tries blocks that are about to be saved, and raises where they do not work. Returns the archive as its store wants to
+be addressed."""
 
-Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed"]
+Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed", "found"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +96,15 @@ async def save_blocks(
         raise SetupError(
             "Set these environment variables, or run `sora setup` on a terminal to be asked:\n  " + "\n  ".join(missing)
         )
+    saved: list[Saved] = []
     made = ApixoApi(**api), VideoArchive(**archive)  # so that a bad value is found before anything is saved
     if check is not None:
-        await check(*made)
-    saved = []
+        found = await check(*made)
+        for field in ADDRESS_FIELDS:
+            value = getattr(found, field)
+            if value != getattr(made[1], field):
+                saved.append(Saved(field, str(value), "found"))
+            archive[field] = value
     for field, stem in SECRET_BLOCKS.items():
         secret_name = stem if name == "default" else f"{stem}-{name}"
         value = api.get(field)
@@ -104,8 +116,11 @@ async def save_blocks(
     return [*saved, await save_block(ApixoApi(**api), name), await save_block(VideoArchive(**archive), name)]
 
 
-async def check_blocks(api: ApixoApi, archive: VideoArchive) -> None:
+async def check_blocks(api: ApixoApi, archive: VideoArchive) -> VideoArchive:
     """Asks the API whether it takes the key, and the store whether it takes the keys. It pays and changes nothing.
+
+    Returns:
+        The archive; in another region or addressing style, where the store answered that it wants that.
 
     Raises:
         SetupError: one of them does not, or cannot be reached. It says which.
@@ -116,14 +131,38 @@ async def check_blocks(api: ApixoApi, archive: VideoArchive) -> None:
             await check_api(client)
     except (ApixoError, ValueError) as error:
         raise SetupError(f"APIXO: {error} {unsaved}") from error
+    try:
+        return await _addressed(archive)
+    except StoreError as error:
+        raise SetupError(f"The store at {archive.endpoint}: {error} {unsaved}") from error
+
+
+async def _addressed(archive: VideoArchive, tries: int = 3) -> VideoArchive:
+    """The archive as its store answers it: a store may want another style first, and then another region."""
     store = archive.store()
     try:
         await store.get(PROBE)
+    except WrongAddressError as error:
+        if tries == 1:
+            raise
+        return await _addressed(_as_answered(archive, error), tries - 1)
     except StoreError as error:
         if error.code != "NoSuchBucket":  # it will be made
-            raise SetupError(f"The store at {archive.endpoint}: {error} {unsaved}") from error
+            raise
     finally:
         await store.aclose()
+    return archive
+
+
+def _as_answered(archive: VideoArchive, error: WrongAddressError) -> VideoArchive:
+    changed: dict[str, Any] = {}
+    if error.virtual_host:
+        changed["virtual_host"] = True
+    if error.region:
+        changed["region"] = error.region
+        if AWS_ENDPOINT.fullmatch(archive.endpoint):
+            changed["endpoint"] = f"s3.{error.region}.amazonaws.com"
+    return VideoArchive(**({field: getattr(archive, field) for field in VideoArchive.model_fields} | changed))
 
 
 async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:

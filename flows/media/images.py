@@ -194,7 +194,7 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
     async with open_stream(client, url) as response:
         if is_retryable_status(response.status_code):
             raise DownloadError(f"{shown} answers HTTP {response.status_code}: try again later", url=url)
-        if response.status_code != 200:
+        if not response.is_success:
             raise ImageRefusedError(f"{shown} answers HTTP {response.status_code}: {_refusal(response)}", url=url)
         length = response.headers.get("content-length", "")
         announced = int(length) if length.isascii() and length.isdecimal() else 0

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import httpx
 from PIL import Image, ImageOps
@@ -114,8 +113,8 @@ def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_
     if stored is None:
         return url
     bucket, name = stored
-    if archive.public_url:
-        return f"{archive.public_url.rstrip('/')}/{bucket}/{quote(name)}"
+    if link := archive.public_link(name, bucket=bucket):
+        return link
     return store.signed_url(name, seconds=int(min(valid_seconds, LONGEST_SIGNATURE_SECONDS)), bucket=bucket)
 
 

@@ -34,7 +34,9 @@ MAX_FRAMES = 36_000
 """Ten minutes at 60 frames a second; a 12 s video has some 360. A few megabytes can hold days of gray frames."""
 
 # What holds a whole video in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,apng,asf,mxf,ivf"
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,apng,asf,mxf,ivf,"
+# Bare pictures without a container. One that was cut cannot be told from a whole one: none of them counts as complete.
+_CONTAINERS += "h264,hevc,mpegvideo,m4v,obu,yuv4mpegpipe"
 
 # By FFmpeg's names of the containers that are no MP4.
 _MEDIA_TYPES = {
@@ -49,6 +51,12 @@ _MEDIA_TYPES = {
     "asf": "video/x-ms-wmv",
     "mxf": "application/mxf",
     "ivf": "video/x-ivf",
+    "h264": "video/h264",
+    "hevc": "video/h265",
+    "mpegvideo": "video/mpeg",
+    "m4v": "video/mp4v-es",
+    "obu": "video/av1",
+    "yuv4mpegpipe": "video/x-yuv4mpeg",
 }
 _BRANDED_TYPES = {b"qt  ": "video/quicktime", b"webm": "video/webm"}
 

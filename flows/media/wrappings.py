@@ -15,6 +15,8 @@ from typing import BinaryIO, Final
 
 _PIECE_BYTES: Final = 1_048_576
 _MAX_LAYERS: Final = 3
+# A form, or parts of a file: the boundary, headers, an empty line.
+_PART_HEAD: Final = re.compile(rb"--([!-~]{1,70})\r?\n(?:[!-9;-~]+:[^\r\n]*\r?\n)+\r?\n")
 _CHUNK_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,8})(;[!-~]*)?\r?\n")
 _MAX_HEAD_BYTES: Final = 256
 _LOOK_BYTES: Final = 4096
@@ -141,6 +143,7 @@ def _guesses(head: bytes) -> Iterator[tuple[str, _Unwrap]]:
         yield "aws-chunked", _dechunked
     if head.startswith(_ZIP):
         yield "a ZIP", _unzipped
+    yield from _multipart(head)
     if (before := _BEFORE_VIDEO.match(head)) and _VIDEO_START.match(head, before.end()):
         yield "a byte order mark or blank lines", partial(_from, at=before.end())
     for name, wbits in (("zlib", 15), ("deflate", -15)):
@@ -149,6 +152,12 @@ def _guesses(head: bytes) -> Iterator[tuple[str, _Unwrap]]:
     for start in _BASE64_START.finditer(head):
         if _holds_video(_decoded_start(head[start.end() :])):
             yield "base64", partial(_decoded, at=start.end())
+
+
+def _multipart(head: bytes) -> Iterator[tuple[str, _Unwrap]]:
+    for part in _PART_HEAD.finditer(head) if head.lstrip().startswith(b"--") else ():
+        if _VIDEO_START.match(head, part.end()):
+            yield "a multipart body", partial(_parted, at=part.end(), boundary=part[1])
 
 
 def _holds_video(start: bytes) -> bool:
@@ -207,6 +216,21 @@ def _dechunked(file: BinaryIO) -> Iterator[bytes]:
             yield piece
         if file.readline(2) not in (b"\r\n", b"\n"):
             raise _NotWrappedError
+    raise _NotWrappedError
+
+
+def _parted(file: BinaryIO, at: int, boundary: bytes) -> Iterator[bytes]:
+    """A part of a multipart body, up to the boundary that ends it."""
+    file.seek(at)
+    end = b"\n--" + boundary
+    held = b""
+    while data := file.read(_PIECE_BYTES):
+        inside, found, _ = (held + data).partition(end)
+        if found:
+            yield inside.removesuffix(b"\r")
+            return
+        held = inside[-len(end) :]  # the boundary, and the line end before it, may go on in the next piece
+        yield inside[: -len(end)]
     raise _NotWrappedError
 
 

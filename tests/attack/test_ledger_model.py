@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.object_store import ObjectStoreServer
+from blocks import VideoArchive
 from tests.attack.model.director import direct, opened
 
 PLAYS = int(os.environ.get("PLAYS", "60"))
@@ -18,6 +18,6 @@ STEPS = int(os.environ.get("STEPS", "50"))
 
 
 @pytest.mark.timeout(7200)
-def test_no_order_of_events_breaks_a_promise(minio: ObjectStoreServer, tmp_path: Path) -> None:
-    with opened(minio, tmp_path) as house:
+def test_no_order_of_events_breaks_a_promise(archive: VideoArchive, tmp_path: Path) -> None:
+    with opened(archive, tmp_path) as house:
         direct(house, plays=PLAYS, steps=STEPS, chosen=False)

@@ -17,6 +17,7 @@ from blocks.errors import (
     StoreRefusedError,
     StoreUnavailableError,
     StoreUnfitError,
+    WrongAddressError,
 )
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready, prove
@@ -200,6 +201,7 @@ async def test_no_log_record_holds_a_signature(
         (StoreError, False),
         (StoreUnavailableError, True),
         (StoreRefusedError, False),
+        (WrongAddressError, False),
         (StoreUnfitError, False),
         (PreconditionFailedError, False),
     ],

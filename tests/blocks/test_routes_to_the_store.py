@@ -1,8 +1,6 @@
 """Stores behind TLS and behind a proxy: every call takes the same way, and trusts the same certificates."""
 
 import asyncio
-import ssl
-import subprocess
 from base64 import b64encode
 from collections.abc import Awaitable
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from blocks.errors import StoreRefusedError
 from blocks.object_store import ObjectStore
+from tests.support.authority import make_authority, server_context
 
 from .conftest import OpenStore, archive
 from .wire import ConnectProxy, FakeStore, http, listening
@@ -27,30 +26,8 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a company's CA, `ca.pem`, also in `certificates/`, and what it signed: `store.pem`, `store.key`."""
-    folder = tmp_path_factory.mktemp("authority")
-    (folder / "extensions").write_text(
-        f"subjectAltName=DNS:{HOST},IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n"
-    )
-    key = ["-newkey", "rsa:2048", "-nodes"]
-    for command in (
-        ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Company CA", "-addext",
-         "keyUsage=critical,keyCertSign"],
-        ["req", *key, "-keyout", "store.key", "-out", "store.csr", "-subj", "/CN=store"],
-        ["x509", "-req", "-in", "store.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out",
-         "store.pem", "-extfile", "extensions"],
-    ):  # fmt: skip
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
-    (folder / "certificates").mkdir()
-    (folder / "certificates" / "ca.pem").write_bytes((folder / "ca.pem").read_bytes())
-    subprocess.run(["openssl", "rehash", "certificates"], cwd=folder, check=True, capture_output=True)
-    return folder
-
-
-def server_context(authority: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority / "store.pem", authority / "store.key")
-    return context
+    """A company's own authority, and what it signed; see `make_authority`."""
+    return make_authority(tmp_path_factory.mktemp("authority"), HOST)
 
 
 async def answer(head: str, writer: asyncio.StreamWriter) -> None:

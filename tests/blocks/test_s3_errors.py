@@ -9,7 +9,13 @@ import urllib3
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, PreconditionError
 
-from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
+from blocks.errors import (
+    PreconditionFailedError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    WrongAddressError,
+)
 from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse, parse_body, redacted, store_error
 
 SIGNED = "<StringToSign>AWS4-HMAC 51gned</StringToSign><SignatureProvided>51gned</SignatureProvided>"
@@ -83,9 +89,9 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
     ),
     (
         answered(PermissionDeniedError, "403 Forbidden", body("SecondLevelDomainForbidden")),
-        StoreRefusedError,
+        WrongAddressError,
         "SecondLevelDomainForbidden",
-        ["docs/stores.md"],
+        ["virtual_host", "MINIO_VIRTUAL_HOST=true"],
     ),
     (
         answered(PermissionDeniedError, "403 Forbidden", body("QuotaExceeded")),

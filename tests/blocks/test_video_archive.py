@@ -10,10 +10,13 @@ from .conftest import archive
 REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"endpoint": ""}, ["endpoint", "minio.example.com:9000"]),
     ({"endpoint": "http://minio:9000"}, ["endpoint", "minio.example.com:9000", "TLS"]),
-    ({"endpoint": "minio:9000/"}, ["endpoint", "minio.example.com:9000"]),
+    ({"endpoint": "/"}, ["endpoint", "minio.example.com:9000"]),
     ({"endpoint": "example.com/s3"}, ["endpoint", "without a path", "host name or a port of its own"]),
     ({"endpoint": "https://example.com/s3/"}, ["endpoint", "without a path"]),
     ({"endpoint": "videos.s3.amazonaws.com", "bucket": "videos"}, ["must not begin with the bucket", "leave videos."]),
+    ({"endpoint": "127.0.0.1:9000", "virtual_host": True}, ["virtual_host", "endpoint with a name"]),
+    ({"endpoint": "[::1]:9000", "virtual_host": True}, ["virtual_host", "endpoint with a name"]),
+    ({"virtual_host": True, "secure": True, "bucket": "a.b"}, ["virtual_host", "bucket without dots"]),
     ({"endpoint": "me@minio:9000"}, ["endpoint", "minio.example.com:9000"]),
     ({"bucket": "ab"}, ["bucket", "3 to 63"]),
     ({"bucket": "a" * 64}, ["bucket", "3 to 63"]),
@@ -32,6 +35,10 @@ def test_a_refusal_names_the_field_and_what_to_do(fields: dict[str, Any], words:
     message = str(refused.value)
     assert [word for word in words if word not in message] == []
     assert "5ec7e7" not in message
+
+
+def test_a_slash_at_the_end_is_taken_off() -> None:
+    assert archive("minio.example.com:9000/").endpoint == "minio.example.com:9000"
 
 
 def test_a_store_may_be_called_as_its_bucket() -> None:
@@ -54,6 +61,14 @@ def test_the_secret_key_shows_nowhere() -> None:
 )
 def test_links_for_browsers_carry_no_signature(public_url: str | None, link: str | None) -> None:
     assert archive("minio:9000", bucket="sora-videos", public_url=public_url).public_link("videos/a.mp4") == link
+
+
+def test_with_the_bucket_in_front_of_the_host_every_address_has_it_there() -> None:
+    block = archive("oss.example.com", bucket="films", virtual_host=True, public_url="https://v.example.com/")
+    assert block.public_link("videos/a.mp4") == "https://films.v.example.com/videos/a.mp4"
+    assert block.client().get_presigned_url("GET", "films", "a").startswith("http://films.oss.example.com/a?")
+    assert block.connection().bucket_url("films") == "http://films.oss.example.com"
+    assert archive("minio.example.com", bucket="minio", virtual_host=True).endpoint == "minio.example.com"
 
 
 def test_a_store_reached_by_tls_is_the_default() -> None:

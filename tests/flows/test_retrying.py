@@ -60,6 +60,7 @@ FINAL: list[object] = [
     api.ContentViolationError("no"),
     api.InvalidImageUrlError("no"),
     store.StoreRefusedError("no rights"),
+    store.WrongAddressError("another region"),
     store.StoreUnfitError("no conditions"),
     store.WrongClockError("no conditions"),
     store.PreconditionFailedError("lost"),

@@ -16,15 +16,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from deployments.local.object_store import ObjectStoreServer
+from blocks import VideoArchive
 from flows.record.generation import State
 from flows.resources import Resources
 from tests.attack.model.cast import set_up
 from tests.attack.model.choices import KEY, OPENINGS, OTHER, aheads, answers, ends, fates, keys, thens, untils, whom
 from tests.attack.model.provider import Answer
 from tests.attack.model.stage import Fate
-from tests.attack.model.theatre import MACHINES, House, Play, Script
-from tests.support import make_archive
+from tests.attack.model.theatre import MACHINES, Furnish, House, Play, Script, plainly
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -321,10 +320,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 @contextmanager
-def opened(minio: ObjectStoreServer, spool: Path) -> Iterator[House]:
-    """The stage, built once for all plays of a test."""
+def opened(archive: VideoArchive, spool: Path, furnish: Furnish = plainly) -> Iterator[House]:
+    """The stage, built once for all plays of a test. Each play has a bucket of its own in this archive's store."""
     with asyncio.Runner() as runner, set_up():
-        house = House(make_archive(minio), spool, runner)
+        house = House(archive, spool, runner, furnish)
         try:
             yield house
         finally:

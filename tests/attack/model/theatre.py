@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from minio import Minio
+
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from blocks.probe import RACED
@@ -32,6 +34,14 @@ LONGEST_LIFE: Final = 20
 
 Script = Callable[[Resources], Coroutine[Any, Any, None]]
 
+Furnish = Callable[[Minio, str], None]
+"""Makes a bucket, with settings of its own."""
+
+
+def plainly(client: Minio, bucket: str) -> None:
+    """Makes a bucket without any."""
+    client.make_bucket(bucket)
+
 
 @dataclass
 class House:
@@ -40,6 +50,7 @@ class House:
     archive: VideoArchive
     spool: Path
     runner: asyncio.Runner
+    furnish: Furnish = plainly
     stores: list[StagedStore] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
 
@@ -73,7 +84,7 @@ class Play:
     def __init__(self, house: House) -> None:
         self.house = house
         archive = house.archive.model_copy(update={"bucket": unique("play")})
-        archive.client().make_bucket(archive.bucket)
+        house.furnish(archive.client(), archive.bucket)
         archive.client().put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)
         house.move_to(archive.bucket)
         self.stage = Stage(written=self._written)

@@ -294,7 +294,6 @@ async def test_a_body_that_trickles_ends(web: Any, client: httpx.AsyncClient) ->
         (401, ImageRefusedError, False),
         (403, ImageRefusedError, False),
         (404, ImageRefusedError, False),
-        (204, ImageRefusedError, False),
         (304, ImageRefusedError, False),
         (408, DownloadError, True),
         (429, DownloadError, True),
@@ -306,8 +305,15 @@ async def test_another_status_is_said(
     web: Any, client: httpx.AsyncClient, status: int, error: type[Exception], retryable: bool
 ) -> None:
     with pytest.raises(error, match=str(status)) as caught:
-        await check_image(client, web.serve("/x.jpg", b"" if status in {204, 304} else JPEG, status))
+        await check_image(client, web.serve("/x.jpg", b"" if status == 304 else JPEG, status))
     assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - of either class
+
+
+@pytest.mark.parametrize("status", [201, 203, 206, 218, 226])
+async def test_every_success_brings_an_image(web: Any, client: httpx.AsyncClient, status: int) -> None:
+    assert (await check_image(client, web.serve("/x.jpg", JPEG, status))).format == "JPEG"
+    with pytest.raises(ImageRefusedError, match=r"cut|damaged"):
+        await check_image(client, web.serve("/half.jpg", JPEG[: len(JPEG) // 2], status))
 
 
 @pytest.mark.parametrize("status", [401, 403, 406])

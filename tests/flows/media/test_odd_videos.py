@@ -77,6 +77,11 @@ def test_an_empty_sample_is_no_missing_piece(tmp_path: Path, whole: bytes, track
         ("webm", "libvpx", "yuv420p", "video/webm"),
         ("webm", "libvpx-vp9", "yuv420p", "video/webm"),
         ("matroska", "libvpx-vp9", "yuv420p", "video/x-matroska"),
+        ("h264", "libx264", "yuv420p", "video/h264"),
+        ("hevc", "libx265", "yuv420p", "video/h265"),
+        ("mpeg2video", "mpeg2video", "yuv420p", "video/mpeg"),
+        ("m4v", "mpeg4", "yuv420p", "video/mp4v-es"),
+        ("yuv4mpegpipe", "rawvideo", "yuv420p", "video/x-yuv4mpeg"),
     ],
 )
 def test_a_video_is_whatever_plays(tmp_path: Path, container: str, codec: str, pixels: str, media_type: str) -> None:

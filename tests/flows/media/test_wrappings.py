@@ -40,6 +40,13 @@ def raw_deflate(data: bytes) -> bytes:
     return zlib.compress(data)[2:-4]
 
 
+def parted(video: bytes, *, field: bytes = b"", end: bytes = b"\r\n") -> bytes:
+    """The body of a form with a video, behind a field that has this value."""
+    fields = [b'Content-Disposition: form-data; name="status"' + end + end + field] if field else []
+    fields.append(b'Content-Disposition: form-data; name="file"' + end + b"Content-Type: video/mp4" + end + end + video)
+    return b"".join(b"--f0rm=_b" + end + part + end for part in fields) + b"--f0rm=_b--" + end
+
+
 BASE64 = base64.b64encode(VIDEO)
 
 WRAPPED = [
@@ -66,6 +73,10 @@ WRAPPED = [
     (b'{"body":"' + base64.encodebytes(VIDEO).replace(b"\n", b"\\r\\n") + b'"}', ("base64",)),
     (base64.b64encode(gzip.compress(VIDEO, mtime=0)), ("base64", "gzip")),
     (gzip.compress(VIDEO, mtime=0), ("gzip",)),
+    (parted(VIDEO), ("a multipart body",)),
+    (parted(VIDEO, field=b"OK"), ("a multipart body",)),
+    (parted(VIDEO, end=b"\n"), ("a multipart body",)),
+    (gzip.compress(parted(VIDEO), mtime=0), ("gzip", "a multipart body")),
     (framed(VIDEO), ("aws-chunked",)),
     (framed(VIDEO, extension=SIGNATURE), ("aws-chunked",)),
     (framed(VIDEO, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
@@ -86,6 +97,16 @@ def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: byt
     inner.replace(path)
     assert path.read_bytes() == VIDEO
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("more", range(-12, 3))
+def test_a_boundary_may_lie_across_two_reads(tmp_path: Path, more: int) -> None:
+    video = VIDEO + bytes(2 * 1_048_576 + more - len(VIDEO))
+    path = tmp_path / "video.mp4"
+    path.write_bytes(parted(video))
+    assert unwrap(path, max_bytes=2 * len(video)).path.read_bytes() == video
+    path.write_bytes(parted(video)[:-20])  # cut before its end
+    assert unwrap(path, max_bytes=2 * len(video)).removed == ()
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@
 
 from pathlib import Path
 
-from deployments.local.object_store import ObjectStoreServer
+from blocks import VideoArchive
 from tests.attack.model.director import direct, opened
 
 
-def test_no_order_of_events_breaks_a_promise(minio: ObjectStoreServer, tmp_path: Path) -> None:
-    with opened(minio, tmp_path) as house:
+def test_no_order_of_events_breaks_a_promise(archive: VideoArchive, tmp_path: Path) -> None:
+    with opened(archive, tmp_path) as house:
         direct(house, plays=2, steps=25, chosen=True)

@@ -1,0 +1,105 @@
+"""A store that wants to be addressed otherwise says so, and set-up saves what it says."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import ApixoApi, VideoArchive
+from deployments.connection import SetupError
+from deployments.local.prefect_server import PrefectServer
+from deployments.sandbox import SandboxServer
+from deployments.setup.blocks import Saved, check_blocks, save_blocks
+from flows.resources import load_block
+from tests.blocks.wire import ConnectProxy, FakeStore, always, http, listening, s3_error
+from tests.support import unique
+from tests.support.authority import make_authority, server_context
+
+HOST = "oss.example.com"
+REGION = "eu-central-1"
+
+
+async def particular(head: str, writer: asyncio.StreamWriter) -> None:
+    """A store that takes its buckets only in front of its name, and only in its region."""
+    host = re.search(r"^host: *(\S+)", head, re.IGNORECASE | re.MULTILINE)
+    if host is None or host[1].startswith(HOST):
+        writer.write(s3_error(403, "SecondLevelDomainForbidden"))
+    elif f"/{REGION}/s3/aws4_request" not in head:
+        body = f"<Error><Code>AuthorizationHeaderMalformed</Code><Region>{REGION}</Region></Error>".encode()
+        writer.write(http(400, body, **{"content-type": "application/xml"}))
+    else:
+        writer.write(http(200, b"-", etag='"1"', **{"last-modified": "Sun, 01 Mar 2026 12:00:00 GMT"}))
+
+
+async def amazon(head: str, writer: asyncio.StreamWriter) -> None:
+    """S3 of AWS: a bucket is served by the path in its own region alone."""
+    if f"host: s3.{REGION}.amazonaws.com" in head.lower():
+        writer.write(http(200, b"-", etag='"1"', **{"last-modified": "Sun, 01 Mar 2026 12:00:00 GMT"}))
+    elif head.startswith("HEAD"):
+        writer.write(http(301, b"", **{"x-amz-bucket-region": REGION}))
+    else:
+        writer.write(http(301, b"<Error><Code>PermanentRedirect</Code></Error>"))
+
+
+def block(**changed: Any) -> VideoArchive:
+    fields: dict[str, Any] = {"access_key": "sora", "secret_key": SecretStr("a-secret"), "bucket": "films"}
+    return VideoArchive(**(fields | changed))
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = make_authority(tmp_path, HOST, "amazonaws.com", "eu-central-1.amazonaws.com")
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
+    return folder
+
+
+async def test_style_and_region_are_taken_from_the_answer(
+    sandbox: SandboxServer, authority: Path, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, fake = unique("addressed"), FakeStore(particular)
+    async with listening(fake.handle, server_context(authority)) as store:
+        proxy = ConnectProxy(store)
+        async with listening(proxy.handle) as endpoint:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://{endpoint}")
+            environ = {
+                "APIXO_API_KEY": sandbox.settings.api_key,
+                "APIXO_BASE_URL": sandbox.base_url,
+                "MINIO_ENDPOINT": f"{HOST}:9000",
+                "MINIO_ACCESS_KEY": "sora",
+                "MINIO_SECRET_KEY": "a-secret",
+                "MINIO_BUCKET": "films",
+            }
+            saved = await save_blocks(environ, name=name, check=check_blocks)
+            again = await save_blocks(environ, name=name, check=check_blocks)
+    assert [item for item in saved if item.outcome == "found"] == [
+        Saved("region", REGION, "found"),
+        Saved("virtual_host", "True", "found"),
+    ]
+    assert {item.outcome for item in again} == {"unchanged"}
+    loaded = await load_block(VideoArchive, name)
+    assert (loaded.endpoint, loaded.region, loaded.virtual_host) == (f"{HOST}:9000", REGION, True)
+    assert {head.split(" ", 2)[1] for head in proxy.heads} == {f"{HOST}:9000", f"films.{HOST}:9000"}
+
+
+async def test_of_aws_the_endpoint_is_that_of_the_region(
+    api: ApixoApi, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS redirects without saying where to, and names the region to whoever asks without a signature."""
+    async with (
+        listening(FakeStore(amazon).handle, server_context(authority)) as store,
+        listening(ConnectProxy(store).handle) as endpoint,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{endpoint}")
+        found = await check_blocks(api, block(endpoint="s3.amazonaws.com"))
+    assert (found.endpoint, found.region, found.virtual_host) == (f"s3.{REGION}.amazonaws.com", REGION, False)
+
+
+async def test_a_store_that_wants_the_same_for_ever_is_an_error(api: ApixoApi) -> None:
+    fake = FakeStore(always(s3_error(403, "PathStyleDomainForbidden")))
+    async with listening(fake.handle) as endpoint:
+        archive = block(endpoint=endpoint.replace("127.0.0.1", "localhost"), secure=False)
+        with pytest.raises(SetupError, match=r"Nothing was saved"):
+            await check_blocks(api, archive)

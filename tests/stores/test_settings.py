@@ -1,0 +1,193 @@
+"""Each store that can be started here as a company has it: with TLS of its own authority, in another region, with the
+bucket in front of the host, and with settings of the bucket.
+
+Under each, all that `sora doctor` asks for, which includes the race, and the ledger's model.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from minio import Minio
+from minio.commonconfig import COMPLIANCE, ENABLED, Filter
+from minio.error import S3Error
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+from minio.objectlockconfig import DAYS, ObjectLockConfig
+from minio.sseconfig import Rule as EncryptionRule
+from minio.sseconfig import SSEConfig
+from minio.versioningconfig import VersioningConfig
+
+from apixo.routes import trust
+from blocks import VideoArchive
+from blocks.errors import StoreUnfitError, WrongAddressError
+from blocks.probe import problems
+from tests.attack.model.director import direct, opened
+from tests.attack.model.theatre import Furnish, plainly
+from tests.blocks.wire import ConnectProxy, listening
+from tests.support.authority import make_authority
+
+from .servers import DOMAIN, KINDS, REGION, RunningStore, running
+
+pytestmark = pytest.mark.stores
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_authority(tmp_path_factory.mktemp("authority"), DOMAIN)
+
+
+@pytest.fixture(autouse=True)
+def _trusts(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
+
+
+@pytest.fixture(params=KINDS)
+def company(
+    request: pytest.FixtureRequest, authority: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningStore]:
+    """A store as a company has it. For one test each: SeaweedFS has no room for more than some dozens of buckets."""
+    with running(request.param, tmp_path_factory.mktemp(request.param), authority) as store:
+        yield store
+
+
+def with_versions(client: Minio, bucket: str) -> None:
+    client.make_bucket(bucket)
+    client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+
+
+def with_a_lock(client: Minio, bucket: str) -> None:
+    client.make_bucket(bucket, object_lock=True)
+    client.set_object_lock_config(bucket, ObjectLockConfig(COMPLIANCE, 1, DAYS))
+
+
+def with_encryption(client: Minio, bucket: str) -> None:
+    client.make_bucket(bucket)
+    client.set_bucket_encryption(bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
+
+
+SETTINGS: list[tuple[str, Furnish]] = [
+    ("TLS of its own authority, another region", plainly),
+    ("a versioned bucket", with_versions),
+    ("an object lock with retention", with_a_lock),
+    ("encryption by default", with_encryption),
+]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("name", "furnish"), SETTINGS, ids=[name for name, _ in SETTINGS])
+def test_under_each_setting_the_ledger_is_kept(
+    company: RunningStore, tmp_path: Path, name: str, furnish: Furnish
+) -> None:
+    archive = company.archive()
+    made(company, archive, furnish)
+    kept(company, archive, tmp_path, name, furnish)
+
+
+@pytest.mark.timeout(900)
+def test_with_the_bucket_in_front_of_the_host_the_ledger_is_kept(
+    company: RunningStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tunnel(company.endpoint) as (proxy, endpoint):  # no name below the store's can be looked up here
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{endpoint}")
+        archive = company.archive(endpoint=f"{DOMAIN}:9000", virtual_host=True)
+        made(company, company.archive(bucket=archive.bucket), plainly)
+        kept(company, archive, tmp_path, "the bucket in front of the host", lambda client, name: made(
+            company, company.archive(bucket=name), plainly
+        ))  # fmt: skip
+        store = archive.store()
+        url = store.signed_url("probe/race", seconds=60)
+        with httpx.Client(proxy=f"http://{endpoint}", verify=trust()) as browser:
+            assert browser.get(url).status_code == 200
+        asyncio.run(store.aclose())
+    assert url.startswith(f"https://{archive.bucket}.{DOMAIN}:9000/probe/race?")
+    hosts = {head.split(" ", 2)[1] for head in proxy.heads}
+    assert f"{archive.bucket}.{DOMAIN}:9000" in hosts
+    assert f"{DOMAIN}:9000" not in hosts
+
+
+@pytest.mark.parametrize("prefix", ["open/", "ledger/"])
+def test_a_lifecycle_rule_on_the_ledger_is_refused(company: RunningStore, prefix: str) -> None:
+    archive = company.archive()
+    rule = Rule(ENABLED, rule_filter=Filter(prefix=prefix), rule_id="tidy", expiration=Expiration(days=30))
+    made(company, archive, plainly)
+    made(company, archive, lambda client, bucket: client.set_bucket_lifecycle(bucket, LifecycleConfig([rule])))
+    found = asked(archive)
+    assert [type(problem) for problem in found] == [StoreUnfitError]
+    assert f"tidy (deletes {prefix}*)" in str(found[0])
+    company.report(f"a lifecycle rule on {prefix}: refused")
+
+
+def test_a_wrong_region_is_answered_with_the_right_one(company: RunningStore) -> None:
+    archive = company.archive()
+    made(company, archive, plainly)
+    found = asked(archive.model_copy(update={"region": "us-west-2"}))
+    if company.kind == "SeaweedFS":
+        assert found == []
+        return company.report("takes requests that are signed for any region")
+    assert isinstance(found[0], WrongAddressError)
+    assert found[0].region == REGION
+    return company.report(f"a wrong region: answered with {REGION}")
+
+
+def kept(company: RunningStore, archive: VideoArchive, spool: Path, name: str, furnish: Furnish) -> None:
+    """All that the doctor asks for, and the ledger's model."""
+    began = time.monotonic()
+    assert [str(problem) for problem in asked(archive)] == []
+    proven = time.monotonic() - began
+    with opened(archive, spool, furnish) as house:
+        direct(house, plays=1, steps=20, chosen=True)
+    seconds = time.monotonic() - began - proven
+    company.report(f"{name}: proven in {proven:.1f} s, the ledger's model in {seconds:.0f} s")
+
+
+def asked(archive: VideoArchive) -> list[Exception]:
+    async def ask() -> list[Exception]:
+        store = archive.store()
+        try:
+            return list(await problems(store))
+        finally:
+            await store.aclose()
+
+    return asyncio.run(ask())
+
+
+def made(company: RunningStore, archive: VideoArchive, furnish: Furnish) -> None:
+    """Makes the archive's bucket or sets it up; where the store does not know the setting, the test is skipped."""
+    try:
+        client = archive.client()
+        furnish(client, archive.bucket)
+        client._http.clear()
+    except S3Error as error:
+        if error.code not in ("NotImplemented", "MethodNotAllowed"):
+            raise
+        company.report(f"has no such setting: {error.code}")
+        pytest.skip("the store has no such setting")
+
+
+@contextmanager
+def tunnel(endpoint: str) -> Iterator[tuple[ConnectProxy, str]]:
+    """A proxy to one endpoint, on a thread of its own: the store is asked from several event loops."""
+    loop, proxy = asyncio.new_event_loop(), ConnectProxy(endpoint)
+    started, ended = threading.Event(), asyncio.Event()
+    address: list[str] = []
+
+    async def serve() -> None:
+        async with listening(proxy.handle) as where:
+            address.append(where)
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield proxy, address[0]
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(10)
+        loop.close()
