@@ -31,7 +31,7 @@ UPLOADERS: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="upload"
 """All uploads of files in this process."""
 LARGE_BYTES: Final = 8_388_608
 LARGE_AT_ONCE: Final = BoundedSemaphore(2)
-"""Of files larger than 8 MiB. Each is in memory as a whole, and four at once were measured to take the room of eight."""
+"""Of files larger than 8 MiB. Each is in memory as a whole, and four at once took the room of eight."""
 
 
 Attributes = Mapping[str, str]
