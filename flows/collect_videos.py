@@ -191,7 +191,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         case State.SUCCEEDED:
             return await _collect_result(entry, resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
-            await publish_end(found, resources.ledger, resources.archive)
+            await publish_end(found, resources.ledger, resources.archive, resources.events)
         case State.REJECTED:
             await resources.ledger.close(found)
     return _collected(found, resources)

@@ -29,6 +29,7 @@ from flows.record.generation import Owner
 from flows.record.ledger import Ledger
 from flows.record.spend import Ceilings
 from flows.record.usual import UsualTimes
+from flows.signals.event_connection import EventConnection
 from flows.signals.subscriber import Subscriber
 
 B = TypeVar("B", bound=Block)
@@ -80,6 +81,8 @@ class Resources:
         """What a `sora` command that a message shows needs to find the same blocks."""
         self.web = web
         """For image and result hosts only: it checks every address and never carries the API key."""
+        self.events = EventConnection()
+        """For the events that Prefect has to confirm."""
         self.subscriber = subscriber
         """Wakes waiters whose callback came; not subscribed where the API block has no `callback_url`."""
         self.spool = spool
@@ -144,6 +147,7 @@ async def open_resources(
         try:
             yield opened
         finally:
+            await opened.events.aclose()
             await opened.spending.aclose()
     finally:
         await subscriber.aclose()

@@ -183,7 +183,7 @@ class Submission:
             # A person's rerun is used up by it. Left over, it would pay once more when a worker starts the run again.
             return await self._pay(entry, granted_by=granted_by or moderation.GRANTED_BY, note=note)
         if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
-            await publish_end(found, self._ledger, self._resources.archive)
+            await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
             raise failed_error(found, self._resources.options)
         self._log.warning(
             "%s failed in attempt %d. A person wants it submitted once more.", self._key, found.attempt.number

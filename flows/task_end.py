@@ -213,7 +213,7 @@ async def record_end(
             key, lambda now: transitions.failed(now, failed, now=resources.now()), known=known
         )
         if entry.generation.state is State.FAILED:
-            await publish_end(entry.generation, resources.ledger, resources.archive, found=False)
+            await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
     succeeded = status

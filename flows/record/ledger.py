@@ -11,7 +11,6 @@ import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -39,12 +38,16 @@ FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """A record as it was read, with the etag that a change of it is bound to."""
+    """A record as it was read, with the etag that a change of it is bound to. Nobody changes one.
 
-    generation: Generation
-    etag: str
+    Not a dataclass on purpose: Prefect walks through those, field by field, wherever a task gets or returns one.
+    """
+
+    __slots__ = ("etag", "generation")
+
+    def __init__(self, generation: Generation, etag: str) -> None:
+        self.generation, self.etag = generation, etag
 
 
 class Ledger:

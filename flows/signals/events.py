@@ -10,11 +10,12 @@ from typing import Any, Final, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import get_client
-from prefect.events import Event, emit_event, get_events_client
+from prefect.events import Event, emit_event
 from prefect.events.related import related_resources_from_run_context
 
 from flows.record.generation import Generation, Problem
 from flows.signals.artifacts import artifact_key
+from flows.signals.event_connection import EventConnection
 from flows.signals.progress import run_logger
 
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
@@ -50,7 +51,9 @@ def emit(happening: Happening, generation: Generation, **more: Any) -> None:
         run_logger().warning("The event %s of %s was not sent (%s).", happening, generation.key, type(error).__name__)
 
 
-async def deliver(happening: Literal["archived", "failed"], generation: Generation, **more: Any) -> bool:
+async def deliver(
+    happening: Literal["archived", "failed"], generation: Generation, connection: EventConnection, **more: Any
+) -> bool:
     """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
 
     It has the same id however often it is sent for one attempt, so that Prefect takes a repetition for what it is.
@@ -69,8 +72,7 @@ async def deliver(happening: Literal["archived", "failed"], generation: Generati
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
             async with get_client() as client:
                 event.related = await related_resources_from_run_context(client)
-            async with get_events_client(reconnection_attempts=1, checkpoint_every=1) as events:
-                await events.emit(event)  # with a checkpoint after each: it returns after the server's pong
+            await connection.send(event)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any; none may cost a run that has its video
         run_logger().warning(
             "Prefect did not confirm the event %s of %s (%s). The collector sends it again.",

@@ -10,7 +10,10 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class _SafeStream:
@@ -55,6 +58,23 @@ class _SafeStream:
                 os.close(null)
 
 
+_CONTROLS: Final = dict.fromkeys(map(ord, "\a\b\v\f\r"))
+"""What rich leaves out as well."""
+
+
+class _PlainConsole:
+    """What Prefect's handler needs of a rich console, for a stream that is no terminal: the lines as they are."""
+
+    is_terminal = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self.file = stream
+
+    def print(self, message: str, **_: Any) -> None:
+        self.file.write(message.translate(_CONTROLS) + "\n")
+        self.file.flush()
+
+
 def protect_standard_streams() -> None:
     """Makes `sys.stdout` and `sys.stderr` of this process safe. For programs of our own, first thing.
 
@@ -70,14 +90,20 @@ def protect_log_handlers() -> None:
     Prefect makes its handlers once, when it is imported, and setting logging up again changes only their levels. A
     repeated call covers what was added meanwhile. No other handler is changed: those of the standard library catch
     what happens while they write.
+
+    Where no person looks, as below a worker, lines are written without rich, which takes a millisecond for each to
+    find out that there is nothing to color.
     """
     from prefect.logging.handlers import PrefectConsoleHandler  # noqa: PLC0415 - takes a second; `sora --help` needs none
+    from prefect.settings import PREFECT_LOGGING_MARKUP  # noqa: PLC0415 - likewise
 
     loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
     for logger in loggers:
         for handler in getattr(logger, "handlers", ()):  # placeholders have none
             if isinstance(handler, PrefectConsoleHandler):
                 handler.stream = handler.console.file = _safe(cast("TextIO", handler.console.file))
+                if not (handler.console.is_terminal or PREFECT_LOGGING_MARKUP.value()):
+                    handler.console = cast("Console", _PlainConsole(handler.stream))
 
 
 def _safe(stream: TextIO | None) -> TextIO:

@@ -43,7 +43,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
-        await publish_end(found, resources.ledger, resources.archive, found=True)
+        await publish_end(found, resources.ledger, resources.archive, resources.events, found=True)
         report_progress(key, "archive", found.video.name if found.video else "archived", fraction=1.0, done=True)
         return found
     if not videos:
@@ -65,7 +65,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
         logger.warning("The video of task %s of %s is archived beside, in %s.", paid.task_id, key, paid.folder)
         raise transitions.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
-    await publish_end(archived, resources.ledger, resources.archive, found=False)
+    await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
     price = resources.api.price_per_second
     cost = None if price is None else spent_on([archived], price)

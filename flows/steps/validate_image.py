@@ -29,7 +29,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     """
     logger = run_logger()
     if not request.image_urls:
-        logger.info("%s is text-to-video: there is no image to validate.", key)
+        logger.debug("%s is text-to-video: there is no image to validate.", key)  # a line for each row of a batch
         report_progress(key, "validate_image", "no image", done=True)
         return []
     entry = await resources.ledger.read(key)

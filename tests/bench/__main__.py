@@ -80,6 +80,7 @@ def cases(numbers: Sequence[int], *, extra: bool) -> list[Case]:
         # Ends are spread over 20 s. In callback mode nobody asks before a minute has passed.
         waits = {"initial_wait_seconds": 30.0, "poll_interval_seconds": 10.0}
         made.append(Case(kind="ours", videos=CALLED, mode="callback", speed=6, **waits))
+        made.append(Case(kind="ours", videos=SIZED, mode="callback", film="720p", speed=6, **waits))
         waits = {"initial_wait_seconds": 20.0, "poll_interval_seconds": 2.0}
         made.append(Case(kind="ours", videos=CALLED, film="tiny, ends spread", speed=6, **waits))
         for film in (*SIZES_MB, "720p"):

@@ -49,6 +49,14 @@ class Sandbox:
             counts[request["call"]] = counts.get(request["call"], 0) + 1
         return counts
 
+    def asked_at(self) -> dict[str, list[float]]:
+        """When the status of each task was asked for, as Unix seconds."""
+        asked: dict[str, list[float]] = {}
+        for request in self._get("requests"):
+            if request["call"] == "status":
+                asked.setdefault(request["task_id"], []).append(request["time"])
+        return asked
+
     def completed_at(self) -> dict[str, float]:
         """When each task was finished, as Unix seconds."""
         return {task["taskId"]: task["completeTime"] / 1000 for task in self._get("tasks") if task.get("completeTime")}

@@ -5,6 +5,7 @@ import hashlib
 import secrets
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from obstore.exceptions import GenericError
 from blocks.errors import PreconditionFailedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from blocks.probe import RACED
+from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
 from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
 from deployments.local.object_store import ObjectStoreServer
 
@@ -179,3 +181,23 @@ async def test_a_file_that_is_too_large_for_a_proxy_goes_in_parts(
     assert (digest.size_bytes, digest.sha256) == (size_bytes, hashlib.sha256(data).hexdigest())
     assert await own_store.names("incoming/") == []
     assert proxy.refused == 2
+
+
+async def test_files_of_about_one_size_share_a_client_and_its_time_out(
+    own_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make one takes 5 ms of processor, and a batch uploads hundreds."""
+    made: list[float | None] = []
+    small = Connection.small
+
+    def counted(connection: Connection, bucket: str, *, timeout_seconds: float | None = None, **more: Any) -> Any:
+        made.append(timeout_seconds)
+        return small(connection, bucket, timeout_seconds=timeout_seconds, **more)
+
+    monkeypatch.setattr(Connection, "small", counted)
+    for number, size_bytes in enumerate([0, 1, 1_000_000, 1_100_000, 2_000_000]):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(bytes(size_bytes))
+        assert await own_store.create_file(f"videos/{number}.mp4", path, content_type="video/mp4")
+    assert len(made) == 2
+    assert all(seconds is not None and seconds >= REQUEST_TIMEOUT_SECONDS for seconds in made)

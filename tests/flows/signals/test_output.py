@@ -184,3 +184,23 @@ def test_what_an_encoding_does_not_have_is_escaped(tmp_path: Path, monkeypatch: 
         protect_standard_streams()
         print("a café")
     assert (tmp_path / "out").read_text() == "a caf\\xe9\n"
+
+
+def test_a_console_that_is_no_terminal_has_the_lines_as_rich_would_write_them(tmp_path: Path) -> None:
+    message = "Task run 'wait a-b' - [bold]a  b[/bold] at http://127.0.0.1:1/x\r\a, " + 100 * "long "
+    written = []
+    for name, protects in (("rich", False), ("plain", True)):
+        with (tmp_path / name).open("w+", encoding="utf-8") as stream:
+            logger = logging.getLogger(unique("prefect.flow_runs"))
+            logger.propagate = False
+            logger.setLevel(logging.INFO)
+            handler = PrefectConsoleHandler(stream=stream)
+            logger.addHandler(handler)
+            if protects:
+                protect_log_handlers()
+                assert type(handler.console).__name__ == "_PlainConsole"
+            logger.info(message)
+            logger.removeHandler(handler)
+            stream.seek(0)
+            written.append(stream.read())
+    assert written[0] == written[1] != ""

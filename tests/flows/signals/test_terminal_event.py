@@ -2,10 +2,10 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from prefect.events.clients import EventsClient
+from prefect.events.clients import EventsClient, PrefectEventsClient
 from prefect.events.schemas.events import Event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -15,7 +15,8 @@ from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from flows.record.ledger import marker_name
 from flows.resources import Resources
-from flows.signals import events
+from flows.signals import event_connection, events
+from flows.signals.event_connection import EventConnection
 from tests.flows.generations import bring_home, finished, submit
 from tests.flows.signals.test_events import generation, read_events
 from tests.support.events import Sent
@@ -51,7 +52,7 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
     await finished(sandbox)
     with monkeypatch.context() as patched:
         patched.setattr(events, "DELIVERY_TIMEOUT_SECONDS", 0.3)
-        patched.setattr(events, "get_events_client", server)
+        patched.setattr(event_connection, "get_events_client", server)
         (found,) = await bring_home(resources)
         assert found.what == "archived"
         assert await resources.ledger.is_open(key)
@@ -71,7 +72,7 @@ async def test_a_failure_is_told_until_it_is_confirmed_too(
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
     with monkeypatch.context() as patched:
-        patched.setattr(events, "get_events_client", Away)
+        patched.setattr(event_connection, "get_events_client", Away)
         (found,) = await bring_home(resources)
         assert found.what == "failed"
         assert await resources.ledger.is_open(key)
@@ -103,9 +104,11 @@ async def test_who_archives_a_video_tells_it_though_another_has_removed_the_mark
 async def test_one_end_is_one_event_however_often_it_is_sent(prefect_server: PrefectServer, key: str) -> None:
     """As after a crash between the confirmation and the removal of the marker."""
     ended = generation().model_copy(update={"key": key, "created_at": datetime.now(UTC)})
+    connection = EventConnection()
     for _ in range(3):
-        assert await events.deliver("archived", ended)
-    assert await events.deliver("failed", ended, fail_code="X")
+        assert await events.deliver("archived", ended, connection)
+    assert await events.deliver("failed", ended, connection, fail_code="X")
+    await connection.aclose()
     found = await read_events(prefect_server, key, "sora.generation.failed")
     assert sorted(event["event"] for event in found) == ["sora.generation.archived", "sora.generation.failed"]
 
@@ -113,5 +116,63 @@ async def test_one_end_is_one_event_however_often_it_is_sent(prefect_server: Pre
 async def test_a_server_that_is_not_there_is_no_error() -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         began = asyncio.get_running_loop().time()
-        assert not await events.deliver("archived", generation())
+        assert not await events.deliver("archived", generation(), EventConnection())
         assert asyncio.get_running_loop().time() - began < events.DELIVERY_TIMEOUT_SECONDS + 2
+
+
+class Counting(EventsClient):
+    """Connections that take one event at a time until they break."""
+
+    opened = closed = 0
+    breaks = 0
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        type(self).opened += 1
+        return await super().__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        type(self).closed += 1
+        await super().__aexit__(*error)
+
+    async def _emit(self, event: Event) -> None:
+        await asyncio.sleep(0)
+        if self.breaks:
+            type(self).breaks -= 1
+            raise ConnectionResetError
+
+
+async def test_all_ends_of_a_run_go_over_one_connection_which_is_opened_anew_where_it_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Client(Counting):
+        pass
+
+    monkeypatch.setattr(event_connection, "get_events_client", Client)
+    connection = EventConnection()
+    assert all(await asyncio.gather(*(events.deliver("archived", generation(), connection) for _ in range(20))))
+    assert Client.opened == 1
+    Client.breaks = 1
+    assert await events.deliver("archived", generation(), connection)
+    assert Client.opened == 2
+    await connection.aclose()
+    assert Client.closed == 2
+
+
+async def test_a_run_outlives_a_restart_of_the_server_that_it_is_connected_to(
+    prefect_server: PrefectServer, key: str
+) -> None:
+    """The websocket itself is cut, under a real client, as by a restart."""
+    connection = EventConnection()
+    ended = generation().model_copy(update={"key": key, "created_at": datetime.now(UTC)})
+    assert await events.deliver("archived", ended, connection)
+    client = connection._client
+    assert isinstance(client, PrefectEventsClient)
+    assert client._websocket is not None
+    client._websocket.transport.abort()
+    assert await events.deliver("failed", ended, connection, fail_code="X")
+    await connection.aclose()
+    found = await read_events(prefect_server, key, "sora.generation.failed")
+    assert sorted(event["event"] for event in found) == ["sora.generation.archived", "sora.generation.failed"]
