@@ -27,7 +27,7 @@ from flows.record.errors import (
     InvalidKeyError,
     PipelineError,
 )
-from flows.record.forms import PLAIN, OptionalKey, OptionalText
+from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import Resources, command_options, load_block, open_resources
@@ -83,7 +83,7 @@ def _title(requests: Any) -> str:
 def _run_name() -> str:
     parameters = flow_run.parameters
     try:
-        key = _given_key(parameters.get("key"), parameters.get("calendar"))
+        key = _given_key(parameters.get("key") or None, parameters.get("calendar"))
     except InvalidKeyError:  # the run itself raises it, with a message that can be read
         key = "without a key"
     return f"{VERBS[bool(parameters.get('dry_run'))]} {key or _title(parameters.get('requests'))}"
@@ -92,17 +92,17 @@ def _run_name() -> str:
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @limited_flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
 async def generate_batch(
-    requests: Annotated[list[LenientItem] | None, *PLAIN] = None,
-    calendar: OptionalText = None,
-    key: OptionalKey = None,
+    requests: Annotated[list[LenientItem], Field(title="List")] | Empty = None,
+    calendar: OptionalText = "",
+    key: OptionalKey = "",
     wait: bool = True,
     on_bad_rows: Literal["refuse", "skip"] = "refuse",
     dry_run: bool = False,
-    max_spend: Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, *PLAIN] = None,
-    max_in_flight: Annotated[Annotated[int, Field(ge=1)] | None, *PLAIN] = None,
+    max_spend: Annotated[float, Field(ge=0, allow_inf_nan=False, title="Amount")] | Empty = None,
+    max_in_flight: Annotated[int, Field(ge=1, title="Number")] | Empty = None,
     submissions_per_second: Annotated[float, Field(gt=0, le=100)] = SUBMISSIONS_PER_SECOND,
     refuse_duplicates: bool = False,
-    sheet: OptionalText = None,
+    sheet: OptionalText = "",
     ignore_columns: bool = False,
     shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1,
     fit_images: bool = False,
@@ -138,7 +138,7 @@ async def generate_batch(
     """
     protect_log_handlers()
     log_reasons_once()
-    given = _given_key(key, calendar)
+    given = _given_key(key or None, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
         key = given or await _key_of_run(_title(requests), resources, dry_run=dry_run)
@@ -150,7 +150,7 @@ async def generate_batch(
             fit_images=fit_images,
             report=notes.append,
         )
-        rows = await _rows(requests, calendar, key, resources, read)
+        rows = await _rows(requests, calendar or None, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)
         tags = {tag for row in rows if isinstance(row, Row) for tag in row.item.tags}

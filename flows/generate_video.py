@@ -62,7 +62,7 @@ def run_title(prompt: str, *verbs: str) -> str:
 )
 async def generate_video(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
-    key: OptionalKey = None,
+    key: OptionalKey = "",
     wait: bool = True,
     refuse_duplicates: bool = False,
     api: str = "default",
@@ -82,11 +82,11 @@ async def generate_video(
     protect_log_handlers()
     log_reasons_once()
     options = command_options(api, archive)
-    title = check_key(key) if key is not None else run_title(request.prompt, "generate")
+    title = check_key(key) if key else run_title(request.prompt, "generate")
     async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
         async with open_resources(*blocks, pays=True, options=options) as resources:
-            key = key if key is not None else await key_of_run(request, resources, title)
+            key = key or await key_of_run(request, resources, title)
             await tag_run(request.tags, name=f"generate {key}")
             async with explained(key, resources):
                 terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)

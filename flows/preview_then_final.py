@@ -82,7 +82,7 @@ def _run_name() -> str:
 )
 async def preview_then_final(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
-    key: Annotated[Annotated[Key, Field(max_length=LONGEST_KEY)] | None, *PLAIN] = None,
+    key: Annotated[Annotated[Key, Field(max_length=LONGEST_KEY)] | None, *PLAIN] = "",
     answer_within_hours: Annotated[float, Field(gt=0, le=24 * 14)] = 24.0,
     api: str = "default",
     archive: str = "default",
@@ -104,11 +104,11 @@ async def preview_then_final(
     protect_log_handlers()
     log_reasons_once()
     options = command_options(api, archive)
-    title = check_key(key) if key is not None else run_title(request.prompt, VERB)
+    title = check_key(key) if key else run_title(request.prompt, VERB)
     async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=True, options=options) as resources:
-        key = key if key is not None else await key_of_run(request, resources, title)
+        key = key or await key_of_run(request, resources, title)
         await tag_run(request.tags, name=f"{VERB} {key}")
         number, asked = await _latest_preview(key, request, resources)
     problem = ""

@@ -9,7 +9,7 @@ from pydantic import Field
 from blocks import ApixoApi, VideoArchive
 from flows.explaining import explained
 from flows.generate_video import generate
-from flows.record.forms import PLAIN, OptionalText
+from flows.record.forms import Empty, OptionalText
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
@@ -38,8 +38,8 @@ def _run_name() -> str:
 async def resolve_video(
     key: Key,
     decision: Decision,
-    task_id: OptionalText = None,
-    attempt: Annotated[Annotated[int, Field(ge=1)] | None, *PLAIN] = None,
+    task_id: OptionalText = "",
+    attempt: Annotated[int, Field(ge=1, title="Number")] | Empty = None,
     wait: bool = True,
     api: str = "default",
     archive: str = "default",
