@@ -142,7 +142,7 @@ async def give_up_result(
     )
     if entry.generation.state is not State.FAILED:
         return None
-    await publish_end(entry.generation, resources.ledger, resources.archive, found=False)
+    await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
     return failed_error(entry.generation, resources.options)
 
 
