@@ -27,6 +27,7 @@ from flows.record.generation import Attempt, Generation, PaidTask
 from flows.record.ledger import Entry, Ledger
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import Resources
+from flows.signals.event_connection import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
 from tests.attack.model.promises import Permissions, Telling, telling
@@ -173,8 +174,9 @@ async def _download(
     return [FetchedVideo(path, hashlib.sha256(film).hexdigest(), len(film), facts, path.with_suffix(".jpg"), ())]
 
 
-async def _deliver(happening: str, generation: Generation, **_: Any) -> bool:
+async def _deliver(happening: str, generation: Generation, connection: EventConnection, **_: Any) -> bool:
     """Stands for Prefect's confirmation of an event: it may not arrive, or arrive and its confirmation be lost."""
+    del connection
     actor = ACTING.get()
     fate = await actor.halt("event")
     if fate is not Fate.REQUEST_LOST:
