@@ -41,13 +41,20 @@ LONGEST_PAUSE_SECONDS: Final = 5.0
 class Entry:
     """A record as it was read, with the etag that a change of it is bound to. Nobody changes one.
 
-    Not a dataclass on purpose: Prefect walks through those, field by field, wherever a task gets or returns one.
+    Neither a dataclass nor a tuple, on purpose: Prefect walks through those, field by field, wherever a task gets or
+    returns one.
     """
 
     __slots__ = ("etag", "generation")
 
     def __init__(self, generation: Generation, etag: str) -> None:
         self.generation, self.etag = generation, etag
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and (self.generation, self.etag) == (other.generation, other.etag)
+
+    def __hash__(self) -> int:
+        return hash(self.etag)
 
 
 class Ledger:
