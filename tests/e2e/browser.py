@@ -102,11 +102,21 @@ class Person:
     async def fill_resolution(self, key: str, task_id: str) -> None:
         """Fills the form of resolve-video: the task is known."""
         await self.page.locator("textarea").first.fill(key)
-        await self.page.locator(".p-select-button__control").first.focus()
-        await self.page.keyboard.press("ArrowDown")
-        await self.page.get_by_text(GO_ON, exact=True).last.click()
-        await self.page.get_by_text("Task id", exact=True).click()
+        await self.choose(GO_ON)
         await self.page.locator("textarea").nth(1).fill(task_id)
+
+    async def choose(self, choice: str) -> None:
+        """Chooses in the last drop-down, which is the form's."""
+        await self.page.locator(".p-select-button__control").last.focus()
+        await self.page.keyboard.press("ArrowDown")
+        await self.page.get_by_text(choice, exact=True).last.click()
+
+    async def answer(self, choice: str) -> None:
+        """Fills the form of a paused run, behind Resume."""
+        await self.page.get_by_role("button", name="Resume").first.click()
+        await expect(self.page.get_by_text("Decision").first).to_be_visible()
+        await self.choose(choice)
+        await self.page.get_by_role("button", name="Submit").last.click()
 
 
 async def person(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Person:

@@ -5,6 +5,7 @@ import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image
@@ -32,39 +33,55 @@ async def take(running: Running) -> None:
     """Makes the videos and takes the pictures."""
     batch = await running.start("generate-batch/generate-batch", requests=REQUESTS, key="spring")
     await running.ended(batch)
-    request = {"prompt": "Paper lanterns rise over a lake, wide shot", "tags": ["autumn"]}
-    run = await running.start("generate-video/generate-video", request=request, key="lanterns")
-    await running.ended(run)
+    request: dict[str, Any] = {"prompt": "Paper lanterns rise over a lake, wide shot", "tags": ["autumn"]}
     form = await running.deployment("generate-video/generate-video")
     gallery, prefect = running.info.services["gallery"].url, running.api_url.removesuffix("/api")
     async with open_browser() as browser:
         visitor = await person(browser, gallery_url=gallery, prefect_url=prefect)
         page = visitor.page
-        await visitor.open_gallery()
-        await page.wait_for_function("() => [...document.images].every(image => image.naturalWidth > 0)")
-        await save(visitor, "gallery")
-        await visitor.open_gallery("/k/spring-kite")
-        await page.wait_for_function("() => document.querySelector('video').readyState >= 1")
-        await save(visitor, "gallery-video", still=True)
+        await visitor.open_form(form["id"])
+        shots = {"prefect-form": await save(visitor, "prefect-form", still=True)}
+        await page.locator("textarea").first.fill(request["prompt"])
+        shots["filled in"] = await shot(visitor)
+        run = await running.start("generate-video/generate-video", request=request, key="lanterns")
+        await visitor.open_run(run["id"])
+        await page.wait_for_timeout(2_500)
+        shots["running"] = await shot(visitor)
+        await running.ended(run)
         await visitor.open_run(run["id"])
         await visitor.sees_state("Completed")
-        await save(visitor, "prefect-run", still=True)
+        shots["run"] = await save(visitor, "prefect-run", still=True)
         await visitor.open_artifact(await running.artifact_id("video-lanterns"))
-        await save(visitor, "prefect-artifact", still=True)
+        shots["artifact"] = await save(visitor, "prefect-artifact", still=True)
         await visitor.open_artifact(await running.artifact_id("sheet-spring"))
-        await save(visitor, "prefect-batch", still=True)
-        await visitor.open_form(form["id"])
-        await save(visitor, "prefect-form", still=True)
+        shots["batch"] = await save(visitor, "prefect-batch", still=True)
+        await visitor.open_gallery()
+        await page.wait_for_function("() => [...document.images].every(image => image.naturalWidth > 0)")
+        shots["gallery"] = await save(visitor, "gallery")
+        await visitor.open_gallery("/k/spring-kite")
+        await page.wait_for_function("() => document.querySelector('video').readyState >= 1")
+        shots["video"] = await save(visitor, "gallery-video", still=True)
+    first, *others = (made.resize((960, 600)) for made in shots.values())
+    first.save(
+        PICTURES / "tour.webp", save_all=True, append_images=others, duration=2_500, loop=0, quality=80, method=6
+    )
+    sys.stdout.write("docs/pictures/tour.webp\n")
 
 
-async def save(visitor: Person, name: str, *, still: bool = False) -> None:
+async def shot(visitor: Person) -> Image.Image:
+    """What is to be seen."""
+    return Image.open(io.BytesIO(await visitor.page.screenshot())).convert("RGB")
+
+
+async def save(visitor: Person, name: str, *, still: bool = False) -> Image.Image:
     """Writes what is to be seen as a WebP. Prefect's pages, and players, go on drawing a while."""
     if still:
         await visitor.page.wait_for_load_state("networkidle")
         await visitor.page.wait_for_timeout(1_500)
-    shot = Image.open(io.BytesIO(await visitor.page.screenshot()))
-    shot.save(PICTURES / f"{name}.webp", quality=82, method=6)
+    made = await shot(visitor)
+    made.save(PICTURES / f"{name}.webp", quality=82, method=6)
     sys.stdout.write(f"docs/pictures/{name}.webp\n")
+    return made
 
 
 async def main() -> None:

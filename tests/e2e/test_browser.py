@@ -6,6 +6,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Browser, expect
 
+from flows.preview_then_final import FINAL_8
 from tests.e2e.browser import CHROMIUM, Person, open_browser, person
 from tests.e2e.running import Running
 from tests.support import unique
@@ -131,6 +132,20 @@ async def test_the_retry_button_goes_on_with_what_is_paid(visitor: Person, runni
     await visitor.sees_state("Completed")
     await running.archived(key)
     assert len(await running.posts(key)) == 1
+
+
+async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Person, running: Running) -> None:
+    key = unique("approved")
+    run = await running.start("preview-then-final/preview-then-final", request={"prompt": f"A fox, {key}"}, key=key)
+    await running.archived(f"{key}-preview")
+    await visitor.open_run(run["id"])
+    await visitor.sees_state("Suspended")
+    assert len(await running.posts(key)) == 1
+    await visitor.answer(FINAL_8)
+    (final,) = await running.archived(f"{key}-final")
+    assert final.request.duration == 8
+    assert (await running.ended(run))["state_type"] == "COMPLETED"
+    assert len(await running.posts(key)) == 2
 
 
 async def test_an_unclear_payment_is_resolved_by_the_form(visitor: Person, running: Running) -> None:
