@@ -10,9 +10,10 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.preview_then_final import preview_then_final
+from flows.previews_then_finals import previews_then_finals
 from flows.resolve_video import resolve_video
 
-FLOWS = [generate_video, generate_batch, preview_then_final, resolve_video]
+FLOWS = [generate_video, generate_batch, preview_then_final, previews_then_finals, resolve_video]
 VIDEO = {"request": {"prompt": "Dunes"}}
 
 
