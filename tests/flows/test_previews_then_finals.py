@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +10,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_async
 
 from apixo import VideoRequest
 from blocks import ApixoApi
@@ -162,4 +164,29 @@ async def test_a_limit_holds_for_previews_and_finals_together(
         await answer(run, decision=ALL_8)  # the previews have cost 6, and one more of 8 s costs 4
         state = await task
     assert state.is_failed()
+    assert lengths(sandbox) == [4, 4, 4, 8]
+
+
+async def test_a_deployed_run_waits_without_a_process_and_goes_on_with_the_answer(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    parameters = {"requests": ROWS, "key": key, "api": stored.name, "archive": stored.name}
+    async with get_client() as client:
+        flow_id = await client.create_flow(previews_then_finals)
+        deployment_id = await client.create_deployment(flow_id, name=key, enforce_parameter_schema=False)
+        run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
+
+        async def go_on() -> FlowRun:
+            found = await client.read_flow_run(run.id)
+            with suppress(Pause):  # how a process ends whose run waits
+                await run_flow_async(previews_then_finals, flow_run=found, parameters=parameters, return_type="state")
+            return await client.read_flow_run(run.id)
+
+        waits = await go_on()
+        assert waits.state
+        assert waits.state.name == "Suspended"
+        await answer(waits, decision=ALL_8, only="b")
+        ended = await go_on()
+    assert ended.state
+    assert ended.state.is_completed()
     assert lengths(sandbox) == [4, 4, 4, 8]
