@@ -261,7 +261,7 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
         for seconds, each in prices.items()
         if None not in each
     ]
-    cost = f"All of them cost {' or '.join(costs)}, by the block's prices." if costs else "Each final video is paid."
+    cost = f"All of them cost {' or '.join(costs)}, by the block's prices." if costs else "Final ones are paid as well."
     until = time(datetime.now(UTC) + timedelta(hours=hours))
     return [
         *([f"The last answer could not be used: {problem}"] if problem else []),
