@@ -65,28 +65,28 @@ LenientItem = Annotated[BatchItem, WrapValidator(_lenient)]
 VERBS: Final = ("generate batch", "dry run of batch")
 
 
-def _given_key(key: str | None, calendar: str | None) -> str | None:
+def given_key(key: str | None, calendar: str | None) -> str | None:
     """As given, else the calendar's file name; None: neither was given."""
-    if key is not None:
+    if key:
         return check_key(key)
     return calendar_key(calendar) if calendar else None
 
 
-def _title(requests: Any) -> str:
+def title_of(requests: Any, verbs: Sequence[str] = VERBS) -> str:
     """What a batch without a key is called: as a person called its run, else by its first prompt."""
     prompts = [prompt_of(item) for item in requests] if isinstance(requests, list) else []
     return slug(
-        typed_name(flow_run.name, *VERBS) or next(iter(prompts), ""), most=BATCH_NAME_CHARACTERS, otherwise="batch"
+        typed_name(flow_run.name, *verbs) or next(iter(prompts), ""), most=BATCH_NAME_CHARACTERS, otherwise="batch"
     )
 
 
 def _run_name() -> str:
     parameters = flow_run.parameters
     try:
-        key = _given_key(parameters.get("key") or None, parameters.get("calendar"))
+        key = given_key(parameters.get("key"), parameters.get("calendar"))
     except InvalidKeyError:  # the run itself raises it, with a message that can be read
         key = "without a key"
-    return f"{VERBS[bool(parameters.get('dry_run'))]} {key or _title(parameters.get('requests'))}"
+    return f"{VERBS[bool(parameters.get('dry_run'))]} {key or title_of(parameters.get('requests'))}"
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
@@ -138,10 +138,10 @@ async def generate_batch(
     """
     protect_log_handlers()
     log_reasons_once()
-    given = _given_key(key or None, calendar)
+    given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
-        key = given or await _key_of_run(_title(requests), resources, dry_run=dry_run)
+        key = given or await key_of_batch(title_of(requests), resources, dry_run=dry_run)
         notes: list[str] = []
         read = partial(
             read_calendar,
@@ -150,7 +150,7 @@ async def generate_batch(
             fit_images=fit_images,
             report=notes.append,
         )
-        rows = await _rows(requests, calendar or None, key, resources, read)
+        rows = await rows_of(requests, calendar or None, key, resources, read)
         for note in notes:
             run_logger().warning("%s", note)
         tags = {tag for row in rows if isinstance(row, Row) for tag in row.item.tags}
@@ -187,7 +187,7 @@ async def generate_batch(
     return summary
 
 
-async def _key_of_run(title: str, resources: Resources, *, dry_run: bool) -> str:
+async def key_of_batch(title: str, resources: Resources, *, dry_run: bool) -> str:
     """The key of a batch that was given none. A dry run writes nothing down, and is no run's first start."""
     root = root_run_id()
     if root is None:
@@ -197,7 +197,7 @@ async def _key_of_run(title: str, resources: Resources, *, dry_run: bool) -> str
     return await resources.ledger.run_keys.key(root, title, batch=True)
 
 
-async def _rows(
+async def rows_of(
     requests: Sequence[BatchItem | BadRow] | None,
     calendar: str | None,
     key: str,

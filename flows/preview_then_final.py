@@ -1,6 +1,6 @@
 """The flow `preview-then-final`: a cheap preview, a person's answer, then the final video."""
 
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 from prefect import flow
 from prefect.exceptions import FlowPauseTimeout
@@ -57,6 +57,9 @@ class Answer(RunInput):
 
 class PreviewStateError(PipelineError):
     """Nobody answered in time, or nothing can be asked."""
+
+
+Form = TypeVar("Form", bound=RunInput)
 
 
 class _Next(NamedTuple):
@@ -130,7 +133,7 @@ async def preview_then_final(
             problem=problem,
             prices=prices,
         )
-        answer = await _ask(f"preview-{number}-{asked_times}", answer_within_hours)
+        answer = await ask(Answer, f"preview-{number}-{asked_times}", answer_within_hours)
         try:
             decided_next = meaning(answer, asked)
         except PreviewStateError as error:
@@ -165,9 +168,13 @@ def preview_of(request: VideoRequest) -> VideoRequest:
     Raises:
         ValidationError: the model does not take the rest.
     """
-    known = find(request.model)
-    shortest = min(known.durations, default=None) if known is not None else SECONDS
-    return _changed(request, duration=shortest)
+    return _changed(request, duration=shortest_seconds(request.model))
+
+
+def shortest_seconds(model: str) -> int | None:
+    """The length of a preview by this model; None: it has but one. Pure."""
+    known = find(model)
+    return min(known.durations, default=None) if known is not None else SECONDS
 
 
 def meaning(answer: Answer, asked: VideoRequest) -> _Next:
@@ -214,19 +221,27 @@ async def _made(request: VideoRequest, key: str, resources: Resources) -> Genera
         return await generate(request, key, resources, Terms(may_submit_again=rerun_by_person, waits=True))
 
 
-async def _ask(question: str, hours: float) -> Answer:
+async def ask(form: type[Form], question: str, hours: float) -> Form:
     """Waits for an answer: as a deployment without a process, else in this one.
 
     An answer that was given before is there at once when the flow goes on, so the name of the question has to be the
     same then.
+
+    Args:
+        form: what is to be filled in.
+        question: its name. A second question needs another one.
+        hours: how long to wait.
+
+    Raises:
+        PreviewStateError: nobody answered in time. As a deployment, Prefect ends the run itself.
     """
     seconds = round(hours * 3600)
     if deployment.id is not None:
-        return await asuspend_flow_run(wait_for_input=Answer, timeout=seconds, key=question)
+        return await asuspend_flow_run(wait_for_input=form, timeout=seconds, key=question)
     try:
-        return await apause_flow_run(wait_for_input=Answer, timeout=seconds, key=question, poll_interval=1)
+        return await apause_flow_run(wait_for_input=form, timeout=seconds, key=question, poll_interval=1)
     except FlowPauseTimeout as error:
         raise PreviewStateError(
-            f"Nobody answered within {hours:g} hours. Nothing more was paid, and the preview is archived. Retry this "
+            f"Nobody answered within {hours:g} hours. Nothing more was paid, and what was made is archived. Retry this "
             "run, or start it again with the same key, to be asked again."
         ) from error

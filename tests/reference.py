@@ -23,7 +23,16 @@ Written from the code by `make reference`; a test fails where it is not what the
 - [Flows](#flows): what is deployed, and its parameters
 - [Fields](#fields): of a request, a calendar's row, and the two blocks
 """
-FLOWS: Final = ("generate_video", "generate_batch", "collect_videos", "resolve_video", "report_costs", "check_setup")
+FLOWS: Final = (
+    "generate_video",
+    "generate_batch",
+    "preview_then_final",
+    "previews_then_finals",
+    "collect_videos",
+    "resolve_video",
+    "report_costs",
+    "check_setup",
+)
 
 
 def page() -> str:

@@ -230,8 +230,9 @@ class _Guard:
         media_sources = f"'self' {media}".strip()
         self._headers = {
             "Content-Security-Policy": (
-                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-                f"media-src {media_sources}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+                "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+                f"img-src {media_sources}; media-src {media_sources}; "
+                "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
             ),
             "Referrer-Policy": "no-referrer",  # an address may hold a token
             "X-Content-Type-Options": "nosniff",

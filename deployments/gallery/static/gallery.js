@@ -93,21 +93,23 @@ document.addEventListener("pointerover", (event) => {
   if (event.pointerType !== "mouse" || still || !card || card.contains(event.relatedTarget)) return;
   clearTimeout(hovering);
   hovering = setTimeout(() => {
-    const video = Object.assign(document.createElement("video"), { muted: true, loop: true, playsInline: true });
+    const gif = "moving" in card.dataset; // browsers play it as a picture alone
+    const video = Object.assign(document.createElement(gif ? "img" : "video"), { muted: true, loop: true, playsInline: true });
+    video.classList.add("playing");
     video.src = card.dataset.video;
     video.hidden = true; // the poster stays until there is something to see
-    video.addEventListener("playing", () => (video.hidden = false), { once: true });
+    video.addEventListener(gif ? "load" : "playing", () => (video.hidden = false), { once: true });
     $(".frame img", card)?.after(video);
-    video.play().catch(() => video.remove());
+    if (!gif) video.play().catch(() => video.remove());
   }, 150);
 });
 document.addEventListener("pointerout", (event) => {
   const card = event.target.closest?.(".card[data-video]");
   if (!card || card.contains(event.relatedTarget)) return;
   clearTimeout(hovering);
-  for (const video of card.querySelectorAll("video")) {
+  for (const video of card.querySelectorAll(".playing")) {
     video.removeAttribute("src"); // ends the download
-    video.load();
+    video.load?.();
     video.remove();
   }
 });

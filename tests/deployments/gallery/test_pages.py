@@ -46,6 +46,20 @@ async def test_hostile_text_stays_text(open_gallery: OpenGallery, store: ObjectS
     assert "49" not in re.findall(r'id="prompt"[^>]*>([^<]*)<', pages[1])
 
 
+async def test_a_gif_is_shown_as_a_picture_for_browsers_play_it_as_nothing_else(
+    open_gallery: OpenGallery, store: ObjectStore
+) -> None:
+    found = made("kite")
+    named = {"content_type": "image/gif", "name": "videos/2026/03/10/kite/video.gif"}
+    objects = [item.model_copy(update=named) if item.kind == "video" else item for item in found.objects]
+    await put(store, found.model_copy(update={"objects": tuple(objects)}))
+    async with open_gallery() as gallery:
+        overview, page = [(await gallery.get(path)).text for path in ("/", "/k/kite")]
+    assert "data-moving" in overview
+    assert "<video" not in page
+    assert '<img src="/v/kite/video.gif"' in page
+
+
 async def test_a_page_allows_nothing_from_outside(open_gallery: OpenGallery, store: ObjectStore) -> None:
     await put(store, made("kite"))
     async with open_gallery() as gallery:

@@ -117,7 +117,7 @@ def test_on_a_real_server_no_default_parameter_can_pay_and_only_events_for_us_st
         "generate-batch",
         "generate-shard",
     ]
-    names += ["preview-then-final", "resolve-video", "collect-videos"]
+    names += ["preview-then-final", "resolve-video", "collect-videos", "previews-then-finals"]
     assert [item["name"] for item in MAIN] == names
     defaults = {item["name"]: item["parameters"] for item in MAIN if "parameters" in item}
     assert defaults == {"generate-video-on-event": {"request": {}}}

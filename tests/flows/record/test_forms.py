@@ -10,9 +10,10 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.preview_then_final import preview_then_final
+from flows.previews_then_finals import previews_then_finals
 from flows.resolve_video import resolve_video
 
-FLOWS = [generate_video, generate_batch, preview_then_final, resolve_video]
+FLOWS = [generate_video, generate_batch, preview_then_final, previews_then_finals, resolve_video]
 VIDEO = {"request": {"prompt": "Dunes"}}
 
 
@@ -30,7 +31,12 @@ def test_a_field_left_empty_is_one_that_was_not_given(given: dict[str, Any]) -> 
 
 
 def test_what_a_form_sends_that_nobody_has_touched_is_taken() -> None:
-    for flow, filled in ((generate_video, VIDEO), (generate_batch, {}), (preview_then_final, VIDEO)):
+    for flow, filled in (
+        (generate_video, VIDEO),
+        (generate_batch, {}),
+        (preview_then_final, VIDEO),
+        (previews_then_finals, {}),
+    ):
         schema = parameter_schema(flow.fn)
         shown = {name: field["default"] for name, field in schema.properties.items() if "default" in field}
         validate({**shown, **filled}, schema.model_dump_for_openapi(), raise_on_error=True)

@@ -1,0 +1,287 @@
+"""The flow `previews-then-finals`: the previews of a calendar, one answer of a person, then the final videos."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Annotated, Any, Final, Literal
+
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field, ValidationError
+
+from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
+from flows.batch.calendars import read_calendar
+from flows.batch.limited_flow import limited_flow
+from flows.batch.sheet import publish_sheet
+from flows.batch.summary import BatchSummary, bad_rows_error, batch_error, publish
+from flows.batch_run import Batch
+from flows.generate_batch import SUBMISSIONS_PER_SECOND, LenientItem, given_key, key_of_batch, rows_of, title_of
+from flows.permission import rerun_by_person
+from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
+from flows.record.errors import InvalidKeyError
+from flows.record.forms import Empty, OptionalKey, OptionalText
+from flows.resources import Resources, command_options, describe, load_block, open_resources
+from flows.signals.output import protect_log_handlers
+from flows.signals.progress import run_logger
+from flows.signals.run_artifacts import time
+from flows.signals.run_log import log_reasons_once
+from flows.signals.run_tags import tag_run
+from flows.submission import Terms
+
+VERB: Final = "previews of batch"
+UNKNOWN_SHOWN: Final = 5
+"""How many ids that are not on the sheet a message names."""
+
+ALL_8, ALL_12 = "Make the final videos of 8 s. PAYS.", "Make the final videos of 12 s. PAYS."
+AS_IN_CALENDAR: Final = "Make the final videos as long as the calendar says. PAYS."
+NONE: Final = "Stop: no final videos. Pays nothing."
+BatchDecision = Literal[
+    "Make the final videos of 8 s. PAYS.",
+    "Make the final videos of 12 s. PAYS.",
+    "Make the final videos as long as the calendar says. PAYS.",
+    "Stop: no final videos. Pays nothing.",
+]
+"""The form shows these texts. None is a default."""
+
+
+class BatchAnswer(RunInput):
+    """What a person decides about the previews of a batch. The form of a paused run."""
+
+    decision: BatchDecision = Field(title="Decision")
+    only: str = Field(
+        default="",
+        title="Only these",
+        description="Ids from the sheet, separated by blanks or commas. Leave empty for every preview that waits.",
+    )
+
+
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    try:
+        key = given_key(parameters.get("key"), parameters.get("calendar"))
+    except InvalidKeyError:  # the run itself raises it, with a message that can be read
+        key = "without a key"
+    return f"{VERB} {key or title_of(parameters.get('requests'), (VERB,))}"
+
+
+# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
+@limited_flow(name="previews-then-finals", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+async def previews_then_finals(
+    requests: Annotated[list[LenientItem], Field(title="List")] | Empty = None,
+    calendar: OptionalText = "",
+    key: OptionalKey = "",
+    answer_within_hours: Annotated[float, Field(gt=0, le=24 * 14)] = 24.0,
+    on_bad_rows: Literal["refuse", "skip"] = "refuse",
+    max_spend: Annotated[float, Field(ge=0, allow_inf_nan=False, title="Amount")] | Empty = None,
+    sheet: OptionalText = "",
+    api: str = "default",
+    archive: str = "default",
+) -> Any:
+    """Makes a short preview of every row of a calendar, waits for one answer, then makes the final videos.
+
+    The run pauses once, with all previews on the contact sheet and a form behind *Resume*: how long the final videos
+    are, and of which rows. A rerun pays for no preview and no final video again, and asks only about the rest.
+
+    Args:
+        requests: The videos; or give a calendar. Prefect takes 512 KB: give a calendar for more.
+        calendar: A CSV, JSON Lines or Excel file, as for `generate-batch`.
+        key: Names these videos for ever: `<key>-preview-<id>` and `<key>-final-<id>`. Left empty, it is made as for
+            `generate-batch`.
+        answer_within_hours: How long the run waits for an answer. Then it ends failed; a rerun asks again.
+        on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
+        max_spend: The most that all previews and final videos may cost together, by the prices of the API block.
+        sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
+        api: Name of the `apixo-api` block.
+        archive: Name of the `video-archive` block.
+    """
+    protect_log_handlers()
+    log_reasons_once()
+    given = given_key(key, calendar)
+    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+    open_again = partial(open_resources, *blocks, pays=True, options=command_options(api, archive))
+    limit = None if max_spend is None else Decimal(str(max_spend))
+    async with open_again() as resources:
+        key = given or await key_of_batch(title_of(requests, (VERB,)), resources, dry_run=False)
+        read = partial(
+            read_calendar, sheet=sheet or None, ignore_columns=False, fit_images=False, report=run_logger().warning
+        )
+        rows = await rows_of(requests, calendar or None, preview_key(key, 1), resources, read)
+        await tag_run({tag for row in rows if isinstance(row, Row) for tag in row.item.tags}, name=f"{VERB} {key}")
+        shortened = [preview_row(row) for row in rows]
+        previews = await _made(preview_key(key, 1), shortened, resources, limit, skips_bad=on_bad_rows == "skip")
+        archived = {row.key for row in previews.rows if row.state == "archived"}
+        seen = {
+            row.item.name(): row
+            for row in rows
+            if isinstance(row, Row) and f"{preview_key(key, 1)}-{row.item.name()}" in archived
+        }
+        entries = await resources.ledger.read_all([f"{final_key(key)}-{name}" for name in seen])
+        known = {
+            name: _final_of(row, entry.generation.request)
+            for (name, row), entry in zip(seen.items(), entries, strict=True)
+            if entry is not None
+        }
+        waiting = {name: row for name, row in seen.items() if name not in known}
+    chosen = await _chosen(key, previews, waiting, known, open_again, answer_within_hours) if waiting else []
+    if chosen is None:
+        return Completed(message=f"Stopped, as was decided: no final videos. Archived: {_count(len(seen), 'preview')}.")
+    if known or chosen:
+        if limit is not None:
+            limit = max(limit - (previews.price or 0) - (previews.spent_before or 0), Decimal(0))
+        async with open_again() as resources:
+            finals = await _made(final_key(key), [*known.values(), *chosen], resources, limit)
+        if finals.failed:
+            raise batch_error(finals)
+    if previews.failed:
+        raise batch_error(previews)
+    return finals if known or chosen else previews
+
+
+def preview_row(row: Row | BadRow) -> Row | BadRow:
+    """The row in the shortest length of its model, under the name that the row has now. Pure."""
+    if isinstance(row, BadRow):
+        return row
+    try:
+        return lasting(row, shortest_seconds(row.item.model))
+    except ValidationError as error:
+        problems = tuple(RowProblem(field="duration", message=describe(item)) for item in error.errors())
+        return BadRow(line=row.line, id=row.item.id, problems=problems)
+
+
+def lasting(row: Row, seconds: int | None) -> Row:
+    """The same video in another length, under the same name. Pure.
+
+    Raises:
+        ValidationError: the model takes no such video.
+    """
+    changed = row.item.model_dump() | {"id": row.item.name(), "duration": seconds}
+    return Row(line=row.line, item=BatchItem.model_validate(changed))
+
+
+def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str], key: str) -> list[Row] | None:
+    """The final videos to be made; None: none. Pure.
+
+    Args:
+        answer: what a person decided.
+        waiting: the rows whose preview they saw, by their names.
+        begun: names of rows whose final video was submitted before. To name them changes nothing.
+        key: of both batches.
+
+    Raises:
+        PreviewStateError: a name is not on the sheet, or a row's model takes no such video.
+    """
+    if answer.decision == NONE:
+        return None
+    named = [name.removeprefix(f"{preview_key(key, 1)}-") for name in re.split(r"[\s,;]+", answer.only) if name]
+    unknown = [name for name in named if name not in waiting and name not in begun]
+    if unknown:
+        listed = " or ".join(unknown[:UNKNOWN_SHOWN])
+        raise PreviewStateError(f"No preview on this sheet has the id {listed}.")
+    made: list[Row] = []
+    for name, row in waiting.items():
+        if named and name not in named:
+            continue
+        try:
+            final = lasting(row, {ALL_8: 8, ALL_12: 12}.get(answer.decision, row.item.duration))
+        except ValidationError as error:
+            raise PreviewStateError(f"{name}: {'; '.join(describe(item) for item in error.errors())}.") from error
+        if final.item.seconds == lasting(row, shortest_seconds(row.item.model)).item.seconds:
+            raise PreviewStateError(f"{name}: the final video would be as short as its preview. Choose a length.")
+        made.append(final)
+    return made
+
+
+async def _made(
+    key: str, rows: Sequence[Row | BadRow], resources: Resources, max_spend: Decimal | None, *, skips_bad: bool = False
+) -> BatchSummary:
+    terms = Terms(may_submit_again=rerun_by_person, waits=True)
+    batch = await Batch.look(key, rows, resources, terms=terms, max_spend=max_spend)
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    if bad and not skips_bad:
+        summary = batch.untouched()
+    else:
+        summary = await batch.run(
+            max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
+        )
+    await publish(summary)
+    await publish_sheet(summary, resources.store)
+    if bad and not skips_bad:
+        raise bad_rows_error(bad, summary)
+    run_logger().info("Batch %s: %s", key, summary.sentence())
+    return summary
+
+
+async def _chosen(
+    key: str,
+    previews: BatchSummary,
+    waiting: Mapping[str, Row],
+    known: Mapping[str, Row],
+    open_again: Any,
+    hours: float,
+) -> list[Row] | None:
+    """Asks until an answer can be carried out."""
+    # An answer holds for what its sheet showed: where a preview has come since, as of a row that became due, the
+    # question is another one.
+    shown = hashlib.sha256(" ".join(sorted(waiting)).encode()).hexdigest()[:8]
+    problem, asked_times = "", 0
+    while True:
+        async with open_again() as resources:
+            notes = _question(waiting, len(known), resources.api, hours, problem)
+            begun = {f"{previews.key}-{name}" for name in known}
+            left = [row for row in previews.rows if row.key not in begun]
+            counts = Counter[str](row.state for row in left)
+            seconds = sum(row.duration_seconds or 0 for row in left if row.state == "archived")
+            asking = {"notes": [*notes, *previews.notes], "rows": left, "counts": counts, "seconds_of_video": seconds}
+            await publish_sheet(previews.model_copy(update=asking), resources.store)
+        answer = await ask(BatchAnswer, f"previews-{shown}-{asked_times}", hours)
+        try:
+            chosen = meaning(answer, waiting, list(known), key)
+        except PreviewStateError as error:
+            problem = str(error)
+            asked_times += 1
+            run_logger().warning("The answer cannot be used: %s Asking again.", problem)
+            continue
+        async with open_again() as resources:  # it waits for nobody any more
+            await publish_sheet(previews, resources.store)
+        return chosen
+
+
+def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: float, problem: str) -> list[str]:
+    """What the sheet says above the previews."""
+    prices = {seconds: [api.price(row.item.model, seconds) for row in waiting.values()] for seconds in (8, 12)}
+    costs = [
+        f"{sum((price or Decimal(0) for price in each), Decimal(0))} for {seconds} s"
+        for seconds, each in prices.items()
+        if None not in each
+    ]
+    cost = f"All of them cost {' or '.join(costs)}, by the block's prices." if costs else "Final ones are paid as well."
+    until = time(datetime.now(UTC) + timedelta(hours=hours))
+    return [
+        *([f"The last answer could not be used: {problem}"] if problem else []),
+        (
+            f"Waits for your answer about {_count(len(waiting), 'preview')}. Look at them, then press Resume at the "
+            "top of the run. The form asks how long the final videos are to be, and for the ids if not all are wanted."
+        ),
+        *([f"{_count(begun, 'final video')} submitted before: not paid again."] if begun else []),
+        f"The previews are paid. {cost}",
+        (
+            f"Until {until}. After that the run ends failed, and nothing more is paid. Retry asks again, without new "
+            "previews."
+        ),
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _final_of(row: Row, request: VideoRequest) -> Row:
+    """The row as its final video was asked for before, which a person's next answer does not change."""
+    return Row(line=row.line, item=BatchItem.model_validate(request.model_dump() | {"id": row.item.name()}))

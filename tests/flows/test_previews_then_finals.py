@@ -1,0 +1,192 @@
+"""The previews of a batch, one answer, its final videos: against a real Prefect API, a real MinIO and the sandbox."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_async
+
+from apixo import VideoRequest
+from blocks import ApixoApi
+from deployments.sandbox import SandboxServer
+from flows.batch.calendar_rows import BatchItem, Row
+from flows.preview_then_final import PreviewStateError
+from flows.previews_then_finals import (
+    ALL_8,
+    ALL_12,
+    AS_IN_CALENDAR,
+    NONE,
+    BatchAnswer,
+    meaning,
+    preview_row,
+    previews_then_finals,
+)
+from tests.flows.conftest import StoredBlocks
+from tests.flows.test_preview_then_final import answer, artifacts, lengths
+from tests.support import make_api
+
+ROWS = [{"id": name, "prompt": "Dunes at dawn", "duration": 8} for name in ("a", "b", "c")]
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    return make_api(sandbox, price_per_second=Decimal("0.5"), submit_timeout_seconds=20)
+
+
+def row(**fields: Any) -> Row:
+    return Row(line=1, item=BatchItem(**({"prompt": "Dunes", "id": "a"} | fields)))
+
+
+def test_a_row_without_an_id_has_one_name_in_both_lengths() -> None:
+    nameless = row(id=None, duration=12)
+    short = preview_row(nameless)
+    assert isinstance(short, Row)
+    assert (short.item.duration, short.item.name()) == (4, nameless.item.name())
+
+
+def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
+    waiting = {"a": row(), "b": row(id="b", duration=12)}
+    given = {name: meaning(BatchAnswer(decision=ALL_8, only=name), waiting, ["c"], "k") for name in ("", "b", "c")}
+    assert [[made.item.request() for made in rows or []] for rows in given.values()] == [
+        [VideoRequest(prompt="Dunes", duration=8)] * 2,
+        [VideoRequest(prompt="Dunes", duration=8)],
+        [],  # its final video was submitted before
+    ]
+    as_planned = meaning(BatchAnswer(decision=AS_IN_CALENDAR, only="k-preview-b"), waiting, [], "k")
+    assert [made.item.duration for made in as_planned or []] == [12]
+    assert meaning(BatchAnswer(decision=NONE, only="nobody"), waiting, [], "k") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (BatchAnswer(decision=ALL_12, only="a, zz"), "zz"),
+        (BatchAnswer(decision=AS_IN_CALENDAR), "as short as its preview"),
+    ],
+)
+def test_an_answer_that_cannot_be_carried_out_says_why(given: BatchAnswer, why: str) -> None:
+    with pytest.raises(PreviewStateError, match=why):
+        meaning(given, {"a": row()}, [], "k")
+
+
+async def paused(key: str, asked_times: int = 0) -> FlowRun:
+    """The run of this key, once it waits for an answer after so many answers."""
+    wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"previews of batch {key}"]))
+    async with get_client() as client:
+        for _ in range(600):
+            for run in await client.read_flow_runs(flow_run_filter=wanted):
+                question = run.state.state_details.pause_key if run.state and run.state.is_paused() else None
+                if question is not None and question.endswith(f"-{asked_times}"):
+                    await asyncio.sleep(0.5)  # the form is saved after the state
+                    return run
+            await asyncio.sleep(0.1)
+    raise AssertionError(f"{key} never asked")
+
+
+@asynccontextmanager
+async def running(stored: StoredBlocks, key: str, **more: Any) -> AsyncIterator[asyncio.Future[Any]]:
+    parameters: dict[str, Any] = {"requests": ROWS} | more
+    task: asyncio.Future[Any] = asyncio.ensure_future(
+        previews_then_finals(key=key, api=stored.name, archive=stored.name, return_state=True, **parameters)
+    )
+    try:
+        yield task
+    finally:
+        task.cancel()
+
+
+async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for_none_again(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key) as task:
+        run = await paused(key)
+        assert lengths(sandbox) == [4, 4, 4]
+        sheet = (await artifacts(run.id))[f"sheet-{key}-preview"]
+        assert "Waits for your answer" in sheet
+        assert sheet.count("data:image/jpeg") == 3
+        await answer(run, decision=ALL_12, only="a, nobody")
+        run = await paused(key, 1)
+        assert "has the id nobody" in (await artifacts(run.id))[f"sheet-{key}-preview"]
+        assert lengths(sandbox) == [4, 4, 4]
+        await answer(run, decision=ALL_12, only="a, c")
+        state: State[Any] = await task
+    made = await state.aresult()
+    assert {item.key: item.state for item in made.rows} == {f"{key}-final-{name}": "archived" for name in "ac"}
+    assert lengths(sandbox) == [4, 4, 4, 12, 12]
+
+    async with running(stored, key) as task:  # asks about the row that is left, and about no other
+        run = await paused(key)
+        assert "answer about 1 preview" in (sheet := (await artifacts(run.id))[f"sheet-{key}-preview"])
+        assert [name for name in "abc" if f"[{key}-preview-{name}]" in sheet] == ["b"]
+        await answer(run, decision=ALL_8)
+        assert (await task).is_completed()
+    assert "Waits" not in (await artifacts(run.id))[f"sheet-{key}-preview"]
+    assert lengths(sandbox) == [4, 4, 4, 12, 12, 8]
+
+    async with running(stored, key) as again:  # nothing is left to ask
+        assert len((await (await again).aresult()).rows) == 3
+    assert lengths(sandbox) == [4, 4, 4, 12, 12, 8]
+
+
+async def test_stopping_makes_no_final_video(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    async with running(stored, key) as task:
+        await answer(await paused(key), decision=NONE)
+        state = await task
+    assert state.is_completed()
+    assert "no final videos. Archived: 3 previews." in (state.message or "")
+    assert lengths(sandbox) == [4, 4, 4]
+
+
+async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key, answer_within_hours=3 / 3600) as task:
+        run = await paused(key)
+        state = await task
+    assert state.is_failed()
+    assert "Retry asks again" in (await artifacts(run.id))[f"sheet-{key}-preview"]
+    assert lengths(sandbox) == [4, 4, 4]
+
+
+async def test_a_limit_holds_for_previews_and_finals_together(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key, max_spend=10) as task:
+        run = await paused(key)
+        assert "12.0 for 8 s or 18.0 for 12 s" in (await artifacts(run.id))[f"sheet-{key}-preview"]
+        await answer(run, decision=ALL_8)  # the previews have cost 6, and one more of 8 s costs 4
+        state = await task
+    assert state.is_failed()
+    assert lengths(sandbox) == [4, 4, 4, 8]
+
+
+async def test_a_deployed_run_waits_without_a_process_and_goes_on_with_the_answer(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    parameters = {"requests": ROWS, "key": key, "api": stored.name, "archive": stored.name}
+    async with get_client() as client:
+        flow_id = await client.create_flow(previews_then_finals)
+        deployment_id = await client.create_deployment(flow_id, name=key, enforce_parameter_schema=False)
+        run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
+
+        async def go_on() -> FlowRun:
+            found = await client.read_flow_run(run.id)
+            with suppress(Pause):  # how a process ends whose run waits
+                await run_flow_async(previews_then_finals, flow_run=found, parameters=parameters, return_type="state")
+            return await client.read_flow_run(run.id)
+
+        waits = await go_on()
+        assert waits.state
+        assert waits.state.name == "Suspended"
+        await answer(waits, decision=ALL_8, only="b")
+        ended = await go_on()
+    assert ended.state
+    assert ended.state.is_completed()
+    assert lengths(sandbox) == [4, 4, 4, 8]
