@@ -15,7 +15,10 @@ from prefect.events.worker import EventsWorker
 from deployments.connection import SetupError
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup.notify import MESSAGES, notify, parse
-from flows.signals.events import emit_budget_low
+from flows.record.generation import Problem
+from flows.signals.events import emit, emit_blocked, emit_budget_low
+from tests.flows.record.changes import claimed, fail, lose, submit
+from tests.support import KITE
 
 
 class Hook:
@@ -49,7 +52,7 @@ def hook() -> Iterator[Hook]:
     made.server.server_close()
 
 
-async def test_a_budget_nearly_spent_reaches_the_webhook_and_setting_it_up_again_changes_nothing(
+async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_nothing(
     prefect_server: PrefectServer, hook: Hook
 ) -> None:
     made = await notify(f"webhook:{hook.url}", {})
@@ -66,16 +69,35 @@ async def test_a_budget_nearly_spent_reaches_the_webhook_and_setting_it_up_again
     assert len(automations) == len(MESSAGES)
     for shown in (*made, *automations, *documents):
         assert "very-secret" not in str(shown)
-    emit_budget_low("2026-11", limit=Decimal(50), committed=Decimal("41.20"), currency="USD")
     await asyncio.to_thread(EventsWorker.drain_all, timeout=5)  # in the loop itself it would only promise to
+    unclear = lose(claimed())
+    problem = Problem(kind="InsufficientBalanceError", code="402", message="The balance is too low.")
+    emit("failed", fail(submit(claimed()), code="CONTENT_VIOLATION"), fail_code="CONTENT_VIOLATION")
+    emit("unconfirmed", unclear)
+    emit("expiring", submit(claimed()), age_days=13)
+    emit_blocked("spring", problem)
+    emit_budget_low("2026-11", limit=Decimal(50), committed=Decimal("41.20"), currency="USD")
+    await asyncio.to_thread(EventsWorker.drain_all, timeout=5)
     for _ in range(200):
-        if hook.received:
+        if len(hook.received) == len(MESSAGES):
             break
         await asyncio.sleep(0.1)
-    (got,) = hook.received
-    assert got["event"] == "sora.budget.low"
-    assert got["subject"] == "80 % of the budget of 2026-11 is spent"
-    assert "41.20 of 50 USD" in got["text"]
+    got = {item["event"]: item for item in hook.received}
+    for event, subject, text in (
+        ("sora.generation.failed", "A video failed: kite", "APIXO says CONTENT_VIOLATION."),
+        ("sora.generation.unconfirmed", "Paid or not? kite needs a person", "the deployment resolve-video"),
+        ("sora.generation.expiring", "A paid video is not archived yet: kite", "APIXO deletes its result"),
+        ("sora.provider.blocked", "APIXO takes no more videos", "The batch spring stopped: The balance is too low."),
+        ("sora.budget.low", "80 % of the budget of 2026-11 is spent", "41.20 of 50 USD"),
+    ):
+        assert got[event]["subject"] == subject
+        assert text in got[event]["text"]
+        print(f"\n{got[event]['subject']}\n{got[event]['text']}")
+        if event.startswith("sora.generation."):
+            assert KITE.prompt[:100] in got[event]["text"]
+            ui_url = prefect_server.api_url.removesuffix("/api")
+            assert f"What happened: {ui_url}/artifacts/key/video-kite" in got[event]["text"]
+    assert len(hook.received) == len(MESSAGES)
 
 
 @pytest.mark.parametrize("wanted", ["pigeon:https://x", "https://hooks.slack.com/secret", "", "slack", "slack:"])
