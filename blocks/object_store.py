@@ -264,6 +264,14 @@ class ObjectStore:
         """The names of all objects below a prefix, sorted. See `listed`."""
         return [found.name for found in await self.listed(prefix)]
 
+    async def any_begins(self, beginning: str) -> bool:
+        """Whether the name of any object begins so: one request. obstore looks at whole folders only."""
+
+        def look() -> bool:
+            return next(iter(self._minio.list_objects(self.bucket, beginning, recursive=True)), None) is not None
+
+        return await self._threaded("GET", beginning, look)
+
     async def listed(self, prefix: str) -> list[ListedObject]:
         """All objects below a prefix, sorted by name.
 

@@ -71,10 +71,7 @@ class RunKeys:
         """Whether somebody gave this key, or one that begins with it."""
         if await self._text(f"ledger/{name}.json") is not None:
             return True
-        if not batch:
-            return False
-        listed = await self._patiently(lambda: self._store.names("ledger/"))  # at the first start of a batch only
-        return any(found.startswith(f"ledger/{name}-") for found in listed)
+        return batch and await self._patiently(lambda: self._store.any_begins(f"ledger/{name}-"))
 
     async def _text(self, object_name: str) -> str | None:
         found = await self._patiently(lambda: self._store.get(object_name))

@@ -219,3 +219,12 @@ async def test_every_request_can_be_watched_and_lost(own_store: ObjectStore, tmp
         await store.create_file("lost.mp4", tmp_path / "large", content_type="video/mp4")
     assert [item.name for item in await store.listed("")] == ["b", "c", "lost", "lost.mp4", PROBE, RACED]
     await store.aclose()
+
+
+async def test_whether_any_name_begins_so(own_any_store: ObjectStore) -> None:
+    for number in range(3):
+        await own_any_store.put_if(f"ledger/spring-{number}.json", b"{}", etag=None)
+    assert await own_any_store.any_begins("ledger/spring-")
+    assert await own_any_store.any_begins("ledger/spr")
+    assert not await own_any_store.any_begins("ledger/spring-3")
+    assert not await own_any_store.any_begins("ledger/autumn-")
