@@ -115,8 +115,11 @@ class Person:
         """Fills the form of a paused run, behind Resume."""
         await self.page.get_by_role("button", name="Resume").first.click()
         await expect(self.page.get_by_text("Decision").first).to_be_visible()
+        await self.page.wait_for_timeout(1_000)  # the form comes with an animation, and takes no choice before its end
         await self.choose(choice)
+        await expect(self.page.get_by_role("dialog").get_by_text(choice)).to_be_visible()
         await self.page.get_by_role("button", name="Submit").last.click()
+        await expect(self.page.get_by_text("Resume Flow Run")).not_to_be_visible()
 
 
 async def person(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Person:

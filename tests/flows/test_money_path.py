@@ -220,6 +220,7 @@ async def test_a_refused_key_leaves_nothing_of_the_collector_running(
     before = asyncio.all_tasks()
     with pytest.raises(AuthenticationError):
         await collect(None, resources)
+    await resources.events.aclose()  # its connection is the run's
     assert asyncio.all_tasks() - before == set()
 
 
