@@ -46,8 +46,8 @@ up: $(STAMP) ## run Prefect, MinIO, a worker, the receiver, the gallery and the 
 deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
 	@$(BIN)/sora deploy
 
-# Each worker has servers of its own, and waits for them and for other processes a third of its time.
-TEST_WORKERS ?= 3
+# Each worker has servers of its own; two keep two cores busy. A third one gained nothing.
+TEST_WORKERS ?= 2
 
 # Before the tests, whose time-outs are not made for building a program.
 MINIO := $(BIN)/python -m deployments.local.minio_build $(LOCAL) || true

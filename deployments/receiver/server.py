@@ -16,7 +16,7 @@ MOST_ANSWERED: Final = 256
 MOST_CONNECTIONS: Final = 512
 """Beyond these they are cut unheard: half of the file descriptors that Linux gives a process by default."""
 STOP_SECONDS: Final = 6
-"""How long answers that are under way may take when it stops: a little longer than any answer may."""
+"""How long answers that are under way may take when it stops. The provider calls again for those that are cut."""
 
 
 class CallbackServer(QuietServer):

