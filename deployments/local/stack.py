@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -43,6 +44,7 @@ class LocalStack:
         self._secret_files: dict[str, str] = {}
         self._say = say
         self._lock_file: TextIO | None = None
+        self._claims: list[int] = []
         self._handlers: dict[signal.Signals, Any] = {}
         self._stopping = False
 
@@ -83,7 +85,9 @@ class LocalStack:
         environment, began = self.environment, time.monotonic()
         for service in services:
             self._say(f"Starting {service.name}.")
-            self.servers[service.name] = service.start(free_port(service.preferred_port), environment)
+            port = service.preferred_port
+            port = free_port(port if port and self._claim_port(port) else 0)
+            self.servers[service.name] = service.start(port, environment)
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
             server = self.servers[service.name]
@@ -113,6 +117,8 @@ class LocalStack:
                 self._say(f"Stopping {name}.")
                 server.process.stop()
         finally:
+            while self._claims:
+                os.close(self._claims.pop())  # and so unlocks
             if self._lock_file is not None:
                 (self.local_dir / "stack.json").unlink(missing_ok=True)
                 self._lock_file.close()  # and so unlocks
@@ -120,6 +126,21 @@ class LocalStack:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._handlers.clear()
+
+    def _claim_port(self, port: int) -> bool:
+        """Whether no other stack of this user starts there: servers listen only seconds after a port was found free."""
+        path = Path(tempfile.gettempdir()) / f"sora-{os.getuid()}-port-{port}.lock"
+        try:
+            claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:  # somebody else's, or no place for it: then it is as if there were no other stack
+            return True
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(claim)
+            return False
+        self._claims.append(claim)
+        return True
 
     def _acquire(self) -> None:
         self.local_dir.mkdir(parents=True, exist_ok=True)

@@ -171,6 +171,16 @@ def test_preferred_ports_are_taken_when_free_else_others(tmp_path: Path) -> None
             assert not second.servers["a"].url.endswith(f":{preferred}")
 
 
+def test_two_stacks_that_start_at_once_do_not_take_one_port_before_anybody_listens_on_it(tmp_path: Path) -> None:
+    preferred = free_port()
+    with LocalStack(tmp_path / "1", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as first:
+        first.servers["a"].process.kill()  # as before it listens
+        with LocalStack(tmp_path / "2", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as second:
+            assert not second.servers["a"].url.endswith(f":{preferred}")
+    with LocalStack(tmp_path / "3", services=[tiny("a", tmp_path, preferred_port=preferred)], say=quiet) as third:
+        assert third.servers["a"].url.endswith(f":{preferred}")
+
+
 def test_waiting_ends_when_a_service_dies(tmp_path: Path) -> None:
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
         stack.servers["a"].process.kill()
