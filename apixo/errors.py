@@ -26,7 +26,7 @@ SoraError                      base of all errors that are raised on purpose, he
         ├── InputDownloadError         the image could not be downloaded this time
         ├── ProviderFailureError       the provider's own trouble: a later submission may succeed
         ├── InsufficientCreditsError   the account is empty: nothing succeeds until it is topped up
-        └── GivenUpError               no status, or no result that can be had, for so long that nobody asks any more
+        └── GivenUpError               no status, end or result that can be had, for so long that nobody asks any more
 ```
 
 The line that matters runs between `ProvablyUnpaidError` and `UnclearError`: the paid call is repeated on one side of it
@@ -218,9 +218,9 @@ class InsufficientCreditsError(GenerationFailedError):
 
 
 class GivenUpError(GenerationFailedError):
-    """The provider gave no status of the task, or no result that can be had, for so long that it is asked no more."""
+    """The provider gave no status, no end or no result that can be had, for so long that it is asked no more."""
 
-    advice = "Look at the task in the APIXO account."
+    advice = "Look at the task in the APIXO account: if it has a result, it can still be taken up again."
 
 
 REFUSALS: dict[int, type[RefusedError]] = {
@@ -292,6 +292,7 @@ FAILURES: dict[str, type[GenerationFailedError]] = {
 """APIXO: the documented failCodes, of two generations. Any other one is a plain `GenerationFailedError`."""
 
 NO_STATUS = "no status"
+NO_END = "no end"
 NO_RESULT = "no result"
 """Our own words, in place of a failCode: why a task is given up."""
 
@@ -314,7 +315,9 @@ def _plain(fail_code: str) -> str:
     return fail_code.replace("_", "").casefold()
 
 
-_FAILURES = {_plain(code): cls for code, cls in FAILURES.items()} | dict.fromkeys((NO_STATUS, NO_RESULT), GivenUpError)
+_FAILURES = {_plain(code): cls for code, cls in FAILURES.items()} | dict.fromkeys(
+    (NO_STATUS, NO_END, NO_RESULT), GivenUpError
+)
 _JUDGED = {_plain(code): part for code, part in JUDGED.items()}
 _DETECTORS = {_plain(code) for code in ("NSFW", "NSFW_DETECTED", "SensitiveContent", "SensitiveContentDetected")}
 

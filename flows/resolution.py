@@ -1,6 +1,6 @@
 """What a person does about a generation whose payment is unclear, or that failed."""
 
-from apixo import ApixoError, BadRequestError
+from apixo import ApixoError, BadRequestError, Failed
 from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError, TransitionError
@@ -27,7 +27,8 @@ async def look(key: str, resources: Resources) -> Generation:
 async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) -> Generation:
     """Says that a generation was taken as this task, after asking the provider whether it knows the task.
 
-    A claim without an answer is given its lease first: its owner may still be about to name the task itself.
+    A claim without an answer is given its lease first: its owner may still be about to name the task itself. A task
+    that was given up is taken up again, unless the provider reports it as failed.
 
     Args:
         seen: the record the person decided about.
@@ -35,7 +36,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         resources: the API and the ledger.
 
     Raises:
-        ResolutionError: the task is unknown, belongs to another key, or the record has changed meanwhile.
+        ResolutionError: the task is unknown, has failed, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
     entry = await _answered(key, resources)
@@ -58,6 +59,13 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             task_id=task_id,
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
+    if isinstance(status, Failed) and entry.generation.state is State.FAILED and entry.generation.task_id == task_id:
+        raise ResolutionError(
+            f"APIXO reports task {task_id} as failed: there is nothing to go on with. Nothing was changed, and nothing "
+            "paid.",
+            key=key,
+            task_id=task_id,
+        )
 
     def how(current: Generation) -> Generation:
         return transitions.resolved(current, attempt_number=number, task_id=task_id, now=resources.now())

@@ -15,7 +15,7 @@ from apixo import (
     UnknownState,
     wait_for_end,
 )
-from apixo.errors import NO_RESULT, NO_STATUS
+from apixo.errors import NO_END, NO_RESULT, NO_STATUS
 from apixo.replies import says_under_way
 from flows.record import transitions
 from flows.record.advice import failed_error
@@ -184,7 +184,7 @@ def given_up(
     return Failed(
         task_id=status.task_id,
         state=status.state,
-        fail_code=status.state,
+        fail_code=NO_STATUS if status.state == NO_STATUS else NO_END,
         fail_message=(
             f"APIXO still {said} {days} day(s) {since}, and gives neither a result nor a reason. It is not asked for "
             "any more"

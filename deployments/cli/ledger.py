@@ -66,6 +66,8 @@ def resolve(
 
     * there is one: `sora resolve KEY --task-id TASK_ID`
     * there is none: `sora resolve KEY --resubmit`
+
+    A task that was given up, after days without an end or a result, is taken up again by its own id.
     """
     if task_id is not None and resubmit:
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit, not both")
@@ -93,6 +95,10 @@ def _ask(seen: Generation) -> str | None:
             return str(typer.prompt("Its task id", err=True)).strip()
         typer.confirm("Then it was not taken. Submit it once more, and pay for it?", abort=True, err=True)
     elif seen.state is State.FAILED and not seen.permanently_failed:
+        if seen.given_up:
+            err.print(f"\nTask {seen.task_id} was given up. Look at it in your APIXO account.")
+            if typer.confirm("Has it a result, or is it under way?", err=True):
+                return seen.task_id
         typer.confirm("\nIt failed. Submit it once more, and pay for another try?", abort=True, err=True)
     else:
         done = "The same request cannot succeed: change it, and give it a new key."

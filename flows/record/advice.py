@@ -62,16 +62,7 @@ def advice(found: Generation, options: str) -> Advice:
                 ),
             )
         case State.FAILED:
-            again = (
-                f"To pay for another try: {pay_again}, or {form}, the decision to submit once more and attempt "
-                f"{attempt.number}."
-            )
-            other = "The same request cannot succeed: change it, and give it a new key."
-            return Advice(
-                title="Failed",
-                paid=f"APIXO took it as task `{task}`. Whether it charges for a failure is not documented.",
-                steps=(other if found.permanently_failed else again,),
-            )
+            return _after_failure(found, task, options, form)
         case State.REJECTED:
             return NOTHING_SENT._replace(title="Refused", paid="No. APIXO did not take it.")
         case State.ARCHIVED:
@@ -95,6 +86,30 @@ def advice(found: Generation, options: str) -> Advice:
                     f"To do it now: `sora collect{options}`, or run it again with the same key, which pays nothing.",
                 ),
             )
+
+
+def _after_failure(found: Generation, task: str, options: str, form: str) -> Advice:
+    go_on, pay_again = (command.format(key=found.key, options=options) for command in (GO_ON, PAY_AGAIN))
+    again = f"{pay_again}, or {form}, the decision to submit once more and attempt {found.attempt.number}."
+    if found.given_up:
+        return Advice(
+            title="Given up",
+            paid=f"Yes, as task `{task}`. APIXO named neither a result nor a reason in time.",
+            steps=(
+                "Look at the task in your APIXO account.",
+                (
+                    f"It has a result, or is under way: {go_on.replace('TASK_ID', task)}, or {form}, the decision to "
+                    "go on, and the task's id. It pays nothing."
+                ),
+                f"It has none: to pay for another try, {again}",
+            ),
+        )
+    other = "The same request cannot succeed: change it, and give it a new key."
+    return Advice(
+        title="Failed",
+        paid=f"APIXO took it as task `{task}`. Whether it charges for a failure is not documented.",
+        steps=(other if found.permanently_failed else f"To pay for another try: {again}",),
+    )
 
 
 def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
@@ -124,9 +139,11 @@ def conflict_error(generation: Generation) -> KeyConflictError:
 def failed_error(generation: Generation, options: str) -> VideoFailedError:
     """What the provider said, and whether trying again makes sense. `options` name the blocks for the command."""
     failure = generation.failure()
-    command = f"sora resolve {generation.key} --resubmit{options}"
-    again = f"run `{command}`, or rerun its deployment's run in the Prefect UI"
+    go_on, pay_again = (command.format(key=generation.key, options=options) for command in (GO_ON, PAY_AGAIN))
+    again = f"run {pay_again}, or rerun its deployment's run in the Prefect UI"
     advice = "" if failure.permanent else f" To pay for another try, {again}."
+    if generation.given_up:
+        advice = f" Run {go_on.replace('TASK_ID', str(generation.task_id))}, which pays nothing.{advice}"
     return VideoFailedError(
         f"{generation.key}: {failure}{advice}",
         key=generation.key,

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from apixo import GenerationFailedError, VideoRequest, generation_failed
+from apixo import GenerationFailedError, GivenUpError, VideoRequest, generation_failed
 from apixo.constants import DEFAULT_MODEL
 from flows.record import object_names
 from flows.record.errors import LedgerError
@@ -217,6 +217,12 @@ class Generation(_Model):
         """Failed for a reason that the same request cannot outlive."""
         problem = self.attempt.problem
         return self.state is State.FAILED and problem is not None and not problem.retryable
+
+    @property
+    def given_up(self) -> bool:
+        """Failed because its task was asked for in vain for so long. It may have a result all the same."""
+        problem = self.attempt.problem
+        return self.state is State.FAILED and problem is not None and problem.kind == GivenUpError.__name__
 
     def failure(self) -> GenerationFailedError:
         """The provider's failure as the error it was."""

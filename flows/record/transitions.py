@@ -5,7 +5,7 @@
             │                       │
 (nothing) ─► claimed ──► submitted ─┼─► succeeded ──► archived
             │                 ▲     │        ▼
-            └► unconfirmed ───┘     └─► failed (a person may claim it again)
+            └► unconfirmed ───┘     └─► failed (a person may claim it again, or take its task up again)
 ```
 
 Each arrow is one function here. The paid call happens between `claimed` and whatever follows it, once per attempt.
@@ -162,14 +162,15 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
     """A person says which task the last attempt is, as long as nothing is archived.
 
     A task that the provider itself had named was paid for too, so it stays in the record, as superseded. One that a
-    person had named was a mistake: only the note keeps it.
+    person had named was a mistake: only the note keeps it. Where it is the failed attempt's own task, it is taken up
+    again: it was given up, and may have a result all the same.
 
     Raises:
         TransitionError: it is archived, or there is a newer attempt than the one the person spoke of.
     """
     attempt = generation.attempt
     if attempt.task_id == task_id:
-        return generation
+        return _taken_up(generation, now=now) if generation.state is State.FAILED else generation
     if attempt.number != attempt_number or generation.state is State.CLAIMED:
         raise TransitionError(
             f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}", key=generation.key
@@ -187,6 +188,21 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
     if before is not None:
         more["folder"] = before.folder
     return _with_task(generation, attempt.number, task_id, before.named_by if before else "person", more, now=now)
+
+
+def _taken_up(generation: Generation, *, now: datetime) -> Generation:
+    """A failed generation is under way again with the same task. It has all its time anew."""
+    attempt = generation.attempt
+    update = {
+        "state": State.SUBMITTED,
+        "note": _noted(attempt, "a person took the task up again"),
+        "submitted_at": now,
+        "stands_as": None,
+        "stands_since": None,
+        "problem": None,
+        "resubmit_allowed": False,
+    }
+    return _with_attempt(generation, attempt.number, update, now=now)
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:

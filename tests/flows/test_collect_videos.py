@@ -6,12 +6,13 @@ from typing import Any, Final
 import pytest
 
 from apixo import AuthenticationError, Pending, Processing, UnknownState, VideoRequest
-from apixo.errors import NO_STATUS
+from apixo.errors import NO_END, NO_STATUS
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve, run_name
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
+from flows.resolution import look, resolve_as_task
 from flows.resources import Resources
 from flows.submission import Submission, Terms
 from flows.task_end import given_up
@@ -88,7 +89,7 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     entry = await resources.ledger.read(key)
     assert entry is not None
     assert entry.generation.attempt.problem is not None
-    assert (entry.generation.state, entry.generation.attempt.problem.code) == (State.FAILED, "expired")
+    assert (entry.generation.state, entry.generation.attempt.problem.code) == (State.FAILED, NO_END)
     asked = len(sandbox.record.statuses())
     assert await collect(None, resources) == []
     assert len(sandbox.record.statuses()) == asked
@@ -160,6 +161,42 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
     assert len(sandbox.record.submits()) == 1
 
 
+@pytest.mark.parametrize("call", ["status", "result"])
+async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_nothing(
+    key: str, resources: Resources, sandbox: SandboxServer, call: str
+) -> None:
+    """After weeks behind a broken proxy the provider may still have the result."""
+    task_id = (await submit(key, resources)).task_id or ""
+    await finished(sandbox)
+    sandbox.faults.add(Fault.model_validate({"call": call, "kind": "http_500", "times": -1}))
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    await collect(None, resources)
+    for hours in (1, 26):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        (found,) = await collect(None, resources)
+    assert f"Run `sora resolve {key} --task-id {task_id}" in found.note
+    sandbox.faults.clear()
+    taken_up = await resolve_as_task(await look(key, resources), task_id, resources)
+    assert (taken_up.state, taken_up.attempt.problem) == (State.SUBMITTED, None)
+    assert await resources.ledger.open_keys() == [key]
+    assert [item.what for item in await collect(None, resources)] == ["archived"]
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
+    key: str, resources: Resources, sandbox: SandboxServer
+) -> None:
+    task_id = (await submit(key, resources)).task_id or ""
+    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    set_clock(resources, now() + kept + timedelta(hours=1))
+    assert [item.what for item in await collect(None, resources)] == ["failed"]
+    await resolve_as_task(await look(key, resources), task_id, resources)
+    assert [item.what for item in await collect(None, resources)] == ["pending"]
+    set_clock(resources, now() + 2 * kept + timedelta(hours=2))
+    assert [item.what for item in await collect(None, resources)] == ["failed"]
+
+
 async def test_a_result_that_comes_in_that_last_day_is_archived(
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
@@ -207,7 +244,8 @@ def test_when_a_task_without_an_end_is_given_up(
 ) -> None:
     found = given_up(status, age=age, stood=stood, kept=15 * DAY)
     assert (found is not None) == ends
-    assert found is None or (found.fail_code, found.task_id) == (status.state, "t")
+    assert found is None or (found.state, found.task_id) == (status.state, "t")
+    assert found is None or found.fail_code == (NO_STATUS if status.state == NO_STATUS else NO_END)
 
 
 async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(

@@ -62,7 +62,7 @@ async def test_saying_it_twice_is_fine(key: str, resources: Resources, sandbox: 
     assert await resolve(key, task_id, resources) == first
 
 
-async def test_a_finished_generation_stays_closed_when_its_own_task_is_named(
+async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
@@ -70,7 +70,9 @@ async def test_a_finished_generation_stays_closed_when_its_own_task_is_named(
     await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
     await resources.ledger.close(await recorded(key, resources))
     before = await resources.ledger.read(key)
-    assert (await resolve(key, task_id, resources)).state is State.FAILED
+    sandbox.faults.add(Fault(call="status", kind="failed"))
+    with pytest.raises(ResolutionError, match=r"reports task .* as failed.*nothing paid"):
+        await resolve(key, task_id, resources)
     assert await resources.ledger.read(key) == before
     assert not await resources.ledger.is_open(key)
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from apixo import Failed, Status, Succeeded, VideoRequest
+from apixo.errors import NO_RESULT
 from flows.record import transitions
 from flows.record.advice import advice
 from flows.record.generation import Generation, Owner, Problem
@@ -60,6 +61,17 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
         ["`collect-videos`", "pays nothing"],
     ),
     ("failed", failed("ODD"), "Failed", "as task `t1`", [f"`sora resolve kite --resubmit --api x`, or {RESOLVE}"]),
+    (
+        "given up",
+        failed(NO_RESULT),
+        "Given up",
+        "Yes, as task `t1`",
+        [
+            "Look at the task in your APIXO account.",
+            f"It has a result, or is under way: `sora resolve kite --task-id t1 --api x`, or {RESOLVE}",
+            "It has none: to pay for another try, `sora resolve kite --resubmit --api x`",
+        ],
+    ),
     ("failed for good", failed("CONTENT_VIOLATION"), "Failed", "as task `t1`", ["change it, and give it a new key"]),
     (
         "rejected",
@@ -84,7 +96,7 @@ def test_only_what_may_pay_says_so() -> None:
     for name, found, *_ in CASES:
         resubmits = [step for step in advice(found, "").steps if "--resubmit" in step]
         assert all("pay" in step.lower() for step in resubmits)
-        assert bool(resubmits) is (name in ("unconfirmed", "failed"))
+        assert bool(resubmits) is (name in ("unconfirmed", "failed", "given up"))
 
 
 def test_a_task_id_cannot_end_the_code_that_it_stands_in() -> None:
