@@ -83,15 +83,15 @@ class Batch:
             free_call(resources.client),
             outage_seconds=resources.api.submit_outage_seconds,
             at_once=max(AT_ONCE // shards, 1),
-            sleep=resources.sleep,
-            monotonic=resources.monotonic,
+            sleep=resources.clock.sleep,
+            monotonic=resources.clock.monotonic,
         )
         self._gone: dict[str, Problem] = {}
         """The refusal of each model that APIXO does not offer."""
         self._said_gone: set[tuple[str, ...]] = set()
         self.due: list[Row] = []
         self._later: list[BatchRow] = []
-        today = resources.now().date()
+        today = resources.clock.now().date()
         for row in rows:
             if isinstance(row, Row) and row.item.not_before is not None and row.item.not_before > today:
                 self._later.append(self._row(row, "not due", note=f"not before {row.item.not_before}"))
@@ -159,7 +159,7 @@ class Batch:
             self.key, len(self.due), len(self._before), max_in_flight, submissions_per_second,
         )  # fmt: skip
 
-        shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.monotonic)
+        shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.clock.monotonic)
 
         async def one(row: Row) -> BatchRow:
             async with gate:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from apixo import BadRequestError, Status
+from apixo import BadRequestError, Status, StatusClient
 from apixo.redaction import excerpt, hide_secret
 from apixo.replies import FINAL_STATES, usable_task_id
 from blocks.errors import StoreError
@@ -24,6 +24,7 @@ from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
+from flows.record.ledger import Ledger
 from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.progress import run_logger
@@ -155,7 +156,7 @@ async def answer_call(
     found, status = entry.generation, None
     known = found.attempts[attempt_number - 1].task_id
     if known is None:
-        status = await _believed(found, attempt_number, claimed_task_id, resources)
+        status = await _believed(found, attempt_number, claimed_task_id, resources.client, resources.ledger)
         if claimed_task_id is None or status is None:
             run_logger().warning("%s", _unidentified(found, attempt_number, resources.options))
             return Outcome.UNIDENTIFIED
@@ -177,7 +178,9 @@ async def answer_call(
     return Outcome.FINISHED
 
 
-async def _believed(found: Generation, number: int, claimed_task_id: str | None, resources: Resources) -> Status | None:
+async def _believed(
+    found: Generation, number: int, claimed_task_id: str | None, client: StatusClient, ledger: Ledger
+) -> Status | None:
     """What the provider says of the task that a call named; None where it is no task of this generation's."""
     if claimed_task_id is None:
         return None
@@ -185,16 +188,16 @@ async def _believed(found: Generation, number: int, claimed_task_id: str | None,
         run_logger().warning("A call for %s names task %s, which is another attempt's.", found.key, claimed_task_id)
         return None
     try:
-        status = await resources.client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
+        status = await client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
     except BadRequestError as error:
         run_logger().warning(
             "A call for %s names task %s, and APIXO does not know it: %s", found.key, claimed_task_id, error.message
         )
         return None
-    entry = await resources.ledger.read(found.key)
+    entry = await ledger.read(found.key)
     if entry is not None and entry.generation.attempts[number - 1].task_id == claimed_task_id:
         return status  # a call soon after the submission: its own answer came meanwhile
-    owner = await resources.ledger.tasks.owner(claimed_task_id)
+    owner = await ledger.tasks.owner(claimed_task_id)
     if owner is not None and owner.key != found.key:
         run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, claimed_task_id, owner.key)
         return None
@@ -209,7 +212,7 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
         if current.attempts[number - 1].task_id is not None or task_id in current.task_ids:
             return current
         return transitions.submitted(
-            current, attempt_number=number, task_id=task_id, now=resources.now(), named_by="callback", note=NOTE
+            current, attempt_number=number, task_id=task_id, now=resources.clock.now(), named_by="callback", note=NOTE
         )
 
     try:

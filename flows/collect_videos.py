@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
 from blocks import ApixoApi, VideoArchive
 from flows import steps
+from flows.clock import Clock
 from flows.media.errors import MediaError
 from flows.media.spool import spool_folder
 from flows.record import transitions
@@ -20,7 +21,7 @@ from flows.record.advice import unconfirmed_error
 from flows.record.errors import PipelineError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
-from flows.record.ledger import Entry
+from flows.record.ledger import Entry, Ledger
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit
@@ -116,20 +117,20 @@ async def _collect_while_notified(
     found = {item.key: item for item in await collect(keys, resources, detached_only=detached_only)}
     if not subscribes:
         return list(found.values())
-    ends = resources.monotonic() + SUBSCRIBED_SECONDS
+    ends = resources.clock.monotonic() + SUBSCRIBED_SECONDS
     for again in (False, True):
         if again:
             await resources.subscriber.resubscribe()
-        quiet_since = resources.monotonic()
-        while (now := resources.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
-            await resources.sleep(min(LOOK_SECONDS, quiet_since + QUIET_SECONDS - now))
+        quiet_since = resources.clock.monotonic()
+        while (now := resources.clock.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
+            await resources.clock.sleep(min(LOOK_SECONDS, quiet_since + QUIET_SECONDS - now))
             notified = resources.subscriber.take_notified()
             if notified:  # of what is replayed, what is closed since is no news
                 notified &= set(await resources.ledger.open_keys())
             if notified:
                 more = await collect(sorted(notified), resources, detached_only=detached_only)
                 found |= {item.key: item for item in more}
-                quiet_since = resources.monotonic()
+                quiet_since = resources.clock.monotonic()
     return [found[key] for key in sorted(found)]
 
 
@@ -163,7 +164,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
                 run_logger().exception("%s failed in a way that nobody foresaw.", key)
                 seen = await _not_processed(key, error, resources)
             if seen.expiring:
-                await _warn(key, resources)
+                await _warn(key, resources.ledger, resources.clock)
             return seen
 
     collected = list(await asyncio.gather(*(one(key) for key in wanted)))
@@ -179,9 +180,9 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
     if detached_only and _is_waited_for(entry.generation, resources):
         return _collected(entry.generation, resources)
     if entry.generation.state is State.CLAIMED:
-        entry = await wait_for_answer(entry, resources)
-    elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources) < RECONCILED_WITHIN:
-        entry = await reconcile(entry, resources)
+        entry = await wait_for_answer(entry, resources.ledger, resources.clock)
+    elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources.clock) < RECONCILED_WITHIN:
+        entry = await reconcile(entry, resources.ledger, resources.clock)
     found = entry.generation
     if found.state in (State.SUBMITTED, State.SUCCEEDED):
         await _collect_superseded(entry, resources)
@@ -213,7 +214,7 @@ async def _collect_result(entry: Entry, resources: Resources) -> Collected:
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
     """Whether a run waits for it, as far as the record says: one that died is given up after its deadline."""
-    age = _age(found, resources)
+    age = _age(found, resources.clock)
     return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
 
@@ -243,8 +244,8 @@ async def _collect_superseded(entry: Entry, resources: Resources) -> None:
                 run_logger().warning("Task %s of %s could not be archived beside: %s", item.task_id, found.key, error)
 
 
-def _age(found: Generation, resources: Resources) -> timedelta:
-    return resources.now() - (found.attempt.submitted_at or found.attempt.claimed_at)
+def _age(found: Generation, clock: Clock) -> timedelta:
+    return clock.now() - (found.attempt.submitted_at or found.attempt.claimed_at)
 
 
 async def _ask(entry: Entry, resources: Resources) -> Collected:
@@ -302,7 +303,7 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))
-    age = _age(found, resources) if found.succeeded_at is None else resources.now() - found.succeeded_at
+    age = _age(found, resources.clock) if found.succeeded_at is None else resources.clock.now() - found.succeeded_at
     if what in ("pending", "unconfirmed") and age > EXPIRING_AFTER:
         collected.expiring = True
         since = "Submitted" if found.succeeded_at is None else "Finished"
@@ -314,11 +315,11 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     return collected
 
 
-async def _warn(key: str, resources: Resources) -> None:
+async def _warn(key: str, ledger: Ledger, clock: Clock) -> None:
     """Publishes that its result expires, once a day."""
-    now = resources.now()
+    now = clock.now()
     try:
-        found = (await resources.ledger.change(key, lambda current: transitions.warned(current, now=now))).generation
+        found = (await ledger.change(key, lambda current: transitions.warned(current, now=now))).generation
     except SoraError as error:  # the next collector does it
         run_logger().warning("That %s expires soon could not be noted: %s", key, error)
         return

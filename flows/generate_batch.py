@@ -29,8 +29,9 @@ from flows.record.errors import (
 )
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
+from flows.record.ledger import Ledger
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resources import command_options, load_block, open_resources
 from flows.shard_runs import run_in_shards
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
@@ -141,7 +142,7 @@ async def generate_batch(
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
-        key = given or await key_of_batch(title_of(requests), resources, dry_run=dry_run)
+        key = given or await key_of_batch(title_of(requests), resources.ledger, dry_run=dry_run)
         notes: list[str] = []
         read = partial(
             read_calendar,
@@ -150,7 +151,7 @@ async def generate_batch(
             fit_images=fit_images,
             report=notes.append,
         )
-        rows = await rows_of(requests, calendar or None, key, resources, read)
+        rows = await rows_of(requests, calendar or None, key, resources.archive, read)
         for note in notes:
             run_logger().warning("%s", note)
         tags = {tag for row in rows if isinstance(row, Row) for tag in row.item.tags}
@@ -187,28 +188,28 @@ async def generate_batch(
     return summary
 
 
-async def key_of_batch(title: str, resources: Resources, *, dry_run: bool) -> str:
+async def key_of_batch(title: str, ledger: Ledger, *, dry_run: bool) -> str:
     """The key of a batch that was given none. A dry run writes nothing down, and is no run's first start."""
     root = root_run_id()
     if root is None:
         return check_key("")  # outside of a run: refused
     if dry_run:
         return list(candidates(root, title))[1]
-    return await resources.ledger.run_keys.key(root, title, batch=True)
+    return await ledger.run_keys.key(root, title, batch=True)
 
 
 async def rows_of(
     requests: Sequence[BatchItem | BadRow] | None,
     calendar: str | None,
     key: str,
-    resources: Resources,
+    archive: VideoArchive,
     read: ReadCalendar,
 ) -> list[Row | BadRow]:
     """What is asked for, each row understood or not. Rows whose key would not be one are not."""
     if (requests is None) is (calendar is None):
         raise PipelineError("Give either requests or a calendar. Nothing was submitted.", key=key)
     if calendar is not None:
-        rows = await read(calendar, resources.archive)
+        rows = await read(calendar, archive)
     else:
         rows = mark_duplicates(
             [

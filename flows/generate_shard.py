@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import PreconditionFailedError, StoreError
+from blocks.object_store import ObjectStore
 from flows.batch.shares import Share, Stop, beat_name, stop_name, summary_name
 from flows.batch.summary import batch_error
 from flows.batch_run import Batch
 from flows.permission import rerun_by_person
 from flows.record.errors import PipelineError
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resources import command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_log import log_reasons_once
@@ -56,7 +57,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
         batch = await Batch.look(
             wanted.key, wanted.rows, resources, terms=terms, max_spend=wanted.max_spend, shards=wanted.of
         )
-        async with _in_touch(batch, wanted, attempt, resources):
+        async with _in_touch(batch, wanted, attempt, resources.store):
             summary = await batch.run(
                 max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
             )
@@ -86,9 +87,9 @@ async def _read(share: str, archive: VideoArchive) -> Share:
 
 
 @asynccontextmanager
-async def _in_touch(batch: Batch, share: Share, attempt: int, resources: Resources) -> AsyncIterator[None]:
+async def _in_touch(batch: Batch, share: Share, attempt: int, store: ObjectStore) -> AsyncIterator[None]:
     """While the shard runs, shows that it is alive, and passes on what stops all shards."""
-    store, name = resources.store, stop_name(share.folder)
+    name = stop_name(share.folder)
 
     async def exchange() -> None:
         await store.put(beat_name(share.folder, share.number, attempt), b"")
@@ -105,7 +106,7 @@ async def _in_touch(batch: Batch, share: Share, attempt: int, resources: Resourc
                 await exchange()
             except StoreError as error:  # the rows wait for the store themselves, or fail
                 run_logger().warning("The other shards cannot be heard: %s", error)
-            await resources.sleep(BEAT_SECONDS)
+            await asyncio.sleep(BEAT_SECONDS)
 
     touch = asyncio.create_task(repeatedly(), name=f"shard {share.number}")
     try:

@@ -23,7 +23,7 @@ from flows.record.forms import OptionalKey
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
 from flows.record.keys import check_key, root_run_id
-from flows.record.ledger import Entry
+from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug, typed_name
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.output import protect_log_handlers
@@ -86,7 +86,7 @@ async def generate_video(
     async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
         async with open_resources(*blocks, pays=True, options=options) as resources:
-            key = key or await key_of_run(request, resources, title)
+            key = key or await key_of_run(request, resources.ledger, title)
             await tag_run(request.tags, name=f"generate {key}")
             async with explained(key, resources):
                 terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
@@ -96,7 +96,7 @@ async def generate_video(
     return made
 
 
-async def key_of_run(request: VideoRequest, resources: Resources, title: str) -> str:
+async def key_of_run(request: VideoRequest, ledger: Ledger, title: str) -> str:
     """The key of a video that was given none: a rerun of its run is the same video, a new run another one.
 
     A parent's retry starts its subflows as new runs with new ids. So there the key belongs to the outermost run,
@@ -106,7 +106,7 @@ async def key_of_run(request: VideoRequest, resources: Resources, title: str) ->
     if root is None:  # outside of a run, where nothing could be rerun
         return check_key(str(uuid4()))
     inner = root != flow_run.id
-    key = await resources.ledger.run_keys.key(f"{root}-{request_digest(request)[:12]}" if inner else root, title)
+    key = await ledger.run_keys.key(f"{root}-{request_digest(request)[:12]}" if inner else root, title)
     run_logger().info(
         "No key was given, so this video is called %s; reruns go on with it.%s", key,
         " An equal request in the same outermost run is the same video; give a key to have another one." * inner,

@@ -21,6 +21,7 @@ from flows.record.errors import PipelineError
 from flows.record.forms import PLAIN
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
+from flows.record.ledger import Ledger
 from flows.resources import Resources, command_options, describe, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.preview_artifacts import publish_question
@@ -111,9 +112,9 @@ async def preview_then_final(
     async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, pays=True, options=options) as resources:
-        key = key or await key_of_run(request, resources, title)
+        key = key or await key_of_run(request, resources.ledger, title)
         await tag_run(request.tags, name=f"{VERB} {key}")
-        number, asked = await _latest_preview(key, request, resources)
+        number, asked = await _latest_preview(key, request, resources.ledger)
     problem = ""
     asked_times = 0
     while True:
@@ -208,10 +209,10 @@ def _changed(request: VideoRequest, **changes: Any) -> VideoRequest:
     return VideoRequest.model_validate(request.model_dump() | changes)
 
 
-async def _latest_preview(key: str, request: VideoRequest, resources: Resources) -> tuple[int, VideoRequest]:
+async def _latest_preview(key: str, request: VideoRequest, ledger: Ledger) -> tuple[int, VideoRequest]:
     """Which preview a rerun goes on with, and what it asked for."""
     number, asked = 1, preview_of(request)
-    while (entry := await resources.ledger.read(preview_key(key, number + 1))) is not None:
+    while (entry := await ledger.read(preview_key(key, number + 1))) is not None:
         number, asked = number + 1, entry.generation.request
     return number, asked
 

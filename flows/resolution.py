@@ -1,11 +1,12 @@
 """What a person does about a generation whose payment is unclear, or that failed."""
 
 from apixo import ApixoError, BadRequestError, Failed
+from flows.clock import Clock
 from flows.record import transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import Generation, State
-from flows.record.ledger import Entry
+from flows.record.ledger import Entry, Ledger
 from flows.resources import Resources
 from flows.signals.progress import run_logger
 from flows.submission import reconcile, wait_for_answer
@@ -15,13 +16,13 @@ class ResolutionError(LedgerError):
     """What was asked for does not fit what the ledger or the provider says."""
 
 
-async def look(key: str, resources: Resources) -> Generation:
+async def look(key: str, ledger: Ledger) -> Generation:
     """The record that a person decides about.
 
     Raises:
         ResolutionError: the key is unknown.
     """
-    return (await _entry(key, resources)).generation
+    return (await _entry(key, ledger)).generation
 
 
 async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) -> Generation:
@@ -39,7 +40,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         ResolutionError: the task is unknown, has failed, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
-    entry = await _answered(key, resources)
+    entry = await _answered(key, resources.ledger, resources.clock)
     if seen.task_id is None and entry.generation.task_id not in (None, task_id):
         raise ResolutionError(
             f"{key} was answered meanwhile: APIXO took it as task {entry.generation.task_id}. Nothing was changed.",
@@ -68,7 +69,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         )
 
     def how(current: Generation) -> Generation:
-        return transitions.resolved(current, attempt_number=number, task_id=task_id, now=resources.now())
+        return transitions.resolved(current, attempt_number=number, task_id=task_id, now=resources.clock.now())
 
     try:
         if how(entry.generation) == entry.generation:
@@ -100,7 +101,7 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
         UnconfirmedError: its claim has only now been given up. What the person saw in the account is older than its
             end: look once more, then decide.
     """
-    answered = (await _answered(seen.key, resources)).generation
+    answered = (await _answered(seen.key, resources.ledger, resources.clock)).generation
     if seen.state is State.CLAIMED and answered.state is State.UNCONFIRMED:
         raise unconfirmed_error(answered, resources.options)
     try:
@@ -110,7 +111,7 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
                 current,
                 attempt_number=seen.attempt.number,
                 note="a person allowed another submission",
-                now=resources.now(),
+                now=resources.clock.now(),
             ),
         )
     except TransitionError as error:
@@ -118,19 +119,19 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
     return entry.generation
 
 
-async def _entry(key: str, resources: Resources) -> Entry:
-    entry = await resources.ledger.read(key)
+async def _entry(key: str, ledger: Ledger) -> Entry:
+    entry = await ledger.read(key)
     if entry is None:
         raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
     return entry
 
 
-async def _answered(key: str, resources: Resources) -> Entry:
+async def _answered(key: str, ledger: Ledger, clock: Clock) -> Entry:
     """The record once a claim has had its time, and with the task that the store may know."""
-    entry = await _entry(key, resources)
+    entry = await _entry(key, ledger)
     match entry.generation.state:
         case State.CLAIMED:
-            return await wait_for_answer(entry, resources)
+            return await wait_for_answer(entry, ledger, clock)
         case State.UNCONFIRMED:
-            return await reconcile(entry, resources)
+            return await reconcile(entry, ledger, clock)
     return entry

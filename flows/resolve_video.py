@@ -67,7 +67,7 @@ async def resolve_video(
     async with explained(key):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
         async with open_resources(*blocks, pays=True, options=options) as resources, explained(key, resources):
-            seen = await look(key, resources)
+            seen = await look(key, resources.ledger)
             if task_id is not None:
                 decided = await resolve_as_task(seen, task_id, resources)
             elif seen.attempt.number != attempt:

@@ -2,12 +2,9 @@
 
 import asyncio
 import os
-import random
 import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,6 +17,7 @@ from pydantic_core import ErrorDetails
 from apixo import StatusClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
+from flows.clock import Clock
 from flows.media.hosts import guarded_client
 from flows.media.own_images import image_address
 from flows.media.spool import spool_root
@@ -58,11 +56,9 @@ class Resources:
         spool: Path,
         payments: PaymentThread | None = None,
         options: str = "",
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        rng: Callable[[], float] = random.random,
+        clock: Clock | None = None,
     ) -> None:
+        self.clock = clock or Clock()
         self.api = api
         self.archive = archive
         self.client = client
@@ -71,7 +67,7 @@ class Resources:
         self._payments = payments
         self.spending = SpendGuard(
             ledger, Ceilings(api.max_spend_per_day, api.max_spend_per_month), currency=api.currency,
-            lease_seconds=api.lease_seconds, now=now,
+            lease_seconds=api.lease_seconds, now=self.clock.now,
         )  # fmt: skip
         """Keeps this run below the ceilings."""
         self.usual = UsualTimes(ledger.newest)
@@ -86,7 +82,6 @@ class Resources:
         self.subscriber = subscriber
         """Wakes waiters whose callback came; not subscribed where the API block has no `callback_url`."""
         self.spool = spool
-        self.sleep, self.monotonic, self.now, self.rng = sleep, monotonic, now, rng
 
     @property
     def payments(self) -> PaymentThread:

@@ -32,6 +32,7 @@ from flows.batch.budget import Budget
 from flows.batch.shares import FOLDER, Share, beat_name, deal, summary_name
 from flows.batch.summary import BatchRow, BatchSummary
 from flows.batch_run import Batch
+from flows.clock import Clock
 from flows.permission import sent_back_by
 from flows.record.errors import PipelineError
 from flows.resources import Resources
@@ -82,7 +83,9 @@ async def run_in_shards(
         await _require_deployment(client)
         grant = sent_back_by(await client.read_flow_run_states(UUID(run_id)))
         folder = f"{FOLDER}{grant or run_id}/"
-        await _wait_for_earlier(client, run_id, folder, resources)
+        await _wait_for_earlier(
+            client, run_id, folder, resources.clock, patience_seconds=resources.api.deadline_seconds
+        )
         await batch.check_balance()
         shards = max(min(shards, len(batch.due), max_in_flight), 1)
         parts, unaffordable = deal(
@@ -105,7 +108,7 @@ async def run_in_shards(
             for number, part in enumerate(parts, 1)
             if part.rows
         ]
-        ended = await _Runs(client, shares, resources, api, archive).until_ended()
+        ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
     summary = _merge(await batch.look_again(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
     for name in await resources.store.names(folder):
         await resources.store.remove(name)
@@ -148,14 +151,16 @@ async def _require_deployment(client: PrefectClient) -> None:
         ) from error
 
 
-async def _wait_for_earlier(client: PrefectClient, run_id: str, folder: str, resources: Resources) -> None:
+async def _wait_for_earlier(
+    client: PrefectClient, run_id: str, folder: str, clock: Clock, *, patience_seconds: float
+) -> None:
     """Waits for shards that an earlier try of this run left under way: both together would exceed the limits."""
     wanted = FlowRunFilter(
         parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(run_id)]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)),
     )
-    ends, said = resources.monotonic() + resources.api.deadline_seconds, False
-    while resources.monotonic() < ends:
+    ends, said = clock.monotonic() + patience_seconds, False
+    while clock.monotonic() < ends:
         found = await client.read_flow_runs(flow_run_filter=wanted)
         others = [run for run in found if not str(run.parameters.get("share", "")).startswith(folder)]
         if not others:
@@ -163,16 +168,23 @@ async def _wait_for_earlier(client: PrefectClient, run_id: str, folder: str, res
         if not said:
             run_logger().info("%d shard(s) of an earlier try are under way. They are waited for.", len(others))
             said = True
-        await resources.sleep(LOOK_SECONDS)
+        await clock.sleep(LOOK_SECONDS)
 
 
 class _Runs:
     """The runs of the shards."""
 
     def __init__(
-        self, client: PrefectClient, shares: Sequence[Share], resources: Resources, api: str, archive: str
+        self,
+        client: PrefectClient,
+        shares: Sequence[Share],
+        store: ObjectStore,
+        clock: Clock,
+        *,
+        api: str,
+        archive: str,
     ) -> None:
-        self._client, self._resources, self._store = client, resources, resources.store
+        self._client, self._store, self._clock = client, store, clock
         self._blocks = {"api": api, "archive": archive}
         self._shards = [_Shard(share) for share in shares]
         self._said = ""
@@ -188,7 +200,7 @@ class _Runs:
                 await self._look(waiting)
             except AWAY as error:
                 run_logger().warning("The shards cannot be seen right now: %s", error)
-            await self._resources.sleep(max(LOOK_SECONDS, len(self._shards) / 10))
+            await self._clock.sleep(max(LOOK_SECONDS, len(self._shards) / 10))
         return self._shards
 
     async def _look(self, waiting: Sequence[_Shard]) -> None:
@@ -238,7 +250,7 @@ class _Runs:
         now, beat = stamps.get(f"{folder}now"), stamps.get(beat_name(folder, shard.share.number, shard.attempt))
         if beat is None:  # it reads the ledger first; its start is by the server's clock, which is near enough for that
             began = run.start_time
-            return began is not None and self._resources.now() - began > timedelta(seconds=3 * DEAD_SECONDS)
+            return began is not None and self._clock.now() - began > timedelta(seconds=3 * DEAD_SECONDS)
         return now is not None and now - beat > timedelta(seconds=DEAD_SECONDS)
 
     async def _start(self, shard: _Shard) -> None:

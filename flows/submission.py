@@ -11,6 +11,7 @@ from typing import Final
 
 from apixo import VideoRequest, retry_delay
 from apixo.constants import MAX_TRIES
+from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
@@ -18,7 +19,7 @@ from flows.record.errors import LedgerError, SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Attempt, Problem, State
 from flows.record.indexes import is_same_video
-from flows.record.ledger import Entry
+from flows.record.ledger import Entry, Ledger
 from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.progress import report_progress, run_logger
@@ -106,7 +107,7 @@ class Submission:
                 case State.CLAIMED:
                     entry = await self._join(entry)
                 case State.UNCONFIRMED:
-                    unclear, entry = entry, await reconcile(entry, self._resources)
+                    unclear, entry = entry, await reconcile(entry, self._ledger, self._resources.clock)
                     if entry is unclear:
                         raise unconfirmed_error(found, self._resources.options)
                 case State.REJECTED:
@@ -123,7 +124,7 @@ class Submission:
 
     async def _look_for_duplicates(self) -> None:
         """Before anything is paid under a new key, says which other key the same request was submitted under."""
-        self._looked_for_duplicates = self._resources.monotonic()
+        self._looked_for_duplicates = self._resources.clock.monotonic()
         first = await self._ledger.duplicate_of(self._request, self._key, note=True)
         if first is None:
             return
@@ -158,12 +159,12 @@ class Submission:
                 tries,
                 retry_after_seconds=problem.retry_after_seconds,
                 first_seconds=self._resources.api.retry_delay_seconds,
-                rng=self._resources.rng,
+                rng=self._resources.clock.rng,
             )
             self._log.warning(
                 "%s was not taken (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
             )
-            await self._resources.sleep(pause)
+            await self._resources.clock.sleep(pause)
             return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
         if not entry.generation.may_be_paid:
             await self._look_for_duplicates()  # the same video may have been paid for under another key since
@@ -198,7 +199,7 @@ class Submission:
             claim.claimed_by.pid, claim.claimed_by.host, claim.lease_seconds,
         )  # fmt: skip
         report_progress(self._key, "submit", f"waiting for process {claim.claimed_by.pid} on {claim.claimed_by.host}")
-        return await wait_for_answer(entry, self._resources)
+        return await wait_for_answer(entry, self._ledger, self._resources.clock)
 
     async def _pay(
         self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None, note: str | None = None
@@ -221,7 +222,7 @@ class Submission:
     async def _call(self, over: Entry | None, granted_by: str | None, model: str, note: str | None) -> Outcome:
         resources = self._resources
         await resources.client.turn()
-        if over is None and resources.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
+        if over is None and resources.clock.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
         report_progress(self._key, "submit", "sending the request")
         price = resources.api.price(model, self._request.on(model).seconds)
@@ -247,8 +248,8 @@ class Submission:
                 note=note,
                 options=resources.options,
                 log=self._log,
-                now=resources.now,
-                monotonic=resources.monotonic,
+                now=resources.clock.now,
+                monotonic=resources.clock.monotonic,
             )
 
             def report(outcome: Outcome) -> None:
@@ -279,7 +280,7 @@ class Submission:
                     emit("unconfirmed", entry.generation)
 
 
-async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
+async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     """Waits until a claim has an answer. After its lease it becomes `unconfirmed`, unless the store knows its task.
 
     The lease is measured by our own clock from the moment we saw the claim: clocks of machines differ.
@@ -289,15 +290,15 @@ async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
     """
     claimed = entry.generation
     number = claimed.attempt.number
-    deadline = resources.monotonic() + claimed.attempt.lease_seconds
-    while resources.monotonic() < deadline:
-        await resources.sleep(min(LOOK_SECONDS, max(deadline - resources.monotonic(), 0.01)))
-        current = await resources.ledger.read(claimed.key)
+    deadline = clock.monotonic() + claimed.attempt.lease_seconds
+    while clock.monotonic() < deadline:
+        await clock.sleep(min(LOOK_SECONDS, max(deadline - clock.monotonic(), 0.01)))
+        current = await ledger.read(claimed.key)
         if current is None:
             raise LedgerError(f"There is no record of {claimed.key} in the ledger any more.", key=claimed.key)
         if current.generation.state is not State.CLAIMED or current.etag != entry.etag:
             return current
-    found = await reconcile(entry, resources)
+    found = await reconcile(entry, ledger, clock)
     if found is not entry:
         return found
     problem = Problem(
@@ -308,9 +309,9 @@ async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
             "or after the request was sent"
         ),
     )
-    given_up = await resources.ledger.change(
+    given_up = await ledger.change(
         claimed.key,
-        lambda now: transitions.unconfirmed(now, attempt_number=number, problem=problem, now=resources.now()),
+        lambda now: transitions.unconfirmed(now, attempt_number=number, problem=problem, now=clock.now()),
         known=entry,
     )
     if given_up.generation.state is State.UNCONFIRMED:
@@ -318,24 +319,24 @@ async def wait_for_answer(entry: Entry, resources: Resources) -> Entry:
     return given_up
 
 
-async def reconcile(entry: Entry, resources: Resources) -> Entry:
+async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     """Gives an attempt without an answer the task that the store knows: its process died before the record named it.
 
     Returns:
         The record as it then is; the very same entry where the store knows no task of it.
     """
     unanswered = entry.generation
-    noted = await resources.ledger.tasks.noted_for(unanswered)
+    noted = await ledger.tasks.noted_for(unanswered)
     if noted is None:
         return entry
     task_id, owner = noted
-    found = await resources.ledger.change(
+    found = await ledger.change(
         owner.key,
         lambda now: transitions.submitted(
             now,
             attempt_number=owner.attempt_number,
             task_id=task_id,
-            now=resources.now(),
+            now=clock.now(),
             named_by=owner.named_by,
             note="its process died after it had noted the task",
         ),

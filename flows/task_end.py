@@ -49,7 +49,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     """
     api, key, task_id = resources.api, paid.key, paid.task_id
     # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
-    passed = (resources.now() - (found.attempt.submitted_at or resources.now())).total_seconds()
+    passed = (resources.clock.now() - (found.attempt.submitted_at or resources.clock.now())).total_seconds()
     patience = CALLBACK_PATIENCE if api.callback_url else 1.0
     first_wait_seconds, poll_interval_seconds = api.timing(paid.model)
     initial_wait_seconds = max(patience * first_wait_seconds - max(passed, 0.0), 0.0)
@@ -84,9 +84,9 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         poll_interval_seconds=poll_interval_seconds,
         deadline_seconds=api.deadline_seconds,
         report=report,
-        sleep=lambda seconds: resources.subscriber.sleep(key, seconds, resources.sleep),
-        monotonic=resources.monotonic,
-        rng=resources.rng,
+        sleep=lambda seconds: resources.subscriber.sleep(key, seconds, resources.clock.sleep),
+        monotonic=resources.clock.monotonic,
+        rng=resources.clock.rng,
     )
 
 
@@ -99,7 +99,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     Raises:
         ApixoError: no usable answer, and nothing to conclude from that yet.
     """
-    age = resources.now() - (known.generation.attempt.submitted_at or known.generation.attempt.claimed_at)
+    age = resources.clock.now() - (known.generation.attempt.submitted_at or known.generation.attempt.claimed_at)
     kept = timedelta(hours=resources.api.result_valid_hours)
     error = None
     try:
@@ -116,10 +116,10 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     word = status.state[:MAX_WORD_CHARACTERS] if stands else None
     if word != known.generation.attempt.stands_as:
         known = await resources.ledger.change(
-            paid.key, lambda now: transitions.stands_as(now, paid.task_id, word, now=resources.now()), known=known
+            paid.key, lambda now: transitions.stands_as(now, paid.task_id, word, now=resources.clock.now()), known=known
         )
-    since = known.generation.attempt.stands_since or resources.now()
-    end = given_up(status, age=age, stood=resources.now() - since, kept=kept)
+    since = known.generation.attempt.stands_since or resources.clock.now()
+    end = given_up(status, age=age, stood=resources.clock.now() - since, kept=kept)
     if end is None and error is not None:
         raise error
     return known, end or status
@@ -136,7 +136,7 @@ async def give_up_result(
         error: why the result could not be had this time.
         resources: the ledger.
     """
-    now, found = resources.now(), known.generation
+    now, found = resources.clock.now(), known.generation
     age = now - (found.succeeded_at or found.attempt.claimed_at)
     if age < timedelta(hours=resources.api.result_valid_hours):
         return None
@@ -210,7 +210,7 @@ async def record_end(
     if isinstance(status, Failed):
         failed = status
         entry = await resources.ledger.change(
-            key, lambda now: transitions.failed(now, failed, now=resources.now()), known=known
+            key, lambda now: transitions.failed(now, failed, now=resources.clock.now()), known=known
         )
         if entry.generation.state is State.FAILED:
             await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
@@ -219,7 +219,7 @@ async def record_end(
     succeeded = status
     try:
         entry = await resources.ledger.change(
-            key, lambda now: transitions.succeeded(now, succeeded, now=resources.now()), known=known
+            key, lambda now: transitions.succeeded(now, succeeded, now=resources.clock.now()), known=known
         )
     except SupersededError:
         current = await resources.ledger.read(key)

@@ -109,7 +109,7 @@ def _ask(seen: Generation) -> str | None:
 
 async def _look(key: str, *, api: str, archive: str) -> Generation:
     async with _opened(api, archive) as resources:
-        return await look(check_key(key), resources)
+        return await look(check_key(key), resources.ledger)
 
 
 async def _resolve(seen: Generation, task_id: str | None, *, api: str, archive: str) -> Generation:

@@ -8,10 +8,9 @@ that a request was first generated under.
 
 import asyncio
 import contextlib
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -21,6 +20,7 @@ from apixo.requests import STORED
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
+from flows.clock import Clock
 from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
@@ -63,7 +63,7 @@ class Ledger:
     Args:
         store: the archive's bucket.
         patience_seconds: how long an outage of the store is waited out.
-        sleep, monotonic, now, nonce: clocks and randomness, for tests.
+        clock, nonce: for tests.
 
     Attributes:
         tasks: which generation a task belongs to.
@@ -77,16 +77,14 @@ class Ledger:
         store: ObjectStore,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock | None = None,
         nonce: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._store = store
         self._patience_seconds = patience_seconds
-        self._sleep, self._monotonic, self._nonce = sleep, monotonic, nonce
+        self._clock, self._nonce = clock or Clock(), nonce
         self.tasks = TaskOwners(store, self._patiently)
-        self.requests = RequestIndex(store, self._patiently, now=now)
+        self.requests = RequestIndex(store, self._patiently, now=self._clock.now)
         self.spend = SpendObjects(store, self._patiently)
         self.run_keys = RunKeys(store, self._patiently)
 
@@ -150,10 +148,10 @@ class Ledger:
             StoreError: the store did not answer.
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
-        deadline = self._monotonic() + patience
+        deadline = self._clock.monotonic() + patience
         entry = known
         while True:
-            left = max(deadline - self._monotonic(), 0.0)
+            left = max(deadline - self._clock.monotonic(), 0.0)
             newest = entry is None
             entry = entry or await self._existing(key, patience_seconds=left)
             changed = _changed(entry.generation, how, newest=newest)
@@ -162,13 +160,13 @@ class Ledger:
                 continue
             if changed == entry.generation:
                 return entry
-            left = max(deadline - self._monotonic(), 0.0)
+            left = max(deadline - self._clock.monotonic(), 0.0)
             if newest:
                 await self._bind_anew(entry.generation, changed, patience_seconds=left)
             written = await self._replace(entry, changed, patience_seconds=left)
             if written is not None:
                 return written
-            if self._monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
             entry = None
 
@@ -332,15 +330,15 @@ class Ledger:
     async def _patiently(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None) -> T:
         """Makes a call, again while the store is away. `PreconditionFailedError` is an answer, and passes."""
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
-        deadline = self._monotonic() + patience
+        deadline = self._clock.monotonic() + patience
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await call()
             except StoreUnavailableError:
-                if self._monotonic() + pause > deadline:
+                if self._clock.monotonic() + pause > deadline:
                     raise
-            await self._sleep(pause)
+            await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 

@@ -56,7 +56,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     entry = await resources.ledger.change(
         key,
         lambda now: transitions.archived(
-            now, task=paid, objects=stored.objects, warnings=stored.warnings, now=resources.now()
+            now, task=paid, objects=stored.objects, warnings=stored.warnings, now=resources.clock.now()
         ),
         known=known,
     )

@@ -48,7 +48,7 @@ async def fetch(
         logger.info("%s is archived already.", key)
         report_progress(key, "fetch", "done before", done=True)
         return None
-    now = resources.now()
+    now = resources.clock.now()
     last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside of a run
     client, web = resources.client, resources.web
     async with resources.fetching:

@@ -133,7 +133,7 @@ async def _resolve(job: Job) -> None:
     blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
     options = command_options(job.blocks, job.blocks)
     async with open_resources(*blocks, options=options) as resources:
-        seen = await look(job.key, resources)
+        seen = await look(job.key, resources.ledger)
     async with open_resources(*blocks, options=options) as resources:
         if job.task_id is not None:
             await resolve_as_task(seen, job.task_id, resources)

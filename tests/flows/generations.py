@@ -58,7 +58,7 @@ async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
 
 async def allow(key: str, resources: Resources) -> Generation:
     """As `sora resolve --resubmit` does it."""
-    return await allow_resubmission(await look(key, resources), resources)
+    return await allow_resubmission(await look(key, resources.ledger), resources)
 
 
 async def finished(sandbox: SandboxServer) -> None:

@@ -131,7 +131,7 @@ async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
         monkeypatch.undo()
         await tasks.bind(task_id, key, 1)  # the reply to the paid call comes after all
         await resources.ledger.change(
-            key, lambda now: transitions.submitted(now, attempt_number=1, task_id=task_id, now=resources.now())
+            key, lambda now: transitions.submitted(now, attempt_number=1, task_id=task_id, now=resources.clock.now())
         )
         return owner
 

@@ -30,7 +30,7 @@ async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected
 
 
 def set_clock(resources: Resources, moment: datetime) -> None:
-    resources.now = lambda: moment
+    resources.clock.now = lambda: moment
 
 
 async def state_of(key: str, resources: Resources) -> State:
@@ -76,12 +76,12 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
     await submit(key, resources)
-    now = resources.now
+    now = resources.clock.now
     for hours in (30, 53):  # the day begins when it is first seen, not when the task was submitted
         set_clock(resources, now() + timedelta(hours=hours))
         (found,) = await collect(None, resources)
         assert found.what == "pending"
-    resources.now = lambda: now() + timedelta(hours=55)
+    resources.clock.now = lambda: now() + timedelta(hours=55)
     (found,) = await collect(None, resources)
     assert found.what == "failed"
     assert "calls the task 'expired' 1 day(s) since that was first seen" in found.note
@@ -100,10 +100,10 @@ async def test_a_documented_state_in_between_begins_the_day_anew(
     key: str, resources: Resources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
-    now = resources.now
+    now = resources.clock.now
 
     async def stands_after(hours: float) -> str | None:
-        resources.now = lambda: now() + timedelta(hours=hours)
+        resources.clock.now = lambda: now() + timedelta(hours=hours)
         (found,) = await collect(None, resources)
         assert found.what == "pending"
         entry = await resources.ledger.read(key)
@@ -125,7 +125,7 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
-    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
     for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
         set_clock(resources, now() + kept + timedelta(hours=hours))
         (found,) = await collect(None, resources)
@@ -147,7 +147,7 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": -1}))
     assert [item.what for item in await collect(None, resources)] == ["error"]
     assert await state_of(key, resources) is State.SUCCEEDED
-    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
     for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
         set_clock(resources, now() + kept + timedelta(hours=hours))
         (found,) = await collect(None, resources)
@@ -169,14 +169,14 @@ async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_noth
     task_id = (await submit(key, resources)).task_id or ""
     await finished(sandbox)
     sandbox.faults.add(Fault.model_validate({"call": call, "kind": "http_500", "times": -1}))
-    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
     await collect(None, resources)
     for hours in (1, 26):
         set_clock(resources, now() + kept + timedelta(hours=hours))
         (found,) = await collect(None, resources)
     assert f"Run `sora resolve {key} --task-id {task_id}" in found.note
     sandbox.faults.clear()
-    taken_up = await resolve_as_task(await look(key, resources), task_id, resources)
+    taken_up = await resolve_as_task(await look(key, resources.ledger), task_id, resources)
     assert (taken_up.state, taken_up.attempt.problem) == (State.SUBMITTED, None)
     assert await resources.ledger.open_keys() == [key]
     assert [item.what for item in await collect(None, resources)] == ["archived"]
@@ -188,10 +188,10 @@ async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
-    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
     set_clock(resources, now() + kept + timedelta(hours=1))
     assert [item.what for item in await collect(None, resources)] == ["failed"]
-    await resolve_as_task(await look(key, resources), task_id, resources)
+    await resolve_as_task(await look(key, resources.ledger), task_id, resources)
     assert [item.what for item in await collect(None, resources)] == ["pending"]
     set_clock(resources, now() + 2 * kept + timedelta(hours=2))
     assert [item.what for item in await collect(None, resources)] == ["failed"]
@@ -203,7 +203,7 @@ async def test_a_result_that_comes_in_that_last_day_is_archived(
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
-    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
     for hours in (-300, 1):
         set_clock(resources, now() + kept + timedelta(hours=hours))
         assert [item.what for item in await collect(None, resources)] == ["error"]
@@ -216,8 +216,8 @@ async def test_one_bad_answer_ends_no_old_task(key: str, resources: Resources, s
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault(call="status", kind="http_500", times=1))
-    now, kept = resources.now, timedelta(hours=resources.api.result_valid_hours)
-    resources.now = lambda: now() + kept + timedelta(days=2)  # nobody has collected since
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
+    resources.clock.now = lambda: now() + kept + timedelta(days=2)  # nobody has collected since
     (found,) = await collect(None, resources)
     assert found.what == "error"
     (found,) = await collect(None, resources)
@@ -339,7 +339,7 @@ async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
     for name in keys:
         await submit(name, resources, VideoRequest(prompt=name))
     sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
-    resources.now = lambda: datetime.now(UTC) + timedelta(days=13)
+    resources.clock.now = lambda: datetime.now(UTC) + timedelta(days=13)
     with pytest.raises(AuthenticationError):
         await collect(None, resources)
     warned = [event.resource.name for event in sent.all() if event.event == "sora.generation.expiring"]
@@ -352,7 +352,7 @@ async def test_what_will_soon_be_gone_is_warned_of(
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await submit(key, resources)
-    resources.now = lambda: datetime.now(UTC) + timedelta(days=days)
+    resources.clock.now = lambda: datetime.now(UTC) + timedelta(days=days)
     (found,) = await collect(None, resources)
     assert found.expiring is expiring
     assert ("360 hours" in found.note) is expiring
@@ -365,7 +365,7 @@ async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
     await submit(key, resources)
     start = datetime.now(UTC)
     clock = {"hours": 0}
-    resources.now = lambda: start + timedelta(hours=clock["hours"])
+    resources.clock.now = lambda: start + timedelta(hours=clock["hours"])
     for clock["hours"] in (13 * 24 + 1, 13 * 24 + 2, 14 * 24, 14 * 24 + 2):
         (found,) = await collect(None, resources)
         assert found.expiring
@@ -398,7 +398,7 @@ async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_i
 ) -> None:
     await Submission(key, KITE, resources, Terms(waits=waits)).run()
     await finished(sandbox)
-    resources.now = lambda: datetime.now(UTC) + timedelta(seconds=age_seconds)
+    resources.clock.now = lambda: datetime.now(UTC) + timedelta(seconds=age_seconds)
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await collect(None, resources, detached_only=True)
     assert len(sandbox.record.statuses()) == asked

@@ -54,7 +54,7 @@ async def two_tasks(key: str, resources: Resources) -> tuple[PaidTask, PaidTask]
     """A key whose task a person replaces by another one, while a run still works on the first."""
     first = (await Submission(key, KITE, resources).run()).generation.task
     other = await made_outside(resources.api, SUBMARINE)
-    second = (await resolve_as_task(await look(key, resources), other, resources)).task
+    second = (await resolve_as_task(await look(key, resources.ledger), other, resources)).task
     return first, second
 
 
@@ -148,7 +148,7 @@ async def test_one_task_is_never_in_two_records(resources: Resources, sandbox: S
         with pytest.raises(UnconfirmedError):
             await Submission(key, KITE, resources).run()
     task_id = sandbox.record.charged()[0].task_id or ""
-    seen = [await look(key, resources) for key in keys]
+    seen = [await look(key, resources.ledger) for key in keys]
     results = await asyncio.gather(
         *(resolve_as_task(found, task_id, resources) for found in seen), return_exceptions=True
     )
@@ -171,12 +171,12 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
     while not sandbox.record.charged():
         await asyncio.sleep(0.01)
     task_id = sandbox.record.charged()[0].task_id or ""
-    await resolve_as_task(await look(other, resources), task_id, resources)
+    await resolve_as_task(await look(other, resources.ledger), task_id, resources)
     with pytest.raises(UnconfirmedError, match=f"has as a task of {other}"):
         await paying
     right = await made_outside(resources.api)
-    await resolve_as_task(await look(other, resources), right, resources)
-    assert (await resolve_as_task(await look(key, resources), task_id, resources)).task_id == task_id
+    await resolve_as_task(await look(other, resources.ledger), right, resources)
+    assert (await resolve_as_task(await look(key, resources.ledger), task_id, resources)).task_id == task_id
     assert (await Submission(key, KITE, resources).run()).generation.task_id == task_id
 
 
@@ -239,7 +239,7 @@ async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
     with pytest.raises(ResolutionError, match=f"APIXO took it as task {task_id}"):
-        await allow_resubmission(await look(key, resources), resources)
+        await allow_resubmission(await look(key, resources.ledger), resources)
     assert (await read(key, resources)).generation.task_id == task_id
     assert len(sandbox.record.submits()) == 1
 

@@ -20,7 +20,7 @@ from tests.support import made_outside
 
 async def resolve(key: str, task_id: str, resources: Resources) -> Generation:
     """As `sora resolve --task-id` does it."""
-    return await resolve_as_task(await look(key, resources), task_id, resources)
+    return await resolve_as_task(await look(key, resources.ledger), task_id, resources)
 
 
 async def test_who_resolved_it_is_written_down(key: str, resources: Resources, sandbox: SandboxServer) -> None:

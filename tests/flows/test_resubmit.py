@@ -90,7 +90,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(key: str, resources: Reso
     with pytest.raises(ResolutionError, match="APIXO took it"):
         await allow_resubmission(await recorded(key, resources), resources)
     with pytest.raises(ResolutionError, match="no record"):
-        await look("never-heard-of", resources)
+        await look("never-heard-of", resources.ledger)
 
 
 async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(

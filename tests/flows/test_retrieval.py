@@ -160,11 +160,11 @@ async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
     (first,) = await collect([key], resources)
     assert first.what == "error"
     assert "fetch it again" in first.note
-    now = resources.now
-    resources.now = lambda: now() + timedelta(hours=23)
+    now = resources.clock.now
+    resources.clock.now = lambda: now() + timedelta(hours=23)
     (first,) = await collect([key], resources)
     assert first.what == "error"
-    resources.now = lambda: now() + timedelta(hours=25)
+    resources.clock.now = lambda: now() + timedelta(hours=25)
     (second,) = await collect([key], resources)
     assert second.what == "archived"
     left = await resources.ledger.read(key)
@@ -194,8 +194,8 @@ async def test_a_page_in_place_of_the_video_keeps_the_generation_open(
     await submit(key, resources)
     await finished(sandbox)
     await collect([key], resources)
-    now = resources.now
-    resources.now = lambda: now() + timedelta(days=2)
+    now = resources.clock.now
+    resources.clock.now = lambda: now() + timedelta(days=2)
     (found,) = await collect([key], resources)
     assert found.what == "error"
     assert await resources.ledger.open_keys() == [key]

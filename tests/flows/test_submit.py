@@ -120,7 +120,7 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_it_asks(
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    resources.sleep = sleep
+    resources.clock.sleep = sleep
     assert (await submit(key, resources)).state is State.SUBMITTED
     assert len(sandbox.record.charged()) == 1
     assert [pause >= 7 for pause in slept] == [True, True]
@@ -225,7 +225,7 @@ async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_com
 async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one(
     key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen_seconds, real, claim = 0.0, resources.monotonic, Ledger.claim
+    frozen_seconds, real, claim = 0.0, resources.clock.monotonic, Ledger.claim
 
     async def claim_and_freeze(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
         nonlocal frozen_seconds
@@ -234,7 +234,7 @@ async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one
         return written
 
     monkeypatch.setattr(Ledger, "claim", claim_and_freeze)
-    resources.monotonic = lambda: real() + frozen_seconds
+    resources.clock.monotonic = lambda: real() + frozen_seconds
     assert (await submit(key, resources)).state is State.SUBMITTED
     assert len(sandbox.record.submits()) == 1
     found = await recorded(key, resources)

@@ -70,7 +70,7 @@ async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
     async def newest(_: int) -> list[Generation]:
         return [took(160)]
 
-    resources.sleep, resources.monotonic, resources.rng = sleep, lambda: now, lambda: 0.5
+    resources.clock.sleep, resources.clock.monotonic, resources.clock.rng = sleep, lambda: now, lambda: 0.5
     resources.usual = UsualTimes(newest)
     news: list[Progress] = []
     listen(news.append)

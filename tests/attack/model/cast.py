@@ -19,6 +19,7 @@ from blocks import ApixoApi, VideoArchive
 from blocks.errors import StoreError
 from flows import steps
 from flows.callbacks import answer_call
+from flows.clock import Clock
 from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
 from flows.media.videos import VideoFacts
@@ -79,10 +80,10 @@ class Cast:
 
     def resources(self, actor: Actor, store: StagedStore) -> Resources:
         """The pipeline's resources, with this actor's clocks, line and provider."""
-        clocks: dict[str, Any] = {"sleep": actor.sleep, "monotonic": actor.monotonic}
+        clock = Clock(sleep=actor.sleep, monotonic=actor.monotonic, now=actor.now, rng=lambda: 0.5)
         actor.told = self.told
         client = StagedClient(self.provider, actor)
-        ledger = WatchedLedger(store, won=self._won, now=actor.now, **clocks)
+        ledger = WatchedLedger(store, won=self._won, clock=clock)
         return Resources(
             api=API,
             archive=self.archive,
@@ -93,9 +94,7 @@ class Cast:
             web=NO_WEB,
             subscriber=Subscriber(),
             spool=self.spool / actor.name,
-            now=actor.now,
-            rng=lambda: 0.5,
-            **clocks,
+            clock=clock,
         )
 
     def _won(self, claimed: Generation) -> None:
@@ -130,14 +129,14 @@ class Cast:
 
     async def resolve(self, key: str, resources: Resources, *, task_id: str) -> None:
         """`sora resolve KEY --task-id …`: a person looks, thinks, and decides."""
-        seen = await look(key, resources)
-        await resources.sleep(30)
+        seen = await look(key, resources.ledger)
+        await resources.clock.sleep(30)
         await resolve_as_task(seen, task_id, resources)
 
     async def allow(self, key: str, resources: Resources) -> None:
         """`sora resolve KEY --resubmit`."""
-        seen = await look(key, resources)
-        await resources.sleep(30)
+        seen = await look(key, resources.ledger)
+        await resources.clock.sleep(30)
         decision = (key, seen.attempt.number)
         fresh = decision not in self.permissions.allowed
         self.permissions.allowed.add(decision)  # before it is written: the person may be killed in between

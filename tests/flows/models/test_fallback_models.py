@@ -100,7 +100,7 @@ async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
     assert asked(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
     task_id = sandbox.record.submits()[1].task_id
     assert task_id is not None
-    resolved = await resolve_as_task(await look(key, resources), task_id, resources)
+    resolved = await resolve_as_task(await look(key, resources.ledger), task_id, resources)
     assert (resolved.task.task_id, resolved.task.model) == (task_id, "kling-3-0-turbo")
 
 

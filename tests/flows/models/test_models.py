@@ -138,9 +138,9 @@ async def test_a_task_is_polled_under_the_model_of_its_own_submission(
         await submit(key, resources, KLING)
     other = await made_outside(api)
     with pytest.raises(Exception, match=r"could not be asked|does not know"):
-        await resolve_as_task(await look(key, resources), other, resources)
+        await resolve_as_task(await look(key, resources.ledger), other, resources)
     right = await made_outside(api, KLING)
-    assert (await resolve_as_task(await look(key, resources), right, resources)).task.model == "kling-2-6"
+    assert (await resolve_as_task(await look(key, resources.ledger), right, resources)).task.model == "kling-2-6"
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -214,7 +214,7 @@ async def test_a_video_of_a_task_that_was_replaced_is_collected_under_its_model(
 ) -> None:
     first = await submit(key, resources, KLING)
     second = await made_outside(api, KLING)
-    await resolve_as_task(await look(key, resources), second, resources)
+    await resolve_as_task(await look(key, resources.ledger), second, resources)
     for _ in range(100):
         await collect([key], resources)
         entry = await resources.ledger.read(key)

@@ -141,7 +141,7 @@ async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_on
         written = await claim(ledger, claimed, over=over)
         if claimed.attempt.number == 1:
             await ledger.change(
-                key, lambda now: unconfirmed(now, attempt_number=1, problem=problem, now=resources.now())
+                key, lambda now: unconfirmed(now, attempt_number=1, problem=problem, now=resources.clock.now())
             )
         return written
 
@@ -182,7 +182,7 @@ async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
 ) -> None:
     """Else the call could start when others have given the claim up, and a person has had it sent again."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
-    passed, real, read = 0.0, resources.monotonic, Ledger.read
+    passed, real, read = 0.0, resources.clock.monotonic, Ledger.read
 
     async def slow(ledger: Ledger, name: str) -> Entry | None:
         nonlocal passed
@@ -191,7 +191,7 @@ async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
         return found
 
     monkeypatch.setattr(Ledger, "read", slow)
-    resources.monotonic = lambda: real() + passed
+    resources.clock.monotonic = lambda: real() + passed
     made = await submit(key, resources)
     assert [attempt.state for attempt in made.attempts] == [State.REJECTED, State.SUBMITTED]
     assert len(sandbox.record.submits()) == 1

@@ -346,6 +346,6 @@ async def test_a_person_who_says_that_nothing_was_taken_gets_the_money_back(
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
     await resources.spending.aclose()
-    await allow_resubmission(await look(key, resources), resources)
+    await allow_resubmission(await look(key, resources.ledger), resources)
     made = await submit(key, resources)
     assert (made.state, len(made.attempts), len(sandbox.tasks)) == (State.SUBMITTED, 2, 1)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from apixo import Succeeded
 from blocks import VideoArchive
 from blocks.probe import ensure_ready
+from flows.clock import Clock
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.ledger import Entry, Ledger
@@ -38,17 +39,15 @@ def warn(text: str) -> Callable[[Generation], Generation]:
     return lambda now: now.model_copy(update={"warnings": (*now.warnings, text)})
 
 
-class Clock:
+class SleepingClock(Clock):
     """A clock that moves only while somebody sleeps."""
 
     def __init__(self) -> None:
+        super().__init__(sleep=self._sleep, monotonic=lambda: self.seconds)
         self.seconds = 1000.0
         self.pauses: list[float] = []
 
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.seconds += seconds
 
@@ -58,10 +57,7 @@ async def opened(archive: VideoArchive, line: Line | None = None, clock: Clock |
     store = (line or Line()).store(archive)
     try:
         await ensure_ready(store)
-        if clock is None:
-            yield Ledger(store)
-        else:
-            yield Ledger(store, sleep=clock.sleep, monotonic=clock.monotonic)
+        yield Ledger(store, clock=clock)
     finally:
         await store.aclose()
 

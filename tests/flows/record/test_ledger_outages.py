@@ -11,10 +11,10 @@ from flows.record.generation import State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .ledgers import Clock, claim_of, must_claim, now_in, opened, submitted
+from .ledgers import SleepingClock, claim_of, must_claim, now_in, opened, submitted
 
 
-def outage(clock: Clock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
+def outage(clock: SleepingClock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
     """No connection until the clock says so."""
 
     async def refuse(request: Call) -> None:
@@ -25,7 +25,7 @@ def outage(clock: Clock, until: float, *, of: Callable[[Call], bool] = lambda _:
 
 
 async def test_an_outage_is_waited_out_with_growing_pauses(archive: VideoArchive, key: str) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         line.before = outage(clock, until=clock.seconds + 30)
         assert await ledger.claim(claim_of(key), over=None) is not None
@@ -48,7 +48,7 @@ CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("call", [name for name in CALLS if name != "ensure_ready"])
 async def test_patience_ends(archive: VideoArchive, key: str, call: str) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
@@ -59,7 +59,7 @@ async def test_patience_ends(archive: VideoArchive, key: str, call: str) -> None
 async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
     archive: VideoArchive, key: str
 ) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         reads = outage(clock, until=clock.seconds + 80)
@@ -78,7 +78,7 @@ async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
 
 
 async def test_a_long_patience_finds_the_store_again(archive: VideoArchive, key: str) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=clock.seconds + 1000)
@@ -87,7 +87,7 @@ async def test_a_long_patience_finds_the_store_again(archive: VideoArchive, key:
 
 
 async def test_no_patience_is_one_try(archive: VideoArchive, key: str) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=float("inf"))
@@ -97,9 +97,9 @@ async def test_no_patience_is_one_try(archive: VideoArchive, key: str) -> None:
 
 
 async def test_a_refusal_is_not_waited_out(archive: VideoArchive, key: str) -> None:
-    clock = Clock()
+    clock = SleepingClock()
     gone = archive.model_copy(update={"bucket": f"{archive.bucket}-gone"}).store()
-    ledger = Ledger(gone, sleep=clock.sleep, monotonic=clock.monotonic)
+    ledger = Ledger(gone, clock=clock)
     try:
         with pytest.raises(StoreRefusedError, match="NoSuchBucket"):
             await ledger.read(key)
@@ -109,11 +109,11 @@ async def test_a_refusal_is_not_waited_out(archive: VideoArchive, key: str) -> N
 
 
 async def test_getting_ready_waits_out_an_outage(archive: VideoArchive) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     store = line.store(archive)
     line.before = outage(clock, until=clock.seconds + 10)
     try:
-        await Ledger(store, sleep=clock.sleep, monotonic=clock.monotonic).ensure_ready()
+        await Ledger(store, clock=clock).ensure_ready()
     finally:
         await store.aclose()
     assert 10 <= sum(clock.pauses) <= 10 + LONGEST_PAUSE_SECONDS

@@ -10,7 +10,7 @@ from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from tests.support.store_line import Call, Hook, Line, cut
 
-from .ledgers import NO, NOW, Clock, claim_of, must_claim, now_in, opened, rejected, submitted, succeeded, warn
+from .ledgers import NO, NOW, SleepingClock, claim_of, must_claim, now_in, opened, rejected, submitted, succeeded, warn
 
 
 def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None) -> Hook:
@@ -30,7 +30,7 @@ def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_a_claim_whose_reply_is_lost_is_known_to_be_won(archive: VideoArchive, key: str, times: int) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         line.after = lose_replies(times)
         entry = await ledger.claim(claim_of(key), over=None)
@@ -44,7 +44,7 @@ async def test_a_claim_whose_reply_is_lost_is_known_to_be_won(archive: VideoArch
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_a_change_whose_reply_is_lost_is_made_once(archive: VideoArchive, key: str, times: int) -> None:
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.after = lose_replies(times)
@@ -57,7 +57,7 @@ async def test_a_claim_is_not_won_by_a_reply_that_was_lost_before_it_was_written
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     """The request never arrives, another claims meanwhile, and the repeated request must not take the other's place."""
-    line, clock = Line(), Clock()
+    line, clock = Line(), SleepingClock()
     async with opened(archive, line, clock) as slow:
         was_cut = False
 
@@ -80,7 +80,7 @@ async def test_a_claim_that_others_gave_up_while_its_reply_was_lost_is_not_ours_
         return transitions.unconfirmed(now, attempt_number=1, problem=NO, now=NOW)
 
     line = Line()
-    async with opened(archive, line, Clock()) as slow:
+    async with opened(archive, line, SleepingClock()) as slow:
         line.after = lose_replies(1, then=lambda: ledger.change(key, give_up))
         assert await slow.claim(claim_of(key), over=None) is None
     assert (await now_in(ledger, key)).state is State.UNCONFIRMED
@@ -90,7 +90,7 @@ async def test_a_change_whose_reply_is_lost_does_not_undo_what_others_built_on_i
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     line = Line()
-    async with opened(archive, line, Clock()) as slow:
+    async with opened(archive, line, SleepingClock()) as slow:
         await must_claim(slow, key)
         line.after = lose_replies(1, then=lambda: ledger.change(key, succeeded))
         entry = await slow.change(key, submitted)
