@@ -79,14 +79,14 @@ def resolve(
     if asks or resubmit:
         _print(seen)
     if asks:
-        task_id = _ask(seen)
+        task_id = ask(seen)
     elif resubmit and not yes:
         typer.confirm(f"This may pay for {key} once more. Is there no task of it in APIXO?", abort=True, err=True)
     generation = asyncio.run(_resolve(seen, task_id, api=api, archive=archive))
     run_and_show(generation.request, key, wait=wait, api=api, archive=archive)
 
 
-def _ask(seen: Generation) -> str | None:
+def ask(seen: Generation) -> str | None:
     """Asks a person what became of a generation. The task that it is; None: it is to be submitted once more."""
     at = f"{seen.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
     if seen.state in (State.UNCONFIRMED, State.CLAIMED):

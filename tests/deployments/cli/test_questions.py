@@ -1,0 +1,47 @@
+"""What `sora resolve` asks a person in each state, without the rest of the command."""
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from apixo import Failed
+from apixo.errors import NO_RESULT
+from deployments.cli.ledger import ask
+from flows.record import transitions
+from flows.record.generation import Generation
+from tests.flows.record.ledgers import claim_of, submitted
+
+NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
+
+
+def failed(code: str) -> Generation:
+    status = Failed(task_id="t1", state="failed", fail_code=code, fail_message="no")
+    return transitions.failed(submitted(claim_of("kite")), status, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("found", "answers", "asked", "decided"),
+    [
+        (failed(NO_RESULT), "y\n", ["under way"], "t1"),  # its own task is taken up again
+        (failed(NO_RESULT), "n\ny\n", ["under way", "another try"], "None"),  # it is paid for once more
+        (failed("ODD"), "y\n", ["another try"], "None"),
+        (failed(NO_RESULT), "n\nn\n", ["under way", "another try"], "Aborted."),
+        (failed("CONTENT_VIOLATION"), "", [], "change it, and give it a new key"),
+        (submitted(claim_of("kite")), "", [], "kite is submitted: there is nothing to resolve"),
+    ],
+)
+def test_it_asks_what_a_person_knows_before_anything_is_paid(
+    found: Generation, answers: str, asked: list[str], decided: str
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def command() -> None:
+        typer.echo(f"decided: {ask(found)}")
+
+    said = CliRunner().invoke(app, input=answers)
+    assert decided in (said.output + str(said.exception))
+    assert re.findall(r"(\w+ \w+)\? \[y/N\]", said.output) == asked
