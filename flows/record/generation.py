@@ -213,6 +213,13 @@ class Generation(_Model):
         return any(attempt.state is not State.REJECTED for attempt in self.attempts)
 
     @property
+    def end(self) -> str:
+        """What makes one end another than the next: the same key may fail again, by another task or the same one."""
+        attempt = self.attempt
+        waited_since = attempt.submitted_at or attempt.claimed_at
+        return f"{self.key}:{attempt.number}:{attempt.task_id}:{waited_since.isoformat()}:{self.state}"
+
+    @property
     def permanently_failed(self) -> bool:
         """Failed for a reason that the same request cannot outlive."""
         problem = self.attempt.problem

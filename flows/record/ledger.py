@@ -254,7 +254,7 @@ class Ledger:
         if ended.state is State.ARCHIVED:
             return
         entry = await self.read(key)
-        if entry is not None and (entry.generation.state not in FINISHED or _end(entry.generation) != _end(ended)):
+        if entry is not None and (entry.generation.state not in FINISHED or entry.generation.end != ended.end):
             await self.mark_open(key)
 
     async def is_open(self, key: str) -> bool:
@@ -351,11 +351,6 @@ def _changed(generation: Generation, how: Callable[[Generation], Generation], *,
             raise
         return None
     return changed if newest or changed != generation else None
-
-
-def _end(generation: Generation) -> tuple[int, str | None, State]:
-    """What makes one end another than the next: a failed task may be replaced, or be paid for once more."""
-    return generation.attempt.number, generation.task_id, generation.state
 
 
 def record_name(key: str) -> str:

@@ -56,14 +56,13 @@ async def deliver(
 ) -> bool:
     """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
 
-    It has the same id however often it is sent for one attempt, so that Prefect takes a repetition for what it is.
+    It has the same id however often it is sent for one end, so that Prefect takes a repetition for what it is.
 
     Returns:
         Whether the server has it. False after `DELIVERY_TIMEOUT_SECONDS`, or when it cannot be reached.
     """
-    attempt = generation.attempt
     event = Event(
-        id=uuid5(NAMESPACE_URL, f"sora:{generation.key}:{attempt.claimed_at.isoformat()}:{happening}"),
+        id=uuid5(NAMESPACE_URL, f"sora:{generation.end}:{happening}"),
         event=_name(happening),
         resource=_resource(generation),
         payload=_payload(generation, more),

@@ -184,7 +184,7 @@ async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_noth
 
 
 async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -195,6 +195,8 @@ async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
     assert [item.what for item in await collect(None, resources)] == ["pending"]
     set_clock(resources, now() + 2 * kept + timedelta(hours=2))
     assert [item.what for item in await collect(None, resources)] == ["failed"]
+    ends = [event.id for event in sent.all() if event.event == "sora.generation.failed"]
+    assert len(ends) == len(set(ends)) == 2, "Prefect takes an event whose id it knows for a repetition"
 
 
 async def test_a_result_that_comes_in_that_last_day_is_archived(

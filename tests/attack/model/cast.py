@@ -31,7 +31,7 @@ from flows.resources import Resources
 from flows.signals.event_connection import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
-from tests.attack.model.promises import Permissions, Telling, telling
+from tests.attack.model.promises import Permissions
 from tests.attack.model.provider import Provider, StagedClient, StagedPayments, film_url
 from tests.attack.model.stage import ACTING, Actor, Fate, StagedStore
 
@@ -68,7 +68,7 @@ class Cast:
     Attributes:
         claims: the claims that were won, by key and attempt number.
         permissions: what persons have allowed so far.
-        told: the ends that Prefect has heard of; see `telling`.
+        told: the ends that Prefect has heard of.
     """
 
     archive: VideoArchive
@@ -76,7 +76,7 @@ class Cast:
     spool: Path
     permissions: Permissions = field(default_factory=Permissions)
     claims: list[tuple[str, int]] = field(default_factory=list)
-    told: set[Telling] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
     def resources(self, actor: Actor, store: StagedStore) -> Resources:
         """The pipeline's resources, with this actor's clocks, line and provider."""
@@ -180,7 +180,7 @@ async def _deliver(happening: str, generation: Generation, connection: EventConn
     fate = await actor.halt("event")
     if fate is not Fate.REQUEST_LOST:
         assert happening == generation.state
-        actor.told.add(telling(generation))
+        actor.told.add(generation.end)
     return fate is Fate.GOES_WELL
 
 

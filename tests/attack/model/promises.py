@@ -4,15 +4,11 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from flows.record.generation import FINISHED, ArchivedObject, Attempt, Generation, State, SupersededTask
 from flows.record.indexes import TaskOwner
 from tests.attack.model.provider import Provider
-
-Telling = tuple[str, datetime, State]
-"""A key, when its last attempt was claimed, and how it ended: what makes one event one."""
 
 MOVES: Final = {
     State.CLAIMED: {State.SUBMITTED, State.REJECTED, State.UNCONFIRMED},
@@ -175,14 +171,9 @@ def broken_by_haste(
             yield f"attempt {attempt.number} was given up before its lease was over"
 
 
-def telling(record: Generation) -> Telling:
-    """What others are told of an end."""
-    return record.key, record.attempt.claimed_at, record.state
-
-
-def broken_by_silence(record: Generation, told: set[Telling]) -> Iterator[str]:
+def broken_by_silence(record: Generation, told: set[str]) -> Iterator[str]:
     """An end whose marker is gone, though Prefect has not confirmed it: nobody would tell it any more."""
-    if record.state in (State.ARCHIVED, State.FAILED) and telling(record) not in told:
+    if record.state in (State.ARCHIVED, State.FAILED) and record.end not in told:
         yield f"{record.key} is {record.state}, nobody was told, and it is not marked as open"
 
 
