@@ -119,8 +119,8 @@ async def generate_batch(
             options, tags, fallback_models, not_before.
         key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
             its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
-            Requests without one are called as their run, if you typed its name, else by the first prompt: every new
-            run pays for all of them, a rerun of it, or of the flow around it, for none again.
+            Requests without one are named after their run, if you typed its name, else after the first prompt: every
+            new run pays for all of them, a rerun of it, or of the flow around it, for none again.
         wait: Off ends the run after the last submission. The collector archives the videos.
         on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
         dry_run: Checks every row and image, the archive and the API, prices it all, and spends nothing.

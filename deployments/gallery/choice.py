@@ -1,11 +1,10 @@
 """Which videos a page shows: words, state, days, model, tag, batch, page. Pure."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, date
-from os.path import commonprefix
 from typing import Self
 from urllib.parse import urlencode
 
@@ -58,7 +57,7 @@ class Choice:
             (not self.state or found.state.value == self.state)
             and (not self.model or found.attempt.model == self.model)
             and (not self.tag or self.tag in found.request.tags)
-            and (not self.batch or found.key.startswith(f"{self.batch}-"))
+            and (not self.batch or found.attempt.batch == self.batch)
             and (not self.since or day >= self.since)
             and (not self.until or day <= self.until)
             and all(word in item.text for word in words)
@@ -85,27 +84,14 @@ def menus(items: Iterable[Item]) -> Menus:
     """The menus for these videos."""
     found = [item.generation for item in items]
     states = Counter(generation.state.value for generation in found)
+    batches = Counter(generation.attempt.batch for generation in found if generation.attempt.batch)
     tags = Counter(tag for generation in found for tag in generation.request.tags)
     return Menus(
         states=[(state.value, states[state.value]) for state in State if states[state.value]],
         models=sorted(Counter(generation.attempt.model for generation in found).items()),
         tags=sorted(tags.items()),
-        batches=_batches(found),
+        batches=sorted(batches.items()),
     )
-
-
-def _batches(found: list[Generation]) -> list[tuple[str, int]]:
-    """The record does not name its batch. Keys that one run claimed have its batch's key in front: `<batch>-<id>`."""
-    runs: dict[str, list[str]] = defaultdict(list)
-    for generation in found:
-        for run in {attempt.claimed_by.flow_run_id for attempt in generation.attempts} - {None}:
-            runs[str(run)].append(generation.key)
-    # Keys are no paths: character by character is what is meant.
-    common = {commonprefix(keys).rpartition("-")[0] for keys in runs.values() if len(keys) > 1} - {""}  # noqa: RUF071
-    # Two rows `red-1` and `red-2` alone make a longer prefix than the whole batch has: the shorter one counts.
-    batches = [name for name in common if not any(name.startswith(f"{other}-") for other in common)]
-    counts = {name: sum(generation.key.startswith(f"{name}-") for generation in found) for name in batches}
-    return sorted(counts.items())
 
 
 def _day(text: str) -> bool:

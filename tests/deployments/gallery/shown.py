@@ -35,15 +35,16 @@ def made(
     at: datetime = NOW,
     run: str | None = None,
     price: Decimal | None = None,
+    batch: str | None = None,
     **fields: Any,
 ) -> Generation:
     """A record as the pipeline writes it."""
     request = VideoRequest(prompt=prompt, **fields)
     owner = Owner(host="h", pid=1, flow_run_id=run)
-    found = transitions.claim(None, key=key, request=request, owner=owner, lease_seconds=1, now=at)
-    if price is not None:
-        attempt = found.attempt.model_copy(update={"price": price, "currency": "USD"})
-        found = found.model_copy(update={"attempts": (attempt,)})
+    found = transitions.claim(
+        None, key=key, request=request, owner=owner, lease_seconds=1, now=at, price=price, batch=batch,
+        currency=None if price is None else "USD",
+    )  # fmt: skip
     if state is State.CLAIMED:
         return found
     if state is State.UNCONFIRMED:

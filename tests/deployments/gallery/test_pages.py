@@ -111,8 +111,8 @@ def items(*found: Generation) -> list[Item]:
 
 
 SOME = items(
-    made("spring-a", "A red Kite", run="r", tags=["hero"]),
-    made("spring-b", "A blue kite", run="r", at=NOW - timedelta(days=3)),
+    made("spring-a", "A red Kite", batch="spring", tags=["hero"]),
+    made("spring-b", "A blue kite", batch="spring", at=NOW - timedelta(days=3)),
     made("teapot", "Teapot", model="kling-2-6", duration=5, options={"sound": True}, state=State.FAILED),
 )
 
