@@ -113,6 +113,15 @@ def test_a_task_id_reconciles_an_attempt_taken_for_lost_or_unpaid(stand: str) ->
     assert reconciled.attempt.submitted_at == LATER
 
 
+def test_what_is_taken_up_again_has_lost_a_permission_to_pay_for_it_once_more() -> None:
+    """A person allowed another try, and then found the result of this one."""
+    allowed = allow(fail(submit(claimed())))
+    assert allowed.attempt.resubmit_allowed
+    taken_up = resolve(allowed)
+    assert not taken_up.attempt.resubmit_allowed
+    assert not fail(taken_up).attempt.resubmit_allowed
+
+
 @pytest.mark.parametrize("stand", STANDS)
 def test_a_record_survives_json(stand: str) -> None:
     found = STANDS[stand]()
