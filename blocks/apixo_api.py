@@ -322,10 +322,13 @@ class ApixoApi(Block):
         That is the key for the first attempt and `key/number` for a later one. No key holds a slash, so no token has
         two meanings.
         """
+        about = _callback_path(key, attempt_number)
+        return hmac.new(_text(self._secret()).encode(), about.encode(), hashlib.sha256).hexdigest()
+
+    def _secret(self) -> Secret[Any]:
         if self.callback_secret is None:
             raise ValueError("this apixo-api block has no callback_secret; set one to use callbacks")
-        about = _callback_path(key, attempt_number)
-        return hmac.new(_text(self.callback_secret).encode(), about.encode(), hashlib.sha256).hexdigest()
+        return self.callback_secret
 
     def callback_url_for(self, key: str, attempt_number: int = 1) -> str | None:
         """The address the provider calls when the task of this attempt ends; None in poll mode.
@@ -348,6 +351,11 @@ class ApixoApi(Block):
         """
         about = "\n".join([self.callback_token(CHECK_KEY, 0), self.base_url, bucket])
         return hmac.new(_text(self.api_key).encode(), about.encode(), hashlib.sha256).hexdigest()
+
+    def sealing_key(self) -> bytes:
+        """32 bytes that follow from both secrets: what the receiver hands to waiting runs is sealed with them."""
+        about = f"handed over\n{_text(self.api_key)}"  # no token is made of it: no key of a video holds a line's end
+        return hmac.digest(_text(self._secret()).encode(), about.encode(), "sha256")
 
     def price(self, model: str, seconds: int | None) -> Decimal | None:
         """What a video of this model and length costs; None: no price is known."""

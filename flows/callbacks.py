@@ -4,7 +4,8 @@ A call says that somebody should look, and nothing else is believed. The task id
 before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call changes nothing. A
 true one reconciles a generation whose payment was unclear, because its address names key and attempt.
 
-Nothing here writes how a task ended. Waiting runs and the collector do that; an event notifies them.
+Nothing here writes how a task ended. Waiting runs and the collector do that; an event notifies them, and hands over
+what the provider said, so that it is asked once.
 """
 
 import contextlib
@@ -27,10 +28,11 @@ from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from flows.resources import Resources
 from flows.signals.events import emit
+from flows.signals.handed_over import sealed
 from flows.signals.progress import run_logger
 
-Notify = Callable[[str, str], None]
-"""Takes the key and the task of a generation whose task has ended."""
+Notify = Callable[[str, str, str | None], None]
+"""Takes the key and the task of a generation whose task has ended, and how it ended, sealed."""
 
 NOTE: Final = "its callback named the task"
 """Stands in the record of an attempt that a call reconciled."""
@@ -174,7 +176,7 @@ async def answer_call(
     status = status or await resources.client.status_once(task_id, model=found.attempt.model)
     if not isinstance(status, FINAL_STATES):
         return Outcome.PENDING
-    notify(key, task_id)
+    notify(key, task_id, sealed(status, resources.api))
     return Outcome.FINISHED
 
 

@@ -29,6 +29,7 @@ from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_tags import tag_run
 from flows.signals.terminal_event import publish_end
+from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
 from flows.task_end import give_up_result, poll_open_task, record_end
@@ -275,8 +276,9 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
     """
     pause_seconds = resources.api.retry_delay_seconds
     with spool_folder(resources.spool, paid.key, paid.task_id) as folder:
-        videos = await retried(steps.fetch, pause_seconds)(paid, known, status, folder, resources)
-        archived: Generation = await retried(steps.archive, pause_seconds)(paid, known, videos, resources)
+        fetch, archive = retried(steps.fetch, pause_seconds), retried(steps.archive, pause_seconds)
+        videos = await fetch(whole(paid), known, whole(status), folder, resources)
+        archived: Generation = await archive(whole(paid), known, whole(videos), resources)
         return archived
 
 

@@ -31,6 +31,7 @@ from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import log_reasons_once
 from flows.signals.run_tags import tag_run
+from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
@@ -137,17 +138,18 @@ async def generate(
     if unknown is not None:
         run_logger().warning("%s: %s.", key, unknown)
     async with starting or nullcontext():
-        await retried(steps.validate_image, pause_seconds)(key, request, resources)
-        submitted: Entry = await steps.submit(key, request, resources, terms)
+        await retried(steps.validate_image, pause_seconds)(key, whole(request), resources)
+        submitted: Entry = await steps.submit(key, whole(request), resources, whole(terms))
     paid = submitted.generation.task
     if not terms.waits:
         run_logger().info("%s is submitted as task %s; this run does not wait for it.", key, paid.task_id)
         return submitted.generation
     try:
-        ended, status = await steps.wait(paid, submitted, resources)
+        ended, status = await steps.wait(whole(paid), submitted, resources)
         with spool_folder(resources.spool, key, paid.task_id) as folder:
-            videos = await retried(steps.fetch, pause_seconds)(paid, ended, status, folder, resources)
-            archived: Generation = await retried(steps.archive, pause_seconds)(paid, ended, videos, resources)
+            fetch, archive = retried(steps.fetch, pause_seconds), retried(steps.archive, pause_seconds)
+            videos = await fetch(whole(paid), ended, whole(status), folder, resources)
+            archived: Generation = await archive(whole(paid), ended, whole(videos), resources)
             return archived
     except VideoFailedError:
         if not await _may_submit_again(key, resources):

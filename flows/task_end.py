@@ -24,6 +24,7 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.events import emit
+from flows.signals.handed_over import opened
 from flows.signals.progress import clock, report_progress, run_logger
 from flows.signals.terminal_event import publish_end
 
@@ -78,7 +79,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
             said, said_seconds = answer, waited_seconds
 
     return await wait_for_end(
-        lambda: resources.client.status_once(task_id, model=paid.model),
+        lambda: ask(paid, resources),
         task_id=task_id,
         initial_wait_seconds=initial_wait_seconds,
         poll_interval_seconds=poll_interval_seconds,
@@ -88,6 +89,16 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         monotonic=resources.clock.monotonic,
         rng=resources.clock.rng,
     )
+
+
+async def ask(paid: PaidTask, resources: Resources) -> Status:
+    """What the provider says of a task: to the callback receiver just now, where that handed it over, else to us.
+
+    Raises:
+        ApixoError: no usable answer.
+    """
+    handed_over = opened(resources.subscriber.take_end(paid.key), paid.task_id, resources.api)
+    return handed_over or await resources.client.status_once(paid.task_id, model=paid.model)
 
 
 async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Status]:
@@ -103,7 +114,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     kept = timedelta(hours=resources.api.result_valid_hours)
     error = None
     try:
-        status: Status = await resources.client.status_once(paid.task_id, model=paid.model)
+        status = await ask(paid, resources)
     except (NotSentError, AuthenticationError):  # of this machine or this key: they say nothing of the task
         raise
     except ApixoError as caught:

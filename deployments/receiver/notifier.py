@@ -40,7 +40,7 @@ class Notifier:
     are over and no collector runs any more: whatever became of the run that the first one started, one comes after it.
 
     Args:
-        emit: takes key, task id and `calls_collector`.
+        emit: takes key, task id, how the task ended, and `calls_collector`.
         call_every_seconds: see `CALL_EVERY_SECONDS`.
         collector_runs: asked before it is called again.
     """
@@ -57,15 +57,15 @@ class Notifier:
         self._collector_runs = collector_runs
         self._quiet: asyncio.Task[None] | None = None
         """Runs while the collector is not to be called again."""
-        self._left: tuple[str, str] | None = None
+        self._left: tuple[str, str, str | None] | None = None
 
-    def finished(self, key: str, task_id: str) -> None:
-        """Reports that the task of a generation has ended."""
-        self._emit(key, task_id=task_id, calls_collector=self._quiet is None)
+    def finished(self, key: str, task_id: str, end: str | None = None) -> None:
+        """Reports that the task of a generation has ended, and how: see `flows.signals.handed_over`."""
+        self._emit(key, task_id=task_id, end=end, calls_collector=self._quiet is None)
         if self._quiet is None:
             self._quiet = asyncio.create_task(self._keep_quiet())
         else:
-            self._left = key, task_id
+            self._left = key, task_id, end
 
     async def _keep_quiet(self) -> None:
         for _ in range(MOST_POSTPONED):

@@ -2,8 +2,9 @@
 
 import io
 from fractions import Fraction
-from typing import Final, Protocol
+from typing import Final
 
+import av
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -19,30 +20,26 @@ class Choice:
     """Chooses a telling frame among those that are shown to it, in order.
 
     Args:
-        at_seconds: from here on, the first frame that is not black; else the last one before.
+        at_ticks: from here on, the first frame that is not black; else the last one before. In the stream's own units:
+            a fraction for each of a thousand frames takes as long as decoding them.
 
     Attributes:
         frame: the choice so far.
         made: whether no later frame can change it.
     """
 
-    def __init__(self, at_seconds: Fraction) -> None:
-        self._at_seconds = at_seconds
-        self._start: Fraction | None = None
+    def __init__(self, at_ticks: Fraction) -> None:
+        self._at_ticks = at_ticks
+        self._start: int | None = None
         self._is_black: bool | None = None
         self.frame: VideoFrame | None = None
         self.made = False
 
-    def show(self, frame: VideoFrame, at: Fraction | None) -> None:
-        """Considers the next frame.
-
-        Args:
-            frame: the frame.
-            at: when it is shown, in seconds; None is the beginning.
-        """
-        at = at or Fraction(0)
+    def show(self, frame: VideoFrame) -> None:
+        """Considers the next frame. One without a time stamp is shown at the beginning."""
+        at = frame.pts or 0
         self._start = at if self._start is None else self._start
-        if self.frame is None or at - self._start <= self._at_seconds:
+        if self.frame is None or at - self._start <= self._at_ticks:
             self.frame = frame
             return
         if self._is_black is None:
@@ -52,20 +49,10 @@ class Choice:
         self.made = not self._is_black
 
 
-class Rational(Protocol):
-    """A `Fraction`; since PyAV 19, which needs Python 3.12, a type of its own."""
-
-    @property
-    def numerator(self) -> int: ...
-    @property
-    def denominator(self) -> int: ...
-
-
-def seconds_at(pts: int | None, time_base: Rational | None, duration: int | None = 0) -> Fraction | None:
-    """A time stamp in seconds; None: there is none."""
-    if pts is None or time_base is None:
-        return None
-    return (pts + (duration or 0)) * Fraction(time_base.numerator, time_base.denominator)
+def unit_seconds(stream: VideoStream) -> Fraction:
+    """In which unit a stream counts time. FFmpeg gives each packet and frame of a file the unit of its stream."""
+    unit = stream.time_base  # a `Fraction`; since PyAV 19, which needs Python 3.12, a type of its own
+    return Fraction(unit.numerator, unit.denominator) if unit else Fraction(1, av.time_base)
 
 
 def display_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from apixo.catalogue import Shape
 from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
-from flows.media.posters import MAX_POSTER_SIDE, Choice, display_size, jpeg, seconds_at
+from flows.media.posters import MAX_POSTER_SIDE, Choice, display_size, jpeg, unit_seconds
 
 DURATION_TOLERANCE_SECONDS = 0.5
 """Encoders round to whole frames and pad the sound, some 0.1 s. The lengths APIXO sells (4, 8, 12 s) lie 4 s apart."""
@@ -145,7 +145,7 @@ def inspect_video(
         sound = container.streams.best("audio")
         played: list[Stream] = [video] if sound is None else [video, sound]
         tally = _Tally(path, video, max_frames)
-        choice = Choice(_declared_seconds(container, video)[1] / 3) if poster else None
+        choice = _choice(container, video) if poster else None
         for packet in container.demux(*played):
             tally.count(packet)
             if packet.stream.index == video.index:
@@ -153,7 +153,7 @@ def inspect_video(
                     if isinstance(frame, VideoFrame):
                         tally.add(frame)
                         if choice is not None and not choice.made:
-                            choice.show(frame, seconds_at(frame.pts, frame.time_base))
+                            choice.show(frame)
         tally.check_pieces(played, is_listed=boxes.has_index)
         seconds = tally.seconds()
         doubt = tally.doubt(container, is_listed=boxes.has_index)
@@ -217,9 +217,9 @@ def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
         DamagedVideoError: no frame decodes.
     """
     with _opened(path) as (container, video):
-        choice = Choice(_declared_seconds(container, video)[1] / 3)
+        choice = _choice(container, video)
         for frame in container.decode(video):
-            choice.show(frame, seconds_at(frame.pts, frame.time_base))
+            choice.show(frame)
             if choice.made:
                 break
         if choice.frame is None:
@@ -227,8 +227,12 @@ def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
         return jpeg(choice.frame, video, max_side)
 
 
+def _choice(container: InputContainer, video: VideoStream) -> Choice:
+    return Choice(_declared_seconds(container, video)[1] / 3 / unit_seconds(video))
+
+
 class _Tally:
-    """What went by while a video was decoded."""
+    """What went by while a video was decoded. Times are whole numbers, in the unit of the picture's stream."""
 
     def __init__(self, path: Path, video: VideoStream, max_frames: int) -> None:
         self._path = path
@@ -239,20 +243,21 @@ class _Tally:
         """Pieces that an edit list leaves out of what is shown."""
         self.frames = 0
         self.size: tuple[int, int] = (0, 0)
-        self._begin: Fraction | None = None
-        self._end = self._frames_end = Fraction(0)
+        self._unit, self._index = unit_seconds(video), video.index
+        self._begin: int | None = None
+        self._end = self._frames_end = 0
 
     def count(self, packet: "av.Packet[Stream]") -> None:
         if packet.is_corrupt:
             raise _damaged(self._path, "is cut in the middle, or a piece of it is missing")
+        index = packet.stream.index
         if packet.size:  # the demuxer ends each stream with an empty one
-            self.packets[packet.stream.index] += 1
-        if packet.stream.index != self._video.index:
+            self.packets[index] += 1
+        if index != self._index:
             return
         self._hidden += packet.is_discard
-        end = seconds_at(packet.pts, packet.time_base, packet.duration)
-        if end is not None:
-            self._end = max(self._end, end)
+        if packet.pts is not None:
+            self._end = max(self._end, packet.pts + (packet.duration or 0))
 
     def add(self, frame: VideoFrame) -> None:
         if frame.is_corrupt:
@@ -264,11 +269,10 @@ class _Tally:
             )
         if self.frames == 1:
             self.size = display_size(frame, self._video)
-        begin = seconds_at(frame.pts, frame.time_base)
+        begin = frame.pts
         if begin is not None:
             self._begin = begin if self._begin is None else min(self._begin, begin)
-            end = seconds_at(frame.pts, frame.time_base, frame.duration)
-            self._frames_end = max(self._frames_end, end or begin)
+            self._frames_end = max(self._frames_end, begin + (frame.duration or 0))
 
     def check_pieces(self, played: Sequence[Stream], *, is_listed: bool) -> None:
         """Refuses a video of which a piece is provably missing, or too many show nothing."""
@@ -287,7 +291,7 @@ class _Tally:
 
     def seconds(self) -> Fraction:
         """How long the picture lasts."""
-        seconds = self._frames_end - (self._begin or Fraction(0))
+        seconds = (self._frames_end - (self._begin or 0)) * self._unit
         if seconds <= 0 and self._video.average_rate:
             seconds = self.frames / self._video.average_rate
         if seconds <= 0:
@@ -297,7 +301,7 @@ class _Tally:
     def doubt(self, container: InputContainer, *, is_listed: bool) -> str | None:
         """What to say where the file declares its picture longer than it is. Without a list that proves it cut."""
         begin = min(Fraction(container.start_time or 0, av.time_base), Fraction(0))
-        got = max(self._end, self._frames_end) - begin
+        got = max(self._end, self._frames_end) * self._unit - begin
         own, declared = _declared_seconds(container, self._video)
         if declared - got <= _CUT_TOLERANCE_SECONDS:
             return None

@@ -21,7 +21,7 @@ from flows.signals.progress import run_logger
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
 
 TASK_FINISHED: Final = "apixo.task.finished"
-"""A task has ended, as the API itself confirmed to the callback receiver. Waiting runs and the collector poll then."""
+"""A task has ended, as the API itself confirmed to the callback receiver. Waiting runs and the collector go on then."""
 
 PROVIDER_BLOCKED: Final = "sora.provider.blocked"
 """The balance is too low, or the API key or the model is refused: a person has to do something."""
@@ -81,13 +81,16 @@ async def deliver(
     return True
 
 
-def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_collector: bool = True) -> None:
-    """Emits `apixo.task.finished`: waiting runs ask at once.
+def emit_task_finished(
+    key: str, *, task_id: str, api: str, archive: str, end: str | None = None, calls_collector: bool = True
+) -> None:
+    """Emits `apixo.task.finished`: waiting runs go on at once.
 
     Args:
         key: the generation.
         task_id: its task, which the API reports as ended.
         api, archive: names of the blocks, for the collector.
+        end: how it ended, sealed: see `handed_over`. Without it, who waits asks the API.
         calls_collector: whether the automation of `collect-videos` starts a run for it.
     """
     emit_event(
@@ -97,7 +100,7 @@ def emit_task_finished(key: str, *, task_id: str, api: str, archive: str, calls_
             "prefect.resource.name": key,
             "sora.collector": "called" if calls_collector else "not called",
         },
-        payload={"key": key, "task_id": task_id, "api": api, "archive": archive},
+        payload={"key": key, "task_id": task_id, "api": api, "archive": archive, "end": end},
     )
 
 

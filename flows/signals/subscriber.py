@@ -1,7 +1,7 @@
 """Wakes whoever waits for a task that has ended: subscribes to the event `apixo.task.finished`.
 
 The callback receiver emits that event, and any process connected to the same Prefect server receives it. It is only a
-reason to poll now rather than later: one that is lost costs time, and polling goes on all the same.
+reason to go on now rather than later: one that is lost costs time, and polling goes on all the same.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ class Subscriber:
 
     def __init__(self) -> None:
         self._events: dict[str, asyncio.Event] = {}
+        self._ends: dict[str, str] = {}
         self._receiving: asyncio.Task[None] | None = None
 
     def subscribe(self) -> None:
@@ -46,9 +47,20 @@ class Subscriber:
             await asyncio.wait({self._receiving})
             self._receiving = None
 
-    def notify(self, key: str) -> None:
-        """Wakes whoever waits for this key. A notification that nobody waits for yet is kept."""
+    def notify(self, key: str, end: str | None = None) -> None:
+        """Wakes whoever waits for this key. A notification that nobody waits for yet is kept.
+
+        Args:
+            key: the generation.
+            end: how its task ended, sealed, if the event says so.
+        """
+        if end is not None:
+            self._ends[key] = end
         self._event(key).set()
+
+    def take_end(self, key: str) -> str | None:
+        """How the task of this key ended, as the last notification has it, sealed. Once."""
+        return self._ends.pop(key, None)
 
     async def sleep(self, key: str, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Sleeps, or until the key is notified, and uses that notification up."""
@@ -92,6 +104,6 @@ class Subscriber:
         # Prefect replays the last minute when it connects, so an event during a short outage is not lost.
         async with get_events_subscriber(filter=wanted, reconnect_on_clean_close=True) as subscriber:
             async for event in subscriber:
-                key = event.payload.get("key")
+                key, end = event.payload.get("key"), event.payload.get("end")
                 if isinstance(key, str):
-                    self.notify(key)
+                    self.notify(key, end if isinstance(end, str) else None)

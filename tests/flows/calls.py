@@ -6,8 +6,8 @@ from flows.signals.events import emit_task_finished
 from tests.support.events import Sent
 
 
-def notify(key: str, task_id: str) -> None:
-    emit_task_finished(key, task_id=task_id, api="an-api", archive="an-archive")
+def notify(key: str, task_id: str, end: str | None) -> None:
+    emit_task_finished(key, task_id=task_id, api="an-api", archive="an-archive", end=end)
 
 
 async def call(key: str, resources: Resources, claimed_task_id: str | None = None, *, attempt: int = 1) -> Outcome:

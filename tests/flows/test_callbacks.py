@@ -46,7 +46,8 @@ async def test_a_task_that_ended_is_reported_and_nothing_is_written(
     assert len(sandbox.record.statuses(task_id)) == 1
     reported = [event for event in sent.all() if event.event == "apixo.task.finished"]
     assert [event.resource.id for event in reported] == [f"sora.generation.{key}"]
-    assert reported[0].payload == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive"}
+    said = reported[0].payload
+    assert said == {"key": key, "task_id": task_id, "api": "an-api", "archive": "an-archive", "end": None}
 
 
 async def test_a_task_that_failed_is_reported_as_well(

@@ -1,5 +1,6 @@
 """The whole flow, in this process, against a real Prefect API, a real MinIO and the sandbox."""
 
+import asyncio
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, TaskRunResult
 from prefect.exceptions import ParameterTypeError
 from prefect.flow_engine import run_flow_async
 from prefect.states import AwaitingRetry
@@ -145,6 +146,35 @@ async def test_run_and_task_names_carry_the_key_and_all_steps_show_also_on_a_rer
                 if len(names) == 5:
                     break
             assert names == {f"{step} {key}" for step in STEPS}
+
+
+async def test_the_graph_of_a_run_shows_which_step_s_result_a_step_was_given(stored: StoredBlocks, key: str) -> None:
+    made = await stored.generate(KITE, key=key)
+    run_id = uuid.UUID(made.attempt.claimed_by.flow_run_id or "")
+    wanted = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id]))
+    async with get_client() as client:
+        for _ in range(100):  # task runs are written by the server in the background
+            tasks = await client.read_task_runs(task_run_filter=wanted)
+            if len(tasks) == 5:
+                break
+            await asyncio.sleep(0.1)
+    steps = {task.id: task.name.removesuffix(f" {key}") for task in tasks}
+    given = {
+        steps[task.id]: {
+            name: steps[found.id]
+            for name, inputs in task.task_inputs.items()
+            for found in inputs
+            if isinstance(found, TaskRunResult)
+        }
+        for task in tasks
+    }
+    assert given == {
+        "validate_image": {},
+        "submit": {},
+        "wait": {"known": "submit"},
+        "fetch": {"known": "wait", "status": "wait"},
+        "archive": {"known": "wait", "videos": "fetch"},
+    }
 
 
 async def test_a_second_run_of_an_archived_key_returns_the_same_and_pays_nothing(

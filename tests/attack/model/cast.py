@@ -125,7 +125,7 @@ class Cast:
 
     async def call_back(self, key: str, resources: Resources, *, attempt: int, claimed_task_id: str | None) -> None:
         """The provider, or who has overheard it, calls about an attempt."""
-        await answer_call(key, attempt, claimed_task_id, resources, notify=lambda _key, _task_id: None)
+        await answer_call(key, attempt, claimed_task_id, resources, notify=lambda _key, _task_id, _end: None)
 
     async def resolve(self, key: str, resources: Resources, *, task_id: str) -> None:
         """`sora resolve KEY --task-id …`: a person looks, thinks, and decides."""

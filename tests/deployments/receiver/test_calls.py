@@ -5,9 +5,10 @@ import time
 from typing import Any, Final
 
 import pytest
+from prefect.blocks.system import Secret
 
 import deployments.receiver.calls
-from apixo import VideoRequest
+from apixo import Succeeded, VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.local.object_store import ObjectStoreServer
@@ -18,6 +19,8 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import State
 from flows.resources import Resources
+from flows.signals.handed_over import opened, sealed
+from flows.task_end import wait_for_task
 from tests.flows.generations import abandoned_claim, allow, bring_home, finished, lost, recorded, submit
 from tests.flows.signals.test_events import read_events
 from tests.support import made_outside, make_archive
@@ -62,13 +65,45 @@ async def test_however_the_provider_calls_the_video_comes_home(
     await finished(sandbox)
     if tells:
         events = await read_events(prefect_server, key, "apixo.task.finished")
-        assert events[-1]["payload"] == {"key": key, "task_id": made.task_id, "api": "a-block", "archive": "a-block"}
+        said = events[-1]["payload"]
+        assert isinstance(opened(said.pop("end"), made.task_id or "", receiver.api), Succeeded)
+        assert said == {"key": key, "task_id": made.task_id, "api": "a-block", "archive": "a-block"}
     assert await records(receiver.resources) == before
     (collected,) = await bring_home(receiver.resources)
     assert collected.what == "archived"
     assert (await receiver.ring(key, made.task_id)).said == "already handled"
     assert len(sandbox.record.submits()) == 1
     assert sandbox.faults.pending() == []
+
+
+async def test_a_waiting_run_goes_on_with_what_the_receiver_was_told_and_the_provider_is_asked_once(
+    key: str, receiver: Receiver, sandbox: SandboxServer
+) -> None:
+    resources = receiver.resources
+    resources.api.initial_wait_seconds = 60
+    resources.subscriber.subscribe()
+    made = await submit(key, resources)
+    end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
+    assert isinstance(end, Succeeded)
+    assert end.result_urls[0].startswith(receiver.api.base_url)
+    assert len(sandbox.record.statuses(made.task_id)) == 1
+
+
+async def test_a_forged_end_is_not_believed_and_the_run_asks_itself(
+    key: str, receiver: Receiver, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="drop"))
+    resources = receiver.resources
+    resources.api.initial_wait_seconds = 60
+    made = await submit(key, resources)
+    await finished(sandbox)
+    forger = receiver.api.model_copy(update={"callback_secret": Secret(value="f" * 32)})
+    forged = Succeeded(task_id=made.task_id or "", state="success", result_urls=("https://evil.example.com/a.mp4",))
+    resources.subscriber.notify(key, sealed(forged, forger))
+    end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
+    assert isinstance(end, Succeeded)
+    assert end.result_urls[0].startswith(receiver.api.base_url)
+    assert len(sandbox.record.statuses(made.task_id)) == 1
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "hang_after", "http_500_after", "junk"])

@@ -15,8 +15,8 @@ class Reported:
     def __init__(self) -> None:
         self.events: list[tuple[str, bool]] = []
 
-    def __call__(self, key: str, *, task_id: str, calls_collector: bool) -> None:
-        assert task_id == f"task of {key}"
+    def __call__(self, key: str, *, task_id: str, end: str | None, calls_collector: bool) -> None:
+        assert (task_id, end) == (f"task of {key}", None)
         self.events.append((key, calls_collector))
 
 

@@ -1,0 +1,55 @@
+"""How a task ended, handed from the callback receiver to the run that waits for it, so that the provider is asked once.
+
+It travels in the event `apixo.task.finished`, which Prefect stores and shows. Addresses of results may be signed, so it
+is sealed: only who has the API key and the callback secret can read it, or make one that is believed. What cannot be
+opened is no news, and the run asks the provider itself.
+"""
+
+import base64
+from typing import Final
+
+from cryptography.fernet import Fernet, InvalidToken
+from pydantic import ValidationError
+
+from apixo import Failed, Succeeded
+from blocks import ApixoApi
+
+MOST_CHARACTERS: Final = 20_000
+"""Of a sealed end. One is a thousand long; a larger one is left out, for Prefect limits the size of events."""
+KINDS: Final[dict[str, type[Succeeded | Failed]]] = {"succeeded": Succeeded, "failed": Failed}
+
+
+def sealed(status: Succeeded | Failed, api: ApixoApi) -> str | None:
+    """The end of a task as an event may hold it; None: there is no callback secret, or it is too long.
+
+    Args:
+        status: as the provider has just said.
+        api: whose secrets seal it.
+    """
+    if api.callback_secret is None:
+        return None
+    kind = next(kind for kind, shape in KINDS.items() if isinstance(status, shape))
+    made = _seal(api).encrypt(f"{kind} {status.model_dump_json()}".encode()).decode()
+    return made if len(made) <= MOST_CHARACTERS else None
+
+
+def opened(text: object, task_id: str, api: ApixoApi) -> Succeeded | Failed | None:
+    """What the provider said to the receiver of this task; None: it is of another task, or nobody can know who made it.
+
+    Args:
+        text: what an event holds, if anything.
+        task_id: the task that is waited for.
+        api: whose secrets must have sealed it.
+    """
+    if not isinstance(text, str) or len(text) > MOST_CHARACTERS or api.callback_secret is None:
+        return None
+    try:
+        kind, _, content = _seal(api).decrypt(text).decode().partition(" ")
+        status = KINDS[kind].model_validate_json(content)
+    except (InvalidToken, KeyError, ValueError, ValidationError):
+        return None
+    return status if status.task_id == task_id else None
+
+
+def _seal(api: ApixoApi) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(api.sealing_key()))
