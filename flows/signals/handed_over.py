@@ -2,38 +2,36 @@
 
 It travels in the event `apixo.task.finished`, which Prefect stores and shows. Addresses of results may be signed, so it
 is sealed: only who has the API key and the callback secret can read it, or make one that is believed. What cannot be
-opened is no news, and the run asks the provider itself.
+opened is no news, and the run asks the provider itself. So it does about a failure: events can be replayed, and a task
+that failed once may have been taken up again.
 """
 
 import base64
 from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken
-from pydantic import ValidationError
 
-from apixo import Failed, Succeeded
+from apixo import Status, Succeeded
 from blocks import ApixoApi
 
 MOST_CHARACTERS: Final = 20_000
 """Of a sealed end. One is a thousand long; a larger one is left out, for Prefect limits the size of events."""
-KINDS: Final[dict[str, type[Succeeded | Failed]]] = {"succeeded": Succeeded, "failed": Failed}
 
 
-def sealed(status: Succeeded | Failed, api: ApixoApi) -> str | None:
-    """The end of a task as an event may hold it; None: there is no callback secret, or it is too long.
+def sealed(status: Status, api: ApixoApi) -> str | None:
+    """A success as an event may hold it; None: it is none, there is no callback secret, or it is too long.
 
     Args:
         status: as the provider has just said.
         api: whose secrets seal it.
     """
-    if api.callback_secret is None:
+    if not isinstance(status, Succeeded) or api.callback_secret is None:
         return None
-    kind = next(kind for kind, shape in KINDS.items() if isinstance(status, shape))
-    made = _seal(api).encrypt(f"{kind} {status.model_dump_json()}".encode()).decode()
+    made = _seal(api).encrypt(status.model_dump_json().encode()).decode()
     return made if len(made) <= MOST_CHARACTERS else None
 
 
-def opened(text: object, task_id: str, api: ApixoApi) -> Succeeded | Failed | None:
+def opened(text: object, task_id: str, api: ApixoApi) -> Succeeded | None:
     """What the provider said to the receiver of this task; None: it is of another task, or nobody can know who made it.
 
     Args:
@@ -44,9 +42,8 @@ def opened(text: object, task_id: str, api: ApixoApi) -> Succeeded | Failed | No
     if not isinstance(text, str) or len(text) > MOST_CHARACTERS or api.callback_secret is None:
         return None
     try:
-        kind, _, content = _seal(api).decrypt(text).decode().partition(" ")
-        status = KINDS[kind].model_validate_json(content)
-    except (InvalidToken, KeyError, ValueError, ValidationError):
+        status = Succeeded.model_validate_json(_seal(api).decrypt(text))
+    except (InvalidToken, ValueError):
         return None
     return status if status.task_id == task_id else None
 
