@@ -29,6 +29,7 @@ from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_tags import tag_run
 from flows.signals.terminal_event import publish_end
+from flows.signals.waiting_runs import remove_waiting_runs
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
@@ -45,7 +46,7 @@ RECONCILED_WITHIN: Final = timedelta(hours=1)
 
 QUIET_SECONDS: Final = 6.0
 """How long the collector stays subscribed after its last work, twice. Starting its process takes as long, and while one
-runs, what further callbacks would start is cancelled. Longer than the 5 s after which Prefect has stored an event."""
+runs, what further callbacks would start waits. Longer than the 5 s after which Prefect has stored an event."""
 SUBSCRIBED_SECONDS: Final = 240.0
 """How long it stays subscribed in all: it ends before its schedule starts the next one, however many callbacks come."""
 LOOK_SECONDS: Final = 0.5
@@ -82,6 +83,7 @@ async def collect_videos(
         archive: Name of the `video-archive` block.
     """
     protect_log_handlers()
+    await remove_waiting_runs({"keys": keys, "detached_only": detached_only, "api": api, "archive": archive})
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with open_resources(*blocks, options=command_options(api, archive)) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
@@ -110,7 +112,7 @@ async def _collect_while_notified(
 ) -> list[Collected]:
     """Processes them, and then those whose callback came in the minute before or comes meanwhile.
 
-    Of the deployment one run is under way at a time, and Prefect cancels what such a callback's event would start.
+    Of the deployment one run is under way at a time: without this, such a callback would wait for its end.
     """
     subscribes = bool(resources.api.callback_url and deployment.id)
     if subscribes:

@@ -133,6 +133,7 @@ async def preview_then_final(
             hours=answer_within_hours,
             problem=problem,
             prices=prices,
+            currency=blocks[0].currency,
         )
         answer = await ask(Answer, f"preview-{number}-{asked_times}", answer_within_hours)
         try:

@@ -3,7 +3,8 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -29,6 +30,7 @@ from flows.record.errors import InvalidKeyError
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.resources import Resources, command_options, describe, load_block, open_resources
 from flows.signals.output import protect_log_handlers
+from flows.signals.preview_artifacts import known_costs
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import time
 from flows.signals.run_log import log_reasons_once
@@ -41,6 +43,7 @@ UNKNOWN_SHOWN: Final = 5
 
 ALL_8, ALL_12 = "Make the final videos of 8 s. PAYS.", "Make the final videos of 12 s. PAYS."
 AS_IN_CALENDAR: Final = "Make the final videos as long as the calendar says. PAYS."
+AS_LONG: Final = "as long as the calendar says"
 NONE: Final = "Stop: no final videos. Pays nothing."
 BatchDecision = Literal[
     "Make the final videos of 8 s. PAYS.",
@@ -235,7 +238,12 @@ async def _chosen(
         async with open_again() as resources:
             notes = _question(waiting, len(known), resources.api, hours, problem)
             begun = {f"{previews.key}-{name}" for name in known}
-            left = [row for row in previews.rows if row.key not in begun]
+            costs = {f"{previews.key}-{name}": cost_of_one(row, resources.api) for name, row in waiting.items()}
+            left = [
+                row.model_copy(update={"note": " ".join(filter(None, (row.note, costs.get(row.key))))})
+                for row in previews.rows
+                if row.key not in begun
+            ]
             counts = Counter[str](row.state for row in left)
             seconds = sum(row.duration_seconds or 0 for row in left if row.state == "archived")
             asking = {"notes": [*notes, *previews.notes], "rows": left, "counts": counts, "seconds_of_video": seconds}
@@ -255,13 +263,6 @@ async def _chosen(
 
 def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: float, problem: str) -> list[str]:
     """What the sheet says above the previews."""
-    prices = {seconds: [api.price(row.item.model, seconds) for row in waiting.values()] for seconds in (8, 12)}
-    costs = [
-        f"{sum((price or Decimal(0) for price in each), Decimal(0))} for {seconds} s"
-        for seconds, each in prices.items()
-        if None not in each
-    ]
-    cost = f"All of them cost {' or '.join(costs)}, by the block's prices." if costs else "Final ones are paid as well."
     until = time(datetime.now(UTC) + timedelta(hours=hours))
     return [
         *([f"The last answer could not be used: {problem}"] if problem else []),
@@ -270,12 +271,51 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
             "top of the run. The form asks how long the final videos are to be, and for the ids if not all are wanted."
         ),
         *([f"{_count(begun, 'final video')} submitted before: not paid again."] if begun else []),
-        f"The previews are paid. {cost}",
+        f"The previews are paid. {cost_of_all(waiting.values(), api)}",
         (
             f"Until {until}. After that the run ends failed, and nothing more is paid. Retry asks again, without new "
             "previews."
         ),
     ]
+
+
+def final_prices(row: Row, api: ApixoApi) -> dict[str, Decimal | None]:
+    """What each final video costs that can be chosen for a row; None: nobody has said. Pure."""
+    prices: dict[str, Decimal | None] = {}
+    shortest = lasting(row, shortest_seconds(row.item.model)).item.seconds
+    for length, asked in (("for 8 s", 8), ("for 12 s", 12), (AS_LONG, row.item.duration)):
+        with suppress(ValidationError):  # the model takes no such video
+            seconds = lasting(row, asked).item.seconds
+            if seconds != shortest:
+                prices[length] = api.price(row.item.model, seconds)
+    return prices
+
+
+def cost_of_one(row: Row, api: ApixoApi) -> str:
+    """What a row's preview is followed by, in money. Pure."""
+    prices = final_prices(row, api)
+    if not prices:
+        return f"No final video: {row.item.model} has none that is longer than its preview."
+    if row.item.seconds in (8, 12):
+        prices.pop(AS_LONG, None)
+    known = known_costs(prices, api.currency)
+    return f"The final video costs {known}." if known else f"The API block has no price of {row.item.model}."
+
+
+def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
+    """What the final videos of these rows cost together. Pure. Nothing is guessed: it says where a price is missing."""
+    prices = [final_prices(row, api) for row in rows]
+    sums = {
+        length: sum(filter(None, (each[length] for each in prices)), Decimal(0))
+        for length in ("for 8 s", "for 12 s", AS_LONG)
+        if all(each.get(length) is not None for each in prices)
+    }
+    if sums:
+        return f"All final videos together cost {known_costs(sums, api.currency)}, by the API block's prices."
+    models = sorted({row.item.model for row, each in zip(rows, prices, strict=True) if None in each.values()})
+    if models:
+        return f"What all final videos cost is not known: the API block has no price of {' and '.join(models)}."
+    return "What each final video costs stands beside its preview."
 
 
 def _count(number: int, noun: str) -> str:

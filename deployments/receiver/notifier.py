@@ -1,6 +1,6 @@
 """Reports ended tasks: every one to the runs that wait, and now and then one to the collector.
 
-An event for each of a hundred callbacks would have Prefect create a hundred collector runs, and cancel most of them. On
+An event for each of a hundred callbacks would have Prefect create a hundred collector runs, where one is enough. On
 SQLite that was measured to stall the server for a minute. One collector run hears of all that end while it runs and of
 those of the minute before, so one event calls it, and none while it runs.
 """

@@ -1,7 +1,9 @@
 """Faults of downloads, carried out: the videos, and the sample images. Those that send nothing are in `misbehavior`."""
 
+import asyncio
 from io import BytesIO
 
+import av
 from PIL import Image
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp
@@ -20,6 +22,8 @@ ENDLESS_PAUSE_SECONDS = 0.002
 PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
 #: More than any video has, and more than a caller should take.
 HUGE_BYTES = 3 * 1024**3
+#: Of a GIF: every third picture of the video, of this many pixels at most.
+GIF_STEP, GIF_PIXELS = 3, 320
 
 
 async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Task, board: TaskBoard) -> None:
@@ -35,6 +39,9 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
             await exchange.answer(200, PAGE)
         case "empty":
             await exchange.answer(200, b"", {"content-type": "video/mp4"})
+        case "gif":
+            made = await asyncio.to_thread(animated_gif, (await exchange.act(app)).body)
+            await exchange.answer(200, made, {"content-type": "video/mp4"})
         case "other_duration":
             other = 8 if task.request.input.seconds == 4 else 4
             await exchange.pass_on(FileResponse(await board.video_for(task, duration=other)))
@@ -42,6 +49,20 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
             await exchange.pass_on(FileResponse(await board.video_for(task, turned=True)))
         case kind:
             await _send_otherwise(exchange, app, kind)
+
+
+def animated_gif(video: bytes) -> bytes:
+    """A video as an animated GIF of the same length."""
+    with av.open(BytesIO(video), "r") as container:
+        rate = float(container.streams.video[0].average_rate or 1)
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames = [Image.fromarray(picture) for picture in pictures[::GIF_STEP]]
+    for frame in frames:
+        frame.thumbnail((GIF_PIXELS, GIF_PIXELS))
+    written = BytesIO()
+    pause_milliseconds = round(1000 * GIF_STEP / rate)
+    frames[0].save(written, "GIF", save_all=True, append_images=frames[1:], duration=pause_milliseconds, loop=0)
+    return written.getvalue()
 
 
 async def damage_image(exchange: Exchange, app: ASGIApp, fault: Fault) -> None:

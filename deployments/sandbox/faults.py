@@ -98,6 +98,7 @@ ResultKind = Literal[
     "labeled",  # the whole video, called aws-chunked
     "framed",  # the whole video in the framing of an S3 upload
     "long_length",  # the whole video, announced as a byte longer
+    "gif",  # the video as an animated GIF, called video/mp4
 ]
 ImageKind = Literal[
     "http_404",

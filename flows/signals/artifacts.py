@@ -111,6 +111,8 @@ def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbna
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
     video = generation.video
     if video is not None and (link := _link(generation.key, video.name, archive)):
+        if video.content_type.startswith("image/"):  # a GIF, which browsers play as a picture alone
+            return [*lines, f"![the video]({link})", ""]
         # The classic UI plays it; the new one leaves it out, and has the link below.
         poster = next((item.name for item in generation.objects if item.kind == "poster"), None)
         picture = _link(generation.key, poster, archive) if poster else None

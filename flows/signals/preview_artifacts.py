@@ -22,12 +22,16 @@ async def publish_question(
     hours: float,
     problem: str,
     prices: Mapping[int, Decimal | None],
+    currency: str | None,
 ) -> None:
     """Creates the artifact with the preview and what can be decided."""
     picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
     until = datetime.now(UTC) + timedelta(hours=hours)
+    text = question_markdown(
+        preview, archive, picture=picture, until=until, problem=problem, prices=prices, currency=currency
+    )
     made = acreate_markdown_artifact(
-        markdown=question_markdown(preview, archive, picture=picture, until=until, problem=problem, prices=prices),
+        markdown=text,
         key=artifact_key(preview.key, kind="question"),
         description=f"Waits for your answer: {preview.key}",
     )
@@ -42,10 +46,16 @@ def question_markdown(
     until: datetime,
     problem: str,
     prices: Mapping[int, Decimal | None],
+    currency: str | None,
 ) -> str:
     """The text of the question. Pure."""
     video = preview.video
-    costs = " or ".join(f"{price} for {seconds} s" for seconds, price in prices.items() if price is not None)
+    costs = known_costs({f"for {seconds} s": price for seconds, price in prices.items()}, currency)
+    cost = (
+        f"The final video costs {costs}, by the API block's prices."
+        if costs
+        else f"What the final video costs is not known: the API block has no price of {plain(preview.asked.model)}."
+    )
     lines = [
         "# Waits for your answer",
         "",
@@ -58,8 +68,7 @@ def question_markdown(
             "final video of 8 or 12 s, for another preview with a changed prompt or model, or to stop."
         ),
         "",
-        f"**Cost.** The preview is paid. The final video costs {costs}, by the block's prices." if costs else
-        "**Cost.** The preview is paid; the final video is paid as well.",
+        f"**Cost.** The preview is paid. {cost}",
         "",
         (
             f"**Until {time(until)}.** After that the run ends failed, and nothing more is paid. To be asked again: "
@@ -74,3 +83,11 @@ def question_markdown(
         f"To watch it elsewhere: `sora show {preview.key} --link`",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def known_costs(prices: Mapping[str, Decimal | None], currency: str | None) -> str:
+    """The prices that are known, each with what it is for; empty: none is. Pure."""
+    known = [
+        f"{price:f}{f' {currency}' if currency else ''} {what}" for what, price in prices.items() if price is not None
+    ]
+    return " or ".join(filter(None, (", ".join(known[:-1]), *known[-1:])))

@@ -83,6 +83,11 @@ class Person:
         video = await self.page.locator(selector).element_handle()
         await self.page.wait_for_function(MOVES, arg=video)
 
+    async def sees_picture(self, selector: str) -> None:
+        """Waits until a picture has come."""
+        picture = await self.page.locator(selector).first.element_handle()
+        await self.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture)
+
     # Prefect's classic UI, which plays videos in artifacts; the V2 UI shows their posters only.
 
     async def open_run(self, run_id: str) -> None:

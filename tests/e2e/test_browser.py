@@ -56,8 +56,7 @@ async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_
     await made(running, kite)
     await visitor.open_gallery()
     card = visitor.page.locator(f'a.card[href$="/k/{kite}"]')
-    poster = await card.locator("img").element_handle()
-    await visitor.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=poster)
+    await visitor.sees_picture(f'a.card[href$="/k/{kite}"] img')
     await card.hover()
     await visitor.sees_it_play(f'a.card[href$="/k/{kite}"] video')
     await visitor.open_video(kite)
@@ -65,6 +64,19 @@ async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_
     await visitor.page.keyboard.press("Escape")
     await expect(visitor.page.locator("#viewer")).to_be_hidden()
     await expect(card).to_be_focused()
+
+
+async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: Person, running: Running) -> None:
+    key = unique("gif")
+    await running.fault(call="result", kind="gif", prompt_contains=key, times=-1)
+    await made(running, key, f"A red kite, {key}")
+    await visitor.open_gallery()
+    await visitor.page.locator(f'a.card[href$="/k/{key}"]').hover()
+    await visitor.sees_picture(f'a.card[href$="/k/{key}"] img.playing')
+    await visitor.open_video(key)
+    await visitor.sees_picture(f'#viewer img[src*="/v/{key}/"]')
+    await visitor.open_artifact(await running.artifact_id(f"video-{key}"))
+    await visitor.sees_picture('img[alt="the video"]')
 
 
 async def test_the_gallery_is_searched_and_walked_by_keyboard(visitor: Person, running: Running) -> None:
@@ -111,8 +123,7 @@ async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
     key = unique("dunes")
     await made(running, key)
     await visitor.open_artifact(await running.artifact_id(f"video-{key}"))
-    poster = await visitor.page.locator('img[src^="data:image/jpeg"]').first.element_handle()
-    await visitor.page.wait_for_function("image => image.naturalWidth > 0", arg=poster)
+    await visitor.sees_picture('img[src^="data:image/jpeg"]')
     await visitor.page.locator("video").first.evaluate("video => { video.muted = true; video.play() }")
     await visitor.sees_it_play("video")
 

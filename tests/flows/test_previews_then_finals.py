@@ -7,11 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
+from pydantic import SecretStr
 
 from apixo import VideoRequest
 from blocks import ApixoApi
@@ -24,6 +26,8 @@ from flows.previews_then_finals import (
     AS_IN_CALENDAR,
     NONE,
     BatchAnswer,
+    cost_of_all,
+    cost_of_one,
     meaning,
     preview_row,
     previews_then_finals,
@@ -74,6 +78,61 @@ def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
 def test_an_answer_that_cannot_be_carried_out_says_why(given: BatchAnswer, why: str) -> None:
     with pytest.raises(PreviewStateError, match=why):
         meaning(given, {"a": row()}, [], "k")
+
+
+def priced(**fields: Any) -> ApixoApi:
+    return ApixoApi(api_key=Secret(value=SecretStr("no key")), currency="USD", **fields)
+
+
+KLING = {"model": "kling-3-0-turbo", "aspect_ratio": "landscape"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (row(), "The final video costs 4.0 USD for 8 s or 6.0 USD for 12 s."),
+        (row(duration=12), "The final video costs 4.0 USD for 8 s or 6.0 USD for 12 s."),
+        (
+            row(duration=10, **KLING),
+            "The final video costs 4.0 USD for 8 s, 6.0 USD for 12 s or 5.0 USD as long as the calendar says.",
+        ),
+        (row(model="kling-2-6", options={"sound": False}, duration=10), "The API block has no price of kling-2-6."),
+        (row(model="veo-3-1", mode="fast"), "No final video: veo-3-1 has none that is longer than its preview."),
+    ],
+)
+def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: str) -> None:
+    prices = {"kling-3-0-turbo": {"per_second": "0.5"}}
+    assert cost_of_one(row, priced(price_per_second="0.5", prices=prices)) == expected
+
+
+@pytest.mark.parametrize(
+    ("api", "rows", "expected"),
+    [
+        (
+            priced(price_per_second="0.5"),
+            [row(), row(id="b", duration=12)],
+            "All final videos together cost 8.0 USD for 8 s or 12.0 USD for 12 s, by the API block's prices.",
+        ),
+        (
+            priced(price_per_second="0.5"),
+            [row(duration=8), row(id="b", duration=12)],
+            (
+                "All final videos together cost 8.0 USD for 8 s, 12.0 USD for 12 s or 10.0 USD as long as the "
+                "calendar says, by the API block's prices."
+            ),
+        ),
+        (
+            priced(price_per_second="0.5"),
+            [row(), row(id="b", **KLING)],
+            "What all final videos cost is not known: the API block has no price of kling-3-0-turbo.",
+        ),
+        (priced(), [row()], "What all final videos cost is not known: the API block has no price of sora-2."),
+    ],
+)
+def test_what_all_final_videos_cost_is_said_where_it_is_known_and_never_guessed(
+    api: ApixoApi, rows: list[Row], expected: str
+) -> None:
+    assert cost_of_all(rows, api) == expected
 
 
 async def paused(key: str, asked_times: int = 0) -> FlowRun:
@@ -160,7 +219,8 @@ async def test_a_limit_holds_for_previews_and_finals_together(
 ) -> None:
     async with running(stored, key, max_spend=10) as task:
         run = await paused(key)
-        assert "12.0 for 8 s or 18.0 for 12 s" in (await artifacts(run.id))[f"sheet-{key}-preview"]
+        sheet = (await artifacts(run.id))[f"sheet-{key}-preview"]
+        assert "12.0 for 8 s, 18.0 for 12 s or 12.0 as long as the calendar says" in sheet
         await answer(run, decision=ALL_8)  # the previews have cost 6, and one more of 8 s costs 4
         state = await task
     assert state.is_failed()

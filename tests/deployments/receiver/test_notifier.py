@@ -74,7 +74,7 @@ async def test_what_is_left_is_reported_when_it_closes() -> None:
 
 
 async def test_while_a_collector_runs_it_is_not_called_and_then_once() -> None:
-    """Prefect would create a run only to cancel it."""
+    """That one hears of all that ends meanwhile."""
     reported, ends = Reported(), asyncio.get_running_loop().time() + 0.5
 
     async def runs() -> bool:

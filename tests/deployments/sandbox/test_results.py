@@ -189,6 +189,15 @@ def _long_length(http: httpx.Client, url: str) -> None:
     assert _facts(bytes(got)) == (4.0, 160, 90, 96)
 
 
+def _gif(http: httpx.Client, url: str) -> None:
+    reply = http.get(url)
+    assert reply.headers["content-type"] == "video/mp4"
+    assert reply.content.startswith(b"GIF89a")
+    duration_seconds, *_, frames = _facts(reply.content)
+    assert duration_seconds == pytest.approx(4, abs=0.2)
+    assert frames == 32
+
+
 DOWNLOADS: dict[str, Check] = {
     "cut": _cut,
     "html_200": _html,
@@ -212,6 +221,7 @@ DOWNLOADS: dict[str, Check] = {
     "labeled": _labeled,
     "framed": _framed,
     "long_length": _long_length,
+    "gif": _gif,
 }
 
 

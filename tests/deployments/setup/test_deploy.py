@@ -100,7 +100,8 @@ def test_a_prompt_in_an_event_is_no_template_and_stays_what_it_was(prompt: str) 
 
 
 def test_only_the_short_collector_has_a_concurrency_limit() -> None:
-    assert [item["name"] for item in DEPLOYMENTS if "concurrency_limit" in item] == ["collect-videos"]
+    limits = {item["name"]: item["concurrency_limit"] for item in DEPLOYMENTS if "concurrency_limit" in item}
+    assert limits == {"collect-videos": {"limit": 1, "collision_strategy": "ENQUEUE"}}  # none is shown as cancelled
 
 
 def test_what_costs_money_has_no_schedule_that_is_switched_on() -> None:

@@ -126,6 +126,16 @@ def test_with_a_gallery_the_player_and_the_links_lead_through_it_and_open_this_v
         assert secret not in text
 
 
+def test_a_gif_is_a_picture_for_no_browser_plays_it_as_a_video() -> None:
+    found = generation()
+    named = {"content_type": "image/gif", "name": "video.gif"}
+    objects = [item.model_copy(update=named) if item.kind == "video" else item for item in found.objects]
+    block = archive("https://videos.example.com")
+    text = markdown(found.model_copy(update={"objects": tuple(objects)}), block, thumbnail=None)
+    assert "![the video](https://videos.example.com/videos/video.gif)" in text
+    assert "<video" not in text
+
+
 def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_link() -> None:
     text = markdown(generation(), archive(), thumbnail=None)
     assert "<video" not in text

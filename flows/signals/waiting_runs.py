@@ -1,0 +1,66 @@
+"""Takes runs of the collector off the list that wait only to ask again what the one that begins now asks.
+
+Where its schedule or a callback meets a run under way, Prefect lets the new one wait; after a night without a worker, a
+hundred wait. One of them is enough, and each would be a process of its own.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.runtime import deployment
+
+from flows.signals.progress import run_logger
+
+TIMEOUT_SECONDS: Final = 10.0
+"""How long it may take. Nothing depends on it: a run that stays asks once more, which is harmless."""
+
+
+async def remove_waiting_runs(parameters: Mapping[str, Any]) -> None:
+    """Deletes the waiting runs of this deployment whose work a run with these parameters does. Never raises.
+
+    To be called before the work is listed: what was due by then is in it. Runs that a person started stay.
+    """
+    if deployment.id is None:
+        return
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS), get_client() as client:
+            waiting = await client.read_flow_runs(
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[UUID(str(deployment.id))])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                    # When it was due at first: a run that waits for its turn is scheduled anew every 30 s.
+                    expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+                ),
+            )
+            covered = [run for run in waiting if _is_automatic(run) and covers(parameters, run.parameters)]
+            for run in covered:
+                await client.delete_flow_run(run.id)
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        run_logger().warning("Runs that wait for this one may stay on the list (%s).", type(error).__name__)
+        return
+    if covered:
+        run_logger().info("This run also does the work of %d that waited for their turn.", len(covered))
+
+
+def covers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether a run of the collector does the work of another, by their parameters. Pure."""
+    if ours.get("keys") or any(ours.get(name, "default") != theirs.get(name, "default") for name in ("api", "archive")):
+        return False
+    return not ours.get("detached_only") or bool(theirs.get("detached_only"))
+
+
+def _is_automatic(run: FlowRun) -> bool:
+    return run.auto_scheduled or (run.created_by is not None and run.created_by.type == "AUTOMATION")

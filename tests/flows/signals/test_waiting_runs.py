@@ -1,0 +1,90 @@
+"""Runs of the collector that wait only to ask the same again are taken off the list; no others are."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.states import Scheduled
+
+from deployments.local.prefect_server import PrefectServer
+from flows.signals.waiting_runs import covers, remove_waiting_runs
+from tests.support import unique
+
+FULL: dict[str, Any] = {"keys": None, "detached_only": False, "api": "default", "archive": "default"}
+
+
+@flow(name="waits-for-its-turn")
+async def waits_for_its_turn(parameters: dict[str, Any]) -> None:
+    await remove_waiting_runs(parameters)
+
+
+async def deployed(client: PrefectClient, **parameters: Any) -> UUID:
+    flow_id = await client.create_flow_from_name("waits-for-its-turn")
+    return await client.create_deployment(
+        flow_id=flow_id, name=unique("collector"), parameters=parameters, enforce_parameter_schema=False
+    )
+
+
+async def schedule(client: PrefectClient, deployment_id: UUID) -> None:
+    """As a schedule of every 5 minutes makes them: three that are due, and what comes later."""
+    now = datetime.now(UTC)
+    span = {"start_time": str(now - timedelta(minutes=15)), "end_time": str(now + timedelta(minutes=15))}
+    path = f"/deployments/{deployment_id}"
+    slot = {"active": True, "schedule": {"interval": 300, "anchor_date": str(now - timedelta(days=1, minutes=1))}}
+    (await client._client.post(f"{path}/schedules", json=[slot])).raise_for_status()
+    (await client._client.post(f"{path}/schedule", json=span)).raise_for_status()
+
+
+async def due(client: PrefectClient, deployment_id: UUID) -> list[UUID]:
+    found = await client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])), limit=200
+    )
+    now = datetime.now(UTC)
+    return [run.id for run in found if run.expected_start_time is not None and run.expected_start_time <= now]
+
+
+async def test_what_was_due_meanwhile_is_done_by_one_run_and_what_a_person_started_stays(
+    prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with get_client() as client:
+        ours = await deployed(client)
+        await schedule(client, ours)
+        pressed = await client.create_flow_run_from_deployment(ours, state=Scheduled())
+        assert len(await due(client, ours)) == 4
+        later = len(await client.read_flow_runs(limit=200)) - 4
+        monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(ours))
+        await waits_for_its_turn(FULL | {"detached_only": True})  # it leaves out what the schedule asks for
+        assert len(await due(client, ours)) == 4
+        await waits_for_its_turn(FULL)
+        assert await due(client, ours) == [pressed.id]
+        assert later > 0
+
+
+async def test_a_server_that_is_away_does_not_fail_the_run(
+    prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "no id at all")
+    await waits_for_its_turn(FULL)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (FULL, {}, True),
+        (FULL, {"detached_only": True}, True),
+        (FULL, {"keys": ["a"]}, True),
+        (FULL, {"api": "other"}, False),
+        (FULL | {"archive": "other"}, {"archive": "other"}, True),
+        (FULL | {"keys": ["a"]}, {}, False),
+        (FULL | {"detached_only": True}, {}, False),
+        (FULL | {"detached_only": True}, {"detached_only": True}, True),
+    ],
+)
+def test_a_run_covers_another_that_asks_for_no_more(
+    ours: dict[str, Any], theirs: dict[str, Any], expected: bool
+) -> None:
+    assert covers(ours, theirs) is expected
