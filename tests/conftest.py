@@ -47,8 +47,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks import ApixoApi, VideoArchive
 from deployments.local.credentials import Credentials
-from deployments.local.object_store import ObjectStoreServer, start_object_store
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
+from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.resources import Resources, open_resources
 from tests.support import make_api, make_archive, unique

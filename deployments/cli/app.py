@@ -97,10 +97,10 @@ COMMANDS: Final = {
         "Serve numbers for Prometheus, until Ctrl-C: what is open, unclear and spent, the lag, the bytes.",
     ),
     "show": Command(
-        "ledger", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."
+        "show", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."
     ),
     "resolve": Command(
-        "ledger", "resolve", "Resolve a generation whose payment is unclear, or that failed, and finish it."
+        "resolve", "resolve", "Resolve a generation whose payment is unclear, or that failed, and finish it."
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from deployments.cli.console import err, out
-from deployments.setup.doctor import check_server
+from deployments.setup.surroundings import check_server
 from flows.checks import Finding, check_setup
 
 MARKS: Final = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}

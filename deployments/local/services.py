@@ -9,9 +9,9 @@ from typing import Final
 
 from deployments.local.credentials import Credentials
 from deployments.local.minio_build import Say
-from deployments.local.object_store import start_object_store
 from deployments.local.prefect_server import start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, Server, http_get
+from deployments.local.store_server import start_object_store
 
 SANDBOX_PORT: Final = 8700
 MINIO_PORT: Final = 9000

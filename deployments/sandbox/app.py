@@ -16,11 +16,11 @@ from starlette.routing import Route
 
 from deployments.sandbox.envelopes import failure, success
 from deployments.sandbox.faults import Fault
-from deployments.sandbox.generation import InvalidInputError, explain, read_request
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
 from deployments.sandbox.pictures import FORMATS, sample
 from deployments.sandbox.record import RecordedRequest
+from deployments.sandbox.request_body import InvalidInputError, explain, read_request
 from deployments.sandbox.state import SandboxState
 
 _FAULTS = TypeAdapter(list[Fault])

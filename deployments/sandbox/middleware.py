@@ -8,7 +8,7 @@ from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.sandbox.downloads import damage_image, damage_result
+from deployments.sandbox.download_faults import damage_image, damage_result
 from deployments.sandbox.envelopes import failure
 from deployments.sandbox.links import VIDEO_NAMES
 from deployments.sandbox.misbehavior import misbehave, refuse

@@ -17,9 +17,8 @@ import httpx
 from deployments.sandbox.callback_sender import CallbackAttempt, deliver
 from deployments.sandbox.envelopes import success
 from deployments.sandbox.faults import FaultScript
-from deployments.sandbox.generation import AnyRequest
-from deployments.sandbox.images import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.links import ResultLinks
+from deployments.sandbox.request_body import AnyRequest
 from deployments.sandbox.settings import (
     FORBIDDEN_WORD,
     GENERATION_SECONDS,
@@ -27,6 +26,7 @@ from deployments.sandbox.settings import (
     SECONDS_A_DAY,
     SandboxSettings,
 )
+from deployments.sandbox.start_images import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.video_store import VideoStore
 from deployments.sandbox.videos import video_size
 

@@ -17,7 +17,7 @@ from blocks.errors import StoreRefusedError
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.csv_files import DELIMITERS, csv_rows
 from flows.batch.json_files import MAX_LINE_CHARACTERS, json_rows
-from flows.batch.pictures import LocalPictures, Pictures, beside_object, no_pictures
+from flows.batch.row_images import LocalPictures, Pictures, beside_object, no_pictures
 from flows.batch.tables import MAX_ROWS, read_table
 from flows.batch.unreadable import CalendarError, refusal
 from flows.batch.workbooks import workbook_rows

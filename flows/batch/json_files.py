@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, check_row, shown
-from flows.batch.pictures import Pictures, no_pictures
+from flows.batch.row_images import Pictures, no_pictures
 from flows.batch.tables import bounded
 from flows.batch.unreadable import refusal
 

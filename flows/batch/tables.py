@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
-from flows.batch.pictures import Pictures, no_pictures
+from flows.batch.row_images import Pictures, no_pictures
 from flows.batch.unreadable import refusal
 
 T = TypeVar("T")

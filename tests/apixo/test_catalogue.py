@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from apixo import UnexpectedReplyError, VideoRequest, catalogue
 from apixo.catalogue import ImageFormat, VideoModel, one_of, shape_of
 from apixo.requests import STORED
-from deployments.sandbox.generation import InvalidInputError, read_request
+from deployments.sandbox.request_body import InvalidInputError, read_request
 
 from .conftest import Connect
 from .wire import envelope, http, reply, serving

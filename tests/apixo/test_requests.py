@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from apixo import VideoRequest
 from deployments.sandbox import SandboxServer
-from deployments.sandbox.generation import GenerationRequest
+from deployments.sandbox.request_body import GenerationRequest
 
 from .conftest import KEY
 

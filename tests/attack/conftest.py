@@ -9,8 +9,8 @@ import pytest
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks import VideoArchive
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer, SandboxSettings
 from deployments.sandbox.videos import render_video
 from tests.attack.fifty import Commands

@@ -22,8 +22,8 @@ from prefect.states import AwaitingRetry
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from blocks.probe import RACED
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from deployments.sandbox.record import RecordedRequest
 from flows.record.generation import FINISHED, ArchivedObject, Generation, State, SupersededTask

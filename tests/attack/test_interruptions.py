@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from prefect.client.orchestration import get_client
 
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
 from tests.attack.fifty import (

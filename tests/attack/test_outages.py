@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from deployments.local.credentials import Credentials
-from deployments.local.object_store import ObjectStoreServer, start_object_store
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
 from deployments.local.processes import ManagedProcess
+from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from tests.attack.fifty import Commands, a_batch_is_disturbed, a_person_settles_the_rest, all_are_home, patient_api

@@ -12,9 +12,9 @@ from prefect.blocks.system import Secret
 
 from blocks import ApixoApi
 from deployments.local.credentials import Credentials
-from deployments.local.object_store import ObjectStoreServer, start_object_store
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, http_get, wait_until_ready
+from deployments.local.store_server import ObjectStoreServer, start_object_store
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_archive, unique
 from tests.support.prefect_home import prepare

@@ -13,7 +13,7 @@ from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
 from deployments.local.credentials import Credentials
 from deployments.local.minio_build import FORCE_VARIABLE
-from deployments.local.object_store import ObjectStoreServer, start_object_store
+from deployments.local.store_server import ObjectStoreServer, start_object_store
 
 CHECKOUT = Path(__file__).parents[2]
 CREDENTIALS = Credentials("sora", "a-5ec7e7-of-enough-length")

@@ -16,13 +16,13 @@ from minio.sseconfig import Rule as EncryptionRule
 from minio.sseconfig import SSEConfig
 from minio.versioningconfig import VersioningConfig
 
-import deployments.local.object_store
+import deployments.local.store_server
 from blocks import VideoArchive
 from blocks.bucket_settings import parse_retention, parse_rules
 from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnfitError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import ensure_ready, problems
-from deployments.local.object_store import ObjectStoreServer, start_object_store
+from deployments.local.store_server import ObjectStoreServer, start_object_store
 
 from .conftest import CHECKOUT, CREDENTIALS, OpenStore, archive
 from .wire import FakeStore, always, http, listening, s3_error
@@ -145,9 +145,9 @@ def own_special_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obje
     folder = tmp_path_factory.mktemp("own-special-minio")
     key = base64.b64encode(os.urandom(32)).decode()
     with pytest.MonkeyPatch.context() as patch:
-        plain = deployments.local.object_store._minio_environment
+        plain = deployments.local.store_server._minio_environment
         patch.setattr(
-            deployments.local.object_store,
+            deployments.local.store_server,
             "_minio_environment",
             lambda *given: plain(*given) | {"MINIO_REGION": "eu-central-1", "MINIO_KMS_SECRET_KEY": f"k:{key}"},
         )

@@ -15,7 +15,7 @@ from blocks.errors import PreconditionFailedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready
 from blocks.s3_uploads import ONE_REQUEST_BYTES
-from deployments.local.object_store import ObjectStoreServer
+from deployments.local.store_server import ObjectStoreServer
 
 from .conftest import OpenStore, archive
 from .wire import FakeStore, LosingProxy, http, listening

@@ -16,7 +16,7 @@ from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from blocks.probe import RACED
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
 from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
-from deployments.local.object_store import ObjectStoreServer
+from deployments.local.store_server import ObjectStoreServer
 
 from .conftest import OpenStore, archive
 from .wire import LimitingProxy, LosingProxy, listening

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from prefect.client.orchestration import PrefectClient
 
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
 from tests.e2e.conftest import Runs, ended, retry

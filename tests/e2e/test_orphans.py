@@ -15,8 +15,8 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.processes import ManagedProcess
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_batch import generate_batch
 from flows.record.generation import Generation, State

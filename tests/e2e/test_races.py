@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer
 from tests.flows.conftest import store_blocks
 from tests.support import KITE, make_api, make_archive

@@ -9,9 +9,9 @@ import httpx
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import PrefectClient
 
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import ManagedProcess, free_port, wait_until_ready
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from tests.e2e.conftest import ROOT, Runs, ended, retry
 from tests.flows.conftest import store_blocks

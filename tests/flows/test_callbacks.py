@@ -8,8 +8,8 @@ import pytest
 from apixo import ApixoClient, ApixoError, Failed, VideoRequest
 from blocks import ApixoApi
 from blocks.errors import StoreUnavailableError
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.callbacks import NOTE, Outcome
 from flows.record import transitions

@@ -6,7 +6,7 @@ import pytest
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
-from deployments.local.object_store import ObjectStoreServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer
 from flows.checks import check_setup
 from flows.record.generation import State

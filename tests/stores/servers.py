@@ -17,12 +17,12 @@ import urllib3
 from minio.error import MinioException
 from pydantic import SecretStr
 
-import deployments.local.object_store
+import deployments.local.store_server
 from blocks import VideoArchive
 from deployments.local.credentials import Credentials
 from deployments.local.minio_build import FORCE_VARIABLE
-from deployments.local.object_store import start_object_store
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, free_ports
+from deployments.local.store_server import start_object_store
 from tests.support import unique
 
 ROOT: Final = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def _local(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedProc
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FORCE_VARIABLE, kind.lower())
-        patch.setattr(deployments.local.object_store, "ManagedProcess", start)
+        patch.setattr(deployments.local.store_server, "ManagedProcess", start)
         server = start_object_store(
             local_dir=local_dir, data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS, say=lambda _: None
         )

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from blocks.probe import RACED
-from deployments.local.object_store import ObjectStoreServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer
 
 KITE = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")

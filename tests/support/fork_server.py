@@ -36,7 +36,7 @@ PRELOADED: Final = (
     "prefect.task_engine",
     *(
         f"deployments.cli.{name}"
-        for name in ("batch", "callbacks", "collect", "generate", "ledger", "listing", "setup")
+        for name in ("batch", "callbacks", "collect", "generate", "listing", "resolve", "setup", "show")
     ),
 )
 MOST_BYTES: Final = 200_000

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from apixo import Failed
 from apixo.errors import NO_RESULT
-from deployments.cli.ledger import ask
+from deployments.cli.resolve import ask
 from flows.record import transitions
 from flows.record.generation import Generation
 from tests.flows.record.ledgers import claim_of, submitted

@@ -11,8 +11,8 @@ import deployments.receiver.calls
 from apixo import Succeeded, VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.receiver.calls import create_app
 from deployments.receiver.queue import CallbackQueue, QueueFullError
 from deployments.sandbox import Fault, SandboxServer

@@ -12,8 +12,8 @@ import pytest
 import deployments.receiver.calls
 from apixo import NoReplyError
 from blocks import ApixoApi, VideoArchive
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.receiver.calls import MOST_BODY_BYTES
 from deployments.sandbox import Fault, SandboxServer
 from tests.flows.generations import lost, recorded, submit

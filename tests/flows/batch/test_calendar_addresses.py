@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
-from deployments.local.object_store import ObjectStoreServer
+from deployments.local.store_server import ObjectStoreServer
 from flows.batch.calendars import (
     MAX_CALENDAR_BYTES,
     CalendarError,

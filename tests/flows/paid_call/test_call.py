@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from blocks.errors import StoreRefusedError
-from deployments.local.object_store import ObjectStoreServer
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Problem, State

@@ -1,10 +1,7 @@
-"""`sora show` and `sora resolve`: what the ledger knows, and what a person can do about it."""
+"""`sora show`: what the ledger knows of one generation."""
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from blocks import ApixoApi, VideoArchive
+from blocks import VideoArchive
 from deployments.cli.console import err, one_line, out, pasteable, shown_path
-from deployments.cli.generate import run_and_show, summary
+from deployments.cli.generate import summary
 from deployments.connection import SetupError
-from flows.record.generation import Generation, State
+from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resolution import ResolutionError
+from flows.resources import load_block
 
 LINK_SECONDS = 3600
 """How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
@@ -44,88 +41,6 @@ def show(
     asyncio.run(_show(key, link=link, save=save, as_json=as_json, archive=archive))
 
 
-def resolve(
-    key: Annotated[str, typer.Argument(help="The generation's key.")],
-    task_id: Annotated[
-        str | None, typer.Option("--task-id", help="APIXO took it, as this task: go on with it. Pays nothing.")
-    ] = None,
-    resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="APIXO did not take it, or it failed: submit once more. Pays.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait does not wait for the video.")] = True,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
-) -> None:
-    """Resolve a generation whose payment is unclear, or that failed, and finish it.
-
-    A generation is `unconfirmed` when the request was sent and no clear answer came. It is never sent again by itself,
-    for it may be paid. On a terminal `sora resolve KEY` shows what is known and asks. Without questions, look at your
-    APIXO account for a task of that time:
-
-    * there is one: `sora resolve KEY --task-id TASK_ID`
-    * there is none: `sora resolve KEY --resubmit`
-
-    A task that was given up, after days without an end or a result, is taken up again by its own id.
-    """
-    if task_id is not None and resubmit:
-        raise typer.BadParameter("give either --task-id TASK_ID or --resubmit, not both")
-    asks = task_id is None and not resubmit
-    if asks and not sys.stdin.isatty():
-        raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` says what is known")
-    del verbose  # read before Prefect was imported
-    seen = asyncio.run(_look(key, api=api, archive=archive))
-    if asks or resubmit:
-        _print(seen)
-    if asks:
-        task_id = ask(seen)
-    elif resubmit and not yes:
-        typer.confirm(f"This may pay for {key} once more. Is there no task of it in APIXO?", abort=True, err=True)
-    generation = asyncio.run(_resolve(seen, task_id, api=api, archive=archive))
-    run_and_show(generation.request, key, wait=wait, api=api, archive=archive)
-
-
-def ask(seen: Generation) -> str | None:
-    """Asks a person what became of a generation. The task that it is; None: it is to be submitted once more."""
-    at = f"{seen.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
-    if seen.state in (State.UNCONFIRMED, State.CLAIMED):
-        err.print(f"\nThe request was sent at {at}, and no clear answer came. Look for it in your APIXO account.")
-        if typer.confirm("Is there a task of that time and prompt?", err=True):
-            return str(typer.prompt("Its task id", err=True)).strip()
-        typer.confirm("Then it was not taken. Submit it once more, and pay for it?", abort=True, err=True)
-    elif seen.state is State.FAILED and not seen.permanently_failed:
-        if seen.given_up:
-            err.print(f"\nTask {seen.task_id} was given up. Look at it in your APIXO account.")
-            if typer.confirm("Has it a result, or is it under way?", err=True):
-                return seen.task_id
-        typer.confirm("\nIt failed. Submit it once more, and pay for another try?", abort=True, err=True)
-    else:
-        done = "The same request cannot succeed: change it, and give it a new key."
-        said = done if seen.state is State.FAILED else f"{seen.key} is {seen.state}: there is nothing to resolve."
-        raise ResolutionError(said, key=seen.key)
-    return None
-
-
-async def _look(key: str, *, api: str, archive: str) -> Generation:
-    async with _opened(api, archive) as resources:
-        return await look(check_key(key), resources.ledger)
-
-
-async def _resolve(seen: Generation, task_id: str | None, *, api: str, archive: str) -> Generation:
-    async with _opened(api, archive) as resources:
-        if task_id is not None:
-            return await resolve_as_task(seen, task_id, resources)
-        return await allow_resubmission(seen, resources)
-
-
-@asynccontextmanager
-async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
-    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
-        yield resources
-
-
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
     block = await load_block(VideoArchive, archive)
     store = block.store()
@@ -135,7 +50,7 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
             raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
         generation = entry.generation
         if not (as_json or link):
-            _print(generation)
+            print_record(generation)
         record = generation.model_dump(mode="json")
         video = generation.video
         if video is None and (link or save):
@@ -169,7 +84,8 @@ def _gone(key: str, name: str, bucket: str) -> Exception:
     )
 
 
-def _print(generation: Generation) -> None:
+def print_record(generation: Generation) -> None:
+    """Shows a record to a person, with the next command."""
     say = partial(out.print, soft_wrap=True)  # the terminal breaks lines, and nothing that is copied
     request = generation.request
     say(f"[bold]{escape(generation.key)}[/]  {generation.state}")
