@@ -81,13 +81,18 @@ def title_of(requests: Any, verbs: Sequence[str] = VERBS) -> str:
     )
 
 
-def _run_name() -> str:
+def shown_name(*verbs: str) -> str:
+    """The batch of this run as the run's own name has it. Verbs: what such a name begins with."""
     parameters = flow_run.parameters
     try:
         key = given_key(parameters.get("key"), parameters.get("calendar"))
     except InvalidKeyError:  # the run itself raises it, with a message that can be read
-        key = "without a key"
-    return f"{VERBS[bool(parameters.get('dry_run'))]} {key or title_of(parameters.get('requests'))}"
+        return "without a key"
+    return key or title_of(parameters.get("requests"), verbs)
+
+
+def _run_name() -> str:
+    return f"{VERBS[bool(flow_run.parameters.get('dry_run'))]} {shown_name(*VERBS)}"
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.

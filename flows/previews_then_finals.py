@@ -11,7 +11,6 @@ from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from prefect.input import RunInput
-from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field, ValidationError
 
@@ -23,10 +22,17 @@ from flows.batch.limited_flow import limited_flow
 from flows.batch.sheet import publish_sheet
 from flows.batch.summary import BatchSummary, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
-from flows.generate_batch import SUBMISSIONS_PER_SECOND, LenientItem, given_key, key_of_batch, rows_of, title_of
+from flows.generate_batch import (
+    SUBMISSIONS_PER_SECOND,
+    LenientItem,
+    given_key,
+    key_of_batch,
+    rows_of,
+    shown_name,
+    title_of,
+)
 from flows.permission import rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
-from flows.record.errors import InvalidKeyError
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.resources import Resources, command_options, describe, load_block, open_resources
 from flows.signals.output import protect_log_handlers
@@ -66,12 +72,7 @@ class BatchAnswer(RunInput):
 
 
 def _run_name() -> str:
-    parameters = flow_run.parameters
-    try:
-        key = given_key(parameters.get("key"), parameters.get("calendar"))
-    except InvalidKeyError:  # the run itself raises it, with a message that can be read
-        key = "without a key"
-    return f"{VERB} {key or title_of(parameters.get('requests'), (VERB,))}"
+    return f"{VERB} {shown_name(VERB)}"
 
 
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
