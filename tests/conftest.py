@@ -117,7 +117,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     with temporary_settings({PREFECT_API_URL: server.api_url}):
         yield server
         for worker in (APILogWorker, EventsWorker):  # before the server goes, or Prefect complains at exit
-            worker.drain_all(timeout=5)
+            worker.drain_all(timeout=60)
     server.process.stop()
 
 

@@ -41,7 +41,7 @@ async def test_a_store_that_is_down_is_noticed_quickly(own_open: OpenStore, tmp_
         assert isinstance(error, StoreUnavailableError), error
         assert "endpoint" in str(error)
         assert "Signature" not in f"{error} {error.__cause__}"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.usefixtures("_short_waits")

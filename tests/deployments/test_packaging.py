@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,10 @@ import prefect.settings
 import pytest
 import yaml
 from prefect.utilities.templating import find_placeholders
+from typer.testing import CliRunner
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.app import COMMANDS
+from deployments.cli.app import COMMANDS, app
 from deployments.local.minio_build import MINIO_PACKAGE
 from deployments.setup import deploy
 
@@ -41,6 +43,17 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         yield unit.name, found[1].split()
 
 
+@cache
+def helps(words: tuple[str, ...]) -> str:
+    """What a command says of itself. Ours in this process: it is the start of one that takes a second."""
+    if words[0] == "sora":
+        shown = CliRunner().invoke(app, [*words[1:], "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, shown.output
+        return shown.output
+    program = deploy.ROOT / ".venv/bin" / words[0]
+    return subprocess.run([program, *words[1:], "--help"], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda item: item if isinstance(item, str) else "")
 def test_every_command_is_there(name: str, command: list[str]) -> None:
     if command[0] == "sora":
@@ -49,8 +62,7 @@ def test_every_command_is_there(name: str, command: list[str]) -> None:
     else:
         assert command[0] == "prefect"
         words = list(takewhile(lambda word: word[0] != "-", command))
-    program = deploy.ROOT / ".venv/bin" / words[0]
-    said = subprocess.run([program, *words[1:], "--help"], capture_output=True, text=True, check=True).stdout
+    said = helps(tuple(words))
     for option in (word for word in command if word.startswith("--")):
         assert option in said, f"{name}: {option}"
     if "--pool" in command:

@@ -97,7 +97,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("mode", ["polling", "callback"])
+@pytest.mark.parametrize("mode", [pytest.param("polling", marks=pytest.mark.attack), "callback"])
 async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_writes_down_every_payment(
     mode: str,
     sandbox: SandboxServer,

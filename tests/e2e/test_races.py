@@ -36,7 +36,7 @@ sys.exit(max(codes))
 """
 
 
-@pytest.mark.parametrize("processes", [12, pytest.param(32, marks=pytest.mark.attack)])
+@pytest.mark.parametrize("processes", [6, pytest.param(32, marks=pytest.mark.attack)])
 async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
     processes: int,
     sandbox: SandboxServer,

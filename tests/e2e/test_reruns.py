@@ -68,7 +68,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
     assert len(sandbox.record.submits()) == 1
 
 
-@pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
+@pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.attack)], ids=["classic UI", "new UI"])
 async def test_a_person_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
     force: bool,
     sandbox: SandboxServer,

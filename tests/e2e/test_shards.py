@@ -159,6 +159,8 @@ async def test_a_shard_that_is_killed_is_taken_up_again_and_pays_nothing_twice(
     assert await left_over(stored) == []
 
 
+# In the suite a parent is run again after it failed, below, and a shard after it was killed, above.
+@pytest.mark.attack  # waits for what Prefect does on its own after a kill
 async def test_a_parent_that_is_killed_and_started_again_takes_up_the_same_shards(
     stored: StoredBlocks,
     sandbox: SandboxServer,

@@ -63,7 +63,7 @@ async def allow(key: str, resources: Resources) -> Generation:
 
 async def finished(sandbox: SandboxServer) -> None:
     """Waits until the provider has no task under way."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sandbox.tasks.unfinished:
             await asyncio.sleep(0.05)
 

@@ -41,7 +41,8 @@ PRELOADED: Final = (
 )
 MOST_BYTES: Final = 200_000
 """Of an order: arguments and environment."""
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 120.0
+"""It imports for three seconds, and longer where others work too."""
 LOOK_SECONDS: Final = 0.02
 
 

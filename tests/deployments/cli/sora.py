@@ -71,6 +71,12 @@ class Sora:
         self._started.append(process)
         return process
 
+    def program(self) -> list[str]:
+        """What a shell or a terminal starts: `sora` in this environment, forked where it can be."""
+        if self._forks is not None and self._forks.serves(self.environment):
+            return self._forks.command()
+        return [sys.executable, "-m", "deployments.cli"]
+
     def end(self, process: Process) -> Said:
         out, err = process.communicate(timeout=90)
         self._started.remove(process)

@@ -7,7 +7,6 @@ import re
 import select
 import struct
 import subprocess
-import sys
 import termios
 import time
 
@@ -21,7 +20,7 @@ def on_terminal(sora: Sora, *arguments: str, answers: dict[str, str] | None = No
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "deployments.cli", *arguments],
+        [*sora.program(), *arguments],
         cwd=sora.folder,
         env={**sora.environment, "TERM": "xterm"},
         stdin=theirs,

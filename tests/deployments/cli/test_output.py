@@ -5,14 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks
-from tests.support.fork_server import ForkServer
 
 NOISE = ("Traceback", "Exception ignored", "BrokenPipe", "Errno", "SystemExit")
 
@@ -20,9 +20,7 @@ NOISE = ("Traceback", "Exception ignored", "BrokenPipe", "Errno", "SystemExit")
 REAL = [sys.executable, "-m", "deployments.cli"]
 
 
-def in_a_shell(
-    sora: Sora, arguments: list[str], rest: str, folder: Path, program: Sequence[str] = REAL
-) -> tuple[int, str]:
+def in_a_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tuple[int, str]:
     """Runs `sora` in a line of a shell.
 
     Args:
@@ -30,12 +28,12 @@ def in_a_shell(
         arguments: of the command.
         rest: what the shell does with its output.
         folder: a new one, to run in.
-        program: what `sora` is.
 
     Returns:
         Its exit code, and what could be read of the standard error of the line.
     """
     folder.mkdir()
+    program = sora.program() if folder.name in FORKED else REAL
     line = f'exec 3>&1; {{ "$@" 3>&-; echo $? > code; }} {rest}'
     done = subprocess.run(
         ["bash", "-c", line, "-", *program, *arguments],
@@ -61,29 +59,33 @@ PAYING = {
     "full-disk": "> /dev/full 2> /dev/full",
 }
 """What happens to the output of a command that pays."""
-FORKED = ("stdout", "nobody-reads")
+FORKED = ("stdout", "nobody-reads", "show", "usage")
 """Where only the result is not read, a fork shows the same. It has Prefect's log as silent as the suite has."""
+IN_THE_SUITE = ("stdout", "nobody-reads", "both", "closed", "full-disk")
+"""Errors that nobody reads, or nobody reads from the start on, end as `both` does."""
 
 
+@pytest.mark.parametrize(
+    "names", [IN_THE_SUITE, pytest.param(tuple(PAYING), marks=pytest.mark.attack)], ids=["some", "all"]
+)
 async def test_whatever_becomes_of_its_output_a_video_is_paid_once_and_archived(
-    sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, forks: ForkServer, key: str
+    names: tuple[str, ...], sora: Sora, blocks: list[str], stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     at_once = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def attack(name: str, rest: str) -> None:
         order = ["generate", f"A kite, {name}", "--key", f"{key}-{name}", "-v", *blocks]
         async with at_once:
-            program = forks.command() if name in FORKED else REAL
-            code, err = await asyncio.to_thread(in_a_shell, sora, order, rest, sora.folder / name, program)
+            code, err = await asyncio.to_thread(in_a_shell, sora, order, rest, sora.folder / name)
         assert code == 0, (name, err)
         assert not [word for word in NOISE if word in err], (name, err)
         made = await stored.recorded(f"{key}-{name}")
         assert made is not None, name
         assert made.state is State.ARCHIVED, name
 
-    await asyncio.gather(*(attack(*item) for item in PAYING.items()))
+    await asyncio.gather(*(attack(name, PAYING[name]) for name in names))
     paid = sorted(json.loads(item.body)["input"]["prompt"] for item in sandbox.record.submits())
-    assert paid == sorted(f"A kite, {name}" for name in PAYING)
+    assert paid == sorted(f"A kite, {name}" for name in names)
 
 
 async def test_lists_and_help_end_quietly_where_nobody_reads_on(sora: Sora, stored: StoredBlocks) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -96,9 +96,7 @@ def test_a_taken_port_is_refused_before_anything_starts(server: PrefectServer, t
 def test_it_stops_quickly_and_wholly_even_with_a_connection_open(server: PrefectServer, tmp_path: Path) -> None:
     second = start_prefect_server(home=prepare(tmp_path / "home"), log_dir=tmp_path).ready()
     with socket.create_connection((LOOPBACK, int(second.url.rsplit(":", 1)[1]))):
-        began = time.monotonic()
-        second.process.stop()
-        assert time.monotonic() - began < 8
+        assert second.process.stop() != 128 + signal.SIGKILL  # which comes when it has not ended after a while
     groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True).stdout.split()
     assert str(second.process.pid) not in groups
     assert str(server.process.pid) in groups

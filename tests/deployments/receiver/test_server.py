@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from prefect.blocks.system import Secret
 from starlette.applications import Starlette
+from typer.testing import CliRunner
 
 from blocks import VideoArchive
+from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
 from deployments.receiver import server as callback_server
 from deployments.receiver.server import CallbackServer
@@ -52,7 +54,7 @@ async def port() -> AsyncIterator[int]:
 
 async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callback_server, "CONNECTION_SECONDS", 0.5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         silent, dribbling = await asyncio.gather(
             exchange(port, b""), exchange(port, b"POST / HT", then=0.3, more=b"TP/1.1\r\nHost: r\r\nX-More: ")
         )
@@ -192,8 +194,8 @@ async def test_without_a_public_address_it_says_that_nobody_will_call(
     assert (await asyncio.to_thread(sora.end, process)).code == 0
 
 
-def test_the_help_teaches(tmp_path: Path) -> None:
-    said = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])("callbacks", "--help")
-    assert said.code == 0
+def test_the_help_teaches() -> None:
+    said = CliRunner().invoke(app, ["callbacks", "--help"])
+    assert said.exit_code == 0
     for word in ("nothing in it is", "TLS", "callback_url", "--port", "/health", "only costs time"):
-        assert word in " ".join(said.out.split())
+        assert word in " ".join(said.output.split())

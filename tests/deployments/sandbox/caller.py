@@ -51,7 +51,7 @@ class Caller:
         return self.until(task_id, "success", "failed")
 
     def until(self, task_id: str, *states: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             data: dict[str, Any] = self.status(task_id).json()["data"]
             if data["state"] in states:

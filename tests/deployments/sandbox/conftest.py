@@ -53,7 +53,7 @@ def sandbox(shared_sandbox: SandboxServer) -> SandboxServer:
 @pytest.fixture(scope="session")
 def http() -> Iterator[httpx.Client]:
     """A client without a key: for films, samples and pages."""
-    with httpx.Client(timeout=10, trust_env=False) as client:
+    with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 
 

@@ -48,7 +48,7 @@ class Receiver:
         self._server.server_close()
 
     def wait_for(self, count: int) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(self.bodies) < count and time.monotonic() < deadline:
             time.sleep(0.01)
         return [json.loads(body) for body in self.bodies]
@@ -112,7 +112,7 @@ def test_an_unreachable_receiver_changes_nothing(sandbox: SandboxServer, call: C
     assert call.finished(task_id)["state"] == "success"
     task = sandbox.tasks.get(task_id)
     assert task is not None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(task.callbacks) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [attempt.error for attempt in task.callbacks] == ["ConnectError"] * 3

@@ -135,7 +135,7 @@ def test_a_hang_with_an_end_cuts_the_connection(sandbox: SandboxServer, call: Ca
     started = time.monotonic()
     with pytest.raises(httpx.ReadError):
         call.submit()
-    assert 0.15 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.15  # a hang without an end is a ReadTimeout
 
 
 @pytest.mark.parametrize("kind", ["http_429", "http_503"])

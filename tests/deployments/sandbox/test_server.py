@@ -29,7 +29,7 @@ def test_the_public_names() -> None:
 
 
 def leftover(before: set[threading.Thread]) -> set[threading.Thread]:
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 60
     while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     return left
@@ -47,7 +47,7 @@ def test_it_stops_at_once_whatever_is_under_way(http: httpx.Client) -> None:
 
         def wait_for_ever(url: str) -> None:
             try:
-                httpx.get(url, headers=call.headers, timeout=30, trust_env=False)
+                httpx.get(url, headers=call.headers, timeout=120, trust_env=False)
             except httpx.TransportError as error:
                 failures.append(type(error))
 
@@ -61,10 +61,10 @@ def test_it_stops_at_once_whatever_is_under_way(http: httpx.Client) -> None:
             time.sleep(0.01)
         time.sleep(0.2)
         started = time.monotonic()
-    # 0.25 s on a quiet machine; the rest is room for a busy one. Waiting for the callers would take 30.
-    assert time.monotonic() - started < 4
+    # 0.25 s on a quiet machine; the rest is room for a busy one. Waiting for the callers would take 120.
+    assert time.monotonic() - started < 60
     for caller in callers:
-        caller.join(5)
+        caller.join(60)
     assert len(failures) == 2
     assert leftover(before) == set()
     with pytest.raises(RuntimeError, match="not running"):
@@ -124,7 +124,7 @@ def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, numb
     )
     try:
         call = Caller(f"http://127.0.0.1:{port}", http, KEY)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 call.task()
@@ -132,7 +132,7 @@ def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, numb
             except httpx.ConnectError:
                 time.sleep(0.05)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=5)
+        output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, output) == (0, b"ended\n")

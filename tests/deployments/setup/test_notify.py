@@ -69,7 +69,7 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
     assert len(automations) == len(MESSAGES)
     for shown in (*made, *automations, *documents):
         assert "very-secret" not in str(shown)
-    await asyncio.to_thread(EventsWorker.drain_all, timeout=5)  # in the loop itself it would only promise to
+    await asyncio.to_thread(EventsWorker.drain_all, timeout=60)  # in the loop itself it would only promise to
     unclear = lose(claimed())
     problem = Problem(kind="InsufficientBalanceError", code="402", message="The balance is too low.")
     emit("failed", fail(submit(claimed()), code="CONTENT_VIOLATION"), fail_code="CONTENT_VIOLATION")
@@ -77,7 +77,7 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
     emit("expiring", submit(claimed()), age_days=13)
     emit_blocked("spring", problem)
     emit_budget_low("2026-11", limit=Decimal(50), committed=Decimal("41.20"), currency="USD")
-    await asyncio.to_thread(EventsWorker.drain_all, timeout=5)
+    await asyncio.to_thread(EventsWorker.drain_all, timeout=60)
     for _ in range(200):
         if len(hook.received) == len(MESSAGES):
             break

@@ -15,16 +15,16 @@ async def test_a_ring_ends_the_sleep_of_its_key_and_of_no_other() -> None:
     subscriber = Subscriber()
     asyncio.get_running_loop().call_later(0.05, subscriber.notify, "a")
     began = time.monotonic()
-    await subscriber.sleep("a", 30)
-    assert time.monotonic() - began < 5
+    await subscriber.sleep("a", 600)
+    assert time.monotonic() - began < 60
     await subscriber.sleep("b", 0.02)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 async def test_a_ring_that_nobody_waits_for_is_kept_and_used_once() -> None:
     subscriber = Subscriber()
     subscriber.notify("a")
-    await asyncio.wait_for(subscriber.sleep("a", 30), 5)
+    await asyncio.wait_for(subscriber.sleep("a", 600), 60)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(subscriber.sleep("a", 30), 0.05)
 

@@ -1,0 +1,142 @@
+"""How a command ends: what an error prints, and that Ctrl-C and SIGTERM lose nothing and leave no traceback."""
+
+import signal
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
+from pydantic import BaseModel, Field, ValidationError
+
+from deployments.cli import main
+from deployments.cli.failures import fail
+from deployments.connection import SetupError
+from deployments.sandbox import Fault, SandboxServer
+from flows.record.errors import PipelineError, UnconfirmedError
+from tests.deployments.cli.sora import Process, Sora
+
+ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
+
+
+REFUSED = (
+    "✗ The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) to "
+    "what it expects."
+)
+
+
+def until(what: Callable[[], object], process: Process) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("step", ["submit", "wait"])
+def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
+    step: str, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    order = ["generate", "A red kite", "--key", key, *blocks]
+    if step == "submit":
+        sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
+    else:
+        sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
+    process = sora.start(*order)
+    until(sandbox.record.submits if step == "submit" else sandbox.record.statuses, process)
+    process.send_signal(signal.SIGINT)
+    stopped = sora.end(process)
+    assert stopped.code == 130, stopped.all
+    assert "Traceback" not in stopped.all
+    assert f"run the same command with --key {key} to go on" in stopped.err
+    sandbox.faults.clear()
+    done = sora(*order)
+    assert done.code == 0, done.err
+    assert "archived" in done.out
+    assert len(sandbox.record.submits()) == 1
+
+
+class Order(BaseModel):
+    """Something with two rules."""
+
+    seconds: int = Field(gt=0)
+    name: str
+
+
+def behind(cause: Exception) -> RuntimeError:
+    """As Prefect wraps it."""
+    error = RuntimeError("Failed to reach API at http://127.0.0.1:9/api/")
+    error.__cause__ = cause
+    return error
+
+
+def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValidationError) as invalid:
+        Order.model_validate({"seconds": 0})
+    cases: list[tuple[BaseException, int, list[str]]] = [
+        (invalid.value, 2, ["✗ seconds: Input should be greater than 0", "✗ name: Field required"]),
+        (UnconfirmedError("[bold]a[/] is [unclear]"), 1, ["✗ [bold]a[/] is [unclear]"]),
+        (SetupError("Run `sora up`."), 1, ["✗ Run `sora up`."]),
+        (
+            httpx.ConnectError("no"),
+            1,
+            ["✗ The Prefect server does not answer (ConnectError). Is it up?"],
+        ),
+        (
+            PrefectHTTPStatusError("401", request=ASKED, response=httpx.Response(401, request=ASKED)),
+            1,
+            [REFUSED],
+        ),
+        (behind(httpx.ReadTimeout("late")), 1, ["✗ The Prefect server does not answer (ReadTimeout). Is it up?"]),
+    ]
+    for error, code, lines in cases:
+        assert fail(error) == code
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.splitlines() == lines
+
+
+def test_an_error_nobody_foresaw_comes_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail(ZeroDivisionError("a bug")) == 1
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+
+
+ENDS: dict[str, tuple[BaseException, int, str]] = {
+    "SIGTERM": (TerminationSignal(signal=signal.SIGTERM), 143, "Ended by SIGTERM.\n"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "Interrupted.\n"),
+}
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["as it is", "Prefect's engine or pydantic fails of it"])
+@pytest.mark.parametrize("which", list(ENDS))
+def test_a_command_that_is_ended_ends_without_a_traceback(
+    which: str, failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end, code, told = ENDS[which]
+
+    def ended() -> None:
+        try:
+            raise end
+        except BaseException:
+            if failing:
+                raise ValueError("Task run is not set")  # noqa: B904 - as Prefect does it
+            raise
+
+    monkeypatch.setattr("deployments.cli.app.app", ended)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+    assert capsys.readouterr().err == told
+
+
+def test_what_a_person_has_to_do_is_told_also_when_ctrl_c_is_behind_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended() -> None:
+        raise PipelineError("Run: sora resolve") from KeyboardInterrupt()
+
+    monkeypatch.setattr("deployments.cli.app.app", ended)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "✗ Run: sora resolve\nInterrupted.\n"

@@ -1,0 +1,126 @@
+"""What a command says before it does anything: help, wrong orders, no server, a set-up from the environment."""
+
+import re
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.cli.generate import made_up_key
+from deployments.sandbox import SandboxServer
+from flows.record.keys import check_key
+from tests.deployments.cli.sora import Sora, one_line
+from tests.flows.conftest import StoredBlocks
+from tests.support import unique
+
+COMMANDS = [
+    "demo", "up", "sandbox", "setup", "deploy", "doctor", "generate", "batch", "list", "costs", "collect", "show",
+    "resolve", "callbacks",
+]  # fmt: skip
+
+
+def test_the_commands_explain_themselves_without_a_server(tmp_path: Path) -> None:
+    alone = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
+    whole = alone("--help")
+    assert whole.code == 0
+    assert set(re.findall(r"^\W*([a-z]+) {2,}", whole.out, re.MULTILINE)) >= set(COMMANDS)
+    assert not (tmp_path / "home").exists()
+    one = alone("generate", "--help")
+    assert one.code == 0, one.err
+    assert "Run it again with the same --key after anything went wrong" in " ".join(one.out.split())
+    assert alone().code != 1  # no command at all shows the help as well
+
+
+BAD_ORDERS: list[tuple[list[str], int, str]] = [
+    (["generate", "x", "--duration", "5"], 2, "duration: .*4, 8 or 12"),
+    (["generate", "x", "--image", "file:///etc/passwd"], 2, "image_urls.*http"),
+    (["generate", "x", "--key", "Bad Key"], 1, "'Bad Key' cannot be a key.*such as spring-sale-03"),
+    (["generate", "x", "--key", ""], 1, "'' cannot be a key"),
+    (["generate", "x", "--api", "nobody"], 1, "no apixo-api block named 'nobody'.*sora setup"),
+    (["generate", "x", "--dry-run", "--archive", "nobody"], 1, "no video-archive block named 'nobody'.*sora setup"),
+    (["show", "never-heard-of"], 1, "no record of never-heard-of"),
+    (["resolve", "never-heard-of", "--resubmit", "--yes"], 1, "no record of never-heard-of"),
+    (["resolve", "../escape", "--task-id", "t1"], 1, r"'\.\./escape' cannot be a key"),
+]  # fmt: skip
+
+
+def test_a_bad_order_is_refused_in_one_clear_line_and_pays_nothing(
+    sora: Sora, stored: StoredBlocks, sandbox: SandboxServer
+) -> None:
+    def complete(arguments: list[str]) -> list[str]:
+        options = {"--api": stored.name, "--archive": stored.name}
+        if arguments[0] == "show":
+            del options["--api"]
+        given = [part for name, value in options.items() if name not in arguments for part in (name, value)]
+        return arguments + given
+
+    waiting = list(BAD_ORDERS)
+    while waiting:  # three at a time: each spends two seconds on its imports
+        running = [(sora.start(*complete(order)), code, message) for order, code, message in waiting[:3]]
+        del waiting[:3]
+        for process, code, message in running:
+            assert re.search(message, one_line(sora.end(process), code))
+    assert sandbox.record.all() == []
+
+
+def test_wrong_usage_says_how_it_is_used(sora: Sora, sandbox: SandboxServer, key: str) -> None:
+    runs = {
+        "give either --task-id": sora.start("resolve", key),
+        "give either": sora.start("resolve", key, "--task-id", "t1", "--resubmit"),
+        "Missing argument": sora.start("generate"),
+        "valid integer": sora.start("generate", "x", "--duration", "four"),
+    }
+    for message, process in runs.items():
+        said = sora.end(process)
+        assert said.code == 2, said.all
+        assert message in " ".join(re.sub(r"[^\w\s./-]", " ", said.err).split())
+    assert sandbox.record.all() == []
+
+
+def test_without_a_server_it_says_how_to_get_one(sora: Sora, sandbox: SandboxServer) -> None:
+    absent = sora.start("generate", "x", PREFECT_API_URL="http://127.0.0.1:9/api")
+    none = sora.start("generate", "x", PREFECT_API_URL="", PREFECT_HOME=str(sora.folder / "empty"))
+    setting_up = sora.start("setup", PREFECT_API_URL="http://127.0.0.1:9/api", APIXO_API_KEY="k")
+    assert "The Prefect server does not answer" in one_line(sora.end(absent), 1)
+    assert re.search("no Prefect server.*sora up.*PREFECT_API_URL", one_line(sora.end(none), 1))
+    assert "The Prefect server does not answer" in one_line(sora.end(setting_up), 1)
+    assert sandbox.record.all() == []
+
+
+def test_setup_from_the_environment_prints_no_secret(
+    sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    name = unique("cli")
+    archive = stored.archive
+    environ = {
+        "APIXO_API_KEY": sandbox.settings.api_key,
+        "APIXO_BASE_URL": sandbox.base_url,
+        "MINIO_ENDPOINT": archive.endpoint,
+        "MINIO_ACCESS_KEY": archive.access_key,
+        "MINIO_SECRET_KEY": archive.secret_key.get_secret_value(),
+        "MINIO_SECURE": "false",
+        "MINIO_BUCKET": unique("bucket"),
+    }
+    missing = sora("setup", "--no-deploy", "--name", name, **(environ | {"MINIO_SECRET_KEY": ""}))
+    assert missing.code == 1
+    assert "MINIO_SECRET_KEY" in missing.err
+    assert "Traceback" not in missing.err
+    bad = one_line(sora("setup", "--no-deploy", "--name", name, **environ, APIXO_DEADLINE_SECONDS="soon"), 2)
+    assert "deadline_seconds: " in bad
+    first, second = (sora("setup", "--no-deploy", "--name", name, **environ) for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    assert [line.split()[-1] for line in first.out.splitlines()] == ["created"] * 4
+    assert [line.split()[-1] for line in second.out.splitlines()] == ["unchanged"] * 4
+    dry = sora("generate", "x", "--key", key, "--dry-run", "--api", name, "--archive", name)
+    assert dry.code == 0, dry.err
+
+
+@given(st.text(max_size=80))
+def test_a_made_up_key_is_a_key(prompt: str) -> None:
+    key = made_up_key(prompt)
+    assert check_key(key) == key
+    assert made_up_key(prompt) != key
+
+
+def test_a_made_up_key_can_be_recognised() -> None:
+    assert made_up_key("A red kite, over DUNES!").startswith("a-red-kite-over-dunes-20")

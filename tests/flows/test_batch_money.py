@@ -1,0 +1,201 @@
+"""What a batch may cost: dry runs, limits, ceilings, the balance, and an account that is refused."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from blocks import ApixoApi, VideoArchive
+from deployments.local.prefect_server import PrefectServer
+from deployments.sandbox import Fault, SandboxServer, SandboxSettings
+from flows.balance import BalanceError
+from flows.batch.budget import BudgetError
+from flows.batch.summary import BatchFailedError
+from flows.record.ledger import Ledger
+from tests.flows.batches import PRICE, failing, patient_api, rows, run, states
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import make_api
+from tests.support.events import Sent
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    return patient_api(sandbox)
+
+
+async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    await run(stored, key, requests=[{"id": "done", "prompt": "Dunes"}, {"id": "other", "prompt": "Dunes"}])
+    before = len(sandbox.record.submits())
+    asked = [
+        {"id": "done", "prompt": "Dunes"},
+        {"id": "other", "prompt": "Something else"},
+        {"id": "fresh", "prompt": "Dunes", "duration": 8},
+        {"id": "image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbor.jpg"]},
+        {"id": "no-image", "prompt": "Dunes", "image_urls": [f"{sandbox.base_url}/samples/harbor.gif"]},
+        {"id": "later", "prompt": "Dunes", "not_before": "2999-01-01"},
+        {"id": "bad", "prompt": ""},
+    ]
+    summary = await failing(stored, key, requests=asked, dry_run=True)
+    assert {row.line: row.state for row in summary.rows} == {
+        1: "archived", 2: "not submitted", 3: "ready", 4: "ready", 5: "not submitted", 6: "not due", 7: "bad row",
+    }  # fmt: skip
+    assert "another request" in summary.rows[1].problem
+    assert summary.dry_run
+    assert summary.price == (8 + 4) * PRICE
+    assert len(sandbox.record.submits()) == before
+    assert len(sandbox.record.images()) >= 2
+    good = await run(stored, key, requests=[asked[0], asked[2]], dry_run=True)
+    assert good.price == 8 * PRICE
+    assert len(sandbox.record.submits()) == before
+
+
+async def test_a_dry_run_says_which_rows_a_run_would_not_pay_for_and_what_a_person_can_do(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
+    asked = [{"id": "lost", "prompt": "lost"}, {"id": "failed", "prompt": "a forbidden thing"}]
+    await failing(stored, key, requests=asked)
+    summary = await failing(stored, key, requests=[*asked, *rows(1)], dry_run=True)
+    assert states(summary) == {"lost": "unconfirmed", "failed": "failed", "00": "ready"}
+    assert f"sora resolve {key}-lost --task-id" in summary.rows[0].problem
+    assert "CONTENT_VIOLATION" in summary.rows[1].problem
+    assert summary.price == 4 * PRICE
+    assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_dry_run_meets_a_wrong_key_before_anything_else_does(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
+    stored = await store_blocks(make_api(sandbox), archive)
+    with pytest.raises(Exception, match="API key"):
+        await run(stored, key, dry_run=True)
+    assert sandbox.record.submits() == []
+
+
+async def test_max_spend_stops_before_the_call_that_would_exceed_it(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    summary = await failing(stored, key, requests=rows(5), max_spend=7, max_in_flight=1)
+    assert summary.counts == {"archived": 3, "not submitted": 2}
+    assert summary.price == 12 * PRICE
+    assert all("max_spend is 7" in row.problem for row in summary.failed)
+    assert len(sandbox.record.submits()) == 3
+    # What earlier runs paid counts.
+    assert (await failing(stored, key, requests=rows(5), max_spend=7)).counts == summary.counts
+    assert len(sandbox.record.submits()) == 3
+    assert (await run(stored, key, requests=rows(5), max_spend=10)).counts == {"archived": 5}
+    assert len(sandbox.record.submits()) == 5
+
+
+async def test_a_refused_row_gives_its_money_back(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_400"))
+    summary = await failing(stored, key, requests=rows(3), max_spend=4, max_in_flight=1)
+    assert summary.counts == {"archived": 2, "rejected": 1}
+    assert summary.price == 8 * PRICE
+
+
+async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_when_on_it_may_be(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    limited = make_api(sandbox, price_per_second=PRICE, max_spend_per_month=Decimal(7), submit_timeout_seconds=20)
+    stored = await store_blocks(limited, archive)
+    summary = await failing(stored, key, requests=rows(5))
+    assert summary.counts == {"archived": 3, "not submitted": 2}
+    assert len(sandbox.record.submits()) == 3
+    assert summary.blocked is not None
+    assert re.match(r"max_spend_per_month is 7.* Run it again from \d{4}-\d\d-01 00:00 UTC on", summary.blocked)
+    store = archive.store()
+    try:
+        (entry,) = [
+            entry
+            for entry in await Ledger(store).read_all([row.key for row in summary.rows if row.task_id][:1])
+            if entry
+        ]
+        month = await Ledger(store).spend.read(f"{entry.generation.attempt.claimed_at:%Y-%m}")
+    finally:
+        await store.aclose()
+    assert (entry.generation.attempt.batch, entry.generation.attempt.price) == (key, 4 * PRICE)
+    assert month is not None
+    assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the others had reserved is given back
+
+
+async def test_a_ceiling_without_a_price_is_refused_before_the_first_row(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    stored = await store_blocks(make_api(sandbox, max_spend_per_day=Decimal(1)), archive)
+    with pytest.raises(BudgetError, match=r"max_spend_per_day and max_spend_per_month need the price of sora-2"):
+        await run(stored, key)
+    assert sandbox.record.submits() == []
+
+
+async def test_a_balance_that_is_too_low_is_a_warning_or_an_error_where_it_is_required(
+    archive: VideoArchive, prefect_server: PrefectServer, key: str, films: Path, sent: Sent
+) -> None:
+    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=films, balance=3)) as sandbox:
+        fields = {"price_per_second": PRICE, "submit_timeout_seconds": 20, "balance_warning_below": 5}
+        stored = await store_blocks(make_api(sandbox, **fields), archive)
+        strict = await store_blocks(make_api(sandbox, **fields, require_balance=True), archive)
+        with pytest.raises(BalanceError, match=r"has 3.00 USD left, and the videos of this batch cost 6\.0\."):
+            await run(strict, key, requests=rows(3))
+        assert sandbox.record.submits() == []
+        summary = await run(stored, key, requests=rows(3))
+        assert summary.counts == {"archived": 3}
+        assert summary.notes == ["The APIXO account has 3.00 USD left, and the videos of this batch cost 6.0."]
+        low = [event for event in sent.all() if event.event == "sora.balance.low"]
+        assert [event.payload["balance"] for event in low] == ["3.0", "3.0"]
+
+
+async def test_max_spend_without_a_price_is_refused(
+    sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    stored = await store_blocks(make_api(sandbox), archive)
+    with pytest.raises(BudgetError, match="price_per_second"):
+        await run(stored, key, max_spend=1)
+    assert sandbox.record.submits() == []
+
+
+async def test_a_wrong_api_key_is_tried_once_not_for_every_row(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="http_401", times=-1))
+    summary = await failing(stored, key, requests=rows(6), max_in_flight=1)
+    assert summary.counts == {"not submitted": 5, "rejected": 1}
+    assert summary.price == 0
+    assert len(sandbox.record.submits()) == 1
+
+
+STOPPED = {
+    False: "^The rest of the batch was not submitted: APIXO refused",
+    True: "^The rest of the batch was not submitted: APIXO does not offer sora-2,",
+}
+
+
+# 402 is in `test_batch_outage.py`, 401 above; what each answer means: `tests/apixo/test_submitting.py`.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "http_400_credits",
+        "http_404",
+        *(pytest.param(kind, marks=pytest.mark.attack) for kind in ("http_400_model", "http_402", "http_403")),
+    ],
+)
+async def test_an_account_that_empties_stops_the_batch_and_says_so_first(
+    kind: str, stored: StoredBlocks, sandbox: SandboxServer, key: str, sent: Sent
+) -> None:
+    """What is under way comes home; nothing is unconfirmed; the next run asks anew."""
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "skip": 2, "times": -1}))
+    with pytest.raises(BatchFailedError, match=STOPPED[kind in ("http_404", "http_400_model")]) as caught:
+        await run(stored, key, requests=rows(6), max_in_flight=1)
+    summary = caught.value.summary
+    assert summary.counts == {"archived": 2, "not submitted": 3, "rejected": 1}
+    assert len(sandbox.record.submits()) == 3
+    (blocked,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
+    assert (blocked.payload["batch"], blocked.payload["code"]) == (key, kind.split("_")[1])
+    sandbox.faults.clear()
+    again = await run(stored, key, requests=rows(6))
+    assert again.counts == {"archived": 6}
+    assert len(sandbox.record.charged()) == 6

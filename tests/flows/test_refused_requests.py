@@ -1,0 +1,103 @@
+"""What is refused before anything is paid: requests, keys, images, hosts, blocks that are not there."""
+
+from typing import Any
+
+import pytest
+from prefect.exceptions import ParameterTypeError
+
+from apixo import VideoRequest
+from deployments.sandbox import Fault, SandboxServer
+from flows.generate_video import generate_video
+from flows.media.errors import MediaError
+from flows.record.errors import InvalidKeyError, PipelineError
+from tests.flows.conftest import StoredBlocks
+from tests.support import KITE, unique
+
+REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": "x" * 10_001}, "prompt.*10000"),
+    ({"prompt": "x", "duration": 5}, "duration.*4, 8 or 12"),
+    ({"prompt": "x", "mode": "image-to-video"}, "image-to-video.*image_urls"),
+    (
+        {"prompt": "x", "mode": "text-to-video", "image_urls": ["https://example.com/a.jpg"]},
+        "text-to-video.*no image_urls",
+    ),
+    ({"prompt": "x", "seed": 7}, "seed.*[Ee]xtra"),
+    ({"prompt": "x", "image_urls": ["file:///etc/passwd"]}, "image_urls.*http"),
+    ({"prompt": "x", "aspect_ratio": "square"}, "aspect_ratio.*landscape.*portrait"),
+]
+
+
+async def test_a_bad_request_is_refused_before_anything_is_paid(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    for request_fields, message in REFUSED_REQUESTS:
+        with pytest.raises(ParameterTypeError, match=f"(?s){message}"):
+            await stored.generate(request_fields, key=key)  # type: ignore[arg-type] # as the UI's form would send it
+        assert sandbox.record.all() == [], message
+        assert await stored.recorded(key) is None, message
+
+
+async def test_a_bad_key_is_refused_before_anything_is_paid(stored: StoredBlocks, sandbox: SandboxServer) -> None:
+    for bad in ("../escape", "Upper", "sp ace", "a" * 129, "ü", "a/b", "-a", "a\n"):
+        with pytest.raises((ParameterTypeError, InvalidKeyError)):
+            await stored.generate(KITE, key=bad)
+        assert sandbox.record.all() == [], bad
+
+
+IMAGE_FAULTS = [
+    ("gif_named_jpg", "GIF"),
+    ("too_big", "10,000,000|10 MB|too"),
+    ("endless", "10,000,000|10 MB|too|time"),
+    ("redirect_private", "169.254|link-local|not allowed|refused|may not"),
+    ("http_404", "404"),
+    ("truncated", "truncated|decode|broken|whole"),
+    ("html", "JPG, PNG or WebP|JPG, PNG, WebP|not a"),
+]
+
+
+async def test_a_bad_image_is_refused_before_anything_is_paid(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
+    for kind, message in IMAGE_FAULTS:
+        sandbox.faults.add(Fault.model_validate({"call": "image", "kind": kind, "times": -1}))
+        with pytest.raises(MediaError, match=f"(?is){message}"):
+            await stored.generate(request, key=key)
+        assert sandbox.record.submits() == [], kind
+        assert await stored.recorded(key) is None, kind
+        sandbox.faults.clear()
+
+
+async def test_a_link_local_image_host_is_refused_even_where_private_hosts_are_allowed(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    for host in ("169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]"):
+        with pytest.raises(MediaError):
+            await stored.generate(VideoRequest(prompt="x", image_urls=[f"http://{host}/a.jpg"]), key=key)
+        assert sandbox.record.submits() == [], host
+
+
+async def test_a_private_image_host_is_refused_by_default(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    stored.api.allow_private_hosts = False
+    await stored.api.save(stored.name, overwrite=True)
+    request = VideoRequest(prompt="x", image_urls=[f"{sandbox.base_url}/samples/harbor.jpg"])
+    with pytest.raises(MediaError, match=r"127\.0\.0\.1"):
+        await stored.generate(request, key=key)
+    assert sandbox.record.all() == []
+
+
+async def test_missing_blocks_are_named(prefect_server: object, key: str) -> None:
+    nobody = unique("nobody")
+    with pytest.raises(PipelineError, match=rf"no apixo-api block named '{nobody}'.*sora setup"):
+        await generate_video(KITE, key=key, api=nobody, archive=nobody)
+
+
+async def test_a_request_that_can_be_meant_in_two_ways_fails_and_says_so(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    request: Any = {"prompt": "A fox", "image_urls": "https://example.com/a.jpg,b.jpg"}
+    with pytest.raises(ParameterTypeError, match=r"image_urls holds a comma, semicolon or plus.*%2C"):
+        await stored.generate(request, key=key)
+    assert sandbox.record.submits() == []

@@ -1,0 +1,10 @@
+"""The script of the README: `make check` looks at its types, a test at whether it is still what the README shows."""
+
+import asyncio
+
+from apixo import VideoRequest
+from flows.generate_video import generate_video
+
+request = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour", duration=4)
+generation = asyncio.run(generate_video(request, key="kite-02"))
+print(generation.state, generation.video.name if generation.video else "")
