@@ -5,6 +5,7 @@ So the record fits the objects, also where two versions of this program, of Pill
 """
 
 import contextlib
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -97,7 +98,7 @@ def sidecar(
     counts = found.task_id == paid.task_id  # else these facts are those of the task that counts now
     return Sidecar(
         key=found.key,
-        version=version("sora-pipeline"),
+        version=_version(),
         task_id=paid.task_id,
         flow_run_id=attempt.claimed_by.flow_run_id,
         model=attempt.model,
@@ -112,6 +113,11 @@ def sidecar(
         objects=objects,
         warnings=warnings,
     )
+
+
+@functools.cache  # for each call, the installed files are looked through
+def _version() -> str:
+    return version("sora-pipeline")
 
 
 async def _store_video(

@@ -54,8 +54,8 @@ class Measured(BaseModel):
         peak_mib: memory of the client.
         store_requests, provider_requests, status_requests: how many.
         lag_p50, lag_p95, lag_p99: seconds from the provider's end to the archived video.
-        called_p50, asked_p50, asked_p95: in callback mode, seconds from the provider's end to the receiver's question,
-            and to that of the run, which the receiver's event wakes.
+        asked_p50, asked_p95, fetched_p50, fetched_p95: in callback mode, seconds from the provider's end to the
+            receiver's question, and to the run's request for the video, once the receiver's event has woken it.
         archived: how many videos are archived.
         ui_seconds: after the end, until all task runs are completed in the UI; None: not within a minute.
         store_calls: the store's requests by kind, of all videos.
@@ -76,9 +76,10 @@ class Measured(BaseModel):
     lag_p50: float | None
     lag_p95: float | None
     lag_p99: float | None
-    called_p50: float | None = None
     asked_p50: float | None = None
     asked_p95: float | None = None
+    fetched_p50: float | None = None
+    fetched_p95: float | None = None
     archived: int
     ui_seconds: float | None
     store_calls: dict[str, int] = {}
@@ -137,12 +138,9 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
         requests = {} if is_floor else sandbox.requests()
         ideal = None if is_floor else sandbox.longest_seconds()
         done = {} if is_floor else sandbox.completed_at()
-        asked = {} if receiver is None else sandbox.asked_at()
+        first = [{} if receiver is None else sandbox.first_at(call) for call in ("status", "result")]
     lags = sorted(at - done[task_id] for task_id, at in taken.archived_at.items() if task_id in done)
-    called, woken = (
-        sorted(times[number] - done[task_id] for task_id, times in asked.items() if len(times) > number)
-        for number in (0, 1)
-    )
+    asked, fetched = (sorted(at - done[task_id] for task_id, at in times.items() if task_id in done) for times in first)
 
     def each(total: float) -> float:
         return total / case.videos
@@ -162,9 +160,10 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
         lag_p50=_percentile(lags, 50),
         lag_p95=_percentile(lags, 95),
         lag_p99=_percentile(lags, 99),
-        called_p50=_percentile(called, 50),
-        asked_p50=_percentile(woken, 50),
-        asked_p95=_percentile(woken, 95),
+        asked_p50=_percentile(asked, 50),
+        asked_p95=_percentile(asked, 95),
+        fetched_p50=_percentile(fetched, 50),
+        fetched_p95=_percentile(fetched, 95),
         archived=len(taken.archived_at),
         ui_seconds=ui_seconds,
         store_calls=taken.store_calls,

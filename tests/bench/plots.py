@@ -24,9 +24,9 @@ def table(results: Results) -> str:
     head = (
         "| client | videos | video | mode | client | Prefect server | MinIO | receiver | wall, s | over ideal "
         "| peak, MiB | store requests | provider requests | status calls | lag p50 / p95 / p99, s "
-        "| asked p50 / p95, s | archived |"
+        "| asked p50 / p95, s | fetched p50 / p95, s | archived |"
     )
-    lines = [head, "|---|---|---|---|" + "---:|" * 13]
+    lines = [head, "|---|---|---|---|" + "---:|" * 14]
     for case, made in results:
         lag = " / ".join(_number(value) for value in (made.lag_p50, made.lag_p95, made.lag_p99))
         cells = [
@@ -40,7 +40,10 @@ def table(results: Results) -> str:
             f"{made.peak_mib:.0f}",
             *(f"{value:.1f}" for value in (made.store_requests, made.provider_requests, made.status_requests)),
             lag if made.lag_p50 is not None else "-",
-            f"{made.asked_p50:.2f} / {_number(made.asked_p95)}" if made.asked_p50 is not None else "-",
+            *(
+                f"{middle:.2f} / {late:.2f}" if middle is not None and late is not None else "-"
+                for middle, late in ((made.asked_p50, made.asked_p95), (made.fetched_p50, made.fetched_p95))
+            ),
             "-" if case.kind == "floor" else str(made.archived),
         ]
         lines.append(f"| {' | '.join(cells)} |")

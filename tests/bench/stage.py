@@ -49,13 +49,13 @@ class Sandbox:
             counts[request["call"]] = counts.get(request["call"], 0) + 1
         return counts
 
-    def asked_at(self) -> dict[str, list[float]]:
-        """When the status of each task was asked for, as Unix seconds."""
-        asked: dict[str, list[float]] = {}
+    def first_at(self, call: str) -> dict[str, float]:
+        """When the first such request about each task came, as Unix seconds."""
+        first: dict[str, float] = {}
         for request in self._get("requests"):
-            if request["call"] == "status":
-                asked.setdefault(request["task_id"], []).append(request["time"])
-        return asked
+            if request["call"] == call and request["task_id"] is not None:
+                first.setdefault(request["task_id"], request["time"])
+        return first
 
     def completed_at(self) -> dict[str, float]:
         """When each task was finished, as Unix seconds."""
