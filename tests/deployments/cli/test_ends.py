@@ -26,7 +26,7 @@ REFUSED = (
 
 
 def until(what: Callable[[], object], process: Process) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not what():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
