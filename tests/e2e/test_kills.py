@@ -55,11 +55,11 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
         rerun = await ended(prefect, run.id, than=rerun.state.id)
     assert rerun.state is not None
     assert rerun.state.is_failed(), rerun.state
-    told = rerun.state.message or ""
-    assert key in told
-    assert str(claimed.attempt.claimed_by.pid) in told
-    assert f"sora resolve {key} --task-id" in told
-    assert f"sora resolve {key} --resubmit" in told
+    reported = rerun.state.message or ""
+    assert key in reported
+    assert str(claimed.attempt.claimed_by.pid) in reported
+    assert f"sora resolve {key} --task-id" in reported
+    assert f"sora resolve {key} --resubmit" in reported
     assert len(sandbox.record.submits()) == 1
 
     options = ["--task-id", paid.task_id or ""] if way == "task_id" else ["--resubmit", "--yes"]
