@@ -218,19 +218,8 @@ async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_adde
 
 async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
     key = unique("woken")
-    found = await running.call("/block_documents/filter", {"include_secrets": True})
-    (block,) = [item for item in found if item["block_type"]["slug"] == "apixo-api" and item["name"] == "default"]
-
-    async def first_asks_after(seconds: float) -> None:
-        url = f"{running.api_url}/block_documents/{block['id']}"
-        await running.prefect.patch(url, json={"data": {"initial_wait_seconds": seconds}, "merge_existing_data": True})
-
-    await first_asks_after(300)
-    try:
-        await running.start("generate-video/generate-video", request={"prompt": f"Awake, {key}"}, key=key)
-        (made,) = await running.archived(key)
-    finally:
-        await first_asks_after(block["data"]["initial_wait_seconds"])
+    await running.start("generate-video/generate-video", request={"prompt": f"Awake, {key}"}, key=key)
+    (made,) = await running.archived(key)
     completed_ms = made.provider_times_ms["completed"]
     assert completed_ms is not None
     assert made.archived_at is not None
