@@ -60,11 +60,11 @@ test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
 OLDEST := .venv-oldest
-# What calls each dependency most: httpx and httpcore, obstore, minio, openpyxl, pillow, av, typer, starlette and jinja2,
+# What calls each dependency most: httpx and httpcore, obstore, minio, openpyxl, pillow, av, starlette and jinja2,
 # Prefect. SeaweedFS is no dependency, and takes long to start.
 OLDEST_TESTS := tests/apixo/test_asking.py tests/blocks/test_object_store.py tests/blocks/test_uploads.py \
   tests/flows/batch/test_workbooks.py tests/flows/media/test_repaired_http.py tests/flows/media/test_resumed_downloads.py \
-  tests/flows/media/test_images.py tests/flows/media/test_videos.py tests/deployments/cli/test_lazy_commands.py \
+  tests/flows/media/test_images.py tests/flows/media/test_videos.py \
   tests/deployments/gallery/test_gateway.py tests/flows/test_generate_video.py
 
 test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that pyproject.toml allows: a minute

@@ -29,7 +29,7 @@ from .wire import Answer, closed_port, cut, envelope, hang, http, reply, reset, 
 
 ACCEPTED = http(200, envelope({"taskId": "task_1"}))
 
-STAND_IN: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
+SANDBOX: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
     ("reset_before", {}, NoReplyError),
     ("reset_after", {}, NoReplyError),
     ("hang", {}, NoReplyError),
@@ -53,7 +53,7 @@ STAND_IN: list[tuple[str, dict[str, Any], type[ApixoError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "options", "expected"), STAND_IN, ids=[kind for kind, _, _ in STAND_IN])
+@pytest.mark.parametrize(("kind", "options", "expected"), SANDBOX, ids=[kind for kind, _, _ in SANDBOX])
 async def test_an_unclear_outcome_is_one_post(
     own_sandbox: SandboxServer,
     own_connect: Connect,

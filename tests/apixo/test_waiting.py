@@ -57,13 +57,13 @@ class World:
             raise answer
         return answer
 
-    async def wait(self, *, dice: float = 0.5, **options: Any) -> Succeeded | Failed:
+    async def wait(self, *, draw: float = 0.5, **options: Any) -> Succeeded | Failed:
         return await wait_for_end(
             self.ask,
             task_id="task_1",
             sleep=self.sleep,
             monotonic=lambda: self.now,
-            rng=lambda: dice,
+            rng=lambda: draw,
             report=lambda last, waited, _: self.reports.append((last, waited)),
             **options,
         )
@@ -76,10 +76,10 @@ async def test_it_waits_as_the_provider_advises() -> None:
     assert world.reports == [("state 'pending'", 180), ("state 'processing'", 190), ("state 'processing'", 200)]
 
 
-@pytest.mark.parametrize(("dice", "pause"), [(0.0, 8.0), (0.5, 10.0), (1.0, 12.0)])
-async def test_polls_are_jittered_by_a_fifth(dice: float, pause: float) -> None:
+@pytest.mark.parametrize(("draw", "pause"), [(0.0, 8.0), (0.5, 10.0), (1.0, 12.0)])
+async def test_polls_are_jittered_by_a_fifth(draw: float, pause: float) -> None:
     world = World([PENDING, PENDING, DONE])
-    await world.wait(dice=dice)
+    await world.wait(draw=draw)
     assert world.naps == pytest.approx([180, pause, pause])
 
 
@@ -184,16 +184,16 @@ async def test_an_initial_wait_beyond_the_deadline_is_cut_to_it() -> None:
     initial=st.floats(0, 1000),
     interval=st.floats(1, 100),
     deadline=st.floats(0, 1000),
-    dice=st.floats(0, 1, exclude_max=True),
+    draw=st.floats(0, 1, exclude_max=True),
 )
 def test_it_asks_at_least_once_never_sleeps_past_the_deadline_and_ends(
-    initial: float, interval: float, deadline: float, dice: float
+    initial: float, interval: float, deadline: float, draw: float
 ) -> None:
     world = World([PENDING])
     with pytest.raises(DeadlineError):
         asyncio.run(
             world.wait(
-                dice=dice,
+                draw=draw,
                 initial_wait_seconds=initial,
                 poll_interval_seconds=interval,
                 deadline_seconds=deadline,

@@ -84,7 +84,7 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
     explained = len(stage.submits()) + (not stage.charged())
     ran = await scenario.run(stage, die_at=plan.die_at)
     if not ran.died_at(plan.die_at):
-        raise MissedError(f"{scenario.name} passed {plan.die_at}, code {ran.code}: {ran.told}")
+        raise MissedError(f"{scenario.name} passed {plan.die_at}, code {ran.code}: {ran.reported}")
     if plan.again_at is not None:
         ran = await (
             scenario.run(stage, die_at=plan.again_at)
@@ -92,7 +92,7 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
             else stage.run("collect", die_at=plan.again_at, machine="elsewhere")
         )
         if not ran.died_at(plan.again_at):
-            raise MissedError(f"{scenario.name}, killed {plan.die_at}, passed {plan.again_at}: {ran.told}")
+            raise MissedError(f"{scenario.name}, killed {plan.die_at}, passed {plan.again_at}: {ran.reported}")
     await asyncio.sleep(LAST_WRITE_SECONDS)
     found = await stage.recorded()
     crashed_as = found.state if found else None
@@ -113,9 +113,9 @@ async def play(plan: Plan, scenario: Scenario, stage: Stage) -> Outcome:
         await stage.run("generate")  # nobody told its user that the video is there
         facts = await stage.facts()
         broken += verdict(facts, crashed_as=State.ARCHIVED, recovery="rerun", bounds=bounds)
-    told_once = tuple(dict.fromkeys(broken))
+    reported_once = tuple(dict.fromkeys(broken))
     paid = len(facts.charged)
-    return Outcome(plan, crashed_as, ended_as, person, facts.posts, paid, facts.announced, told_once)
+    return Outcome(plan, crashed_as, ended_as, person, facts.posts, paid, facts.announced, reported_once)
 
 
 def _calls_back(scenario: Scenario, plan: Plan) -> bool:
@@ -159,7 +159,7 @@ class Stages:
         async def record(stage: Stage) -> tuple[Point, ...]:
             await self._scenario.prepare(stage)
             ran = await self._scenario.run(stage)
-            assert ran.code == 0, ran.told
+            assert ran.code == 0, ran.reported
             return ran.points
 
         return await self._on_one(record)

@@ -65,14 +65,14 @@ class Child(BaseModel):
     """A job, where to die in it, and where its traces go.
 
     Attributes:
-        told: gets what the command told its user: the error's text, or the collector's notes.
+        reported: gets what the command told its user: the error's text, or the collector's notes.
     """
 
     job: Job
     places: Places
     die_at: Point | None
     trace: Path
-    told: Path
+    reported: Path
 
 
 def run_child(child: Child) -> int:
@@ -81,10 +81,10 @@ def run_child(child: Child) -> int:
     tap.install()
     os.environ["SORA_SPOOL_DIR"] = str(child.job.spool)
     try:
-        child.told.write_text(asyncio.run(_run(child.job, tap)))
+        child.reported.write_text(asyncio.run(_run(child.job, tap)))
         code = 0
     except Exception as error:  # noqa: BLE001 - what the user sees is what the test looks at
-        child.told.write_text(str(error))
+        child.reported.write_text(str(error))
         traceback.print_exc()
         code = 1
     finally:

@@ -17,7 +17,7 @@ async def nothing(_: Stage) -> None:
 async def submitted(stage: Stage) -> None:
     """The provider has finished a video that nobody waits for."""
     ran = await stage.run("generate", wait=False)
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.reported
     await stage.film_is_done()
 
 
@@ -47,7 +47,7 @@ async def unconfirmed_and_unpaid(stage: Stage) -> None:
 async def _unconfirmed(stage: Stage, fault: str) -> None:
     stage.sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": fault}))
     ran = await stage.run("generate")
-    assert ran.code == 1, ran.told
+    assert ran.code == 1, ran.reported
     found = await stage.recorded()
     assert found is not None
     assert found.state is State.UNCONFIRMED

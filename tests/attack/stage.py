@@ -69,12 +69,12 @@ class Ran:
 
     Attributes:
         code: its exit code, or minus the signal that killed it.
-        told: what it told its user.
+        reported: what it told its user.
         points: every moment that it passed, in order.
     """
 
     code: int
-    told: str
+    reported: str
     points: tuple[Point, ...]
 
     def died_at(self, point: Point) -> bool:
@@ -160,14 +160,16 @@ class Stage:
         )  # fmt: skip
         if kind == "parent" and self.ran:
             await self._retry_parent()
-        child = Child(job=job, places=self._places(), die_at=die_at, trace=folder / "trace", told=folder / "told")
+        child = Child(
+            job=job, places=self._places(), die_at=die_at, trace=folder / "trace", reported=folder / "reported"
+        )
         running = asyncio.create_task(self.world.zygote.run(child))
         if kind == "receive":
             await self._ring(anyio.Path(job.port), running)
         code = await running
-        told = child.told.read_text() if child.told.exists() else ""
+        reported = child.reported.read_text() if child.reported.exists() else ""
         lines = child.trace.read_text().splitlines() if child.trace.exists() else []
-        ran = Ran(code, told, tuple(Point.parse(line) for line in lines))
+        ran = Ran(code, reported, tuple(Point.parse(line) for line in lines))
         self.ran.append(ran)
         return ran
 
@@ -222,7 +224,7 @@ class Stage:
             unsound=await self._unsound(found, names) if found else (),
             announced="EVENT sora.generation.archived" in sent,
             failed=bool(self.ran[-1].code),
-            told=self.ran[-1].told,
+            reported=self.ran[-1].reported,
         )
 
     async def _unsound(self, found: Generation, names: Sequence[str]) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ async def test_a_flood_of_calls_stops_no_generation_and_the_receiver_stays_up(
     unfinished = VIDEOS - sum(task.finished for task in sandbox.tasks.all())
     asked_before = len(sandbox.record.statuses())
     began = time.monotonic()
-    told = await flooded(port, calls(stored, keys))
+    flood = await flooded(port, calls(stored, keys))
     took = time.monotonic() - began
     asked = len(sandbox.record.statuses()) - asked_before
     over.set()
@@ -163,9 +163,9 @@ async def test_a_flood_of_calls_stops_no_generation_and_the_receiver_stays_up(
     peak, log = peak_kib(pid), receiver.log_path.read_text()
     slowest = max(seconds for _, seconds in seen)
     print(
-        f"\n{told['sent']} calls sent in {told['seconds']:.1f} s, {told['sent'] / told['seconds']:.0f} a second of "
-        f"{CALLS_A_SECOND} wanted: the server was too busy to let {told['skipped']} more connect. {told['answered']} "
-        f"were answered by then; all had ended after {took:.1f} s: {told['statuses']}."
+        f"\n{flood['sent']} calls sent in {flood['seconds']:.1f} s, {flood['sent'] / flood['seconds']:.0f} a second of "
+        f"{CALLS_A_SECOND} wanted: the server was too busy to let {flood['skipped']} more connect. {flood['answered']} "
+        f"were answered by then; all had ended after {took:.1f} s: {flood['statuses']}."
         f"\n{unfinished} of {VIDEOS} generations were not finished when it began. The provider was asked {asked} times "
         f"meanwhile. Its own calls were answered "
         f"{dict(Counter(attempt.status for attempt in rung))}, the slowest after "
@@ -186,8 +186,8 @@ async def test_a_flood_of_calls_stops_no_generation_and_the_receiver_stays_up(
     assert receiver.is_alive()
     assert 200 in {status for status, _ in seen}
     assert peak - before < MOST_GROWTH_KIB
-    assert told["statuses"].get("404", 0) > 0
-    assert "500" not in told["statuses"]
+    assert flood["statuses"].get("404", 0) > 0
+    assert "500" not in flood["statuses"]
     assert "Traceback" not in log
     assert log.count("token that does not fit") <= 1 + took // 60
     assert stored.api.callback_secret is not None

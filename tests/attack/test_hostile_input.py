@@ -281,7 +281,7 @@ async def test_prompts_reach_the_provider_as_they_are_and_are_nowhere_more_than_
         await generate_batch(calendar=str(calendar), key=key, api=stored.name, archive=stored.name)
     assert re.findall(CONTROLS, str(caught.value).replace("\n", "")) == []
     assert len(sandbox.record.submits()) == len(prompts)
-    for text in await told_by_prefect(prefect_server, key, keys):
+    for text in await reported_by_prefect(prefect_server, key, keys):
         assert re.findall(CONTROLS, text.replace("\n", "")) == [], text
         assert "forged line\r" not in text
 
@@ -314,7 +314,7 @@ def inline_tokens(text: str) -> list[Any]:
     return inline(RENDERER.parse(text))
 
 
-async def told_by_prefect(server: PrefectServer, key: str, keys: list[str]) -> list[str]:
+async def reported_by_prefect(server: PrefectServer, key: str, keys: list[str]) -> list[str]:
     """The names of the batch's runs and of their tasks, what their states say, and every line of their logs."""
     async with PrefectHttpxAsyncClient(base_url=server.api_url, timeout=30) as http:
         flows = {"flow_runs": {"name": {"any_": [f"generate batch {key}"]}}}

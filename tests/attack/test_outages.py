@@ -154,11 +154,11 @@ def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
         log_path=folder.with_suffix(".log"),
     )  # fmt: skip
     try:
-        while not (told := holder.log_path.read_text().strip()) and holder.is_alive():
+        while not (reported := holder.log_path.read_text().strip()) and holder.is_alive():
             time.sleep(0.05)
-        if not told.isdecimal():
-            pytest.skip(f"a disk of its own needs the right to mount one: {told}")
-        yield "nsenter", "--mount", f"--target={told}"
+        if not reported.isdecimal():
+            pytest.skip(f"a disk of its own needs the right to mount one: {reported}")
+        yield "nsenter", "--mount", f"--target={reported}"
     finally:
         holder.stop()
 

@@ -15,7 +15,7 @@ NOTHING = Facts(key="k")
 ARCHIVED = Facts(
     key="k", posts=1, charged=(TASK,), state=State.ARCHIVED, task_ids=(TASK,), videos=("video.mp4",), announced=True
 )
-UNCONFIRMED = Facts(key="k", posts=1, charged=(TASK,), state=State.UNCONFIRMED, marked=True, told=ADVICE)
+UNCONFIRMED = Facts(key="k", posts=1, charged=(TASK,), state=State.UNCONFIRMED, marked=True, reported=ADVICE)
 REJECTED = Facts(key="k", posts=1, state=State.REJECTED)
 RESUBMITTED = Bounds(posts=2)
 
@@ -64,7 +64,7 @@ def test_what_is_explained_passes(facts: Facts, crashed_as: State | None, recove
         (replace(UNCONFIRMED, state=State.SUCCEEDED), State.SUCCEEDED, "collect", Bounds(), "ended as succeeded;"),
         (replace(REJECTED, charged=(TASK,)), State.REJECTED, "collect", Bounds(), "task_1 is paid, and the record is"),
         (replace(UNCONFIRMED, marked=False), State.CLAIMED, "rerun", Bounds(), "not marked as open"),
-        (replace(UNCONFIRMED, told=""), State.CLAIMED, "rerun", Bounds(), "not told 'sora resolve k --resubmit'"),
+        (replace(UNCONFIRMED, reported=""), State.CLAIMED, "rerun", Bounds(), "not told 'sora resolve k --resubmit'"),
         (replace(UNCONFIRMED, videos=("video.mp4",)), State.CLAIMED, "rerun", Bounds(), "is unconfirmed and has vid"),
         (replace(ARCHIVED, marked=True), State.ARCHIVED, "rerun", Bounds(), "archived and still marked as open"),
         (replace(ARCHIVED, failed=True), State.ARCHIVED, "rerun", Bounds(), "archived, and the last command failed"),

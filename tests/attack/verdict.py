@@ -26,7 +26,7 @@ class Facts:
         unsound: objects that differ from the record or from the provider's video, each with what is wrong.
         announced: whether the event `archived` reached Prefect.
         failed: whether the last command failed.
-        told: what the last command told its user.
+        reported: what the last command told its user.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Facts:
     unsound: tuple[str, ...] = ()
     announced: bool = False
     failed: bool = False
-    told: str = ""
+    reported: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _archived(facts: Facts) -> Sequence[str]:
     if len(facts.videos) != 1:
         broken.append(f"it is archived with {len(facts.videos)} videos: {', '.join(facts.videos)}")
     if facts.failed:
-        broken.append(f"it is archived, and the last command failed: {facts.told}")
+        broken.append(f"it is archived, and the last command failed: {facts.reported}")
     if facts.marked:
         broken.append("it is archived and still marked as open")
     if not facts.announced:
@@ -135,7 +135,7 @@ def _unconfirmed(facts: Facts) -> Sequence[str]:
     if not facts.marked:
         broken.append("it is unconfirmed and not marked as open, so nobody will look at it again")
     advice = (facts.key, f"sora resolve {facts.key} --task-id", f"sora resolve {facts.key} --resubmit")
-    broken += [f"it is unconfirmed and its user was not told {part!r}" for part in advice if part not in facts.told]
+    broken += [f"it is unconfirmed and its user was not told {part!r}" for part in advice if part not in facts.reported]
     return broken
 
 

@@ -23,7 +23,7 @@ from tests.e2e.stack import stack_up
 from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
-RUN_SECONDS = 90
+RUN_SECONDS = 180
 """A flow run in a process of its own takes 4 to 8 s on two cores; several at once take longer."""
 
 

@@ -134,8 +134,8 @@ class Running:
     async def retry(self, run: Json) -> Json:
         """Presses the UI's Retry, and waits for the end."""
         state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
-        told = await self.call(f"/flow_runs/{run['id']}/set_state", {"state": state})
-        assert told["status"] == "ACCEPT", told
+        reported = await self.call(f"/flow_runs/{run['id']}/set_state", {"state": state})
+        assert reported["status"] == "ACCEPT", reported
         return await self.ended(run, than=run["state_id"])
 
     async def table(self, artifact_key: str) -> list[Json]:

@@ -38,7 +38,7 @@ def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, di
         wait_until_ready(
             lambda: "Ctrl-C stops everything" in process.log_path.read_text(),
             process=process,
-            timeout_seconds=170,
+            timeout_seconds=300,
             what="sora up",
         )
         info = StackInfo.read(folder / "local")

@@ -14,7 +14,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
-from tests.e2e.conftest import Runs, ended, retry
+from tests.e2e.conftest import RUN_SECONDS, Runs, ended, retry
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
 
@@ -35,7 +35,7 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
     run = await start_run(
         request={"prompt": "killed at the worst moment"}, key=key, api=stored.name, archive=stored.name
     )
-    with anyio.fail_after(60):
+    with anyio.fail_after(RUN_SECONDS):
         while not sandbox.record.charged():
             await asyncio.sleep(0.05)
     claimed = await stored.recorded(key)
@@ -55,11 +55,11 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
         rerun = await ended(prefect, run.id, than=rerun.state.id)
     assert rerun.state is not None
     assert rerun.state.is_failed(), rerun.state
-    told = rerun.state.message or ""
-    assert key in told
-    assert str(claimed.attempt.claimed_by.pid) in told
-    assert f"sora resolve {key} --task-id" in told
-    assert f"sora resolve {key} --resubmit" in told
+    reported = rerun.state.message or ""
+    assert key in reported
+    assert str(claimed.attempt.claimed_by.pid) in reported
+    assert f"sora resolve {key} --task-id" in reported
+    assert f"sora resolve {key} --resubmit" in reported
     assert len(sandbox.record.submits()) == 1
 
     options = ["--task-id", paid.task_id or ""] if way == "task_id" else ["--resubmit", "--yes"]
@@ -80,7 +80,7 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
         env=client_environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=RUN_SECONDS,
         check=False,
     )
     assert resolved.returncode == 0, resolved.stderr
@@ -98,7 +98,7 @@ async def test_sigterm_in_the_middle_of_the_paid_call_still_writes_its_answer(
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=20), make_archive(minio))
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=3))
     run = await start_run(request={"prompt": "ended politely"}, key=key, api=stored.name, archive=stored.name)
-    with anyio.fail_after(60):
+    with anyio.fail_after(RUN_SECONDS):
         while not sandbox.record.charged():
             await asyncio.sleep(0.05)
     claimed = await stored.recorded(key)

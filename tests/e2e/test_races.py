@@ -58,7 +58,7 @@ async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
         },
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=300,
         check=False,
     )
     assert race.returncode == 0, race.stderr[-4000:]

@@ -90,7 +90,7 @@ MORE = pytest.mark.attack  # each takes a flow run in a process of its own
 
 
 @pytest.mark.parametrize(
-    ("payload", "told"),
+    ("payload", "reported"),
     [
         pytest.param({}, "prompt", id="nothing", marks=MORE),
         pytest.param({"request": "a fox"}, "request", id="no object", marks=MORE),
@@ -102,7 +102,7 @@ MORE = pytest.mark.attack  # each takes a flow run in a process of its own
     ],
 )
 async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
-    payload: Json, told: str, running: Running
+    payload: Json, reported: str, running: Running
 ) -> None:
     before = {run["id"] for run in await running.runs(ON_EVENT)}
     posts = len(await running.posts())
@@ -114,7 +114,7 @@ async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
 
     run = await running.ended(await until(new_run, what="a run for the malformed event"))
     assert run["state_type"] == "FAILED"
-    assert told in run["state"]["message"], run["state"]["message"]
+    assert reported in run["state"]["message"], run["state"]["message"]
     assert len(await running.posts()) == posts
 
 
@@ -218,19 +218,8 @@ async def test_a_schedule_creates_its_runs_and_each_day_makes_only_what_was_adde
 
 async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
     key = unique("woken")
-    found = await running.call("/block_documents/filter", {"include_secrets": True})
-    (block,) = [item for item in found if item["block_type"]["slug"] == "apixo-api" and item["name"] == "default"]
-
-    async def first_asks_after(seconds: float) -> None:
-        url = f"{running.api_url}/block_documents/{block['id']}"
-        await running.prefect.patch(url, json={"data": {"initial_wait_seconds": seconds}, "merge_existing_data": True})
-
-    await first_asks_after(300)
-    try:
-        await running.start("generate-video/generate-video", request={"prompt": f"Awake, {key}"}, key=key)
-        (made,) = await running.archived(key)
-    finally:
-        await first_asks_after(block["data"]["initial_wait_seconds"])
+    await running.start("generate-video/generate-video", request={"prompt": f"Awake, {key}"}, key=key)
+    (made,) = await running.archived(key)
     completed_ms = made.provider_times_ms["completed"]
     assert completed_ms is not None
     assert made.archived_at is not None
@@ -276,7 +265,7 @@ async def test_a_lost_reply_and_a_killed_process_are_reconciled_by_the_callback(
 async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_what_it_may(running: Running) -> None:
     """A bad row, no image, forbidden, failed for no lasting reason, and a lost reply of a call that was never taken."""
     key = unique("fifty")
-    rows: list[Json] = [{"prompt": f"The same film, {key}", "id": f"{number:02}"} for number in range(50)]
+    rows: list[Json] = [{"prompt": f"The same video, {key}", "id": f"{number:02}"} for number in range(50)]
     rows[7]["duration"] = 5
     rows[17] |= {"prompt": f"Picture, {key}", "image_urls": [f"{running.sandbox_url}/samples/harbor.jpg"]}
     rows[27]["prompt"] = f"forbidden, {key}"
@@ -294,13 +283,13 @@ async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_w
     await running.archived(*keys)
     assert len(await running.posts(key)) == 48  # 45, and the last three of the five
     table = await running.table(f"batch-{key}")
-    told = {row["line"]: f"{row['state']}: {row['what to do']}" for row in table if row["what to do"]}
-    assert sorted(told) == [8, 18, 28, 38, 48]
+    reported = {row["line"]: f"{row['state']}: {row['what to do']}" for row in table if row["what to do"]}
+    assert sorted(reported) == [8, 18, 28, 38, 48]
     for line, words in {
         8: "bad row: duration", 18: "not submitted: ", 28: "CONTENT_VIOLATION", 38: "SOMETHING_NEW",
         48: f"unconfirmed: .*sora resolve {key}-47 --task-id",
     }.items():  # fmt: skip
-        assert re.search(words, told[line]), told[line]
+        assert re.search(words, reported[line]), reported[line]
         assert re.search(rf"line {line} .*{words.rpartition(': ')[2]}", ended["state"]["message"])
 
     (await running.http.delete(f"{running.sandbox_url}/sandbox/faults")).raise_for_status()
@@ -317,7 +306,7 @@ async def test_two_hundred_detached_videos_come_home_by_few_collector_runs(runni
     key = unique("flood")
     collector = "collect-videos/collect-videos"
     before = {run["id"] for run in await running.runs(collector)}
-    rows = [{"prompt": f"The same film, {key}", "id": f"{number:03}"} for number in range(200)]
+    rows = [{"prompt": f"The same video, {key}", "id": f"{number:03}"} for number in range(200)]
     run = await running.start(
         "generate-batch/generate-batch", requests=rows, calendar=None, key=key, wait=False, submissions_per_second=13
     )
@@ -347,7 +336,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
     key = unique("killed")
     batch = "generate-batch/generate-batch"
     parameters = {
-        "requests": [{"prompt": f"The same film, {key}", "id": f"{number:02}"} for number in range(30)],
+        "requests": [{"prompt": f"The same video, {key}", "id": f"{number:02}"} for number in range(30)],
         "calendar": None,
         "key": key,
         "max_in_flight": 10,

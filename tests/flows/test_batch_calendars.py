@@ -54,12 +54,12 @@ async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
     calendar.write_text(BAD)
     with pytest.raises(BadRowsError) as caught:
         await run(stored, key, calendar=str(calendar))
-    told = str(caught.value)
-    assert "3 row(s)" in told
-    assert "line 3: duration: must be 4, 8 or 12" in told
-    assert "line 6: prompt" in told
-    assert "line 7: id: has the same id as line 2" in told
-    assert "on_bad_rows" in told
+    reported = str(caught.value)
+    assert "3 row(s)" in reported
+    assert "line 3: duration: must be 4, 8 or 12" in reported
+    assert "line 6: prompt" in reported
+    assert "line 7: id: has the same id as line 2" in reported
+    assert "on_bad_rows" in reported
     assert sandbox.record.submits() == []
     assert [(row["line"], row["state"]) for row in await table(key)] == [  # what needs a person comes first
         (3, "bad row"), (6, "bad row"), (7, "bad row"), (2, "not submitted"), (4, "not submitted"),
@@ -76,12 +76,12 @@ async def test_on_request_the_good_rows_go_on_and_the_run_still_fails(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_bad_items_of_a_list_are_told_alike(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_bad_items_of_a_list_are_reported_alike(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     items = [*rows(2), {"prompt": "Dunes", "duration": 5}, {"prompt": "Dunes", "seconds": 4}, "Dunes"]
     with pytest.raises(BadRowsError) as caught:
         await run(stored, key, requests=items)
-    for told in ("line 3: duration", "line 4", "seconds", "line 5"):
-        assert told in str(caught.value)
+    for reported in ("line 3: duration", "line 4", "seconds", "line 5"):
+        assert reported in str(caught.value)
     assert sandbox.record.submits() == []
     summary = await failing(stored, key, requests=items, on_bad_rows="skip")
     assert summary.counts == {"archived": 2, "bad row": 3}

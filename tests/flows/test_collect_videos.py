@@ -371,9 +371,9 @@ async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
     for clock["hours"] in (13 * 24 + 1, 13 * 24 + 2, 14 * 24, 14 * 24 + 2):
         (found,) = await collect(None, resources)
         assert found.expiring
-    told = [event for event in sent.all() if event.event == "sora.generation.expiring"]
-    assert [event.payload["age_days"] for event in told] == [13, 14]
-    assert {event.resource.name for event in told} == {key}
+    reported = [event for event in sent.all() if event.event == "sora.generation.expiring"]
+    assert [event.payload["age_days"] for event in reported] == [13, 14]
+    assert {event.resource.name for event in reported} == {key}
 
 
 async def test_many_open_ones_are_asked_with_bounded_concurrency(

@@ -83,16 +83,16 @@ async def test_the_sidecar_describes_the_video(stored: StoredBlocks, key: str) -
     made = await stored.generate(VideoRequest(prompt="Dunes at dusk", duration=8), key=key)
     assert made.video is not None
     folder = made.video.name.removesuffix("video.mp4")
-    told = json.loads(await read(stored, f"{folder}generation.json"))
-    assert told["key"] == key
-    assert told["task_id"] == made.task_id
-    assert told["request"]["prompt"] == "Dunes at dusk"
-    assert told["request"]["duration"] == 8
-    assert str(uuid.UUID(told["flow_run_id"])) == made.attempt.claimed_by.flow_run_id
-    assert told["version"]
-    assert told["claimed_at"] <= told["submitted_at"] <= told["succeeded_at"]
-    assert "?" not in told["result_urls"][0]
-    video = next(item for item in told["objects"] if item["kind"] == "video")
+    reported = json.loads(await read(stored, f"{folder}generation.json"))
+    assert reported["key"] == key
+    assert reported["task_id"] == made.task_id
+    assert reported["request"]["prompt"] == "Dunes at dusk"
+    assert reported["request"]["duration"] == 8
+    assert str(uuid.UUID(reported["flow_run_id"])) == made.attempt.claimed_by.flow_run_id
+    assert reported["version"]
+    assert reported["claimed_at"] <= reported["submitted_at"] <= reported["succeeded_at"]
+    assert "?" not in reported["result_urls"][0]
+    video = next(item for item in reported["objects"] if item["kind"] == "video")
     assert video["sha256"] == made.video.sha256
     assert video["size_bytes"] == made.video.size_bytes
     assert video["codec"] == "h264"
@@ -289,7 +289,7 @@ async def test_two_results_are_both_archived(stored: StoredBlocks, sandbox: Sand
 
 
 @pytest.mark.parametrize(("prompt", "code"), [("something forbidden", "CONTENT_VIOLATION")])
-async def test_a_failure_of_the_provider_is_told_and_not_paid_again(
+async def test_a_failure_of_the_provider_is_reported_and_not_paid_again(
     prompt: str, code: str, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     for _ in range(3):

@@ -68,7 +68,7 @@ class Cast:
     Attributes:
         claims: the claims that were won, by key and attempt number.
         permissions: what persons have allowed so far.
-        told: the ends that Prefect has heard of.
+        reported: the ends that Prefect has heard of.
     """
 
     archive: VideoArchive
@@ -76,12 +76,12 @@ class Cast:
     spool: Path
     permissions: Permissions = field(default_factory=Permissions)
     claims: list[tuple[str, int]] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
     def resources(self, actor: Actor, store: StagedStore) -> Resources:
         """The pipeline's resources, with this actor's clocks, line and provider."""
         clock = Clock(sleep=actor.sleep, monotonic=actor.monotonic, now=actor.now, rng=lambda: 0.5)
-        actor.told = self.told
+        actor.reported = self.reported
         client = StagedClient(self.provider, actor)
         ledger = WatchedLedger(store, won=self._won, clock=clock)
         return Resources(
@@ -180,7 +180,7 @@ async def _deliver(happening: str, generation: Generation, connection: EventConn
     fate = await actor.halt("event")
     if fate is not Fate.REQUEST_LOST:
         assert happening == generation.state
-        actor.told.add(generation.end)
+        actor.reported.add(generation.end)
     return fate is Fate.GOES_WELL
 
 

@@ -171,9 +171,9 @@ def broken_by_haste(
             yield f"attempt {attempt.number} was given up before its lease was over"
 
 
-def broken_by_silence(record: Generation, told: set[str]) -> Iterator[str]:
+def broken_by_silence(record: Generation, reported: set[str]) -> Iterator[str]:
     """An end whose marker is gone, though Prefect has not confirmed it: nobody would tell it any more."""
-    if record.state in (State.ARCHIVED, State.FAILED) and record.end not in told:
+    if record.state in (State.ARCHIVED, State.FAILED) and record.end not in reported:
         yield f"{record.key} is {record.state}, nobody was told, and it is not marked as open"
 
 

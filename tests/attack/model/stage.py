@@ -93,7 +93,7 @@ class Actor:
         answer: what the provider will say to its next paid call; None: it takes it.
         dead: killed: it never goes on.
         ended: its run was ended by Prefect.
-        told: the ends that Prefect has heard of, from anybody.
+        reported: the ends that Prefect has heard of, from anybody.
         clock_was_set: its wall clock does not show any more how much time has passed.
         slept: its monotonic clock does not either.
         closing: it has removed the open marker, and has not yet looked whether it may stay away.
@@ -108,7 +108,7 @@ class Actor:
     answer: str | None = None
     dead: bool = False
     ended: bool = False
-    told: set[Any] = field(default_factory=set)
+    reported: set[Any] = field(default_factory=set)
     clock_was_set: bool = False
     slept: bool = False
     closing: bool = False

@@ -199,7 +199,7 @@ class Play:
         ):
             if promises.may_come_home(record):
                 self.wrong.append(f"{key} is {record.state} and not marked as open")
-            self.wrong += promises.broken_by_silence(record, self.cast.told)
+            self.wrong += promises.broken_by_silence(record, self.cast.reported)
         if not self.acting(key):
             for task_id, video in promises.videos(record):
                 await self._check_film(key, task_id, video)

@@ -78,7 +78,7 @@ class Sora:
         return [sys.executable, "-m", "deployments.cli"]
 
     def end(self, process: Process) -> Said:
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=150)
         self._started.remove(process)
         for secret in self._secrets:
             assert secret not in out + err

@@ -12,7 +12,7 @@ import time
 
 from tests.deployments.cli.sora import Said, Sora
 
-SECONDS = 60.0
+SECONDS = 150.0
 
 
 def on_terminal(sora: Sora, *arguments: str, answers: dict[str, str] | None = None) -> Said:

@@ -83,11 +83,11 @@ def test_a_workbook_with_a_column_of_its_owners_needs_both_options(
     workbook["May"].append(["Dunes at dawn", "Ann"])
     name = f"{unique('plan-')}.xlsx"
     workbook.save(sora.folder / name)
-    for options, told in ([], "--sheet"), (["--sheet", "May"], "--ignore-columns"):
+    for options, reported in ([], "--sheet"), (["--sheet", "May"], "--ignore-columns"):
         refused = sora("batch", name, *options, *blocks)
         assert refused.code == 1
         assert "Traceback" not in refused.all
-        assert told in refused.err.replace("\n", " ")
+        assert reported in refused.err.replace("\n", " ")
     dry = sora("batch", name, "--sheet", "May", "--ignore-columns", "--dry-run", *blocks)
     assert dry.code == 0, dry.err
     assert "Ignored columns: 'Owner'." in dry.err

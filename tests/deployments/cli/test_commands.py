@@ -66,13 +66,13 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
         assert "Duplicates are refused" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
     assert len(sandbox.record.submits()) == 1
 
-    told = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
-    assert told.code == 0, told.err
-    record = json.loads(told.out)
+    reported = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
+    assert reported.code == 0, reported.err
+    record = json.loads(reported.out)
     video = next(item for item in record["objects"] if item["kind"] == "video")
     saved = (sora.folder / "kite.mp4").read_bytes()
     assert hashlib.sha256(saved).hexdigest() == video["sha256"] == row[-1]
-    assert "Saved kite.mp4" in told.err
+    assert "Saved kite.mp4" in reported.err
 
     shown = sora("show", key, "--archive", stored.name)
     for part in (key, "archived", "A red kite over dunes", record["attempts"][0]["task_id"], video["name"]):

@@ -43,7 +43,7 @@ def in_a_shell(sora: Sora, arguments: list[str], rest: str, folder: Path) -> tup
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=150,
         check=False,
     )
     return int((folder / "code").read_text()), done.stderr

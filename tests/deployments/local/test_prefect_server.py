@@ -51,7 +51,7 @@ def test_the_server_is_tuned_quiet_and_keeps_its_data_at_home(server: PrefectSer
     assert settings["server"]["events"]["retention_period"] in ("P7D", 604800.0, 604800)
 
 
-def test_the_ui_calls_this_server_and_plays_films(server: PrefectServer) -> None:
+def test_the_ui_calls_this_server_and_plays_videos(server: PrefectServer) -> None:
     ui = get(server, "/ui-settings")
     assert ui["api_url"] == server.api_url == f"{server.url}/api"
     assert ui["default_ui"] == "v1"
@@ -65,12 +65,12 @@ def test_a_client_with_the_environment_reaches_it_whatever_the_shell_holds(serve
         "PREFECT_API_KEY": "pnu_x",
     }
     command = [sys.executable, "-m", "prefect", "config", "view", "--output", "json"]
-    told = subprocess.run(command, env={**shell, **server.environment}, capture_output=True, text=True, check=True)
-    assert server.api_url in told.stdout
-    assert "pnu_x" not in told.stdout
+    reported = subprocess.run(command, env={**shell, **server.environment}, capture_output=True, text=True, check=True)
+    assert server.api_url in reported.stdout
+    assert "pnu_x" not in reported.stdout
     command = [sys.executable, "-m", "prefect", "flow-run", "ls"]
-    told = subprocess.run(command, env={**shell, **server.environment}, capture_output=True, text=True, check=True)
-    assert told.stderr == ""
+    reported = subprocess.run(command, env={**shell, **server.environment}, capture_output=True, text=True, check=True)
+    assert reported.stderr == ""
 
 
 def test_the_database_that_the_suite_starts_with_is_what_a_server_makes(server: PrefectServer) -> None:

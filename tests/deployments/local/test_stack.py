@@ -104,36 +104,36 @@ def test_a_running_stack_is_found_with_its_secrets_in_their_own_file(tmp_path: P
     )
     assert StackInfo.read(tmp_path) is None
     with LocalStack(tmp_path, services=[service], say=quiet) as stack:
-        told = tmp_path / "stack.json"
-        assert told.stat().st_mode & 0o777 == 0o600
-        assert keys.secret_key not in told.read_text()
+        reported = tmp_path / "stack.json"
+        assert reported.stat().st_mode & 0o777 == 0o600
+        assert keys.secret_key not in reported.read_text()
         info = StackInfo.read(tmp_path)
         assert info is not None
         assert info.pid == os.getpid()
         assert info.services["a"].url == stack.servers["a"].url
         assert info.load_environment() == stack.environment
-    assert not told.exists()
+    assert not reported.exists()
     assert StackInfo.read(tmp_path) is None
 
 
 def test_a_stale_or_damaged_file_is_no_running_stack(tmp_path: Path) -> None:
-    told = tmp_path / "stack.json"
+    reported = tmp_path / "stack.json"
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
-        alive = json.loads(told.read_text())
+        alive = json.loads(reported.read_text())
     with subprocess.Popen(["true"]) as ended:
         pass
     # Every process here lives, but nobody listens.
-    told.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
+    reported.write_text(json.dumps(alive | {"services": {"a": alive["services"]["a"] | {"pid": os.getpid()}}}))
     assert StackInfo.read(tmp_path) is None
     # Somebody listens, but the stack's own process is gone.
     with socket.create_server((LOOPBACK, 0)) as server:
         service = alive["services"]["a"] | {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.getsockname()[1]}"}
-        told.write_text(json.dumps(alive | {"services": {"a": service}}))
+        reported.write_text(json.dumps(alive | {"services": {"a": service}}))
         assert StackInfo.read(tmp_path) is not None
-        told.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
+        reported.write_text(json.dumps(alive | {"pid": ended.pid, "services": {"a": service}}))
         assert StackInfo.read(tmp_path) is None
     for content in ("", "[]", "{}", '{"services": []}', '{"services": {"a": {}}}', "no json"):
-        told.write_text(content)
+        reported.write_text(content)
         assert StackInfo.read(tmp_path) is None
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet):
         assert StackInfo.read(tmp_path) is not None

@@ -240,9 +240,9 @@ def test_without_a_home_go_keeps_its_caches_in_the_local_folder(
     else:
         monkeypatch.setenv("HOME", home)
     assert build_minio(tmp_path, print) == (tmp_path / "bin" / "minio").resolve()
-    told = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line)
-    assert told["GOPATH"].startswith(str(tmp_path))
-    assert told["GOCACHE"].startswith(str(tmp_path))
+    reported = dict(line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line)
+    assert reported["GOPATH"].startswith(str(tmp_path))
+    assert reported["GOCACHE"].startswith(str(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

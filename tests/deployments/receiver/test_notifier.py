@@ -75,17 +75,21 @@ async def test_what_is_left_is_reported_when_it_closes() -> None:
 
 async def test_while_a_collector_runs_it_is_not_called_and_then_once() -> None:
     """That one hears of all that ends meanwhile."""
-    reported, ends = Reported(), asyncio.get_running_loop().time() + 0.5
+    reported, has_ended = Reported(), asyncio.Event()
 
     async def runs() -> bool:
-        return asyncio.get_running_loop().time() < ends
+        return not has_ended.is_set()
 
     notify = notifier(reported, call_every_seconds=0.05, collector_runs=runs)
     for number in range(8):
         notify.finished(f"{number}", f"task of {number}")
         await asyncio.sleep(0.05)
     assert [key for key, calls_collector in reported.events if calls_collector] == ["0"]
-    await asyncio.sleep(0.5)
+    has_ended.set()
+    async with asyncio.timeout(60):
+        while len([key for key, calls_collector in reported.events if calls_collector]) < 2:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
     assert [key for key, calls_collector in reported.events if calls_collector] == ["0", "7"]
 
 

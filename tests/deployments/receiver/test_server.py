@@ -186,8 +186,8 @@ async def test_a_wrong_set_up_ends_the_start_with_one_clear_line(
 async def test_without_a_public_address_it_says_that_nobody_will_call(
     sora: Sora, stored: StoredBlocks, sandbox: SandboxServer, archive: VideoArchive
 ) -> None:
-    deaf = await store_blocks(make_api(sandbox, callback_secret=stored.api.callback_secret), archive)
-    process = sora.start("callbacks", "--port", "0", "--api", deaf.name, "--archive", deaf.name)
+    without_address = await store_blocks(make_api(sandbox, callback_secret=stored.api.callback_secret), archive)
+    process = sora.start("callbacks", "--port", "0", "--api", without_address.name, "--archive", without_address.name)
     _, said = await listening(process)
     assert "callback_url is empty" in said[-1]
     process.terminate()

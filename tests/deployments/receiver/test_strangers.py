@@ -236,16 +236,16 @@ async def test_no_token_and_no_secret_is_ever_logged(
     for breaking in (quote_the_address, trip_over_the_address):
         monkeypatch.setattr(deployments.receiver.calls, "answer_call", breaking)
         await receiver.ring(key, task_id)
-    told = "\n".join(everything_logged)
-    assert "reconciled by its callback" in told
-    assert "cannot call" in told
-    assert "ZeroDivisionError" in told
+    reported = "\n".join(everything_logged)
+    assert "reconciled by its callback" in reported
+    assert "cannot call" in reported
+    assert "ZeroDivisionError" in reported
     secret = receiver.api.callback_secret
     assert secret is not None
-    assert secret.value.get_secret_value() not in told
+    assert secret.value.get_secret_value() not in reported
     for token in (receiver.api.callback_token(key), receiver.api.callback_token(key, 2), TOKEN):
-        assert token not in told
-    assert sandbox.settings.api_key not in told
+        assert token not in reported
+    assert sandbox.settings.api_key not in reported
 
 
 async def test_tokens_that_do_not_fit_are_reported_once_a_minute(

@@ -80,8 +80,8 @@ def look(reply: httpx.Response) -> Any:
         return "not json"
     if reply.status_code != 200:
         data = content.get("data", "no data")
-        told = reply.status_code if data is None else (reply.status_code, data)
-        return told if content["code"] == reply.status_code else f"{reply.status_code}, code {content['code']}"
+        reported = reply.status_code if data is None else (reply.status_code, data)
+        return reported if content["code"] == reply.status_code else f"{reply.status_code}, code {content['code']}"
     if content["code"] != 200:
         return "code as text" if content["code"] == "200" else f"code {content['code']}"
     return look_at_data(content.get("data", "missing"), len(reply.content))

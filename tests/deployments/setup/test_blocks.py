@@ -248,10 +248,10 @@ async def test_secrets_are_in_no_document_no_log_and_no_output(
     )
     found = await documents(prefect, name)
     assert len(found) == 4
-    told = [document.model_dump_json() for document in found]
-    told += [repr(saved), caplog.text, *capsys.readouterr(), repr(await load_block(ApixoApi, name))]
-    told.append(repr(await load_block(VideoArchive, name)))
-    assert not [text for text in told if "VERY-SECRET" in text]
+    reported = [document.model_dump_json() for document in found]
+    reported += [repr(saved), caplog.text, *capsys.readouterr(), repr(await load_block(ApixoApi, name))]
+    reported.append(repr(await load_block(VideoArchive, name)))
+    assert not [text for text in reported if "VERY-SECRET" in text]
     # The API block refers to the Secret block instead of holding a copy.
     references = found[0].block_document_references
     assert set(references) == {"api_key", "callback_secret"}
@@ -310,7 +310,7 @@ async def save_from_the_ui(prefect: PrefectClient, name: str, **changed: Any) ->
     )
 
 
-async def test_a_block_that_the_ui_saved_wrong_is_told_without_its_secrets_and_set_up_again(
+async def test_a_block_that_the_ui_saved_wrong_is_reported_without_its_secrets_and_set_up_again(
     name: str, prefect: PrefectClient
 ) -> None:
     await save_blocks(COMPLETE, name=name)

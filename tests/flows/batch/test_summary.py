@@ -41,18 +41,18 @@ def test_without_a_price_none_is_named() -> None:
 def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None:
     failed = [row(line, "failed", problem=f"problem {line}.") for line in range(1, count + 1)]
     summary = summarize("may", [*failed, row(99)], price=None, spent_before=None)
-    told = str(batch_error(summary))
-    assert f"{count} row(s)" in told
+    reported = str(batch_error(summary))
+    assert f"{count} row(s)" in reported
     for line in range(1, count + 1):
-        assert (f"line {line} may-{line} (failed): problem {line}." in told) is (line <= SHOWN)
-    assert ("and 5 more" in told) is (count > SHOWN)
+        assert (f"line {line} may-{line} (failed): problem {line}." in reported) is (line <= SHOWN)
+    assert ("and 5 more" in reported) is (count > SHOWN)
     bad = [
         BadRow(line=line, id=None, problems=(RowProblem(field="duration", message="is odd"),)) for line in range(count)
     ]
-    told = str(bad_rows_error(bad, summary))
-    assert "line 0: duration: is odd" in told
-    assert ("and 5 more" in told) is (count > SHOWN)
-    assert "nothing was submitted" in told
+    reported = str(bad_rows_error(bad, summary))
+    assert "line 0: duration: is odd" in reported
+    assert ("and 5 more" in reported) is (count > SHOWN)
+    assert "nothing was submitted" in reported
 
 
 def test_the_table_has_what_needs_a_person_first_and_fits_a_screen() -> None:

@@ -61,7 +61,7 @@ def test_a_film_is_described(films: Any) -> None:
         ("no ending: 100%.ü", "mp4", {}, "video/mp4"),
     ],
 )
-def test_any_film_that_plays_is_let_through(
+def test_any_video_that_plays_is_let_through(
     films: Any, name: str, container: str, options: dict[str, str], media_type: str
 ) -> None:
     path = films.make(name, container=container, **options)
@@ -76,7 +76,7 @@ def test_any_film_that_plays_is_let_through(
     assert picture(poster_jpeg(path)).size == (64, 48)
 
 
-def test_one_frame_is_a_film(films: Any) -> None:
+def test_one_frame_is_a_video(films: Any) -> None:
     path = films.make("a.mp4", frames=1)
     assert inspect_video(path).frame_count == 1
     assert inspect_video(path).duration_seconds == pytest.approx(1 / 24)
@@ -97,7 +97,7 @@ def test_one_frame_is_a_film(films: Any) -> None:
         b"RIFF\x24\0\0\0WAVEfmt ",
     ],
 )
-def test_what_is_no_film_is_damaged(films: Any, content: bytes) -> None:
+def test_what_is_no_video_is_damaged(films: Any, content: bytes) -> None:
     films.make("good.mp4")
     films.make("good.ts", container="mpegts")
     path = films.folder / "x.mp4"
@@ -313,7 +313,7 @@ def test_a_provenance_manifest_is_seen(films: Any, kind: bytes, large: bool) -> 
     ("rotation", "size", "bright_corner"),
     [(0, (64, 48), "up left"), (90, (48, 64), "down left"), (-90, (48, 64), "up right"), (180, (64, 48), "down right")],
 )
-def test_a_turned_film_is_upright(films: Any, rotation: int, size: tuple[int, int], bright_corner: str) -> None:
+def test_a_turned_video_is_upright(films: Any, rotation: int, size: tuple[int, int], bright_corner: str) -> None:
     path = films.make("a.mp4", frames=12, rotation=rotation)
     facts = inspect_video(path)
     assert (facts.width, facts.height) == size
@@ -351,7 +351,7 @@ def test_pixels_that_are_not_square_are_made_so(films: Any) -> None:
 # Pictures
 
 
-def test_the_poster_is_from_a_third_of_the_film(films: Any) -> None:
+def test_the_poster_is_from_a_third_of_the_video(films: Any) -> None:
     path = films.make("a.mp4", frames=48)
     assert brightness(poster_jpeg(path)) == pytest.approx(60 + 3 * 16 + 10, abs=4)
     assert poster_jpeg(path) == poster_jpeg(path)
@@ -379,7 +379,7 @@ def test_the_check_takes_the_same_poster_on_its_way(films: Any, options: dict[st
     assert poster.read_bytes() == poster_jpeg(path)
 
 
-def test_no_poster_of_an_earlier_try_stays_beside_a_damaged_film(films: Any) -> None:
+def test_no_poster_of_an_earlier_try_stays_beside_a_damaged_video(films: Any) -> None:
     path, poster = films.make("a.mp4"), films.folder / "poster.jpg"
     inspect_video(path, poster)
     path.write_bytes(path.read_bytes()[:-100])
@@ -419,6 +419,6 @@ FACTS = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, True, 1000)
         ),
     ],
 )
-def test_another_film_than_asked_is_a_warning(changes: dict[str, Any], asked: Any, warnings: list[str]) -> None:
+def test_another_video_than_asked_is_a_warning(changes: dict[str, Any], asked: Any, warnings: list[str]) -> None:
     duration, shape = asked
     assert compare(replace(FACTS, **changes), duration_seconds=duration, aspect_ratio=shape) == warnings

@@ -123,11 +123,11 @@ def test_what_the_provider_says_of_a_failure_is_kept_short_and_without_signature
 
 
 def test_fields_of_a_sibling_version_survive_reading_changing_and_writing() -> None:
-    told = json.loads(submit(claimed()).model_dump_json())
-    told["cost"] = "0.40"
-    told["attempts"][0]["region"] = "eu"
-    told["attempts"][0]["claimed_by"]["user"] = "me"
-    again = json.loads(succeed(Generation.model_validate(told)).model_dump_json())
+    reported = json.loads(submit(claimed()).model_dump_json())
+    reported["cost"] = "0.40"
+    reported["attempts"][0]["region"] = "eu"
+    reported["attempts"][0]["claimed_by"]["user"] = "me"
+    again = json.loads(succeed(Generation.model_validate(reported)).model_dump_json())
     assert again["state"] == "succeeded"
     assert again["cost"] == "0.40"
     assert again["attempts"][0]["region"] == "eu"
@@ -135,9 +135,9 @@ def test_fields_of_a_sibling_version_survive_reading_changing_and_writing() -> N
 
 
 def test_a_record_without_an_attempt_is_no_record() -> None:
-    told = json.loads(claimed().model_dump_json()) | {"attempts": []}
+    reported = json.loads(claimed().model_dump_json()) | {"attempts": []}
     with pytest.raises(ValidationError, match="attempts"):
-        Generation.model_validate(told)
+        Generation.model_validate(reported)
 
 
 def test_a_record_cannot_be_changed_in_place() -> None:
@@ -146,10 +146,10 @@ def test_a_record_cannot_be_changed_in_place() -> None:
 
 
 def test_a_record_of_the_first_version_keeps_its_folder() -> None:
-    told = json.loads(submit(claimed()).model_dump_json()) | {"schema_version": 1}
-    told.pop("tasks_named")
+    reported = json.loads(submit(claimed()).model_dump_json()) | {"schema_version": 1}
+    reported.pop("tasks_named")
     for name in ("folder", "named_by", "superseded"):
-        told["attempts"][0].pop(name)
-    old = Generation.model_validate(told)
+        reported["attempts"][0].pop(name)
+    old = Generation.model_validate(reported)
     assert old.task.folder == "videos/2026/03/01/kite/"
     assert resolve(old, "t2").task.folder == "videos/2026/03/01/kite/task-2/"

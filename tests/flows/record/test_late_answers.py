@@ -73,9 +73,9 @@ def test_a_late_answer_is_followed_once() -> None:
 @pytest.mark.parametrize("decide", [transitions.resubmit_allowed, transitions.resolved])
 def test_a_person_decides_about_the_attempt_that_was_looked_at_only(decide: Callable[..., Generation]) -> None:
     found = lose(claimed(reject(claimed())))
-    told: dict[str, Any] = {"task_id": "t1"} if decide is transitions.resolved else {"note": "I looked"}
+    reported: dict[str, Any] = {"task_id": "t1"} if decide is transitions.resolved else {"note": "I looked"}
     with pytest.raises(TransitionError, match="submitted again meanwhile, in attempt 2"):
-        decide(found, attempt_number=1, now=LATER, **told)
+        decide(found, attempt_number=1, now=LATER, **reported)
 
 
 def test_a_task_that_a_person_replaces_stays_in_the_note() -> None:

@@ -99,8 +99,8 @@ async def test_a_change_that_is_not_allowed_writes_nothing(ledger: Ledger, key: 
 
 
 def altered(key: str, **changed: Any) -> bytes:
-    told = json.loads(claim_of(key).model_dump_json())
-    return json.dumps(told | changed).encode()
+    reported = json.loads(claim_of(key).model_dump_json())
+    return json.dumps(reported | changed).encode()
 
 
 UNREADABLE: dict[str, Callable[[str], bytes]] = {

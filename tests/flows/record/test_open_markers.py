@@ -57,10 +57,10 @@ async def test_a_claim_made_while_another_closes_stays_open(
 async def test_an_end_that_nobody_was_notified_of_stays_open(ledger: Ledger, key: str) -> None:
     """Who tells of an end may be slow, and a person's rerun have brought the generation to another end meanwhile."""
     await must_claim(ledger, key)
-    told = await ledger.change(key, rejected)
-    await ledger.claim(claim_of(key, over=told.generation), over=told)
+    reported = await ledger.change(key, rejected)
+    await ledger.claim(claim_of(key, over=reported.generation), over=reported)
     await ledger.change(key, rejected)
-    await ledger.close(told.generation)
+    await ledger.close(reported.generation)
     assert await ledger.open_keys() == [key]
     await ledger.close(await now_in(ledger, key))
     assert await ledger.open_keys() == []

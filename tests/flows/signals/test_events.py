@@ -113,13 +113,13 @@ async def test_a_generation_tells_its_story_to_the_server_without_secrets(
     assert [item["name"] for item in archived["objects"]] == [item.name for item in made.objects]
     assert archived["links"][made.video.name] == stored.archive.public_link(made.video.name)
     assert any(item["prefect.resource.id"].startswith("prefect.flow-run.") for item in events[-1]["related"])
-    told = str(events)
+    reported = str(events)
     for secret in (sandbox.settings.api_key, stored.archive.secret_key.get_secret_value(), "X-Amz", "?", "Bearer"):
-        assert secret not in told
-    assert "Dunes " * 40 not in told
+        assert secret not in reported
+    assert "Dunes " * 40 not in reported
 
 
-async def test_a_failure_is_told_with_its_code_and_an_unclear_payment_as_such(
+async def test_a_failure_is_reported_with_its_code_and_an_unclear_payment_as_such(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str
 ) -> None:
     with pytest.raises(VideoFailedError):

@@ -11,7 +11,7 @@ from flows.signals.events import emit_task_finished
 from flows.signals.subscriber import Subscriber
 
 
-async def test_a_ring_ends_the_sleep_of_its_key_and_of_no_other() -> None:
+async def test_a_notification_ends_the_sleep_of_its_key_and_of_no_other() -> None:
     subscriber = Subscriber()
     asyncio.get_running_loop().call_later(0.05, subscriber.notify, "a")
     began = time.monotonic()
@@ -21,7 +21,7 @@ async def test_a_ring_ends_the_sleep_of_its_key_and_of_no_other() -> None:
     assert time.monotonic() - began < 60
 
 
-async def test_a_ring_that_nobody_waits_for_is_kept_and_used_once() -> None:
+async def test_a_notification_that_nobody_waits_for_is_kept_and_used_once() -> None:
     subscriber = Subscriber()
     subscriber.notify("a")
     await asyncio.wait_for(subscriber.sleep("a", 600), 60)
@@ -91,7 +91,7 @@ async def test_an_event_that_came_before_is_heard_by_listening_again(prefect_ser
         await subscriber.aclose()
 
 
-async def test_without_a_server_it_is_deaf_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_a_server_it_is_not_subscribed_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         subscriber = Subscriber()
         subscriber.subscribe()

@@ -40,7 +40,7 @@ class Frozen(Away):
 
 
 @pytest.mark.parametrize("server", [Away, Frozen])
-async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and_is_told_by_the_collector(
+async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and_is_reported_by_the_collector(
     server: type[EventsClient],
     key: str,
     resources: Resources,
@@ -66,7 +66,7 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
     assert await bring_home(resources) == []
 
 
-async def test_a_failure_is_told_until_it_is_confirmed_too(
+async def test_a_failure_is_reported_until_it_is_confirmed_too(
     key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
@@ -77,8 +77,8 @@ async def test_a_failure_is_told_until_it_is_confirmed_too(
         assert found.what == "failed"
         assert await resources.ledger.is_open(key)
     await bring_home(resources)
-    (told,) = [event for event in sent.all() if event.event == "sora.generation.failed"]
-    assert told.payload["fail_code"] == "CONTENT_VIOLATION"
+    (reported,) = [event for event in sent.all() if event.event == "sora.generation.failed"]
+    assert reported.payload["fail_code"] == "CONTENT_VIOLATION"
     assert not await resources.ledger.is_open(key)
 
 
