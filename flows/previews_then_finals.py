@@ -269,7 +269,8 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
         *([f"The last answer could not be used: {problem}"] if problem else []),
         (
             f"Waits for your answer about {_count(len(waiting), 'preview')}. Look at them, then press Resume at the "
-            "top of the run. The form asks how long the final videos are to be, and for the ids if not all are wanted."
+            "top of the run (in the V2 UI in its menu ⋮). The form asks how long the final videos are to "
+            "be, and for the ids if not all are wanted."
         ),
         *([f"{_count(begun, 'final video')} submitted before: not paid again."] if begun else []),
         f"The previews are paid. {cost_of_all(waiting.values(), api)}",

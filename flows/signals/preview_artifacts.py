@@ -64,8 +64,9 @@ def question_markdown(
         f"> {plain(preview.request.prompt[:500])}",
         "",
         (
-            "**What to do.** Look at the preview, then press **Resume** at the top of the run. The form asks for the "
-            "final video of 8 or 12 s, for another preview with a changed prompt or model, or to stop."
+            "**What to do.** Look at the preview, then press **Resume** at the top of the run (in the V2 UI in its "
+            "menu ⋮). The form asks for the final video of 8 or 12 s, for another preview with a changed prompt or "
+            "model, or to stop."
         ),
         "",
         f"**Cost.** The preview is paid. {cost}",
