@@ -248,7 +248,7 @@ async def _chosen(
             counts = Counter[str](row.state for row in left)
             seconds = sum(row.duration_seconds or 0 for row in left if row.state == "archived")
             asking = {"notes": [*notes, *previews.notes], "rows": left, "counts": counts, "seconds_of_video": seconds}
-            await publish_sheet(previews.model_copy(update=asking), resources.store)
+            await publish_sheet(previews.model_copy(update=asking), resources.store, asks=True)
         answer = await ask(BatchAnswer, f"previews-{shown}-{asked_times}", hours)
         try:
             chosen = meaning(answer, waiting, list(known), key)
@@ -294,14 +294,14 @@ def final_prices(row: Row, api: ApixoApi) -> dict[str, Decimal | None]:
 
 
 def cost_of_one(row: Row, api: ApixoApi) -> str:
-    """What a row's preview is followed by, in money. Pure."""
+    """What a row's final video costs, as far as that is known. Pure."""
     prices = final_prices(row, api)
     if not prices:
         return f"No final video: {row.item.model} has none that is longer than its preview."
     if row.item.seconds in (8, 12):
         prices.pop(AS_LONG, None)
     known = known_costs(prices, api.currency)
-    return f"The final video costs {known}." if known else f"The API block has no price of {row.item.model}."
+    return f"The final video costs {known}." if known else ""  # what is missing is said once, above all rows
 
 
 def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:

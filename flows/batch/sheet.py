@@ -26,13 +26,19 @@ LINE_CHARACTERS: Final = 30
 """Two columns of this and a picture fit beside the classic UI's margins in a window of 1280 pixels."""
 
 
-async def publish_sheet(summary: BatchSummary, store: ObjectStore) -> None:
-    """Creates the artifact, with the pictures that the archive has."""
+async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool = False) -> None:
+    """Creates the artifact, with the pictures that the archive has.
+
+    Args:
+        summary: the batch.
+        store: where its posters are.
+        asks: whether the run waits for an answer about these rows.
+    """
     pictures = {} if summary.dry_run else await _pictures(in_order(summary)[:MOST_ROWS], store)
     made = acreate_markdown_artifact(
-        sheet(summary, pictures),
+        sheet(summary, pictures, asks=asks),
         key=artifact_key(summary.key, kind="sheet"),
-        description=f"{'Dry run' if summary.dry_run else 'Contact sheet'} of {summary.key}. {summary.sentence()}",
+        description=f"{_title(summary, 'Contact sheet of', asks=asks)}. {summary.sentence()}",
     )
     await shown(made, what=f"the contact sheet of {summary.key}")
 
@@ -42,16 +48,17 @@ def in_order(summary: BatchSummary) -> list[BatchRow]:
     return sorted(summary.rows, key=lambda row: (row.ok, row.line))
 
 
-def sheet(summary: BatchSummary, pictures: Mapping[str, bytes]) -> str:
+def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = False) -> str:
     """The sheet's text. Pure. What came from outside cannot become markup.
 
     Args:
         summary: the batch.
         pictures: of each key, a small JPEG.
+        asks: whether the run waits for an answer about these rows.
     """
     rows = in_order(summary)
     lines = [
-        f"# {'Dry run of' if summary.dry_run else 'Batch'} {plain(summary.key)}",
+        f"# {_title(summary, 'Batch', asks=asks)}",
         "",
         plain(summary.sentence()),
         "",
@@ -68,6 +75,11 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes]) -> str:
     if len(rows) > MOST_ROWS:
         lines += ["", f"{len(rows) - MOST_ROWS} more rows are in the table beside this sheet."]
     return "\n".join(lines) + "\n"
+
+
+def _title(summary: BatchSummary, otherwise: str, *, asks: bool) -> str:
+    what = "Waits for your answer:" if asks else "Dry run of" if summary.dry_run else otherwise
+    return f"{what} {plain(summary.key)}"
 
 
 def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
