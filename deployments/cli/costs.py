@@ -5,9 +5,8 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from deployments.cli.console import err, out, table
+from deployments.cli.console import err, out, print_table
 from flows.record.costs import CostRow, Group
 from flows.report_costs import HEADINGS, amounts, notes, read_costs, sentence
 
@@ -33,10 +32,7 @@ def costs_(
         typer.echo(json.dumps(document, indent=2))
         return
     if report.rows:
-        shown = table(by, *HEADINGS)
-        for row in (*report.rows, *report.totals):
-            shown.add_row(escape(row.group), *map(escape, amounts(row)))
-        out.print(shown)
+        print_table((by, *HEADINGS), [(row.group, *amounts(row)) for row in (*report.rows, *report.totals)])
     for use in report.ceilings:
         out.print(sentence(use))
     for note in notes(report):

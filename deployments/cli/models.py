@@ -1,6 +1,6 @@
 """`sora models`: the catalogue."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -8,8 +8,10 @@ from rich.markup import escape
 from apixo import catalogue
 from apixo.catalogue import ImageLimits, Value, VideoModel, one_of
 from apixo.constants import DEFAULT_MODEL
-from deployments.cli.console import err, out, table
+from deployments.cli.console import err, out, pasteable, print_table
 from deployments.connection import SetupError
+
+COLUMNS: Final = ("model", "modes", "images", "seconds", "aspect ratios", "options")
 
 
 def models(
@@ -29,11 +31,8 @@ def models(
             raise SetupError(f"The catalogue does not have {model!r}. It has {', '.join(known)}.")
         _show(model, known[model])
         return
-    rows = table("model", "modes", "images", "seconds", "aspect ratios", "options")
-    for name, found in known.items():
-        rows.add_row(*(escape(cell) for cell in row(name, found)))
-    out.print(rows)
-    err.print(f"The default is {DEFAULT_MODEL}. One in full: sora models MODEL")
+    print_table(COLUMNS, [row(name, found) for name, found in known.items()])
+    err.print(f"The default is {DEFAULT_MODEL}. One in full: {pasteable('sora models MODEL')}")
 
 
 def row(name: str, found: VideoModel) -> tuple[str, ...]:
