@@ -58,7 +58,7 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = 
     """
     rows = in_order(summary)
     lines = [
-        f"# {_title(summary, 'Batch', asks=asks)}",
+        f"# {plain(_title(summary, 'Batch', asks=asks))}",
         "",
         plain(summary.sentence()),
         "",
@@ -79,7 +79,7 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = 
 
 def _title(summary: BatchSummary, otherwise: str, *, asks: bool) -> str:
     what = "Waits for your answer:" if asks else "Dry run of" if summary.dry_run else otherwise
-    return f"{what} {plain(summary.key)}"
+    return f"{what} {summary.key}"
 
 
 def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
