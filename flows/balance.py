@@ -9,6 +9,7 @@ from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi
 from blocks.prices import Price
 from flows.record.errors import PipelineError
+from flows.record.wording import counted
 from flows.signals.events import emit_balance_low
 from flows.signals.progress import run_logger
 
@@ -73,7 +74,7 @@ def describe_balance(balance: Decimal, api: ApixoApi) -> str:
         if price.per_second:
             buys.append(f"{int(left / price.per_second):,} s of {model}")
         elif price.per_video:
-            buys.append(f"{int(left / price.per_video):,} video(s) of {model}")
+            buys.append(f"{counted(int(left / price.per_video), 'video')} of {model}")
     if not buys or (api.currency or BALANCE_CURRENCY).upper() != BALANCE_CURRENCY:
         return f"{balance:.2f} USD"
     return f"{balance:.2f} USD, which is {' or '.join(buys)}"

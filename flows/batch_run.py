@@ -42,6 +42,7 @@ from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.payments import paid_attempts, spent_on
+from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
@@ -155,8 +156,8 @@ class Batch:
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
         run_logger().info(
-            "Batch %s: %d due row(s), %d of them known, at most %d at once, %g submissions a second.",
-            self.key, len(self.due), len(self._before), max_in_flight, submissions_per_second,
+            "Batch %s: %s due, %d of them known, at most %d at once, %g submissions a second.",
+            self.key, counted(len(self.due), "row"), len(self._before), max_in_flight, submissions_per_second,
         )  # fmt: skip
 
         shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.clock.monotonic)

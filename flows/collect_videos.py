@@ -22,6 +22,7 @@ from flows.record.errors import PipelineError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry, Ledger
+from flows.record.wording import counted
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit
@@ -146,7 +147,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
         AuthenticationError: the API key does not hold, so nothing can be asked.
     """
     wanted = sorted(set(keys)) if keys else await resources.ledger.open_keys()
-    run_logger().info("Processing %d generation(s).", len(wanted))
+    run_logger().info("Processing %s.", counted(len(wanted), "generation"))
     gate = asyncio.Semaphore(AT_ONCE)
 
     refused: list[AuthenticationError] = []
@@ -349,6 +350,6 @@ async def _report(found: list[Collected]) -> None:
     made = acreate_markdown_artifact(
         "\n".join(["| key | | task | what to do |", "|---|---|---|---|", *rows]) + "\n",
         key="collect-videos",
-        description=f"{len(found)} generation(s) processed",
+        description=f"{counted(len(found), 'generation')} processed",
     )
     await shown(made, what="the list of what needs a person")

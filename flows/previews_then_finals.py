@@ -34,6 +34,7 @@ from flows.generate_batch import (
 from flows.permission import rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
 from flows.record.forms import Empty, OptionalKey, OptionalText
+from flows.record.wording import counted
 from flows.resources import Resources, command_options, describe, load_block, open_resources
 from flows.signals.output import protect_log_handlers
 from flows.signals.preview_artifacts import known_costs
@@ -135,7 +136,9 @@ async def previews_then_finals(
         waiting = {name: row for name, row in seen.items() if name not in known}
     chosen = await _chosen(key, previews, waiting, known, open_again, answer_within_hours) if waiting else []
     if chosen is None:
-        return Completed(message=f"Stopped, as was decided: no final videos. Archived: {_count(len(seen), 'preview')}.")
+        return Completed(
+            message=f"Stopped, as was decided: no final videos. Archived: {counted(len(seen), 'preview')}."
+        )
     if known or chosen:
         if limit is not None:
             limit = max(limit - (previews.price or 0) - (previews.spent_before or 0), Decimal(0))
@@ -268,11 +271,11 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
     return [
         *([f"The last answer could not be used: {problem}"] if problem else []),
         (
-            f"Waits for your answer about {_count(len(waiting), 'preview')}. Look at them, then press Resume at the "
+            f"Waits for your answer about {counted(len(waiting), 'preview')}. Look at them, then press Resume at the "
             "top of the run (in the V2 UI in its menu ⋮). The form asks how long the final videos are to "
             "be, and for the ids if not all are wanted."
         ),
-        *([f"{_count(begun, 'final video')} submitted before: not paid again."] if begun else []),
+        *([f"{counted(begun, 'final video')} submitted before: not paid again."] if begun else []),
         f"The previews are paid. {cost_of_all(waiting.values(), api)}",
         (
             f"Until {until}. After that the run ends failed, and nothing more is paid. Retry asks again, without new "
@@ -318,10 +321,6 @@ def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
     if models:
         return f"What all final videos cost is not known: the API block has no price of {' and '.join(models)}."
     return "What each final video costs stands beside its preview."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _final_of(row: Row, request: VideoRequest) -> Row:

@@ -12,6 +12,7 @@ from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_u
 from flows.record.errors import PipelineError
 from flows.record.ledger import Ledger
 from flows.record.spend import Ceilings, MonthlySpend, month_of
+from flows.record.wording import counted
 from flows.resources import load_block
 from flows.signals.artifacts import plain
 from flows.signals.output import protect_log_handlers
@@ -100,8 +101,8 @@ def sentence(use: CeilingUse) -> str:
 def notes(report: CostReport) -> list[str]:
     """What is to be known of the figures."""
     count, unpriced = (sum(getattr(row, name) for row in report.totals) for name in ("payments", "unpriced"))
-    missing = f"{unpriced} payment(s) have no price: the API block knew none when they were made."
-    return [*([missing] if unpriced else []), f"{count} payment(s) in {report.month}."]
+    missing = f"{counted(unpriced, 'payment')} without a price: the API block knew none at the time."
+    return [*([missing] if unpriced else []), f"{counted(count, 'payment')} in {report.month}."]
 
 
 def markdown(report: CostReport) -> str:

@@ -35,6 +35,7 @@ from flows.batch_run import Batch
 from flows.clock import Clock
 from flows.permission import sent_back_by
 from flows.record.errors import PipelineError
+from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.progress import run_logger
 
@@ -166,7 +167,7 @@ async def _wait_for_earlier(
         if not others:
             return
         if not said:
-            run_logger().info("%d shard(s) of an earlier try are under way. They are waited for.", len(others))
+            run_logger().info("%s of an earlier try must end first.", counted(len(others), "shard"))
             said = True
         await clock.sleep(LOOK_SECONDS)
 

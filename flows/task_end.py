@@ -22,6 +22,7 @@ from flows.record.advice import failed_error
 from flows.record.errors import LedgerError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
+from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.handed_over import opened
@@ -161,7 +162,8 @@ async def give_up_result(
         state=NO_RESULT,
         fail_code=NO_RESULT,
         fail_message=(
-            f"it was finished {age.days} day(s) ago, its result cannot be had, and nobody asks for it any more: {error}"
+            f"it was finished {counted(age.days, 'day')} ago, its result cannot be had, and nobody asks for it any "
+            f"more: {error}"
         ),
     )
     entry = await resources.ledger.change(
@@ -197,8 +199,8 @@ def given_up(
         state=status.state,
         fail_code=NO_STATUS if status.state == NO_STATUS else NO_END,
         fail_message=(
-            f"APIXO still {said} {days} day(s) {since}, and gives neither a result nor a reason. It is not asked for "
-            "any more"
+            f"APIXO still {said} {counted(days, 'day')} {since}, and gives neither a result nor a reason. It is not "
+            "asked for any more"
         ),
     )
 

@@ -8,6 +8,7 @@ import typer
 from deployments.cli.console import err, print_table
 from deployments.connection import flush
 from flows.collect_videos import Collected, collect_videos
+from flows.record.wording import counted
 
 
 def collect(
@@ -33,4 +34,4 @@ def collect(
     ]
     if found:
         print_table(("key", "", "task", ""), rows)
-    err.print(f"{len(found)} generation(s) processed.")
+    err.print(f"{counted(len(found), 'generation')} processed.")

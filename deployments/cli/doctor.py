@@ -10,6 +10,7 @@ from rich.markup import escape
 from deployments.cli.console import err, out
 from deployments.setup.surroundings import check_server
 from flows.checks import Finding, check_setup
+from flows.record.wording import counted
 
 MARKS: Final = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
@@ -37,7 +38,7 @@ def doctor(
             out.print(f"{MARKS[finding.outcome]} {escape(finding.name):22} {escape(finding.detail)}", soft_wrap=True)
     wrong = sum(finding.outcome == "error" for finding in findings)
     if wrong:
-        err.print(f"{wrong} thing(s) to put right.")
+        err.print(f"{counted(wrong, 'thing')} to put right.")
         raise typer.Exit(1)
 
 

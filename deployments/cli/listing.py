@@ -10,6 +10,7 @@ from blocks import VideoArchive
 from deployments.cli.console import err, print_table
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
+from flows.record.wording import counted
 from flows.resources import load_block
 
 
@@ -53,7 +54,7 @@ def list_(
     if shown:
         print_table(("key", "state", "task", "claimed (UTC)", "prompt"), rows, flexible="prompt")
     more = " There may be more: --limit N, or --all." if newest is not None and len(shown) >= newest else ""
-    err.print(f"{len(shown)} generation(s).{more}")
+    err.print(f"{counted(len(shown), 'generation')}.{more}")
 
 
 async def _records(*, open_only: bool, newest: int | None, archive: str) -> list[Generation]:

@@ -39,6 +39,7 @@ from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_b
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
+from flows.record.wording import counted
 from flows.resources import Resources, command_options, load_block, open_resources
 from flows.signals.events import emit_task_finished
 
@@ -218,8 +219,9 @@ class _Handlers:
         now = time.monotonic()
         if now - self._refusals_reported_at >= REFUSALS_EVERY_SECONDS:
             _log.warning(
-                "%d call(s) with a token that does not fit were refused. If they are the provider's, the callback "
-                "secret was changed since those videos were submitted; polling still finds their end.", self._refused,
+                "Refused %s with a token that does not fit. If they are the provider's, the callback "
+                "secret was changed since those videos were submitted; polling still finds their end.",
+                counted(self._refused, "call"),
             )  # fmt: skip
             self._refused, self._refusals_reported_at = 0, now
 

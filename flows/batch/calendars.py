@@ -21,6 +21,7 @@ from flows.batch.row_images import LocalPictures, Pictures, beside_object, no_pi
 from flows.batch.tables import MAX_ROWS, read_table
 from flows.batch.unreadable import CalendarError, refusal
 from flows.batch.workbooks import workbook_rows
+from flows.record.wording import counted
 
 Kind = Literal["csv", "json", "workbook"]
 
@@ -86,8 +87,8 @@ async def read_calendar(
         await _upload(local, archive)
         if local.lying:
             report(
-                f"{len(local.lying)} picture(s) are stored lying, such as {local.lying[0]!r}, and APIXO may take them "
-                "so. fit_images (--fit-images) turns them."
+                f"{counted(len(local.lying), 'picture')} stored lying, such as {local.lying[0]!r}. APIXO may take them "
+                "so; fit_images (--fit-images) turns them."
             )
     return rows
 

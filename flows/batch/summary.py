@@ -13,6 +13,7 @@ from blocks import VideoArchive
 from flows.batch.calendar_rows import BadRow
 from flows.record.errors import PipelineError
 from flows.record.generation import Generation
+from flows.record.wording import counted
 from flows.signals.artifacts import artifact_key, shown
 
 RowState = Literal[
@@ -78,7 +79,7 @@ class BatchSummary(BaseModel):
         """All of it in one sentence."""
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
         price = "" if self.price is None else f", {'would pay' if self.dry_run else 'paid'} {self.price}"
-        return f"{len(self.rows)} row(s): {counts}; {self.seconds_of_video} s of video{price}."
+        return f"{counted(len(self.rows), 'row')}: {counts}; {self.seconds_of_video} s of video{price}."
 
 
 class BatchError(PipelineError):
@@ -135,8 +136,8 @@ def bad_row(row: BadRow) -> BatchRow:
 def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsError:
     """Every bad row with its line; of many, the first ones. Pure."""
     return BadRowsError(
-        f"{len(rows)} row(s) of the batch {summary.key} are not understood; nothing was submitted. Fix them, or run "
-        "it with on_bad_rows set to skip to go on with the others."
+        f"{counted(len(rows), 'row')} of the batch {summary.key} not understood; nothing was submitted. Fix the "
+        "file, or run it with on_bad_rows set to skip to go on with the others."
         + _listed([f"line {row.line}: {bad_row(row).problem}" for row in rows]),
         summary=summary,
     )
@@ -152,7 +153,8 @@ def batch_error(summary: BatchSummary) -> BatchFailedError:
     )
     first = f"The rest of the batch was not submitted: {summary.blocked} " if summary.blocked else ""
     return BatchFailedError(
-        f"{first}Something is wrong with {len(failed)} row(s) of the batch {summary.key}. {summary.sentence()}{again}"
+        f"{first}Something is wrong with {counted(len(failed), 'row')} of the batch {summary.key}. "
+        f"{summary.sentence()}{again}"
         + _listed([f"line {f'{row.line} {row.key}'.strip()} ({row.state}): {row.problem}" for row in failed]),
         summary=summary,
     )

@@ -7,6 +7,7 @@ from apixo import VideoRequest
 from flows.media.images import ImageFacts
 from flows.media.own_images import check_as_provider
 from flows.record.generation import State
+from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
 from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
@@ -47,5 +48,5 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
             number, key, found.format, found.width, found.height, found.size_bytes,
         )  # fmt: skip
         facts.append(found)
-    report_progress(key, "validate_image", f"{len(facts)} image(s) fine", done=True)
+    report_progress(key, "validate_image", f"{counted(len(facts), 'image')} checked", done=True)
     return facts

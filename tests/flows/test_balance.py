@@ -37,13 +37,13 @@ def test_when_the_balance_is_too_low(balance: int, needed: int, currency: str | 
         ({}, "74.87 USD"),
         ({"price_per_second": Decimal("0.5")}, "74.87 USD, which is 149 s of sora-2"),
         ({"price_per_second": Decimal("0.5"), "currency": "EUR"}, "74.87 USD"),
-        ({"prices": {"sora-2": Price(per_video=Decimal(1))}}, "74.87 USD, which is 74 video(s) of sora-2"),
+        ({"prices": {"sora-2": Price(per_video=Decimal(1))}}, "74.87 USD, which is 74 videos of sora-2"),
         (
             {
                 "price_per_second": Decimal("0.05"),
                 "prices": {"veo-3-1": Price(per_video=Decimal(2)), "kling-2-6": Price(per_second=Decimal("0.1"))},
             },
-            "74.87 USD, which is 1,497 s of sora-2 or 37 video(s) of veo-3-1 or 748 s of kling-2-6",
+            "74.87 USD, which is 1,497 s of sora-2 or 37 videos of veo-3-1 or 748 s of kling-2-6",
         ),
         ({"price_per_second": Decimal(0)}, "74.87 USD"),
     ],

@@ -55,7 +55,7 @@ async def test_bad_rows_refuse_the_whole_file_and_each_is_named(
     with pytest.raises(BadRowsError) as caught:
         await run(stored, key, calendar=str(calendar))
     reported = str(caught.value)
-    assert "3 row(s)" in reported
+    assert "3 rows" in reported
     assert "line 3: duration: must be 4, 8 or 12" in reported
     assert "line 6: prompt" in reported
     assert "line 7: id: has the same id as line 2" in reported

@@ -84,7 +84,7 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     resources.clock.now = lambda: now() + timedelta(hours=55)
     (found,) = await collect(None, resources)
     assert found.what == "failed"
-    assert "calls the task 'expired' 1 day(s) since that was first seen" in found.note
+    assert "calls the task 'expired' 1 day since that was first seen" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
     entry = await resources.ledger.read(key)
     assert entry is not None
@@ -130,7 +130,7 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
         set_clock(resources, now() + kept + timedelta(hours=hours))
         (found,) = await collect(None, resources)
         assert found.what == what
-    assert "gives no status of the task 1 day(s) since that was first seen" in found.note
+    assert "gives no status of the task 1 day since that was first seen" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
     asked = len(sandbox.record.statuses())
     assert await collect(None, resources) == []
@@ -152,7 +152,7 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
         set_clock(resources, now() + kept + timedelta(hours=hours))
         (found,) = await collect(None, resources)
         assert found.what == what
-    assert "is given up (no result: it was finished 16 day(s) ago" in found.note
+    assert "is given up (no result: it was finished 16 days ago" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
     assert [event.event for event in sent.all()].count("sora.generation.failed") == 1
     asked = len(sandbox.record.all())

@@ -21,7 +21,7 @@ def test_rows_come_in_their_order_and_only_good_ones_count_as_video() -> None:
     assert summary.seconds_of_video == 12
     assert [item.line for item in summary.failed] == [2]
     assert summary.sentence() == (
-        "5 row(s): 1 archived, 1 failed, 1 not due, 1 ready, 1 submitted; 12 s of video, paid 1.20."
+        "5 rows: 1 archived, 1 failed, 1 not due, 1 ready, 1 submitted; 12 s of video, paid 1.20."
     )
 
 
@@ -42,7 +42,7 @@ def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None
     failed = [row(line, "failed", problem=f"problem {line}.") for line in range(1, count + 1)]
     summary = summarize("may", [*failed, row(99)], price=None, spent_before=None)
     reported = str(batch_error(summary))
-    assert f"{count} row(s)" in reported
+    assert f"{count:,} row" in reported
     for line in range(1, count + 1):
         assert (f"line {line} may-{line} (failed): problem {line}." in reported) is (line <= SHOWN)
     assert ("and 5 more" in reported) is (count > SHOWN)
