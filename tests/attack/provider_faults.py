@@ -330,6 +330,7 @@ RESULT: Final = (
         "a video of another orientation", "Paid for, so it is kept, with a warning.", "other_orientation", times=-1,
         warning="portrait",
     ),
+    comes_home("an animated GIF", "Paid for, and it plays: kept as it is.", "gif", times=-1),
     stays_away("cut for ever", KEPT_OPEN, "cut", CutDownloadError, "try again to fetch the rest"),
     stays_away("429 for ever", KEPT_OPEN, "http_429", DownloadError, "try again later"),
     stays_away("500 for ever", KEPT_OPEN, "http_500", DownloadError, "try again later"),

@@ -117,7 +117,7 @@ async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_lim
     await waits.wait()
     monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(hours=1))
     await Submission(f"{key}-renamed", KITE, resources, Terms(refuse_duplicates=True)).run()
-    monkeypatch.setattr(resources, "monotonic", lambda: time.monotonic() + 3600)
+    monkeypatch.setattr(resources.clock, "monotonic", lambda: time.monotonic() + 3600)
     gate.set()
     with pytest.raises(DuplicateRequestError):
         await slow
