@@ -1,8 +1,8 @@
 """How a task ended, handed from the callback receiver to the run that waits for it, so that the provider is asked once.
 
 It travels in the event `apixo.task.finished`, which Prefect stores and shows. Addresses of results may be signed, so it
-is sealed: only who has the API key and the callback secret can read it, or make one that is believed. What cannot be
-opened is no news, and the run asks the provider itself. So it does about a failure: events can be replayed, and a task
+is sealed: only whoever has both the API key and the callback secret can read it, or make one that is believed. Where it
+cannot be opened, the run asks the provider itself. It also does so after a failure: events can be replayed, and a task
 that failed once may have been taken up again.
 """
 
