@@ -29,6 +29,9 @@ _OTHER_WORDS: Final = frozenset(
 )
 """Beside a video, or in its place, these are not what was paid for."""
 _PICTURE: Final = re.compile(r"\.(avif|gif|jpe?g|png|webp)$", re.IGNORECASE)
+_ESCAPED: Final = re.compile(r"&(?:(?:amp;)+|#38;|#x26;)", re.IGNORECASE)
+"""An ampersand as HTML writes it. Left so, every field of a query but the first has another name, and no signature
+holds."""
 _MAX_UNWRAPPED: Final = 3
 """JSON in a string of JSON, and that once more."""
 
@@ -46,7 +49,7 @@ def find_result_urls(data: dict[str, Any]) -> ResultUrls | None:
     result = _unwrapped(data.get("resultJson"))
     urls = result.get("resultUrls") if isinstance(result, dict) else None
     # An odd entry beside a good one must not cost the good one.
-    usable = [url.strip() for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
+    usable = [_plain(url) for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
     if usable:
         return ResultUrls(tuple(usable), DOCUMENTED)
     inside = [
@@ -56,7 +59,11 @@ def find_result_urls(data: dict[str, Any]) -> ResultUrls | None:
     found = inside or [(path, url) for path, url in _urls(rest) if _is_result(path) and not _is_other(path, url)]
     if not found:
         return None
-    return ResultUrls(tuple(dict.fromkeys(url.strip() for _, url in found)), found[0][0])
+    return ResultUrls(tuple(dict.fromkeys(_plain(url) for _, url in found)), found[0][0])
+
+
+def _plain(url: str) -> str:
+    return _ESCAPED.sub("&", url.strip())
 
 
 def _unwrapped(value: object) -> object:

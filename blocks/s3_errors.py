@@ -275,6 +275,8 @@ def _advice(code: str, bucket: str) -> str:
             ("MethodNotAllowed", "405"),
             "Something in front of the store refuses a kind of request. GET, HEAD, PUT, POST and DELETE are needed.",
         ),
+        "304": "So a MinIO of before mid-2024 says that a condition does not hold: update it. docs/stores.md lists "
+        "stores that keep the ledger.",
         "407": "A proxy on the way wants a login: name it in HTTPS_PROXY with user and password, or put the store "
         "into NO_PROXY.",
         "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes: set the clock.",

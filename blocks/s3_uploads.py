@@ -16,7 +16,7 @@ from minio.commonconfig import REPLACE, CopySource
 from obstore.store import S3Store
 
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
-from blocks.s3_errors import NO_ETAG, ReplyError, parse_body
+from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse_body
 
 ONE_REQUEST_BYTES: Final = 33_554_432
 """32 MiB: a file up to this size is sent from memory, by one request."""
@@ -58,7 +58,9 @@ class Uploads:
 
     def in_parts(self, name: str, path: Path) -> None:
         """Sends a file in parts, whatever was there: S3 clients know no condition for parts."""
-        self.minio.fput_object(self.bucket, name, str(path))
+        if not self.minio.fput_object(self.bucket, name, str(path)).etag:
+            # S3 says 200 while it puts the parts together, and only then in the body that it could not.
+            raise ReplyError(Reply(200, "InternalError", "the parts were not put together"))
 
     def copy(self, source: str, name: str, size_bytes: int, content_type: str) -> None:
         """Lets the store copy an object of at most 5 GiB, if there is none of the new name."""

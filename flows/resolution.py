@@ -131,6 +131,10 @@ async def _answered(key: str, ledger: Ledger, clock: Clock) -> Entry:
     entry = await _entry(key, ledger)
     match entry.generation.state:
         case State.CLAIMED:
+            run_logger().info(
+                "%s may still be under way: its process gets up to %.0f s for the answer.",
+                key, entry.generation.attempt.lease_seconds,
+            )  # fmt: skip
             return await wait_for_answer(entry, ledger, clock)
         case State.UNCONFIRMED:
             return await reconcile(entry, ledger, clock)

@@ -42,6 +42,14 @@ def fail(error: BaseException) -> int:
         return 1
     unreachable = _unreachable(error)
     if unreachable is not None:
+        if type(unreachable).__name__ == "InvalidURL":  # of Prefect's own client, as soon as it is made
+            err.print(
+                "[red]✗[/] Prefect's client cannot read the environment's proxies, or PREFECT_API_URL "
+                f"({escape(str(unreachable))}). In NO_PROXY it takes no IPv6 networks such as ::1/128 and no "
+                "brackets as in \\[::1]: take them out. This program reaches ::1 directly without them.",
+                soft_wrap=True,
+            )
+            return 1
         err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(unreachable).__name__)}). Is it up?")
         return 1
     traceback.print_exception(error)

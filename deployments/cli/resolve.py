@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import err
@@ -56,6 +57,13 @@ def resolve(
         task_id = ask(seen)
     elif resubmit and not yes:
         typer.confirm(f"This may pay for {key} once more. Is there no task of it in APIXO?", abort=True, err=True)
+    if seen.state is State.CLAIMED:
+        owner = seen.attempt.claimed_by
+        err.print(
+            f"It may still be under way: process {owner.pid} on {escape(owner.host)} gets up to "
+            f"{seen.attempt.lease_seconds:.0f} s for the answer.",
+            soft_wrap=True,
+        )
     generation = asyncio.run(_resolve(seen, task_id, api=api, archive=archive))
     run_and_show(generation.request, key, wait=wait, api=api, archive=archive)
 

@@ -41,6 +41,7 @@ _NO_PROMPT: Final = re.compile(
 """What spreadsheets show for an error, and programs write where they have nothing to put in."""
 _STARTS: Final = re.compile(r"(?:^|[\s,;|])(?:https?|s3)://", re.IGNORECASE)
 _IMAGE: Final = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
+_ESCAPED: Final = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 
 
 class CellError(Exception):
@@ -68,6 +69,12 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
                 "Write the prompt there; one that begins with = or - needs a ' in front of it in a spreadsheet"
             )
             continue
+        if field == "prompt" and isinstance(value, str) and _is_garbled(value):
+            problems[field] = (
+                "has letters that were lost in another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Write "
+                "them again, and save as UTF-8; Excel opens a CSV file rightly by Data > From Text/CSV"
+            )
+            continue
         try:
             values[field] = _READERS[field](value) if field in _READERS else value
         except CellError as error:
@@ -76,6 +83,21 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
         ratio = values["aspect_ratio"]
         values["aspect_ratio"] = RATIOS.get(ratio, ratio) if isinstance(ratio, str) else ratio
     return values, problems
+
+
+def _is_garbled(text: str) -> bool:
+    """Whether a text was UTF-8, and was read as Windows-1252 or by a program that left out what it did not know.
+
+    No word of any language has letters beyond ASCII that all are bytes of UTF-8 in Windows-1252.
+    """
+    if "\ufffd" in text:
+        return True
+    if text.isascii():
+        return False
+    try:
+        return text.encode("cp1252").decode() != text
+    except UnicodeError:
+        return False
 
 
 def as_meant(request: Any) -> Any:
@@ -132,6 +154,8 @@ def _aspect_ratio(value: Any) -> Any:
 
 
 def _image_urls(value: Any) -> Any:
+    if _ESCAPED.search(value if isinstance(value, str) else " ".join(str(item) for item in value or ())):
+        raise CellError("holds an address with &amp; in it, as HTML writes an ampersand. Write & instead")
     if isinstance(value, str):
         return addresses(value)
     if isinstance(value, list) and any(isinstance(item, str) and len(_STARTS.findall(item)) > 1 for item in value):

@@ -19,7 +19,7 @@ from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
 from deployments.local.store_server import ObjectStoreServer
 
 from .conftest import OpenStore, archive
-from .wire import LimitingProxy, LosingProxy, listening
+from .wire import BreakingProxy, LimitingProxy, LosingProxy, listening, s3_error
 
 
 async def test_a_file_is_read_back_by_size_and_checksum(own_store: ObjectStore, tmp_path: Path) -> None:
@@ -181,6 +181,21 @@ async def test_a_file_that_is_too_large_for_a_proxy_goes_in_parts(
     assert (digest.size_bytes, digest.sha256) == (size_bytes, hashlib.sha256(data).hexdigest())
     assert await own_store.names("incoming/") == []
     assert proxy.refused == 2
+
+
+@pytest.mark.parametrize("begins", ["incoming/", "videos/"], ids=["the parts", "the copy"])
+async def test_what_a_store_says_yes_to_and_then_does_not_put_together_is_tried_again(
+    own_minio: ObjectStoreServer, own_open: OpenStore, own_store: ObjectStore, tmp_path: Path, begins: str
+) -> None:
+    """S3 answers 200 before it is done, and may then have an error in the body."""
+    (tmp_path / "v.mp4").write_bytes(bytes(ONE_REQUEST_BYTES + 1))
+    proxy = BreakingProxy(own_minio.endpoint, f"/{own_store.bucket}/{begins}", s3_error(200, "InternalError"))
+    async with listening(proxy.handle) as endpoint:
+        store = own_open(archive(endpoint, bucket=own_store.bucket))
+        with pytest.raises(StoreUnavailableError, match="HTTP 200 InternalError"):
+            await store.create_file("videos/v.mp4", tmp_path / "v.mp4", content_type="video/mp4")
+        assert await store.create_file("videos/v.mp4", tmp_path / "v.mp4", content_type="video/mp4")
+    assert proxy.broken == 1
 
 
 async def test_files_of_about_one_size_share_a_client_and_its_time_out(

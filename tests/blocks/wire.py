@@ -120,6 +120,30 @@ class LimitingProxy:
                 await writer.drain()
 
 
+@dataclass
+class BreakingProxy:
+    """Passes everything to a store, but answers the end of the first upload in parts whose path begins so itself."""
+
+    endpoint: str
+    begins: str
+    answer: bytes
+    broken: int = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with connected(self.endpoint) as (up_reader, up_writer):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(body_length(head.decode("latin-1")))
+                method, target, _ = head.decode("latin-1").split(" ", 2)
+                if method == "POST" and "uploadId=" in target and target.startswith(self.begins) and not self.broken:
+                    self.broken += 1
+                    writer.write(self.answer)
+                else:
+                    up_writer.write(head + body)
+                    writer.write(await read_reply(head, up_reader))
+                await writer.drain()
+
+
 @asynccontextmanager
 async def connected(endpoint: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the store behind a proxy, cut at the end."""

@@ -88,6 +88,17 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
             [REFUSED],
         ),
         (behind(httpx.ReadTimeout("late")), 1, ["✗ The Prefect server does not answer (ReadTimeout). Is it up?"]),
+        (
+            httpx.InvalidURL("Invalid port: ':1'"),
+            1,
+            [
+                (
+                    "✗ Prefect's client cannot read the environment's proxies, or PREFECT_API_URL (Invalid port: "
+                    "':1'). In NO_PROXY it takes no IPv6 networks such as ::1/128 and no brackets as in [::1]: take "
+                    "them out. This program reaches ::1 directly without them."
+                )
+            ],
+        ),
     ]
     for error, code, lines in cases:
         assert fail(error) == code

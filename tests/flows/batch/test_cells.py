@@ -143,6 +143,29 @@ def test_what_a_program_writes_for_nothing_is_no_prompt(prompt: str) -> None:
     assert "Write the prompt there" in problems["prompt"]
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["Café in Paris".encode().decode("cp1252"), "A kite \u2013 dunes".encode().decode("cp1252"), "Caf\ufffd in Paris"],
+)
+def test_a_prompt_whose_letters_were_lost_is_refused(prompt: str) -> None:
+    values, problems = normalize({"prompt": prompt})
+    assert values == {}
+    assert "save as UTF-8" in problems["prompt"]
+
+
+@pytest.mark.parametrize("written", ["&amp;", "&AMP;", "&#38;", "&#x26;"])
+def test_an_ampersand_of_html_in_an_address_is_refused(written: str) -> None:
+    for value in (f"{A}?w=1{written}h=2", [B, f"{A}?w=1{written}h=2"]):
+        values, problems = normalize({"image_urls": value})
+        assert values == {}
+        assert "Write & instead" in problems["image_urls"]
+
+
+@pytest.mark.parametrize("prompt", ["“Zoë” — às três, NÃO", "Ça va? Déjà vu…", "日本の凧", "100 € für ½ Kilo", "Łódź"])
+def test_letters_beyond_ascii_stay(prompt: str) -> None:
+    assert normalize({"prompt": prompt}) == ({"prompt": prompt}, {})
+
+
 @pytest.mark.parametrize("prompt", ["None of the kites falls", "#1 of the fans", "-5 degrees", "A {{ on a wall"])
 def test_a_prompt_may_hold_such_words(prompt: str) -> None:
     assert normalize({"prompt": prompt}) == ({"prompt": prompt}, {})
