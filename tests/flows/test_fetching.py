@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from flows.fetching import FetchedVideo, fetch_videos
 from flows.media.errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
@@ -160,7 +162,29 @@ async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
     assert any("all that the host gives" in warning for warning in video.warnings)
 
 
-@pytest.mark.parametrize("how", ["cut by its own account", "cut by the host", "junk in the middle", "an unknown codec"])
+def zstd(data: bytes) -> bytes:
+    """A frame of zstd, of blocks that are stored as they are."""
+    size = 2**17
+    blocks = [data[at : at + size] for at in range(0, len(data), size)]
+    heads = [
+        (len(block) << 3 | (number == len(blocks))).to_bytes(3, "little") for number, block in enumerate(blocks, 1)
+    ]
+    return b"\x28\xb5\x2f\xfd\0\x58" + b"".join(head + block for head, block in zip(heads, blocks, strict=True))
+
+
+def animated_webp() -> bytes:
+    out = io.BytesIO()
+    pictures = [Image.new("RGB", (64, 48), (40 * number, 0, 0)) for number in range(4)]
+    pictures[0].save(out, "WEBP", save_all=True, append_images=pictures[1:], duration=100)
+    return out.getvalue()
+
+
+HOW_DAMAGED = [
+    "cut by its own account", "cut by the host", "junk in the middle", "an unknown codec", "zstd", "animated WebP",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW_DAMAGED)
 async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, whole: bytes, how: str
 ) -> None:
@@ -170,6 +194,10 @@ async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
             host.body = whole[: len(whole) // 2]
         case "cut by the host":
             host.body, host.length = whole[: len(whole) // 2], len(whole)
+        case "zstd":
+            host.body, host.headers = zstd(whole), "Content-Encoding: zstd\r\n"
+        case "animated WebP":
+            host.body = animated_webp()
         case "junk in the middle":
             host.body = whole[:start] + b"\xff" * (len(whole) - start)
         case _:

@@ -87,6 +87,8 @@ def webp(width: int, height: int) -> bytes:
             "JPEG",
         ),
         ("/two-pictures.jpg", JPEG + b"\xff\xd8\xff\xe1\0\x04XX" + b"\xff\xda\0\x02" * 200 + JPEG, "JPEG"),
+        # As cameras and phones write it: Pillow calls it MPO.
+        ("/larger-preview.jpg", encoded("MPO", save_all=True, append_images=[Image.fromarray(255 - PIXELS)]), "JPEG"),
         ("/scans-in-a-thumbnail.jpg", JPEG[:2] + b"\xff\xe1\x02\x02" + b"\xff\xda\0\x02" * 128 + JPEG[2:], "JPEG"),
         ("/with-a-page-behind.jpg", JPEG + b"<html><script>alert(1)</script></html>", "JPEG"),
         ("/with-a-zip-behind.png", PNG + b"PK\x03\x04" + bytes(100), "PNG"),

@@ -38,6 +38,18 @@ def test_a_length_beyond_the_end_is_a_doubt_where_every_piece_is_there(tmp_path:
     assert facts.doubts == (said,)
 
 
+def test_a_size_of_64_bits_before_an_index_at_the_end_is_read(tmp_path: Path, films: Any) -> None:
+    """So programs write that do not know the length when they begin, however short the video becomes."""
+    content: bytes = films.make("end.mp4", audio=True, frames=96).read_bytes()
+    at = content.index(b"mdat") - 4  # behind an empty box of 8 bytes, which leaves the room
+    assert content[at - 4 : at] == b"free"
+    size = struct.unpack_from(">I", content, at)[0] + 8
+    facts = inspect_video(
+        written(tmp_path, content[: at - 8] + struct.pack(">I4sQ", 1, b"mdat", size) + content[at + 8 :])
+    )
+    assert (facts.frame_count, facts.is_complete, facts.doubts) == (96, True, ())
+
+
 def test_an_unfinished_box_behind_the_video_is_a_doubt(tmp_path: Path, whole: bytes) -> None:
     facts = inspect_video(written(tmp_path, whole + struct.pack(">I4s", 10**6, b"mdat") + bytes(10)))
     assert facts.frame_count == 96

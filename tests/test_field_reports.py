@@ -1,0 +1,26 @@
+"""docs/field-reports.md: every row has a source, and a test that is there."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+ROWS: Final = [
+    line for line in (ROOT / "docs" / "field-reports.md").read_text().splitlines() if re.match(r"\| (?!source|-)", line)
+]
+COLUMNS: Final = 5
+
+
+def test_every_row_names_its_source_and_a_test_that_exists() -> None:
+    written = {
+        (path.stem, name)
+        for path in (ROOT / "tests").glob("**/test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for row in ROWS:
+        cells = re.split(r" \| ", row.removeprefix("| ").removesuffix(" |"))
+        assert len(cells) == COLUMNS, row
+        assert "](http" in cells[0], row
+        named = re.fullmatch(r"`(\w+)::(\w+)`", cells[-1])
+        assert named is not None, row
+        assert named.groups() in written, row
