@@ -21,7 +21,7 @@ from flows.signals.progress import Step, listen
 
 def batch(
     calendar: Annotated[
-        str, typer.Argument(help="A .csv, .jsonl or .xlsx file, or s3://bucket/object in the archive's store.")
+        str, typer.Argument(help="A .csv, .tsv, .jsonl or .xlsx file, or s3://bucket/object in the archive's store.")
     ],
     key: Annotated[
         str | None,
