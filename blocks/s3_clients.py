@@ -147,6 +147,7 @@ class Connection:
         """
         return httpx.Client(
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            headers={"Accept-Encoding": "identity"},  # else the ETag may come back as that of a compressed copy
             trust_env=False,
             proxy=proxy_for(self.url),
             verify=trust(),

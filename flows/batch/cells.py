@@ -154,7 +154,7 @@ def _aspect_ratio(value: Any) -> Any:
 
 
 def _image_urls(value: Any) -> Any:
-    if _ESCAPED.search(value if isinstance(value, str) else " ".join(str(item) for item in value or ())):
+    if any(isinstance(item, str) and _ESCAPED.search(item) for item in (value if isinstance(value, list) else [value])):
         raise CellError("holds an address with &amp; in it, as HTML writes an ampersand. Write & instead")
     if isinstance(value, str):
         return addresses(value)

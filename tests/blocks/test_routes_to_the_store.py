@@ -1,6 +1,7 @@
 """Stores behind TLS and behind a proxy: every call takes the same way, and trusts the same certificates."""
 
 import asyncio
+import re
 from base64 import b64encode
 from collections.abc import Awaitable
 from pathlib import Path
@@ -65,6 +66,18 @@ async def test_the_certificates_of_the_environment_are_trusted_by_every_call(
         for call in calls_of(own_open(archive(endpoint, secure=True)), tmp_path / "f"):
             await call
         assert len(fake.heads) == 5
+
+
+async def test_no_call_asks_for_a_compressed_answer(own_open: OpenStore, tmp_path: Path) -> None:
+    """A proxy that compresses what it may changes the etag as well."""
+    fake = FakeStore(answer)
+    async with listening(fake.handle) as endpoint:
+        for call in calls_of(own_open(archive(endpoint)), tmp_path / "f"):
+            await call
+    assert len(fake.heads) == 5
+    for head in fake.heads:
+        asked = re.search(r"^accept-encoding: *(\S*)", head, re.IGNORECASE | re.MULTILINE)
+        assert asked is None or asked[1] == "identity", head
 
 
 async def test_a_folder_of_certificates_is_trusted_by_every_call(
