@@ -28,7 +28,8 @@ def fail(error: BaseException) -> int:
     if isinstance(error, ValidationError):
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
-            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(problem['msg'])}")
+            said = problem["msg"].removeprefix("Value error, ")
+            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(said)}")
         return 2
     if foreseen(error):
         err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)

@@ -41,6 +41,12 @@ _NO_PROMPT: Final = re.compile(
 """What spreadsheets show for an error, and programs write where they have nothing to put in."""
 _STARTS: Final = re.compile(r"(?:^|[\s,;|])(?:https?|s3)://", re.IGNORECASE)
 _IMAGE: Final = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
+_GARBLED: Final = re.compile(
+    r"\ufffd|\u00e2\u20ac|\u00f0\u0178"  # what nobody could read; quotes and dashes; emoji
+    r"|(?<=[a-z])\u00c3[^\sA-Za-z]|\u00c3[^\sA-Za-z](?=[a-z])|\u00c2[\u00a3\u00a7\u00a9\u00ae\u00b0\u00b2\u00b3\u00bc-\u00be]"
+)
+"""UTF-8 that was read as Windows-1252, or lost on the way. In no language do these stand beside each other; but
+a capital \u00c3 stands before an ellipsis at the end of a word of capitals."""
 _ESCAPED: Final = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 
 
@@ -69,7 +75,7 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
                 "Write the prompt there; one that begins with = or - needs a ' in front of it in a spreadsheet"
             )
             continue
-        if field == "prompt" and isinstance(value, str) and _is_garbled(value):
+        if field == "prompt" and isinstance(value, str) and _GARBLED.search(value):
             problems[field] = (
                 "has letters that were lost in another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Write "
                 "them again, and save as UTF-8; Excel opens a CSV file rightly by Data > From Text/CSV"
@@ -83,21 +89,6 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
         ratio = values["aspect_ratio"]
         values["aspect_ratio"] = RATIOS.get(ratio, ratio) if isinstance(ratio, str) else ratio
     return values, problems
-
-
-def _is_garbled(text: str) -> bool:
-    """Whether a text was UTF-8, and was read as Windows-1252 or by a program that left out what it did not know.
-
-    No word of any language has letters beyond ASCII that all are bytes of UTF-8 in Windows-1252.
-    """
-    if "\ufffd" in text:
-        return True
-    if text.isascii():
-        return False
-    try:
-        return text.encode("cp1252").decode() != text
-    except UnicodeError:
-        return False
 
 
 def as_meant(request: Any) -> Any:

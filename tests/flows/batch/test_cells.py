@@ -145,7 +145,13 @@ def test_what_a_program_writes_for_nothing_is_no_prompt(prompt: str) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["Café in Paris".encode().decode("cp1252"), "A kite \u2013 dunes".encode().decode("cp1252"), "Caf\ufffd in Paris"],
+    [
+        *(
+            text.encode().decode("cp1252")
+            for text in ("Café in Paris", "été", "Sébastien", "A kite \u2013 dunes", "20 °C", "a wave 🌊", "it\u2019s")
+        ),
+        "Caf\ufffd in Paris",
+    ],
 )
 def test_a_prompt_whose_letters_were_lost_is_refused(prompt: str) -> None:
     values, problems = normalize({"prompt": prompt})
@@ -161,7 +167,13 @@ def test_an_ampersand_of_html_in_an_address_is_refused(written: str) -> None:
         assert "Write & instead" in problems["image_urls"]
 
 
-@pytest.mark.parametrize("prompt", ["“Zoë” — às três, NÃO", "Ça va? Déjà vu…", "日本の凧", "100 € für ½ Kilo", "Łódź"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "“Zoë” — às três, NÃO", "Ça va? Déjà vu…", "日本の凧", "100 € für ½ Kilo", "Łódź", "CAFÉ\u2019S MENÜ… AMANHÃ…",
+        "«Âge d\u2019or»", "MAÇÃ” e PÃO—só", "Ãµ", "a 🪁 at 20 °C",
+    ],
+)  # fmt: skip
 def test_letters_beyond_ascii_stay(prompt: str) -> None:
     assert normalize({"prompt": prompt}) == ({"prompt": prompt}, {})
 
