@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import struct
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,14 +14,19 @@ import pytest
 from apixo import UnexpectedReplyError
 from blocks.object_store import ObjectDigest, ObjectStore
 from deployments.sandbox import Fault, SandboxServer
+from flows.archiving import store_task
 from flows.collect_videos import collect
+from flows.fetching import FetchedVideo
+from flows.media.boxes import C2PA_UUID
 from flows.media.errors import DamagedVideoError
+from flows.media.videos import inspect_video
 from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import State
 from flows.resources import Resources
 from flows.signals.artifacts import markdown
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, submit
+from tests.flows.media.conftest import Films
 from tests.flows.test_generate_video import objects, read
 from tests.support import KITE
 
@@ -149,6 +156,24 @@ async def test_whoever_gets_an_archived_object_gets_a_telling_file_name(
         assert reply.headers["x-amz-meta-sha256"] == hashlib.sha256(reply.content).hexdigest()
     video = next(item for item in made.objects if item.kind == "video")
     assert (video.damaged, video.has_c2pa) == (False, False)
+
+
+async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_says_so(
+    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    found = await submit(key, resources)
+    path = Films(tmp_path).make("v.mp4", movflags="faststart")
+    manifest = C2PA_UUID + bytes(1_000)
+    content = path.read_bytes() + struct.pack(">I4s", 8 + len(manifest), b"uuid") + manifest
+    path.write_bytes(content)
+    digest, poster = hashlib.sha256(content).hexdigest(), tmp_path / "poster.jpg"
+    video = FetchedVideo(path, digest, len(content), inspect_video(path, poster), poster, ())
+    stored = await store_task(found.task, found, [video], resources.store)
+    names = {item.kind: item.name for item in stored.objects}
+    assert await resources.store.digest(names["video"]) == ObjectDigest(len(content), digest)
+    described = json.loads(await resources.store.read(names["sidecar"], max_bytes=100_000) or b"{}")
+    assert [item["has_c2pa"] for item in described["objects"] if item["kind"] == "video"] == [True]
+    assert described["warnings"] == []
 
 
 async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
