@@ -44,6 +44,7 @@ from prefect.blocks.core import Block
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from blocks import ApixoApi, VideoArchive
 from deployments.local.credentials import Credentials
@@ -64,12 +65,36 @@ hypothesis.settings.load_profile("any machine")
 
 SLOW_ROOMS = ("attack", "e2e", "deployments")
 """Their tests start processes of their own, which takes seconds."""
+ONE_STACK = ("tests/e2e/test_browser.py", "tests/e2e/test_unattended.py")
+"""They share what `sora up` starts."""
+
+
+class FilesThatShare(LoadFileScheduling):  # type: ignore[misc]
+    """Each worker takes a file at a time; those that share what takes long to start are taken as one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        if file in ONE_STACK:
+            return "tests/e2e, one stack"
+        return "tests/e2e, one worker" if file.startswith("tests/e2e/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesThatShare:
+    return FilesThatShare(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files come first, in their shuffled order: else one of two cores has nothing left to do for minutes."""
-    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in SLOW_ROOMS)
+    """What takes longest comes first, in its shuffled order: else one core has nothing left to do for minutes."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT)
+        if path.parts[1] == "e2e":
+            return 0 if str(path) in ONE_STACK else 1
+        return 2 if path.parts[1] in SLOW_ROOMS else 3
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -130,15 +155,15 @@ def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the sandboxes keep their videos: the same video is drawn once for the whole suite."""
-    return tmp_path_factory.mktemp("films")
+    return tmp_path_factory.mktemp("videos")
 
 
 @pytest.fixture
-def sandbox(films: Path) -> Iterator[SandboxServer]:
-    """A sandbox of its own for each test: minutes become fractions of a second, films are small."""
-    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=films)) as server:
+def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
+    """A sandbox of its own for each test: minutes become fractions of a second, videos are small."""
+    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=video_folder)) as server:
         yield server
 
 

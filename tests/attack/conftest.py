@@ -22,7 +22,10 @@ from tests.support import make_api
 
 @pytest.fixture(scope="session")
 async def world(
-    minio: ObjectStoreServer, prefect_server: PrefectServer, films: Path, tmp_path_factory: pytest.TempPathFactory
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    video_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[World]:
     """The servers of the session, and a zygote."""
     folder = tmp_path_factory.mktemp("attack")
@@ -33,7 +36,7 @@ async def world(
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }
     async with Zygote(environment, folder / "children") as zygote:
-        yield World(zygote, minio, prefect_server, films, folder)
+        yield World(zygote, minio, prefect_server, video_folder, folder)
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +51,9 @@ def _logs_reach_prefect(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-async def slow_sandbox(films: Path) -> AsyncIterator[SandboxServer]:
+async def slow_sandbox(video_folder: Path) -> AsyncIterator[SandboxServer]:
     """Some seconds for each video, so that all are under way when something goes away."""
-    with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=films)) as server:
+    with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=video_folder)) as server:
         yield server
 
 
@@ -71,14 +74,14 @@ async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: 
 
 
 @pytest.fixture
-def one_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where each film is a copy of one: drawing a thousand takes longer than the batch does."""
-    film, folder = tmp_path / "film.mp4", tmp_path / "films"
+def one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where each video is a copy of one: drawing a thousand takes longer than the batch does."""
+    video, folder = tmp_path / "video.mp4", tmp_path / "videos"
     render_video(
-        film, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
+        video, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
     )
     folder.mkdir()
-    monkeypatch.setattr("deployments.sandbox.video_store.render_video", lambda path, **_: shutil.copyfile(film, path))
+    monkeypatch.setattr("deployments.sandbox.video_store.render_video", lambda path, **_: shutil.copyfile(video, path))
     return folder
 
 

@@ -18,14 +18,14 @@ async def submitted(stage: Stage) -> None:
     """The provider has finished a video that nobody waits for."""
     ran = await stage.run("generate", wait=False)
     assert ran.code == 0, ran.reported
-    await stage.film_is_done()
+    await stage.video_is_done()
 
 
 async def submitted_and_one_outside(stage: Stage) -> None:
     """The provider has finished a video that nobody waits for, and one that the ledger does not know."""
     await submitted(stage)
     await stage.make_outside()
-    await stage.film_is_done()
+    await stage.video_is_done()
 
 
 async def in_a_parent(stage: Stage) -> None:
@@ -36,7 +36,7 @@ async def in_a_parent(stage: Stage) -> None:
 async def unconfirmed_and_paid(stage: Stage) -> None:
     """The provider took the paid call, and its reply was lost."""
     await _unconfirmed(stage, "reset_after")
-    await stage.film_is_done()
+    await stage.video_is_done()
 
 
 async def unconfirmed_and_unpaid(stage: Stage) -> None:

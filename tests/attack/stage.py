@@ -59,7 +59,7 @@ class World:
     zygote: Zygote
     minio: ObjectStoreServer
     prefect: PrefectServer
-    films: Path
+    video_folder: Path
     folder: Path
 
 
@@ -182,7 +182,7 @@ class Stage:
                 break
         return ran
 
-    async def film_is_done(self) -> None:
+    async def video_is_done(self) -> None:
         """Waits until the provider has finished every task."""
         while not all(task.finished for task in self.sandbox.tasks.all()):
             await asyncio.sleep(0.02)
@@ -296,7 +296,7 @@ async def open_stage(
         initial_wait_seconds: how long a run waits before it asks; by default until the video is done.
     """
     async with AsyncExitStack() as stack:
-        settings = SandboxSettings(speed=600, video_height=90, data_dir=world.films)
+        settings = SandboxSettings(speed=600, video_height=90, data_dir=world.video_folder)
         sandbox = stack.enter_context(SandboxServer(settings))
         api = make_api(
             sandbox, submit_timeout_seconds=SUBMIT_TIMEOUT_SECONDS, initial_wait_seconds=initial_wait_seconds

@@ -40,8 +40,8 @@ MOST_GROWTH_KIB: Final = 150_000
 
 
 @pytest.fixture
-def sandbox(films: Path) -> Iterator[SandboxServer]:
-    with SandboxServer(SandboxSettings(speed=SPEED, video_height=90, data_dir=films)) as running:
+def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
+    with SandboxServer(SandboxSettings(speed=SPEED, video_height=90, data_dir=video_folder)) as running:
         yield running
 
 

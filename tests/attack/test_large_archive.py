@@ -115,10 +115,10 @@ async def test_the_newest_of_a_large_archive_are_found_at_once(videos: int, arch
 
 @pytest.mark.timeout(1800)
 async def test_ten_thousand_open_records_are_looked_through_in_a_minute(
-    films: Path, archive: VideoArchive, prefect_server: object
+    video_folder: Path, archive: VideoArchive, prefect_server: object
 ) -> None:
     """A thousand are under way, which is what the provider takes; the others are unclear, and wait for a person."""
-    as_in_life = SandboxSettings(speed=1, balance=1_000_000, requests_per_minute=1_000_000, data_dir=films)
+    as_in_life = SandboxSettings(speed=1, balance=1_000_000, requests_per_minute=1_000_000, data_dir=video_folder)
     with SandboxServer(as_in_life) as sandbox:
         await look_through_ten_thousand(sandbox, archive)
 

@@ -38,9 +38,9 @@ def many_machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("videos", "shards"), [(30, 3), (300, 6)])
 async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
-    videos: int, shards: int, many_machines: Topology, one_film: Path, archive: VideoArchive, tmp_path: Path
+    videos: int, shards: int, many_machines: Topology, one_video: Path, archive: VideoArchive, tmp_path: Path
 ) -> None:
-    settings = SandboxSettings(speed=SPEED, data_dir=one_film)
+    settings = SandboxSettings(speed=SPEED, data_dir=one_video)
     with SandboxServer(settings) as sandbox, temporary_settings({PREFECT_API_URL: many_machines.api_url}):
         api = make_api(
             sandbox, initial_wait_seconds=5, poll_interval_seconds=1, deadline_seconds=600, submit_timeout_seconds=30,

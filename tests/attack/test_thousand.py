@@ -31,7 +31,7 @@ MOST_CALLS: Final = 14.0
 @pytest.mark.parametrize("submissions_per_second", [SUBMISSIONS_PER_SECOND, FASTEST])
 async def test_a_calendar_of_a_thousand_rows_is_archived_whole(
     submissions_per_second: float,
-    one_film: Path,
+    one_video: Path,
     archive: VideoArchive,
     prefect_server: PrefectServer,
     tmp_path: Path,
@@ -40,7 +40,7 @@ async def test_a_calendar_of_a_thousand_rows_is_archived_whole(
     calendar.write_text(
         "id,prompt\n" + "".join(f"{number:03},Dunes at dawn; take {number}\n" for number in range(ROWS))
     )
-    with SandboxServer(SandboxSettings(speed=SPEED, data_dir=one_film)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=SPEED, data_dir=one_video)) as sandbox:
         api = make_api(
             sandbox,
             api_key=Secret(value=sandbox.settings.api_key),

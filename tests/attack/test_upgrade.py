@@ -34,7 +34,7 @@ NEWER: Final = (
 async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     prefect_server: PrefectServer,
     archive: VideoArchive,
-    one_film: Path,
+    one_video: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -43,7 +43,7 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     calendar = tmp_path / "calendar.csv"
     calendar.write_text("id,prompt\n" + "".join(f"{number},Dunes; take {number}\n" for number in range(ROWS)))
     order = ("batch", str(calendar), "--key", key, "-v", "--submissions-per-second")
-    with SandboxServer(SandboxSettings(speed=60, data_dir=one_film)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=60, data_dir=one_video)) as sandbox:
         api = make_api(sandbox, initial_wait_seconds=2, poll_interval_seconds=0.5, deadline_seconds=120)
         stored = await store_blocks(api, archive)
         older = Commands(stored, {**os.environ, **prefect_server.environment}, tmp_path)

@@ -133,7 +133,7 @@ async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = Fa
     assert reply.json()["status"] == "ACCEPT", reply.text
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """`sora up`, in a folder of its own."""
     with stack_up(tmp_path_factory.mktemp("up")) as started:

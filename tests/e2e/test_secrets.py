@@ -32,7 +32,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 
 
 async def test_secrets_and_signatures_stay_where_they_belong(
-    films: Path,
+    video_folder: Path,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     prefect: PrefectClient,
@@ -44,7 +44,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
 ) -> None:
     """Every step fails once, in all kinds of ways, and the callback meets a store that is away and a bad token."""
     api_key, callback_secret = unique("very-secret-key"), unique("callback-secret")
-    settings = SandboxSettings(speed=600, video_height=90, data_dir=films, api_key=api_key)
+    settings = SandboxSettings(speed=600, video_height=90, data_dir=video_folder, api_key=api_key)
     with SandboxServer(settings) as sandbox, StoreGate(minio.endpoint) as gate:
         port = free_port()
         api = make_api(sandbox, callback_url=f"http://127.0.0.1:{port}", callback_secret=Secret(value=callback_secret))

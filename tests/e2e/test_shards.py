@@ -68,9 +68,9 @@ def workers(
 
 
 @pytest.fixture
-def sandbox(films: Path) -> Iterator[SandboxServer]:
+def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
     """Each video takes 4 to 8 s, so that all are under way when something dies."""
-    with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=films)) as server:
+    with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=video_folder)) as server:
         yield server
 
 
@@ -236,9 +236,9 @@ async def test_a_refusal_of_the_account_in_one_shard_stops_the_others(
 
 @pytest.mark.attack
 async def test_shards_keep_both_limits_of_the_provider_together(
-    archive: VideoArchive, films: Path, workers: None, key: str, prefect_server: PrefectServer
+    archive: VideoArchive, video_folder: Path, workers: None, key: str, prefect_server: PrefectServer
 ) -> None:
-    settings = SandboxSettings(speed=30, video_height=90, data_dir=films, max_concurrent_tasks=6)
+    settings = SandboxSettings(speed=30, video_height=90, data_dir=video_folder, max_concurrent_tasks=6)
     with SandboxServer(settings) as sandbox:
         api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=200, max_in_flight=6)
         api.requests_per_minute = 600

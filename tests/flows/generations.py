@@ -33,6 +33,11 @@ async def recorded(key: str, resources: Resources) -> Generation:
     return entry.generation
 
 
+def set_clock(resources: Resources, moment: datetime) -> None:
+    """All steps and the ledger take it for this moment, from now on."""
+    resources.clock.now = lambda: moment
+
+
 async def abandoned_claim(key: str, resources: Resources, *, lease_seconds: float = 0.3) -> Generation:
     """A claim whose owner is dead."""
     claimed = transitions.claim(

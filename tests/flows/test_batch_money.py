@@ -133,9 +133,9 @@ async def test_a_ceiling_without_a_price_is_refused_before_the_first_row(
 
 
 async def test_a_balance_that_is_too_low_is_a_warning_or_an_error_where_it_is_required(
-    archive: VideoArchive, prefect_server: PrefectServer, key: str, films: Path, sent: Sent
+    archive: VideoArchive, prefect_server: PrefectServer, key: str, video_folder: Path, sent: Sent
 ) -> None:
-    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=films, balance=3)) as sandbox:
+    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=video_folder, balance=3)) as sandbox:
         fields = {"price_per_second": PRICE, "submit_timeout_seconds": 20, "balance_warning_below": 5}
         stored = await store_blocks(make_api(sandbox, **fields), archive)
         strict = await store_blocks(make_api(sandbox, **fields, require_balance=True), archive)

@@ -1,42 +1,27 @@
 """The collector: what is open comes home, what needs a person is said, and nothing is ever submitted."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
-from apixo import AuthenticationError, Pending, Processing, UnknownState, VideoRequest
-from apixo.errors import NO_END, NO_STATUS
+from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve, run_name
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
-from flows.resolution import look, resolve_as_task
 from flows.resources import Resources
 from flows.submission import Submission, Terms
-from flows.task_end import given_up
 from tests.flows.conftest import StoredBlocks
-from tests.flows.generations import finished, submit
+from tests.flows.generations import finished, recorded, submit
 from tests.support import KITE
 from tests.support.events import Sent
-
-DAY: Final = timedelta(days=1)
 
 
 async def run(stored: StoredBlocks, **parameters: object) -> dict[str, Collected]:
     found = await collect_videos(api=stored.name, archive=stored.name, **parameters)  # type: ignore[call-overload]
     return {item.key: item for item in found}
-
-
-def set_clock(resources: Resources, moment: datetime) -> None:
-    resources.clock.now = lambda: moment
-
-
-async def state_of(key: str, resources: Resources) -> State:
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    return entry.generation.state
 
 
 async def test_detached_videos_are_brought_home_by_the_collector(
@@ -69,185 +54,6 @@ async def test_what_is_not_finished_is_asked_once_and_left(
     assert found.what == "pending"
     assert len(sandbox.record.statuses()) == 1
     assert await resources.ledger.open_keys() == [key]
-
-
-async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_person(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
-    await submit(key, resources)
-    now = resources.clock.now
-    for hours in (30, 53):  # the day begins when it is first seen, not when the task was submitted
-        set_clock(resources, now() + timedelta(hours=hours))
-        (found,) = await collect(None, resources)
-        assert found.what == "pending"
-    resources.clock.now = lambda: now() + timedelta(hours=55)
-    (found,) = await collect(None, resources)
-    assert found.what == "failed"
-    assert "calls the task 'expired' 1 day since that was first seen" in found.note
-    assert f"sora resolve {key} --resubmit" in found.note
-    entry = await resources.ledger.read(key)
-    assert entry is not None
-    assert entry.generation.attempt.problem is not None
-    assert (entry.generation.state, entry.generation.attempt.problem.code) == (State.FAILED, NO_END)
-    asked = len(sandbox.record.statuses())
-    assert await collect(None, resources) == []
-    assert len(sandbox.record.statuses()) == asked
-    assert len(sandbox.record.submits()) == 1
-
-
-async def test_a_documented_state_in_between_begins_the_day_anew(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    await submit(key, resources)
-    now = resources.clock.now
-
-    async def stands_after(hours: float) -> str | None:
-        resources.clock.now = lambda: now() + timedelta(hours=hours)
-        (found,) = await collect(None, resources)
-        assert found.what == "pending"
-        entry = await resources.ledger.read(key)
-        assert entry is not None
-        return entry.generation.attempt.stands_as
-
-    sandbox.faults.add(Fault(call="status", kind="stuck_state"))
-    sandbox.faults.add(Fault(call="status", kind="unknown_state"))  # it says that the task is under way
-    sandbox.faults.add(Fault(call="status", kind="stuck_state"))
-    assert await stands_after(1) == "expired"
-    assert await stands_after(2) is None
-    assert await stands_after(26) == "expired"
-
-
-@pytest.mark.parametrize("kind", ["http_404", "http_500", "junk", "task_unknown", "result_json_empty", "reset_before"])
-async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
-    key: str, resources: Resources, sandbox: SandboxServer, kind: str
-) -> None:
-    await submit(key, resources)
-    await finished(sandbox)
-    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
-    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
-        set_clock(resources, now() + kept + timedelta(hours=hours))
-        (found,) = await collect(None, resources)
-        assert found.what == what
-    assert "gives no status of the task 1 day since that was first seen" in found.note
-    assert f"sora resolve {key} --resubmit" in found.note
-    asked = len(sandbox.record.statuses())
-    assert await collect(None, resources) == []
-    assert len(sandbox.record.statuses()) == asked
-    assert len(sandbox.record.submits()) == 1
-
-
-@pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200", "reset_before"])
-async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, kind: str
-) -> None:
-    await submit(key, resources)
-    await finished(sandbox)
-    sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": -1}))
-    assert [item.what for item in await collect(None, resources)] == ["error"]
-    assert await state_of(key, resources) is State.SUCCEEDED
-    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    for hours, what in ((-1, "error"), (1, "error"), (24, "error"), (26, "failed")):
-        set_clock(resources, now() + kept + timedelta(hours=hours))
-        (found,) = await collect(None, resources)
-        assert found.what == what
-    assert "is given up (no result: it was finished 16 days ago" in found.note
-    assert f"sora resolve {key} --resubmit" in found.note
-    assert [event.event for event in sent.all()].count("sora.generation.failed") == 1
-    asked = len(sandbox.record.all())
-    assert await collect(None, resources) == []
-    assert len(sandbox.record.all()) == asked
-    assert len(sandbox.record.submits()) == 1
-
-
-@pytest.mark.parametrize("call", ["status", "result"])
-async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_nothing(
-    key: str, resources: Resources, sandbox: SandboxServer, call: str
-) -> None:
-    """After weeks behind a broken proxy the provider may still have the result."""
-    task_id = (await submit(key, resources)).task_id or ""
-    await finished(sandbox)
-    sandbox.faults.add(Fault.model_validate({"call": call, "kind": "http_500", "times": -1}))
-    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    await collect(None, resources)
-    for hours in (1, 26):
-        set_clock(resources, now() + kept + timedelta(hours=hours))
-        (found,) = await collect(None, resources)
-    assert f"Run `sora resolve {key} --task-id {task_id}" in found.note
-    sandbox.faults.clear()
-    taken_up = await resolve_as_task(await look(key, resources.ledger), task_id, resources)
-    assert (taken_up.state, taken_up.attempt.problem) == (State.SUBMITTED, None)
-    assert await resources.ledger.open_keys() == [key]
-    assert [item.what for item in await collect(None, resources)] == ["archived"]
-    assert len(sandbox.record.submits()) == 1
-
-
-async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
-) -> None:
-    task_id = (await submit(key, resources)).task_id or ""
-    sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
-    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    set_clock(resources, now() + kept + timedelta(hours=1))
-    assert [item.what for item in await collect(None, resources)] == ["failed"]
-    await resolve_as_task(await look(key, resources.ledger), task_id, resources)
-    assert [item.what for item in await collect(None, resources)] == ["pending"]
-    set_clock(resources, now() + 2 * kept + timedelta(hours=2))
-    assert [item.what for item in await collect(None, resources)] == ["failed"]
-    ends = [event.id for event in sent.all() if event.event == "sora.generation.failed"]
-    assert len(ends) == len(set(ends)) == 2, "Prefect takes an event whose id it knows for a repetition"
-
-
-async def test_a_result_that_comes_in_that_last_day_is_archived(
-    key: str, resources: Resources, sandbox: SandboxServer
-) -> None:
-    await submit(key, resources)
-    await finished(sandbox)
-    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
-    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    for hours in (-300, 1):
-        set_clock(resources, now() + kept + timedelta(hours=hours))
-        assert [item.what for item in await collect(None, resources)] == ["error"]
-    sandbox.faults.clear()
-    set_clock(resources, now() + kept + timedelta(hours=30))
-    assert [item.what for item in await collect(None, resources)] == ["archived"]
-
-
-async def test_one_bad_answer_ends_no_old_task(key: str, resources: Resources, sandbox: SandboxServer) -> None:
-    await submit(key, resources)
-    await finished(sandbox)
-    sandbox.faults.add(Fault(call="status", kind="http_500", times=1))
-    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
-    resources.clock.now = lambda: now() + kept + timedelta(days=2)  # nobody has collected since
-    (found,) = await collect(None, resources)
-    assert found.what == "error"
-    (found,) = await collect(None, resources)
-    assert found.what == "archived"
-
-
-@pytest.mark.parametrize(
-    ("status", "age", "stood", "ends"),
-    [
-        (UnknownState(task_id="t", state="cancelled"), 3 * DAY, timedelta(hours=23, minutes=59), False),
-        (UnknownState(task_id="t", state="cancelled"), 3 * DAY, DAY, True),
-        (UnknownState(task_id="t", state="cancelled"), 15 * DAY, timedelta(0), True),
-        (UnknownState(task_id="t", state="processing_r2"), 14 * DAY, 14 * DAY, False),
-        (UnknownState(task_id="t", state="IN_PROGRESS"), 14 * DAY, 14 * DAY, False),
-        (UnknownState(task_id="t", state="processing_r2"), 15 * DAY, timedelta(0), True),
-        (Pending(task_id="t", state="pending"), 14.9 * DAY, timedelta(0), False),
-        (Processing(task_id="t", state="Processing"), 15 * DAY, timedelta(0), True),
-        (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, 0.9 * DAY, False),
-        (UnknownState(task_id="t", state=NO_STATUS), 20 * DAY, DAY, True),
-    ],
-)
-def test_when_a_task_without_an_end_is_given_up(
-    status: Pending | Processing | UnknownState, age: timedelta, stood: timedelta, ends: bool
-) -> None:
-    found = given_up(status, age=age, stood=stood, kept=15 * DAY)
-    assert (found is not None) == ends
-    assert found is None or (found.state, found.task_id) == (status.state, "t")
-    assert found is None or found.fail_code == (NO_STATUS if status.state == NO_STATUS else NO_END)
 
 
 async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
@@ -331,7 +137,7 @@ async def test_a_key_that_does_not_hold_ends_the_run_at_once(
     sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
     with pytest.raises(AuthenticationError):
         await collect(None, resources)
-    assert await state_of(key, resources) is State.SUBMITTED
+    assert (await recorded(key, resources)).state is State.SUBMITTED
 
 
 async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(

@@ -18,7 +18,7 @@ from flows.media.errors import CutDownloadError, DamagedVideoError, ForbiddenByH
 from flows.media.hosts import guarded_client
 from flows.record import transitions
 from flows.record.generation import Generation, Owner
-from tests.flows.media.conftest import Films
+from tests.flows.media.conftest import VideoFiles
 from tests.flows.media.test_wrappings import framed
 from tests.support import KITE
 
@@ -54,7 +54,7 @@ class Host:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> bytes:
-    return Films(tmp_path).make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
+    return VideoFiles(tmp_path).make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ async def test_a_length_that_is_wrong_costs_no_whole_video(
 async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
-    made = Films(tmp_path).make("made.ts", container="mpegts", frames=96, width=320, height=180)
+    made = VideoFiles(tmp_path).make("made.ts", container="mpegts", frames=96, width=320, height=180)
     content = made.read_bytes()
     host.body, host.length = content[: 188 * (len(content) // 376)], len(content)
     with pytest.raises(CutDownloadError):

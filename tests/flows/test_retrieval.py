@@ -26,7 +26,7 @@ from flows.resources import Resources
 from flows.signals.artifacts import markdown
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, submit
-from tests.flows.media.conftest import Films
+from tests.flows.media.conftest import VideoFiles
 from tests.flows.test_generate_video import objects, read
 from tests.support import KITE
 
@@ -162,7 +162,7 @@ async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_
     key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     found = await submit(key, resources)
-    path = Films(tmp_path).make("v.mp4", movflags="faststart")
+    path = VideoFiles(tmp_path).make("v.mp4", movflags="faststart")
     manifest = C2PA_UUID + bytes(1_000)
     content = path.read_bytes() + struct.pack(">I4s", 8 + len(manifest), b"uuid") + manifest
     path.write_bytes(content)

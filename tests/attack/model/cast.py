@@ -32,7 +32,7 @@ from flows.signals.event_connection import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
 from tests.attack.model.promises import Permissions
-from tests.attack.model.provider import Provider, StagedClient, StagedPayments, film_url
+from tests.attack.model.provider import Provider, StagedClient, StagedPayments, video_url
 from tests.attack.model.stage import ACTING, Actor, Fate, StagedStore
 
 EXPECTED: Final = (PipelineError, ApixoError, StoreError)
@@ -149,7 +149,7 @@ class Cast:
 
 
 NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
-"""Nothing here reaches a host outside: `films` stands for the downloads."""
+"""Nothing here reaches a host outside: `fetched` stands for the downloads."""
 
 
 async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
@@ -163,14 +163,14 @@ async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, res
 async def _download(
     found: Generation, urls: tuple[str, ...], folder: Path, web: httpx.AsyncClient, **how: bool
 ) -> list[FetchedVideo]:
-    """Stands for the downloads: the film of a task is a text that names it."""
+    """Stands for the downloads: the video of a task is a text that names it."""
     del found, web, how
     await ACTING.get().sleep(2)
     path = folder / "video.mp4"
-    film = film_of(urls[0])
-    await asyncio.to_thread(_write, path, film)
-    facts = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, has_audio=True, size_bytes=len(film))
-    return [FetchedVideo(path, hashlib.sha256(film).hexdigest(), len(film), facts, path.with_suffix(".jpg"), ())]
+    video = video_of(urls[0])
+    await asyncio.to_thread(_write, path, video)
+    facts = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, has_audio=True, size_bytes=len(video))
+    return [FetchedVideo(path, hashlib.sha256(video).hexdigest(), len(video), facts, path.with_suffix(".jpg"), ())]
 
 
 async def _deliver(happening: str, generation: Generation, connection: EventConnection, **_: Any) -> bool:
@@ -184,14 +184,14 @@ async def _deliver(happening: str, generation: Generation, connection: EventConn
     return fate is Fate.GOES_WELL
 
 
-def film_of(url: str) -> bytes:
+def video_of(url: str) -> bytes:
     """What lies at an address."""
-    return f"the film at {url}".encode()
+    return f"the video at {url}".encode()
 
 
-def film_of_task(task_id: str) -> bytes:
+def video_of_task(task_id: str) -> bytes:
     """What a task has made."""
-    return film_of(film_url(task_id))
+    return video_of(video_url(task_id))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -105,12 +105,12 @@ class Provider:
             case "failed":
                 return Failed(task_id=task_id, state="failed", fail_code=task.fail_code, fail_message="no")
             case "success":
-                return Succeeded(task_id=task_id, state="success", result_urls=(film_url(task_id),))
+                return Succeeded(task_id=task_id, state="success", result_urls=(video_url(task_id),))
 
 
-def film_url(task_id: str) -> str:
-    """Where the film of a task lies."""
-    return f"https://films.example.com/{task_id}"
+def video_url(task_id: str) -> str:
+    """Where the video of a task lies."""
+    return f"https://videos.example.com/{task_id}"
 
 
 def about(callback_url: str | None) -> tuple[str, int]:

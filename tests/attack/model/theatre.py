@@ -20,7 +20,7 @@ from flows.record.indexes import TaskOwner
 from flows.record.ledger import marker_name, record_name
 from flows.resources import Resources
 from tests.attack.model import promises
-from tests.attack.model.cast import EXPECTED, Cast, film_of_task
+from tests.attack.model.cast import EXPECTED, Cast, video_of_task
 from tests.attack.model.provider import Provider, StagedPayments
 from tests.attack.model.stage import Actor, Fate, Stage, StagedStore, close
 from tests.support import unique
@@ -202,13 +202,13 @@ class Play:
             self.wrong += promises.broken_by_silence(record, self.cast.reported)
         if not self.acting(key):
             for task_id, video in promises.videos(record):
-                await self._check_film(key, task_id, video)
+                await self._check_video(key, task_id, video)
 
-    async def _check_film(self, key: str, task_id: str, video: ArchivedObject) -> None:
+    async def _check_video(self, key: str, task_id: str, video: ArchivedObject) -> None:
         found = await self.house.eye.get(video.name)
         if found is None or hashlib.sha256(found.data).hexdigest() != video.sha256:
             self.wrong.append(f"the archived video of {key} is not the one in its record")
-        if found is None or found.data != film_of_task(task_id):
+        if found is None or found.data != video_of_task(task_id):
             self.wrong.append(f"{key} is archived as task {task_id}, with {found and found.data!r}")
 
     def _died_between_marker_and_record(self, key: str) -> bool:
@@ -263,7 +263,7 @@ class Play:
         key, task_id = self.folders.get(f"{folder}/", ("", ""))
         if data is None or not key:
             yield f"{name} was {'removed' if data is None else 'written without a record'}"
-        elif last == "video.mp4" and data != film_of_task(task_id):
+        elif last == "video.mp4" and data != video_of_task(task_id):
             yield f"{name} is for {task_id} and holds {data!r}"
         elif any(item.name == name for item in promises.objects(self.records[key])):
             yield f"{name} is archived and was written again"

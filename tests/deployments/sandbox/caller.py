@@ -59,7 +59,7 @@ class Caller:
             time.sleep(0.01)
         raise AssertionError(f"{task_id} did not reach {states}: {data}")
 
-    def film_url(self, **changes: Any) -> str:
+    def video_url(self, **changes: Any) -> str:
         """The result address of a new, finished task."""
         return urls(self.finished(self.task(**changes)))[0]
 

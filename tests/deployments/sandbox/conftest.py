@@ -17,7 +17,7 @@ StartSandbox = Callable[..., SandboxServer]
 @pytest.fixture(scope="session")
 def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared by all tests, so that each video is rendered once."""
-    return tmp_path_factory.mktemp("films")
+    return tmp_path_factory.mktemp("videos")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def sandbox(shared_sandbox: SandboxServer) -> SandboxServer:
 
 @pytest.fixture(scope="session")
 def http() -> Iterator[httpx.Client]:
-    """A client without a key: for films, samples and pages."""
+    """A client without a key: for videos, samples and pages."""
     with httpx.Client(timeout=60, trust_env=False) as client:
         yield client
 

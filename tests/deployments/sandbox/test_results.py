@@ -17,7 +17,7 @@ from tests.deployments.sandbox.conftest import StartSandbox
 
 
 def test_a_video_downloads_whole_and_in_parts(call: Caller) -> None:
-    url = call.film_url()
+    url = call.video_url()
     whole = call.http.get(url)
     assert (whole.status_code, whole.headers["content-type"]) == (200, "video/mp4")
     assert int(whole.headers["content-length"]) == len(whole.content)
@@ -46,13 +46,13 @@ def test_a_video_downloads_whole_and_in_parts(call: Caller) -> None:
     ],
 )
 def test_a_changed_address_is_403(call: Caller, tamper: Callable[[str], str]) -> None:
-    assert call.http.get(tamper(call.film_url())).status_code == 403
+    assert call.http.get(tamper(call.video_url())).status_code == 403
 
 
 def test_addresses_expire_after_fifteen_days(start_sandbox: StartSandbox, http: httpx.Client) -> None:
     # 15 days at this speed are 0.65 s.
     sandbox = start_sandbox(speed=2_000_000)
-    url = Caller(sandbox.base_url, http, KEY).film_url()
+    url = Caller(sandbox.base_url, http, KEY).video_url()
     assert http.get(url).status_code == 200
     time.sleep(0.7)
     assert http.get(url).status_code == 410
@@ -227,7 +227,7 @@ DOWNLOADS: dict[str, Check] = {
 
 @pytest.mark.parametrize("kind", DOWNLOADS)
 def test_damaged_downloads(sandbox: SandboxServer, call: Caller, kind: str) -> None:
-    url = call.film_url()
+    url = call.video_url()
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind}))
     assert call.http.head(url).status_code == 200
     DOWNLOADS[kind](call.http, url)
@@ -243,7 +243,7 @@ def test_a_fault_of_downloads_leaves_an_unknown_video_unknown(sandbox: SandboxSe
 
 
 def test_a_cut_download_arrives_half_and_can_be_resumed(sandbox: SandboxServer, call: Caller) -> None:
-    url = call.film_url()
+    url = call.video_url()
     whole = call.http.get(url).content
     sandbox.faults.add(Fault(call="result", kind="cut", times=2))
     got = b""

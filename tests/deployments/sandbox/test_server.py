@@ -78,14 +78,14 @@ def test_the_temporary_folder_is_removed_and_a_given_one_kept(http: httpx.Client
 
     before = folders()
     with SandboxServer(SandboxSettings(speed=2000, video_height=90)) as sandbox:
-        Caller(sandbox.base_url, http, KEY).film_url()
+        Caller(sandbox.base_url, http, KEY).video_url()
         (new,) = folders() - before
         assert len(list(new.glob("*.mp4"))) == 1
     assert not new.exists()
     with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=tmp_path)) as sandbox:
         call = Caller(sandbox.base_url, http, KEY)
         for _ in range(3):
-            call.film_url()
+            call.video_url()
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -1,4 +1,4 @@
-"""The films, decoded frame by frame."""
+"""The videos, decoded frame by frame."""
 
 from __future__ import annotations
 

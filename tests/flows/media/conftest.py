@@ -1,4 +1,4 @@
-"""Films and a web server on loopback for the tests of this room."""
+"""VideoFiles and a web server on loopback for the tests of this room."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -65,8 +65,8 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @dataclass(frozen=True)
-class Films:
-    """Makes small H.264 films; each frame has its own brightness, so that a picture tells which frame it is."""
+class VideoFiles:
+    """Makes small H.264 videos; each frame has its own brightness, so that a picture tells which frame it is."""
 
     folder: Path
 
@@ -114,8 +114,8 @@ class Films:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Films:
-    return Films(tmp_path)
+def video_files(tmp_path: Path) -> VideoFiles:
+    return VideoFiles(tmp_path)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from flows.media.videos import inspect_video, poster_jpeg
 
 
 @pytest.fixture
-def whole(films: Any) -> bytes:
-    content: bytes = films.make("a.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
+def whole(video_files: Any) -> bytes:
+    content: bytes = video_files.make("a.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
     return content
 
 
@@ -38,9 +38,9 @@ def test_a_length_beyond_the_end_is_a_doubt_where_every_piece_is_there(tmp_path:
     assert facts.doubts == (said,)
 
 
-def test_a_size_of_64_bits_before_an_index_at_the_end_is_read(tmp_path: Path, films: Any) -> None:
+def test_a_size_of_64_bits_before_an_index_at_the_end_is_read(tmp_path: Path, video_files: Any) -> None:
     """So programs write that do not know the length when they begin, however short the video becomes."""
-    content: bytes = films.make("end.mp4", audio=True, frames=96).read_bytes()
+    content: bytes = video_files.make("end.mp4", audio=True, frames=96).read_bytes()
     at = content.index(b"mdat") - 4  # behind an empty box of 8 bytes, which leaves the room
     assert content[at - 4 : at] == b"free"
     size = struct.unpack_from(">I", content, at)[0] + 8

@@ -9,8 +9,8 @@ from deployments.sandbox import SandboxServer, SandboxSettings
 
 
 @pytest.fixture
-def sandbox(films: Path) -> Iterator[SandboxServer]:
+def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
     """A sandbox that offers one model more than the catalogue has."""
-    settings = SandboxSettings(speed=600, video_height=90, data_dir=films, other_models=("future-1",))
+    settings = SandboxSettings(speed=600, video_height=90, data_dir=video_folder, other_models=("future-1",))
     with SandboxServer(settings) as server:
         yield server
