@@ -7,13 +7,23 @@ before it is paid for and the sandbox that receives it.
 import json
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
 
@@ -26,6 +36,11 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 MAX_OPTIONS_CHARACTERS: Final = 20_000
 """Twice the longest prompt. APIXO documents no limit."""
+
+COMMON: Final = frozenset(
+    {"prompt", "mode", "duration", "aspect_ratio", "image_urls", "remove_watermark", "model", "provider"}
+)
+"""Names that no option has."""
 
 Shape = Literal["landscape", "portrait", "square"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP"]
@@ -40,11 +55,22 @@ _RIGHT_TYPE: Final[dict[str, tuple[type, ...]]] = {"string": (str,), "integer": 
 def _seconds(value: object) -> object:
     """`"3-15"` as the whole seconds from 3 to 15."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,4})-(\d{1,4})", value)):
+        if int(found[1]) > int(found[2]):
+            raise ValueError("a run of seconds goes from the least to the most")
         return tuple(range(int(found[1]), int(found[2]) + 1))
     return value
 
 
-Seconds = Annotated[tuple[int, ...], BeforeValidator(_seconds)]
+def _ascending(limits: tuple[int, int | None]) -> tuple[int, int | None]:
+    least, most = limits
+    if least < 0 or (most is not None and most < least):
+        raise ValueError("must be the least, which is not below 0, and the most")
+    return limits
+
+
+Seconds = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_seconds)]
+Limits = Annotated[tuple[int, int | None], AfterValidator(_ascending)]
+Pause = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class _Part(BaseModel):
@@ -93,7 +119,7 @@ class Option(_Part):
 class Mode(_Part):
     """One of a model's modes."""
 
-    images: tuple[int, int | None] = Field(description="Least and most images; null: no limit is known.")
+    images: Limits = Field(description="Least and most images; null: no limit is known.")
     durations: Seconds = Field(default=(), description="Instead of the model's; empty: those.")
 
     def takes(self, images: int) -> bool:
@@ -144,7 +170,7 @@ class VideoModel(_Part):
     source: str = Field(description="Where this is known from, and what is not known.")
     provider: str | None = Field(default=None, description="The request's `provider`; null: it is left out.")
     modes: dict[str, Mode] = Field(min_length=1, description="By name; the first that takes the images is the default.")
-    prompt_characters: tuple[int, int] = (1, MAX_PROMPT_CHARACTERS)
+    prompt_characters: Annotated[tuple[int, int], AfterValidator(_ascending)] = (1, MAX_PROMPT_CHARACTERS)
     durations: Seconds = Field(default=(), description="In seconds; empty: the model takes no duration.")
     default_duration: int | None = Field(default=None, description="Null: the first of its durations.")
     ratios: dict[str, str] = Field(
@@ -159,13 +185,27 @@ class VideoModel(_Part):
     options_with_images: dict[str, Any] = Field(
         default_factory=dict, description="Options of a request with images that does not give them."
     )
-    max_image_bytes: int = MAX_IMAGE_BYTES
-    image_formats: tuple[ImageFormat, ...] = IMAGE_FORMATS
-    image_side_pixels: tuple[int, int | None] = Field(
+    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, ge=1)
+    image_formats: tuple[ImageFormat, ...] = Field(default=IMAGE_FORMATS, min_length=1)
+    image_side_pixels: Limits = Field(
         default=(1, None), description="Least and most pixels of each side of an image; null: no limit is known."
     )
-    first_wait_seconds: float = Field(default=60, description="APIXO on video in general: first after 60 s, …")
-    poll_interval_seconds: float = Field(default=15, description="… then every 15 s.")
+    first_wait_seconds: Pause = Field(default=60, description="APIXO on video in general: first after 60 s, …")
+    poll_interval_seconds: Pause = Field(default=15, description="… then every 15 s.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """That no line of a catalogue is lost, or turns a request into another one that is paid for."""
+        durations = {*self.durations, *(one for mode in self.modes.values() for one in mode.durations)}
+        if self.default_duration is not None and self.default_duration not in durations:
+            raise ValueError(f"default_duration {self.default_duration} is not one of its durations")
+        options = self.options.keys() | self.options_with_images.keys()
+        if twice := COMMON & (options | ({self.ratio_field} - {"aspect_ratio"})):
+            raise ValueError(f"a request has a field {one_of(sorted(twice))}: it can be neither option nor ratio_field")
+        named = {*self.ratio_modes, *(mode for option in self.options.values() for mode in option.modes)}
+        if unknown := named - self.modes.keys():
+            raise ValueError(f"{one_of(sorted(unknown))} is not one of its modes")
+        return self
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -321,7 +361,7 @@ OURS: Final = Path(__file__).with_name("models.json")
 
 @lru_cache
 def _read(path: Path) -> dict[str, VideoModel]:
-    return _MODELS.validate_json(path.read_bytes())
+    return _MODELS.validate_json(path.read_bytes().removeprefix(BOM_UTF8))
 
 
 def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | None]:
@@ -332,7 +372,11 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
         return _read(Path(path)), None
     except (OSError, ValueError) as error:
         where = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        why = f"{'.'.join(map(str, where['loc']))}: {where['msg']}" if where else getattr(error, "strerror", "")
+        why = (
+            f"{'.'.join(map(str, where['loc']))}: {where['msg'].removeprefix('Value error, ')}"
+            if where
+            else getattr(error, "strerror", "")
+        )
         return {}, f"{USER_CATALOGUE} names a catalogue that cannot be used ({why or 'not a file'})"
 
 

@@ -239,11 +239,24 @@ statuses too; and of a task that was just submitted they may be an answer that c
 
 _CONTENT = re.compile(r"content|polic|safety|guideline|prohibit|sensitive|nsfw|violat|prompt|image", re.IGNORECASE)
 _MONEY = r"\b(?:credits?|balance|funds?)\b"
-_TOO_LITTLE = r"\b(?:insufficient|not enough|too low|exhausted|used up|empty|depleted)\b"
-_EMPTY = re.compile(
-    rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}", re.IGNORECASE
+_TOO_LITTLE = (
+    r"(?:\b(?:insufficient|not enough|out of|too low|exhausted|used up|empty|depleted)|(?:\bnot|n.t) have "
+    r"(?:enough|sufficient))\b"
 )
-_GONE = re.compile(r"\bmodel ?(?:is )?(?:un|not )available", re.IGNORECASE)
+_EMPTY = re.compile(
+    rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}|余额不足", re.IGNORECASE
+)
+_NAME = r"[\"'`]?[\w.]*[-\d][\w.-]*[\"'`]?"
+"""Models have a digit or a hyphen in their names. Another word after `model` says what of it is not taken."""
+_GONE = re.compile(
+    # "The model sora-2 does not exist"; but not "5 s are not available for this model", nor "… available for video".
+    rf"(?:^|[^\w ] ?|(?<!of )(?<!for )(?<!by )(?<!with )(?<!in )\b(?:the|this|your|requested) )model:? ?(?:{_NAME} )?"
+    r"(?:(?:is|was|has|been|does|currently|temporarily|taken) )*"
+    r"(?:unavailable|not (?:available|found|supported|exist)|unsupported|unknown|offline|deprecated|retired|no longer)"
+    r"\b(?! (?:for|with|in|by) )"
+    rf"|\b(?:unsupported|unknown|invalid|no such) model(?:$|[:.,] ?(?:$|{_NAME})| {_NAME})|\bmodel unavailable$",
+    re.IGNORECASE,
+)
 _JOINED = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
 _KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account", re.IGNORECASE)
 
@@ -256,7 +269,7 @@ def refusal_class(code: int, words: str) -> type[RefusedError]:
     words = _JOINED.sub(" ", words)
     if code in (400, 403) and _GONE.search(words):
         return ModelNotFoundError
-    if code == 400 and _EMPTY.search(words):
+    if code in (400, 403) and _EMPTY.search(words):
         return InsufficientBalanceError
     if code == 403 and _CONTENT.search(words) and not _KEY.search(words):
         return ContentRefusedError

@@ -25,6 +25,9 @@ _ENCODED_QUERY = re.compile(r"""(https?%3a%2f%2f(?:[^\s"<>&%]|%(?!3f|23))+)(%(?:
 _USERINFO = re.compile(r"(https?:\\*/\\*/)[^\s/@\"'<>?#]+@", re.IGNORECASE)
 _BEARER = re.compile(r"(bearer\s+)[^\s\"'<>,]+", re.IGNORECASE)
 
+_BEARER_TOKEN = re.compile(r"(bearer\s+)(?=[^\s\"'<>,]*\d)[^\s\"'<>,\\]{8,}", re.IGNORECASE)
+"""Somebody's token, and no word of a sentence such as "invalid bearer token"."""
+
 _LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 """httpx logs whole addresses at INFO; httpcore logs at DEBUG the headers of a reply, which may echo ours."""
 
@@ -44,6 +47,7 @@ def hide_secret(text: str, secret: str) -> str:
 def excerpt(body: bytes) -> str:
     """The beginning of a reply on one line, to be shown to a person: nothing in it steers a terminal or a log."""
     text = hide_queries(" ".join(body[: 4 * MAX_EXCERPT_CHARACTERS].decode("utf-8", "replace").split()))
+    text = _BEARER_TOKEN.sub(r"\1***", text)
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= MAX_EXCERPT_CHARACTERS else text[:MAX_EXCERPT_CHARACTERS] + "…"
 

@@ -347,9 +347,8 @@ def _envelope(body: bytes) -> Envelope | None:
         code = loose["code"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
-    if (
-        isinstance(code, str) and code.strip() == "200"
-    ):  # only a yes is read from text: a refusal has to be as documented
+    # Only a yes is read from text, or from the 200.0 of a serializer: a refusal has to be as documented.
+    if (isinstance(code, str) and code.strip() == "200") or (isinstance(code, float) and code == 200):
         code = 200
     if not isinstance(code, int) or isinstance(code, bool):
         return None

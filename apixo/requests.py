@@ -30,10 +30,6 @@ has to stay readable."""
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
 """The type of the errors whose message says what a model takes. None of them repeats a value."""
 
-COMMON: Final = frozenset(
-    {"prompt", "mode", "duration", "aspect_ratio", "image_urls", "remove_watermark", "model", "provider"}
-)
-"""Names that no option has."""
 MAX_SECONDS: Final = 3_600
 """The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
 
@@ -162,7 +158,7 @@ class VideoRequest(BaseModel):
             return [(("model",), f"cannot be checked: {unusable}")]
         if not catalogue.can_be_sent(self.options):
             return [(("options",), f"must be plain JSON of at most {catalogue.MAX_OPTIONS_CHARACTERS:,} characters")]
-        common = self.options.keys() & COMMON
+        common = self.options.keys() & catalogue.COMMON
         if common:  # they would get past every check, and past the price
             return [(("options",), f"has {', '.join(sorted(common))}, which the request has a field of its own for")]
         if not self.prompt.strip():

@@ -120,6 +120,9 @@ def generate(
             "remove_watermark": not keep_watermark,
         }
     )
+    unknown = unknown_model(request)
+    if unknown is not None:
+        err.print(f"[yellow]![/] {escape(unknown)}")
     if any(map(is_file, image or [])):
         request = asyncio.run(_with_files(request, image or [], fit=fit_images, archive=archive))
     # An empty key is not no key: `--key "$NAME"` with NAME unset would pay for another video at every run.
@@ -230,9 +233,6 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
     out.print(f"archive   bucket {resources.store.bucket} is there, keeps conditional writes, takes large files")
     out.print(f"key       {escape(key)}")
     out.print(f"request   {escape(summary(request))}, {len(request.prompt):,} characters")
-    unknown = unknown_model(request)
-    if unknown is not None:
-        err.print(f"[yellow]![/] {escape(unknown)}")
     if entry is not None:
         same = "the same request" if is_same_video(entry.generation.request, request) else "[red]a different request[/]"
         out.print(f"ledger    this key is {entry.generation.state}, for {same}")

@@ -129,6 +129,9 @@ class Attempt(_Model):
         description="The Prefect state by which a person asked for this attempt after a failure, or the setting.",
     )
     resubmit_allowed: bool = Field(default=False, description="A person allowed to pay once more after it failed.")
+    taken_by_person: bool = Field(
+        default=False, description="A person went on with its task, and was told that it pays nothing."
+    )
     waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if it still lives.")
 
     @property

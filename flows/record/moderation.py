@@ -18,13 +18,15 @@ GRANTED_BY: Final = "moderation_retries"
 def may_submit_again(generation: Generation, retries: int) -> bool:
     """Whether the last attempt failed by such a verdict, and further submissions are left.
 
-    Never where any attempt is without an answer: that one may be paid, and its video may come.
+    Never where any attempt is without an answer: that one may be paid, and its video may come. Nor where a person went
+    on with the task, and was told that it pays nothing: whether it is paid for once more is for a person again.
     """
     problem = generation.attempt.problem
     return (
         generation.state is State.FAILED
         and problem is not None
         and may_be_mistaken(problem.code)
+        and not generation.attempt.taken_by_person
         and not any(attempt.state in UNCLEAR for attempt in generation.attempts)
         and used(generation) < retries
     )

@@ -170,7 +170,7 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
     """
     attempt = generation.attempt
     if attempt.task_id == task_id:
-        return _taken_up(generation, now=now) if generation.state is State.FAILED else generation
+        return _gone_on_with(generation, now=now)
     if attempt.number != attempt_number or generation.state is State.CLAIMED:
         raise TransitionError(
             f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}", key=generation.key
@@ -184,15 +184,23 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
         superseded[attempt.task_id] = SupersededTask(
             task_id=attempt.task_id, folder=generation.task.folder, named_by=attempt.named_by
         )
-    more: dict[str, Any] = {"note": _noted(attempt, note), "superseded": tuple(superseded.values())}
+    more: dict[str, Any] = {
+        "note": _noted(attempt, note),
+        "superseded": tuple(superseded.values()),
+        "taken_by_person": True,
+    }
     if before is not None:
         more["folder"] = before.folder
     return _with_task(generation, attempt.number, task_id, before.named_by if before else "person", more, now=now)
 
 
-def _taken_up(generation: Generation, *, now: datetime) -> Generation:
-    """A failed generation is under way again with the same task. It has all its time anew."""
+def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
+    """A person wants the task that it has. A failed generation is under way again, and has all its time anew."""
     attempt = generation.attempt
+    if generation.state is State.ARCHIVED or (generation.state is not State.FAILED and attempt.taken_by_person):
+        return generation
+    if generation.state is not State.FAILED:
+        return _with_attempt(generation, attempt.number, {"taken_by_person": True}, now=now)
     update = {
         "state": State.SUBMITTED,
         "note": _noted(attempt, "a person took the task up again"),
@@ -201,6 +209,7 @@ def _taken_up(generation: Generation, *, now: datetime) -> Generation:
         "stands_since": None,
         "problem": None,
         "resubmit_allowed": False,
+        "taken_by_person": True,
     }
     return _with_attempt(generation, attempt.number, update, now=now)
 

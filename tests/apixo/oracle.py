@@ -177,8 +177,8 @@ def _holds_an_address(data: Pairs) -> bool:
 
 
 def says_yes(code: Any) -> bool:
-    """Whether a code is the 200 of an acceptance. As text it is one as well; the codes of refusals are numbers."""
-    return (type(code) is int and code == 200) or (isinstance(code, str) and code.strip() == "200")
+    """Whether a code is the 200 of an acceptance. As text or 200.0 it is one as well; the codes of refusals are not."""
+    return (type(code) in (int, float) and code == 200) or (isinstance(code, str) and code.strip() == "200")
 
 
 def says_why(data: Any) -> bool:

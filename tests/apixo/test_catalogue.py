@@ -227,7 +227,7 @@ CATALOGUE = """{
 
 
 def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "models.json").write_text(CATALOGUE)
+    (tmp_path / "models.json").write_text(CATALOGUE, encoding="utf-8-sig")  # as editors on Windows write it
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
     assert VideoRequest(prompt="A kite", model="kling-2-6").input()["duration"] == 20
     with pytest.raises(ValidationError, match="must be 2, 3 or 4 with future-1"):
@@ -239,6 +239,11 @@ def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatc
     assert schema["default"] == "sora-2"
 
 
+def future(**changed: Any) -> str:
+    """A catalogue of one model, in which something is not as it should be."""
+    return json.dumps({"x": {"source": "?", "modes": {"a": {"images": [0, 1]}}} | changed})
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -247,6 +252,23 @@ def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatc
         ('{"a b": {}}', "a b"),
         ('{"x": {"source": "?", "modes": {}}}', "modes"),
         ('{"x": {"source": "?", "modes": {"a": {"images": [0, 0]}}, "price": 1}}', "price"),
+        # Each of these would be paid for otherwise than it was meant, or be polled without a pause, or never.
+        (future(durations="9-3"), "durations: a run of seconds goes from the least to the most"),
+        (future(durations=[0]), "durations.0"),
+        (future(durations=[4], default_duration=9), "default_duration 9 is not one of its durations"),
+        (future(modes={"a": {"images": [2, 1]}}), "images: must be the least"),
+        (future(modes={"a": {"images": [-1, 1]}}), "images: must be the least"),
+        (future(prompt_characters=[10, 1]), "prompt_characters: must be the least"),
+        (future(image_side_pixels=[9, 2]), "image_side_pixels: must be the least"),
+        (future(image_formats=[]), "image_formats"),
+        (future(max_image_bytes=0), "max_image_bytes"),
+        (future(ratio_field="prompt", ratios={"landscape": "16:9"}), "a request has a field prompt"),
+        (future(options={"duration": {"type": "integer"}}), "a request has a field duration"),
+        (future(options_with_images={"image_urls": []}), "a request has a field image_urls"),
+        (future(options={"sound": {"modes": ["b"]}}), "b is not one of its modes"),
+        (future(first_wait_seconds=-5), "first_wait_seconds"),
+        (future(poll_interval_seconds=0), "poll_interval_seconds"),
+        (future(poll_interval_seconds=float("inf")), "poll_interval_seconds"),
     ],
 )
 def test_a_catalogue_that_cannot_be_read_stops_requests_and_says_why(

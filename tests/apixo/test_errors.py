@@ -164,8 +164,41 @@ def test_a_400_about_credits_is_about_the_account() -> None:
         "Insufficient account balance",
         "INSUFFICIENT_CREDITS",
         "InsufficientCredits",
+        "You do not have enough credits",
+        "You don't have enough credits to run this",
+        "Your account is out of credits",
+        "余额不足",
     ):
         assert refusal_class(400, words).__name__ == "InsufficientBalanceError"
+        assert refusal_class(403, words).__name__ == "InsufficientBalanceError"
+
+
+@pytest.mark.parametrize(
+    ("words", "gone"),
+    [
+        ("Model unavailable", True),
+        ("The request failed (MODEL_UNAVAILABLE)", True),
+        ("Failed with ModelUnavailable", True),
+        ("Unsupported model: sora-2", True),
+        ("Unknown model", True),
+        ("Invalid request: model 'sora-2' not found", True),
+        ("This model has been taken offline", True),
+        ("The model sora-2 is no longer offered", True),
+        ("The model 'sora-2' does not exist", True),
+        ("Model is temporarily unavailable", True),
+        ("duration 5 is not available for this model", False),
+        ("The model is not available for image-to-video", False),
+        ("resolution 720p is not supported by model kling-2-6", False),
+        ("The image for model sora-2 was not found", False),
+        ("image_urls of the model not found", False),
+        ("This model does not support image_urls", False),
+        ("Mode text-to-video not supported", False),
+        ("Invalid model parameters", False),
+        ("model: duration not supported", False),
+    ],
+)
+def test_a_400_about_the_model_itself_is_no_mistake_of_the_request(words: str, gone: bool) -> None:
+    assert refusal_class(400, words).__name__ == ("ModelNotFoundError" if gone else "BadRequestError")
 
 
 def test_only_what_judges_the_content_or_the_input_is_final() -> None:

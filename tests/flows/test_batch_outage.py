@@ -117,24 +117,27 @@ async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
     assert sandbox.faults.pending() == []
 
 
+@pytest.mark.parametrize(("count", "empties_at"), [(40, 20), pytest.param(100, 40, marks=MORE)])
 @pytest.mark.parametrize(
     "kind", ["http_402", pytest.param("http_400_credits", marks=MORE), pytest.param("http_401", marks=MORE)]
 )
-async def test_an_account_that_empties_at_row_20_stops_the_rest_and_leaves_nothing_unclear(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, sent: Sent
+async def test_an_account_that_empties_stops_the_rest_and_leaves_nothing_unclear(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, kind: str, count: int, empties_at: int, sent: Sent
 ) -> None:
-    sandbox.faults.add(Fault(call="submit", kind=kind, skip=20, times=-1))
-    summary = await run(stored, key, 40, 50)
+    sandbox.faults.add(Fault(call="submit", kind=kind, skip=empties_at, times=-1))
+    summary = await run(stored, key, count, 50)
     posts = len(sandbox.record.submits())
-    assert 20 < posts <= 20 + flows.batch.brake.AT_ONCE
-    assert states(summary) == {"archived": 20, "rejected": posts - 20, "not submitted": 40 - posts}
+    assert empties_at < posts <= empties_at + flows.batch.brake.AT_ONCE  # the one that was refused, those in flight
+    assert states(summary) == {
+        "archived": empties_at, "rejected": posts - empties_at, "not submitted": count - posts,
+    }  # fmt: skip
     assert summary.blocked is not None
     assert len([event for event in sent.all() if event.event == "sora.provider.blocked"]) == 1
     assert {row.problem for row in summary.rows if row.state == "not submitted"} != {""}
     sandbox.faults.clear()  # topped up
-    again = await run(stored, key, 40, 50)
-    assert states(again) == {"archived": 40}
-    assert len(sandbox.record.charged()) == 40
+    again = await run(stored, key, count, 50)
+    assert states(again) == {"archived": count}
+    assert len(sandbox.record.charged()) == count
 
 
 async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_yet(

@@ -1,6 +1,7 @@
 """What is found before a video is paid for, and what a person is to do about it."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from flows.checks import Finding, check_result_route, check_space, this_code
 from flows.media.hosts import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support.authority import make_authority, server_context
 from tests.support.receiver import post, receiving
 
 
@@ -104,6 +106,22 @@ async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is
         found = by_name(await flows.checks.check_setup(stored.name, stored.name))
     assert found["callbacks"][0] == outcome
     assert words in found["callbacks"][1]
+
+
+async def test_a_callback_address_whose_certificate_nobody_trusts_is_said(
+    api: ApixoApi, archive: VideoArchive, prefect_server: object, tmp_path: Path
+) -> None:
+    secret: Any = Secret(value="a-secret-of-enough-length")
+    async with serving(
+        reply(http(405)), tls=server_context(make_authority(tmp_path, "callbacks.example.com"))
+    ) as receiver:
+        changed = {"callback_url": receiver.url, "callback_secret": secret}
+        stored = await store_blocks(api.model_copy(update=changed), archive)
+        found = by_name(await flows.checks.check_setup(stored.name, stored.name))
+    assert receiver.url.startswith("https:")
+    assert found["callbacks"][0] == "warning"
+    assert "certificate" in found["callbacks"][1]
+    assert receiver.requests == []
 
 
 async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(

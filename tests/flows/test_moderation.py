@@ -9,7 +9,7 @@ import pytest
 
 import flows.generate_video
 from apixo import Failed, VideoRequest
-from apixo.errors import may_be_mistaken
+from apixo.errors import NO_END, may_be_mistaken
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
@@ -20,7 +20,11 @@ from flows.generate_batch import generate_batch
 from flows.record import moderation, transitions
 from flows.record.errors import UnconfirmedError, VideoFailedError
 from flows.record.generation import Attempt, Generation, Owner, Problem, State
+from flows.resolution import look, resolve_as_task
+from flows.resolve_video import GO_ON, resolve_video
+from flows.resources import open_resources
 from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.flows.record.changes import claimed, fail, lose, resolve, submit
 from tests.support import KITE, make_api
 
 OUTPUT = "InputOutputSensitiveContentDetected"
@@ -85,6 +89,21 @@ def test_nothing_is_paid_again_while_an_attempt_is_without_an_answer() -> None:
         attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW,
     )  # fmt: skip
     assert not moderation.may_submit_again(open_, 3)
+
+
+NAMED_BY_A_PERSON = {
+    "no answer came": lambda: resolve(lose(claimed())),
+    "another task was named": lambda: resolve(submit(claimed(), "other")),
+    "the task that it has": lambda: resolve(submit(claimed())),
+    "the task that was given up": lambda: resolve(fail(submit(claimed()), code=NO_END)),
+}
+
+
+@pytest.mark.parametrize("how", NAMED_BY_A_PERSON)
+def test_a_task_that_a_person_went_on_with_is_never_paid_again_by_the_setting(how: str) -> None:
+    refused = fail(NAMED_BY_A_PERSON[how](), code=OUTPUT)
+    assert refused.state is State.FAILED
+    assert not moderation.may_submit_again(refused, 3)
 
 
 @pytest.fixture
@@ -169,6 +188,27 @@ async def test_by_default_no_verdict_is_paid_again(
     verdicts[:] = [OUTPUT]
     with pytest.raises(VideoFailedError):
         await stored.generate(KITE, key=key)
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.mark.parametrize("by", ["form", "command"])
+async def test_what_a_person_was_told_pays_nothing_pays_nothing(
+    by: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError):
+        await lenient.generate(KITE, key=key)
+    task_id = sandbox.record.charged()[-1].task_id or ""
+    verdicts[:] = [OUTPUT]
+    if by == "form":
+        with pytest.raises(VideoFailedError, match=OUTPUT):
+            await resolve_video(key=key, decision=GO_ON, task_id=task_id, api=lenient.name, archive=lenient.name)
+    else:
+        async with open_resources(lenient.api, lenient.archive) as resources:
+            await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+    for _ in range(2):  # nor when the same video is run again, by a calendar or a person
+        with pytest.raises(VideoFailedError, match=OUTPUT):
+            await lenient.generate(KITE, key=key)
     assert len(sandbox.record.submits()) == 1
 
 

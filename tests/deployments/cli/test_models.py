@@ -76,6 +76,15 @@ def test_a_video_of_another_model_from_the_dry_run_to_the_list(
     assert key not in sora("list", "--tag", "spring", "--tag", unique("autumn"), *place).out
 
 
+@pytest.mark.parametrize("flags", [["--dry-run"], []], ids=["dry run", "run"])
+def test_who_asks_for_a_model_that_nobody_knows_is_told_that_it_is_unchecked(
+    flags: list[str], sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    said = sora("generate", "Dunes", "--model", "future-9", "-o", "foo=1", "--key", key, *flags, *blocks)
+    assert "the catalogue does not have future-9: the request is sent as it is, unchecked" in said.err
+    assert [json.loads(post.body)["input"]["foo"] for post in sandbox.record.submits()] == ([] if flags else [1])
+
+
 @pytest.mark.parametrize("option", ["sound", "=true", "sound="])
 def test_an_option_has_a_name_and_a_value(option: str, sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:
     said = sora("generate", "Dunes", "--model", "kling-2-6", "--option", option, *blocks)

@@ -165,7 +165,8 @@ async def test_the_log_has_the_body_of_a_call_that_names_nothing_known_without_w
     path = receiver.path(key)
     said = {
         "code": 200, "job": "task one", "video": "https://cdn.example.com/v.mp4?X-Amz-Signature=5ecret",
-        "url": f"https://callbacks.example.com{path}", "auth": str(receiver.api.api_key.get()), "rest": "x" * 5_000,
+        "url": f"https://callbacks.example.com{path}", "auth": str(receiver.api.api_key.get()),
+        "headers": "Authorization: Bearer sk-0f1e2d3c4b", "said": "invalid bearer token", "rest": "x" * 5_000,
     }  # fmt: skip
     for body in (json.dumps(said).encode(), gzip.compress(json.dumps(said).encode())):
         caplog.clear()
@@ -174,8 +175,9 @@ async def test_the_log_has_the_body_of_a_call_that_names_nothing_known_without_w
         assert f"about {key}, attempt 1, had the body: " in line
         assert '"job": "task one"' in line
         assert "https://cdn.example.com/v.mp4?…" in line
+        assert "invalid bearer token" in line
         assert len(line) < 500
-        for secret in ("5ecret", path.rpartition("/")[2], str(receiver.api.api_key.get())):
+        for secret in ("5ecret", "0f1e2d3c4b", path.rpartition("/")[2], str(receiver.api.api_key.get())):
             assert secret not in caplog.text
     caplog.clear()
     unknown = f"{key}.none"

@@ -57,7 +57,7 @@ submitted as another | submitted   | submitted   | submitted | submitted | succe
 rejected             | rejected    | rejected    | SAME      | SAME      | SAME      | SAME     | SAME      | SAME
 unconfirmed          | unconfirmed | SAME        | SAME      | SAME      | SAME      | SAME     | SAME      | SAME
 resubmission         | NO          | rejected    | SAME      | NO        | NO        | NO       | failed    | NO
-resolved             | NO          | submitted   | submitted | SAME      | SAME      | SAME     | submitted | submitted
+resolved             | NO          | submitted   | submitted | submitted | succeeded | SAME     | submitted | submitted
 resolved as another  | NO          | submitted   | submitted | submitted | submitted | NO       | submitted | submitted
 succeeded            | NO          | NO          | NO        | succeeded | SAME      | SAME     | succeeded | succeeded
 another succeeded    | NO          | NO          | NO        | NO        | NO        | NO       | NO        | NO
