@@ -1,5 +1,6 @@
 """How a file gets into a bucket: the blocking calls, and the threads that make them."""
 
+import mmap
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,7 @@ class Uploads:
         """Sends a file by one request, if no such object exists."""
         labels = {"Content-Type": content_type, **attributes}
         with LARGE_AT_ONCE if path.stat().st_size > LARGE_BYTES else nullcontext():
-            data = path.read_bytes()
+            data = _content(path)
             store = self._store(len(data))
             obstore.put(store, name, data, attributes=labels, mode="create", use_multipart=False)
 
@@ -96,3 +97,14 @@ class Uploads:
             found = self.connection.small(self.bucket, timeout_seconds=seconds, content_type=content_type)
             self._stores[most_bytes, content_type] = found
         return found
+
+
+def _content(path: Path) -> memoryview:
+    """A file, in memory that goes back to the system as soon as nobody holds it.
+
+    Of `bytes`, malloc keeps for each thread what it has once had: 30 videos of 20 MB left 60 MB behind.
+    """
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        memory = mmap.mmap(-1, max(size_bytes, 1), access=mmap.ACCESS_COPY)  # no mapping is empty
+        return memoryview(memory)[: file.readinto(memory)]

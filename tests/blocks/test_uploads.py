@@ -17,6 +17,7 @@ from blocks.probe import RACED
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
 from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
 from deployments.local.store_server import ObjectStoreServer
+from tests.support.memory import forget_peak, peak_kib
 
 from .conftest import OpenStore, archive
 from .wire import LimitingProxy, LosingProxy, listening
@@ -51,6 +52,19 @@ async def test_a_file_is_created_once_and_never_overwritten(
     assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
     assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
     assert await own_store.names("") == [PROBE, RACED, "v.mp4"]
+
+
+async def test_large_files_leave_no_memory_behind(own_store: ObjectStore, tmp_path: Path) -> None:
+    large_kib = 20_000
+    for index in range(12):
+        with (tmp_path / f"{index}.mp4").open("wb") as file:
+            file.truncate(large_kib * 1024)
+    await own_store.create_file("first.mp4", tmp_path / "0.mp4", content_type="video/mp4")
+    before_kib = forget_peak()
+    uploads = (own_store.create_file(f"{index}.mp4", tmp_path / f"{index}.mp4", content_type="") for index in range(12))
+    assert all(await asyncio.gather(*uploads))
+    assert peak_kib() - before_kib < 2.6 * large_kib  # two at once
+    assert forget_peak() - before_kib < 0.6 * large_kib
 
 
 @pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
