@@ -10,6 +10,7 @@ import io
 import sys
 import time
 from collections import Counter
+from inspect import isawaitable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events.clients import EventsClient
 from prefect.events.schemas.events import Event
+from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 
 from apixo import VideoRequest
@@ -252,6 +254,13 @@ def count_events() -> set[UUID]:
     return sent
 
 
+async def drain_events() -> None:
+    """Waits for what Prefect's thread has yet to send, as the end of the process does."""
+    draining = EventsWorker.drain_all()
+    if isawaitable(draining):
+        await draining
+
+
 async def run(job: Job) -> None:
     """Does the job, and writes down what it took."""
     sent = count_events()
@@ -261,6 +270,7 @@ async def run(job: Job) -> None:
         client = one_naive
     taken = await client(job)
     if not taken.events:
+        await drain_events()
         taken.events = len(sent)
     await asyncio.to_thread(job.report.write_text, taken.model_dump_json())
 

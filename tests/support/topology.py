@@ -74,6 +74,8 @@ def started(folder: Path) -> Iterator[Topology]:
             **TUNED,
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": api_url,
+            # Of two API processes on an empty database, one may find the other's block types in its way, and all end.
+            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # `save` registers what is missing
             "PREFECT_API_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
             "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
