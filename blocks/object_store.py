@@ -92,6 +92,7 @@ class ObjectStore:
     async def aclose(self) -> None:
         """Closes the connections."""
         self._pool.clear()
+        self._uploads.close()
 
     async def create_bucket(self) -> bool:
         """Creates the bucket where it is missing; whether it was. For set-up, not for runs: see `blocks.probe`."""
@@ -166,7 +167,10 @@ class ObjectStore:
                 return True
             if await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
                 await self._create_by_copy(name, path, size_bytes, content_type)
-                await self._label(name, content_type, attributes)
+                if attributes:
+                    # The file is there, whole: what it is called must not undo that.
+                    with contextlib.suppress(StoreError):
+                        await self._uploaded(name, lambda: self._uploads.label(name, content_type, attributes))
             else:
                 return False
         except PreconditionFailedError:
@@ -203,14 +207,7 @@ class ObjectStore:
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
         with _gone_is_changed(name):
-            await self._uploaded(name, lambda: self._uploads.replace(name, path, etag, content_type))
-        await self._label(name, content_type, attributes)
-
-    async def _label(self, name: str, content_type: str, attributes: Attributes | None) -> None:
-        if attributes:
-            # The file is there, whole: what it is called must not undo that.
-            with contextlib.suppress(StoreError):
-                await self._uploaded(name, lambda: self._uploads.label(name, content_type, attributes))
+            await self._uploaded(name, lambda: self._uploads.replace(name, path, etag, content_type, attributes or {}))
 
     async def get_file(self, name: str, path: Path) -> bool:
         """Downloads an object into a file; False when it does not exist.

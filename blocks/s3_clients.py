@@ -140,7 +140,7 @@ class Connection:
         )
 
     def http(self) -> httpx.Client:
-        """Connections for an address that minio-py signed. To be closed.
+        """For requests that neither client makes: a new connection for each, so none can have gone stale. To be closed.
 
         Raises:
             ValueError: the environment names a proxy that cannot be used.
@@ -148,6 +148,7 @@ class Connection:
         return httpx.Client(
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # else the ETag may come back as that of a compressed copy
+            limits=httpx.Limits(max_keepalive_connections=0),
             trust_env=False,
             proxy=proxy_for(self.url),
             verify=trust(),

@@ -1,6 +1,6 @@
 """`make bench`: what a video costs in processor, time, memory and requests, beside three other ways to do it.
 
-    python -m tests.bench [--rounds 3] [--only KIND,KIND] [N ...]
+    python -m tests.bench [--rounds 3] [--only KIND,KIND] [--server sqlite,postgresql] [N ...]
 
 Writes `docs/performance/results.json`, the tables as Markdown and the plots beside it.
 """
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel
@@ -35,14 +35,15 @@ from flows.media.decoding import processors
 from tests.bench.cases import Case, Measured, measure
 from tests.bench.media import Decoding, make_film, measure_decoding, measure_lateness
 from tests.bench.plots import PLOTS, plot, table
-from tests.bench.stage import ROOT, Stage, stage
+from tests.bench.stage import ROOT, Server, Stage, stages
+from tests.support import topology
 
 RESULTS: Final = ROOT / "docs" / "performance"
 DEFAULT: Final = (1, 10, 100)
 MOST_NAIVE: Final = 10
 """A process a video takes 100 MB each."""
 LARGE: Final = 300
-"""More videos than these are measured once."""
+"""More videos than these take minutes, and come last."""
 SIZED: Final = 30
 """How many videos of a larger size."""
 CALLED: Final = 100
@@ -69,11 +70,12 @@ class Report(BaseModel):
     decoding: list[Decoding]
 
 
-def cases(numbers: Sequence[int], *, extra: bool) -> list[Case]:
+def cases(numbers: Sequence[int], servers: Sequence[Server], *, extra: bool) -> list[Case]:
     """What is compared, side by side."""
     made: list[Case] = []
     for videos in numbers:
-        made += [Case(kind="floor", videos=videos), Case(kind="ours", videos=videos), Case(kind="bare", videos=videos)]
+        made += [Case(kind=kind, videos=videos, server=server) for server in servers for kind in ("floor", "ours")]
+        made.append(Case(kind="bare", videos=videos))
         if videos <= MOST_NAIVE:
             made.append(Case(kind="naive", videos=videos))
     if extra:
@@ -105,7 +107,9 @@ def films(folder: Path) -> dict[str, Path]:
     return made
 
 
-async def run(numbers: Sequence[int], rounds: int, only: Sequence[str], out: Path, *, extra: bool) -> None:
+async def run(
+    numbers: Sequence[int], rounds: int, only: Sequence[str], servers: Sequence[Server], out: Path, *, extra: bool
+) -> None:
     """Every case, each round after the other, so that a busy minute of the machine meets all of them.
 
     What is known is written after each case: a run of an hour may be ended.
@@ -115,15 +119,14 @@ async def run(numbers: Sequence[int], rounds: int, only: Sequence[str], out: Pat
         print("Rendering the videos that are served.", flush=True)
         served = await asyncio.to_thread(films, folder)
         decoding = [await asyncio.to_thread(_decoding, folder, seconds) for seconds in FILM_SECONDS]
-        chosen = [case for case in cases(numbers, extra=extra) if not only or case.kind in only]
-        chosen.sort(key=lambda case: case.videos > LARGE)  # these take minutes: last
+        chosen = [case for case in cases(numbers, servers, extra=extra) if not only or case.kind in only]
+        chosen.sort(key=lambda case: case.videos > LARGE)
         made: dict[Case, list[Measured]] = {case: [] for case in chosen}
-        with stage(folder) as running, temporary_settings({PREFECT_API_URL: running.prefect.api_url}):
-            for number in range(rounds):
+        with stages(folder, list(dict.fromkeys(case.server for case in chosen))) as running:
+            for _ in range(rounds):
                 for case in chosen:
-                    if number == 0 or case.videos <= LARGE:
-                        made[case].append(await _measured(case, running, served[case.film]))
-                        await asyncio.to_thread(write, _report(made, decoding), out)
+                    made[case].append(await _measured(case, running[case.server], served[case.film]))
+                    await asyncio.to_thread(write, _report(made, decoding), out)
 
 
 def _report(made: Mapping[Case, Sequence[Measured]], decoding: list[Decoding]) -> Report:
@@ -142,10 +145,13 @@ def _report(made: Mapping[Case, Sequence[Measured]], decoding: list[Decoding]) -
 
 
 async def _measured(case: Case, running: Stage, film: Path) -> Measured:
-    made = await measure(case, running, film)
+    with temporary_settings({PREFECT_API_URL: running.prefect.api_url}):
+        made = await measure(case, running, film)
     print(
-        f"{case.kind:6} {case.videos:5} {case.film:18} {case.mode:9} client {made.client_ms:6.1f} ms a video, Prefect "
-        f"{made.prefect_ms:6.1f}, MinIO {made.store_ms:5.1f}, {made.wall_seconds:6.1f} s, {made.archived} archived",
+        f"{case.kind:6} {case.videos:5} {case.film:18} {case.mode:9} {case.server:10} client {made.client_ms:6.1f} ms "
+        f"a video, Prefect {made.prefect_ms:6.1f}, PostgreSQL {made.database_ms:5.1f}, Redis {made.redis_ms:5.1f}, "
+        f"MinIO {made.store_ms:5.1f}, {made.wall_seconds:6.1f} s, {made.archived} archived, UI right after "
+        f"{made.ui_seconds}, {made.events_lost} of {made.events} events lost, load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     return made
@@ -179,11 +185,26 @@ def main() -> None:
     parser.add_argument("numbers", nargs="*", type=int, default=DEFAULT, help="videos at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="kinds of clients, separated by commas")
+    parser.add_argument("--server", default="sqlite", help=f"of {', '.join(get_args(Server))}, separated by commas")
     parser.add_argument("--no-extra", action="store_true", help="leave out callbacks and larger videos")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     only = [kind for kind in given.only.split(",") if kind]
-    asyncio.run(run(given.numbers, given.rounds, only, given.out, extra=not given.no_extra))
+    servers = given.server.split(",")
+    if unknown := set(servers) - set(get_args(Server)):
+        parser.error(f"there is no server {', '.join(sorted(unknown))}")
+    if "postgresql" in servers and (reason := topology.missing()) is not None:
+        parser.error(reason)
+    asyncio.run(
+        run(
+            given.numbers,
+            given.rounds,
+            only,
+            servers,
+            given.out,
+            extra=not given.no_extra,
+        )
+    )
     print(f"Written to {given.out}.")
 
 

@@ -6,18 +6,19 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, Self
 
 import httpx
 from pydantic import BaseModel
 
-from tests.bench.jobs import Job, Kind, Taken
-from tests.bench.stage import ROOT, Stage, processor_seconds
+from tests.bench.jobs import EVENTS, Job, Kind, Taken
+from tests.bench.stage import ROOT, Server, Stage, processor_seconds
 from tests.support import unique
 
-UI_SECONDS: Final = 60.0
-"""How long it is waited for the counts of the Prefect UI to be right."""
+UI_SECONDS: Final = 180.0
+"""How long it is waited for the counts of the Prefect UI to be right, and then for the last events."""
 
 
 class Case(BaseModel, frozen=True):
@@ -31,6 +32,7 @@ class Case(BaseModel, frozen=True):
         speed: how many times faster than life the sandbox is.
         initial_wait_seconds, poll_interval_seconds: of all clients that ask.
         submissions_per_second: of all clients that submit.
+        server: which Prefect server.
     """
 
     kind: Kind
@@ -41,13 +43,14 @@ class Case(BaseModel, frozen=True):
     initial_wait_seconds: float = 0.3
     poll_interval_seconds: float = 1
     submissions_per_second: float = 100
+    server: Server = "sqlite"
 
 
 class Measured(BaseModel):
     """What one run took, or the medians of several. Of the processor and of requests: for each video.
 
     Attributes:
-        client_ms, prefect_ms, store_ms, receiver_ms: processor, user and system together.
+        client_ms, prefect_ms, database_ms, redis_ms, store_ms, receiver_ms: processor, user and system together.
         start_ms: processor of the client process before it begins, once. None of it is in `client_ms`.
         wall_seconds: from the start of the flow to its end.
         over_ideal: wall over the time from the first submission to the end of the last task at the provider.
@@ -57,13 +60,17 @@ class Measured(BaseModel):
         asked_p50, asked_p95, fetched_p50, fetched_p95: in callback mode, seconds from the provider's end to the
             receiver's question, and to the run's request for the video, once the receiver's event has woken it.
         archived: how many videos are archived.
-        ui_seconds: after the end, until all task runs are completed in the UI; None: not within a minute.
+        ui_seconds: after the end, until all task runs are completed in the UI; None: not within three minutes.
+        events: how many events of task runs and videos the client sent.
+        events_lost: how many of them the server never recorded.
         store_calls: the store's requests by kind, of all videos.
         problems: of the first videos that failed.
     """
 
     client_ms: float
     prefect_ms: float
+    database_ms: float = 0
+    redis_ms: float = 0
     store_ms: float
     receiver_ms: float
     start_ms: float
@@ -82,6 +89,8 @@ class Measured(BaseModel):
     fetched_p95: float | None = None
     archived: int
     ui_seconds: float | None
+    events: int = 0
+    events_lost: int = 0
     store_calls: dict[str, int] = {}
     problems: list[str] = []
 
@@ -129,10 +138,12 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
             submissions_per_second=case.submissions_per_second,
             report=stage.folder / f"{name}.json",
         )
-        servers = [stage.prefect.process, stage.minio.process, *([receiver] if receiver else [])]
-        before = [processor_seconds(server) for server in servers]
+        prefect, store, receivers = stage.prefect, stage.minio.process, [receiver] if receiver else []
+        servers = [prefect.prefect, prefect.database, prefect.redis, [store], receivers]
+        before, began = [processor_seconds(server) for server in servers], datetime.now(UTC)
         taken = await _run(job, stage)
         ui_seconds = await _until_ui_is_right(taken, stage) if taken.flow_run_ids else None
+        recorded = await _recorded_events(taken, stage, began) if taken.events else 0
         used = [processor_seconds(server) - was for server, was in zip(servers, before, strict=True)]
         is_floor = case.kind == "floor"
         requests = {} if is_floor else sandbox.requests()
@@ -148,8 +159,10 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
     return Measured(
         client_ms=each(taken.processor_seconds) * 1000,
         prefect_ms=each(used[0]) * 1000,
-        store_ms=each(used[1]) * 1000,
-        receiver_ms=each(used[2]) * 1000 if receiver else 0,
+        database_ms=each(used[1]) * 1000,
+        redis_ms=each(used[2]) * 1000,
+        store_ms=each(used[3]) * 1000,
+        receiver_ms=each(used[4]) * 1000,
         start_ms=taken.start_processor_seconds * 1000,
         wall_seconds=taken.wall_seconds,
         over_ideal=taken.wall_seconds / ideal if ideal else None,
@@ -166,6 +179,8 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
         fetched_p95=_percentile(fetched, 95),
         archived=len(taken.archived_at),
         ui_seconds=ui_seconds,
+        events=taken.events,
+        events_lost=taken.events - recorded,
         store_calls=taken.store_calls,
         problems=taken.problems,
     )
@@ -199,6 +214,18 @@ async def _until_ui_is_right(taken: Taken, stage: Stage) -> float | None:
                 return time.monotonic() - began
             await asyncio.sleep(0.5)
     return None
+
+
+async def _recorded_events(taken: Taken, stage: Stage, since: datetime) -> int:
+    """How many of the client's events the server has, once it has all, or has had time enough."""
+    began, recorded = time.monotonic(), 0
+    wanted = {"occurred": {"since": since.isoformat()}, "event": {"prefix": EVENTS}}
+    async with httpx.AsyncClient(timeout=60) as client:
+        while recorded < taken.events and time.monotonic() - began < UI_SECONDS:
+            reply = await client.post(f"{stage.prefect.api_url}/events/filter", json={"filter": wanted, "limit": 1})
+            recorded = reply.json()["total"] if reply.status_code == 200 else recorded
+            await asyncio.sleep(0.5)
+    return min(recorded, taken.events)
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:

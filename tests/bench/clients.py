@@ -5,18 +5,23 @@ N requests, ask until they are done, fetch each video, store it.
 """
 
 import asyncio
+import functools
 import io
 import sys
 import time
 from collections import Counter
+from inspect import isawaitable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from aiolimiter import AsyncLimiter
 from minio import Minio
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.events.clients import EventsClient
+from prefect.events.schemas.events import Event
+from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 
 from apixo import VideoRequest
@@ -26,7 +31,7 @@ from flows.generate_batch import generate_batch
 from flows.record.ledger import Ledger
 from flows.resources import load_block
 from tests.attack.thousand import count_calls
-from tests.bench.jobs import Job, Stopwatch, Taken
+from tests.bench.jobs import EVENTS, Job, Stopwatch, Taken
 from tests.support.memory import forget_peak, peak_kib
 
 MODEL = "sora-2"
@@ -230,17 +235,43 @@ async def naive(job: Job) -> Taken:
             "archived_at": {task_id: at for each in made for task_id, at in each.archived_at.items()},
             "flow_run_ids": [run_id for each in made for run_id in each.flow_run_ids],
             "task_runs": sum(each.task_runs for each in made),
+            "events": sum(each.events for each in made),
         }
     )
 
 
+def count_events() -> set[UUID]:
+    """From now on collects the ids of the events that are sent."""
+    sent, emit = set[UUID](), EventsClient.emit
+
+    @functools.wraps(emit)
+    async def counted(client: EventsClient, event: Event) -> None:
+        if event.event.startswith(EVENTS):
+            sent.add(event.id)
+        await emit(client, event)
+
+    setattr(EventsClient, emit.__name__, counted)
+    return sent
+
+
+async def drain_events() -> None:
+    """Waits for what Prefect's thread has yet to send, as the end of the process does."""
+    draining = EventsWorker.drain_all()
+    if isawaitable(draining):
+        await draining
+
+
 async def run(job: Job) -> None:
     """Does the job, and writes down what it took."""
+    sent = count_events()
     forget_peak()
     client = {"ours": ours, "floor": floor, "bare": bare, "naive": naive}[job.kind]
     if job.kind == "naive" and job.report.stem.rpartition(".")[2].isdigit():
         client = one_naive
     taken = await client(job)
+    if not taken.events:
+        await drain_events()
+        taken.events = len(sent)
     await asyncio.to_thread(job.report.write_text, taken.model_dump_json())
 
 

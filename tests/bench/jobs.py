@@ -13,6 +13,10 @@ Kind = Literal["ours", "floor", "bare", "naive"]
 Prefect, nothing kept. `naive`: a flow run in a process of its own for each video, a task run for each poll."""
 
 
+EVENTS = ("prefect.task-run.", "sora.")
+"""How the names of the events begin that are counted at both ends."""
+
+
 class Job(BaseModel):
     """One run of one client.
 
@@ -55,6 +59,7 @@ class Taken(BaseModel):
         task_runs: how many task runs belong to them.
         store_calls: calls of the store by kind, from the work alone.
         problems: what the first videos that failed say.
+        events: how many events of task runs and videos were sent to Prefect's server.
     """
 
     start_processor_seconds: float = 0
@@ -66,6 +71,7 @@ class Taken(BaseModel):
     task_runs: int = 0
     store_calls: dict[str, int] = {}
     problems: list[str] = []
+    events: int = 0
 
 
 class Stopwatch:

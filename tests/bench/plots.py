@@ -13,6 +13,8 @@ NAMES: Final = {
     "bare": "bare asyncio",
     "naive": "a process a video",
 }
+USUAL: Final = ("poll", "tiny", "sqlite")
+"""Mode, video and server of what is drawn."""
 COLORS: Final = {"ours": "#2563eb", "floor": "#64748b", "bare": "#16a34a", "naive": "#dc2626"}
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 340, 64, 52, 40, 176
 
@@ -22,19 +24,22 @@ Results = Sequence[tuple[Case, Measured]]
 def table(results: Results) -> str:
     """One line for each case."""
     head = (
-        "| client | videos | video | mode | client | Prefect server | MinIO | receiver | wall, s | over ideal "
+        "| client | videos | video | mode | client | Prefect server | PostgreSQL | Redis | MinIO | receiver | wall, s "
+        "| over ideal "
         "| peak, MiB | store requests | provider requests | status calls | lag p50 / p95 / p99, s "
-        "| asked p50 / p95, s | fetched p50 / p95, s | archived |"
+        "| asked p50 / p95, s | fetched p50 / p95, s | archived | UI right after, s | events lost |"
     )
-    lines = [head, "|---|---|---|---|" + "---:|" * 14]
+    lines = [head, "|---|---|---|---|" + "---:|" * 18]
     for case, made in results:
         lag = " / ".join(_number(value) for value in (made.lag_p50, made.lag_p95, made.lag_p99))
         cells = [
-            NAMES[case.kind],
+            NAMES[case.kind] + (", PostgreSQL" if case.server == "postgresql" else ""),
             str(case.videos),
             case.film,
             "-" if case.kind == "floor" else case.mode,
-            *(f"{value:.0f}" for value in (made.client_ms, made.prefect_ms, made.store_ms, made.receiver_ms)),
+            *(f"{value:.0f}" for value in (made.client_ms, made.prefect_ms)),
+            *("-" if case.server == "sqlite" else f"{value:.0f}" for value in (made.database_ms, made.redis_ms)),
+            *(f"{value:.0f}" for value in (made.store_ms, made.receiver_ms)),
             f"{made.wall_seconds:.1f}",
             _number(made.over_ideal),
             f"{made.peak_mib:.0f}",
@@ -45,6 +50,11 @@ def table(results: Results) -> str:
                 for middle, late in ((made.asked_p50, made.asked_p95), (made.fetched_p50, made.fetched_p95))
             ),
             "-" if case.kind == "floor" else str(made.archived),
+            *(
+                ["-", "-"]
+                if case.kind == "bare"
+                else [_number(made.ui_seconds), f"{made.events_lost} of {made.events}"]
+            ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -52,8 +62,8 @@ def table(results: Results) -> str:
 
 def plot(results: Results, *, title: str, unit: str, value: Callable[[Measured], float]) -> str:
     """How a number grows with the number of videos, one line for each client, both axes logarithmic."""
-    chosen = [(case, value(made)) for case, made in results if case.mode == "poll" and case.film == "tiny"]
-    chosen = [(case, number) for case, number in chosen if number > 0]
+    usual = [(case, made) for case, made in results if (case.mode, case.film, case.server) == USUAL]
+    chosen = [(case, number) for case, made in usual if (number := value(made)) > 0]
     if not chosen:
         return ""
     videos = sorted({case.videos for case, _ in chosen})

@@ -2,38 +2,62 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, assert_never
 
 import httpx
 from prefect.blocks.system import Secret
 
 from blocks import ApixoApi
 from deployments.local.credentials import Credentials
-from deployments.local.prefect_server import PrefectServer, start_prefect_server
+from deployments.local.prefect_server import start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, http_get, wait_until_ready
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from tests.flows.conftest import StoredBlocks, store_blocks
-from tests.support import make_archive, unique
+from tests.support import make_archive, topology, unique
 from tests.support.prefect_home import prepare
 
 ROOT: Final = Path(__file__).parents[2]
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
-def processor_seconds(process: ManagedProcess) -> float:
-    """Of the whole process group, as Linux counts it, with the children that it has reaped."""
-    ticks = 0
+Server = Literal["sqlite", "postgresql"]
+"""What Prefect's server keeps its data in: SQLite and its own memory, or PostgreSQL and Redis, and then its API is two
+processes and its services are one."""
+
+
+def processor_seconds(processes: Sequence[ManagedProcess]) -> float:
+    """Of processes and all below them, as Linux counts it, with the children that they have reaped."""
+    found: dict[int, tuple[int, int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[2]) == process.pid:
-            ticks += sum(int(field) for field in fields[11:15])
-    return ticks / TICKS
+        found[int(stat.parent.name)] = int(fields[1]), sum(int(field) for field in fields[11:15])
+    ours = {process.pid for process in processes}
+    while more := {pid for pid, (parent, _) in found.items() if parent in ours} - ours:
+        ours |= more
+    return sum(ticks for pid, (_, ticks) in found.items() if pid in ours) / TICKS
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A Prefect server.
+
+    Attributes:
+        api_url, environment: for its clients.
+        prefect, database, redis: its processes; with SQLite, the server is all.
+    """
+
+    api_url: str
+    environment: Mapping[str, str]
+    prefect: Sequence[ManagedProcess]
+    database: Sequence[ManagedProcess] = ()
+    redis: Sequence[ManagedProcess] = ()
 
 
 class Sandbox:
@@ -73,7 +97,7 @@ class Sandbox:
 class Stage:
     """A store and a Prefect server for all runs; a sandbox, a bucket and blocks for each."""
 
-    def __init__(self, minio: ObjectStoreServer, prefect: PrefectServer, folder: Path) -> None:
+    def __init__(self, minio: ObjectStoreServer, prefect: Backend, folder: Path) -> None:
         self.minio, self.prefect, self.folder = minio, prefect, folder
 
     @contextmanager
@@ -127,13 +151,27 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
-    """Starts the store and the Prefect server."""
+def stages(folder: Path, servers: Sequence[Server]) -> Iterator[dict[Server, Stage]]:
+    """Starts the store, and each of the Prefect servers."""
     credentials = Credentials.load_or_create(folder / "credentials.json")
     store = start_object_store(
         local_dir=ROOT / ".local", data_dir=folder / "data", log_dir=folder, credentials=credentials
     ).ready()
-    with store.process:
-        prefect = start_prefect_server(home=prepare(folder / "home"), log_dir=folder).ready()
-        with prefect.process:
-            yield Stage(store, prefect, folder)
+    with ExitStack() as stack:
+        stack.enter_context(store.process)
+        yield {server: Stage(store, stack.enter_context(_backend(server, folder)), folder) for server in servers}
+
+
+@contextmanager
+def _backend(server: Server, folder: Path) -> Iterator[Backend]:
+    match server:
+        case "sqlite":
+            alone = start_prefect_server(home=prepare(folder / "home"), log_dir=folder).ready()
+            with alone.process:
+                yield Backend(alone.api_url, alone.environment, [alone.process])
+        case "postgresql":
+            (folder / server).mkdir()
+            with topology.started(folder / server) as many:
+                yield Backend(many.api_url, many.environment, many.prefect, [many.database], [many.redis])
+        case _:
+            assert_never(server)

@@ -1,6 +1,7 @@
 """Files in the object store: created once, replaced in one version only, whole or in parts, with their attributes."""
 
 import asyncio
+import base64
 import hashlib
 import secrets
 from functools import partial
@@ -17,6 +18,7 @@ from blocks.probe import RACED
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
 from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
 from deployments.local.store_server import ObjectStoreServer
+from tests.support.memory import forget_peak, peak_kib
 
 from .conftest import OpenStore, archive
 from .wire import BreakingProxy, LimitingProxy, LosingProxy, listening, s3_error
@@ -51,6 +53,33 @@ async def test_a_file_is_created_once_and_never_overwritten(
     assert await own_store.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
     assert own_store._minio.stat_object(own_store.bucket, "v.mp4").content_type == "video/mp4"
     assert await own_store.names("") == [PROBE, RACED, "v.mp4"]
+
+
+async def test_large_files_are_never_in_memory(own_store: ObjectStore, tmp_path: Path) -> None:
+    large_kib = 20_000
+    for index in range(12):
+        with (tmp_path / f"{index}.mp4").open("wb") as file:
+            file.truncate(large_kib * 1024)
+    await own_store.create_file("first.mp4", tmp_path / "0.mp4", content_type="video/mp4")
+    before_kib = forget_peak()
+    uploads = (own_store.create_file(f"{index}.mp4", tmp_path / f"{index}.mp4", content_type="") for index in range(12))
+    assert all(await asyncio.gather(*uploads))
+    assert peak_kib() - before_kib < 0.6 * large_kib
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, 2_000_000])
+async def test_a_file_has_the_checksum_that_the_environment_asks_for(
+    own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setenv("AWS_CHECKSUM_ALGORITHM", "SHA256")
+    store = own_open(archive(own_minio.endpoint))
+    await store.create_bucket()
+    (tmp_path / "f").write_bytes(content := secrets.token_bytes(size_bytes))
+    assert await store.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+    asked: dict[str, str | list[str] | tuple[str]] = {"x-amz-checksum-mode": "ENABLED"}
+    found = store._minio.stat_object(store.bucket, "v.mp4", extra_headers=asked).metadata
+    assert found is not None
+    assert found["x-amz-checksum-sha256"] == base64.b64encode(hashlib.sha256(content).digest()).decode()
 
 
 @pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
@@ -198,19 +227,24 @@ async def test_what_a_store_says_yes_to_and_then_does_not_put_together_is_tried_
     assert proxy.broken == 1
 
 
-async def test_files_of_about_one_size_share_a_client_and_its_time_out(
+async def test_small_files_share_a_client_and_its_time_out_and_large_ones_another(
     own_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To make one takes 5 ms of processor, and a batch uploads hundreds."""
+    """To make one takes 5 ms of processor, 20 with TLS, and a batch uploads hundreds."""
     made: list[float | None] = []
-    small = Connection.small
+    small, http = Connection.small, Connection.http
 
     def counted(connection: Connection, bucket: str, *, timeout_seconds: float | None = None, **more: Any) -> Any:
         made.append(timeout_seconds)
         return small(connection, bucket, timeout_seconds=timeout_seconds, **more)
 
+    def counted_http(connection: Connection) -> httpx.Client:
+        made.append(REQUEST_TIMEOUT_SECONDS)
+        return http(connection)
+
     monkeypatch.setattr(Connection, "small", counted)
-    for number, size_bytes in enumerate([0, 1, 1_000_000, 1_100_000, 2_000_000]):
+    monkeypatch.setattr(Connection, "http", counted_http)
+    for number, size_bytes in enumerate([0, 1, 1_000_000, 1_100_000, 20_000_000]):
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(bytes(size_bytes))
         assert await own_store.create_file(f"videos/{number}.mp4", path, content_type="video/mp4")

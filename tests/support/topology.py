@@ -37,11 +37,15 @@ def _postgres() -> Path | None:
 
 @dataclass(frozen=True)
 class Topology:
-    """Where it is, and what a process needs to be a client of it."""
+    """Where it is, what a process needs to be a client of it, and its own processes."""
 
     api_url: str
     environment: dict[str, str]
     folder: Path
+    prefect: tuple[ManagedProcess, ...]
+    """The API, and the services."""
+    database: ManagedProcess
+    redis: ManagedProcess
 
     def worker(self, name: str) -> ManagedProcess:
         """One more machine's worker of the pool `sora`."""
@@ -58,8 +62,8 @@ class Topology:
 def started(folder: Path) -> Iterator[Topology]:
     """Starts all of it, empty, and stops it at the end."""
     with ExitStack() as stack:
-        database = stack.enter_context(_postgresql(folder))
-        redis = stack.enter_context(_redis(folder))
+        database, database_url = stack.enter_context(_postgresql(folder))
+        redis, redis_port = stack.enter_context(_redis(folder))
         port = free_port()
         home = folder / "home"
         home.mkdir()
@@ -70,13 +74,15 @@ def started(folder: Path) -> Iterator[Topology]:
             **TUNED,
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": api_url,
-            "PREFECT_API_DATABASE_CONNECTION_URL": database,
+            # Of two API processes on an empty database, one may find the other's block types in its way, and all end.
+            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # `save` registers what is missing
+            "PREFECT_API_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
             "PREFECT_SERVER_EVENTS_MESSAGING_CACHE": "prefect_redis.messaging",
             "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
-            "PREFECT_REDIS_MESSAGING_URL": f"redis://{LOOPBACK}:{redis}/0",
-            "PREFECT_SERVER_DOCKET_URL": f"redis://{LOOPBACK}:{redis}/1",
+            "PREFECT_REDIS_MESSAGING_URL": f"redis://{LOOPBACK}:{redis_port}/0",
+            "PREFECT_SERVER_DOCKET_URL": f"redis://{LOOPBACK}:{redis_port}/1",
         }
         prefect = [sys.executable, "-m", "prefect", "server"]
         _run([*prefect, "database", "upgrade", "-y"], folder / "upgrade.log", server)
@@ -101,11 +107,11 @@ def started(folder: Path) -> Iterator[Topology]:
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
-        yield Topology(api_url, client, folder)
+        yield Topology(api_url, client, folder, (api, services), database, redis)
 
 
 @contextmanager
-def _postgresql(folder: Path) -> Iterator[str]:
+def _postgresql(folder: Path) -> Iterator[tuple[ManagedProcess, str]]:
     programs = _postgres()
     assert programs is not None
     # Not below pytest's folder: root's PostgreSQL runs as another user, who may not look in there.
@@ -133,7 +139,7 @@ def _postgresql(folder: Path) -> Iterator[str]:
             lambda: subprocess.run(is_ready, check=False).returncode == 0,
             process=server, timeout_seconds=START_SECONDS, what=server.name,
         )  # fmt: skip
-        yield f"postgresql+asyncpg://prefect:{password}@{LOOPBACK}:{port}/postgres"
+        yield server, f"postgresql+asyncpg://prefect:{password}@{LOOPBACK}:{port}/postgres"
     finally:
         server.stop()
         secret.unlink()
@@ -141,7 +147,7 @@ def _postgresql(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[int]:
+def _redis(folder: Path) -> Iterator[tuple[ManagedProcess, int]]:
     port = free_port()
     program = shutil.which("redis-server")
     assert program is not None
@@ -153,7 +159,7 @@ def _redis(folder: Path) -> Iterator[int]:
             lambda: "Ready to accept connections" in server.log_tail(),
             process=server, timeout_seconds=START_SECONDS, what=server.name,
         )  # fmt: skip
-        yield port
+        yield server, port
 
 
 def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
