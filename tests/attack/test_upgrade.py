@@ -1,24 +1,35 @@
 """Two releases side by side, as while workers are replaced one after another with runs under way.
 
-The older one is this program. The newer one is this program with the next version of the record, which is all that an
-older release can tell of a newer one.
+On a work pool, the older one is what git has of the time before this version of the record. Between commands, it is
+this program, and the newer one is this program with the next version of the record, which is all that an older release
+can tell of a newer one.
 """
 
+import json
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
 
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import ManagedProcess
 from deployments.sandbox import SandboxServer, SandboxSettings
+from flows.generate_video import generate_video
 from flows.record import ledger
 from flows.record.generation import SCHEMA, State
 from tests.attack.fifty import Commands
-from tests.e2e.running import until
-from tests.flows.conftest import store_blocks
+from tests.e2e.running import ROOT, until
+from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, unique
 
 ROWS: Final = 5
@@ -75,3 +86,127 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     # What the newer one wrote, the older one leaves alone, and says why.
     assert older_code != 0
     assert "newer version" in older_said
+
+
+@pytest.fixture(scope="session")
+def older_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout of the last commit that wrote records of the version before this one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    raised = git("log", "--format=%H", "-S", f"SCHEMA: Final = {SCHEMA}", "--", "flows/record/generation.py").split()
+    if not raised:
+        pytest.skip("git has no commit of before: this checkout is not whole")
+    folder = tmp_path_factory.mktemp("older") / "release"
+    git("worktree", "add", "--detach", str(folder), f"{raised[-1]}^")
+    yield folder
+    git("worktree", "remove", "--force", str(folder))
+
+
+StartRun = Callable[..., Awaitable[FlowRun]]
+
+
+@pytest.fixture
+async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
+    async with get_client() as client:
+        yield client
+
+
+@pytest.fixture
+async def start(
+    older_release: Path, prefect: PrefectClient, prefect_server: PrefectServer, tmp_path: Path
+) -> AsyncIterator[StartRun]:
+    """Starts a run of `generate-video` as one of the two releases has it; each has a worker on the same work pool."""
+    pool = unique("upgrade")
+    await prefect.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+    flow_id = await prefect.create_flow(generate_video)
+    deployed = {}
+    for release in (older_release, ROOT):
+        deployed[release] = await prefect.create_deployment(
+            flow_id,
+            unique("upgrade"),
+            entrypoint="flows/generate_video.py:generate_video",
+            path=str(release),
+            work_pool_name=pool,
+        )
+
+    async def start_run(release: Path, **parameters: Any) -> FlowRun:
+        return await prefect.create_flow_run_from_deployment(deployed[release], parameters=parameters)
+
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with ExitStack() as stack:
+        for number, release in enumerate(deployed):
+            worker = ManagedProcess(
+                [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"],
+                name=f"worker of {release}",
+                log_path=tmp_path / f"worker-{number}.log",
+                environment={
+                    **environment,
+                    **prefect_server.environment,
+                    "PREFECT_WORKER_QUERY_SECONDS": "1",
+                    "SORA_SPOOL_DIR": str(tmp_path / f"spool-{number}"),
+                },
+                cwd=release,
+            )
+            stack.callback(worker.stop)
+        yield start_run
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", ["older", "newer"])
+async def test_a_video_that_one_release_began_is_finished_by_the_newer_one_on_the_same_work_pool(
+    first: str,
+    start: StartRun,
+    older_release: Path,
+    prefect: PrefectClient,
+    archive: VideoArchive,
+    one_video: Path,
+    key: str,
+) -> None:
+    """The run that paid is killed. Where that was the newer one, the older one is asked before, and leaves it alone."""
+
+    async def ended(run: FlowRun) -> FlowRun:
+        async def final() -> FlowRun | None:
+            found = await prefect.read_flow_run(run.id)
+            return found if found.state is not None and found.state.is_final() else None
+
+        return await until(final, what="the end of the run")
+
+    with SandboxServer(SandboxSettings(speed=20, data_dir=one_video)) as sandbox:
+        api = make_api(sandbox, initial_wait_seconds=60, poll_interval_seconds=0.5, deadline_seconds=120)
+        stored = await store_blocks(api, archive)
+        order = {"request": {"prompt": "Dunes"}, "key": key, "api": stored.name, "archive": stored.name}
+        await start(older_release if first == "older" else ROOT, **order)
+        os.kill(await until(lambda: _payer(stored, key), what="a submitted task", pause=0.1), signal.SIGKILL)
+        sooner = api.model_copy(update={"initial_wait_seconds": 1.0})
+        await sooner.save(stored.name, overwrite=True)
+        if first == "newer":
+            refused = await ended(await start(older_release, **order))
+            assert refused.state is not None
+            assert refused.state.is_failed()
+            assert "newer version" in str(refused.state.message)
+        made = await ended(await start(ROOT, **order))
+        assert made.state is not None
+        assert made.state.is_completed(), made.state.message
+        (found,) = await _records(stored, key)
+        assert (found["state"], found["schema_version"]) == (State.ARCHIVED, SCHEMA)
+        assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == 1
+
+
+async def _records(stored: StoredBlocks, key: str) -> list[dict[str, Any]]:
+    store = stored.archive.store()
+    try:
+        document = await store.get(f"ledger/{key}.json")
+    finally:
+        await store.aclose()
+    return [json.loads(document.data)] if document else []
+
+
+async def _payer(stored: StoredBlocks, key: str) -> int | None:
+    """The process whose claim has got a task."""
+    for record in await _records(stored, key):
+        if record["state"] == State.SUBMITTED:
+            return int(record["attempts"][-1]["claimed_by"]["pid"])
+    return None
