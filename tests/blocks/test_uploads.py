@@ -12,16 +12,17 @@ import httpx
 import pytest
 from obstore.exceptions import GenericError
 
-from blocks.errors import PreconditionFailedError, StoreUnavailableError
+from blocks import s3_uploads
+from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from blocks.probe import RACED
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
-from blocks.s3_uploads import ONE_REQUEST_BYTES, Uploads
+from blocks.s3_uploads import IN_MEMORY_BYTES, ONE_REQUEST_BYTES, Uploads
 from deployments.local.store_server import ObjectStoreServer
 from tests.support.memory import forget_peak, peak_kib
 
 from .conftest import OpenStore, archive
-from .wire import BreakingProxy, LimitingProxy, LosingProxy, listening, s3_error
+from .wire import BreakingProxy, FakeStore, LimitingProxy, LosingProxy, always, http, listening, s3_error
 
 
 async def test_a_file_is_read_back_by_size_and_checksum(own_store: ObjectStore, tmp_path: Path) -> None:
@@ -38,6 +39,8 @@ async def test_a_file_is_read_back_by_size_and_checksum(own_store: ObjectStore, 
 
 
 SIZES = [0, 1, ONE_REQUEST_BYTES, ONE_REQUEST_BYTES + 1]
+WAYS = [1_000, 2 * IN_MEMORY_BYTES, ONE_REQUEST_BYTES + 1]
+"""From memory, from the disk, in parts."""
 
 
 @pytest.mark.parametrize("size_bytes", SIZES)
@@ -82,7 +85,7 @@ async def test_a_file_has_the_checksum_that_the_environment_asks_for(
     assert found["x-amz-checksum-sha256"] == base64.b64encode(hashlib.sha256(content).digest()).decode()
 
 
-@pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", WAYS)
 async def test_of_many_uploads_at_once_one_creates_the_object(
     own_store: ObjectStore, tmp_path: Path, size_bytes: int
 ) -> None:
@@ -126,7 +129,7 @@ ATTRIBUTES = {
 }
 
 
-@pytest.mark.parametrize("size_bytes", [1_000, ONE_REQUEST_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", WAYS)
 @pytest.mark.parametrize("how", ["created", "replaced", "written"])
 async def test_whoever_gets_an_object_gets_its_attributes(
     own_store: ObjectStore, tmp_path: Path, size_bytes: int, how: str
@@ -178,7 +181,7 @@ async def test_a_file_that_cannot_be_read_is_no_fault_of_the_store(own_store: Ob
     assert not await own_store.get_file("nothing", tmp_path / "f")
 
 
-@pytest.mark.parametrize("size_bytes", [5, ONE_REQUEST_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", WAYS)
 async def test_an_upload_whose_reply_is_lost_is_no_answer_and_the_object_is_written(
     own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path, size_bytes: int
 ) -> None:
@@ -193,6 +196,39 @@ async def test_an_upload_whose_reply_is_lost_is_no_answer_and_the_object_is_writ
         assert not await losing.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
         assert await losing.digest("v.mp4") == ObjectDigest(size_bytes, hashlib.sha256(content).hexdigest())
         assert await losing.names("incoming/") == []
+
+
+@pytest.mark.parametrize("size_bytes", WAYS[:2])
+async def test_whatever_says_yes_without_an_etag_is_no_store(
+    own_open: OpenStore, tmp_path: Path, size_bytes: int
+) -> None:
+    (tmp_path / "f").write_bytes(bytes(size_bytes))
+    fake = FakeStore(always(http(200)))
+    async with listening(fake.handle) as endpoint:
+        with pytest.raises(StoreError):
+            await own_open(archive(endpoint)).create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+    assert [head.split(" ")[0] for head in fake.heads] == ["PUT"]
+
+
+async def test_a_store_that_takes_a_file_drop_by_drop_is_given_up(
+    own_open: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No single piece waits for long, so only the time of the whole ends it."""
+    monkeypatch.setattr(s3_uploads, "BYTES_PER_SECOND", 10**9)
+    monkeypatch.setattr(s3_uploads, "REQUEST_TIMEOUT_SECONDS", 2)
+    (tmp_path / "f").write_bytes(bytes(ONE_REQUEST_BYTES))
+    taken = 0
+
+    async def sip(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        while piece := await reader.read(2**16):
+            taken += len(piece)
+            await asyncio.sleep(0.05)
+
+    async with listening(sip) as endpoint:
+        with pytest.raises(StoreUnavailableError, match="bytes a second"):
+            await own_open(archive(endpoint)).create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
+    assert 0 < taken < ONE_REQUEST_BYTES
 
 
 @pytest.mark.parametrize("size_bytes", [6 * 2**20, 12 * 2**20])
