@@ -4,6 +4,7 @@ import sys
 import traceback
 from typing import Final
 
+import httpx
 from pydantic import ValidationError
 from rich.markup import escape
 
@@ -43,7 +44,7 @@ def fail(error: BaseException) -> int:
         return 1
     unreachable = _unreachable(error)
     if unreachable is not None:
-        if type(unreachable).__name__ == "InvalidURL":  # of Prefect's own client, as soon as it is made
+        if isinstance(unreachable, httpx.InvalidURL):  # of Prefect's own client, as soon as it is made
             err.print(
                 "[red]✗[/] Prefect's client cannot read the environment's proxies, or PREFECT_API_URL "
                 f"({escape(str(unreachable))}). In NO_PROXY it takes no IPv6 networks such as ::1/128 and no "
