@@ -80,11 +80,11 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._go_on(0, "status", answer=Answer.TAKEN)
             case "paid, reply lost":
                 self._go_on(0, "", answer=Answer.TAKEN_REPLY_LOST)
-            case "failed" | "failed, being told":
+            case "failed" | "failed, being reported":
                 self._go_on(0, "status", answer=Answer.TAKEN)
                 self.a_task_ends(0, "OUT_OF_LUCK")
                 self._go_on(0, "" if self.opening == "failed" else "DELETE")
-            case "failed, being told, made by a rerun":
+            case "failed, being reported, made by a rerun":
                 self._go_on(0, "status", answer=Answer.TAKEN)
                 self.a_task_ends(0, "OUT_OF_LUCK")
                 self._go_on(0, "DELETE")
@@ -93,11 +93,11 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.a_task_ends(0, "")
                 self._go_on(1, "PUT videos/")
                 self._go_on(1, "GET open/")
-            case "archived, not told" | "archived, the telling is lost":
+            case "archived, not reported" | "archived, the report is lost":
                 self._go_on(0, "status", answer=Answer.TAKEN)
                 self.a_task_ends(0, "")
                 self._go_on(0, "event")
-                if self.opening == "archived, the telling is lost":
+                if self.opening == "archived, the report is lost":
                     self._go_on(0, "", fate=Fate.REQUEST_LOST)
             case "failed for good, and sent back":
                 self._go_on(0, "status", answer=Answer.TAKEN)
