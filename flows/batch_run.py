@@ -42,8 +42,9 @@ from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.payments import paid_attempts, spent_on
+from flows.record.spend import Ceilings
 from flows.record.wording import counted
-from flows.resources import Resources
+from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
@@ -133,7 +134,8 @@ class Batch:
         price, prices = resources.api.price_per_second, resources.api.prices
         models = sorted({model for row in rows if isinstance(row, Row) for model in row.item.models})
         unpriced = [model for model in models if resources.api.price(model, 1) is None]
-        if resources.spending.ceilings and unpriced:
+        ceilings = Ceilings(resources.api.max_spend_per_day, resources.api.max_spend_per_month)
+        if ceilings and unpriced:
             raise BudgetError(price_needed(", ".join(unpriced)), key=key)
         budget = Budget(
             price_per_second=price,
@@ -148,10 +150,10 @@ class Batch:
         """The summary of a batch that is refused."""
         return self._summary([self._row(row, "not submitted") for row in self.due])
 
-    async def run(self, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
+    async def run(self, paying: PayingResources, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
         """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
         report_total(len(self.due))
-        self._resources.spending.expect(self._needed())
+        paying.spending.expect(self._needed())
         await self.check_balance()
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
@@ -164,7 +166,7 @@ class Batch:
 
         async def one(row: Row) -> BatchRow:
             async with gate:
-                made = await self._generate(row, ramp, starting)
+                made = await self._generate(row, paying, ramp, starting)
             await shown.ended(made.state)
             return made
 
@@ -251,7 +253,9 @@ class Batch:
 
         return self._summary(await asyncio.gather(*(one(row) for row in self.due)), dry_run=True)
 
-    async def _generate(self, row: Row, ramp: AsyncLimiter, starting: asyncio.Semaphore) -> BatchRow:
+    async def _generate(
+        self, row: Row, resources: PayingResources, ramp: AsyncLimiter, starting: asyncio.Semaphore
+    ) -> BatchRow:
         key = row.item.key(self.key)
 
         @asynccontextmanager
@@ -275,7 +279,7 @@ class Batch:
             self.terms, paying=paying, unclaimed=key not in self._before, batch=self.key, gone=self._gone.keys()
         )
         try:
-            made = await generate(row.item.request(), key, self._resources, terms, starting=starting)
+            made = await generate(row.item.request(), key, resources, terms, starting=starting)
         except SoraError as error:
             return await self._failed(row, error)
         except Exception as error:  # noqa: BLE001 - a bug that one row meets must not take the others with it

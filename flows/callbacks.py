@@ -243,7 +243,7 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
 def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:
     sentence = (
         f"{reconciled.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} "
-        "is paid as well. Its id is in the ledger."
+        "is paid as well. The collector archives its video beside."
     )
     if reconciled.state is not State.FAILED:
         return sentence

@@ -23,7 +23,7 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry, Ledger
 from flows.record.wording import counted
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resources import Resources, command_options, load_block
 from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit
 from flows.signals.output import protect_log_handlers
@@ -34,7 +34,7 @@ from flows.signals.waiting_runs import remove_waiting_runs
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
-from flows.task_end import give_up_result, poll_open_task, record_end
+from flows.task_end import GIVEN_UP_AFTER, give_up_result, poll_open_task, record_end
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
@@ -86,7 +86,7 @@ async def collect_videos(
     protect_log_handlers()
     await remove_waiting_runs({"keys": keys, "detached_only": detached_only, "api": api, "archive": archive})
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
+    async with Resources(*blocks, options=command_options(api, archive)) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
     await _report(found)
     await tag_run((), name=run_name(found))
@@ -187,9 +187,9 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         entry = await wait_for_answer(entry, resources.ledger, resources.clock)
     elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources.clock) < RECONCILED_WITHIN:
         entry = await reconcile(entry, resources.ledger, resources.clock)
+    if entry.generation.beside:
+        entry = await _collect_beside(entry, resources)
     found = entry.generation
-    if found.state in (State.SUBMITTED, State.SUCCEEDED):
-        await _collect_superseded(entry, resources)
     match found.state:
         case State.SUBMITTED:
             return await _ask(entry, resources)
@@ -222,30 +222,38 @@ def _is_waited_for(found: Generation, resources: Resources) -> bool:
     return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
 
-async def _collect_superseded(entry: Entry, resources: Resources) -> None:
-    """Archives the videos of tasks that another one replaced: they were paid for too. The one that counts goes on."""
-    found = entry.generation
-    for attempt in found.attempts:
-        for item in attempt.superseded:
-            if item.objects:
-                continue
-            paid = PaidTask(
-                key=found.key,
-                attempt_number=attempt.number,
-                task_id=item.task_id,
-                model=attempt.model,
-                folder=item.folder,
+async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
+    """Archives the videos of its other paid tasks, and notes those that have none. Returns the record as it then is."""
+    for paid in entry.generation.beside:
+        attempt = entry.generation.attempts[paid.attempt_number - 1]
+        age = resources.clock.now() - (attempt.submitted_at or attempt.claimed_at)
+        # By then APIXO has deleted its result, also where it could not be asked for a while.
+        too_old = age > timedelta(hours=resources.api.result_valid_hours) + GIVEN_UP_AFTER
+        why = None
+        try:
+            status = await resources.client.status_once(paid.task_id, model=paid.model)
+            if isinstance(status, Succeeded):
+                await retrieve(paid, entry, status, resources)
+            elif isinstance(status, Failed):
+                why = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
+            elif too_old:
+                why = f"APIXO still calls it {status.state!r}"
+        except SupersededError:
+            pass  # archived beside
+        except (AuthenticationError, NotSentError):
+            raise
+        except SoraError as error:
+            why = str(error) if too_old else None
+            run_logger().warning("Task %s of %s could not be archived beside: %s", paid.task_id, paid.key, error)
+        if why is not None:
+            run_logger().error("No video comes of task %s of %s, which is paid: %s", paid.task_id, paid.key, why)
+            await resources.ledger.change(
+                paid.key,
+                lambda now, task_id=paid.task_id, why=why: transitions.ended_beside(  # type: ignore[misc]
+                    now, task_id, why, now=resources.clock.now()
+                ),
             )
-            try:
-                status = await resources.client.status_once(item.task_id, model=attempt.model)
-                if isinstance(status, Succeeded):
-                    await retrieve(paid, entry, status, resources)
-            except SupersededError:
-                pass  # archived beside
-            except AuthenticationError:
-                raise
-            except SoraError as error:
-                run_logger().warning("Task %s of %s could not be archived beside: %s", item.task_id, found.key, error)
+    return await resources.ledger.read(entry.generation.key) or entry
 
 
 def _age(found: Generation, clock: Clock) -> timedelta:
@@ -309,7 +317,9 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))
     age = _age(found, resources.clock) if found.succeeded_at is None else resources.clock.now() - found.succeeded_at
-    if what in ("pending", "unconfirmed") and age > EXPIRING_AFTER:
+    if found.beside:
+        collected.note = f"Paid for as well, and not archived yet: {', '.join(task.task_id for task in found.beside)}."
+    if (what in ("pending", "unconfirmed") or found.beside) and age > EXPIRING_AFTER:
         collected.expiring = True
         since = "Submitted" if found.succeeded_at is None else "Finished"
         collected.note = (

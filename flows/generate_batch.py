@@ -31,7 +31,7 @@ from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
 from flows.record.ledger import Ledger
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
-from flows.resources import command_options, load_block, open_resources
+from flows.resources import PayingResources, Resources, command_options, load_block
 from flows.shard_runs import run_in_shards
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
@@ -146,7 +146,8 @@ async def generate_batch(
     log_reasons_once()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, pays=not dry_run, options=command_options(api, archive)) as resources:
+    opened = Resources if dry_run or shards > 1 else PayingResources  # of several shards, each pays for its part
+    async with opened(*blocks, options=command_options(api, archive)) as resources:
         key = given or await key_of_batch(title_of(requests), resources.ledger, dry_run=dry_run)
         notes: list[str] = []
         read = partial(
@@ -178,8 +179,10 @@ async def generate_batch(
             raise bad_rows_error(bad, refused)
         else:
             at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
-            if shards == 1:
-                summary = await batch.run(max_in_flight=at_once, submissions_per_second=submissions_per_second)
+            if isinstance(resources, PayingResources):
+                summary = await batch.run(
+                    resources, max_in_flight=at_once, submissions_per_second=submissions_per_second
+                )
             else:
                 summary = await run_in_shards(
                     batch, shards, max_in_flight=at_once, submissions_per_second=submissions_per_second,

@@ -18,7 +18,7 @@ from flows.batch.summary import batch_error
 from flows.batch_run import Batch
 from flows.permission import rerun_by_person
 from flows.record.errors import PipelineError
-from flows.resources import command_options, load_block, open_resources
+from flows.resources import PayingResources, command_options, load_block
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_log import log_reasons_once
@@ -48,7 +48,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
     wanted = await _read(share, archive_block)
     # The provider counts the requests of all shards together.
     part = api_block.model_copy(update={"requests_per_minute": api_block.requests_per_minute / wanted.of})
-    async with open_resources(part, archive_block, pays=True, options=command_options(api, archive)) as resources:
+    async with PayingResources(part, archive_block, options=command_options(api, archive)) as resources:
         terms = Terms(
             may_submit_again=partial(rerun_by_person, run_id=wanted.parent_run_id),
             waits=wanted.waits,
@@ -59,7 +59,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
         )
         async with _in_touch(batch, wanted, attempt, resources.store):
             summary = await batch.run(
-                max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
+                resources, max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
             )
         await resources.store.put(
             summary_name(wanted.folder, wanted.number),

@@ -25,7 +25,7 @@ from flows.record.indexes import request_digest
 from flows.record.keys import check_key, root_run_id
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug, typed_name
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resources import PayingResources, command_options, load_block
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
@@ -86,7 +86,7 @@ async def generate_video(
     title = check_key(key) if key else run_title(request.prompt, "generate")
     async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-        async with open_resources(*blocks, pays=True, options=options) as resources:
+        async with PayingResources(*blocks, options=options) as resources:
             key = key or await key_of_run(request, resources.ledger, title)
             await tag_run(request.tags, name=f"generate {key}")
             async with explained(key, resources):
@@ -118,7 +118,7 @@ async def key_of_run(request: VideoRequest, ledger: Ledger, title: str) -> str:
 async def generate(
     request: VideoRequest,
     key: str,
-    resources: Resources,
+    resources: PayingResources,
     terms: Terms = DEFAULT_TERMS,
     *,
     starting: AbstractAsyncContextManager[object] | None = None,
@@ -166,7 +166,7 @@ async def generate(
         raise
 
 
-async def _may_submit_again(key: str, resources: Resources) -> bool:
+async def _may_submit_again(key: str, resources: PayingResources) -> bool:
     """Whether the output was judged and the API block has it submitted again. The record counts how often."""
     entry = await resources.ledger.read(key)
     return entry is not None and moderation.may_submit_again(entry.generation, resources.api.moderation_retries)

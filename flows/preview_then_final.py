@@ -22,7 +22,7 @@ from flows.record.forms import PLAIN
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
-from flows.resources import Resources, command_options, describe, load_block, open_resources
+from flows.resources import PayingResources, command_options, describe, load_block
 from flows.signals.output import protect_log_handlers
 from flows.signals.preview_artifacts import publish_question
 from flows.signals.progress import run_logger
@@ -111,14 +111,14 @@ async def preview_then_final(
     title = check_key(key) if key else run_title(request.prompt, VERB)
     async with explained(title):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, pays=True, options=options) as resources:
+    async with PayingResources(*blocks, options=options) as resources:
         key = key or await key_of_run(request, resources.ledger, title)
         await tag_run(request.tags, name=f"{VERB} {key}")
         number, asked = await _latest_preview(key, request, resources.ledger)
     problem = ""
     asked_times = 0
     while True:
-        async with open_resources(*blocks, pays=True, options=options) as resources:
+        async with PayingResources(*blocks, options=options) as resources:
             decided = await resources.ledger.read(final_key(key))
             if decided is not None:  # an earlier start of this run, or another one with this key, was answered
                 return await _made(decided.generation.request, final_key(key), resources)
@@ -149,7 +149,7 @@ async def preview_then_final(
                 message=f"Stopped, as was decided: no final video. The preview is archived as {preview.key}."
             )
         if decided_next.is_final:
-            async with open_resources(*blocks, pays=True, options=options) as resources:
+            async with PayingResources(*blocks, options=options) as resources:
                 return await _made(decided_next.request, final_key(key), resources)
         number, asked = number + 1, decided_next.request
 
@@ -218,7 +218,7 @@ async def _latest_preview(key: str, request: VideoRequest, ledger: Ledger) -> tu
     return number, asked
 
 
-async def _made(request: VideoRequest, key: str, resources: Resources) -> Generation:
+async def _made(request: VideoRequest, key: str, resources: PayingResources) -> Generation:
     async with explained(key, resources):
         return await generate(request, key, resources, Terms(may_submit_again=rerun_by_person, waits=True))
 

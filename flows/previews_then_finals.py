@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -35,7 +35,7 @@ from flows.permission import rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.wording import counted
-from flows.resources import Resources, command_options, describe, load_block, open_resources
+from flows.resources import PayingResources, Resources, command_options, describe, load_block
 from flows.signals.output import protect_log_handlers
 from flows.signals.preview_artifacts import known_costs
 from flows.signals.progress import run_logger
@@ -110,9 +110,10 @@ async def previews_then_finals(
     log_reasons_once()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    open_again = partial(open_resources, *blocks, pays=True, options=command_options(api, archive))
+    options = command_options(api, archive)
+    opened = partial(PayingResources, *blocks, options=options)
     limit = None if max_spend is None else Decimal(str(max_spend))
-    async with open_again() as resources:
+    async with opened() as resources:
         key = given or await key_of_batch(title_of(requests, (VERB,)), resources.ledger, dry_run=False)
         read = partial(
             read_calendar, sheet=sheet or None, ignore_columns=False, fit_images=False, report=run_logger().warning
@@ -134,7 +135,11 @@ async def previews_then_finals(
             if entry is not None
         }
         waiting = {name: row for name, row in seen.items() if name not in known}
-    chosen = await _chosen(key, previews, waiting, known, open_again, answer_within_hours) if waiting else []
+    chosen = (
+        await _chosen(key, previews, waiting, known, partial(Resources, *blocks, options=options), answer_within_hours)
+        if waiting
+        else []
+    )
     if chosen is None:
         return Completed(
             message=f"Stopped, as was decided: no final videos. Archived: {counted(len(seen), 'preview')}."
@@ -142,7 +147,7 @@ async def previews_then_finals(
     if known or chosen:
         if limit is not None:
             limit = max(limit - (previews.price or 0) - (previews.spent_before or 0), Decimal(0))
-        async with open_again() as resources:
+        async with opened() as resources:
             finals = await _made(final_key(key), [*known.values(), *chosen], resources, limit)
         if finals.failed:
             raise batch_error(finals)
@@ -206,7 +211,12 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
 
 
 async def _made(
-    key: str, rows: Sequence[Row | BadRow], resources: Resources, max_spend: Decimal | None, *, skips_bad: bool = False
+    key: str,
+    rows: Sequence[Row | BadRow],
+    resources: PayingResources,
+    max_spend: Decimal | None,
+    *,
+    skips_bad: bool = False,
 ) -> BatchSummary:
     terms = Terms(may_submit_again=rerun_by_person, waits=True)
     batch = await Batch.look(key, rows, resources, terms=terms, max_spend=max_spend)
@@ -215,7 +225,7 @@ async def _made(
         summary = batch.untouched()
     else:
         summary = await batch.run(
-            max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
+            resources, max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
         )
     await publish(summary)
     await publish_sheet(summary, resources.store)
@@ -230,7 +240,7 @@ async def _chosen(
     previews: BatchSummary,
     waiting: Mapping[str, Row],
     known: Mapping[str, Row],
-    open_again: Any,
+    opened: Callable[[], Resources],
     hours: float,
 ) -> list[Row] | None:
     """Asks until an answer can be carried out."""
@@ -239,7 +249,7 @@ async def _chosen(
     shown = hashlib.sha256(" ".join(sorted(waiting)).encode()).hexdigest()[:8]
     problem, asked_times = "", 0
     while True:
-        async with open_again() as resources:
+        async with opened() as resources:
             notes = _question(waiting, len(known), resources.api, hours, problem)
             begun = {f"{previews.key}-{name}" for name in known}
             costs = {f"{previews.key}-{name}": cost_of_one(row, resources.api) for name, row in waiting.items()}
@@ -260,7 +270,7 @@ async def _chosen(
             asked_times += 1
             run_logger().warning("The answer cannot be used: %s Asking again.", problem)
             continue
-        async with open_again() as resources:  # it waits for nobody any more
+        async with opened() as resources:  # it waits for nobody any more
             await publish_sheet(previews, resources.store)
         return chosen
 

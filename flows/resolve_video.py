@@ -13,7 +13,7 @@ from flows.record.forms import Empty, OptionalText
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import command_options, load_block, open_resources
+from flows.resources import PayingResources, command_options, load_block
 from flows.signals.output import protect_log_handlers
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import log_reasons_once
@@ -66,7 +66,7 @@ async def resolve_video(
     options = command_options(api, archive)
     async with explained(key):
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-        async with open_resources(*blocks, pays=True, options=options) as resources, explained(key, resources):
+        async with PayingResources(*blocks, options=options) as resources, explained(key, resources):
             seen = await look(key, resources.ledger)
             if task_id is not None:
                 decided = await resolve_as_task(seen, task_id, resources)

@@ -3,20 +3,15 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
-import httpx
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from apixo import StatusClient
 from blocks import ApixoApi, VideoArchive
-from blocks.object_store import ObjectStore
 from flows.clock import Clock
 from flows.media.hosts import guarded_client
 from flows.media.own_images import image_address
@@ -38,119 +33,87 @@ enough for one disk and for the memory that decoding takes."""
 
 
 class Resources:
-    """Opened once a flow run and shared by its steps. Plain attributes; nothing here decides anything.
+    """What everything works with that reads, waits, fetches and archives. Opened once a flow run.
 
-    Not a dataclass or pydantic model on purpose: Prefect walks through those when they are task parameters.
+    Plain attributes; nothing here decides anything. Not a dataclass or pydantic model on purpose: Prefect walks through
+    those when they are task parameters.
+
+    Args:
+        api, archive: the blocks.
+        spool: where downloads are kept between two steps.
+        options: what a `sora` command that a message shows needs to find the same blocks.
     """
 
-    def __init__(
-        self,
-        *,
-        api: ApixoApi,
-        archive: VideoArchive,
-        client: StatusClient,
-        store: ObjectStore,
-        ledger: Ledger,
-        web: httpx.AsyncClient,
-        subscriber: Subscriber,
-        spool: Path,
-        payments: PaymentThread | None = None,
-        options: str = "",
-        clock: Clock | None = None,
-    ) -> None:
-        self.clock = clock or Clock()
-        self.api = api
-        self.archive = archive
-        self.client = client
-        self.store = store
-        self.ledger = ledger
-        self._payments = payments
-        self.spending = SpendGuard(
-            ledger, Ceilings(api.max_spend_per_day, api.max_spend_per_month), currency=api.currency,
-            lease_seconds=api.lease_seconds, now=self.clock.now,
-        )  # fmt: skip
-        """Keeps this run below the ceilings."""
-        self.usual = UsualTimes(ledger.newest)
+    def __init__(self, api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = "") -> None:
+        self.clock = Clock()
+        self.api, self.archive = api, archive
+        self.client, self.store = api.status_client(), archive.store()
+        self.ledger = Ledger(self.store)
+        self.usual = UsualTimes(self.ledger.newest)
+        self.options = options
+        self.spool = spool or spool_root()
         self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
         """Held while a video is fetched, and while it is archived; not between two tries."""
-        self.options = options
-        """What a `sora` command that a message shows needs to find the same blocks."""
-        self.web = web
+        self.web = guarded_client(allow_private_hosts=api.allow_private_hosts)
         """For image and result hosts only: it checks every address and never carries the API key."""
         self.events = EventConnection()
         """For the events that Prefect has to confirm."""
-        self.subscriber = subscriber
+        self.subscriber = Subscriber()
         """Wakes waiters whose callback came; not subscribed where the API block has no `callback_url`."""
-        self.spool = spool
-
-    @property
-    def payments(self) -> PaymentThread:
-        """Where the paid call runs, and nowhere else.
-
-        Raises:
-            PipelineError: whoever opened these resources may not pay.
-        """
-        if self._payments is None:
-            raise PipelineError("This process was not opened for paying. Nothing was sent.")
-        return self._payments
 
     def image_address(self, url: str) -> str:
         """Where the provider fetches an image of a request for the next days. It may be a secret: see `own_images`."""
         valid_seconds = max(self.api.result_valid_hours * 3600, self.api.deadline_seconds)
         return image_address(url, self.archive, self.store, valid_seconds=valid_seconds)
 
+    async def __aenter__(self) -> Self:
+        """Makes sure that the archive can keep a ledger, before anything is paid.
+
+        Raises:
+            StoreError: the archive is not reachable, refuses the keys, or ignores conditional writes.
+        """
+        try:
+            await self.ledger.ensure_ready()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self.events.aclose()
+        await self.subscriber.aclose()
+        await self.web.aclose()
+        await self.client.aclose()
+        await self.store.aclose()
+
+
+class PayingResources(Resources):
+    """Resources that can pay as well. Only what may submit a request asks for them."""
+
+    def __init__(self, api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = "") -> None:
+        super().__init__(api, archive, spool=spool, options=options)
+        self.payments = PaymentThread(api, archive)
+        """Where the paid call runs, and nowhere else."""
+        ceilings = Ceilings(api.max_spend_per_day, api.max_spend_per_month)
+        self.spending = SpendGuard(
+            self.ledger, ceilings, currency=api.currency, lease_seconds=api.lease_seconds, now=self.clock.now
+        )
+        """Keeps this run below the ceilings."""
+
     def owner(self) -> Owner:
         """This process and flow run, as a claim names them."""
         run_id = flow_run.id
         return Owner(host=socket.gethostname(), pid=os.getpid(), flow_run_id=str(run_id) if run_id else None)
 
-
-@asynccontextmanager
-async def open_resources(
-    api: ApixoApi, archive: VideoArchive, *, pays: bool = False, spool: Path | None = None, options: str = ""
-) -> AsyncIterator[Resources]:
-    """Connects everything, and makes sure that the archive can keep a ledger before anything is paid.
-
-    Args:
-        api, archive: the blocks.
-        pays: whether these resources can pay. Only what may submit asks for it.
-        spool: where downloads are kept between two steps.
-        options: what a `sora` command in a message needs to find the same blocks.
-
-    Raises:
-        StoreError: the archive is not reachable, refuses the keys, or ignores conditional writes.
-    """
-    client, store = api.status_client(), archive.store()
-    web = guarded_client(allow_private_hosts=api.allow_private_hosts)
-    payments = PaymentThread(api, archive) if pays else None
-    subscriber = Subscriber()
-    try:
-        ledger = Ledger(store)
-        await ledger.ensure_ready()
-        opened = Resources(
-            api=api,
-            archive=archive,
-            client=client,
-            store=store,
-            ledger=ledger,
-            payments=payments,
-            web=web,
-            subscriber=subscriber,
-            spool=spool or spool_root(),
-            options=options,
-        )
-        try:
-            yield opened
-        finally:
-            await opened.events.aclose()
-            await opened.spending.aclose()
-    finally:
-        await subscriber.aclose()
-        if payments is not None:
-            await payments.aclose()
-        await web.aclose()
-        await client.aclose()
-        await store.aclose()
+    async def aclose(self) -> None:
+        """Ends the payment thread after its last call, then closes all connections."""
+        await self.spending.aclose()
+        await self.payments.aclose()
+        await super().aclose()
 
 
 async def load_block(block: type[B], name: str) -> B:

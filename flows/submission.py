@@ -20,7 +20,7 @@ from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Attempt, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry, Ledger
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals.events import emit
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
@@ -79,7 +79,9 @@ DEFAULT_TERMS: Final = Terms()
 class Submission:
     """One run's way to a submitted generation: its own, or another run's that it joins."""
 
-    def __init__(self, key: str, request: VideoRequest, resources: Resources, terms: Terms = DEFAULT_TERMS) -> None:
+    def __init__(
+        self, key: str, request: VideoRequest, resources: PayingResources, terms: Terms = DEFAULT_TERMS
+    ) -> None:
         self._key = key
         self._request = request
         self._resources = resources

@@ -51,7 +51,7 @@ from deployments.local.credentials import Credentials
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer, SandboxSettings
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources
 from tests.support import make_api, make_archive, unique
 from tests.support.fork_server import ForkServer
 from tests.support.prefect_home import prepare
@@ -182,9 +182,9 @@ def archive(minio: ObjectStoreServer) -> VideoArchive:
 @pytest.fixture
 async def resources(
     api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, tmp_path: Path
-) -> AsyncIterator[Resources]:
+) -> AsyncIterator[PayingResources]:
     """What the steps work with, opened."""
-    async with open_resources(api, archive, pays=True, spool=tmp_path / "spool") as opened:
+    async with PayingResources(api, archive, spool=tmp_path / "spool") as opened:
         yield opened
 
 

@@ -27,7 +27,7 @@ from flows.record.advice import duplicate_error, duplicate_sentence, unknown_mod
 from flows.record.generation import Generation
 from flows.record.indexes import is_same_video
 from flows.record.keys import check_key
-from flows.resources import load_block, open_resources
+from flows.resources import Resources, load_block
 from flows.signals.progress import listen
 
 PLACE_OF_A_FILE: Final = "s3://files/image"
@@ -217,7 +217,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, api: str, archive: str) -> None:
     block = await load_block(ApixoApi, api)
-    async with open_resources(block, await load_block(VideoArchive, archive)) as resources:
+    async with Resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:
             image = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")

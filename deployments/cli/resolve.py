@@ -16,7 +16,7 @@ from deployments.cli.show import print_record
 from flows.record.generation import Generation, State
 from flows.record.keys import check_key
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resources import Resources, command_options, load_block
 
 
 def resolve(
@@ -104,5 +104,5 @@ async def _resolve(seen: Generation, task_id: str | None, *, api: str, archive: 
 @asynccontextmanager
 async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with open_resources(*blocks, options=command_options(api, archive)) as resources:
+    async with Resources(*blocks, options=command_options(api, archive)) as resources:
         yield resources

@@ -40,7 +40,7 @@ from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
 from flows.record.wording import counted
-from flows.resources import Resources, command_options, load_block, open_resources
+from flows.resources import Resources, command_options, load_block
 from flows.signals.events import emit_task_finished
 
 MOST_BODY_BYTES: Final = 1_048_576
@@ -100,7 +100,7 @@ async def open_app(
 
     Opened before the server starts, so that an archive that is away ends the start with its own error.
     """
-    async with open_resources(api_block, archive_block, options=command_options(api, archive)) as resources:
+    async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
         resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
         yield create_app(resources, api=api, archive=archive, **times)
 

@@ -92,12 +92,13 @@ Source = Literal["reply", "callback", "person"]
 
 
 class SupersededTask(_Model):
-    """A task that an attempt had before a person named another one. The provider took it, so it is paid for as well."""
+    """A task of an attempt that is not the one that counts. The provider took it, so it is paid for as well."""
 
     task_id: str
     folder: str
     named_by: Source | None = Field(default=None, description="Who named it, as the attempt had it. Never a person.")
     objects: tuple[ArchivedObject, ...] = Field(default=(), description="Its video, where it was archived beside.")
+    ended: str | None = Field(default=None, description="Why no video of it will come, where that is known.")
 
 
 class Attempt(_Model):
@@ -199,6 +200,27 @@ class Generation(_Model):
         return PaidTask(
             key=self.key, attempt_number=attempt.number, task_id=attempt.task_id, model=attempt.model, folder=folder
         )
+
+    @property
+    def beside(self) -> tuple[PaidTask, ...]:
+        """The other tasks that were paid for, as long as their videos may come and are not archived."""
+        return tuple(
+            PaidTask(
+                key=self.key,
+                attempt_number=attempt.number,
+                task_id=item.task_id,
+                model=attempt.model,
+                folder=item.folder,
+            )
+            for attempt in self.attempts
+            for item in attempt.superseded
+            if not item.objects and item.ended is None and item.task_id != self.task_id
+        )
+
+    @property
+    def may_gain_a_task(self) -> bool:
+        """Whether the provider may still name a task for it: some paid call's own yes was never read."""
+        return any(attempt.named_by != "reply" for attempt in self.attempts)
 
     @property
     def asked(self) -> VideoRequest:

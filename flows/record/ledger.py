@@ -34,8 +34,14 @@ PATIENCE_SECONDS: Final = 60.0
 """How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
 READS_AT_ONCE: Final = 16
 """Records read at the same time where all are looked through: half of the connections that a store keeps open."""
+PUBLISHED: Final = b"published"
+"""What the open marker of a finished generation says where only other paid tasks of it are waited for."""
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+Mark = Callable[[str], Awaitable[None]]
+"""Writes the marker of a key."""
 
 
 class Entry:
@@ -118,10 +124,8 @@ class Ledger:
         """
         await self.mark_open(claimed.key)
         etag = over.etag if over else None
-        written = await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds)
-        if written is not None and over is not None:
-            await self._put_marker_back(claimed.key)
-        return written
+        back = self._put_open if over is not None else None
+        return await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds, mark_again=back)
 
     async def change(
         self,
@@ -133,9 +137,10 @@ class Ledger:
     ) -> Entry:
         """Applies a pure change to the newest version of a record, again where someone else wrote meanwhile.
 
-        A change that takes a finished generation up again also writes its open marker, before and after: whoever closes
-        it at the same moment saw the record as it was before. A task that the change drops is free for its true owner.
-        One that it names was bound by the caller, to `known` if that is given, and is bound again to a newer version.
+        A change that takes a finished generation up again, or names one more paid task of it, also writes its open
+        marker, before and after: whoever closes it at the same moment saw the record as it was before. A task that the
+        change drops is free for its true owner. One that it names was bound by the caller, to `known` if that is given,
+        and is bound again to a newer version.
 
         Args:
             key: an existing record's.
@@ -173,14 +178,15 @@ class Ledger:
     async def _replace(self, entry: Entry, changed: Generation, *, patience_seconds: float) -> Entry | None:
         """Writes a new version with what belongs to it: the marker of one taken up again, the release of its tasks."""
         key = changed.key
-        taken_up = entry.generation.state in FINISHED and changed.state not in FINISHED
-        if taken_up:
-            await self._patiently(lambda: self._store.put(marker_name(key), b""), patience_seconds)
-        written = await self._write(changed, etag=entry.etag, patience_seconds=patience_seconds)
+        finished = entry.generation.state in FINISHED
+        taken_up = finished and changed.state not in FINISHED
+        gains = finished and not taken_up and len(changed.beside) > len(entry.generation.beside)
+        mark = self._put_open if taken_up else self._put_published if gains else None
+        if mark is not None:
+            await self._patiently(lambda: mark(key), patience_seconds)
+        written = await self._write(changed, etag=entry.etag, patience_seconds=patience_seconds, mark_again=mark)
         if written is None:
             return None
-        if taken_up:
-            await self._put_marker_back(key)
         for task_id in entry.generation.task_ids - written.generation.task_ids:
             await self.tasks.release(task_id, key, named=written.generation.tasks_named)
         return written
@@ -226,36 +232,49 @@ class Ledger:
             raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
         return Entry(_parse(key, found.data), found.etag)
 
-    async def _put_marker_back(self, key: str) -> None:
-        """Whoever closed the record we wrote over may have removed our marker and looked just before our write arrived.
-
-        One try: an outage at this very moment must not turn a good write into an unclear one.
-        """
-        with contextlib.suppress(StoreError):
-            await self._store.put(marker_name(key), b"")
-
     async def mark_open(self, key: str) -> None:
         """Writes the open marker. To be done before the record says that something is left to do."""
-        await self._patiently(lambda: self._store.put(marker_name(key), b""))
+        await self._patiently(lambda: self._put_open(key))
+
+    async def _put_open(self, key: str) -> None:
+        await self._store.put(marker_name(key), b"")
+
+    async def _put_published(self, key: str) -> None:
+        """Has the collector look after the other paid tasks of a generation. A marker that is there stays as it is."""
+        with contextlib.suppress(PreconditionFailedError):
+            await self._store.put_if(marker_name(key), PUBLISHED, etag=None)
 
     async def close(self, ended: Generation) -> None:
-        """Removes the open marker of a generation whose end was published.
+        """Removes the open marker of a generation whose end was published, and of whose tasks no video is to come.
 
         What is archived stays archived. Of any other end, someone may claim it again at the same moment, which writes
-        the marker before the claim. So the record is looked at once more afterwards, and the marker is put back if it
-        is open again, or has come to another end meanwhile, which was not published. A claim that arrives only
-        after that look puts it back itself.
+        the marker before the claim. Of any end, a paid call's late answer may name one more task. So where that can
+        be, the record is looked at once more afterwards, and the marker is put back if it is open again, or has come
+        to another end meanwhile, which was not published. A claim or an answer that arrives only after that look puts
+        it back itself.
         """
         key = ended.key
         if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
             with contextlib.suppress(StoreError):  # for lists alone
                 await self._store.put(failed_name(ended), b"")
+        if ended.beside:  # the collector closes it, and must not publish its end anew
+            await self._patiently(lambda: self._store.put(marker_name(key), PUBLISHED))
+            return
         await self._patiently(lambda: self._store.remove(marker_name(key)))
-        if ended.state is State.ARCHIVED:
+        if ended.state is State.ARCHIVED and not ended.may_gain_a_task:
             return
         entry = await self.read(key)
-        if entry is not None and (entry.generation.state not in FINISHED or entry.generation.end != ended.end):
+        now = None if entry is None else entry.generation
+        if now is not None and (now.state not in FINISHED or now.end != ended.end):
             await self.mark_open(key)
+        elif now is not None and now.beside:
+            await self._patiently(lambda: self._put_published(key))
+
+    async def is_published(self, key: str) -> bool | None:
+        """Whether the end of a finished generation was published, and only other paid tasks of it are waited for. None:
+        nothing is left to do."""
+        marker = await self._patiently(lambda: self._store.get(marker_name(key)))
+        return None if marker is None else marker.data == PUBLISHED
 
     async def is_open(self, key: str) -> bool:
         """Whether the open marker of a key is there."""
@@ -303,11 +322,16 @@ class Ledger:
         found = await self.read_all([name.removeprefix("ledger/").removesuffix(".json") for name in names])
         return [entry.generation for entry in found if entry is not None]
 
-    async def _write(self, generation: Generation, *, etag: str | None, patience_seconds: float) -> Entry | None:
+    async def _write(
+        self, generation: Generation, *, etag: str | None, patience_seconds: float, mark_again: Mark | None = None
+    ) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.
 
         Every try sends the same bytes with the same nonce. So if an earlier try did arrive, a later one is refused, and
         the nonce in the record tells that the refusal is due to our own success.
+
+        With `mark_again`, the marker is written once more afterwards: whoever closed the record we wrote over may have
+        removed it and looked just before our write arrived. So it is after a write that may have arrived, too.
         """
         stamped = generation.model_copy(update={"nonce": self._nonce(), "schema_version": SCHEMA})
         data = stamped.model_dump_json(indent=2).encode()
@@ -325,7 +349,16 @@ class Ledger:
                 return None
             return Entry(stamped, new)
 
-        return await self._patiently(write, patience_seconds=patience_seconds)
+        arrived = True
+        try:
+            written = await self._patiently(write, patience_seconds=patience_seconds)
+            arrived = written is not None
+        finally:
+            if mark_again is not None and arrived:
+                # One try: an outage at this very moment must not turn a good write into an unclear one.
+                with contextlib.suppress(StoreError):
+                    await mark_again(generation.key)
+        return written
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None) -> T:
         """Makes a call, again while the store is away. `PreconditionFailedError` is an answer, and passes."""

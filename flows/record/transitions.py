@@ -128,7 +128,16 @@ def submitted(
         if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
             return _with_superseded(generation, attempt_number, task_id, named_by, now=now)
         more["note"] = _noted(attempt, f"{note}; {was}" if note else was)
-    return _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
+    changed = _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
+    # Of an earlier attempt, where a later one counts: paid for as well, so its video is wanted too.
+    return changed if changed.task_id == task_id else _with_beside(changed, attempt_number, now=now)
+
+
+def _with_beside(generation: Generation, number: int, *, now: datetime) -> Generation:
+    """Lists an attempt's own task among those whose videos are archived beside."""
+    attempt = generation.attempts[number - 1]
+    item = SupersededTask(task_id=attempt.task_id or "", folder=attempt.folder or "", named_by=attempt.named_by)
+    return _with_attempt(generation, number, {"superseded": (*attempt.superseded, item)}, now=now)
 
 
 def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
@@ -372,6 +381,20 @@ def _archived_beside(
                 kept[number] = item.model_copy(update={"objects": objects})
                 return _with_attempt(generation, attempt.number, {"superseded": tuple(kept)}, now=now)
     raise superseded_error(generation, task.task_id)
+
+
+def ended_beside(generation: Generation, task_id: str, why: str, *, now: datetime) -> Generation:
+    """No video of this task, which is not the one that counts, will come. One that has a video or an end stays."""
+    for attempt in generation.attempts:
+        kept = tuple(
+            item.model_copy(update={"ended": why})
+            if item.task_id == task_id and not item.objects and item.ended is None
+            else item
+            for item in attempt.superseded
+        )
+        if kept != attempt.superseded:
+            generation = _with_attempt(generation, attempt.number, {"superseded": kept}, now=now)
+    return generation
 
 
 def warned(generation: Generation, *, now: datetime) -> Generation:

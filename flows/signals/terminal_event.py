@@ -24,8 +24,12 @@ async def publish_end(
             the end publishes it in any case: the marker may have been removed by a process that published an earlier
             end and died before it could put the marker back. Prefect recognizes a second event as a repetition.
     """
-    if found and not await ledger.is_open(ended.key):
-        return
+    if found:
+        published = await ledger.is_published(ended.key)
+        if published and not ended.beside:
+            await ledger.close(ended)
+        if published is not False:
+            return
     if ended.state is State.ARCHIVED:
         names = [item.name for item in ended.objects]
         links = {name: link for name in names if (link := archive.public_link(name))}

@@ -9,9 +9,10 @@ from typing import Any
 
 from deployments.sandbox import SandboxServer
 from flows.record.generation import Generation, State
-from tests.e2e.running import ROOT, until
+from tests.e2e.running import ROOT
 from tests.flows.conftest import StoredBlocks
 from tests.support import make_api
+from tests.support.waiting import until
 
 ROWS = 50
 BOUND_SECONDS = 240.0

@@ -27,7 +27,7 @@ from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.resolution import allow_resubmission, look, resolve_as_task
-from flows.resources import command_options, load_block, open_resources
+from flows.resources import Resources, command_options, load_block
 from tests.attack.labels import Places
 from tests.attack.points import Point, Tap
 
@@ -132,9 +132,9 @@ async def _resolve(job: Job) -> None:
     """As `sora resolve` does it: looks, then decides, each with connections of its own."""
     blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
     options = command_options(job.blocks, job.blocks)
-    async with open_resources(*blocks, options=options) as resources:
+    async with Resources(*blocks, options=options) as resources:
         seen = await look(job.key, resources.ledger)
-    async with open_resources(*blocks, options=options) as resources:
+    async with Resources(*blocks, options=options) as resources:
         if job.task_id is not None:
             await resolve_as_task(seen, job.task_id, resources)
         else:

@@ -23,10 +23,11 @@ from tests.attack.fifty import (
     all_are_home,
     patient_api,
 )
-from tests.e2e.running import ROOT, until
+from tests.e2e.running import ROOT
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
 from tests.support.fork_server import ForkServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 

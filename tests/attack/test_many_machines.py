@@ -15,10 +15,11 @@ from blocks import VideoArchive
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.record.ledger import Ledger
 from tests.attack.fifty import Commands
-from tests.e2e.running import ROOT, descendants, kill_all, until
+from tests.e2e.running import ROOT, descendants, kill_all
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, topology
 from tests.support.topology import Topology
+from tests.support.waiting import until
 
 SPEED: Final = 10
 """12 to 24 s for each video: many are under way when a machine goes."""

@@ -28,9 +28,10 @@ from flows.generate_video import generate_video
 from flows.record import ledger
 from flows.record.generation import SCHEMA, State
 from tests.attack.fifty import Commands
-from tests.e2e.running import ROOT, until
+from tests.e2e.running import ROOT
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, unique
+from tests.support.waiting import until
 
 ROWS: Final = 5
 NEWER: Final = (

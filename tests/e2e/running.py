@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from deployments.local.stack_info import StackInfo
 from deployments.sandbox import Fault
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 120.0
@@ -197,16 +197,3 @@ def kill_all(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-async def until(
-    check: Callable[[], Awaitable[T | None]], *, what: str, seconds: float = SECONDS, pause: float = 0.2
-) -> T:
-    """The first answer of the check that is one: neither None nor false."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = await check()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        await asyncio.sleep(pause)

@@ -22,10 +22,11 @@ from flows.generate_batch import generate_batch
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from tests.e2e.conftest import ROOT
-from tests.e2e.running import descendants, until
+from tests.e2e.running import descendants
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive, unique
 from tests.support.receiver import receiving
+from tests.support.waiting import until
 
 ROWS = 12
 PAID_BEFORE_THE_KILL = 3

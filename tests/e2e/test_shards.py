@@ -28,11 +28,11 @@ from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 from tests.e2e.conftest import ROOT, RUN_SECONDS, ended, retry
-from tests.e2e.running import until
 from tests.e2e.stack import runs_are_forked
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api
 from tests.support.fork_server import ForkServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -210,6 +210,7 @@ async def test_a_parent_that_is_killed_and_started_again_takes_up_the_same_shard
     assert len(sandbox.record.submits()) == 6
 
 
+@pytest.mark.attack  # a run of its own takes half a minute
 async def test_max_spend_holds_over_all_shards(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
@@ -223,6 +224,7 @@ async def test_max_spend_holds_over_all_shards(
     assert len(sandbox.record.submits()) == 4
 
 
+@pytest.mark.attack  # a run of its own takes half a minute
 async def test_a_refusal_of_the_account_in_one_shard_stops_the_others(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
@@ -262,6 +264,7 @@ async def test_without_the_deployment_nothing_is_submitted(
     assert sandbox.record.submits() == []
 
 
+@pytest.mark.attack  # a run of its own takes half a minute
 async def test_a_person_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
     stored: StoredBlocks,
     sandbox: SandboxServer,

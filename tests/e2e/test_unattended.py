@@ -16,8 +16,9 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from deployments.local.processes import ManagedProcess
 from flows.record.generation import State
-from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all, until
+from tests.e2e.running import FINAL, ROOT, Json, Running, descendants, kill_all
 from tests.support import unique
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(400)
 

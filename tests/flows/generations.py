@@ -13,7 +13,7 @@ from flows.record import transitions
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, Owner
 from flows.resolution import allow_resubmission, look
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.support import KITE
 
@@ -22,23 +22,23 @@ SUBMARINE = VideoRequest(prompt="Quite another picture: a black submarine", dura
 
 
 async def submit(
-    key: str, resources: Resources, request: VideoRequest = KITE, terms: Terms | None = None
+    key: str, resources: PayingResources, request: VideoRequest = KITE, terms: Terms | None = None
 ) -> Generation:
     return (await Submission(key, request, resources, terms or Terms()).run()).generation
 
 
-async def recorded(key: str, resources: Resources) -> Generation:
+async def recorded(key: str, resources: PayingResources) -> Generation:
     entry = await resources.ledger.read(key)
     assert entry is not None
     return entry.generation
 
 
-def set_clock(resources: Resources, moment: datetime) -> None:
+def set_clock(resources: PayingResources, moment: datetime) -> None:
     """All steps and the ledger take it for this moment, from now on."""
     resources.clock.now = lambda: moment
 
 
-async def abandoned_claim(key: str, resources: Resources, *, lease_seconds: float = 0.3) -> Generation:
+async def abandoned_claim(key: str, resources: PayingResources, *, lease_seconds: float = 0.3) -> Generation:
     """A claim whose owner is dead."""
     claimed = transitions.claim(
         None,
@@ -53,7 +53,7 @@ async def abandoned_claim(key: str, resources: Resources, *, lease_seconds: floa
     return entry.generation
 
 
-async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
+async def lost(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
     """An unconfirmed generation; the task that APIXO took it as."""
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
@@ -61,7 +61,7 @@ async def lost(key: str, resources: Resources, sandbox: SandboxServer) -> str:
     return sandbox.record.charged()[-1].task_id or ""
 
 
-async def allow(key: str, resources: Resources) -> Generation:
+async def allow(key: str, resources: PayingResources) -> Generation:
     """As `sora resolve --resubmit` does it."""
     return await allow_resubmission(await look(key, resources.ledger), resources)
 
@@ -73,7 +73,7 @@ async def finished(sandbox: SandboxServer) -> None:
             await asyncio.sleep(0.05)
 
 
-async def bring_home(resources: Resources) -> list[Collected]:
+async def bring_home(resources: PayingResources) -> list[Collected]:
     """What the collector does next."""
 
     @flow(name="collect-in-a-test")
@@ -83,7 +83,7 @@ async def bring_home(resources: Resources) -> list[Collected]:
     return await run()
 
 
-def closed_before_each_change(key: str, resources: Resources) -> None:
+def closed_before_each_change(key: str, resources: PayingResources) -> None:
     """Another process removes the marker right before the record is changed."""
     change = resources.ledger.change
 

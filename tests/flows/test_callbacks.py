@@ -16,7 +16,7 @@ from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources, Resources
 from tests.flows.generations import (
     abandoned_claim,
     allow,
@@ -36,7 +36,7 @@ from .calls import call, names_of
 
 
 async def test_a_task_that_ended_is_reported_and_nothing_is_written(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id
     await finished(sandbox)
@@ -51,7 +51,7 @@ async def test_a_task_that_ended_is_reported_and_nothing_is_written(
 
 
 async def test_a_task_that_failed_is_reported_as_well(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
@@ -61,7 +61,7 @@ async def test_a_task_that_failed_is_reported_as_well(
 
 
 async def test_an_early_call_changes_and_reports_nothing(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     task_id = (await submit(key, resources)).task_id
@@ -73,7 +73,7 @@ async def test_an_early_call_changes_and_reports_nothing(
 
 @pytest.mark.parametrize("prompt", ["A kite", "forbidden"])
 async def test_a_repeated_call_about_what_is_done_costs_no_question(
-    prompt: str, key: str, resources: Resources, sandbox: SandboxServer
+    prompt: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources, VideoRequest(prompt=prompt))).task_id
     await finished(sandbox)
@@ -88,7 +88,7 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
 
 @pytest.mark.parametrize("attempt", [0, -1, 2, 999_999])
 async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
-    attempt: int, key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+    attempt: int, key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await call(f"{key}.none", resources, "task_1") is Outcome.UNKNOWN
     task_id = (await submit(key, resources)).task_id
@@ -100,7 +100,7 @@ async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
 
 
 async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await finished(sandbox)
@@ -117,7 +117,9 @@ async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
     assert reported[:3] == ["sora.generation.unconfirmed", "sora.generation.submitted", "apixo.task.finished"]
 
 
-async def test_a_claim_whose_owner_died_is_reconciled(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_a_claim_whose_owner_died_is_reconciled(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
     await abandoned_claim(key, resources)
     task_id = await made_outside(resources.api)  # by the owner, right before it died
     assert await call(key, resources, task_id) in (Outcome.PENDING, Outcome.FINISHED)
@@ -126,7 +128,7 @@ async def test_a_claim_whose_owner_died_is_reconciled(key: str, resources: Resou
 
 
 async def test_a_submission_taken_for_unpaid_comes_back_to_the_collector(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)  # a person did not find it
@@ -141,7 +143,7 @@ async def test_a_submission_taken_for_unpaid_comes_back_to_the_collector(
 
 
 async def test_a_marker_that_another_removes_meanwhile_is_put_back(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -154,7 +156,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
     "kind", ["http_401", "http_429", "http_404", "http_500", "http_503", "junk", "reset_before", "other_task"]
 )
 async def test_a_provider_that_cannot_be_asked_changes_nothing(
-    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     before = await records(resources)
@@ -176,7 +178,7 @@ async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
     with StoreGate(minio.endpoint) as gate:
         archive = make_archive(minio)
         archive.endpoint = gate.endpoint
-        async with open_resources(api, archive, pays=True, options=" --api x") as resources:
+        async with PayingResources(api, archive, options=" --api x") as resources:
             resources.ledger = Ledger(resources.store, patience_seconds=0.5)
             task_id = await lost(key, resources, sandbox)
             before = await records(resources)
@@ -192,7 +194,7 @@ async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
 
 
 async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_for_the_next_one(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -212,7 +214,7 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
 
 
 async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -228,7 +230,7 @@ async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
 
 
 async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_video(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -240,10 +242,10 @@ async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_vid
     assert f"sora resolve {key} --task-id {first}" in caplog.messages[-1]
 
 
-async def test_an_archived_generation_stays_closed_when_a_late_call_is_written_down(
-    key: str, resources: Resources, sandbox: SandboxServer
+async def test_after_the_end_a_late_call_brings_its_video_beside_and_announces_nothing_again(
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
-    """Its marker would have it announced again, and downstream flows would run twice."""
+    """It was paid for as well. Announced again, downstream flows would run twice."""
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
     await submit(key, resources)
@@ -252,11 +254,18 @@ async def test_an_archived_generation_stays_closed_when_a_late_call_is_written_d
     assert await call(key, resources, first) is Outcome.ALREADY_HANDLED
     found = await recorded(key, resources)
     assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
+    await bring_home(resources)
+    (beside,) = (await recorded(key, resources)).attempts[0].superseded
+    assert beside.task_id == first
+    assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}
+    assert {item.name for item in beside.objects}.isdisjoint(item.name for item in found.objects)
     assert await resources.ledger.open_keys() == []
+    assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
+    assert len(sandbox.record.charged()) == 2
 
 
 async def test_calls_that_arrive_at_two_receivers_reconcile_once(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await finished(sandbox)
@@ -275,7 +284,7 @@ async def charged(sandbox: SandboxServer) -> str:
 
 
 async def test_a_call_that_comes_before_the_lost_reply_times_out_saves_the_run(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang_after"))
     paying = asyncio.create_task(submit(key, resources))
@@ -291,7 +300,7 @@ async def test_a_call_that_comes_before_the_lost_reply_times_out_saves_the_run(
 
 
 async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.8))
     paying = asyncio.create_task(submit(key, resources))
@@ -305,11 +314,11 @@ async def test_a_call_that_comes_before_a_slow_reply_and_the_reply_say_the_same(
 
 
 async def test_a_paid_call_that_ends_in_a_bug_says_so_though_its_record_was_reconciled(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cut(client: ApixoClient, *_: object, **__: object) -> str:
         monkeypatch.undo()
-        async with open_resources(resources.api, resources.archive) as receiver:  # in another process
+        async with Resources(resources.api, resources.archive) as receiver:  # in another process
             await call(key, receiver, await made_outside(resources.api))
         raise ZeroDivisionError
 

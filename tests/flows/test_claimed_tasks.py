@@ -12,7 +12,7 @@ from deployments.sandbox import SandboxServer
 from flows.callbacks import Outcome, parse_claimed_task_id
 from flows.record import transitions
 from flows.record.indexes import TaskOwner
-from flows.resources import Resources
+from flows.resources import PayingResources
 from tests.flows.generations import allow, finished, lost, submit
 from tests.support import made_outside
 from tests.support.receiver import records
@@ -76,7 +76,7 @@ def test_no_body_can_break_the_reading_of_the_claimed_task(body: bytes) -> None:
 
 
 async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_is_nobody_elses(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
     other = (await submit(f"{key}.other", resources)).task_id
@@ -94,7 +94,7 @@ async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_i
 
 
 async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_over(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -108,7 +108,7 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
 
 
 async def test_a_claimed_task_against_the_ledger_is_ignored(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources)).task_id
     stray = await made_outside(resources.api)
@@ -120,7 +120,7 @@ async def test_a_claimed_task_against_the_ledger_is_ignored(
 
 
 async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)
     tasks = resources.ledger.tasks

@@ -11,7 +11,7 @@ from flows.collect_videos import Collected, CollectionError, collect, collect_vi
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, recorded, submit
@@ -46,7 +46,7 @@ async def test_only_the_named_ones_are_looked_after(stored: StoredBlocks, sandbo
 
 
 async def test_what_is_not_finished_is_asked_once_and_left(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await submit(key, resources)
@@ -57,7 +57,7 @@ async def test_what_is_not_finished_is_asked_once_and_left(
 
 
 async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
     sandbox.faults.add(Fault(call="submit", kind="http_400", prompt_contains="refused"))
@@ -131,7 +131,7 @@ async def test_a_bug_that_one_meets_does_not_keep_the_others_from_coming_home(
 
 
 async def test_a_key_that_does_not_hold_ends_the_run_at_once(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
     sandbox.faults.add(Fault(call="status", kind="http_401", times=-1))
@@ -141,7 +141,7 @@ async def test_a_key_that_does_not_hold_ends_the_run_at_once(
 
 
 async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     keys = [f"{key}-{number}" for number in range(3)]
     for name in keys:
@@ -156,7 +156,7 @@ async def test_a_key_that_does_not_hold_keeps_nobody_from_being_warned(
 
 @pytest.mark.parametrize(("days", "expiring"), [(0.45, False), (0.55, True)])
 async def test_what_will_soon_be_gone_is_warned_of(
-    days: float, expiring: bool, key: str, resources: Resources, sandbox: SandboxServer
+    days: float, expiring: bool, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await submit(key, resources)
@@ -167,7 +167,7 @@ async def test_what_will_soon_be_gone_is_warned_of(
 
 
 async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await submit(key, resources)
@@ -183,7 +183,7 @@ async def test_others_are_notified_once_a_day_what_will_soon_be_gone(
 
 
 async def test_many_open_ones_are_asked_with_bounded_concurrency(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     now = datetime.now(UTC)
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -202,7 +202,7 @@ async def test_many_open_ones_are_asked_with_bounded_concurrency(
 
 @pytest.mark.parametrize(("waits", "age_seconds", "asked"), [(True, 0, 0), (False, 0, 1), (True, 60, 1)])
 async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_its_deadline(
-    waits: bool, age_seconds: float, asked: int, key: str, resources: Resources, sandbox: SandboxServer
+    waits: bool, age_seconds: float, asked: int, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await Submission(key, KITE, resources, Terms(waits=waits)).run()
     await finished(sandbox)
@@ -215,7 +215,7 @@ async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_i
 
 
 async def test_what_a_callback_reconciled_has_lost_its_run(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     claimed = transitions.claim(
         None,

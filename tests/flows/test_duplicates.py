@@ -16,7 +16,7 @@ from flows.generate_video import generate_video
 from flows.paid_call import Outcome
 from flows.record.errors import DuplicateRequestError
 from flows.record.ledger import Entry
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import SUBMARINE
@@ -78,7 +78,7 @@ async def test_a_parents_retry_joins_the_batch_that_it_paid_for(stored: StoredBl
 
 
 async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_refused(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await Submission(key, KITE, resources).run()
     with pytest.raises(DuplicateRequestError, match=f"the same video as {key}.*nothing was sent"):
@@ -91,7 +91,7 @@ async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_r
 
 
 async def test_racing_duplicates_under_refusal_are_paid_once(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     terms = Terms(refuse_duplicates=True)
     results = await asyncio.gather(
@@ -103,7 +103,7 @@ async def test_racing_duplicates_under_refusal_are_paid_once(
 
 
 async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_limit(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, gate = asyncio.Event(), asyncio.Event()
 
@@ -126,7 +126,7 @@ async def test_a_duplicate_is_refused_however_long_the_first_key_waits_for_a_lim
 
 @pytest.mark.parametrize("minutes", [-25, 25])
 async def test_clocks_that_differ_as_much_as_the_store_allows_hide_no_duplicate(
-    minutes: int, key: str, resources: Resources, monkeypatch: pytest.MonkeyPatch
+    minutes: int, key: str, resources: PayingResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await resources.ledger.duplicate_of(KITE, key, note=True) is None
     monkeypatch.setattr(resources.ledger.requests, "_now", lambda: datetime.now(UTC) + timedelta(minutes=minutes))
@@ -134,7 +134,7 @@ async def test_clocks_that_differ_as_much_as_the_store_allows_hide_no_duplicate(
 
 
 async def test_nothing_is_claimed_while_a_limit_is_waited_for(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gate = asyncio.Event()
 

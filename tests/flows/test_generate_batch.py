@@ -22,7 +22,7 @@ from flows.generate_video import generate as generate_one
 from flows.record.generation import Generation
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals.artifacts import artifact_key
 from flows.submission import Terms
 from tests.flows.batches import PRICE, failing, patient_api, rows, run, states, table
@@ -106,7 +106,7 @@ async def test_a_row_that_meets_a_bug_does_not_take_the_others_with_it(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def generate(
-        request: VideoRequest, row_key: str, resources: Resources, terms: Terms, **options: Any
+        request: VideoRequest, row_key: str, resources: PayingResources, terms: Terms, **options: Any
     ) -> Generation:
         if row_key == f"{key}-01":
             raise ZeroDivisionError("nobody foresaw this")
@@ -133,7 +133,7 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
         return await read(ledger, row_key)
 
     async def generate(
-        request: VideoRequest, row_key: str, resources: Resources, terms: Terms, **options: Any
+        request: VideoRequest, row_key: str, resources: PayingResources, terms: Terms, **options: Any
     ) -> Generation:
         made = await generate_one(request, row_key, resources, terms, **options)
         if row_key == f"{key}-01":

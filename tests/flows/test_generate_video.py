@@ -1,6 +1,5 @@
 """The whole flow, in this process, against a real Prefect API, a real MinIO and the sandbox."""
 
-import asyncio
 import hashlib
 import io
 import json
@@ -11,14 +10,14 @@ from typing import Any
 import av
 import pytest
 from PIL import Image
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterName,
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, TaskRunResult
+from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
 from prefect.flow_engine import run_flow_async
 from prefect.states import AwaitingRetry
 
@@ -30,6 +29,7 @@ from flows.record.errors import PipelineError
 from flows.record.generation import Generation, State
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE
+from tests.support.waiting import until
 
 STEPS = ["validate_image", "submit", "wait", "fetch", "archive"]
 
@@ -131,27 +131,26 @@ async def test_run_and_task_names_carry_the_key_and_all_steps_show_also_on_a_rer
         )
         assert len(runs) == 2
         for run in runs:
-            names: set[str] = set()
-            for _ in range(100):  # task runs are written by the server in the background
-                tasks = await client.read_task_runs(
-                    task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
-                )
-                names = {task.name for task in tasks}
-                if len(names) == 5:
-                    break
-            assert names == {f"{step} {key}" for step in STEPS}
+            steps = await task_runs(client, run.id)
+            assert {task.name for task in steps} == {f"{step} {key}" for step in STEPS}
+
+
+async def task_runs(client: PrefectClient, run_id: uuid.UUID) -> list[TaskRun]:
+    """All steps of a run. The server writes them down in the background."""
+    wanted = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id]))
+
+    async def five() -> list[TaskRun] | None:
+        found = await client.read_task_runs(task_run_filter=wanted)
+        return found if len(found) == 5 else None
+
+    return await until(five, what="the task runs of all steps")
 
 
 async def test_the_graph_of_a_run_shows_which_step_s_result_a_step_was_given(stored: StoredBlocks, key: str) -> None:
     made = await stored.generate(KITE, key=key)
     run_id = uuid.UUID(made.attempt.claimed_by.flow_run_id or "")
-    wanted = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run_id]))
     async with get_client() as client:
-        for _ in range(100):  # task runs are written by the server in the background
-            tasks = await client.read_task_runs(task_run_filter=wanted)
-            if len(tasks) == 5:
-                break
-            await asyncio.sleep(0.1)
+        tasks = await task_runs(client, run_id)
     steps = {task.id: task.name.removesuffix(f" {key}") for task in tasks}
     given = {
         steps[task.id]: {

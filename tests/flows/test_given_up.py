@@ -11,7 +11,7 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
 from flows.record.generation import State
 from flows.resolution import look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.task_end import given_up
 from tests.flows.generations import finished, recorded, set_clock, submit
 from tests.support.events import Sent
@@ -20,7 +20,7 @@ DAY: Final = timedelta(days=1)
 
 
 async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_person(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="status", kind="stuck_state", times=-1))
     await submit(key, resources)
@@ -45,7 +45,7 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
 
 
 async def test_a_documented_state_in_between_begins_the_day_anew(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
     now = resources.clock.now
@@ -68,7 +68,7 @@ async def test_a_documented_state_in_between_begins_the_day_anew(
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "junk", "task_unknown", "result_json_empty", "reset_before"])
 async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
-    key: str, resources: Resources, sandbox: SandboxServer, kind: str
+    key: str, resources: PayingResources, sandbox: SandboxServer, kind: str
 ) -> None:
     await submit(key, resources)
     await finished(sandbox)
@@ -88,7 +88,7 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
 
 @pytest.mark.parametrize("kind", ["http_404", "http_500", "html_200", "reset_before"])
 async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, kind: str
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, kind: str
 ) -> None:
     await submit(key, resources)
     await finished(sandbox)
@@ -111,7 +111,7 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
 
 @pytest.mark.parametrize("call", ["status", "result"])
 async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_nothing(
-    key: str, resources: Resources, sandbox: SandboxServer, call: str
+    key: str, resources: PayingResources, sandbox: SandboxServer, call: str
 ) -> None:
     """After weeks behind a broken proxy the provider may still have the result."""
     task_id = (await submit(key, resources)).task_id or ""
@@ -132,7 +132,7 @@ async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_noth
 
 
 async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
@@ -148,7 +148,7 @@ async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
 
 
 async def test_a_result_that_comes_in_that_last_day_is_archived(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
     await finished(sandbox)
@@ -162,7 +162,7 @@ async def test_a_result_that_comes_in_that_last_day_is_archived(
     assert [item.what for item in await collect(None, resources)] == ["archived"]
 
 
-async def test_one_bad_answer_ends_no_old_task(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_one_bad_answer_ends_no_old_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     await submit(key, resources)
     await finished(sandbox)
     sandbox.faults.add(Fault(call="status", kind="http_500", times=1))

@@ -22,7 +22,7 @@ from flows.record.errors import UnconfirmedError, VideoFailedError
 from flows.record.generation import Attempt, Generation, Owner, Problem, State
 from flows.resolution import look, resolve_as_task
 from flows.resolve_video import GO_ON, resolve_video
-from flows.resources import open_resources
+from flows.resources import Resources
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.record.changes import claimed, fail, lose, resolve, submit
 from tests.support import KITE, make_api
@@ -204,7 +204,7 @@ async def test_what_a_person_was_told_pays_nothing_pays_nothing(
         with pytest.raises(VideoFailedError, match=OUTPUT):
             await resolve_video(key=key, decision=GO_ON, task_id=task_id, api=lenient.name, archive=lenient.name)
     else:
-        async with open_resources(lenient.api, lenient.archive) as resources:
+        async with Resources(lenient.api, lenient.archive) as resources:
             await resolve_as_task(await look(key, resources.ledger), task_id, resources)
     for _ in range(2):  # nor when the same video is run again, by a calendar or a person
         with pytest.raises(VideoFailedError, match=OUTPUT):

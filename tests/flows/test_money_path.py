@@ -17,40 +17,40 @@ from flows.record.errors import SupersededError, UnconfirmedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.submission import Submission
 from flows.task_end import record_end
 from tests.flows.generations import SUBMARINE
 from tests.support import KITE, made_outside, unique
 
 
-async def read(key: str, resources: Resources) -> Entry:
+async def read(key: str, resources: PayingResources) -> Entry:
     entry = await resources.ledger.read(key)
     assert entry is not None
     return entry
 
 
-async def finished(task_id: str, resources: Resources) -> Succeeded:
+async def finished(task_id: str, resources: PayingResources) -> Succeeded:
     while not isinstance(status := await resources.client.status_once(task_id), Succeeded):
         await asyncio.sleep(0.05)
     return status
 
 
-async def fetched(paid: PaidTask, resources: Resources, folder: Path) -> tuple[Entry, list[FetchedVideo] | None]:
+async def fetched(paid: PaidTask, resources: PayingResources, folder: Path) -> tuple[Entry, list[FetchedVideo] | None]:
     entry, status = await record_end(
         paid, await read(paid.key, resources), await finished(paid.task_id, resources), resources
     )
     return entry, await steps.fetch.fn(paid, entry, status, folder, resources)
 
 
-async def archived_hash(found: Generation, resources: Resources) -> str:
+async def archived_hash(found: Generation, resources: PayingResources) -> str:
     assert found.video is not None
     digest = await resources.store.digest(found.video.name)
     assert digest is not None
     return digest.sha256
 
 
-async def two_tasks(key: str, resources: Resources) -> tuple[PaidTask, PaidTask]:
+async def two_tasks(key: str, resources: PayingResources) -> tuple[PaidTask, PaidTask]:
     """A key whose task a person replaces by another one, while a run still works on the first."""
     first = (await Submission(key, KITE, resources).run()).generation.task
     other = await made_outside(resources.api, SUBMARINE)
@@ -59,7 +59,7 @@ async def two_tasks(key: str, resources: Resources) -> tuple[PaidTask, PaidTask]
 
 
 async def test_the_record_holds_the_video_of_the_task_that_it_names_and_the_other_one_lies_beside(
-    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+    key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     first, second = await two_tasks(key, resources)
     known, superseded = await fetched(first, resources, tmp_path / "a")
@@ -79,7 +79,7 @@ async def test_the_record_holds_the_video_of_the_task_that_it_names_and_the_othe
 
 
 async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
-    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = await two_tasks(key, resources)
     known, superseded = await fetched(first, resources, tmp_path / "a")
@@ -105,7 +105,7 @@ async def test_a_late_upload_of_a_superseded_task_overwrites_nothing(
 
 
 async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_first(
-    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+    key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     """A host may encode a result anew, and two versions of Pillow draw two posters."""
     paid = (await Submission(key, KITE, resources).run()).generation.task
@@ -131,7 +131,7 @@ async def test_two_runs_that_fetched_other_bytes_of_one_task_archive_what_came_f
 
 
 async def test_racing_archives_of_one_task_leave_a_record_that_fits_the_objects(
-    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+    key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     paid = (await Submission(key, KITE, resources).run()).generation.task
     prepared = [await fetched(paid, resources, tmp_path / str(number)) for number in range(6)]
@@ -141,7 +141,7 @@ async def test_racing_archives_of_one_task_leave_a_record_that_fits_the_objects(
     assert await archived_hash(made[0], resources) == made[0].video.sha256
 
 
-async def test_one_task_is_never_in_two_records(resources: Resources, sandbox: SandboxServer) -> None:
+async def test_one_task_is_never_in_two_records(resources: PayingResources, sandbox: SandboxServer) -> None:
     keys = [unique("a") for _ in range(8)]
     for key in keys:
         sandbox.faults.add(Fault(call="submit", kind="reset_after"))
@@ -159,7 +159,7 @@ async def test_one_task_is_never_in_two_records(resources: Resources, sandbox: S
 
 
 async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_its_owner_the_video(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """The reply to a paid call names a task that a person has just given to another generation."""
     other = f"{key}-other"
@@ -181,7 +181,7 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
 
 
 async def test_a_task_whose_process_died_before_it_was_in_the_record_is_found_without_a_person(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=30))
     resources.api.submit_timeout_seconds = 0.3
@@ -202,7 +202,7 @@ def _killed(*_: object, **__: object) -> Generation:
 
 
 async def test_a_refused_key_leaves_nothing_of_the_collector_running(
-    resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         await Submission(unique("k"), VideoRequest(prompt=f"kite {number}"), resources).run()
@@ -224,7 +224,7 @@ async def test_a_refused_key_leaves_nothing_of_the_collector_running(
     assert asyncio.all_tasks() - before == set()
 
 
-async def unconfirmed_and_noted(key: str, resources: Resources, sandbox: SandboxServer) -> str:
+async def unconfirmed_and_noted(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
     """The receiver bound the task that a callback named, and died before the record named it."""
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
@@ -235,7 +235,7 @@ async def unconfirmed_and_noted(key: str, resources: Resources, sandbox: Sandbox
 
 
 async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
     with pytest.raises(ResolutionError, match=f"APIXO took it as task {task_id}"):
@@ -245,7 +245,7 @@ async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
 
 
 async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
     found = (await Submission(key, KITE, resources).run()).generation
@@ -258,7 +258,7 @@ async def test_a_rerun_and_the_collector_find_the_task_that_the_store_knows(
 
 
 async def test_the_collector_archives_a_superseded_task_beside(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it any more, and it was paid for all the same."""
     first, second = await two_tasks(key, resources)
@@ -266,7 +266,7 @@ async def test_the_collector_archives_a_superseded_task_beside(
         await finished(task.task_id, resources)
 
     async def retrieve_without_prefect(
-        paid: PaidTask, known: Entry, status: Succeeded | None, own: Resources
+        paid: PaidTask, known: Entry, status: Succeeded | None, own: PayingResources
     ) -> Generation:
         videos = await steps.fetch.fn(paid, known, status, own.spool / paid.task_id, own)
         made: Generation = await steps.archive.fn(paid, known, videos, own)

@@ -34,6 +34,7 @@ from flows.preview_then_final import (
 )
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE
+from tests.support.waiting import until
 
 
 def test_a_preview_is_as_short_as_its_model_can() -> None:
@@ -65,13 +66,15 @@ async def paused(key: str, question: str) -> FlowRun:
     """The run of this key, once it waits for the answer to this question."""
     wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"preview {key}"]))
     async with get_client() as client:
-        for _ in range(300):
-            for run in await client.read_flow_runs(flow_run_filter=wanted):
-                if run.state and run.state.is_paused() and run.state.state_details.pause_key == question:
-                    await asyncio.sleep(0.5)  # the form is saved after the state
-                    return run
-            await asyncio.sleep(0.1)
-    raise AssertionError(f"{key} never asked {question}")
+
+        async def asking() -> FlowRun | None:
+            found = await client.read_flow_runs(flow_run_filter=wanted)
+            paused = ((run, run.state) for run in found if run.state and run.state.is_paused())
+            return next((run for run, state in paused if state.state_details.pause_key == question), None)
+
+        run = await until(asking, what=f"{key} to ask {question}", pause=0.1)
+    await asyncio.sleep(0.5)  # the form is saved after the state
+    return run
 
 
 @asynccontextmanager

@@ -35,6 +35,7 @@ from flows.previews_then_finals import (
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_preview_then_final import answer, artifacts, lengths
 from tests.support import make_api
+from tests.support.waiting import until
 
 ROWS = [{"id": name, "prompt": "Dunes at dawn", "duration": 8} for name in ("a", "b", "c")]
 
@@ -139,14 +140,16 @@ async def paused(key: str, asked_times: int = 0) -> FlowRun:
     """The run of this key, once it waits for an answer after so many answers."""
     wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"previews of batch {key}"]))
     async with get_client() as client:
-        for _ in range(600):
-            for run in await client.read_flow_runs(flow_run_filter=wanted):
-                question = run.state.state_details.pause_key if run.state and run.state.is_paused() else None
-                if question is not None and question.endswith(f"-{asked_times}"):
-                    await asyncio.sleep(0.5)  # the form is saved after the state
-                    return run
-            await asyncio.sleep(0.1)
-    raise AssertionError(f"{key} never asked")
+
+        async def asking() -> FlowRun | None:
+            found = await client.read_flow_runs(flow_run_filter=wanted)
+            paused = ((run, run.state.state_details) for run in found if run.state and run.state.is_paused())
+            asked = f"-{asked_times}"
+            return next((run for run, details in paused if (details.pause_key or "").endswith(asked)), None)
+
+        run = await until(asking, what=f"{key} to ask", pause=0.1)
+    await asyncio.sleep(0.5)  # the form is saved after the state
+    return run
 
 
 @asynccontextmanager

@@ -13,17 +13,17 @@ from flows.record import transitions
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, State
 from flows.resolution import ResolutionError, look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import PayingResources
 from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, lost, recorded, submit
 from tests.support import made_outside
 
 
-async def resolve(key: str, task_id: str, resources: Resources) -> Generation:
+async def resolve(key: str, task_id: str, resources: PayingResources) -> Generation:
     """As `sora resolve --task-id` does it."""
     return await resolve_as_task(await look(key, resources.ledger), task_id, resources)
 
 
-async def test_who_resolved_it_is_written_down(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_who_resolved_it_is_written_down(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     resolved = await resolve(key, await lost(key, resources, sandbox), resources)
     assert resolved == await recorded(key, resources)
     assert "a person said" in (resolved.attempt.note or "")
@@ -31,7 +31,7 @@ async def test_who_resolved_it_is_written_down(key: str, resources: Resources, s
 
 
 async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is_resolved(
-    key: str, resources: Resources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a person saw in the account while the claim still stood may be outdated."""
     task_id = await lost(f"{key}.other", resources, sandbox)
@@ -47,7 +47,7 @@ async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is
 
 
 async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -58,14 +58,14 @@ async def test_a_rejected_generation_that_was_taken_after_all_goes_on(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_saying_it_twice_is_fine(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_saying_it_twice_is_fine(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     task_id = await lost(key, resources, sandbox)
     first = await resolve(key, task_id, resources)
     assert await resolve(key, task_id, resources) == first
 
 
 async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
     failed = Failed(task_id=task_id, state="failed", fail_code="NO", fail_message="no")
@@ -80,7 +80,7 @@ async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
 
 
 async def test_a_marker_that_another_removes_meanwhile_is_put_back(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await allow(key, resources)
@@ -91,7 +91,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
 
 @pytest.mark.parametrize("kind", ["http_500", "http_401", "junk", "reset_before"])
 async def test_a_provider_that_cannot_be_asked_changes_nothing(
-    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     before = await resources.ledger.read(key)
@@ -102,14 +102,14 @@ async def test_a_provider_that_cannot_be_asked_changes_nothing(
     assert await resources.ledger.read(key) == before
 
 
-async def test_a_key_nobody_submitted_cannot_be_resolved(key: str, resources: Resources) -> None:
+async def test_a_key_nobody_submitted_cannot_be_resolved(key: str, resources: PayingResources) -> None:
     with pytest.raises(ResolutionError, match=r"no record.*Nothing was ever submitted"):
         await resolve(key, "task_1", resources)
     assert await resources.ledger.keys() == []
 
 
 async def test_allowing_a_resubmission_twice_pays_once_more_only(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
     failed = Failed(task_id=task_id, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
@@ -123,7 +123,7 @@ async def test_allowing_a_resubmission_twice_pays_once_more_only(
 
 
 async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_else(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person fixes a wrong task just as the collector writes down the end of the wrong one."""
     right = await lost(key, resources, sandbox)
@@ -145,7 +145,7 @@ async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_e
 
 
 async def test_a_task_that_is_named_again_while_it_is_being_freed_stays_bound(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One person corrects a mistake, and another one undoes the correction before the task's owner is freed."""
     wrong, right = await made_outside(resources.api), await made_outside(resources.api)

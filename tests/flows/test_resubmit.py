@@ -15,7 +15,7 @@ from flows.record.errors import (
 )
 from flows.record.generation import Attempt, Generation, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.generations import recorded, submit
 from tests.support import KITE, made_outside
@@ -25,7 +25,7 @@ async def _always(_: Sequence[Attempt]) -> str:
     return "a person's click"
 
 
-async def failed_generation(key: str, resources: Resources, fail_code: str) -> Generation:
+async def failed_generation(key: str, resources: PayingResources, fail_code: str) -> Generation:
     submitted = await submit(key, resources)
     status = Failed(task_id=submitted.task_id or "", state="failed", fail_code=fail_code, fail_message="no")
     entry = await resources.ledger.change(key, lambda now: transitions.failed(now, status, now=datetime.now(UTC)))
@@ -33,7 +33,7 @@ async def failed_generation(key: str, resources: Resources, fail_code: str) -> G
 
 
 async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await failed_generation(key, resources, "OUT_OF_LUCK")
     with pytest.raises(VideoFailedError, match="--resubmit"):
@@ -47,7 +47,7 @@ async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
 
 @pytest.mark.parametrize("fail_code", ["CONTENT_VIOLATION", "INVALID_IMAGE_URL"])
 async def test_a_permanent_failure_is_never_submitted_again(
-    fail_code: str, key: str, resources: Resources, sandbox: SandboxServer
+    fail_code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await failed_generation(key, resources, fail_code)
     with pytest.raises(VideoFailedError) as caught:
@@ -58,7 +58,9 @@ async def test_a_permanent_failure_is_never_submitted_again(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_resolving_with_a_task_id_goes_on_with_it(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_resolving_with_a_task_id_goes_on_with_it(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
@@ -73,7 +75,7 @@ async def test_resolving_with_a_task_id_goes_on_with_it(key: str, resources: Res
 
 
 async def test_resolving_with_resubmit_pays_exactly_once_more(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     with pytest.raises(UnconfirmedError):
@@ -85,7 +87,9 @@ async def test_resolving_with_resubmit_pays_exactly_once_more(
     assert len(sandbox.record.charged()) == 1
 
 
-async def test_a_paid_generation_cannot_be_resubmitted(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_a_paid_generation_cannot_be_resubmitted(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
     await submit(key, resources)
     with pytest.raises(ResolutionError, match="APIXO took it"):
         await allow_resubmission(await recorded(key, resources), resources)
@@ -94,7 +98,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(key: str, resources: Reso
 
 
 async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     with pytest.raises(UnconfirmedError):
@@ -110,7 +114,7 @@ async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(
 
 
 async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     sandbox.faults.add(Fault(call="submit", kind="http_400"))
@@ -129,7 +133,7 @@ async def test_a_late_answer_is_adopted_when_nothing_else_was_paid(
 
 
 async def test_a_decision_counts_for_the_attempt_it_was_about(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="hang", seconds=5))
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
@@ -147,7 +151,7 @@ async def test_a_decision_counts_for_the_attempt_it_was_about(
 
 
 async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_corrected(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     other = await submit(f"{key}-other", resources)
     stray = await made_outside(resources.api, VideoRequest(prompt="made outside"))

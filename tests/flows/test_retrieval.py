@@ -22,7 +22,7 @@ from flows.media.errors import DamagedVideoError
 from flows.media.videos import inspect_video
 from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import State
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals.artifacts import markdown
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, submit
@@ -159,7 +159,7 @@ async def test_whoever_gets_an_archived_object_gets_a_telling_file_name(
 
 
 async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_says_so(
-    key: str, resources: Resources, sandbox: SandboxServer, tmp_path: Path
+    key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     found = await submit(key, resources)
     path = VideoFiles(tmp_path).make("v.mp4", movflags="faststart")
@@ -177,7 +177,7 @@ async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_
 
 
 async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="truncated_mp4", times=-1))
     entry = await submit(key, resources)
@@ -213,7 +213,7 @@ async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
 
 
 async def test_a_page_in_place_of_the_video_keeps_the_generation_open(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="html_200", times=-1))
     await submit(key, resources)
@@ -238,7 +238,12 @@ async def test_a_page_in_place_of_the_video_keeps_the_generation_open(
     ],
 )
 async def test_a_result_is_archived_whatever_is_odd_around_it_and_that_is_logged(
-    key: str, resources: Resources, sandbox: SandboxServer, kind: str, remark: str, caplog: pytest.LogCaptureFixture
+    key: str,
+    resources: PayingResources,
+    sandbox: SandboxServer,
+    kind: str,
+    remark: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
     entry = await submit(key, resources)

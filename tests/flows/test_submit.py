@@ -21,14 +21,14 @@ from flows.record.errors import (
 )
 from flows.record.generation import Generation, Problem, State
 from flows.record.ledger import Entry, Ledger, record_name
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import abandoned_claim, recorded, submit
 from tests.support import KITE, make_api
 
 
 async def test_a_new_key_is_paid_once_and_the_task_is_in_the_ledger(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await submit(key, resources)
     again = await submit(key, resources)
@@ -41,12 +41,12 @@ async def test_a_new_key_is_paid_once_and_the_task_is_in_the_ledger(
 
 
 async def test_racing_runs_pay_once_and_all_get_the_same_task(
-    key: str, api: ApixoApi, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+    key: str, api: ApixoApi, archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.5))
 
     async def one() -> Generation:
-        async with open_resources(api, archive, pays=True) as own:
+        async with PayingResources(api, archive) as own:
             return await submit(key, own)
 
     results = await asyncio.gather(*(one() for _ in range(24)))
@@ -64,7 +64,7 @@ async def test_racing_runs_pay_once_and_all_get_the_same_task(
     ],
 )  # fmt: skip
 async def test_an_unclear_answer_is_never_sent_again(
-    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "seconds": 5}))
     for _ in range(3):
@@ -91,7 +91,7 @@ async def test_an_unclear_answer_is_never_sent_again(
     ],
 )
 async def test_a_definite_no_is_not_repeated_and_a_later_run_may_try_again(
-    kind: str, code: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     with pytest.raises(SubmissionRejectedError, match="Nothing was paid"):
@@ -112,7 +112,7 @@ async def test_a_definite_no_is_not_repeated_and_a_later_run_may_try_again(
 
 
 async def test_a_rate_limit_is_waited_out_for_as_long_as_it_asks(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=2, retry_after="7"))
     slept: list[float] = []
@@ -127,7 +127,7 @@ async def test_a_rate_limit_is_waited_out_for_as_long_as_it_asks(
 
 
 async def test_a_rate_limit_that_stays_ends_rejected_after_a_bounded_number_of_tries(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
     with pytest.raises(SubmissionRejectedError, match=f"after {MAX_TRIES} tries"):
@@ -137,12 +137,12 @@ async def test_a_rate_limit_that_stays_ends_rejected_after_a_bounded_number_of_t
 
 
 async def test_racing_runs_share_their_tries_at_a_rate_limit(
-    key: str, api: ApixoApi, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+    key: str, api: ApixoApi, archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1))
 
     async def one() -> None:
-        async with open_resources(api, archive, pays=True) as own:
+        async with PayingResources(api, archive) as own:
             with pytest.raises(SubmissionRejectedError):
                 await submit(key, own)
 
@@ -152,10 +152,10 @@ async def test_racing_runs_share_their_tries_at_a_rate_limit(
 
 
 async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
-    key: str, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+    key: str, archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     unreachable = make_api(sandbox, base_url="http://127.0.0.1:9")
-    async with open_resources(unreachable, archive, pays=True) as own:
+    async with PayingResources(unreachable, archive) as own:
         with pytest.raises(SubmissionRejectedError, match="Nothing was sent"):
             await submit(key, own)
     assert (await recorded(key, resources)).state is State.REJECTED
@@ -164,7 +164,7 @@ async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
 
 
 async def test_another_request_under_a_known_key_is_an_error(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
     with pytest.raises(KeyConflictError, match=key):
@@ -173,7 +173,7 @@ async def test_another_request_under_a_known_key_is_an_error(
 
 
 async def test_a_dead_owners_claim_becomes_unconfirmed_and_is_not_sent(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await abandoned_claim(key, resources)
     with pytest.raises(UnconfirmedError, match="process 1 on elsewhere"):
@@ -182,7 +182,7 @@ async def test_a_dead_owners_claim_becomes_unconfirmed_and_is_not_sent(
 
 
 async def test_a_claim_that_is_answered_in_time_is_joined(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await abandoned_claim(key, resources, lease_seconds=30)
     joined = asyncio.create_task(submit(key, resources))
@@ -195,7 +195,7 @@ async def test_a_claim_that_is_answered_in_time_is_joined(
 
 
 async def test_a_record_that_is_removed_under_those_who_wait_for_it_is_not_claimed_again(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """Somebody deleted it, perhaps with the bucket's other objects: what was paid for is not known any more."""
     await abandoned_claim(key, resources, lease_seconds=30)
@@ -208,7 +208,7 @@ async def test_a_record_that_is_removed_under_those_who_wait_for_it_is_not_claim
 
 
 async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_comes(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1))
     paying = asyncio.create_task(submit(key, resources))
@@ -223,7 +223,7 @@ async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_com
 
 
 async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one(
-    key: str, resources: Resources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen_seconds, real, claim = 0.0, resources.clock.monotonic, Ledger.claim
 
@@ -244,7 +244,7 @@ async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one
 
 
 async def test_cancelling_in_the_middle_of_the_paid_call_still_writes_its_answer(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
     paying = asyncio.create_task(submit(key, resources))
@@ -257,7 +257,7 @@ async def test_cancelling_in_the_middle_of_the_paid_call_still_writes_its_answer
 
 
 async def test_the_end_of_the_run_does_not_reach_the_paid_call(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """As at SIGTERM, where `asyncio.run` cancels every task of the loop."""
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.6))
@@ -276,10 +276,10 @@ async def test_the_end_of_the_run_does_not_reach_the_paid_call(
 
 
 async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
-    key: str, archive: VideoArchive, resources: Resources, sandbox: SandboxServer
+    key: str, archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     slow = make_api(sandbox, requests_per_minute=30)
-    async with open_resources(slow, archive, pays=True) as own:
+    async with PayingResources(slow, archive) as own:
         await submit(f"{key}-first", own)  # takes the only turn of these two seconds
         waiting = asyncio.create_task(submit(key, own))
         await asyncio.sleep(0.5)

@@ -8,7 +8,7 @@ from apixo import Succeeded
 from blocks.errors import StoreError
 from flows.record.generation import Generation
 from flows.record.usual import UsualTimes, usual_seconds
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals.progress import Progress, listen
 from flows.task_end import wait_for_task
 from tests.flows.generations import submit
@@ -55,7 +55,7 @@ async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_d
 
 
 async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
-    key: str, resources: Resources, caplog: pytest.LogCaptureFixture
+    key: str, resources: PayingResources, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = await submit(key, resources)
     resources.api.initial_wait_seconds, resources.api.poll_interval_seconds = 40, 10
@@ -83,7 +83,7 @@ async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
     assert caplog.text.count("next question") < len(news) + 1
 
 
-async def test_a_short_wait_reads_nothing_for_it(key: str, resources: Resources) -> None:
+async def test_a_short_wait_reads_nothing_for_it(key: str, resources: PayingResources) -> None:
     async def newest(_: int) -> list[Generation]:
         raise AssertionError("nobody has the time to read it")
 

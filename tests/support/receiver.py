@@ -15,7 +15,7 @@ from prefect.blocks.system import Secret
 from blocks import ApixoApi, VideoArchive
 from deployments.receiver.calls import open_app
 from deployments.receiver.server import CallbackServer
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Receiver:
 
     port: int
     api: ApixoApi
-    resources: Resources
+    resources: PayingResources
     server: CallbackServer
 
     def path(self, key: str, attempt: int = 1) -> str:
@@ -136,7 +136,7 @@ async def receiving(
     api = api.model_copy(update={"callback_url": f"http://127.0.0.1:{port}{path}", "callback_secret": secret})
     async with (
         open_app(api, archive, api=name, archive=name, **times) as app,
-        open_resources(api, submitting or archive, pays=True) as resources,
+        PayingResources(api, submitting or archive) as resources,
     ):
         server = CallbackServer(app)
         serving = asyncio.create_task(server.serve([listener]))
@@ -149,7 +149,7 @@ async def receiving(
             await serving
 
 
-async def records(resources: Resources) -> dict[str, bytes]:
+async def records(resources: PayingResources) -> dict[str, bytes]:
     """Every record and every open marker, byte for byte."""
     names = [*await resources.store.names("ledger/"), *await resources.store.names("open/")]
     found = {name: await resources.store.get(name) for name in names}

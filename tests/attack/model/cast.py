@@ -23,11 +23,14 @@ from flows.clock import Clock
 from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
 from flows.media.videos import VideoFacts
+from flows.paid_call import SpendGuard
 from flows.record.errors import PipelineError
 from flows.record.generation import Attempt, Generation, PaidTask
 from flows.record.ledger import Entry, Ledger
+from flows.record.spend import Ceilings
+from flows.record.usual import UsualTimes
 from flows.resolution import allow_resubmission, look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals.event_connection import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
@@ -61,6 +64,29 @@ class WatchedLedger(Ledger):
         return entry
 
 
+class StagedResources(PayingResources):
+    """An actor's. It connects nothing, so it does without the constructor of real ones."""
+
+    def __init__(
+        self,
+        archive: VideoArchive,
+        client: StagedClient,
+        ledger: Ledger,
+        store: StagedStore,
+        clock: Clock,
+        actor: Actor,
+        spool: Path,
+    ) -> None:
+        self.api, self.archive, self.clock = API, archive, clock
+        self.client, self.ledger, self.store = client, ledger, store
+        self.payments = StagedPayments(client, ledger, actor)
+        self.spending = SpendGuard(ledger, Ceilings(), lease_seconds=API.lease_seconds, now=clock.now)
+        self.usual = UsualTimes(ledger.newest)
+        self.web, self.events, self.subscriber = NO_WEB, EventConnection(), Subscriber()
+        self.fetching, self.archiving = asyncio.Semaphore(), asyncio.Semaphore()
+        self.spool, self.options = spool, ""
+
+
 @dataclass
 class Cast:
     """What every actor works with.
@@ -78,30 +104,19 @@ class Cast:
     claims: list[tuple[str, int]] = field(default_factory=list)
     reported: set[str] = field(default_factory=set)
 
-    def resources(self, actor: Actor, store: StagedStore) -> Resources:
+    def resources(self, actor: Actor, store: StagedStore) -> PayingResources:
         """The pipeline's resources, with this actor's clocks, line and provider."""
         clock = Clock(sleep=actor.sleep, monotonic=actor.monotonic, now=actor.now, rng=lambda: 0.5)
         actor.reported = self.reported
         client = StagedClient(self.provider, actor)
         ledger = WatchedLedger(store, won=self._won, clock=clock)
-        return Resources(
-            api=API,
-            archive=self.archive,
-            client=client,
-            store=store,
-            ledger=ledger,
-            payments=StagedPayments(client, ledger, actor),
-            web=NO_WEB,
-            subscriber=Subscriber(),
-            spool=self.spool / actor.name,
-            clock=clock,
-        )
+        return StagedResources(self.archive, client, ledger, store, clock, actor, self.spool / actor.name)
 
     def _won(self, claimed: Generation) -> None:
         self.claims.append((claimed.key, claimed.attempt.number))
 
     async def run(
-        self, key: str, resources: Resources, grant: str | None = None, *, refuse_duplicates: bool = False
+        self, key: str, resources: PayingResources, grant: str | None = None, *, refuse_duplicates: bool = False
     ) -> None:
         """`generate-video`, also as the subflow that a parent's retry starts anew: its key is the same.
 
@@ -119,21 +134,23 @@ class Cast:
         ended, status = await steps.wait.fn(paid, submitted, resources)
         await bring_home(paid, ended, status, resources)
 
-    async def collect(self, key: str, resources: Resources) -> None:
+    async def collect(self, key: str, resources: PayingResources) -> None:
         """`collect-videos` for one key."""
         await collect([key], resources)
 
-    async def call_back(self, key: str, resources: Resources, *, attempt: int, claimed_task_id: str | None) -> None:
+    async def call_back(
+        self, key: str, resources: PayingResources, *, attempt: int, claimed_task_id: str | None
+    ) -> None:
         """The provider, or who has overheard it, calls about an attempt."""
         await answer_call(key, attempt, claimed_task_id, resources, notify=lambda _key, _task_id, _end: None)
 
-    async def resolve(self, key: str, resources: Resources, *, task_id: str) -> None:
+    async def resolve(self, key: str, resources: PayingResources, *, task_id: str) -> None:
         """`sora resolve KEY --task-id …`: a person looks, thinks, and decides."""
         seen = await look(key, resources.ledger)
         await resources.clock.sleep(30)
         await resolve_as_task(seen, task_id, resources)
 
-    async def allow(self, key: str, resources: Resources) -> None:
+    async def allow(self, key: str, resources: PayingResources) -> None:
         """`sora resolve KEY --resubmit`."""
         seen = await look(key, resources.ledger)
         await resources.clock.sleep(30)
@@ -152,7 +169,7 @@ NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.
 """Nothing here reaches a host outside: `fetched` stands for the downloads."""
 
 
-async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
+async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, resources: PayingResources) -> Generation:
     """`flows.collect_videos.retrieve`, whose steps are Prefect tasks and would need a server."""
     folder = resources.spool / paid.task_id
     videos = await steps.fetch.fn(paid, known, status, folder, resources)

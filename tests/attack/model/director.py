@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from blocks import VideoArchive
 from flows.record.generation import State
-from flows.resources import Resources
+from flows.resources import PayingResources
 from tests.attack.model.cast import set_up
 from tests.attack.model.choices import KEY, OPENINGS, OTHER, aheads, answers, ends, fates, keys, thens, untils, whom
 from tests.attack.model.provider import Answer
@@ -165,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
         name = f"{key}-{self.grants}" if granted and self.grants else None
         self._begin("run" if name is None else "rerun", key, lambda r: self._run(key, r, name))
 
-    async def _run(self, key: str, resources: Resources, grant: str | None = None) -> None:
+    async def _run(self, key: str, resources: PayingResources, grant: str | None = None) -> None:
         refuses = self.play.refuse_duplicates
         await self.play.cast.run(key, resources, grant, refuse_duplicates=refuses)
 

@@ -179,7 +179,7 @@ def broken_by_silence(record: Generation, reported: set[str]) -> Iterator[str]:
 
 def may_come_home(record: Generation) -> bool:
     """Whether somebody has to process it."""
-    return record.state not in FINISHED
+    return record.state not in FINISHED or bool(record.beside)
 
 
 def superseded(record: Generation) -> list[SupersededTask]:

@@ -18,7 +18,7 @@ from blocks.probe import RACED
 from flows.record.generation import ArchivedObject, Generation, State
 from flows.record.indexes import TaskOwner
 from flows.record.ledger import marker_name, record_name
-from flows.resources import Resources
+from flows.resources import PayingResources
 from tests.attack.model import promises
 from tests.attack.model.cast import EXPECTED, Cast, video_of_task
 from tests.attack.model.provider import Provider, StagedPayments
@@ -32,7 +32,7 @@ LONGEST_RUN: Final = 80
 LONGEST_LIFE: Final = 20
 """So many such runs are enough for whatever an actor has to wait for."""
 
-Script = Callable[[Resources], Coroutine[Any, Any, None]]
+Script = Callable[[PayingResources], Coroutine[Any, Any, None]]
 
 Furnish = Callable[[Minio, str], None]
 """Makes a bucket, with settings of its own."""
@@ -295,6 +295,8 @@ class Play:
             unfinished = record.state in (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED)
             if unfinished and not self._died_between_marker_and_record(key):
                 self.wrong.append(f"{key} stays {record.state} for ever")
+            if record.state is not State.UNCONFIRMED:
+                self.wrong += [f"{task.task_id} of {key} is paid, and its video stays away" for task in record.beside]
             self.house.tally[f"end: {record.state}"] += 1
             if not promises.may_come_home(record) and await self.house.eye.get(marker_name(key)) is not None:
                 self.wrong.append(f"{key} is {record.state}, and marked as open for ever")

@@ -18,7 +18,7 @@ from deployments.receiver.queue import CallbackQueue, QueueFullError
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import State
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals.handed_over import opened, sealed
 from flows.task_end import wait_for_task
 from tests.flows.generations import abandoned_claim, allow, bring_home, finished, lost, recorded, submit
@@ -257,7 +257,7 @@ async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
 
 
 async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_even_while_the_receiver_stops(
-    api: ApixoApi, archive: VideoArchive, resources: Resources, key: str, sandbox: SandboxServer
+    api: ApixoApi, archive: VideoArchive, resources: PayingResources, key: str, sandbox: SandboxServer
 ) -> None:
     async with receiving(api, archive, answer_seconds=0.2) as receiver:
         sandbox.faults.add(Fault(call="callback", kind="drop"))

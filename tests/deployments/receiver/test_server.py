@@ -20,7 +20,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.receiver import server as callback_server
 from deployments.receiver.server import CallbackServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.resources import Resources
+from flows.resources import PayingResources
 from tests.deployments.cli.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.generations import finished, submit
@@ -135,7 +135,7 @@ async def test_it_answers_until_it_is_stopped_and_sends_its_events_before_it_end
     number: signal.Signals,
     sora: Sora,
     stored: StoredBlocks,
-    resources: Resources,
+    resources: PayingResources,
     prefect_server: PrefectServer,
     sandbox: SandboxServer,
     key: str,

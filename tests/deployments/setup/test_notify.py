@@ -19,6 +19,7 @@ from flows.record.generation import Problem
 from flows.signals.events import emit, emit_blocked, emit_budget_low
 from tests.flows.record.changes import claimed, fail, lose, submit
 from tests.support import KITE
+from tests.support.waiting import until
 
 
 class Hook:
@@ -78,10 +79,11 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
     emit_blocked("spring", problem)
     emit_budget_low("2026-11", limit=Decimal(50), committed=Decimal("41.20"), currency="USD")
     await asyncio.to_thread(EventsWorker.drain_all, timeout=60)
-    for _ in range(200):
-        if len(hook.received) == len(MESSAGES):
-            break
-        await asyncio.sleep(0.1)
+
+    async def received() -> bool:
+        return len(hook.received) == len(MESSAGES)
+
+    await until(received, what="all messages")
     got = {item["event"]: item for item in hook.received}
     for event, subject, text in (
         ("sora.generation.failed", "A video failed: kite", "APIXO says CONTENT_VIOLATION."),

@@ -16,7 +16,7 @@ from flows.generate_batch import generate_batch
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, State
 from flows.resolution import look, resolve_as_task
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import submit
 from tests.support import KITE, make_api
@@ -26,7 +26,7 @@ from .requests import GONE, SAFE, asked, gone
 
 @pytest.mark.parametrize("kind", GONE)
 async def test_a_model_that_is_gone_gives_way_to_the_fallback_under_the_same_key(
-    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gone(sandbox, "sora-2", kind=kind)
     found = await submit(key, resources, SAFE)
@@ -42,7 +42,7 @@ async def test_a_model_that_is_gone_gives_way_to_the_fallback_under_the_same_key
     assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
 
 
-async def test_no_fallback_is_off_by_default(key: str, resources: Resources, sandbox: SandboxServer) -> None:
+async def test_no_fallback_is_off_by_default(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     gone(sandbox, "sora-2")
     with pytest.raises(SubmissionRejectedError, match=r"no such model.*The model was sora-2"):
         await submit(key, resources, KITE)
@@ -50,7 +50,7 @@ async def test_no_fallback_is_off_by_default(key: str, resources: Resources, san
 
 
 async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_anew(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gone(sandbox, "sora-2", "kling-3-0-turbo", "future-1", times=1)
     with pytest.raises(SubmissionRejectedError, match=r"after 3 tries.*The model was future-1"):
@@ -70,7 +70,7 @@ async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_a
     ],
 )  # fmt: skip
 async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
-    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1, "seconds": 5}))
     for _ in range(2):
@@ -81,7 +81,7 @@ async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
 
 @pytest.mark.parametrize("kind", ["http_400", "http_401", "http_402", "http_403", "http_400_credits"])
 async def test_after_any_other_refusal_no_other_model_is_asked(
-    kind: str, key: str, resources: Resources, sandbox: SandboxServer
+    kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     with pytest.raises(SubmissionRejectedError):
@@ -90,7 +90,7 @@ async def test_after_any_other_refusal_no_other_model_is_asked(
 
 
 async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gone(sandbox, "sora-2")
     gone(sandbox, "kling-3-0-turbo", kind="reset_after")
@@ -105,7 +105,7 @@ async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
 
 
 async def test_a_busy_fallback_is_tried_again_and_not_the_model_that_is_gone(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gone(sandbox, "sora-2")
     gone(sandbox, "kling-3-0-turbo", kind="http_429", times=2)
@@ -124,13 +124,13 @@ async def test_a_task_that_failed_was_taken_so_no_other_model_is_asked(
 
 
 async def test_racing_runs_with_a_fallback_pay_once(
-    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+    key: str, api: ApixoApi, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gone(sandbox, "sora-2")
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, model="kling-3-0-turbo"))
 
     async def one() -> Generation:
-        async with open_resources(api, resources.archive, pays=True) as own:
+        async with PayingResources(api, resources.archive) as own:
             return await submit(key, own, SAFE)
 
     results = await asyncio.gather(*(one() for _ in range(8)))
@@ -146,7 +146,7 @@ PRICES: dict[str, Any] = {
 
 
 async def test_the_price_of_the_model_that_took_it_is_written_down(
-    key: str, sandbox: SandboxServer, resources: Resources
+    key: str, sandbox: SandboxServer, resources: PayingResources
 ) -> None:
     resources.api = make_api(sandbox, **PRICES)
     gone(sandbox, "sora-2")

@@ -19,13 +19,14 @@ from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.media.errors import ImageRefusedError
 from flows.record.errors import KeyConflictError, UnconfirmedError
-from flows.record.generation import SCHEMA, State
+from flows.record.generation import SCHEMA, State, SupersededTask
 from flows.record.ledger import record_name
 from flows.resolution import look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
-from tests.flows.generations import submit
+from tests.flows.generations import recorded, submit
 from tests.support import KITE, made_outside
+from tests.support.waiting import until
 
 from .requests import KLING, SAFE, asked, gone
 
@@ -130,7 +131,7 @@ async def stored_run(stored: StoredBlocks, request: VideoRequest, *, key: str) -
 
 
 async def test_a_task_is_polled_under_the_model_of_its_own_submission(
-    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+    key: str, api: ApixoApi, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     """A person names a task of another model than the attempt's: APIXO does not know it there."""
     sandbox.faults.add(Fault(call="submit", kind="reset_before"))
@@ -145,7 +146,7 @@ async def test_a_task_is_polled_under_the_model_of_its_own_submission(
 
 @pytest.mark.parametrize("version", [1, 2])
 async def test_a_record_of_before_is_one_of_sora_2(
-    version: int, key: str, resources: Resources, sandbox: SandboxServer
+    version: int, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources, KITE)
     name = record_name(key)
@@ -165,7 +166,7 @@ async def test_a_record_of_before_is_one_of_sora_2(
 
 
 async def test_a_record_stays_readable_when_the_catalogue_changes(
-    key: str, resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await submit(key, resources, KLING)
     (tmp_path / "models.json").write_text(
@@ -188,7 +189,7 @@ async def test_fresh_addresses_are_asked_for_under_the_model(
 
 
 async def test_a_callback_is_checked_under_the_model_of_its_attempt(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     gone(sandbox, "sora-2")
     gone(sandbox, "kling-3-0-turbo", kind="reset_after")
@@ -210,18 +211,18 @@ async def test_a_callback_is_checked_under_the_model_of_its_attempt(
 
 
 async def test_a_video_of_a_task_that_was_replaced_is_collected_under_its_model(
-    key: str, api: ApixoApi, resources: Resources, sandbox: SandboxServer
+    key: str, api: ApixoApi, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await submit(key, resources, KLING)
     second = await made_outside(api, KLING)
     await resolve_as_task(await look(key, resources.ledger), second, resources)
-    for _ in range(100):
+
+    async def collected() -> SupersededTask | None:
         await collect([key], resources)
-        entry = await resources.ledger.read(key)
-        assert entry is not None
-        (replaced,) = entry.generation.attempt.superseded
-        if entry.generation.state is State.ARCHIVED and replaced.objects:
-            break
-        await asyncio.sleep(0.05)
-    assert (replaced.task_id, len(replaced.objects) > 0) == (first.task_id, True)
+        found = await recorded(key, resources)
+        (replaced,) = found.attempt.superseded
+        return replaced if found.state is State.ARCHIVED and replaced.objects else None
+
+    replaced = await until(collected, what="the videos of both tasks", pause=0.05)
+    assert replaced.task_id == first.task_id
     assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}

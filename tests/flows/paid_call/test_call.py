@@ -17,7 +17,7 @@ from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import TaskOwner, TaskOwners, task_name
 from flows.record.ledger import Entry, Ledger
 from flows.record.transitions import unconfirmed
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources
 from tests.flows.generations import recorded, submit
 from tests.support import make_api, make_archive
 from tests.support.store_gate import StoreGate, nothing
@@ -40,16 +40,14 @@ async def gated(
     prefect_server: PrefectServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Resources]:
+) -> AsyncIterator[PayingResources]:
     """Resources whose patience with the store is short."""
     monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "patience_seconds", PATIENCE_SECONDS)
     monkeypatch.setattr("flows.paid_call.call.ALARM_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr("flows.paid_call.call.ANSWER_PATIENCE_SECONDS", 3.0)
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
     api = make_api(sandbox, deadline_seconds=3)
-    async with open_resources(
-        api, make_archive(minio, endpoint=gate.endpoint), pays=True, spool=tmp_path / "spool"
-    ) as opened:
+    async with PayingResources(api, make_archive(minio, endpoint=gate.endpoint), spool=tmp_path / "spool") as opened:
         yield opened
 
 
@@ -63,7 +61,7 @@ async def away_once(reached: Callable[[], object], gate: StoreGate, *, seconds: 
 
 
 async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_written_when_the_store_is_back(
-    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
+    gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     made, _ = await asyncio.gather(submit(key, gated), away_once(sandbox.record.submits, gate, seconds=1.5))
     (charged,) = sandbox.record.charged()
@@ -75,7 +73,7 @@ async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_writ
 
 
 async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command_that_finishes_it(
-    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str
+    gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str
 ) -> None:
     failing = asyncio.create_task(submit(key, gated))
     await away_once(sandbox.record.submits, gate, seconds=6)
@@ -91,7 +89,7 @@ async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command
 
 
 async def test_an_unclear_answer_that_cannot_be_written_is_reported_all_the_same(
-    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str
+    gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.clear()
     sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=60))
@@ -104,7 +102,7 @@ async def test_an_unclear_answer_that_cannot_be_written_is_reported_all_the_same
 
 
 async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
-    gate: StoreGate, gated: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+    gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is looked at again when it is not fresh: others may have given it up meanwhile."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
@@ -130,7 +128,7 @@ async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
 
 
 async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_one_is(
-    resources: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+    resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was frozen between its claim and the paid call: a person may have had it sent again since."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
@@ -154,7 +152,7 @@ async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_on
 
 
 async def test_a_store_that_refuses_right_after_the_acceptance_is_tried_again_and_said_at_once(
-    resources: Resources,
+    resources: PayingResources,
     sandbox: SandboxServer,
     key: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -178,7 +176,7 @@ async def test_a_store_that_refuses_right_after_the_acceptance_is_tried_again_an
 
 
 async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
-    resources: Resources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+    resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the call could start when others have given the claim up, and a person has had it sent again."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
@@ -198,7 +196,7 @@ async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
 
 
 async def test_an_owner_object_that_nobody_can_read_is_said_aloud_with_the_task(
-    resources: Resources,
+    resources: PayingResources,
     sandbox: SandboxServer,
     key: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -21,7 +21,7 @@ from flows.record.ledger import Entry, Ledger
 from flows.record.payments import spent_on
 from flows.record.spend import Ceilings, MonthlySpend, month_of
 from flows.resolution import allow_resubmission, look
-from flows.resources import Resources, open_resources
+from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.flows.generations import recorded, submit
 from tests.support import KITE, make_api, unique
@@ -292,7 +292,7 @@ def unclear(request: pytest.FixtureRequest, sandbox: SandboxServer) -> bool:
 
 
 async def test_at_the_ceiling_a_run_ends_before_the_claim_and_says_when_it_may_go_on(
-    key: str, resources: Resources, sandbox: SandboxServer, unclear: bool, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, unclear: bool, sent: Sent
 ) -> None:
     if unclear:
         with pytest.raises(UnconfirmedError):
@@ -319,9 +319,9 @@ async def test_money_runs_low_once_a_day(
     limits = {"max_spend_per_day": Decimal(4), "max_spend_per_month": Decimal(50)}
     api = make_api(sandbox, price_per_second=Decimal("0.5"), **limits)
     for number in range(2):
-        async with open_resources(api, archive, pays=True) as own:
+        async with PayingResources(api, archive) as own:
             await submit(f"k{number}", own, KITE.model_copy(update={"prompt": f"Number {number}"}))
-    async with open_resources(api, archive, pays=True) as own:
+    async with PayingResources(api, archive) as own:
         with pytest.raises(CeilingError):
             await submit("k3", own, KITE.model_copy(update={"prompt": "Number 3"}))
     (low,) = [event for event in sent.all() if event.event == "sora.budget.low"]
@@ -333,14 +333,14 @@ async def test_a_ceiling_without_a_price_is_an_error_that_says_so(
     key: str, archive: VideoArchive, sandbox: SandboxServer, prefect_server: object
 ) -> None:
     api = make_api(sandbox, max_spend_per_month=Decimal(100))
-    async with open_resources(api, archive, pays=True) as own:
+    async with PayingResources(api, archive) as own:
         with pytest.raises(CeilingError, match="need the price of sora-2, and none is known: set price_per_second"):
             await submit(key, own)
     assert len(sandbox.tasks) == 0
 
 
 async def test_a_person_who_says_that_nothing_was_taken_gets_the_money_back(
-    key: str, resources: Resources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_before"))
     with pytest.raises(UnconfirmedError):

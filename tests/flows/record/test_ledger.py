@@ -14,7 +14,7 @@ from flows.record import transitions
 from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import SCHEMA, Generation
 from flows.record.ledger import Entry, Ledger, record_name
-from flows.resources import open_resources
+from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.support import KITE, make_api
 from tests.support.store_line import Line
@@ -131,7 +131,7 @@ async def test_a_record_that_cannot_be_understood_is_an_error_and_stays_as_it_is
         assert caught.value.key == key
         assert not caught.value.retryable
     assert await ledger.claim(claim_of(key), over=None) is None
-    async with open_resources(make_api(sandbox), archive, pays=True) as resources:
+    async with PayingResources(make_api(sandbox), archive) as resources:
         with pytest.raises(LedgerError):
             await Submission(key, KITE, resources).run()
     assert sandbox.record.submits() == []

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from blocks import VideoArchive
+from blocks.errors import StoreUnavailableError
+from flows.clock import Clock
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger, marker_name, record_name
-from tests.support.store_line import Call, Line
+from tests.support.store_line import Call, Line, cut, nothing
 
 from .ledgers import claim_of, must_claim, now_in, opened, rejected, submitted, succeeded
 
@@ -81,6 +83,34 @@ async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
     async with opened(archive, line) as claiming:
         line.before = close_first
         assert await claiming.claim(claim_of(key, over=over.generation), over=over) is not None
+    assert await ledger.open_keys() == [key]
+
+
+async def test_a_claim_whose_reply_is_lost_for_good_stays_open_all_the_same(
+    archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """It may stand, so the collector has to find it, also where another has just removed its marker."""
+    await must_claim(ledger, key)
+    over = await ledger.change(key, rejected)
+
+    async def close_first(request: Call) -> None:
+        if request.writes_a_record:
+            await ledger.close(over.generation)
+
+    async def lose_replies(request: Call) -> None:
+        if request.name == record_name(key):
+            line.before = nothing
+            raise cut()
+
+    async def give_up(_: float) -> None:
+        passed[0] += 3600
+
+    line, passed = Line(), [0.0]
+    async with opened(archive, line, Clock(sleep=give_up, monotonic=lambda: passed[0])) as claiming:
+        line.before, line.after = close_first, lose_replies
+        with pytest.raises(StoreUnavailableError):
+            await claiming.claim(claim_of(key, over=over.generation), over=over)
+    assert (await now_in(ledger, key)).state is State.CLAIMED
     assert await ledger.open_keys() == [key]
 
 

@@ -7,7 +7,7 @@ from flows.record import object_names, transitions
 from flows.record.generation import Generation, Owner, Problem, State
 from flows.record.ledger import record_name
 from flows.record.recent import failed_name
-from flows.resources import Resources
+from flows.resources import PayingResources
 
 DAY = datetime(2026, 1, 30, 12, tzinfo=UTC)
 REFUSED = Problem(kind="InvalidRequestError", message="no such thing")
@@ -18,28 +18,28 @@ def claimed(key: str, at: datetime) -> Generation:
     return transitions.claim(None, key=key, request=VideoRequest(prompt="Dunes"), owner=owner, now=at, lease_seconds=9)
 
 
-async def keep(resources: Resources, made: Generation, *, video: bool) -> None:
+async def keep(resources: PayingResources, made: Generation, *, video: bool) -> None:
     await resources.store.put(record_name(made.key), made.model_dump_json().encode())
     if video:
         await resources.store.put(f"{object_names.folder(made.key, made.created_at)}video.mp4", b"-")
 
 
-async def newest(resources: Resources, count: int) -> list[str]:
+async def newest(resources: PayingResources, count: int) -> list[str]:
     return [found.key for found in await resources.ledger.newest(count)]
 
 
-async def test_over_days_months_and_years_the_newest_come_first(resources: Resources) -> None:
+async def test_over_days_months_and_years_the_newest_come_first(resources: PayingResources) -> None:
     for number, days in enumerate((0, 1, 2, 40, 400)):
         await keep(resources, claimed(f"video-{number}", DAY + timedelta(days=days)), video=True)
     assert await newest(resources, 3) == ["video-4", "video-3", "video-2"]
     assert await newest(resources, 50) == [f"video-{number}" for number in (4, 3, 2, 1, 0)]
 
 
-async def test_an_empty_archive_has_none(resources: Resources) -> None:
+async def test_an_empty_archive_has_none(resources: PayingResources) -> None:
     assert await newest(resources, 10) == []
 
 
-async def test_open_and_failed_ones_are_among_them_and_a_second_task_is_no_key(resources: Resources) -> None:
+async def test_open_and_failed_ones_are_among_them_and_a_second_task_is_no_key(resources: PayingResources) -> None:
     await resources.ledger.claim(claimed("open", DAY + timedelta(days=2)), over=None)
     entry = await resources.ledger.claim(claimed("refused", DAY + timedelta(days=1)), over=None)
     assert entry is not None

@@ -14,7 +14,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from flows.record.ledger import marker_name
-from flows.resources import Resources
+from flows.resources import PayingResources
 from flows.signals import event_connection, events
 from flows.signals.event_connection import EventConnection
 from tests.flows.generations import bring_home, finished, submit
@@ -43,7 +43,7 @@ class Frozen(Away):
 async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and_is_reported_by_the_collector(
     server: type[EventsClient],
     key: str,
-    resources: Resources,
+    resources: PayingResources,
     sandbox: SandboxServer,
     sent: Sent,
     monkeypatch: pytest.MonkeyPatch,
@@ -67,7 +67,7 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
 
 
 async def test_a_failure_is_reported_until_it_is_confirmed_too(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
@@ -83,7 +83,7 @@ async def test_a_failure_is_reported_until_it_is_confirmed_too(
 
 
 async def test_who_archives_a_video_tells_it_though_another_has_removed_the_marker(
-    key: str, resources: Resources, sandbox: SandboxServer, sent: Sent
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     """One who told of an earlier failure was slow to remove the marker, and died before he looked again."""
     await submit(key, resources)

@@ -1,0 +1,134 @@
+"""Every task that the provider took was paid for: also one that does not count any more has its video archived, or a
+reason noted why there is none."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from apixo import ApixoError, BadRequestError, Failed, Processing, Status, Succeeded
+from deployments.sandbox import SandboxServer
+from flows import steps
+from flows.collect_videos import Collected, collect
+from flows.record import transitions
+from flows.record.generation import Generation, PaidTask
+from flows.record.ledger import Entry
+from flows.resources import PayingResources
+from flows.submission import Submission
+from tests.flows.generations import allow, lost, recorded
+from tests.flows.test_money_path import fetched, finished, two_tasks
+from tests.support import KITE
+from tests.support.events import Sent
+
+UNDER_WAY = Processing(task_id="t", state="processing")
+
+
+@pytest.fixture(autouse=True)
+def _no_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector's last steps, called as plain functions."""
+
+    async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, own: PayingResources) -> Generation:
+        videos = await steps.fetch.fn(paid, known, status, own.spool / paid.task_id, own)
+        made: Generation = await steps.archive.fn(paid, known, videos, own)
+        return made
+
+    monkeypatch.setattr("flows.collect_videos.retrieve", retrieve)
+
+
+@pytest.fixture
+def says(resources: PayingResources) -> Iterator[dict[str, Status | ApixoError]]:
+    """What APIXO says of a task instead of the truth."""
+    said: dict[str, Status | ApixoError] = {}
+    ask = resources.client.status_once
+
+    async def status_once(task_id: str, **how: Any) -> Status:
+        answer = said.get(task_id)
+        if isinstance(answer, ApixoError):
+            raise answer
+        return answer or await ask(task_id, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources.client, "status_once", status_once)
+        yield said
+
+
+async def replaced_by_a_faster_one(key: str, resources: PayingResources, says: dict[str, Any], first_says: Any) -> str:
+    """A key that is archived under another task, while APIXO says this of its first one. Returns the first one's id."""
+    first, second = await two_tasks(key, resources)
+    says[first.task_id] = first_says
+    await finished(second.task_id, resources)
+    (collected,) = await collect([key], resources)
+    assert (collected.what, collected.task_id) == ("archived", second.task_id)
+    return first.task_id
+
+
+async def test_a_paid_task_that_takes_longer_than_the_one_that_replaced_it_is_archived_later(
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, says: dict[str, Any]
+) -> None:
+    first = await replaced_by_a_faster_one(key, resources, says, UNDER_WAY)
+    (again,) = await collect(None, resources)
+    assert (again.what, again.note) == ("archived", f"Paid for as well, and not archived yet: {first}.")
+    says.clear()
+    await finished(first, resources)
+    (last,) = await collect(None, resources)
+    assert (last.what, last.note) == ("archived", "")
+    (beside,) = (await recorded(key, resources)).attempt.superseded
+    assert (beside.task_id, {item.kind for item in beside.objects}) == (first, {"video", "poster", "sidecar"})
+    assert await collect(None, resources) == []
+    assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
+
+
+@pytest.mark.parametrize(
+    ("first_says", "days", "why"),
+    [
+        (Failed(task_id="t", state="failed", fail_code="OUT_OF_LUCK", fail_message="no"), 0, "OUT_OF_LUCK: no"),
+        (UNDER_WAY, 17, "still calls it 'processing'"),
+        (BadRequestError("APIXO knows no such task."), 17, "knows no such task"),
+    ],
+    ids=["failed", "never ends", "unknown"],
+)
+async def test_one_that_brings_no_video_is_noted_and_not_asked_for_ever(
+    first_says: Any, days: int, why: str, key: str, resources: PayingResources, says: dict[str, Any]
+) -> None:
+    await replaced_by_a_faster_one(key, resources, says, first_says)
+    if days:
+        assert await resources.ledger.open_keys() == [key]
+        (expiring,) = await _collected_after(days - 3, resources)
+        assert expiring.expiring
+        await _collected_after(days, resources)
+    (beside,) = (await recorded(key, resources)).attempt.superseded
+    assert why in (beside.ended or "")
+    assert await resources.ledger.open_keys() == []
+
+
+async def _collected_after(days: int, resources: PayingResources) -> list[Collected]:
+    now = resources.clock.now()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources.clock, "now", lambda: now + timedelta(days=days))
+        return await collect(None, resources)
+
+
+async def test_an_answer_that_comes_while_the_end_is_being_closed_keeps_the_marker(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    """Whoever closes saw the record without the answer's task, and removes the marker after the answer wrote it."""
+    first = await lost(key, resources, sandbox)
+    await allow(key, resources)
+    await Submission(key, KITE, resources).run()
+    second = (await recorded(key, resources)).task
+    await steps.archive.fn(second, *await fetched(second, resources, resources.spool), resources)
+    seen = await recorded(key, resources)
+    answered = partial(
+        transitions.submitted, attempt_number=1, task_id=first, now=seen.updated_at, named_by="callback", note="late"
+    )
+    await resources.ledger.change(key, answered)
+    assert await resources.ledger.is_published(key)
+    await resources.ledger.close(seen)
+    assert await resources.ledger.is_published(key)
+    await finished(first, resources)
+    await collect(None, resources)
+    assert await resources.ledger.open_keys() == []
+    (beside,) = (await recorded(key, resources)).attempts[0].superseded
+    assert beside.objects
