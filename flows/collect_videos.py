@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final, Literal
 
 from prefect import flow
@@ -240,19 +241,15 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
                 why = f"APIXO still calls it {status.state!r}"
         except SupersededError:
             pass  # archived beside
-        except (AuthenticationError, NotSentError):
+        except AuthenticationError:
             raise
         except SoraError as error:
-            why = str(error) if too_old else None
+            why = str(error) if too_old and not isinstance(error, NotSentError) else None
             run_logger().warning("Task %s of %s could not be archived beside: %s", paid.task_id, paid.key, error)
         if why is not None:
             run_logger().error("No video comes of task %s of %s, which is paid: %s", paid.task_id, paid.key, why)
-            await resources.ledger.change(
-                paid.key,
-                lambda now, task_id=paid.task_id, why=why: transitions.ended_beside(  # type: ignore[misc]
-                    now, task_id, why, now=resources.clock.now()
-                ),
-            )
+            noted = partial(transitions.ended_beside, task_id=paid.task_id, why=why, now=resources.clock.now())
+            await resources.ledger.change(paid.key, noted)
     return await resources.ledger.read(entry.generation.key) or entry
 
 
