@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -135,7 +136,7 @@ def _named_task_ids(content: Any) -> Iterator[Any]:
 async def answer_call(
     key: str, attempt_number: int, claimed_task_id: str | None, resources: Resources, *, notify: Notify
 ) -> Outcome:
-    """Does what a call about an attempt asks for. The provider is asked at most once, and only where that can help.
+    """Does what a call about an attempt asks for. The provider is asked once of a task, and only where that can help.
 
     Args:
         key, attempt_number: what the call's address names. Its token was checked by the caller.
@@ -166,10 +167,12 @@ async def answer_call(
         known = found.attempts[attempt_number - 1].task_id
         if known != claimed_task_id:  # the paid call wrote another one meanwhile
             status = None
-    elif claimed_task_id is not None and claimed_task_id != known:
+    elif claimed_task_id is not None and claimed_task_id not in found.task_ids:
         run_logger().warning(
             "A call for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
         )
+        if await _believed(found, attempt_number, claimed_task_id, resources.client, resources.ledger) is not None:
+            found = await _note_beside(found, attempt_number, claimed_task_id, resources)
     if found.state is not State.SUBMITTED or found.task_id != known:
         return Outcome.ALREADY_HANDLED
     task_id = found.task_id or ""
@@ -238,6 +241,23 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
         if reconciled.task_id != task_id:
             run_logger().error("%s", _paid_twice(reconciled, number, task_id, resources.options))
     return reconciled
+
+
+async def _note_beside(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
+    """Writes down one more task of an attempt: something on the way sent the paid call twice, and both were taken."""
+    key, ledger = found.key, resources.ledger
+    owner = await ledger.tasks.bind(task_id, key, number, named_by="callback", naming=found.next_naming)
+    if owner.key != key:
+        run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
+        return found
+    noted = partial(transitions.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
+    changed = (await ledger.change(key, noted)).generation
+    run_logger().error(
+        "%s was paid for twice in attempt %d, as %s and as %s. The paid call left here once, so something on the way "
+        "must have repeated it. The collector archives both videos.",
+        key, number, found.attempts[number - 1].task_id, task_id,
+    )  # fmt: skip
+    return changed
 
 
 def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:

@@ -122,12 +122,16 @@ def submitted(
         return _confirmed(generation, attempt_number, task_id, named_by, now=now)
     more: dict[str, Any] = {} if note is None else {"note": _noted(attempt, note), "waited_for": False}
     if attempt.task_id is not None:
-        # A person, or whoever knows the callback's address, named a task while the reply was on its way. The reply
-        # counts, unless a video is archived already: then its task is one more that was paid for.
+        # A person or a callback named a task while the reply was on its way. The reply counts, unless a video is
+        # archived already: then its task is one more that was paid for. So is the callback's, where a proxy on the way
+        # sent the paid call twice: each has its own task, and both have this address to call.
         was = f"a {attempt.named_by} named {attempt.task_id} before the reply came"
         if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
             return _with_superseded(generation, attempt_number, task_id, named_by, now=now)
         more["note"] = _noted(attempt, f"{note}; {was}" if note else was)
+        if attempt.named_by == "callback":
+            before = SupersededTask(task_id=attempt.task_id, folder=attempt.folder or "", named_by="callback")
+            more["superseded"] = (*attempt.superseded, before)
     changed = _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
     # Of an earlier attempt, where a later one counts: paid for as well, so its video is wanted too.
     return changed if changed.task_id == task_id else _with_beside(changed, attempt_number, now=now)
@@ -165,6 +169,13 @@ def _with_superseded(
     update = {"superseded": (*attempt.superseded, item)}
     changed = _with_attempt(generation, number, update, now=now)
     return changed.model_copy(update={"tasks_named": generation.next_naming})
+
+
+def also_taken(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
+    """The provider took an attempt once more, as another task. The one that the record has goes on counting."""
+    if task_id in generation.task_ids:
+        return generation
+    return _with_superseded(generation, attempt_number, task_id, "callback", now=now)
 
 
 def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:

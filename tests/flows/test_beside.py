@@ -13,13 +13,15 @@ from deployments.sandbox import SandboxServer
 from flows import steps
 from flows.collect_videos import Collected, collect
 from flows.record import transitions
-from flows.record.generation import Generation, PaidTask
+from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
+from flows.record.payments import paid_attempts
 from flows.resources import PayingResources
 from flows.submission import Submission
-from tests.flows.generations import allow, lost, recorded
+from tests.flows.calls import call
+from tests.flows.generations import SUBMARINE, allow, lost, recorded
 from tests.flows.test_money_path import fetched, finished, two_tasks
-from tests.support import KITE
+from tests.support import KITE, made_outside
 from tests.support.events import Sent
 
 UNDER_WAY = Processing(task_id="t", state="processing")
@@ -132,3 +134,49 @@ async def test_an_answer_that_comes_while_the_end_is_being_closed_keeps_the_mark
     assert await resources.ledger.open_keys() == []
     (beside,) = (await recorded(key, resources)).attempts[0].superseded
     assert beside.objects
+
+
+@pytest.mark.parametrize("first_to_arrive", ["the reply", "the other's callback"])
+async def test_a_paid_call_that_a_proxy_sent_twice_has_both_its_videos_archived(
+    first_to_arrive: str, key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    """Each task calls the one address that both have been given. No reply ever tells of the other one."""
+    if first_to_arrive == "the reply":
+        replied = (await Submission(key, KITE, resources).run()).generation.task_id or ""
+        other = await made_outside(resources.api, KITE)
+        await call(key, resources, other)
+    else:
+        replied = await lost(key, resources, sandbox)
+        other = await made_outside(resources.api, KITE)
+        await call(key, resources, other)
+        answered = partial(
+            transitions.submitted, attempt_number=1, task_id=replied, now=resources.clock.now(), named_by="reply"
+        )
+        await resources.ledger.tasks.bind(replied, key, 1, named_by="reply", naming=2)
+        await resources.ledger.change(key, answered)
+    for task_id in (replied, other):
+        await finished(task_id, resources)
+    await call(key, resources, other)  # once more: it changes nothing
+    await collect(None, resources)
+    found = await recorded(key, resources)
+    (beside,) = found.attempt.superseded
+    assert (found.state, found.task_id, beside.task_id) == (State.ARCHIVED, replied, other)
+    assert found.video is not None
+    assert {item.name for item in beside.objects}.isdisjoint(item.name for item in found.objects)
+    assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}
+    assert await resources.ledger.open_keys() == []
+    assert paid_attempts(found) == 2
+    assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
+
+
+async def test_a_call_that_names_a_task_nobody_knows_or_of_another_generation_adds_nothing(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await Submission(key, KITE, resources).run()
+    theirs = (await Submission(f"{key}-other", SUBMARINE, resources).run()).generation.task_id
+    for claimed in ("task_ffffffffffff", theirs):
+        await call(key, resources, claimed)
+        assert (await recorded(key, resources)).attempt.superseded == ()
+    owner = await resources.ledger.tasks.owner(theirs or "")
+    assert owner is not None
+    assert owner.key == f"{key}-other"
