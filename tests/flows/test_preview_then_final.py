@@ -146,7 +146,9 @@ async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
         run = await paused(key, "preview-1-0")
         state = await task
-    assert state.is_failed()  # by Prefect's server, whose message nobody can change; so the question says what to do
-    assert "never resumed" in (state.message or "")
+    # By Prefect's server, whose message nobody can change, so the question says what to do; or by the run, if it is
+    # faster.
+    assert state.is_failed()
+    assert any(said in (state.message or "") for said in ("never resumed", "Nobody answered within"))
     assert "**Retry** that run" in (await artifacts(run.id))[f"question-{key}-preview"]
     assert lengths(sandbox) == [4]
