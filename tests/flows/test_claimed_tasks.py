@@ -107,16 +107,19 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
     assert "--task-id" in caplog.messages[-1]
 
 
-async def test_a_claimed_task_against_the_ledger_is_ignored(
+async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_and_does_not_count(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
+    """As where a proxy on the way has sent the paid call twice."""
     task_id = (await submit(key, resources)).task_id
     stray = await made_outside(resources.api)
     await finished(sandbox)
-    before = await records(resources)
     assert await call(key, resources, stray) is Outcome.FINISHED
-    assert [request.task_id for request in sandbox.record.statuses()] == [task_id]
-    assert await records(resources) == before
+    assert [request.task_id for request in sandbox.record.statuses()] == [stray, task_id]
+    found = await resources.ledger.read(key)
+    assert found is not None
+    assert found.generation.task_id == task_id
+    assert [task.task_id for task in found.generation.beside] == [stray]
 
 
 async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
