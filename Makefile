@@ -46,8 +46,8 @@ up: $(STAMP) ## run Prefect, MinIO, a worker, the receiver, the gallery and the 
 deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
 	@$(BIN)/sora deploy
 
-# Each worker has servers of its own, and often waits for them. Measured on two cores: 2 workers 996 s on a machine with
-# other work, 3 726 s, 4 669 s.
+# Each worker has servers of its own, and often waits for them. Measured on two cores: 996 s with 2 workers and
+# other work on the machine, 726 s with 3, 669 s with 4.
 TEST_WORKERS ?= 4
 
 # Before the tests, whose time-outs are not made for building a program.

@@ -252,6 +252,8 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
         return found
     noted = partial(transitions.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
     changed = (await ledger.change(key, noted)).generation
+    if changed.task_id == task_id:  # the paid call's own reply came meanwhile
+        return changed
     run_logger().error(
         "%s was paid for twice in attempt %d, as %s and as %s. The paid call left here once, so something on the way "
         "must have repeated it. The collector archives both videos.",

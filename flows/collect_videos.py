@@ -246,6 +246,8 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
         except SoraError as error:
             why = str(error) if too_old and not isinstance(error, NotSentError) else None
             run_logger().warning("Task %s of %s could not be archived beside: %s", paid.task_id, paid.key, error)
+        except Exception:  # noqa: BLE001 - a bug that it meets must not keep the task that counts from being collected
+            run_logger().exception("Task %s of %s failed in a way that nobody foresaw.", paid.task_id, paid.key)
         if why is not None:
             run_logger().error("No video comes of task %s of %s, which is paid: %s", paid.task_id, paid.key, why)
             noted = partial(transitions.ended_beside, task_id=paid.task_id, why=why, now=resources.clock.now())
@@ -315,12 +317,15 @@ def _collected(found: Generation, resources: Resources) -> Collected:
         collected.note = str(unconfirmed_error(found, resources.options))
     age = _age(found, resources.clock) if found.succeeded_at is None else resources.clock.now() - found.succeeded_at
     if found.beside:
-        collected.note = f"Paid for as well, and not archived yet: {', '.join(task.task_id for task in found.beside)}."
-    if (what in ("pending", "unconfirmed") or found.beside) and age > EXPIRING_AFTER:
+        others = ", ".join(task.task_id for task in found.beside)
+        collected.note = f"{collected.note} Paid for as well, and not archived yet: {others}.".strip()
+    waits = what in ("pending", "unconfirmed")
+    if (waits or found.beside) and age > EXPIRING_AFTER:
         collected.expiring = True
         since = "Submitted" if found.succeeded_at is None else "Finished"
+        missing = " and not archived" if waits else ""
         collected.note = (
-            f"{since} {age // timedelta(hours=1)} hours ago and not archived. APIXO keeps a result for "
+            f"{since} {age // timedelta(hours=1)} hours ago{missing}. APIXO keeps a result for "
             f"{resources.api.result_valid_hours:g} hours. {collected.note}"
         ).strip()
         run_logger().warning("%s expires soon. %s", found.key, collected.note)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -83,12 +84,10 @@ class Resources:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes all connections."""
-        await self.events.aclose()
-        await self.subscriber.aclose()
-        await self.web.aclose()
-        await self.client.aclose()
-        await self.store.aclose()
+        """Closes all connections, also where one of them, or a cancellation, will not have it."""
+        async with AsyncExitStack() as closing:
+            for part in (self.store, self.client, self.web, self.subscriber, self.events):  # the last one first
+                closing.push_async_callback(part.aclose)
 
 
 class PayingResources(Resources):
@@ -110,10 +109,10 @@ class PayingResources(Resources):
         return Owner(host=socket.gethostname(), pid=os.getpid(), flow_run_id=str(run_id) if run_id else None)
 
     async def aclose(self) -> None:
-        """Ends the payment thread after its last call, then closes all connections."""
-        await self.spending.aclose()
-        await self.payments.aclose()
-        await super().aclose()
+        """Gives back what was reserved, ends the payment thread after its last call, then closes all connections."""
+        async with AsyncExitStack() as closing:
+            for close in (super().aclose, self.payments.aclose, self.spending.aclose):  # the last one first
+                closing.push_async_callback(close)
 
 
 async def load_block(block: type[B], name: str) -> B:

@@ -259,8 +259,8 @@ class Ledger:
                 await self._store.put(failed_name(ended), b"")
         if ended.beside:  # the collector closes it, and must not publish its end anew
             await self._patiently(lambda: self._store.put(marker_name(key), PUBLISHED))
-            return
-        await self._patiently(lambda: self._store.remove(marker_name(key)))
+        else:
+            await self._patiently(lambda: self._store.remove(marker_name(key)))
         if ended.state is State.ARCHIVED and not ended.may_gain_a_task:
             return
         entry = await self.read(key)
@@ -275,10 +275,6 @@ class Ledger:
         nothing is left to do."""
         marker = await self._patiently(lambda: self._store.get(marker_name(key)))
         return None if marker is None else marker.data == PUBLISHED
-
-    async def is_open(self, key: str) -> bool:
-        """Whether the open marker of a key is there."""
-        return await self._patiently(lambda: self._store.get(marker_name(key))) is not None
 
     async def open_keys(self) -> list[str]:
         """The keys of all generations that are not finished, sorted."""

@@ -383,24 +383,22 @@ def superseded_error(generation: Generation, task_id: str) -> SupersededError:
 def _archived_beside(
     generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
 ) -> Generation:
-    for attempt in generation.attempts:
-        for number, item in enumerate(attempt.superseded):
-            if item.task_id == task.task_id:
-                if item.objects:
-                    return generation
-                kept = list(attempt.superseded)
-                kept[number] = item.model_copy(update={"objects": objects})
-                return _with_attempt(generation, attempt.number, {"superseded": tuple(kept)}, now=now)
-    raise superseded_error(generation, task.task_id)
+    if not is_superseded(generation, task.task_id):
+        raise superseded_error(generation, task.task_id)
+    return _with_beside_changed(generation, task.task_id, {"objects": objects}, now=now)
 
 
 def ended_beside(generation: Generation, task_id: str, why: str, *, now: datetime) -> Generation:
     """No video of this task, which is not the one that counts, will come. One that has a video or an end stays."""
+    ended = any(item.ended for attempt in generation.attempts for item in attempt.superseded if item.task_id == task_id)
+    return generation if ended else _with_beside_changed(generation, task_id, {"ended": why}, now=now)
+
+
+def _with_beside_changed(generation: Generation, task_id: str, update: dict[str, Any], *, now: datetime) -> Generation:
+    """Changes a task that does not count, unless it has its video: in each attempt that lists it."""
     for attempt in generation.attempts:
         kept = tuple(
-            item.model_copy(update={"ended": why})
-            if item.task_id == task_id and not item.objects and item.ended is None
-            else item
+            item.model_copy(update=update) if item.task_id == task_id and not item.objects else item
             for item in attempt.superseded
         )
         if kept != attempt.superseded:

@@ -219,7 +219,7 @@ class Stage:
             state=found.state if found else None,
             task_id=found.task_id or "" if found else "",
             task_ids=tuple(sorted(found.task_ids)) if found else (),
-            marked=await self.ledger.is_open(self.key),
+            marked=await self.ledger.is_published(self.key) is not None,
             videos=tuple(name for name in names if name.endswith(".mp4") and name not in beside),
             unsound=await self._unsound(found, names) if found else (),
             announced="EVENT sora.generation.archived" in sent,

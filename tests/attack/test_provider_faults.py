@@ -111,7 +111,7 @@ def knows_what_was_paid(found: Generation, sandbox: SandboxServer) -> None:
 async def is_open(key: str, stored: StoredBlocks) -> bool:
     store = stored.archive.store()
     try:
-        return await Ledger(store).is_open(key)
+        return await Ledger(store).is_published(key) is not None
     finally:
         await store.aclose()
 

@@ -59,19 +59,15 @@ async def test_a_file_is_created_once_and_never_overwritten(
 
 
 async def test_large_files_are_never_in_memory(own_store: ObjectStore, tmp_path: Path) -> None:
-    large_kib = 20_000
-    for index in range(12):
+    large_kib = 100_000  # so that whatever else runs in this process is small beside it
+    for index in range(4):
         with (tmp_path / f"{index}.mp4").open("wb") as file:
             file.truncate(large_kib * 1024)
     await own_store.create_file("first.mp4", tmp_path / "0.mp4", content_type="video/mp4")
-    taken_kib = []
-    for number in range(3):  # what else runs in this process takes memory too, but not each time
-        names = [f"{number}-{index}.mp4" for index in range(12)]
-        before_kib = forget_peak()
-        uploads = (own_store.create_file(name, tmp_path / name[2:], content_type="") for name in names)
-        assert all(await asyncio.gather(*uploads))
-        taken_kib.append(peak_kib() - before_kib)
-    assert min(taken_kib) < 0.6 * large_kib, taken_kib
+    before_kib = forget_peak()
+    uploads = (own_store.create_file(f"{index}.mp4", tmp_path / f"{index}.mp4", content_type="") for index in range(4))
+    assert all(await asyncio.gather(*uploads))
+    assert peak_kib() - before_kib < 0.9 * large_kib
 
 
 @pytest.mark.parametrize("size_bytes", [1_000, 2_000_000])

@@ -99,6 +99,8 @@ async def test_one_that_brings_no_video_is_noted_and_not_asked_for_ever(
         assert await resources.ledger.open_keys() == [key]
         (expiring,) = await _collected_after(days - 3, resources)
         assert expiring.expiring
+        assert "Paid for as well, and not archived yet" in expiring.note
+        assert "ago and not archived" not in expiring.note  # the one that counts is
         await _collected_after(days, resources)
     (beside,) = (await recorded(key, resources)).attempt.superseded
     assert why in (beside.ended or "")
@@ -154,6 +156,7 @@ async def test_a_paid_call_that_a_proxy_sent_twice_has_both_its_videos_archived(
         )
         await resources.ledger.tasks.bind(replied, key, 1, named_by="reply", naming=2)
         await resources.ledger.change(key, answered)
+    assert [task.task_id for task in (await recorded(key, resources)).beside] == [other]
     for task_id in (replied, other):
         await finished(task_id, resources)
     await call(key, resources, other)  # once more: it changes nothing

@@ -149,7 +149,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
     await allow(key, resources)
     closed_before_each_change(key, resources)
     await call(key, resources, task_id)
-    assert await resources.ledger.is_open(key)
+    assert await resources.ledger.is_published(key) is not None
 
 
 @pytest.mark.parametrize(

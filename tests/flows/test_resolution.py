@@ -76,7 +76,7 @@ async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
     with pytest.raises(ResolutionError, match=r"reports task .* as failed.*nothing paid"):
         await resolve(key, task_id, resources)
     assert await resources.ledger.read(key) == before
-    assert not await resources.ledger.is_open(key)
+    assert await resources.ledger.is_published(key) is None
 
 
 async def test_a_marker_that_another_removes_meanwhile_is_put_back(
@@ -86,7 +86,7 @@ async def test_a_marker_that_another_removes_meanwhile_is_put_back(
     await allow(key, resources)
     closed_before_each_change(key, resources)
     await resolve(key, task_id, resources)
-    assert await resources.ledger.is_open(key)
+    assert await resources.ledger.is_published(key) is not None
 
 
 @pytest.mark.parametrize("kind", ["http_500", "http_401", "junk", "reset_before"])

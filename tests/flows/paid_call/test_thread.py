@@ -146,3 +146,21 @@ async def test_claims_never_run_ahead_of_calls(
         await asyncio.gather(*submitting)
     assert most <= 3
     assert len(sandbox.record.charged()) == 12
+
+
+async def test_whatever_fails_to_close_the_payment_thread_ends(
+    api: ApixoApi, archive: VideoArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> None:
+        async with PayingResources(api, archive) as own:
+            await Submission(unique("k"), KITE, own).run()
+            threads.append(own.payments._thread)
+            monkeypatch.setattr(own.spending, "aclose", cancelled)
+
+    threads: list[threading.Thread] = []
+    with pytest.raises(asyncio.CancelledError):
+        await run()
+    assert not threads[0].is_alive()

@@ -167,3 +167,18 @@ def test_a_provider_that_answers_a_second_attempt_with_the_first_ones_task_is_un
     found = submit(second, "t1", attempt_number=2)
     assert (found.state, found.task_id) == (State.SUBMITTED, "t1")
     assert found.task.folder == submit(claimed()).task.folder
+
+
+def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited_for_no_more() -> None:
+    """The late answer to the first attempt was taken up as the third, and a person named yet another one then."""
+    second = claimed(allow(lose(claimed())))
+    late = transitions.submitted(second, attempt_number=1, task_id="late", now=LATER, named_by="callback")
+    followed = lose(late, attempt_number=2)
+    assert followed.task_id == "late"
+    found = resolve(followed, "another")
+    assert [task.task_id for task in found.beside] == ["late", "late"]
+    task, *_ = found.beside
+    after = transitions.archived(found, task=task, objects=(VIDEO,), warnings=(), now=LATER)
+    assert after.beside == ()
+    noted = transitions.ended_beside(found, "late", "lost", now=LATER)
+    assert noted.beside == ()

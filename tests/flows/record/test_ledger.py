@@ -24,7 +24,7 @@ from .ledgers import NO, NOW, claim_of, must_claim, now_in, opened, rejected, su
 
 async def test_nobody_knows_a_key_that_was_never_claimed(ledger: Ledger, key: str) -> None:
     assert await ledger.read(key) is None
-    assert not await ledger.is_open(key)
+    assert await ledger.is_published(key) is None
     with pytest.raises(LedgerError, match=f"no record of {key}"):
         await ledger.change(key, submitted)
 
@@ -34,7 +34,7 @@ async def test_a_claim_is_read_back_as_it_was_written_and_is_open(ledger: Ledger
     assert await ledger.read(key) == entry
     assert entry.generation.nonce
     assert entry.generation.model_copy(update={"nonce": ""}) == claim_of(key)
-    assert await ledger.is_open(key)
+    assert await ledger.is_published(key) is not None
     found = await store.get(f"ledger/{key}.json")
     assert found is not None
     assert json.loads(found.data)["state"] == "claimed"

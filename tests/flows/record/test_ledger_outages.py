@@ -41,7 +41,7 @@ CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
     "change": lambda ledger, key: ledger.change(key, submitted),
     "mark_open": lambda ledger, key: ledger.mark_open(key),
     "close": lambda ledger, key: ledger.close(claim_of(key)),
-    "is_open": lambda ledger, key: ledger.is_open(key),
+    "is_published": lambda ledger, key: ledger.is_published(key),
     "ensure_ready": lambda ledger, _: ledger.ensure_ready(),
 }
 

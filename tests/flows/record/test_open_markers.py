@@ -1,24 +1,37 @@
 """The markers of open generations: there before the claim, gone after the end, and never gone too early."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
 from flows.clock import Clock
+from flows.record import transitions
 from flows.record.generation import Generation, State
-from flows.record.ledger import Ledger, marker_name, record_name
-from tests.support.store_line import Call, Line, cut, nothing
+from flows.record.ledger import Entry, Ledger, marker_name, record_name
+from tests.support.store_line import Call, Hook, Line, cut, nothing
 
+from .changes import LATER, allow, fail
 from .ledgers import claim_of, must_claim, now_in, opened, rejected, submitted, succeeded
+
+
+def closes_first(ledger: Ledger, over: Entry) -> Hook:
+    """Another closes what was read, right before a record is written."""
+
+    async def before(request: Call) -> None:
+        if request.writes_a_record:
+            await ledger.close(over.generation)
+
+    return before
 
 
 async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
     await ledger.change(key, rejected)
     await ledger.close(await now_in(ledger, key))
-    assert not await ledger.is_open(key)
+    assert await ledger.is_published(key) is None
     assert (await now_in(ledger, key)).state is State.REJECTED
     await ledger.close(await now_in(ledger, key))
     assert await ledger.open_keys() == []
@@ -56,6 +69,27 @@ async def test_a_claim_made_while_another_closes_stays_open(
     assert await ledger.open_keys() == [key]
 
 
+async def test_a_claim_made_while_another_leaves_it_to_the_collector_has_its_end_published(
+    archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """The failed one has another paid task. Its marker, which says `published`, comes after that of the claim."""
+    await must_claim(ledger, key)
+    await ledger.change(key, submitted)
+    await ledger.change(key, partial(transitions.also_taken, attempt_number=1, task_id="other", now=LATER))
+    over = await ledger.change(key, lambda now: allow(fail(now)))
+
+    async def claim_again(request: Call) -> None:
+        if request == ("PUT", marker_name(key)):
+            line.before = nothing
+            assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
+
+    line = Line()
+    async with opened(archive, line) as closing:
+        line.before = claim_again
+        await closing.close(over.generation)
+    assert await ledger.is_published(key) is False
+
+
 async def test_an_end_that_nobody_was_notified_of_stays_open(ledger: Ledger, key: str) -> None:
     """Who tells of an end may be slow, and a person's rerun have brought the generation to another end meanwhile."""
     await must_claim(ledger, key)
@@ -75,13 +109,9 @@ async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
-    async def close_first(request: Call) -> None:
-        if request.writes_a_record:
-            await ledger.close(over.generation)
-
     line = Line()
     async with opened(archive, line) as claiming:
-        line.before = close_first
+        line.before = closes_first(ledger, over)
         assert await claiming.claim(claim_of(key, over=over.generation), over=over) is not None
     assert await ledger.open_keys() == [key]
 
@@ -93,10 +123,6 @@ async def test_a_claim_whose_reply_is_lost_for_good_stays_open_all_the_same(
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
-    async def close_first(request: Call) -> None:
-        if request.writes_a_record:
-            await ledger.close(over.generation)
-
     async def lose_replies(request: Call) -> None:
         if request.name == record_name(key):
             line.before = nothing
@@ -107,7 +133,7 @@ async def test_a_claim_whose_reply_is_lost_for_good_stays_open_all_the_same(
 
     line, passed = Line(), [0.0]
     async with opened(archive, line, Clock(sleep=give_up, monotonic=lambda: passed[0])) as claiming:
-        line.before, line.after = close_first, lose_replies
+        line.before, line.after = closes_first(ledger, over), lose_replies
         with pytest.raises(StoreUnavailableError):
             await claiming.claim(claim_of(key, over=over.generation), over=over)
     assert (await now_in(ledger, key)).state is State.CLAIMED

@@ -55,14 +55,14 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
         patched.setattr(event_connection, "get_events_client", server)
         (found,) = await bring_home(resources)
         assert found.what == "archived"
-        assert await resources.ledger.is_open(key)
+        assert await resources.ledger.is_published(key) is not None
         (again,) = await bring_home(resources)  # still away
         assert again.what == "archived"
-        assert await resources.ledger.is_open(key)
+        assert await resources.ledger.is_published(key) is not None
     assert "sora.generation.archived" not in [event.event for event in sent.all()]
     await bring_home(resources)
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
-    assert not await resources.ledger.is_open(key)
+    assert await resources.ledger.is_published(key) is None
     assert await bring_home(resources) == []
 
 
@@ -75,11 +75,11 @@ async def test_a_failure_is_reported_until_it_is_confirmed_too(
         patched.setattr(event_connection, "get_events_client", Away)
         (found,) = await bring_home(resources)
         assert found.what == "failed"
-        assert await resources.ledger.is_open(key)
+        assert await resources.ledger.is_published(key) is not None
     await bring_home(resources)
     (reported,) = [event for event in sent.all() if event.event == "sora.generation.failed"]
     assert reported.payload["fail_code"] == "CONTENT_VIOLATION"
-    assert not await resources.ledger.is_open(key)
+    assert await resources.ledger.is_published(key) is None
 
 
 async def test_who_archives_a_video_tells_it_though_another_has_removed_the_marker(
