@@ -8,6 +8,8 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 MAKEFLAGS += --no-print-directory
+# Where it is set, each of the many processes of the tests compiles the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install demo up deploy test test-oldest attack stores bench reference screenshots check audit format lock \
   clean distclean require-stopped

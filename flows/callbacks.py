@@ -226,8 +226,8 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
             run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
             return found
         reconciled = (await ledger.change(key, how)).generation
-        if task_id not in reconciled.task_ids:  # somebody named another one meanwhile
-            await ledger.tasks.release(task_id, key, named=reconciled.tasks_named)
+        if task_id not in reconciled.task_ids:  # the reply, or a person, named another one meanwhile
+            return await _note_beside(reconciled, number, task_id, resources)
     except (StoreError, LedgerError) as error:
         run_logger().error(
             "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no further call "

@@ -4,6 +4,7 @@ All of it listens on free loopback ports and keeps its data in temporary folders
 """
 
 import copy
+import gc
 import os
 import shutil
 import signal
@@ -34,6 +35,8 @@ os.environ |= {
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+
+gc.disable()  # until all is collected
 
 # A shell that starts the suite in the background has it ignore SIGINT, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -95,6 +98,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if path.parts[1] in SLOW_ROOMS else 3
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: nobody need look through them for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

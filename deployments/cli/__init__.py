@@ -1,5 +1,6 @@
 """The command line `sora`."""
 
+import gc
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ def main() -> None:
     All that takes time is imported inside, for a person may end it meanwhile too.
     """
     sys.unraisablehook = _raise_again
+    gc.disable()  # until the command is imported
     try:
         from flows.signals.output import protect_standard_streams  # noqa: PLC0415
 

@@ -4,6 +4,7 @@ Prefect takes more than a second to import and reads its settings while it is im
 imported only when that command is given, after its server was chosen; `sora --help` imports none of them.
 """
 
+import gc
 import re
 from dataclasses import dataclass
 from importlib import import_module
@@ -119,6 +120,10 @@ class LazyCommand(TyperCommand):
         """The command itself."""
         made = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
         module = import_module(f"deployments.cli.{self._command.module}")
+        # What is imported stays. To look through it for garbage, again and again and at the end, took a quarter of the
+        # processor of a short command.
+        gc.freeze()
+        gc.enable()
         made.command(self.name)(getattr(module, self._command.function))
         return cast("TyperCommand", typer.main.get_command(made))  # a group only where there are several
 

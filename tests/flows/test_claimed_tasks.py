@@ -122,7 +122,7 @@ async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_a
     assert [task.task_id for task in found.generation.beside] == [stray]
 
 
-async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
+async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_written_is_one_more_that_was_paid_for(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id, stray = await lost(key, resources, sandbox), await made_outside(resources.api)
@@ -142,7 +142,9 @@ async def test_a_task_that_a_call_named_too_late_is_free_for_its_true_owner(
     await call(key, resources, stray)
     found = await resources.ledger.read(key)
     assert found is not None
-    assert found.generation.task_ids == {task_id}
-    assert (await tasks.owner(task_id), await tasks.owner(stray)) == (
-        TaskOwner(key=key, attempt_number=1, naming=1), None,
-    )  # fmt: skip
+    assert found.generation.task_id == task_id
+    assert [task.task_id for task in found.generation.beside] == [stray]
+    for task in (task_id, stray):
+        owner = await tasks.owner(task)
+        assert owner is not None
+        assert (owner.key, owner.attempt_number) == (key, 1)

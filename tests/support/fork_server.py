@@ -7,6 +7,7 @@ worker starts: it has a process forked that runs the module as `python -m` does,
 """
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -239,6 +240,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in PRELOADED:
         import_module(name)
+    gc.freeze()  # else each fork, looking for garbage, copies all of it: 0.4 s of processor
     module, arguments = serve(Path(sys.argv[2]))
     sys.argv = [module, *arguments]
     if module == SORA:
