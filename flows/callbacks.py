@@ -22,7 +22,7 @@ from apixo import BadRequestError, Status, StatusClient
 from apixo.redaction import excerpt, hide_secret
 from apixo.replies import FINAL_STATES, usable_task_id
 from blocks.errors import StoreError
-from flows.record import transitions
+from flows.record import beside, transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
@@ -250,7 +250,7 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
     if owner.key != key:
         run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
         return found
-    noted = partial(transitions.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
+    noted = partial(beside.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
     changed = (await ledger.change(key, noted)).generation
     if changed.task_id == task_id:  # the paid call's own reply came meanwhile
         return changed

@@ -17,7 +17,7 @@ from flows import steps
 from flows.clock import Clock
 from flows.media.errors import MediaError
 from flows.media.spool import spool_folder
-from flows.record import transitions
+from flows.record import beside, transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import PipelineError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
@@ -250,7 +250,7 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             run_logger().exception("Task %s of %s failed in a way that nobody foresaw.", paid.task_id, paid.key)
         if why is not None:
             run_logger().error("No video comes of task %s of %s, which is paid: %s", paid.task_id, paid.key, why)
-            noted = partial(transitions.ended_beside, task_id=paid.task_id, why=why, now=resources.clock.now())
+            noted = partial(beside.ended, task_id=paid.task_id, why=why, now=resources.clock.now())
             await resources.ledger.change(paid.key, noted)
     return await resources.ledger.read(entry.generation.key) or entry
 

@@ -17,7 +17,7 @@ from apixo import (
 )
 from apixo.errors import NO_END, NO_RESULT, NO_STATUS
 from apixo.replies import says_under_way
-from flows.record import transitions
+from flows.record import beside, transitions
 from flows.record.advice import failed_error
 from flows.record.errors import LedgerError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
@@ -236,7 +236,7 @@ async def record_end(
         )
     except SupersededError:
         current = await resources.ledger.read(key)
-        if current is None or not transitions.is_superseded(current.generation, paid.task_id):
+        if current is None or not beside.is_superseded(current.generation, paid.task_id):
             raise
         run_logger().warning(
             "%s goes on with task %s. Task %s was paid for as well and is finished: its video is archived beside.", key,

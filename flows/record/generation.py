@@ -3,7 +3,7 @@
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -141,6 +141,10 @@ class Attempt(_Model):
         own = () if self.task_id is None else (self.task_id,)
         return frozenset((*own, *(item.task_id for item in self.superseded)))
 
+    def noted(self, note: str) -> str:
+        """Its note with one more: an earlier one may be all that is left of a paid task's id."""
+        return f"{self.note}; {note}" if self.note else note
+
 
 class Generation(_Model):
     """One video, from its claim to the archive: the ledger's record and the result of `generate-video`."""
@@ -184,6 +188,11 @@ class Generation(_Model):
         """What `tasks_named` becomes with the next task."""
         # Records of schema 1 do not count their tasks.
         return 1 + (self.tasks_named or sum(attempt.task_id is not None for attempt in self.attempts))
+
+    @property
+    def next_folder(self) -> str:
+        """Where the objects of the next task go."""
+        return object_names.folder(self.key, self.attempts[0].claimed_at, task_number=self.next_naming)
 
     @property
     def task(self) -> PaidTask:
@@ -262,3 +271,12 @@ class Generation(_Model):
         return generation_failed(
             problem.code if problem else "", problem.message if problem else "", task_id=self.task_id
         )
+
+    def with_attempt(self, number: int, update: dict[str, Any], *, now: datetime) -> "Generation":
+        """The record with these fields of an attempt changed. That of the last one is its own state."""
+        attempts = list(self.attempts)
+        attempts[number - 1] = attempts[number - 1].model_copy(update=update)
+        changed: dict[str, Any] = {"attempts": tuple(attempts), "updated_at": now}
+        if number == len(attempts):
+            changed["state"] = attempts[-1].state
+        return self.model_copy(update=changed)

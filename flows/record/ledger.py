@@ -144,7 +144,7 @@ class Ledger:
 
         Args:
             key: an existing record's.
-            how: one of the functions of `flows.record.transitions`. Returning its argument changes nothing.
+            how: one of the functions of `transitions` or `beside`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read where nobody wrote since.
             patience_seconds: how long an outage of the store is waited out.
 

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from apixo import Failed, Succeeded, VideoRequest, generation_failed
 from apixo.redaction import hide_queries
-from flows.record import object_names
-from flows.record.errors import SupersededError, TransitionError
+from flows.record import beside
+from flows.record.errors import TransitionError
 from flows.record.generation import (
     ArchivedObject,
     Attempt,
@@ -120,28 +120,21 @@ def submitted(
     attempt = generation.attempts[attempt_number - 1]
     if task_id in generation.task_ids:
         return _confirmed(generation, attempt_number, task_id, named_by, now=now)
-    more: dict[str, Any] = {} if note is None else {"note": _noted(attempt, note), "waited_for": False}
+    more: dict[str, Any] = {} if note is None else {"note": attempt.noted(note), "waited_for": False}
     if attempt.task_id is not None:
         # A person or a callback named a task while the reply was on its way. The reply counts, unless a video is
         # archived already: then its task is one more that was paid for. So is the callback's, where a proxy on the way
         # sent the paid call twice: each has its own task, and both have this address to call.
         was = f"a {attempt.named_by} named {attempt.task_id} before the reply came"
         if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
-            return _with_superseded(generation, attempt_number, task_id, named_by, now=now)
-        more["note"] = _noted(attempt, f"{note}; {was}" if note else was)
+            return beside.one_more(generation, attempt_number, task_id, named_by, now=now)
+        more["note"] = attempt.noted(f"{note}; {was}" if note else was)
         if attempt.named_by == "callback":
             before = SupersededTask(task_id=attempt.task_id, folder=attempt.folder or "", named_by="callback")
             more["superseded"] = (*attempt.superseded, before)
     changed = _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
     # Of an earlier attempt, where a later one counts: paid for as well, so its video is wanted too.
-    return changed if changed.task_id == task_id else _with_beside(changed, attempt_number, now=now)
-
-
-def _with_beside(generation: Generation, number: int, *, now: datetime) -> Generation:
-    """Lists an attempt's own task among those whose videos are archived beside."""
-    attempt = generation.attempts[number - 1]
-    item = SupersededTask(task_id=attempt.task_id or "", folder=attempt.folder or "", named_by=attempt.named_by)
-    return _with_attempt(generation, number, {"superseded": (*attempt.superseded, item)}, now=now)
+    return changed if changed.task_id == task_id else beside.with_own_task(changed, attempt_number, now=now)
 
 
 def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
@@ -151,31 +144,13 @@ def _confirmed(generation: Generation, number: int, task_id: str, named_by: Sour
     """
     for attempt in generation.attempts:
         if attempt.task_id == task_id and attempt.named_by == "person":
-            generation = _with_attempt(generation, attempt.number, {"named_by": named_by}, now=now)
+            generation = generation.with_attempt(attempt.number, {"named_by": named_by}, now=now)
     shared = next((attempt for attempt in generation.attempts if attempt.task_id == task_id), None)
     if shared is None or generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
     update = {name: getattr(shared, name) for name in ("task_id", "named_by", "folder", "model")}
     update |= {"state": State.SUBMITTED, "submitted_at": now, "problem": None}
-    return _follow_late_task(_with_attempt(generation, number, update, now=now))
-
-
-def _with_superseded(
-    generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime
-) -> Generation:
-    """One more task that the provider took for this attempt: paid for, and not the one that counts."""
-    attempt = generation.attempts[number - 1]
-    item = SupersededTask(task_id=task_id, folder=_next_folder(generation), named_by=named_by)
-    update = {"superseded": (*attempt.superseded, item)}
-    changed = _with_attempt(generation, number, update, now=now)
-    return changed.model_copy(update={"tasks_named": generation.next_naming})
-
-
-def also_taken(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """The provider took an attempt once more, as another task. The one that the record has goes on counting."""
-    if task_id in generation.task_ids:
-        return generation
-    return _with_superseded(generation, attempt_number, task_id, "callback", now=now)
+    return _follow_late_task(generation.with_attempt(number, update, now=now))
 
 
 def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
@@ -205,7 +180,7 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
             task_id=attempt.task_id, folder=generation.task.folder, named_by=attempt.named_by
         )
     more: dict[str, Any] = {
-        "note": _noted(attempt, note),
+        "note": attempt.noted(note),
         "superseded": tuple(superseded.values()),
         "taken_by_person": True,
     }
@@ -220,10 +195,10 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
     if generation.state is State.ARCHIVED or (generation.state is not State.FAILED and attempt.taken_by_person):
         return generation
     if generation.state is not State.FAILED:
-        return _with_attempt(generation, attempt.number, {"taken_by_person": True}, now=now)
+        return generation.with_attempt(attempt.number, {"taken_by_person": True}, now=now)
     update = {
         "state": State.SUBMITTED,
-        "note": _noted(attempt, "a person took the task up again"),
+        "note": attempt.noted("a person took the task up again"),
         "submitted_at": now,
         "stands_as": None,
         "stands_since": None,
@@ -231,7 +206,7 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
         "resubmit_allowed": False,
         "taken_by_person": True,
     }
-    return _with_attempt(generation, attempt.number, update, now=now)
+    return generation.with_attempt(attempt.number, update, now=now)
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
@@ -239,7 +214,7 @@ def rejected(generation: Generation, *, attempt_number: int, problem: Problem, n
     if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
     return _follow_late_task(
-        _with_attempt(generation, attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
+        generation.with_attempt(attempt_number, {"state": State.REJECTED, "problem": problem}, now=now)
     )
 
 
@@ -256,16 +231,16 @@ def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, 
             f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; look at it first",
             key=generation.key,
         )
-    note = _noted(attempt, note)
+    note = attempt.noted(note)
     match generation.state:
         case State.REJECTED:
             return generation
         case State.FAILED if attempt.resubmit_allowed:
             return generation
         case State.UNCONFIRMED:
-            return _with_attempt(generation, attempt.number, {"state": State.REJECTED, "note": note}, now=now)
+            return generation.with_attempt(attempt.number, {"state": State.REJECTED, "note": note}, now=now)
         case State.FAILED if not generation.permanently_failed:
-            return _with_attempt(generation, attempt.number, {"resubmit_allowed": True, "note": note}, now=now)
+            return generation.with_attempt(attempt.number, {"resubmit_allowed": True, "note": note}, now=now)
         case State.FAILED:
             why = "it failed for a reason that the same request cannot outlive; use a new key for a changed request"
         case State.CLAIMED:
@@ -280,7 +255,7 @@ def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem
     if generation.attempts[attempt_number - 1].state is not State.CLAIMED:
         return generation
     return _follow_late_task(
-        _with_attempt(generation, attempt_number, {"state": State.UNCONFIRMED, "problem": problem}, now=now)
+        generation.with_attempt(attempt_number, {"state": State.UNCONFIRMED, "problem": problem}, now=now)
     )
 
 
@@ -291,11 +266,11 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
         SupersededError: the generation has another task now.
     """
     if generation.task_id != status.task_id:
-        raise superseded_error(generation, status.task_id)
+        raise beside.superseded_error(generation, status.task_id)
     if generation.state in (State.SUCCEEDED, State.ARCHIVED):
         return generation
     update = {"state": State.SUCCEEDED, "problem": None, "stands_as": None, "stands_since": None}
-    changed = _with_attempt(generation, generation.attempt.number, update, now=now)
+    changed = generation.with_attempt(generation.attempt.number, update, now=now)
     return changed.model_copy(
         update={
             "succeeded_at": now,
@@ -316,7 +291,7 @@ def stands_as(generation: Generation, task_id: str, word: str | None, *, now: da
     if not is_open or attempt.task_id != task_id or attempt.stands_as == word:
         return generation
     update = {"stands_as": word, "stands_since": None if word is None else now}
-    return _with_attempt(generation, attempt.number, update, now=now)
+    return generation.with_attempt(attempt.number, update, now=now)
 
 
 def failed(generation: Generation, status: Failed, *, now: datetime, after: State = State.SUBMITTED) -> Generation:
@@ -326,7 +301,7 @@ def failed(generation: Generation, status: Failed, *, now: datetime, after: Stat
         SupersededError: the generation has another task now.
     """
     if generation.task_id != status.task_id:
-        raise superseded_error(generation, status.task_id)
+        raise beside.superseded_error(generation, status.task_id)
     if generation.state is not after:
         return generation
     error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
@@ -336,7 +311,7 @@ def failed(generation: Generation, status: Failed, *, now: datetime, after: Stat
         message=hide_queries(status.fail_message)[:1000],
         retryable=not error.permanent,
     )
-    return _with_attempt(generation, generation.attempt.number, {"state": State.FAILED, "problem": problem}, now=now)
+    return generation.with_attempt(generation.attempt.number, {"state": State.FAILED, "problem": problem}, now=now)
 
 
 def archived(
@@ -356,54 +331,13 @@ def archived(
         TransitionError: the task has not succeeded.
     """
     if generation.task_id != task.task_id:
-        return _archived_beside(generation, task, objects, now=now)
+        return beside.archived(generation, task, objects, now=now)
     if generation.state is State.ARCHIVED:
         return generation
     if generation.state is not State.SUCCEEDED:
         raise TransitionError(f"{generation.key} is {generation.state}: it cannot become archived", key=generation.key)
-    changed = _with_attempt(generation, generation.attempt.number, {"state": State.ARCHIVED}, now=now)
+    changed = generation.with_attempt(generation.attempt.number, {"state": State.ARCHIVED}, now=now)
     return changed.model_copy(update={"objects": objects, "warnings": warnings, "archived_at": now})
-
-
-def is_superseded(generation: Generation, task_id: str) -> bool:
-    """Whether the generation had this task, which was paid for, and goes on with another one."""
-    return any(item.task_id == task_id for attempt in generation.attempts for item in attempt.superseded)
-
-
-def superseded_error(generation: Generation, task_id: str) -> SupersededError:
-    """The record moved on to another task than the one a step works for."""
-    return SupersededError(
-        f"{generation.key} has the task {generation.task_id}, not {task_id}: somebody has named another one meanwhile. "
-        "Run it again: it goes on with that one.",
-        key=generation.key,
-        task_id=task_id,
-    )
-
-
-def _archived_beside(
-    generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
-) -> Generation:
-    if not is_superseded(generation, task.task_id):
-        raise superseded_error(generation, task.task_id)
-    return _with_beside_changed(generation, task.task_id, {"objects": objects}, now=now)
-
-
-def ended_beside(generation: Generation, task_id: str, why: str, *, now: datetime) -> Generation:
-    """No video of this task, which is not the one that counts, will come. One that has a video or an end stays."""
-    ended = any(item.ended for attempt in generation.attempts for item in attempt.superseded if item.task_id == task_id)
-    return generation if ended else _with_beside_changed(generation, task_id, {"ended": why}, now=now)
-
-
-def _with_beside_changed(generation: Generation, task_id: str, update: dict[str, Any], *, now: datetime) -> Generation:
-    """Changes a task that does not count, unless it has its video: in each attempt that lists it."""
-    for attempt in generation.attempts:
-        kept = tuple(
-            item.model_copy(update=update) if item.task_id == task_id and not item.objects else item
-            for item in attempt.superseded
-        )
-        if kept != attempt.superseded:
-            generation = _with_attempt(generation, attempt.number, {"superseded": kept}, now=now)
-    return generation
 
 
 def warned(generation: Generation, *, now: datetime) -> Generation:
@@ -432,11 +366,6 @@ def _follow_late_task(generation: Generation) -> Generation:
     return generation
 
 
-def _noted(attempt: Attempt, note: str) -> str:
-    """The attempt's note with one more: an earlier one may be all that is left of a paid task's id."""
-    return f"{attempt.note}; {note}" if attempt.note else note
-
-
 def _with_task(
     generation: Generation,
     number: int,
@@ -451,31 +380,17 @@ def _with_task(
         "state": State.SUBMITTED,
         "task_id": task_id,
         "named_by": named_by,
-        "folder": _next_folder(generation),
+        "folder": generation.next_folder,
         "submitted_at": now,
         "stands_as": None,
         "stands_since": None,
         "problem": None,
         "resubmit_allowed": False,  # it was for the task before
     }
-    changed = _with_attempt(generation, number, update | more, now=now)
+    changed = generation.with_attempt(number, update | more, now=now)
     return changed.model_copy(update={"tasks_named": generation.next_naming})
-
-
-def _next_folder(generation: Generation) -> str:
-    first = generation.attempts[0].claimed_at
-    return object_names.folder(generation.key, first, task_number=generation.next_naming)
 
 
 def _unsigned(url: str) -> str:
     """The address as the ledger keeps it. Cut here: `hide_queries` finds addresses in a text, so it stops at quotes."""
     return hide_queries(re.split(r"[?#]", url, maxsplit=1)[0])
-
-
-def _with_attempt(generation: Generation, number: int, update: dict[str, Any], *, now: datetime) -> Generation:
-    attempts = list(generation.attempts)
-    attempts[number - 1] = attempts[number - 1].model_copy(update=update)
-    changed: dict[str, Any] = {"attempts": tuple(attempts), "updated_at": now}
-    if number == len(attempts):
-        changed["state"] = attempts[-1].state
-    return generation.model_copy(update=changed)

@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.archiving import store_task
 from flows.fetching import FetchedVideo
-from flows.record import transitions
+from flows.record import beside, transitions
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
@@ -48,8 +48,8 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
         return found
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
-    if found.task_id != paid.task_id and not transitions.is_superseded(found, paid.task_id):
-        raise transitions.superseded_error(found, paid.task_id)
+    if found.task_id != paid.task_id and not beside.is_superseded(found, paid.task_id):
+        raise beside.superseded_error(found, paid.task_id)
     async with resources.archiving:
         report_progress(key, "archive", "uploading")
         stored = await store_task(paid, found, videos, resources.store)
@@ -63,7 +63,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     archived = entry.generation
     if archived.task_id != paid.task_id:
         logger.warning("The video of task %s of %s is archived beside, in %s.", paid.task_id, key, paid.folder)
-        raise transitions.superseded_error(archived, paid.task_id)
+        raise beside.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)

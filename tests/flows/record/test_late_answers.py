@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.record import transitions
+from flows.record import beside, transitions
 from flows.record.errors import TransitionError
 from flows.record.generation import (
     Generation,
@@ -180,5 +180,5 @@ def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited
     task, *_ = found.beside
     after = transitions.archived(found, task=task, objects=(VIDEO,), warnings=(), now=LATER)
     assert after.beside == ()
-    noted = transitions.ended_beside(found, "late", "lost", now=LATER)
+    noted = beside.ended(found, "late", "lost", now=LATER)
     assert noted.beside == ()

@@ -1,0 +1,79 @@
+"""The tasks of a generation that were paid for and do not count: another one of its tasks does. All pure.
+
+Their videos are archived as well, each in a folder of its own, and change nothing else of the record.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from flows.record.errors import SupersededError
+from flows.record.generation import ArchivedObject, Generation, PaidTask, Source, SupersededTask
+
+
+def also_taken(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
+    """The provider took an attempt once more, as another task. The one that the record has goes on counting."""
+    if task_id in generation.task_ids:
+        return generation
+    return one_more(generation, attempt_number, task_id, "callback", now=now)
+
+
+def one_more(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
+    """One more task that the provider took for this attempt: paid for, and not the one that counts."""
+    attempt = generation.attempts[number - 1]
+    item = SupersededTask(task_id=task_id, folder=generation.next_folder, named_by=named_by)
+    update = {"superseded": (*attempt.superseded, item)}
+    changed = generation.with_attempt(number, update, now=now)
+    return changed.model_copy(update={"tasks_named": generation.next_naming})
+
+
+def with_own_task(generation: Generation, number: int, *, now: datetime) -> Generation:
+    """Lists an attempt's own task among those whose videos are archived beside."""
+    attempt = generation.attempts[number - 1]
+    item = SupersededTask(task_id=attempt.task_id or "", folder=attempt.folder or "", named_by=attempt.named_by)
+    return generation.with_attempt(number, {"superseded": (*attempt.superseded, item)}, now=now)
+
+
+def is_superseded(generation: Generation, task_id: str) -> bool:
+    """Whether the generation had this task, which was paid for, and goes on with another one."""
+    return any(item.task_id == task_id for attempt in generation.attempts for item in attempt.superseded)
+
+
+def superseded_error(generation: Generation, task_id: str) -> SupersededError:
+    """The record moved on to another task than the one a step works for."""
+    return SupersededError(
+        f"{generation.key} has the task {generation.task_id}, not {task_id}: somebody has named another one meanwhile. "
+        "Run it again: it goes on with that one.",
+        key=generation.key,
+        task_id=task_id,
+    )
+
+
+def archived(
+    generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
+) -> Generation:
+    """The video of such a task lies in the archive. The state of the generation stays what it is.
+
+    Raises:
+        SupersededError: the record does not have this task any more.
+    """
+    if not is_superseded(generation, task.task_id):
+        raise superseded_error(generation, task.task_id)
+    return _changed(generation, task.task_id, {"objects": objects}, now=now)
+
+
+def ended(generation: Generation, task_id: str, why: str, *, now: datetime) -> Generation:
+    """No video of this task, which is not the one that counts, will come. One that has a video or an end stays."""
+    listed = (item for attempt in generation.attempts for item in attempt.superseded if item.task_id == task_id)
+    return generation if any(item.ended for item in listed) else _changed(generation, task_id, {"ended": why}, now=now)
+
+
+def _changed(generation: Generation, task_id: str, update: dict[str, Any], *, now: datetime) -> Generation:
+    """Changes a task that does not count, unless it has its video: in each attempt that lists it."""
+    for attempt in generation.attempts:
+        kept = tuple(
+            item.model_copy(update=update) if item.task_id == task_id and not item.objects else item
+            for item in attempt.superseded
+        )
+        if kept != attempt.superseded:
+            generation = generation.with_attempt(attempt.number, {"superseded": kept}, now=now)
+    return generation
