@@ -120,7 +120,7 @@ class LazyCommand(TyperCommand):
         """The command itself."""
         made = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
         module = import_module(f"deployments.cli.{self._command.module}")
-        # What is imported stays. To look through it for garbage, again and again and at the end, took a quarter of the
+        # What is imported stays. To look through it for garbage, again and again and at the end, took a third of the
         # processor of a short command.
         gc.freeze()
         gc.enable()
