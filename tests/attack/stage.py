@@ -281,7 +281,7 @@ def _beside(found: Generation) -> list[ArchivedObject]:
 
 Calls = Literal["none", "live", "dropped"]
 """Whether the provider is asked to call back. `live`: a receiver in this process hears it, and never dies. `dropped`:
-nobody does, and the tests themselves ring at a receiver that is about to die."""
+nobody does, and the tests themselves call a receiver that is about to die."""
 
 
 @asynccontextmanager

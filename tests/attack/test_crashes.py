@@ -15,7 +15,7 @@ from tests.attack.scenarios import SCENARIOS, Scenario
 from tests.attack.stage import World
 from tests.attack.verdict import RECOVERIES
 
-EVERY: Final = 29
+EVERY: Final = 67
 """The sample holds one crash of so many. No multiple of 4: so it meets both moments and both recoveries."""
 SAMPLED: Final = [
     scenario for scenario in SCENARIOS if scenario.name in ("generate-video, polling", "receiver, a lost reply")

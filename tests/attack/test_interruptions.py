@@ -120,12 +120,12 @@ MANY = [RNG.uniform(0.3, 4) for _ in range(30)]
 """Seconds after the start of a command, from its imports to its end."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 @pytest.mark.parametrize(
-    "moments",
+    ("moments", "number"),
     [
-        pytest.param(FEW, id="a few", marks=pytest.mark.sample),
-        pytest.param(MANY, id="many"),
+        pytest.param(FEW, signal.SIGTERM, id="a few, SIGTERM", marks=pytest.mark.sample),
+        pytest.param(MANY, signal.SIGTERM, id="many, SIGTERM"),
+        pytest.param(MANY, signal.SIGINT, id="many, Ctrl-C"),
     ],
 )
 async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
@@ -159,7 +159,6 @@ async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
 DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # the collector would run on its schedule
 
 
-@pytest.mark.sample
 async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect_server: PrefectServer, commands: Callable[..., Commands],
     forks: ForkServer, key: str,

@@ -12,14 +12,14 @@ from typing import Any
 from deployments.sandbox import SandboxSettings, serve, video_store
 
 
-def main(port: int, speed: float, film: Path) -> None:
-    """Serves until SIGTERM. Each of its videos is a link to the film."""
+def main(port: int, speed: float, video: Path) -> None:
+    """Serves until SIGTERM. Each of its videos is a link to the video."""
 
     def link(path: Path, **_: Any) -> None:
-        path.hardlink_to(film)
+        path.hardlink_to(video)
 
     setattr(video_store, "render_video", link)  # noqa: B010 - an assignment is an error of its type
-    with tempfile.TemporaryDirectory(dir=film.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=video.parent) as folder:
         serve(
             SandboxSettings(
                 api_key=os.environ["SORA_SANDBOX_API_KEY"],

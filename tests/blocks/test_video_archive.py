@@ -64,10 +64,10 @@ def test_links_for_browsers_carry_no_signature(public_url: str | None, link: str
 
 
 def test_with_the_bucket_in_front_of_the_host_every_address_has_it_there() -> None:
-    block = archive("oss.example.com", bucket="films", virtual_host=True, public_url="https://v.example.com/")
-    assert block.public_link("videos/a.mp4") == "https://films.v.example.com/videos/a.mp4"
-    assert block.client().get_presigned_url("GET", "films", "a").startswith("http://films.oss.example.com/a?")
-    assert block.connection().bucket_url("films") == "http://films.oss.example.com"
+    block = archive("oss.example.com", bucket="videos", virtual_host=True, public_url="https://v.example.com/")
+    assert block.public_link("videos/a.mp4") == "https://videos.v.example.com/videos/a.mp4"
+    assert block.client().get_presigned_url("GET", "videos", "a").startswith("http://videos.oss.example.com/a?")
+    assert block.connection().bucket_url("videos") == "http://videos.oss.example.com"
     assert archive("minio.example.com", bucket="minio", virtual_host=True).endpoint == "minio.example.com"
 
 

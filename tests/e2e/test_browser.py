@@ -20,6 +20,8 @@ pytestmark = [
 ]
 
 SERIOUS = {"serious", "critical"}
+MORE = pytest.mark.attack
+"""The forms send what `tests/flows` plays through Prefect's API: here it is a person who fills them in."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,7 @@ async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_
     await expect(card).to_be_focused()
 
 
+@MORE
 async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: Person, running: Running) -> None:
     key = unique("gif")
     await running.fault(call="result", kind="gif", prompt_contains=key, times=-1)
@@ -91,7 +94,7 @@ async def test_the_gallery_is_searched_and_walked_by_keyboard(visitor: Person, r
     await expect(visitor.page.locator("#viewer h1")).to_have_text(lantern)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=MORE)])
 async def test_axe_finds_nothing_serious_in_the_gallery(
     scheme: str, visitor: Person, running: Running, kite: str
 ) -> None:
@@ -145,6 +148,7 @@ async def test_the_retry_button_goes_on_with_what_is_paid(visitor: Person, runni
     assert len(await running.posts(key)) == 1
 
 
+@MORE
 async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Person, running: Running) -> None:
     key = unique("approved")
     run = await running.start("preview-then-final/preview-then-final", request={"prompt": f"A fox, {key}"}, key=key)
@@ -159,6 +163,7 @@ async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Pers
     assert len(await running.posts(key)) == 2
 
 
+@MORE
 async def test_an_unclear_payment_is_resolved_by_the_form(visitor: Person, running: Running) -> None:
     key = unique("unclear")
     await running.fault(call="submit", kind="reset_after", prompt_contains=key)

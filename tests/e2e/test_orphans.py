@@ -98,7 +98,9 @@ def runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("mode", [pytest.param("polling", marks=pytest.mark.attack), "callback"])
+# In the suite a run is killed in `test_kills.py`, and a pipe closed in `tests/deployments/cli/test_output.py`.
+@pytest.mark.attack
+@pytest.mark.parametrize("mode", ["polling", "callback"])
 async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_writes_down_every_payment(
     mode: str,
     sandbox: SandboxServer,

@@ -18,9 +18,8 @@ from tests.support.store_gate import StoreGate, nothing
 @pytest.mark.parametrize(
     "step",
     [
-        "submit",
         "archive",
-        *(pytest.param(step, marks=pytest.mark.attack) for step in ("validate_image", "wait", "fetch")),  # take long
+        *(pytest.param(step, marks=pytest.mark.attack) for step in ("validate_image", "submit", "wait", "fetch")),
     ],
 )
 async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(

@@ -24,7 +24,6 @@ from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from flows.batch.shares import FOLDER
 from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.generate_batch import generate_batch
-from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
 from tests.e2e.conftest import ROOT, RUN_SECONDS, ended, retry
@@ -141,35 +140,25 @@ async def kill_between_payments(pid: int, stored: StoredBlocks, key: str, count:
             await asyncio.sleep(0.1)
 
 
-async def test_shards_on_two_workers_make_every_video_once_and_one_summary(
+async def test_shards_on_two_workers_make_every_video_once_although_one_is_killed(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str, prefect: PrefectClient
 ) -> None:
-    summary = await run(stored, key, requests=rows(12), shards=3)
-    assert summary.counts == {"archived": 12}
-    assert [row.line for row in summary.rows] == list(range(1, 13))
-    assert summary.price == 12 * 4
-    assert summary.spent_before == 0
-    assert len(sandbox.record.submits()) == 12
-    found = await records(stored, key, 12)
-    assert len({item.attempt.claimed_by.flow_run_id for item in found}) == 3
-    assert await left_over(stored) == []
-    again = await run(stored, key, requests=rows(12), shards=3)
-    assert again.price == 0
-    assert again.spent_before == 48
-    assert len(sandbox.record.submits()) == 12
-
-
-async def test_a_shard_that_is_killed_is_taken_up_again_and_pays_nothing_twice(
-    stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str, prefect: PrefectClient
-) -> None:
-    batch = asyncio.create_task(run(stored, key, requests=rows(8), shards=2))
-    pid, _ = await shard_of(prefect, stored, key, 8)
-    await kill_between_payments(pid, stored, key, 8)
+    batch = asyncio.create_task(run(stored, key, requests=rows(9), shards=3))
+    pid, _ = await shard_of(prefect, stored, key, 9)
+    await kill_between_payments(pid, stored, key, 9)
     summary = await batch
-    assert summary.counts == {"archived": 8}
-    assert len(sandbox.record.submits()) == 8
-    assert summary.price == 8 * 4
+    assert summary.counts == {"archived": 9}
+    assert [row.line for row in summary.rows] == list(range(1, 10))
+    assert summary.price == 9 * 4
+    assert summary.spent_before == 0
+    assert len(sandbox.record.submits()) == 9
+    found = await records(stored, key, 9)
+    assert len({item.attempt.claimed_by.flow_run_id for item in found}) >= 3  # and who took up the rest
     assert await left_over(stored) == []
+    again = await run(stored, key, requests=rows(9), shards=3)
+    assert again.price == 0
+    assert again.spent_before == 36
+    assert len(sandbox.record.submits()) == 9
 
 
 # In the suite a parent is run again after it failed, below, and a shard after it was killed, above.
@@ -253,15 +242,6 @@ async def test_shards_keep_both_limits_of_the_provider_together(
     most = max(sum(start <= stamp < start + 5 for stamp in stamps) for start in stamps)
     print(f"\nat most {most} requests in 5 s; 600 a minute are 50")
     assert most <= 50 + 10  # a second's worth at the beginning of the window
-
-
-async def test_without_the_deployment_nothing_is_submitted(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.shard_runs.DEPLOYMENT", "generate-shard/nobody-deployed")
-    with pytest.raises(PipelineError, match="sora deploy"):
-        await run(stored, key, requests=rows(2), shards=2)
-    assert sandbox.record.submits() == []
 
 
 @pytest.mark.attack  # a run of its own takes half a minute

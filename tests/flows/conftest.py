@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from prefect.blocks.system import Secret
 
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
@@ -51,9 +50,7 @@ async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
     name = unique("blocks")
     if api.callback_secret is not None:
         await api.callback_secret.save(f"{name}-callback-secret")
-        api.callback_secret = await Secret.aload(f"{name}-callback-secret")
     await api.api_key.save(f"{name}-key")
-    api.api_key = await Secret.aload(f"{name}-key")
     await api.save(name)
     await archive.save(name)
     return StoredBlocks(name, api, archive)

@@ -19,6 +19,7 @@ from flows.batch.limited_flow import TooManyRequestsError
 from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate as generate_one
+from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug
@@ -220,6 +221,14 @@ async def test_requests_without_a_key_are_paid_once_when_an_outer_flow_is_retrie
     assert len(sandbox.record.submits()) == 2
     for row in rows(2):
         assert await stored.recorded(f"{slug(rows(1)[0]['prompt'], most=27)}-{row['id']}") is not None
+
+
+async def test_without_a_deployment_of_the_shards_nothing_is_submitted(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    with pytest.raises(PipelineError, match="sora deploy"):
+        await run(stored, key, requests=rows(2), shards=2)
+    assert sandbox.record.submits() == []
 
 
 async def test_more_requests_than_prefect_takes_are_named_with_what_to_do(

@@ -195,11 +195,11 @@ async def test_by_default_no_verdict_is_paid_again(
 async def test_what_a_person_was_told_pays_nothing_pays_nothing(
     by: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
+    verdicts[:] = [OUTPUT]
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await lenient.generate(KITE, key=key)
     task_id = sandbox.record.charged()[-1].task_id or ""
-    verdicts[:] = [OUTPUT]
     if by == "form":
         with pytest.raises(VideoFailedError, match=OUTPUT):
             await resolve_video(key=key, decision=GO_ON, task_id=task_id, api=lenient.name, archive=lenient.name)

@@ -102,7 +102,7 @@ class Receiver:
         """Says anything."""
         return await exchange(self.port, content, **options)
 
-    async def ring(self, key: str, task_id: str | None = None, *, attempt: int = 1) -> Answer:
+    async def call(self, key: str, task_id: str | None = None, *, attempt: int = 1) -> Answer:
         """Calls as the provider does."""
         return await self.send(post(self.path(key, attempt), named(task_id)))
 

@@ -155,6 +155,8 @@ def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(
     assert sandbox.record.submits() == []
 
 
+# What it writes is read by the test above; this one starts Prefect's own command, for 13 s of processor.
+@pytest.mark.attack
 def test_the_deployment_that_init_writes_can_be_deployed(sora: Sora) -> None:
     sora("init", "autumn")
     done = subprocess.run(

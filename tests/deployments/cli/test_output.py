@@ -61,8 +61,8 @@ PAYING = {
 """What happens to the output of a command that pays."""
 FORKED = ("stdout", "nobody-reads", "show", "usage")
 """Where only the result is not read, a fork shows the same. It has Prefect's log as silent as the suite has."""
-IN_THE_SUITE = ("stdout", "nobody-reads", "both", "closed", "full-disk")
-"""Errors that nobody reads, or nobody reads from the start on, end as `both` does."""
+IN_THE_SUITE = ("nobody-reads", "both", "full-disk")
+"""Output that is read for a line, or errors that nobody reads, end as the first two do; a closed one as a full disk."""
 
 
 @pytest.mark.parametrize(

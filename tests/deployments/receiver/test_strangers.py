@@ -89,7 +89,7 @@ async def test_what_a_stranger_or_a_broken_provider_sends_changes_nothing(
         assert await receiver.healthy(), name
     assert len(sandbox.record.submits()) == 2
     assert {request.task_id for request in sandbox.record.statuses()} <= {None, other, "task_ffffffffffff"}
-    assert (await receiver.ring(key, task_id)).status == 200  # and the true one still reconciles
+    assert (await receiver.call(key, task_id)).status == 200  # and the true one still reconciles
     assert (await recorded(key, receiver.resources)).task_id == task_id
 
 
@@ -227,7 +227,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
     for name, (request, _) in HOSTILE.items():
         if "MB" not in name:
             await receiver.send(request(receiver, key, task_id, "task_other"))
-    await receiver.ring(key, task_id)
+    await receiver.call(key, task_id)
 
     async def quote_the_address(*_: Any, **__: Any) -> None:
         raise NoReplyError(f"cannot call {receiver.api.callback_url_for(key)}")
@@ -237,7 +237,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
 
     for breaking in (quote_the_address, trip_over_the_address):
         monkeypatch.setattr(deployments.receiver.calls, "answer_call", breaking)
-        await receiver.ring(key, task_id)
+        await receiver.call(key, task_id)
     reported = "\n".join(everything_logged)
     assert "reconciled by its callback" in reported
     assert "cannot call" in reported

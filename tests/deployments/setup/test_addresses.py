@@ -45,7 +45,7 @@ async def amazon(head: str, writer: asyncio.StreamWriter) -> None:
 
 
 def block(**changed: Any) -> VideoArchive:
-    fields: dict[str, Any] = {"access_key": "sora", "secret_key": SecretStr("a-secret"), "bucket": "films"}
+    fields: dict[str, Any] = {"access_key": "sora", "secret_key": SecretStr("a-secret"), "bucket": "videos"}
     return VideoArchive(**(fields | changed))
 
 
@@ -71,7 +71,7 @@ async def test_style_and_region_are_taken_from_the_answer(
                 "MINIO_ENDPOINT": f"{HOST}:9000",
                 "MINIO_ACCESS_KEY": "sora",
                 "MINIO_SECRET_KEY": "a-secret",
-                "MINIO_BUCKET": "films",
+                "MINIO_BUCKET": "videos",
             }
             saved = await save_blocks(environ, name=name, check=check_blocks)
             again = await save_blocks(environ, name=name, check=check_blocks)
@@ -82,7 +82,7 @@ async def test_style_and_region_are_taken_from_the_answer(
     assert {item.outcome for item in again} == {"unchanged"}
     loaded = await load_block(VideoArchive, name)
     assert (loaded.endpoint, loaded.region, loaded.virtual_host) == (f"{HOST}:9000", REGION, True)
-    assert {head.split(" ", 2)[1] for head in proxy.heads} == {f"{HOST}:9000", f"films.{HOST}:9000"}
+    assert {head.split(" ", 2)[1] for head in proxy.heads} == {f"{HOST}:9000", f"videos.{HOST}:9000"}
 
 
 async def test_of_aws_the_endpoint_is_that_of_the_region(

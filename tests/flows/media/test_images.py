@@ -79,7 +79,7 @@ def webp(width: int, height: int) -> bytes:
         ("/lossless.webp", encoded("WEBP", lossless=True), "WEBP"),
         ("/really-a-png.jpg", PNG, "PNG"),
         ("/no-ending", JPEG, "JPEG"),
-        ("/with-a-film-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
+        ("/with-a-video-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
         # What follows an image, or stands in a comment of it, is read by nobody: neither here nor kept in the archive.
         (
             "/motion-photo.jpg",
