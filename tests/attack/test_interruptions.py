@@ -15,6 +15,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
+from flows.record.ledger import Ledger
 from tests.attack.fifty import (
     BOUND_SECONDS,
     Commands,
@@ -185,3 +186,64 @@ async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
     assert archived is not None
     assert archived.state is State.ARCHIVED
     assert len(sandbox.record.submits()) == 1
+
+
+PARENT = """
+from prefect import flow
+from flows.generate_video import generate_video
+
+@flow
+async def parent(blocks: str) -> None:
+    await generate_video({"prompt": "A child without a key"}, api=blocks, archive=blocks)
+"""
+
+
+@pytest.mark.parametrize("moment", ["paid", "submitted"])
+async def test_a_parent_that_is_killed_and_started_anew_under_the_same_run_pays_once(
+    moment: str,
+    slow_sandbox: SandboxServer,
+    minio: ObjectStoreServer,
+    prefect_server: PrefectServer,
+    commands: Callable[..., Commands],
+) -> None:
+    """As a pod that Kubernetes replaces: Prefect makes another run of the child each time."""
+    stored = await store_blocks(make_api(slow_sandbox, submit_timeout_seconds=3), make_archive(minio))
+    made = commands(stored)
+    (made.folder / "parent.py").write_text(PARENT)
+    if moment == "paid":
+        slow_sandbox.faults.add(Fault(call="submit", kind="slow", seconds=1.5))
+    async with get_client() as client:
+        flow_id = await client.create_flow_from_name("parent")
+        deployment = await client.create_deployment(
+            flow_id,
+            f"parent-{stored.name}",
+            entrypoint="parent.py:parent",
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(made.folder)}}],
+        )
+        run = await client.create_flow_run_from_deployment(deployment, parameters={"blocks": stored.name})
+
+    async def start() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "prefect.engine", str(run.id), cwd=ROOT,
+            env=made.environment | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    async def reached() -> bool:
+        if moment == "paid" or not slow_sandbox.record.charged():
+            return bool(slow_sandbox.record.charged())
+        return any(item.call == "status" for item in slow_sandbox.record.all())
+
+    killed = await start()
+    await until(reached, what=moment, pause=0.02)
+    killed.kill()
+    await killed.wait()
+    again = await start()
+    code = await asyncio.wait_for(again.wait(), BOUND_SECONDS)
+    print(f"\nstarted anew after {moment}: exit code {code}")
+    assert len(slow_sandbox.record.submits()) == 1
+    store = stored.archive.store()
+    try:
+        left = await Ledger(store).newest(9)
+    finally:
+        await store.aclose()
+    assert [item.state for item in left] == [State.UNCONFIRMED if moment == "paid" else State.ARCHIVED]

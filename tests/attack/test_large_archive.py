@@ -84,7 +84,7 @@ async def archive_with(archive: VideoArchive, store: ObjectStore, videos: int) -
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("videos", [pytest.param(1_200, marks=pytest.mark.sample), VIDEOS])
+@pytest.mark.parametrize("videos", [1_200, VIDEOS])
 async def test_the_newest_of_a_large_archive_are_found_at_once(videos: int, archive: VideoArchive) -> None:
     store = archive.store()
     try:

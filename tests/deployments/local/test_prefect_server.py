@@ -30,6 +30,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
         started = start_prefect_server(home=prepare(folder / "home"), log_dir=folder / "logs").ready()
     with started.process:
         yield started
+        # It stops quickly and wholly, even with a connection open.
+        with socket.create_connection((LOOPBACK, int(started.url.rsplit(":", 1)[1]))):
+            assert started.process.stop() != 128 + signal.SIGKILL  # which comes when it has not ended after a while
+    groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True).stdout.split()
+    assert str(started.process.pid) not in groups
 
 
 def get(server: PrefectServer, path: str) -> Any:
@@ -94,12 +99,3 @@ def test_a_taken_port_is_refused_before_anything_starts(server: PrefectServer, t
     port = int(server.url.rsplit(":", 1)[1])
     with pytest.raises(ProcessError, match=f"The Prefect server cannot use port {port}"):
         start_prefect_server(home=tmp_path, log_dir=tmp_path, port=port)
-
-
-def test_it_stops_quickly_and_wholly_even_with_a_connection_open(server: PrefectServer, tmp_path: Path) -> None:
-    second = start_prefect_server(home=prepare(tmp_path / "home"), log_dir=tmp_path).ready()
-    with socket.create_connection((LOOPBACK, int(second.url.rsplit(":", 1)[1]))):
-        assert second.process.stop() != 128 + signal.SIGKILL  # which comes when it has not ended after a while
-    groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True).stdout.split()
-    assert str(second.process.pid) not in groups
-    assert str(server.process.pid) in groups
