@@ -54,12 +54,13 @@ TEST_WORKERS ?= 4
 # Before the tests, whose time-outs are not made for building a program.
 MINIO := $(BIN)/python -m deployments.local.minio_build $(LOCAL) || true
 
-# On a build machine also which lines and branches the suite's own processes ran.
-COVERAGE ?= $(if $(CI),--cov --cov-report=term-missing:skip-covered)
+# On a build machine also which lines and branches the suite's own processes ran. What they start, this does not see.
+MEASURED := apixo,blocks,flows
+COVERAGE ?= $(if $(CI),-m slipcover --branch --source $(MEASURED) --skip-covered)
 
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(MINIO)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE)
+	@$(BIN)/python $(COVERAGE) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 OLDEST := .venv-oldest
 # What calls each dependency most: httpx and httpcore, obstore, minio, openpyxl, pillow, av, starlette and jinja2,
@@ -141,7 +142,7 @@ require-stopped:
 clean: require-stopped ## delete local videos, databases, logs and caches; keep .venv and the built MinIO
 	@test ! -d $(LOCAL) || chmod -R u+w $(LOCAL)
 	@test ! -d $(LOCAL) || find $(LOCAL) -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {} +
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build dist
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also delete .venv and the built MinIO
