@@ -35,9 +35,9 @@ COMMANDS: Final = {
     "list": "listing:list_",
     "costs": "costs:costs_",
     "collect": "collect:collect",
-    "callbacks": "callbacks:callbacks",
-    "serve": "serve:serve",
-    "metrics": "metrics:metrics",
+    "callbacks": "servers:callbacks",
+    "serve": "servers:serve",
+    "metrics": "servers:metrics",
     "show": "show:show",
     "resolve": "resolve:resolve",
 }

@@ -1,5 +1,6 @@
 """What the command line prints, and where."""
 
+import logging
 import re
 import shlex
 import shutil
@@ -57,6 +58,15 @@ out: Final = _console(stderr=False)
 """Results."""
 err: Final = _console(stderr=True)
 """Progress and errors, so that results can be piped."""
+
+
+def show_log() -> None:
+    """Shows the project's own log on stderr, for what runs outside of any flow run. It names keys, never tokens."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    log = logging.getLogger("sora")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def called() -> str:

@@ -37,7 +37,7 @@ PRELOADED: Final = (
     "prefect.task_engine",
     *(
         f"deployments.cli.{name}"
-        for name in ("batch", "callbacks", "collect", "generate", "listing", "resolve", "setup", "show")
+        for name in ("batch", "collect", "generate", "listing", "resolve", "servers", "setup", "show")
     ),
 )
 MOST_BYTES: Final = 200_000
