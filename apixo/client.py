@@ -23,6 +23,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from apixo import constants
+from apixo.addresses import stored_image
 from apixo.errors import (
     ApixoError,
     NoReplyError,
@@ -30,9 +31,9 @@ from apixo.errors import (
     ServerError,
     UnexpectedReplyError,
     UntrustedCertificateError,
+    chain,
     generation_failed,
 )
-from apixo.image_url import stored_image
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import (
     Envelope,
@@ -153,18 +154,8 @@ class StatusClient:
         Raises:
             ApixoError: no usable answer.
         """
-        await self.turn()
-        try:
-            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
-                envelope = await self._call(
-                    self._http,
-                    "GET",
-                    constants.STATUS_PATH.format(model=model),
-                    params={"taskId": task_id},
-                    task_id=task_id,
-                )
-        except TimeoutError as error:
-            raise NoReplyError(f"APIXO gave no whole status of task {task_id} in time.", task_id=task_id) from error
+        path = constants.STATUS_PATH.format(model=model)
+        envelope = await self._ask(path, f"status of task {task_id}", params={"taskId": task_id}, task_id=task_id)
         return parse_status(envelope, task_id=task_id)
 
     async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
@@ -189,12 +180,7 @@ class StatusClient:
         Raises:
             ApixoError: no usable answer.
         """
-        await self.turn()
-        try:
-            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
-                return parse_balance(await self._call(self._http, "GET", constants.BALANCE_PATH))
-        except TimeoutError as error:
-            raise NoReplyError("APIXO gave no whole answer to the question for the balance in time.") from error
+        return parse_balance(await self._ask(constants.BALANCE_PATH, "answer to the question for the balance"))
 
     async def wait(
         self,
@@ -225,6 +211,17 @@ class StatusClient:
         if isinstance(status, Failed):
             raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
         return status
+
+    async def _ask(
+        self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
+    ) -> Envelope:
+        """One call that costs nothing, in its turn."""
+        await self.turn()
+        try:
+            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
+                return await self._call(self._http, "GET", path, params=params, task_id=task_id)
+        except TimeoutError as error:
+            raise NoReplyError(f"APIXO gave no whole {what} in time.", task_id=task_id) from error
 
     async def _repeat(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[BaseException], bool]) -> T:
         tries = 1
@@ -270,27 +267,10 @@ class StatusClient:
                 body = await _read(response, task_id=task_id)
             finally:
                 await response.aclose()
-        except NEVER_CONNECTED as error:
-            if is_untrusted_certificate(error):
-                raise UntrustedCertificateError(
-                    f"No connection to {request.url.host}: {UNTRUSTED} ({self._why(error, secret)}). Nothing was sent.",
-                    task_id=task_id,
-                ) from self._cause(error, secret)
-            raise NotSentError(
-                f"No connection to {request.url.host} ({self._why(error, secret)}). Nothing was sent. "
-                f"Check the network and base_url, then run it again.{NO_WAY}",
-                task_id=task_id,
-            ) from self._cause(error, secret)
-        except httpx.InvalidURL as error:  # httpx reads the address of a redirect, also where it must not follow it
-            raise ServerError(
-                f"{request.url.host} answered with a redirect to what is no address ({self._why(error, secret)}).",
-                task_id=task_id,
-            ) from self._cause(error, secret)
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise NoReplyError(
-                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error, secret)}).",
-                task_id=task_id,
-            ) from self._cause(error, secret)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            # Logs print causes too: one whose text holds a secret is left out.
+            told = all(self._hidden(str(seen), secret) == str(seen) for seen in chain(error))
+            raise self._failure(error, request.url.host, task_id, secret) from (error if told else None)
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
             milliseconds=response.headers.get("retry-after-ms"),
@@ -302,18 +282,21 @@ class StatusClient:
         body = text.encode()
         return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
 
-    def _cause(self, error: BaseException, secret: str | None) -> BaseException | None:
-        """The cause to show with an error of ours; None where its text holds a secret: logs print causes too."""
-        seen: BaseException | None = error
-        while seen is not None:
-            if self._hidden(str(seen), secret) != str(seen):
-                return None
-            seen = seen.__cause__ or seen.__context__
-        return error
-
-    def _why(self, error: Exception, secret: str | None) -> str:
-        """What happened. A parser's error quotes the line it stumbled over, which may echo what we sent."""
-        return self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
+    def _failure(self, error: Exception, host: str, task_id: str | None, secret: str | None) -> ApixoError:
+        # A parser's error quotes the line it stumbled over, which may echo what we sent.
+        why = self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
+        if isinstance(error, NEVER_CONNECTED):
+            if is_untrusted_certificate(error):
+                said = f"No connection to {host}: {UNTRUSTED} ({why}). Nothing was sent."
+                return UntrustedCertificateError(said, task_id=task_id)
+            return NotSentError(
+                f"No connection to {host} ({why}). Nothing was sent. "
+                f"Check the network and base_url, then run it again.{NO_WAY}",
+                task_id=task_id,
+            )
+        if isinstance(error, httpx.InvalidURL):  # httpx reads the address of a redirect, also where it must not follow
+            return ServerError(f"{host} answered with a redirect to what is no address ({why}).", task_id=task_id)
+        return NoReplyError(f"{host} gave no whole reply after the request was sent ({why}).", task_id=task_id)
 
     def _hidden(self, text: str, secret: str | None) -> str:
         return hide_secret(hide_secret(hide_queries(text), self._api_key), secret or "")

@@ -34,6 +34,7 @@ and never on the other. For a status call, which costs nothing, both sides may b
 """
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 from apixo.redaction import excerpt
@@ -343,6 +344,14 @@ def may_be_mistaken(fail_code: str) -> bool:
     """
     code = _plain(fail_code)
     return code in _DETECTORS or ("output" in code and "sensitivecontent" in code)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what is behind it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
