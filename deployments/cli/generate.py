@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -185,9 +186,8 @@ def is_file(image: str) -> bool:
 
 async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, archive: str) -> VideoRequest:
     """The request with its files uploaded."""
-    store = (await load_block(VideoArchive, archive)).store()
     places = []
-    try:
+    async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
         for given in images:
             if not is_file(given):
                 places.append(given)
@@ -199,8 +199,6 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
                 err.print(
                     f"[yellow]![/] {escape(given)} is stored lying, and APIXO may take it so: --fit-images turns it."
                 )
-    finally:
-        await store.aclose()
     return VideoRequest.model_validate({**request.model_dump(), "image_urls": places})
 
 

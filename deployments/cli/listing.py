@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
@@ -58,13 +59,10 @@ def list_(
 
 
 async def _records(*, open_only: bool, newest: int | None, archive: str) -> list[Generation]:
-    store = (await load_block(VideoArchive, archive)).store()
-    try:
+    async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
         ledger = Ledger(store, patience_seconds=5)
         if newest is not None:
             return await ledger.newest(newest)
         keys = await (ledger.open_keys() if open_only else ledger.keys())
         entries = await ledger.read_all(keys)
-    finally:
-        await store.aclose()
     return [entry.generation for entry in entries if entry is not None]

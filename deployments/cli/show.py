@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -43,8 +44,7 @@ def show(
 
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
     block = await load_block(VideoArchive, archive)
-    store = block.store()
-    try:
+    async with aclosing(block.store()) as store:
         entry = await Ledger(store, patience_seconds=5).read(check_key(key))
         if entry is None:
             raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
@@ -72,8 +72,6 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
             err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
         if as_json:
             typer.echo(json.dumps(record, indent=2))
-    finally:
-        await store.aclose()
 
 
 def _gone(key: str, name: str, bucket: str) -> Exception:

@@ -21,11 +21,10 @@ from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
 from deployments.connection import SetupError
 from deployments.gallery.access import Access, TooManyError
-from deployments.gallery.attention import month_spend, notices
+from deployments.gallery.attention import generate_command, month_spend, notices
 from deployments.gallery.choice import PAGE_SIZE, Choice, menus
 from deployments.gallery.delivery import Delivery, redirects
 from deployments.gallery.index import ArchiveIndex
-from deployments.gallery.naming import generate_command
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
 from deployments.web_server import QuietServer, listen, read_body, setup_command

@@ -1,6 +1,8 @@
 """What needs a person, with the commands, and what was spent this month. Pure."""
 
+import json
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal
 
+from apixo.constants import DEFAULT_MODEL
 from flows.collect_videos import EXPIRING_AFTER
 from flows.record.advice import advice
 from flows.record.generation import Generation, State
@@ -81,3 +84,28 @@ def month_spend(found: Iterable[Generation], now: datetime) -> dict[str, Decimal
         if attempt.price is not None and attempt.state is not State.REJECTED and (claimed.year, claimed.month) == month:
             spent[attempt.currency or ""] += attempt.price
     return dict(sorted(spent.items()))
+
+
+def generate_command(found: Generation, options: str) -> str:
+    """The `sora generate` command for the same request. It names no key, so that it makes another video."""
+    request = found.request
+    words = ["sora", "generate"]
+    if request.model != DEFAULT_MODEL:
+        words += ["--model", request.model]
+    if request.duration is not None:
+        words += ["--duration", str(request.duration)]
+    if request.aspect_ratio is not None and (request.model, request.aspect_ratio) != (DEFAULT_MODEL, "landscape"):
+        words += ["--portrait"] if request.aspect_ratio == "portrait" else ["--aspect-ratio", request.aspect_ratio]
+    follows = "image-to-video" if request.image_urls else "text-to-video"
+    if request.mode is not None and request.mode != follows:
+        words += ["--mode", request.mode]
+    for url in request.image_urls:
+        words += ["--image", url]
+    for name, value in request.options.items():
+        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    for tag in request.tags:
+        words += ["--tag", tag]
+    if not request.remove_watermark:
+        words.append("--keep-watermark")
+    # Two dashes: a prompt may begin with one.
+    return f"{shlex.join(words)}{options} -- {shlex.quote(request.prompt)}"

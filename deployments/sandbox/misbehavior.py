@@ -1,4 +1,4 @@
-"""Faults that answer before anything is done, and those of the two API calls, carried out. See `download_faults` too."""
+"""Faults that answer before anything is done, and those of the two API calls, carried out."""
 
 import json
 from http import HTTPStatus

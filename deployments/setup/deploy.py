@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any, Final
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
@@ -89,7 +88,7 @@ async def delete_examples_commands() -> list[str]:
                 for trigger in sorted(item.triggers)
                 if await client.read_automations_by_name(trigger)
             ]
-            if await _version(client, item) is not None:
+            if await deployed(client, item) is not None:
                 commands.append(f"prefect deployment delete {item.full_name}")
     return commands
 
@@ -97,17 +96,20 @@ async def delete_examples_commands() -> list[str]:
 async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Saved]:
     saved: list[Saved] = []
     wanted = wanted_deployments((ROOT / file).read_text())
-    before = {item.name: await _version(client, item) for item in wanted}
-    if any(found != this for found in before.values()):
-        schedules = {item.name: await _schedules(client, item) for item in wanted}
+    before = {item.name: await deployed(client, item) for item in wanted}
+    versions = {item.name: await _version(client, item, before[item.name]) for item in wanted}
+    if any(version != this for version in versions.values()):
+        schedules = {name: await client.read_deployment_schedules(found.id) for name, found in before.items() if found}
         try:
             _prefect_deploy(file, this)
         finally:  # also of those that were deployed before it failed
             for item in wanted:
-                saved += await _keep_schedules(client, item, schedules[item.name])
+                if now := await deployed(client, item):
+                    kept = await keep_schedules(client, now.id, schedules.get(item.name, []), item.schedules)
+                    saved += [Saved("schedule", f"{item.name}: {name}", how) for name, how in kept]
     for item in wanted:
         outcome: Outcome = "created" if before[item.name] is None else "updated"
-        saved.append(Saved("deployment", item.name, "unchanged" if before[item.name] == this else outcome))
+        saved.append(Saved("deployment", item.name, "unchanged" if versions[item.name] == this else outcome))
     return saved
 
 
@@ -154,33 +156,20 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
     return "unchanged"  # a person may have changed its limit
 
 
-async def _found(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
+async def deployed(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
+    """What the server has of a deployment; None: nothing."""
     try:
         return await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
         return None
 
 
-async def _version(client: PrefectClient, wanted: _Wanted) -> str | None:
-    """The version that is deployed; None when there is none, and empty when one of its triggers is gone."""
-    found = await _found(client, wanted)
-    if found is None:
-        return None
+async def _version(client: PrefectClient, wanted: _Wanted, found: DeploymentResponse | None) -> str:
+    """The version that is deployed; empty when there is none, or one of its triggers is gone."""
     for trigger in wanted.triggers:
         if not await client.read_automations_by_name(trigger):
             return ""
-    return found.version or ""
-
-
-async def _schedules(client: PrefectClient, wanted: _Wanted) -> list[DeploymentSchedule]:
-    found = await _found(client, wanted)
-    return await client.read_deployment_schedules(found.id) if found else []
-
-
-async def _keep_schedules(client: PrefectClient, wanted: _Wanted, before: Sequence[DeploymentSchedule]) -> list[Saved]:
-    found = await _found(client, wanted)
-    kept = await keep_schedules(client, found.id, before, wanted.schedules) if found else []
-    return [Saved("schedule", f"{wanted.name}: {name}", how) for name, how in kept]
+    return (found.version if found else None) or ""
 
 
 def _prefect_deploy(file: str, code: str) -> None:

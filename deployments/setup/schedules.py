@@ -12,41 +12,16 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 
-Change = DeploymentScheduleCreate | tuple[UUID, bool]
-"""A schedule to make again, or one that exists (its id) to switch on or off."""
-
 Kept = Literal["kept", "stays on", "stays off", "removed"]
-
-
-def changes_to_keep(before: Sequence[DeploymentSchedule], after: Sequence[DeploymentSchedule]) -> list[Change]:
-    """What to do after a deployment so that a person's choices hold. Pure.
-
-    A schedule of prefect.yaml has a slug: it keeps being on or off, whatever else of it changed, and one that is no
-    longer in prefect.yaml is gone. One without a slug was made by a person and is made again.
-    """
-    by_slug = {schedule.slug: schedule for schedule in after if schedule.slug}
-    changes: list[Change] = []
-    for schedule in before:
-        if schedule.slug:
-            now = by_slug.get(schedule.slug)
-            if now is not None and now.active != schedule.active:
-                changes.append((now.id, schedule.active))
-        elif not any(schedule.schedule == other.schedule for other in after):
-            changes.append(
-                DeploymentScheduleCreate(
-                    schedule=schedule.schedule,
-                    active=schedule.active,
-                    max_scheduled_runs=schedule.max_scheduled_runs,
-                    parameters=schedule.parameters,
-                )
-            )
-    return changes
 
 
 async def keep_schedules(
     client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule], slugs: Collection[str]
 ) -> list[tuple[str, Kept]]:
     """Restores a person's choices after a deployment, and removes what prefect.yaml no longer has.
+
+    A schedule of prefect.yaml has a slug: it keeps being on or off, whatever else of it changed. One without a slug was
+    made by a person and is made again.
 
     Args:
         client: of the server.
@@ -66,13 +41,19 @@ async def keep_schedules(
             kept.append((schedule.slug, "removed"))
         else:
             after.append(schedule)
-    names = {schedule.id: schedule.slug or "" for schedule in after}
-    for change in changes_to_keep(before, after):
-        if isinstance(change, DeploymentScheduleCreate):
-            await client.create_deployment_schedules(deployment_id, [change])
+    by_slug = {schedule.slug: schedule for schedule in after}
+    for schedule in before:
+        now = by_slug.get(schedule.slug)
+        if schedule.slug and now is not None and now.active != schedule.active:
+            await client.update_deployment_schedule(deployment_id, now.id, active=schedule.active)
+            kept.append((schedule.slug, "stays on" if schedule.active else "stays off"))
+        elif not schedule.slug and all(schedule.schedule != other.schedule for other in after):
+            theirs = DeploymentScheduleCreate(
+                schedule=schedule.schedule,
+                active=schedule.active,
+                max_scheduled_runs=schedule.max_scheduled_runs,
+                parameters=schedule.parameters,
+            )
+            await client.create_deployment_schedules(deployment_id, [theirs])
             kept.append(("made by a person", "kept"))
-        else:
-            schedule_id, active = change
-            await client.update_deployment_schedule(deployment_id, schedule_id, active=active)
-            kept.append((names[schedule_id], "stays on" if active else "stays off"))
     return kept

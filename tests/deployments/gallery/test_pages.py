@@ -8,10 +8,10 @@ from html import unescape
 import pytest
 
 from blocks.object_store import ObjectStore
-from deployments.gallery.attention import month_spend, notices, pieces
+from deployments.gallery.attention import generate_command, month_spend, notices, pieces
 from deployments.gallery.choice import Choice, menus
+from deployments.gallery.delivery import download_name
 from deployments.gallery.index import Item
-from deployments.gallery.naming import download_name, generate_command
 from flows.record.generation import Generation, State
 from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, made, put
 
@@ -140,9 +140,9 @@ def test_a_choice_finds(query: dict[str, str], keys: list[str]) -> None:
 
 def test_the_menus_say_what_there_is() -> None:
     found = menus(SOME)
-    assert found.states == [("archived", 2), ("failed", 1)]
-    assert found.tags == [("hero", 1)]
-    assert found.batches == [("spring", 2)]
+    assert found["states"] == [("archived", 2), ("failed", 1)]
+    assert found["tags"] == [("hero", 1)]
+    assert found["batches"] == [("spring", 2)]
 
 
 def test_what_needs_a_person_stands_on_top_with_its_command() -> None:
