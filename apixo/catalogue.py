@@ -241,12 +241,7 @@ class VideoModel(_Part):
         return None if asked is None else self.ratios.get(asked, asked)
 
     def problems(self, sent: Mapping[str, Any], name: str) -> list[Problem]:
-        """What is wrong with the `input` of a request, field by field. Pure.
-
-        Args:
-            sent: as the provider would get it.
-            name: the model's, for the messages.
-        """
+        """What is wrong with the `input` of a request as the provider would get it, field by field. Pure."""
         mode = sent.get("mode")
         if not isinstance(mode, str) or mode not in self.modes:
             return [("mode", f"must be {one_of(self.modes)}{_of(name)}")]

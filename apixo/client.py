@@ -75,7 +75,6 @@ class StatusClient:
         submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
         retry_delay_seconds: the first pause before a call is repeated.
         max_tries: how often a call is made in all, where repeating is free.
-        sleep, rng, monotonic: clock and randomness, for tests.
     """
 
     def __init__(
@@ -145,11 +144,7 @@ class StatusClient:
             await self._limiter.acquire()
 
     async def status_once(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
-        """Asks once for the state of a task. It costs nothing.
-
-        Args:
-            task_id: the provider's task.
-            model: the one that the task was submitted for.
+        """Asks once for the state of a task of this model. It costs nothing.
 
         Raises:
             ApixoError: no usable answer.

@@ -280,11 +280,7 @@ class VideoRequest(BaseModel):
         return made | options
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
-        """The JSON body of the paid call.
-
-        Args:
-            callback_url: where the provider reports the end. With it the request type is `callback`, else `async`.
-        """
+        """The JSON body of the paid call. With a callback URL the request type is `callback`, else `async`."""
         known = self.catalogued
         body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
         if known is not None and known.provider is not None:
