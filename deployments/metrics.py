@@ -34,12 +34,7 @@ OPEN_STATES: Final = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED, State.UNC
 
 
 class Numbers:
-    """The numbers of one archive, as text for Prometheus.
-
-    Args:
-        store: the archive's bucket.
-        now, monotonic: clocks.
-    """
+    """The numbers of one archive, as text for Prometheus."""
 
     def __init__(
         self,

@@ -18,13 +18,7 @@ from deployments.connection import SetupError
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn that logs no request, whose path may hold a token, and that ends cleanly.
-
-    Args:
-        app: what it serves.
-        on_started: called once it listens.
-        options: of `uvicorn.Config`, beyond those that are the same for every server.
-    """
+    """uvicorn that logs no request, whose path may hold a token, and that ends cleanly."""
 
     def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None, **options: Any) -> None:
         super().__init__(

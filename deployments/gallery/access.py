@@ -31,7 +31,6 @@ class Access:
 
     Args:
         archive: its gateway secret signs tokens and sessions, its gateway password opens the gallery.
-        now, monotonic: clocks, for tests.
     """
 
     def __init__(

@@ -55,13 +55,7 @@ async def serve(
     redirect: bool | None = None,
     on_ready: Callable[[str, VideoArchive], None],
 ) -> None:
-    """Runs the gallery until SIGTERM or Ctrl-C.
-
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-        archive: name of the block.
-        redirect: see `create_app`.
-        on_ready: called once it listens, with its address and the block.
+    """Runs the gallery until SIGTERM or Ctrl-C. Port 0 is a free one; `on_ready` is told the address once it listens.
 
     Raises:
         SetupError: others than this machine could look without a password, or the address cannot be had.
@@ -110,12 +104,8 @@ def create_app(
     """The gallery over one archive.
 
     Args:
-        archive: its block.
-        store: its bucket, kept open while the app runs.
         options: what names the blocks in commands.
         redirect: whether browsers are sent to the store for videos; None: where the addresses say that they reach it.
-        links: to Prefect's UI.
-        now: the clock, for tests.
     """
     if redirect is None:
         redirect = redirects(store.url, archive.gateway_url or "http://localhost")

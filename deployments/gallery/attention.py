@@ -34,13 +34,7 @@ class Notice:
 
 
 def notices(found: Iterable[Generation], options: str, now: datetime) -> list[Notice]:
-    """What needs a person, the most urgent first.
-
-    Args:
-        found: the generations.
-        options: what names the blocks in commands.
-        now: the time.
-    """
+    """What needs a person, the most urgent first. `options` name the blocks in commands."""
     made = [(item, why) for item in found if (why := _why(item, now)) is not None]
     made.sort(key=lambda pair: (_ORDER[pair[1]], -pair[0].updated_at.timestamp()))
     return [_notice(item, why, options) for item, why in made]

@@ -37,12 +37,7 @@ def redirects(store_url: str, gateway_url: str) -> bool:
 
 
 class Delivery:
-    """Answers requests for objects of one store.
-
-    Args:
-        store: where they are.
-        redirect: whether browsers are sent to the store.
-    """
+    """Answers requests for objects of one store, to which browsers are sent where `redirect` says so."""
 
     def __init__(self, store: ObjectStore, *, redirect: bool) -> None:
         self._store = store

@@ -39,11 +39,9 @@ class ManagedProcess:
     its own order; and the whole group ends when the parent dies, even by SIGKILL (see `guard.py`).
 
     Args:
-        command: program and arguments; no shell is involved.
         name: what messages call it.
         log_path: receives stdout and stderr, mode 0600. The log of the start before is kept beside it, ending in `.1`.
         environment: the whole environment of the child; by default this process's.
-        cwd: its working folder; by default this process's.
     """
 
     def __init__(
@@ -114,11 +112,7 @@ class ManagedProcess:
             self._signal_group(number)
 
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> int:
-        """Asks the whole group to end (SIGTERM), kills what is left after `grace_seconds`. May be called again.
-
-        Returns:
-            Its exit code, see `exit_code`.
-        """
+        """Asks the whole group to end (SIGTERM), kills what is left. May be called again. Returns its exit code."""
         self.send(signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds
         while self.is_alive() and time.monotonic() < deadline:

@@ -30,7 +30,6 @@ class LocalStack:
     Args:
         local_dir: data, logs, `stack.json` and `stack.lock`.
         services: started in this order, and waited for once all are started.
-        say: gets one line a step.
 
     Raises (on entry):
         ProcessError: another process runs a stack on this folder, for two on the same data would damage it; or a

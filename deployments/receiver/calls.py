@@ -73,10 +73,7 @@ async def serve(
 ) -> None:
     """Runs the receiver until SIGTERM or Ctrl-C, then ends what is under way and returns.
 
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-        api, archive: names of the blocks.
-        on_ready: called once it listens, with its address and the API block.
+    Port 0 takes a free one; `on_ready` is told the address once it listens.
 
     Raises:
         SetupError: there is no callback secret, or the address cannot be had.
@@ -103,11 +100,6 @@ async def open_app(
     """The receiver as an ASGI app, with its own connections to the API and the ledger.
 
     Opened before the server starts, so that an archive that is away ends the start with its own error.
-
-    Args:
-        api_block, archive_block: what it works with.
-        api, archive: their names, for the events.
-        answer_seconds, body_seconds: see `ANSWER_SECONDS` and `BODY_SECONDS`.
 
     Raises:
         SetupError: the API block has no callback secret.

@@ -70,7 +70,6 @@ async def save_blocks(
 
     Args:
         environ: where `APIXO_…` and `MINIO_…` are looked up.
-        name: of both blocks.
         ask: asks for what is required and missing; None: that is an error.
         reset: fields that do not keep what they have, but go back to their defaults when not named.
         check: tries both blocks before anything is saved; None: they are saved untried.
@@ -168,7 +167,6 @@ async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
     """Creates the archive's bucket where it is missing. Only set-up does this: see `blocks.probe`.
 
     Args:
-        archive: the block.
         known: whether the store is the local stack's, which needs no race: the tests race its kinds.
 
     Raises:

@@ -20,14 +20,8 @@ async def keep_schedules(
 ) -> list[tuple[str, Kept]]:
     """Restores a person's choices after a deployment, and removes what prefect.yaml no longer has.
 
-    A schedule of prefect.yaml has a slug: it keeps being on or off, whatever else of it changed. One without a slug was
-    made by a person and is made again.
-
-    Args:
-        client: of the server.
-        deployment_id: what was deployed.
-        before: its schedules as they were.
-        slugs: the schedules that prefect.yaml has.
+    A schedule of prefect.yaml has one of the slugs: it keeps being on or off, whatever else of it changed. One without
+    a slug was made by a person and is made again.
 
     Returns:
         Each schedule that is not as prefect.yaml has it, or was removed. To be shown: who has just switched one off in
