@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from starlette.applications import Starlette
@@ -23,6 +23,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from apixo import ApixoError
 from apixo.redaction import hide_secret
@@ -32,8 +34,7 @@ from blocks.errors import StoreError
 from deployments.connection import SetupError
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
-from deployments.receiver.server import CallbackServer
-from deployments.web_server import is_same, listen, read_body, setup_command
+from deployments.web_server import QuietServer, is_same, listen, read_body, setup_command
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
@@ -56,6 +57,15 @@ STORE_PATIENCE_SECONDS: Final = 2.0
 """How long an outage of the store is waited out: shorter than `ANSWER_SECONDS`, so that the provider hears of it."""
 REFUSALS_EVERY_SECONDS: Final = 60.0
 """How often the log says at most that calls without a valid token came."""
+
+CONNECTION_SECONDS: Final = 30.0
+"""How long a connection may last: head, body, answer and whoever reads it slowly. Each is used once."""
+MOST_ANSWERED: Final = 256
+"""Connections that get a real answer at the same time; further ones get 503 at once."""
+MOST_CONNECTIONS: Final = 512
+"""Beyond these they are cut unheard: half of the file descriptors that Linux gives a process by default."""
+SERVER_STOP_SECONDS: Final = 6
+"""How long answers that are under way may take when it stops. The provider calls again for those that are cut."""
 
 _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
 """The first attempt's address has no number: each attempt has one address only."""
@@ -136,6 +146,42 @@ async def open_app(
         )
         app.router.redirect_slashes = False  # a redirect would repeat the token in its Location
         yield app
+
+
+class CallbackServer(QuietServer):
+    """The web server, set up to face the internet: no connection lasts, and too many are refused."""
+
+    def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None) -> None:
+        super().__init__(
+            app,
+            on_started=on_started,
+            http=_Connection,
+            headers=[("Connection", "close")],
+            limit_concurrency=MOST_ANSWERED,
+            timeout_keep_alive=1,
+            timeout_graceful_shutdown=SERVER_STOP_SECONDS,
+        )
+
+
+class _Connection(H11Protocol):
+    """One connection, with an end. uvicorn itself waits for ever for the head of a request."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.access_log = False
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._end = self.loop.call_later(CONNECTION_SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
 
 
 class _Handlers:

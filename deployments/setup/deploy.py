@@ -4,21 +4,22 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.connection import SetupError
 from deployments.setup.blocks import Outcome, Saved
-from deployments.setup.schedules import keep_schedules
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """Where prefect.yaml is; a worker runs the code from there."""
@@ -170,6 +171,47 @@ async def _version(client: PrefectClient, wanted: _Wanted, found: DeploymentResp
         if not await client.read_automations_by_name(trigger):
             return ""
     return (found.version if found else None) or ""
+
+
+async def keep_schedules(
+    client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule], slugs: Collection[str]
+) -> list[tuple[str, Outcome]]:
+    """Restores a person's choices after a deployment, and removes what prefect.yaml no longer has.
+
+    `prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI. Where
+    prefect.yaml has no schedule for a deployment any more, it leaves all of them.
+
+    A schedule of prefect.yaml has one of the slugs: it keeps being on or off, whatever else of it changed. One without
+    a slug was made by a person and is made again.
+
+    Returns:
+        Each schedule that is not as prefect.yaml has it, or was removed. To be shown: who has just switched one off in
+        prefect.yaml must see that it stays on.
+    """
+    kept: list[tuple[str, Outcome]] = []
+    after = []
+    for schedule in await client.read_deployment_schedules(deployment_id):
+        if schedule.slug and schedule.slug not in slugs:
+            await client.delete_deployment_schedule(deployment_id, schedule.id)
+            kept.append((schedule.slug, "removed"))
+        else:
+            after.append(schedule)
+    by_slug = {schedule.slug: schedule for schedule in after}
+    for schedule in before:
+        now = by_slug.get(schedule.slug)
+        if schedule.slug and now is not None and now.active != schedule.active:
+            await client.update_deployment_schedule(deployment_id, now.id, active=schedule.active)
+            kept.append((schedule.slug, "stays on" if schedule.active else "stays off"))
+        elif not schedule.slug and all(schedule.schedule != other.schedule for other in after):
+            theirs = DeploymentScheduleCreate(
+                schedule=schedule.schedule,
+                active=schedule.active,
+                max_scheduled_runs=schedule.max_scheduled_runs,
+                parameters=schedule.parameters,
+            )
+            await client.create_deployment_schedules(deployment_id, [theirs])
+            kept.append(("made by a person", "kept"))
+    return kept
 
 
 def _prefect_deploy(file: str, code: str) -> None:

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.setup.schedules import keep_schedules
+from deployments.setup.deploy import keep_schedules
 from tests.support import unique
 
 MORNING = CronSchedule(cron="0 6 * * *", timezone="UTC")
