@@ -83,32 +83,29 @@ def batch(
     name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
 
-    async def run() -> BatchSummary:
-        listen(display, expect=display.expect)
-        made: BatchSummary = await generate_batch(
-            calendar=calendar,
-            key=name,
-            wait=wait,
-            on_bad_rows=on_bad_rows,
-            dry_run=dry_run,
-            max_spend=max_spend,
-            max_in_flight=max_in_flight,
-            submissions_per_second=submissions_per_second,
-            refuse_duplicates=refuse_duplicates,
-            sheet=sheet,
-            ignore_columns=ignore_columns,
-            shards=shards,
-            fit_images=fit_images,
-            api=api,
-            archive=archive,
-        )
-        return made
-
     err.print(f"Batch [bold]{escape(name)}[/]: the same key does only what is missing, and pays nothing twice.")
     last: Step = "validate_image" if dry_run else "archive" if wait else "submit"
     with BatchDisplay(err, last) as display:
         try:
-            summary = asyncio.run(run())
+            listen(display, expect=display.expect)
+            running = generate_batch(
+                calendar=calendar,
+                key=name,
+                wait=wait,
+                on_bad_rows=on_bad_rows,
+                dry_run=dry_run,
+                max_spend=max_spend,
+                max_in_flight=max_in_flight,
+                submissions_per_second=submissions_per_second,
+                refuse_duplicates=refuse_duplicates,
+                sheet=sheet,
+                ignore_columns=ignore_columns,
+                shards=shards,
+                fit_images=fit_images,
+                api=api,
+                archive=archive,
+            )
+            summary: BatchSummary = asyncio.run(running)
         except BatchError as error:
             print_summary(error.summary)
             raise

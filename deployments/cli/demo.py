@@ -14,10 +14,10 @@ from rich.markup import escape
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out
 from deployments.connection import flush, use
-from deployments.local.credentials import Credentials
 from deployments.local.processes import LOOPBACK, free_port
 from deployments.local.services import GALLERY_PORT, RECEIVER_PORT, client_services, default_services
 from deployments.local.stack import LocalStack
+from deployments.local.stack_info import Credentials
 
 if TYPE_CHECKING:
     from apixo import VideoRequest

@@ -35,11 +35,6 @@ class StepDisplay:
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=False)
 
-    @property
-    def keys(self) -> list[str]:
-        """The generations seen so far."""
-        return list(self._news)
-
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.start()

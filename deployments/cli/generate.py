@@ -138,17 +138,14 @@ def run_and_show(
     request: VideoRequest, key: str, *, wait: bool, api: str, archive: str, refuse_duplicates: bool = False
 ) -> None:
     """Runs the flow in this process, with a live view, and prints what came out."""
-
-    async def run() -> Generation:
-        listen(display)
-        return await generate_video(
-            request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
-        )
-
     err.print(f"Key [bold]{escape(key)}[/]: the same key goes on with this video and is never paid twice.")
     with StepDisplay(err) as display:
         try:
-            generation = asyncio.run(run())
+            listen(display)
+            running = generate_video(
+                request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
+            )
+            generation: Generation = asyncio.run(running)
         except (KeyboardInterrupt, asyncio.CancelledError):
             err.print(
                 f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to go on, "

@@ -119,13 +119,8 @@ def collect(
 ) -> None:
     """Process everything open: ask once, archive what is finished, say what needs a person. Never submits."""
     del verbose  # read before Prefect was imported
-
-    async def run() -> list[Collected]:
-        found: list[Collected] = await collect_videos(keys=keys or None, api=api, archive=archive)
-        return found
-
     try:
-        found = asyncio.run(run())
+        found: list[Collected] = asyncio.run(collect_videos(keys=keys or None, api=api, archive=archive))
     finally:
         flush()
     rows = [

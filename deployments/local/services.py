@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deployments.local.credentials import Credentials
 from deployments.local.minio_build import Say
 from deployments.local.prefect_server import start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, Server, http_get
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import start_object_store
 
 SANDBOX_PORT: Final = 8700
