@@ -108,16 +108,8 @@ def _split(head: str, base: str | None) -> tuple[str | None, str]:
 def _trimmed(text: str) -> str:
     """Without what stands around it unseen, and without line breaks, which browsers leave out as well."""
     text = re.sub("[\t\r\n]", "", text)
-    begin, end = 0, len(text)
-    while begin < end and _is_wrapping(text[begin]):
-        begin += 1
-    while begin < end and _is_wrapping(text[end - 1]):
-        end -= 1
-    return text[begin:end]
-
-
-def _is_wrapping(letter: str) -> bool:
-    return unicodedata.category(letter)[0] in "CZ" or letter in "\"'<>`\u201c\u201d"
+    wrapping = {one for one in text if unicodedata.category(one)[0] in "CZ" or one in "\"'<>`\u201c\u201d"}
+    return text.strip("".join(wrapping)) if wrapping else text
 
 
 def _narrow(host: str) -> str:

@@ -16,7 +16,6 @@ from decimal import Decimal
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import detect_encoding
-from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import httpx
@@ -126,9 +125,7 @@ class StatusClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

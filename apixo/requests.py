@@ -290,16 +290,6 @@ class VideoRequest(BaseModel):
         return body
 
 
-def _contradiction(request: VideoRequest, known: VideoModel) -> str | None:
-    """An option such as sora-2-pro's `size` that lies another way than the aspect ratio that is asked for as well."""
-    given = request.options.get(known.ratio_field)
-    asked = catalogue.shape_of(request.aspect_ratio)
-    lies = catalogue.shape_of(given) if isinstance(given, str) else None
-    if asked is None or lies is None or lies == asked:
-        return None
-    return f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
-
-
 def _not_taken(request: VideoRequest) -> list[Problem]:
     """What the catalogue knows that the request's own model does not take."""
     known = request.catalogued
@@ -309,8 +299,12 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
     found: list[Problem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
-    if (contradiction := _contradiction(request, known)) is not None:
-        found.append((("options", known.ratio_field), contradiction))
+    # An option such as sora-2-pro's `size` may lie another way than the aspect ratio that is asked for as well.
+    given, asked = request.options.get(known.ratio_field), catalogue.shape_of(request.aspect_ratio)
+    lies = catalogue.shape_of(given) if isinstance(given, str) else None
+    if asked and lies and lies != asked:
+        text = f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
+        found.append((("options", known.ratio_field), text))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):
             found.append(((field,), text))

@@ -163,19 +163,15 @@ class Server:
             ProcessError: see `wait_until_ready`.
         """
         try:
-            wait_until_ready(
-                self.answers, process=self.process, timeout_seconds=self.timeout_seconds, what=self.process.name
-            )
+            wait_until_ready(self.answers, process=self.process, timeout_seconds=self.timeout_seconds)
         except BaseException:
             self.process.stop()
             raise
         return self
 
 
-def wait_until_ready(
-    check: Callable[[], bool], *, process: ManagedProcess, timeout_seconds: float, what: str, poll_seconds: float = 0.1
-) -> None:
-    """Waits until `check` says yes. `what` names the service in the errors.
+def wait_until_ready(check: Callable[[], bool], *, process: ManagedProcess, timeout_seconds: float) -> None:
+    """Waits until `check` says yes.
 
     Raises:
         ProcessError: the process ended, which is noticed at once; or it lives, and `timeout_seconds` have passed. The
@@ -188,15 +184,15 @@ def wait_until_ready(
             return
         if (exit_code := process.exit_code) is not None:
             raise ProcessError(
-                f"{what} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:\n"
-                f"{process.log_tail() or '(nothing)'}"
+                f"{process.name} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:"
+                f"\n{process.log_tail() or '(nothing)'}"
             )
         if time.monotonic() >= deadline:
             raise ProcessError(
-                f"{what} runs (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. Look into "
-                f"{process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
+                f"{process.name} runs (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. Look "
+                f"into {process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
             )
-        time.sleep(poll_seconds)
+        time.sleep(0.1)
 
 
 def http_get(port: int, path: str, *, timeout_seconds: float = 2.0) -> tuple[int, bytes] | None:

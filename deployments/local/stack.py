@@ -94,7 +94,6 @@ class LocalStack:
                 lambda answers=server.answers: self._all_alive() and answers(),  # type: ignore[misc]
                 process=server.process,
                 timeout_seconds=server.timeout_seconds,
-                what=server.process.name,
             )
             self._say(f"Ready after {time.monotonic() - began:.0f} s: {service.name}, {server.url}")
         self._write_info()

@@ -128,7 +128,6 @@ class Stage:
                 lambda: (http_get(port, "/health") or http_get(port, "/")) is not None,
                 process=process,
                 timeout_seconds=90,
-                what=process.name,
             )
             yield process
 
