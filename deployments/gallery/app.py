@@ -21,13 +21,14 @@ from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
 from deployments.connection import SetupError
 from deployments.gallery.access import Access, TooManyError
-from deployments.gallery.attention import generate_command, month_spend, notices
+from deployments.gallery.attention import generate_command, notices
 from deployments.gallery.choice import PAGE_SIZE, Choice, menus
 from deployments.gallery.delivery import Delivery, redirects
 from deployments.gallery.index import ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
 from deployments.web_server import QuietServer, listen, read_body, setup_command
+from flows.record.costs import total_costs
 from flows.record.errors import InvalidKeyError, LedgerError
 from flows.record.generation import ArchivedObject, Generation
 from flows.record.keys import check_key
@@ -183,7 +184,8 @@ class _Handlers:
         last = max(1, -(-len(found) // PAGE_SIZE))
         first = (choice.page - 1) * PAGE_SIZE
         everything = [item.generation for item in items]
-        seen_to = notices(everything, self._options, self._now())
+        now = self._now().astimezone(UTC)
+        seen_to = notices(everything, self._options, now)
         return self._pages.page(
             "overview.html",
             choice=choice,
@@ -194,8 +196,8 @@ class _Handlers:
             last_page=last,
             notices=seen_to[:NOTICES_SHOWN],
             more_notices=max(len(seen_to) - NOTICES_SHOWN, 0),
-            spend=month_spend(everything, self._now()),
-            month=self._now(),
+            spend={row.currency: row.total for row in total_costs(everything, f"{now:%Y-%m}") if row.total},
+            month=now,
             index=index,
             needs_login=self.access.needs_login,
         )

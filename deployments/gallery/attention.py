@@ -1,13 +1,11 @@
-"""What needs a person, with the commands, and what was spent this month. Pure."""
+"""What needs a person, with the commands. Pure."""
 
 import json
 import re
 import shlex
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Final, Literal
 
 from apixo.constants import DEFAULT_MODEL
@@ -67,17 +65,6 @@ def pieces(text: str) -> list[tuple[str, bool]]:
     """Our own sentence, cut at its backticks. A command is one that starts with `sora `."""
     parts = re.split("`([^`]*)`", text)
     return [(part, bool(number % 2)) for number, part in enumerate(parts) if part]
-
-
-def month_spend(found: Iterable[Generation], now: datetime) -> dict[str, Decimal]:
-    """What the paid calls of this calendar month (UTC) cost or may have cost, by currency; none without prices."""
-    spent: dict[str, Decimal] = defaultdict(Decimal)
-    month = (now.astimezone(UTC).year, now.astimezone(UTC).month)
-    for attempt in (attempt for item in found for attempt in item.attempts):
-        claimed = attempt.claimed_at.astimezone(UTC)
-        if attempt.price is not None and attempt.state is not State.REJECTED and (claimed.year, claimed.month) == month:
-            spent[attempt.currency or ""] += attempt.price
-    return dict(sorted(spent.items()))
 
 
 def generate_command(found: Generation, options: str) -> str:
