@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
+from apixo.errors import describe
 
 USER_CATALOGUE: Final = "SORA_MODELS"
 """The environment variable that names the user's own catalogue. Not a setting of the API block: requests are checked
@@ -362,12 +363,9 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
     try:
         return _read(Path(path)), None
     except (OSError, ValueError) as error:
-        where = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        why = (
-            f"{'.'.join(map(str, where['loc']))}: {where['msg'].removeprefix('Value error, ')}"
-            if where
-            else getattr(error, "strerror", "")
-        )
+        why = getattr(error, "strerror", "")
+        if isinstance(error, ValidationError):
+            why = describe(error.errors(include_url=False)[0])
         return {}, f"{USER_CATALOGUE} names a catalogue that cannot be used ({why or 'not a file'})"
 
 

@@ -37,6 +37,8 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from pydantic_core import ErrorDetails
+
 from apixo.redaction import excerpt
 
 
@@ -356,6 +358,13 @@ def may_be_mistaken(fail_code: str) -> bool:
     """
     code = _plain(fail_code)
     return code in _DETECTORS or ("output" in code and "sensitivecontent" in code)
+
+
+def describe(problem: ErrorDetails) -> str:
+    """One problem that pydantic found: which field, and what is wrong. Without the value, which may be a secret."""
+    where = ".".join(map(str, problem["loc"]))
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from apixo import SoraError
+from apixo.errors import describe
 from deployments.cli.console import err
 from deployments.connection import SetupError
 from deployments.local.processes import ProcessError
@@ -28,9 +29,7 @@ def fail(error: BaseException) -> int:
     """Prints an error for a person and returns the exit code."""
     if isinstance(error, ValidationError):
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            said = problem["msg"].removeprefix("Value error, ")
-            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(said)}")
+            err.print(f"[red]✗[/] {escape(describe(problem))}")
         return 2
     advice = _said(error)
     if advice is None:

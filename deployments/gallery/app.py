@@ -67,9 +67,7 @@ async def serve(
     listener, url = listen(host, port, "The gallery")
     with listener:
         async with contextlib.aclosing(block.store()) as store:
-            if block.gateway_url is None and redirect is None and not is_loopback(host):
-                redirect = not is_loopback(store.url.partition("://")[2].rpartition(":")[0])
-            app = create_app(block, store, options=command_options("default", archive), redirect=redirect)
+            app = create_app(block, store, options=command_options("default", archive), redirect=redirect, url=url)
             server = QuietServer(
                 app,
                 on_started=lambda: on_ready(url, block),
@@ -99,6 +97,7 @@ def create_app(
     *,
     options: str = "",
     redirect: bool | None = None,
+    url: str = "http://localhost",
     links: PrefectLinks | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Starlette:
@@ -107,9 +106,10 @@ def create_app(
     Args:
         options: what names the blocks in commands.
         redirect: whether browsers are sent to the store for videos; None: where the addresses say that they reach it.
+        url: where it listens, which is its address where the block names no other.
     """
     if redirect is None:
-        redirect = redirects(store.url, archive.gateway_url or "http://localhost")
+        redirect = redirects(store.url, archive.gateway_url or url)
     index = ArchiveIndex(store, Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS))
     handlers = _Handlers(archive, index, Delivery(store, redirect=redirect), links or PrefectLinks(), options, now)
 

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from apixo import catalogue
+from apixo.errors import describe
 from deployments.sandbox.settings import UNASKED_SECONDS
 
 
@@ -88,9 +89,5 @@ def read_request(model: str, body: bytes) -> GenerationRequest:
 
 def explain(error: ValidationError) -> str:
     """What is wrong with a body, naming each field: the message of a 400."""
-    parts = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        message = problem["msg"].removeprefix("Value error, ")
-        where = ".".join(str(step) for step in problem["loc"])
-        parts.append(f"{where}: {message}" if where else message)
-    return f"Invalid parameters: {'; '.join(parts)}"
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return f"Invalid parameters: {'; '.join(map(describe, problems))}"
