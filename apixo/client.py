@@ -2,21 +2,20 @@
 
 ```python
 async with ApixoClient(api_key) as apixo:
-    task_id = await apixo.submit(VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour"))
-    status = await apixo.wait(task_id)
+    task_id = await apixo.submit_once(VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour"))
+    status = await wait_for_end(lambda: apixo.status_once(task_id), task_id=task_id)
 ```
 """
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import detect_encoding
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import httpx
 from aiolimiter import AsyncLimiter
@@ -31,25 +30,19 @@ from apixo.errors import (
     UnexpectedReplyError,
     UntrustedCertificateError,
     chain,
-    generation_failed,
 )
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import (
     Envelope,
-    Failed,
     Status,
-    Succeeded,
     parse_balance,
     parse_envelope,
     parse_status,
     parse_submitted,
 )
 from apixo.requests import VideoRequest
-from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo.retries import may_ask_again, parse_retry_after, retry_delay
 from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
-from apixo.waiting import wait_for_end
-
-T = TypeVar("T")
 
 STATUS_CONNECTIONS: Final = 32
 """Status calls at the same time. One takes milliseconds: more of them would only wait in another queue."""
@@ -73,7 +66,7 @@ class StatusClient:
         requests_per_minute: what this client stays under, over all its calls; None: whoever calls it sees to that.
         submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
         retry_delay_seconds: the first pause before a call is repeated.
-        max_tries: how often a call is made in all, where repeating is free.
+        max_tries: how often `status` asks in all.
     """
 
     def __init__(
@@ -88,7 +81,6 @@ class StatusClient:
         max_tries: int = constants.MAX_TRIES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[], float] = random.random,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ValueError("the API key is empty or holds blanks or odd characters; copy it again")
@@ -100,7 +92,7 @@ class StatusClient:
         self._connect_timeout_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, submit_timeout_seconds / 3)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_tries = max_tries
-        self._sleep, self._rng, self._monotonic = sleep, rng, monotonic
+        self._sleep, self._rng = sleep, rng
         self._limiter = None if requests_per_minute is None else _limiter(requests_per_minute)
         self._base_url, self._trust = base_url, trust()
         self._http = self._client(httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None))
@@ -156,53 +148,29 @@ class StatusClient:
         Raises:
             ApixoError: no usable answer in any try.
         """
-        return await self._repeat(lambda: self.status_once(task_id, model=model), may_ask_again)
-
-    async def balance(self) -> Decimal:
-        """What the account of this API key has left, in USD as APIXO says. It costs nothing.
-
-        Raises:
-            ApixoError: no usable answer in any try.
-        """
-        return await self._repeat(self.balance_once, may_ask_again)
+        tries = 1
+        while True:
+            try:
+                return await self.status_once(task_id, model=model)
+            except ApixoError as error:
+                if tries >= self._max_tries or not may_ask_again(error):
+                    raise
+                pause = retry_delay(
+                    tries,
+                    retry_after_seconds=error.retry_after_seconds,
+                    first_seconds=self._retry_delay_seconds,
+                    rng=self._rng,
+                )
+            await self._sleep(pause)
+            tries += 1
 
     async def balance_once(self) -> Decimal:
-        """Asks once for the balance.
+        """Asks once what the account of this API key has left, in USD as APIXO says. It costs nothing.
 
         Raises:
             ApixoError: no usable answer.
         """
         return parse_balance(await self._ask(constants.BALANCE_PATH, "answer to the question for the balance"))
-
-    async def wait(
-        self,
-        task_id: str,
-        *,
-        model: str = constants.DEFAULT_MODEL,
-        initial_wait_seconds: float = constants.INITIAL_WAIT_SECONDS,
-        poll_interval_seconds: float = constants.POLL_INTERVAL_SECONDS,
-        deadline_seconds: float = 1800.0,
-    ) -> Succeeded:
-        """Waits for the end of a task, as the provider advises: 180 s, then asking every 10 s.
-
-        Raises:
-            GenerationFailedError: the provider reports the task as failed.
-            DeadlineError: the deadline passed; the task may still end well, so ask again later.
-            AuthenticationError: the API key does not hold.
-        """
-        status = await wait_for_end(
-            lambda: self.status_once(task_id, model=model),
-            task_id=task_id,
-            initial_wait_seconds=initial_wait_seconds,
-            poll_interval_seconds=poll_interval_seconds,
-            deadline_seconds=deadline_seconds,
-            sleep=self._sleep,
-            monotonic=self._monotonic,
-            rng=self._rng,
-        )
-        if isinstance(status, Failed):
-            raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
-        return status
 
     async def _ask(
         self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
@@ -214,23 +182,6 @@ class StatusClient:
                 return await self._call(self._http, "GET", path, params=params, task_id=task_id)
         except TimeoutError as error:
             raise NoReplyError(f"APIXO gave no whole {what} in time.", task_id=task_id) from error
-
-    async def _repeat(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[BaseException], bool]) -> T:
-        tries = 1
-        while True:
-            try:
-                return await call()
-            except ApixoError as error:
-                if tries >= self._max_tries or not may_repeat(error):
-                    raise
-                pause = retry_delay(
-                    tries,
-                    retry_after_seconds=error.retry_after_seconds,
-                    first_seconds=self._retry_delay_seconds,
-                    rng=self._rng,
-                )
-            await self._sleep(pause)
-            tries += 1
 
     async def _call(
         self,
@@ -295,10 +246,9 @@ class StatusClient:
 
 
 class ApixoClient(StatusClient):
-    """Submits generations and asks for their state.
+    """Submits generations and asks for their state. The arguments are those of `StatusClient`.
 
-    The paid call has two forms: `submit_once` sends exactly one POST, `submit` repeats it where that is provably free.
-    Neither ever repeats a POST that may have been taken. The arguments are those of `StatusClient`.
+    Each paid call is exactly one POST. Whether it may be repeated, the error that it ends with says.
     """
 
     @cached_property
@@ -359,15 +309,6 @@ class ApixoClient(StatusClient):
                 "It may have been taken and paid."
             ) from error
         return parse_submitted(envelope)
-
-    async def submit(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
-        """Sends the paid call, and again only where the last one was provably not taken. Returns the task id.
-
-        Raises:
-            ProvablyUnpaidError: refused, or never connected, in every try.
-            UnclearError: it may have been taken. It was not sent again.
-        """
-        return await self._repeat(lambda: self.submit_once(request, callback_url=callback_url), may_resubmit)
 
 
 async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:
