@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.cli.console import err, print_table
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
 from deployments.connection import flush
 from flows.batch.summary import BatchError, BatchSummary
 from flows.generate_batch import generate_batch
@@ -61,9 +61,9 @@ def batch(
         bool, typer.Option("--fit-images", help="Turn pictures named by a path upright, and make them small enough.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Generate the videos of a content calendar.
 
@@ -142,9 +142,7 @@ def print_summary(summary: BatchSummary) -> None:
 class BatchDisplay:
     """One bar for the whole batch and how many videos are in which step; without a terminal, a line a finished video.
 
-    Args:
-        console: where to.
-        last: the step after which a video counts as done.
+    After the step `last` a video counts as done.
     """
 
     def __init__(self, console: Console, last: Step) -> None:

@@ -17,11 +17,7 @@ from flows.signals.progress import STEPS, Progress, Step, clock
 
 
 class StepDisplay:
-    """Shows each generation with its five steps: a live table on a terminal, else a line whenever something changes.
-
-    Args:
-        console: where to.
-    """
+    """Shows each generation with its five steps: a live table on a terminal, else a line whenever something changes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -18,7 +18,7 @@ from apixo import VideoRequest
 from apixo.addresses import normalize_url
 from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import err, out
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, out
 from deployments.cli.display import StepDisplay, print_generations
 from deployments.connection import flush
 from flows.checks import check_before_paying
@@ -96,9 +96,9 @@ def generate(
             "--dry-run", help="Check the request, the images and the set-up; show what it costs; pay nothing."
         ),
     ] = False,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Generate one video and archive it.
 

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from blocks import VideoArchive
-from deployments.cli.console import err, one_line, out, pasteable, print_table, shown_path
+from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, shown_path
 from deployments.cli.generate import summary
 from deployments.connection import SetupError
 from flows.record.costs import CostRow, Group
@@ -25,8 +25,6 @@ from flows.resources import load_block
 
 LINK_SECONDS: Final = 3600
 """How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
-
-ArchiveName = Annotated[str, typer.Option(help="Name of the video-archive block.")]
 
 
 def list_(

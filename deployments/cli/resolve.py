@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import err, print_table
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
 from deployments.cli.generate import run_and_show
 from deployments.cli.ledger import print_record
 from deployments.connection import flush
@@ -32,9 +32,9 @@ def resolve(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait does not wait for the video.")] = True,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Resolve a generation whose payment is unclear, or that failed, and finish it.
 
@@ -113,9 +113,9 @@ async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
 
 def collect(
     keys: Annotated[list[str] | None, typer.Argument(help="The generations; none means all that are open.")] = None,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Process everything open: ask once, archive what is finished, say what needs a person. Never submits."""
     del verbose  # read before Prefect was imported

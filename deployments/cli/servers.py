@@ -8,7 +8,7 @@ import uvicorn
 from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import err, show_log
+from deployments.cli.console import ApiName, ArchiveName, err, show_log
 from deployments.connection import flush
 from deployments.gallery.app import serve as serve_gallery
 from deployments.local.processes import LOOPBACK
@@ -22,8 +22,8 @@ Host = Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all of t
 def callbacks(
     host: Host = LOOPBACK,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8710,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
 ) -> None:
     """Receive the provider's callbacks, until Ctrl-C: videos are fetched as soon as they are done.
 
@@ -69,7 +69,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    archive: ArchiveName = "default",
 ) -> None:
     """Serve the gallery: every video in the browser, and links to single videos that last.
 
@@ -98,7 +98,7 @@ def _show_gallery(url: str, block: VideoArchive) -> None:
 def metrics(
     host: Host = LOOPBACK,
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8730,
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    archive: ArchiveName = "default",
 ) -> None:
     """Serve numbers for Prometheus, until Ctrl-C: what is open, unclear and spent, the lag, the bytes.
 

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from blocks import VideoArchive
-from deployments.cli.console import err, out
+from deployments.cli.console import ApiName, ArchiveName, err, out
 from deployments.connection import Connection
 from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
 from deployments.setup.deploy import MAIN, POOL, delete_examples_commands
@@ -125,8 +125,8 @@ def _ask(variable: str, description: str, secret: bool) -> str:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead: name, outcome, detail.")] = False,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
 ) -> None:
     """Check everything that a video needs, and say what to do about what is missing. It pays nothing.
 
