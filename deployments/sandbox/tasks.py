@@ -187,7 +187,7 @@ class TaskBoard:
             "callback", prompt=request.input.prompt, model=model, early=True
         )
         if early:
-            self._keep(self._call_back(task, early=True))
+            self._keep(self._call_back(task, None))
         self._keep(self._live(task, call_back=not early))
         return task
 
@@ -218,7 +218,8 @@ class TaskBoard:
         finally:
             self._open -= 1
         if call_back and task.request.notify:
-            await self._call_back(task, early=False)
+            fault = self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
+            await self._call_back(task, fault)
 
     async def _generate(self, task: Task) -> None:
         clock = asyncio.get_running_loop().time
@@ -243,12 +244,7 @@ class TaskBoard:
         task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)
         _end(task)
 
-    async def _call_back(self, task: Task, *, early: bool) -> None:
-        fault = (
-            None
-            if early
-            else self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
-        )
+    async def _call_back(self, task: Task, fault: Fault | None) -> None:
         await deliver(
             self._client,
             task.request.notify or "",
