@@ -1,15 +1,18 @@
-"""The request body of a generation, checked as the documentation describes it, by the catalogue."""
+"""The request body of a generation, checked as the documentation describes it: strictly that of sora-2, those of other
+models by the catalogue.
+"""
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from apixo import catalogue
+from apixo.constants import DEFAULT_MODEL
 from apixo.errors import describe
-from deployments.sandbox.settings import UNASKED_SECONDS
+from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
 
 
-class GenerationInput(BaseModel):
+class AnyInput(BaseModel):
     """What the video is to show, for any model. Strict: the string "4" is not the number 4."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -21,13 +24,6 @@ class GenerationInput(BaseModel):
     size: str | None = None
     image_urls: list[str] | None = None
     remove_watermark: bool = True
-
-    @field_validator("prompt")
-    @classmethod
-    def _says_something(cls, value: str) -> str:
-        if value.isspace():
-            raise ValueError("must not be blank")
-        return value
 
     @property
     def seconds(self) -> int:
@@ -41,7 +37,42 @@ class GenerationInput(BaseModel):
         return asked if asked and asked != "auto" else "landscape"
 
 
-class GenerationRequest(BaseModel):
+class GenerationInput(AnyInput):
+    """What the video is to show, for sora-2."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    mode: Literal["text-to-video", "image-to-video"]
+    prompt: str = Field(min_length=1, max_length=PROMPT_LIMIT)
+    duration: Literal[4, 8, 12]
+    aspect_ratio: Literal["landscape", "portrait"] = "landscape"
+    image_urls: list[str] | None = Field(None, validate_default=True)
+    remove_watermark: bool = True
+
+    @field_validator("duration", mode="before")
+    @classmethod
+    def _whole_seconds(cls, value: object) -> object:
+        # To Python 4.0 and True are equal to numbers; in the documented JSON a duration is an integer.
+        if type(value) is not int:
+            raise ValueError("must be an integer: 4, 8 or 12")
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be blank")
+        return value
+
+    @field_validator("image_urls")
+    @classmethod
+    def _needs_an_image(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if info.data.get("mode") == "image-to-video" and not value:
+            raise ValueError("is required for image-to-video")
+        return value
+
+
+class AnyRequest(BaseModel):
     """The body of `generateTask`, of any model. Unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -49,7 +80,7 @@ class GenerationRequest(BaseModel):
     request_type: Literal["async", "callback"] = "async"
     callback_url: str | None = Field(None, validate_default=True)
     provider: Literal["auto", "value", "official"] | None = None
-    input: GenerationInput
+    input: AnyInput
 
     @model_validator(mode="after")
     def _a_callback_needs_an_address(self) -> Self:
@@ -66,22 +97,32 @@ class GenerationRequest(BaseModel):
         return self.callback_url if self.request_type == "callback" else None
 
 
+class GenerationRequest(AnyRequest):
+    """The body of `generateTask/sora-2`."""
+
+    provider: Literal["official"] = "official"
+    input: GenerationInput
+
+
 class InvalidInputError(Exception):
     """The body is not one that the model takes. The text is the message of a 400."""
 
 
-def read_request(model: str, body: bytes) -> GenerationRequest:
+def read_request(model: str, body: bytes) -> AnyRequest:
     """The body of a submission for a model.
 
     Raises:
         InvalidInputError: it is not one that the model takes.
     """
     try:
-        asked = GenerationRequest.model_validate_json(body)
+        if model == DEFAULT_MODEL:
+            return GenerationRequest.model_validate_json(body)
+        asked = AnyRequest.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInputError(explain(error)) from error
     known = catalogue.find(model)
-    if known is not None and (problems := known.problems(asked.input.model_dump(exclude_unset=True), model)):
+    sent = asked.input.model_dump(exclude_unset=True)
+    if known is not None and (problems := known.problems(sent, model)):
         listed = "; ".join(f"input.{field}: {problem}" for field, problem in problems)
         raise InvalidInputError(f"Invalid parameters: {listed}")
     return asked

@@ -12,8 +12,11 @@ GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 30
 UNASKED_SECONDS = 5
 #: A task is `pending` for this part of its time, then `processing`. Our choice: the documentation gives no number.
 PENDING_PART = 0.1
+#: APIXO: prompts of up to 10,000 characters.
+PROMPT_LIMIT = 10_000
 #: APIXO: JPG, PNG or WebP, at most 10 MB an image.
 IMAGE_LIMIT_BYTES = 10 * 1024 * 1024
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 #: How long the sandbox waits for an image or a callback's receiver. Real traffic, so `speed` does not shorten it.
 NETWORK_TIMEOUT_SECONDS = 10.0
 #: APIXO: a callback that is not answered with 200 is sent three more times, after these waits. Divided by `speed`.

@@ -7,8 +7,7 @@ from io import BytesIO
 import httpx
 from PIL import Image
 
-from apixo.catalogue import IMAGE_FORMATS
-from deployments.sandbox.settings import IMAGE_LIMIT_BYTES, NETWORK_TIMEOUT_SECONDS
+from deployments.sandbox.settings import IMAGE_FORMATS, IMAGE_LIMIT_BYTES, NETWORK_TIMEOUT_SECONDS
 
 #: The sandbox's own requests carry this, so that a record can tell them from the pipeline's.
 USER_AGENT = "apixo-sandbox"

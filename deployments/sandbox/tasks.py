@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from deployments.sandbox.faults import Fault, FaultScript
 from deployments.sandbox.record import RequestRecord
-from deployments.sandbox.request_body import GenerationRequest
+from deployments.sandbox.request_body import AnyRequest
 from deployments.sandbox.settings import (
     CALLBACK_PAUSES_SECONDS,
     FORBIDDEN_WORD,
@@ -80,7 +80,7 @@ class Task:
 
     task_id: str
     model: str
-    request: GenerationRequest
+    request: AnyRequest
     #: How the caller of the submit reached the sandbox; the callback's result address is built on it.
     base_url: str
     #: How long the generation takes, in seconds of the sandbox.
@@ -168,7 +168,7 @@ class TaskBoard:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def create(self, model: str, request: GenerationRequest, base_url: str, *, numbered: bool = False) -> Task:
+    def create(self, model: str, request: AnyRequest, base_url: str, *, numbered: bool = False) -> Task:
         """Accepts a generation, which the provider would now charge, and starts it. `numbered`: its id is digits."""
         nearest = min(GENERATION_SECONDS, key=lambda seconds: abs(seconds - request.input.seconds))
         shortest, longest = GENERATION_SECONDS[nearest]
@@ -227,7 +227,9 @@ class TaskBoard:
         await asyncio.sleep(task.planned_seconds * PENDING_PART)
         task.state, task.started_at = "processing", time.time()
         asked = task.request.input
-        images = [await fetch_image(self._client, url) for url in asked.image_urls or []]
+        images: list[bytes] = []
+        if asked.mode != "text-to-video":
+            images = [await fetch_image(self._client, url) for url in asked.image_urls or []]
         if FORBIDDEN_WORD in asked.prompt.lower():
             await asyncio.sleep(due - clock())
             _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")

@@ -68,3 +68,7 @@ def test_a_damaged_sample_fails_the_task(sandbox: SandboxServer, call: Caller, k
     assert (data["state"], data.get("failCode")) == ("failed", "INVALID_IMAGE_URL")
     assert [request.fault for request in sandbox.record.images()] == [kind]
     assert call.finished(call.task(mode="image-to-video", image_urls=[url]))["state"] == "success"
+
+
+def test_a_bad_image_beside_a_text_generation_is_ignored(call: Caller) -> None:
+    assert call.finished(call.task(image_urls=["http://127.0.0.1:9/x.jpg"]))["state"] == "success"
