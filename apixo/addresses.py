@@ -1,14 +1,16 @@
 """Addresses as people, spreadsheets and other programs write them, in the one form that every parser reads alike. Pure.
 
-Only the spelling is changed here. Whether an address may be asked is decided by whoever asks it, on this form.
+Only the spelling is changed here. Whether an address may be asked is decided by whoever asks it, on this form. An image
+has one that the provider can fetch, or a place in a store that one has to be made for.
 """
 
 import re
 import unicodedata
-from typing import Final
-from urllib.parse import urljoin
+from typing import Annotated, Final
+from urllib.parse import urljoin, urlsplit
 
 import httpx
+from pydantic import AfterValidator, StringConstraints
 
 _PLAIN: Final = re.compile(r"https?://[A-Za-z0-9._-]+(:\d+)?([/?][!$-;=?-\[\]-~]*)?")
 """Nothing to do: a host, then ASCII without blanks, double quotes, backslashes, angle brackets and a fragment."""
@@ -18,6 +20,7 @@ _BARE_HOST: Final = re.compile(r"([^/:@\s]+\.[^/:@\s]+|[^/:@\s]+(?=:\d))(:\d{1,5
 """`example.com/a.jpg` or `localhost:9000/a.jpg`; a lone file name such as `a.jpg` names no host."""
 _CONTROLS: Final = re.compile("[\x00-\x20\x7f]")
 _SPECIAL: Final = frozenset("/\\?#@:[]% ")
+_STORED: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([^\s?#\\][^?#\\]{0,1023})", re.IGNORECASE)
 
 
 def normalize_url(text: str, *, base: str | None = None) -> str:
@@ -48,6 +51,42 @@ def normalize_url(text: str, *, base: str | None = None) -> str:
     return url if "@" in host or " " in host else _parsed(url)
 
 
+def stored_image(url: str) -> tuple[str, str] | None:
+    """The bucket and the name of an image that is given as `s3://bucket/object`; None: it is an address of the web."""
+    found = _STORED.fullmatch(url)
+    return (found[1].lower(), found[2]) if found else None
+
+
+def _image_url(url: str) -> str:
+    if url[:5].lower() == "s3://":
+        stored = stored_image(url)
+        if stored is None or not url.isprintable():
+            raise ValueError("must be s3://bucket/object, such as s3://plans/start.jpg, without ? and #")
+        return "s3://{}/{}".format(*stored)
+    url = normalize_url(url)  # what is checked here, and tried out before paying, is what the provider gets
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise ValueError("holds blanks or control characters in its host; check how it is written")
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        # Neither its text nor itself: urllib repeats a part of the address, which may be a password.
+        raise ValueError("is not a URL; give an http:// or https:// address of a JPG, PNG or WebP") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(
+            f"has the scheme {parts.scheme[:20] or 'none'!r}, but the provider fetches images by http:// or https:// "
+            "only; one of yours is given as s3://bucket/object"
+        )
+    if not host:
+        raise ValueError("names no host; give a whole address such as https://example.com/start.jpg")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("carries a user name or password; use an address that needs none")
+    return url
+
+
+ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000), AfterValidator(_image_url)]
+
+
 def _split(head: str, base: str | None) -> tuple[str | None, str]:
     """The scheme, and what follows its slashes. No scheme: it is relative, or no address at all."""
     found = _SCHEME.match(head)
@@ -69,16 +108,8 @@ def _split(head: str, base: str | None) -> tuple[str | None, str]:
 def _trimmed(text: str) -> str:
     """Without what stands around it unseen, and without line breaks, which browsers leave out as well."""
     text = re.sub("[\t\r\n]", "", text)
-    begin, end = 0, len(text)
-    while begin < end and _is_wrapping(text[begin]):
-        begin += 1
-    while begin < end and _is_wrapping(text[end - 1]):
-        end -= 1
-    return text[begin:end]
-
-
-def _is_wrapping(letter: str) -> bool:
-    return unicodedata.category(letter)[0] in "CZ" or letter in "\"'<>`\u201c\u201d"
+    wrapping = {one for one in text if unicodedata.category(one)[0] in "CZ" or one in "\"'<>`\u201c\u201d"}
+    return text.strip("".join(wrapping)) if wrapping else text
 
 
 def _narrow(host: str) -> str:

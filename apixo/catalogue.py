@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
+from apixo.errors import describe
 
 USER_CATALOGUE: Final = "SORA_MODELS"
 """The environment variable that names the user's own catalogue. Not a setting of the API block: requests are checked
@@ -241,15 +242,10 @@ class VideoModel(_Part):
         return None if asked is None else self.ratios.get(asked, asked)
 
     def problems(self, sent: Mapping[str, Any], name: str) -> list[Problem]:
-        """What is wrong with the `input` of a request, field by field. Pure.
-
-        Args:
-            sent: as the provider would get it.
-            name: the model's, for the messages.
-        """
+        """What is wrong with the `input` of a request as the provider would get it, field by field. Pure."""
         mode = sent.get("mode")
         if not isinstance(mode, str) or mode not in self.modes:
-            return [("mode", f"must be {one_of(self.modes)}{_of(name)}")]
+            return [("mode", f"must be {one_of(self.modes)} with {name}")]
         return [
             *self._image_problems(mode, len(sent.get("image_urls") or ()), name),
             *self._prompt_problems(sent.get("prompt"), name),
@@ -266,12 +262,12 @@ class VideoModel(_Part):
         elif most == 0 and count:
             yield "mode", f"{mode!r} takes no image_urls; give none, or leave mode empty"
         elif most is not None and count > most:
-            yield "image_urls", f"must be at most {most}{_of(name)}, in mode {mode}"
+            yield "image_urls", f"must be at most {most} with {name}, in mode {mode}"
 
     def _prompt_problems(self, prompt: object, name: str) -> Iterable[Problem]:
         least, most = self.prompt_characters
         if not isinstance(prompt, str) or not least <= len(prompt) <= most:
-            yield "prompt", f"must be a text of {least:,} to {most:,} characters{_of(name)}"
+            yield "prompt", f"must be a text of {least:,} to {most:,} characters with {name}"
 
     def _duration_problems(self, duration: object, mode: str, name: str) -> Iterable[Problem]:
         allowed = self.durations_in(mode)
@@ -284,7 +280,7 @@ class VideoModel(_Part):
             if type(duration) is int:
                 distance = min(abs(duration - one) for one in allowed)
                 near = f"; the nearest is {one_of([one for one in allowed if abs(duration - one) == distance])}"
-            yield "duration", f"must be {one_of(allowed)}{_of(name)}{near}"
+            yield "duration", f"must be {one_of(allowed)} with {name}{near}"
 
     def _ratio_problems(self, ratio: object, name: str) -> Iterable[Problem]:
         if ratio is None or ratio in self.ratios.values() or self.ratio_field in self.options:
@@ -293,7 +289,7 @@ class VideoModel(_Part):
             yield self.ratio_field, f"is not taken by {name}; leave it empty"
         elif not (self.other_ratios and isinstance(ratio, str) and _RATIO.fullmatch(ratio)):
             others = ", or another such as 4:3," if self.other_ratios else ""
-            yield self.ratio_field, f"must be {one_of(self.ratios)}{others}{_of(name)}"
+            yield self.ratio_field, f"must be {one_of(self.ratios)}{others} with {name}"
 
     def _option_problems(self, sent: Mapping[str, Any], mode: str, name: str) -> Iterable[Problem]:
         for option, known in self.options.items():
@@ -302,9 +298,9 @@ class VideoModel(_Part):
                 if known.required and here:
                     yield option, f"is required by {name}: {known.problem(None) or 'give it'}"
             elif not here:
-                yield option, f"is for mode {one_of(known.modes)} only{_of(name)}"
+                yield option, f"is for mode {one_of(known.modes)} only with {name}"
             elif (wrong := known.problem(sent[option])) is not None:
-                yield option, f"{wrong}{_of(name)}"
+                yield option, f"{wrong} with {name}"
             else:
                 yield from self._value_problems(option, sent, mode, name)
 
@@ -317,7 +313,7 @@ class VideoModel(_Part):
 
         if (found := wrong(str(sent[name]))) is not None:
             fitting = [value for value in map(str, option.allowed) if wrong(value) is None]
-            yield name, f"{found}{_of(model)}{f'; {one_of(fitting)} would do' if fitting else ''}"
+            yield name, f"{found} with {model}{f'; {one_of(fitting)} would do' if fitting else ''}"
 
 
 def shape_of(ratio: str | None) -> Shape | None:
@@ -351,10 +347,6 @@ def one_of(values: Iterable[object]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _of(name: str) -> str:
-    return f" with {name}"
-
-
 _MODELS: Final = TypeAdapter(dict[Annotated[str, Field(pattern=NAME_PATTERN)], VideoModel])
 OURS: Final = Path(__file__).with_name("models.json")
 
@@ -371,12 +363,9 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
     try:
         return _read(Path(path)), None
     except (OSError, ValueError) as error:
-        where = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
-        why = (
-            f"{'.'.join(map(str, where['loc']))}: {where['msg'].removeprefix('Value error, ')}"
-            if where
-            else getattr(error, "strerror", "")
-        )
+        why = getattr(error, "strerror", "")
+        if isinstance(error, ValidationError):
+            why = describe(error.errors(include_url=False)[0])
         return {}, f"{USER_CATALOGUE} names a catalogue that cannot be used ({why or 'not a file'})"
 
 

@@ -2,27 +2,26 @@
 
 ```python
 async with ApixoClient(api_key) as apixo:
-    task_id = await apixo.submit(VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour"))
-    status = await apixo.wait(task_id)
+    task_id = await apixo.submit_once(VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour"))
+    status = await wait_for_end(lambda: apixo.status_once(task_id), task_id=task_id)
 ```
 """
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import detect_encoding
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import httpx
 from aiolimiter import AsyncLimiter
 
 from apixo import constants
+from apixo.addresses import stored_image
 from apixo.errors import (
     ApixoError,
     NoReplyError,
@@ -30,26 +29,20 @@ from apixo.errors import (
     ServerError,
     UnexpectedReplyError,
     UntrustedCertificateError,
-    generation_failed,
+    chain,
 )
-from apixo.image_url import stored_image
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import (
     Envelope,
-    Failed,
     Status,
-    Succeeded,
     parse_balance,
     parse_envelope,
     parse_status,
     parse_submitted,
 )
 from apixo.requests import VideoRequest
-from apixo.retries import may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo.retries import may_ask_again, parse_retry_after, retry_delay
 from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
-from apixo.waiting import wait_for_end
-
-T = TypeVar("T")
 
 STATUS_CONNECTIONS: Final = 32
 """Status calls at the same time. One takes milliseconds: more of them would only wait in another queue."""
@@ -73,8 +66,7 @@ class StatusClient:
         requests_per_minute: what this client stays under, over all its calls; None: whoever calls it sees to that.
         submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
         retry_delay_seconds: the first pause before a call is repeated.
-        max_tries: how often a call is made in all, where repeating is free.
-        sleep, rng, monotonic: clock and randomness, for tests.
+        max_tries: how often `status` asks in all.
     """
 
     def __init__(
@@ -89,7 +81,6 @@ class StatusClient:
         max_tries: int = constants.MAX_TRIES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[], float] = random.random,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ValueError("the API key is empty or holds blanks or odd characters; copy it again")
@@ -101,7 +92,7 @@ class StatusClient:
         self._connect_timeout_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, submit_timeout_seconds / 3)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_tries = max_tries
-        self._sleep, self._rng, self._monotonic = sleep, rng, monotonic
+        self._sleep, self._rng = sleep, rng
         self._limiter = None if requests_per_minute is None else _limiter(requests_per_minute)
         self._base_url, self._trust = base_url, trust()
         self._http = self._client(httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None))
@@ -126,9 +117,7 @@ class StatusClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -144,27 +133,13 @@ class StatusClient:
             await self._limiter.acquire()
 
     async def status_once(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
-        """Asks once for the state of a task. It costs nothing.
-
-        Args:
-            task_id: the provider's task.
-            model: the one that the task was submitted for.
+        """Asks once for the state of a task of this model. It costs nothing.
 
         Raises:
             ApixoError: no usable answer.
         """
-        await self.turn()
-        try:
-            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
-                envelope = await self._call(
-                    self._http,
-                    "GET",
-                    constants.STATUS_PATH.format(model=model),
-                    params={"taskId": task_id},
-                    task_id=task_id,
-                )
-        except TimeoutError as error:
-            raise NoReplyError(f"APIXO gave no whole status of task {task_id} in time.", task_id=task_id) from error
+        path = constants.STATUS_PATH.format(model=model)
+        envelope = await self._ask(path, f"status of task {task_id}", params={"taskId": task_id}, task_id=task_id)
         return parse_status(envelope, task_id=task_id)
 
     async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
@@ -173,66 +148,12 @@ class StatusClient:
         Raises:
             ApixoError: no usable answer in any try.
         """
-        return await self._repeat(lambda: self.status_once(task_id, model=model), may_ask_again)
-
-    async def balance(self) -> Decimal:
-        """What the account of this API key has left, in USD as APIXO says. It costs nothing.
-
-        Raises:
-            ApixoError: no usable answer in any try.
-        """
-        return await self._repeat(self.balance_once, may_ask_again)
-
-    async def balance_once(self) -> Decimal:
-        """Asks once for the balance.
-
-        Raises:
-            ApixoError: no usable answer.
-        """
-        await self.turn()
-        try:
-            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
-                return parse_balance(await self._call(self._http, "GET", constants.BALANCE_PATH))
-        except TimeoutError as error:
-            raise NoReplyError("APIXO gave no whole answer to the question for the balance in time.") from error
-
-    async def wait(
-        self,
-        task_id: str,
-        *,
-        model: str = constants.DEFAULT_MODEL,
-        initial_wait_seconds: float = constants.INITIAL_WAIT_SECONDS,
-        poll_interval_seconds: float = constants.POLL_INTERVAL_SECONDS,
-        deadline_seconds: float = 1800.0,
-    ) -> Succeeded:
-        """Waits for the end of a task, as the provider advises: 180 s, then asking every 10 s.
-
-        Raises:
-            GenerationFailedError: the provider reports the task as failed.
-            DeadlineError: the deadline passed; the task may still end well, so ask again later.
-            AuthenticationError: the API key does not hold.
-        """
-        status = await wait_for_end(
-            lambda: self.status_once(task_id, model=model),
-            task_id=task_id,
-            initial_wait_seconds=initial_wait_seconds,
-            poll_interval_seconds=poll_interval_seconds,
-            deadline_seconds=deadline_seconds,
-            sleep=self._sleep,
-            monotonic=self._monotonic,
-            rng=self._rng,
-        )
-        if isinstance(status, Failed):
-            raise generation_failed(status.fail_code, status.fail_message, task_id=task_id)
-        return status
-
-    async def _repeat(self, call: Callable[[], Awaitable[T]], may_repeat: Callable[[BaseException], bool]) -> T:
         tries = 1
         while True:
             try:
-                return await call()
+                return await self.status_once(task_id, model=model)
             except ApixoError as error:
-                if tries >= self._max_tries or not may_repeat(error):
+                if tries >= self._max_tries or not may_ask_again(error):
                     raise
                 pause = retry_delay(
                     tries,
@@ -242,6 +163,25 @@ class StatusClient:
                 )
             await self._sleep(pause)
             tries += 1
+
+    async def balance_once(self) -> Decimal:
+        """Asks once what the account of this API key has left, in USD as APIXO says. It costs nothing.
+
+        Raises:
+            ApixoError: no usable answer.
+        """
+        return parse_balance(await self._ask(constants.BALANCE_PATH, "answer to the question for the balance"))
+
+    async def _ask(
+        self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
+    ) -> Envelope:
+        """One call that costs nothing, in its turn."""
+        await self.turn()
+        try:
+            async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
+                return await self._call(self._http, "GET", path, params=params, task_id=task_id)
+        except TimeoutError as error:
+            raise NoReplyError(f"APIXO gave no whole {what} in time.", task_id=task_id) from error
 
     async def _call(
         self,
@@ -270,27 +210,10 @@ class StatusClient:
                 body = await _read(response, task_id=task_id)
             finally:
                 await response.aclose()
-        except NEVER_CONNECTED as error:
-            if is_untrusted_certificate(error):
-                raise UntrustedCertificateError(
-                    f"No connection to {request.url.host}: {UNTRUSTED} ({self._why(error, secret)}). Nothing was sent.",
-                    task_id=task_id,
-                ) from self._cause(error, secret)
-            raise NotSentError(
-                f"No connection to {request.url.host} ({self._why(error, secret)}). Nothing was sent. "
-                f"Check the network and base_url, then run it again.{NO_WAY}",
-                task_id=task_id,
-            ) from self._cause(error, secret)
-        except httpx.InvalidURL as error:  # httpx reads the address of a redirect, also where it must not follow it
-            raise ServerError(
-                f"{request.url.host} answered with a redirect to what is no address ({self._why(error, secret)}).",
-                task_id=task_id,
-            ) from self._cause(error, secret)
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            raise NoReplyError(
-                f"{request.url.host} gave no whole reply after the request was sent ({self._why(error, secret)}).",
-                task_id=task_id,
-            ) from self._cause(error, secret)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            # Logs print causes too: one whose text holds a secret is left out.
+            told = all(self._hidden(str(seen), secret) == str(seen) for seen in chain(error))
+            raise self._failure(error, request.url.host, task_id, secret) from (error if told else None)
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
             milliseconds=response.headers.get("retry-after-ms"),
@@ -302,28 +225,30 @@ class StatusClient:
         body = text.encode()
         return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
 
-    def _cause(self, error: BaseException, secret: str | None) -> BaseException | None:
-        """The cause to show with an error of ours; None where its text holds a secret: logs print causes too."""
-        seen: BaseException | None = error
-        while seen is not None:
-            if self._hidden(str(seen), secret) != str(seen):
-                return None
-            seen = seen.__cause__ or seen.__context__
-        return error
-
-    def _why(self, error: Exception, secret: str | None) -> str:
-        """What happened. A parser's error quotes the line it stumbled over, which may echo what we sent."""
-        return self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
+    def _failure(self, error: Exception, host: str, task_id: str | None, secret: str | None) -> ApixoError:
+        # A parser's error quotes the line it stumbled over, which may echo what we sent.
+        why = self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
+        if isinstance(error, NEVER_CONNECTED):
+            if is_untrusted_certificate(error):
+                said = f"No connection to {host}: {UNTRUSTED} ({why}). Nothing was sent."
+                return UntrustedCertificateError(said, task_id=task_id)
+            return NotSentError(
+                f"No connection to {host} ({why}). Nothing was sent. "
+                f"Check the network and base_url, then run it again.{NO_WAY}",
+                task_id=task_id,
+            )
+        if isinstance(error, httpx.InvalidURL):  # httpx reads the address of a redirect, also where it must not follow
+            return ServerError(f"{host} answered with a redirect to what is no address ({why}).", task_id=task_id)
+        return NoReplyError(f"{host} gave no whole reply after the request was sent ({why}).", task_id=task_id)
 
     def _hidden(self, text: str, secret: str | None) -> str:
         return hide_secret(hide_secret(hide_queries(text), self._api_key), secret or "")
 
 
 class ApixoClient(StatusClient):
-    """Submits generations and asks for their state.
+    """Submits generations and asks for their state. The arguments are those of `StatusClient`.
 
-    The paid call has two forms: `submit_once` sends exactly one POST, `submit` repeats it where that is provably free.
-    Neither ever repeats a POST that may have been taken. The arguments are those of `StatusClient`.
+    Each paid call is exactly one POST. Whether it may be repeated, the error that it ends with says.
     """
 
     @cached_property
@@ -384,15 +309,6 @@ class ApixoClient(StatusClient):
                 "It may have been taken and paid."
             ) from error
         return parse_submitted(envelope)
-
-    async def submit(self, request: VideoRequest, *, callback_url: str | None = None) -> str:
-        """Sends the paid call, and again only where the last one was provably not taken. Returns the task id.
-
-        Raises:
-            ProvablyUnpaidError: refused, or never connected, in every try.
-            UnclearError: it may have been taken. It was not sent again.
-        """
-        return await self._repeat(lambda: self.submit_once(request, callback_url=callback_url), may_resubmit)
 
 
 async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:

@@ -34,7 +34,10 @@ and never on the other. For a status call, which costs nothing, both sides may b
 """
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar
+
+from pydantic_core import ErrorDetails
 
 from apixo.redaction import excerpt
 
@@ -101,37 +104,62 @@ class UntrustedCertificateError(NotSentError):
 
 
 class RefusedError(ProvablyUnpaidError):
-    """The provider answered with a documented no."""
+    """The provider answered with a documented no.
+
+    Attributes:
+        advice: what to do next, for a person.
+    """
+
+    advice: ClassVar[str] = ""
 
 
 class BadRequestError(RefusedError):
     """400: invalid parameters or request error."""
 
+    advice = "Fix the request, then run it again."
+
 
 class AuthenticationError(RefusedError):
     """401: invalid or missing API key."""
+
+    advice = (
+        "Check the API key in the Secret block of the apixo-api block, and whether it may use that model, then run it "
+        "again."
+    )
 
 
 class InsufficientBalanceError(RefusedError):
     """402, or a 400 whose words say so: the balance of the account is too low."""
 
+    advice = "The balance of the APIXO account is too low. Top it up, then run it again."
+
 
 class PermissionDeniedError(RefusedError):
     """403: the API key lacks a permission. Also where the words of a 403 leave open which of its two readings it is."""
+
+    advice = (
+        "This API key may not use that model, or lacks another right. Check what this API key may use, in the APIXO "
+        "account."
+    )
 
 
 class ContentRefusedError(RefusedError):
     """403 in its other reading: the content violates the policy."""
 
+    advice = "Change the prompt or the image, and use a new key."
+
 
 class ModelNotFoundError(RefusedError):
     """404, or a refusal that says MODEL_UNAVAILABLE: the provider has no such model, or not now."""
+
+    advice = "APIXO has no such model for this key. Check the model, and whether it is still offered."
 
 
 class RateLimitError(RefusedError):
     """429: more requests a minute, or more tasks at once, than the provider allows. It does not say which."""
 
     retryable = True
+    advice = "Too many requests or too many tasks at once. Wait, then run it again."
 
 
 class UnclearError(ApixoError):
@@ -281,46 +309,34 @@ ACCOUNT_ERRORS: frozenset[str] = frozenset(
 )
 """Refusals that concern the account, its key or the model: the next request would be refused as well."""
 
-FAILURES: dict[str, type[GenerationFailedError]] = {
-    "CONTENT_VIOLATION": ContentViolationError,
-    "NSFW_DETECTED": ContentViolationError,
-    "NSFW": ContentViolationError,
-    "SensitiveContent": ContentViolationError,
-    "SensitiveContentDetected": ContentViolationError,
-    "InputImageSensitiveContentDetected": ContentViolationError,
-    "InputOutputSensitiveContentDetected": ContentViolationError,
-    "ProhibitedContentDetected": ContentViolationError,
-    "INVALID_IMAGE_URL": InvalidImageUrlError,
-    "PROMPT_TOO_LONG": InvalidInputError,
-    "PromptLengthExceeded": InvalidInputError,
-    "INVALID_PROMPT": InvalidInputError,
-    "IMAGE_TOO_LARGE": InvalidInputError,
-    "UNSUPPORTED_FORMAT": InvalidInputError,
-    "IMAGE_DOWNLOAD_FAILED": InputDownloadError,
-    "PROCESSING_TIMEOUT": ProviderFailureError,
-    "MODEL_UNAVAILABLE": ProviderFailureError,
-    "GENERATION_FAILED": ProviderFailureError,
-    "INSUFFICIENT_CREDITS": InsufficientCreditsError,
+FAILURES: dict[str, tuple[type[GenerationFailedError], str]] = {
+    "CONTENT_VIOLATION": (ContentViolationError, ""),
+    "NSFW_DETECTED": (ContentViolationError, ""),
+    "NSFW": (ContentViolationError, ""),
+    "SensitiveContent": (ContentViolationError, ""),
+    "SensitiveContentDetected": (ContentViolationError, ""),
+    "InputImageSensitiveContentDetected": (ContentViolationError, "the image"),
+    "InputOutputSensitiveContentDetected": (ContentViolationError, "the input or the video"),
+    "ProhibitedContentDetected": (ContentViolationError, ""),
+    "INVALID_IMAGE_URL": (InvalidImageUrlError, "the image"),
+    "PROMPT_TOO_LONG": (InvalidInputError, "the prompt"),
+    "PromptLengthExceeded": (InvalidInputError, "the prompt"),
+    "INVALID_PROMPT": (InvalidInputError, "the prompt"),
+    "IMAGE_TOO_LARGE": (InvalidInputError, "the image"),
+    "UNSUPPORTED_FORMAT": (InvalidInputError, "the image"),
+    "IMAGE_DOWNLOAD_FAILED": (InputDownloadError, "the image"),
+    "PROCESSING_TIMEOUT": (ProviderFailureError, ""),
+    "MODEL_UNAVAILABLE": (ProviderFailureError, ""),
+    "GENERATION_FAILED": (ProviderFailureError, ""),
+    "INSUFFICIENT_CREDITS": (InsufficientCreditsError, ""),
 }
-"""APIXO: the documented failCodes, of two generations. Any other one is a plain `GenerationFailedError`."""
+"""APIXO: the documented failCodes, of two generations, and what was judged where one says so. Any other one is a plain
+`GenerationFailedError`."""
 
 NO_STATUS = "no status"
 NO_END = "no end"
 NO_RESULT = "no result"
 """Our own words, in place of a failCode: why a task is given up."""
-
-JUDGED: dict[str, str] = {
-    "InputImageSensitiveContentDetected": "the image",
-    "InputOutputSensitiveContentDetected": "the input or the video",
-    "PROMPT_TOO_LONG": "the prompt",
-    "PromptLengthExceeded": "the prompt",
-    "INVALID_PROMPT": "the prompt",
-    "INVALID_IMAGE_URL": "the image",
-    "IMAGE_TOO_LARGE": "the image",
-    "IMAGE_DOWNLOAD_FAILED": "the image",
-    "UNSUPPORTED_FORMAT": "the image",
-}
-"""What was judged, where the failCode says so."""
 
 
 def _plain(fail_code: str) -> str:
@@ -328,10 +344,9 @@ def _plain(fail_code: str) -> str:
     return fail_code.replace("_", "").casefold()
 
 
-_FAILURES = {_plain(code): cls for code, cls in FAILURES.items()} | dict.fromkeys(
-    (NO_STATUS, NO_END, NO_RESULT), GivenUpError
+_FAILURES = {_plain(code): failure for code, failure in FAILURES.items()} | dict.fromkeys(
+    (NO_STATUS, NO_END, NO_RESULT), (GivenUpError, "")
 )
-_JUDGED = {_plain(code): part for code, part in JUDGED.items()}
 _DETECTORS = {_plain(code) for code in ("NSFW", "NSFW_DETECTED", "SensitiveContent", "SensitiveContentDetected")}
 
 
@@ -345,11 +360,25 @@ def may_be_mistaken(fail_code: str) -> bool:
     return code in _DETECTORS or ("output" in code and "sensitivecontent" in code)
 
 
+def describe(problem: ErrorDetails) -> str:
+    """One problem that pydantic found: which field, and what is wrong. Without the value, which may be a secret."""
+    where = ".".join(map(str, problem["loc"]))
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what is behind it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
     """The error for a failed task, of the class its `failCode` asks for. Case and underscores do not matter."""
-    cls = _FAILURES.get(_plain(fail_code), GenerationFailedError)
+    cls, part = _FAILURES.get(_plain(fail_code), (GenerationFailedError, ""))
     said = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
-    part = _JUDGED.get(_plain(fail_code))
     about = f" It is about {part}." if part else ""
     verdict = f"Task {task_id} is given up" if cls is GivenUpError else f"APIXO reports task {task_id} as failed"
     message = f"{verdict} ({said}).{about} {cls.advice}"

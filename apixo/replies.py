@@ -14,9 +14,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from apixo.errors import (
     ENVELOPE_ONLY,
     REFUSALS,
-    ContentRefusedError,
-    InsufficientBalanceError,
-    ModelNotFoundError,
     RefusedError,
     ServerError,
     UnexpectedReplyError,
@@ -125,13 +122,17 @@ def parse_envelope(
     definite = agreed and not (task_id is None and _may_be_a_yes(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
-    if definite:
-        raise _refusal(
-            code, said, retry_after_seconds=retry_after_seconds, task_id=task_id, enveloped=envelope is not None
-        )
-    raise ServerError(
+    cls: type[RefusedError | ServerError] = ServerError
+    message = (
         f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {said!r}. "
-        "That is neither a yes nor a documented no.",
+        "That is neither a yes nor a documented no."
+    )
+    if definite:
+        cls = refusal = refusal_class(code, said)
+        unpaid = "" if task_id else "Nothing was paid. "
+        message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{refusal.advice}"
+    raise cls(
+        message,
         code=code,
         task_id=task_id,
         retry_after_seconds=retry_after_seconds,
@@ -214,11 +215,7 @@ def parse_submitted(envelope: Envelope) -> str:
     task_id = usable_task_id(envelope.data.get("taskId") if isinstance(envelope.data, dict) else None)
     if task_id is not None:
         return task_id
-    raise UnexpectedReplyError(
-        f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.",
-        code=200,
-        enveloped=True,
-    )
+    raise _odd(f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.")
 
 
 def parse_balance(envelope: Envelope) -> Decimal:
@@ -230,7 +227,7 @@ def parse_balance(envelope: Envelope) -> Decimal:
     amount = envelope.data
     if isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount):
         return Decimal(str(amount))
-    raise UnexpectedReplyError(f"APIXO gave no balance: {_show(amount)!r}.", code=200, enveloped=True)
+    raise _odd(f"APIXO gave no balance: {_show(amount)!r}.")
 
 
 def usable_task_id(value: object) -> str | None:
@@ -255,17 +252,10 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     """
     data = envelope.data
     if not isinstance(data, dict):
-        raise UnexpectedReplyError(
-            f"APIXO gave no status for task {task_id}: {_show(data)}.", code=200, task_id=task_id, enveloped=True
-        )
+        raise _odd(f"APIXO gave no status for task {task_id}: {_show(data)}.", task_id)
     named = data.get("taskId")
     if named is not None and str(named).strip() != task_id:
-        raise UnexpectedReplyError(
-            f"APIXO was asked for task {task_id} and answered for {_show(named)}.",
-            code=200,
-            task_id=task_id,
-            enveloped=True,
-        )
+        raise _odd(f"APIXO was asked for task {task_id} and answered for {_show(named)}.", task_id)
     known = {k: v for k, v in data.items() if k not in _OUR_NAMES}
     state = data.get("state")
     known |= {"task_id": task_id, "state": _clean(state)}
@@ -282,12 +272,7 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
             case _:
                 return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
-        raise UnexpectedReplyError(
-            f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.",
-            code=200,
-            task_id=task_id,
-            enveloped=True,
-        ) from error
+        raise _odd(f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.", task_id) from error
 
 
 def says_under_way(state: str) -> bool:
@@ -307,20 +292,16 @@ def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
         return _failed(data, known, f"{quoted}. A failCode came with it, so it is taken for a failure.")
     if isinstance(state, str):
         return UnknownState(**known)
-    raise UnexpectedReplyError(
-        f"APIXO gave no state for task {task_id}: {_show(data)}.", code=200, task_id=task_id, enveloped=True
-    )
+    raise _odd(f"APIXO gave no state for task {task_id}: {_show(data)}.", task_id)
 
 
 def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Succeeded:
     found = find_result_urls(data)
     if found is None:
-        raise UnexpectedReplyError(
+        raise _odd(
             f"APIXO reports task {known['task_id']} as success, but without the address of a result: "
             f"{_show(data.get('resultJson'))}.",
-            code=200,
-            task_id=known["task_id"],
-            enveloped=True,
+            known["task_id"],
         )
     if found.where != DOCUMENTED:
         remarks += (f"The result of task {known['task_id']} stood in {_show(found.where)}, not in {DOCUMENTED}.",)
@@ -355,26 +336,8 @@ def _envelope(body: bytes) -> Envelope | None:
     return Envelope(code=code, message=str(loose.get("message") or ""), data=loose.get("data"))
 
 
-def _refusal(
-    code: int, said: str, *, retry_after_seconds: float | None, task_id: str | None, enveloped: bool
-) -> RefusedError:
-    cls = refusal_class(code, said)
-    advice = {
-        400: "Fix the request, then run it again.",
-        401: "Check the API key in the Secret block of the apixo-api block, and whether it may use that model, then "
-        "run it again.",
-        403: "This API key may not use that model, or lacks another right. Check what this API key may use, in the "
-        "APIXO account.",
-        404: "APIXO has no such model for this key. Check the model, and whether it is still offered.",
-        429: "Too many requests or too many tasks at once. Wait, then run it again.",
-    }.get(404 if cls is ModelNotFoundError else code, "")
-    if cls is InsufficientBalanceError:
-        advice = "The balance of the APIXO account is too low. Top it up, then run it again."
-    elif cls is ContentRefusedError:
-        advice = "Change the prompt or the image, and use a new key."
-    unpaid = "" if task_id else "Nothing was paid. "
-    message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{advice}"
-    return cls(message, code=code, task_id=task_id, retry_after_seconds=retry_after_seconds, enveloped=enveloped)
+def _odd(message: str, task_id: str | None = None) -> UnexpectedReplyError:
+    return UnexpectedReplyError(message, code=200, task_id=task_id, enveloped=True)
 
 
 def _show(value: object) -> str:

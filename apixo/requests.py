@@ -3,6 +3,7 @@
 import functools
 import operator
 import re
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -18,10 +19,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from apixo import catalogue
+from apixo.addresses import ImageUrl
 from apixo.catalogue import ImageLimits, Shape, VideoModel
 from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
-from apixo.form import select, select_model
-from apixo.image_url import ImageUrl
 
 STORED: Final = {"stored": True}
 """The validation context for requests that were checked when they were made. A catalogue changes, and what is paid for
@@ -44,6 +44,27 @@ ModelName = Annotated[str, StringConstraints(pattern=catalogue.NAME_PATTERN)]
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .:+-]{0,49}$")]
 
 
+def _select(values: Iterable[object], title: str, kind: str) -> Callable[[dict[str, Any]], None]:
+    """Has a form that is made from the JSON schema, such as Prefect's, offer these values, and a way to type another.
+
+    Without a default the field may be left empty.
+    """
+
+    def change(schema: dict[str, Any]) -> None:
+        schema["anyOf"] = [{"title": title, "type": kind, "enum": list(values)}, {"title": "Other", "type": kind}]
+        if schema.get("default") is None:  # null last: what comes first is what a form begins with
+            schema["anyOf"].append({"title": "Empty", "type": "null"})
+            schema.pop("default", None)
+        schema.pop("type", None)
+        schema.pop("pattern", None)
+
+    return change
+
+
+def _select_model(schema: dict[str, Any]) -> None:
+    _select(catalogue.models(), "In the catalogue", "string")(schema)
+
+
 class VideoRequest(BaseModel):
     """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent.
 
@@ -64,7 +85,7 @@ class VideoRequest(BaseModel):
         default=DEFAULT_MODEL,
         title="Model",
         description="The provider's name of the model. `sora models` lists what each one takes.",
-        json_schema_extra=select_model,
+        json_schema_extra=_select_model,
     )
     duration: StrictInt | None = Field(
         default=None,
@@ -73,7 +94,7 @@ class VideoRequest(BaseModel):
             "Length of the video in seconds; with sora-2 4, 8 or 12. Leave empty for the model's default, with sora-2 "
             "4. Try with a short one first; longer ones cost more."
         ),
-        json_schema_extra=select((4, 8, 12), "Sora 2", "integer"),
+        json_schema_extra=_select((4, 8, 12), "Sora 2", "integer"),
     )
     aspect_ratio: Annotated[str, StringConstraints(max_length=40)] | None = Field(
         default=None,
@@ -82,7 +103,7 @@ class VideoRequest(BaseModel):
             "`landscape` for video platforms and desktop, `portrait` for short-video platforms and mobile, or another "
             "one that the model takes. Leave empty for the model's default, with sora-2 `landscape`."
         ),
-        json_schema_extra=select(("landscape", "portrait"), "Common", "string"),
+        json_schema_extra=_select(("landscape", "portrait"), "Common", "string"),
     )
     image_urls: list[ImageUrl] = Field(
         default_factory=list,
@@ -96,7 +117,7 @@ class VideoRequest(BaseModel):
         default=None,
         title="Mode",
         description="Such as `text-to-video` or `image-to-video`. Leave empty: it follows from the image URLs.",
-        json_schema_extra=select(("text-to-video", "image-to-video"), "Common", "string"),
+        json_schema_extra=_select(("text-to-video", "image-to-video"), "Common", "string"),
     )
     remove_watermark: bool = Field(
         default=True, title="Remove watermark", description="Off keeps the provider's watermark in the video."
@@ -259,11 +280,7 @@ class VideoRequest(BaseModel):
         return made | options
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
-        """The JSON body of the paid call.
-
-        Args:
-            callback_url: where the provider reports the end. With it the request type is `callback`, else `async`.
-        """
+        """The JSON body of the paid call. With a callback URL the request type is `callback`, else `async`."""
         known = self.catalogued
         body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
         if known is not None and known.provider is not None:
@@ -271,16 +288,6 @@ class VideoRequest(BaseModel):
         if callback_url:
             body["callback_url"] = callback_url
         return body
-
-
-def _contradiction(request: VideoRequest, known: VideoModel) -> str | None:
-    """An option such as sora-2-pro's `size` that lies another way than the aspect ratio that is asked for as well."""
-    given = request.options.get(known.ratio_field)
-    asked = catalogue.shape_of(request.aspect_ratio)
-    lies = catalogue.shape_of(given) if isinstance(given, str) else None
-    if asked is None or lies is None or lies == asked:
-        return None
-    return f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
 
 
 def _not_taken(request: VideoRequest) -> list[Problem]:
@@ -292,8 +299,12 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
     found: list[Problem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
-    if (contradiction := _contradiction(request, known)) is not None:
-        found.append((("options", known.ratio_field), contradiction))
+    # An option such as sora-2-pro's `size` may lie another way than the aspect ratio that is asked for as well.
+    given, asked = request.options.get(known.ratio_field), catalogue.shape_of(request.aspect_ratio)
+    lies = catalogue.shape_of(given) if isinstance(given, str) else None
+    if asked and lies and lies != asked:
+        text = f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
+        found.append((("options", known.ratio_field), text))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):
             found.append(((field,), text))

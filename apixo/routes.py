@@ -17,6 +17,8 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 
 import certifi
 
+from apixo.errors import chain
+
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
     """The proxy that the environment wants for an address; None: connect directly.
@@ -80,12 +82,10 @@ def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
 
 def is_untrusted_certificate(error: BaseException) -> bool:
     """Whether a connection failed because the server's certificate is not trusted here."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(
+        isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(seen)
+        for seen in chain(error)
+    )
 
 
 def is_loopback(host: str) -> bool:

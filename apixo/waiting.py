@@ -37,12 +37,10 @@ async def wait_for_end(
 
     Args:
         ask: asks once for the state.
-        task_id: for messages.
         initial_wait_seconds: before the first question. 0 asks at once.
         poll_interval_seconds: between two questions, jittered; a longer Retry-After wins.
         deadline_seconds: from now. At least one question is asked in any case.
         report: called with the answer to every request.
-        sleep, monotonic, rng: clock and randomness.
 
     Raises:
         DeadlineError: the deadline passed without an end.

@@ -59,22 +59,18 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
     Raises:
         SetupError: there is no server to talk to.
     """
-    if os.environ.get("PREFECT_API_URL"):
-        use({}, verbose=verbose)
-        return Connection(local_dir)
-    stack = StackInfo.read(local_dir)
-    if stack is not None:
-        use(stack.public_environment, verbose=verbose)
-        return Connection(local_dir, stack)
-    use({}, verbose=verbose)
-    from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
+    is_named = bool(os.environ.get("PREFECT_API_URL"))
+    stack = None if is_named else StackInfo.read(local_dir)
+    use(stack.public_environment if stack else {}, verbose=verbose)
+    if stack is None and not is_named:
+        from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
 
-    if not get_current_settings().api.url:  # set to nothing is not set
-        raise SetupError(
-            "There is no Prefect server to talk to. Run `sora up` in another terminal, or set PREFECT_API_URL "
-            "(for a server of your own: http://HOST:4200/api)."
-        )
-    return Connection(local_dir)
+        if not get_current_settings().api.url:  # set to nothing is not set
+            raise SetupError(
+                "There is no Prefect server to talk to. Run `sora up` in another terminal, or set PREFECT_API_URL "
+                "(for a server of your own: http://HOST:4200/api)."
+            )
+    return Connection(local_dir, stack)
 
 
 def flush() -> None:

@@ -6,6 +6,7 @@ see docs/operations.md.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -34,12 +35,7 @@ OPEN_STATES: Final = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED, State.UNC
 
 
 class Numbers:
-    """The numbers of one archive, as text for Prometheus.
-
-    Args:
-        store: the archive's bucket.
-        now, monotonic: clocks.
-    """
+    """The numbers of one archive, as text for Prometheus."""
 
     def __init__(
         self,
@@ -74,31 +70,26 @@ class Numbers:
         day = [item for item in await self._store.listed(f"videos/{now:%Y/%m/%d}/") if item.name.endswith(".mp4")]
 
         registry = CollectorRegistry()
-        by_state = Gauge("sora_open", "Videos that are not finished, by state.", ["state"], registry=registry)
+        gauge = functools.partial(Gauge, registry=registry)
+        by_state = gauge("sora_open", "Videos that are not finished, by state.", ["state"])
         counts = Counter(item.state for item in opened)
         for state in OPEN_STATES:
             by_state.labels(state.value).set(counts[state])
         ages = [(now - (item.attempt.submitted_at or item.attempt.claimed_at)).total_seconds() for item in opened]
-        oldest = Gauge("sora_open_oldest_seconds", "Since the submission of the oldest open video.", registry=registry)
+        oldest = gauge("sora_open_oldest_seconds", "Since the submission of the oldest open video.")
         oldest.set(max(ages, default=0))
-        spend = Gauge(
-            "sora_spend", "Of this day and month (UTC), by the block's prices. Only where there is a ceiling.",
-            ["period", "kind"], registry=registry,
-        )  # fmt: skip
+        about = "Of this day and month (UTC), by the block's prices. Only where there is a ceiling."
+        spend = gauge("sora_spend", about, ["period", "kind"])
         for period, on in (("day", now.date()), ("month", None)):
             spend.labels(period, "spent").set(float(month.spent_in(on)))
             spend.labels(period, "unclear").set(float(month.unclear_in(on)))
             spend.labels(period, "reserved").set(float(month.reserved_in(on)))
-        lag = Gauge(
-            "sora_lag_seconds", f"Since the provider was done with a video: the worst of the newest {LAG_OF}.",
-            ["until"], registry=registry,
-        )  # fmt: skip
+        about = f"Since the provider was done with a video: the worst of the newest {LAG_OF}."
+        lag = gauge("sora_lag_seconds", about, ["until"])
         for until, lags in (("known", _lags(newest, "succeeded_at")), ("archived", _lags(newest, "archived_at"))):
             lag.labels(until).set(max(lags, default=0))
-        Gauge("sora_day_videos", "Videos in the archive that were claimed on this day (UTC).", registry=registry).set(
-            len(day)
-        )
-        Gauge("sora_day_bytes", "Bytes of these.", registry=registry).set(sum(item.size_bytes for item in day))
+        gauge("sora_day_videos", "Videos in the archive that were claimed on this day (UTC).").set(len(day))
+        gauge("sora_day_bytes", "Bytes of these.").set(sum(item.size_bytes for item in day))
         return generate_latest(registry)
 
 

@@ -1,25 +1,24 @@
 """The web server of what faces people and the provider: uvicorn, with nothing about a request in its log."""
 
+import asyncio
+import hmac
 import signal
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp
 
 from deployments.connection import SetupError
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn that logs no request, whose path may hold a token, and that ends cleanly.
-
-    Args:
-        app: what it serves.
-        on_started: called once it listens.
-        options: of `uvicorn.Config`, beyond those that are the same for every server.
-    """
+    """uvicorn that logs no request, whose path may hold a token, and that ends cleanly."""
 
     def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None, **options: Any) -> None:
         super().__init__(
@@ -51,14 +50,48 @@ class QuietServer(uvicorn.Server):
         self.should_exit = True
 
 
-def listen(host: str, port: int, who: str) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
+def listen(host: str, port: int, who: str) -> tuple[socket.socket, str]:
+    """A socket that listens, and its address for people; port 0 takes a free one.
 
     Raises:
         SetupError: the address cannot be had; `who` is its subject ("The gallery").
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise SetupError(f"{who} cannot listen on {host}, port {port} ({error}). Choose another.") from error
+    return listener, f"http://{shown}:{listener.getsockname()[1]}"
+
+
+async def read_body(request: Request, *, most_bytes: int, seconds: float) -> bytes:
+    """The body of a request, which may neither be larger nor take longer than this.
+
+    Raises:
+        HTTPException: 413, 408; 400 where the caller hung up.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most_bytes:
+        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most_bytes:
+                    raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    except TimeoutError:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from None
+    except ClientDisconnect:  # nobody is there to read the answer
+        raise HTTPException(HTTPStatus.BAD_REQUEST) from None
+    return bytes(body)
+
+
+def is_same(given: str, secret: str) -> bool:
+    """Whether a caller's text is the secret. It takes as long wherever they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode("utf-8", "replace"))
+
+
+def setup_command(block: str) -> str:
+    """The command that changes a block of this name."""
+    return "sora setup" if block == "default" else f"sora setup --name {block}"

@@ -50,8 +50,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from blocks import ApixoApi, VideoArchive
-from deployments.local.credentials import Credentials
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer, SandboxSettings
 from flows.resources import PayingResources

@@ -42,8 +42,8 @@ def page() -> str:
 
 def _commands() -> Iterator[str]:
     yield "## Commands\n"
-    for name, command in COMMANDS.items():
-        loaded = LazyCommand(name, command).load()
+    for name in COMMANDS:
+        loaded = LazyCommand(name).load()
         yield f"### sora {name}\n"
         yield f"{inspect.cleandoc(loaded.help or '')}\n"
         rows = [_option(parameter) for parameter in loaded.params if parameter.name != "help"]

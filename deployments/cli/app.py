@@ -4,9 +4,9 @@ Prefect takes more than a second to import and reads its settings while it is im
 imported only when that command is given, after its server was chosen; `sora --help` imports none of them.
 """
 
+import ast
 import gc
 import re
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -21,110 +21,60 @@ from deployments.local.stack_info import LOCAL_DIR
 
 MARKUP: Final = "markdown"
 
-
-@dataclass(frozen=True)
-class Command:
-    """Where a command is.
-
-    Attributes:
-        module, function: in `deployments.cli`.
-        summary: the first sentence of its help.
-        connects: whether it talks to a Prefect server that is already there.
-    """
-
-    module: str
-    function: str
-    summary: str
-    connects: bool = True
-
-
 COMMANDS: Final = {
-    "demo": Command(
-        "demo", "demo",
-        "Generate three videos with the sandbox, a fake of the API on this machine: no account, no cost.",
-        connects=False,
-    ),
-    "up": Command(
-        "demo", "up",
-        "Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, "
-        "receiver, gallery.", connects=False,
-    ),
-    "sandbox": Command(
-        "sandbox", "sandbox",
-        "Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.",
-        connects=False,
-    ),
-    "init": Command(
-        "init", "init",
-        "Write a calendar, a prefect.yaml and a README into an empty folder, to start from.", connects=False,
-    ),
-    "setup": Command(
-        "setup", "setup", "Save the API and archive blocks, from the environment or by asking, and deploy prefect.yaml."
-    ),
-    "deploy": Command(
-        "setup", "deploy",
-        "Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.",
-    ),
-    "doctor": Command(
-        "doctor", "doctor",
-        "Check everything that a video needs, and say what to do about what is missing. It pays nothing.",
-    ),
-    "generate": Command("generate", "generate", "Generate one video and archive it."),
-    "batch": Command("batch", "batch", "Generate the videos of a content calendar."),
-    "models": Command(
-        "models", "models", "List the video models that the catalogue knows, or show what one of them takes.",
-        connects=False,
-    ),
-    "list": Command(
-        "listing", "list_", "List the newest generations of the ledger: key, state, task, when claimed, prompt."
-    ),
-    "costs": Command(
-        "costs", "costs_",
-        "Show what was spent in a month, by the prices at the time, and what the ceilings leave.",
-    ),
-    "collect": Command(
-        "collect", "collect",
-        "Process everything open: ask once, archive what is finished, say what needs a person. Never submits.",
-    ),
-    "callbacks": Command(
-        "callbacks", "callbacks",
-        "Receive the provider's callbacks, until Ctrl-C: videos are fetched as soon as they are done.",
-    ),
-    "serve": Command(
-        "serve", "serve", "Serve the gallery: every video in the browser, and links to single videos that last."
-    ),
-    "metrics": Command(
-        "metrics", "metrics",
-        "Serve numbers for Prometheus, until Ctrl-C: what is open, unclear and spent, the lag, the bytes.",
-    ),
-    "show": Command(
-        "show", "show", "Show what the ledger knows of one generation: state, every attempt, objects, problems."
-    ),
-    "resolve": Command(
-        "resolve", "resolve", "Resolve a generation whose payment is unclear, or that failed, and finish it."
-    ),
-}  # fmt: skip
+    "demo": "demo:demo",
+    "up": "demo:up",
+    "sandbox": "sandbox:sandbox",
+    "init": "init:init",
+    "setup": "setup:setup",
+    "deploy": "setup:deploy",
+    "doctor": "setup:doctor",
+    "generate": "generate:generate",
+    "batch": "batch:batch",
+    "models": "models:models",
+    "list": "ledger:list_",
+    "costs": "ledger:costs",
+    "collect": "resolve:collect",
+    "callbacks": "servers:callbacks",
+    "serve": "servers:serve",
+    "metrics": "servers:metrics",
+    "show": "ledger:show",
+    "resolve": "resolve:resolve",
+}
+"""Every command, in the order in which a person needs them: its module in `deployments.cli`, and its function there."""
+
+WITHOUT_SERVER: Final = frozenset({"demo", "up", "sandbox", "init", "models"})
+"""Commands that talk to no Prefect server that is already there."""
 
 VERBOSE: Final = re.compile("--verbose|-[a-z]*v[a-z]*")
 """The option that shows the log, alone or among others. To be known before Prefect is imported, as the server is."""
 
 
+def summary(name: str) -> str:
+    """The first paragraph of what a command says of itself, read without importing it."""
+    module, _, function = COMMANDS[name].partition(":")
+    code = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes())
+    found = next(node for node in code.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    return (ast.get_docstring(found) or "").partition("\n\n")[0].replace("\n", " ")
+
+
 class LazyCommand(TyperCommand):
     """A command that is imported when it is given."""
 
-    def __init__(self, name: str, command: Command) -> None:
-        super().__init__(name, help=command.summary, rich_markup_mode=MARKUP)
-        self._command = command
+    def __init__(self, name: str) -> None:
+        super().__init__(name, help=summary(name), rich_markup_mode=MARKUP)
+        self._name = name
 
     def load(self) -> TyperCommand:
         """The command itself."""
         made = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
-        module = import_module(f"deployments.cli.{self._command.module}")
+        module, _, function = COMMANDS[self._name].partition(":")
+        imported = import_module(f"deployments.cli.{module}")
         # What is imported stays. To look through it for garbage, again and again and at the end, took a third of the
         # processor of a short command.
         gc.freeze()
         gc.enable()
-        made.command(self.name)(getattr(module, self._command.function))
+        made.command(self._name)(getattr(imported, function))
         return cast("TyperCommand", typer.main.get_command(made))  # a group only where there are several
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -132,7 +82,7 @@ class LazyCommand(TyperCommand):
         local_dir: Path = parent.obj
         parent.obj, no_server = Connection(local_dir), None
         try:
-            if self._command.connects and not extra.get("resilient_parsing"):  # the shell completes a word
+            if self._name not in WITHOUT_SERVER and not extra.get("resilient_parsing"):  # the shell completes a word
                 parent.obj = connect(local_dir, verbose=any(VERBOSE.fullmatch(arg) for arg in args))
         except SetupError as error:
             no_server = error  # wrong usage, and --help, come first
@@ -146,14 +96,14 @@ class LazyGroup(TyperGroup):
     """All commands by their names."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order in which a person needs them."""
+        """In their order, not by the alphabet."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> LazyCommand | None:
         """The command of this name; None: there is none."""
         del ctx
-        return LazyCommand(cmd_name, COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+        return LazyCommand(cmd_name) if cmd_name in COMMANDS else None
 
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.cli.console import err, print_table
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
 from deployments.connection import flush
 from flows.batch.summary import BatchError, BatchSummary
 from flows.generate_batch import generate_batch
@@ -61,9 +61,9 @@ def batch(
         bool, typer.Option("--fit-images", help="Turn pictures named by a path upright, and make them small enough.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Generate the videos of a content calendar.
 
@@ -83,32 +83,29 @@ def batch(
     name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
 
-    async def run() -> BatchSummary:
-        listen(display, expect=display.expect)
-        made: BatchSummary = await generate_batch(
-            calendar=calendar,
-            key=name,
-            wait=wait,
-            on_bad_rows=on_bad_rows,
-            dry_run=dry_run,
-            max_spend=max_spend,
-            max_in_flight=max_in_flight,
-            submissions_per_second=submissions_per_second,
-            refuse_duplicates=refuse_duplicates,
-            sheet=sheet,
-            ignore_columns=ignore_columns,
-            shards=shards,
-            fit_images=fit_images,
-            api=api,
-            archive=archive,
-        )
-        return made
-
     err.print(f"Batch [bold]{escape(name)}[/]: the same key does only what is missing, and pays nothing twice.")
     last: Step = "validate_image" if dry_run else "archive" if wait else "submit"
     with BatchDisplay(err, last) as display:
         try:
-            summary = asyncio.run(run())
+            listen(display, expect=display.expect)
+            running = generate_batch(
+                calendar=calendar,
+                key=name,
+                wait=wait,
+                on_bad_rows=on_bad_rows,
+                dry_run=dry_run,
+                max_spend=max_spend,
+                max_in_flight=max_in_flight,
+                submissions_per_second=submissions_per_second,
+                refuse_duplicates=refuse_duplicates,
+                sheet=sheet,
+                ignore_columns=ignore_columns,
+                shards=shards,
+                fit_images=fit_images,
+                api=api,
+                archive=archive,
+            )
+            summary: BatchSummary = asyncio.run(running)
         except BatchError as error:
             print_summary(error.summary)
             raise
@@ -145,9 +142,7 @@ def print_summary(summary: BatchSummary) -> None:
 class BatchDisplay:
     """One bar for the whole batch and how many videos are in which step; without a terminal, a line a finished video.
 
-    Args:
-        console: where to.
-        last: the step after which a video counts as done.
+    After the step `last` a video counts as done.
     """
 
     def __init__(self, console: Console, last: Step) -> None:

@@ -1,18 +1,25 @@
-"""What the command line prints, and where."""
+"""What the command line prints, and where; and what its commands have in common."""
 
+import logging
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+ApiName = Annotated[str, typer.Option(help="Name of the apixo-api block.")]
+ArchiveName = Annotated[str, typer.Option(help="Name of the video-archive block.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")]
+"""Options that several commands have."""
 
 LEAST_FLEXIBLE: Final = 16
 """Characters of a column that may be cut, below which it says nothing any more."""
@@ -57,6 +64,15 @@ out: Final = _console(stderr=False)
 """Results."""
 err: Final = _console(stderr=True)
 """Progress and errors, so that results can be piped."""
+
+
+def show_log() -> None:
+    """Shows the project's own log on stderr, for what runs outside of any flow run. It names keys, never tokens."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    log = logging.getLogger("sora")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def called() -> str:

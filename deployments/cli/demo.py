@@ -13,11 +13,11 @@ from rich.markup import escape
 
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out
-from deployments.connection import Connection, flush, use
-from deployments.local.credentials import Credentials
+from deployments.connection import flush, use
 from deployments.local.processes import LOOPBACK, free_port
 from deployments.local.services import GALLERY_PORT, RECEIVER_PORT, client_services, default_services
 from deployments.local.stack import LocalStack
+from deployments.local.stack_info import Credentials
 
 if TYPE_CHECKING:
     from apixo import VideoRequest
@@ -37,8 +37,20 @@ def demo(
     Starts the sandbox, MinIO and a Prefect server on loopback, saves the blocks, generates a landscape video from text
     and one from an image with sora-2, and a portrait one with another model, archives them, and stops what it started.
     """
-    connection: Connection = context.obj
-    raise typer.Exit(run_demo(connection.local_dir, speed=speed))
+    began = time.monotonic()
+    with _stack(context.obj.local_dir, speed=speed) as stack:
+        use(stack.environment)
+        try:
+            failures = asyncio.run(_generate_all(stack, speed=speed))
+        finally:
+            flush()
+        took = time.monotonic() - began
+    if failures:
+        for key, error in failures.items():
+            err.print(f"[red]✗[/] {escape(key)}: {escape(str(error) or type(error).__name__)}")
+        raise typer.Exit(1)
+    err.print(f"Three videos, archived and read back, {took:.0f} s in all. Everything is stopped again.")
+    err.print("Look at them: `make up`, then in another terminal `.venv/bin/sora show KEY --link` (or --save FILE).")
 
 
 def up(
@@ -51,8 +63,25 @@ def up(
     It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
     events. In another terminal of this folder, `sora generate` and all other commands use this stack.
     """
-    connection: Connection = context.obj
-    run_up(connection.local_dir, speed=speed, video_height=video_height)
+    local_dir: Path = context.obj.local_dir
+    port, gallery_port = free_port(RECEIVER_PORT), free_port(GALLERY_PORT)
+    addresses = {
+        "APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}",
+        "APIXO_CALLBACK_SECRET": _secret(local_dir, "callback"),
+        "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
+        "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
+    }
+    with _stack(local_dir, speed=speed, video_height=video_height) as stack:
+        use(stack.environment)
+        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **addresses}))
+        err.print("Deploying prefect.yaml and the examples.", style="dim")
+        from deployments.setup.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
+
+        asyncio.run(deploy(MAIN, EXAMPLES))
+        flush()
+        stack.add(client_services(local_dir, receiver_port=port, gallery_port=gallery_port))
+        _print_places(stack, local_dir)
+        stack.wait()
 
 
 def timing(speed: float) -> dict[str, str]:
@@ -100,45 +129,6 @@ def demo_requests(sandbox_url: str, run: str) -> "dict[str, VideoRequest]":
     }
 
 
-def run_demo(local_dir: Path, *, speed: float) -> int:
-    """Starts the stack, generates three videos at once, prints what came out. Returns the exit code."""
-    began = time.monotonic()
-    with _stack(local_dir, speed=speed) as stack:
-        use(stack.environment)
-        try:
-            failures = asyncio.run(_generate_all(stack, speed=speed))
-        finally:
-            flush()
-        took = time.monotonic() - began
-    if failures:
-        for key, error in failures.items():
-            err.print(f"[red]✗[/] {escape(key)}: {escape(str(error) or type(error).__name__)}")
-        return 1
-    err.print(f"Three videos, archived and read back, {took:.0f} s in all. Everything is stopped again.")
-    err.print("Look at them: `make up`, then in another terminal `.venv/bin/sora show KEY --link` (or --save FILE).")
-    return 0
-
-
-def run_up(local_dir: Path, *, speed: float, video_height: int) -> None:
-    """Starts the stack with a worker, the callback receiver and the gallery, and keeps it up until Ctrl-C."""
-    port, gallery_port = free_port(RECEIVER_PORT), free_port(GALLERY_PORT)
-    addresses = {
-        "APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}",
-        "APIXO_CALLBACK_SECRET": _secret(local_dir, "callback"),
-        "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
-        "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
-    }
-    with _stack(local_dir, speed=speed, video_height=video_height) as stack:
-        use(stack.environment)
-        asyncio.run(_save_blocks({**stack.environment, **timing(speed), **addresses}))
-        err.print("Deploying prefect.yaml and the examples.", style="dim")
-        asyncio.run(_deploy())
-        flush()
-        stack.add(client_services(local_dir, receiver_port=port, gallery_port=gallery_port))
-        _print_places(stack, local_dir)
-        stack.wait()
-
-
 def _secret(local_dir: Path, name: str) -> str:
     return Credentials.load_or_create(local_dir.resolve() / f"{name}-credentials.json").secret_key
 
@@ -167,12 +157,6 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     out.print('    .venv/bin/sora generate "A fox in fresh snow, tracking shot, dawn light"', soft_wrap=True)
     out.print("    .venv/bin/sora list", soft_wrap=True)
     out.print("\nCtrl-C stops everything.")
-
-
-async def _deploy() -> None:
-    from deployments.setup.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
-
-    await deploy(MAIN, EXAMPLES)
 
 
 def _stack(local_dir: Path, *, speed: float, video_height: int = 720) -> LocalStack:

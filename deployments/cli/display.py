@@ -2,7 +2,6 @@
 
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -18,11 +17,7 @@ from flows.signals.progress import STEPS, Progress, Step, clock
 
 
 class StepDisplay:
-    """Shows each generation with its five steps: a live table on a terminal, else a line whenever something changes.
-
-    Args:
-        console: where to.
-    """
+    """Shows each generation with its five steps: a live table on a terminal, else a line whenever something changes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -35,19 +30,12 @@ class StepDisplay:
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=8, transient=False)
 
-    @property
-    def keys(self) -> list[str]:
-        """The generations seen so far."""
-        return list(self._news)
-
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.start()
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
 

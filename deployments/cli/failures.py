@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from apixo import SoraError
+from apixo.errors import describe
 from deployments.cli.console import err
 from deployments.connection import SetupError
 from deployments.local.processes import ProcessError
@@ -28,34 +29,36 @@ def fail(error: BaseException) -> int:
     """Prints an error for a person and returns the exit code."""
     if isinstance(error, ValidationError):
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            said = problem["msg"].removeprefix("Value error, ")
-            err.print(f"[red]✗[/] {escape(f'{where}: ' if where else '')}{escape(said)}")
+            err.print(f"[red]✗[/] {escape(describe(problem))}")
         return 2
-    if foreseen(error):
-        err.print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
-        return 1
-    if _status(error) == UNAUTHORIZED:
-        err.print(
-            "[red]✗[/] The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
-            "PREFECT_API_KEY) to what it expects.",
-            soft_wrap=True,
-        )
-        return 1
-    unreachable = _unreachable(error)
-    if unreachable is not None:
-        if isinstance(unreachable, httpx.InvalidURL):  # of Prefect's own client, as soon as it is made
-            err.print(
-                "[red]✗[/] Prefect's client cannot read the environment's proxies, or PREFECT_API_URL "
-                f"({escape(str(unreachable))}). In NO_PROXY it takes no IPv6 networks such as ::1/128 and no "
-                "brackets as in \\[::1]: take them out. This program reaches ::1 directly without them.",
-                soft_wrap=True,
-            )
-            return 1
-        err.print(f"[red]✗[/] The Prefect server does not answer ({escape(type(unreachable).__name__)}). Is it up?")
-        return 1
-    traceback.print_exception(error)
+    advice = _said(error)
+    if advice is None:
+        traceback.print_exception(error)
+    else:
+        err.print(f"[red]✗[/] {escape(advice)}", soft_wrap=True)
     return 1
+
+
+def _said(error: BaseException) -> str | None:
+    """What to do about an error; None: nobody foresaw it."""
+    if foreseen(error):
+        return str(error)
+    if _status(error) == UNAUTHORIZED:
+        return (
+            "The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
+            "PREFECT_API_KEY) to what it expects."
+        )
+    # Prefect raises the network's error as it is, or a RuntimeError from it.
+    cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
+    if isinstance(cause, httpx.InvalidURL):  # of Prefect's own client, as soon as it is made
+        return (
+            f"Prefect's client cannot read the environment's proxies, or PREFECT_API_URL ({cause}). In NO_PROXY it "
+            "takes no IPv6 networks such as ::1/128 and no brackets as in [::1]: take them out. This program reaches "
+            "::1 directly without them."
+        )
+    if type(cause).__module__.startswith(("httpx", "httpcore")):
+        return f"The Prefect server does not answer ({type(cause).__name__}). Is it up?"
+    return None
 
 
 def _status(error: BaseException) -> int | None:
@@ -63,9 +66,3 @@ def _status(error: BaseException) -> int | None:
     while error.__cause__ is not None and not hasattr(error, "response"):
         error = error.__cause__
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _unreachable(error: BaseException) -> BaseException | None:
-    """The network's error in or behind this one: Prefect raises it as it is, or a RuntimeError from it."""
-    cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
-    return cause if cause is not None and type(cause).__module__.startswith(("httpx", "httpcore")) else None

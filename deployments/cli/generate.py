@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,7 +18,7 @@ from apixo import VideoRequest
 from apixo.addresses import normalize_url
 from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import err, out
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, out
 from deployments.cli.display import StepDisplay, print_generations
 from deployments.connection import flush
 from flows.checks import check_before_paying
@@ -95,9 +96,9 @@ def generate(
             "--dry-run", help="Check the request, the images and the set-up; show what it costs; pay nothing."
         ),
     ] = False,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Generate one video and archive it.
 
@@ -137,17 +138,14 @@ def run_and_show(
     request: VideoRequest, key: str, *, wait: bool, api: str, archive: str, refuse_duplicates: bool = False
 ) -> None:
     """Runs the flow in this process, with a live view, and prints what came out."""
-
-    async def run() -> Generation:
-        listen(display)
-        return await generate_video(
-            request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
-        )
-
     err.print(f"Key [bold]{escape(key)}[/]: the same key goes on with this video and is never paid twice.")
     with StepDisplay(err) as display:
         try:
-            generation = asyncio.run(run())
+            listen(display)
+            running = generate_video(
+                request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
+            )
+            generation: Generation = asyncio.run(running)
         except (KeyboardInterrupt, asyncio.CancelledError):
             err.print(
                 f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to go on, "
@@ -185,9 +183,8 @@ def is_file(image: str) -> bool:
 
 async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, archive: str) -> VideoRequest:
     """The request with its files uploaded."""
-    store = (await load_block(VideoArchive, archive)).store()
     places = []
-    try:
+    async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
         for given in images:
             if not is_file(given):
                 places.append(given)
@@ -199,8 +196,6 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
                 err.print(
                     f"[yellow]![/] {escape(given)} is stored lying, and APIXO may take it so: --fit-images turns it."
                 )
-    finally:
-        await store.aclose()
     return VideoRequest.model_validate({**request.model_dump(), "image_urls": places})
 
 

@@ -1,4 +1,4 @@
-"""`sora resolve`: what a person can do about a generation that is unclear or failed."""
+"""`sora resolve` and `sora collect`: how what is unclear, failed or open comes to its end."""
 
 import asyncio
 import sys
@@ -10,11 +10,14 @@ import typer
 from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import err
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
 from deployments.cli.generate import run_and_show
-from deployments.cli.show import print_record
+from deployments.cli.ledger import print_record
+from deployments.connection import flush
+from flows.collect_videos import Collected, collect_videos
 from flows.record.generation import Generation, State
 from flows.record.keys import check_key
+from flows.record.wording import counted
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import Resources, command_options, load_block
 
@@ -29,9 +32,9 @@ def resolve(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait does not wait for the video.")] = True,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block.")] = "default",
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
 ) -> None:
     """Resolve a generation whose payment is unclear, or that failed, and finish it.
 
@@ -106,3 +109,24 @@ async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     async with Resources(*blocks, options=command_options(api, archive)) as resources:
         yield resources
+
+
+def collect(
+    keys: Annotated[list[str] | None, typer.Argument(help="The generations; none means all that are open.")] = None,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+    verbose: Verbose = False,
+) -> None:
+    """Process everything open: ask once, archive what is finished, say what needs a person. Never submits."""
+    del verbose  # read before Prefect was imported
+    try:
+        found: list[Collected] = asyncio.run(collect_videos(keys=keys or None, api=api, archive=archive))
+    finally:
+        flush()
+    rows = [
+        [item.key, f"{item.what}, expiring" if item.expiring else item.what, item.task_id or "-", item.note]
+        for item in found
+    ]
+    if found:
+        print_table(("key", "", "task", ""), rows)
+    err.print(f"{counted(len(found), 'generation')} processed.")

@@ -1,21 +1,27 @@
-"""`sora setup` and `sora deploy`."""
+"""`sora setup`, `sora deploy` and `sora doctor`."""
 
 import asyncio
+import json
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
 from blocks import VideoArchive
-from deployments.cli.console import err, out
+from deployments.cli.console import ApiName, ArchiveName, err, out
 from deployments.connection import Connection
 from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
 from deployments.setup.deploy import MAIN, POOL, delete_examples_commands
 from deployments.setup.deploy import deploy as deploy_files
 from deployments.setup.notify import notify as make_notifications
+from deployments.setup.surroundings import check_server
+from flows.checks import Finding, check_setup
+from flows.record.wording import counted
 from flows.resources import load_block
+
+MARKS: Final = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
 
 def setup(
@@ -115,3 +121,37 @@ async def _deploy(connection: Connection) -> None:
 def _ask(variable: str, description: str, secret: bool) -> str:
     err.print(f"[dim]{variable}[/]  {description}")
     return str(typer.prompt("", prompt_suffix="> ", hide_input=secret, err=True))
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead: name, outcome, detail.")] = False,
+    api: ApiName = "default",
+    archive: ArchiveName = "default",
+) -> None:
+    """Check everything that a video needs, and say what to do about what is missing. It pays nothing.
+
+    The Prefect server, a worker with its code, and what is deployed; the blocks; the archive, with a race of 32
+    writers, an upload of 5 MiB and its lifecycle rules; the clock against the store's; the API and its key; the ways
+    that results and pictures take; the balance, and what it buys; the callback address; the disk.
+
+    All of it is tried from this machine. For a worker elsewhere, run the deployment `check-setup` there.
+
+    Exit code 1 where something would keep a video from being made or archived.
+    """
+    findings = asyncio.run(_all(api, archive))
+    if as_json:
+        typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            out.print(f"{MARKS[finding.outcome]} {escape(finding.name):22} {escape(finding.detail)}", soft_wrap=True)
+    wrong = sum(finding.outcome == "error" for finding in findings)
+    if wrong:
+        err.print(f"{counted(wrong, 'thing')} to put right.")
+        raise typer.Exit(1)
+
+
+async def _all(api: str, archive: str) -> list[Finding]:
+    server = await check_server()
+    if server[0].outcome == "error":  # the blocks are there
+        return server
+    return [*server, *await check_setup(api, archive)]

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blocks import VideoArchive
+from deployments.web_server import is_same
 
 COOKIE: Final = "sora_gallery"
 SESSION_SECONDS: Final = 14 * 24 * 3600
@@ -30,7 +31,6 @@ class Access:
 
     Args:
         archive: its gateway secret signs tokens and sessions, its gateway password opens the gallery.
-        now, monotonic: clocks, for tests.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Access:
         """Whether this request may have the video of this key."""
         if self._archive.gateway_secret is not None:
             token = self._archive.gateway_token(key)
-            if _same(request.query_params.get("t", ""), token) or _same(_bearer(request), token):
+            if is_same(request.query_params.get("t", ""), token) or is_same(_bearer(request), token):
                 return True
         return self.may_see_all(request)
 
@@ -85,7 +85,7 @@ class Access:
         now = self._monotonic()
         if len(self._wrong) == MOST_WRONG and now - self._wrong[0] < WRONG_SECONDS:
             raise TooManyError
-        if self._password is None or _same(text, self._password):
+        if self._password is None or is_same(text, self._password):
             return True
         self._wrong.append(now)
         return False
@@ -109,7 +109,7 @@ class Access:
     def _is_session(self, value: str) -> bool:
         expires, _, signature = value.partition(".")
         # Signed by us, so it is a number.
-        return _same(signature, self._signature(expires)) and int(expires) > self._now()
+        return is_same(signature, self._signature(expires)) and int(expires) > self._now()
 
     def _signature(self, expires: str) -> str:
         return hmac.new(self._session_secret, expires.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
@@ -118,7 +118,3 @@ class Access:
 def _bearer(request: Request) -> str:
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else ""
-
-
-def _same(given: str, right: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), right.encode("utf-8", "replace"))

@@ -1,6 +1,5 @@
-"""The gallery as an ASGI app: its addresses, and the headers of every answer."""
+"""The gallery as an ASGI app, its addresses and the headers of every answer, and what runs it."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -20,25 +19,76 @@ from apixo.routes import is_loopback
 from blocks import VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
+from deployments.connection import SetupError
 from deployments.gallery.access import Access, TooManyError
-from deployments.gallery.attention import month_spend, notices
+from deployments.gallery.attention import generate_command, notices
 from deployments.gallery.choice import PAGE_SIZE, Choice, menus
 from deployments.gallery.delivery import Delivery, redirects
 from deployments.gallery.index import ArchiveIndex
-from deployments.gallery.naming import generate_command
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
+from deployments.web_server import QuietServer, listen, read_body, setup_command
+from flows.record.costs import total_costs
 from flows.record.errors import InvalidKeyError, LedgerError
 from flows.record.generation import ArchivedObject, Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
+from flows.resources import command_options, load_block
 
+MOST_REQUESTS: Final = 256
+"""Requests under way at the same time; further ones get 503 at once."""
+STOP_SECONDS: Final = 3
+"""How long answers that are under way may take when it stops."""
 STORE_PATIENCE_SECONDS: Final = 2.0
 """How long an outage of the store is waited out: a person looks at the page."""
 MOST_FORM_BYTES: Final = 4_096
+FORM_SECONDS: Final = 10.0
 NOTICES_SHOWN: Final = 50
 DENIED: Final = "This needs a login, or the whole link to one video.\n"
 NOTHING: Final = "There is nothing here.\n"
+
+
+async def serve(
+    host: str,
+    port: int,
+    *,
+    archive: str = "default",
+    redirect: bool | None = None,
+    on_ready: Callable[[str, VideoArchive], None],
+) -> None:
+    """Runs the gallery until SIGTERM or Ctrl-C. Port 0 is a free one; `on_ready` is told the address once it listens.
+
+    Raises:
+        SetupError: others than this machine could look without a password, or the address cannot be had.
+        PipelineError: the block is missing or cannot be used.
+    """
+    block = await load_block(VideoArchive, archive)
+    check_password(host, block, archive)
+    listener, url = listen(host, port, "The gallery")
+    with listener:
+        async with contextlib.aclosing(block.store()) as store:
+            app = create_app(block, store, options=command_options("default", archive), redirect=redirect, url=url)
+            server = QuietServer(
+                app,
+                on_started=lambda: on_ready(url, block),
+                limit_concurrency=MOST_REQUESTS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+            await server.serve([listener])
+
+
+def check_password(host: str, block: VideoArchive, name: str) -> None:
+    """Makes sure that only this machine can look without a password.
+
+    Raises:
+        SetupError: others could.
+    """
+    public = block.gateway_url is not None and not is_loopback(urlsplit(block.gateway_url).hostname or "")
+    if block.gateway_password is None and (public or not is_loopback(host)):
+        raise SetupError(
+            f"Others could see every video: the video-archive block {name!r} has no gateway_password, which is needed "
+            f"beyond this machine. Set MINIO_GATEWAY_PASSWORD to 12 characters or more and run `{setup_command(name)}`."
+        )
 
 
 def create_app(
@@ -47,21 +97,19 @@ def create_app(
     *,
     options: str = "",
     redirect: bool | None = None,
+    url: str = "http://localhost",
     links: PrefectLinks | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Starlette:
     """The gallery over one archive.
 
     Args:
-        archive: its block.
-        store: its bucket, kept open while the app runs.
         options: what names the blocks in commands.
         redirect: whether browsers are sent to the store for videos; None: where the addresses say that they reach it.
-        links: to Prefect's UI.
-        now: the clock, for tests.
+        url: where it listens, which is its address where the block names no other.
     """
     if redirect is None:
-        redirect = redirects(store.url, archive.gateway_url or "http://localhost")
+        redirect = redirects(store.url, archive.gateway_url or url)
     index = ArchiveIndex(store, Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS))
     handlers = _Handlers(archive, index, Delivery(store, redirect=redirect), links or PrefectLinks(), options, now)
 
@@ -136,7 +184,8 @@ class _Handlers:
         last = max(1, -(-len(found) // PAGE_SIZE))
         first = (choice.page - 1) * PAGE_SIZE
         everything = [item.generation for item in items]
-        seen_to = notices(everything, self._options, self._now())
+        now = self._now().astimezone(UTC)
+        seen_to = notices(everything, self._options, now)
         return self._pages.page(
             "overview.html",
             choice=choice,
@@ -147,8 +196,8 @@ class _Handlers:
             last_page=last,
             notices=seen_to[:NOTICES_SHOWN],
             more_notices=max(len(seen_to) - NOTICES_SHOWN, 0),
-            spend=month_spend(everything, self._now()),
-            month=self._now(),
+            spend={row.currency: row.total for row in total_costs(everything, f"{now:%Y-%m}") if row.total},
+            month=now,
             index=index,
             needs_login=self.access.needs_login,
         )
@@ -193,7 +242,8 @@ class _Handlers:
         return picture
 
     async def log_in(self, request: Request) -> Response:
-        fields = parse_qs((await _body(request)).decode("utf-8", "replace"))
+        body = await read_body(request, most_bytes=MOST_FORM_BYTES, seconds=FORM_SECONDS)
+        fields = parse_qs(body.decode("utf-8", "replace"))
         try:
             right = self.access.is_password(fields.get("password", [""])[0])
         except TooManyError:
@@ -261,16 +311,6 @@ def _file_name(item: ArchivedObject) -> str:
 def _object(found: Generation, name: str) -> ArchivedObject | None:
     """The video or poster of this name; nothing else of the bucket can be had."""
     return next((item for item in found.objects if item.kind != "sidecar" and _file_name(item) == name), None)
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async with asyncio.timeout(10):
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MOST_FORM_BYTES:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    return bytes(body)
 
 
 async def _store_away(_: Request, error: Exception) -> Response:

@@ -1,13 +1,14 @@
-"""What needs a person, with the commands, and what was spent this month. Pure."""
+"""What needs a person, with the commands. Pure."""
 
+import json
 import re
-from collections import defaultdict
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Final, Literal
 
+from apixo.constants import DEFAULT_MODEL
 from flows.collect_videos import EXPIRING_AFTER
 from flows.record.advice import advice
 from flows.record.generation import Generation, State
@@ -31,13 +32,7 @@ class Notice:
 
 
 def notices(found: Iterable[Generation], options: str, now: datetime) -> list[Notice]:
-    """What needs a person, the most urgent first.
-
-    Args:
-        found: the generations.
-        options: what names the blocks in commands.
-        now: the time.
-    """
+    """What needs a person, the most urgent first. `options` name the blocks in commands."""
     made = [(item, why) for item in found if (why := _why(item, now)) is not None]
     made.sort(key=lambda pair: (_ORDER[pair[1]], -pair[0].updated_at.timestamp()))
     return [_notice(item, why, options) for item, why in made]
@@ -72,12 +67,26 @@ def pieces(text: str) -> list[tuple[str, bool]]:
     return [(part, bool(number % 2)) for number, part in enumerate(parts) if part]
 
 
-def month_spend(found: Iterable[Generation], now: datetime) -> dict[str, Decimal]:
-    """What the paid calls of this calendar month (UTC) cost or may have cost, by currency; none without prices."""
-    spent: dict[str, Decimal] = defaultdict(Decimal)
-    month = (now.astimezone(UTC).year, now.astimezone(UTC).month)
-    for attempt in (attempt for item in found for attempt in item.attempts):
-        claimed = attempt.claimed_at.astimezone(UTC)
-        if attempt.price is not None and attempt.state is not State.REJECTED and (claimed.year, claimed.month) == month:
-            spent[attempt.currency or ""] += attempt.price
-    return dict(sorted(spent.items()))
+def generate_command(found: Generation, options: str) -> str:
+    """The `sora generate` command for the same request. It names no key, so that it makes another video."""
+    request = found.request
+    words = ["sora", "generate"]
+    if request.model != DEFAULT_MODEL:
+        words += ["--model", request.model]
+    if request.duration is not None:
+        words += ["--duration", str(request.duration)]
+    if request.aspect_ratio is not None and (request.model, request.aspect_ratio) != (DEFAULT_MODEL, "landscape"):
+        words += ["--portrait"] if request.aspect_ratio == "portrait" else ["--aspect-ratio", request.aspect_ratio]
+    follows = "image-to-video" if request.image_urls else "text-to-video"
+    if request.mode is not None and request.mode != follows:
+        words += ["--mode", request.mode]
+    for url in request.image_urls:
+        words += ["--image", url]
+    for name, value in request.options.items():
+        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    for tag in request.tags:
+        words += ["--tag", tag]
+    if not request.remove_watermark:
+        words.append("--keep-watermark")
+    # Two dashes: a prompt may begin with one.
+    return f"{shlex.join(words)}{options} -- {shlex.quote(request.prompt)}"

@@ -70,28 +70,16 @@ class Choice:
         return sorted(chosen, key=lambda found: (found.created_at, found.key), reverse=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Menus:
-    """What there is to choose from, with how many videos each has."""
-
-    states: list[tuple[str, int]]
-    models: list[tuple[str, int]]
-    tags: list[tuple[str, int]]
-    batches: list[tuple[str, int]]
-
-
-def menus(items: Iterable[Item]) -> Menus:
-    """The menus for these videos."""
+def menus(items: Iterable[Item]) -> dict[str, list[tuple[str, int]]]:
+    """What there is to choose from, with how many videos each has: states, models, tags, batches."""
     found = [item.generation for item in items]
     states = Counter(generation.state.value for generation in found)
-    batches = Counter(generation.attempt.batch for generation in found if generation.attempt.batch)
-    tags = Counter(tag for generation in found for tag in generation.request.tags)
-    return Menus(
-        states=[(state.value, states[state.value]) for state in State if states[state.value]],
-        models=sorted(Counter(generation.attempt.model for generation in found).items()),
-        tags=sorted(tags.items()),
-        batches=sorted(batches.items()),
-    )
+    return {
+        "states": [(state.value, states[state.value]) for state in State if states[state.value]],
+        "models": sorted(Counter(generation.attempt.model for generation in found).items()),
+        "tags": sorted(Counter(tag for generation in found for tag in generation.request.tags).items()),
+        "batches": sorted(Counter(item.attempt.batch for item in found if item.attempt.batch).items()),
+    }
 
 
 def _day(text: str) -> bool:

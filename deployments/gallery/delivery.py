@@ -1,6 +1,8 @@
 """How a browser gets a video or a poster: a redirect to a signed address of the store, or the bytes through here."""
 
 import asyncio
+import re
+import unicodedata
 from collections import OrderedDict
 from http import HTTPStatus
 from typing import Final
@@ -11,8 +13,6 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from apixo.routes import is_loopback
 from blocks.object_store import ObjectStore
-from deployments.gallery.naming import download_name
-from deployments.gallery.ranges import parse_range
 from flows.record.generation import ArchivedObject, Generation
 from flows.signals.thumbnail import thumbnail
 
@@ -23,6 +23,7 @@ CARD_PIXELS: Final = 480
 MOST_CARDS: Final = 2_000
 """Pictures that are kept in memory, some 20 KB each."""
 MOST_POSTER_BYTES: Final = 20_000_000
+LONGEST_STEM: Final = 100
 POSTER_CACHE: Final = "private, max-age=86400"
 """A key's poster may be replaced by a person who names another task, so it is kept for a day, not for ever."""
 
@@ -36,12 +37,7 @@ def redirects(store_url: str, gateway_url: str) -> bool:
 
 
 class Delivery:
-    """Answers requests for objects of one store.
-
-    Args:
-        store: where they are.
-        redirect: whether browsers are sent to the store.
-    """
+    """Answers requests for objects of one store, to which browsers are sent where `redirect` says so."""
 
     def __init__(self, store: ObjectStore, *, redirect: bool) -> None:
         self._store = store
@@ -67,7 +63,7 @@ class Delivery:
             else None
         )
         try:
-            part = parse_range(asked, item.size_bytes)
+            part = _range(asked, item.size_bytes)
         except ValueError:
             headers = {"Content-Range": f"bytes */{item.size_bytes}"}
             return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
@@ -100,3 +96,33 @@ class Delivery:
                 self._cards.popitem(last=False)
         self._cards.move_to_end(item.sha256)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})
+
+
+def download_name(found: Generation, item: ArchivedObject) -> str:
+    """The key, and the first words of the prompt: `kite-01-a-red-kite-over-dunes.mp4`."""
+    stem, _, extension = item.name.rpartition("/")[2].rpartition(".")
+    plain = unicodedata.normalize("NFKD", found.request.prompt[:200]).encode("ascii", "ignore").decode().lower()
+    words = re.findall("[a-z0-9]+", plain)[:6]
+    name = "-".join([found.key, *words])[:LONGEST_STEM].rstrip("-._")
+    return f"{name}{stem.removeprefix('video')}.{extension}"
+
+
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first byte and the number of bytes that are asked for; None: all of it, as for what is not understood.
+
+    Raises:
+        ValueError: nothing of the object is in the range.
+    """
+    asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (header or "").strip())
+    if asked is None or not any(asked.groups()):
+        return None
+    first, last = asked.groups()
+    if first and last and int(last) < int(first):
+        return None
+    if not first:
+        start, end = max(size - int(last), 0), size - 1
+    else:
+        start, end = int(first), min(int(last or size - 1), size - 1)
+    if start > end:
+        raise ValueError(f"the object has {size} bytes")
+    return start, end - start + 1

@@ -39,10 +39,6 @@ class Item:
 class ArchiveIndex:
     """All records of one ledger. To be used on one event loop.
 
-    Args:
-        store, ledger: of the archive.
-        monotonic: the clock, for tests.
-
     Attributes:
         items: by key.
         unreadable: keys of records that cannot be understood.

@@ -39,12 +39,7 @@ def load_static() -> dict[str, StaticFile]:
 
 
 class Pages:
-    """Renders the templates.
-
-    Args:
-        static: the static files.
-        base: the path of the public address, where it has one.
-    """
+    """Renders the templates. `base` is the path of the public address, where it has one."""
 
     def __init__(self, static: dict[str, StaticFile], *, base: str) -> None:
         self._environment = Environment(

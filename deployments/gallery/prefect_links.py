@@ -22,11 +22,7 @@ LONGEST_ADDRESS: Final = 8_000
 
 
 class PrefectLinks:
-    """Makes the links; where Prefect is away, or its UI is unknown, there are none.
-
-    Args:
-        monotonic: the clock, for tests.
-    """
+    """Makes the links; where Prefect is away, or its UI is unknown, there are none."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic

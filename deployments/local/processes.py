@@ -39,11 +39,9 @@ class ManagedProcess:
     its own order; and the whole group ends when the parent dies, even by SIGKILL (see `guard.py`).
 
     Args:
-        command: program and arguments; no shell is involved.
         name: what messages call it.
         log_path: receives stdout and stderr, mode 0600. The log of the start before is kept beside it, ending in `.1`.
         environment: the whole environment of the child; by default this process's.
-        cwd: its working folder; by default this process's.
     """
 
     def __init__(
@@ -114,11 +112,7 @@ class ManagedProcess:
             self._signal_group(number)
 
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> int:
-        """Asks the whole group to end (SIGTERM), kills what is left after `grace_seconds`. May be called again.
-
-        Returns:
-            Its exit code, see `exit_code`.
-        """
+        """Asks the whole group to end (SIGTERM), kills what is left. May be called again. Returns its exit code."""
         self.send(signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds
         while self.is_alive() and time.monotonic() < deadline:
@@ -169,19 +163,15 @@ class Server:
             ProcessError: see `wait_until_ready`.
         """
         try:
-            wait_until_ready(
-                self.answers, process=self.process, timeout_seconds=self.timeout_seconds, what=self.process.name
-            )
+            wait_until_ready(self.answers, process=self.process, timeout_seconds=self.timeout_seconds)
         except BaseException:
             self.process.stop()
             raise
         return self
 
 
-def wait_until_ready(
-    check: Callable[[], bool], *, process: ManagedProcess, timeout_seconds: float, what: str, poll_seconds: float = 0.1
-) -> None:
-    """Waits until `check` says yes. `what` names the service in the errors.
+def wait_until_ready(check: Callable[[], bool], *, process: ManagedProcess, timeout_seconds: float) -> None:
+    """Waits until `check` says yes.
 
     Raises:
         ProcessError: the process ended, which is noticed at once; or it lives, and `timeout_seconds` have passed. The
@@ -194,15 +184,15 @@ def wait_until_ready(
             return
         if (exit_code := process.exit_code) is not None:
             raise ProcessError(
-                f"{what} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:\n"
-                f"{process.log_tail() or '(nothing)'}"
+                f"{process.name} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:"
+                f"\n{process.log_tail() or '(nothing)'}"
             )
         if time.monotonic() >= deadline:
             raise ProcessError(
-                f"{what} runs (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. Look into "
-                f"{process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
+                f"{process.name} runs (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. Look "
+                f"into {process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
             )
-        time.sleep(poll_seconds)
+        time.sleep(0.1)
 
 
 def http_get(port: int, path: str, *, timeout_seconds: float = 2.0) -> tuple[int, bytes] | None:

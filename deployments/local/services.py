@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deployments.local.credentials import Credentials
 from deployments.local.minio_build import Say
 from deployments.local.prefect_server import start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, Server, http_get
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import start_object_store
 
 SANDBOX_PORT: Final = 8700
@@ -49,10 +49,8 @@ def default_services(
     """The sandbox, the object store and Prefect.
 
     Args:
-        local_dir: where they keep their data.
         say: gets one line a step, where MinIO has to be built.
         speed: how many times faster than life the sandbox makes its videos.
-        sandbox_arguments: further arguments of its command line.
     """
     local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
     minio_keys, sandbox_keys = local_dir / "minio-credentials.json", local_dir / "sandbox-credentials.json"

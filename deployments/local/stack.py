@@ -30,7 +30,6 @@ class LocalStack:
     Args:
         local_dir: data, logs, `stack.json` and `stack.lock`.
         services: started in this order, and waited for once all are started.
-        say: gets one line a step.
 
     Raises (on entry):
         ProcessError: another process runs a stack on this folder, for two on the same data would damage it; or a
@@ -95,7 +94,6 @@ class LocalStack:
                 lambda answers=server.answers: self._all_alive() and answers(),  # type: ignore[misc]
                 process=server.process,
                 timeout_seconds=server.timeout_seconds,
-                what=server.process.name,
             )
             self._say(f"Ready after {time.monotonic() - began:.0f} s: {service.name}, {server.url}")
         self._write_info()

@@ -12,7 +12,6 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
-from deployments.local.credentials import Credentials
 from deployments.local.minio_build import FORCE_VARIABLE, Say, build_minio, find_minio
 from deployments.local.processes import (
     LOOPBACK,
@@ -23,6 +22,7 @@ from deployments.local.processes import (
     free_ports,
     require_free,
 )
+from deployments.local.stack_info import Credentials
 
 START_TIMEOUT_SECONDS: Final = 60.0
 """MinIO was measured to be ready within a second, SeaweedFS within two; a busy machine takes longer."""

@@ -9,21 +9,22 @@ lost: polling goes on.
 import asyncio
 import contextlib
 import functools
-import hmac
 import logging
 import re
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from apixo import ApixoError
 from apixo.redaction import hide_secret
@@ -33,8 +34,7 @@ from blocks.errors import StoreError
 from deployments.connection import SetupError
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
-from deployments.receiver.server import CallbackServer
-from deployments.web_server import listen
+from deployments.web_server import QuietServer, is_same, listen, read_body, setup_command
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
@@ -58,6 +58,15 @@ STORE_PATIENCE_SECONDS: Final = 2.0
 REFUSALS_EVERY_SECONDS: Final = 60.0
 """How often the log says at most that calls without a valid token came."""
 
+CONNECTION_SECONDS: Final = 30.0
+"""How long a connection may last: head, body, answer and whoever reads it slowly. Each is used once."""
+MOST_ANSWERED: Final = 256
+"""Connections that get a real answer at the same time; further ones get 503 at once."""
+MOST_CONNECTIONS: Final = 512
+"""Beyond these they are cut unheard: half of the file descriptors that Linux gives a process by default."""
+SERVER_STOP_SECONDS: Final = 6
+"""How long answers that are under way may take when it stops. The provider calls again for those that are cut."""
+
 _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
 """The first attempt's address has no number: each attempt has one address only."""
 # Also of what nothing is known a call is taken, with 200: the provider would only repeat it three times.
@@ -74,10 +83,7 @@ async def serve(
 ) -> None:
     """Runs the receiver until SIGTERM or Ctrl-C, then ends what is under way and returns.
 
-    Args:
-        host, port: where to listen; port 0 takes a free one.
-        api, archive: names of the blocks.
-        on_ready: called once it listens, with its address and the API block.
+    Port 0 takes a free one; `on_ready` is told the address once it listens.
 
     Raises:
         SetupError: there is no callback secret, or the address cannot be had.
@@ -85,78 +91,104 @@ async def serve(
         StoreError: the archive does not answer, or cannot keep a ledger.
     """
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    with listen(host, port, "The receiver") as listener:
+    listener, url = listen(host, port, "The receiver")
+    with listener:
         async with open_app(*blocks, api=api, archive=archive) as app:
-            shown = f"[{host}]" if ":" in host else host
-            url = f"http://{shown}:{listener.getsockname()[1]}"
             await CallbackServer(app, on_started=lambda: on_ready(url, blocks[0])).serve([listener])
 
 
 @contextlib.asynccontextmanager
 async def open_app(
-    api_block: ApixoApi, archive_block: VideoArchive, *, api: str = "default", archive: str = "default", **times: float
-) -> AsyncIterator[Starlette]:
-    """The receiver as an ASGI app, with its own connections to the API and the ledger. See `create_app`.
-
-    Opened before the server starts, so that an archive that is away ends the start with its own error.
-    """
-    async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
-        resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
-        yield create_app(resources, api=api, archive=archive, **times)
-
-
-def create_app(
-    resources: Resources,
+    api_block: ApixoApi,
+    archive_block: VideoArchive,
     *,
     api: str = "default",
     archive: str = "default",
     answer_seconds: float = ANSWER_SECONDS,
     body_seconds: float = BODY_SECONDS,
-) -> Starlette:
-    """The receiver as an ASGI app.
+) -> AsyncIterator[Starlette]:
+    """The receiver as an ASGI app, with its own connections to the API and the ledger.
 
-    Args:
-        resources: opened, and kept open while the app runs.
-        api, archive: names of the blocks, for the events.
-        answer_seconds, body_seconds: see `ANSWER_SECONDS` and `BODY_SECONDS`.
+    Opened before the server starts, so that an archive that is away ends the start with its own error.
 
     Raises:
         SetupError: the API block has no callback secret.
     """
-    _check_secret(resources.api, api)
-    handlers = _Handlers(resources, api=api, archive=archive, answer_seconds=answer_seconds, body_seconds=body_seconds)
+    if api_block.callback_secret is None:
+        raise SetupError(
+            f"The apixo-api block {api!r} has no callback_secret, so a call could not be told from a forged one. Set "
+            "APIXO_CALLBACK_SECRET to a long random text (`openssl rand -hex 32`) and APIXO_CALLBACK_URL to the public "
+            f"address of this receiver, and run `{setup_command(api)}`."
+        )
+    async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
+        resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
+        notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
+        handlers = _Handlers(resources, notifier, answer_seconds=answer_seconds, body_seconds=body_seconds)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await handlers.queue.aclose()
-        handlers.notifier.flush()
+        @contextlib.asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            yield
+            await handlers.queue.aclose()
+            notifier.flush()
 
-    # Whether or not what stands in front takes the path of the public address away.
-    public_path = httpx.URL(resources.api.callback_url or "").path.rstrip("/")
-    app = Starlette(
-        routes=[
-            Route("/health", handlers.health),
-            *(
-                Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
-                for path in dict.fromkeys([public_path, ""])
-                for rest in ("{token}", "{attempt}/{token}")
-            ),
-        ],
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False  # a redirect would repeat the token in its Location
-    return app
+        # Whether or not what stands in front takes the path of the public address away.
+        public_path = httpx.URL(api_block.callback_url or "").path.rstrip("/")
+        app = Starlette(
+            routes=[
+                Route("/health", handlers.health),
+                *(
+                    Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
+                    for path in dict.fromkeys([public_path, ""])
+                    for rest in ("{token}", "{attempt}/{token}")
+                ),
+            ],
+            lifespan=lifespan,
+        )
+        app.router.redirect_slashes = False  # a redirect would repeat the token in its Location
+        yield app
+
+
+class CallbackServer(QuietServer):
+    """The web server, set up to face the internet: no connection lasts, and too many are refused."""
+
+    def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None) -> None:
+        super().__init__(
+            app,
+            on_started=on_started,
+            http=_Connection,
+            headers=[("Connection", "close")],
+            limit_concurrency=MOST_ANSWERED,
+            timeout_keep_alive=1,
+            timeout_graceful_shutdown=SERVER_STOP_SECONDS,
+        )
+
+
+class _Connection(H11Protocol):
+    """One connection, with an end. uvicorn itself waits for ever for the head of a request."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.access_log = False
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._end = self.loop.call_later(CONNECTION_SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
 
 
 class _Handlers:
     """The handlers."""
 
-    def __init__(
-        self, resources: Resources, *, api: str, archive: str, answer_seconds: float, body_seconds: float
-    ) -> None:
-        self._resources = resources
-        self.notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
+    def __init__(self, resources: Resources, notifier: Notifier, *, answer_seconds: float, body_seconds: float) -> None:
+        self._resources, self._notifier = resources, notifier
         self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
         self._refused = 0
         self._refusals_reported_at = -REFUSALS_EVERY_SECONDS
@@ -170,7 +202,7 @@ class _Handlers:
             headers = {"Allow": "POST"} | self._proof(request)
             return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
         key, number = self._about(request)
-        body = await self._body(request)
+        body = await read_body(request, most_bytes=MOST_BODY_BYTES, seconds=self._body_seconds)
         claimed_task_id = parse_claimed_task_id(body)
         try:
             call = self.queue.take(key, number, claimed_task_id)
@@ -190,7 +222,7 @@ class _Handlers:
     def _proof(self, request: Request) -> dict[str, str]:
         """For a setup check, which proves that it has the callback secret: whether the blocks here are its own."""
         parts, resources = request.path_params, self._resources
-        if (parts["key"], parts.get("attempt")) != (CHECK_KEY, "0") or not _same(
+        if (parts["key"], parts.get("attempt")) != (CHECK_KEY, "0") or not is_same(
             parts["token"], resources.api.callback_token(CHECK_KEY, 0)
         ):
             return {}
@@ -208,7 +240,7 @@ class _Handlers:
             raise HTTPException(HTTPStatus.NOT_FOUND) from None
         attempt_number = int(number or "1")
         token = self._resources.api.callback_token(key, attempt_number)
-        if not _same(parts["token"], token):
+        if not is_same(parts["token"], token):
             self._report_refusals()
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return key, attempt_number
@@ -225,29 +257,12 @@ class _Handlers:
             )  # fmt: skip
             self._refused, self._refusals_reported_at = 0, now
 
-    async def _body(self, request: Request) -> bytes:
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > MOST_BODY_BYTES:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._body_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > MOST_BODY_BYTES:
-                        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        except TimeoutError:
-            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from None
-        except ClientDisconnect:  # nobody is there to read the answer
-            raise HTTPException(HTTPStatus.BAD_REQUEST) from None
-        return bytes(body)
-
     async def _work(self, key: str, attempt_number: int, claimed_task_id: str | None) -> Result:
         """Handles a call and logs what came of it. Whatever goes wrong, the receiver stays up."""
         result: Result
         try:
             result = await answer_call(
-                key, attempt_number, claimed_task_id, self._resources, notify=self.notifier.finished
+                key, attempt_number, claimed_task_id, self._resources, notify=self._notifier.finished
             )
         except (ApixoError, StoreError) as error:
             result, why = Trouble.UNAVAILABLE, str(error)
@@ -264,20 +279,6 @@ class _Handlers:
         return result
 
 
-def _same(token: str, expected: str) -> bool:
-    return hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode())
-
-
 def _reply(status: str, code: HTTPStatus) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code is HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse({"status": str(status)}, code, headers)
-
-
-def _check_secret(block: ApixoApi, name: str) -> None:
-    if block.callback_secret is None:
-        command = "sora setup" if name == "default" else f"sora setup --name {name}"
-        raise SetupError(
-            f"The apixo-api block {name!r} has no callback_secret, so a call could not be told from a forged one. Set "
-            "APIXO_CALLBACK_SECRET to a long random text (`openssl rand -hex 32`) and APIXO_CALLBACK_URL to the public "
-            f"address of this receiver, and run `{command}`."
-        )

@@ -41,7 +41,6 @@ class Notifier:
 
     Args:
         emit: takes key, task id, how the task ended, and `calls_collector`.
-        call_every_seconds: see `CALL_EVERY_SECONDS`.
         collector_runs: asked before it is called again.
     """
 

@@ -58,8 +58,6 @@ class CallbackQueue:
 
     Args:
         work: handles one call, of key, attempt number and claimed task id. It does not raise.
-        at_once: how many are handled at the same time.
-        most_calls: how many are handled or wait.
     """
 
     def __init__(

@@ -14,14 +14,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from deployments.sandbox.envelopes import failure, success
 from deployments.sandbox.faults import Fault
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
 from deployments.sandbox.pictures import FORMATS, sample
 from deployments.sandbox.record import RecordedRequest
 from deployments.sandbox.request_body import InvalidInputError, explain, read_request
-from deployments.sandbox.state import SandboxState
+from deployments.sandbox.tasks import SandboxState
+from deployments.sandbox.wire import failure, success
 
 _FAULTS = TypeAdapter(list[Fault])
 

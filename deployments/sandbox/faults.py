@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `downloads` carry them out."""
+"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `download_faults` carry them out."""
 
 import threading
 from typing import Literal, Self, get_args
@@ -202,15 +202,14 @@ class FaultScript:
         with self._lock:
             for entry in self._entries:
                 fault = entry.fault
-                if not entry.left or fault.call != call:
-                    continue
-                if fault.prompt_contains is not None and fault.prompt_contains not in (prompt or ""):
-                    continue
-                if fault.model is not None and fault.model != model:
-                    continue
-                if fault.kind in NEEDS_SUCCESS and not succeeded:
-                    continue
-                if early is not None and early != (fault.kind == "early"):
+                meant = (
+                    (fault.call == call and entry.left)
+                    and (fault.prompt_contains or "") in (prompt or "")
+                    and fault.model in (None, model)
+                    and (fault.kind not in NEEDS_SUCCESS or succeeded)
+                    and (early is None or early == (fault.kind == "early"))
+                )
+                if not meant:
                     continue
                 if entry.skip:
                     entry.skip -= 1

@@ -9,13 +9,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.sandbox.download_faults import damage_image, damage_result
-from deployments.sandbox.envelopes import failure
-from deployments.sandbox.links import VIDEO_NAMES
 from deployments.sandbox.misbehavior import misbehave, refuse
 from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest
-from deployments.sandbox.state import SandboxState
-from deployments.sandbox.tasks import Task
-from deployments.sandbox.wire import Exchange, read_body
+from deployments.sandbox.tasks import VIDEO_NAMES, SandboxState, Task
+from deployments.sandbox.wire import Exchange, failure, read_body
 
 #: Behind both stands the model.
 SUBMIT_PATH = "/api/v1/generateTask/"

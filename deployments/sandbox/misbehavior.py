@@ -1,4 +1,4 @@
-"""Faults that answer before anything is done, and those of the two API calls, carried out. See also `downloads`."""
+"""Faults that answer before anything is done, and those of the two API calls, carried out."""
 
 import json
 from http import HTTPStatus
@@ -6,9 +6,8 @@ from typing import get_args
 
 from starlette.types import ASGIApp
 
-from deployments.sandbox.envelopes import DAMAGED, Json, altered, damaged, failure
 from deployments.sandbox.faults import Fault, StatusKind
-from deployments.sandbox.wire import PIECE_BYTES, Exchange, Reply
+from deployments.sandbox.wire import PIECE_BYTES, Exchange, Json, Reply, failure
 
 #: Size of the padding of `huge_body`, in bytes.
 HUGE_BYTES = 50 * 1024 * 1024
@@ -19,6 +18,8 @@ PRIVATE_ADDRESS = "http://169.254.169.254/x"
 #: What a gateway says in the API's place, and a storage service of a file.
 PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1>nginx</body></html>"
 
+#: The ways a code-200 envelope can be wrong that both API calls share, and one of a submit.
+DAMAGED = frozenset({"wrong_types", "missing_fields", "null_data", "no_data", "text_code", "number_id"})
 #: The envelope's message for each status that a call can be refused with.
 MESSAGES = {
     400: "Invalid parameters",
@@ -132,3 +133,58 @@ async def _pad(exchange: Exchange, reply: Reply) -> None:
         await exchange.piece(b"x" * PIECE_BYTES)
     await exchange.piece(tail)
     await exchange.end()
+
+
+def damaged(kind: str, envelope: Json) -> Json:
+    """A code-200 envelope with the wrong content: one of `DAMAGED`."""
+    match kind:
+        case "missing_fields":
+            return {**envelope, "data": {}}
+        case "null_data":
+            return {**envelope, "data": None}
+        case "no_data":
+            return {"code": 200, "message": "success"}
+        case "number_id":  # the app has named it in digits
+            return {**envelope, "data": {"taskId": int(envelope["data"]["taskId"])}}
+        case "text_code":
+            return {**envelope, "code": str(envelope["code"])}
+        case _:
+            wrong = {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
+            return {"code": 200, "message": None, "data": wrong}
+
+
+def altered(kind: str, envelope: Json, second_url: str | None, fail_code: str) -> Json:
+    """A good status envelope that says something unforeseen: one of `faults.StatusKind`."""
+    data: Json = dict(envelope["data"] or {})
+    urls = json.loads(data.get("resultJson", "{}")).get("resultUrls", [])
+    match kind:
+        case "unknown_state":
+            data = _without_outcome(data) | {"state": "queued_v2"}
+        case "stuck_state":
+            data = _without_outcome(data) | {"state": "expired"}
+        case "failed":
+            outcome = {"state": "failed", "failCode": fail_code, "failMsg": "the sandbox was told to say so"}
+            data = _without_outcome(data) | outcome
+        case "result_json_broken":
+            data["resultJson"] = '{"resultUrls": ["http'
+        case "result_json_empty":
+            data["resultJson"] = '{"resultUrls": []}'
+        case "result_json_object":
+            data["resultJson"] = {"resultUrls": urls}
+        case "result_json_two":
+            data["resultJson"] = json.dumps({"resultUrls": [*urls, second_url]})
+        case "result_json_elsewhere":
+            data = {name: value for name, value in data.items() if name != "resultJson"}
+            data["videos"] = [{"cover": "https://example.com/cover.jpg", "url": url} for url in urls]
+        case "success_upper":
+            data["state"] = "SUCCESS"
+        case "success_completed":
+            data["state"] = "completed"
+        case "other_task":
+            data["taskId"] = "task_0ddba11"
+    return {**envelope, "data": data}
+
+
+def _without_outcome(data: Json) -> Json:
+    outcome = ("resultJson", "failCode", "failMsg", "completeTime", "costTime")
+    return {name: value for name, value in data.items() if name not in outcome}

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from apixo import catalogue
 from apixo.constants import DEFAULT_MODEL
+from apixo.errors import describe
 from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
 
 
@@ -129,9 +130,5 @@ def read_request(model: str, body: bytes) -> AnyRequest:
 
 def explain(error: ValidationError) -> str:
     """What is wrong with a body, naming each field: the message of a 400."""
-    parts = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        message = problem["msg"].removeprefix("Value error, ")
-        where = ".".join(str(step) for step in problem["loc"])
-        parts.append(f"{where}: {message}" if where else message)
-    return f"Invalid parameters: {'; '.join(parts)}"
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return f"Invalid parameters: {'; '.join(map(describe, problems))}"

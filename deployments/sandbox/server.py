@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from deployments.sandbox.app import create_app
 from deployments.sandbox.settings import SandboxSettings
-from deployments.sandbox.state import SandboxState
+from deployments.sandbox.tasks import SandboxState
 
 #: How long answers that are under way may take when the sandbox stops, in seconds. Then their connections are cut.
 GRACE_SECONDS = 0.05

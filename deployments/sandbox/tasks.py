@@ -1,25 +1,28 @@
-"""The generation tasks: how one lives from `pending` to its video, and the board that keeps them all."""
+"""The generation tasks: how one lives from `pending` to video and callback, and the board that keeps them all."""
 
 import asyncio
+import hashlib
+import hmac
 import json
 import logging
 import random
 import secrets
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
+from pydantic import BaseModel, Field
 
-from deployments.sandbox.callback_sender import CallbackAttempt, deliver
-from deployments.sandbox.envelopes import success
-from deployments.sandbox.faults import FaultScript
-from deployments.sandbox.links import ResultLinks
+from deployments.sandbox.faults import Fault, FaultScript
+from deployments.sandbox.record import RequestRecord
 from deployments.sandbox.request_body import AnyRequest
 from deployments.sandbox.settings import (
+    CALLBACK_PAUSES_SECONDS,
     FORBIDDEN_WORD,
     GENERATION_SECONDS,
     PENDING_PART,
@@ -27,12 +30,48 @@ from deployments.sandbox.settings import (
     SandboxSettings,
 )
 from deployments.sandbox.start_images import InvalidImageError, fetch_image, network_client
-from deployments.sandbox.video_store import VideoStore
-from deployments.sandbox.videos import video_size
+from deployments.sandbox.videos import VideoStore, video_size
+from deployments.sandbox.wire import Json, success
 
 logger = logging.getLogger(__name__)
 
+#: Every task has one video; the second name serves the fault that reports two results.
+VIDEO_NAMES = ("video.mp4", "video-2.mp4")
+
 State = Literal["pending", "processing", "success", "failed"]
+
+
+class CallbackAttempt(BaseModel):
+    """One POST of a callback and what came of it."""
+
+    time: float = Field(description="When it was sent, as Unix seconds.")
+    status: int | None = Field(description="The receiver's HTTP status; none when there was no answer.")
+    error: str | None = Field(None, description="Why there was no answer.")
+    seconds: float = Field(0, description="How long it took until then.")
+
+
+class ResultLinks:
+    """Signs result addresses and checks them. The secret lives as long as the sandbox."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+
+    def make(self, base_url: str, task_id: str, expires_at: float, name: str = VIDEO_NAMES[0]) -> str:
+        """The address of a video. `expires_at` in Unix seconds; `base_url` is how the caller reached the sandbox."""
+        expires = str(int(expires_at))
+        path_part, query_part = self._signatures(task_id, expires, name)
+        return f"{base_url.rstrip('/')}/results/{task_id}/{path_part}/{name}?expires={expires}&sig={query_part}"
+
+    def fits(self, *, task_id: str, signature: str, name: str, expires: str, sig: str) -> bool:
+        """Whether an address was made here, and not changed since."""
+        path_part, query_part = self._signatures(task_id, expires, name)
+        given = f"{signature}/{sig}".encode()
+        return hmac.compare_digest(given, f"{path_part}/{query_part}".encode())
+
+    def _signatures(self, task_id: str, expires: str, name: str) -> tuple[str, str]:
+        text = f"{task_id}\n{expires}\n{name}".encode()
+        digest = hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+        return digest[:16], digest[16:]
 
 
 @dataclass(slots=True)
@@ -148,7 +187,7 @@ class TaskBoard:
             "callback", prompt=request.input.prompt, model=model, early=True
         )
         if early:
-            self._keep(self._call_back(task, early=True))
+            self._keep(self._call_back(task, None))
         self._keep(self._live(task, call_back=not early))
         return task
 
@@ -179,7 +218,8 @@ class TaskBoard:
         finally:
             self._open -= 1
         if call_back and task.request.notify:
-            await self._call_back(task, early=False)
+            fault = self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
+            await self._call_back(task, fault)
 
     async def _generate(self, task: Task) -> None:
         clock = asyncio.get_running_loop().time
@@ -206,12 +246,7 @@ class TaskBoard:
         task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)
         _end(task)
 
-    async def _call_back(self, task: Task, *, early: bool) -> None:
-        fault = (
-            None
-            if early
-            else self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
-        )
+    async def _call_back(self, task: Task, fault: Fault | None) -> None:
         await deliver(
             self._client,
             task.request.notify or "",
@@ -233,3 +268,49 @@ def _end(task: Task, fail_code: str | None = None, fail_message: str | None = No
     task.completed_at = time.time()
     # Last: who sees a final state in another thread sees everything that belongs to it.
     task.state = "failed" if fail_code else "success"
+
+
+async def deliver(
+    client: httpx.AsyncClient,
+    url: str,
+    envelope: Callable[[], Json],
+    *,
+    settings: SandboxSettings,
+    fault: Fault | None,
+    attempts: list[CallbackAttempt],
+) -> None:
+    """Sends one callback as the fault, if any, bends it. Each attempt is added to `attempts`. Never raises."""
+    kind = fault.kind if fault else None
+    if kind == "drop":
+        return
+    if fault and kind == "late":
+        await asyncio.sleep(fault.seconds)
+    for _ in range(2 if kind == "twice" else 1):
+        for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
+            await asyncio.sleep(settings.scaled(pause_seconds))
+            attempt = await _post(client, url, b"<!doctype html>\x00 not json {" if kind == "junk" else envelope())
+            attempts.append(attempt)
+            if attempt.status == HTTPStatus.OK:
+                break
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: Json | bytes) -> CallbackAttempt:
+    now, began = time.time(), time.monotonic()
+    try:
+        if isinstance(body, bytes):
+            response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
+        else:
+            response = await client.post(url, json=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return CallbackAttempt(time=now, status=None, error=type(error).__name__, seconds=time.monotonic() - began)
+    return CallbackAttempt(time=now, status=response.status_code, seconds=time.monotonic() - began)
+
+
+class SandboxState:
+    """How a sandbox is set, what it was asked, what is to go wrong, and its tasks."""
+
+    def __init__(self, settings: SandboxSettings | None = None) -> None:
+        self.settings = settings or SandboxSettings()
+        self.record = RequestRecord()
+        self.faults = FaultScript()
+        self.tasks = TaskBoard(self.settings, self.faults)

@@ -11,6 +11,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+Json = dict[str, Any]
+
 #: How many bytes are sent at a time.
 PIECE_BYTES = 64 * 1024
 
@@ -156,3 +158,13 @@ async def read_body(receive: Receive, most_bytes: int) -> bytes | None:
             body += piece
         if not message.get("more_body", False) or received > 10 * most_bytes:
             return bytes(body) if received <= most_bytes else None
+
+
+def success(data: Mapping[str, Any]) -> Json:
+    """The envelope of a good reply."""
+    return {"code": 200, "message": "success", "data": dict(data)}
+
+
+def failure(code: int, message: str) -> Json:
+    """The envelope of an error."""
+    return {"code": code, "message": message, "data": None}

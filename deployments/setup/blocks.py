@@ -5,6 +5,7 @@ Repeating it changes nothing. What is not named keeps the value that the block h
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -69,7 +70,6 @@ async def save_blocks(
 
     Args:
         environ: where `APIXO_…` and `MINIO_…` are looked up.
-        name: of both blocks.
         ask: asks for what is required and missing; None: that is an error.
         reset: fields that do not keep what they have, but go back to their defaults when not named.
         check: tries both blocks before anything is saved; None: they are saved untried.
@@ -139,9 +139,9 @@ async def check_blocks(api: ApixoApi, archive: VideoArchive) -> VideoArchive:
 
 async def _addressed(archive: VideoArchive, tries: int = 3) -> VideoArchive:
     """The archive as its store answers it: a store may want another style first, and then another region."""
-    store = archive.store()
     try:
-        await store.get(PROBE)
+        async with aclosing(archive.store()) as store:
+            await store.get(PROBE)
     except WrongAddressError as error:
         if tries == 1:
             raise
@@ -149,8 +149,6 @@ async def _addressed(archive: VideoArchive, tries: int = 3) -> VideoArchive:
     except StoreError as error:
         if error.code != "NoSuchBucket":  # it will be made
             raise
-    finally:
-        await store.aclose()
     return archive
 
 
@@ -169,20 +167,16 @@ async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
     """Creates the archive's bucket where it is missing. Only set-up does this: see `blocks.probe`.
 
     Args:
-        archive: the block.
         known: whether the store is the local stack's, which needs no race: the tests race its kinds.
 
     Raises:
         StoreError: the archive does not answer, refuses the keys, or does not keep its conditions.
     """
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         created = await store.create_bucket()
         if known:
             await mark_raced(store)
         await ensure_ready(store, thorough=not known)
-    finally:
-        await store.aclose()
     return Saved("bucket", store.bucket, "created" if created else "unchanged")
 
 

@@ -4,22 +4,22 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.connection import SetupError
 from deployments.setup.blocks import Outcome, Saved
-from deployments.setup.schedules import keep_schedules
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """Where prefect.yaml is; a worker runs the code from there."""
@@ -89,7 +89,7 @@ async def delete_examples_commands() -> list[str]:
                 for trigger in sorted(item.triggers)
                 if await client.read_automations_by_name(trigger)
             ]
-            if await _version(client, item) is not None:
+            if await deployed(client, item) is not None:
                 commands.append(f"prefect deployment delete {item.full_name}")
     return commands
 
@@ -97,17 +97,20 @@ async def delete_examples_commands() -> list[str]:
 async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Saved]:
     saved: list[Saved] = []
     wanted = wanted_deployments((ROOT / file).read_text())
-    before = {item.name: await _version(client, item) for item in wanted}
-    if any(found != this for found in before.values()):
-        schedules = {item.name: await _schedules(client, item) for item in wanted}
+    before = {item.name: await deployed(client, item) for item in wanted}
+    versions = {item.name: await _version(client, item, before[item.name]) for item in wanted}
+    if any(version != this for version in versions.values()):
+        schedules = {name: await client.read_deployment_schedules(found.id) for name, found in before.items() if found}
         try:
             _prefect_deploy(file, this)
         finally:  # also of those that were deployed before it failed
             for item in wanted:
-                saved += await _keep_schedules(client, item, schedules[item.name])
+                if now := await deployed(client, item):
+                    kept = await keep_schedules(client, now.id, schedules.get(item.name, []), item.schedules)
+                    saved += [Saved("schedule", f"{item.name}: {name}", how) for name, how in kept]
     for item in wanted:
         outcome: Outcome = "created" if before[item.name] is None else "updated"
-        saved.append(Saved("deployment", item.name, "unchanged" if before[item.name] == this else outcome))
+        saved.append(Saved("deployment", item.name, "unchanged" if versions[item.name] == this else outcome))
     return saved
 
 
@@ -154,33 +157,61 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
     return "unchanged"  # a person may have changed its limit
 
 
-async def _found(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
+async def deployed(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
+    """What the server has of a deployment; None: nothing."""
     try:
         return await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
         return None
 
 
-async def _version(client: PrefectClient, wanted: _Wanted) -> str | None:
-    """The version that is deployed; None when there is none, and empty when one of its triggers is gone."""
-    found = await _found(client, wanted)
-    if found is None:
-        return None
+async def _version(client: PrefectClient, wanted: _Wanted, found: DeploymentResponse | None) -> str:
+    """The version that is deployed; empty when there is none, or one of its triggers is gone."""
     for trigger in wanted.triggers:
         if not await client.read_automations_by_name(trigger):
             return ""
-    return found.version or ""
+    return (found.version if found else None) or ""
 
 
-async def _schedules(client: PrefectClient, wanted: _Wanted) -> list[DeploymentSchedule]:
-    found = await _found(client, wanted)
-    return await client.read_deployment_schedules(found.id) if found else []
+async def keep_schedules(
+    client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule], slugs: Collection[str]
+) -> list[tuple[str, Outcome]]:
+    """Restores a person's choices after a deployment, and removes what prefect.yaml no longer has.
 
+    `prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI. Where
+    prefect.yaml has no schedule for a deployment any more, it leaves all of them.
 
-async def _keep_schedules(client: PrefectClient, wanted: _Wanted, before: Sequence[DeploymentSchedule]) -> list[Saved]:
-    found = await _found(client, wanted)
-    kept = await keep_schedules(client, found.id, before, wanted.schedules) if found else []
-    return [Saved("schedule", f"{wanted.name}: {name}", how) for name, how in kept]
+    A schedule of prefect.yaml has one of the slugs: it keeps being on or off, whatever else of it changed. One without
+    a slug was made by a person and is made again.
+
+    Returns:
+        Each schedule that is not as prefect.yaml has it, or was removed. To be shown: who has just switched one off in
+        prefect.yaml must see that it stays on.
+    """
+    kept: list[tuple[str, Outcome]] = []
+    after = []
+    for schedule in await client.read_deployment_schedules(deployment_id):
+        if schedule.slug and schedule.slug not in slugs:
+            await client.delete_deployment_schedule(deployment_id, schedule.id)
+            kept.append((schedule.slug, "removed"))
+        else:
+            after.append(schedule)
+    by_slug = {schedule.slug: schedule for schedule in after}
+    for schedule in before:
+        now = by_slug.get(schedule.slug)
+        if schedule.slug and now is not None and now.active != schedule.active:
+            await client.update_deployment_schedule(deployment_id, now.id, active=schedule.active)
+            kept.append((schedule.slug, "stays on" if schedule.active else "stays off"))
+        elif not schedule.slug and all(schedule.schedule != other.schedule for other in after):
+            theirs = DeploymentScheduleCreate(
+                schedule=schedule.schedule,
+                active=schedule.active,
+                max_scheduled_runs=schedule.max_scheduled_runs,
+                parameters=schedule.parameters,
+            )
+            await client.create_deployment_schedules(deployment_id, [theirs])
+            kept.append(("made by a person", "kept"))
+    return kept
 
 
 def _prefect_deploy(file: str, code: str) -> None:

@@ -69,7 +69,6 @@ def parse(wanted: str, environ: Mapping[str, str]) -> tuple[str, str]:
 
     Args:
         wanted: such as `slack:https://hooks.slack.com/…`; without an address, that of `SORA_NOTIFY_URL`.
-        environ: where that is looked up.
 
     Raises:
         SetupError: there is no such channel, or no address. The address is not repeated.

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
-from deployments.setup.deploy import MAIN, POOL, ROOT, code_version, wanted_deployments
+from deployments.setup.deploy import MAIN, POOL, ROOT, code_version, deployed, wanted_deployments
 from flows.check_setup import ARTIFACT_KEY
 from flows.checks import Finding, this_code
 
@@ -104,13 +104,11 @@ def code_in(table: object) -> str | None:
 async def _deployments(client: PrefectClient) -> Finding:
     this, missing, other = code_version(ROOT), [], []
     for wanted in wanted_deployments((ROOT / MAIN).read_text()):
-        try:
-            found = await client.read_deployment_by_name(wanted.full_name)
-        except ObjectNotFound:
+        found = await deployed(client, wanted)
+        if found is None:
             missing.append(wanted.name)
-        else:
-            if found.version != this:
-                other.append(wanted.name)
+        elif found.version != this:
+            other.append(wanted.name)
     if missing or other:
         said = [f"{', '.join(missing)} not deployed"] if missing else []
         said += [f"{', '.join(other)} deployed from other code"] if other else []

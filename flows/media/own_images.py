@@ -14,8 +14,8 @@ from typing import Final
 import httpx
 from PIL import Image, ImageOps
 
+from apixo.addresses import stored_image
 from apixo.catalogue import ImageFormat, ImageLimits
-from apixo.image_url import stored_image
 from blocks import VideoArchive
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectStore

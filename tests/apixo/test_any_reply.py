@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import httpx
 from hypothesis import HealthCheck, Phase, example, given, note, settings
-from hypothesis import strategies as st
 
 from apixo import (
     ApixoClient,
@@ -83,10 +82,6 @@ class Ask:
     def submit_once(self, telltales: Sequence[str]) -> Any:
         """The task id, or the error."""
         return self._outcome(self.client.submit_once(KITE, callback_url=CALLBACK), telltales)
-
-    def submit(self) -> Any:
-        """The same, repeated where that is free."""
-        return self._outcome(self.client.submit(KITE, callback_url=CALLBACK), ())
 
     def status_once(self, telltales: Sequence[str]) -> Any:
         """The status, or the error. A question knows nothing of the callback's address."""
@@ -211,23 +206,6 @@ def test_no_reply_breaks_the_client_or_is_taken_for_unpaid_without_a_no() -> Non
 def _is_too_deep(body: bytes) -> bool:
     """Whether a parser may give up on it. Each parser has a depth of its own, and the documented replies have three."""
     return body.count(b"[") + body.count(b"{") > 100
-
-
-def test_the_paid_call_is_repeated_only_after_a_documented_no() -> None:
-    answers = Answers()
-
-    @profile(150)
-    @given(st.lists(st.tuples(statuses | st.just(429), bodies), min_size=3, max_size=3))
-    def play(script: list[tuple[int, bytes]]) -> None:
-        said = [Reply(*part) for part in script]
-        answers.replies, answers.asked = [response(reply, {}, None) for reply in said], 0
-        found = ask.submit()
-        assert 1 <= answers.asked <= 3
-        assert all(reply.may_be_a_no() for reply in said[: answers.asked - 1])
-        check_submit(found, said[answers.asked - 1], readable=False)
-
-    with asking(answers, max_tries=3, sleep=nap) as ask:
-        play()
 
 
 def test_no_bytes_on_the_wire_break_the_client() -> None:

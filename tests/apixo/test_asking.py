@@ -10,14 +10,11 @@ from apixo import (
     ApixoError,
     AuthenticationError,
     BadRequestError,
-    ContentViolationError,
-    DeadlineError,
-    Failed,
-    GenerationFailedError,
     NoReplyError,
     Pending,
     Succeeded,
     UnknownState,
+    wait_for_end,
 )
 from deployments.sandbox import Fault, SandboxServer
 
@@ -48,7 +45,7 @@ async def test_a_transient_answer_is_asked_for_again(
     own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str
 ) -> None:
     client = own_connect(own_sandbox.base_url)
-    task_id = await client.submit(KITE)
+    task_id = await client.submit_once(KITE)
     own_sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": 2}))
     assert (await client.status(task_id)).task_id == task_id
     assert len(own_sandbox.record.statuses(task_id)) == 3
@@ -86,7 +83,7 @@ async def test_a_kept_connection_that_has_died_costs_one_more_question(own_conne
 
 async def test_an_unknown_state_is_an_answer(own_sandbox: SandboxServer, own_connect: Connect) -> None:
     client = own_connect(own_sandbox.base_url)
-    task_id = await client.submit(KITE)
+    task_id = await client.submit_once(KITE)
     own_sandbox.faults.add(Fault(call="status", kind="unknown_state"))
     status = await client.status(task_id)
     assert (type(status), status.state) == (UnknownState, "queued_v2")
@@ -125,32 +122,11 @@ async def test_a_trickle_ends_a_question(own_connect: Connect) -> None:
 
 async def test_waiting_ends_with_the_result(own_connect: Connect, own_naps: Naps) -> None:
     async with serving(PENDING, reset, reply(http(429, retry_after="30")), DONE) as server:
-        status = await own_connect(server.url).wait("task_1")
+        client = own_connect(server.url)
+        status = await wait_for_end(
+            lambda: client.status_once("task_1"), task_id="task_1", sleep=own_naps, rng=lambda: 0.5
+        )
         assert isinstance(status, Succeeded)
         assert status.result_urls == ("https://x.example/v",)
         assert len(server.requests) == 4
     assert own_naps == [180, 10, 10, 30]
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [("CONTENT_VIOLATION", ContentViolationError), ("SOMETHING_NEW", GenerationFailedError)],
-)
-async def test_waiting_for_a_task_that_fails_raises_why(
-    own_connect: Connect, code: str, expected: type[GenerationFailedError]
-) -> None:
-    async with serving(PENDING, failed(code)) as server:
-        client = own_connect(server.url)
-        with pytest.raises(GenerationFailedError) as raised:
-            await client.wait("task_1")
-        assert type(raised.value) is expected
-        assert (raised.value.fail_code, raised.value.fail_message, raised.value.task_id) == (code, "words", "task_1")
-        assert isinstance(await client.status("task_1"), Failed)
-
-
-async def test_waiting_has_a_deadline_of_a_monotonic_clock(own_connect: Connect) -> None:
-    now = iter(range(0, 100_000, 700))
-    async with serving(PENDING) as server:
-        with pytest.raises(DeadlineError):
-            await own_connect(server.url, monotonic=lambda: float(next(now))).wait("task_1")
-        assert len(server.requests) == 3

@@ -383,7 +383,7 @@ async def test_both_calls_name_the_model(own_connect: Connect) -> None:
 @pytest.mark.parametrize("data", [74.87, 0, 12])
 async def test_the_balance_is_a_bare_number(data: float, own_connect: Connect) -> None:
     async with serving(reply(http(200, envelope(data)))) as server:
-        assert await own_connect(server.url).balance() == Decimal(str(data))
+        assert await own_connect(server.url).balance_once() == Decimal(str(data))
         assert server.lines() == ["GET /api/v1/apikeys/current-balance HTTP/1.1"]
 
 
@@ -391,4 +391,4 @@ async def test_the_balance_is_a_bare_number(data: float, own_connect: Connect) -
 async def test_a_balance_that_is_no_number_is_an_error(data: Any, own_connect: Connect) -> None:
     async with serving(reply(http(200, envelope(data)))) as server:
         with pytest.raises(UnexpectedReplyError, match="no balance"):
-            await own_connect(server.url, max_tries=1).balance()
+            await own_connect(server.url).balance_once()

@@ -202,7 +202,7 @@ def test_a_400_about_the_model_itself_is_no_mistake_of_the_request(words: str, g
 
 
 def test_only_what_judges_the_content_or_the_input_is_final() -> None:
-    final = {code for code, cls in FAILURES.items() if cls.permanent}
+    final = {code for code, (cls, _) in FAILURES.items() if cls.permanent}
     assert set(FAILURES) - final == {
         "IMAGE_DOWNLOAD_FAILED",
         "PROCESSING_TIMEOUT",

@@ -91,7 +91,7 @@ async def test_a_server_that_echoes_the_key_gives_it_away_to_nobody(
     async with serving(echo(status, form)) as server:
         client = own_connect(server.url, api_key=KEY, max_tries=1)
         errors = []
-        for call in (client.submit(KITE), client.status("task_1")):
+        for call in (client.submit_once(KITE), client.status("task_1")):
             with pytest.raises(ApixoError) as raised:
                 await call
             errors.append(raised.value)
@@ -105,7 +105,7 @@ async def test_a_server_that_echoes_the_key_gives_it_away_to_nobody(
 async def test_a_line_that_echoes_a_secret_is_not_repeated(own_connect: Connect, echoed: str) -> None:
     async with serving(cut(f"{echoed}\r\n\r\n".encode())) as server:
         with pytest.raises(ApixoError) as raised:
-            await own_connect(server.url, api_key=KEY).submit(KITE, callback_url=CALLBACK)
+            await own_connect(server.url, api_key=KEY).submit_once(KITE, callback_url=CALLBACK)
     for telltale in ("5ec7e7", "51gned", "70ken"):
         assert telltale not in shown(raised.value)
 

@@ -1,4 +1,4 @@
-"""The paid call: one POST for every outcome that may have been paid, more only where that is provably free."""
+"""The paid call: one POST, whatever comes."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ async def test_an_unclear_outcome_is_one_post(
     timeout_seconds = 0.3 if kind in ("hang", "hang_after", "slow") else 10
     client = own_connect(own_sandbox.base_url, submit_timeout_seconds=timeout_seconds)
     with pytest.raises(ApixoError) as raised:
-        await client.submit(KITE)
+        await client.submit_once(KITE)
     assert type(raised.value) is expected
     assert len(own_sandbox.record.submits()) == 1
     assert own_naps == []
@@ -104,7 +104,7 @@ async def test_bytes_that_answer_nothing_are_one_post(
     async with serving(answer) as server:
         client = own_connect(server.url, submit_timeout_seconds=0.4)
         with pytest.raises(ApixoError) as raised:
-            await client.submit(KITE)
+            await client.submit_once(KITE)
         assert type(raised.value) is expected
         assert len(server.requests) == server.connections == 1
     assert own_naps == []
@@ -112,7 +112,7 @@ async def test_bytes_that_answer_nothing_are_one_post(
 
 async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
     async with serving(reply(ACCEPTED)) as server:
-        task_id = await own_connect(server.url + "/").submit(KITE, callback_url="https://cb.example.com/apixo/k/t")
+        task_id = await own_connect(server.url + "/").submit_once(KITE, callback_url="https://cb.example.com/apixo/k/t")
         assert task_id == "task_1"
         (request,) = server.requests
         assert request.head.startswith("POST /api/v1/generateTask/sora-2 HTTP/1.1\r\n")
@@ -122,39 +122,8 @@ async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
 
 
 async def test_the_sandbox_charges_once_for_one_submission(own_sandbox: SandboxServer, own_connect: Connect) -> None:
-    task_id = await own_connect(own_sandbox.base_url).submit(KITE)
+    task_id = await own_connect(own_sandbox.base_url).submit_once(KITE)
     assert [request.task_id for request in own_sandbox.record.charged()] == [task_id]
-
-
-@pytest.mark.parametrize(
-    ("retry_after", "pauses"),
-    [(None, [1.5, 3.0]), ("7", [7.75, 8.5]), ("100000", [300.75, 301.5]), ("soon", [1.5, 3.0])],
-)
-async def test_a_429_is_repeated_after_the_pause_that_was_asked_for(
-    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, retry_after: str | None, pauses: list[float]
-) -> None:
-    own_sandbox.faults.add(Fault(call="submit", kind="http_429", times=2, retry_after=retry_after))
-    await own_connect(own_sandbox.base_url).submit(KITE)
-    assert own_naps == pauses
-    assert len(own_sandbox.record.submits()) == 3
-    assert len(own_sandbox.record.charged()) == 1
-
-
-async def test_a_429_that_stays_comes_out_in_the_end(
-    own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps
-) -> None:
-    own_sandbox.faults.add(Fault(call="submit", kind="http_429", times=-1, retry_after="7"))
-    with pytest.raises(RateLimitError) as raised:
-        await own_connect(own_sandbox.base_url).submit(KITE)
-    assert raised.value.retry_after_seconds == 7
-    assert (len(own_sandbox.record.submits()), len(own_naps)) == (3, 2)
-
-
-async def test_a_lost_reply_after_a_429_ends_the_repeating(own_sandbox: SandboxServer, own_connect: Connect) -> None:
-    own_sandbox.faults.add(Fault(call="submit", kind="http_429"), Fault(call="submit", kind="reset_after"))
-    with pytest.raises(NoReplyError):
-        await own_connect(own_sandbox.base_url).submit(KITE)
-    assert (len(own_sandbox.record.submits()), len(own_sandbox.record.charged())) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -165,36 +134,29 @@ async def test_a_lost_reply_after_a_429_ends_the_repeating(own_sandbox: SandboxS
         ("http_402", InsufficientBalanceError),
         ("http_403", PermissionDeniedError),
         ("http_404", ModelNotFoundError),
+        ("http_429", RateLimitError),
     ],
 )
-async def test_a_no_that_stays_is_not_repeated(
+async def test_a_documented_no_is_one_post(
     own_sandbox: SandboxServer, own_connect: Connect, own_naps: Naps, kind: str, expected: type[ApixoError]
 ) -> None:
     own_sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     with pytest.raises(expected):
-        await own_connect(own_sandbox.base_url).submit(KITE)
+        await own_connect(own_sandbox.base_url).submit_once(KITE)
     assert len(own_sandbox.record.submits()) == 1
     assert own_naps == []
 
 
-async def test_a_connection_that_never_came_about_is_tried_again(own_connect: Connect, own_naps: Naps) -> None:
+async def test_a_connection_that_never_came_about_sent_nothing(own_connect: Connect) -> None:
     with pytest.raises(NotSentError, match=r"No connection to 127\.0\.0\.1.*Nothing was sent"):
-        await own_connect(f"http://127.0.0.1:{closed_port()}").submit(KITE)
-    assert own_naps == [1.5, 3.0]
-
-
-async def test_one_try_is_one_post_whatever_comes(own_sandbox: SandboxServer, own_connect: Connect) -> None:
-    own_sandbox.faults.add(Fault(call="submit", kind="http_429"))
-    with pytest.raises(RateLimitError):
-        await own_connect(own_sandbox.base_url).submit_once(KITE)
-    assert len(own_sandbox.record.submits()) == 1
+        await own_connect(f"http://127.0.0.1:{closed_port()}").submit_once(KITE)
 
 
 async def test_every_post_has_a_fresh_connection_and_questions_share_one(
     own_sandbox: SandboxServer, own_connect: Connect
 ) -> None:
     client = own_connect(own_sandbox.base_url)
-    task_ids = [await client.submit(KITE) for _ in range(3)]
+    task_ids = [await client.submit_once(KITE) for _ in range(3)]
     for task_id in task_ids:
         await client.status(task_id)
     posts = {request.client_port for request in own_sandbox.record.submits()}
@@ -256,7 +218,7 @@ async def test_before_sending_is_called_when_the_turn_has_come(own_connect: Conn
 
 async def test_a_cancellation_comes_out_and_sends_nothing_again(own_connect: Connect, own_naps: Naps) -> None:
     async with serving(hang) as server:
-        submitting = asyncio.create_task(own_connect(server.url).submit(KITE))
+        submitting = asyncio.create_task(own_connect(server.url).submit_once(KITE))
         async with asyncio.timeout(60):
             while not server.requests:
                 await asyncio.sleep(0.005)
@@ -270,7 +232,7 @@ async def test_a_cancellation_comes_out_and_sends_nothing_again(own_connect: Con
 async def test_a_reply_is_not_read_beyond_a_mebibyte(own_connect: Connect) -> None:
     async with serving(reply(http(200, b"x" * 50_000_000))) as server:
         with pytest.raises(UnexpectedReplyError, match="1,048,576"):
-            await own_connect(server.url).submit(KITE)
+            await own_connect(server.url).submit_once(KITE)
         transport = server.requests[0].writer.transport
         async with asyncio.timeout(60):
             while not transport.is_closing():  # the client hung up in the middle
@@ -283,10 +245,10 @@ async def test_the_limit_of_a_reply_is_exact(own_connect: Connect, size: int) ->
     async with serving(reply(http(200, body + " " * (size - len(body))))) as server:
         client = own_connect(server.url)
         if size == 1_048_576:
-            assert await client.submit(KITE) == "task_1"
+            assert await client.submit_once(KITE) == "task_1"
         else:
             with pytest.raises(UnexpectedReplyError):
-                await client.submit(KITE)
+                await client.submit_once(KITE)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -294,7 +256,7 @@ async def test_the_key_does_not_follow_a_redirect(own_connect: Connect, status: 
     async with serving(reply(ACCEPTED)) as elsewhere, serving(reply(http(status, location=elsewhere.url))) as server:
         client = own_connect(server.url)
         with pytest.raises(ServerError):
-            await client.submit(KITE)
+            await client.submit_once(KITE)
         with pytest.raises(ServerError):
             await client.status_once("task_1")
         assert len(server.requests) == 2

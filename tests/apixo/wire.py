@@ -6,9 +6,11 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.blocks.wire import listening
 
 
 @dataclass
@@ -57,44 +59,22 @@ class WireServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with suppress(asyncio.IncompleteReadError, OSError):
-            while not writer.is_closing():
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                exchange = Exchange(head, b"", writer.get_extra_info("peername")[1], reader, writer)
-                exchange.body = await reader.readexactly(int(exchange.header("content-length") or 0))
-                self.requests.append(exchange)
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                await answer(exchange)
-        writer.close()
+        while not writer.is_closing():
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            exchange = Exchange(head, b"", writer.get_extra_info("peername")[1], reader, writer)
+            exchange.body = await reader.readexactly(int(exchange.header("content-length") or 0))
+            self.requests.append(exchange)
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            await answer(exchange)
 
 
 @asynccontextmanager
 async def serving(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[WireServer]:
     """Runs such a server; at the end every connection is closed, whatever hangs in it."""
     server = WireServer(list(answers), scheme="https" if tls else "http")
-    handlers: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        handlers.add(task)
-        try:
-            with suppress(asyncio.CancelledError):
-                await server._serve(reader, writer)
-        finally:
-            writer.transport.abort()
-            handlers.discard(task)
-
-    listener = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
-    server.port = listener.sockets[0].getsockname()[1]
-    try:
+    async with listening(server._serve, tls) as endpoint:
+        server.port = int(endpoint.rpartition(":")[2])
         yield server
-    finally:
-        listener.close()
-        for handler in list(handlers):
-            handler.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
-        await listener.wait_closed()
 
 
 def http(status: int, body: bytes | str | dict[str, Any] = b"", **headers: str) -> bytes:

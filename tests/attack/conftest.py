@@ -81,7 +81,7 @@ def one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         video, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
     )
     folder.mkdir()
-    monkeypatch.setattr("deployments.sandbox.video_store.render_video", lambda path, **_: shutil.copyfile(video, path))
+    monkeypatch.setattr("deployments.sandbox.videos.render_video", lambda path, **_: shutil.copyfile(video, path))
     return folder
 
 

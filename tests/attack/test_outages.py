@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from deployments.local.credentials import Credentials
 from deployments.local.prefect_server import PrefectServer, start_prefect_server
 from deployments.local.processes import ManagedProcess
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State

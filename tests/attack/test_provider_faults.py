@@ -1,7 +1,6 @@
 """Every fault of the provider, through the whole flow: how the run ends, what was sent, and what a rerun does."""
 
 import re
-import socket
 from typing import Any, Final
 
 import pytest
@@ -15,6 +14,7 @@ from flows.media.hosts import guarded_client
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
+from tests.apixo.wire import closed_port
 from tests.attack.fault_rows import TRIES, End, Row
 from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, with_table
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -172,11 +172,6 @@ async def point_to(base_url: str, stored: StoredBlocks) -> None:
     stored.api.base_url = base_url
     stored.api.deadline_seconds = 20
     await stored.api.save(stored.name, overwrite=True)
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @pytest.mark.sample

@@ -12,9 +12,9 @@ import httpx
 from prefect.blocks.system import Secret
 
 from blocks import ApixoApi
-from deployments.local.credentials import Credentials
 from deployments.local.prefect_server import start_prefect_server
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, http_get, wait_until_ready
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_archive, topology, unique
@@ -128,7 +128,6 @@ class Stage:
                 lambda: (http_get(port, "/health") or http_get(port, "/")) is not None,
                 process=process,
                 timeout_seconds=90,
-                what=process.name,
             )
             yield process
 

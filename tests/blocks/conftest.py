@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
-from deployments.local.credentials import Credentials
 from deployments.local.minio_build import FORCE_VARIABLE
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 
 CHECKOUT = Path(__file__).parents[2]

@@ -39,7 +39,6 @@ def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, di
             lambda: "Ctrl-C stops everything" in process.log_path.read_text(),
             process=process,
             timeout_seconds=300,
-            what="sora up",
         )
         info = StackInfo.read(folder / "local")
         assert info is not None

@@ -62,7 +62,6 @@ async def test_secrets_and_signatures_stay_where_they_belong(
                 lambda: "Waiting for callbacks" in receiver.log_path.read_text(),
                 process=receiver,
                 timeout_seconds=60,
-                what="the receiver",
             )
             for call, kind in [
                 ("image", "http_404"), ("submit", "http_401"), ("status", "http_401"), ("result", "http_404"),

@@ -19,9 +19,9 @@ from pydantic import SecretStr
 
 import deployments.local.store_server
 from blocks import VideoArchive
-from deployments.local.credentials import Credentials
 from deployments.local.minio_build import FORCE_VARIABLE
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, free_ports
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import start_object_store
 from tests.support import unique
 

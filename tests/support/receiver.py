@@ -13,8 +13,7 @@ from typing import Any
 from prefect.blocks.system import Secret
 
 from blocks import ApixoApi, VideoArchive
-from deployments.receiver.calls import open_app
-from deployments.receiver.server import CallbackServer
+from deployments.receiver.calls import CallbackServer, open_app
 from flows.resources import PayingResources
 
 
@@ -128,7 +127,7 @@ async def receiving(
         name: of both blocks, for the events.
         submitting: the archive as the submitting side reaches it, where that differs.
         path: of the public address.
-        times: see `deployments.receiver.calls.create_app`.
+        times: see `deployments.receiver.calls.open_app`.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listener.getsockname()[1]

@@ -98,7 +98,7 @@ def started(folder: Path) -> Iterator[Topology]:
         stack.callback(services.stop)
         wait_until_ready(
             lambda: http_get(port, "/api/health") == (200, b"true"),
-            process=api, timeout_seconds=START_SECONDS, what=api.name,
+            process=api, timeout_seconds=START_SECONDS,
         )  # fmt: skip
         client = inherited | {
             **QUIET,
@@ -137,7 +137,7 @@ def _postgresql(folder: Path) -> Iterator[tuple[ManagedProcess, str]]:
     try:
         wait_until_ready(
             lambda: subprocess.run(is_ready, check=False).returncode == 0,
-            process=server, timeout_seconds=START_SECONDS, what=server.name,
+            process=server, timeout_seconds=START_SECONDS,
         )  # fmt: skip
         yield server, f"postgresql+asyncpg://prefect:{password}@{LOOPBACK}:{port}/postgres"
     finally:
@@ -157,7 +157,7 @@ def _redis(folder: Path) -> Iterator[tuple[ManagedProcess, int]]:
     ) as server:  # fmt: skip
         wait_until_ready(
             lambda: "Ready to accept connections" in server.log_tail(),
-            process=server, timeout_seconds=START_SECONDS, what=server.name,
+            process=server, timeout_seconds=START_SECONDS,
         )  # fmt: skip
         yield server, port
 

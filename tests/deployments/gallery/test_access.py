@@ -8,7 +8,7 @@ from starlette.responses import Response
 from blocks import VideoArchive
 from deployments.connection import SetupError
 from deployments.gallery.access import COOKIE, MOST_WRONG, SESSION_SECONDS, WRONG_SECONDS, Access, TooManyError
-from deployments.gallery.serving import check_password
+from deployments.gallery.app import check_password
 from tests.deployments.gallery.shown import GUARDED, PASSWORD, SECRET, OpenGallery
 
 

@@ -8,10 +8,10 @@ from html import unescape
 import pytest
 
 from blocks.object_store import ObjectStore
-from deployments.gallery.attention import month_spend, notices, pieces
+from deployments.gallery.attention import generate_command, notices, pieces
 from deployments.gallery.choice import Choice, menus
+from deployments.gallery.delivery import download_name
 from deployments.gallery.index import Item
-from deployments.gallery.naming import download_name, generate_command
 from flows.record.generation import Generation, State
 from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, made, put
 
@@ -140,9 +140,9 @@ def test_a_choice_finds(query: dict[str, str], keys: list[str]) -> None:
 
 def test_the_menus_say_what_there_is() -> None:
     found = menus(SOME)
-    assert found.states == [("archived", 2), ("failed", 1)]
-    assert found.tags == [("hero", 1)]
-    assert found.batches == [("spring", 2)]
+    assert found["states"] == [("archived", 2), ("failed", 1)]
+    assert found["tags"] == [("hero", 1)]
+    assert found["batches"] == [("spring", 2)]
 
 
 def test_what_needs_a_person_stands_on_top_with_its_command() -> None:
@@ -170,7 +170,9 @@ def test_a_sentence_is_cut_at_its_commands() -> None:
     assert pieces("Run `sora x`, or wait.") == [("Run ", False), ("sora x", True), (", or wait.", False)]
 
 
-def test_the_months_spend_counts_each_attempt_that_may_be_paid() -> None:
+async def test_the_months_spend_counts_each_attempt_that_may_be_paid(
+    open_gallery: OpenGallery, store: ObjectStore
+) -> None:
     first = datetime(2026, 3, 1, tzinfo=UTC)
     found = [
         made("a", price=Decimal("0.40")),
@@ -179,8 +181,11 @@ def test_the_months_spend_counts_each_attempt_that_may_be_paid() -> None:
         made("d", price=Decimal("1"), at=first),
         made("e"),
     ]
-    assert month_spend(found, NOW) == {"USD": Decimal("1.80")}
-    assert month_spend([], NOW) == {}
+    async with open_gallery() as gallery:
+        assert 'class="spend"' not in (await gallery.get("/")).text
+    await put(store, *found)
+    async with open_gallery() as gallery:
+        assert "<b>1.80 USD</b>" in (await gallery.get("/")).text
 
 
 def test_another_one_is_a_command_that_a_shell_takes_as_it_is() -> None:

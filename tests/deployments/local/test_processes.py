@@ -166,10 +166,10 @@ def test_environment_and_folder_are_the_given_ones(tmp_path: Path) -> None:
 
 def test_a_dying_child_is_reported_at_once_with_the_end_of_its_log(tmp_path: Path) -> None:
     command = ["sh", "-c", "for i in $(seq 100); do echo line $i; done; echo 'bind: address already in use'; exit 3"]
-    process = ManagedProcess(command, name="x", log_path=tmp_path / "x.log")
+    process = ManagedProcess(command, name="The thing", log_path=tmp_path / "x.log")
     began = time.monotonic()
     with pytest.raises(ProcessError, match="The thing ended while starting") as caught:
-        wait_until_ready(lambda: False, process=process, timeout_seconds=120, what="The thing")
+        wait_until_ready(lambda: False, process=process, timeout_seconds=120)
     assert time.monotonic() - began < 60
     assert "exit code 3" in str(caught.value)
     assert "line 100" in str(caught.value)
@@ -180,19 +180,19 @@ def test_a_dying_child_is_reported_at_once_with_the_end_of_its_log(tmp_path: Pat
 def test_a_missing_program_is_reported_by_name(tmp_path: Path) -> None:
     process = ManagedProcess([str(tmp_path / "no-such-program")], name="x", log_path=tmp_path / "x.log")
     with pytest.raises(ProcessError, match="no-such-program could not be started"):
-        wait_until_ready(lambda: False, process=process, timeout_seconds=60, what="The thing")
+        wait_until_ready(lambda: False, process=process, timeout_seconds=60)
 
 
 def test_an_answer_of_a_stranger_does_not_make_a_dead_child_ready(tmp_path: Path) -> None:
     process = ManagedProcess(["false"], name="x", log_path=tmp_path / "x.log")
     assert eventually(lambda: not process.is_alive())
     with pytest.raises(ProcessError, match="ended while starting"):
-        wait_until_ready(lambda: True, process=process, timeout_seconds=60, what="The thing")
+        wait_until_ready(lambda: True, process=process, timeout_seconds=60)
 
 
 def test_a_child_that_is_never_ready_names_its_log(tmp_path: Path) -> None:
     with start(SLEEPER, tmp_path) as process, pytest.raises(ProcessError, match=r"child\.log") as caught:
-        wait_until_ready(lambda: False, process=process, timeout_seconds=0.3, what="The thing")
+        wait_until_ready(lambda: False, process=process, timeout_seconds=0.3)
     assert "not ready after 0 s" in str(caught.value)
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.local.credentials import Credentials
 from deployments.local.processes import LOOPBACK, ManagedProcess, ProcessError, Server, free_port, http_get
 from deployments.local.services import Service, default_services
 from deployments.local.stack import LocalStack
-from deployments.local.stack_info import StackInfo
+from deployments.local.stack_info import Credentials, StackInfo
 
 # Ready after a while, so that it shows what starts in parallel; appends a line to a file when it is asked to stop.
 SERVER = """

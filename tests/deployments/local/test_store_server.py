@@ -13,9 +13,9 @@ import pytest
 from minio import Minio
 from minio.error import S3Error
 
-from deployments.local.credentials import Credentials
 from deployments.local.minio_build import build_minio, find_minio
 from deployments.local.processes import ProcessError, free_port, http_get
+from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from tests.e2e.running import descendants
 

@@ -13,7 +13,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
-from deployments.receiver.calls import create_app
+from deployments.receiver.calls import open_app
 from deployments.receiver.queue import CallbackQueue, QueueFullError
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import UnconfirmedError
@@ -320,6 +320,6 @@ async def test_the_public_address_may_have_a_path_of_its_own(
 
 
 async def test_without_a_secret_there_is_no_receiver(receiver: Receiver) -> None:
-    receiver.resources.api = receiver.api.model_copy(update={"callback_secret": None})
+    block = receiver.api.model_copy(update={"callback_secret": None})
     with pytest.raises(SetupError, match=r"block 'mine' has no callback_secret.*APIXO_CALLBACK_SECRET.*--name mine"):
-        create_app(receiver.resources, api="mine")
+        await open_app(block, receiver.resources.archive, api="mine").__aenter__()

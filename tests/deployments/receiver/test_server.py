@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from blocks import VideoArchive
 from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
-from deployments.receiver import server as callback_server
-from deployments.receiver.server import CallbackServer
+from deployments.receiver import calls
+from deployments.receiver.calls import CallbackServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.resources import PayingResources
 from tests.deployments.cli.sora import Process, Sora, one_line
@@ -53,7 +53,7 @@ async def port() -> AsyncIterator[int]:
 
 
 async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callback_server, "CONNECTION_SECONDS", 0.5)
+    monkeypatch.setattr(calls, "CONNECTION_SECONDS", 0.5)
     async with asyncio.timeout(60):
         silent, dribbling = await asyncio.gather(
             exchange(port, b""), exchange(port, b"POST / HT", then=0.3, more=b"TP/1.1\r\nHost: r\r\nX-More: ")
@@ -65,7 +65,7 @@ async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkey
 async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callback_server, "MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(calls, "MOST_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     for _ in range(20):
         assert (await exchange(port, b"")).status == 0
@@ -78,7 +78,7 @@ async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
 
 
 async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callback_server, "MOST_ANSWERED", 3)
+    monkeypatch.setattr(calls, "MOST_ANSWERED", 3)
     async with serving() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         assert (await exchange(port, post("/"))).status == 503

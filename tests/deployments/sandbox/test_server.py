@@ -19,7 +19,7 @@ import deployments.sandbox
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from deployments.sandbox.app import create_app
 from deployments.sandbox.pictures import sample
-from deployments.sandbox.state import SandboxState
+from deployments.sandbox.tasks import SandboxState
 from tests.deployments.sandbox.caller import KEY, Caller, body
 from tests.deployments.sandbox.conftest import StartSandbox
 

@@ -1,17 +1,17 @@
 """What a person did to a schedule survives a new deployment."""
 
 from datetime import timedelta
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.setup.schedules import changes_to_keep, keep_schedules
+from deployments.setup.deploy import keep_schedules
 from tests.support import unique
 
 MORNING = CronSchedule(cron="0 6 * * *", timezone="UTC")
@@ -22,26 +22,43 @@ def schedule(**fields: Any) -> DeploymentSchedule:
     return DeploymentSchedule.model_validate({"id": uuid4(), "schedule": MORNING, "active": False, **fields})
 
 
+class Server:
+    """What a deployment has on a server, and what is done to it."""
+
+    def __init__(self, *schedules: DeploymentSchedule) -> None:
+        self.schedules = schedules
+        self.changed: list[tuple[Any, ...]] = []
+
+    async def read_deployment_schedules(self, _: UUID) -> list[DeploymentSchedule]:
+        return list(self.schedules)
+
+    async def update_deployment_schedule(self, _: UUID, schedule_id: UUID, *, active: bool) -> None:
+        self.changed.append((schedule_id, active))
+
+    async def create_deployment_schedules(self, _: UUID, made: list[DeploymentScheduleCreate]) -> None:
+        self.changed += [(item.schedule, item.active, item.parameters, item.max_scheduled_runs) for item in made]
+
+    async def keep(self, *before: DeploymentSchedule) -> list[tuple[Any, ...]]:
+        await keep_schedules(cast("PrefectClient", self), uuid4(), before, {"daily", "new"})
+        return self.changed
+
+
 @pytest.mark.parametrize("active", [True, False])
-def test_one_of_prefect_yaml_stays_on_or_off_even_when_its_time_changed(active: bool) -> None:
-    before = [schedule(slug="daily", active=active)]
-    after = [schedule(slug="daily", schedule=NOON, active=not active)]
-    assert changes_to_keep(before, after) == [(after[0].id, active)]
-    assert changes_to_keep(before, [schedule(slug="daily", active=active)]) == []
+async def test_one_of_prefect_yaml_stays_on_or_off_even_when_its_time_changed(active: bool) -> None:
+    before = schedule(slug="daily", active=active)
+    after = schedule(slug="daily", schedule=NOON, active=not active)
+    assert await Server(after).keep(before) == [(after.id, active)]
+    assert await Server(schedule(slug="daily", active=active)).keep(before) == []
 
 
-def test_one_that_prefect_yaml_no_longer_has_is_gone_and_a_new_one_is_as_written() -> None:
-    assert changes_to_keep([schedule(slug="old", active=True)], [schedule(slug="new")]) == []
+async def test_one_that_prefect_yaml_no_longer_has_is_gone_and_a_new_one_is_as_written() -> None:
+    assert await Server(schedule(slug="new")).keep(schedule(slug="old", active=True)) == []
 
 
-def test_one_that_a_person_made_is_made_again_with_all_that_it_had() -> None:
+async def test_one_that_a_person_made_is_made_again_with_all_that_it_had() -> None:
     theirs = schedule(schedule=NOON, active=True, parameters={"calendar": "mine.csv"}, max_scheduled_runs=2)
-    (made,) = changes_to_keep([theirs], [schedule(slug="daily")])
-    assert isinstance(made, DeploymentScheduleCreate)
-    assert (made.schedule, made.active, made.parameters, made.max_scheduled_runs) == (
-        NOON, True, {"calendar": "mine.csv"}, 2,
-    )  # fmt: skip
-    assert changes_to_keep([theirs], [theirs]) == []
+    assert await Server(schedule(slug="daily")).keep(theirs) == [(NOON, True, {"calendar": "mine.csv"}, 2)]
+    assert await Server(theirs).keep(theirs) == []
 
 
 async def test_a_server_has_them_as_before(prefect_server: PrefectServer) -> None:

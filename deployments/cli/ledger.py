@@ -1,26 +1,83 @@
-"""`sora show`: what the ledger knows of one generation."""
+"""`sora list`, `sora show` and `sora costs`: what the ledger holds."""
 
 import asyncio
 import json
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
 from blocks import VideoArchive
-from deployments.cli.console import err, one_line, out, pasteable, shown_path
+from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, shown_path
 from deployments.cli.generate import summary
 from deployments.connection import SetupError
+from flows.record.costs import CostRow, Group
 from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
+from flows.record.wording import counted
+from flows.report_costs import HEADINGS, amounts, notes, read_costs, sentence
 from flows.resolution import ResolutionError
 from flows.resources import load_block
 
-LINK_SECONDS = 3600
+LINK_SECONDS: Final = 3600
 """How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
+
+
+def list_(
+    open_: Annotated[bool, typer.Option("--open", help="Only what is not finished. Reads nothing else.")] = False,
+    unconfirmed: Annotated[bool, typer.Option("--unconfirmed", help="Only what a person has to resolve.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed or was refused.")] = False,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="Only what has this tag. Repeatable: all of them.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Without other options: how many of the newest.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="All there are. Of 100,000, that takes minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list instead.")] = False,
+    archive: ArchiveName = "default",
+) -> None:
+    """List the newest generations of the ledger: key, state, task, when claimed, prompt.
+
+    `--failed`, `--tag` and `--all` read every record; `--open` and `--unconfirmed` those that are not finished.
+    """
+    newest = None if open_ or unconfirmed or failed or tag or everything else limit
+    found = asyncio.run(_records(open_only=open_ or unconfirmed, newest=newest, archive=archive))
+    wanted = {"unconfirmed"} if unconfirmed else {"failed", "rejected"} if failed else None
+    tags = set(tag or [])
+    shown = [
+        item for item in found if (wanted is None or item.state.value in wanted) and tags <= set(item.request.tags)
+    ]
+    shown.sort(key=lambda item: item.attempt.claimed_at)
+    if as_json:
+        typer.echo(json.dumps([item.model_dump(mode="json") for item in shown], indent=2))
+        return
+    rows = [
+        [
+            item.key,
+            item.state.value,
+            item.task_id or "-",
+            f"{item.attempt.claimed_at:%Y-%m-%d %H:%M}",
+            " ".join(item.request.prompt[:60].split()),
+        ]
+        for item in shown
+    ]
+    if shown:
+        print_table(("key", "state", "task", "claimed (UTC)", "prompt"), rows, flexible="prompt")
+    more = " There may be more: --limit N, or --all." if newest is not None and len(shown) >= newest else ""
+    err.print(f"{counted(len(shown), 'generation')}.{more}")
+
+
+async def _records(*, open_only: bool, newest: int | None, archive: str) -> list[Generation]:
+    async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
+        ledger = Ledger(store, patience_seconds=5)
+        if newest is not None:
+            return await ledger.newest(newest)
+        keys = await (ledger.open_keys() if open_only else ledger.keys())
+        entries = await ledger.read_all(keys)
+    return [entry.generation for entry in entries if entry is not None]
 
 
 def show(
@@ -35,7 +92,7 @@ def show(
     ] = False,
     save: Annotated[Path | None, typer.Option("--save", help="Download the video to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger's record as JSON.")] = False,
-    archive: Annotated[str, typer.Option(help="Name of the video-archive block.")] = "default",
+    archive: ArchiveName = "default",
 ) -> None:
     """Show what the ledger knows of one generation: state, every attempt, objects, problems."""
     asyncio.run(_show(key, link=link, save=save, as_json=as_json, archive=archive))
@@ -43,8 +100,7 @@ def show(
 
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
     block = await load_block(VideoArchive, archive)
-    store = block.store()
-    try:
+    async with aclosing(block.store()) as store:
         entry = await Ledger(store, patience_seconds=5).read(check_key(key))
         if entry is None:
             raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
@@ -72,8 +128,6 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
             err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
         if as_json:
             typer.echo(json.dumps(record, indent=2))
-    finally:
-        await store.aclose()
 
 
 def _gone(key: str, name: str, bucket: str) -> Exception:
@@ -119,3 +173,35 @@ def print_record(generation: Generation) -> None:
     }.get(generation.state.value)
     if advice:
         say(f"  next       {escape(pasteable(advice))}")
+
+
+def costs(
+    month: Annotated[
+        str | None, typer.Option(help="Which month, such as 2026-11 (UTC); this one if not given.")
+    ] = None,
+    by: Annotated[Group, typer.Option(help="What a row is about.")] = "model",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    api: Annotated[str, typer.Option(help="Name of the apixo-api block, for its ceilings.")] = "default",
+    archive: ArchiveName = "default",
+) -> None:
+    """Show what was spent in a month, by the prices at the time, and what the ceilings leave.
+
+    *archived* was paid for videos that are archived, *open* for those on their way. *unclear* was paid or not: see
+    `sora list --unconfirmed`. *failed* went to tasks that failed, if APIXO charges for those.
+    """
+    report = asyncio.run(read_costs(month, by, api=api, archive=archive))
+    if as_json:
+        document = report.model_dump(mode="json")
+        document |= {name: [_document(row) for row in getattr(report, name)] for name in ("rows", "totals")}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    if report.rows:
+        print_table((by, *HEADINGS), [(row.group, *amounts(row)) for row in (*report.rows, *report.totals)])
+    for use in report.ceilings:
+        out.print(sentence(use))
+    for note in notes(report):
+        err.print(note)
+
+
+def _document(row: CostRow) -> dict[str, Any]:
+    return {**row.model_dump(mode="json"), "total": str(row.total)}
