@@ -359,7 +359,13 @@ class ApixoApi(Block):
 
     def price(self, model: str, seconds: int | None) -> Decimal | None:
         """What a video of this model and length costs; None: no price is known."""
-        return price_of(model, seconds, price_per_second=self.price_per_second, prices=self.prices)
+        return price_of(model, seconds, self.price_list)
+
+    @property
+    def price_list(self) -> dict[str, Price]:
+        """The price of each model that has one. `prices` wins over `price_per_second`, which is that of sora-2."""
+        default = self.price_per_second
+        return ({} if default is None else {constants.DEFAULT_MODEL: Price(per_second=default)}) | self.prices
 
     def timing(self, model: str) -> tuple[float, float]:
         """Seconds until the first question about a task of this model, and between two questions.

@@ -131,19 +131,14 @@ class Batch:
         rows = [as_submitted(row, key, known) for row in rows]
         keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
         before = {found.key: found for found in known.values() if found.key in keys}
-        price, prices = resources.api.price_per_second, resources.api.prices
+        prices = resources.api.price_list
         models = sorted({model for row in rows if isinstance(row, Row) for model in row.item.models})
-        unpriced = [model for model in models if resources.api.price(model, 1) is None]
+        unpriced = [model for model in models if model not in prices]
         ceilings = Ceilings(resources.api.max_spend_per_day, resources.api.max_spend_per_month)
         if ceilings and unpriced:
             raise BudgetError(price_needed(", ".join(unpriced)), key=key)
-        budget = Budget(
-            price_per_second=price,
-            prices=prices,
-            models=models,
-            max_spend=max_spend,
-            spent_before=spent_on(before.values(), price, prices),
-        )
+        spent = spent_on(before.values(), prices)
+        budget = Budget(prices, models=models, max_spend=max_spend, spent_before=spent)
         return cls(key, rows, before, budget, resources, terms=terms, notes=notes, shards=shards)
 
     def untouched(self) -> BatchSummary:
@@ -197,10 +192,10 @@ class Batch:
 
     def priced(self) -> list[Priced]:
         """The due rows with what was paid for them, and what they still cost, as far as their prices are known."""
-        api, priced = self._resources.api, list[Priced]()
+        prices, priced = self._resources.api.price_list, list[Priced]()
         for row in self.due:
             found = self._before.get(row.item.key(self.key))
-            spent = spent_on([found] if found else [], api.price_per_second, api.prices)
+            spent = spent_on([found], prices)
             unpaid = found is None or found.state not in PAID
             cost = self.budget.price(row.item.seconds, row.item.model) if unpaid else None
             priced.append(Priced(row, spent, cost or Decimal(0)))

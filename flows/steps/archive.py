@@ -67,7 +67,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
-    price = resources.api.price_per_second
-    cost = None if price is None else spent_on([archived], price)
+    api = resources.api
+    cost = None if api.price_per_second is None else spent_on([archived], api.price_list)
     await publish(archived, resources.archive, poster=stored.poster, cost=cost)
     return archived
