@@ -14,13 +14,12 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from apixo.constants import RESULT_DAYS
 from flows.media.errors import (
-    RESULT_VALID_DAYS,
     CutDownloadError,
     DamagedVideoError,
     DownloadError,
@@ -45,23 +44,6 @@ _EXPIRED_STATUSES = frozenset({404, 410})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadedFile:
-    """A file that arrived whole.
-
-    Attributes:
-        path: Where it is.
-        size_bytes: Its size.
-        sha256: SHA-256 of the whole file as read back from the disk, in hexadecimal.
-        content_type: What the host called it, as it came; None when it did not say.
-    """
-
-    path: Path
-    size_bytes: int
-    sha256: str
-    content_type: str | None
-
-
 async def download(
     client: httpx.AsyncClient,
     url: str,
@@ -70,7 +52,7 @@ async def download(
     max_bytes: int,
     total_seconds: float = DEFAULT_TOTAL_SECONDS,
     report: Report | None = None,
-) -> DownloadedFile:
+) -> None:
     """Streams a URL to a file, resuming what an earlier call left behind. Memory stays below 1 MB.
 
     The bytes are stored as they come, whatever the host calls them; see `flows.media.wrappings`.
@@ -96,13 +78,12 @@ async def download(
         async with asyncio.timeout(total_seconds) as limit:
             await asyncio.to_thread(part.open)
             try:
-                content_type = await _receive(client, url, part, max_bytes, report)
+                await _receive(client, url, part, max_bytes, report)
             except ForbiddenByHostError:
                 # Some hosts let only in what calls itself a browser, as search engines do: with their own name.
                 headers = {"User-Agent": compatible_user_agent()}
-                content_type = await _receive(client, url, part, max_bytes, report, headers)
-            sha256 = await asyncio.to_thread(part.finish)
-            return DownloadedFile(path, part.size, sha256, content_type)
+                await _receive(client, url, part, max_bytes, report, headers)
+            await asyncio.to_thread(part.finish)
     except TimeoutError as error:
         if not limit.expired():
             raise
@@ -123,8 +104,8 @@ async def _receive(
     max_bytes: int,
     report: Report | None,
     headers: Mapping[str, str] | None = None,
-) -> str | None:
-    """Fills the part and gives the content type. Resumes at most once: an answer that does not fit starts over."""
+) -> None:
+    """Fills the part. Resumes at most once: an answer that does not fit starts over."""
     if part.size:
         async with open_stream(client, url, headers={**(headers or {}), **part.resume_headers()}) as response:
             if response.status_code == 206 and part.fits(response):
@@ -142,9 +123,7 @@ async def _receive(
         return await _write(response, url, part, max_bytes, report)
 
 
-async def _write(
-    response: httpx.Response, url: str, part: "_Part", max_bytes: int, report: Report | None
-) -> str | None:
+async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: int, report: Report | None) -> None:
     shown = display_url(url)
     total = _total_bytes(response)
     buffer = bytearray()
@@ -177,8 +156,6 @@ async def _write(
     if received == 0:
         part.discard()
         raise DamagedVideoError(f"{shown} is empty: ask for the task's status again, then fetch it again", url=url)
-    content_type: str | None = response.headers.get("content-type")
-    return content_type
 
 
 class _Part:
@@ -258,12 +235,10 @@ class _Part:
                 self.size += written
                 rest = rest[written:]
 
-    def finish(self) -> str:
-        """Makes the part the file, surviving a power cut, and gives the SHA-256 of what is on the disk."""
+    def finish(self) -> None:
+        """Makes the part the file, surviving a power cut."""
         with self._lock:
             os.fsync(self._fd)
-            with self._part.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self._part.replace(self._path)
         self._note.unlink(missing_ok=True)
         if sys.platform != "win32":
@@ -272,7 +247,6 @@ class _Part:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        return sha256
 
     def discard(self) -> None:
         self._note.unlink(missing_ok=True)
@@ -336,7 +310,7 @@ def _status_error(status: int, url: str) -> DownloadError:
         )
     if status in _EXPIRED_STATUSES:
         return ResultExpiredError(
-            f"{shown} answers HTTP {status}: results are valid for {RESULT_VALID_DAYS} days. "
+            f"{shown} answers HTTP {status}: results are valid for {RESULT_DAYS} days. "
             "Ask for the task's status again, which may give a fresh URL",
             url=url,
         )

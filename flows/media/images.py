@@ -116,8 +116,8 @@ async def check_image(
         DownloadError: the network failed, the host answers 5xx, 408 or 429, or takes too long.
     """
     check_url(url)
-    if link := share_link(url):
-        raise ImageRefusedError(f"{display_url(url)} {link.advice}", url=url)
+    if advice := share_link(url):
+        raise ImageRefusedError(f"{display_url(url)} {advice}", url=url)
     try:
         async with asyncio.timeout(total_seconds) as limit:
             data = await _fetch(client, url, max_bytes)

@@ -82,30 +82,24 @@ class VideoFacts:
     """A video every frame of which decodes.
 
     Attributes:
-        container: FFmpeg's name of the file format, like ``mov,mp4,m4a,3gp,3g2,mj2``.
         codec: Of the picture, like ``h264``.
         width: In pixels as displayed: pixels made square, rotation applied.
         height: As width.
         duration_seconds: From the first frame to the end of the last.
         frame_count: Decoded frames.
-        frames_per_second: On average.
         has_audio: Whether there is any sound data.
-        size_bytes: Of the file.
         is_complete: Whether the file lists each of its pieces, and all are there. Others can only be thought complete.
         media_type: Like ``video/mp4``, by its bytes.
         has_c2pa: Whether it holds a C2PA manifest, which says how it was made.
         doubts: What is odd and no proof of damage, as sentences.
     """
 
-    container: str
     codec: str
     width: int
     height: int
     duration_seconds: float
     frame_count: int
-    frames_per_second: float
     has_audio: bool
-    size_bytes: int
     is_complete: bool = False
     media_type: str = "video/mp4"
     has_c2pa: bool = False
@@ -160,15 +154,12 @@ def inspect_video(
         if poster is not None and choice is not None and choice.frame is not None:
             _keep(poster, choice.frame, video)
         return VideoFacts(
-            container=container.format.name,
             codec=video.codec_context.codec.canonical_name,
             width=tally.size[0],
             height=tally.size[1],
             duration_seconds=float(seconds),
             frame_count=tally.frames,
-            frames_per_second=float(tally.frames / seconds),
             has_audio=sound is not None and tally.packets[sound.index] > 0,
-            size_bytes=size_bytes,
             is_complete=boxes.has_index,
             media_type=_media_type(container, boxes.brand),
             has_c2pa=boxes.has_c2pa,

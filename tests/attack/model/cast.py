@@ -186,7 +186,7 @@ async def _download(
     path = folder / "video.mp4"
     video = video_of(urls[0])
     await asyncio.to_thread(_write, path, video)
-    facts = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, has_audio=True, size_bytes=len(video))
+    facts = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
     return [FetchedVideo(path, hashlib.sha256(video).hexdigest(), len(video), facts, path.with_suffix(".jpg"), ())]
 
 
