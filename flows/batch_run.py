@@ -15,8 +15,7 @@ from flows import steps
 from flows.balance import check_balance
 from flows.batch.brake import AT_ONCE, OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError
-from flows.batch.calendar_rows import BadRow, Row
-from flows.batch.earlier_keys import as_submitted, keys_of
+from flows.batch.calendar_rows import BadRow, Row, as_submitted, keys_of
 from flows.batch.shares import Priced
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_before_paying

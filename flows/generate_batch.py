@@ -56,7 +56,7 @@ def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | 
     try:
         return validate(value)  # type: ignore[no-any-return]
     except ValidationError:
-        return BadRow(line=1, id=None, problems=(RowProblem(field="", message="must be an object with a prompt"),))
+        return BadRow.whole(1, "must be an object with a prompt")
 
 
 ReadCalendar = Callable[[str, VideoArchive], Awaitable[list[Row | BadRow]]]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
-from flows.batch.shares import Share, Stop, beat_name, stop_name, summary_name
+from flows.batch.shares import Share, Stop
 from flows.batch.summary import batch_error
 from flows.batch_run import Batch
 from flows.permission import rerun_by_person
@@ -61,11 +61,8 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
             summary = await batch.run(
                 resources, max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
             )
-        await resources.store.put(
-            summary_name(wanted.folder, wanted.number),
-            summary.model_dump_json().encode(),
-            content_type="application/json",
-        )
+        data = summary.model_dump_json().encode()
+        await resources.store.put(wanted.summary_name, data, content_type="application/json")
     run_logger().info("Shard %d of %d of batch %s: %s", wanted.number, wanted.of, wanted.key, summary.sentence())
     if summary.failed:
         raise batch_error(summary)
@@ -89,15 +86,14 @@ async def _read(share: str, archive: VideoArchive) -> Share:
 @asynccontextmanager
 async def _in_touch(batch: Batch, share: Share, attempt: int, store: ObjectStore) -> AsyncIterator[None]:
     """While the shard runs, shows that it is alive, and passes on what stops all shards."""
-    name = stop_name(share.folder)
 
     async def exchange() -> None:
-        await store.put(beat_name(share.folder, share.number, attempt), b"")
+        await store.put(share.beat_name(attempt), b"")
         if batch.stopped is not None:
-            stop = Stop(why=batch.stopped)
+            said = Stop(why=batch.stopped).model_dump_json().encode()
             with suppress(PreconditionFailedError):  # another shard has said so
-                await store.put_if(name, stop.model_dump_json().encode(), etag=None, content_type="application/json")
-        elif (found := await store.get(name)) is not None:
+                await store.put_if(share.stop_name, said, etag=None, content_type="application/json")
+        elif (found := await store.get(share.stop_name)) is not None:
             batch.stop(Stop.model_validate_json(found.data).why)
 
     async def repeatedly() -> None:

@@ -75,13 +75,11 @@ class OutageBrake:
         async with self._turns:
             await self._pass(key)
             if self._in_a_row == 0:
-                async with self._watched() as report:
-                    yield report
+                yield self._reporter()
                 return
             async with self._first:  # one call shows whether it is over
                 await self._pass(key)
-                async with self._watched() as report:
-                    yield report
+                yield self._reporter()
 
     async def aclose(self) -> None:
         """Ends the asking."""
@@ -94,8 +92,7 @@ class OutageBrake:
         if self.closed is not None:
             raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
 
-    @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[Report]:
+    def _reporter(self) -> Report:
         episode = self._episode
 
         def report(outcome: Outcome) -> None:
@@ -108,7 +105,7 @@ class OutageBrake:
             elif isinstance(outcome, Unclear):
                 self._hold()
 
-        yield report
+        return report
 
     def _hold(self) -> None:
         self._episode += 1

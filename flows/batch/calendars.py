@@ -6,7 +6,6 @@ becomes a `BadRow`, and the others stand.
 
 import asyncio
 import codecs
-import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Final, Literal
 
 from blocks import VideoArchive
 from blocks.errors import StoreRefusedError
-from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
+from flows.batch.calendar_rows import BadRow, Row, mark_duplicates
 from flows.batch.csv_files import DELIMITERS, csv_rows
-from flows.batch.json_files import MAX_LINE_CHARACTERS, json_rows
+from flows.batch.json_files import json_rows
 from flows.batch.row_images import LocalPictures, Pictures, beside_object, no_pictures
-from flows.batch.tables import MAX_ROWS, read_table
-from flows.batch.unreadable import CalendarError, refusal
+from flows.batch.tables import CalendarError, line_after, read_table, refusal
 from flows.batch.workbooks import workbook_rows
 from flows.record.wording import counted
 
@@ -39,8 +37,6 @@ KINDS: Final[dict[str, Kind]] = {
     "xlsx": "workbook",
 }
 SAVE_AS: Final = "Save it as UTF-8; in Excel as 'CSV UTF-8 (comma delimited)', or as .xlsx."
-MAX_NAME_CHARACTERS: Final = 200
-"""How much of a file's name an error repeats; the end of it."""
 
 
 def nothing(_: str) -> None:
@@ -150,10 +146,10 @@ def _text(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = _line(error.object[: error.start].decode("utf-16" if wide else "utf-8", "replace"))
+        line = line_after(error.object[: error.start].decode("utf-16" if wide else "utf-8", "replace"))
         raise refusal(name, f"is not {'UTF-16' if wide else 'UTF-8'}: see line {line}. {SAVE_AS}") from error
     if "\0" in text:
-        line = _line(text[: text.index("\0")])
+        line = line_after(text[: text.index("\0")])
         raise refusal(name, f"is not plain text: line {line} holds a NUL. {SAVE_AS}")
     if not text.strip(f"{DELIMITERS}\r\n "):
         raise refusal(name, "is empty.")
@@ -211,23 +207,3 @@ async def _upload(pictures: LocalPictures, archive: VideoArchive) -> None:
         await pictures.upload(store)
     finally:
         await store.aclose()
-
-
-def _line(before: str) -> int:
-    """The line that follows this text or goes on behind it; the first is 1."""
-    return len(re.findall(r"\r\n|\r|\n", before)) + 1
-
-
-__all__ = [
-    "MAX_LINE_CHARACTERS",
-    "MAX_ROWS",
-    "BadRow",
-    "BatchItem",
-    "CalendarError",
-    "Row",
-    "RowProblem",
-    "check_row",
-    "mark_duplicates",
-    "parse_calendar",
-    "read_calendar",
-]

@@ -100,6 +100,3 @@ def _replaced(fields: Mapping[str, Any], found: Callable[[str], str]) -> tuple[d
 
 def _is_path(image: object) -> bool:
     return isinstance(image, str) and _PATH.fullmatch(image.strip()) is not None
-
-
-__all__ = ["LocalPictures", "Pictures", "beside_object", "no_pictures"]

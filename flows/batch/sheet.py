@@ -34,18 +34,13 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
         store: where its posters are.
         asks: whether the run waits for an answer about these rows.
     """
-    pictures = {} if summary.dry_run else await _pictures(in_order(summary)[:MOST_ROWS], store)
+    pictures = {} if summary.dry_run else await _pictures(summary.urgent_first[:MOST_ROWS], store)
     made = acreate_markdown_artifact(
         sheet(summary, pictures, asks=asks),
         key=artifact_key(summary.key, kind="sheet"),
         description=f"{_title(summary, 'Contact sheet of', asks=asks)}. {summary.sentence()}",
     )
     await shown(made, what=f"the contact sheet of {summary.key}")
-
-
-def in_order(summary: BatchSummary) -> list[BatchRow]:
-    """The rows as a person looks at them: what needs somebody first. Pure."""
-    return sorted(summary.rows, key=lambda row: (row.ok, row.line))
 
 
 def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = False) -> str:
@@ -56,7 +51,7 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = 
         pictures: of each key, a small JPEG.
         asks: whether the run waits for an answer about these rows.
     """
-    rows = in_order(summary)
+    rows = summary.urgent_first
     lines = [
         f"# {plain(_title(summary, 'Batch', asks=asks))}",
         "",

@@ -30,6 +30,3 @@ def _threads() -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
-
-
-__all__ = ["decode", "processors"]

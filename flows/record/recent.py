@@ -64,6 +64,3 @@ async def _days(store: ObjectStore, most: int) -> list[str]:
 
 def _key(item: ListedObject) -> str:
     return item.name.split("/")[4]
-
-
-__all__ = ["failed_name", "newest_keys"]
