@@ -6,14 +6,10 @@ A store that does not know a setting, or a key that may not read it, is no error
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import httpx
-from minio.credentials.credentials import Credentials
-from minio.signer import sign_v4_s3
 
 from blocks.s3_clients import Connection
 
@@ -22,6 +18,7 @@ LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/", "budget/")
 FIXED_RELEASE: Final = "2025-10-16"
 """MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write whose condition it cannot read, when too few of
 its drives answer (https://github.com/minio/minio/issues/21603). On a single drive there is no such case."""
+_EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _OFFLINE: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects have to be restored before they can be read."""
 
@@ -146,22 +143,9 @@ def _signed_get(connection: Connection, address: str) -> str:
 
     minio-py signs it, but has no call that reads it: its own take only what its data classes know.
     """
-    url = urlsplit(address)
-    now, empty = datetime.now(UTC), hashlib.sha256(b"").hexdigest()
-    given = {"Host": url.netloc, "x-amz-content-sha256": empty, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
-    credentials = Credentials(connection.access_key, connection.secret_key)
-    headers = sign_v4_s3(
-        method="GET",
-        url=url,
-        region=connection.region,
-        headers=given,  # type: ignore[arg-type] # a dict is invariant
-        credentials=credentials,
-        content_sha256=empty,
-        date=now,
-    )
     try:
         with connection.http() as http:
-            response = http.get(url.geturl(), headers=headers)  # type: ignore[arg-type] # texts
+            response = http.get(address, headers=connection.signed("GET", address, {}, _EMPTY_SHA256))
     except httpx.HTTPError:
         return ""
     return response.text if response.status_code == 200 else ""
