@@ -22,7 +22,7 @@ from flows.media.errors import DamagedVideoError, MediaError
 from flows.media.videos import compare, inspect_video, poster_jpeg
 from flows.record import object_names
 from flows.record.errors import ArchiveMismatchError
-from flows.record.generation import ArchivedObject, Generation, PaidTask
+from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
 
 
 async def _store(
-    paid: PaidTask, own_name: str, data: bytes, kind: str, content_type: str, store: ObjectStore
+    paid: PaidTask, own_name: str, data: bytes, kind: Kind, content_type: str, store: ObjectStore
 ) -> ArchivedObject:
     """Creates a small object, or takes over what is there.
 
@@ -246,15 +246,13 @@ async def _store(
     except PreconditionFailedError:
         there = await store.get(name)
         data = there.data if there else data
-    return ArchivedObject.model_validate(
-        {
-            "kind": kind,
-            "bucket": store.bucket,
-            "name": name,
-            "content_type": content_type,
-            "size_bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+    return ArchivedObject(
+        kind=kind,
+        bucket=store.bucket,
+        name=name,
+        content_type=content_type,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
     )
 
 

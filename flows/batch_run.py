@@ -90,6 +90,7 @@ class Batch:
         self._gone: dict[str, Problem] = {}
         """The refusal of each model that APIXO does not offer."""
         self._said_gone: set[tuple[str, ...]] = set()
+        """The models of rows that have no other ones, once that was published."""
         self.due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.clock.now().date()
@@ -170,8 +171,7 @@ class Batch:
         finally:
             await self._brake.aclose()
         if self._brake.closed is not None and self._blocked is None:
-            self._blocked = f"{self._brake.closed}."
-            emit_blocked(self.key, Problem(kind="ProviderOutage", message=self._blocked))
+            self._block(Problem(kind="ProviderOutage", message=f"{self._brake.closed}."))
         return self._summary(made)
 
     async def check_balance(self) -> None:
@@ -322,8 +322,10 @@ class Batch:
             return
         if is_gone(refusal):
             self._gone[model] = refusal
-            if self._gone.keys() >= set(row.item.models):
-                self._say_gone(row.item.models, refusal)
+            models = row.item.models
+            if self._gone.keys() >= set(models) and models not in self._said_gone:
+                self._said_gone.add(models)
+                self._block(refusal, f"{_gone_sentence(models)}. {refusal.message}")
         elif refusal.kind in ACCOUNT_ERRORS:
             self._stop(refusal)
 
@@ -331,15 +333,12 @@ class Batch:
         """Has no further row submitted: the account or the key is refused, whatever is asked for."""
         if self._stopped is None:
             self._stopped = f"the rest of the batch would be refused as well ({refusal.message})"
-            self._blocked = self._blocked or refusal.message
-            emit_blocked(self.key, refusal)
+            self._block(refusal)
 
-    def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
-        """Has the run end failed, and says so once, where rows have no other model than these."""
-        if models not in self._said_gone:
-            self._said_gone.add(models)
-            self._blocked = self._blocked or f"{_gone_sentence(models)}. {refusal.message}"
-            emit_blocked(self.key, refusal)
+    def _block(self, refusal: Problem, sentence: str = "") -> None:
+        """Has the run end failed, with the first thing that kept rows from being submitted."""
+        self._blocked = self._blocked or sentence or refusal.message
+        emit_blocked(self.key, refusal)
 
     async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self.key), row.item.request()

@@ -303,15 +303,9 @@ async def _not_processed(key: str, error: Exception, resources: Resources) -> Co
 
 def _collected(found: Generation, resources: Resources) -> Collected:
     """What to say of a record as it now is; warns when its result will soon be gone."""
-    what: What = {
-        State.CLAIMED: "pending",
-        State.SUBMITTED: "pending",
-        State.SUCCEEDED: "pending",
-        State.ARCHIVED: "archived",
-        State.FAILED: "failed",
-        State.REJECTED: "rejected",
-        State.UNCONFIRMED: "unconfirmed",
-    }[found.state]  # type: ignore[assignment] # mypy does not see the literals in a dict
+    state = found.state
+    open_states = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED)
+    what: What = "pending" if state in open_states else state.value  # type: ignore[assignment] # mypy sees only a text
     collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))

@@ -1,6 +1,6 @@
 """The flow `preview-then-final`: a cheap preview, a person's answer, then the final video."""
 
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from prefect import flow
 from prefect.exceptions import FlowPauseTimeout
@@ -34,9 +34,6 @@ VERB: Final = "preview"
 SECONDS: Final = 4
 LONGEST_KEY: Final = 128 - len("-preview-999")
 
-FINAL_8, FINAL_12 = "Make the final video of 8 s. PAYS.", "Make the final video of 12 s. PAYS."
-ANOTHER: Final = "Make another preview, with what is changed below. PAYS."
-STOP: Final = "Stop: no final video. Pays nothing."
 Decision = Literal[
     "Make the final video of 8 s. PAYS.",
     "Make the final video of 12 s. PAYS.",
@@ -44,6 +41,7 @@ Decision = Literal[
     "Stop: no final video. Pays nothing.",
 ]
 """The form shows these texts. None is a default."""
+FINAL_8, FINAL_12, ANOTHER, STOP = get_args(Decision)
 
 
 class Answer(RunInput):

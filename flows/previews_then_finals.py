@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from prefect.input import RunInput
 from prefect.states import Completed
@@ -48,10 +48,7 @@ VERB: Final = "previews of batch"
 UNKNOWN_SHOWN: Final = 5
 """How many ids that are not on the sheet a message names."""
 
-ALL_8, ALL_12 = "Make the final videos of 8 s. PAYS.", "Make the final videos of 12 s. PAYS."
-AS_IN_CALENDAR: Final = "Make the final videos as long as the calendar says. PAYS."
 AS_LONG: Final = "as long as the calendar says"
-NONE: Final = "Stop: no final videos. Pays nothing."
 BatchDecision = Literal[
     "Make the final videos of 8 s. PAYS.",
     "Make the final videos of 12 s. PAYS.",
@@ -59,6 +56,7 @@ BatchDecision = Literal[
     "Stop: no final videos. Pays nothing.",
 ]
 """The form shows these texts. None is a default."""
+ALL_8, ALL_12, AS_IN_CALENDAR, NONE = get_args(BatchDecision)
 
 
 class BatchAnswer(RunInput):

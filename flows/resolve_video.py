@@ -1,6 +1,6 @@
 """The flow `resolve-video`: a manual decision about an unconfirmed or failed generation, by a form."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal, get_args
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -19,14 +19,12 @@ from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import log_reasons_once
 from flows.submission import Terms
 
-GO_ON: Final = "APIXO took it: go on with the task below. Pays nothing."
-PAY_AGAIN: Final = "APIXO did not take it, or it failed: submit once more. PAYS."
-
 Decision = Literal[
     "APIXO took it: go on with the task below. Pays nothing.",
     "APIXO did not take it, or it failed: submit once more. PAYS.",
 ]
 """The form shows these texts. Neither is a default."""
+GO_ON, PAY_AGAIN = get_args(Decision)
 
 
 def _run_name() -> str:

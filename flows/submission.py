@@ -15,7 +15,7 @@ from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.record.errors import LedgerError, SubmissionRejectedError
+from flows.record.errors import SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Attempt, Problem, State
 from flows.record.indexes import is_same_video
@@ -295,9 +295,7 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     deadline = clock.monotonic() + claimed.attempt.lease_seconds
     while clock.monotonic() < deadline:
         await clock.sleep(min(LOOK_SECONDS, max(deadline - clock.monotonic(), 0.01)))
-        current = await ledger.read(claimed.key)
-        if current is None:
-            raise LedgerError(f"There is no record of {claimed.key} in the ledger any more.", key=claimed.key)
+        current = await ledger.existing(claimed.key)
         if current.generation.state is not State.CLAIMED or current.etag != entry.etag:
             return current
     found = await reconcile(entry, ledger, clock)

@@ -1,6 +1,7 @@
 """The end of a task: how it is waited for, and what it means for the record."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from apixo import (
@@ -221,19 +222,15 @@ async def record_end(
     for remark in status.remarks:
         run_logger().warning("%s: %s", key, remark)
     if isinstance(status, Failed):
-        failed = status
-        entry = await resources.ledger.change(
-            key, lambda now: transitions.failed(now, failed, now=resources.clock.now()), known=known
-        )
+        failed = partial(transitions.failed, status=status, now=resources.clock.now())
+        entry = await resources.ledger.change(key, failed, known=known)
         if entry.generation.state is State.FAILED:
             await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
-    succeeded = status
+    succeeded = partial(transitions.succeeded, status=status, now=resources.clock.now())
     try:
-        entry = await resources.ledger.change(
-            key, lambda now: transitions.succeeded(now, succeeded, now=resources.clock.now()), known=known
-        )
+        entry = await resources.ledger.change(key, succeeded, known=known)
     except SupersededError:
         current = await resources.ledger.read(key)
         if current is None or not beside.is_superseded(current.generation, paid.task_id):
@@ -242,8 +239,8 @@ async def record_end(
             "%s goes on with task %s. Task %s was paid for as well and is finished: its video is archived beside.", key,
             current.generation.task_id, paid.task_id,
         )  # fmt: skip
-        return current, succeeded
+        return current, status
     run_logger().info("APIXO finished task %s of %s.", paid.task_id, key)
     emit("succeeded", entry.generation)
     report_progress(key, "wait", "finished", fraction=1.0, done=True)
-    return entry, succeeded
+    return entry, status

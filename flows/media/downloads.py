@@ -7,11 +7,11 @@ cut ``.part`` lies ``<name>.part.json`` with the strong ETag that lets the next 
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,9 +29,6 @@ from flows.media.errors import (
     is_retryable_status,
 )
 from flows.media.hosts import compatible_user_agent, open_stream
-
-if sys.platform != "win32":
-    import fcntl
 
 Report = Callable[[int, int | None], None]
 """``report(received_bytes, total_bytes)`` after each piece; the total is None while the host has not said it."""
@@ -241,12 +238,11 @@ class _Part:
             os.fsync(self._fd)
             self._part.replace(self._path)
         self._note.unlink(missing_ok=True)
-        if sys.platform != "win32":
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def discard(self) -> None:
         self._note.unlink(missing_ok=True)
@@ -267,8 +263,6 @@ def part_of(path: Path) -> Path:
 
 def _lock_file(fd: int, path: Path) -> bool:
     """Takes a file until it is closed. False when another call has it, or has just given it its final name."""
-    if sys.platform == "win32":
-        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path.stat().st_ino == os.fstat(fd).st_ino

@@ -7,6 +7,7 @@ fetches is made for each paid call: it is signed, a secret, and another one each
 import hashlib
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,11 +95,9 @@ async def upload(image: OwnImage, store: ObjectStore) -> None:
     Raises:
         StoreError: the store did not take it.
     """
-    try:
-        content_type = CONTENT_TYPES[image.object_name.rpartition(".")[2]]
+    content_type = CONTENT_TYPES[image.object_name.rpartition(".")[2]]
+    with suppress(PreconditionFailedError):
         await store.put_if(image.object_name, image.data, etag=None, content_type=content_type)
-    except PreconditionFailedError:
-        return
 
 
 def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_seconds: float) -> str:

@@ -129,13 +129,11 @@ class TaskOwners:
             named: `Generation.tasks_named` of the version that dropped it. Whoever names it in a later version has
                 bound it with a higher number, and keeps it.
         """
-        try:
+        with contextlib.suppress(StoreError, ValidationError):
             found = await self._store.get(task_name(task_id))
             owner = TaskOwner.model_validate_json(found.data) if found else None
             if found is not None and owner is not None and owner.key == key and owner.naming <= named:
                 await self._put(task_id, TaskOwner(key="", attempt_number=0), etag=found.etag)
-        except (StoreError, ValidationError):
-            return
 
     async def noted_for(self, unanswered: Generation) -> tuple[str, TaskOwner] | None:
         """The task whose owner was written down and whose record was not: the process died in between.

@@ -102,15 +102,22 @@ class Ledger:
         """
         await self._patiently(lambda: ensure_ready(self._store, also=(PROBE,)))
 
-    async def read(self, key: str) -> Entry | None:
+    async def read(self, key: str, *, patience_seconds: float | None = None) -> Entry | None:
         """The record of a key; None when the key was never claimed.
 
         Raises:
             LedgerError: there is a record, and it cannot be understood.
             StoreError: the store did not answer.
         """
-        found = await self._patiently(lambda: self._store.get(record_name(key)))
+        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds)
         return Entry(_parse(key, found.data), found.etag) if found else None
+
+    async def existing(self, key: str, *, patience_seconds: float | None = None) -> Entry:
+        """The record of a key that was claimed. It is a `LedgerError` where there is none any more."""
+        found = await self.read(key, patience_seconds=patience_seconds)
+        if found is None:
+            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
+        return found
 
     async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
         """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
@@ -158,7 +165,7 @@ class Ledger:
         while True:
             left = max(deadline - self._clock.monotonic(), 0.0)
             newest = entry is None
-            entry = entry or await self._existing(key, patience_seconds=left)
+            entry = entry or await self.existing(key, patience_seconds=left)
             changed = _changed(entry.generation, how, newest=newest)
             if changed is None:
                 entry = None
@@ -225,12 +232,6 @@ class Ledger:
                 )
                 if owner.key != changed.key:
                     raise LedgerError(f"Task {task_id} is that of {owner.key}.", key=changed.key, task_id=task_id)
-
-    async def _existing(self, key: str, *, patience_seconds: float) -> Entry:
-        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds=patience_seconds)
-        if found is None:
-            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
-        return Entry(_parse(key, found.data), found.etag)
 
     async def mark_open(self, key: str) -> None:
         """Writes the open marker. To be done before the record says that something is left to do."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from pydantic import ValidationError
@@ -108,10 +109,8 @@ class SpendObjects:
         return await self._patiently(apply, patience_seconds)
 
     async def _create(self, month: str, data: bytes) -> None:
-        try:
+        with suppress(PreconditionFailedError):  # another run was faster: it has counted the same
             await self._store.put_if(object_name(month), data, etag=None, content_type="application/json")
-        except PreconditionFailedError:
-            return  # another run was faster: it has counted the same
 
 
 def object_name(month: str) -> str:

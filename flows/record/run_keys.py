@@ -8,6 +8,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -81,10 +82,8 @@ class RunKeys:
         """Writes it, unless something is there. Returns what is there."""
 
         async def write() -> None:
-            try:
+            with suppress(PreconditionFailedError):
                 await self._store.put_if(object_name, text.encode(), etag=None, content_type="text/plain")
-            except PreconditionFailedError:
-                return
 
         await self._patiently(write)
         there = await self._text(object_name)

@@ -1,7 +1,6 @@
 """Puts the video, a poster and a description into the archive, reads the video back, and only then says so."""
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.archiving import store_task
 from flows.fetching import FetchedVideo
@@ -14,18 +13,10 @@ from flows.resources import Resources
 from flows.signals.artifacts import publish
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.terminal_event import publish_end
-from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
+from flows.steps.retrying import FREE_STEP
 
 
-@task(
-    name="archive",
-    task_run_name="archive {paid.key}",
-    retries=RETRIES,
-    retry_jitter_factor=JITTER_FACTOR,
-    retry_condition_fn=retry_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="archive", task_run_name="archive {paid.key}", **FREE_STEP)
 async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | None, resources: Resources) -> Generation:
     """Uploads into the task's own folder, reads back, then the ledger says archived, then the event.
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from apixo import Succeeded
@@ -13,18 +12,10 @@ from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
+from flows.steps.retrying import FREE_STEP, RETRIES
 
 
-@task(
-    name="fetch",
-    task_run_name="fetch {paid.key}",
-    retries=RETRIES,
-    retry_jitter_factor=JITTER_FACTOR,
-    retry_condition_fn=retry_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="fetch", task_run_name="fetch {paid.key}", **FREE_STEP)
 async def fetch(
     paid: PaidTask, known: Entry, status: Succeeded | None, folder: Path, resources: Resources
 ) -> list[FetchedVideo] | None:
