@@ -61,7 +61,6 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
     """Makes the store prove itself: once per process what is cheap, once a day the race and a large upload.
 
     Args:
-        store: the bucket.
         also: further objects that must be writable: a policy may allow one folder and not the other. They stay.
         thorough: prove everything now, whatever was proven before.
 

@@ -63,7 +63,6 @@ class Connection:
         """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
 
         Args:
-            bucket: the bucket's name.
             timeout_seconds: the most one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
             content_type: of objects that are written without one, as by a copy.
 

@@ -145,10 +145,8 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     """The error that an exception of a client means; None: it does not come from a request to the store.
 
     Args:
-        error: what the client raised.
         method: of the request: `GET`, `PUT`, `DELETE` or `LIST`.
         name: the object, or prefix, that the request was about; empty: the bucket.
-        bucket: the bucket.
     """
     reply = parse(error)
     if reply is None:

@@ -44,10 +44,8 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     """Creates every object of a task, and reads the videos back.
 
     Args:
-        paid: the task.
         found: its generation's record, for the description.
         videos: what fetch brought, at least one.
-        store: the archive's bucket.
 
     Raises:
         ArchiveMismatchError: a video read back is not what was written.

@@ -34,9 +34,7 @@ async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *,
     """At the start of a batch: what to say about a balance that is too low; None: nothing.
 
     Args:
-        client, api: the API, and its block.
         needed: what the videos that are not paid yet cost, as far as their prices are known.
-        batch_key: for the error.
 
     Raises:
         BalanceError: it is less than that, and the block requires it. Nothing was submitted.

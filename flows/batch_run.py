@@ -115,11 +115,7 @@ class Batch:
         """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
 
         Args:
-            key, rows: the batch.
-            resources: of this run.
-            terms: for each row.
             max_spend: the most that all runs may pay for these rows; None: no limit.
-            notes: for the summary.
             shards: how many runs submit rows of this batch at the same time.
 
         Raises:

@@ -84,7 +84,6 @@ def shown_body(body: bytes, *secrets: str) -> str:
     """The beginning of a body as a log may hold it: on one line, without these secrets and without signatures.
 
     Args:
-        body: as it came.
         secrets: what the provider knows of ours and may repeat, such as the token in the callback's address.
     """
     with contextlib.suppress(zlib.error):
@@ -140,8 +139,6 @@ async def answer_call(
 
     Args:
         key, attempt_number: what the call's address names. Its token was checked by the caller.
-        claimed_task_id: the task id in its body.
-        resources: the API and the ledger.
         notify: called when the generation's task has ended.
 
     Raises:

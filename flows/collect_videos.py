@@ -275,10 +275,8 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
     """The last two steps of a generation, as `flows.generate_video.generate` has them.
 
     Args:
-        paid: the task whose video is wanted.
         known: the record as it was seen last: submitted, succeeded or archived.
         status: what the provider said last, with the addresses; None: it is asked, if something is left to fetch.
-        resources: the archive, the ledger and the client for hosts outside.
 
     Raises:
         SupersededError: the generation has another task now. The video of this one is archived beside, if it was paid

@@ -79,9 +79,6 @@ async def fetch_videos(
     """Every result that is a video. One that cannot be had, beside one that can, is a warning in the end.
 
     Args:
-        found: the record of the generation.
-        urls, folder: what to fetch, and where to.
-        web: the client for hosts outside.
         fresh: whether the provider was asked for these addresses just now.
         last_try: whether nobody tries again by himself.
         now: the time. A day after the provider's success, the last try keeps what it gets, also if it is damaged.

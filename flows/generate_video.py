@@ -126,8 +126,6 @@ async def generate(
     """The five steps of one generation. Each knows from the ledger's record what is done already.
 
     Args:
-        request, key: the video.
-        resources: what the steps work with.
         terms: on what terms it submits; where it does not wait, it ends after the submission.
         starting: held until the request is submitted; of a batch, few rows at a time begin.
     """

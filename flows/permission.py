@@ -14,7 +14,6 @@ async def rerun_by_person(attempts: Sequence[Attempt], *, run_id: str | None = N
     """Whether a person sent a flow run back to work after it had ended, as the UI's Retry button does.
 
     Args:
-        attempts: those of the generation in question.
         run_id: which flow run; None: this one. A shard goes by that of its batch.
 
     Returns:

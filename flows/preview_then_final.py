@@ -181,7 +181,6 @@ def meaning(answer: Answer, asked: VideoRequest) -> _Next:
     """What is to be made next. Pure.
 
     Args:
-        answer: what a person decided.
         asked: the request of the preview that they saw.
 
     Raises:
@@ -228,9 +227,7 @@ async def ask(form: type[Form], question: str, hours: float) -> Form:
     same then.
 
     Args:
-        form: what is to be filled in.
         question: its name. A second question needs another one.
-        hours: how long to wait.
 
     Raises:
         PreviewStateError: nobody answered in time. As a deployment, Prefect ends the run itself.

@@ -179,10 +179,8 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
     """The final videos to be made; None: none. Pure.
 
     Args:
-        answer: what a person decided.
         waiting: the rows whose preview they saw, by their names.
         begun: names of rows whose final video was submitted before. To name them changes nothing.
-        key: of both batches.
 
     Raises:
         PreviewStateError: a name is not on the sheet, or a row's model takes no such video.

@@ -40,7 +40,6 @@ class Resources:
     those when they are task parameters.
 
     Args:
-        api, archive: the blocks.
         spool: where downloads are kept between two steps.
         options: what a `sora` command that a message shows needs to find the same blocks.
     """

@@ -144,10 +144,7 @@ async def give_up_result(
     """Ends a task as failed that has succeeded, and whose result cannot be had any more; None while it may come.
 
     Args:
-        paid: the task.
-        known: the record as it was seen last.
         error: why the result could not be had this time.
-        resources: the ledger.
     """
     now, found = resources.clock.now(), known.generation
     age = now - (found.succeeded_at or found.attempt.claimed_at)
@@ -182,7 +179,6 @@ def given_up(
     """The end of a task that names none; None while one may come. Pure.
 
     Args:
-        status: what the provider says of it.
         age: since it was submitted.
         stood: since that was first seen, where it is no documented state.
         kept: how long APIXO keeps a result.

@@ -174,7 +174,6 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
     """A row from its fields, with every problem that it has, not only the first. Pure.
 
     Args:
-        line: where the row begins.
         fields: of the types that JSON has; texts are read as cells are.
         problems: what is already known to be wrong with it.
     """
@@ -225,8 +224,6 @@ def as_submitted(row: Row | BadRow, batch_key: str, known: Mapping[str, Generati
     It goes on under the key and with the text of that time: else it would be paid for once more.
 
     Args:
-        row: as it is read today.
-        batch_key: the batch.
         known: what the ledger has of `keys_of`.
     """
     if isinstance(row, BadRow) or "\n" not in row.item.prompt:

@@ -43,7 +43,6 @@ class LocalPictures:
     """Of a calendar that is a file: its pictures are files, and uploaded once the calendar is read.
 
     Args:
-        calendar: the file.
         bucket: where they are uploaded to.
         fit: see `read_own_image`.
     """

@@ -30,7 +30,6 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
     """Creates the artifact, with the pictures that the archive has.
 
     Args:
-        summary: the batch.
         store: where its posters are.
         asks: whether the run waits for an answer about these rows.
     """
@@ -47,7 +46,6 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = 
     """The sheet's text. Pure. What came from outside cannot become markup.
 
     Args:
-        summary: the batch.
         pictures: of each key, a small JPEG.
         asks: whether the run waits for an answer about these rows.
     """

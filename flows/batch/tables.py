@@ -66,10 +66,7 @@ def read_table(
 
     Args:
         rows: the rows that are not blank; the first is the header.
-        name: the file's name, for errors.
         ignore_columns: whether columns that are not known are left out; those that begin with # always are.
-        report: takes what was left out.
-        pictures: finds pictures that are named by a path.
 
     Raises:
         CalendarError: the header is not right, a column without a name holds something, or there are too many rows.

@@ -41,8 +41,6 @@ def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable
     """The rows of a sheet that are not blank.
 
     Args:
-        data: the file.
-        name: its name, for errors.
         sheet: the sheet's name. None: the only one that is not hidden.
         report: takes which sheets were not read.
 

@@ -56,11 +56,8 @@ async def download(
 
     Args:
         client: From `flows.media.hosts.guarded_client`.
-        url: Where the file is.
         path: Where it goes; its folder is made, a file there is replaced.
         max_bytes: Larger files are refused, counted while they arrive.
-        total_seconds: The most the whole call may take.
-        report: Told of each piece.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.

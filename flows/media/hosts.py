@@ -230,7 +230,6 @@ def guarded_client(
     Args:
         allow_private_hosts: See `is_allowed_address`.
         timeout_seconds: For each of look-up, connecting, and waiting for the next bytes. Not for the whole.
-        resolve: Gives the addresses of a host.
         verify: The certificates to trust; None: as everywhere.
 
     Raises:

@@ -82,7 +82,6 @@ class ImageFacts:
         format: By its bytes, whatever its name or content type says.
         width: In pixels, as stored.
         height: In pixels, as stored.
-        size_bytes: Of the file.
     """
 
     url: str
@@ -104,10 +103,8 @@ async def check_image(
 
     Args:
         client: From `flows.media.hosts.guarded_client`.
-        url: Where the image is.
         max_bytes: Larger files are refused, counted while they arrive.
         max_pixels: Larger pictures are refused before they are decoded.
-        total_seconds: The most the fetching may take.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.
@@ -137,8 +134,6 @@ def decode_image(
     """What an image is, from all of its bytes. Pure, and slow for a large one: to be run in a thread.
 
     Args:
-        data: the file.
-        url: where it came from.
         max_pixels: of larger pictures nothing is decoded.
         shown: what a message calls one that came from no URL.
 

@@ -42,8 +42,6 @@ class OwnImage:
 
     Attributes:
         object_name: follows from the file alone, so the same picture is uploaded once, and asks for the same video.
-        data: what is uploaded.
-        facts: what it is.
         lies: whether it is stored turned, and only a note in it says which way is up.
     """
 
@@ -57,7 +55,6 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
     """A picture from a file, decoded. Slow for a large one: to be run in a thread.
 
     Args:
-        path: the file.
         shown: what a message calls it.
         max_bytes: the most that the model takes.
         fit: whether it is turned upright and made small enough where it must be. What else a camera has written into
@@ -104,7 +101,6 @@ def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_
     """Where the provider fetches an image. Of one in the store it is signed: a secret, to be sent and nothing else.
 
     Args:
-        url: as the request has it.
         archive, store: where an `s3://` image lies.
         valid_seconds: how long a signed address is needed.
     """

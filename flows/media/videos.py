@@ -117,8 +117,6 @@ def inspect_video(
     Args:
         path: The file; its name does not count.
         poster: Where the poster goes, see `poster_jpeg`; None: nobody wants one.
-        max_pixels: Of one frame.
-        max_frames: Of the video.
 
     Raises:
         DamagedVideoError: empty, not a video, no picture in it, cut short, or a frame does not decode; not retryable
@@ -179,7 +177,6 @@ def compare(facts: VideoFacts, *, duration_seconds: float | None, aspect_ratio: 
     """What differs from the order, as sentences: warnings only, for the video is paid for. Pure.
 
     Args:
-        facts: From `inspect_video`.
         duration_seconds: The length that was asked for; DURATION_TOLERANCE_SECONDS more or less is the same. None: the
             model decides.
         aspect_ratio: The shape that was asked for. None: the model, or the image, decides.
@@ -201,7 +198,6 @@ def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
     The same video gives the same bytes. `inspect_video` takes it on the way; this is for what it does not let through.
 
     Args:
-        path: A video, damaged or not.
         max_side: The longer side in pixels; a smaller video is not enlarged.
 
     Raises:

@@ -82,7 +82,6 @@ def unwrap(path: Path, *, max_bytes: int) -> Unwrapped:
     What cannot be taken off wholly is not taken off.
 
     Args:
-        path: the file.
         max_bytes: an inner file that becomes larger is none.
 
     Raises:

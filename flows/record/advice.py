@@ -40,7 +40,6 @@ def advice(found: Generation, options: str) -> Advice:
     """What a person can do about a generation, with the command and the deployment that does it. Pure.
 
     Args:
-        found: the record.
         options: what names the blocks in commands.
     """
     key, attempt = found.key, found.attempt

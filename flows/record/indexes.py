@@ -71,11 +71,8 @@ class TaskOwners:
         """Binds a task to an attempt, unless it belongs to another key. Returns whose it is.
 
         Args:
-            task_id: the provider's task.
             key, attempt_number: what it was paid for.
-            named_by: who named the task.
             naming: `Generation.next_naming` of the record that will name it.
-            patience_seconds: how long an outage of the store is waited out.
 
         Raises:
             StoreError: the store did not answer.
@@ -190,8 +187,6 @@ class RequestIndex:
         """Notes that this key is about to be claimed for this video; false: another one was noted meanwhile.
 
         Args:
-            request: the video.
-            key: the key that will be claimed.
             over: an earlier key that nothing was paid for, and that gives way; None: there is none yet.
 
         Raises:

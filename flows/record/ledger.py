@@ -67,15 +67,8 @@ class Ledger:
     """The records of one archive.
 
     Args:
-        store: the archive's bucket.
         patience_seconds: how long an outage of the store is waited out.
         clock, nonce: for tests.
-
-    Attributes:
-        tasks: which generation a task belongs to.
-        requests: under which key a request was generated first.
-        spend: what is spent and reserved in each month.
-        run_keys: which key a run has that was given none.
     """
 
     def __init__(
@@ -150,7 +143,6 @@ class Ledger:
         and is bound again to a newer version.
 
         Args:
-            key: an existing record's.
             how: one of the functions of `transitions` or `beside`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read where nobody wrote since.
             patience_seconds: how long an outage of the store is waited out.
@@ -202,8 +194,6 @@ class Ledger:
         """The other key that the same request was, or may have been, paid under; None: there is none.
 
         Args:
-            request: the video.
-            key: under which it is wanted now.
             note: whether this key is about to be claimed, so that it becomes the first one where there is none.
 
         Raises:

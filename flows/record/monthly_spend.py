@@ -27,8 +27,6 @@ class SpendObjects:
     """What is spent and reserved in each month, over all runs and machines that share the bucket.
 
     Args:
-        store: the archive's bucket.
-        patiently: waits out an outage of the store.
         sleep, rng: clock and randomness, for tests.
     """
 
@@ -57,7 +55,6 @@ class SpendObjects:
         """Creates the month where it is missing.
 
         Args:
-            month: such as `2026-11`.
             count: what was spent in it so far.
 
         Raises:
@@ -74,7 +71,6 @@ class SpendObjects:
             month: one that was begun.
             how: must come to the same where it is applied twice, for the reply to a write can be lost. Returning its
                 argument changes nothing.
-            patience_seconds: how long an outage of the store is waited out.
 
         Returns:
             The month as it then is; None: `how` returned None, so nothing was changed.

@@ -109,10 +109,6 @@ def submitted(
     its task becomes that of the generation, as an attempt of its own; else it is only written down.
 
     Args:
-        generation: the record as it is.
-        attempt_number: 1 for the first.
-        task_id: the provider's task.
-        now: the time.
         named_by: where the task is known from.
         note: for a person, where it was not the reply to the paid call. Earlier notes stay. Nobody waits then: the run
             that made the call has lost its answer.

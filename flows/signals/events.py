@@ -87,7 +87,6 @@ def emit_task_finished(
     """Emits `apixo.task.finished`: waiting runs go on at once.
 
     Args:
-        key: the generation.
         task_id: its task, which the API reports as ended.
         api, archive: names of the blocks, for the collector.
         end: how it ended, sealed: see `handed_over`. Without it, who waits asks the API.

@@ -24,8 +24,6 @@ class Progress:
     """One piece of news.
 
     Attributes:
-        key: the generation.
-        step: the step it is about.
         doing: a few words for a person.
         fraction: how much of the step is done, 0 to 1; None when nobody knows.
         done: the step ended well.

@@ -17,14 +17,7 @@ MOST_REASON_CHARACTERS = 2_000
 
 
 async def publish_failure(key: str, reason: str, said: Advice, found: Generation | None) -> None:
-    """Creates the artifact of a run that failed.
-
-    Args:
-        key: the generation's.
-        reason: the error's text.
-        said: whether it was paid, and what to do.
-        found: the record, where there is one.
-    """
+    """Creates the artifact of a run that failed."""
     made = acreate_markdown_artifact(
         markdown=failure_markdown(key, reason, said, found),
         key=artifact_key(key),

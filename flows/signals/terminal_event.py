@@ -16,10 +16,6 @@ async def publish_end(
     sends the event again.
 
     Args:
-        ended: the generation.
-        ledger: whose open marker goes.
-        archive: for the links to the objects.
-        connection: the run's, to Prefect.
         found: it had ended before, so a missing marker means that the event was delivered. Whoever has just recorded
             the end publishes it in any case: the marker may have been removed by a process that published an earlier
             end and died before it could put the marker back. Prefect recognizes a second event as a repetition.

@@ -21,10 +21,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     """Uploads into the task's own folder, reads back, then the ledger says archived, then the event.
 
     Args:
-        paid: the task.
-        known: the record as it was seen last.
         videos: what fetch brought; None when the ledger says that all is archived.
-        resources: the archive and the ledger.
 
     Raises:
         SupersededError: the generation has another task now. The video is archived beside, if it was paid for.

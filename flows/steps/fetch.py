@@ -24,11 +24,8 @@ async def fetch(
     Retried after transient errors, cut downloads and damaged files; a cut one goes on where it was cut.
 
     Args:
-        paid: the task.
-        known: the record as it was seen last.
         status: what the provider said last; None after a rerun, then it is asked again for fresh addresses.
         folder: where the files go, and where an earlier run may have left them.
-        resources: the API and the client for hosts outside.
 
     Raises:
         MediaError: the result cannot be fetched, or is not a whole video.
