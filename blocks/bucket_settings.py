@@ -109,14 +109,14 @@ def parse_rules(lifecycle: str) -> tuple[LifecycleRule, ...]:
     A rule for tagged objects is left out: ours have no tags.
     """
     rules = []
-    for rule in _children(_xml(lifecycle), "Rule"):
-        if _text(rule, "Status") != "Enabled" or _all(rule, "Tag"):
+    for rule in _xml(lifecycle).findall("{*}Rule"):
+        if _text(rule, "Status") != "Enabled" or rule.findall(".//{*}Tag"):
             continue
         effects = [
-            *("deletes" for found in _children(rule, "Expiration") if _text(found, "Days") or _text(found, "Date")),
+            *("deletes" for found in rule.findall("{*}Expiration") if _text(found, "Days") or _text(found, "Date")),
             *(
                 f"moves to {_text(found, 'StorageClass')}"
-                for found in _children(rule, "Transition")
+                for found in rule.findall("{*}Transition")
                 if _text(found, "StorageClass") in _OFFLINE
             ),
         ]
@@ -167,14 +167,6 @@ def _xml(body: str) -> ET.Element:
         return ET.Element("Nothing")
 
 
-def _all(element: ET.Element, name: str) -> list[ET.Element]:
-    return [found for found in element.iter() if found.tag.rpartition("}")[2] == name]
-
-
-def _children(element: ET.Element, name: str) -> list[ET.Element]:
-    return [found for found in element if found.tag.rpartition("}")[2] == name]
-
-
 def _text(element: ET.Element, name: str) -> str:
     """The text of the first such element at any depth: a prefix stands in a rule, its filter, or an And."""
-    return next((found.text or "" for found in _all(element, name)), "").strip()
+    return element.findtext(f".//{{*}}{name}", "").strip()

@@ -30,13 +30,7 @@ from flows.record.advice import (
     unconfirmed_error,
     unknown_model,
 )
-from flows.record.errors import (
-    CeilingError,
-    DuplicateRequestError,
-    KeyConflictError,
-    LedgerError,
-    UnconfirmedError,
-)
+from flows.record.errors import CeilingError, DuplicateRequestError, KeyConflictError, LedgerError, UnconfirmedError
 from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
@@ -152,7 +146,6 @@ class Batch:
             "Batch %s: %s due, %d of them known, at most %d at once, %g submissions a second.",
             self.key, counted(len(self.due), "row"), len(self._before), max_in_flight, submissions_per_second,
         )  # fmt: skip
-
         shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.clock.monotonic)
 
         async def one(row: Row) -> BatchRow:
@@ -339,8 +332,7 @@ class Batch:
     async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self.key), row.item.request()
         found = self._before.get(key)
-        known = None if found is None else self._check_known(row, found)
-        if known is not None:
+        if found is not None and (known := self._check_known(row, found)) is not None:
             return known
         validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
         try:
@@ -349,9 +341,8 @@ class Batch:
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
         except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
-        unknown = unknown_model(request)
         if first is None:
-            return self._row(row, "ready", note=unknown or "")
+            return self._row(row, "ready", note=unknown_model(request) or "")
         if self.terms.refuse_duplicates:
             self.budget.release(key)
             return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))

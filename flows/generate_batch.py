@@ -13,20 +13,11 @@ from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_
 from flows.batch.calendars import read_calendar
 from flows.batch.limited_flow import limited_flow
 from flows.batch.sheet import publish_sheet
-from flows.batch.summary import (
-    BatchSummary,
-    bad_row,
-    bad_rows_error,
-    batch_error,
-    publish,
-)
+from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
 from flows.generate_video import prompt_of
 from flows.permission import rerun_by_person
-from flows.record.errors import (
-    InvalidKeyError,
-    PipelineError,
-)
+from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
 from flows.record.ledger import Ledger

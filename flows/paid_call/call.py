@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from typing import Final, TypeVar
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
@@ -92,14 +91,12 @@ class PaidCall:
     Attributes:
         key, request: the video.
         model: which one is asked for it: the request's, or one of its fallback models.
-        price, currency: what it costs, as the attempt has it.
-        reservation: what it is spent from; None: there is no ceiling.
-        claim_before: until when that may be claimed on; None: at any time.
+        terms: what the attempt says of it.
+        claim_before: until when its reservation may be claimed on; None: at any time.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        granted_by, waits, batch, note: as the attempt has them.
         image_addresses: what is sent in place of the request's images. They may be signed, so nothing else has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
@@ -109,22 +106,16 @@ class PaidCall:
     key: str
     request: VideoRequest
     model: str
-    price: Decimal | None
-    currency: str | None
+    terms: transitions.ClaimTerms
     over: Entry | None
     owner: Owner
     callback_url: str | None
     lease_seconds: float
-    granted_by: str | None
-    waits: bool
     options: str
     log: Log
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
-    reservation: str | None = None
     claim_before: datetime | None = None
-    batch: str | None = None
-    note: str | None = None
     image_addresses: tuple[str, ...] = field(default=(), repr=False)
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
@@ -151,14 +142,7 @@ class PaidCall:
                 owner=self.owner,
                 lease_seconds=self.lease_seconds,
                 now=started_at,
-                granted_by=self.granted_by,
-                waited_for=self.waits,
-                model=self.model,
-                price=self.price,
-                currency=self.currency,
-                reservation=self.reservation,
-                batch=self.batch,
-                note=self.note,
+                **self.terms,
             ),
             over=self.over,
         )

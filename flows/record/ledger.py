@@ -40,10 +40,6 @@ FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
-Mark = Callable[[str], Awaitable[None]]
-"""Writes the marker of a key."""
-
-
 class Entry:
     """A record as it was read, with the etag that a change of it is bound to. Nobody changes one.
 
@@ -55,12 +51,6 @@ class Entry:
 
     def __init__(self, generation: Generation, etag: str) -> None:
         self.generation, self.etag = generation, etag
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Entry) and (self.generation, self.etag) == (other.generation, other.etag)
-
-    def __hash__(self) -> int:
-        return hash(self.etag)
 
 
 class Ledger:
@@ -116,15 +106,13 @@ class Ledger:
         """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
 
         Args:
-            claimed: what `flows.record.transitions.claim` made.
             over: the record as it was read; None: there was none.
 
         Raises:
             StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
         """
         await self.mark_open(claimed.key)
-        etag = over.etag if over else None
-        back = self._put_open if over is not None else None
+        etag, back = (over.etag, self._put_open) if over else (None, None)
         return await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds, mark_again=back)
 
     async def change(
@@ -262,8 +250,7 @@ class Ledger:
             await self._patiently(lambda: self._put_published(key))
 
     async def is_published(self, key: str) -> bool | None:
-        """Whether the end of a finished generation was published, and only other paid tasks of it are waited for. None:
-        nothing is left to do."""
+        """Whether the end was published, and only other paid tasks are waited for. None: nothing is left to do."""
         marker = await self._patiently(lambda: self._store.get(marker_name(key)))
         return None if marker is None else marker.data == PUBLISHED
 
@@ -310,7 +297,12 @@ class Ledger:
         return [entry.generation for entry in found if entry is not None]
 
     async def _write(
-        self, generation: Generation, *, etag: str | None, patience_seconds: float, mark_again: Mark | None = None
+        self,
+        generation: Generation,
+        *,
+        etag: str | None,
+        patience_seconds: float,
+        mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.
 

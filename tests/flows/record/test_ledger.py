@@ -19,7 +19,7 @@ from flows.submission import Submission
 from tests.support import KITE, make_api
 from tests.support.store_line import Line
 
-from .ledgers import NO, NOW, claim_of, must_claim, now_in, opened, rejected, submitted, warn
+from .ledgers import NO, NOW, claim_of, must_claim, now_in, opened, rejected, same, submitted, warn
 
 
 async def test_nobody_knows_a_key_that_was_never_claimed(ledger: Ledger, key: str) -> None:
@@ -31,7 +31,7 @@ async def test_nobody_knows_a_key_that_was_never_claimed(ledger: Ledger, key: st
 
 async def test_a_claim_is_read_back_as_it_was_written_and_is_open(ledger: Ledger, store: ObjectStore, key: str) -> None:
     entry = await must_claim(ledger, key)
-    assert await ledger.read(key) == entry
+    assert same(await ledger.read(key), entry)
     assert entry.generation.nonce
     assert entry.generation.model_copy(update={"nonce": ""}) == claim_of(key)
     assert await ledger.is_published(key) is not None
