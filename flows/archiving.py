@@ -17,9 +17,8 @@ from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
 from flows.fetching import FetchedVideo, poster_of
-from flows.media.decoding import decode
 from flows.media.errors import DamagedVideoError, MediaError
-from flows.media.videos import compare, inspect_video, poster_jpeg
+from flows.media.videos import compare, decode, inspect_video, poster_jpeg
 from flows.record import object_names
 from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask

@@ -26,12 +26,10 @@ from flows.record.ledger import Entry, Ledger
 from flows.record.wording import counted
 from flows.resources import Resources, command_options, load_block
 from flows.signals.artifacts import plain, shown
-from flows.signals.events import emit
+from flows.signals.events import emit, publish_end
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.run_tags import tag_run
-from flows.signals.terminal_event import publish_end
-from flows.signals.waiting_runs import remove_waiting_runs
+from flows.signals.runs import remove_waiting_runs, tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer

@@ -10,10 +10,9 @@ from typing import Final
 import httpx
 
 from apixo import StatusClient, Succeeded, UnexpectedReplyError
-from flows.media.decoding import decode
 from flows.media.downloads import download, part_of
 from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
-from flows.media.videos import VideoFacts, compare, inspect_video
+from flows.media.videos import VideoFacts, compare, decode, inspect_video
 from flows.media.wrappings import is_error_page, unwrap
 from flows.record.generation import Generation
 from flows.record.object_names import video_name

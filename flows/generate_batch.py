@@ -27,7 +27,7 @@ from flows.shard_runs import run_in_shards
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.runs import tag_run
 from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0

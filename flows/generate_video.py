@@ -30,7 +30,7 @@ from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.runs import tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms

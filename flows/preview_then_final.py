@@ -24,10 +24,10 @@ from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
 from flows.resources import PayingResources, command_options, describe, load_block
 from flows.signals.output import protect_log_handlers
-from flows.signals.preview_artifacts import publish_question
 from flows.signals.progress import run_logger
+from flows.signals.run_artifacts import publish_question
 from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.runs import tag_run
 from flows.submission import Terms
 
 VERB: Final = "preview"

@@ -37,11 +37,10 @@ from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.wording import counted
 from flows.resources import PayingResources, Resources, command_options, describe, load_block
 from flows.signals.output import protect_log_handlers
-from flows.signals.preview_artifacts import known_costs
 from flows.signals.progress import run_logger
-from flows.signals.run_artifacts import time
+from flows.signals.run_artifacts import known_costs, time
 from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.runs import tag_run
 from flows.submission import Terms
 
 VERB: Final = "previews of batch"

@@ -21,9 +21,8 @@ from flows.record.generation import Attempt, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry, Ledger
 from flows.resources import PayingResources
-from flows.signals.events import emit
+from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
-from flows.signals.terminal_event import publish_end
 
 LOOK_SECONDS: Final = 0.5
 """How often a run that joined another's claim looks for its answer. A read of the ledger takes a few milliseconds."""

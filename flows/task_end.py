@@ -25,10 +25,9 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.record.wording import counted
 from flows.resources import Resources
-from flows.signals.events import emit
+from flows.signals.events import emit, publish_end
 from flows.signals.handed_over import opened
 from flows.signals.progress import clock, report_progress, run_logger
-from flows.signals.terminal_event import publish_end
 
 MAX_WORD_CHARACTERS: Final = 100
 """How much of an undocumented state the record keeps."""

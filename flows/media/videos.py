@@ -1,16 +1,20 @@
 """Does this file play, and is it what was asked for? Plus the still pictures of it.
 
-Everything here blocks and is slow (a 12 s video takes a second or two): run it in a thread.
+Everything here but `decode` blocks and is slow (a 12 s video takes a second or two): `decode` runs it in a thread.
 """
 
+import asyncio
+import functools
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 import av
 from av import VideoCodecContext
@@ -23,6 +27,9 @@ from apixo.catalogue import Shape
 from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
 from flows.media.posters import MAX_POSTER_SIDE, Choice, display_size, jpeg, unit_seconds
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DURATION_TOLERANCE_SECONDS = 0.5
 """Encoders round to whole frames and pad the sound, some 0.1 s. The lengths APIXO sells (4, 8, 12 s) lie 4 s apart."""
@@ -104,6 +111,27 @@ class VideoFacts:
     media_type: str = "video/mp4"
     has_c2pa: bool = False
     doubts: tuple[str, ...] = ()
+
+
+async def decode(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Runs what decodes beside the event loop, in one of this process's threads: one for each processor."""
+    call = functools.partial(work, *arguments, **options)
+    return await asyncio.get_running_loop().run_in_executor(_threads(), call)
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    # Not at a lower priority: a thread that is put off while it holds the interpreter's lock puts off the event loop.
+    # On a busy machine that was measured to be two seconds.
+    return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
 
 
 def inspect_video(

@@ -11,8 +11,8 @@ from flows.record.ledger import Entry
 from flows.record.payments import spent_on
 from flows.resources import Resources
 from flows.signals.artifacts import publish
+from flows.signals.events import publish_end
 from flows.signals.progress import report_progress, run_logger
-from flows.signals.terminal_event import publish_end
 from flows.steps.retrying import FREE_STEP
 
 
