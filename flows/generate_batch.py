@@ -50,7 +50,6 @@ def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | 
         return BadRow.whole(1, "must be an object with a prompt")
 
 
-ReadCalendar = Callable[[str, VideoArchive], Awaitable[list[Row | BadRow]]]
 LenientItem = Annotated[BatchItem, WrapValidator(_lenient)]
 
 
@@ -143,12 +142,13 @@ async def generate_batch(
         notes: list[str] = []
         read = partial(
             read_calendar,
+            archive=resources.archive,
             sheet=sheet or None,
             ignore_columns=ignore_columns,
             fit_images=fit_images,
             report=notes.append,
         )
-        rows = await rows_of(requests, calendar or None, key, resources.archive, read)
+        rows = await rows_of(requests, calendar or None, key, read)
         for note in notes:
             run_logger().warning("%s", note)
         tags = {tag for row in rows if isinstance(row, Row) for tag in row.item.tags}
@@ -201,14 +201,13 @@ async def rows_of(
     requests: Sequence[BatchItem | BadRow] | None,
     calendar: str | None,
     key: str,
-    archive: VideoArchive,
-    read: ReadCalendar,
+    read: Callable[[str], Awaitable[list[Row | BadRow]]],
 ) -> list[Row | BadRow]:
     """What is asked for, each row understood or not. Rows whose key would not be one are not."""
     if (requests is None) is (calendar is None):
         raise PipelineError("Give either requests or a calendar. Nothing was submitted.", key=key)
     if calendar is not None:
-        rows = await read(calendar, archive)
+        rows = await read(calendar)
     else:
         rows = mark_duplicates(
             [

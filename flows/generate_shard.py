@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -69,11 +69,8 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
 
 
 async def _read(share: str, archive: VideoArchive) -> Share:
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         found = await store.get(share)
-    finally:
-        await store.aclose()
     try:
         return Share.model_validate_json(found.data if found else b"")
     except ValidationError as error:

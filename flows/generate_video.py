@@ -36,9 +36,10 @@ from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
 
-def _run_name() -> str:
+def name_of_run(verb: str) -> str:
+    """What a run that makes one video is called, from its parameters alone."""
     parameters = flow_run.parameters
-    return f"generate {parameters.get('key') or run_title(prompt_of(parameters.get('request')), 'generate')}"
+    return f"{verb} {parameters.get('key') or run_title(prompt_of(parameters.get('request')), verb)}"
 
 
 def prompt_of(request: Any) -> str:
@@ -55,7 +56,7 @@ def run_title(prompt: str, *verbs: str) -> str:
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(
     name="generate-video",
-    flow_run_name=_run_name,
+    flow_run_name=lambda: name_of_run("generate"),
     persist_result=False,
     log_prints=False,
     retries=0,

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import deployment
 from prefect.states import Completed
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -15,7 +15,7 @@ from apixo.catalogue import find
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
-from flows.generate_video import generate, key_of_run, prompt_of, run_title
+from flows.generate_video import generate, key_of_run, name_of_run, run_title
 from flows.permission import rerun_by_person
 from flows.record.errors import PipelineError
 from flows.record.forms import PLAIN
@@ -68,15 +68,10 @@ class _Next(NamedTuple):
     is_final: bool = False
 
 
-def _run_name() -> str:
-    parameters = flow_run.parameters
-    return f"{VERB} {parameters.get('key') or run_title(prompt_of(parameters.get('request')), VERB)}"
-
-
 # retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(
     name="preview-then-final",
-    flow_run_name=_run_name,
+    flow_run_name=lambda: name_of_run(VERB),
     persist_result=False,
     log_prints=False,
     retries=0,

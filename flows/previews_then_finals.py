@@ -112,10 +112,8 @@ async def previews_then_finals(
     limit = None if max_spend is None else Decimal(str(max_spend))
     async with opened() as resources:
         key = given or await key_of_batch(title_of(requests, (VERB,)), resources.ledger, dry_run=False)
-        read = partial(
-            read_calendar, sheet=sheet or None, ignore_columns=False, fit_images=False, report=run_logger().warning
-        )
-        rows = await rows_of(requests, calendar or None, preview_key(key, 1), resources.archive, read)
+        read = partial(read_calendar, archive=resources.archive, sheet=sheet or None, report=run_logger().warning)
+        rows = await rows_of(requests, calendar or None, preview_key(key, 1), read)
         await tag_run({tag for row in rows if isinstance(row, Row) for tag in row.item.tags}, name=f"{VERB} {key}")
         shortened = [preview_row(row) for row in rows]
         previews = await _made(preview_key(key, 1), shortened, resources, limit, skips_bad=on_bad_rows == "skip")

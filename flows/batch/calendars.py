@@ -8,6 +8,7 @@ import asyncio
 import codecs
 import stat
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Literal
 
@@ -80,7 +81,8 @@ async def read_calendar(
         parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, pictures=pictures
     )
     if local is not None:
-        await _upload(local, archive)
+        async with aclosing(archive.store()) as store:
+            await local.upload(store)
         if local.lying:
             report(
                 f"{counted(len(local.lying), 'picture')} stored lying, such as {local.lying[0]!r}. APIXO may take them "
@@ -116,17 +118,14 @@ def parse_calendar(
         raise refusal(name, f"is larger than {MAX_CALENDAR_BYTES:,} bytes. Split it into several batches.")
     if sheet is not None and kind != "workbook":
         raise refusal(name, "has no sheets: only an .xlsx does. Leave sheet empty.")
-    match kind:
-        case "workbook":
-            if not data:
-                raise refusal(name, "is empty.")
-            table = workbook_rows(data, name, sheet=sheet, report=report)
-            rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
-        case "csv":
-            table = csv_rows(_text(data, name), name)
-            rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
-        case "json":
-            rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, pictures=pictures)
+    if not data:
+        raise refusal(name, "is empty.")
+    if kind == "json":
+        rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, pictures=pictures)
+    else:
+        is_csv = kind == "csv"
+        table = csv_rows(_text(data, name), name) if is_csv else workbook_rows(data, name, sheet=sheet, report=report)
+        rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
     return mark_duplicates(rows)
 
 
@@ -199,11 +198,3 @@ async def _read_object(where: str, rest: str, archive: VideoArchive) -> bytes:
     if data is None:
         raise refusal(where, f"is not there: the bucket {bucket} has no such object.")
     return data
-
-
-async def _upload(pictures: LocalPictures, archive: VideoArchive) -> None:
-    store = archive.store()
-    try:
-        await pictures.upload(store)
-    finally:
-        await store.aclose()

@@ -33,7 +33,6 @@ SMALLER: Final = 0.85
 QUALITY: Final = 92
 EXIF_ORIENTATION: Final = 0x0112
 SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-CONTENT_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ async def upload(image: OwnImage, store: ObjectStore) -> None:
     Raises:
         StoreError: the store did not take it.
     """
-    content_type = CONTENT_TYPES[image.object_name.rpartition(".")[2]]
+    content_type = f"image/{image.facts.format.lower()}"
     with suppress(PreconditionFailedError):
         await store.put_if(image.object_name, image.data, etag=None, content_type=content_type)
 
