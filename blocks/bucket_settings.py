@@ -5,6 +5,7 @@ A store that does not know a setting, or a key that may not read it, is no error
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -143,20 +144,16 @@ def _signed_get(connection: Connection, address: str) -> str:
 
     minio-py signs it, but has no call that reads it: its own take only what its data classes know.
     """
-    try:
-        with connection.http() as http:
-            response = http.get(address, headers=connection.signed("GET", address, {}, _EMPTY_SHA256))
-    except httpx.HTTPError:
-        return ""
-    return response.text if response.status_code == 200 else ""
+    with suppress(httpx.HTTPError), connection.http() as http:
+        response = http.get(address, headers=connection.signed("GET", address, {}, _EMPTY_SHA256))
+        return response.text if response.status_code == 200 else ""
+    return ""
 
 
 def _is_minio(connection: Connection) -> bool:
-    try:
-        with connection.http() as http:
-            return str(http.head(connection.url).headers.get("server", "")).startswith("MinIO")
-    except httpx.HTTPError:
-        return False
+    with suppress(httpx.HTTPError), connection.http() as http:
+        return str(http.head(connection.url).headers.get("server", "")).startswith("MinIO")
+    return False
 
 
 def _xml(body: str) -> ET.Element:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -119,27 +119,24 @@ class Connection:
         Raises:
             ValueError: the environment names a proxy that cannot be used.
         """
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS)
-        retries = urllib3.Retry(
-            respect_retry_after_header=False,  # a maintenance page may ask for hours, in a thread that nothing ends
-            total=2,
-            backoff_factor=0.2,
-            status_forcelist=[500, 502, 503, 504],
-        )
-        context = trust() if self.secure else None
+        options: dict[str, Any] = {
+            "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS),
+            "retries": urllib3.Retry(
+                respect_retry_after_header=False,  # a maintenance page may ask for hours, in a thread that nothing ends
+                total=2,
+                backoff_factor=0.2,
+                status_forcelist=[500, 502, 503, 504],
+            ),
+            "maxsize": 16,
+            "ssl_context": trust() if self.secure else None,
+        }
         proxy = proxy_for(self.url)
         if proxy is None:
-            return urllib3.PoolManager(timeout=timeout, retries=retries, maxsize=16, ssl_context=context)
+            return urllib3.PoolManager(**options)
         user = urlsplit(proxy)
         login = f"{unquote(user.username)}:{unquote(user.password or '')}" if user.username else None
-        return urllib3.ProxyManager(
-            proxy,
-            proxy_headers=urllib3.make_headers(proxy_basic_auth=login) if login else None,
-            timeout=timeout,
-            retries=retries,
-            maxsize=16,
-            ssl_context=context,
-        )
+        headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
     def http(self) -> httpx.Client:
         """For requests that neither client makes: a new connection for each, so none can have gone stale. To be closed.

@@ -112,9 +112,8 @@ async def fetch_videos(
 async def _fetch_one(
     found: Generation, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
 ) -> FetchedVideo:
-    def report(received_bytes: int, total_bytes: int | None) -> None:
-        fraction = received_bytes / total_bytes if total_bytes else None
-        report_progress(found.key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
+    def report(received_bytes: int, _total_bytes: int | None) -> None:
+        report_progress(found.key, "fetch", f"{received_bytes:,} bytes")
 
     warnings: list[str] = []
     cut: CutDownloadError | None = None

@@ -68,10 +68,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
 
     def report(answer: str, waited_seconds: float, pause_seconds: float) -> None:
         nonlocal said, said_seconds
-        report_progress(
-            key, "wait", f"{answer[:60]}{usually}", fraction=waited_seconds / api.deadline_seconds,
-            next_seconds=pause_seconds,
-        )  # fmt: skip
+        report_progress(key, "wait", f"{answer[:60]}{usually}", next_seconds=pause_seconds)
         if answer != said or waited_seconds - said_seconds >= SAID_AGAIN_SECONDS:
             run_logger().info(
                 "%s: %s after %s%s, next question in %.0f s.",
@@ -237,5 +234,5 @@ async def record_end(
         return current, status
     run_logger().info("APIXO finished task %s of %s.", paid.task_id, key)
     emit("succeeded", entry.generation)
-    report_progress(key, "wait", "finished", fraction=1.0, done=True)
+    report_progress(key, "wait", "finished", done=True)
     return entry, status

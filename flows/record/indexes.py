@@ -48,7 +48,7 @@ class TaskOwner(BaseModel):
 
 
 class TaskOwners:
-    """Which generation each task belongs to.
+    """Which generation each task belongs to. Calls raise a `StoreError` where the store does not answer.
 
     An object is created for a task before a record names it. So no task is ever in two records, whoever races. It is
     never removed: a task that a record drops is freed by a conditional write, which loses against whoever is naming it
@@ -73,9 +73,6 @@ class TaskOwners:
         Args:
             key, attempt_number: what it was paid for.
             naming: `Generation.next_naming` of the record that will name it.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         owner = TaskOwner(key=key, attempt_number=attempt_number, named_by=named_by, naming=naming)
 
@@ -103,11 +100,7 @@ class TaskOwners:
         return True
 
     async def owner(self, task_id: str) -> TaskOwner | None:
-        """Whose task it is; None: nobody's that is known.
-
-        Raises:
-            StoreError: the store did not answer.
-        """
+        """Whose task it is; None: nobody's that is known."""
         return await self._patiently(lambda: self._owner(task_id))
 
     async def _owner(self, task_id: str) -> TaskOwner | None:
@@ -167,7 +160,10 @@ class FirstKey(BaseModel):
 
 
 class RequestIndex:
-    """Under which key each request was generated first, so that nobody pays twice by renaming a calendar."""
+    """Under which key each request was generated first, so that nobody pays twice by renaming a calendar.
+
+    Calls raise a `StoreError` where the store does not answer.
+    """
 
     def __init__(
         self, store: ObjectStore, patiently: Patiently, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -175,11 +171,7 @@ class RequestIndex:
         self._store, self._patiently, self._now = store, patiently, now
 
     async def first_key(self, request: VideoRequest) -> FirstKey | None:
-        """The key that asked for this video first; None: none did.
-
-        Raises:
-            StoreError: the store did not answer.
-        """
+        """The key that asked for this video first; None: none did."""
         found = await self._patiently(lambda: self._store.get(request_name(request)))
         return FirstKey.model_validate_json(found.data) if found else None
 
@@ -188,9 +180,6 @@ class RequestIndex:
 
         Args:
             over: an earlier key that nothing was paid for, and that gives way; None: there is none yet.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         name = request_name(request)
         data = FirstKey(key=key, noted_at=self._now()).model_dump_json().encode()

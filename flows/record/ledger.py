@@ -54,11 +54,11 @@ class Entry:
 
 
 class Ledger:
-    """The records of one archive.
+    """The records of one archive. Calls raise a `StoreError` where the store does not answer.
 
     Args:
         patience_seconds: how long an outage of the store is waited out.
-        clock, nonce: for tests.
+        clock: for tests.
     """
 
     def __init__(
@@ -67,11 +67,10 @@ class Ledger:
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Clock | None = None,
-        nonce: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._store = store
         self._patience_seconds = patience_seconds
-        self._clock, self._nonce = clock or Clock(), nonce
+        self._clock = clock or Clock()
         self.tasks = TaskOwners(store, self._patiently)
         self.requests = RequestIndex(store, self._patiently, now=self._clock.now)
         self.spend = SpendObjects(store, self._patiently)
@@ -90,7 +89,6 @@ class Ledger:
 
         Raises:
             LedgerError: there is a record, and it cannot be understood.
-            StoreError: the store did not answer.
         """
         found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds)
         return Entry(_parse(key, found.data), found.etag) if found else None
@@ -137,7 +135,6 @@ class Ledger:
 
         Raises:
             LedgerError: there is no such record.
-            StoreError: the store did not answer.
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._clock.monotonic() + patience
@@ -183,9 +180,6 @@ class Ledger:
 
         Args:
             note: whether this key is about to be claimed, so that it becomes the first one where there is none.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         if note and await self.requests.note(request, key):
             return None
@@ -288,7 +282,6 @@ class Ledger:
 
         Raises:
             LedgerError: one of them cannot be read, so that it is not known what it says.
-            StoreError: the store did not answer.
         """
         since = moment - CLOCKS_DIFFER_AT_MOST
         listed = await self._patiently(lambda: self._store.listed("ledger/"))
@@ -312,7 +305,7 @@ class Ledger:
         With `mark_again`, the marker is written once more afterwards: whoever closed the record we wrote over may have
         removed it and looked just before our write arrived. So it is after a write that may have arrived, too.
         """
-        stamped = generation.model_copy(update={"nonce": self._nonce(), "schema_version": SCHEMA})
+        stamped = generation.model_copy(update={"nonce": uuid.uuid4().hex, "schema_version": SCHEMA})
         data = stamped.model_dump_json(indent=2).encode()
         name = record_name(stamped.key)
 

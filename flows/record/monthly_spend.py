@@ -26,6 +26,8 @@ Change = Callable[[MonthlySpend], MonthlySpend | None]
 class SpendObjects:
     """What is spent and reserved in each month, over all runs and machines that share the bucket.
 
+    Calls raise a `StoreError` where the store does not answer.
+
     Args:
         sleep, rng: clock and randomness, for tests.
     """
@@ -46,7 +48,6 @@ class SpendObjects:
 
         Raises:
             LedgerError: it cannot be understood.
-            StoreError: the store did not answer.
         """
         found = await self._patiently(lambda: self._store.get(object_name(month)))
         return None if found is None else _parsed(month, found.data)
@@ -56,9 +57,6 @@ class SpendObjects:
 
         Args:
             count: what was spent in it so far.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         if await self.read(month) is None:
             data = (await count()).model_dump_json(indent=2).encode()
@@ -77,7 +75,6 @@ class SpendObjects:
 
         Raises:
             LedgerError: it cannot be understood, or somebody removed it.
-            StoreError: the store did not answer.
         """
 
         async def apply() -> MonthlySpend | None:

@@ -32,7 +32,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
         await publish_end(found, resources.ledger, resources.archive, resources.events, found=True)
-        report_progress(key, "archive", found.video.name if found.video else "archived", fraction=1.0, done=True)
+        report_progress(key, "archive", found.video.name if found.video else "archived", done=True)
         return found
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
@@ -54,7 +54,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
         raise beside.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
-    report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
+    report_progress(key, "archive", archived.video.name if archived.video else "archived", done=True)
     api = resources.api
     cost = None if api.price_per_second is None else spent_on([archived], api.price_list)
     await publish(archived, resources.archive, poster=stored.poster, cost=cost)

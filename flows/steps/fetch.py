@@ -53,5 +53,5 @@ async def fetch(
         logger.info("Fetched for %s: %s.", key, video)
         for warning in video.warnings:
             logger.warning("%s of %s: %s", video.path.name, key, warning)
-    report_progress(key, "fetch", f"{sum(video.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
+    report_progress(key, "fetch", f"{sum(video.size_bytes for video in videos):,} bytes", done=True)
     return videos
