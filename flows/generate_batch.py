@@ -16,7 +16,7 @@ from flows.batch.sheet import publish_sheet
 from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
 from flows.generate_video import prompt_of
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
@@ -24,9 +24,8 @@ from flows.record.ledger import Ledger
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import PayingResources, Resources, command_options, load_block
 from flows.shard_runs import run_in_shards
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import tag_run
 from flows.submission import Terms
 
@@ -85,8 +84,7 @@ def _run_name() -> str:
     return f"{VERBS[bool(flow_run.parameters.get('dry_run'))]} {shown_name(*VERBS)}"
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
-@limited_flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@limited_flow(name="generate-batch", flow_run_name=_run_name, **PAYING_FLOW)
 async def generate_batch(
     requests: Annotated[list[LenientItem], Field(title="List")] | Empty = None,
     calendar: OptionalText = "",
@@ -132,8 +130,7 @@ async def generate_batch(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     opened = Resources if dry_run or shards > 1 else PayingResources  # of several shards, each pays for its part

@@ -16,12 +16,11 @@ from blocks.object_store import ObjectStore
 from flows.batch.shares import Share, Stop
 from flows.batch.summary import batch_error
 from flows.batch_run import Batch
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import PipelineError
 from flows.resources import PayingResources, command_options, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.submission import Terms
 
 BEAT_SECONDS: Final = 2.0
@@ -32,7 +31,7 @@ def _run_name() -> str:
     return f"shard {flow_run.parameters.get('share', '')}"
 
 
-@flow(name="generate-shard", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@flow(name="generate-shard", flow_run_name=_run_name, **PAYING_FLOW)
 async def generate_shard(share: str, attempt: int = 1, api: str = "default", archive: str = "default") -> None:
     """Generates a part of a batch. `generate-batch` starts it where it has more than one shard.
 
@@ -42,8 +41,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     api_block, archive_block = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     wanted = await _read(share, archive_block)
     # The provider counts the requests of all shards together.

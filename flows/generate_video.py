@@ -15,7 +15,7 @@ from flows import steps
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.media.spool import spool_folder
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record import moderation
 from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
@@ -26,10 +26,9 @@ from flows.record.keys import check_key, root_run_id
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug, typed_name
 from flows.resources import PayingResources, command_options, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
@@ -53,14 +52,11 @@ def run_title(prompt: str, *verbs: str) -> str:
     return slug(typed_name(flow_run.name, *verbs) or prompt)
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(
     name="generate-video",
     flow_run_name=lambda: name_of_run("generate"),
-    persist_result=False,
-    log_prints=False,
-    retries=0,
     on_failure=[explain_refused_parameters],
+    **PAYING_FLOW,
 )
 async def generate_video(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
@@ -81,8 +77,7 @@ async def generate_video(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     options = command_options(api, archive)
     title = check_key(key) if key else run_title(request.prompt, "generate")
     async with explained(title):

@@ -16,17 +16,16 @@ from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.generate_video import generate, key_of_run, name_of_run, run_title
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import PipelineError
 from flows.record.forms import PLAIN
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
 from flows.resources import PayingResources, command_options, describe, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_question
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import tag_run
 from flows.submission import Terms
 
@@ -68,14 +67,11 @@ class _Next(NamedTuple):
     is_final: bool = False
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(
     name="preview-then-final",
     flow_run_name=lambda: name_of_run(VERB),
-    persist_result=False,
-    log_prints=False,
-    retries=0,
     on_failure=[explain_refused_parameters],
+    **PAYING_FLOW,
 )
 async def preview_then_final(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
@@ -98,8 +94,7 @@ async def preview_then_final(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     options = command_options(api, archive)
     title = check_key(key) if key else run_title(request.prompt, VERB)
     async with explained(title):

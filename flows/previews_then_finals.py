@@ -31,15 +31,14 @@ from flows.generate_batch import (
     shown_name,
     title_of,
 )
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.wording import counted
 from flows.resources import PayingResources, Resources, command_options, describe, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import known_costs, time
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import tag_run
 from flows.submission import Terms
 
@@ -73,8 +72,7 @@ def _run_name() -> str:
     return f"{VERB} {shown_name(VERB)}"
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
-@limited_flow(name="previews-then-finals", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@limited_flow(name="previews-then-finals", flow_run_name=_run_name, **PAYING_FLOW)
 async def previews_then_finals(
     requests: Annotated[list[LenientItem], Field(title="List")] | Empty = None,
     calendar: OptionalText = "",
@@ -103,8 +101,7 @@ async def previews_then_finals(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     options = command_options(api, archive)
