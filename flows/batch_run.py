@@ -78,8 +78,7 @@ class Batch:
             free_call(resources.client),
             outage_seconds=resources.api.submit_outage_seconds,
             at_once=max(AT_ONCE // shards, 1),
-            sleep=resources.clock.sleep,
-            monotonic=resources.clock.monotonic,
+            clock=resources.clock,
         )
         self._gone: dict[str, Problem] = {}
         """The refusal of each model that APIXO does not offer."""

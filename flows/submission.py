@@ -252,8 +252,7 @@ class Submission:
                 lease_seconds=resources.api.lease_seconds,
                 options=resources.options,
                 log=self._log,
-                now=resources.clock.now,
-                monotonic=resources.clock.monotonic,
+                clock=resources.clock,
             )
 
             def report(outcome: Outcome) -> None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
 from blocks.errors import StoreError
+from flows.clock import Clock
 from flows.record import transitions
 from flows.record.advice import task_of_another_key, unconfirmed_error
 from flows.record.errors import LedgerError, PipelineError, UnconfirmedError
@@ -100,7 +101,6 @@ class PaidCall:
         image_addresses: what is sent in place of the request's images. They may be signed, so nothing else has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
-        now, monotonic: the clocks.
     """
 
     key: str
@@ -113,8 +113,7 @@ class PaidCall:
     lease_seconds: float
     options: str
     log: Log
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
+    clock: Clock
     claim_before: datetime | None = None
     image_addresses: tuple[str, ...] = field(default=(), repr=False)
 
@@ -131,7 +130,7 @@ class PaidCall:
         sent = self.request.on(self.model)
         if self.image_addresses:
             sent = sent.model_copy(update={"image_urls": list(self.image_addresses)})
-        started, started_at = self.monotonic(), self.now()
+        started, started_at = self.clock.monotonic(), self.clock.now()
         if self.claim_before is not None and started_at >= self.claim_before:
             return LostRace()
         claimed = await ledger.claim(
@@ -157,7 +156,7 @@ class PaidCall:
             # claim up, and a person may have resubmitted. The monotonic clock stops while a machine sleeps, the wall
             # clock may be set: the larger counts.
             def age_seconds() -> float:
-                return max(self.monotonic() - started, (self.now() - started_at).total_seconds())
+                return max(self.clock.monotonic() - started, (self.clock.now() - started_at).total_seconds())
 
             lost = age_seconds() > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
             if lost or age_seconds() > self.lease_seconds / 2:  # the age last: the look may have taken its time
@@ -189,7 +188,7 @@ class PaidCall:
         number = claimed.generation.attempt.number
 
         def how(current: Generation) -> Generation:
-            return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.now())
+            return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.clock.now())
 
         async def write() -> Outcome:
             patience = ANSWER_PATIENCE_SECONDS
@@ -223,6 +222,9 @@ class PaidCall:
         """A rejection that is not written down would look like a payment that nobody knows of, so it is tried long."""
         number, problem = claimed.generation.attempt.number, _problem(error)
 
+        def how(current: Generation) -> Generation:
+            return transitions.rejected(current, attempt_number=number, problem=problem, now=self.clock.now())
+
         def alarm() -> None:
             self.log.error(
                 "APIXO did not take %s (%s), and the ledger has not been written yet. It is tried for %.0f s. If this "
@@ -231,13 +233,8 @@ class PaidCall:
             )  # fmt: skip
 
         async def write() -> Rejected:
-            entry = await ledger.change(
-                self.key,
-                lambda current: transitions.rejected(current, attempt_number=number, problem=problem, now=self.now()),
-                known=claimed,
-                patience_seconds=ANSWER_PATIENCE_SECONDS,
-            )
-            return Rejected(entry)
+            patience = ANSWER_PATIENCE_SECONDS
+            return Rejected(await ledger.change(self.key, how, known=claimed, patience_seconds=patience))
 
         return await _until_written(write, alarm)
 
@@ -248,7 +245,7 @@ class PaidCall:
         number = claimed.generation.attempt.number
 
         def how(current: Generation) -> Generation:
-            return transitions.unconfirmed(current, attempt_number=number, problem=problem, now=self.now())
+            return transitions.unconfirmed(current, attempt_number=number, problem=problem, now=self.clock.now())
 
         error = unconfirmed_error(how(claimed.generation), self.options)
         try:

@@ -27,21 +27,10 @@ class SpendObjects:
     """What is spent and reserved in each month, over all runs and machines that share the bucket.
 
     Calls raise a `StoreError` where the store does not answer.
-
-    Args:
-        sleep, rng: clock and randomness, for tests.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        patiently: Patiently,
-        *,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        rng: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
         self._store, self._patiently = store, patiently
-        self._sleep, self._rng = sleep, rng
 
     async def read(self, month: str) -> MonthlySpend | None:
         """The month as it stands; None: nothing was ever reserved in it.
@@ -92,7 +81,7 @@ class SpendObjects:
                 try:
                     await self._store.put_if(object_name(month), data, etag=found.etag, content_type="application/json")
                 except PreconditionFailedError:
-                    await self._sleep(PAUSE_SECONDS * self._rng())
+                    await asyncio.sleep(PAUSE_SECONDS * random.random())
                 else:
                     return changed
             raise StoreUnavailableError(
