@@ -27,13 +27,6 @@ BLOCKS_HEADER: Final = "Sora-Blocks"
 class ApixoApi(Block):
     """How to reach the APIXO Sora-2 API: the key, the address, the timing and the limits.
 
-    Attributes:
-        api_key: a Prefect Secret block that holds the API key.
-        base_url: where the API is.
-        callback_url: public base URL of the callback receiver; set means callback mode.
-        callback_secret: a Prefect Secret block with any random text of 16 characters or more; it signs the callback
-            URLs.
-
     Example:
         Load a stored block and ask for the state of a task:
         ```python
