@@ -143,7 +143,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             )
             if proxy not in self._through:
                 self._through[proxy] = RepairingTransport(verify=self._verify, proxy=proxy)
-            return await self._through[proxy].handle_async_request(outbound)
+            return await _with_plain_location(await self._through[proxy].handle_async_request(outbound), url)
         addresses = await self._checked_addresses(url, host, timeout_seconds)
         failure: httpx.TransportError = httpx.ConnectError("no address to connect to")
         for address in addresses[:MAX_ADDRESSES_TRIED]:
