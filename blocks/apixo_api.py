@@ -27,13 +27,6 @@ BLOCKS_HEADER: Final = "Sora-Blocks"
 class ApixoApi(Block):
     """How to reach the APIXO Sora-2 API: the key, the address, the timing and the limits.
 
-    Attributes:
-        api_key: a Prefect Secret block that holds the API key.
-        base_url: where the API is.
-        callback_url: public base URL of the callback receiver; set means callback mode.
-        callback_secret: a Prefect Secret block with any random text of 16 characters or more; it signs the callback
-            URLs.
-
     Example:
         Load a stored block and ask for the state of a task:
         ```python
@@ -359,7 +352,13 @@ class ApixoApi(Block):
 
     def price(self, model: str, seconds: int | None) -> Decimal | None:
         """What a video of this model and length costs; None: no price is known."""
-        return price_of(model, seconds, price_per_second=self.price_per_second, prices=self.prices)
+        return price_of(model, seconds, self.price_list)
+
+    @property
+    def price_list(self) -> dict[str, Price]:
+        """The price of each model that has one. `prices` wins over `price_per_second`, which is that of sora-2."""
+        default = self.price_per_second
+        return ({} if default is None else {constants.DEFAULT_MODEL: Price(per_second=default)}) | self.prices
 
     def timing(self, model: str) -> tuple[float, float]:
         """Seconds until the first question about a task of this model, and between two questions.

@@ -5,15 +5,12 @@ A store that does not know a setting, or a key that may not read it, is no error
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import httpx
-from minio.credentials.credentials import Credentials
-from minio.signer import sign_v4_s3
 
 from blocks.s3_clients import Connection
 
@@ -22,6 +19,7 @@ LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/", "budget/")
 FIXED_RELEASE: Final = "2025-10-16"
 """MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write whose condition it cannot read, when too few of
 its drives answer (https://github.com/minio/minio/issues/21603). On a single drive there is no such case."""
+_EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _OFFLINE: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects have to be restored before they can be read."""
 
@@ -112,14 +110,14 @@ def parse_rules(lifecycle: str) -> tuple[LifecycleRule, ...]:
     A rule for tagged objects is left out: ours have no tags.
     """
     rules = []
-    for rule in _children(_xml(lifecycle), "Rule"):
-        if _text(rule, "Status") != "Enabled" or _all(rule, "Tag"):
+    for rule in _xml(lifecycle).findall("{*}Rule"):
+        if _text(rule, "Status") != "Enabled" or rule.findall(".//{*}Tag"):
             continue
         effects = [
-            *("deletes" for found in _children(rule, "Expiration") if _text(found, "Days") or _text(found, "Date")),
+            *("deletes" for found in rule.findall("{*}Expiration") if _text(found, "Days") or _text(found, "Date")),
             *(
                 f"moves to {_text(found, 'StorageClass')}"
-                for found in _children(rule, "Transition")
+                for found in rule.findall("{*}Transition")
                 if _text(found, "StorageClass") in _OFFLINE
             ),
         ]
@@ -146,33 +144,16 @@ def _signed_get(connection: Connection, address: str) -> str:
 
     minio-py signs it, but has no call that reads it: its own take only what its data classes know.
     """
-    url = urlsplit(address)
-    now, empty = datetime.now(UTC), hashlib.sha256(b"").hexdigest()
-    given = {"Host": url.netloc, "x-amz-content-sha256": empty, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
-    credentials = Credentials(connection.access_key, connection.secret_key)
-    headers = sign_v4_s3(
-        method="GET",
-        url=url,
-        region=connection.region,
-        headers=given,  # type: ignore[arg-type] # a dict is invariant
-        credentials=credentials,
-        content_sha256=empty,
-        date=now,
-    )
-    try:
-        with connection.http() as http:
-            response = http.get(url.geturl(), headers=headers)  # type: ignore[arg-type] # texts
-    except httpx.HTTPError:
-        return ""
-    return response.text if response.status_code == 200 else ""
+    with suppress(httpx.HTTPError), connection.http() as http:
+        response = http.get(address, headers=connection.signed("GET", address, {}, _EMPTY_SHA256))
+        return response.text if response.status_code == 200 else ""
+    return ""
 
 
 def _is_minio(connection: Connection) -> bool:
-    try:
-        with connection.http() as http:
-            return str(http.head(connection.url).headers.get("server", "")).startswith("MinIO")
-    except httpx.HTTPError:
-        return False
+    with suppress(httpx.HTTPError), connection.http() as http:
+        return str(http.head(connection.url).headers.get("server", "")).startswith("MinIO")
+    return False
 
 
 def _xml(body: str) -> ET.Element:
@@ -183,14 +164,6 @@ def _xml(body: str) -> ET.Element:
         return ET.Element("Nothing")
 
 
-def _all(element: ET.Element, name: str) -> list[ET.Element]:
-    return [found for found in element.iter() if found.tag.rpartition("}")[2] == name]
-
-
-def _children(element: ET.Element, name: str) -> list[ET.Element]:
-    return [found for found in element if found.tag.rpartition("}")[2] == name]
-
-
 def _text(element: ET.Element, name: str) -> str:
     """The text of the first such element at any depth: a prefix stands in a rule, its filter, or an And."""
-    return next((found.text or "" for found in _all(element, name)), "").strip()
+    return element.findtext(f".//{{*}}{name}", "").strip()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -69,10 +70,6 @@ class ObjectStore:
     Every call raises a `StoreError`: `StoreUnavailableError` without a clear answer, and then a write may have been
     applied; `StoreRefusedError` on a refusal that stays. Nothing is repeated here. Waiting for our own turn counts
     toward no time-out.
-
-    Args:
-        connection: the store, and the keys to it.
-        bucket: the bucket's name.
 
     Raises:
         ValueError: no bucket can have this name, or the environment names a proxy that cannot be used.
@@ -162,29 +159,22 @@ class ObjectStore:
         """
         size_bytes = (await asyncio.to_thread(path.stat)).st_size
         try:
-            at_once = size_bytes <= ONE_REQUEST_BYTES and not in_parts
-            if at_once and await self._created_at_once(name, path, content_type, attributes):
-                return True
-            if await self.read(name, max_bytes=1) is None:  # else all of it would be sent for nothing
-                await self._create_by_copy(name, path, size_bytes, content_type)
-                if attributes:
-                    # The file is there, whole: what it is called must not undo that.
-                    with contextlib.suppress(StoreError):
-                        await self._uploaded(name, lambda: self._uploads.label(name, content_type, attributes))
-            else:
+            if size_bytes <= ONE_REQUEST_BYTES and not in_parts:
+                try:
+                    await self._uploaded(name, lambda: self._uploads.create(name, path, content_type, attributes or {}))
+                except StoreRefusedError as error:
+                    if error.code != "EntityTooLarge":  # something in front of the store takes only smaller ones
+                        raise
+                else:
+                    return True
+            if await self.read(name, max_bytes=1) is not None:  # all of it would be sent for nothing
                 return False
+            await self._create_by_copy(name, path, size_bytes, content_type)
         except PreconditionFailedError:
             return False
-        return True
-
-    async def _created_at_once(self, name: str, path: Path, content_type: str, attributes: Attributes | None) -> bool:
-        """Sends a file by one request. False: something in front of the store takes only smaller ones."""
-        try:
-            await self._uploaded(name, lambda: self._uploads.create(name, path, content_type, attributes or {}))
-        except StoreRefusedError as error:
-            if error.code != "EntityTooLarge":
-                raise
-            return False
+        if attributes:
+            with contextlib.suppress(StoreError):  # the file is there, whole: what it is called must not undo that
+                await self._uploaded(name, lambda: self._uploads.label(name, content_type, attributes))
         return True
 
     async def _create_by_copy(self, name: str, path: Path, size_bytes: int, content_type: str) -> None:
@@ -240,22 +230,13 @@ class ObjectStore:
 
         def read() -> bytes:
             with contextlib.closing(self._minio.get_object(self.bucket, name)) as response:
-                data = bytearray()
-                for chunk in response.stream(min(CHUNK_BYTES, max_bytes)):
-                    data += chunk
-                    if len(data) >= max_bytes:
-                        break
-            return bytes(data[:max_bytes])
+                return response.read(max_bytes)
 
         return await _none_if_missing(self._threaded("GET", name, read))
 
     async def remove(self, name: str) -> None:
         """Removes an object; one that is not there is fine."""
-
-        async def remove() -> None:
-            await obstore.delete_async(self._small, name)
-
-        await _none_if_missing(self._request("DELETE", name, remove))
+        await _none_if_missing(self._request("DELETE", name, lambda: obstore.delete_async(self._small, name)))
 
     async def names(self, prefix: str) -> list[str]:
         """The names of all objects below a prefix, sorted. See `listed`."""
@@ -263,18 +244,11 @@ class ObjectStore:
 
     async def any_begins(self, beginning: str) -> bool:
         """Whether the name of any object begins so: one request. obstore looks at whole folders only."""
-
-        def look() -> bool:
-            return next(iter(self._minio.list_objects(self.bucket, beginning, recursive=True)), None) is not None
-
-        return await self._threaded("GET", beginning, look)
+        listing = partial(self._minio.list_objects, self.bucket, beginning, recursive=True)
+        return await self._threaded("GET", beginning, lambda: any(listing()))  # the first page alone
 
     async def listed(self, prefix: str) -> list[ListedObject]:
-        """All objects below a prefix, sorted by name.
-
-        Args:
-            prefix: ends with a slash; empty: the whole bucket.
-        """
+        """All objects below a prefix that ends with a slash, sorted by name. Empty: the whole bucket."""
         if prefix and not prefix.endswith("/"):
             raise ValueError(f"a prefix ends with a slash: {prefix}")
 
@@ -292,11 +266,7 @@ class ObjectStore:
         return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
 
     async def folders(self, prefix: str) -> list[str]:
-        """The names that stand for a folder directly below a prefix, each with its slash. What is in them is not read.
-
-        Args:
-            prefix: ends with a slash.
-        """
+        """The folders directly below one, each with its slash. What is in them is not read."""
 
         async def read() -> list[str]:
             found = await obstore.list_with_delimiter_async(self._small, prefix)
@@ -331,10 +301,8 @@ class ObjectStore:
 
     async def stream(self, name: str, *, start: int, length: int) -> AsyncIterator[bytes]:
         """A part of an object, piece by piece, for as long as its reader takes; nothing when it does not exist."""
-        opening = self._threaded(
-            "GET", name, lambda: self._minio.get_object(self.bucket, name, offset=start, length=length)
-        )
-        response = await _none_if_missing(opening)
+        opening = partial(self._minio.get_object, self.bucket, name, offset=start, length=length)
+        response = await _none_if_missing(self._threaded("GET", name, opening))
         if response is None:
             return
         try:
@@ -348,8 +316,7 @@ class ObjectStore:
         """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it.
 
         Args:
-            name: the object.
-            seconds: how long it works.
+            name, seconds: the object, and how long the address works.
             download_as: a file name of plain letters; the browser then saves the object instead of showing it.
             bucket: another one of the same store.
         """
@@ -364,11 +331,7 @@ class ObjectStore:
         """Makes one request, or one transfer of a file. All of them come through here.
 
         Tests put themselves in its place: what is raised here, by a client or as a `StoreError`, counts as the store's.
-
-        Args:
-            method: `GET`, `PUT`, `DELETE` or `LIST`.
-            name: the object, or the prefix; empty: the bucket.
-            call: sends it.
+        The name is that of the object, or a prefix; empty: the bucket.
         """
         return await call()
 

@@ -6,8 +6,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from apixo.constants import DEFAULT_MODEL
-
 
 class Price(BaseModel):
     """What a video of one model costs: by its length, or each."""
@@ -30,17 +28,7 @@ class Price(BaseModel):
         return self.per_second * seconds
 
 
-def price_of(
-    model: str, seconds: int | None, *, price_per_second: Decimal | None, prices: Mapping[str, Price]
-) -> Decimal | None:
-    """What a video of this model and length costs; None: no price is known. Pure.
-
-    Args:
-        model, seconds: the video; None: it has no length that was asked for.
-        price_per_second: of the default model, where `prices` does not name it.
-        prices: of each model, by its name.
-    """
+def price_of(model: str, seconds: int | None, prices: Mapping[str, Price]) -> Decimal | None:
+    """What a video of this model and length costs; None: no price is known. Pure."""
     known = prices.get(model)
-    if known is None and model == DEFAULT_MODEL and price_per_second is not None:
-        known = Price(per_second=price_per_second)
     return known.of(seconds) if known else None

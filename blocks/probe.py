@@ -24,7 +24,6 @@ from blocks.errors import (
     WrongClockError,
 )
 from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
-from blocks.probe_race import prove_race
 from blocks.s3_errors import BUSY
 
 RACED: Final = "probe/race"
@@ -38,6 +37,7 @@ UNUSABLE_CLOCK_OFFSET_SECONDS: Final = 600.0
 """More ends a run before it pays: S3 refuses requests that are 15 minutes off, and a wrong clock drifts on."""
 BUSY_PAUSES_SECONDS: Final = (0.2, 1.0, 3.0)
 """Before a check is made again that a busy store did not let through."""
+RACERS: Final = 32
 TRIES: Final = 20
 """How often the probe is changed anew when other processes, which prove the same, are faster each time."""
 
@@ -61,7 +61,6 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
     """Makes the store prove itself: once per process what is cheap, once a day the race and a large upload.
 
     Args:
-        store: the bucket.
         also: further objects that must be writable: a policy may allow one folder and not the other. They stay.
         thorough: prove everything now, whatever was proven before.
 
@@ -99,7 +98,7 @@ async def problems(store: ObjectStore) -> list[StoreError]:
     except StoreError as error:
         return [error]  # the rest would only repeat it
     found = []
-    for check in (_prove_set_clock, prove_settings, prove_race, prove_large_upload):
+    for check in (_prove_clock, prove_settings, prove_race, prove_large_upload):
         try:
             await _patiently(check, store)
         except StoreError as error:
@@ -169,6 +168,22 @@ async def prove_settings(store: ObjectStore) -> None:
         )
 
 
+async def prove_race(store: ObjectStore) -> None:
+    """Has 32 writers create one object at once, then change it at once: exactly one may win each time.
+
+    Raises:
+        StoreUnfitError: more than one won, or none did although all were answered.
+        StoreError: it refused, or did not answer.
+    """
+    name = f"{INCOMING}race-{uuid.uuid4().hex}"
+    try:
+        etag = await _one_winner(store, name, None, "If-None-Match")
+        await _one_winner(store, name, etag, "If-Match")
+    finally:
+        with contextlib.suppress(StoreError):
+            await store.remove(name)
+
+
 async def prove_large_upload(store: ObjectStore) -> None:
     """Uploads 5 MiB, the most that any upload is cut down to, as a video: by one request, and in parts with a copy.
 
@@ -216,6 +231,40 @@ def _large_upload_refused(error: StoreRefusedError) -> StoreError:
     return StoreRefusedError(
         f"{error} Small objects were taken. {what}", code=error.code, object_name=error.object_name
     )
+
+
+async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition: str) -> str:
+    """The winner's etag, of 32 writers at once."""
+    # All differ, also from what is there: the same bytes would have the same etag, which a second writer still matches.
+    bodies = [uuid.uuid4().bytes for _ in range(RACERS)]
+    attempts = await asyncio.gather(*(store.put_if(name, body, etag=etag) for body in bodies), return_exceptions=True)
+    won = [number for number, result in enumerate(attempts) if isinstance(result, str)]
+    errors = [result for result in attempts if isinstance(result, BaseException)]
+    if other := [error for error in errors if not isinstance(error, PreconditionFailedError | StoreUnavailableError)]:
+        raise other[0]
+    unclear = [error for error in errors if isinstance(error, StoreUnavailableError)]
+    found = await store.get(name)
+    if found is None and unclear:
+        raise unclear[0]
+    if len(won) > 1:
+        raise StoreUnfitError(
+            f"Of {RACERS} writers with {condition} at the same moment, {len(won)} were told that they had won. One "
+            "generation could be paid several times. Use a current MinIO, SeaweedFS or AWS S3.",
+            object_name=name,
+        )
+    if found is None or not (won or unclear):
+        raise StoreUnfitError(
+            f"Of {RACERS} writers with {condition} at the same moment none won. A generation could never be claimed. "
+            "Use a current MinIO, SeaweedFS or AWS S3.",
+            object_name=name,
+        )
+    if won and found.data != bodies[won[0]]:
+        raise StoreUnfitError(
+            f"A read of {name} does not show what was just written. A cache in front of the store, or replicas that "
+            "lag behind, would do so: the ledger needs a store whose reads see the last write.",
+            object_name=name,
+        )
+    return found.etag
 
 
 async def _prove_change(store: ObjectStore) -> None:
@@ -283,11 +332,7 @@ async def _patiently(check: Callable[[ObjectStore], Awaitable[None]], store: Obj
     return await check(store)
 
 
-async def _prove_set_clock(store: ObjectStore) -> None:
-    await _prove_clock(store, MAX_CLOCK_OFFSET_SECONDS)
-
-
-async def _prove_clock(store: ObjectStore, most_seconds: float) -> None:
+async def _prove_clock(store: ObjectStore, most_seconds: float = MAX_CLOCK_OFFSET_SECONDS) -> None:
     offset = await store.clock_offset_seconds()
     if offset is not None and abs(offset) > most_seconds:
         raise WrongClockError(
@@ -297,9 +342,9 @@ async def _prove_clock(store: ObjectStore, most_seconds: float) -> None:
         )
 
 
-async def _is_due(store: ObjectStore, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> bool:
+async def _is_due(store: ObjectStore) -> bool:
     listed = await store.listed(RACED.rpartition("/")[0] + "/")
-    return not any(item.name == RACED and now() - item.modified < RACE_EVERY for item in listed)
+    return not any(item.name == RACED and datetime.now(UTC) - item.modified < RACE_EVERY for item in listed)
 
 
 def _data() -> bytes:

@@ -5,14 +5,17 @@ clients. minio-py makes what obstore cannot: signed links, new buckets, files in
 """
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import httpx
 import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.signer import sign_v4_s3
 from obstore.store import S3Store
 
 from apixo.routes import proxy_for, trust
@@ -60,7 +63,6 @@ class Connection:
         """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
 
         Args:
-            bucket: the bucket's name.
             timeout_seconds: the most one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
             content_type: of objects that are written without one, as by a copy.
 
@@ -117,27 +119,24 @@ class Connection:
         Raises:
             ValueError: the environment names a proxy that cannot be used.
         """
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS)
-        retries = urllib3.Retry(
-            respect_retry_after_header=False,  # a maintenance page may ask for hours, in a thread that nothing ends
-            total=2,
-            backoff_factor=0.2,
-            status_forcelist=[500, 502, 503, 504],
-        )
-        context = trust() if self.secure else None
+        options: dict[str, Any] = {
+            "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS),
+            "retries": urllib3.Retry(
+                respect_retry_after_header=False,  # a maintenance page may ask for hours, in a thread that nothing ends
+                total=2,
+                backoff_factor=0.2,
+                status_forcelist=[500, 502, 503, 504],
+            ),
+            "maxsize": 16,
+            "ssl_context": trust() if self.secure else None,
+        }
         proxy = proxy_for(self.url)
         if proxy is None:
-            return urllib3.PoolManager(timeout=timeout, retries=retries, maxsize=16, ssl_context=context)
+            return urllib3.PoolManager(**options)
         user = urlsplit(proxy)
         login = f"{unquote(user.username)}:{unquote(user.password or '')}" if user.username else None
-        return urllib3.ProxyManager(
-            proxy,
-            proxy_headers=urllib3.make_headers(proxy_basic_auth=login) if login else None,
-            timeout=timeout,
-            retries=retries,
-            maxsize=16,
-            ssl_context=context,
-        )
+        headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
     def http(self) -> httpx.Client:
         """For requests that neither client makes: a new connection for each, so none can have gone stale. To be closed.
@@ -153,6 +152,25 @@ class Connection:
             proxy=proxy_for(self.url),
             verify=trust(),
         )
+
+    def signed(self, method: str, url: str, headers: Mapping[str, str], sha256: str) -> dict[str, str]:
+        """The headers of a request that neither client makes, signed. SHA-256: of its body, in hexadecimal."""
+        now, target = datetime.now(UTC), urlsplit(url)
+        signed = sign_v4_s3(
+            method=method,
+            url=target,
+            region=self.region,
+            headers={
+                "Host": target.netloc,
+                "x-amz-content-sha256": sha256,
+                "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
+                **headers,
+            },
+            credentials=Credentials(self.access_key, self.secret_key),
+            content_sha256=sha256,
+            date=now,
+        )
+        return {name: str(value) for name, value in signed.items()}
 
     def bucket_region(self, bucket: str) -> str:
         """The region that a bucket is in, as S3 answers anybody, without a signature; empty: the store does not."""

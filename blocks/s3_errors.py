@@ -25,27 +25,6 @@ from blocks.errors import (
     WrongAddressError,
 )
 
-AGAIN: Final = frozenset(
-    {
-        "BadDigest",
-        "ConditionalRequestConflict",
-        "IncompleteBody",
-        "InternalError",
-        "NoSuchUpload",  # of an upload in parts that somebody cleared away meanwhile
-        "OperationAborted",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "Throttling",
-        "ThrottlingException",
-        "XAmzContentSHA256Mismatch",
-    }
-)
-"""S3 error codes that ask to try again, whatever the status."""
-AGAIN_STATUSES: Final = frozenset({408, 409, 425, 429})
-"""Of a conflict stores have names of their own: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
 BUSY: Final = frozenset(
     {
         "ConditionalRequestConflict",
@@ -58,7 +37,18 @@ BUSY: Final = frozenset(
         "ThrottlingException",
     }
 )
-"""Those of a store that is well, and has others to serve."""
+"""S3 error codes of a store that is well, and has others to serve."""
+AGAIN: Final = BUSY | {
+    "BadDigest",
+    "IncompleteBody",
+    "InternalError",
+    "NoSuchUpload",  # of an upload in parts that somebody cleared away meanwhile
+    "RequestTimeout",
+    "XAmzContentSHA256Mismatch",
+}
+"""Those that ask to try again, whatever the status."""
+AGAIN_STATUSES: Final = frozenset({408, 409, 425, 429})
+"""Of a conflict stores have names of their own: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
 STAYS: Final = frozenset(
     {
         "BucketAlreadyExists",
@@ -155,10 +145,8 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     """The error that an exception of a client means; None: it does not come from a request to the store.
 
     Args:
-        error: what the client raised.
         method: of the request: `GET`, `PUT`, `DELETE` or `LIST`.
         name: the object, or prefix, that the request was about; empty: the bucket.
-        bucket: the bucket.
     """
     reply = parse(error)
     if reply is None:

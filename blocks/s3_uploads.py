@@ -7,17 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
-from urllib.parse import urlsplit
 
 import httpx
 import obstore
 from minio import Minio
 from minio.commonconfig import REPLACE, CopySource
-from minio.credentials.credentials import Credentials
-from minio.signer import sign_v4_s3
 from obstore.store import S3Store
 
 from blocks.s3_clients import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Connection
@@ -102,28 +98,16 @@ class Uploads:
         with path.open("rb") as file:
             size_bytes, sha256 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            now = datetime.now(UTC)
-            headers = sign_v4_s3(
-                method="PUT",
-                url=urlsplit(url),
-                region=self.connection.region,
-                headers={
-                    "Host": urlsplit(url).netloc,
-                    "Content-Length": str(size_bytes),
-                    "Content-Type": content_type,
-                    "x-amz-content-sha256": sha256,
-                    "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
-                    condition: etag,
-                    **{_header(attribute): value for attribute, value in attributes.items()},
-                },
-                credentials=Credentials(self.connection.access_key, self.connection.secret_key),
-                content_sha256=sha256,
-                date=now,
-            )
+            headers = {
+                "Content-Length": str(size_bytes),
+                "Content-Type": content_type,
+                condition: etag,
+                **{_header(attribute): value for attribute, value in attributes.items()},
+            }
+            signed = self.connection.signed("PUT", url, headers, sha256)
             seconds = REQUEST_TIMEOUT_SECONDS + size_bytes / BYTES_PER_SECOND
             timeout = httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS, read=seconds)
-            sent = {header: str(value) for header, value in headers.items()}
-            response = self._http.put(url, content=_pieces(file, seconds), headers=sent, timeout=timeout)
+            response = self._http.put(url, content=_pieces(file, seconds), headers=signed, timeout=timeout)
         if not response.is_success:
             raise ReplyError(parse_body(response.status_code, response.text))
         if "etag" not in response.headers:

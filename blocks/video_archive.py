@@ -22,12 +22,6 @@ SHORTEST_PASSWORD: Final = 12
 class VideoArchive(Block):
     """Where videos and the ledger are kept: a bucket of MinIO or of another S3 store with conditional writes.
 
-    Attributes:
-        endpoint: host and port of the store.
-        access_key: the access key.
-        secret_key: the secret key.
-        bucket: the bucket; `sora setup` creates it when it is missing.
-
     Example:
         Load a stored block and list the archived videos:
         ```python

@@ -17,12 +17,11 @@ from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
 from flows.fetching import FetchedVideo, poster_of
-from flows.media.decoding import decode
 from flows.media.errors import DamagedVideoError, MediaError
-from flows.media.videos import compare, inspect_video, poster_jpeg
+from flows.media.videos import compare, decode, inspect_video, poster_jpeg
 from flows.record import object_names
 from flows.record.errors import ArchiveMismatchError
-from flows.record.generation import ArchivedObject, Generation, PaidTask
+from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +43,8 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
     """Creates every object of a task, and reads the videos back.
 
     Args:
-        paid: the task.
         found: its generation's record, for the description.
         videos: what fetch brought, at least one.
-        store: the archive's bucket.
 
     Raises:
         ArchiveMismatchError: a video read back is not what was written.
@@ -233,7 +230,7 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
 
 
 async def _store(
-    paid: PaidTask, own_name: str, data: bytes, kind: str, content_type: str, store: ObjectStore
+    paid: PaidTask, own_name: str, data: bytes, kind: Kind, content_type: str, store: ObjectStore
 ) -> ArchivedObject:
     """Creates a small object, or takes over what is there.
 
@@ -246,15 +243,13 @@ async def _store(
     except PreconditionFailedError:
         there = await store.get(name)
         data = there.data if there else data
-    return ArchivedObject.model_validate(
-        {
-            "kind": kind,
-            "bucket": store.bucket,
-            "name": name,
-            "content_type": content_type,
-            "size_bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+    return ArchivedObject(
+        kind=kind,
+        bucket=store.bucket,
+        name=name,
+        content_type=content_type,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
     )
 
 

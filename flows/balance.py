@@ -5,9 +5,7 @@ from decimal import Decimal
 from typing import Final
 
 from apixo import ApixoError, StatusClient
-from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi
-from blocks.prices import Price
 from flows.record.errors import PipelineError
 from flows.record.wording import counted
 from flows.signals.events import emit_balance_low
@@ -36,9 +34,7 @@ async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *,
     """At the start of a batch: what to say about a balance that is too low; None: nothing.
 
     Args:
-        client, api: the API, and its block.
         needed: what the videos that are not paid yet cost, as far as their prices are known.
-        batch_key: for the error.
 
     Raises:
         BalanceError: it is less than that, and the block requires it. Nothing was submitted.
@@ -66,11 +62,8 @@ def shortfall(balance: Decimal, needed: Decimal, currency: str | None) -> str | 
 
 def describe_balance(balance: Decimal, api: ApixoApi) -> str:
     """The balance and what it buys of each model whose price is known. Pure."""
-    prices = dict(api.prices)
-    if api.price_per_second is not None:
-        prices = {DEFAULT_MODEL: Price(per_second=api.price_per_second)} | prices
     left, buys = max(balance, Decimal(0)), list[str]()
-    for model, price in prices.items():
+    for model, price in api.price_list.items():
         if price.per_second:
             buys.append(f"{int(left / price.per_second):,} s of {model}")
         elif price.per_video:

@@ -15,8 +15,7 @@ from flows import steps
 from flows.balance import check_balance
 from flows.batch.brake import AT_ONCE, OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError
-from flows.batch.calendar_rows import BadRow, Row
-from flows.batch.earlier_keys import as_submitted, keys_of
+from flows.batch.calendar_rows import BadRow, Row, as_submitted, keys_of
 from flows.batch.shares import Priced
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_before_paying
@@ -31,13 +30,7 @@ from flows.record.advice import (
     unconfirmed_error,
     unknown_model,
 )
-from flows.record.errors import (
-    CeilingError,
-    DuplicateRequestError,
-    KeyConflictError,
-    LedgerError,
-    UnconfirmedError,
-)
+from flows.record.errors import CeilingError, DuplicateRequestError, KeyConflictError, LedgerError, UnconfirmedError
 from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
@@ -85,12 +78,12 @@ class Batch:
             free_call(resources.client),
             outage_seconds=resources.api.submit_outage_seconds,
             at_once=max(AT_ONCE // shards, 1),
-            sleep=resources.clock.sleep,
-            monotonic=resources.clock.monotonic,
+            clock=resources.clock,
         )
         self._gone: dict[str, Problem] = {}
         """The refusal of each model that APIXO does not offer."""
         self._said_gone: set[tuple[str, ...]] = set()
+        """The models of rows that have no other ones, once that was published."""
         self.due: list[Row] = []
         self._later: list[BatchRow] = []
         today = resources.clock.now().date()
@@ -115,11 +108,7 @@ class Batch:
         """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
 
         Args:
-            key, rows: the batch.
-            resources: of this run.
-            terms: for each row.
             max_spend: the most that all runs may pay for these rows; None: no limit.
-            notes: for the summary.
             shards: how many runs submit rows of this batch at the same time.
 
         Raises:
@@ -131,19 +120,14 @@ class Batch:
         rows = [as_submitted(row, key, known) for row in rows]
         keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
         before = {found.key: found for found in known.values() if found.key in keys}
-        price, prices = resources.api.price_per_second, resources.api.prices
+        prices = resources.api.price_list
         models = sorted({model for row in rows if isinstance(row, Row) for model in row.item.models})
-        unpriced = [model for model in models if resources.api.price(model, 1) is None]
+        unpriced = [model for model in models if model not in prices]
         ceilings = Ceilings(resources.api.max_spend_per_day, resources.api.max_spend_per_month)
         if ceilings and unpriced:
             raise BudgetError(price_needed(", ".join(unpriced)), key=key)
-        budget = Budget(
-            price_per_second=price,
-            prices=prices,
-            models=models,
-            max_spend=max_spend,
-            spent_before=spent_on(before.values(), price, prices),
-        )
+        spent = spent_on(before.values(), prices)
+        budget = Budget(prices, models=models, max_spend=max_spend, spent_before=spent)
         return cls(key, rows, before, budget, resources, terms=terms, notes=notes, shards=shards)
 
     def untouched(self) -> BatchSummary:
@@ -161,7 +145,6 @@ class Batch:
             "Batch %s: %s due, %d of them known, at most %d at once, %g submissions a second.",
             self.key, counted(len(self.due), "row"), len(self._before), max_in_flight, submissions_per_second,
         )  # fmt: skip
-
         shown = BatchProgress(self.key, len(self.due), monotonic=self._resources.clock.monotonic)
 
         async def one(row: Row) -> BatchRow:
@@ -176,8 +159,7 @@ class Batch:
         finally:
             await self._brake.aclose()
         if self._brake.closed is not None and self._blocked is None:
-            self._blocked = f"{self._brake.closed}."
-            emit_blocked(self.key, Problem(kind="ProviderOutage", message=self._blocked))
+            self._block(Problem(kind="ProviderOutage", message=f"{self._brake.closed}."))
         return self._summary(made)
 
     async def check_balance(self) -> None:
@@ -197,10 +179,10 @@ class Batch:
 
     def priced(self) -> list[Priced]:
         """The due rows with what was paid for them, and what they still cost, as far as their prices are known."""
-        api, priced = self._resources.api, list[Priced]()
+        prices, priced = self._resources.api.price_list, list[Priced]()
         for row in self.due:
             found = self._before.get(row.item.key(self.key))
-            spent = spent_on([found] if found else [], api.price_per_second, api.prices)
+            spent = spent_on([found], prices)
             unpaid = found is None or found.state not in PAID
             cost = self.budget.price(row.item.seconds, row.item.model) if unpaid else None
             priced.append(Priced(row, spent, cost or Decimal(0)))
@@ -328,8 +310,10 @@ class Batch:
             return
         if is_gone(refusal):
             self._gone[model] = refusal
-            if self._gone.keys() >= set(row.item.models):
-                self._say_gone(row.item.models, refusal)
+            models = row.item.models
+            if self._gone.keys() >= set(models) and models not in self._said_gone:
+                self._said_gone.add(models)
+                self._block(refusal, f"{_gone_sentence(models)}. {refusal.message}")
         elif refusal.kind in ACCOUNT_ERRORS:
             self._stop(refusal)
 
@@ -337,21 +321,17 @@ class Batch:
         """Has no further row submitted: the account or the key is refused, whatever is asked for."""
         if self._stopped is None:
             self._stopped = f"the rest of the batch would be refused as well ({refusal.message})"
-            self._blocked = self._blocked or refusal.message
-            emit_blocked(self.key, refusal)
+            self._block(refusal)
 
-    def _say_gone(self, models: tuple[str, ...], refusal: Problem) -> None:
-        """Has the run end failed, and says so once, where rows have no other model than these."""
-        if models not in self._said_gone:
-            self._said_gone.add(models)
-            self._blocked = self._blocked or f"{_gone_sentence(models)}. {refusal.message}"
-            emit_blocked(self.key, refusal)
+    def _block(self, refusal: Problem, sentence: str = "") -> None:
+        """Has the run end failed, with the first thing that kept rows from being submitted."""
+        self._blocked = self._blocked or sentence or refusal.message
+        emit_blocked(self.key, refusal)
 
     async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self.key), row.item.request()
         found = self._before.get(key)
-        known = None if found is None else self._check_known(row, found)
-        if known is not None:
+        if found is not None and (known := self._check_known(row, found)) is not None:
             return known
         validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
         try:
@@ -360,9 +340,8 @@ class Batch:
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
         except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
-        unknown = unknown_model(request)
         if first is None:
-            return self._row(row, "ready", note=unknown or "")
+            return self._row(row, "ready", note=unknown_model(request) or "")
         if self.terms.refuse_duplicates:
             self.budget.release(key)
             return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))

@@ -84,7 +84,6 @@ def shown_body(body: bytes, *secrets: str) -> str:
     """The beginning of a body as a log may hold it: on one line, without these secrets and without signatures.
 
     Args:
-        body: as it came.
         secrets: what the provider knows of ours and may repeat, such as the token in the callback's address.
     """
     with contextlib.suppress(zlib.error):
@@ -140,8 +139,6 @@ async def answer_call(
 
     Args:
         key, attempt_number: what the call's address names. Its token was checked by the caller.
-        claimed_task_id: the task id in its body.
-        resources: the API and the ledger.
         notify: called when the generation's task has ended.
 
     Raises:
@@ -221,9 +218,7 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
         )
 
     try:
-        owner = await ledger.tasks.bind(task_id, key, number, named_by="callback", naming=found.next_naming)
-        if owner.key != key:
-            run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
+        if not await _bound(task_id, found, number, ledger):
             return found
         reconciled = (await ledger.change(key, how)).generation
         if task_id not in reconciled.task_ids:  # the reply, or a person, named another one meanwhile
@@ -246,9 +241,7 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
 async def _note_beside(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
     """Writes down one more task of an attempt: something on the way sent the paid call twice, and both were taken."""
     key, ledger = found.key, resources.ledger
-    owner = await ledger.tasks.bind(task_id, key, number, named_by="callback", naming=found.next_naming)
-    if owner.key != key:
-        run_logger().warning("A call for %s names task %s, which is that of %s.", key, task_id, owner.key)
+    if not await _bound(task_id, found, number, ledger):
         return found
     noted = partial(beside.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
     changed = (await ledger.change(key, noted)).generation
@@ -260,6 +253,14 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
         key, number, found.attempts[number - 1].task_id, task_id,
     )  # fmt: skip
     return changed
+
+
+async def _bound(task_id: str, found: Generation, number: int, ledger: Ledger) -> bool:
+    """Binds a task to an attempt, unless it is another key's."""
+    owner = await ledger.tasks.bind(task_id, found.key, number, named_by="callback", naming=found.next_naming)
+    if owner.key != found.key:
+        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, task_id, owner.key)
+    return owner.key == found.key
 
 
 def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:

@@ -55,11 +55,7 @@ class Finding(BaseModel):
 
 
 async def check_setup(api: str, archive: str) -> list[Finding]:
-    """Everything that a run in this process needs. It pays nothing; of the store it uses `probe/` and `incoming/`.
-
-    Args:
-        api, archive: the names of the blocks.
-    """
+    """Everything that a run in this process needs. It pays nothing; of the store it uses `probe/` and `incoming/`."""
     findings: list[Finding] = [Finding(name="code", outcome="ok", detail=this_code())]
     api_block = await _tried(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
     archive_block = await _tried(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))

@@ -26,12 +26,10 @@ from flows.record.ledger import Entry, Ledger
 from flows.record.wording import counted
 from flows.resources import Resources, command_options, load_block
 from flows.signals.artifacts import plain, shown
-from flows.signals.events import emit
+from flows.signals.events import emit, publish_end
 from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.run_tags import tag_run
-from flows.signals.terminal_event import publish_end
-from flows.signals.waiting_runs import remove_waiting_runs
+from flows.signals.runs import remove_waiting_runs, tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
@@ -275,10 +273,8 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
     """The last two steps of a generation, as `flows.generate_video.generate` has them.
 
     Args:
-        paid: the task whose video is wanted.
         known: the record as it was seen last: submitted, succeeded or archived.
         status: what the provider said last, with the addresses; None: it is asked, if something is left to fetch.
-        resources: the archive, the ledger and the client for hosts outside.
 
     Raises:
         SupersededError: the generation has another task now. The video of this one is archived beside, if it was paid
@@ -303,15 +299,9 @@ async def _not_processed(key: str, error: Exception, resources: Resources) -> Co
 
 def _collected(found: Generation, resources: Resources) -> Collected:
     """What to say of a record as it now is; warns when its result will soon be gone."""
-    what: What = {
-        State.CLAIMED: "pending",
-        State.SUBMITTED: "pending",
-        State.SUCCEEDED: "pending",
-        State.ARCHIVED: "archived",
-        State.FAILED: "failed",
-        State.REJECTED: "rejected",
-        State.UNCONFIRMED: "unconfirmed",
-    }[found.state]  # type: ignore[assignment] # mypy does not see the literals in a dict
+    state = found.state
+    open_states = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED)
+    what: What = "pending" if state in open_states else state.value  # type: ignore[assignment] # mypy sees only a text
     collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))

@@ -27,7 +27,6 @@ async def explained(key: str, resources: Resources | None = None) -> AsyncIterat
     """Publishes what happened, whether it was paid, and what to do, and raises the error again.
 
     Args:
-        key: the generation's.
         resources: the ledger. None: before it is opened; then nothing was sent.
     """
     try:

@@ -10,10 +10,9 @@ from typing import Final
 import httpx
 
 from apixo import StatusClient, Succeeded, UnexpectedReplyError
-from flows.media.decoding import decode
 from flows.media.downloads import download, part_of
 from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
-from flows.media.videos import VideoFacts, compare, inspect_video
+from flows.media.videos import VideoFacts, compare, decode, inspect_video
 from flows.media.wrappings import is_error_page, unwrap
 from flows.record.generation import Generation
 from flows.record.object_names import video_name
@@ -79,9 +78,6 @@ async def fetch_videos(
     """Every result that is a video. One that cannot be had, beside one that can, is a warning in the end.
 
     Args:
-        found: the record of the generation.
-        urls, folder: what to fetch, and where to.
-        web: the client for hosts outside.
         fresh: whether the provider was asked for these addresses just now.
         last_try: whether nobody tries again by himself.
         now: the time. A day after the provider's success, the last try keeps what it gets, also if it is damaged.
@@ -116,9 +112,8 @@ async def fetch_videos(
 async def _fetch_one(
     found: Generation, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
 ) -> FetchedVideo:
-    def report(received_bytes: int, total_bytes: int | None) -> None:
-        fraction = received_bytes / total_bytes if total_bytes else None
-        report_progress(found.key, "fetch", f"{received_bytes:,} bytes", fraction=fraction)
+    def report(received_bytes: int, _total_bytes: int | None) -> None:
+        report_progress(found.key, "fetch", f"{received_bytes:,} bytes")
 
     warnings: list[str] = []
     cut: CutDownloadError | None = None

@@ -13,30 +13,20 @@ from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_
 from flows.batch.calendars import read_calendar
 from flows.batch.limited_flow import limited_flow
 from flows.batch.sheet import publish_sheet
-from flows.batch.summary import (
-    BatchSummary,
-    bad_row,
-    bad_rows_error,
-    batch_error,
-    publish,
-)
+from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
 from flows.generate_video import prompt_of
-from flows.permission import rerun_by_person
-from flows.record.errors import (
-    InvalidKeyError,
-    PipelineError,
-)
+from flows.permission import PAYING_FLOW, rerun_by_person
+from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
 from flows.record.ledger import Ledger
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import PayingResources, Resources, command_options, load_block
 from flows.shard_runs import run_in_shards
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.run_log import prepare_run_log
+from flows.signals.runs import tag_run
 from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
@@ -56,10 +46,9 @@ def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | 
     try:
         return validate(value)  # type: ignore[no-any-return]
     except ValidationError:
-        return BadRow(line=1, id=None, problems=(RowProblem(field="", message="must be an object with a prompt"),))
+        return BadRow.whole(1, "must be an object with a prompt")
 
 
-ReadCalendar = Callable[[str, VideoArchive], Awaitable[list[Row | BadRow]]]
 LenientItem = Annotated[BatchItem, WrapValidator(_lenient)]
 
 
@@ -95,8 +84,7 @@ def _run_name() -> str:
     return f"{VERBS[bool(flow_run.parameters.get('dry_run'))]} {shown_name(*VERBS)}"
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
-@limited_flow(name="generate-batch", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@limited_flow(name="generate-batch", flow_run_name=_run_name, **PAYING_FLOW)
 async def generate_batch(
     requests: Annotated[list[LenientItem], Field(title="List")] | Empty = None,
     calendar: OptionalText = "",
@@ -142,8 +130,7 @@ async def generate_batch(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     opened = Resources if dry_run or shards > 1 else PayingResources  # of several shards, each pays for its part
@@ -152,12 +139,13 @@ async def generate_batch(
         notes: list[str] = []
         read = partial(
             read_calendar,
+            archive=resources.archive,
             sheet=sheet or None,
             ignore_columns=ignore_columns,
             fit_images=fit_images,
             report=notes.append,
         )
-        rows = await rows_of(requests, calendar or None, key, resources.archive, read)
+        rows = await rows_of(requests, calendar or None, key, read)
         for note in notes:
             run_logger().warning("%s", note)
         tags = {tag for row in rows if isinstance(row, Row) for tag in row.item.tags}
@@ -210,14 +198,13 @@ async def rows_of(
     requests: Sequence[BatchItem | BadRow] | None,
     calendar: str | None,
     key: str,
-    archive: VideoArchive,
-    read: ReadCalendar,
+    read: Callable[[str], Awaitable[list[Row | BadRow]]],
 ) -> list[Row | BadRow]:
     """What is asked for, each row understood or not. Rows whose key would not be one are not."""
     if (requests is None) is (calendar is None):
         raise PipelineError("Give either requests or a calendar. Nothing was submitted.", key=key)
     if calendar is not None:
-        rows = await read(calendar, archive)
+        rows = await read(calendar)
     else:
         rows = mark_duplicates(
             [

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -13,15 +13,14 @@ from pydantic import ValidationError
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
-from flows.batch.shares import Share, Stop, beat_name, stop_name, summary_name
+from flows.batch.shares import Share, Stop
 from flows.batch.summary import batch_error
 from flows.batch_run import Batch
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import PipelineError
 from flows.resources import PayingResources, command_options, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.submission import Terms
 
 BEAT_SECONDS: Final = 2.0
@@ -32,7 +31,7 @@ def _run_name() -> str:
     return f"shard {flow_run.parameters.get('share', '')}"
 
 
-@flow(name="generate-shard", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@flow(name="generate-shard", flow_run_name=_run_name, **PAYING_FLOW)
 async def generate_shard(share: str, attempt: int = 1, api: str = "default", archive: str = "default") -> None:
     """Generates a part of a batch. `generate-batch` starts it where it has more than one shard.
 
@@ -42,8 +41,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     api_block, archive_block = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     wanted = await _read(share, archive_block)
     # The provider counts the requests of all shards together.
@@ -61,22 +59,16 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
             summary = await batch.run(
                 resources, max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
             )
-        await resources.store.put(
-            summary_name(wanted.folder, wanted.number),
-            summary.model_dump_json().encode(),
-            content_type="application/json",
-        )
+        data = summary.model_dump_json().encode()
+        await resources.store.put(wanted.summary_name, data, content_type="application/json")
     run_logger().info("Shard %d of %d of batch %s: %s", wanted.number, wanted.of, wanted.key, summary.sentence())
     if summary.failed:
         raise batch_error(summary)
 
 
 async def _read(share: str, archive: VideoArchive) -> Share:
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         found = await store.get(share)
-    finally:
-        await store.aclose()
     try:
         return Share.model_validate_json(found.data if found else b"")
     except ValidationError as error:
@@ -89,15 +81,14 @@ async def _read(share: str, archive: VideoArchive) -> Share:
 @asynccontextmanager
 async def _in_touch(batch: Batch, share: Share, attempt: int, store: ObjectStore) -> AsyncIterator[None]:
     """While the shard runs, shows that it is alive, and passes on what stops all shards."""
-    name = stop_name(share.folder)
 
     async def exchange() -> None:
-        await store.put(beat_name(share.folder, share.number, attempt), b"")
+        await store.put(share.beat_name(attempt), b"")
         if batch.stopped is not None:
-            stop = Stop(why=batch.stopped)
+            said = Stop(why=batch.stopped).model_dump_json().encode()
             with suppress(PreconditionFailedError):  # another shard has said so
-                await store.put_if(name, stop.model_dump_json().encode(), etag=None, content_type="application/json")
-        elif (found := await store.get(name)) is not None:
+                await store.put_if(share.stop_name, said, etag=None, content_type="application/json")
+        elif (found := await store.get(share.stop_name)) is not None:
             batch.stop(Stop.model_validate_json(found.data).why)
 
     async def repeatedly() -> None:

@@ -15,7 +15,7 @@ from flows import steps
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.media.spool import spool_folder
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record import moderation
 from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
@@ -26,19 +26,19 @@ from flows.record.keys import check_key, root_run_id
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug, typed_name
 from flows.resources import PayingResources, command_options, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
-from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.run_log import prepare_run_log
+from flows.signals.runs import tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms
 
 
-def _run_name() -> str:
+def name_of_run(verb: str) -> str:
+    """What a run that makes one video is called, from its parameters alone."""
     parameters = flow_run.parameters
-    return f"generate {parameters.get('key') or run_title(prompt_of(parameters.get('request')), 'generate')}"
+    return f"{verb} {parameters.get('key') or run_title(prompt_of(parameters.get('request')), verb)}"
 
 
 def prompt_of(request: Any) -> str:
@@ -52,14 +52,11 @@ def run_title(prompt: str, *verbs: str) -> str:
     return slug(typed_name(flow_run.name, *verbs) or prompt)
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(
     name="generate-video",
-    flow_run_name=_run_name,
-    persist_result=False,
-    log_prints=False,
-    retries=0,
+    flow_run_name=lambda: name_of_run("generate"),
     on_failure=[explain_refused_parameters],
+    **PAYING_FLOW,
 )
 async def generate_video(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
@@ -80,8 +77,7 @@ async def generate_video(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     options = command_options(api, archive)
     title = check_key(key) if key else run_title(request.prompt, "generate")
     async with explained(title):
@@ -126,8 +122,6 @@ async def generate(
     """The five steps of one generation. Each knows from the ledger's record what is done already.
 
     Args:
-        request, key: the video.
-        resources: what the steps work with.
         terms: on what terms it submits; where it does not wait, it ends after the submission.
         starting: held until the request is submitted; of a batch, few rows at a time begin.
     """

@@ -1,6 +1,7 @@
 """Who may pay for a failed generation once more: a person who reruns the flow run, and nobody else."""
 
 from collections.abc import Sequence
+from typing import Any, Final
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -9,12 +10,14 @@ from prefect.runtime import flow_run
 
 from flows.record.generation import Attempt
 
+PAYING_FLOW: Final[dict[str, Any]] = {"persist_result": False, "log_prints": False, "retries": 0}
+"""The options of flows that may pay: not even a profile's default retries run them again by themselves."""
+
 
 async def rerun_by_person(attempts: Sequence[Attempt], *, run_id: str | None = None) -> str | None:
     """Whether a person sent a flow run back to work after it had ended, as the UI's Retry button does.
 
     Args:
-        attempts: those of the generation in question.
         run_id: which flow run; None: this one. A shard goes by that of its batch.
 
     Returns:

@@ -1,12 +1,12 @@
 """The flow `preview-then-final`: a cheap preview, a person's answer, then the final video."""
 
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from prefect import flow
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import deployment
 from prefect.states import Completed
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -15,28 +15,24 @@ from apixo.catalogue import find
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
-from flows.generate_video import generate, key_of_run, prompt_of, run_title
-from flows.permission import rerun_by_person
+from flows.generate_video import generate, key_of_run, name_of_run, run_title
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import PipelineError
 from flows.record.forms import PLAIN
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
 from flows.resources import PayingResources, command_options, describe, load_block
-from flows.signals.output import protect_log_handlers
-from flows.signals.preview_artifacts import publish_question
 from flows.signals.progress import run_logger
-from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.run_artifacts import publish_question
+from flows.signals.run_log import prepare_run_log
+from flows.signals.runs import tag_run
 from flows.submission import Terms
 
 VERB: Final = "preview"
 SECONDS: Final = 4
 LONGEST_KEY: Final = 128 - len("-preview-999")
 
-FINAL_8, FINAL_12 = "Make the final video of 8 s. PAYS.", "Make the final video of 12 s. PAYS."
-ANOTHER: Final = "Make another preview, with what is changed below. PAYS."
-STOP: Final = "Stop: no final video. Pays nothing."
 Decision = Literal[
     "Make the final video of 8 s. PAYS.",
     "Make the final video of 12 s. PAYS.",
@@ -44,6 +40,7 @@ Decision = Literal[
     "Stop: no final video. Pays nothing.",
 ]
 """The form shows these texts. None is a default."""
+FINAL_8, FINAL_12, ANOTHER, STOP = get_args(Decision)
 
 
 class Answer(RunInput):
@@ -70,19 +67,11 @@ class _Next(NamedTuple):
     is_final: bool = False
 
 
-def _run_name() -> str:
-    parameters = flow_run.parameters
-    return f"{VERB} {parameters.get('key') or run_title(prompt_of(parameters.get('request')), VERB)}"
-
-
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
 @flow(
     name="preview-then-final",
-    flow_run_name=_run_name,
-    persist_result=False,
-    log_prints=False,
-    retries=0,
+    flow_run_name=lambda: name_of_run(VERB),
     on_failure=[explain_refused_parameters],
+    **PAYING_FLOW,
 )
 async def preview_then_final(
     request: Annotated[VideoRequest, BeforeValidator(as_meant)],
@@ -105,8 +94,7 @@ async def preview_then_final(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     options = command_options(api, archive)
     title = check_key(key) if key else run_title(request.prompt, VERB)
     async with explained(title):
@@ -183,7 +171,6 @@ def meaning(answer: Answer, asked: VideoRequest) -> _Next:
     """What is to be made next. Pure.
 
     Args:
-        answer: what a person decided.
         asked: the request of the preview that they saw.
 
     Raises:
@@ -230,9 +217,7 @@ async def ask(form: type[Form], question: str, hours: float) -> Form:
     same then.
 
     Args:
-        form: what is to be filled in.
         question: its name. A second question needs another one.
-        hours: how long to wait.
 
     Raises:
         PreviewStateError: nobody answered in time. As a deployment, Prefect ends the run itself.

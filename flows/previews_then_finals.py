@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from prefect.input import RunInput
 from prefect.states import Completed
@@ -31,27 +31,22 @@ from flows.generate_batch import (
     shown_name,
     title_of,
 )
-from flows.permission import rerun_by_person
+from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.wording import counted
 from flows.resources import PayingResources, Resources, command_options, describe, load_block
-from flows.signals.output import protect_log_handlers
-from flows.signals.preview_artifacts import known_costs
 from flows.signals.progress import run_logger
-from flows.signals.run_artifacts import time
-from flows.signals.run_log import log_reasons_once
-from flows.signals.run_tags import tag_run
+from flows.signals.run_artifacts import known_costs, time
+from flows.signals.run_log import prepare_run_log
+from flows.signals.runs import tag_run
 from flows.submission import Terms
 
 VERB: Final = "previews of batch"
 UNKNOWN_SHOWN: Final = 5
 """How many ids that are not on the sheet a message names."""
 
-ALL_8, ALL_12 = "Make the final videos of 8 s. PAYS.", "Make the final videos of 12 s. PAYS."
-AS_IN_CALENDAR: Final = "Make the final videos as long as the calendar says. PAYS."
 AS_LONG: Final = "as long as the calendar says"
-NONE: Final = "Stop: no final videos. Pays nothing."
 BatchDecision = Literal[
     "Make the final videos of 8 s. PAYS.",
     "Make the final videos of 12 s. PAYS.",
@@ -59,6 +54,7 @@ BatchDecision = Literal[
     "Stop: no final videos. Pays nothing.",
 ]
 """The form shows these texts. None is a default."""
+ALL_8, ALL_12, AS_IN_CALENDAR, NONE = get_args(BatchDecision)
 
 
 class BatchAnswer(RunInput):
@@ -76,8 +72,7 @@ def _run_name() -> str:
     return f"{VERB} {shown_name(VERB)}"
 
 
-# retries=0: not even a profile's default retries may run a flow that pays again by themselves.
-@limited_flow(name="previews-then-finals", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@limited_flow(name="previews-then-finals", flow_run_name=_run_name, **PAYING_FLOW)
 async def previews_then_finals(
     requests: Annotated[list[LenientItem], Field(title="List")] | Empty = None,
     calendar: OptionalText = "",
@@ -106,8 +101,7 @@ async def previews_then_finals(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     options = command_options(api, archive)
@@ -115,10 +109,8 @@ async def previews_then_finals(
     limit = None if max_spend is None else Decimal(str(max_spend))
     async with opened() as resources:
         key = given or await key_of_batch(title_of(requests, (VERB,)), resources.ledger, dry_run=False)
-        read = partial(
-            read_calendar, sheet=sheet or None, ignore_columns=False, fit_images=False, report=run_logger().warning
-        )
-        rows = await rows_of(requests, calendar or None, preview_key(key, 1), resources.archive, read)
+        read = partial(read_calendar, archive=resources.archive, sheet=sheet or None, report=run_logger().warning)
+        rows = await rows_of(requests, calendar or None, preview_key(key, 1), read)
         await tag_run({tag for row in rows if isinstance(row, Row) for tag in row.item.tags}, name=f"{VERB} {key}")
         shortened = [preview_row(row) for row in rows]
         previews = await _made(preview_key(key, 1), shortened, resources, limit, skips_bad=on_bad_rows == "skip")
@@ -181,10 +173,8 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
     """The final videos to be made; None: none. Pure.
 
     Args:
-        answer: what a person decided.
         waiting: the rows whose preview they saw, by their names.
         begun: names of rows whose final video was submitted before. To name them changes nothing.
-        key: of both batches.
 
     Raises:
         PreviewStateError: a name is not on the sheet, or a row's model takes no such video.

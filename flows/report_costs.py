@@ -1,6 +1,7 @@
 """The flow `report-costs`: what a month cost, as a page of the Prefect UI. It pays nothing."""
 
 import re
+from contextlib import aclosing
 from datetime import UTC, date, datetime
 from typing import Final
 
@@ -54,13 +55,10 @@ async def read_costs(month: str | None, by: Group, *, api: str, archive: str) ->
     today = datetime.now(UTC).date()
     first = first_day(month, today)
     block = await load_block(ApixoApi, api)
-    store = (await load_block(VideoArchive, archive)).store()
-    try:
+    async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
         ledger = Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS)
         found = await ledger.changed_since(datetime.combine(first, datetime.min.time(), UTC))
         spend = await ledger.spend.read(month_of(first)) or MonthlySpend()
-    finally:
-        await store.aclose()
     limits = Ceilings(block.max_spend_per_day, block.max_spend_per_month)
     return CostReport(
         month=month_of(first),

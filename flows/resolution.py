@@ -34,7 +34,6 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
     Args:
         seen: the record the person decided about.
         task_id: as the provider's account, the log or the event names it.
-        resources: the API and the ledger.
 
     Raises:
         ResolutionError: the task is unknown, has failed, belongs to another key, or the record has changed meanwhile.
@@ -94,7 +93,6 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
 
     Args:
         seen: the record the person decided about. The decision counts for its last attempt only.
-        resources: the ledger.
 
     Raises:
         ResolutionError: the record has changed meanwhile, or its state does not allow it.

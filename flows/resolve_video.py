@@ -1,6 +1,6 @@
 """The flow `resolve-video`: a manual decision about an unconfirmed or failed generation, by a form."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal, get_args
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -9,32 +9,29 @@ from pydantic import Field
 from blocks import ApixoApi, VideoArchive
 from flows.explaining import explained
 from flows.generate_video import generate
+from flows.permission import PAYING_FLOW
 from flows.record.forms import Empty, OptionalText
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources, command_options, load_block
-from flows.signals.output import protect_log_handlers
 from flows.signals.run_artifacts import publish_on_its_way
-from flows.signals.run_log import log_reasons_once
+from flows.signals.run_log import prepare_run_log
 from flows.submission import Terms
-
-GO_ON: Final = "APIXO took it: go on with the task below. Pays nothing."
-PAY_AGAIN: Final = "APIXO did not take it, or it failed: submit once more. PAYS."
 
 Decision = Literal[
     "APIXO took it: go on with the task below. Pays nothing.",
     "APIXO did not take it, or it failed: submit once more. PAYS.",
 ]
 """The form shows these texts. Neither is a default."""
+GO_ON, PAY_AGAIN = get_args(Decision)
 
 
 def _run_name() -> str:
     return f"resolve {flow_run.parameters.get('key') or flow_run.id}"
 
 
-# retries=0: not even a profile's default retries may repeat a decision that pays.
-@flow(name="resolve-video", flow_run_name=_run_name, persist_result=False, log_prints=False, retries=0)
+@flow(name="resolve-video", flow_run_name=_run_name, **PAYING_FLOW)
 async def resolve_video(
     key: Key,
     decision: Decision,
@@ -58,8 +55,7 @@ async def resolve_video(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
-    log_reasons_once()
+    prepare_run_log()
     key = check_key(key)
     task_id = (task_id or "").strip() or None
     check_decision(key, decision, task_id, attempt)

@@ -23,7 +23,7 @@ from flows.record.generation import Owner
 from flows.record.ledger import Ledger
 from flows.record.spend import Ceilings
 from flows.record.usual import UsualTimes
-from flows.signals.event_connection import EventConnection
+from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
 
 B = TypeVar("B", bound=Block)
@@ -40,7 +40,6 @@ class Resources:
     those when they are task parameters.
 
     Args:
-        api, archive: the blocks.
         spool: where downloads are kept between two steps.
         options: what a `sora` command that a message shows needs to find the same blocks.
     """

@@ -29,7 +29,7 @@ from prefect.states import Crashed
 from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
 from flows.batch.budget import Budget
-from flows.batch.shares import FOLDER, Share, beat_name, deal, summary_name
+from flows.batch.shares import FOLDER, Share, deal
 from flows.batch.summary import BatchRow, BatchSummary
 from flows.batch_run import Batch
 from flows.clock import Clock
@@ -193,9 +193,9 @@ class _Runs:
     async def until_ended(self) -> list[_Shard]:
         """Starts every shard, takes dead ones up again, and returns when none is under way."""
         for shard in self._shards:
-            # Created, never overwritten: a rerun goes on with the shares that its shards have.
             data = shard.share.model_dump_json().encode()
-            await _create(self._store, shard.share.name, data)
+            with suppress(PreconditionFailedError):  # it is there: a rerun goes on with the shares that its shards have
+                await self._store.put_if(shard.share.name, data, etag=None, content_type="application/json")
         while waiting := [shard for shard in self._shards if not shard.ended]:
             try:
                 await self._look(waiting)
@@ -221,8 +221,7 @@ class _Runs:
 
     async def _judge(self, shard: _Shard, runs: Mapping[UUID, FlowRun], stamps: Mapping[str, datetime]) -> None:
         share, known = shard.share, shard.run
-        done = summary_name(share.folder, share.number)
-        if done in stamps and (stored := await self._store.get(done)) is not None:
+        if share.summary_name in stamps and (stored := await self._store.get(share.summary_name)) is not None:
             shard.summary, shard.ended = BatchSummary.model_validate_json(stored.data), True
             return
         run = runs.get(known.id) if known is not None else None
@@ -247,8 +246,8 @@ class _Runs:
             )  # fmt: skip
 
     def _silent(self, shard: _Shard, run: FlowRun, stamps: Mapping[str, datetime]) -> bool:
-        folder = shard.share.folder
-        now, beat = stamps.get(f"{folder}now"), stamps.get(beat_name(folder, shard.share.number, shard.attempt))
+        share = shard.share
+        now, beat = stamps.get(f"{share.folder}now"), stamps.get(share.beat_name(shard.attempt))
         if beat is None:  # it reads the ledger first; its start is by the server's clock, which is near enough for that
             began = run.start_time
             return began is not None and self._clock.now() - began > timedelta(seconds=3 * DEAD_SECONDS)
@@ -275,8 +274,3 @@ class _Runs:
         if said != self._said:
             run_logger().info("%s.", said)
             self._said = said
-
-
-async def _create(store: ObjectStore, name: str, data: bytes) -> None:
-    with suppress(PreconditionFailedError):  # it is there
-        await store.put_if(name, data, etag=None, content_type="application/json")

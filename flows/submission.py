@@ -15,15 +15,14 @@ from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.record.errors import LedgerError, SubmissionRejectedError
+from flows.record.errors import SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Attempt, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry, Ledger
 from flows.resources import PayingResources
-from flows.signals.events import emit
+from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
-from flows.signals.terminal_event import publish_end
 
 LOOK_SECONDS: Final = 0.5
 """How often a run that joined another's claim looks for its answer. A read of the ledger takes a few milliseconds."""
@@ -234,9 +233,16 @@ class Submission:
                 request=self._request,
                 image_addresses=tuple(map(resources.image_address, self._request.image_urls)),
                 model=model,
-                price=price,
-                currency=resources.api.currency,
-                reservation=reserved.name,
+                terms={
+                    "model": model,
+                    "price": price,
+                    "currency": resources.api.currency,
+                    "reservation": reserved.name,
+                    "batch": self._terms.batch,
+                    "note": note,
+                    "granted_by": granted_by,
+                    "waited_for": self._terms.waits,
+                },
                 claim_before=reserved.valid_until,
                 over=over,
                 owner=resources.owner(),
@@ -244,14 +250,9 @@ class Submission:
                     self._key, len(over.generation.attempts) + 1 if over else 1
                 ),
                 lease_seconds=resources.api.lease_seconds,
-                granted_by=granted_by,
-                waits=self._terms.waits,
-                batch=self._terms.batch,
-                note=note,
                 options=resources.options,
                 log=self._log,
-                now=resources.clock.now,
-                monotonic=resources.clock.monotonic,
+                clock=resources.clock,
             )
 
             def report(outcome: Outcome) -> None:
@@ -295,9 +296,7 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     deadline = clock.monotonic() + claimed.attempt.lease_seconds
     while clock.monotonic() < deadline:
         await clock.sleep(min(LOOK_SECONDS, max(deadline - clock.monotonic(), 0.01)))
-        current = await ledger.read(claimed.key)
-        if current is None:
-            raise LedgerError(f"There is no record of {claimed.key} in the ledger any more.", key=claimed.key)
+        current = await ledger.existing(claimed.key)
         if current.generation.state is not State.CLAIMED or current.etag != entry.etag:
             return current
     found = await reconcile(entry, ledger, clock)

@@ -1,6 +1,7 @@
 """The end of a task: how it is waited for, and what it means for the record."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from apixo import (
@@ -24,10 +25,9 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.record.wording import counted
 from flows.resources import Resources
-from flows.signals.events import emit
+from flows.signals.events import emit, publish_end
 from flows.signals.handed_over import opened
 from flows.signals.progress import clock, report_progress, run_logger
-from flows.signals.terminal_event import publish_end
 
 MAX_WORD_CHARACTERS: Final = 100
 """How much of an undocumented state the record keeps."""
@@ -68,10 +68,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
 
     def report(answer: str, waited_seconds: float, pause_seconds: float) -> None:
         nonlocal said, said_seconds
-        report_progress(
-            key, "wait", f"{answer[:60]}{usually}", fraction=waited_seconds / api.deadline_seconds,
-            next_seconds=pause_seconds,
-        )  # fmt: skip
+        report_progress(key, "wait", f"{answer[:60]}{usually}", next_seconds=pause_seconds)
         if answer != said or waited_seconds - said_seconds >= SAID_AGAIN_SECONDS:
             run_logger().info(
                 "%s: %s after %s%s, next question in %.0f s.",
@@ -143,10 +140,7 @@ async def give_up_result(
     """Ends a task as failed that has succeeded, and whose result cannot be had any more; None while it may come.
 
     Args:
-        paid: the task.
-        known: the record as it was seen last.
         error: why the result could not be had this time.
-        resources: the ledger.
     """
     now, found = resources.clock.now(), known.generation
     age = now - (found.succeeded_at or found.attempt.claimed_at)
@@ -181,7 +175,6 @@ def given_up(
     """The end of a task that names none; None while one may come. Pure.
 
     Args:
-        status: what the provider says of it.
         age: since it was submitted.
         stood: since that was first seen, where it is no documented state.
         kept: how long APIXO keeps a result.
@@ -221,19 +214,15 @@ async def record_end(
     for remark in status.remarks:
         run_logger().warning("%s: %s", key, remark)
     if isinstance(status, Failed):
-        failed = status
-        entry = await resources.ledger.change(
-            key, lambda now: transitions.failed(now, failed, now=resources.clock.now()), known=known
-        )
+        failed = partial(transitions.failed, status=status, now=resources.clock.now())
+        entry = await resources.ledger.change(key, failed, known=known)
         if entry.generation.state is State.FAILED:
             await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
-    succeeded = status
+    succeeded = partial(transitions.succeeded, status=status, now=resources.clock.now())
     try:
-        entry = await resources.ledger.change(
-            key, lambda now: transitions.succeeded(now, succeeded, now=resources.clock.now()), known=known
-        )
+        entry = await resources.ledger.change(key, succeeded, known=known)
     except SupersededError:
         current = await resources.ledger.read(key)
         if current is None or not beside.is_superseded(current.generation, paid.task_id):
@@ -242,8 +231,8 @@ async def record_end(
             "%s goes on with task %s. Task %s was paid for as well and is finished: its video is archived beside.", key,
             current.generation.task_id, paid.task_id,
         )  # fmt: skip
-        return current, succeeded
+        return current, status
     run_logger().info("APIXO finished task %s of %s.", paid.task_id, key)
     emit("succeeded", entry.generation)
-    report_progress(key, "wait", "finished", fraction=1.0, done=True)
-    return entry, succeeded
+    report_progress(key, "wait", "finished", done=True)
+    return entry, status

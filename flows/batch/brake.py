@@ -5,7 +5,6 @@ of a calendar.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -13,6 +12,7 @@ from typing import Final
 
 from apixo import ApixoError, StatusClient
 from flows.batch.budget import BudgetError
+from flows.clock import Clock
 from flows.paid_call import Accepted, Outcome, Unclear
 from flows.signals.progress import run_logger
 
@@ -41,7 +41,6 @@ class OutageBrake:
         answers: asks the provider something that costs nothing.
         outage_seconds: the longest hold.
         at_once: how many paid calls may be without an answer.
-        sleep, monotonic: the clock.
     """
 
     def __init__(
@@ -50,11 +49,9 @@ class OutageBrake:
         *,
         outage_seconds: float,
         at_once: int = AT_ONCE,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
-        self._answers, self._outage_seconds = answers, outage_seconds
-        self._sleep, self._monotonic = sleep, monotonic
+        self._answers, self._outage_seconds, self._clock = answers, outage_seconds, clock
         self._turns = asyncio.Semaphore(at_once)
         self._open = asyncio.Event()
         self._open.set()
@@ -75,13 +72,11 @@ class OutageBrake:
         async with self._turns:
             await self._pass(key)
             if self._in_a_row == 0:
-                async with self._watched() as report:
-                    yield report
+                yield self._reporter()
                 return
             async with self._first:  # one call shows whether it is over
                 await self._pass(key)
-                async with self._watched() as report:
-                    yield report
+                yield self._reporter()
 
     async def aclose(self) -> None:
         """Ends the asking."""
@@ -94,8 +89,7 @@ class OutageBrake:
         if self.closed is not None:
             raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
 
-    @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[Report]:
+    def _reporter(self) -> Report:
         episode = self._episode
 
         def report(outcome: Outcome) -> None:
@@ -108,7 +102,7 @@ class OutageBrake:
             elif isinstance(outcome, Unclear):
                 self._hold()
 
-        yield report
+        return report
 
     def _hold(self) -> None:
         self._episode += 1
@@ -126,13 +120,13 @@ class OutageBrake:
         self._watch = asyncio.get_running_loop().create_task(self._until_it_answers())
 
     async def _until_it_answers(self) -> None:
-        until, pause = self._monotonic() + self._outage_seconds, ASK_SECONDS
+        until, pause = self._clock.monotonic() + self._outage_seconds, ASK_SECONDS
         while not await self._answers(self._last_task):
-            left = until - self._monotonic()
+            left = until - self._clock.monotonic()
             if left <= 0:
                 self._close(f"APIXO has not answered for {self._outage_seconds:.0f} s. Run the batch again later")
                 return
-            await self._sleep(min(pause, left))
+            await self._clock.sleep(min(pause, left))
             pause = min(pause * 2, MOST_ASK_SECONDS)
         run_logger().info("APIXO answers again. Submissions go on, one first.")
         self._open.set()

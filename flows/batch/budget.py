@@ -1,4 +1,4 @@
-"""What a batch may still pay. Prices are the user's own: the block's `price_per_second` and `prices`."""
+"""What a batch may still pay. Prices are the user's own: those of the API block."""
 
 from collections.abc import Collection, Mapping
 from decimal import Decimal
@@ -6,7 +6,6 @@ from decimal import Decimal
 from apixo.constants import DEFAULT_MODEL
 from blocks.prices import Price, price_of
 from flows.record.errors import PipelineError
-from flows.record.payments import NO_PRICES
 
 
 class BudgetError(PipelineError):
@@ -20,8 +19,7 @@ class Budget:
     says no to everything that asks later, cheaper or not.
 
     Args:
-        price_per_second: of video of the default model; None: unknown, so nothing is counted.
-        prices: of each model, by its name.
+        prices: of each model, by its name. Without any, nothing is counted.
         models: those that may be asked. With a limit, each needs a price.
         max_spend: the most all runs of the batch together may pay; None: no limit.
         spent_before: what earlier runs paid.
@@ -32,14 +30,13 @@ class Budget:
 
     def __init__(
         self,
+        prices: Mapping[str, Price],
         *,
-        price_per_second: Decimal | None,
-        prices: Mapping[str, Price] = NO_PRICES,
         models: Collection[str] = (DEFAULT_MODEL,),
         max_spend: Decimal | None = None,
         spent_before: Decimal = Decimal(0),
     ) -> None:
-        self._price_per_second, self._prices = price_per_second, prices
+        self._prices = prices
         unknown = [model for model in models if self.price(1, model) is None]
         if max_spend is not None and unknown:
             raise BudgetError(
@@ -60,11 +57,11 @@ class Budget:
     @property
     def counts(self) -> bool:
         """Whether there is any price to count with."""
-        return self._price_per_second is not None or bool(self._prices)
+        return bool(self._prices)
 
     def price(self, duration_seconds: int | None, model: str = DEFAULT_MODEL) -> Decimal | None:
         """What a video costs; None without a price."""
-        return price_of(model, duration_seconds, price_per_second=self._price_per_second, prices=self._prices)
+        return price_of(model, duration_seconds, self._prices)
 
     def reserve(self, key: str, duration_seconds: int | None, model: str = DEFAULT_MODEL) -> None:
         """Takes the price of a video out, once per key: of several tries at most one is paid.

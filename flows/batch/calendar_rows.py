@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from apixo import VideoRequest
 from apixo.requests import NOT_OF_THE_MODEL
 from flows.batch.cells import line_ends, normalize
+from flows.record.generation import Generation
 from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 
@@ -103,6 +104,11 @@ class BadRow(BaseModel):
     id: str | None = Field(description="The row's id, where it has a valid one.")
     problems: tuple[RowProblem, ...]
 
+    @classmethod
+    def whole(cls, line: int, message: str) -> Self:
+        """A row that is wrong as a whole."""
+        return cls(line=line, id=None, problems=(RowProblem(field="", message=message),))
+
 
 class Row(BaseModel):
     """A row that is understood."""
@@ -168,7 +174,6 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
     """A row from its fields, with every problem that it has, not only the first. Pure.
 
     Args:
-        line: where the row begins.
         fields: of the types that JSON has; texts are read as cells are.
         problems: what is already known to be wrong with it.
     """
@@ -204,6 +209,32 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
     row_id = normalize({"id": fields.get("id")})[0].get("id")
     valid = isinstance(row_id, str) and re.fullmatch(ID_PATTERN.strip("^$"), row_id) is not None
     return BadRow(line=line, id=row_id if valid else None, problems=tuple(found))
+
+
+def keys_of(rows: Sequence[Row | BadRow], batch_key: str) -> list[str]:
+    """Every key under which the ledger may know these rows. Pure."""
+    items = [row.item for row in rows if isinstance(row, Row)]
+    earlier = [item.with_crlf() for item in items if "\n" in item.prompt]
+    return list(dict.fromkeys(item.key(batch_key) for item in (*items, *earlier)))
+
+
+def as_submitted(row: Row | BadRow, batch_key: str, known: Mapping[str, Generation]) -> Row | BadRow:
+    """The row, with CRLF in its prompt if that is how it was submitted, before line ends were made the same. Pure.
+
+    It goes on under the key and with the text of that time: else it would be paid for once more.
+
+    Args:
+        known: what the ledger has of `keys_of`.
+    """
+    if isinstance(row, BadRow) or "\n" not in row.item.prompt:
+        return row
+    earlier = row.item.with_crlf()
+    found, today = known.get(earlier.key(batch_key)), known.get(row.item.key(batch_key))
+    if found is None or found.request != earlier.request():
+        return row
+    if today is not None and today.request == row.item.request():
+        return row
+    return row.model_copy(update={"item": earlier})
 
 
 def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:

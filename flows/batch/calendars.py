@@ -6,20 +6,19 @@ becomes a `BadRow`, and the others stand.
 
 import asyncio
 import codecs
-import re
 import stat
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Literal
 
 from blocks import VideoArchive
 from blocks.errors import StoreRefusedError
-from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
+from flows.batch.calendar_rows import BadRow, Row, mark_duplicates
 from flows.batch.csv_files import DELIMITERS, csv_rows
-from flows.batch.json_files import MAX_LINE_CHARACTERS, json_rows
+from flows.batch.json_files import json_rows
 from flows.batch.row_images import LocalPictures, Pictures, beside_object, no_pictures
-from flows.batch.tables import MAX_ROWS, read_table
-from flows.batch.unreadable import CalendarError, refusal
+from flows.batch.tables import CalendarError, line_after, read_table, refusal
 from flows.batch.workbooks import workbook_rows
 from flows.record.wording import counted
 
@@ -39,8 +38,6 @@ KINDS: Final[dict[str, Kind]] = {
     "xlsx": "workbook",
 }
 SAVE_AS: Final = "Save it as UTF-8; in Excel as 'CSV UTF-8 (comma delimited)', or as .xlsx."
-MAX_NAME_CHARACTERS: Final = 200
-"""How much of a file's name an error repeats; the end of it."""
 
 
 def nothing(_: str) -> None:
@@ -84,7 +81,8 @@ async def read_calendar(
         parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, pictures=pictures
     )
     if local is not None:
-        await _upload(local, archive)
+        async with aclosing(archive.store()) as store:
+            await local.upload(store)
         if local.lying:
             report(
                 f"{counted(len(local.lying), 'picture')} stored lying, such as {local.lying[0]!r}. APIXO may take them "
@@ -120,17 +118,14 @@ def parse_calendar(
         raise refusal(name, f"is larger than {MAX_CALENDAR_BYTES:,} bytes. Split it into several batches.")
     if sheet is not None and kind != "workbook":
         raise refusal(name, "has no sheets: only an .xlsx does. Leave sheet empty.")
-    match kind:
-        case "workbook":
-            if not data:
-                raise refusal(name, "is empty.")
-            table = workbook_rows(data, name, sheet=sheet, report=report)
-            rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
-        case "csv":
-            table = csv_rows(_text(data, name), name)
-            rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
-        case "json":
-            rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, pictures=pictures)
+    if not data:
+        raise refusal(name, "is empty.")
+    if kind == "json":
+        rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, pictures=pictures)
+    else:
+        is_csv = kind == "csv"
+        table = csv_rows(_text(data, name), name) if is_csv else workbook_rows(data, name, sheet=sheet, report=report)
+        rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
     return mark_duplicates(rows)
 
 
@@ -150,10 +145,10 @@ def _text(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = _line(error.object[: error.start].decode("utf-16" if wide else "utf-8", "replace"))
+        line = line_after(error.object[: error.start].decode("utf-16" if wide else "utf-8", "replace"))
         raise refusal(name, f"is not {'UTF-16' if wide else 'UTF-8'}: see line {line}. {SAVE_AS}") from error
     if "\0" in text:
-        line = _line(text[: text.index("\0")])
+        line = line_after(text[: text.index("\0")])
         raise refusal(name, f"is not plain text: line {line} holds a NUL. {SAVE_AS}")
     if not text.strip(f"{DELIMITERS}\r\n "):
         raise refusal(name, "is empty.")
@@ -203,31 +198,3 @@ async def _read_object(where: str, rest: str, archive: VideoArchive) -> bytes:
     if data is None:
         raise refusal(where, f"is not there: the bucket {bucket} has no such object.")
     return data
-
-
-async def _upload(pictures: LocalPictures, archive: VideoArchive) -> None:
-    store = archive.store()
-    try:
-        await pictures.upload(store)
-    finally:
-        await store.aclose()
-
-
-def _line(before: str) -> int:
-    """The line that follows this text or goes on behind it; the first is 1."""
-    return len(re.findall(r"\r\n|\r|\n", before)) + 1
-
-
-__all__ = [
-    "MAX_LINE_CHARACTERS",
-    "MAX_ROWS",
-    "BadRow",
-    "BatchItem",
-    "CalendarError",
-    "Row",
-    "RowProblem",
-    "check_row",
-    "mark_duplicates",
-    "parse_calendar",
-    "read_calendar",
-]

@@ -82,7 +82,7 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             )
             continue
         try:
-            values[field] = _READERS[field](value) if field in _READERS else value
+            values[field] = _read(field, value)
         except CellError as error:
             problems[field] = str(error)
     if values.get("model", DEFAULT_MODEL) == DEFAULT_MODEL and "aspect_ratio" in values:
@@ -129,90 +129,66 @@ def addresses(text: str) -> list[str]:
     return found
 
 
-def _duration(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    found = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    return int(found[1]) if found else value
-
-
-def _aspect_ratio(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = value.strip().lower()
-    time = _TIME.fullmatch(text)
-    return SHOWN_RATIOS.get(time[1], time[1]) if time else text if text in RATIOS else value
-
-
-def _image_urls(value: Any) -> Any:
-    if any(isinstance(item, str) and _ESCAPED.search(item) for item in (value if isinstance(value, list) else [value])):
-        raise CellError("holds an address with &amp; in it, as HTML writes an ampersand. Write & instead")
+def _read(field: str, value: Any) -> Any:
+    if field == "image_urls":
+        _check_addresses(value)
     if isinstance(value, str):
-        return addresses(value)
-    if isinstance(value, list) and any(isinstance(item, str) and len(_STARTS.findall(item)) > 1 for item in value):
-        raise CellError("holds more than one address in one entry of the list. Give each an entry of its own")
+        return _READERS[field](value) if field in _READERS else value
+    if field == "duration" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if field == "id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # as a CSV cell has it. Not 7.0: another program writes the same row as 7, another video
     return value
 
 
-def _mode(value: Any) -> Any:
-    return re.sub(r"[\s_]+", "-", value.strip().lower()) if isinstance(value, str) else value
+def _check_addresses(value: Any) -> None:
+    if any(isinstance(item, str) and _ESCAPED.search(item) for item in (value if isinstance(value, list) else [value])):
+        raise CellError("holds an address with &amp; in it, as HTML writes an ampersand. Write & instead")
+    if isinstance(value, list) and any(isinstance(item, str) and len(_STARTS.findall(item)) > 1 for item in value):
+        raise CellError("holds more than one address in one entry of the list. Give each an entry of its own")
 
 
-def _remove_watermark(value: Any) -> Any:
-    return SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
+def _duration(text: str) -> Any:
+    found = DURATION.fullmatch(text.strip())
+    return int(found[1]) if found else text
 
 
-def _model(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+def _aspect_ratio(text: str) -> str:
+    ratio = text.strip().lower()
+    time = _TIME.fullmatch(ratio)
+    return SHOWN_RATIOS.get(time[1], time[1]) if time else ratio if ratio in RATIOS else text
 
 
-def _options(value: Any) -> Any:
+def _options(text: str) -> Any:
     """An object that is written as JSON in a cell; any other text stays, and is refused."""
-    if not isinstance(value, str):
-        return value
     try:
-        found = json.loads(value, parse_constant=_no_number)
+        found = json.loads(text, parse_constant=no_number)
     except (ValueError, RecursionError):
-        return value
-    return found if isinstance(found, dict) else value
+        return text
+    return found if isinstance(found, dict) else text
 
 
-def _no_number(_: str) -> NoReturn:
+def no_number(_: str) -> NoReturn:
+    """Refuses NaN and Infinity, which JSON does not have."""
     raise ValueError
 
 
-def _tags(value: Any) -> Any:
-    return [tag for part in value.split(",") if (tag := part.strip())] if isinstance(value, str) else value
+def _not_before(text: str) -> str:
+    found = MIDNIGHT.fullmatch(text.strip())
+    return found[1] if found else text.strip()
 
 
-def _fallback_models(value: Any) -> Any:
-    return re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
-
-
-def _id(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # as a CSV cell has it. Not 7.0: another program writes the same row as 7, another video
-    return value.strip() if isinstance(value, str) else value
-
-
-def _not_before(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    found = MIDNIGHT.fullmatch(value.strip())
-    return found[1] if found else value.strip()
-
-
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "model": _model,
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "model": str.strip,
     "options": _options,
-    "tags": _tags,
-    "fallback_models": _fallback_models,
+    "tags": lambda text: [tag for part in text.split(",") if (tag := part.strip())],
+    "fallback_models": lambda text: re.split(r"[\s,;]+", text.strip()),
     "duration": _duration,
     "aspect_ratio": _aspect_ratio,
-    "image_urls": _image_urls,
-    "mode": _mode,
-    "remove_watermark": _remove_watermark,
-    "id": _id,
+    "image_urls": addresses,
+    "mode": lambda text: re.sub(r"[\s_]+", "-", text.strip().lower()),
+    "remove_watermark": lambda text: SWITCHES.get(text.strip().lower(), text),
+    "id": str.strip,
     "not_before": _not_before,
 }
-"""How each field is read. The prompt is taken as it is."""
+"""How the text of each field is read. The prompt is taken as it is."""

@@ -8,8 +8,7 @@ from itertools import islice
 from typing import Final
 
 from flows.batch.calendar_rows import FIELDS
-from flows.batch.tables import TableRow, field_name
-from flows.batch.unreadable import CalendarError, refusal
+from flows.batch.tables import CalendarError, TableRow, field_name, line_after, refusal
 
 DELIMITERS: Final = ",;\t"
 _SEP: Final = re.compile(r'[\r\n]*"?sep=([^\w\s"]|\t)"?[,;\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
@@ -24,7 +23,7 @@ def csv_rows(text: str, name: str) -> Iterator[TableRow]:
     """
     named = _SEP.match(text)
     if named:
-        lines_before = _line(named[0]) - 1
+        lines_before = line_after(named[0]) - 1
         return _cells(text[named.end() :], named[1], name, lines_before)
     # The delimiter by which most columns are known; then the one with most columns; then what the file's ending says.
     likely = DELIMITERS if name.lower().endswith(".csv") else DELIMITERS[::-1]
@@ -61,15 +60,10 @@ def _broken_cell(text: str, delimiter: str, line: int, lines_before: int) -> str
     at = 0
     while (cell := whole_cell.match(row, at)) and len(cell[0]) <= csv.field_size_limit():
         at = cell.end()
-    line += lines_before + _line(row[:at]) - 1
+    line += lines_before + line_after(row[:at]) - 1
     if row.startswith('"', at):
         return (
             f"cannot be read from line {line} on: the quote that opens a cell there is never closed, closes before the "
             f"cell's end, or holds more than {csv.field_size_limit():,} characters. Write a quote inside a cell twice."
         )
     return f"has a cell of more than {csv.field_size_limit():,} characters in line {line}."
-
-
-def _line(before: str) -> int:
-    """The line that follows this text or goes on behind it; the first is 1."""
-    return len(re.findall(r"\r\n|\r|\n", before)) + 1

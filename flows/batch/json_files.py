@@ -4,12 +4,12 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, check_row, shown
+from flows.batch.cells import no_number
 from flows.batch.row_images import Pictures, no_pictures
-from flows.batch.tables import bounded
-from flows.batch.unreadable import refusal
+from flows.batch.tables import bounded, refusal
 
 MAX_LINE_CHARACTERS: Final = 250_000
 """One line of JSON: the longest prompt with every character escaped twice (120,000), and many addresses."""
@@ -54,7 +54,7 @@ def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], pictur
         problem = f"is longer than {MAX_LINE_CHARACTERS:,} characters"
     else:
         try:
-            value = json.loads(line, object_pairs_hook=collect, parse_constant=_no_number)
+            value = json.loads(line, object_pairs_hook=collect, parse_constant=no_number)
         except RecursionError:
             problem = "is nested too deeply"
         except json.JSONDecodeError as error:
@@ -73,8 +73,4 @@ def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], pictur
                 fields, problems = pictures({name: item for name, item in value.items() if name not in extra})
                 return check_row(number, fields, twice + problems)
             problem = 'is not a JSON object such as {"prompt": "A red kite over dunes"}'
-    return BadRow(line=number, id=None, problems=(RowProblem(field="", message=problem),))
-
-
-def _no_number(_: str) -> NoReturn:
-    raise ValueError
+    return BadRow.whole(number, problem)

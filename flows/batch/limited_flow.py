@@ -40,8 +40,4 @@ class LimitedFlow(Flow[P, R]):
 
 def limited_flow(**options: Any) -> Callable[[Callable[P, R]], LimitedFlow[P, R]]:
     """A decorator like Prefect's `flow`, which makes a `LimitedFlow`. Takes the options of `Flow`."""
-
-    def decorate(function: Callable[P, R]) -> LimitedFlow[P, R]:
-        return LimitedFlow(function, **options)
-
-    return decorate
+    return lambda function: LimitedFlow(function, **options)

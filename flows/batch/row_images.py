@@ -43,7 +43,6 @@ class LocalPictures:
     """Of a calendar that is a file: its pictures are files, and uploaded once the calendar is read.
 
     Args:
-        calendar: the file.
         bucket: where they are uploaded to.
         fit: see `read_own_image`.
     """
@@ -100,6 +99,3 @@ def _replaced(fields: Mapping[str, Any], found: Callable[[str], str]) -> tuple[d
 
 def _is_path(image: object) -> bool:
     return isinstance(image, str) and _PATH.fullmatch(image.strip()) is not None
-
-
-__all__ = ["LocalPictures", "Pictures", "beside_object", "no_pictures"]

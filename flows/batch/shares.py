@@ -31,7 +31,21 @@ class Share(BaseModel):
     @property
     def name(self) -> str:
         """The object that holds it."""
-        return share_name(self.folder, self.number)
+        return f"{self.folder}{self.number}.json"
+
+    @property
+    def summary_name(self) -> str:
+        """The object that the shard writes at its end: it is done when this is there."""
+        return f"{self.folder}{self.number}.summary.json"
+
+    @property
+    def stop_name(self) -> str:
+        """The object that holds the batch's `Stop`."""
+        return f"{self.folder}stop.json"
+
+    def beat_name(self, attempt: int) -> str:
+        """The object that the shard writes every few seconds, to show that it is alive."""
+        return f"{self.folder}{self.number}.alive-{attempt}"
 
 
 class Stop(BaseModel):
@@ -94,26 +108,3 @@ def deal(
             limit = needed if left else needed + over.quantize(Decimal("0.000001"), ROUND_DOWN)
         parts.append(Part([item.row for item in mine], limit))
     return parts, left
-
-
-def share_name(folder: str, number: int) -> str:
-    """The object that holds a shard's share."""
-    return f"{folder}{number}.json"
-
-
-def summary_name(folder: str, number: int) -> str:
-    """The object that a shard writes at its end: it is done when this is there."""
-    return f"{folder}{number}.summary.json"
-
-
-def beat_name(folder: str, number: int, attempt: int) -> str:
-    """The object that a shard writes every few seconds, to show that it is alive."""
-    return f"{folder}{number}.alive-{attempt}"
-
-
-def stop_name(folder: str) -> str:
-    """The object that holds a `Stop`."""
-    return f"{folder}stop.json"
-
-
-__all__ = ["FOLDER", "Part", "Priced", "Share", "Stop", "beat_name", "deal", "share_name", "stop_name", "summary_name"]

@@ -30,11 +30,10 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
     """Creates the artifact, with the pictures that the archive has.
 
     Args:
-        summary: the batch.
         store: where its posters are.
         asks: whether the run waits for an answer about these rows.
     """
-    pictures = {} if summary.dry_run else await _pictures(in_order(summary)[:MOST_ROWS], store)
+    pictures = {} if summary.dry_run else await _pictures(summary.urgent_first[:MOST_ROWS], store)
     made = acreate_markdown_artifact(
         sheet(summary, pictures, asks=asks),
         key=artifact_key(summary.key, kind="sheet"),
@@ -43,20 +42,14 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
     await shown(made, what=f"the contact sheet of {summary.key}")
 
 
-def in_order(summary: BatchSummary) -> list[BatchRow]:
-    """The rows as a person looks at them: what needs somebody first. Pure."""
-    return sorted(summary.rows, key=lambda row: (row.ok, row.line))
-
-
 def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = False) -> str:
     """The sheet's text. Pure. What came from outside cannot become markup.
 
     Args:
-        summary: the batch.
         pictures: of each key, a small JPEG.
         asks: whether the run waits for an answer about these rows.
     """
-    rows = in_order(summary)
+    rows = summary.urgent_first
     lines = [
         f"# {plain(_title(summary, 'Batch', asks=asks))}",
         "",

@@ -75,6 +75,11 @@ class BatchSummary(BaseModel):
         """The rows with which something is wrong."""
         return [row for row in self.rows if not row.ok]
 
+    @property
+    def urgent_first(self) -> list[BatchRow]:
+        """The rows as a person looks at them: what needs somebody first."""
+        return sorted(self.rows, key=lambda row: (row.ok, row.line))
+
     def sentence(self) -> str:
         """All of it in one sentence."""
         counts = ", ".join(f"{number} {state}" for state, number in self.counts.items())
@@ -193,7 +198,7 @@ def table(summary: BatchSummary) -> list[dict[str, int | str]]:
             "video": f"[open]({row.link})" if row.link else row.object_name or "",
             "what to do": (row.problem or row.note).removeprefix(f"{row.key}: "),
         }
-        for row in sorted(summary.rows, key=lambda row: (row.ok, row.line))
+        for row in summary.urgent_first
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
 from flows.batch.row_images import Pictures, no_pictures
-from flows.batch.unreadable import refusal
+from flows.record.errors import PipelineError
 
 T = TypeVar("T")
 
@@ -18,6 +18,12 @@ MAX_COLUMNS: Final = 100
 """Far more than there can be. A line of junk can have millions of cells."""
 MAX_REPORTED: Final = 10
 """How many problems of a header an error lists."""
+MAX_NAME_CHARACTERS: Final = 200
+"""How much of a file's name an error repeats; the end of it."""
+
+
+class CalendarError(PipelineError):
+    """A calendar cannot be read as a whole: not there, not text, too large, no columns. No row of it was used."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,7 @@ def read_table(
 
     Args:
         rows: the rows that are not blank; the first is the header.
-        name: the file's name, for errors.
         ignore_columns: whether columns that are not known are left out; those that begin with # always are.
-        report: takes what was left out.
-        pictures: finds pictures that are named by a path.
 
     Raises:
         CalendarError: the header is not right, a column without a name holds something, or there are too many rows.
@@ -92,6 +95,16 @@ def bounded(rows: Iterable[T], name: str) -> list[T]:
     if count > MAX_ROWS:
         raise refusal(name, f"has {count:,} rows; a batch takes {MAX_ROWS:,}. Split it into several batches.")
     return kept
+
+
+def refusal(name: str, what: str) -> CalendarError:
+    """What is wrong with the calendar of this name. It should also say what to do."""
+    return CalendarError(f"The calendar {name[-MAX_NAME_CHARACTERS:]!r} {what}")
+
+
+def line_after(text: str) -> int:
+    """The line that follows this text or goes on behind it; the first is 1."""
+    return len(re.findall(r"\r\n|\r|\n", text)) + 1
 
 
 def is_blank(cell: str | Flaw) -> bool:
@@ -135,13 +148,13 @@ def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable
 def _row(row: TableRow, columns: Columns, pictures: Pictures) -> Row | BadRow:
     cells = _trimmed(row.cells, len(columns.fields))
     if len(cells) > len(columns.fields):  # which cell is whose nobody knows, so no other problem is reported
-        return _bad(
+        return BadRow.whole(
             row.line,
             f"has {len(cells)} cells for {len(columns.fields)} columns. Put a cell that holds the delimiter in quotes; "
             "empty one that is there by mistake, or give its column a name, such as #notes",
         )
     if row.problem:
-        return _bad(row.line, row.problem)
+        return BadRow.whole(row.line, row.problem)
     named = [(field, cell) for field, cell in zip(columns.fields, cells, strict=False) if field is not None]
     fields, problems = pictures({field: cell for field, cell in named if isinstance(cell, str) and cell.strip()})
     flaws = [RowProblem(field=field, message=cell.message) for field, cell in named if isinstance(cell, Flaw)]
@@ -154,7 +167,3 @@ def _trimmed(cells: Sequence[str | Flaw], at_least: int) -> Sequence[str | Flaw]
     while end > at_least and is_blank(cells[end - 1]):
         end -= 1
     return cells[:end]
-
-
-def _bad(line: int, message: str) -> BadRow:
-    return BadRow(line=line, id=None, problems=(RowProblem(field="", message=message),))

@@ -15,8 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from flows.batch.calendar_rows import FIELDS
-from flows.batch.tables import MAX_COLUMNS, Flaw, TableRow, field_name, is_blank
-from flows.batch.unreadable import refusal
+from flows.batch.tables import MAX_COLUMNS, Flaw, TableRow, field_name, is_blank, refusal
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -42,8 +41,6 @@ def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable
     """The rows of a sheet that are not blank.
 
     Args:
-        data: the file.
-        name: its name, for errors.
         sheet: the sheet's name. None: the only one that is not hidden.
         report: takes which sheets were not read.
 
@@ -211,8 +208,6 @@ def _day_or_time(value: datetime | date | time | timedelta, field: str) -> str:
     if field in TEXT_FIELDS:
         raise ValueError("is a date or time. Format the cell as text, and write it once more")
     match value:
-        case datetime():
-            return value.isoformat()
         case time():
             return f"{value.hour}:{value.minute:02}" + (f":{value.second:02}" if value.second else "")
         case timedelta():

@@ -7,20 +7,19 @@ cut ``.part`` lies ``<name>.part.json`` with the strong ETag that lets the next 
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from apixo.constants import RESULT_DAYS
 from flows.media.errors import (
-    RESULT_VALID_DAYS,
     CutDownloadError,
     DamagedVideoError,
     DownloadError,
@@ -30,9 +29,6 @@ from flows.media.errors import (
     is_retryable_status,
 )
 from flows.media.hosts import compatible_user_agent, open_stream
-
-if sys.platform != "win32":
-    import fcntl
 
 Report = Callable[[int, int | None], None]
 """``report(received_bytes, total_bytes)`` after each piece; the total is None while the host has not said it."""
@@ -45,23 +41,6 @@ _EXPIRED_STATUSES = frozenset({404, 410})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadedFile:
-    """A file that arrived whole.
-
-    Attributes:
-        path: Where it is.
-        size_bytes: Its size.
-        sha256: SHA-256 of the whole file as read back from the disk, in hexadecimal.
-        content_type: What the host called it, as it came; None when it did not say.
-    """
-
-    path: Path
-    size_bytes: int
-    sha256: str
-    content_type: str | None
-
-
 async def download(
     client: httpx.AsyncClient,
     url: str,
@@ -70,18 +49,15 @@ async def download(
     max_bytes: int,
     total_seconds: float = DEFAULT_TOTAL_SECONDS,
     report: Report | None = None,
-) -> DownloadedFile:
+) -> None:
     """Streams a URL to a file, resuming what an earlier call left behind. Memory stays below 1 MB.
 
     The bytes are stored as they come, whatever the host calls them; see `flows.media.wrappings`.
 
     Args:
         client: From `flows.media.hosts.guarded_client`.
-        url: Where the file is.
         path: Where it goes; its folder is made, a file there is replaced.
         max_bytes: Larger files are refused, counted while they arrive.
-        total_seconds: The most the whole call may take.
-        report: Told of each piece.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.
@@ -96,13 +72,12 @@ async def download(
         async with asyncio.timeout(total_seconds) as limit:
             await asyncio.to_thread(part.open)
             try:
-                content_type = await _receive(client, url, part, max_bytes, report)
+                await _receive(client, url, part, max_bytes, report)
             except ForbiddenByHostError:
                 # Some hosts let only in what calls itself a browser, as search engines do: with their own name.
                 headers = {"User-Agent": compatible_user_agent()}
-                content_type = await _receive(client, url, part, max_bytes, report, headers)
-            sha256 = await asyncio.to_thread(part.finish)
-            return DownloadedFile(path, part.size, sha256, content_type)
+                await _receive(client, url, part, max_bytes, report, headers)
+            await asyncio.to_thread(part.finish)
     except TimeoutError as error:
         if not limit.expired():
             raise
@@ -123,8 +98,8 @@ async def _receive(
     max_bytes: int,
     report: Report | None,
     headers: Mapping[str, str] | None = None,
-) -> str | None:
-    """Fills the part and gives the content type. Resumes at most once: an answer that does not fit starts over."""
+) -> None:
+    """Fills the part. Resumes at most once: an answer that does not fit starts over."""
     if part.size:
         async with open_stream(client, url, headers={**(headers or {}), **part.resume_headers()}) as response:
             if response.status_code == 206 and part.fits(response):
@@ -142,9 +117,7 @@ async def _receive(
         return await _write(response, url, part, max_bytes, report)
 
 
-async def _write(
-    response: httpx.Response, url: str, part: "_Part", max_bytes: int, report: Report | None
-) -> str | None:
+async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: int, report: Report | None) -> None:
     shown = display_url(url)
     total = _total_bytes(response)
     buffer = bytearray()
@@ -177,8 +150,6 @@ async def _write(
     if received == 0:
         part.discard()
         raise DamagedVideoError(f"{shown} is empty: ask for the task's status again, then fetch it again", url=url)
-    content_type: str | None = response.headers.get("content-type")
-    return content_type
 
 
 class _Part:
@@ -258,21 +229,17 @@ class _Part:
                 self.size += written
                 rest = rest[written:]
 
-    def finish(self) -> str:
-        """Makes the part the file, surviving a power cut, and gives the SHA-256 of what is on the disk."""
+    def finish(self) -> None:
+        """Makes the part the file, surviving a power cut."""
         with self._lock:
             os.fsync(self._fd)
-            with self._part.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self._part.replace(self._path)
         self._note.unlink(missing_ok=True)
-        if sys.platform != "win32":
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        return sha256
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def discard(self) -> None:
         self._note.unlink(missing_ok=True)
@@ -293,8 +260,6 @@ def part_of(path: Path) -> Path:
 
 def _lock_file(fd: int, path: Path) -> bool:
     """Takes a file until it is closed. False when another call has it, or has just given it its final name."""
-    if sys.platform == "win32":
-        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path.stat().st_ino == os.fstat(fd).st_ino
@@ -336,7 +301,7 @@ def _status_error(status: int, url: str) -> DownloadError:
         )
     if status in _EXPIRED_STATUSES:
         return ResultExpiredError(
-            f"{shown} answers HTTP {status}: results are valid for {RESULT_VALID_DAYS} days. "
+            f"{shown} answers HTTP {status}: results are valid for {RESULT_DAYS} days. "
             "Ask for the task's status again, which may give a fresh URL",
             url=url,
         )

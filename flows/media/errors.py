@@ -20,9 +20,6 @@ from urllib.parse import urlsplit
 from apixo import SoraError
 from apixo.addresses import normalize_url
 
-RESULT_VALID_DAYS = 15
-"""APIXO: result URLs are valid for 15 days."""
-
 _MAX_SHOWN = 200  # characters of a URL in a message: enough to know it by, short enough for one line of log
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
 

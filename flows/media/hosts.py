@@ -13,7 +13,7 @@ import socket
 import ssl
 import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import metadata
 from urllib.parse import quote
 
@@ -134,15 +134,17 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             proxy = proxy_for(str(url), carries_key=False)
         except ValueError as error:
             raise DownloadError(str(error), url=str(url), retryable=False) from None
+        timeout_seconds = request.extensions.get("timeout", {}).get("connect")
         if proxy is not None:
-            await self._check_behind_proxy(url, host, request.extensions.get("timeout", {}).get("connect"))
+            with suppress(DownloadError):  # where only the proxy can look names up, so be it
+                await self._checked_addresses(url, host, timeout_seconds)
             outbound = httpx.Request(
                 request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
             )
             if proxy not in self._through:
                 self._through[proxy] = RepairingTransport(verify=self._verify, proxy=proxy)
-            return await self._through[proxy].handle_async_request(outbound)
-        addresses = await self._checked_addresses(url, host, request.extensions.get("timeout", {}).get("connect"))
+            return await _with_plain_location(await self._through[proxy].handle_async_request(outbound), url)
+        addresses = await self._checked_addresses(url, host, timeout_seconds)
         failure: httpx.TransportError = httpx.ConnectError("no address to connect to")
         for address in addresses[:MAX_ADDRESSES_TRIED]:
             outbound = httpx.Request(
@@ -162,21 +164,16 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         for transport in (self._inner, *self._through.values()):
             await transport.aclose()
 
-    async def _check_behind_proxy(self, url: httpx.URL, host: str, timeout_seconds: float | None) -> None:
-        """Refuses a host that this machine knows to be private. Where only the proxy can look names up, so be it."""
-        try:
-            await self._checked_addresses(url, host, timeout_seconds)
-        except ForbiddenUrlError:
-            raise
-        except DownloadError:
-            pass
-
     async def _checked_addresses(self, url: httpx.URL, host: str, timeout_seconds: float | None) -> list[str]:
         """Every address of the host, all of them allowed, in the resolver's order."""
+        port = url.port or (443 if url.scheme == "https" else 80)
         try:
             async with asyncio.timeout(timeout_seconds):
-                found = [host] if is_address(host) else list(await self._resolve(host, _port(url)))
-            checked = [(address, self._is_allowed(address)) for address in found]
+                found = [host] if is_address(host) else list(await self._resolve(host, port))
+            checked = [
+                (address, is_allowed_address(address, allow_private_hosts=self._allow_private_hosts))
+                for address in found
+            ]
         except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
             raise DownloadError(
                 f"{host} could not be resolved: check the name, or try again later", url=str(url)
@@ -194,9 +191,6 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 named = address if address == host else f"{host} has the address {address}, which"
                 raise ForbiddenUrlError(f"{named} is not public: {hint}", url=str(url))
         return found
-
-    def _is_allowed(self, address: str) -> bool:
-        return is_allowed_address(address, allow_private_hosts=self._allow_private_hosts)
 
 
 def user_agent() -> str:
@@ -236,7 +230,6 @@ def guarded_client(
     Args:
         allow_private_hosts: See `is_allowed_address`.
         timeout_seconds: For each of look-up, connecting, and waiting for the next bytes. Not for the whole.
-        resolve: Gives the addresses of a host.
         verify: The certificates to trust; None: as everywhere.
 
     Raises:
@@ -255,11 +248,7 @@ def guarded_client(
 
 @asynccontextmanager
 async def open_stream(
-    client: httpx.AsyncClient,
-    url: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    max_redirects: int = MAX_REDIRECTS,
+    client: httpx.AsyncClient, url: str, *, headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[httpx.Response]:
     """GETs a URL and gives the final answer, whatever its status, with its body still to be streamed.
 
@@ -268,11 +257,11 @@ async def open_stream(
 
     Raises:
         ForbiddenUrlError: the URL or a redirect is not allowed, or a redirect leads from https to http.
-        DownloadError: the network failed (retryable), or there were more than max_redirects redirects (not retryable).
+        DownloadError: the network failed (retryable), or there were more than MAX_REDIRECTS redirects (not retryable).
     """
     current = check_url(url, max_length=MAX_SIGNED_URL_LENGTH)
     try:
-        for _ in range(max_redirects + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             response = await client.send(client.build_request("GET", current, headers=headers), stream=True)
             try:
                 if response.status_code not in _REDIRECTS or "location" not in response.headers:
@@ -293,7 +282,7 @@ async def open_stream(
             f"{display_url(str(current))} could not be fetched ({reason}): try again later", url=str(current)
         ) from error
     raise DownloadError(
-        f"{display_url(url)} redirects more than {max_redirects} times: give the final URL", url=url, retryable=False
+        f"{display_url(url)} redirects more than {MAX_REDIRECTS} times: give the final URL", url=url, retryable=False
     )
 
 
@@ -334,7 +323,3 @@ def _is_host(host: str) -> bool:
         return "%" not in host and is_address(host)
     labels = host.removesuffix(".").split(".")
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
-
-
-def _port(url: httpx.URL) -> int:
-    return url.port or (443 if url.scheme == "https" else 80)

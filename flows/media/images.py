@@ -82,7 +82,6 @@ class ImageFacts:
         format: By its bytes, whatever its name or content type says.
         width: In pixels, as stored.
         height: In pixels, as stored.
-        size_bytes: Of the file.
     """
 
     url: str
@@ -104,10 +103,8 @@ async def check_image(
 
     Args:
         client: From `flows.media.hosts.guarded_client`.
-        url: Where the image is.
         max_bytes: Larger files are refused, counted while they arrive.
         max_pixels: Larger pictures are refused before they are decoded.
-        total_seconds: The most the fetching may take.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.
@@ -116,8 +113,8 @@ async def check_image(
         DownloadError: the network failed, the host answers 5xx, 408 or 429, or takes too long.
     """
     check_url(url)
-    if link := share_link(url):
-        raise ImageRefusedError(f"{display_url(url)} {link.advice}", url=url)
+    if advice := share_link(url):
+        raise ImageRefusedError(f"{display_url(url)} {advice}", url=url)
     try:
         async with asyncio.timeout(total_seconds) as limit:
             data = await _fetch(client, url, max_bytes)
@@ -137,8 +134,6 @@ def decode_image(
     """What an image is, from all of its bytes. Pure, and slow for a large one: to be run in a thread.
 
     Args:
-        data: the file.
-        url: where it came from.
         max_pixels: of larger pictures nothing is decoded.
         shown: what a message calls one that came from no URL.
 

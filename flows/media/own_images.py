@@ -7,6 +7,7 @@ fetches is made for each paid call: it is signed, a secret, and another one each
 import hashlib
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,6 @@ SMALLER: Final = 0.85
 QUALITY: Final = 92
 EXIF_ORIENTATION: Final = 0x0112
 SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-CONTENT_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,6 @@ class OwnImage:
 
     Attributes:
         object_name: follows from the file alone, so the same picture is uploaded once, and asks for the same video.
-        data: what is uploaded.
-        facts: what it is.
         lies: whether it is stored turned, and only a note in it says which way is up.
     """
 
@@ -56,7 +54,6 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
     """A picture from a file, decoded. Slow for a large one: to be run in a thread.
 
     Args:
-        path: the file.
         shown: what a message calls it.
         max_bytes: the most that the model takes.
         fit: whether it is turned upright and made small enough where it must be. What else a camera has written into
@@ -94,18 +91,15 @@ async def upload(image: OwnImage, store: ObjectStore) -> None:
     Raises:
         StoreError: the store did not take it.
     """
-    try:
-        content_type = CONTENT_TYPES[image.object_name.rpartition(".")[2]]
+    content_type = f"image/{image.facts.format.lower()}"
+    with suppress(PreconditionFailedError):
         await store.put_if(image.object_name, image.data, etag=None, content_type=content_type)
-    except PreconditionFailedError:
-        return
 
 
 def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_seconds: float) -> str:
     """Where the provider fetches an image. Of one in the store it is signed: a secret, to be sent and nothing else.
 
     Args:
-        url: as the request has it.
         archive, store: where an `s3://` image lies.
         valid_seconds: how long a signed address is needed.
     """

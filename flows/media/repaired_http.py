@@ -216,6 +216,3 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
-
-
-__all__ = ["MAX_HEAD_BYTES", "Repair", "RepairingTransport"]

@@ -1,7 +1,6 @@
 """Links that services give for sharing an image: they lead to a page about the image, not to its bytes. Pure."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,34 +24,27 @@ _PAGES_ONLY: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ShareLink:
-    """A page about an image.
-
-    Attributes:
-        service: Whose page it is.
-        instead: What leads to the image itself, as half a sentence; None where the link does not tell.
-    """
-
-    service: str
-    instead: str | None
-
-    @property
-    def advice(self) -> str:
-        """What to give instead, for a person."""
-        instead = self.instead or "host the image where its own address is public"
-        return f"is a link of {self.service} that opens a page about the image, not the image: {instead}"
+def share_link(url: str) -> str | None:
+    """What a link for sharing is, and what to give instead, for a person. None: it may well be an image's address."""
+    found = _page(url)
+    if found is None:
+        return None
+    service, instead = found
+    return (
+        f"is a link of {service} that opens a page about the image, not the image: "
+        f"{instead or 'host the image where its own address is public'}"
+    )
 
 
-def share_link(url: str) -> ShareLink | None:
-    """What a link for sharing is. None: it may well be the address of an image."""
+def _page(url: str) -> tuple[str, str | None] | None:
+    """Whose page it is, and what leads to the image itself, as half a sentence; None where the link does not tell."""
     try:
         parts = urlsplit(normalize_url(url))
     except ValueError:
         return None
     host, path = (parts.hostname or "").removesuffix("."), parts.path
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-    found = None
+    found: tuple[str, str | None] | None = None
     match host:
         case "drive.google.com" | "docs.google.com":
             named = _DRIVE_FILE.match(path)
@@ -61,26 +53,26 @@ def share_link(url: str) -> ShareLink | None:
             if "resourcekey" in query:  # which is a key to it, and not said
                 direct += ", and behind that &resourcekey= as in the link"
             is_folder = "/folders/" in path
-            found = ShareLink("Google Drive", direct if file_id else None) if file_id or is_folder else None
+            found = ("Google Drive", direct if file_id else None) if file_id or is_folder else None
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/s/", "/scl/fi/")):
             # Only what to change is said: the rest of the query is the key of the share.
             is_direct = query.get("dl") == "1" or query.get("raw") == "1"
-            found = None if is_direct else ShareLink("Dropbox", "give it with raw=1 at its end in place of dl=0")
+            found = None if is_direct else ("Dropbox", "give it with raw=1 at its end in place of dl=0")
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/scl/fo/", "/sh/")):
-            found = ShareLink("Dropbox", None)  # a folder
+            found = ("Dropbox", None)  # a folder
         case "imgur.com" | "www.imgur.com" | "m.imgur.com":
             image = _IMGUR_PAGE.fullmatch(path)
             is_album = path.startswith(("/a/", "/gallery/", "/t/"))
             instead = f"give https://i.imgur.com/{image[1]}.jpg" if image else None
-            found = ShareLink("Imgur", instead) if image or is_album else None
+            found = ("Imgur", instead) if image or is_album else None
         case "github.com" if (file := _GITHUB_PAGE.fullmatch(path)) and "raw" not in query:
-            found = ShareLink("GitHub", f"give https://raw.githubusercontent.com/{file[1]}/{file[2]}/{file[3]}")
+            found = ("GitHub", f"give https://raw.githubusercontent.com/{file[1]}/{file[2]}/{file[3]}")
         case "unsplash.com" if photo := _UNSPLASH_PAGE.fullmatch(path):
-            found = ShareLink("Unsplash", f"give https://unsplash.com/photos/{photo[1]}/download")
+            found = ("Unsplash", f"give https://unsplash.com/photos/{photo[1]}/download")
         case _ if _WIKIMEDIA.search(host) and (page := _COMMONS_PAGE.match(path)):
-            found = ShareLink("Wikimedia", f"give https://commons.wikimedia.org/wiki/Special:FilePath/{page[1]}")
+            found = ("Wikimedia", f"give https://commons.wikimedia.org/wiki/Special:FilePath/{page[1]}")
         case _ if host.endswith(".sharepoint.com") and re.match(r"/:\w:/", path) and "download" not in query:
-            found = ShareLink("SharePoint", "give it with &download=1 at its end")
+            found = ("SharePoint", "give it with &download=1 at its end")
         case _ if host in _PAGES_ONLY:
-            found = ShareLink(_PAGES_ONLY[host], None)
+            found = (_PAGES_ONLY[host], None)
     return found

@@ -1,16 +1,20 @@
 """Does this file play, and is it what was asked for? Plus the still pictures of it.
 
-Everything here blocks and is slow (a 12 s video takes a second or two): run it in a thread.
+Everything here but `decode` blocks and is slow (a 12 s video takes a second or two): `decode` runs it in a thread.
 """
 
+import asyncio
+import functools
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 import av
 from av import VideoCodecContext
@@ -23,6 +27,9 @@ from apixo.catalogue import Shape
 from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
 from flows.media.posters import MAX_POSTER_SIDE, Choice, display_size, jpeg, unit_seconds
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DURATION_TOLERANCE_SECONDS = 0.5
 """Encoders round to whole frames and pad the sound, some 0.1 s. The lengths APIXO sells (4, 8, 12 s) lie 4 s apart."""
@@ -82,34 +89,49 @@ class VideoFacts:
     """A video every frame of which decodes.
 
     Attributes:
-        container: FFmpeg's name of the file format, like ``mov,mp4,m4a,3gp,3g2,mj2``.
         codec: Of the picture, like ``h264``.
         width: In pixels as displayed: pixels made square, rotation applied.
         height: As width.
         duration_seconds: From the first frame to the end of the last.
         frame_count: Decoded frames.
-        frames_per_second: On average.
         has_audio: Whether there is any sound data.
-        size_bytes: Of the file.
         is_complete: Whether the file lists each of its pieces, and all are there. Others can only be thought complete.
         media_type: Like ``video/mp4``, by its bytes.
         has_c2pa: Whether it holds a C2PA manifest, which says how it was made.
         doubts: What is odd and no proof of damage, as sentences.
     """
 
-    container: str
     codec: str
     width: int
     height: int
     duration_seconds: float
     frame_count: int
-    frames_per_second: float
     has_audio: bool
-    size_bytes: int
     is_complete: bool = False
     media_type: str = "video/mp4"
     has_c2pa: bool = False
     doubts: tuple[str, ...] = ()
+
+
+async def decode(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Runs what decodes beside the event loop, in one of this process's threads: one for each processor."""
+    call = functools.partial(work, *arguments, **options)
+    return await asyncio.get_running_loop().run_in_executor(_threads(), call)
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    # Not at a lower priority: a thread that is put off while it holds the interpreter's lock puts off the event loop.
+    # On a busy machine that was measured to be two seconds.
+    return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
 
 
 def inspect_video(
@@ -123,8 +145,6 @@ def inspect_video(
     Args:
         path: The file; its name does not count.
         poster: Where the poster goes, see `poster_jpeg`; None: nobody wants one.
-        max_pixels: Of one frame.
-        max_frames: Of the video.
 
     Raises:
         DamagedVideoError: empty, not a video, no picture in it, cut short, or a frame does not decode; not retryable
@@ -160,15 +180,12 @@ def inspect_video(
         if poster is not None and choice is not None and choice.frame is not None:
             _keep(poster, choice.frame, video)
         return VideoFacts(
-            container=container.format.name,
             codec=video.codec_context.codec.canonical_name,
             width=tally.size[0],
             height=tally.size[1],
             duration_seconds=float(seconds),
             frame_count=tally.frames,
-            frames_per_second=float(tally.frames / seconds),
             has_audio=sound is not None and tally.packets[sound.index] > 0,
-            size_bytes=size_bytes,
             is_complete=boxes.has_index,
             media_type=_media_type(container, boxes.brand),
             has_c2pa=boxes.has_c2pa,
@@ -188,7 +205,6 @@ def compare(facts: VideoFacts, *, duration_seconds: float | None, aspect_ratio: 
     """What differs from the order, as sentences: warnings only, for the video is paid for. Pure.
 
     Args:
-        facts: From `inspect_video`.
         duration_seconds: The length that was asked for; DURATION_TOLERANCE_SECONDS more or less is the same. None: the
             model decides.
         aspect_ratio: The shape that was asked for. None: the model, or the image, decides.
@@ -210,7 +226,6 @@ def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
     The same video gives the same bytes. `inspect_video` takes it on the way; this is for what it does not let through.
 
     Args:
-        path: A video, damaged or not.
         max_side: The longer side in pixels; a smaller video is not enlarged.
 
     Raises:

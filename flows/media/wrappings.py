@@ -82,7 +82,6 @@ def unwrap(path: Path, *, max_bytes: int) -> Unwrapped:
     What cannot be taken off wholly is not taken off.
 
     Args:
-        path: the file.
         max_bytes: an inner file that becomes larger is none.
 
     Raises:
@@ -143,7 +142,9 @@ def _guesses(head: bytes) -> Iterator[tuple[str, _Unwrap]]:
         yield "aws-chunked", _dechunked
     if head.startswith(_ZIP):
         yield "a ZIP", _unzipped
-    yield from _multipart(head)
+    for part in _PART_HEAD.finditer(head) if head.lstrip().startswith(b"--") else ():
+        if _VIDEO_START.match(head, part.end()):
+            yield "a multipart body", partial(_parted, at=part.end(), boundary=part[1])
     if (before := _BEFORE_VIDEO.match(head)) and _VIDEO_START.match(head, before.end()):
         yield "a byte order mark or blank lines", partial(_from, at=before.end())
     for name, wbits in (("zlib", 15), ("deflate", -15)):
@@ -152,12 +153,6 @@ def _guesses(head: bytes) -> Iterator[tuple[str, _Unwrap]]:
     for start in _BASE64_START.finditer(head):
         if _holds_video(_decoded_start(head[start.end() :])):
             yield "base64", partial(_decoded, at=start.end())
-
-
-def _multipart(head: bytes) -> Iterator[tuple[str, _Unwrap]]:
-    for part in _PART_HEAD.finditer(head) if head.lstrip().startswith(b"--") else ():
-        if _VIDEO_START.match(head, part.end()):
-            yield "a multipart body", partial(_parted, at=part.end(), boundary=part[1])
 
 
 def _holds_video(start: bytes) -> bool:

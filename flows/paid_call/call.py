@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from typing import Final, TypeVar
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
 from blocks.errors import StoreError
+from flows.clock import Clock
 from flows.record import transitions
 from flows.record.advice import task_of_another_key, unconfirmed_error
 from flows.record.errors import LedgerError, PipelineError, UnconfirmedError
@@ -92,39 +92,29 @@ class PaidCall:
     Attributes:
         key, request: the video.
         model: which one is asked for it: the request's, or one of its fallback models.
-        price, currency: what it costs, as the attempt has it.
-        reservation: what it is spent from; None: there is no ceiling.
-        claim_before: until when that may be claimed on; None: at any time.
+        terms: what the attempt says of it.
+        claim_before: until when its reservation may be claimed on; None: at any time.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        granted_by, waits, batch, note: as the attempt has them.
         image_addresses: what is sent in place of the request's images. They may be signed, so nothing else has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
-        now, monotonic: the clocks.
     """
 
     key: str
     request: VideoRequest
     model: str
-    price: Decimal | None
-    currency: str | None
+    terms: transitions.ClaimTerms
     over: Entry | None
     owner: Owner
     callback_url: str | None
     lease_seconds: float
-    granted_by: str | None
-    waits: bool
     options: str
     log: Log
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    reservation: str | None = None
+    clock: Clock
     claim_before: datetime | None = None
-    batch: str | None = None
-    note: str | None = None
     image_addresses: tuple[str, ...] = field(default=(), repr=False)
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
@@ -140,7 +130,7 @@ class PaidCall:
         sent = self.request.on(self.model)
         if self.image_addresses:
             sent = sent.model_copy(update={"image_urls": list(self.image_addresses)})
-        started, started_at = self.monotonic(), self.now()
+        started, started_at = self.clock.monotonic(), self.clock.now()
         if self.claim_before is not None and started_at >= self.claim_before:
             return LostRace()
         claimed = await ledger.claim(
@@ -151,14 +141,7 @@ class PaidCall:
                 owner=self.owner,
                 lease_seconds=self.lease_seconds,
                 now=started_at,
-                granted_by=self.granted_by,
-                waited_for=self.waits,
-                model=self.model,
-                price=self.price,
-                currency=self.currency,
-                reservation=self.reservation,
-                batch=self.batch,
-                note=self.note,
+                **self.terms,
             ),
             over=self.over,
         )
@@ -173,7 +156,7 @@ class PaidCall:
             # claim up, and a person may have resubmitted. The monotonic clock stops while a machine sleeps, the wall
             # clock may be set: the larger counts.
             def age_seconds() -> float:
-                return max(self.monotonic() - started, (self.now() - started_at).total_seconds())
+                return max(self.clock.monotonic() - started, (self.clock.now() - started_at).total_seconds())
 
             lost = age_seconds() > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
             if lost or age_seconds() > self.lease_seconds / 2:  # the age last: the look may have taken its time
@@ -205,7 +188,7 @@ class PaidCall:
         number = claimed.generation.attempt.number
 
         def how(current: Generation) -> Generation:
-            return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.now())
+            return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.clock.now())
 
         async def write() -> Outcome:
             patience = ANSWER_PATIENCE_SECONDS
@@ -239,6 +222,9 @@ class PaidCall:
         """A rejection that is not written down would look like a payment that nobody knows of, so it is tried long."""
         number, problem = claimed.generation.attempt.number, _problem(error)
 
+        def how(current: Generation) -> Generation:
+            return transitions.rejected(current, attempt_number=number, problem=problem, now=self.clock.now())
+
         def alarm() -> None:
             self.log.error(
                 "APIXO did not take %s (%s), and the ledger has not been written yet. It is tried for %.0f s. If this "
@@ -247,13 +233,8 @@ class PaidCall:
             )  # fmt: skip
 
         async def write() -> Rejected:
-            entry = await ledger.change(
-                self.key,
-                lambda current: transitions.rejected(current, attempt_number=number, problem=problem, now=self.now()),
-                known=claimed,
-                patience_seconds=ANSWER_PATIENCE_SECONDS,
-            )
-            return Rejected(entry)
+            patience = ANSWER_PATIENCE_SECONDS
+            return Rejected(await ledger.change(self.key, how, known=claimed, patience_seconds=patience))
 
         return await _until_written(write, alarm)
 
@@ -264,7 +245,7 @@ class PaidCall:
         number = claimed.generation.attempt.number
 
         def how(current: Generation) -> Generation:
-            return transitions.unconfirmed(current, attempt_number=number, problem=problem, now=self.now())
+            return transitions.unconfirmed(current, attempt_number=number, problem=problem, now=self.clock.now())
 
         error = unconfirmed_error(how(claimed.generation), self.options)
         try:

@@ -93,11 +93,7 @@ class SpendGuard:
     """One run's reservations.
 
     Args:
-        ledger: of the archive that the run writes to.
-        ceilings: those of the API block.
-        currency: of the ceilings, for messages.
         lease_seconds: how long after its claim a request may still be sent, at most.
-        now: the time.
     """
 
     def __init__(
@@ -124,9 +120,6 @@ class SpendGuard:
     @asynccontextmanager
     async def reserved(self, key: str, model: str, price: Decimal | None) -> AsyncIterator[Reserved]:
         """Around one paid call. Without a ceiling it does nothing.
-
-        Args:
-            key, model, price: the video.
 
         Raises:
             CeilingError: a ceiling leaves no room for it, or its price is not known. Nothing was claimed or sent.

@@ -37,9 +37,6 @@ class PaymentThread:
     """A thread with an event loop, the one client that can submit, and a ledger.
 
     Only what is allowed to pay has one: the collector and the callback receiver do not.
-
-    Args:
-        api, archive: the blocks that client and ledger are made from.
     """
 
     def __init__(self, api: ApixoApi, archive: VideoArchive) -> None:
@@ -55,7 +52,6 @@ class PaymentThread:
         """Runs a paid call to its end. A cancellation meanwhile stops what is not sent yet, and is raised at the end.
 
         Args:
-            work: the paid call.
             report: gets its outcome in any case, also where the run is being cancelled.
 
         Raises:

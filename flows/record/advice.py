@@ -40,7 +40,6 @@ def advice(found: Generation, options: str) -> Advice:
     """What a person can do about a generation, with the command and the deployment that does it. Pure.
 
     Args:
-        found: the record.
         options: what names the blocks in commands.
     """
     key, attempt = found.key, found.attempt
@@ -62,7 +61,7 @@ def advice(found: Generation, options: str) -> Advice:
                 ),
             )
         case State.FAILED:
-            return _after_failure(found, task, options, form)
+            return _after_failure(found, task, go_on, pay_again, form)
         case State.REJECTED:
             return NOTHING_SENT._replace(title="Refused", paid="No. APIXO did not take it.")
         case State.ARCHIVED:
@@ -88,8 +87,7 @@ def advice(found: Generation, options: str) -> Advice:
             )
 
 
-def _after_failure(found: Generation, task: str, options: str, form: str) -> Advice:
-    go_on, pay_again = (command.format(key=found.key, options=options) for command in (GO_ON, PAY_AGAIN))
+def _after_failure(found: Generation, task: str, go_on: str, pay_again: str, form: str) -> Advice:
     again = f"{pay_again}, or {form}, the decision to submit once more and attempt {found.attempt.number}."
     if found.given_up:
         return Advice(

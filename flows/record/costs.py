@@ -1,6 +1,6 @@
 """What was spent, from the ledger's records: each payment by the price at its claim. All pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date
 from decimal import Decimal
 from types import MappingProxyType
@@ -14,6 +14,8 @@ from flows.record.spend import Ceilings, MonthlySpend
 
 Group = Literal["model", "tag", "batch", "day"]
 Fate = Literal["archived", "open", "unclear", "failed"]
+Groups = Callable[[Generation, Attempt], Iterable[str]]
+"""The groups that a payment counts in."""
 
 NONE: Final = "(none)"
 """The group of what has no tag, or belongs to no batch."""
@@ -85,27 +87,12 @@ def costs(generations: Iterable[Generation], month: str, by: Group) -> list[Cost
         month: such as `2026-11`, UTC.
         by: what a row is about. A video with several tags counts in the row of each.
     """
-    rows: dict[tuple[str, str], CostRow] = {}
-    for found, attempt in paid_in(generations, month):
-        for group in _GROUPS[by](found, attempt):
-            currency = attempt.currency or ""
-            row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
-            _add(row, found, attempt)
-    return [row for _, row in sorted(rows.items())]
+    return _summed(generations, month, _GROUPS[by])
 
 
 def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
     """The same for all of them together: a row for each currency."""
-    rows: dict[str, CostRow] = {}
-    for found, attempt in paid_in(generations, month):
-        currency = attempt.currency or ""
-        _add(rows.setdefault(currency, CostRow(group="total", currency=currency)), found, attempt)
-    return [row for _, row in sorted(rows.items())]
-
-
-def paid_in(generations: Iterable[Generation], month: str) -> Iterator[tuple[Generation, Attempt]]:
-    """Every payment of a month, by the day of its claim."""
-    return ((found, attempt) for found in generations for attempt in payments(found) if _day(attempt).startswith(month))
+    return _summed(generations, month, lambda _found, _attempt: ("total",))
 
 
 def fate(generation: Generation, attempt: Attempt) -> Fate:
@@ -119,20 +106,27 @@ def fate(generation: Generation, attempt: Attempt) -> Fate:
     return "archived" if state is State.ARCHIVED else "open"
 
 
-def _add(row: CostRow, found: Generation, attempt: Attempt) -> None:
-    row.payments += 1
-    if attempt.price is None:
-        row.unpriced += 1
-        return
-    what = fate(found, attempt)
-    setattr(row, what, getattr(row, what) + attempt.price)
+def _summed(generations: Iterable[Generation], month: str, groups: Groups) -> list[CostRow]:
+    rows: dict[tuple[str, str], CostRow] = {}
+    paid = ((found, attempt) for found in generations for attempt in payments(found))
+    for found, attempt in paid:
+        for group in groups(found, attempt) if _day(attempt).startswith(month) else ():
+            currency = attempt.currency or ""
+            row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
+            row.payments += 1
+            if attempt.price is None:
+                row.unpriced += 1
+            else:
+                what = fate(found, attempt)
+                setattr(row, what, getattr(row, what) + attempt.price)
+    return [row for _, row in sorted(rows.items())]
 
 
 def _day(attempt: Attempt) -> str:
     return f"{attempt.claimed_at.astimezone(UTC):%Y-%m-%d}"
 
 
-_GROUPS: Final[Mapping[Group, Callable[[Generation, Attempt], Iterable[str]]]] = MappingProxyType(
+_GROUPS: Final[Mapping[Group, Groups]] = MappingProxyType(
     {
         "model": lambda _, attempt: (attempt.model,),
         "tag": lambda found, _: found.request.tags or (NONE,),

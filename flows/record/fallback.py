@@ -15,7 +15,6 @@ def next_model(request: VideoRequest, fresh: Sequence[Attempt], known: Collectio
     """The first model of a request that was not found gone; None: all are.
 
     Args:
-        request: the video, with its fallback models.
         fresh: the attempts since this run began. Every run begins with the model that is wanted: it may be back, and
             being refused is free.
         known: models that this run was refused for other videos.

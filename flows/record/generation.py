@@ -57,10 +57,13 @@ class Problem(_Model):
     retry_after_seconds: float | None = Field(default=None, description="How long the provider asked to wait.")
 
 
+Kind = Literal["video", "poster", "sidecar"]
+
+
 class ArchivedObject(_Model):
     """One object in the archive, as it was read back."""
 
-    kind: Literal["video", "poster", "sidecar"]
+    kind: Kind
     bucket: str
     name: str
     content_type: str

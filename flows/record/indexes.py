@@ -48,7 +48,7 @@ class TaskOwner(BaseModel):
 
 
 class TaskOwners:
-    """Which generation each task belongs to.
+    """Which generation each task belongs to. Calls raise a `StoreError` where the store does not answer.
 
     An object is created for a task before a record names it. So no task is ever in two records, whoever races. It is
     never removed: a task that a record drops is freed by a conditional write, which loses against whoever is naming it
@@ -71,14 +71,8 @@ class TaskOwners:
         """Binds a task to an attempt, unless it belongs to another key. Returns whose it is.
 
         Args:
-            task_id: the provider's task.
             key, attempt_number: what it was paid for.
-            named_by: who named the task.
             naming: `Generation.next_naming` of the record that will name it.
-            patience_seconds: how long an outage of the store is waited out.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         owner = TaskOwner(key=key, attempt_number=attempt_number, named_by=named_by, naming=naming)
 
@@ -106,11 +100,7 @@ class TaskOwners:
         return True
 
     async def owner(self, task_id: str) -> TaskOwner | None:
-        """Whose task it is; None: nobody's that is known.
-
-        Raises:
-            StoreError: the store did not answer.
-        """
+        """Whose task it is; None: nobody's that is known."""
         return await self._patiently(lambda: self._owner(task_id))
 
     async def _owner(self, task_id: str) -> TaskOwner | None:
@@ -129,13 +119,11 @@ class TaskOwners:
             named: `Generation.tasks_named` of the version that dropped it. Whoever names it in a later version has
                 bound it with a higher number, and keeps it.
         """
-        try:
+        with contextlib.suppress(StoreError, ValidationError):
             found = await self._store.get(task_name(task_id))
             owner = TaskOwner.model_validate_json(found.data) if found else None
             if found is not None and owner is not None and owner.key == key and owner.naming <= named:
                 await self._put(task_id, TaskOwner(key="", attempt_number=0), etag=found.etag)
-        except (StoreError, ValidationError):
-            return
 
     async def noted_for(self, unanswered: Generation) -> tuple[str, TaskOwner] | None:
         """The task whose owner was written down and whose record was not: the process died in between.
@@ -172,7 +160,10 @@ class FirstKey(BaseModel):
 
 
 class RequestIndex:
-    """Under which key each request was generated first, so that nobody pays twice by renaming a calendar."""
+    """Under which key each request was generated first, so that nobody pays twice by renaming a calendar.
+
+    Calls raise a `StoreError` where the store does not answer.
+    """
 
     def __init__(
         self, store: ObjectStore, patiently: Patiently, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -180,11 +171,7 @@ class RequestIndex:
         self._store, self._patiently, self._now = store, patiently, now
 
     async def first_key(self, request: VideoRequest) -> FirstKey | None:
-        """The key that asked for this video first; None: none did.
-
-        Raises:
-            StoreError: the store did not answer.
-        """
+        """The key that asked for this video first; None: none did."""
         found = await self._patiently(lambda: self._store.get(request_name(request)))
         return FirstKey.model_validate_json(found.data) if found else None
 
@@ -192,12 +179,7 @@ class RequestIndex:
         """Notes that this key is about to be claimed for this video; false: another one was noted meanwhile.
 
         Args:
-            request: the video.
-            key: the key that will be claimed.
             over: an earlier key that nothing was paid for, and that gives way; None: there is none yet.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         name = request_name(request)
         data = FirstKey(key=key, noted_at=self._now()).model_dump_json().encode()

@@ -40,10 +40,6 @@ FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
-Mark = Callable[[str], Awaitable[None]]
-"""Writes the marker of a key."""
-
-
 class Entry:
     """A record as it was read, with the etag that a change of it is bound to. Nobody changes one.
 
@@ -56,26 +52,13 @@ class Entry:
     def __init__(self, generation: Generation, etag: str) -> None:
         self.generation, self.etag = generation, etag
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Entry) and (self.generation, self.etag) == (other.generation, other.etag)
-
-    def __hash__(self) -> int:
-        return hash(self.etag)
-
 
 class Ledger:
-    """The records of one archive.
+    """The records of one archive. Calls raise a `StoreError` where the store does not answer.
 
     Args:
-        store: the archive's bucket.
         patience_seconds: how long an outage of the store is waited out.
-        clock, nonce: for tests.
-
-    Attributes:
-        tasks: which generation a task belongs to.
-        requests: under which key a request was generated first.
-        spend: what is spent and reserved in each month.
-        run_keys: which key a run has that was given none.
+        clock: for tests.
     """
 
     def __init__(
@@ -84,11 +67,10 @@ class Ledger:
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Clock | None = None,
-        nonce: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._store = store
         self._patience_seconds = patience_seconds
-        self._clock, self._nonce = clock or Clock(), nonce
+        self._clock = clock or Clock()
         self.tasks = TaskOwners(store, self._patiently)
         self.requests = RequestIndex(store, self._patiently, now=self._clock.now)
         self.spend = SpendObjects(store, self._patiently)
@@ -102,29 +84,33 @@ class Ledger:
         """
         await self._patiently(lambda: ensure_ready(self._store, also=(PROBE,)))
 
-    async def read(self, key: str) -> Entry | None:
+    async def read(self, key: str, *, patience_seconds: float | None = None) -> Entry | None:
         """The record of a key; None when the key was never claimed.
 
         Raises:
             LedgerError: there is a record, and it cannot be understood.
-            StoreError: the store did not answer.
         """
-        found = await self._patiently(lambda: self._store.get(record_name(key)))
+        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds)
         return Entry(_parse(key, found.data), found.etag) if found else None
+
+    async def existing(self, key: str, *, patience_seconds: float | None = None) -> Entry:
+        """The record of a key that was claimed. It is a `LedgerError` where there is none any more."""
+        found = await self.read(key, patience_seconds=patience_seconds)
+        if found is None:
+            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
+        return found
 
     async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
         """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
 
         Args:
-            claimed: what `flows.record.transitions.claim` made.
             over: the record as it was read; None: there was none.
 
         Raises:
             StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
         """
         await self.mark_open(claimed.key)
-        etag = over.etag if over else None
-        back = self._put_open if over is not None else None
+        etag, back = (over.etag, self._put_open) if over else (None, None)
         return await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds, mark_again=back)
 
     async def change(
@@ -143,14 +129,12 @@ class Ledger:
         and is bound again to a newer version.
 
         Args:
-            key: an existing record's.
             how: one of the functions of `transitions` or `beside`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read where nobody wrote since.
             patience_seconds: how long an outage of the store is waited out.
 
         Raises:
             LedgerError: there is no such record.
-            StoreError: the store did not answer.
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._clock.monotonic() + patience
@@ -158,7 +142,7 @@ class Ledger:
         while True:
             left = max(deadline - self._clock.monotonic(), 0.0)
             newest = entry is None
-            entry = entry or await self._existing(key, patience_seconds=left)
+            entry = entry or await self.existing(key, patience_seconds=left)
             changed = _changed(entry.generation, how, newest=newest)
             if changed is None:
                 entry = None
@@ -195,12 +179,7 @@ class Ledger:
         """The other key that the same request was, or may have been, paid under; None: there is none.
 
         Args:
-            request: the video.
-            key: under which it is wanted now.
             note: whether this key is about to be claimed, so that it becomes the first one where there is none.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         if note and await self.requests.note(request, key):
             return None
@@ -225,12 +204,6 @@ class Ledger:
                 )
                 if owner.key != changed.key:
                     raise LedgerError(f"Task {task_id} is that of {owner.key}.", key=changed.key, task_id=task_id)
-
-    async def _existing(self, key: str, *, patience_seconds: float) -> Entry:
-        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds=patience_seconds)
-        if found is None:
-            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
-        return Entry(_parse(key, found.data), found.etag)
 
     async def mark_open(self, key: str) -> None:
         """Writes the open marker. To be done before the record says that something is left to do."""
@@ -271,8 +244,7 @@ class Ledger:
             await self._patiently(lambda: self._put_published(key))
 
     async def is_published(self, key: str) -> bool | None:
-        """Whether the end of a finished generation was published, and only other paid tasks of it are waited for. None:
-        nothing is left to do."""
+        """Whether the end was published, and only other paid tasks are waited for. None: nothing is left to do."""
         marker = await self._patiently(lambda: self._store.get(marker_name(key)))
         return None if marker is None else marker.data == PUBLISHED
 
@@ -310,7 +282,6 @@ class Ledger:
 
         Raises:
             LedgerError: one of them cannot be read, so that it is not known what it says.
-            StoreError: the store did not answer.
         """
         since = moment - CLOCKS_DIFFER_AT_MOST
         listed = await self._patiently(lambda: self._store.listed("ledger/"))
@@ -319,7 +290,12 @@ class Ledger:
         return [entry.generation for entry in found if entry is not None]
 
     async def _write(
-        self, generation: Generation, *, etag: str | None, patience_seconds: float, mark_again: Mark | None = None
+        self,
+        generation: Generation,
+        *,
+        etag: str | None,
+        patience_seconds: float,
+        mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.
 
@@ -329,7 +305,7 @@ class Ledger:
         With `mark_again`, the marker is written once more afterwards: whoever closed the record we wrote over may have
         removed it and looked just before our write arrived. So it is after a write that may have arrived, too.
         """
-        stamped = generation.model_copy(update={"nonce": self._nonce(), "schema_version": SCHEMA})
+        stamped = generation.model_copy(update={"nonce": uuid.uuid4().hex, "schema_version": SCHEMA})
         data = stamped.model_dump_json(indent=2).encode()
         name = record_name(stamped.key)
 

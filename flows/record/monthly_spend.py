@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from pydantic import ValidationError
@@ -25,29 +26,17 @@ Change = Callable[[MonthlySpend], MonthlySpend | None]
 class SpendObjects:
     """What is spent and reserved in each month, over all runs and machines that share the bucket.
 
-    Args:
-        store: the archive's bucket.
-        patiently: waits out an outage of the store.
-        sleep, rng: clock and randomness, for tests.
+    Calls raise a `StoreError` where the store does not answer.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        patiently: Patiently,
-        *,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        rng: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
         self._store, self._patiently = store, patiently
-        self._sleep, self._rng = sleep, rng
 
     async def read(self, month: str) -> MonthlySpend | None:
         """The month as it stands; None: nothing was ever reserved in it.
 
         Raises:
             LedgerError: it cannot be understood.
-            StoreError: the store did not answer.
         """
         found = await self._patiently(lambda: self._store.get(object_name(month)))
         return None if found is None else _parsed(month, found.data)
@@ -56,11 +45,7 @@ class SpendObjects:
         """Creates the month where it is missing.
 
         Args:
-            month: such as `2026-11`.
             count: what was spent in it so far.
-
-        Raises:
-            StoreError: the store did not answer.
         """
         if await self.read(month) is None:
             data = (await count()).model_dump_json(indent=2).encode()
@@ -73,14 +58,12 @@ class SpendObjects:
             month: one that was begun.
             how: must come to the same where it is applied twice, for the reply to a write can be lost. Returning its
                 argument changes nothing.
-            patience_seconds: how long an outage of the store is waited out.
 
         Returns:
             The month as it then is; None: `how` returned None, so nothing was changed.
 
         Raises:
             LedgerError: it cannot be understood, or somebody removed it.
-            StoreError: the store did not answer.
         """
 
         async def apply() -> MonthlySpend | None:
@@ -98,7 +81,7 @@ class SpendObjects:
                 try:
                     await self._store.put_if(object_name(month), data, etag=found.etag, content_type="application/json")
                 except PreconditionFailedError:
-                    await self._sleep(PAUSE_SECONDS * self._rng())
+                    await asyncio.sleep(PAUSE_SECONDS * random.random())
                 else:
                     return changed
             raise StoreUnavailableError(
@@ -108,10 +91,8 @@ class SpendObjects:
         return await self._patiently(apply, patience_seconds)
 
     async def _create(self, month: str, data: bytes) -> None:
-        try:
+        with suppress(PreconditionFailedError):  # another run was faster: it has counted the same
             await self._store.put_if(object_name(month), data, etag=None, content_type="application/json")
-        except PreconditionFailedError:
-            return  # another run was faster: it has counted the same
 
 
 def object_name(month: str) -> str:

@@ -57,8 +57,6 @@ def attributes(name: str, *, key: str, task_id: str, sha256: str, media_type: st
         name: of the object, with its folder.
         key: of the generation. It is ASCII, and a file name as it is.
         task_id: any text: metadata of S3 are ASCII, so other letters, and what URLs escape, are percent-encoded.
-        sha256: of the bytes, in hexadecimal.
-        media_type: of the bytes.
     """
     folder_name, _, file_name = name.rpartition("/")
     stem, _, extension = file_name.rpartition(".")

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from types import MappingProxyType
 from typing import Final
 
 from blocks.prices import Price, price_of
 from flows.record.generation import Attempt, Generation, State
-
-NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
 
 NOT_PAID: Final = frozenset({State.REJECTED})
 """States of an attempt that cost nothing. A claim without an answer may have been paid, so it counts as paid. So does
@@ -36,27 +33,13 @@ def paid_attempts(generation: Generation | None) -> int:
     return 0 if generation is None else len(payments(generation))
 
 
-def price_paid(
-    generation: Generation,
-    attempt: Attempt,
-    price_per_second: Decimal | None,
-    prices: Mapping[str, Price] = NO_PRICES,
-) -> Decimal | None:
-    """What one attempt cost: by the price at the time, else by today's; None: neither is known."""
-    if attempt.price is not None:
-        return attempt.price
-    seconds = generation.request.on(attempt.model).seconds
-    return price_of(attempt.model, seconds, price_per_second=price_per_second, prices=prices)
-
-
-def spent_on(
-    generations: Iterable[Generation | None],
-    price_per_second: Decimal | None,
-    prices: Mapping[str, Price] = NO_PRICES,
-) -> Decimal:
-    """What was paid for these generations so far: by the price at the time, else by today's."""
+def spent_on(generations: Iterable[Generation | None], prices: Mapping[str, Price]) -> Decimal:
+    """What was paid for these generations so far: by the price at the time, else by today's, as far as it is known."""
     total = Decimal(0)
     for generation in filter(None, generations):
         for attempt in payments(generation):
-            total += price_paid(generation, attempt, price_per_second, prices) or Decimal(0)
+            price = attempt.price
+            if price is None:
+                price = price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
+            total += price or Decimal(0)
     return total

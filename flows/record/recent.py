@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
 
-from blocks.object_store import ListedObject, ObjectStore
+from blocks.object_store import ObjectStore
 from flows.record.generation import Generation
 
 ARCHIVED: Final = "videos/"
@@ -36,7 +36,7 @@ async def newest_keys(store: ObjectStore, count: int) -> list[str]:
     for day in days:
         latest: dict[str, datetime] = {}
         for item in chain(*await asyncio.gather(*(store.listed(f"{root}{day}") for root in (ARCHIVED, NOT_MADE)))):
-            key = _key(item)
+            key = item.name.split("/")[4]
             latest[key] = max(latest.get(key, item.modified), item.modified)
         found = sorted(latest, key=latest.__getitem__, reverse=True)[: count - ended]
         keys.update(dict.fromkeys(found))
@@ -60,10 +60,3 @@ async def _days(store: ObjectStore, most: int) -> list[str]:
             if len(days) >= most:
                 return days[:most]
     return days
-
-
-def _key(item: ListedObject) -> str:
-    return item.name.split("/")[4]
-
-
-__all__ = ["failed_name", "newest_keys"]

@@ -8,6 +8,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -81,10 +82,8 @@ class RunKeys:
         """Writes it, unless something is there. Returns what is there."""
 
         async def write() -> None:
-            try:
+            with suppress(PreconditionFailedError):
                 await self._store.put_if(object_name, text.encode(), etag=None, content_type="text/plain")
-            except PreconditionFailedError:
-                return
 
         await self._patiently(write)
         there = await self._text(object_name)
@@ -104,7 +103,6 @@ def slug(text: str, *, most: int = VIDEO_NAME_CHARACTERS, otherwise: str = "vide
     """The first words of a text as a key. Pure.
 
     Args:
-        text: a prompt, or a name that a person typed.
         most: characters; a word that does not fit whole is left out.
         otherwise: where the text has no letter that a key can hold.
     """
@@ -121,7 +119,6 @@ def typed_name(run_name: str | None, *verbs: str) -> str | None:
     The classic form fills in a star's name such as `tau6-newton`, the server two words such as `tungsten-quokka`.
 
     Args:
-        run_name: as Prefect has it.
         verbs: how our own names begin, such as `generate`: what follows is the name.
     """
     if not run_name:

@@ -133,13 +133,9 @@ def reserve(
     The amounts are what the reservation comes to in all, so that a write whose reply was lost can be made again.
 
     Args:
-        month: what is committed so far.
-        name: the reservation.
         least: what it must come to, to be of use.
         wanted: what it should come to, as far as the ceilings leave it.
         day: whose money it is.
-        ceilings: the limits.
-        now: the time.
         expires_at: until when requests may be sent on it.
     """
     before = month.reservations.get(name)
@@ -162,9 +158,6 @@ def settle(month: MonthlySpend, name: str, use: Use, *, seen: Reservation | None
     """Ends a reservation: what it was not used for is free again. One that is not there any more is settled already.
 
     Args:
-        month: what is committed so far.
-        name: the reservation.
-        use: what it was used for.
         seen: the reservation that was taken for dead; one that was renewed since is left alone.
     """
     ended = month.reservations.get(name)
@@ -204,7 +197,6 @@ def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
 
     Args:
         generations: all that may have been claimed in it.
-        first: the first day of the month.
     """
     by_day: dict[date, list[tuple[Generation, Attempt]]] = {}
     for found, attempt in _paid(generations):

@@ -14,7 +14,7 @@ Each arrow is one function here. The paid call happens between `claimed` and wha
 import re
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from apixo import Failed, Succeeded, VideoRequest, generation_failed
 from apixo.redaction import hide_queries
@@ -32,6 +32,20 @@ from flows.record.generation import (
     SupersededTask,
 )
 
+
+class ClaimTerms(TypedDict, total=False):
+    """What a claim may have beside its owner; see the fields of `Attempt`."""
+
+    model: str
+    price: Decimal | None
+    currency: str | None
+    reservation: str | None
+    batch: str | None
+    note: str | None
+    granted_by: str | None
+    waited_for: bool
+
+
 WARN_EVERY: Final = timedelta(days=1)
 """The event that a result expires soon is for people: once a day each."""
 
@@ -44,40 +58,18 @@ def claim(
     owner: Owner,
     lease_seconds: float,
     now: datetime,
-    granted_by: str | None = None,
-    waited_for: bool = False,
-    model: str | None = None,
-    price: Decimal | None = None,
-    currency: str | None = None,
-    reservation: str | None = None,
-    batch: str | None = None,
-    note: str | None = None,
+    **terms: Unpack[ClaimTerms],
 ) -> Generation:
     """A new attempt, by this owner. Whether a failed one may be tried again is the caller's decision.
 
     Args:
         previous: the record as it is; None: there is none.
         key, request: the video. Tags and fallback models become those of this request.
-        owner, lease_seconds, granted_by, waited_for, price, currency: as the attempt has them.
-        reservation, batch, note: likewise.
-        now: the time.
-        model: which one is asked; None: the request's.
+        owner, lease_seconds, now, terms: as the attempt has them. Without a model, it is the request's.
     """
     number = len(previous.attempts) + 1 if previous else 1
-    attempt = Attempt(
-        number=number,
-        model=model or request.model,
-        price=price,
-        currency=currency,
-        reservation=reservation,
-        batch=batch,
-        note=note,
-        claimed_at=now,
-        claimed_by=owner,
-        lease_seconds=lease_seconds,
-        granted_by=granted_by,
-        waited_for=waited_for,
-    )
+    terms.setdefault("model", request.model)
+    attempt = Attempt(number=number, claimed_at=now, claimed_by=owner, lease_seconds=lease_seconds, **terms)
     if previous is None:
         return Generation(
             key=key, state=State.CLAIMED, request=request, attempts=(attempt,), created_at=now, updated_at=now
@@ -109,10 +101,6 @@ def submitted(
     its task becomes that of the generation, as an attempt of its own; else it is only written down.
 
     Args:
-        generation: the record as it is.
-        attempt_number: 1 for the first.
-        task_id: the provider's task.
-        now: the time.
         named_by: where the task is known from.
         note: for a person, where it was not the reply to the paid call. Earlier notes stay. Nobody waits then: the run
             that made the call has lost its answer.

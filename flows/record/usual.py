@@ -31,11 +31,7 @@ def usual_seconds(generations: Iterable[Generation]) -> Mapping[Kind, float]:
 
 
 class UsualTimes:
-    """Looks once, for whoever asks first, and keeps what it found.
-
-    Args:
-        newest: gives so many of the newest generations.
-    """
+    """Looks once, for whoever asks first, and keeps what it found."""
 
     def __init__(self, newest: Callable[[int], Awaitable[list[Generation]]]) -> None:
         self._newest = newest

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Awaitable
+from datetime import datetime
 from decimal import Decimal
 from html import escape
 from textwrap import shorten
@@ -154,19 +155,18 @@ def _timeline(generation: Generation) -> list[str]:
     """When each of the five steps ended, as far as the record knows. It has no time for the images and the download."""
     attempt = generation.attempt
     images = len(generation.request.image_urls)
-    ends = {
-        "submit": (attempt.claimed_at, attempt.submitted_at),
-        "wait": (attempt.submitted_at, generation.succeeded_at),
-    }
-    lines = [f"| validate\\_image | before the submission | {images or 'no'} image{'' if images == 1 else 's'} |"]
-    for step, (began, ended) in ends.items():
-        took = f"{(ended - began).total_seconds():.1f} s" if began and ended else ""
-        lines.append(f"| {step} | {f'{ended:%Y-%m-%d %H:%M:%S} UTC' if ended else ''} | {took} |")
-    began, ended = generation.succeeded_at, generation.archived_at
-    took = f"{(ended - began).total_seconds():.1f} s, with the download" if began and ended else ""
-    lines.append("| fetch | | |")
-    lines.append(f"| archive | {f'{ended:%Y-%m-%d %H:%M:%S} UTC' if ended else ''} | {took} |")
-    return lines
+    return [
+        f"| validate\\_image | before the submission | {images or 'no'} image{'' if images == 1 else 's'} |",
+        _step("submit", attempt.claimed_at, attempt.submitted_at),
+        _step("wait", attempt.submitted_at, generation.succeeded_at),
+        "| fetch | | |",
+        _step("archive", generation.succeeded_at, generation.archived_at, ", with the download"),
+    ]
+
+
+def _step(name: str, began: datetime | None, ended: datetime | None, remark: str = "") -> str:
+    took = f"{(ended - began).total_seconds():.1f} s{remark}" if began and ended else ""
+    return f"| {name} | {f'{ended:%Y-%m-%d %H:%M:%S} UTC' if ended else ''} | {took} |"
 
 
 def plain(text: str) -> str:

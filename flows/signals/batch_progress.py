@@ -16,13 +16,7 @@ EVERY_SECONDS: Final = 10.0
 
 
 class BatchProgress:
-    """How many videos of a batch have ended, and how.
-
-    Args:
-        batch_key: the batch's.
-        total: how many videos there are.
-        monotonic: a clock, for tests.
-    """
+    """How many videos of a batch have ended, and how."""
 
     def __init__(self, batch_key: str, total: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._key, self._total, self._monotonic = batch_key, total, monotonic

@@ -5,17 +5,20 @@ build on, are handed over by `deliver`, and its open marker stays until Prefect 
 """
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import get_client
 from prefect.events import Event, emit_event
+from prefect.events.clients import EventsClient, get_events_client
 from prefect.events.related import related_resources_from_run_context
 
-from flows.record.generation import Generation, Problem
+from blocks import VideoArchive
+from flows.record.generation import Generation, Problem, State
+from flows.record.ledger import Ledger
 from flows.signals.artifacts import artifact_key
-from flows.signals.event_connection import EventConnection
 from flows.signals.progress import run_logger
 
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
@@ -38,6 +41,67 @@ PROMPT_CHARACTERS: Final = 200
 
 DELIVERY_TIMEOUT_SECONDS: Final = 10.0
 """How long an end may take to reach Prefect. The run goes on after that, and the collector delivers it later."""
+NEVER_SECONDS: Final = 1e9
+CLOSING_SECONDS: Final = 5.0
+"""How long broken connections may take to be closed at the end of a run."""
+
+
+class EventConnection:
+    """The one connection over which a run hands over the events that Prefect has to confirm. Of one event loop.
+
+    Opened by the first event, and anew where it broke. A connection for each costs Prefect's server and the run several
+    requests, and on a busy machine more than the time that a confirmation may take.
+    """
+
+    def __init__(self) -> None:
+        self._client: EventsClient | None = None
+        self._opening = asyncio.Lock()
+        self._closing = set[asyncio.Task[None]]()
+
+    async def send(self, event: Event) -> None:
+        """Sends an event and returns once the server has confirmed it; where the connection breaks, once more.
+
+        Many may be sent at the same time. One that was confirmed by a reply that got lost is sent twice: its id tells.
+
+        Raises:
+            Exception: whatever Prefect's client raises; the server has not confirmed it.
+        """
+        for last in (False, True):
+            client = await self._opened()
+            try:
+                await client.emit(event)  # with a checkpoint after each: it returns after the server's pong
+            except BaseException as error:
+                self._drop(client)  # after a time-out as well: it may never answer again
+                if last or not isinstance(error, Exception):
+                    raise
+            else:
+                return
+
+    async def aclose(self) -> None:
+        """Closes it. The next event would open it anew."""
+        if self._client is not None:
+            self._drop(self._client)
+        if self._closing:
+            _, left = await asyncio.wait(self._closing, timeout=CLOSING_SECONDS)
+            for task in left:
+                task.cancel()
+
+    async def _opened(self) -> EventsClient:
+        async with self._opening:
+            if self._client is None:
+                # It never connects anew by itself, which it cannot do while several events are under way.
+                client = get_events_client(
+                    reconnection_attempts=0, checkpoint_every=1, checkpoint_interval=NEVER_SECONDS
+                )
+                self._client = await client.__aenter__()
+            return self._client
+
+    def _drop(self, client: EventsClient) -> None:
+        if client is self._client:
+            self._client = None
+            closing = asyncio.create_task(_close(client), name="close-event-connection")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
 
 def emit(happening: Happening, generation: Generation, **more: Any) -> None:
@@ -45,10 +109,8 @@ def emit(happening: Happening, generation: Generation, **more: Any) -> None:
 
     Never raises: an event must not cost a run what it has paid for.
     """
-    try:
-        emit_event(event=_name(happening), resource=_resource(generation), payload=_payload(generation, more))
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
-        run_logger().warning("The event %s of %s was not sent (%s).", happening, generation.key, type(error).__name__)
+    payload = _payload(generation, more)
+    _emit_safely(f"sora.generation.{happening}", f"sora.generation.{generation.key}", generation.key, payload)
 
 
 async def deliver(
@@ -63,8 +125,8 @@ async def deliver(
     """
     event = Event(
         id=uuid5(NAMESPACE_URL, f"sora:{generation.end}:{happening}"),
-        event=_name(happening),
-        resource=_resource(generation),
+        event=f"sora.generation.{happening}",
+        resource=_resource(f"sora.generation.{generation.key}", generation.key),
         payload=_payload(generation, more),
     )
     try:
@@ -81,13 +143,41 @@ async def deliver(
     return True
 
 
+async def publish_end(
+    ended: Generation, ledger: Ledger, archive: VideoArchive, connection: EventConnection, *, found: bool = True
+) -> None:
+    """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
+
+    A run that dies in between leaves the marker, and so does a Prefect server that is away: whoever finds the marker
+    sends the event again.
+
+    Args:
+        found: it had ended before, so a missing marker means that the event was delivered. Whoever has just recorded
+            the end publishes it in any case: the marker may have been removed by a process that published an earlier
+            end and died before it could put the marker back. Prefect recognizes a second event as a repetition.
+    """
+    if found:
+        published = await ledger.is_published(ended.key)
+        if published and not ended.beside:
+            await ledger.close(ended)
+        if published is not False:
+            return
+    if ended.state is State.ARCHIVED:
+        names = [item.name for item in ended.objects]
+        links = {name: link for name in names if (link := archive.public_link(name))}
+        delivered = await deliver("archived", ended, connection, links=links)
+    else:
+        delivered = await deliver("failed", ended, connection, fail_code=ended.failure().fail_code)
+    if delivered:
+        await ledger.close(ended)
+
+
 def emit_task_finished(
     key: str, *, task_id: str, api: str, archive: str, end: str | None = None, calls_collector: bool = True
 ) -> None:
     """Emits `apixo.task.finished`: waiting runs go on at once.
 
     Args:
-        key: the generation.
         task_id: its task, which the API reports as ended.
         api, archive: names of the blocks, for the collector.
         end: how it ended, sealed: see `handed_over`. Without it, who waits asks the API.
@@ -96,8 +186,7 @@ def emit_task_finished(
     emit_event(
         event=TASK_FINISHED,
         resource={
-            "prefect.resource.id": f"sora.generation.{key}",
-            "prefect.resource.name": key,
+            **_resource(f"sora.generation.{key}", key),
             "sora.collector": "called" if calls_collector else "not called",
         },
         payload={"key": key, "task_id": task_id, "api": api, "archive": archive, "end": end},
@@ -129,22 +218,13 @@ def emit_balance_low(balance: Decimal, threshold: Decimal) -> None:
 
 def _emit_safely(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:
     try:
-        emit_event(
-            event=event, resource={"prefect.resource.id": resource_id, "prefect.resource.name": name}, payload=payload
-        )
+        emit_event(event=event, resource=_resource(resource_id, name), payload=payload)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
-        run_logger().warning("The event %s was not sent (%s).", event, type(error).__name__)
+        run_logger().warning("The event %s of %s was not sent (%s).", event, name, type(error).__name__)
 
 
-def _name(happening: Happening) -> str:
-    return f"sora.generation.{happening}"
-
-
-def _resource(generation: Generation) -> dict[str, str]:
-    return {
-        "prefect.resource.id": f"sora.generation.{generation.key}",
-        "prefect.resource.name": generation.key,
-    }
+def _resource(resource_id: str, name: str) -> dict[str, str]:
+    return {"prefect.resource.id": resource_id, "prefect.resource.name": name}
 
 
 def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
@@ -167,3 +247,8 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
         **more,
     }
+
+
+async def _close(client: EventsClient) -> None:
+    with suppress(Exception):  # it is broken, or not needed any more
+        await client.__aexit__(None, None, None)

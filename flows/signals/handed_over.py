@@ -19,12 +19,7 @@ MOST_CHARACTERS: Final = 20_000
 
 
 def sealed(status: Status, api: ApixoApi) -> str | None:
-    """A success as an event may hold it; None: it is none, there is no callback secret, or it is too long.
-
-    Args:
-        status: as the provider has just said.
-        api: whose secrets seal it.
-    """
+    """A success as an event may hold it; None: it is none, there is no callback secret, or it is too long."""
     if not isinstance(status, Succeeded) or api.callback_secret is None:
         return None
     made = _seal(api).encrypt(status.model_dump_json().encode()).decode()
@@ -32,13 +27,7 @@ def sealed(status: Status, api: ApixoApi) -> str | None:
 
 
 def opened(text: object, task_id: str, api: ApixoApi) -> Succeeded | None:
-    """What the provider said to the receiver of this task; None: it is of another task, or nobody can know who made it.
-
-    Args:
-        text: what an event holds, if anything.
-        task_id: the task that is waited for.
-        api: whose secrets must have sealed it.
-    """
+    """What the provider said of this task to the receiver; None: it is of another one, or may be anybody's."""
     if not isinstance(text, str) or len(text) > MOST_CHARACTERS or api.callback_secret is None:
         return None
     try:

@@ -24,10 +24,7 @@ class Progress:
     """One piece of news.
 
     Attributes:
-        key: the generation.
-        step: the step it is about.
         doing: a few words for a person.
-        fraction: how much of the step is done, 0 to 1; None when nobody knows.
         done: the step ended well.
         next_seconds: when something is looked at again, from now; None when nobody knows.
     """
@@ -35,7 +32,6 @@ class Progress:
     key: str
     step: Step
     doing: str
-    fraction: float | None = None
     done: bool = False
     next_seconds: float | None = None
 
@@ -79,19 +75,11 @@ def report_total(videos: int) -> None:
         display.call(lambda: expect(videos))
 
 
-def report_progress(
-    key: str,
-    step: Step,
-    doing: str,
-    *,
-    fraction: float | None = None,
-    done: bool = False,
-    next_seconds: float | None = None,
-) -> None:
+def report_progress(key: str, step: Step, doing: str, *, done: bool = False, next_seconds: float | None = None) -> None:
     """Reports to the listener, if there is one. Never raises."""
     display = _display.get()
     if display is not None and (listener := display.listener) is not None:
-        display.call(lambda: listener(Progress(key, step, doing, fraction, done, next_seconds)))
+        display.call(lambda: listener(Progress(key, step, doing, done, next_seconds)))
 
 
 def clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from apixo import SoraError
+from flows.signals.output import protect_log_handlers
 
 LOGGERS: Final = ("prefect.flow_runs", "prefect.task_runs")
 LOGGED: Final = "_is_logged"
@@ -59,3 +60,9 @@ def log_reasons_once() -> None:
     """Has runs in this process log the reasons of our errors once. Repeating it changes nothing."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
+
+
+def prepare_run_log() -> None:
+    """For flows, first thing: no log can fail them, and reasons are logged once. Repeating it changes nothing."""
+    protect_log_handlers()
+    log_reasons_once()

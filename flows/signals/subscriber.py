@@ -51,7 +51,6 @@ class Subscriber:
         """Wakes whoever waits for this key. A notification that nobody waits for yet is kept.
 
         Args:
-            key: the generation.
             end: how its task ended, sealed, if the event says so.
         """
         if end is not None:

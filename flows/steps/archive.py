@@ -1,7 +1,6 @@
 """Puts the video, a poster and a description into the archive, reads the video back, and only then says so."""
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.archiving import store_task
 from flows.fetching import FetchedVideo
@@ -12,28 +11,17 @@ from flows.record.ledger import Entry
 from flows.record.payments import spent_on
 from flows.resources import Resources
 from flows.signals.artifacts import publish
+from flows.signals.events import publish_end
 from flows.signals.progress import report_progress, run_logger
-from flows.signals.terminal_event import publish_end
-from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
+from flows.steps.retrying import FREE_STEP
 
 
-@task(
-    name="archive",
-    task_run_name="archive {paid.key}",
-    retries=RETRIES,
-    retry_jitter_factor=JITTER_FACTOR,
-    retry_condition_fn=retry_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="archive", task_run_name="archive {paid.key}", **FREE_STEP)
 async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | None, resources: Resources) -> Generation:
     """Uploads into the task's own folder, reads back, then the ledger says archived, then the event.
 
     Args:
-        paid: the task.
-        known: the record as it was seen last.
         videos: what fetch brought; None when the ledger says that all is archived.
-        resources: the archive and the ledger.
 
     Raises:
         SupersededError: the generation has another task now. The video is archived beside, if it was paid for.
@@ -44,7 +32,7 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
         logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
         await publish_end(found, resources.ledger, resources.archive, resources.events, found=True)
-        report_progress(key, "archive", found.video.name if found.video else "archived", fraction=1.0, done=True)
+        report_progress(key, "archive", found.video.name if found.video else "archived", done=True)
         return found
     if not videos:
         raise LedgerError(f"There is nothing to archive for {key}.", key=key)
@@ -66,8 +54,8 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
         raise beside.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
-    report_progress(key, "archive", archived.video.name if archived.video else "archived", fraction=1.0, done=True)
-    price = resources.api.price_per_second
-    cost = None if price is None else spent_on([archived], price)
+    report_progress(key, "archive", archived.video.name if archived.video else "archived", done=True)
+    api = resources.api
+    cost = None if api.price_per_second is None else spent_on([archived], api.price_list)
     await publish(archived, resources.archive, poster=stored.poster, cost=cost)
     return archived

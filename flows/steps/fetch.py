@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from apixo import Succeeded
@@ -13,18 +12,10 @@ from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
+from flows.steps.retrying import FREE_STEP, RETRIES
 
 
-@task(
-    name="fetch",
-    task_run_name="fetch {paid.key}",
-    retries=RETRIES,
-    retry_jitter_factor=JITTER_FACTOR,
-    retry_condition_fn=retry_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="fetch", task_run_name="fetch {paid.key}", **FREE_STEP)
 async def fetch(
     paid: PaidTask, known: Entry, status: Succeeded | None, folder: Path, resources: Resources
 ) -> list[FetchedVideo] | None:
@@ -33,11 +24,8 @@ async def fetch(
     Retried after transient errors, cut downloads and damaged files; a cut one goes on where it was cut.
 
     Args:
-        paid: the task.
-        known: the record as it was seen last.
         status: what the provider said last; None after a rerun, then it is asked again for fresh addresses.
         folder: where the files go, and where an earlier run may have left them.
-        resources: the API and the client for hosts outside.
 
     Raises:
         MediaError: the result cannot be fetched, or is not a whole video.
@@ -65,5 +53,5 @@ async def fetch(
         logger.info("Fetched for %s: %s.", key, video)
         for warning in video.warnings:
             logger.warning("%s of %s: %s", video.path.name, key, warning)
-    report_progress(key, "fetch", f"{sum(video.size_bytes for video in videos):,} bytes", fraction=1.0, done=True)
+    report_progress(key, "fetch", f"{sum(video.size_bytes for video in videos):,} bytes", done=True)
     return videos

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Final, ParamSpec, TypeVar
 
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
@@ -12,7 +13,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRIES: Final = 5
-JITTER_FACTOR: Final = 0.3
 LONGEST_DELAY_SECONDS: Final = 60.0
 
 
@@ -41,3 +41,13 @@ async def retry_transient(task: Task[Any, Any], task_run: TaskRun, state: State[
     """Prefect's `retry_condition_fn`."""
     del task, task_run
     return is_transient(await state.aresult(raise_on_failure=False))
+
+
+FREE_STEP: Final[dict[str, Any]] = {
+    "retries": RETRIES,
+    "retry_jitter_factor": 0.3,
+    "retry_condition_fn": retry_transient,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+"""The options of a task that costs nothing."""

@@ -14,12 +14,6 @@ from flows.submission import DEFAULT_TERMS, Submission, Terms
 async def submit(key: str, request: VideoRequest, resources: PayingResources, terms: Terms = DEFAULT_TERMS) -> Entry:
     """Has the provider take the request, once per key. Prefect never retries it; it repeats only provable rejections.
 
-    Args:
-        key: one key is one video.
-        request: the same for every run of this key.
-        resources: the API and the ledger.
-        terms: on what terms.
-
     Raises:
         KeyConflictError: the key belongs to another request.
         DuplicateRequestError: the request was submitted under another key, and duplicates are refused.

@@ -1,7 +1,6 @@
 """Checks every image before anything is paid: the provider would charge and then report INVALID_IMAGE_URL."""
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from apixo import VideoRequest
 from flows.media.images import ImageFacts
@@ -10,18 +9,10 @@ from flows.record.generation import State
 from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.retrying import JITTER_FACTOR, RETRIES, retry_transient
+from flows.steps.retrying import FREE_STEP
 
 
-@task(
-    name="validate_image",
-    task_run_name="validate_image {key}",
-    retries=RETRIES,
-    retry_jitter_factor=JITTER_FACTOR,
-    retry_condition_fn=retry_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@task(name="validate_image", task_run_name="validate_image {key}", **FREE_STEP)
 async def validate_image(key: str, request: VideoRequest, resources: Resources) -> list[ImageFacts]:
     """Fetches and decodes every image of the request. Retried when the network failed.
 

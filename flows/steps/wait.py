@@ -17,11 +17,6 @@ from flows.task_end import record_end, wait_for_task
 async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Succeeded | None]:
     """Sleeps, then asks until the task ends. Only a final state or the deadline ends the wait, no transient answer.
 
-    Args:
-        paid: the task.
-        known: the record as it was seen last.
-        resources: the API and the ledger.
-
     Returns:
         The record, and what the provider said: result URLs may be signed, so they are not stored. None: the ledger
         already says that the task has ended well.

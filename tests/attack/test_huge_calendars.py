@@ -14,8 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from deployments.sandbox import SandboxServer
-from flows.batch.calendars import CalendarError
 from flows.batch.summary import BadRowsError
+from flows.batch.tables import CalendarError
 from flows.generate_batch import generate_batch
 from flows.signals.artifacts import artifact_key
 from tests.attack.test_hostile_input import names
@@ -26,7 +26,8 @@ from tests.support.memory import forget_peak, peak_kib
 MEASURED = """
 import sys, time
 from tests.support.memory import forget_peak, peak_kib
-from flows.batch.calendars import CalendarError, parse_calendar
+from flows.batch.tables import CalendarError
+from flows.batch.calendars import parse_calendar
 from flows.batch.calendar_rows import BadRow
 name, path = sys.argv[1:]
 data = open(path, "rb").read()

@@ -31,7 +31,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel
 
 from deployments.sandbox.videos import render_video
-from flows.media.decoding import processors
+from flows.media.videos import processors
 from tests.bench.cases import Case, Measured, measure
 from tests.bench.media import Decoding, make_film, measure_decoding, measure_lateness
 from tests.bench.plots import PLOTS, plot, table

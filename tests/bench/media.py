@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from pydantic import BaseModel
 
-from flows.media.decoding import decode
-from flows.media.videos import inspect_video
+from flows.media.videos import decode, inspect_video
 
 SIZE: Final = (1280, 720)
 FRAMES_PER_SECOND: Final = 30

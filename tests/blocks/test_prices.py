@@ -8,7 +8,7 @@ from prefect.blocks.system import Secret
 from pydantic import ValidationError
 
 from blocks import ApixoApi
-from blocks.prices import Price, price_of
+from blocks.prices import Price
 
 PRICES = {"veo-3-1": Price(per_video=Decimal(3)), "kling-2-6": Price(per_second=Decimal("0.5"))}
 
@@ -26,14 +26,14 @@ PRICES = {"veo-3-1": Price(per_video=Decimal(3)), "kling-2-6": Price(per_second=
     ],
 )
 def test_each_model_has_its_own_price_or_none(model: str, seconds: int | None, price: str | None) -> None:
-    found = price_of(model, seconds, price_per_second=Decimal("0.1"), prices=PRICES)
+    found = api(price_per_second=Decimal("0.1"), prices=PRICES).price(model, seconds)
     assert (None if found is None else str(found)) == price
 
 
 def test_the_list_wins_over_the_price_of_the_default_model() -> None:
     listed = {"sora-2": Price(per_second=Decimal(2))}
-    assert price_of("sora-2", 4, price_per_second=Decimal(1), prices=listed) == 8
-    assert price_of("sora-2", 4, price_per_second=None, prices={}) is None
+    assert api(price_per_second=Decimal(1), prices=listed).price("sora-2", 4) == 8
+    assert api().price("sora-2", 4) is None
 
 
 @pytest.mark.parametrize(

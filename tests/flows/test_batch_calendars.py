@@ -12,8 +12,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from blocks import ApixoApi
 from deployments.sandbox import SandboxServer
 from flows.batch.calendar_rows import BatchItem
-from flows.batch.calendars import CalendarError
 from flows.batch.summary import BadRowsError
+from flows.batch.tables import CalendarError
 from flows.generate_batch import generate_batch
 from flows.record.errors import PipelineError
 from tests.flows.batches import failing, patient_api, rows, run, table

@@ -11,7 +11,8 @@ from PIL import Image
 
 from apixo import VideoRequest
 from deployments.sandbox import SandboxServer
-from flows.batch.calendars import BadRow, Row, read_calendar
+from flows.batch.calendar_rows import BadRow, Row
+from flows.batch.calendars import read_calendar
 from flows.media.errors import MediaError
 from flows.media.own_images import read_own_image, upload
 from flows.record.errors import KeyConflictError

@@ -14,9 +14,9 @@ from blocks import errors as store
 from flows import steps
 from flows.balance import BalanceError
 from flows.batch.budget import BudgetError
-from flows.batch.calendars import CalendarError
 from flows.batch.limited_flow import TooManyRequestsError
 from flows.batch.summary import BadRowsError, BatchError, BatchFailedError, summarize
+from flows.batch.tables import CalendarError
 from flows.check_setup import SetupCheckError
 from flows.collect_videos import CollectionError
 from flows.media import errors as media

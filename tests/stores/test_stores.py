@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from blocks.errors import StoreUnfitError
-from blocks.probe import problems
-from blocks.probe_race import RACERS, prove_race
+from blocks.probe import RACERS, problems, prove_race
 from tests.attack.model.director import direct, opened
 
 from .servers import GARAGE_BUCKET, KINDS, RunningStore, running

@@ -33,7 +33,7 @@ def taken_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
     AssertingEventsClient.reset()
     worker = EventsWorker.instance(AssertingEventsClient)
     monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
-    monkeypatch.setattr("flows.signals.event_connection.get_events_client", AssertingEventsClient)
+    monkeypatch.setattr("flows.signals.events.get_events_client", AssertingEventsClient)
     yield Sent(worker)
     stop(worker)
     AssertingEventsClient.reset()

@@ -31,7 +31,7 @@ from flows.record.spend import Ceilings
 from flows.record.usual import UsualTimes
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources
-from flows.signals.event_connection import EventConnection
+from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
 from tests.attack.model.promises import Permissions
@@ -186,7 +186,7 @@ async def _download(
     path = folder / "video.mp4"
     video = video_of(urls[0])
     await asyncio.to_thread(_write, path, video)
-    facts = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, has_audio=True, size_bytes=len(video))
+    facts = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
     return [FetchedVideo(path, hashlib.sha256(video).hexdigest(), len(video), facts, path.with_suffix(".jpg"), ())]
 
 
@@ -229,7 +229,7 @@ def set_up() -> Iterator[None]:
     with (
         mock.patch.object(logging.getLogger("sora"), "disabled", new=True),
         mock.patch("flows.signals.events.emit_event", nothing),
-        mock.patch("flows.signals.terminal_event.deliver", _deliver),
+        mock.patch("flows.signals.events.deliver", _deliver),
         mock.patch("flows.collect_videos.retrieve", bring_home),
         mock.patch.object(fetch, "fetch_videos", _download),
         mock.patch("flows.archiving.poster_jpeg", return_value=b"a picture"),

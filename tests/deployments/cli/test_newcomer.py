@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from apixo import VideoRequest
 from deployments.cli import console
 from deployments.sandbox import Fault, SandboxServer
-from flows.batch.calendars import Row, parse_calendar
+from flows.batch.calendar_rows import Row
+from flows.batch.calendars import parse_calendar
 from tests.deployments.cli.sora import Sora, one_line
 from tests.deployments.cli.terminal import on_terminal
 from tests.flows.conftest import StoredBlocks

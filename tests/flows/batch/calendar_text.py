@@ -1,11 +1,7 @@
 """Calendars as a person would type them."""
 
-from flows.batch.calendars import (
-    BadRow,
-    BatchItem,
-    Row,
-    parse_calendar,
-)
+from flows.batch.calendar_rows import BadRow, BatchItem, Row
+from flows.batch.calendars import parse_calendar
 
 KITE, BOAT = BatchItem(prompt="A kite"), BatchItem(prompt="A boat")
 

@@ -8,6 +8,7 @@ import pytest
 
 from flows.batch.brake import AT_ONCE, OutageBrake
 from flows.batch.budget import BudgetError
+from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, Unclear
 from flows.record.errors import UnconfirmedError
 from flows.record.generation import Owner
@@ -40,7 +41,8 @@ class Provider:
         await asyncio.sleep(0)
 
     def brake(self, outage_seconds: float = 600) -> OutageBrake:
-        return OutageBrake(self.answers, outage_seconds=outage_seconds, sleep=self.sleep, monotonic=lambda: self.slept)
+        clock = Clock(sleep=self.sleep, monotonic=lambda: self.slept)
+        return OutageBrake(self.answers, outage_seconds=outage_seconds, clock=clock)
 
     async def pay(self, brake: OutageBrake, key: str) -> None:
         async with brake.call(key) as report:

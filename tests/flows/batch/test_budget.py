@@ -16,6 +16,7 @@ from flows.record.payments import paid_attempts, spent_on
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PRICE = Decimal("0.10")
+PRICES = {"sora-2": Price(per_second=PRICE)}
 
 
 def claimed(previous: Generation | None = None) -> Generation:
@@ -65,12 +66,12 @@ def late() -> Generation:
 )
 def test_what_was_or_may_have_been_paid_counts(generation: Generation | None, paid: int) -> None:
     assert paid_attempts(generation) == paid
-    assert spent_on([generation], PRICE) == paid * 8 * PRICE
-    assert spent_on([generation], None) == 0
+    assert spent_on([generation], PRICES) == paid * 8 * PRICE
+    assert spent_on([generation], {}) == 0
 
 
 def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it() -> None:
-    budget = Budget(price_per_second=PRICE, max_spend=Decimal("1.2"))
+    budget = Budget(PRICES, max_spend=Decimal("1.2"))
     budget.reserve("a", 8)
     budget.reserve("b", 4)
     with pytest.raises(BudgetError, match=r"c was not submitted: max_spend is 1\.2.*come to 1\.60"):
@@ -83,7 +84,7 @@ def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it(
 
 
 def test_exactly_the_limit_is_within_it() -> None:
-    budget = Budget(price_per_second=PRICE, max_spend=Decimal("0.8"), spent_before=Decimal("0.4"))
+    budget = Budget(PRICES, max_spend=Decimal("0.8"), spent_before=Decimal("0.4"))
     budget.reserve("a", 4)
     with pytest.raises(BudgetError):
         budget.reserve("b", 4)
@@ -91,11 +92,11 @@ def test_exactly_the_limit_is_within_it() -> None:
 
 def test_a_limit_without_a_price_is_an_error_that_says_what_to_set() -> None:
     with pytest.raises(BudgetError, match="price_per_second"):
-        Budget(price_per_second=None, max_spend=Decimal(1))
+        Budget({}, max_spend=Decimal(1))
 
 
 def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
-    budget = Budget(price_per_second=None)
+    budget = Budget({})
     budget.reserve("a", 12)
     assert budget.spent is None
     assert budget.price(4) is None
@@ -109,7 +110,7 @@ def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
 def test_whatever_is_asked_for_the_limit_holds(
     asked: list[tuple[str, int]], max_spend: Decimal, before: Decimal
 ) -> None:
-    budget = Budget(price_per_second=PRICE, max_spend=max_spend, spent_before=before)
+    budget = Budget(PRICES, max_spend=max_spend, spent_before=before)
     for key, seconds in asked:
         try:
             budget.reserve(key, seconds)
@@ -123,7 +124,7 @@ DEAR = {"kling-3-0-turbo": Price(per_second=Decimal(1)), "veo-3-1": Price(per_vi
 
 
 def test_a_fallback_replaces_what_was_set_aside_for_the_model_before() -> None:
-    budget = Budget(price_per_second=PRICE, prices=DEAR, max_spend=Decimal(5))
+    budget = Budget(PRICES | DEAR, max_spend=Decimal(5))
     budget.reserve("a", 4)
     budget.reserve("a", 4, "kling-3-0-turbo")
     assert budget.spent == 4
@@ -140,12 +141,10 @@ def test_a_fallback_replaces_what_was_set_aside_for_the_model_before() -> None:
 
 def test_a_limit_needs_the_price_of_every_model_that_may_be_asked() -> None:
     with pytest.raises(BudgetError, match="a price of grok-video, hailuo-2-3"):
-        Budget(price_per_second=PRICE, prices=DEAR, models=["grok-video", "hailuo-2-3"], max_spend=Decimal(1))
-    Budget(price_per_second=None, prices=DEAR, models=["veo-3-1"], max_spend=Decimal(1))
+        Budget(PRICES | DEAR, models=["grok-video", "hailuo-2-3"], max_spend=Decimal(1))
+    Budget(DEAR, models=["veo-3-1"], max_spend=Decimal(1))
     with pytest.raises(BudgetError, match="with kling-3-0-turbo it has none"):
-        Budget(price_per_second=None, prices=DEAR, models=list(DEAR), max_spend=Decimal(1)).reserve(
-            "a", None, "kling-3-0-turbo"
-        )
+        Budget(DEAR, models=list(DEAR), max_spend=Decimal(1)).reserve("a", None, "kling-3-0-turbo")
 
 
 def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None:
@@ -159,5 +158,5 @@ def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None
     second = transitions.claim(
         over, key="k", request=request, owner=owner, lease_seconds=1, now=NOW, model="kling-3-0-turbo"
     )
-    assert spent_on([second], PRICE, DEAR) == 7 + 8
-    assert spent_on([second], None) == 7
+    assert spent_on([second], PRICES | DEAR) == 7 + 8
+    assert spent_on([second], {}) == 7

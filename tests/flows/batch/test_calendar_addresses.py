@@ -13,12 +13,9 @@ from pydantic import SecretStr
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
 from deployments.local.store_server import ObjectStoreServer
-from flows.batch.calendars import (
-    MAX_CALENDAR_BYTES,
-    CalendarError,
-    Row,
-    read_calendar,
-)
+from flows.batch.calendar_rows import Row
+from flows.batch.calendars import MAX_CALENDAR_BYTES, read_calendar
+from flows.batch.tables import CalendarError
 from tests.support import unique
 
 from .calendar_text import KITE

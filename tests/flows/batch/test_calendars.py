@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.batch.calendars import (
-    MAX_CALENDAR_BYTES,
-    MAX_ROWS,
-    BadRow,
-    CalendarError,
-    Row,
-    parse_calendar,
-)
+from flows.batch.calendar_rows import BadRow, Row
+from flows.batch.calendars import MAX_CALENDAR_BYTES, parse_calendar
+from flows.batch.tables import MAX_ROWS, CalendarError
 
 from .calendar_text import read_csv
 from .test_calendar_rows import problems_of

@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.batch.calendar_rows import FIELDS
-from flows.batch.calendars import (
-    BadRow,
-    BatchItem,
-    CalendarError,
-    Row,
-    mark_duplicates,
-)
+from flows.batch.calendar_rows import FIELDS, BadRow, BatchItem, Row, mark_duplicates
+from flows.batch.tables import CalendarError
 
 from .calendar_text import BOAT, KITE, read_csv
 from .test_calendar_rows import items, problems_of

@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flows.batch.calendar_rows import BadRow, BatchItem, Row
-from flows.batch.earlier_keys import as_submitted, keys_of
+from flows.batch.calendar_rows import BadRow, BatchItem, Row, as_submitted, keys_of
 from flows.record import transitions
 from flows.record.generation import Generation, Owner
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row
-from flows.batch.calendars import CalendarError, parse_calendar
+from flows.batch.calendars import parse_calendar
+from flows.batch.tables import CalendarError
 from flows.record.indexes import request_digest
 
 from .test_calendar_rows import problems_of

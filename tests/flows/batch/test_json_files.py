@@ -8,13 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.batch.calendars import (
-    MAX_LINE_CHARACTERS,
-    BatchItem,
-    CalendarError,
-    Row,
-    mark_duplicates,
-)
+from flows.batch.calendar_rows import BatchItem, Row, mark_duplicates
+from flows.batch.json_files import MAX_LINE_CHARACTERS
+from flows.batch.tables import CalendarError
 
 from .calendar_text import BOAT, KITE, read_json
 from .test_calendar_rows import items, problems_of

@@ -13,8 +13,8 @@ from openpyxl import Workbook, load_workbook
 from openpyxl.worksheet.worksheet import Worksheet
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row
-from flows.batch.calendars import CalendarError, parse_calendar
-from flows.batch.tables import MAX_ROWS
+from flows.batch.calendars import parse_calendar
+from flows.batch.tables import MAX_ROWS, CalendarError
 from flows.batch.workbooks import MAX_CELLS, MAX_UNPACKED_BYTES
 
 from .test_calendar_rows import problems_of

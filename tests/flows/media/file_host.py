@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.media.downloads import DownloadedFile, download
+from flows.media.downloads import download
 from flows.media.errors import (
     DownloadError,
 )
@@ -94,9 +94,11 @@ async def fetch(
     max_bytes: int = 10_000_000,
     total_seconds: float = 30,
     report: Callable[[int, int | None], None] | None = None,
-) -> DownloadedFile:
+) -> bytes:
+    """What the file then holds."""
     async with guarded_client(allow_private_hosts=True) as client:
-        return await download(client, url, path, max_bytes=max_bytes, total_seconds=total_seconds, report=report)
+        await download(client, url, path, max_bytes=max_bytes, total_seconds=total_seconds, report=report)
+    return await asyncio.to_thread(path.read_bytes)
 
 
 def part_of(path: Path) -> Path:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from flows.media.decoding import decode, processors
+from flows.media.videos import decode, processors
 
 
 async def test_at_most_one_for_each_processor_decodes_at_once() -> None:

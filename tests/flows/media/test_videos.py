@@ -1,7 +1,6 @@
 """The inspection of videos: made here by PyAV, then cut, renamed, turned and replaced by something else."""
 
 import io
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,18 @@ def brightness(jpeg: bytes, *, of: str = "dark half") -> float:
 def test_a_video_is_described(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=96, width=64, height=48, audio=True)
     facts = inspect_video(path)
-    assert replace(facts, size_bytes=0) == VideoFacts(
-        container="mov,mp4,m4a,3gp,3g2,mj2",
+    assert facts == VideoFacts(
         codec="h264",
         width=64,
         height=48,
         duration_seconds=4.0,
         frame_count=96,
-        frames_per_second=24.0,
         has_audio=True,
-        size_bytes=0,
         is_complete=True,
         media_type="video/mp4",
         has_c2pa=False,
         doubts=(),
     )
-    assert facts.size_bytes == path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -64,11 +59,9 @@ def test_any_video_that_plays_is_let_through(
     facts = inspect_video(path)
     assert facts.media_type == media_type
     assert facts.is_complete == (media_type in ("video/mp4", "video/quicktime") and name != "fragments.mp4")
-    assert container[:2] in facts.container
     assert facts.frame_count == 48
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
     assert not facts.has_audio
-    assert math.isfinite(facts.frames_per_second)
     assert picture(poster_jpeg(path)).size == (64, 48)
 
 
@@ -244,7 +237,7 @@ def test_a_poster_that_cannot_be_kept_refuses_no_video(video_files: Any) -> None
 
 # What was asked for
 
-FACTS = VideoFacts("mp4", "h264", 1280, 720, 4.0, 96, 24.0, True, 1000)
+FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
 
 
 @pytest.mark.parametrize(

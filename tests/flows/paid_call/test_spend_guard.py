@@ -103,7 +103,7 @@ async def month(ledger: Ledger) -> MonthlySpend:
 
 
 async def paid_in_all(ledger: Ledger) -> Decimal:
-    return spent_on([entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry], None)
+    return spent_on([entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry], {})
 
 
 async def batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:

@@ -72,3 +72,8 @@ async def now_in(ledger: Ledger, key: str) -> Generation:
     entry = await ledger.read(key)
     assert entry is not None
     return entry.generation
+
+
+def same(one: Entry | None, other: Entry | None) -> bool:
+    """Whether both are the same version of a record."""
+    return (one and (one.generation, one.etag)) == (other and (other.generation, other.etag))

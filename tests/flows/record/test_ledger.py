@@ -19,7 +19,7 @@ from flows.submission import Submission
 from tests.support import KITE, make_api
 from tests.support.store_line import Line
 
-from .ledgers import NO, NOW, claim_of, must_claim, now_in, opened, rejected, submitted, warn
+from .ledgers import NO, NOW, claim_of, must_claim, now_in, opened, rejected, same, submitted, warn
 
 
 async def test_nobody_knows_a_key_that_was_never_claimed(ledger: Ledger, key: str) -> None:
@@ -31,7 +31,7 @@ async def test_nobody_knows_a_key_that_was_never_claimed(ledger: Ledger, key: st
 
 async def test_a_claim_is_read_back_as_it_was_written_and_is_open(ledger: Ledger, store: ObjectStore, key: str) -> None:
     entry = await must_claim(ledger, key)
-    assert await ledger.read(key) == entry
+    assert same(await ledger.read(key), entry)
     assert entry.generation.nonce
     assert entry.generation.model_copy(update={"nonce": ""}) == claim_of(key)
     assert await ledger.is_published(key) is not None
@@ -52,7 +52,7 @@ async def test_of_many_racing_claims_exactly_one_wins(archive: VideoArchive, key
     results = await asyncio.gather(*(one(pid) for pid in range(racers)))
     (winner,) = [entry for entry in results if entry is not None]
     async with opened(archive) as ledger:
-        assert await ledger.read(key) == winner
+        assert same(await ledger.read(key), winner)
 
 
 async def test_of_many_racing_claims_over_a_rejected_one_exactly_one_wins(archive: VideoArchive, key: str) -> None:
@@ -66,7 +66,7 @@ async def test_of_many_racing_claims_over_a_rejected_one_exactly_one_wins(archiv
 
         results = await asyncio.gather(*(one(pid) for pid in range(16)))
         (winner,) = [entry for entry in results if entry is not None]
-        assert await ledger.read(key) == winner
+        assert same(await ledger.read(key), winner)
     assert len(winner.generation.attempts) == 2
 
 
@@ -87,7 +87,7 @@ async def test_a_change_that_changes_nothing_writes_nothing(archive: VideoArchiv
     async with opened(archive, line) as ledger:
         before = await must_claim(ledger, key)
         line.seen.clear()
-        assert await ledger.change(key, lambda now: now) == before
+        assert same(await ledger.change(key, lambda now: now), before)
         assert line.seen == [f"GET {record_name(key)}"]
 
 
@@ -95,7 +95,7 @@ async def test_a_change_that_is_not_allowed_writes_nothing(ledger: Ledger, key: 
     before = await must_claim(ledger, key)
     with pytest.raises(TransitionError):
         await ledger.change(key, lambda now: claim_of(key, over=now))
-    assert await ledger.read(key) == before
+    assert same(await ledger.read(key), before)
 
 
 def altered(key: str, **changed: Any) -> bytes:

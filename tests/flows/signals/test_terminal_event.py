@@ -15,8 +15,8 @@ from deployments.sandbox import SandboxServer
 from flows.record.generation import State
 from flows.record.ledger import marker_name
 from flows.resources import PayingResources
-from flows.signals import event_connection, events
-from flows.signals.event_connection import EventConnection
+from flows.signals import events
+from flows.signals.events import EventConnection
 from tests.flows.generations import bring_home, finished, submit
 from tests.flows.signals.test_events import generation, read_events
 from tests.support.events import Sent
@@ -52,7 +52,7 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
     await finished(sandbox)
     with monkeypatch.context() as patched:
         patched.setattr(events, "DELIVERY_TIMEOUT_SECONDS", 0.3)
-        patched.setattr(event_connection, "get_events_client", server)
+        patched.setattr(events, "get_events_client", server)
         (found,) = await bring_home(resources)
         assert found.what == "archived"
         assert await resources.ledger.is_published(key) is not None
@@ -72,7 +72,7 @@ async def test_a_failure_is_reported_until_it_is_confirmed_too(
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
     with monkeypatch.context() as patched:
-        patched.setattr(event_connection, "get_events_client", Away)
+        patched.setattr(events, "get_events_client", Away)
         (found,) = await bring_home(resources)
         assert found.what == "failed"
         assert await resources.ledger.is_published(key) is not None
@@ -150,7 +150,7 @@ async def test_all_ends_of_a_run_go_over_one_connection_which_is_opened_anew_whe
     class Client(Counting):
         pass
 
-    monkeypatch.setattr(event_connection, "get_events_client", Client)
+    monkeypatch.setattr(events, "get_events_client", Client)
     connection = EventConnection()
     assert all(await asyncio.gather(*(events.deliver("archived", generation(), connection) for _ in range(20))))
     assert Client.opened == 1

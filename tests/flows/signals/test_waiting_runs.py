@@ -11,7 +11,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.states import Scheduled
 
 from deployments.local.prefect_server import PrefectServer
-from flows.signals.waiting_runs import covers, remove_waiting_runs
+from flows.signals.runs import covers, remove_waiting_runs
 from tests.support import unique
 
 FULL: dict[str, Any] = {"keys": None, "detached_only": False, "api": "default", "archive": "default"}

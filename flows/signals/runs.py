@@ -1,11 +1,7 @@
-"""Takes runs of the collector off the list that wait only to ask again what the one that begins now asks.
-
-Where its schedule or a callback meets a run under way, Prefect lets the new one wait; after a night without a worker, a
-hundred wait. One of them is enough, and each would be a process of its own.
-"""
+"""What Prefect keeps of flow runs: their tags and names, and those of the collector that wait for their turn."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -20,16 +16,39 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 
 from flows.signals.progress import run_logger
 
 TIMEOUT_SECONDS: Final = 10.0
-"""How long it may take. Nothing depends on it: a run that stays asks once more, which is harmless."""
+"""How long either may take. Nothing depends on it: a run that stays asks once more, which is harmless."""
+MOST_TAGS: Final = 50
+"""A calendar may have thousands; a run with as many is found by none."""
+
+
+async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
+    """Adds these tags to the current flow run, and names it. Never raises: a label must not cost a video.
+
+    Not Prefect's `tags` context: that would tag every task run, and each of those then asks the concurrency service.
+    """
+    wanted = sorted(set(tags))[:MOST_TAGS]
+    run_id = flow_run.id
+    if name == flow_run.name:
+        name = None
+    if not (wanted or name) or run_id is None:
+        return
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS), get_client() as client:
+            await client.update_flow_run(UUID(str(run_id)), tags=sorted({*flow_run.tags, *wanted}), name=name)
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        run_logger().warning("The run was not tagged or named (%s).", type(error).__name__)
 
 
 async def remove_waiting_runs(parameters: Mapping[str, Any]) -> None:
     """Deletes the waiting runs of this deployment whose work a run with these parameters does. Never raises.
+
+    Where its schedule or a callback meets a run of the collector under way, Prefect lets the new one wait; after a
+    night without a worker, a hundred wait. One of them is enough, and each would be a process of its own.
 
     To be called before the work is listed: what was due by then is in it. Runs that a person started stay.
     """
