@@ -67,8 +67,9 @@ def _what_ended(error: BaseException) -> tuple[str, int] | None:
     """
     if isinstance(error, SystemExit):
         return None
+    core = sys.modules.get("pydantic_core")  # as above
     # A serializer in Rust keeps of the error that ended it the name only, in its text.
-    serializing = type(error).__name__ == "PydanticSerializationError"
+    serializing = core is not None and isinstance(error, core.PydanticSerializationError)
     found: BaseException | None = error
     while found is not None:
         for end, message, code in _ends():
