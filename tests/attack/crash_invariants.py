@@ -1,4 +1,4 @@
-"""What may be true after a crash and its recovery. Pure."""
+"""The invariants that must hold after a crash and its recovery. All pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from typing import Final, Literal
 from flows.record.generation import State
 
 Recovery = Literal["rerun", "collect"]
-"""What follows a crash: the user gives the same command again, or nobody comes and only the collector runs."""
+"""What follows a crash: the user runs the same command again, or nobody does anything and only the collector runs."""
 RECOVERIES: Final[tuple[Recovery, ...]] = ("rerun", "collect")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the other sides have seen of one generation.
+    """What the provider, the store and Prefect know about one generation.
 
     Attributes:
         posts: paid calls that the provider received.
-        charged: the tasks that it made of them, which is what it bills.
-        state: the record's; None: there is no record.
-        task_id: the task that counts in the record; empty: none.
+        charged: the tasks that it created for them, which is what it bills.
+        state: the state of the record; None: there is no record.
+        task_id: the current task in the record; empty: none.
         task_ids: every task that the record names.
-        marked: whether the open marker is there.
-        videos: names of all archived videos, without those of superseded tasks, which are archived beside.
-        unsound: objects that differ from the record or from the provider's video, each with what is wrong.
-        announced: whether the event `archived` reached Prefect.
+        marked: whether the open marker exists.
+        videos: names of all archived videos, except those of superseded tasks.
+        mismatches: objects that differ from the record or from the provider's video, each with what is wrong.
+        published: whether the event `archived` reached Prefect.
         failed: whether the last command failed.
-        reported: what the last command told its user.
+        reported: what the last command printed or raised.
     """
 
     key: str
@@ -37,22 +37,21 @@ class Facts:
     task_ids: tuple[str, ...] = ()
     marked: bool = False
     videos: tuple[str, ...] = ()
-    unsound: tuple[str, ...] = ()
-    announced: bool = False
+    mismatches: tuple[str, ...] = ()
+    published: bool = False
     failed: bool = False
     reported: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """What is explained.
+class Limits:
+    """What is allowed.
 
     Attributes:
-        posts, charges: the most paid calls and tasks that may have been. One each, and more only where a person
-            resubmitted.
-        reconciles: whether somebody calls back, or the store has noted the task, so that a lost reply must not need a
-            person.
-        task_id: the task that a person named, as which it must end; empty: any that was charged.
+        posts, charges: the maximum number of paid calls and of tasks. One each, and more only if a user resubmitted.
+        reconciles: whether a callback arrives, or the store has the owner of the task, so that a lost reply must not
+            require a manual action.
+        task_id: the task that a user named and that must be the archived one; empty: any that was charged.
     """
 
     posts: int = 1
@@ -61,44 +60,44 @@ class Bounds:
     task_id: str = ""
 
 
-def verdict(facts: Facts, *, crashed_as: State | None, recovery: Recovery, bounds: Bounds) -> tuple[str, ...]:
-    """Every promise that is broken, as a sentence. Empty: all is well.
+def violations(facts: Facts, *, crashed_as: State | None, recovery: Recovery, limits: Limits) -> tuple[str, ...]:
+    """A message for each invariant that does not hold. Empty: all hold.
 
     Args:
-        facts: as they are after the recovery.
-        crashed_as: the record's state right after the crash; None: there was no record.
+        facts: what is known after the recovery.
+        crashed_as: the state of the record right after the crash; None: there was no record.
         recovery: what followed the crash.
-        bounds: what is explained.
+        limits: what is allowed.
     """
-    broken = []
-    if facts.posts > bounds.posts:
-        broken.append(f"{facts.posts} paid calls were sent, {bounds.posts} are explained")
-    if len(facts.charged) > bounds.charges:
-        broken.append(f"{len(facts.charged)} tasks were charged, {bounds.charges} are explained")
-    allowed = _allowed(crashed_as, recovery, reconciles=bounds.reconciles and bool(facts.charged))
+    found = []
+    if facts.posts > limits.posts:
+        found.append(f"{facts.posts} paid calls were sent, at most {limits.posts} allowed")
+    if len(facts.charged) > limits.charges:
+        found.append(f"{len(facts.charged)} tasks were charged, at most {limits.charges} allowed")
+    allowed = _allowed(crashed_as, recovery, reconciles=limits.reconciles and bool(facts.charged))
     if facts.state not in allowed:
-        names = " or ".join(name_of(state) for state in allowed)
-        broken.append(f"it crashed as {name_of(crashed_as)} and ended as {name_of(facts.state)}; it may end as {names}")
-    broken += _unfinished(facts)
+        names = " or ".join(state_name(state) for state in allowed)
+        found.append(f"it crashed as {state_name(crashed_as)} and ended as {state_name(facts.state)}; allowed: {names}")
+    found += _unfinished(facts)
     match facts.state:
         case State.ARCHIVED:
-            broken += _archived(facts)
-            if bounds.task_id and facts.task_id != bounds.task_id:
-                broken.append(f"it is archived as {facts.task_id}, and a person named {bounds.task_id}")
+            found += _archived(facts)
+            if limits.task_id and facts.task_id != limits.task_id:
+                found.append(f"it is archived as {facts.task_id}, but a user named {limits.task_id}")
         case State.UNCONFIRMED:
-            broken += _unconfirmed(facts)
+            found += _unconfirmed(facts)
         case _ if facts.charged:
-            broken.append(f"{', '.join(facts.charged)} is paid, and the record is {name_of(facts.state)}")
-    return tuple(broken)
+            found.append(f"{', '.join(facts.charged)} is paid, but the record is {state_name(facts.state)}")
+    return tuple(found)
 
 
-def name_of(state: State | None) -> str:
-    """A state for a person."""
+def state_name(state: State | None) -> str:
+    """The name of a state for messages."""
     return state.value if state else "no record"
 
 
 def _allowed(crashed_as: State | None, recovery: Recovery, *, reconciles: bool) -> tuple[State | None, ...]:
-    """How it may end. Only a claim without an answer may need a person; whatever is known to be paid comes home."""
+    """The allowed final states. Only a claim without an answer may stay unconfirmed. A known paid task is archived."""
     match crashed_as:
         case None:
             return (State.ARCHIVED,) if recovery == "rerun" else (None,)
@@ -113,33 +112,33 @@ def _allowed(crashed_as: State | None, recovery: Recovery, *, reconciles: bool) 
 
 
 def _archived(facts: Facts) -> Sequence[str]:
-    broken = list(facts.unsound)
+    found = list(facts.mismatches)
     if len(facts.videos) != 1:
-        broken.append(f"it is archived with {len(facts.videos)} videos: {', '.join(facts.videos)}")
+        found.append(f"it is archived with {len(facts.videos)} videos: {', '.join(facts.videos)}")
     if facts.failed:
-        broken.append(f"it is archived, and the last command failed: {facts.reported}")
+        found.append(f"it is archived, but the last command failed: {facts.reported}")
     if facts.marked:
-        broken.append("it is archived and still marked as open")
-    if not facts.announced:
-        broken.append("it is archived, and no event said so")
+        found.append("it is archived but still marked as open")
+    if not facts.published:
+        found.append("it is archived, but no event was published")
     lost = set(facts.charged) - set(facts.task_ids)
     if lost:
-        broken.append(f"{', '.join(sorted(lost))} is paid, and the record does not name it")
+        found.append(f"{', '.join(sorted(lost))} is paid, but the record does not name it")
     if not facts.charged:
-        broken.append("it is archived and nothing was charged")
-    return broken
+        found.append("it is archived, but nothing was charged")
+    return found
 
 
 def _unconfirmed(facts: Facts) -> Sequence[str]:
-    broken = []
+    found = []
     if not facts.marked:
-        broken.append("it is unconfirmed and not marked as open, so nobody will look at it again")
+        found.append("it is unconfirmed but not marked as open, so the collector will never process it")
     advice = (facts.key, f"sora resolve {facts.key} --task-id", f"sora resolve {facts.key} --resubmit")
-    broken += [f"it is unconfirmed and its user was not told {part!r}" for part in advice if part not in facts.reported]
-    return broken
+    found += [f"it is unconfirmed, but its error lacks {part!r}" for part in advice if part not in facts.reported]
+    return found
 
 
 def _unfinished(facts: Facts) -> Sequence[str]:
     if facts.state is not State.ARCHIVED and facts.videos:
-        return [f"it is {name_of(facts.state)} and has {', '.join(facts.videos)}"]
+        return [f"it is {state_name(facts.state)} but has {', '.join(facts.videos)}"]
     return []

@@ -184,7 +184,7 @@ class SimulatedPayments(PaymentThread):
 
     @property
     def busy(self) -> bool:
-        """Whether a paid call is under way."""
+        """Whether a paid call is in progress."""
         return bool(self._under_way)
 
     async def die(self) -> None:

@@ -162,14 +162,14 @@ class Simulation:
             delivery = Delivery.OK
 
     async def inject(self, fault: Fault, actor: Actor) -> None:
-        """Has a fault happen to an actor."""
+        """Makes a fault happen to an actor."""
         match fault:
             case Fault.KILLED:
                 actor.killed = True
             case Fault.CANCELED:  # Prefect ends the run; its paid call is not affected
                 actor.canceled = True
                 await actor.cancel()
-            case Fault.PAYMENT_THREAD_DIED:  # a paid call that is under way stops; the run gets an error, and lives on
+            case Fault.PAYMENT_THREAD_DIED:  # a paid call in progress stops; the run gets an error and continues
                 if self.payments[actor].busy:
                     await self.payments[actor].die()
 
