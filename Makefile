@@ -90,7 +90,7 @@ attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: tw
 # A third store for the comparison, pinned, where Go can build it: half a minute, once.
 VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and play the ledger's model on each: see docs/stores.md
+stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and run the ledger's model on each: see docs/stores.md
 	@$(MINIO)
 	@test -x $(LOCAL)/bin/versitygw || ! command -v go >/dev/null || \
 	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }

@@ -1,4 +1,4 @@
-"""What attacks share: the process that crashing ones are forked from, patient blocks, `sora` in its own processes."""
+"""What the attack tests share: the servers, blocks with long timeouts, and `sora` in processes of its own."""
 
 import os
 import shutil
@@ -13,20 +13,20 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer, SandboxSettings
 from deployments.sandbox.videos import render_video
+from tests.attack.environment import Servers
 from tests.attack.fifty import Commands
-from tests.attack.stage import World
 from tests.attack.zygote import Zygote
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api
 
 
 @pytest.fixture(scope="session")
-async def world(
+async def servers(
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     video_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[World]:
+) -> AsyncIterator[Servers]:
     """The servers of the session, and a zygote."""
     folder = tmp_path_factory.mktemp("attack")
     environment = {
@@ -36,7 +36,7 @@ async def world(
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }
     async with Zygote(environment, folder / "children") as zygote:
-        yield World(zygote, minio, prefect_server, video_folder, folder)
+        yield Servers(zygote, minio, prefect_server, video_folder, folder)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def _logs_reach_prefect(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 @pytest.fixture
 async def slow_sandbox(video_folder: Path) -> AsyncIterator[SandboxServer]:
-    """Some seconds for each video, so that all are under way when something goes away."""
+    """Takes some seconds for each video, so that all are in progress when the outage begins."""
     with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=video_folder)) as server:
         yield server
 
@@ -68,14 +68,14 @@ def commands(prefect_server: PrefectServer, tmp_path: Path) -> Callable[..., Com
 
 @pytest.fixture
 async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Blocks that are patient with a busy machine."""
+    """Blocks with timeouts that fit a busy machine."""
     api = make_api(sandbox, submit_timeout_seconds=20, deadline_seconds=120, max_in_flight=8)
     return await store_blocks(api, archive)
 
 
 @pytest.fixture
 def one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where each video is a copy of one: drawing a thousand takes longer than the batch does."""
+    """A folder where all videos are copies of one: rendering a thousand takes longer than the batch."""
     video, folder = tmp_path / "video.mp4", tmp_path / "videos"
     render_video(
         video, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
@@ -86,7 +86,7 @@ def one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is not marked as part of the sample belongs to `make attack` alone."""
+    """Tests that are not marked `sample` run only in `make attack`."""
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("sample") is None:
             item.add_marker(pytest.mark.attack)

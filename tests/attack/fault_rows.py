@@ -1,19 +1,17 @@
-"""What a fault of the provider does, and what becomes of the generation: one row of the table."""
+"""One row of the table: a fault of the provider, and its outcome."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, cast
 
 from deployments.sandbox import Fault
-from flows.media.errors import (
-    MediaError,
-)
+from flows.media.errors import MediaError
 
 TRIES: Final = 5
-"""How often a provable no is sent again in all (`apixo.constants.MAX_TRIES`)."""
+"""The maximum number of tries while the request is provably rejected (`apixo.constants.MAX_TRIES`)."""
 
 
-class End(StrEnum):
+class Outcome(StrEnum):
     """How a run ends."""
 
     ARCHIVED = "archived"
@@ -22,19 +20,19 @@ class End(StrEnum):
     FAILED = "failed"
     FAILED_FOR_GOOD = "failed for good"
     DEADLINE = "deadline"
-    KEY_REFUSED = "key refused"
+    KEY_REJECTED = "key rejected"
     NOT_FETCHED = "not fetched"
 
 
-MEANING: Final = {
-    End.ARCHIVED: "the video lies in the archive, read back and whole",
-    End.REJECTED: "provably not paid; a rerun submits",
-    End.UNCONFIRMED: "paid or not, nobody can know; nothing is sent again until a callback or a person says which",
-    End.FAILED: "the provider took it and gave up; only a person's rerun pays again",
-    End.FAILED_FOR_GOOD: "the same request cannot succeed; no rerun pays again",
-    End.DEADLINE: "paid and not yet home; a rerun, or the collector, goes on waiting",
-    End.KEY_REFUSED: "paid and not yet home; with a right API key a rerun, or the collector, goes on",
-    End.NOT_FETCHED: "paid, made and not yet home; a rerun, or the collector, fetches it again",
+MEANINGS: Final = {
+    Outcome.ARCHIVED: "the video is in the archive, read back and complete",
+    Outcome.REJECTED: "provably not paid; a rerun submits",
+    Outcome.UNCONFIRMED: "it may have been paid or not; nothing is sent again until a callback or a user settles it",
+    Outcome.FAILED: "the provider accepted it and gave up; only a rerun by a user pays again",
+    Outcome.FAILED_FOR_GOOD: "the same request cannot succeed; no rerun pays again",
+    Outcome.DEADLINE: "paid and not yet archived; a rerun or the collector continues to wait",
+    Outcome.KEY_REJECTED: "paid and not yet archived; with a valid API key, a rerun or the collector continues",
+    Outcome.NOT_FETCHED: "paid, generated and not yet archived; a rerun or the collector fetches it again",
 }
 
 Call = Literal["submit", "status", "result"]
@@ -43,38 +41,38 @@ Setting = Literal["down", "short deadline", "forbidden prompt", "image"]
 
 @dataclass(frozen=True)
 class Row:
-    """One fault and its end.
+    """One fault and its outcome.
 
     Attributes:
-        call: the call that it happens to.
-        fault: what happens, for the page.
-        script: what the sandbox does.
-        end: how the run ends.
-        posts: how many paid calls the provider saw.
+        call: the call that is affected.
+        description: what happens, for the page.
+        faults: what the sandbox does.
+        outcome: how the run ends.
+        posts: how many paid calls the provider received.
         paid: how many of them it charged.
-        why: in a sentence.
-        rerun: how a second run with the same key ends, when the fault has passed.
-        posts_then: how many paid calls it has seen after that; the same as before where nothing is sent again.
-        least_pause_seconds: how long the second POST came after the first at least.
-        most_pause_seconds: and at most; None: not looked at.
+        why: the reason, as a sentence.
+        rerun: how a second run with the same key ends, after the fault has passed.
+        posts_then: how many paid calls the provider has received after that; unchanged if nothing is sent again.
+        min_pause_seconds: the minimum time between the first and the second POST.
+        max_pause_seconds: and the maximum; None: not checked.
         videos: how many videos are archived in the end.
         error: what a run raises that could not fetch the result.
-        advice: what its message says, and a person should do, where that depends on the fault: a regular expression.
+        advice: what the error tells the user to do, if that depends on the fault: a regular expression.
         warning: what the record says about the archived video: a regular expression.
         setting: what else the test sets up.
     """
 
     call: Call
-    fault: str
-    script: tuple[Fault, ...]
-    end: End
+    description: str
+    faults: tuple[Fault, ...]
+    outcome: Outcome
     posts: int
     paid: int
     why: str
-    rerun: End | None = None
+    rerun: Outcome | None = None
     posts_then: int | None = None
-    least_pause_seconds: float = 0.0
-    most_pause_seconds: float | None = None
+    min_pause_seconds: float = 0.0
+    max_pause_seconds: float | None = None
     videos: int = 1
     error: type[MediaError] | None = None
     advice: str = ""
@@ -83,92 +81,95 @@ class Row:
 
     @property
     def name(self) -> str:
-        """For the test's id."""
-        return f"{self.call}: {self.fault}"
+        """The id of the test."""
+        return f"{self.call}: {self.description}"
 
 
 def fault(call: str, kind: str, **options: Any) -> Fault:
-    """One scripted fault."""
+    """One fault that the sandbox injects."""
     return Fault.model_validate({"call": call, "kind": kind, **options})
 
 
-def archived(text: str, why: str, *script: Fault, posts: int = 1, **more: Any) -> Row:
-    return Row(_call(script), text, script, End.ARCHIVED, posts, 1, why, **more)
+def archived(text: str, why: str, *faults: Fault, posts: int = 1, **more: Any) -> Row:
+    return Row(_call(faults), text, faults, Outcome.ARCHIVED, posts, 1, why, **more)
 
 
-def rejected(text: str, why: str, *script: Fault, advice: str, posts: int = 1, **more: Any) -> Row:
+def rejected(text: str, why: str, *faults: Fault, advice: str, posts: int = 1, **more: Any) -> Row:
     return Row(
-        "submit", text, script, End.REJECTED, posts, 0, why,
-        rerun=End.ARCHIVED, posts_then=posts + 1, advice=advice, **more,
+        "submit", text, faults, Outcome.REJECTED, posts, 0, why,
+        rerun=Outcome.ARCHIVED, posts_then=posts + 1, advice=advice, **more,
     )  # fmt: skip
 
 
-def unconfirmed(text: str, paid: int, why: str, *script: Fault, posts: int = 1) -> Row:
-    return Row("submit", text, script, End.UNCONFIRMED, posts, paid, why, rerun=End.UNCONFIRMED, posts_then=posts)
+def unconfirmed(text: str, paid: int, why: str, *faults: Fault, posts: int = 1) -> Row:
+    return Row(
+        "submit", text, faults, Outcome.UNCONFIRMED, posts, paid, why, rerun=Outcome.UNCONFIRMED, posts_then=posts
+    )
 
 
-def waits_on(text: str, why: str, kind: str, **options: Any) -> Row:
-    """A status fault that passes after two questions."""
+def polls_again(text: str, why: str, kind: str, **options: Any) -> Row:
+    """A status fault that passes after two polls."""
     return archived(text, why, fault("status", kind, times=2, **options))
 
 
-def never_ends(text: str, why: str, kind: str, **options: Any) -> Row:
+def outlasts_deadline(text: str, why: str, kind: str, **options: Any) -> Row:
     """A status fault that lasts longer than the deadline."""
-    script = (fault("status", kind, times=-1, **options),)
+    faults = (fault("status", kind, times=-1, **options),)
     return Row(
-        "status", text, script, End.DEADLINE, 1, 1, why,
-        rerun=End.ARCHIVED, posts_then=1, setting="short deadline",
+        "status", text, faults, Outcome.DEADLINE, 1, 1, why,
+        rerun=Outcome.ARCHIVED, posts_then=1, setting="short deadline",
     )  # fmt: skip
 
 
 def fails(fail_code: str, why: str, *, says: str = "a new submission may succeed") -> Row:
     """A task that the provider gave up on, for a reason that may pass."""
-    script = (fault("status", "failed", times=-1, fail_code=fail_code),)
+    faults = (fault("status", "failed", times=-1, fail_code=fail_code),)
     return Row(
-        "status", f"failed with `{fail_code}`", script, End.FAILED, 1, 1, why, rerun=End.FAILED, posts_then=1,
+        "status", f"failed with `{fail_code}`", faults, Outcome.FAILED, 1, 1, why, rerun=Outcome.FAILED, posts_then=1,
         advice=says,
     )  # fmt: skip
 
 
 def fails_for_good(fail_code: str, why: str, *, says: str = "use a new key") -> Row:
-    """A task that the provider gave up on, for a reason that the same request cannot outlive."""
-    script = (fault("status", "failed", times=-1, fail_code=fail_code),)
+    """A task that the provider gave up on, for a reason that will not pass for the same request."""
+    faults = (fault("status", "failed", times=-1, fail_code=fail_code),)
     return Row(
-        "status", f"failed with `{fail_code}`", script, End.FAILED_FOR_GOOD, 1, 1, why,
-        rerun=End.FAILED_FOR_GOOD, posts_then=1, advice=says,
+        "status", f"failed with `{fail_code}`", faults, Outcome.FAILED_FOR_GOOD, 1, 1, why,
+        rerun=Outcome.FAILED_FOR_GOOD, posts_then=1, advice=says,
     )  # fmt: skip
 
 
-def comes_home(text: str, why: str, kind: str, *, times: int = 1, warning: str = "", **options: Any) -> Row:
-    """A fault of the download that does not keep the video."""
+def fetched(text: str, why: str, kind: str, *, times: int = 1, warning: str = "", **options: Any) -> Row:
+    """A fault of the download that does not keep the video from the archive."""
     return archived(text, why, fault("result", kind, times=times, **options), warning=warning)
 
 
-def stays_away(text: str, why: str, kind: str, error: type[MediaError], advice: str, **options: Any) -> Row:
+def not_fetched(text: str, why: str, kind: str, error: type[MediaError], advice: str, **options: Any) -> Row:
     """A fault of the download that lasts longer than the retries."""
     return Row(
-        "result", text, (fault("result", kind, times=-1, **options),), End.NOT_FETCHED, 1, 1, why,
-        rerun=End.ARCHIVED, posts_then=1, error=error, advice=advice,
+        "result", text, (fault("result", kind, times=-1, **options),), Outcome.NOT_FETCHED, 1, 1, why,
+        rerun=Outcome.ARCHIVED, posts_then=1, error=error, advice=advice,
     )  # fmt: skip
 
 
-def _call(script: tuple[Fault, ...]) -> Call:
-    return cast("Call", script[0].call) if script else "submit"
+def _call(faults: tuple[Fault, ...]) -> Call:
+    return cast("Call", faults[0].call) if faults else "submit"
 
 
-CONTENT: Final = "The content was judged: the same request cannot succeed."
+CONTENT: Final = "The content was rejected: the same request cannot succeed."
 INPUT: Final = "The input cannot be used: the same request cannot succeed."
-PROVIDER: Final = "The provider's own trouble: another submission may succeed, where a person wants it."
-SPELLED: Final = "Names are compared without case and underscores."
-WORSE: Final = "HTTP status and code disagree: the worse reading counts."
+PROVIDER: Final = "The problem is the provider's own: another submission may succeed, if a user wants it."
+SPELLED: Final = "Names are compared without regard to case and underscores."
+WORSE: Final = "HTTP status and code disagree: the worse one counts."
 
-NOT_KNOWN: Final = "No answer says whether it was taken, so it is not sent again."
-NO_YES: Final = "It may be an answer given after the task was made, so it is no proof of a no."
-ODD_YES: Final = "It says yes and names no task, so it is paid and nobody knows as what."
-DOCUMENTED: Final = "A documented no: nothing was paid."
-ASKED_AGAIN: Final = "A question costs nothing and is asked again."
-FETCHED_AGAIN: Final = "Fetching costs nothing and is done again."
+UNKNOWN: Final = "No answer says whether it was accepted, so it is not sent again."
+NO_PROOF: Final = "The task may have been created before this answer, so it does not prove a rejection."
+NO_TASK: Final = "An acceptance without a task id: it is paid, but the task is unknown."
+DOCUMENTED: Final = "A documented rejection: nothing was paid."
+ALREADY_PAID: Final = "Polling continues even after a rejection, because the task is paid."
+POLLED_AGAIN: Final = "Polling costs nothing and is repeated."
+FETCHED_AGAIN: Final = "Fetching costs nothing and is repeated."
 KEPT_OPEN: Final = "The run fails after six tries; the generation stays open."
 KEEPS_OPEN: Final = "The run ends at its deadline; the generation stays open."
 
-MEND: Final = "Fix the request, then"
+FIX: Final = "Fix the request, then"

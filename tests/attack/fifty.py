@@ -1,4 +1,4 @@
-"""Fifty videos in one `sora batch`, in a process of its own, and what disturbs them. Whatever takes too long hangs."""
+"""Fifty videos in one `sora batch`, which runs in its own process and is disrupted. If it takes too long, it hangs."""
 
 import asyncio
 import sys
@@ -15,13 +15,13 @@ from tests.support import make_api
 from tests.support.waiting import until
 
 ROWS = 50
-BOUND_SECONDS = 240.0
-"""Longer than any outage here, its retries and the work itself. Whatever takes longer hangs."""
+TIME_LIMIT_SECONDS = 240.0
+"""Longer than any outage here, the retries and the work itself. Anything that takes longer counts as hung."""
 
 
 @dataclass
 class Commands:
-    """`sora` against blocks of one test."""
+    """Runs `sora` with the blocks of one test."""
 
     stored: StoredBlocks
     environment: dict[str, str]
@@ -37,8 +37,8 @@ class Commands:
         )  # fmt: skip
 
     async def end(self, process: asyncio.subprocess.Process) -> tuple[int, str]:
-        """Exit code and output, within the bound."""
-        out, _ = await asyncio.wait_for(process.communicate(), BOUND_SECONDS)
+        """Exit code and output, within the time limit."""
+        out, _ = await asyncio.wait_for(process.communicate(), TIME_LIMIT_SECONDS)
         return process.returncode or 0, out.decode()
 
     async def recorded(self, key: str) -> Generation | None:
@@ -46,19 +46,19 @@ class Commands:
 
 
 def patient_api(sandbox: SandboxServer, **changed: Any) -> Any:
-    """The block as a user has it, but for the sandbox's pace: pauses between retries as they are by default."""
+    """The block as a user has it, except for the speed of the sandbox. The delays between retries are the defaults."""
     fields = {"initial_wait_seconds": 3, "poll_interval_seconds": 0.5, "deadline_seconds": 150} | changed
     return make_api(sandbox, **({"submit_timeout_seconds": 5, "retry_delay_seconds": 2} | fields))
 
 
-Disturb = Callable[[asyncio.subprocess.Process], Awaitable[None]]
-"""What happens to the batch, or to what it needs. It gets the process of the batch."""
+Disrupt = Callable[[asyncio.subprocess.Process], Awaitable[None]]
+"""What happens to the batch, or to something that it needs. It gets the process of the batch."""
 
 
-async def a_batch_is_disturbed(
-    commands: Commands, sandbox: SandboxServer, key: str, disturb: Disturb, *, then: Commands | None = None
+async def run_disrupted_batch(
+    commands: Commands, sandbox: SandboxServer, key: str, disrupt: Disrupt, *, then: Commands | None = None
 ) -> int:
-    """Starts fifty videos, disturbs them in the midst, and runs the batch again if needed, perhaps elsewhere.
+    """Starts fifty videos, disrupts them halfway, and runs the batch again if needed, optionally with other commands.
 
     Returns:
         The exit code of the last run.
@@ -73,13 +73,13 @@ async def a_batch_is_disturbed(
 
     try:
         await until(half, what="half of the submissions", pause=0.05)
-        await disturb(running)
+        await disrupt(running)
         code, said = await commands.end(running)
     finally:
         if running.returncode is None:
             running.kill()
     archived = sum(key in line and " archived " in line for line in said.splitlines())
-    print(f"\ndisturbed: exit code {code}, {archived} lines archived, {len(sandbox.record.charged())} paid")
+    print(f"\ndisrupted: exit code {code}, {archived} lines archived, {len(sandbox.record.charged())} paid")
     if code:
         code, said = await (then or commands).end(await (then or commands).start(*order))
         print(f"one more run: exit code {code}, {len(sandbox.record.charged())} paid")
@@ -87,20 +87,20 @@ async def a_batch_is_disturbed(
 
 
 async def states_of(commands: Commands, key: str) -> dict[str, State]:
-    """How the fifty stand in the ledger."""
+    """The state of each of the fifty records."""
     found = [await commands.recorded(f"{key}-{number:02}") for number in range(ROWS)]
     assert None not in found
     return {item.key: item.state for item in found if item is not None}
 
 
-async def all_are_home(commands: Commands, sandbox: SandboxServer, key: str) -> None:
-    """All are archived, and each was paid once."""
+async def assert_all_archived(commands: Commands, sandbox: SandboxServer, key: str) -> None:
+    """All are archived, and each was paid for once."""
     assert set((await states_of(commands, key)).values()) == {State.ARCHIVED}
     assert len(sandbox.record.charged()) == ROWS
 
 
-async def a_person_settles_the_rest(commands: Commands, sandbox: SandboxServer, key: str) -> None:
-    """What is unconfirmed was not charged, as the provider's record shows a person: it is sent once more."""
+async def resubmit_unconfirmed(commands: Commands, sandbox: SandboxServer, key: str) -> None:
+    """Resubmits what is unconfirmed, as a user does who has seen in their account that it was not charged."""
     states = await states_of(commands, key)
     unclear = [name for name, state in states.items() if state is State.UNCONFIRMED]
     assert set(states.values()) <= {State.ARCHIVED, State.UNCONFIRMED}
@@ -109,4 +109,4 @@ async def a_person_settles_the_rest(commands: Commands, sandbox: SandboxServer, 
     for name in unclear:
         code, said = await commands.end(await commands.start("resolve", name, "--resubmit", "--yes"))
         assert code == 0, said
-    await all_are_home(commands, sandbox, key)
+    await assert_all_archived(commands, sandbox, key)

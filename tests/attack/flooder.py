@@ -1,8 +1,8 @@
-"""A program that floods a server: `python flooder.py PORT REQUESTS_A_SECOND SECONDS < requests.json`.
+"""A program that floods a server: `python flooder.py PORT REQUESTS_PER_SECOND SECONDS < requests.json`.
 
-The requests are base64 texts. Each goes over a connection of its own, whatever the server does: a caller that waits for
-answers would be no flood. Prints as JSON how many were sent, how long that took, and how many got which status (0 is
-none). It imports the standard library only, to start at once.
+The requests are base64-encoded. Each uses a new connection and does not wait for the answers to others; otherwise it
+would not be a flood. Prints as JSON how many were sent, how long that took, and how many got which status (0 means
+none). It imports only the standard library, so it starts at once.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ import resource
 import sys
 import time
 
-MOST_UNDER_WAY = 15_000
-"""Connections that wait for their end. Beyond them this machine runs out of file descriptors before the server does."""
-PATIENCE_SECONDS = 15.0
+MAX_CONNECTIONS = 15_000
+"""Open connections. With more, this machine would run out of file descriptors before the server does."""
+TIMEOUT_SECONDS = 15.0
 
 
 class _Caller(asyncio.Protocol):
@@ -39,8 +39,8 @@ class _Caller(asyncio.Protocol):
             self._ended.set_result(self._status)
 
 
-async def flood(port: int, requests: list[bytes], requests_a_second: float, seconds: float) -> dict[str, object]:
-    """Floods, and tells what came of it."""
+async def flood(port: int, requests: list[bytes], requests_per_second: float, seconds: float) -> dict[str, object]:
+    """Floods the server, and returns what happened."""
     rng, statuses = random.Random(1), collections.Counter[str]()
     under_way: set[asyncio.Task[None]] = set()
     skipped = 0
@@ -49,23 +49,23 @@ async def flood(port: int, requests: list[bytes], requests_a_second: float, seco
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[int] = loop.create_future()
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 transport, _ = await loop.create_connection(lambda: _Caller(request, ended), "127.0.0.1", port)
                 try:
                     statuses[str(await ended)] += 1
                 finally:
                     transport.abort()
         except TimeoutError:
-            statuses["no end"] += 1
+            statuses["timeout"] += 1
         except OSError:
             statuses["refused"] += 1
 
     began = time.monotonic()
     sent = 0
     while (passed := time.monotonic() - began) < seconds:
-        due = int(passed * requests_a_second) - sent - skipped
+        due = int(passed * requests_per_second) - sent - skipped
         for _ in range(due):
-            if len(under_way) >= MOST_UNDER_WAY:
+            if len(under_way) >= MAX_CONNECTIONS:
                 skipped += 1
                 continue
             task = asyncio.create_task(one(rng.choice(requests)))
@@ -80,11 +80,11 @@ async def flood(port: int, requests: list[bytes], requests_a_second: float, seco
 
 
 def main() -> None:
-    port, requests_a_second, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    port, requests_per_second, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     requests = [base64.b64decode(text) for text in json.load(sys.stdin)]
-    print(json.dumps(asyncio.run(flood(port, requests, requests_a_second, seconds))))
+    print(json.dumps(asyncio.run(flood(port, requests, requests_per_second, seconds))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A provider whose results lead wherever a test says, and a machine inside that nobody may reach."""
+"""A provider whose result URLs point wherever a test wants, and an internal host that must not be contacted."""
 
 import json
 import socket
@@ -14,21 +14,21 @@ from apixo.constants import STATUS_PATH, SUBMIT_PATH
 
 @dataclass
 class HostileProvider:
-    """Takes every submission, and reports each task at once as done, with the addresses that its prompt has here.
+    """Accepts every submission, and reports each task as done at once, with the URLs that `results` has for its prompt.
 
     Attributes:
-        video: what `/video.mp4` gives.
-        results: result addresses by prompt.
-        redirects: where `/to/<name>` leads, by name.
+        video: the content of `/video.mp4`.
+        results: result URLs by prompt.
+        redirects: the targets of `/to/<name>`, by name.
         posts: the prompts that were submitted, in order.
-        asked: the paths that were asked for besides the API's.
+        requested: the paths that were requested, except those of the API.
     """
 
     video: bytes
     results: dict[str, list[str]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     posts: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     url: str = ""
 
     def submitted(self, body: bytes) -> dict[str, str]:
@@ -42,8 +42,8 @@ class HostileProvider:
 
 
 @contextmanager
-def providing(video: bytes) -> Iterator[HostileProvider]:
-    """Runs one on a free port."""
+def hostile_provider(video: bytes) -> Iterator[HostileProvider]:
+    """Runs a provider on a free port."""
     provider, lock = HostileProvider(video), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def providing(video: bytes) -> Iterator[HostileProvider]:
                 self.reply(200, json.dumps({"code": 200, "message": "success", "data": data}).encode())
                 return
             with lock:
-                provider.asked.append(self.path)
+                provider.requested.append(self.path)
             if parts.path == "/video.mp4":
                 self.reply(200, provider.video)
             elif parts.path.startswith("/to/"):
@@ -78,14 +78,14 @@ def providing(video: bytes) -> Iterator[HostileProvider]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nothing is logged."""
+            """Logs nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 256
 
         def handle_error(self, *_: object) -> None:
-            """A caller that hangs up early is what these tests are for."""
+            """Ignores clients that disconnect early: these tests make them do so."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         provider.url = f"http://127.0.0.1:{server.server_port}"
@@ -98,11 +98,11 @@ def providing(video: bytes) -> Iterator[HostileProvider]:
             thread.join()
 
 
-class Inside:
-    """Listens on every address of this machine, and counts who connects."""
+class InternalHost:
+    """Listens on every address of this machine, and records who connects."""
 
     def __init__(self) -> None:
-        self.callers: list[str] = []
+        self.clients: list[str] = []
         self._listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -110,10 +110,10 @@ class Inside:
     def _accept(self) -> None:
         while True:
             try:
-                connection, caller = self._listener.accept()
+                connection, client = self._listener.accept()
             except OSError:  # closed
                 return
-            self.callers.append(str(caller[0]))
+            self.clients.append(str(client[0]))
             connection.close()
 
     def close(self) -> None:

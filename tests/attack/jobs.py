@@ -1,4 +1,4 @@
-"""What a forked child does: one command of a user, in a process of its own that may die at any point."""
+"""What a forked child does: it runs one command of a user, and may be killed at any point."""
 
 import asyncio
 import contextlib
@@ -39,14 +39,14 @@ class Job(BaseModel):
     """One command.
 
     Attributes:
-        kind: what to run. `receive` answers one call. `parent` is a flow of the user's own, with the video in it.
-        key: the generation's; of a batch, `<batch>-a` is its only row's.
+        kind: what to run. `receive` answers one callback. `parent` is a flow of the user that generates the video.
+        key: the key of the generation; for a batch, `<batch>-a` is the key of its only row.
         request: the video.
         blocks: the name of both blocks.
-        spool: the local disk; another one is another machine.
-        port: for `receive`: gets the port that it listens on.
-        task_id: for `resolve`: the task that a person found; None: allow a resubmission.
-        flow_run_id: for `parent`: its run, which it goes on with.
+        spool: the work directory on the local disk; each machine has its own.
+        port: for `receive`: the file to which it writes the port that it listens on.
+        task_id: for `resolve`: the task that the user found; None: allow a resubmission.
+        flow_run_id: for `parent`: the flow run that it continues.
     """
 
     kind: Kind
@@ -61,10 +61,10 @@ class Job(BaseModel):
 
 
 class Child(BaseModel):
-    """A job, where to die in it, and where its traces go.
+    """A job, where to kill it, and where its output goes.
 
     Attributes:
-        reported: gets what the command told its user: the error's text, or the collector's notes.
+        reported: gets what the command reports to its user: the text of the error, or the notes of the collector.
     """
 
     job: Job
@@ -75,14 +75,14 @@ class Child(BaseModel):
 
 
 def run_child(child: Child) -> int:
-    """Runs the job in this process, which is of no use afterwards. Returns the exit code."""
+    """Runs the job in this process, which cannot be used again. Returns the exit code."""
     tap = Tap(child.places, child.trace, child.die_at)
     tap.install()
     os.environ["SORA_SPOOL_DIR"] = str(child.job.spool)
     try:
         child.reported.write_text(asyncio.run(_run(child.job, tap)))
         code = 0
-    except Exception as error:  # noqa: BLE001 - what the user sees is what the test looks at
+    except Exception as error:  # noqa: BLE001 - the test checks what the user sees
         child.reported.write_text(str(error))
         traceback.print_exc()
         code = 1
@@ -121,14 +121,14 @@ async def _run(job: Job, tap: Tap) -> str:
 
 @flow(retries=1)
 async def parent(request: VideoRequest, blocks: str) -> None:
-    """Generates a video that it gives no key, and fails after it; the retry generates it in another subflow run."""
+    """Generates a video without giving it a key, then fails. The retry generates it in another subflow run."""
     await generate_video(request, api=blocks, archive=blocks)
     if flow_run.run_count == 1:
         raise RuntimeError("Something else in the parent failed.")
 
 
 async def _resolve(job: Job) -> None:
-    """As `sora resolve` does it: looks, then decides, each with connections of its own."""
+    """Like `sora resolve`: reads the record, then resolves it, with separate connections."""
     blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
     options = command_options(job.blocks, job.blocks)
     async with Resources(*blocks, options=options) as resources:
@@ -141,18 +141,18 @@ async def _resolve(job: Job) -> None:
 
 
 async def _receive(job: Job, tap: Tap) -> None:
-    """The callback receiver, which stops after the first call."""
+    """Runs the callback receiver, which stops after the first callback."""
     blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
     listener = socket.create_server(("127.0.0.1", 0))
     async with open_app(*blocks, api=job.blocks, archive=job.blocks) as app:
         answered = asyncio.Event()
 
-        def tell_port() -> None:
-            unseen = job.port.with_suffix(".part")
-            unseen.write_text(str(listener.getsockname()[1]))
-            unseen.rename(job.port)
+        def report_port() -> None:
+            partial = job.port.with_suffix(".part")
+            partial.write_text(str(listener.getsockname()[1]))
+            partial.rename(job.port)
 
-        server = CallbackServer(_answering(app, tap, answered), on_started=tell_port)
+        server = CallbackServer(_answering(app, tap, answered), on_started=report_port)
         serving = asyncio.create_task(server.serve([listener]))
         await answered.wait()
         server.should_exit = True
@@ -160,7 +160,7 @@ async def _receive(job: Job, tap: Tap) -> None:
 
 
 def _answering(app: ASGIApp, tap: Tap, answered: asyncio.Event) -> ASGIApp:
-    """The app, its answers counted as effects."""
+    """The app, with its answers counted as effects."""
 
     async def tapped(scope: Scope, receive: Receive, send: Send) -> None:
         async def tapped_send(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What an effect is called: its kind and what it is about, never an id, so that it is called so in every run. Pure."""
+"""The label of an effect: its kind and its object, but no id, so the label is the same in every run. All pure."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 NOT_COUNTED: Final = re.compile(r"/(logs|admin|csrf-token|health|ready|version)\b")
-"""Calls of Prefect's client that come by the clock or by its caches, and that nothing depends on."""
+"""Calls of Prefect's client that depend on the time or on its caches, and on which nothing depends."""
 TELEMETRY: Final = ("prefect.flow-run.heartbeat", "prefect.block.")
-"""Events that change nothing for anybody; a heartbeat comes by the clock."""
+"""Events without consequences. A heartbeat depends on the time."""
 
 
 class Places(BaseModel):
-    """Host and port of each other side."""
+    """Host and port of the provider, the store and Prefect."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,11 +28,11 @@ STORED: Final = {
     "ledger": "record", "open": "marker", "tasks": "task owner", "requests": "request index", "probe": "probe",
     "incoming": "incoming", "budget": "monthly spend",
 }  # fmt: skip
-"""What lies in each folder of the bucket. Videos and what belongs to them have names of their own."""
+"""What each folder of the bucket contains. Videos and the files that belong to them keep their names."""
 
 
 def label_of_request(places: Places, method: str, url: str, body: bytes) -> str | None:
-    """What an HTTP request does; None: it does not count, such as one to the store: see `label_of_store_call`."""
+    """What an HTTP request does; None: it does not count. Requests to the store have `label_of_store_call`."""
     parts = urlsplit(url)
     if parts.netloc == places.provider:
         return _of_provider(method, parts.path)
@@ -44,7 +44,7 @@ def label_of_request(places: Places, method: str, url: str, body: bytes) -> str 
 
 
 def label_of_store_call(method: str, name: str) -> str:
-    """What a call of the store does, whichever client makes it.
+    """What a call of the store does, regardless of which client makes it.
 
     Args:
         method: `GET`, `PUT`, `DELETE` or `LIST`.
@@ -59,7 +59,7 @@ def label_of_store_call(method: str, name: str) -> str:
 
 
 def label_of_message(message: str | bytes) -> str | None:
-    """What a message to Prefect's event socket says; None: it does not count."""
+    """What a message to Prefect's event socket contains; None: it does not count."""
     content: dict[str, Any] = json.loads(message)
     if "event" not in content:
         return "LISTEN events" if content.get("type") == "filter" else None
@@ -73,7 +73,7 @@ def label_of_message(message: str | bytes) -> str | None:
 
 
 def label_of_rename(target: str) -> str | None:
-    """What a file that gets its name is; None: it does not count."""
+    """Which file gets its final name; None: it does not count."""
     name = target.rpartition("/")[2]
     return f"RENAME {name}" if name.endswith(".mp4") else None
 

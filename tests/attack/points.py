@@ -1,9 +1,9 @@
-"""Where a process can die: just before and just after each effect that it has on the world outside.
+"""Where a process can be killed: just before and just after each of its effects on the outside world.
 
 `Tap.install` patches what carries requests: httpx (the API client, the result hosts, Prefect's own client), websockets
-(Prefect's events, which carry task-run states) and `ObjectStore._call`, through which every call of the store goes, for
-its clients are written in Rust; and `os.replace`, by which a download gets its name, for that outlives the process too.
-The patches live in a forked child only, which is never used again.
+(Prefect's events, which carry task-run states), `ObjectStore._call`, through which every call of the store goes,
+because its clients are written in Rust, and `os.replace`, which gives a download its final name, because that outlives
+the process too. The patches exist only in a forked child, which is never used again.
 """
 
 import functools
@@ -23,18 +23,18 @@ from blocks.object_store import ObjectStore
 from tests.attack.labels import Places, label_of_message, label_of_rename, label_of_request, label_of_store_call
 
 Moment = Literal["before", "sent", "after"]
-"""`before`: nothing has left the process. `sent`: all of the request has, and no reply was read. `after`: the reply has
-arrived whole, and the process has not used it."""
+"""`before`: nothing has left the process. `sent`: the whole request has left it, but no reply was read. `after`: the
+whole reply has arrived, but the process has not used it."""
 
 COUNTED: Final = {"GET status": 2}
-"""Labels of which only the first so many are points: how often a run asks depends on time."""
+"""Labels of which only this many effects count, the first ones: how often a run polls depends on timing."""
 SENT: Final = ("POST generation",)
-"""Where it matters that the process never read the reply. A write to the store, whose request cannot be seen to leave,
-leaves the same world behind when it was sent as when it was answered: what recovers begins after it has arrived."""
+"""Labels for which it matters that the process never read the reply. A write to the store has the same effect whether
+it was only sent or also answered, because the recovery starts after it has arrived."""
 
 
 class Point(BaseModel):
-    """One moment of one effect, the same in every run: the n-th of its kind, not the n-th of all."""
+    """One moment of one effect. It is the same in every run: the n-th of its kind, not the n-th of all."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,25 +47,25 @@ class Point(BaseModel):
 
     @classmethod
     def parse(cls, line: str) -> "Point":
-        """What `str` made."""
+        """The inverse of `str`."""
         moment, _, rest = line.partition(" ")
         label, _, number = rest.rpartition(" #")
         return cls.model_validate({"label": label, "number": int(number), "moment": moment})
 
 
 class Tap:
-    """Counts the effects of this process, writes each moment down as it passes, and dies at one of them.
+    """Counts the effects of this process, records each point that it passes, and kills it at one of them.
 
     Args:
-        places: where the other sides listen.
-        trace: gets a line for each moment, before the process goes on or dies.
-        die_at: where to die; None: nowhere.
+        places: the addresses of the provider, the store and Prefect.
+        trace: gets a line for each point, before the process continues or is killed.
+        die_at: where to kill it; None: nowhere.
     """
 
     def __init__(self, places: Places, trace: Path, die_at: Point | None) -> None:
         self._places, self._die_at = places, die_at
         self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()  # the paid call and the events have threads of their own
+        self._lock = threading.Lock()  # the paid call and the events run on their own threads
         self._trace = os.open(trace, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
 
     def install(self) -> None:
@@ -90,13 +90,13 @@ class Tap:
         return passing
 
     def passes(self, point: Point) -> None:
-        """Writes the moment down, and dies if it is the one."""
+        """Records the point, and kills the process if it is the chosen one."""
         os.write(self._trace, f"{point}\n".encode())
         if point == self._die_at:
             die()
 
-    def waits_for(self, point: Point) -> bool:
-        """Whether the process is to die there."""
+    def is_chosen(self, point: Point) -> bool:
+        """Whether the process is to be killed there."""
         return point == self._die_at
 
     def _tap_httpx(self) -> None:
@@ -133,7 +133,7 @@ class Tap:
             passing = self.enter(label_of_store_call(method, name))
             try:
                 reply = await original(store, method, name, send)
-            except Exception:  # a refusal is an answer as well
+            except Exception:  # a rejection is an answer as well
                 passing.at("after")
                 raise
             passing.at("after")
@@ -167,22 +167,22 @@ def _replace(owner: object, original: Any, ours: Callable[..., Any]) -> None:
 
 
 class Passing:
-    """One effect under way. Without a label it is none that counts."""
+    """One effect in progress. Without a label, it does not count."""
 
     def __init__(self, tap: Tap, label: str | None, number: int) -> None:
         self._tap, self._label, self._number = tap, label, number
 
     def at(self, moment: Moment) -> None:
-        """This moment of it has come."""
+        """The effect has reached this moment."""
         if self._label is not None:
             self._tap.passes(self._point(self._label, moment))
 
     def dies(self, moment: Moment) -> bool:
-        """Whether the process is to die at this moment of it."""
-        return self._label is not None and self._tap.waits_for(self._point(self._label, moment))
+        """Whether the process is to be killed at this moment of the effect."""
+        return self._label is not None and self._tap.is_chosen(self._point(self._label, moment))
 
     def extensions(self) -> dict[str, Any]:
-        """What httpx needs to tell when the request has been sent."""
+        """The httpx extension that reports when the request has been sent."""
         if self._label not in SENT:
             return {}
 
@@ -197,7 +197,7 @@ class Passing:
 
 
 def die() -> NoReturn:
-    """kill -9: no handler, no buffer, no clean-up of any thread."""
+    """Like kill -9: no handlers, no flushed buffers, no cleanup of any thread."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("SIGKILL did not kill")
 

@@ -1,4 +1,4 @@
-"""2,000 calls a second for 10 s at the callback receiver, a process of its own, while 50 generations run."""
+"""The callback receiver, in its own process, gets 2,000 callbacks per second for 10 s while 50 generations run."""
 
 import asyncio
 import base64
@@ -29,14 +29,14 @@ from tests.support.memory import forget_peak, peak_kib
 from tests.support.receiver import exchange, named, post
 
 VIDEOS: Final = 50
-CALLS_A_SECOND: Final = 2_000
+CALLS_PER_SECOND: Final = 2_000
 SECONDS: Final = 10
 SPEED: Final = 15
-"""A video of 4 s takes 8 to 16 s: they are under way while the flood lasts."""
-PROVIDER_WAITS_SECONDS: Final = 30
-"""APIXO: a call that is not answered with 200 by then is repeated."""
-MOST_GROWTH_KIB: Final = 150_000
-"""512 connections, and 256 bodies of 200 kB that are read at the same time, are 60 MB."""
+"""A video of 4 s takes 8 to 16 s, so the generations are in progress during the flood."""
+PROVIDER_TIMEOUT_SECONDS: Final = 30
+"""APIXO: a callback that is not answered with 200 by then is repeated."""
+MAX_GROWTH_KIB: Final = 150_000
+"""512 connections and 256 bodies of 200 kB that are read at the same time need 60 MB."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
 
 @pytest.fixture
 async def stored(sandbox: SandboxServer, archive: VideoArchive, prefect_server: PrefectServer) -> StoredBlocks:
-    """Blocks whose callback address is a free port of this machine."""
+    """Blocks whose callback URL is a free port of this machine."""
     api = make_api(
         sandbox,
         callback_url=f"http://127.0.0.1:{free_port()}",
@@ -68,7 +68,7 @@ def port_of(stored: StoredBlocks) -> int:
 async def receiver(
     stored: StoredBlocks, prefect_server: PrefectServer, tmp_path: Path
 ) -> AsyncIterator[ManagedProcess]:
-    """`sora callbacks`, as it is run in earnest."""
+    """`sora callbacks`, as in production."""
     process = ManagedProcess(
         [sys.executable, "-m", "deployments.cli", "callbacks", f"--port={port_of(stored)}", f"--api={stored.name}",
          f"--archive={stored.name}"],
@@ -92,26 +92,26 @@ async def health(port: int) -> int:
 
 
 def calls(stored: StoredBlocks, keys: list[str]) -> list[bytes]:
-    """What is thrown at the receiver: 40 % forged tokens, 25 % right ones, 20 % unknown keys, 15 % junk."""
+    """The requests for the flood: 40% forged tokens, 25% valid ones, 20% unknown keys, 15% junk."""
     api, forged = stored.api, "f" * 64
 
-    def right(key: str) -> str:
+    def valid(key: str) -> str:
         return (api.callback_url_for(key) or "").removeprefix(api.callback_url or "")
 
     made: list[bytes] = []
     for number, key in enumerate(keys):
         made += [post(f"/apixo/{key}/{forged}", named(f"task_{n}")) for n in range(4)]
-        made += [post(f"/apixo/{key}/2/{forged}"), *[post(right(key)[:-1], named("task_x"))] * 3]
-        made += [post(right(key), body) for body in (named(None), b"{", named(f"task_{number}"), named("\x1b[2J"))]
-        made += [post(right(key), b'{"taskId": "' + b"x" * 200_000 + b'"}')]
-        made += [post(right(f"{key}.none"), named("task_x"))] * 2
+        made += [post(f"/apixo/{key}/2/{forged}"), *[post(valid(key)[:-1], named("task_x"))] * 3]
+        made += [post(valid(key), body) for body in (named(None), b"{", named(f"task_{number}"), named("\x1b[2J"))]
+        made += [post(valid(key), b'{"taskId": "' + b"x" * 200_000 + b'"}')]
+        made += [post(valid(f"{key}.none"), named("task_x"))] * 2
         made += [post(f"/apixo/{unique('nobody')}/{forged}", named("task_x"))] * 2
-        made += [post(right(key), content_length="2000000"), post("/"), b"\x16\x03\x01\x02\r\n\r\n"]
+        made += [post(valid(key), content_length="2000000"), post("/"), b"\x16\x03\x01\x02\r\n\r\n"]
     return made
 
 
 async def watch(port: int, until: asyncio.Event) -> list[tuple[int, float]]:
-    """The health of the receiver, asked for twice a second: status, and seconds for it."""
+    """Checks the health of the receiver twice a second. Returns each status, and the seconds that it took."""
     seen = []
     while not until.is_set():
         began = time.monotonic()
@@ -121,24 +121,24 @@ async def watch(port: int, until: asyncio.Event) -> list[tuple[int, float]]:
 
 
 async def flooded(port: int, requests: list[bytes]) -> dict[str, Any]:
-    """Has a process of its own flood the receiver."""
+    """Floods the receiver from another process."""
     texts = json.dumps([base64.b64encode(request).decode() for request in requests])
     ended = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, flooder.__file__, str(port), str(CALLS_A_SECOND), str(SECONDS)],
+        [sys.executable, flooder.__file__, str(port), str(CALLS_PER_SECOND), str(SECONDS)],
         input=texts, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     return dict(json.loads(ended.stdout))
 
 
 @pytest.mark.timeout(400)
-async def test_a_flood_of_calls_stops_no_generation_and_the_receiver_stays_up(
+async def test_a_flood_of_callbacks_stops_no_generation_and_the_receiver_stays_up(
     stored: StoredBlocks, receiver: ManagedProcess, sandbox: SandboxServer, key: str
 ) -> None:
     port = port_of(stored)
     rows = [{"id": f"{number:02}", "prompt": "Dunes at dawn"} for number in range(VIDEOS)]
     keys = [f"{key}-{row['id']}" for row in rows]
-    (pid,) = descendants(receiver.pid)  # its guard's only child
+    (pid,) = descendants(receiver.pid)  # the only child of its guard process
     before = forget_peak(pid)
     batch = asyncio.create_task(
         generate_batch(requests=rows, key=key, api=stored.name, archive=stored.name, submissions_per_second=10)  # type: ignore[arg-type]
@@ -149,43 +149,42 @@ async def test_a_flood_of_calls_stops_no_generation_and_the_receiver_stays_up(
     over = asyncio.Event()
     watching = asyncio.create_task(watch(port, over))
     unfinished = VIDEOS - sum(task.finished for task in sandbox.tasks.all())
-    asked_before = len(sandbox.record.statuses())
+    polls_before = len(sandbox.record.statuses())
     began = time.monotonic()
     flood = await flooded(port, calls(stored, keys))
     took = time.monotonic() - began
-    asked = len(sandbox.record.statuses()) - asked_before
+    polls = len(sandbox.record.statuses()) - polls_before
     over.set()
     seen = await watching
     after = [await health(port) for _ in range(5)]
     summary = await batch
     assert isinstance(summary, BatchSummary)
-    rung = [attempt for task in sandbox.tasks.all() for attempt in task.callbacks]
+    callbacks = [attempt for task in sandbox.tasks.all() for attempt in task.callbacks]
     peak, log = peak_kib(pid), receiver.log_path.read_text()
     slowest = max(seconds for _, seconds in seen)
     print(
-        f"\n{flood['sent']} calls sent in {flood['seconds']:.1f} s, {flood['sent'] / flood['seconds']:.0f} a second of "
-        f"{CALLS_A_SECOND} wanted: the server was too busy to let {flood['skipped']} more connect. {flood['answered']} "
-        f"were answered by then; all had ended after {took:.1f} s: {flood['statuses']}."
-        f"\n{unfinished} of {VIDEOS} generations were not finished when it began. The provider was asked {asked} times "
-        f"meanwhile. Its own calls were answered "
-        f"{dict(Counter(attempt.status for attempt in rung))}, the slowest after "
-        f"{max(attempt.seconds for attempt in rung):.1f} s."
+        f"\n{flood['sent']} calls sent in {flood['seconds']:.1f} s, {flood['sent'] / flood['seconds']:.0f} of "
+        f"{CALLS_PER_SECOND} per second: the server was too busy to let {flood['skipped']} more connect. "
+        f"{flood['answered']} were answered by then; all had ended after {took:.1f} s: {flood['statuses']}."
+        f"\n{unfinished} of {VIDEOS} generations were not finished when it began. The provider was polled {polls} "
+        f"times meanwhile. Its own callbacks were answered {dict(Counter(attempt.status for attempt in callbacks))}, "
+        f"the slowest after {max(attempt.seconds for attempt in callbacks):.1f} s."
         f"\nHealth during the flood: {[status for status, _ in seen]}, the slowest after {slowest:.1f} s. The receiver "
         f"took {before / 1024:.0f} MiB before and {peak / 1024:.0f} MiB at most; its log has {len(log):,} characters."
     )
     assert {row.state for row in summary.rows} == {"archived"}
-    # Whatever else is thrown at it, an end is taken in one of the four calls that the provider makes. One that finds no
-    # place is told so at once, or cut: none of them keeps the provider waiting.
+    # Despite the flood, each result is accepted in one of the four callbacks that the provider makes. A callback for
+    # which there is no room is rejected or cut off at once, so the provider never waits.
     assert [task.callbacks[-1].status for task in sandbox.tasks.all()] == [200] * VIDEOS
-    assert {attempt.status for attempt in rung} <= {200, 503, None}
-    assert max(attempt.seconds for attempt in rung) < PROVIDER_WAITS_SECONDS / 2
+    assert {attempt.status for attempt in callbacks} <= {200, 503, None}
+    assert max(attempt.seconds for attempt in callbacks) < PROVIDER_TIMEOUT_SECONDS / 2
     assert len(sandbox.record.submits()) == VIDEOS
     assert len(sandbox.record.charged()) == VIDEOS
     assert unfinished > VIDEOS // 2
     assert after == [200] * 5
     assert receiver.is_alive()
     assert 200 in {status for status, _ in seen}
-    assert peak - before < MOST_GROWTH_KIB
+    assert peak - before < MAX_GROWTH_KIB
     assert flood["statuses"].get("404", 0) > 0
     assert "500" not in flood["statuses"]
     assert "Traceback" not in log

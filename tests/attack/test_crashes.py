@@ -1,6 +1,6 @@
-"""Kills each command just before and just after each effect that it has, and recovers as a user would.
+"""Kills each command just before and just after each of its effects, and recovers as a user would.
 
-`make attack` plays every crash, which alone takes most of an hour; `make test` plays a fixed sample. With `-s` each
+`make attack` runs every crash, which alone takes most of an hour; `make test` runs a fixed sample. With `-s`, each test
 prints its table.
 """
 
@@ -9,17 +9,17 @@ from typing import Final
 
 import pytest
 
-from tests.attack.crashes import Outcome, Plan, Stages, table
+from tests.attack.crash_invariants import RECOVERIES
+from tests.attack.crashes import EnvironmentPool, Outcome, Plan, table
+from tests.attack.environment import Servers
 from tests.attack.points import Point
 from tests.attack.scenarios import SCENARIOS, Scenario
-from tests.attack.stage import World
-from tests.attack.verdict import RECOVERIES
 
 EVERY: Final = 43
-"""The sample holds one crash of so many. No multiple of 4: so it meets both moments and both recoveries."""
+"""The sample has one crash in this many. Not a multiple of 4, so that it covers both moments and both recoveries."""
 SAMPLED: Final = [scenario for scenario in SCENARIOS if scenario.name == "generate-video, polling"]
 EVERY_SECOND: Final = 11
-"""Of the crashes of a recovery, one of so many is played. There are thousands."""
+"""One second crash in this many is run. There are thousands."""
 LEAST_PAIRS: Final = 100
 """There were 117."""
 FIRST: Final = (
@@ -33,54 +33,54 @@ FIRST: Final = (
     "after PUT record #4",
     "after DELETE marker #1",
 )
-"""First crashes that each leave another world behind: from a marker alone to a video that nobody was told of."""
+"""First crashes that each leave a different state behind: from a lone marker to an archived video without an event."""
 
 
 @pytest.mark.sample
 @pytest.mark.parametrize("scenario", SAMPLED, ids=str)
-async def test_a_sample_of_crashes(scenario: Scenario, world: World) -> None:
-    await attack(scenario, world, every=EVERY)
+async def test_a_sample_of_crashes(scenario: Scenario, servers: Servers) -> None:
+    await attack(scenario, servers, every=EVERY)
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-async def test_a_crash_at_every_point(scenario: Scenario, world: World) -> None:
-    await attack(scenario, world, every=1)
+async def test_a_crash_at_every_point(scenario: Scenario, servers: Servers) -> None:
+    await attack(scenario, servers, every=1)
 
 
 @pytest.mark.timeout(3600)
-async def test_two_crashes_in_a_row(world: World) -> None:
-    await attack_twice(FIRST, world, every=EVERY_SECOND)
+async def test_two_crashes_in_a_row(servers: Servers) -> None:
+    await attack_twice(FIRST, servers, every=EVERY_SECOND)
 
 
-async def attack(scenario: Scenario, world: World, *, every: int) -> None:
-    """Plays one crash of so many, from the middle of the first so many on."""
-    async with Stages(scenario, world) as stages:
-        points = await stages.points()
+async def attack(scenario: Scenario, servers: Servers, *, every: int) -> None:
+    """Runs one crash in `every`, starting in the middle of the first `every`."""
+    async with EnvironmentPool(scenario, servers) as environments:
+        points = await environments.points()
         effects = {(point.label, point.number) for point in points}
         plans = [Plan(point, recovery) for point in points for recovery in RECOVERIES][every // 2 :: every]
-        outcomes = await stages.play_all(plans)
+        outcomes = await environments.run_all(plans)
     print(table(f"{scenario}: {len(effects)} effects, {len(points)} moments, {len(plans)} crashes", outcomes))
-    assert_nothing_broken(outcomes)
+    assert_no_violations(outcomes)
     assert len(effects) >= scenario.least_effects
 
 
-async def attack_twice(first: Sequence[str], world: World, *, every: int) -> None:
-    """Kills a run at each of these points, and one of so many times also what recovers it."""
+async def attack_twice(first: Sequence[str], servers: Servers, *, every: int) -> None:
+    """Kills a run at each of these points, and then its recovery at one point in `every`."""
     scenario = SCENARIOS[0]
-    async with Stages(scenario, world) as stages:
+    async with EnvironmentPool(scenario, servers) as environments:
         once = [Plan(Point.parse(line), recovery) for line in first for recovery in RECOVERIES]
         twice = [
             Plan(plan.die_at, plan.recovery, again_at=point)
             for plan in once
-            for point in (await stages.points_after(plan))[every // 2 :: every]
+            for point in (await environments.points_after(plan))[every // 2 :: every]
         ]
-        outcomes = await stages.play_all(twice)
+        outcomes = await environments.run_all(twice)
     print(table(f"{scenario}, twice: {len(outcomes)} of {len(twice)} pairs", outcomes))
-    assert_nothing_broken(outcomes)
+    assert_no_violations(outcomes)
     assert len(outcomes) >= LEAST_PAIRS
 
 
-def assert_nothing_broken(outcomes: Sequence[Outcome]) -> None:
-    broken = [outcome.row() for outcome in outcomes if outcome.broken]
-    assert not broken, "\n" + "\n".join(broken)
+def assert_no_violations(outcomes: Sequence[Outcome]) -> None:
+    found = [outcome.row() for outcome in outcomes if outcome.violations]
+    assert not found, "\n" + "\n".join(found)

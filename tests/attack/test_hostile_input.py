@@ -1,4 +1,4 @@
-"""Hostile input through the whole flow, judged by what the other sides saw: the provider, hosts inside, the ledger."""
+"""Hostile input through the whole flow, checked by what reached the provider, internal hosts and the ledger."""
 
 import asyncio
 import json
@@ -24,10 +24,10 @@ from flows.media.errors import ForbiddenUrlError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
 from flows.signals.artifacts import artifact_key
-from tests.attack.hostile_provider import HostileProvider, Inside, providing
+from tests.attack.hostile_provider import HostileProvider, InternalHost, hostile_provider
 from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks, store_blocks
-from tests.flows.signals.test_artifacts import CONTROLS, NASTY, inline, shape
+from tests.flows.signals.test_artifacts import CONTROLS, NASTY, RENDERER, inline, shape
 from tests.flows.signals.test_events import read_events
 from tests.support import make_api
 
@@ -38,7 +38,7 @@ LOOPBACK: Final = [
     "127\u30020\u30020\u30021", "\uff11\uff12\uff17.0.0.1", "127.0.0.1%2f@8.8.8.8", "8.8.8.8@127.0.0.1",
     "user:hunter2@127.0.0.1", "8.8.8.8\\@127.0.0.1", "127.0.0.1\t", "127.0.0.1\n", "\x7f.0.0.1",
 ]  # fmt: skip
-"""Spellings of this machine, good and broken."""
+"""Spellings of the address of this machine, valid and invalid."""
 ELSEWHERE: Final = [
     "http://10.0.0.1/v.mp4", "http://192.168.0.1/v.mp4", "http://172.16.0.1/v.mp4", "http://100.64.0.1/v.mp4",
     "http://169.254.169.254/latest/meta-data/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/",
@@ -54,7 +54,7 @@ REDIRECTED: Final = [
     "file:///etc/passwd", "FILE:/etc/passwd", "ftp://127.0.0.1/v.mp4", "data:video/mp4;base64,AAAA",
     "http://user:hunter2@127.0.0.1/", "http://127.0.0.1:6379\\@8.8.8.8/", "javascript:alert(1)", "http://127.0.0.1:22/",
 ]  # fmt: skip
-"""Refused even where private hosts may be asked, as they must be here: the host that redirects is on this machine."""
+"""Rejected even if private hosts are allowed, as they must be here, because the redirecting host is on this machine."""
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def provider(video: bytes, prefect_server: PrefectServer) -> Iterator[HostileProvider]:
-    with providing(video) as running:
+    with hostile_provider(video) as running:
         yield running
 
 
@@ -80,8 +80,8 @@ def sora(stored: StoredBlocks, prefect_server: PrefectServer, tmp_path: Path) ->
 
 
 @pytest.fixture
-def inside() -> Iterator[Inside]:
-    made = Inside()
+def internal() -> Iterator[InternalHost]:
+    made = InternalHost()
     yield made
     made.close()
 
@@ -97,7 +97,7 @@ async def stored_for(
 
 
 async def run_batch(stored: StoredBlocks, key: str, rows: list[dict[str, Any]], **parameters: Any) -> BatchSummary:
-    """Runs a batch of which every row fails that is hostile, so the batch fails."""
+    """Runs a batch in which every hostile row fails, so the batch fails."""
     with pytest.raises(BatchFailedError) as caught:
         await generate_batch(
             requests=rows, key=key, api=stored.name, archive=stored.name, on_bad_rows="skip",
@@ -122,61 +122,68 @@ async def states(stored: StoredBlocks, keys: list[str]) -> set[State]:
         await store.aclose()
 
 
-async def test_no_image_address_that_leads_inside_is_asked_and_none_is_paid_for(
-    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str
+async def test_no_image_url_of_an_internal_host_is_requested_or_paid_for(
+    provider: HostileProvider, internal: InternalHost, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
-    urls = [*(f"http://{host}:{inside.port}/a.png" for host in LOOPBACK), *ELSEWHERE]
+    urls = [*(f"http://{host}:{internal.port}/a.png" for host in LOOPBACK), *ELSEWHERE]
     rows = [{"id": f"bad-{number}", "prompt": "Dunes", "image_urls": [url]} for number, url in enumerate(urls)]
     rows.insert(3, {"id": "good", "prompt": "Dunes"})
     summary = await run_batch(stored, key, rows, wait=False)
     assert provider.posts == ["Dunes"]  # the good one
-    assert inside.callers == []
-    assert provider.asked == []
+    assert internal.clients == []
+    assert provider.requested == []
     assert {row.state for row in summary.rows} == {"submitted", "not submitted", "bad row"}
     assert [row.line for row in summary.rows if row.ok] == [4]
     assert "hunter2" not in summary.model_dump_json()
     assert await open_keys(stored) == [f"{key}-good"]
 
 
-async def test_the_machine_inside_would_have_been_reached_without_the_guard(
-    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str
+async def test_without_the_guard_the_internal_host_would_be_reached(
+    provider: HostileProvider, internal: InternalHost, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
-    """Else the test above could not fail."""
+    """Otherwise the test above could not fail."""
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
     rows = [
-        {"id": f"{number}", "prompt": "Dunes", "image_urls": [f"http://{host}:{inside.port}/a.png"]}
+        {"id": f"{number}", "prompt": "Dunes", "image_urls": [f"http://{host}:{internal.port}/a.png"]}
         for number, host in enumerate(["127.0.0.1", "0x7f.1", "017700000001", "localhost", "[::1]"])
     ]
     await run_batch(stored, key, rows, wait=False)
-    assert {caller.removeprefix("::ffff:") for caller in inside.callers} == {"127.0.0.1", "::1"}
+    assert {client.removeprefix("::ffff:") for client in internal.clients} == {"127.0.0.1", "::1"}
     assert provider.posts == []
 
 
-async def test_a_paid_video_whose_address_may_not_be_asked_stays_open_until_the_provider_gives_another(
-    provider: HostileProvider, inside: Inside, archive: VideoArchive, sandbox: SandboxServer, key: str, video: bytes
+async def test_a_paid_video_with_a_forbidden_url_stays_open_until_the_provider_gives_another(
+    provider: HostileProvider,
+    internal: InternalHost,
+    archive: VideoArchive,
+    sandbox: SandboxServer,
+    key: str,
+    video: bytes,
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
-    urls = [*(f"http://{host}:{inside.port}/v.mp4" for host in LOOPBACK), *ELSEWHERE]
-    await stays_open_and_comes_home(provider, stored, key, urls)
-    assert inside.callers == []
+    urls = [*(f"http://{host}:{internal.port}/v.mp4" for host in LOOPBACK), *ELSEWHERE]
+    await stays_open_and_is_archived_later(provider, stored, key, urls)
+    assert internal.clients == []
 
 
-async def test_a_redirect_to_where_nobody_may_ask_loses_no_paid_video(
+async def test_a_redirect_to_a_forbidden_url_loses_no_paid_video(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
     provider.redirects = {str(number): location for number, location in enumerate(REDIRECTED)}
     provider.redirects |= {f"chain-{number}": f"/to/{number}" for number in range(len(REDIRECTED))}
     first = ["/to/" + name for name in provider.redirects]
-    await stays_open_and_comes_home(provider, stored, key, [provider.url + path for path in first])
-    # Each address twice, by the run and by the collector, and nothing but the redirects themselves and the good video.
-    followed = [path for path in provider.asked if path != "/video.mp4"]
+    await stays_open_and_is_archived_later(provider, stored, key, [provider.url + path for path in first])
+    # Each URL twice, by the run and by the collector, and nothing but the redirects themselves and the good video.
+    followed = [path for path in provider.requested if path != "/video.mp4"]
     assert sorted(followed) == sorted(2 * (first + [f"/to/{number}" for number in range(len(REDIRECTED))]))
 
 
-async def stays_open_and_comes_home(provider: HostileProvider, stored: StoredBlocks, key: str, urls: list[str]) -> None:
-    """One paid video for each result address: the run fails, the collector fails, and then the provider fixes them."""
+async def stays_open_and_is_archived_later(
+    provider: HostileProvider, stored: StoredBlocks, key: str, urls: list[str]
+) -> None:
+    """One paid video for each result URL: the run fails, the collector fails, and then the provider fixes the URLs."""
     provider.results = {f"Dunes {number}": [url] for number, url in enumerate(urls)}
     rows = [{"id": f"{number:02}", "prompt": prompt} for number, prompt in enumerate(provider.results)]
     keys = [f"{key}-{row['id']}" for row in rows]
@@ -197,7 +204,7 @@ async def stays_open_and_comes_home(provider: HostileProvider, stored: StoredBlo
     assert await states(stored, keys) == {State.ARCHIVED}
     assert await open_keys(stored) == []
     assert len([name for name in await names(stored, "videos/") if name.endswith("/video.mp4")]) == len(urls)
-    assert sorted(provider.posts) == sorted(provider.results)  # each once, whatever was run
+    assert sorted(provider.posts) == sorted(provider.results)  # each only once, in all these runs
 
 
 async def names(stored: StoredBlocks, prefix: str) -> list[str]:
@@ -208,7 +215,7 @@ async def names(stored: StoredBlocks, prefix: str) -> list[str]:
         await store.aclose()
 
 
-async def test_a_good_result_beside_bad_ones_comes_home(
+async def test_a_good_result_among_bad_ones_is_archived(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=True)
@@ -219,18 +226,18 @@ async def test_a_good_result_beside_bad_ones_comes_home(
     assert made.video is not None
     assert made.video.name.endswith("/video-3.mp4")
     assert sum("was left out" in warning for warning in made.warnings) == 3
-    assert (provider.posts, provider.asked) == (["Dunes"], ["/video.mp4"])
+    assert (provider.posts, provider.requested) == (["Dunes"], ["/video.mp4"])
     assert await open_keys(stored) == []
 
 
-async def test_a_result_that_may_not_be_asked_says_what_to_do(
+async def test_the_error_about_a_forbidden_result_says_what_to_do(
     provider: HostileProvider, archive: VideoArchive, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = await stored_for(provider, archive, sandbox, allow_private_hosts=False)
     provider.results = {"Dunes": [f"{provider.url}/video.mp4?X-Amz-Signature=hunter2"]}
     with pytest.raises(ForbiddenUrlError, match=r"127\.0\.0\.1 is not public.*allow_private_hosts"):
         await stored.generate(VideoRequest(prompt="Dunes"), key=key)
-    assert provider.asked == []
+    assert provider.requested == []
     assert f"{key} is paid, as task task_1, and not archived yet. Nothing is lost" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -254,7 +261,7 @@ PROMPTS: Final = [
 ]
 
 
-async def test_prompts_reach_the_provider_as_they_are_and_are_nowhere_more_than_text(
+async def test_prompts_reach_the_provider_unchanged_and_are_plain_text_everywhere(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str, tmp_path: Path
 ) -> None:
     prompts = list(dict.fromkeys(PROMPTS))
@@ -272,8 +279,8 @@ async def test_prompts_reach_the_provider_as_they_are_and_are_nowhere_more_than_
     assert sorted(received) == sorted(prompts)
 
     keys = [row.key for row in summary.rows]
-    await markdown_is_ours(keys)
-    # Once more with another prompt under each key: the errors tell the first one.
+    await assert_no_injected_markdown(keys)
+    # Again, with another prompt under each key: the errors show the first one.
     calendar.write_text(
         "".join(json.dumps({"id": f"{number:02}", "prompt": "x"}) + "\n" for number in range(len(keys)))
     )
@@ -293,8 +300,8 @@ async def test_prompts_reach_the_provider_as_they_are_and_are_nowhere_more_than_
                 assert event["resource"]["prefect.resource.name"] == name
 
 
-async def markdown_is_ours(keys: list[str]) -> None:
-    """The artifacts of all keys have the same headings, lines, cells and pictures, and no link."""
+async def assert_no_injected_markdown(keys: list[str]) -> None:
+    """The artifacts of all keys have the same headings, lines, cells and images, and no links."""
     async with get_client() as client:
         wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(key) for key in keys]))
         found = await client.read_artifacts(artifact_filter=wanted)
@@ -305,17 +312,12 @@ async def markdown_is_ours(keys: list[str]) -> None:
     assert set(*shapes) >= {"image", "table_open", "blockquote_open"}
     for item in found:
         assert re.findall(CONTROLS, str(item.data).replace("\n", "")) == []
-        assert not any("evil.example" in str(token.attrs) for token in inline_tokens(str(item.data)))
-
-
-def inline_tokens(text: str) -> list[Any]:
-    from tests.flows.signals.test_artifacts import RENDERER  # noqa: PLC0415
-
-    return inline(RENDERER.parse(text))
+        tokens = inline(RENDERER.parse(str(item.data)))
+        assert not any("evil.example" in str(token.attrs) for token in tokens)
 
 
 async def reported_by_prefect(server: PrefectServer, key: str, keys: list[str]) -> list[str]:
-    """The names of the batch's runs and of their tasks, what their states say, and every line of their logs."""
+    """The names of the batch's runs and of their tasks, the messages of their states, and every line of their logs."""
     async with PrefectHttpxAsyncClient(base_url=server.api_url, timeout=30) as http:
         flows = {"flow_runs": {"name": {"any_": [f"generate batch {key}"]}}}
         runs = (await http.post("/flow_runs/filter", json=flows)).json()
@@ -334,7 +336,7 @@ async def reported_by_prefect(server: PrefectServer, key: str, keys: list[str]) 
     return [*(run["name"] for run in (*runs, *tasks)), *states, *(log["message"] for log in logs)]
 
 
-def test_the_command_line_shows_prompts_and_obeys_none(
+def test_the_command_line_shows_prompts_without_control_characters(
     sora: Sora, sandbox: SandboxServer, stored: StoredBlocks, key: str
 ) -> None:
     blocks = ["--api", stored.name, "--archive", stored.name]

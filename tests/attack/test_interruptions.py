@@ -1,4 +1,4 @@
-"""Processes that are ended, frozen, or not alone. What counts: one paid call a video, and every video archived."""
+"""Processes that are terminated or frozen, or that run twice. Each video must be paid for once, and archived."""
 
 import asyncio
 import os
@@ -17,12 +17,12 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
 from flows.record.ledger import Ledger
 from tests.attack.fifty import (
-    BOUND_SECONDS,
+    TIME_LIMIT_SECONDS,
     Commands,
-    a_batch_is_disturbed,
-    a_person_settles_the_rest,
-    all_are_home,
+    assert_all_archived,
     patient_api,
+    resubmit_unconfirmed,
+    run_disrupted_batch,
 )
 from tests.e2e.running import ROOT
 from tests.flows.conftest import store_blocks
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-async def test_a_batch_that_is_ended_goes_on_by_the_same_command(
+async def test_a_batch_that_is_terminated_continues_with_the_same_command(
     number: signal.Signals,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -46,11 +46,11 @@ async def test_a_batch_that_is_ended_goes_on_by_the_same_command(
         batch.send_signal(number)
 
     made = commands(await store_blocks(patient_api(slow_sandbox), make_archive(minio)))
-    assert await a_batch_is_disturbed(made, slow_sandbox, key, end) == 0
-    await all_are_home(made, slow_sandbox, key)  # the paid calls under way were still ended, and written down
+    assert await run_disrupted_batch(made, slow_sandbox, key, end) == 0
+    await assert_all_archived(made, slow_sandbox, key)  # the paid calls in progress were still completed and recorded
 
 
-async def test_a_frozen_batch_is_taken_over_and_pays_nothing_when_it_goes_on(
+async def test_a_frozen_batch_is_taken_over_and_pays_nothing_when_it_continues(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -64,16 +64,16 @@ async def test_a_frozen_batch_is_taken_over_and_pays_nothing_when_it_goes_on(
         try:
             order = ("batch", str(made.folder / "fifty.csv"), "--key", key)
             code, _ = await made.end(await made.start(*order))
-            print(f"\nthe other one: exit code {code}, {len(slow_sandbox.record.charged())} paid")
+            print(f"\nthe other run: exit code {code}, {len(slow_sandbox.record.charged())} paid")
         finally:
             batch.send_signal(signal.SIGCONT)
 
-    await a_batch_is_disturbed(made, slow_sandbox, key, freeze)
-    await a_person_settles_the_rest(made, slow_sandbox, key)
+    await run_disrupted_batch(made, slow_sandbox, key, freeze)
+    await resubmit_unconfirmed(made, slow_sandbox, key)
 
 
 @pytest.mark.parametrize("moment", ["claimed", pytest.param("paid", marks=pytest.mark.sample)])
-async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_goes_on(
+async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_continues(
     moment: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -118,7 +118,7 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_go
 RNG = random.Random(5)
 FEW = [0.4, 1.4]
 MANY = [RNG.uniform(0.3, 4) for _ in range(30)]
-"""Seconds after the start of a command, from its imports to its end."""
+"""Seconds after the start of a command, covering all of it from the imports to the end."""
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ MANY = [RNG.uniform(0.3, 4) for _ in range(30)]
         pytest.param(MANY, signal.SIGINT, id="many, Ctrl-C"),
     ],
 )
-async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
+async def test_a_run_that_is_terminated_at_any_time_continues_with_the_same_command(
     moments: list[float],
     number: signal.Signals,
     sandbox: SandboxServer,
@@ -157,7 +157,7 @@ async def test_a_run_that_is_ended_at_any_time_goes_on_by_the_same_command(
     assert len(sandbox.record.submits()) == len(moments)
 
 
-DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # the collector would run on its schedule
+DEPLOY = ["--no-prompt", "deploy", "--name", "generate-video"]  # a deployed collector would run on its schedule
 
 
 async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
@@ -181,7 +181,7 @@ async def test_two_workers_that_run_the_same_flow_run_at_once_pay_once(
         )
         for _ in range(2)
     ]
-    await asyncio.wait_for(asyncio.gather(*(process.wait() for process in both)), BOUND_SECONDS)
+    await asyncio.wait_for(asyncio.gather(*(process.wait() for process in both)), TIME_LIMIT_SECONDS)
     archived = await made.recorded(key)
     assert archived is not None
     assert archived.state is State.ARCHIVED
@@ -206,7 +206,7 @@ async def test_a_parent_that_is_killed_and_started_anew_under_the_same_run_pays_
     prefect_server: PrefectServer,
     commands: Callable[..., Commands],
 ) -> None:
-    """As a pod that Kubernetes replaces: Prefect makes another run of the child each time."""
+    """Like a pod that Kubernetes replaces: each time, Prefect creates another run of the child flow."""
     stored = await store_blocks(make_api(slow_sandbox, submit_timeout_seconds=3), make_archive(minio))
     made = commands(stored)
     (made.folder / "parent.py").write_text(PARENT)
@@ -238,8 +238,8 @@ async def test_a_parent_that_is_killed_and_started_anew_under_the_same_run_pays_
     killed.kill()
     await killed.wait()
     again = await start()
-    code = await asyncio.wait_for(again.wait(), BOUND_SECONDS)
-    print(f"\nstarted anew after {moment}: exit code {code}")
+    code = await asyncio.wait_for(again.wait(), TIME_LIMIT_SECONDS)
+    print(f"\nstarted again after {moment}: exit code {code}")
     assert len(slow_sandbox.record.submits()) == 1
     store = stored.archive.store()
     try:

@@ -1,4 +1,4 @@
-"""An effect has one name in every run, and what comes by the clock has none."""
+"""An effect has the same label in every run, and effects that depend on the time have none."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ from tests.attack.points import Point
 pytestmark = pytest.mark.sample
 
 PLACES = Places(provider="127.0.0.1:1", store="127.0.0.1:2", prefect="127.0.0.1:3")
-ID = uuid.UUID(int=5)  # workers of xdist must find the same tests
+ID = uuid.UUID(int=5)  # fixed, because all workers of xdist must collect the same tests
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ ID = uuid.UUID(int=5)  # workers of xdist must find the same tests
         ("GET", "https://example.com/", b"", "GET elsewhere"),
     ],
 )  # fmt: skip
-def test_a_request_is_named_after_what_it_does(method: str, url: str, body: bytes, label: str | None) -> None:
+def test_the_label_of_a_request_says_what_it_does(method: str, url: str, body: bytes, label: str | None) -> None:
     assert label_of_request(PLACES, method, url, body) == label
 
 
@@ -51,7 +51,7 @@ def test_a_request_is_named_after_what_it_does(method: str, url: str, body: byte
         ("PUT", "", "PUT bucket"),
     ],
 )
-def test_a_call_of_the_store_is_named_after_what_it_is_about(method: str, name: str, label: str) -> None:
+def test_the_label_of_a_store_call_names_its_object(method: str, name: str, label: str) -> None:
     assert label_of_store_call(method, name) == label
 
 
@@ -68,15 +68,15 @@ def test_a_call_of_the_store_is_named_after_what_it_is_about(method: str, name: 
         ({"type": "auth", "token": None}, None),
     ],
 )  # fmt: skip
-def test_a_message_is_named_after_its_event(message: dict[str, object], label: str | None) -> None:
+def test_the_label_of_a_message_is_its_event(message: dict[str, object], label: str | None) -> None:
     assert label_of_message(json.dumps(message)) == label
 
 
-def test_only_a_video_that_gets_its_name_counts_on_the_disk() -> None:
+def test_on_the_disk_only_a_video_that_gets_its_final_name_counts() -> None:
     assert label_of_rename("/spool/key.abc/video.mp4") == "RENAME video.mp4"
     assert label_of_rename("/spool/key.abc/video.mp4.part") is None
 
 
-def test_a_point_is_read_as_it_was_written() -> None:
+def test_a_point_is_parsed_as_it_was_written() -> None:
     point = Point(label="EVENT task-run.Running wait", number=12, moment="sent")
     assert Point.parse(str(point)) == point

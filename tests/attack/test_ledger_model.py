@@ -1,8 +1,8 @@
-"""Many runs, collectors, callbacks and persons on one key at once, in any order, against a real MinIO.
+"""Many runs, collectors, callbacks and users' commands work on the same keys, in any order, against a real MinIO.
 
-Hypothesis directs: who goes on, what becomes of that request, what the provider answers, who is killed, how the clocks
-go. After each step the promises are checked on what MinIO holds and on what the provider has charged.
-A few plays of it belong to every run of the tests: `tests/flows/record/test_interleavings.py`.
+Hypothesis chooses which actor takes the next step, what becomes of its request, how the provider answers, which actor
+is killed, and how the clocks change. After each step, the invariants are checked on the content of MinIO and on what
+the provider has charged. Every test run includes a few examples: `tests/flows/record/test_interleavings.py`.
 """
 
 import os
@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from blocks import VideoArchive
-from tests.attack.model.director import direct, opened
+from tests.attack.model.state_machine import explore, open_harness
 
-PLAYS = int(os.environ.get("PLAYS", "60"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
+"""For each initial state."""
 STEPS = int(os.environ.get("STEPS", "50"))
 
 
 @pytest.mark.timeout(7200)
-def test_no_order_of_events_breaks_a_promise(archive: VideoArchive, tmp_path: Path) -> None:
-    with opened(archive, tmp_path) as house:
-        direct(house, plays=PLAYS, steps=STEPS, chosen=False)
+def test_no_schedule_violates_an_invariant(archive: VideoArchive, tmp_path: Path) -> None:
+    with open_harness(archive, tmp_path) as harness:
+        explore(harness, examples=EXAMPLES, steps=STEPS, derandomize=False)

@@ -1,4 +1,4 @@
-"""A batch on many machines' topology: PostgreSQL, Redis, API and services apart, three workers, one of which dies."""
+"""A batch on several machines: PostgreSQL, Redis, separate API and services, and three workers, one of which dies."""
 
 import asyncio
 import subprocess
@@ -22,7 +22,7 @@ from tests.support.topology import Topology
 from tests.support.waiting import until
 
 SPEED: Final = 10
-"""12 to 24 s for each video: many are under way when a machine goes."""
+"""Each video takes 12 to 24 s, so many are in progress when a machine dies."""
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +56,17 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
             batch = await Commands(stored, many_machines.environment, tmp_path).start(
                 "batch", str(calendar), "--key", "many", "--shards", str(shards), "--submissions-per-second", "20", "-v"
             )
-            talk = asyncio.create_task(batch.communicate())
+            output = asyncio.create_task(batch.communicate())
 
             async def half() -> bool:
                 return len(sandbox.record.charged()) >= videos // 2
 
             await until(half, what="half of the submissions", seconds=300)
-            doomed = next(item for item in workers if len(descendants(item.pid)) > 2)
-            lost = [doomed.pid, *descendants(doomed.pid)]
-            kill_all(lost)  # as when a machine loses its power: nobody reports anything
+            victim = next(item for item in workers if len(descendants(item.pid)) > 2)
+            lost = [victim.pid, *descendants(victim.pid)]
+            kill_all(lost)  # as in a power failure: nothing is reported any more
             killed_at = time.monotonic()
-            out, _ = await talk
+            out, _ = await output
         finally:
             for worker in workers:
                 worker.stop()
@@ -75,7 +75,7 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
     store = archive.store()
     try:
         records = await Ledger(store).read_all([f"many-{number:03}" for number in range(videos)])
-        opened = await store.names("open/")
+        markers = await store.names("open/")
     finally:
         await store.aclose()
     states = [entry.generation.state.value if entry else "unknown" for entry in records]
@@ -87,10 +87,10 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
     )
     said = out.decode()
     assert "is taken up again" in said, said[-3000:]
-    # A paid call that was cut in the middle may have been paid: it is a person's to look up, and is not sent again.
+    # A paid call that was interrupted may have been paid: it is not sent again, and a user must look it up.
     assert states.count("archived") + unclear == videos, said[-3000:]
     assert unclear <= 5
-    assert len(opened) == unclear
+    assert len(markers) == unclear
     assert posts <= videos
     assert charged <= posts
     prompts = [item.body for item in sandbox.record.submits()]

@@ -1,7 +1,7 @@
-"""Outages while fifty generations are under way: the store, Prefect, the provider, the disk.
+"""Outages while fifty generations are in progress: the store, Prefect, the provider, the disk.
 
-What counts: one paid call a video, whatever is away, and every video in the archive after at most one more run of the
-same command. Each has a bound in time.
+Whatever is unavailable, each video must be paid for once, and must be in the archive after at most one more run of the
+same command. Each run has a time limit.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer
 from flows.record.generation import State
-from tests.attack.fifty import Commands, a_batch_is_disturbed, a_person_settles_the_rest, all_are_home, patient_api
+from tests.attack.fifty import Commands, assert_all_archived, patient_api, resubmit_unconfirmed, run_disrupted_batch
 from tests.e2e.running import ROOT
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_archive
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @outages
-async def test_minio_goes_away_and_comes_back(
+async def test_minio_is_down_for_a_while(
     seconds: float,
     slow_sandbox: SandboxServer,
     prefect_server: PrefectServer,
@@ -62,14 +62,14 @@ async def test_minio_goes_away_and_comes_back(
     try:
         stored = await store_blocks(patient_api(slow_sandbox), make_archive(servers[0]))
         made = commands(stored)
-        assert await a_batch_is_disturbed(made, slow_sandbox, key, outage) == 0
-        await all_are_home(made, slow_sandbox, key)
+        assert await run_disrupted_batch(made, slow_sandbox, key, outage) == 0
+        await assert_all_archived(made, slow_sandbox, key)
     finally:
         servers[-1].process.stop()
 
 
 @outages
-async def test_the_prefect_server_goes_away_and_comes_back(
+async def test_the_prefect_server_is_down_for_a_while(
     seconds: float,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -98,14 +98,14 @@ async def test_the_prefect_server_goes_away_and_comes_back(
             env=made.environment | {"PYTHONPATH": str(ROOT)} | as_environment(api, archive),
         )  # fmt: skip
         assert await set_up.wait() == 0
-        assert await a_batch_is_disturbed(made, slow_sandbox, key, outage) == 0
-        await all_are_home(made, slow_sandbox, key)
+        assert await run_disrupted_batch(made, slow_sandbox, key, outage) == 0
+        await assert_all_archived(made, slow_sandbox, key)
     finally:
         servers[-1].process.stop()
 
 
 def as_environment(api: Any, archive: Any) -> dict[str, str]:
-    """What `sora setup` makes the same blocks from."""
+    """The environment variables from which `sora setup` creates the same blocks."""
     plain = ("base_url", "initial_wait_seconds", "poll_interval_seconds", "deadline_seconds", "submit_timeout_seconds")
     return {f"APIXO_{name.upper()}": str(getattr(api, name)) for name in (*plain, "retry_delay_seconds")} | {
         "APIXO_ALLOW_PRIVATE_HOSTS": "true",
@@ -119,7 +119,7 @@ def as_environment(api: Any, archive: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(4.0, id="4 s"), pytest.param(60.0, id="60 s")])
-async def test_the_provider_goes_away_and_comes_back(
+async def test_the_provider_is_down_for_a_while(
     seconds: float,
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
@@ -137,15 +137,15 @@ async def test_the_provider_goes_away_and_comes_back(
         api = patient_api(slow_sandbox, base_url=f"http://{gate.endpoint}")
         stored = await store_blocks(api, make_archive(minio))
         made = commands(stored)
-        await a_batch_is_disturbed(made, slow_sandbox, key, outage)
-        await a_person_settles_the_rest(made, slow_sandbox, key)  # a request that was cut may have been read
+        await run_disrupted_batch(made, slow_sandbox, key, outage)
+        await resubmit_unconfirmed(made, slow_sandbox, key)  # a request that was cut off may have been read
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
-    """A disk of 128 KB in this folder, for commands that begin with what is yielded, and for nobody else.
+    """A disk of 128 KB in this folder. Only commands that start with the yielded prefix can see it.
 
-    It lives in a mount namespace of its own, so it is gone with this process, however that ends.
+    It is in a mount namespace of its own, so it disappears with this process, however that ends.
     """
     holder = ManagedProcess(
         ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=128k tmpfs "$0" && echo $$ && exec sleep 600',
@@ -157,13 +157,13 @@ def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
         while not (reported := holder.log_path.read_text().strip()) and holder.is_alive():
             time.sleep(0.05)
         if not reported.isdecimal():
-            pytest.skip(f"a disk of its own needs the right to mount one: {reported}")
+            pytest.skip(f"this needs the right to mount a disk: {reported}")
         yield "nsenter", "--mount", f"--target={reported}"
     finally:
         holder.stop()
 
 
-async def test_a_disk_that_is_too_small_for_fifty_at_once(
+async def test_the_disk_is_too_small_for_fifty_videos_at_once(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -181,11 +181,11 @@ async def test_a_disk_that_is_too_small_for_fifty_at_once(
             assert await (await asyncio.create_subprocess_exec(*others)).wait() == 0
 
         full = replace(commands(made.stored, SORA_SPOOL_DIR=str(spool)), prefix=inside)
-        assert await a_batch_is_disturbed(full, slow_sandbox, key, others_fill_it, then=made) == 0
-    await all_are_home(made, slow_sandbox, key)
+        assert await run_disrupted_batch(full, slow_sandbox, key, others_fill_it, then=made) == 0
+    await assert_all_archived(made, slow_sandbox, key)
 
 
-async def test_the_disk_of_the_spool_is_full(
+async def test_the_disk_of_the_work_directory_is_full(
     slow_sandbox: SandboxServer,
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
@@ -201,13 +201,13 @@ async def test_the_disk_of_the_spool_is_full(
         full = replace(commands(stored, SORA_SPOOL_DIR=str(spool)), prefix=inside)
         others = [*inside, "sh", "-c", f"head -c 120000 /dev/zero > {spool}/others"]
         assert await (await asyncio.create_subprocess_exec(*others)).wait() == 0
-        assert list(spool.iterdir()) == []  # nothing of it is seen from here
+        assert list(spool.iterdir()) == []  # this process does not see that disk
         code, said = await full.end(await full.start(*order))
         assert code == 1, said
         assert "No space left" in said or "disk" in said, said
         found = await full.recorded(key)
         assert found is not None
         assert found.state is State.SUCCEEDED
-    code, said = await full.end(await commands(stored).start(*order))  # where there is room
+    code, said = await full.end(await commands(stored).start(*order))  # on the normal disk
     assert code == 0, said
     assert len(slow_sandbox.record.charged()) == 1

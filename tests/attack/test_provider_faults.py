@@ -1,4 +1,4 @@
-"""Every fault of the provider, through the whole flow: how the run ends, what was sent, and what a rerun does."""
+"""Every fault of the provider, through the whole flow: how the run ends, what is sent, and what a rerun does."""
 
 import re
 from typing import Any, Final
@@ -15,46 +15,48 @@ from flows.record.errors import SubmissionRejectedError, UnconfirmedError, Video
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from tests.apixo.wire import closed_port
-from tests.attack.fault_rows import TRIES, End, Row
+from tests.attack.fault_rows import TRIES, Outcome, Row
 from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, with_table
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import make_api, make_archive
 
-ERRORS: Final[dict[End, type[Exception]]] = {
-    End.REJECTED: SubmissionRejectedError,
-    End.UNCONFIRMED: UnconfirmedError,
-    End.FAILED: VideoFailedError,
-    End.FAILED_FOR_GOOD: VideoFailedError,
-    End.DEADLINE: DeadlineError,
-    End.KEY_REFUSED: AuthenticationError,
-    End.NOT_FETCHED: MediaError,
+ERRORS: Final[dict[Outcome, type[Exception]]] = {
+    Outcome.REJECTED: SubmissionRejectedError,
+    Outcome.UNCONFIRMED: UnconfirmedError,
+    Outcome.FAILED: VideoFailedError,
+    Outcome.FAILED_FOR_GOOD: VideoFailedError,
+    Outcome.DEADLINE: DeadlineError,
+    Outcome.KEY_REJECTED: AuthenticationError,
+    Outcome.NOT_FETCHED: MediaError,
 }
 ADVICE: Final = {
-    End.UNCONFIRMED: r"`sora resolve {key} --task-id TASK_ID{options}`.* or `sora resolve {key} --resubmit{options}`",
-    End.FAILED: r"run `sora resolve {key} --resubmit{options}`, or rerun",
-    End.FAILED_FOR_GOOD: r"use a new key",
-    End.DEADLINE: r"{key}: Task {task_id} .* ask again later\..* the same key, which pays nothing",
-    End.KEY_REFUSED: r"Check the API key in the Secret block",
+    Outcome.UNCONFIRMED: (
+        r"`sora resolve {key} --task-id TASK_ID{options}`.* or `sora resolve {key} --resubmit{options}`"
+    ),
+    Outcome.FAILED: r"run `sora resolve {key} --resubmit{options}`, or rerun",
+    Outcome.FAILED_FOR_GOOD: r"use a new key",
+    Outcome.DEADLINE: r"{key}: Task {task_id} .* ask again later\..* the same key, which pays nothing",
+    Outcome.KEY_REJECTED: r"Check the API key in the Secret block",
 }
-"""What a person is told to do, where that does not depend on the fault."""
+"""What the error tells the user to do, if that does not depend on the fault."""
 STATES: Final = {
-    End.ARCHIVED: State.ARCHIVED,
-    End.REJECTED: State.REJECTED,
-    End.UNCONFIRMED: State.UNCONFIRMED,
-    End.FAILED: State.FAILED,
-    End.FAILED_FOR_GOOD: State.FAILED,
-    End.DEADLINE: State.SUBMITTED,
-    End.KEY_REFUSED: State.SUBMITTED,
-    End.NOT_FETCHED: State.SUCCEEDED,
+    Outcome.ARCHIVED: State.ARCHIVED,
+    Outcome.REJECTED: State.REJECTED,
+    Outcome.UNCONFIRMED: State.UNCONFIRMED,
+    Outcome.FAILED: State.FAILED,
+    Outcome.FAILED_FOR_GOOD: State.FAILED,
+    Outcome.DEADLINE: State.SUBMITTED,
+    Outcome.KEY_REJECTED: State.SUBMITTED,
+    Outcome.NOT_FETCHED: State.SUCCEEDED,
 }
-OPEN: Final = {End.UNCONFIRMED, End.DEADLINE, End.KEY_REFUSED, End.NOT_FETCHED}
-"""After these ends something may still come home, so the generation stays marked."""
-PERMANENT: Final = {End.FAILED_FOR_GOOD: True, End.FAILED: False}
+OPEN: Final = {Outcome.UNCONFIRMED, Outcome.DEADLINE, Outcome.KEY_REJECTED, Outcome.NOT_FETCHED}
+"""After these outcomes, a video may still be archived, so the generation stays marked."""
+PERMANENT: Final = {Outcome.FAILED_FOR_GOOD: True, Outcome.FAILED: False}
 
 SAMPLED: Final = [
     pytest.param(row, marks=pytest.mark.sample) if number % 28 == 4 else row for number, row in enumerate(ROWS)
 ]
-"""Every row, and one in 28 also in the fixed sample."""
+"""All rows. One in 28 is also in the fixed sample."""
 
 
 def request_of(row: Row, sandbox: SandboxServer) -> VideoRequest:
@@ -63,10 +65,10 @@ def request_of(row: Row, sandbox: SandboxServer) -> VideoRequest:
     return VideoRequest(prompt=prompt, image_urls=urls)
 
 
-async def ends(row: Row, end: End, stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
-    """Runs the flow once, and checks how it ended and what the ledger says then."""
+async def run_and_check(row: Row, outcome: Outcome, stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+    """Runs the flow once, and checks the outcome and the record."""
     request = request_of(row, sandbox)
-    if end is End.ARCHIVED:
+    if outcome is Outcome.ARCHIVED:
         made = await stored.generate(request, key=key)
         assert made == await stored.recorded(key)
         assert sum(item.kind == "video" for item in made.objects) == row.videos
@@ -74,35 +76,35 @@ async def ends(row: Row, end: End, stored: StoredBlocks, sandbox: SandboxServer,
             assert re.search(row.warning, " ".join(made.warnings))
         raised = None
     else:
-        with pytest.raises(ERRORS[end]) as caught:
+        with pytest.raises(ERRORS[outcome]) as caught:
             await stored.generate(request, key=key)
         raised = caught.value
     found = await stored.recorded(key)
     assert found is not None
     if raised is not None:
-        says_what_to_do(raised, row, end, found, stored)
-    assert found.state is STATES[end]
-    assert await is_open(key, stored) == (end in OPEN)
-    knows_what_was_paid(found, sandbox)
+        check_error(raised, row, outcome, found, stored)
+    assert found.state is STATES[outcome]
+    assert await is_open(key, stored) == (outcome in OPEN)
+    check_record_has_charges(found, sandbox)
 
 
-def says_what_to_do(raised: Exception, row: Row, end: End, found: Generation, stored: StoredBlocks) -> None:
-    """The error is of the class that a caller expects, names what it is about, and advises."""
-    assert type(raised) is (row.error if end is End.NOT_FETCHED else ERRORS[end])
-    if end in PERMANENT:
-        assert getattr(raised, "permanent", None) is PERMANENT[end]
-    if end in (End.REJECTED, End.UNCONFIRMED, End.FAILED, End.FAILED_FOR_GOOD):
+def check_error(raised: Exception, row: Row, outcome: Outcome, found: Generation, stored: StoredBlocks) -> None:
+    """The error has the class that a caller expects, names the key, and says what to do."""
+    assert type(raised) is (row.error if outcome is Outcome.NOT_FETCHED else ERRORS[outcome])
+    if outcome in PERMANENT:
+        assert getattr(raised, "permanent", None) is PERMANENT[outcome]
+    if outcome in (Outcome.REJECTED, Outcome.UNCONFIRMED, Outcome.FAILED, Outcome.FAILED_FOR_GOOD):
         assert found.key in str(raised)
     options = f" --api {stored.name} --archive {stored.name}"
-    advice = [text for text in (ADVICE.get(end), row.advice) if text]
+    advice = [text for text in (ADVICE.get(outcome), row.advice) if text]
     assert advice
     for text in advice:
         wanted = text.format(key=re.escape(found.key), task_id=found.task_id, options=re.escape(options))
         assert re.search(wanted, str(raised), re.DOTALL), str(raised)
 
 
-def knows_what_was_paid(found: Generation, sandbox: SandboxServer) -> None:
-    """A charged task is in the record, or the record says that nobody can know."""
+def check_record_has_charges(found: Generation, sandbox: SandboxServer) -> None:
+    """A charged task is in the record, or the record is unconfirmed."""
     charged = {request.task_id for request in sandbox.record.charged()}
     assert len(charged) <= 1
     assert charged <= {attempt.task_id for attempt in found.attempts} or found.state is State.UNCONFIRMED
@@ -118,8 +120,8 @@ async def is_open(key: str, stored: StoredBlocks) -> bool:
 
 @pytest.fixture
 def short_waits(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a minute of silence and five minutes of pause are too long for a test. The rules stay what they are."""
-    fetching = 0.5 if row.call == "result" else 5.0  # an image is drawn first, which takes its time
+    """Shorter timeouts: 30 seconds without data and pauses of 5 minutes are too long for a test."""
+    fetching = 0.5 if row.call == "result" else 5.0  # an image is rendered first, which takes some time
     for function, name, seconds in (
         (ApixoClient.__init__, "read_timeout_seconds", 0.5),
         (guarded_client, "timeout_seconds", fetching),
@@ -131,7 +133,7 @@ def short_waits(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def stored(row: Row, sandbox: SandboxServer, minio: Any, prefect_server: object) -> StoredBlocks:
-    """The blocks of this row's test."""
+    """The blocks for the test of this row."""
     changed = {"deadline_seconds": 1.5} if row.setting == "short deadline" else {}
     return await store_blocks(make_api(sandbox, **changed), make_archive(minio))
 
@@ -141,21 +143,21 @@ async def stored(row: Row, sandbox: SandboxServer, minio: Any, prefect_server: o
 async def test_every_fault_of_the_provider_ends_as_the_table_says(
     row: Row, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    sandbox.faults.add(*row.script)
+    sandbox.faults.add(*row.faults)
     if row.setting == "down":
         await point_to(f"http://127.0.0.1:{closed_port()}", stored)
-    await ends(row, row.end, stored, sandbox, key)
+    await run_and_check(row, row.outcome, stored, sandbox, key)
     assert len(sandbox.record.submits()) == row.posts
     assert len(sandbox.record.charged()) == row.paid
     check_pause(row, sandbox)
     if row.rerun is None:
         assert row.posts_then is None
-        await ends(row, row.end, stored, sandbox, key)
+        await run_and_check(row, row.outcome, stored, sandbox, key)
         assert len(sandbox.record.submits()) == row.posts
         return
     sandbox.faults.clear()
     await point_to(sandbox.base_url, stored)
-    await ends(row, row.rerun, stored, sandbox, key)
+    await run_and_check(row, row.rerun, stored, sandbox, key)
     assert len(sandbox.record.submits()) == row.posts_then
 
 
@@ -164,8 +166,8 @@ def check_pause(row: Row, sandbox: SandboxServer) -> None:
         return
     first, second = sandbox.record.submits()
     pause = second.time - first.time
-    assert row.least_pause_seconds <= pause
-    assert row.most_pause_seconds is None or pause <= row.most_pause_seconds
+    assert row.min_pause_seconds <= pause
+    assert row.max_pause_seconds is None or pause <= row.max_pause_seconds
 
 
 async def point_to(base_url: str, stored: StoredBlocks) -> None:
@@ -184,7 +186,7 @@ def test_the_page_shows_the_table() -> None:
 def test_every_fault_of_the_sandbox_has_a_row() -> None:
     matrix: dict[FaultCall, Any] = {"submit": SUBMIT, "status": STATUS, "result": RESULT}
     for call, rows in matrix.items():
-        played = {fault.kind for row in rows for fault in row.script if fault.call == call}
-        assert played == KINDS[call]
+        covered = {fault.kind for row in rows for fault in row.faults if fault.call == call}
+        assert covered == KINDS[call]
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert TRIES == MAX_TRIES

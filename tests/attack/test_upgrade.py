@@ -1,8 +1,8 @@
-"""Two releases side by side, as while workers are replaced one after another with runs under way.
+"""Two releases side by side, as when workers are replaced one after another while runs are in progress.
 
-On a work pool, the older one is what git has of the time before this version of the record. Between commands, it is
-this program, and the newer one is this program with the next version of the record, which is all that an older release
-can tell of a newer one.
+In the work pool tests, the older release is the last commit before the current schema of the record. In the command
+test, the older release is this code, and the newer one is this code with the next schema version, which is all that an
+older release can see of a newer one.
 """
 
 import json
@@ -50,7 +50,7 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The older one goes slowly through the rows; the newer one comes from behind and takes the others."""
+    """The older one submits its rows slowly. The newer one starts later and submits the others."""
     key = unique("upgrade")
     calendar = tmp_path / "calendar.csv"
     calendar.write_text("id,prompt\n" + "".join(f"{number},Dunes; take {number}\n" for number in range(ROWS)))
@@ -61,14 +61,14 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
         older = Commands(stored, {**os.environ, **prefect_server.environment}, tmp_path)
         newer = Commands(stored, older.environment, tmp_path, program=NEWER)
 
-        async def begun() -> bool:
+        async def started() -> bool:
             return len(sandbox.record.charged()) >= 1
 
         under_way = await older.start(*order, "0.1")
-        await until(begun, what="the first submission")
+        await until(started, what="the first submission")
         newer_code, newer_said = await newer.end(await newer.start(*order, "20"))
         older_code, older_said = await older.end(under_way)
-        # The markers of the older one's lost claims are left; whoever can read the records takes them away.
+        # The markers of claims that the older one lost remain. A collector that can read the records removes them.
         collected = await newer.end(await newer.start("collect"))
         assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == ROWS
     monkeypatch.setattr(ledger, "SCHEMA", SCHEMA + 1)
@@ -84,21 +84,21 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     assert left_open == []
     assert [record.state for record in records] == [State.ARCHIVED] * ROWS
     assert {record.schema_version for record in records} >= {SCHEMA + 1}
-    # What the newer one wrote, the older one leaves alone, and says why.
+    # The older one does not touch what the newer one wrote, and says why.
     assert older_code != 0
     assert "newer version" in older_said
 
 
 @pytest.fixture(scope="session")
 def older_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkout of the last commit that wrote records of the version before this one."""
+    """A checkout of the last commit with the previous schema of the record."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     raised = git("log", "--format=%H", "-S", f"SCHEMA: Final = {SCHEMA}", "--", "flows/record/generation.py").split()
     if not raised:
-        pytest.skip("git has no commit of before: this checkout is not whole")
+        pytest.skip("this checkout does not have the commits before the current schema")
     folder = tmp_path_factory.mktemp("older") / "release"
     git("worktree", "add", "--detach", str(folder), f"{raised[-1]}^")
     yield folder
@@ -118,7 +118,7 @@ async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]
 async def start(
     older_release: Path, prefect: PrefectClient, prefect_server: PrefectServer, tmp_path: Path
 ) -> AsyncIterator[StartRun]:
-    """Starts a run of `generate-video` as one of the two releases has it; each has a worker on the same work pool."""
+    """Starts a run of `generate-video` in one of the two releases. Each has a worker on the same work pool."""
     pool = unique("upgrade")
     await prefect.create_work_pool(WorkPoolCreate(name=pool, type="process"))
     flow_id = await prefect.create_flow(generate_video)
@@ -157,7 +157,7 @@ async def start(
 @pytest.mark.attack
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", ["older", "newer"])
-async def test_a_video_that_one_release_began_is_finished_by_the_newer_one_on_the_same_work_pool(
+async def test_a_video_that_either_release_started_is_finished_by_the_newer_one_on_the_same_work_pool(
     first: str,
     start: StartRun,
     older_release: Path,
@@ -166,7 +166,7 @@ async def test_a_video_that_one_release_began_is_finished_by_the_newer_one_on_th
     one_video: Path,
     key: str,
 ) -> None:
-    """The run that paid is killed. Where that was the newer one, the older one is asked before, and leaves it alone."""
+    """The run that paid is killed. If that was the newer release, the older one runs next, and changes nothing."""
 
     async def ended(run: FlowRun) -> FlowRun:
         async def final() -> FlowRun | None:
@@ -180,7 +180,7 @@ async def test_a_video_that_one_release_began_is_finished_by_the_newer_one_on_th
         stored = await store_blocks(api, archive)
         order = {"request": {"prompt": "Dunes"}, "key": key, "api": stored.name, "archive": stored.name}
         await start(older_release if first == "older" else ROOT, **order)
-        os.kill(await until(lambda: _payer(stored, key), what="a submitted task", pause=0.1), signal.SIGKILL)
+        os.kill(await until(lambda: _paying_process(stored, key), what="a submitted task", pause=0.1), signal.SIGKILL)
         sooner = api.model_copy(update={"initial_wait_seconds": 1.0})
         await sooner.save(stored.name, overwrite=True)
         if first == "newer":
@@ -205,8 +205,8 @@ async def _records(stored: StoredBlocks, key: str) -> list[dict[str, Any]]:
     return [json.loads(document.data)] if document else []
 
 
-async def _payer(stored: StoredBlocks, key: str) -> int | None:
-    """The process whose claim has got a task."""
+async def _paying_process(stored: StoredBlocks, key: str) -> int | None:
+    """The id of the process whose claim has a task."""
     for record in await _records(stored, key):
         if record["state"] == State.SUBMITTED:
             return int(record["attempts"][-1]["claimed_by"]["pid"])

@@ -1,6 +1,6 @@
-"""Runs one batch, and prints as JSON what that took: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
+"""Runs one batch, and prints as JSON what it took: `python -m tests.attack.thousand BLOCKS CALENDAR PER_SECOND`.
 
-A process of its own, so that neither the sandbox nor the test counts.
+It has its own process, so that neither the sandbox nor the test is measured.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from tests.attack.labels import label_of_store_call
 from tests.support.memory import forget_peak, peak_kib
 
 CALLERS: Final = ("apixo", "blocks", "flows", "prefect")
-"""Whose client it was: the first of them up the stack."""
+"""The client that a request comes from: the first of these packages up the stack."""
 
 
 class Taken(BaseModel):
     """What a batch took, and how it ended.
 
     Attributes:
-        states: how many rows ended so.
-        problems: what the first rows that failed say.
+        states: how many rows ended in each state.
+        problems: the errors of the first rows that failed.
         seconds, processor_seconds: from the start of the flow to its end, without the imports.
-        before_kib, peak_kib: memory of the process before it and at most.
-        pool_timeouts: how often a request of ours found no free connection in time. Prefect's own client meets that
-            too, where its server is slow, and tries again.
-        store_calls: how often the store was called for what.
+        before_kib, peak_kib: memory of the process before the batch, and at its peak.
+        pool_timeouts: how often one of our requests found no free connection in time. This also happens to Prefect's
+            own client if its server is slow, and the client tries again.
+        store_calls: the number of store calls by label.
     """
 
     states: dict[str, int]
@@ -49,7 +49,7 @@ class Taken(BaseModel):
 
 
 def count_calls() -> tuple[Counter[str], list[int]]:
-    """From now on counts the calls of the store, and the times that no connection was free."""
+    """From now on, counts the store calls, and how often no connection was free."""
     calls, timeouts = Counter[str](), [0]
     call, initialize = ObjectStore._call, httpx.PoolTimeout.__init__
 
@@ -69,7 +69,7 @@ def count_calls() -> tuple[Counter[str], list[int]]:
 
 
 async def run(blocks: str, calendar: str, submissions_per_second: float) -> Taken:
-    """Runs the batch with everything else as it is by default."""
+    """Runs the batch, with defaults for everything else."""
     calls, timeouts = count_calls()
     before_kib, began, processor = forget_peak(), time.monotonic(), time.process_time()
     try:

@@ -1,8 +1,8 @@
 """Forks a child for each job: importing Prefect takes seconds, forking takes milliseconds.
 
-As a program it reads one `Order` a line from stdin, forks, and writes one `Ended` a line to stdout. It has no event
-loop and no thread, so that its children start with neither. Nor does it open a store: whoever is forked from a process
-that has used obstore waits for its threads for ever. `Zygote` is the side of the tests.
+Run as a program, it reads one `Order` per line from stdin, forks, and writes one `Ended` per line to stdout. It has no
+event loop and no other threads, so its children start without them. It does not open a store either: in a child of a
+process that has used obstore, every call would hang. The tests use `Zygote`.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ PRELOADED: Final = (
     "prefect.telemetry.run_telemetry",
     "prefect.utilities.visualization",
 )
-"""What a flow run imports late. Each child would do it again: 0.3 s of processor."""
+"""What a flow run imports late. Otherwise each child would import it again, for 0.3 s of processor time."""
 ROOT: Final = Path(__file__).parent.parent.parent
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 JOB_SECONDS: Final = 90.0
-"""A flow run takes 1 to 3 s; with a lease to wait out and two busy cores, some more."""
+"""The time limit for a job. A flow run takes 1 to 3 s, and longer if a lease must expire or the machine is busy."""
 
 
 class Order(BaseModel):
-    """Run this child, as this number."""
+    """Starts this child under this number."""
 
     number: int
     child: Child
@@ -50,14 +50,14 @@ class Order(BaseModel):
 
 
 class Ended(BaseModel):
-    """A child's end: exit code, or minus the signal that killed it."""
+    """How a child ended: its exit code, or minus the signal that killed it."""
 
     number: int
     code: int
 
 
 class Zygote:
-    """The forking process, and the ends of its children."""
+    """The forking process, and the results of its children."""
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self._environment, self._folder = environment, folder
@@ -78,13 +78,13 @@ class Zygote:
     async def __aexit__(self, *_: object) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.close()  # it ends its children, then itself
+        self._process.stdin.close()  # it then kills its children and exits
         await asyncio.wait_for(self._process.wait(), 10)
         if self._reading is not None:
             await self._reading
 
     async def run(self, child: Child) -> int:
-        """Runs a child to its end. Returns its exit code, or minus the signal that killed it."""
+        """Runs a child until it ends. Returns its exit code, or minus the signal that killed it."""
         assert self._process is not None
         assert self._process.stdin is not None
         number = len(self._ends)
@@ -112,7 +112,7 @@ def main() -> None:
     running: dict[int, int] = {}
     buffer = b""
     while True:
-        if select.select([0], [], [], LOOK_SECONDS)[0]:
+        if select.select([0], [], [], POLL_SECONDS)[0]:
             piece = os.read(0, 1_048_576)
             if not piece:
                 break

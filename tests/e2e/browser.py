@@ -1,4 +1,4 @@
-"""A person in front of Prefect's UI and the gallery: Chromium, driven by Playwright."""
+"""A visitor of Prefect's UI and the gallery: Chromium, driven by Playwright."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ from flows.resolve_video import GO_ON
 CHROMIUM: Final = os.environ.get("SORA_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-"""The browser that is there; Playwright downloads none. None: there is none."""
+"""The installed browser, or None. Playwright downloads none."""
 WIDTH, HEIGHT = 1280, 800
 MOVES: Final = "video => video.readyState >= 2 && video.currentTime > 0.1"
 RESUMED: Final = "Flow run resumed"
 NOT_RESUMED: Final = "Failed to resume flow run"
 PRESSES: Final = 3
 RUN_MILLISECONDS: Final = 90_000
-"""A run in a process of its own takes 4 to 8 s on two idle cores; several at once take longer."""
+"""A run in a process of its own takes 4 to 8 s on two idle cores. Several in parallel take longer."""
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ async def open_browser() -> AsyncIterator[Browser]:
 
 
 @dataclass
-class Person:
+class Visitor:
     """A page, and what it complained about.
 
     Attributes:
@@ -51,7 +51,7 @@ class Person:
     errors: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        """Notes from now on what goes wrong in the gallery."""
+        """From now on, records what goes wrong in the gallery."""
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.on("response", self._answered)
@@ -74,21 +74,21 @@ class Person:
         await self.page.goto(self.gallery_url + path)
 
     async def open_video(self, key: str) -> None:
-        """Opens the viewer by a click on the card."""
+        """Opens the viewer with a click on the card."""
         await self.page.locator(f'a.card[href$="/k/{key}"]').click()
         await expect(self.page.locator("#viewer h1")).to_have_text(key)
 
     async def sees_it_play(self, selector: str) -> None:
-        """Waits until a video shows a later picture than its first."""
+        """Waits until a video shows a later frame than its first."""
         video = await self.page.locator(selector).element_handle()
         await self.page.wait_for_function(MOVES, arg=video)
 
     async def sees_picture(self, selector: str) -> None:
-        """Waits until a picture has come."""
+        """Waits until a picture has loaded."""
         picture = await self.page.locator(selector).first.element_handle()
         await self.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture)
 
-    # Prefect's classic UI, which plays videos in artifacts; the V2 UI shows their posters only.
+    # Prefect's classic UI, which plays videos in artifacts. The V2 UI shows only their posters.
 
     async def open_run(self, run_id: str) -> None:
         await self.page.goto(f"{self.prefect_url}/runs/flow-run/{run_id}")
@@ -97,7 +97,7 @@ class Person:
         await self.page.goto(f"{self.prefect_url}/artifacts/artifact/{artifact_id}")
 
     async def retry(self) -> None:
-        """Presses Retry, and confirms it."""
+        """Presses Retry and confirms it."""
         await self.page.get_by_role("button", name="Retry").first.click()
         await self.page.get_by_role("button", name="Retry", exact=True).last.click()
 
@@ -108,25 +108,25 @@ class Person:
         await self.page.goto(f"{self.prefect_url}/deployments/deployment/{deployment_id}/run")
 
     async def fill_resolution(self, key: str, task_id: str) -> None:
-        """Fills the form of resolve-video: the task is known."""
+        """Fills in the form of resolve-video, with a known task."""
         await self.page.locator("textarea").first.fill(key)
         await self.choose(GO_ON)
         await self.page.locator("textarea").nth(1).fill(task_id)
 
     async def choose(self, choice: str) -> None:
-        """Chooses in the last drop-down, which is the form's."""
+        """Chooses an option in the last drop-down, which belongs to the form."""
         await self.page.locator(".p-select-button__control").last.focus()
         await self.page.keyboard.press("ArrowDown")
         await self.page.get_by_text(choice, exact=True).last.click()
 
     async def answer(self, choice: str) -> None:
-        """Fills the form of a paused run, behind Resume."""
+        """Fills in the form of a paused run, which Resume opens."""
         await self.page.get_by_role("button", name="Resume").first.click()
         await expect(self.page.get_by_text("Decision").first).to_be_visible()
-        await self.page.wait_for_timeout(1_000)  # the form comes with an animation, and takes no choice before its end
+        await self.page.wait_for_timeout(1_000)  # the form ignores input until its animation has ended
         await self.choose(choice)
         await expect(self.page.get_by_role("dialog").get_by_text(choice)).to_be_visible()
-        # A busy server on SQLite answers 503 now and then, and the form stays: a person presses again.
+        # A busy server on SQLite sometimes answers 503, and the form stays open: the visitor presses again.
         resumed, refused = (self.page.get_by_text(text, exact=True).first for text in (RESUMED, NOT_RESUMED))
         for _ in range(PRESSES):
             await self.page.get_by_role("button", name="Submit").last.click()
@@ -137,10 +137,10 @@ class Person:
         raise AssertionError(f"the form was refused {PRESSES} times")
 
 
-async def person(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Person:
+async def open_visitor(browser: Browser, *, gallery_url: str, prefect_url: str, **options: Any) -> Visitor:
     """A new visitor."""
     page = await browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, **options)
     page.set_default_timeout(RUN_MILLISECONDS)
-    made = Person(page, gallery_url, prefect_url)
+    made = Visitor(page, gallery_url, prefect_url)
     made.watch()
     return made

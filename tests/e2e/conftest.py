@@ -1,4 +1,4 @@
-"""A real worker that runs the deployed flow in processes of their own."""
+"""A real worker, which runs each run of the deployed flow in a process of its own."""
 
 import os
 import shlex
@@ -24,12 +24,12 @@ from tests.support.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent.parent
 RUN_SECONDS = 180
-"""A flow run in a process of its own takes 4 to 8 s on two cores; several at once take longer."""
+"""A flow run in a process of its own takes 4 to 8 s on two cores. Several in parallel take longer."""
 
 
 @pytest.fixture(scope="session")
 def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a process needs to be a client of the session's server."""
+    """The environment that makes a process a client of the session's server."""
     spool = tmp_path_factory.mktemp("spool")
     return {
         **os.environ,
@@ -42,7 +42,7 @@ def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="session")
 def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """Forks processes that talk to the session's server, and send it their logs."""
+    """Forks processes that use the session's server and send their logs to it."""
     folder = tmp_path_factory.mktemp("e2e-forks")
     with ForkServer(folder / "socket", client_environment) as server:
         yield server
@@ -50,10 +50,10 @@ def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
-    """The deployment of prefect.yaml, deployed as its first line says."""
+    """The deployment from prefect.yaml, deployed with the command in its first line."""
     for command in (
         ["work-pool", "create", "sora", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--name", "generate-video"],  # the collector would run on its schedule
+        ["--no-prompt", "deploy", "--name", "generate-video"],  # a deployed collector would run on its schedule
     ):
         process = forks.start(command, client_environment, ROOT, module="prefect")
         said = process.communicate(RUN_SECONDS)
@@ -100,7 +100,7 @@ async def start_run(prefect: PrefectClient, deployment: str, worker: ManagedProc
 
 @pytest.fixture
 async def start_quick_run(prefect: PrefectClient, deployment: str, worker: ManagedProcess, forks: ForkServer) -> Runs:
-    """The same, but the worker gets each process by a fork. It would start three after another, which import for 5 s.
+    """The same, but each process is forked. The worker would start three in turn, which spend 5 s on imports.
 
     Not for tests of what a signal does to the processes that Prefect starts.
     """

@@ -1,4 +1,4 @@
-"""What `sora up` has started, as a stranger sees it: Prefect's API, the sandbox's record, the bucket, the commands."""
+"""What `sora up` has started, seen from outside: Prefect's API, the sandbox's record, the bucket, the commands."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 120.0
-"""How long anything may take. A run in a process of its own takes 4 to 8 s on two idle cores, several longer."""
+"""The time limit for anything. A run in a process of its own takes 4 to 8 s on two idle cores, several longer."""
 SPEED = 60
-"""4 s of video take 2 to 4 s to generate; without a callback the first question would come after 6 s."""
+"""4 s of video take 2 to 4 s to generate; without a callback, the first poll would come after 6 s."""
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 Json = dict[str, Any]
@@ -42,7 +42,7 @@ class Running:
     local_dir: Path
     http: httpx.AsyncClient
     prefect: httpx.AsyncClient
-    """Prefect's own: it asks again on 503, which says that SQLite is busy."""
+    """Prefect's own client, because it retries on 503, which means that SQLite is busy."""
 
     @property
     def api_url(self) -> str:
@@ -59,7 +59,7 @@ class Running:
     # The sandbox.
 
     async def posts(self, prompt: str = "") -> list[Json]:
-        """Every POST of a generation that the sandbox received, of one prompt or of all."""
+        """Every POST of a generation that the sandbox received, for one prompt or for all."""
         return [item for item in await self.requests() if item["call"] == "submit" and prompt in item["body"]]
 
     async def requests(self) -> list[Json]:
@@ -117,7 +117,7 @@ class Running:
         return dict(await self.call(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters}))
 
     async def runs(self, name: str, **filters: Any) -> list[Json]:
-        """The runs of a deployment, the newest first."""
+        """The runs of a deployment, newest first."""
         found = await self.deployment(name)
         wanted = {"flow_runs": {"deployment_id": {"any_": [found["id"]]}, **filters}, "sort": "START_TIME_DESC"}
         return list(await self.call("/flow_runs/filter", wanted))
@@ -132,7 +132,7 @@ class Running:
         return await until(final, what=f"the end of {run['name']}")
 
     async def retry(self, run: Json) -> Json:
-        """Presses the UI's Retry, and waits for the end."""
+        """Presses Retry in the UI, and waits for the end."""
         state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
         reported = await self.call(f"/flow_runs/{run['id']}/set_state", {"state": state})
         assert reported["status"] == "ACCEPT", reported
@@ -145,14 +145,14 @@ class Running:
 
     async def artifact_id(self, artifact_key: str) -> str:
         """Of the newest artifact of this key."""
-        # What `/latest` answers has the id of the collection.
+        # The answer of `/latest` has the id of the collection.
         wanted = {"sort": "CREATED_DESC", "artifacts": {"key": {"any_": [artifact_key]}}}
         return str((await self.call("/artifacts/filter", wanted))[0]["id"])
 
     async def emit(
         self, event: str, payload: Json, *, event_id: str | None = None, resource_id: str = "my-shop.product.1"
     ) -> str:
-        """Emits an event as any program can: one HTTP call."""
+        """Emits an event as any program can, with one HTTP call."""
         event_id = event_id or str(uuid.uuid4())
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         resource = {"prefect.resource.id": resource_id}
@@ -181,7 +181,7 @@ def descendants(pid: int) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # it has just exited
             continue
         children.setdefault(int(fields[1]), []).append(int(status.parent.name))
     found = list(children.get(pid, ()))
@@ -191,7 +191,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_all(pids: list[int]) -> None:
-    """kill -9, as a machine that goes away."""
+    """kill -9, like a machine that fails."""
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from PIL import Image
 from prefect.client.base import PrefectHttpxAsyncClient
 
 from deployments.local.stack_info import StackInfo
-from tests.e2e.browser import CHROMIUM, Person, open_browser, person
+from tests.e2e.browser import CHROMIUM, Visitor, open_browser, open_visitor
 from tests.e2e.running import ROOT, Running
 from tests.e2e.stack import stack_up
 
@@ -26,18 +26,18 @@ REQUESTS = [
     {"id": "forest", "prompt": "An old oak in a misty forest at dawn, descending crane shot"},
     {"id": "banner", "prompt": "A banner with a forbidden emblem"},
 ]
-"""A batch; the last one fails as APIXO fails what it does not allow."""
+"""A batch. The last row fails, as with a prompt that APIXO does not allow."""
 
 
 async def take(running: Running) -> None:
-    """Makes the videos and takes the pictures."""
+    """Generates the videos and takes the screenshots."""
     batch = await running.start("generate-batch/generate-batch", requests=REQUESTS, key="spring")
     await running.ended(batch)
     request: dict[str, Any] = {"prompt": "Paper lanterns rise over a lake, wide shot", "tags": ["autumn"]}
     form = await running.deployment("generate-video/generate-video")
     gallery, prefect = running.info.services["gallery"].url, running.api_url.removesuffix("/api")
     async with open_browser() as browser:
-        visitor = await person(browser, gallery_url=gallery, prefect_url=prefect)
+        visitor = await open_visitor(browser, gallery_url=gallery, prefect_url=prefect)
         page = visitor.page
         await visitor.open_form(form["id"])
         shots = {"prefect-form": await save(visitor, "prefect-form", still=True)}
@@ -69,13 +69,13 @@ async def take(running: Running) -> None:
     sys.stdout.write("docs/pictures/tour.webp\n")
 
 
-async def shot(visitor: Person) -> Image.Image:
-    """What is to be seen."""
+async def shot(visitor: Visitor) -> Image.Image:
+    """A screenshot of the visible part."""
     return Image.open(io.BytesIO(await visitor.page.screenshot())).convert("RGB")
 
 
-async def save(visitor: Person, name: str, *, still: bool = False) -> Image.Image:
-    """Writes what is to be seen as a WebP. Prefect's pages, and players, go on drawing a while."""
+async def save(visitor: Visitor, name: str, *, still: bool = False) -> Image.Image:
+    """Writes the visible part as a WebP. Prefect's pages, and players, take a while to finish drawing."""
     if still:
         await visitor.page.wait_for_load_state("networkidle")
         await visitor.page.wait_for_timeout(1_500)
@@ -86,7 +86,7 @@ async def save(visitor: Person, name: str, *, still: bool = False) -> Image.Imag
 
 
 async def main() -> None:
-    """Starts a stack, and stops it when the pictures are taken."""
+    """Starts a stack, and stops it after the screenshots are taken."""
     if CHROMIUM is None:
         sys.exit("There is no Chromium: apt-get install chromium, or name one in SORA_CHROMIUM.")
     with tempfile.TemporaryDirectory() as folder, stack_up(Path(folder), video_height=720) as (local_dir, environment):

@@ -18,7 +18,7 @@ from tests.support.prefect_home import prepare
 
 @contextmanager
 def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Starts it, and gives where it keeps its data, and the environment of its commands."""
+    """Starts it. Yields its data directory and the environment for its commands."""
     prepare(folder / "local" / "prefect")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
@@ -43,7 +43,7 @@ def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, di
         info = StackInfo.read(folder / "local")
         assert info is not None
         with ForkServer(folder / "forks", environment | info.load_environment()) as forks:
-            # One deployment stays as it is: the one that makes a video when another flow has completed.
+            # One deployment stays as it is: the one that generates a video when another flow has completed.
             runs_are_forked(info.public_environment["PREFECT_API_URL"], forks, lambda name: name != "after-storyboard")
             yield folder / "local", environment
     finally:
@@ -51,7 +51,7 @@ def stack_up(folder: Path, *, video_height: int = 90) -> Iterator[tuple[Path, di
 
 
 def runs_are_forked(api_url: str, forks: ForkServer, chosen: Callable[[str], bool]) -> None:
-    """Has the worker get the process of a run by a fork. It would start three after another, which import for 5 s."""
+    """Has each run forked. The worker would start three processes in turn, which spend 5 s on imports."""
     variables = {"command": shlex.join(forks.command("prefect.engine"))}
     with PrefectHttpxSyncClient(base_url=f"{api_url}/deployments") as http:
         for found in http.post("/filter").json():

@@ -1,4 +1,4 @@
-"""What a person sees and clicks: Prefect's own UI and the gallery, on a stack that `sora up` has started."""
+"""What a visitor sees and clicks: Prefect's own UI and the gallery, on a stack that `sora up` has started."""
 
 from collections.abc import AsyncIterator
 
@@ -7,7 +7,7 @@ from axe_playwright_python.async_playwright import Axe  # type: ignore[import-un
 from playwright.async_api import Browser, expect
 
 from flows.preview_then_final import FINAL_8
-from tests.e2e.browser import CHROMIUM, Person, open_browser, person
+from tests.e2e.browser import CHROMIUM, Visitor, open_browser, open_visitor
 from tests.e2e.running import Running
 from tests.support import unique
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 SERIOUS = {"serious", "critical"}
 MORE = pytest.mark.attack
-"""The forms send what `tests/flows` plays through Prefect's API: here it is a person who fills them in."""
+"""For the forms: they send what `tests/flows` sends through Prefect's API, but here a visitor fills them in."""
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def visitor(browser: Browser, running: Running) -> AsyncIterator[Person]:
-    """Somebody in front of a screen; whatever the gallery complains about fails the test."""
+async def visitor(browser: Browser, running: Running) -> AsyncIterator[Visitor]:
+    """A visitor with a screen. Any error in the gallery fails the test."""
     gallery = running.info.services["gallery"].url
-    made = await person(browser, gallery_url=gallery, prefect_url=running.api_url.removesuffix("/api"))
+    made = await open_visitor(browser, gallery_url=gallery, prefect_url=running.api_url.removesuffix("/api"))
     yield made
     await made.page.close()
     assert made.errors == []
@@ -46,14 +46,14 @@ async def kite(up: object) -> str:
 
 
 async def made(running: Running, key: str, prompt: str = "A red kite over dunes, golden hour") -> str:
-    """The id of the run that made a video of this key, once it is archived."""
+    """The id of the run that generated the video of this key, once it is archived."""
     run = await running.start("generate-video/generate-video", request={"prompt": prompt}, key=key)
     assert (await running.ended(run))["state_type"] == "COMPLETED"
     return str(run["id"])
 
 
 async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_and_in_the_viewer(
-    visitor: Person, running: Running, kite: str
+    visitor: Visitor, running: Running, kite: str
 ) -> None:
     await made(running, kite)
     await visitor.open_gallery()
@@ -69,7 +69,7 @@ async def test_the_gallery_shows_a_poster_and_plays_the_video_under_the_pointer_
 
 
 @MORE
-async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: Person, running: Running) -> None:
+async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: Visitor, running: Running) -> None:
     key = unique("gif")
     await running.fault(call="result", kind="gif", prompt_contains=key, times=-1)
     await made(running, key, f"A red kite, {key}")
@@ -82,7 +82,7 @@ async def test_a_gif_moves_as_a_picture_in_the_gallery_and_in_the_run(visitor: P
     await visitor.sees_picture('img[alt="the video"]')
 
 
-async def test_the_gallery_is_searched_and_walked_by_keyboard(visitor: Person, running: Running) -> None:
+async def test_the_gallery_is_searched_and_navigated_by_keyboard(visitor: Visitor, running: Running) -> None:
     lantern = unique("lantern")
     await made(running, lantern, "A paper lantern rises")
     await visitor.open_gallery()
@@ -96,7 +96,7 @@ async def test_the_gallery_is_searched_and_walked_by_keyboard(visitor: Person, r
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=MORE)])
 async def test_axe_finds_nothing_serious_in_the_gallery(
-    scheme: str, visitor: Person, running: Running, kite: str
+    scheme: str, visitor: Visitor, running: Running, kite: str
 ) -> None:
     await visitor.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     if not (await running.recorded(kite))[0]:
@@ -111,7 +111,7 @@ async def test_axe_finds_nothing_serious_in_the_gallery(
     assert [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in SERIOUS] == []
 
 
-async def test_the_gallery_fits_a_phone(visitor: Person, running: Running, kite: str) -> None:
+async def test_the_gallery_fits_a_phone(visitor: Visitor, running: Running, kite: str) -> None:
     if not (await running.recorded(kite))[0]:
         await made(running, kite)
     await visitor.page.set_viewport_size({"width": 360, "height": 740})
@@ -121,7 +121,7 @@ async def test_the_gallery_fits_a_phone(visitor: Person, running: Running, kite:
 
 
 async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
-    visitor: Person, running: Running
+    visitor: Visitor, running: Running
 ) -> None:
     key = unique("dunes")
     await made(running, key)
@@ -131,7 +131,7 @@ async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
     await visitor.sees_it_play("video")
 
 
-async def test_the_retry_button_goes_on_with_what_is_paid(visitor: Person, running: Running) -> None:
+async def test_the_retry_button_continues_with_what_is_paid(visitor: Visitor, running: Running) -> None:
     key = unique("retried")
     await running.fault(call="status", kind="http_401", prompt_contains=key, times=-1)  # as with a key that was revoked
     await running.fault(call="callback", kind="drop", prompt_contains=key)
@@ -149,7 +149,7 @@ async def test_the_retry_button_goes_on_with_what_is_paid(visitor: Person, runni
 
 
 @MORE
-async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Person, running: Running) -> None:
+async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Visitor, running: Running) -> None:
     key = unique("approved")
     run = await running.start("preview-then-final/preview-then-final", request={"prompt": f"A fox, {key}"}, key=key)
     await running.archived(f"{key}-preview")
@@ -164,10 +164,10 @@ async def test_a_preview_is_approved_by_the_form_of_the_paused_run(visitor: Pers
 
 
 @MORE
-async def test_an_unclear_payment_is_resolved_by_the_form(visitor: Person, running: Running) -> None:
+async def test_an_unclear_payment_is_resolved_by_the_form(visitor: Visitor, running: Running) -> None:
     key = unique("unclear")
     await running.fault(call="submit", kind="reset_after", prompt_contains=key)
-    # Without a callback, which would resolve it before anybody looks.
+    # Without a callback, which would resolve it first.
     await running.fault(call="callback", kind="drop", prompt_contains=key)
     run = await running.start("generate-video/generate-video", request={"prompt": f"A fox, {key}"}, key=key)
     assert (await running.ended(run))["state_type"] == "FAILED"

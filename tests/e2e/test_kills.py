@@ -1,4 +1,4 @@
-"""kill -9 at the worst moment: the provider has taken the request, and its reply was never stored."""
+"""kill -9 at the worst moment: the provider has accepted the request, and its reply was never stored."""
 
 import asyncio
 import os
@@ -92,7 +92,7 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
         assert archived.task_id == paid.task_id
 
 
-async def test_sigterm_in_the_middle_of_the_paid_call_still_writes_its_answer(
+async def test_sigterm_in_the_middle_of_the_paid_call_still_records_its_answer(
     sandbox: SandboxServer, minio: ObjectStoreServer, prefect: PrefectClient, start_run: Runs, key: str
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=20), make_archive(minio))
@@ -104,7 +104,7 @@ async def test_sigterm_in_the_middle_of_the_paid_call_still_writes_its_answer(
     claimed = await stored.recorded(key)
     assert claimed is not None
     assert claimed.state is State.CLAIMED
-    os.kill(claimed.attempt.claimed_by.pid, signal.SIGTERM)  # as a cancelled run, a stopped worker, an evicted pod
+    os.kill(claimed.attempt.claimed_by.pid, signal.SIGTERM)  # as for a canceled run, a stopped worker, an evicted pod
     crashed = await ended(prefect, run.id)
     assert crashed.state is not None
     assert not crashed.state.is_completed()

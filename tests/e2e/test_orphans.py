@@ -1,4 +1,4 @@
-"""A worker is killed while the run that it started pays for a batch: the run lives on, and nobody reads its output."""
+"""A worker is killed while the run that it started pays for a batch: the run continues, but its output is not read."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from tests.support.waiting import until
 
 ROWS = 12
 PAID_BEFORE_THE_KILL = 3
-"""The worker is killed when so many rows are paid: the others are still to be paid, or being paid."""
+"""The worker is killed when this many rows are paid. The others are still to be paid, or being paid."""
 ENDS_WITHIN_SECONDS = 120.0
 
 StartBatch = Callable[..., Awaitable[UUID]]
@@ -40,7 +40,7 @@ StartBatch = Callable[..., Awaitable[UUID]]
 async def worker(
     prefect: PrefectClient, client_environment: dict[str, str], tmp_path: Path
 ) -> AsyncIterator[tuple[ManagedProcess, StartBatch]]:
-    """A worker of a pool of its own, and what starts a run of `generate-batch` there.
+    """A worker with a pool of its own, and a function that starts a run of `generate-batch` there.
 
     Prefect's process worker reads the output of its runs through pipes, so they break when it is killed.
     """
@@ -72,7 +72,7 @@ async def worker(
 
 @asynccontextmanager
 async def saved_blocks(mode: str, sandbox: SandboxServer, minio: ObjectStoreServer) -> AsyncIterator[StoredBlocks]:
-    """The blocks of one mode; in callback mode with a receiver that runs."""
+    """The blocks of one mode. In callback mode, a receiver is running."""
     api, archive = make_api(sandbox, submit_timeout_seconds=20), make_archive(minio)
     async with AsyncExitStack() as stack:
         if mode == "callback":
@@ -81,7 +81,7 @@ async def saved_blocks(mode: str, sandbox: SandboxServer, minio: ObjectStoreServ
 
 
 async def recorded(stored: StoredBlocks, keys: list[str]) -> list[Generation | None]:
-    """What the ledger says of each."""
+    """The record of each."""
     store = stored.archive.store()
     try:
         entries = await Ledger(store).read_all(keys)
@@ -91,17 +91,17 @@ async def recorded(stored: StoredBlocks, keys: list[str]) -> list[Generation | N
 
 
 def runs(pid: int) -> bool:
-    """Whether a process that is not our child has not ended."""
+    """Whether a process that is not our child is still running."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-# In the suite a run is killed in `test_kills.py`, and a pipe closed in `tests/deployments/cli/test_output.py`.
+# In the suite, a run is killed in `test_kills.py`, and a pipe is closed in `tests/deployments/cli/test_output.py`.
 @pytest.mark.attack
 @pytest.mark.parametrize("mode", ["polling", "callback"])
-async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_writes_down_every_payment(
+async def test_a_run_whose_worker_was_killed_pays_each_row_once_and_records_every_payment(
     mode: str,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,

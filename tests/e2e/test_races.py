@@ -21,7 +21,7 @@ from apixo import VideoRequest
 
 go, out, key, blocks, count = sys.argv[1:]
 for number in range(int(count)):
-    if os.fork() == 0:  # everything is imported, no loop and no thread runs yet: 32 imports would take minutes
+    if os.fork() == 0:  # after all imports, and before any loop or thread exists: 32 imports would take minutes
         while not os.path.exists(go):
             time.sleep(0.001)
         request = VideoRequest(prompt=os.environ["RACE_PROMPT"])
@@ -54,7 +54,7 @@ async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
             **client_environment,
             "RACE_PROMPT": KITE.prompt,
             "PYTHONWARNINGS": "ignore",
-            "PREFECT_LOGGING_TO_API_ENABLED": "false",  # they race for the key, not for Prefect's database
+            "PREFECT_LOGGING_TO_API_ENABLED": "false",  # the race is for the key, not for Prefect's database
         },
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A run that failed in any of its steps is rerun as the UI's Retry button does it. The provider sees one paid call."""
+"""A run that failed in any step is rerun with the UI's Retry button. The provider receives one paid call."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
             case "wait":
                 sandbox.faults.add(Fault(call="status", kind="http_401"))
             case "fetch":
-                sandbox.faults.add(Fault(call="result", kind="http_404", times=2))  # asked anew once
+                sandbox.faults.add(Fault(call="result", kind="http_404", times=2))  # polled again once
             case "archive":
                 gate.shut = lambda data: data.startswith(b"PUT ") and b"/videos/" in data.split(b"\r\n", 1)[0]
         run = await start_quick_run(request=request, key=key, api=stored.name, archive=stored.name)
@@ -68,7 +68,7 @@ async def test_a_rerun_after_a_failure_in_a_step_archives_and_pays_once(
 
 
 @pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.attack)], ids=["classic UI", "new UI"])
-async def test_a_person_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
+async def test_a_user_may_pay_for_another_try_of_a_failed_video_by_rerunning_it(
     force: bool,
     sandbox: SandboxServer,
     minio: ObjectStoreServer,

@@ -1,4 +1,4 @@
-"""After runs that failed in every step, the secrets are searched for wherever the pipeline writes."""
+"""After runs that failed in every step, no secret is found anywhere that the pipeline writes."""
 
 import re
 import sqlite3
@@ -42,7 +42,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     key: str,
     tmp_path: Path,
 ) -> None:
-    """Every step fails once, in all kinds of ways, and the callback meets a store that is away and a bad token."""
+    """Every step fails once, in various ways, and the callbacks meet an unavailable store and have a bad token."""
     api_key, callback_secret = unique("very-secret-key"), unique("callback-secret")
     settings = SandboxSettings(speed=600, video_height=90, data_dir=video_folder, api_key=api_key)
     with SandboxServer(settings) as sandbox, StoreGate(minio.endpoint) as gate:
@@ -66,7 +66,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
             for call, kind in [
                 ("image", "http_404"), ("submit", "http_401"), ("status", "http_401"), ("result", "http_404"),
             ]:  # fmt: skip
-                times = 2 if call == "result" else 1  # its addresses are asked for anew once
+                times = 2 if call == "result" else 1  # its URLs are requested again once
                 sandbox.faults.add(Fault.model_validate({"call": call, "kind": kind, "times": times}))
             sandbox.faults.add(Fault(call="status", kind="junk"))
             sandbox.faults.add(Fault(call="result", kind="html_200"))
@@ -114,7 +114,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     for what, folder in folders.items():
         assert folder.is_dir(), what
         lines = [line for line in found_in_files(folder, secrets) if not line.startswith("credentials.json")]
-        assert lines == [], what  # MinIO's own key lies in the file that it is started with
+        assert lines == [], what  # MinIO's own key is in the file that it is started with
     assert key in receiver.log_path.read_text()
     store = stored.archive.model_copy(update={"endpoint": minio.endpoint}).store()  # the gate is closed
     try:
@@ -127,7 +127,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
 
 
 def found_in_database(database: Path, secrets: list[str]) -> list[str]:
-    """Which table holds which secret, in clear."""
+    """Which table contains which secret in clear text."""
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
     try:
         tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
@@ -142,7 +142,7 @@ def found_in_database(database: Path, secrets: list[str]) -> list[str]:
 
 
 def found_in_files(folder: Path, secrets: list[str]) -> list[str]:
-    """Which file holds which secret."""
+    """Which file contains which secret."""
     return [
         f"{path.relative_to(folder)}: {secret}"
         for path in sorted(folder.rglob("*"))

@@ -54,7 +54,7 @@ def workers(
     client_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """Two of them, as on two machines."""
+    """Two workers, as on two machines."""
     second = ManagedProcess(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"],
         name="second worker",
@@ -68,7 +68,7 @@ def workers(
 
 @pytest.fixture
 def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
-    """Each video takes 4 to 8 s, so that all are under way when something dies."""
+    """Each video takes 4 to 8 s, so all are in progress when something dies."""
     with SandboxServer(SandboxSettings(speed=30, video_height=90, data_dir=video_folder)) as server:
         yield server
 
@@ -86,7 +86,7 @@ def rows(count: int, **fields: object) -> list[dict[str, Any]]:
 
 
 async def run(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary:
-    """As `sora batch` does: the batch's own run in this process, its shards on the workers."""
+    """Like `sora batch`: the run of the batch is in this process, its shards are on the workers."""
     made = await generate_batch(
         key=key, api=stored.name, archive=stored.name, **({"submissions_per_second": 50} | parameters)
     )
@@ -128,7 +128,7 @@ async def shard_of(prefect: PrefectClient, stored: StoredBlocks, key: str, count
 
 
 async def kill_between_payments(pid: int, stored: StoredBlocks, key: str, count: int) -> None:
-    """Kills a shard that waits for no answer to a paid call: what was under way there would be unclear, rightly."""
+    """Kills a shard while it is not waiting for the answer to a paid call. That would rightly be unconfirmed."""
     async with asyncio.timeout(60):
         while True:
             os.kill(pid, signal.SIGSTOP)
@@ -153,7 +153,7 @@ async def test_shards_on_two_workers_make_every_video_once_although_one_is_kille
     assert summary.spent_before == 0
     assert len(sandbox.record.submits()) == 9
     found = await records(stored, key, 9)
-    assert len({item.attempt.claimed_by.flow_run_id for item in found}) >= 3  # and who took up the rest
+    assert len({item.attempt.claimed_by.flow_run_id for item in found}) >= 3  # with the one that took over
     assert await left_over(stored) == []
     again = await run(stored, key, requests=rows(9), shards=3)
     assert again.price == 0
@@ -161,9 +161,9 @@ async def test_shards_on_two_workers_make_every_video_once_although_one_is_kille
     assert len(sandbox.record.submits()) == 9
 
 
-# In the suite a parent is run again after it failed, below, and a shard after it was killed, above.
-@pytest.mark.attack  # waits for what Prefect does on its own after a kill
-async def test_a_parent_that_is_killed_and_started_again_takes_up_the_same_shards(
+# In the suite, a parent is run again after it failed, below, and a shard after it was killed, above.
+@pytest.mark.attack  # waits for what Prefect does by itself after a kill
+async def test_a_parent_that_is_killed_and_started_again_continues_the_same_shards(
     stored: StoredBlocks,
     sandbox: SandboxServer,
     workers: None,
@@ -214,19 +214,19 @@ async def test_max_spend_holds_over_all_shards(
 
 
 @pytest.mark.attack  # a run of its own takes half a minute
-async def test_a_refusal_of_the_account_in_one_shard_stops_the_others(
+async def test_a_rejection_of_the_account_in_one_shard_stops_the_others(
     stored: StoredBlocks, sandbox: SandboxServer, workers: None, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="http_402", skip=1, times=-1))
     with pytest.raises(BatchFailedError) as caught:
         await run(stored, key, requests=rows(40), shards=2, submissions_per_second=2)
     assert caught.value.summary.blocked is not None
-    # One a second in each shard, and what one has met the other has heard of 4 s later.
+    # Each shard submits one per second, and learns of the other's rejection within 4 s.
     assert len(sandbox.record.submits()) < 12
 
 
 @pytest.mark.attack
-async def test_shards_keep_both_limits_of_the_provider_together(
+async def test_all_shards_together_keep_both_limits_of_the_provider(
     archive: VideoArchive, video_folder: Path, workers: None, key: str, prefect_server: PrefectServer
 ) -> None:
     settings = SandboxSettings(speed=30, video_height=90, data_dir=video_folder, max_concurrent_tasks=6)
@@ -241,11 +241,11 @@ async def test_shards_keep_both_limits_of_the_provider_together(
     assert submits == 24  # one more for each 429
     most = max(sum(start <= stamp < start + 5 for stamp in stamps) for start in stamps)
     print(f"\nat most {most} requests in 5 s; 600 a minute are 50")
-    assert most <= 50 + 10  # a second's worth at the beginning of the window
+    assert most <= 50 + 10  # one second's worth at the start of the window
 
 
 @pytest.mark.attack  # a run of its own takes half a minute
-async def test_a_person_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
+async def test_a_user_who_reruns_the_batch_may_pay_for_failed_videos_again_and_gets_new_shards(
     stored: StoredBlocks,
     sandbox: SandboxServer,
     workers: None,

@@ -1,4 +1,4 @@
-"""The pipeline without anybody in front of it: `sora up`, then events, schedules and callbacks."""
+"""The pipeline without a user: `sora up`, then events, schedules and callbacks."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.timeout(400)
 
 VOLATILE = ("updated", "last_polled", "status", "active_slots")
-"""What the worker changes, and each run that a schedule starts meanwhile."""
+"""Fields that the worker changes, or a run that a schedule starts in the meantime."""
 
 
 def without_volatile(value: Any) -> Any:
@@ -59,7 +59,7 @@ async def test_a_second_setup_changes_nothing(running: Running) -> None:
 ON_EVENT = "generate-video/generate-video-on-event"
 
 
-async def test_an_event_becomes_a_video_once_however_often_it_comes(running: Running) -> None:
+async def test_an_event_becomes_one_video_however_often_it_arrives(running: Running) -> None:
     key = unique("event")
     payload = {"key": key, "request": {"prompt": f"A fox in fresh snow, {key}"}}
     began = time.monotonic()
@@ -102,7 +102,7 @@ MORE = pytest.mark.attack  # each takes a flow run in a process of its own
         pytest.param({"request": {"prompt": "{{ 7 * 7 }} {% endraw %}", "duration": "x"}}, "duration", id="template"),
     ],
 )
-async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_was_wrong(
+async def test_a_malformed_event_ends_as_a_failed_run_that_says_what_is_wrong(
     payload: Json, reported: str, running: Running
 ) -> None:
     before = {run["id"] for run in await running.runs(ON_EVENT)}
@@ -140,7 +140,7 @@ async def test_a_quick_run_submits_nothing_and_says_what_to_give(name: str, reas
     [({}, "request"), ({"request": {"prompt": "a fox"}, "key": "A Fox"}, "key")],
     ids=["quick run", "bad key"],
 )
-async def test_a_form_that_is_not_filled_in_right_makes_no_run(parameters: Json, named: str, running: Running) -> None:
+async def test_a_form_that_is_filled_in_wrong_creates_no_run(parameters: Json, named: str, running: Running) -> None:
     found = await running.deployment("generate-video/generate-video")
     before = len(await running.runs("generate-video/generate-video"))
     with pytest.raises(PrefectHTTPStatusError, match=f"Validation failed.*{named}"):
@@ -231,7 +231,7 @@ async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
     assert len(asked) == 1
 
 
-async def test_a_detached_video_is_brought_home_by_the_callback(running: Running) -> None:
+async def test_a_detached_video_is_archived_by_the_callback(running: Running) -> None:
     key = unique("detached")
     run = await running.start("generate-video/generate-video", request={"prompt": f"Free, {key}"}, key=key, wait=False)
     assert (await running.ended(run))["state_type"] == "COMPLETED"
@@ -261,10 +261,10 @@ async def test_a_lost_reply_and_a_killed_process_are_reconciled_by_the_callback(
     assert len(await running.posts(key)) == 1
 
 
-# With every change `tests/flows/test_generate_batch.py` plays the same with twenty rows, in one process.
-@pytest.mark.attack  # wants a machine that does nothing else
+# With every change, `tests/flows/test_generate_batch.py` runs the same with twenty rows, in one process.
+@pytest.mark.attack  # needs a machine that does nothing else
 async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_what_it_may(running: Running) -> None:
-    """A bad row, no image, forbidden, failed for no lasting reason, and a lost reply of a call that was never taken."""
+    """A bad row, a missing image, a forbidden prompt, a temporary failure, and a lost paid call."""
     key = unique("fifty")
     rows: list[Json] = [{"prompt": f"The same video, {key}", "id": f"{number:02}"} for number in range(50)]
     rows[7]["duration"] = 5
@@ -297,13 +297,13 @@ async def test_of_fifty_rows_five_fail_each_in_its_own_way_and_retry_pays_only_w
     again = await running.retry(ended)
     assert again["state_type"] == "FAILED"
     await running.archived(f"{key}-17", f"{key}-37")
-    assert len(await running.posts(key)) == 50  # the picture that is there now, and the unlucky one: Retry asks for it
+    assert len(await running.posts(key)) == 50  # the image that exists now, and the temporary failure
     left = [row["line"] for row in await running.table(f"batch-{key}") if row["what to do"]]
     assert left == [8, 28, 48]
 
 
-@pytest.mark.attack  # wants a machine that does nothing else
-async def test_two_hundred_detached_videos_come_home_by_few_collector_runs(running: Running) -> None:
+@pytest.mark.attack  # needs a machine that does nothing else
+async def test_two_hundred_detached_videos_are_archived_by_few_collector_runs(running: Running) -> None:
     key = unique("flood")
     collector = "collect-videos/collect-videos"
     before = {run["id"] for run in await running.runs(collector)}
@@ -342,11 +342,11 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
         "key": key,
         "max_in_flight": 10,
     }
-    deployed = await running.deployment(batch)  # its process must be the worker's own, to be killed with it
+    deployed = await running.deployment(batch)  # its process must be the worker's own, so that it is killed with it
     url = f"{running.api_url}/deployments/{deployed['id']}"
     await running.prefect.patch(url, json={"job_variables": {}})
     regular = running.info.services["worker"].pid
-    os.killpg(regular, signal.SIGSTOP)  # it takes no part; its own stack would end if it died
+    os.killpg(regular, signal.SIGSTOP)  # it must not take part, but if it died, its stack would stop
     try:
         doomed = ManagedProcess(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"],
@@ -373,7 +373,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
         os.killpg(regular, signal.SIGCONT)
     paid = len(await running.posts(key))
     assert paid < 30
-    if way == "rerun":  # as the zombie automation of the guide does, and then a person
+    if way == "rerun":  # as the zombie automation of the guide does, and then a user
         state = {"type": "CRASHED", "name": "Crashed", "message": "No heartbeat"}
         await running.call(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         ended = await running.retry(await running.ended(run))

@@ -1,4 +1,4 @@
-"""The object stores that can be started here: plainly, and as a company has them."""
+"""The object stores that can be started here: with default settings, and as a company would run them."""
 
 import base64
 import os
@@ -28,20 +28,20 @@ from tests.support import unique
 ROOT: Final = Path(__file__).parents[2]
 KINDS: Final = ("MinIO", "SeaweedFS", "VersityGW")
 DOMAIN: Final = "minio.example.com"
-"""What a company calls its store. The names of its buckets stand in front of it."""
+"""The company's domain for its store. Names of buckets go in front of it."""
 REGION: Final = "eu-central-1"
-CREDENTIALS: Final = Credentials("GK0123456789abcdef01234567", secrets.token_hex(32))  # in the form that Garage wants
+CREDENTIALS: Final = Credentials("GK0123456789abcdef01234567", secrets.token_hex(32))  # in the form for Garage
 START_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
 class RunningStore:
-    """A store that answers.
+    """A store that is up.
 
     Attributes:
         kind: its name.
         endpoint: `127.0.0.1:port`.
-        authority: the folder of the authority that signed its certificate; None: it speaks without TLS.
+        authority: the folder of the authority that signed its certificate; None: it does not use TLS.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class RunningStore:
     authority: Path | None = None
 
     def archive(self, **changed: Any) -> VideoArchive:
-        """A block of this store, with the name of a bucket that is not there yet."""
+        """A block for this store, with the name of a bucket that does not exist yet."""
         fields: dict[str, Any] = {
             "endpoint": self.endpoint,
             "access_key": CREDENTIALS.access_key,
@@ -60,20 +60,20 @@ class RunningStore:
         }
         return VideoArchive(**(fields | changed))
 
-    def report(self, words: str) -> None:
-        """Prints what docs/stores.md says."""
-        print(f"\n{self.kind:10} {words}")
+    def report(self, text: str) -> None:
+        """Prints a result for docs/stores.md."""
+        print(f"\n{self.kind:10} {text}")
 
 
 @contextmanager
 def running(kind: str, folder: Path, authority: Path | None = None) -> Iterator[RunningStore]:
-    """A store with a folder of its own. Skips where its program is missing.
+    """A store with a folder of its own. Skips the test if the program is missing.
 
     Args:
         kind: one of `KINDS`, or Garage.
         folder: for its data and log.
-        authority: see `make_authority`. Given: the store speaks TLS, lies in `REGION`, takes buckets in front of
-            `DOMAIN`, and can encrypt and keep versions where it knows how.
+        authority: see `make_authority`. If given, the store uses TLS, is in `REGION`, accepts bucket names in front of
+            `DOMAIN`, and can encrypt objects and keep versions if it supports that.
     """
     start = {"VersityGW": _versitygw, "Garage": _garage}.get(kind, _local)
     process, endpoint = start(kind, folder, authority)
@@ -100,7 +100,7 @@ def _wait_for(store: RunningStore) -> None:
 
 
 def _local(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedProcess, str]:
-    """MinIO or SeaweedFS, as the local stack starts them, with a company's options behind that."""
+    """MinIO or SeaweedFS, as the local stack starts them, plus a company's options."""
     options: list[str] = []
     environment: dict[str, str] = {}
     local_dir = folder / "local"
@@ -130,7 +130,7 @@ def _local(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedProc
 
 
 def _versitygw(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedProcess, str]:
-    """In front of a folder, which has to be on a file system with extended attributes."""
+    """VersityGW on a folder, which must be on a file system with extended attributes."""
     endpoint, program = f"{LOOPBACK}:{free_port()}", _program("versitygw")
     for name in ("data", "versions"):
         (folder / name).mkdir()
@@ -153,7 +153,7 @@ def _versitygw(kind: str, folder: Path, authority: Path | None) -> tuple[Managed
 
 
 def _garage(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedProcess, str]:
-    """One node, without TLS."""
+    """Garage with one node, without TLS."""
     assert authority is None
     program = _program("garage")
     api, rpc = (f"{LOOPBACK}:{port}" for port in free_ports(2))
@@ -178,7 +178,7 @@ def _garage(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedPro
 
 
 GARAGE_BUCKET: Final = "made-at-start"
-"""The key may make no others."""
+"""The access key may not create any other bucket."""
 
 
 def _program(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Each store that can be started here as a company has it: with TLS of its own authority, in another region, with the
-bucket in front of the host, and with settings of the bucket.
+"""Each store that can be started here, as a company would run it: with TLS from a private authority, in another region,
+with the bucket in front of the host, and with various bucket settings.
 
-Under each, all that `sora doctor` asks for, which includes the race, and the ledger's model.
+For each setting, all checks of `sora doctor`, which include the race, and the ledger's model.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from apixo.routes import trust
 from blocks import VideoArchive
 from blocks.errors import StoreUnfitError, WrongAddressError
 from blocks.probe import problems
-from tests.attack.model.director import direct, opened
-from tests.attack.model.theatre import Furnish, plainly
+from tests.attack.model.simulation import MakeBucket, plain_bucket
+from tests.attack.model.state_machine import explore, open_harness
 from tests.blocks.wire import ConnectProxy, listening
 from tests.support.authority import make_authority
 
@@ -50,7 +50,7 @@ def _trusts(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def company(
     request: pytest.FixtureRequest, authority: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningStore]:
-    """A store as a company has it. For one test each: SeaweedFS has no room for more than some dozens of buckets."""
+    """A store as a company would run it. Each test gets its own: SeaweedFS has room for a few dozen buckets only."""
     with running(request.param, tmp_path_factory.mktemp(request.param), authority) as store:
         yield store
 
@@ -70,34 +70,34 @@ def with_encryption(client: Minio, bucket: str) -> None:
     client.set_bucket_encryption(bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
 
 
-SETTINGS: list[tuple[str, Furnish]] = [
-    ("TLS of its own authority, another region", plainly),
+SETTINGS: list[tuple[str, MakeBucket]] = [
+    ("TLS with a private authority, another region", plain_bucket),
     ("a versioned bucket", with_versions),
-    ("an object lock with retention", with_a_lock),
-    ("encryption by default", with_encryption),
+    ("object lock with a default retention", with_a_lock),
+    ("default encryption", with_encryption),
 ]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("name", "furnish"), SETTINGS, ids=[name for name, _ in SETTINGS])
-def test_under_each_setting_the_ledger_is_kept(
-    company: RunningStore, tmp_path: Path, name: str, furnish: Furnish
+@pytest.mark.parametrize(("name", "make_bucket"), SETTINGS, ids=[name for name, _ in SETTINGS])
+def test_the_ledger_works_with_each_bucket_setting(
+    company: RunningStore, tmp_path: Path, name: str, make_bucket: MakeBucket
 ) -> None:
     archive = company.archive()
-    made(company, archive, furnish)
-    kept(company, archive, tmp_path, name, furnish)
+    create_bucket(company, archive, make_bucket)
+    check_ledger(company, archive, tmp_path, name, make_bucket)
 
 
 @pytest.mark.timeout(900)
-def test_with_the_bucket_in_front_of_the_host_the_ledger_is_kept(
+def test_the_ledger_works_with_the_bucket_in_front_of_the_host(
     company: RunningStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tunnel(company.endpoint) as (proxy, endpoint):  # no name below the store's can be looked up here
+    with tunnel(company.endpoint) as (proxy, endpoint):  # DNS has no names below the domain
         monkeypatch.setenv("HTTPS_PROXY", f"http://{endpoint}")
         archive = company.archive(endpoint=f"{DOMAIN}:9000", virtual_host=True)
-        made(company, company.archive(bucket=archive.bucket), plainly)
-        kept(company, archive, tmp_path, "the bucket in front of the host", lambda client, name: made(
-            company, company.archive(bucket=name), plainly
+        create_bucket(company, company.archive(bucket=archive.bucket), plain_bucket)
+        check_ledger(company, archive, tmp_path, "the bucket in front of the host", lambda _, name: create_bucket(
+            company, company.archive(bucket=name), plain_bucket
         ))  # fmt: skip
         store = archive.store()
         url = store.signed_url("probe/race", seconds=60)
@@ -111,41 +111,41 @@ def test_with_the_bucket_in_front_of_the_host_the_ledger_is_kept(
 
 
 @pytest.mark.parametrize("prefix", ["open/", "ledger/"])
-def test_a_lifecycle_rule_on_the_ledger_is_refused(company: RunningStore, prefix: str) -> None:
+def test_a_lifecycle_rule_on_the_ledger_is_rejected(company: RunningStore, prefix: str) -> None:
     archive = company.archive()
     rule = Rule(ENABLED, rule_filter=Filter(prefix=prefix), rule_id="tidy", expiration=Expiration(days=30))
-    made(company, archive, plainly)
-    made(company, archive, lambda client, bucket: client.set_bucket_lifecycle(bucket, LifecycleConfig([rule])))
-    found = asked(archive)
+    create_bucket(company, archive, plain_bucket)
+    create_bucket(company, archive, lambda client, name: client.set_bucket_lifecycle(name, LifecycleConfig([rule])))
+    found = doctor_problems(archive)
     assert [type(problem) for problem in found] == [StoreUnfitError]
     assert f"tidy (deletes {prefix}*)" in str(found[0])
-    company.report(f"a lifecycle rule on {prefix}: refused")
+    company.report(f"a lifecycle rule on {prefix}: rejected")
 
 
 def test_a_wrong_region_is_answered_with_the_right_one(company: RunningStore) -> None:
     archive = company.archive()
-    made(company, archive, plainly)
-    found = asked(archive.model_copy(update={"region": "us-west-2"}))
+    create_bucket(company, archive, plain_bucket)
+    found = doctor_problems(archive.model_copy(update={"region": "us-west-2"}))
     if company.kind == "SeaweedFS":
         assert found == []
-        return company.report("takes requests that are signed for any region")
+        return company.report("accepts requests that are signed for any region")
     assert isinstance(found[0], WrongAddressError)
     assert found[0].region == REGION
     return company.report(f"a wrong region: answered with {REGION}")
 
 
-def kept(company: RunningStore, archive: VideoArchive, spool: Path, name: str, furnish: Furnish) -> None:
-    """All that the doctor asks for, and the ledger's model."""
+def check_ledger(company: RunningStore, archive: VideoArchive, spool: Path, name: str, make_bucket: MakeBucket) -> None:
+    """Runs all checks of the doctor, and the ledger's model."""
     began = time.monotonic()
-    assert [str(problem) for problem in asked(archive)] == []
-    proven = time.monotonic() - began
-    with opened(archive, spool, furnish) as house:
-        direct(house, plays=1, steps=20, chosen=True)
-    seconds = time.monotonic() - began - proven
-    company.report(f"{name}: proven in {proven:.1f} s, the ledger's model in {seconds:.0f} s")
+    assert [str(problem) for problem in doctor_problems(archive)] == []
+    checked = time.monotonic() - began
+    with open_harness(archive, spool, make_bucket) as harness:
+        explore(harness, examples=1, steps=20, derandomize=True)
+    seconds = time.monotonic() - began - checked
+    company.report(f"{name}: checked in {checked:.1f} s, the ledger's model in {seconds:.0f} s")
 
 
-def asked(archive: VideoArchive) -> list[Exception]:
+def doctor_problems(archive: VideoArchive) -> list[Exception]:
     async def ask() -> list[Exception]:
         store = archive.store()
         try:
@@ -156,22 +156,22 @@ def asked(archive: VideoArchive) -> list[Exception]:
     return asyncio.run(ask())
 
 
-def made(company: RunningStore, archive: VideoArchive, furnish: Furnish) -> None:
-    """Makes the archive's bucket or sets it up; where the store does not know the setting, the test is skipped."""
+def create_bucket(company: RunningStore, archive: VideoArchive, make_bucket: MakeBucket) -> None:
+    """Creates or configures the archive's bucket. Skips the test if the store does not support the setting."""
     try:
         client = archive.client()
-        furnish(client, archive.bucket)
+        make_bucket(client, archive.bucket)
         client._http.clear()
     except S3Error as error:
         if error.code not in ("NotImplemented", "MethodNotAllowed"):
             raise
-        company.report(f"has no such setting: {error.code}")
-        pytest.skip("the store has no such setting")
+        company.report(f"does not support this setting: {error.code}")
+        pytest.skip("the store does not support this setting")
 
 
 @contextmanager
 def tunnel(endpoint: str) -> Iterator[tuple[ConnectProxy, str]]:
-    """A proxy to one endpoint, on a thread of its own: the store is asked from several event loops."""
+    """A proxy to one endpoint, on a thread of its own, because several event loops call the store."""
     loop, proxy = asyncio.new_event_loop(), ConnectProxy(endpoint)
     started, ended = threading.Event(), asyncio.Event()
     address: list[str] = []

@@ -1,4 +1,4 @@
-"""The provider as a model: it charges, answers or does not, and counts. And what stands between it and the pipeline."""
+"""A model of the provider, and the client with which the actors call it."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ from apixo.constants import DEFAULT_MODEL
 from flows.paid_call import Accepted, PaymentThread
 from flows.paid_call.thread import _died
 from flows.record.ledger import Ledger
-from tests.attack.model.stage import Actor
+from tests.attack.model.scheduler import Actor
 
 T = TypeVar("T")
 
@@ -33,15 +33,15 @@ T = TypeVar("T")
 class Answer(StrEnum):
     """What becomes of a paid call."""
 
-    TAKEN = "taken"
-    TAKEN_REPLY_LOST = "taken, reply lost"
-    NOT_TAKEN_UNCLEAR = "not taken, and a 500"
-    REFUSED = "refused with 400"
-    BUSY = "refused with 429"
+    ACCEPTED = "accepted"
+    ACCEPTED_REPLY_LOST = "accepted, reply lost"
+    SERVER_ERROR = "not accepted, answered with 500"
+    REJECTED = "rejected with 400"
+    RATE_LIMITED = "rejected with 429"
     UNREACHABLE = "never connected"
 
 
-CHARGED = frozenset({Answer.TAKEN, Answer.TAKEN_REPLY_LOST})
+CHARGED = frozenset({Answer.ACCEPTED, Answer.ACCEPTED_REPLY_LOST})
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Task:
     """One accepted generation.
 
     Attributes:
-        key, attempt: for which it was paid; the callback address names them.
-        state: where it stands.
+        key, attempt: what it was paid for, as the callback URL names them.
+        state: its current state.
         fail_code: why it failed.
     """
 
@@ -63,10 +63,10 @@ class Task:
 
 @dataclass
 class Provider:
-    """Everything the other side knows.
+    """Everything that the provider knows.
 
     Attributes:
-        sending: called with key and attempt number when a paid call has passed its last check.
+        sending: called with the key and the attempt number once a paid call has passed its last check.
     """
 
     sending: Callable[[str, int], None]
@@ -75,24 +75,24 @@ class Provider:
     answers: Counter[Answer] = field(default_factory=Counter)
 
     def post(self, callback_url: str | None, answer: Answer) -> Task | None:
-        """A paid call arrives. Returns the task, if it is charged."""
-        key, attempt = about(callback_url)
+        """Receives a paid call. Returns the task, if it is charged."""
+        key, attempt = key_and_attempt(callback_url)
         self.answers[answer] += 1
         if answer is Answer.UNREACHABLE:
             return None
         self.posts[key, attempt] += 1
-        return self.take(key, attempt) if answer in CHARGED else None
+        return self.accept(key, attempt) if answer in CHARGED else None
 
-    def take(self, key: str, attempt: int) -> Task:
-        """Charges."""
+    def accept(self, key: str, attempt: int) -> Task:
+        """Accepts and charges a task."""
         task = Task(f"task_{len(self.tasks) + 1}", key, attempt)
         self.tasks[task.task_id] = task
         return task
 
     def charged(self, key: str) -> list[Task]:
-        """What was paid for this key, in the order of its attempts. Tasks made outside the pipeline have attempt 0."""
-        mine = [task for task in self.tasks.values() if task.key == key and task.attempt]
-        return sorted(mine, key=lambda task: task.attempt)
+        """The tasks paid for this key, by attempt. Those made outside the pipeline have attempt 0, and are left out."""
+        own = [task for task in self.tasks.values() if task.key == key and task.attempt]
+        return sorted(own, key=lambda task: task.attempt)
 
     def status(self, task_id: str) -> Status:
         """The answer to a status call."""
@@ -109,25 +109,25 @@ class Provider:
 
 
 def video_url(task_id: str) -> str:
-    """Where the video of a task lies."""
+    """The URL of the video of a task."""
     return f"https://videos.example.com/{task_id}"
 
 
-def about(callback_url: str | None) -> tuple[str, int]:
-    """Key and attempt number, as `ApixoApi.callback_url_for` writes them."""
+def key_and_attempt(callback_url: str | None) -> tuple[str, int]:
+    """The key and the attempt number, parsed from what `ApixoApi.callback_url_for` returns."""
     assert callback_url is not None
     key, *number = callback_url.partition("/apixo/")[2].split("/")[:-1]
     return key, int(number[0]) if number else 1
 
 
-class StagedClient(ApixoClient):
-    """The client of one actor. The paid call halts before it looks at its claim, is sent, and is answered."""
+class SimulatedClient(ApixoClient):
+    """The client of one actor. A paid call pauses before its claim is checked, it is sent, and its reply arrives."""
 
     def __init__(self, provider: Provider, actor: Actor) -> None:
         self._provider, self._actor = provider, actor
 
     async def turn(self) -> None:
-        await self._actor.halt("turn")
+        await self._actor.pause_before("turn")
 
     async def submit_once(
         self,
@@ -138,45 +138,45 @@ class StagedClient(ApixoClient):
         before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> str:
         del idempotency_key  # nothing relies on it
-        await self._actor.halt("connect")
+        await self._actor.pause_before("connect")
         if before_sending is not None:
             await before_sending()
-        self._provider.sending(*about(callback_url))
-        await self._actor.halt("post")
-        answer = Answer(self._actor.answer or Answer.TAKEN)
+        self._provider.sending(*key_and_attempt(callback_url))
+        await self._actor.pause_before("post")
+        answer = Answer(self._actor.answer or Answer.ACCEPTED)
         self._actor.answer = None
         task = self._provider.post(callback_url, answer)
-        await self._actor.halt("reply")
+        await self._actor.pause_before("reply")
         match answer:
-            case Answer.REFUSED:
+            case Answer.REJECTED:
                 raise BadRequestError("APIXO refused the request with 400: 'Insufficient credits'.", code=400)
-            case Answer.BUSY:
+            case Answer.RATE_LIMITED:
                 raise RateLimitError("APIXO refused the request with 429: 'Rate limit'.", code=429)
             case Answer.UNREACHABLE:
                 raise NotSentError("No connection. Nothing was sent.")
-            case Answer.NOT_TAKEN_UNCLEAR:
+            case Answer.SERVER_ERROR:
                 raise ServerError("APIXO answered HTTP 500, code none.", code=500)
-        if task is None or answer is Answer.TAKEN_REPLY_LOST:
+        if task is None or answer is Answer.ACCEPTED_REPLY_LOST:
             raise NoReplyError("The provider gave no whole reply after the request was sent.")
         return task.task_id
 
     async def status_once(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:
         del model
-        await self._actor.halt("status")
+        await self._actor.pause_before("status")
         return self._provider.status(task_id)
 
     async def status(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:
         return await self.status_once(task_id, model=model)
 
 
-class StagedPayments(PaymentThread):
-    """Runs paid calls on the stage's loop. All else is the real one's, such as what the end of a run does to them.
+class SimulatedPayments(PaymentThread):
+    """Runs paid calls on the simulation's event loop. The rest is the real code, such as what a canceled run does.
 
     Attributes:
-        known: the tasks whose acceptance has come back and was written down.
+        known: the tasks whose acceptance was received and recorded.
     """
 
-    def __init__(self, client: StagedClient, ledger: Ledger, actor: Actor) -> None:
+    def __init__(self, client: SimulatedClient, ledger: Ledger, actor: Actor) -> None:
         self._client, self._own_ledger, self._actor = client, ledger, actor
         self._under_way: set[Future[Any]] = set()
         self._dead = False
@@ -184,15 +184,15 @@ class StagedPayments(PaymentThread):
 
     @property
     def busy(self) -> bool:
-        """A paid call is under way."""
+        """Whether a paid call is in progress."""
         return bool(self._under_way)
 
     async def die(self) -> None:
-        """The thread ends at once, wherever its paid call stands. Whoever waits for it learns that."""
+        """The thread ends at once, in the middle of a paid call. The run that waits for it gets an error."""
         self._dead = True
         for future in list(self._under_way):
             future.set_exception(_died())
-        await self._actor.loses_its_paid_call()
+        await self._actor.drop_paid_call()
 
     def _opened(self) -> tuple[ApixoClient, Ledger]:
         return self._client, self._own_ledger
@@ -217,7 +217,7 @@ class StagedPayments(PaymentThread):
         elif (error := task.exception()) is not None:
             future.set_exception(error)
         else:
-            made = task.result()
-            if isinstance(made, Accepted):
-                self.known.append(made.task_id)
-            future.set_result(made)
+            outcome = task.result()
+            if isinstance(outcome, Accepted):
+                self.known.append(outcome.task_id)
+            future.set_result(outcome)

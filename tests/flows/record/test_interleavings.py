@@ -1,14 +1,14 @@
-"""Runs, collectors, callbacks and persons on one key at once: a few plays, always the same ones.
+"""Runs, collectors, callbacks and users' commands work on the same keys: a few examples, the same ones each time.
 
-`make attack` plays many more: `tests/attack/test_ledger_model.py`.
+`make attack` runs many more: `tests/attack/test_ledger_model.py`.
 """
 
 from pathlib import Path
 
 from blocks import VideoArchive
-from tests.attack.model.director import direct, opened
+from tests.attack.model.state_machine import explore, open_harness
 
 
-def test_no_order_of_events_breaks_a_promise(archive: VideoArchive, tmp_path: Path) -> None:
-    with opened(archive, tmp_path) as house:
-        direct(house, plays=1, steps=25, chosen=True)
+def test_no_schedule_violates_an_invariant(archive: VideoArchive, tmp_path: Path) -> None:
+    with open_harness(archive, tmp_path) as harness:
+        explore(harness, examples=1, steps=25, derandomize=True)

@@ -1,4 +1,4 @@
-"""Who appears on the stage: runs, collectors, callbacks and persons, each by the pipeline's own code."""
+"""What the actors do: runs, collectors, callbacks and users' commands, each with the pipeline's own code."""
 
 import asyncio
 import hashlib
@@ -34,52 +34,52 @@ from flows.resources import PayingResources
 from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
 from flows.submission import Submission, Terms
-from tests.attack.model.promises import Permissions
-from tests.attack.model.provider import Provider, StagedClient, StagedPayments, video_url
-from tests.attack.model.stage import ACTING, Actor, Fate, StagedStore
+from tests.attack.model.invariants import Permissions
+from tests.attack.model.provider import Provider, SimulatedClient, SimulatedPayments, video_url
+from tests.attack.model.scheduler import CURRENT_ACTOR, Actor, Delivery, SimulatedStore
 
 EXPECTED: Final = (PipelineError, ApixoError, StoreError)
-"""What a run may fail with. Anything else is a bug."""
+"""The errors that a run may raise. Any other is a bug."""
 
 API: Final = ApixoApi(
     api_key=Secret(value="key"),
     callback_url="https://callbacks.example.com",
     callback_secret=Secret(value="a secret of more than 16 characters"),
-    poll_interval_seconds=300,  # each question is a step of the play
+    poll_interval_seconds=300,  # each poll is a step of the simulation
 )
 REQUEST: Final = VideoRequest(prompt="A red kite over dunes, slow dolly in, golden hour")
 
 
-class WatchedLedger(Ledger):
-    """Counts who has won a claim."""
+class ObservedLedger(Ledger):
+    """Reports each claim that succeeds."""
 
-    def __init__(self, *arguments: Any, won: Callable[[Generation], None], **options: Any) -> None:
+    def __init__(self, *arguments: Any, on_claim: Callable[[Generation], None], **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._won = won
+        self._on_claim = on_claim
 
     async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
         entry = await super().claim(claimed, over=over)
         if entry is not None:
-            self._won(claimed)
+            self._on_claim(claimed)
         return entry
 
 
-class StagedResources(PayingResources):
-    """An actor's. It connects nothing, so it does without the constructor of real ones."""
+class SimulatedResources(PayingResources):
+    """The resources of one actor. They open no connections, so the real constructor is not called."""
 
     def __init__(
         self,
         archive: VideoArchive,
-        client: StagedClient,
+        client: SimulatedClient,
         ledger: Ledger,
-        store: StagedStore,
+        store: SimulatedStore,
         clock: Clock,
         actor: Actor,
         spool: Path,
     ) -> None:
         self.api, self.archive, self.clock = API, archive, clock
         self.client, self.ledger, self.store = client, ledger, store
-        self.payments = StagedPayments(client, ledger, actor)
+        self.payments = SimulatedPayments(client, ledger, actor)
         self.spending = SpendGuard(ledger, Ceilings(), lease_seconds=API.lease_seconds, now=clock.now)
         self.usual = UsualTimes(ledger.newest)
         self.web, self.events, self.subscriber = NO_WEB, EventConnection(), Subscriber()
@@ -88,13 +88,13 @@ class StagedResources(PayingResources):
 
 
 @dataclass
-class Cast:
-    """What every actor works with.
+class Pipeline:
+    """The entry points of the pipeline, and what its actors share.
 
     Attributes:
-        claims: the claims that were won, by key and attempt number.
-        permissions: what persons have allowed so far.
-        reported: the ends that Prefect has heard of.
+        claims: the claims that succeeded, as key and attempt number.
+        permissions: what users have allowed so far.
+        published: the ends whose events have reached Prefect.
     """
 
     archive: VideoArchive
@@ -102,25 +102,25 @@ class Cast:
     spool: Path
     permissions: Permissions = field(default_factory=Permissions)
     claims: list[tuple[str, int]] = field(default_factory=list)
-    reported: set[str] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)
 
-    def resources(self, actor: Actor, store: StagedStore) -> PayingResources:
-        """The pipeline's resources, with this actor's clocks, line and provider."""
+    def resources(self, actor: Actor, store: SimulatedStore) -> PayingResources:
+        """The pipeline's resources, with this actor's clocks, store and client."""
         clock = Clock(sleep=actor.sleep, monotonic=actor.monotonic, now=actor.now, rng=lambda: 0.5)
-        actor.reported = self.reported
-        client = StagedClient(self.provider, actor)
-        ledger = WatchedLedger(store, won=self._won, clock=clock)
-        return StagedResources(self.archive, client, ledger, store, clock, actor, self.spool / actor.name)
+        actor.published = self.published
+        client = SimulatedClient(self.provider, actor)
+        ledger = ObservedLedger(store, on_claim=self._claimed, clock=clock)
+        return SimulatedResources(self.archive, client, ledger, store, clock, actor, self.spool / actor.name)
 
-    def _won(self, claimed: Generation) -> None:
+    def _claimed(self, claimed: Generation) -> None:
         self.claims.append((claimed.key, claimed.attempt.number))
 
     async def run(
         self, key: str, resources: PayingResources, grant: str | None = None, *, refuse_duplicates: bool = False
     ) -> None:
-        """`generate-video`, also as the subflow that a parent's retry starts anew: its key is the same.
+        """`generate-video`, also as the subflow that a parent's retry starts again under the same key.
 
-        `grant` names the Prefect state by which a person sent the run back to work.
+        `grant` names the Prefect state in which a user has restarted the run.
         """
 
         async def permission(attempts: Sequence[Attempt]) -> str | None:
@@ -132,7 +132,7 @@ class Cast:
         submitted = await Submission(key, REQUEST, resources, terms).run()
         paid = submitted.generation.task
         ended, status = await steps.wait.fn(paid, submitted, resources)
-        await bring_home(paid, ended, status, resources)
+        await retrieve(paid, ended, status, resources)
 
     async def collect(self, key: str, resources: PayingResources) -> None:
         """`collect-videos` for one key."""
@@ -141,11 +141,11 @@ class Cast:
     async def call_back(
         self, key: str, resources: PayingResources, *, attempt: int, claimed_task_id: str | None
     ) -> None:
-        """The provider, or who has overheard it, calls about an attempt."""
+        """A callback about an attempt, from the provider or from anyone who knows the URL."""
         await answer_call(key, attempt, claimed_task_id, resources, notify=lambda _key, _task_id, _end: None)
 
     async def resolve(self, key: str, resources: PayingResources, *, task_id: str) -> None:
-        """`sora resolve KEY --task-id …`: a person looks, thinks, and decides."""
+        """`sora resolve KEY --task-id …`: the user reads the record, thinks, and decides."""
         seen = await look(key, resources.ledger)
         await resources.clock.sleep(30)
         await resolve_as_task(seen, task_id, resources)
@@ -156,7 +156,7 @@ class Cast:
         await resources.clock.sleep(30)
         decision = (key, seen.attempt.number)
         fresh = decision not in self.permissions.allowed
-        self.permissions.allowed.add(decision)  # before it is written: the person may be killed in between
+        self.permissions.allowed.add(decision)  # before it is written: the command may be killed in between
         try:
             await allow_resubmission(seen, resources)
         except PipelineError:
@@ -166,11 +166,11 @@ class Cast:
 
 
 NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
-"""Nothing here reaches a host outside: `fetched` stands for the downloads."""
+"""No other host is reached here: `_download` replaces the downloads."""
 
 
-async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, resources: PayingResources) -> Generation:
-    """`flows.collect_videos.retrieve`, whose steps are Prefect tasks and would need a server."""
+async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: PayingResources) -> Generation:
+    """Replaces `flows.collect_videos.retrieve`, whose steps are Prefect tasks and would need a server."""
     folder = resources.spool / paid.task_id
     videos = await steps.fetch.fn(paid, known, status, folder, resources)
     archived: Generation = await steps.archive.fn(paid, known, videos, resources)
@@ -180,9 +180,9 @@ async def bring_home(paid: PaidTask, known: Entry, status: Succeeded | None, res
 async def _download(
     found: Generation, urls: tuple[str, ...], folder: Path, web: httpx.AsyncClient, **how: bool
 ) -> list[FetchedVideo]:
-    """Stands for the downloads: the video of a task is a text that names it."""
+    """Replaces the downloads: the video of a task is a text that contains its URL."""
     del found, web, how
-    await ACTING.get().sleep(2)
+    await CURRENT_ACTOR.get().sleep(2)
     path = folder / "video.mp4"
     video = video_of(urls[0])
     await asyncio.to_thread(_write, path, video)
@@ -191,23 +191,23 @@ async def _download(
 
 
 async def _deliver(happening: str, generation: Generation, connection: EventConnection, **_: Any) -> bool:
-    """Stands for Prefect's confirmation of an event: it may not arrive, or arrive and its confirmation be lost."""
+    """Replaces the delivery of an event to Prefect: the event may be lost, or only its confirmation."""
     del connection
-    actor = ACTING.get()
-    fate = await actor.halt("event")
-    if fate is not Fate.REQUEST_LOST:
+    actor = CURRENT_ACTOR.get()
+    delivery = await actor.pause_before("event")
+    if delivery is not Delivery.REQUEST_LOST:
         assert happening == generation.state
-        actor.reported.add(generation.end)
-    return fate is Fate.GOES_WELL
+        actor.published.add(generation.end)
+    return delivery is Delivery.OK
 
 
 def video_of(url: str) -> bytes:
-    """What lies at an address."""
+    """The video at a URL."""
     return f"the video at {url}".encode()
 
 
 def video_of_task(task_id: str) -> bytes:
-    """What a task has made."""
+    """The video of a task."""
     return video_of(video_url(task_id))
 
 
@@ -217,10 +217,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def set_up() -> Iterator[None]:
-    """Takes away what needs a Prefect server or the network: events, tasks of a flow run, downloads, pictures.
+def without_servers() -> Iterator[None]:
+    """Replaces what needs a Prefect server or the network: events, tasks of a flow run, downloads, posters.
 
-    The log too: thousands of plays would fill the memory with it.
+    Logging is off, because the log of thousands of examples would fill the memory.
     """
     fetch, archive = (importlib.import_module(f"flows.steps.{step}") for step in ("fetch", "archive"))
 
@@ -230,7 +230,7 @@ def set_up() -> Iterator[None]:
         mock.patch.object(logging.getLogger("sora"), "disabled", new=True),
         mock.patch("flows.signals.events.emit_event", nothing),
         mock.patch("flows.signals.events.deliver", _deliver),
-        mock.patch("flows.collect_videos.retrieve", bring_home),
+        mock.patch("flows.collect_videos.retrieve", retrieve),
         mock.patch.object(fetch, "fetch_videos", _download),
         mock.patch("flows.archiving.poster_jpeg", return_value=b"a picture"),
         mock.patch.object(archive, "publish", mock.AsyncMock()),

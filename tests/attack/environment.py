@@ -1,4 +1,4 @@
-"""Where one crash is played: a provider, a bucket and two blocks of its own, used again and again."""
+"""The environment of one crash: its own provider, bucket and two blocks, which are reused for the next one."""
 
 import asyncio
 import contextlib
@@ -29,32 +29,32 @@ from deployments.sandbox.record import RecordedRequest
 from flows.record.generation import FINISHED, ArchivedObject, Generation, State, SupersededTask
 from flows.record.indexes import request_digest
 from flows.record.ledger import Ledger
+from tests.attack.crash_invariants import Facts
 from tests.attack.jobs import BATCH_ROW, Child, Job, Kind, parent
 from tests.attack.labels import Places
 from tests.attack.points import Point
-from tests.attack.verdict import Facts
 from tests.attack.zygote import Zygote
 from tests.flows.conftest import store_blocks
 from tests.support import KITE, made_outside, make_api, make_archive, unique
 from tests.support.receiver import exchange, named, post, receiving
 
 SUBMIT_TIMEOUT_SECONDS = 1.0
-"""A claim without an answer is given up after twice as long."""
+"""A claim without an answer is considered dead after twice as long."""
 LAST_WRITE_SECONDS = 0.1
-"""What a dead process has sent arrives within this time."""
-FILM_SECONDS = 0.5
-"""A video of 4 s is done after 0.2 to 0.4 s, at this speed."""
-COLLECTIONS = 20
-"""How often the collector runs at most. One run takes longer than a video."""
+"""What a killed process has sent arrives within this time."""
+VIDEO_SECONDS = 0.5
+"""At the sandbox's speed, a video of 4 s is done after 0.2 to 0.4 s."""
+MAX_COLLECTIONS = 20
+"""The maximum number of runs of the collector. One run takes longer than a video."""
 CALLBACK_URL = "http://127.0.0.1:9"
-"""Nobody listens there."""
-OTHER = VideoRequest(prompt="A lighthouse in a storm, from above")
-"""What a task outside of the ledger shows."""
+"""Nothing listens there."""
+OUTSIDE_REQUEST = VideoRequest(prompt="A lighthouse in a storm, from above")
+"""The video of a task that is not in the ledger."""
 
 
 @dataclass(frozen=True)
-class World:
-    """What all stages share."""
+class Servers:
+    """What all environments share."""
 
     zygote: Zygote
     minio: ObjectStoreServer
@@ -65,12 +65,12 @@ class World:
 
 @dataclass(frozen=True)
 class Ran:
-    """A child's end.
+    """How a child process ended.
 
     Attributes:
         code: its exit code, or minus the signal that killed it.
-        reported: what it told its user.
-        points: every moment that it passed, in order.
+        reported: what it printed or raised.
+        points: every point that it passed, in order.
     """
 
     code: int
@@ -83,18 +83,18 @@ class Ran:
 
 
 @dataclass
-class Stage:
-    """One generation at a time, and everything that the other sides have seen of it.
+class Environment:
+    """One generation at a time, and what the provider, the store and Prefect know about it.
 
     Attributes:
-        key: the generation's.
+        key: the key of the generation.
         image: whether it starts from an image.
-        outside: a task that somebody else made with the same API key; empty: there is none.
-        parent: the flow run that the generation is a part of; None: there is none.
+        outside: a task that someone else created with the same API key; empty: there is none.
+        parent: the flow run that the generation is part of; None: there is none.
         ran: every command so far.
     """
 
-    world: World
+    servers: Servers
     sandbox: SandboxServer
     api: ApixoApi
     archive: VideoArchive
@@ -112,8 +112,8 @@ class Stage:
         return VideoRequest(prompt=KITE.prompt, image_urls=images)
 
     async def reset(self, *, image: bool = False) -> None:
-        """Forgets everything, for the next crash."""
-        self.key, self.image = f"{unique('crash')}-{BATCH_ROW}", image  # also the key of a batch's row
+        """Clears everything for the next crash."""
+        self.key, self.image = f"{unique('crash')}-{BATCH_ROW}", image  # also the key of the batch's row
         self.outside, self.parent = "", None
         self.ran.clear()
         self.sandbox.record.clear()
@@ -131,11 +131,11 @@ class Stage:
         client._http.clear()
 
     async def make_outside(self) -> None:
-        """Somebody else makes a task with the same API key."""
-        self.outside = await made_outside(self.api, OTHER)
+        """Someone else creates a task with the same API key."""
+        self.outside = await made_outside(self.api, OUTSIDE_REQUEST)
 
     async def create_parent(self) -> None:
-        """A flow run that will generate the video, and give it no key."""
+        """Creates a flow run that will generate the video without giving it a key."""
         async with get_client() as client:
             self.parent = (await client.create_flow_run(parent)).id
         self.key = f"{self.parent}-{request_digest(self.request)[:12]}"
@@ -143,16 +143,16 @@ class Stage:
     async def run(
         self, kind: Kind, *, die_at: Point | None = None, wait: bool = True, machine: str = "here", task_id: str = ""
     ) -> Ran:
-        """Gives a command, in a process of its own.
+        """Runs a command in its own process.
 
         Args:
             kind: which command.
             die_at: where the process is killed.
             wait: whether it waits for the video.
-            machine: each has a disk of its own.
-            task_id: for `resolve`; empty: it may be submitted once more.
+            machine: each machine has its own disk.
+            task_id: for `resolve`; empty: allow a resubmission.
         """
-        folder = self.world.folder / self.key / f"{len(self.ran)}"
+        folder = self.servers.folder / self.key / f"{len(self.ran)}"
         folder.mkdir(parents=True)
         job = Job(
             kind=kind, key=self.key, request=self.request, blocks=self.blocks, wait=wait, task_id=task_id or None,
@@ -163,9 +163,9 @@ class Stage:
         child = Child(
             job=job, places=self._places(), die_at=die_at, trace=folder / "trace", reported=folder / "reported"
         )
-        running = asyncio.create_task(self.world.zygote.run(child))
+        running = asyncio.create_task(self.servers.zygote.run(child))
         if kind == "receive":
-            await self._ring(anyio.Path(job.port), running)
+            await self._call_back(anyio.Path(job.port), running)
         code = await running
         reported = child.reported.read_text() if child.reported.exists() else ""
         lines = child.trace.read_text().splitlines() if child.trace.exists() else []
@@ -174,8 +174,8 @@ class Stage:
         return ran
 
     async def collect(self) -> Ran:
-        """Has the collector run, on another machine, until it can do no more."""
-        for _ in range(COLLECTIONS):
+        """Runs the collector on another machine until there is nothing left that it could do."""
+        for _ in range(MAX_COLLECTIONS):
             ran = await self.run("collect", machine="elsewhere")
             found = await self.recorded()
             if ran.code or found is None or found.state in FINISHED or found.state is State.UNCONFIRMED:
@@ -188,29 +188,29 @@ class Stage:
             await asyncio.sleep(0.02)
 
     def submits(self) -> list[RecordedRequest]:
-        """The paid calls that the provider received, without the one from outside."""
+        """The paid calls that the provider received, except the one from outside."""
         return [call for call in self.sandbox.record.submits() if not self.outside or call.task_id != self.outside]
 
     def charged(self) -> tuple[str, ...]:
-        """The tasks that the provider made of them."""
+        """The tasks that the provider created for them."""
         own = (call.task_id or "" for call in self.sandbox.record.charged())
         return tuple(task_id for task_id in own if task_id != self.outside)
 
-    async def is_noted(self) -> bool:
-        """Whether the store knows whose task it is that was charged, so that nobody needs to name it."""
+    async def owner_is_recorded(self) -> bool:
+        """Whether the store has the owner of the task that was charged, so that no user needs to name it."""
         owners = [await self.ledger.tasks.owner(task_id) for task_id in self.charged()]
         return any(owner is not None and owner.key == self.key for owner in owners)
 
     async def recorded(self) -> Generation | None:
-        """What the ledger says."""
+        """The record in the ledger."""
         entry = await self.ledger.read(self.key)
         return entry.generation if entry else None
 
     async def facts(self) -> Facts:
-        """Everything that the other sides have seen so far."""
+        """What the provider, the store and Prefect know so far."""
         found = await self.recorded()
         names = await self.ledger._store.names("videos/")
-        beside = {item.name for item in _beside(found)} if found else set()
+        superseded = {item.name for item in _superseded_objects(found)} if found else set()
         sent = {point.label for ran in self.ran for point in ran.points if point.moment == "after"}
         return Facts(
             key=self.key,
@@ -220,16 +220,16 @@ class Stage:
             task_id=found.task_id or "" if found else "",
             task_ids=tuple(sorted(found.task_ids)) if found else (),
             marked=await self.ledger.is_published(self.key) is not None,
-            videos=tuple(name for name in names if name.endswith(".mp4") and name not in beside),
-            unsound=await self._unsound(found, names) if found else (),
-            announced="EVENT sora.generation.archived" in sent,
+            videos=tuple(name for name in names if name.endswith(".mp4") and name not in superseded),
+            mismatches=await self._mismatches(found, names) if found else (),
+            published="EVENT sora.generation.archived" in sent,
             failed=bool(self.ran[-1].code),
             reported=self.ran[-1].reported,
         )
 
-    async def _unsound(self, found: Generation, names: Sequence[str]) -> tuple[str, ...]:
+    async def _mismatches(self, found: Generation, names: Sequence[str]) -> tuple[str, ...]:
         wrong = []
-        objects = [*found.objects, *_beside(found)]
+        objects = [*found.objects, *_superseded_objects(found)]
         if found.state is State.ARCHIVED and sorted(item.name for item in objects) != sorted(names):
             wrong.append(f"the record names {[item.name for item in objects]}, the archive has {names}")
         for item in objects:
@@ -237,7 +237,7 @@ class Stage:
             if digest is None or digest.sha256 != item.sha256:
                 wrong.append(f"{item.name} is not what the record says")
         videos = {found.task_id: found.video} | {
-            task.task_id: made for task in _superseded(found) for made in task.objects if made.kind == "video"
+            task.task_id: item for task in _superseded(found) for item in task.objects if item.kind == "video"
         }
         for task_id, video in videos.items():
             task = self.sandbox.tasks.get(task_id)
@@ -248,17 +248,17 @@ class Stage:
         return tuple(wrong)
 
     async def _retry_parent(self) -> None:
-        """As a person does in the UI: the same run once more."""
+        """Retries the same flow run, as a user does in the UI."""
         async with get_client() as client:
             assert self.parent is not None
             await client.set_flow_run_state(self.parent, AwaitingRetry(), force=True)
 
     def _places(self) -> Places:
-        provider, prefect = urlsplit(self.sandbox.base_url).netloc, urlsplit(self.world.prefect.api_url).netloc
-        return Places(provider=provider, store=self.world.minio.endpoint, prefect=prefect)
+        provider, prefect = urlsplit(self.sandbox.base_url).netloc, urlsplit(self.servers.prefect.api_url).netloc
+        return Places(provider=provider, store=self.servers.minio.endpoint, prefect=prefect)
 
-    async def _ring(self, port: anyio.Path, running: "asyncio.Task[int]") -> None:
-        """Calls back as the provider does, once the receiver listens."""
+    async def _call_back(self, port: anyio.Path, running: "asyncio.Task[int]") -> None:
+        """Sends a callback as the provider does, once the receiver listens."""
         while not await port.exists():
             if running.done():
                 return
@@ -274,41 +274,41 @@ def _superseded(found: Generation) -> list[SupersededTask]:
     return [task for attempt in found.attempts for task in attempt.superseded]
 
 
-def _beside(found: Generation) -> list[ArchivedObject]:
-    """What was archived of superseded tasks."""
-    return [made for task in _superseded(found) for made in task.objects]
+def _superseded_objects(found: Generation) -> list[ArchivedObject]:
+    """The archived objects of superseded tasks."""
+    return [item for task in _superseded(found) for item in task.objects]
 
 
 Calls = Literal["none", "live", "dropped"]
-"""Whether the provider is asked to call back. `live`: a receiver in this process hears it, and never dies. `dropped`:
-nobody does, and the tests themselves call a receiver that is about to die."""
+"""Whether the provider is asked for callbacks. `live`: a receiver in this process gets them, and is never killed.
+`dropped`: they are lost, and the test itself calls a receiver that is about to be killed."""
 
 
 @asynccontextmanager
-async def open_stage(
-    world: World, calls: Calls = "none", *, initial_wait_seconds: float = FILM_SECONDS
-) -> AsyncIterator[Stage]:
-    """A stage, open until the block ends.
+async def open_environment(
+    servers: Servers, calls: Calls = "none", *, initial_wait_seconds: float = VIDEO_SECONDS
+) -> AsyncIterator[Environment]:
+    """An environment, open until the block ends.
 
     Args:
-        world: what it stands in.
-        calls: whether the provider calls back.
-        initial_wait_seconds: how long a run waits before it asks; by default until the video is done.
+        servers: what it uses.
+        calls: whether the provider sends callbacks.
+        initial_wait_seconds: how long a run waits before its first poll; by default until the video is done.
     """
     async with AsyncExitStack() as stack:
-        settings = SandboxSettings(speed=600, video_height=90, data_dir=world.video_folder)
+        settings = SandboxSettings(speed=600, video_height=90, data_dir=servers.video_folder)
         sandbox = stack.enter_context(SandboxServer(settings))
         api = make_api(
             sandbox, submit_timeout_seconds=SUBMIT_TIMEOUT_SECONDS, initial_wait_seconds=initial_wait_seconds
         )
-        archive = make_archive(world.minio)
+        archive = make_archive(servers.minio)
         if calls == "live":
-            door = await stack.enter_async_context(receiving(api, archive))
-            api = door.api
+            receiver = await stack.enter_async_context(receiving(api, archive))
+            api = receiver.api
         elif calls == "dropped":
             secret: Secret[str] = Secret(value=secrets.token_hex(16))
             api = api.model_copy(update={"callback_url": CALLBACK_URL, "callback_secret": secret})
         stored = await store_blocks(api, archive)
         store = archive.store()
         stack.push_async_callback(store.aclose)
-        yield Stage(world, sandbox, stored.api, archive, stored.name, Ledger(store))
+        yield Environment(servers, sandbox, stored.api, archive, stored.name, Ledger(store))
