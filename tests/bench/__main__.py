@@ -33,9 +33,9 @@ from pydantic import BaseModel
 from deployments.sandbox.videos import render_video
 from flows.media.videos import processors
 from tests.bench.cases import Case, Measured, measure
-from tests.bench.media import Decoding, make_film, measure_decoding, measure_lateness
+from tests.bench.environment import ROOT, Environment, Server, environments
+from tests.bench.media import Decoding, make_video, measure_decoding, measure_lateness
 from tests.bench.plots import PLOTS, plot, table
-from tests.bench.stage import ROOT, Server, Stage, stages
 from tests.support import topology
 
 RESULTS: Final = ROOT / "docs" / "performance"
@@ -49,7 +49,7 @@ SIZED: Final = 30
 CALLED: Final = 100
 SIZES_MB: Final = {"0.1 MB": 0.1, "2 MB": 2, "20 MB": 20}
 MOST_DECODED: Final = 12
-FILM_SECONDS: Final = (4, 12)
+VIDEO_SECONDS: Final = (4, 12)
 
 
 class Result(BaseModel):
@@ -82,22 +82,22 @@ def cases(numbers: Sequence[int], servers: Sequence[Server], *, extra: bool) -> 
         # Ends are spread over 20 s. In callback mode nobody asks before a minute has passed.
         waits = {"initial_wait_seconds": 30.0, "poll_interval_seconds": 10.0}
         made.append(Case(kind="ours", videos=CALLED, mode="callback", speed=6, **waits))
-        made.append(Case(kind="ours", videos=SIZED, mode="callback", film="720p", speed=6, **waits))
+        made.append(Case(kind="ours", videos=SIZED, mode="callback", video="720p", speed=6, **waits))
         waits = {"initial_wait_seconds": 20.0, "poll_interval_seconds": 2.0}
-        made.append(Case(kind="ours", videos=CALLED, film="tiny, ends spread", speed=6, **waits))
-        for film in (*SIZES_MB, "720p"):
-            made += [Case(kind=kind, videos=SIZED, film=film) for kind in ("ours", "bare")]
+        made.append(Case(kind="ours", videos=CALLED, video="tiny, ends spread", speed=6, **waits))
+        for video in (*SIZES_MB, "720p"):
+            made += [Case(kind=kind, videos=SIZED, video=video) for kind in ("ours", "bare")]
     return made
 
 
-def films(folder: Path) -> dict[str, Path]:
+def source_videos(folder: Path) -> dict[str, Path]:
     """The videos that are served, by their names."""
     tiny = folder / "tiny.mp4"
     render_video(
         tiny, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
     )
-    made = {"tiny": tiny, "tiny, ends spread": tiny, "720p": folder / f"film-{FILM_SECONDS[0]}.mp4"}
-    make_film(made["720p"], FILM_SECONDS[0])
+    made = {"tiny": tiny, "tiny, ends spread": tiny, "720p": folder / f"video-{VIDEO_SECONDS[0]}.mp4"}
+    make_video(made["720p"], VIDEO_SECONDS[0])
     for name, megabytes in SIZES_MB.items():
         # A box that means nothing, behind the tiny video: its size is sent and stored, and takes nothing to decode.
         content = tiny.read_bytes()
@@ -117,15 +117,15 @@ async def run(
     with tempfile.TemporaryDirectory(prefix="sora-bench-") as name:
         folder = Path(name)
         print("Rendering the videos that are served.", flush=True)
-        served = await asyncio.to_thread(films, folder)
-        decoding = [await asyncio.to_thread(_decoding, folder, seconds) for seconds in FILM_SECONDS]
+        served = await asyncio.to_thread(source_videos, folder)
+        decoding = [await asyncio.to_thread(_decoding, folder, seconds) for seconds in VIDEO_SECONDS]
         chosen = [case for case in cases(numbers, servers, extra=extra) if not only or case.kind in only]
         chosen.sort(key=lambda case: case.videos > LARGE)
         made: dict[Case, list[Measured]] = {case: [] for case in chosen}
-        with stages(folder, list(dict.fromkeys(case.server for case in chosen))) as running:
+        with environments(folder, list(dict.fromkeys(case.server for case in chosen))) as running:
             for _ in range(rounds):
                 for case in chosen:
-                    made[case].append(await _measured(case, running[case.server], served[case.film]))
+                    made[case].append(await _measured(case, running[case.server], served[case.video]))
                     await asyncio.to_thread(write, _report(made, decoding), out)
 
 
@@ -144,11 +144,11 @@ def _report(made: Mapping[Case, Sequence[Measured]], decoding: list[Decoding]) -
     )
 
 
-async def _measured(case: Case, running: Stage, film: Path) -> Measured:
+async def _measured(case: Case, running: Environment, video: Path) -> Measured:
     with temporary_settings({PREFECT_API_URL: running.prefect.api_url}):
-        made = await measure(case, running, film)
+        made = await measure(case, running, video)
     print(
-        f"{case.kind:6} {case.videos:5} {case.film:18} {case.mode:9} {case.server:10} client {made.client_ms:6.1f} ms "
+        f"{case.kind:6} {case.videos:5} {case.video:18} {case.mode:9} {case.server:10} client {made.client_ms:6.1f} ms "
         f"a video, Prefect {made.prefect_ms:6.1f}, PostgreSQL {made.database_ms:5.1f}, Redis {made.redis_ms:5.1f}, "
         f"MinIO {made.store_ms:5.1f}, {made.wall_seconds:6.1f} s, {made.archived} archived, UI right after "
         f"{made.ui_seconds}, {made.events_lost} of {made.events} events lost, load {os.getloadavg()[0]:.1f}",
@@ -158,9 +158,9 @@ async def _measured(case: Case, running: Stage, film: Path) -> Measured:
 
 
 def _decoding(folder: Path, seconds: int) -> Decoding:
-    path = folder / f"film-{seconds}.mp4"
+    path = folder / f"video-{seconds}.mp4"
     if not path.exists():
-        make_film(path, seconds)
+        make_video(path, seconds)
     made = measure_decoding(path, seconds)
     made.late_idle_ms = asyncio.run(measure_lateness(path, videos=0))
     made.late_ms = asyncio.run(measure_lateness(path, videos=MOST_DECODED))

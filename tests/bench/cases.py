@@ -1,4 +1,4 @@
-"""One run of one client on the stage, and the medians of several."""
+"""One run of one client in one environment, and the medians of several."""
 
 import asyncio
 import statistics
@@ -13,8 +13,8 @@ from typing import Final, Literal, Self
 import httpx
 from pydantic import BaseModel
 
+from tests.bench.environment import ROOT, Environment, Server, processor_seconds
 from tests.bench.jobs import EVENTS, Job, Kind, Taken
-from tests.bench.stage import ROOT, Server, Stage, processor_seconds
 from tests.support import unique
 
 UI_SECONDS: Final = 180.0
@@ -27,7 +27,7 @@ class Case(BaseModel, frozen=True):
     Attributes:
         kind: which client.
         videos: how many at once.
-        film: which video the provider serves, by its name in the results.
+        video: which video the provider serves, by its name in the results.
         mode: whether the provider is polled, or calls back. Only `ours` can be called.
         speed: how many times faster than life the sandbox is.
         initial_wait_seconds, poll_interval_seconds: of all clients that ask.
@@ -37,7 +37,7 @@ class Case(BaseModel, frozen=True):
 
     kind: Kind
     videos: int
-    film: str = "tiny"
+    video: str = "tiny"
     mode: Literal["poll", "callback"] = "poll"
     speed: float = 600
     initial_wait_seconds: float = 0.3
@@ -105,7 +105,7 @@ class Measured(BaseModel):
         return cls.model_validate(first)
 
 
-async def measure(case: Case, stage: Stage, film: Path) -> Measured:
+async def measure(case: Case, environment: Environment, video: Path) -> Measured:
     """Runs the client once. All servers but the store and Prefect's are new."""
     waits = {
         "initial_wait_seconds": case.initial_wait_seconds,
@@ -113,13 +113,15 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
         "deadline_seconds": 1800,
     }
     with ExitStack() as stack:
-        sandbox = await asyncio.to_thread(lambda: stack.enter_context(stage.sandbox(speed=case.speed, film=film)))
-        stored = await stage.blocks(sandbox, callbacks=case.mode == "callback", **waits)
+        sandbox = await asyncio.to_thread(
+            lambda: stack.enter_context(environment.sandbox(speed=case.speed, video=video))
+        )
+        stored = await environment.blocks(sandbox, callbacks=case.mode == "callback", **waits)
         receiver = None
         if case.mode == "callback":
-            receiver = await asyncio.to_thread(lambda: stack.enter_context(stage.receiver(stored)))
+            receiver = await asyncio.to_thread(lambda: stack.enter_context(environment.receiver(stored)))
         name = unique("bench")
-        calendar = stage.folder / f"{name}.csv"
+        calendar = environment.folder / f"{name}.csv"
         rows = (f"{number:04},Dunes at dawn {name} take {number}\n" for number in range(case.videos))
         calendar.write_text("id,prompt\n" + "".join(rows))
         job = Job(
@@ -131,19 +133,19 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
             api_key=sandbox.api_key,
             initial_wait_seconds=case.initial_wait_seconds,
             poll_interval_seconds=case.poll_interval_seconds,
-            endpoint=stage.minio.endpoint,
-            access_key=stage.minio.access_key,
-            secret_key=stage.minio.secret_key,
+            endpoint=environment.minio.endpoint,
+            access_key=environment.minio.access_key,
+            secret_key=environment.minio.secret_key,
             bucket=stored.archive.bucket,
             submissions_per_second=case.submissions_per_second,
-            report=stage.folder / f"{name}.json",
+            report=environment.folder / f"{name}.json",
         )
-        prefect, store, receivers = stage.prefect, stage.minio.process, [receiver] if receiver else []
+        prefect, store, receivers = environment.prefect, environment.minio.process, [receiver] if receiver else []
         servers = [prefect.prefect, prefect.database, prefect.redis, [store], receivers]
         before, began = [processor_seconds(server) for server in servers], datetime.now(UTC)
-        taken = await _run(job, stage)
-        ui_seconds = await _until_ui_is_right(taken, stage) if taken.flow_run_ids else None
-        recorded = await _recorded_events(taken, stage, began) if taken.events else 0
+        taken = await _run(job, environment)
+        ui_seconds = await _until_ui_is_right(taken, environment) if taken.flow_run_ids else None
+        recorded = await _recorded_events(taken, environment, began) if taken.events else 0
         used = [processor_seconds(server) - was for server, was in zip(servers, before, strict=True)]
         is_floor = case.kind == "floor"
         requests = {} if is_floor else sandbox.requests()
@@ -186,12 +188,12 @@ async def measure(case: Case, stage: Stage, film: Path) -> Measured:
     )
 
 
-async def _run(job: Job, stage: Stage) -> Taken:
-    log = stage.folder / "client.log"
+async def _run(job: Job, environment: Environment) -> Taken:
+    log = environment.folder / "client.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.bench.clients",
-            cwd=ROOT, env=stage.environment, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
+            cwd=ROOT, env=environment.environment, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output,
         )  # fmt: skip
         await process.communicate(job.model_dump_json().encode())
     if process.returncode or not job.report.exists():
@@ -200,7 +202,7 @@ async def _run(job: Job, stage: Stage) -> Taken:
     return Taken.model_validate_json(job.report.read_text())
 
 
-async def _until_ui_is_right(taken: Taken, stage: Stage) -> float | None:
+async def _until_ui_is_right(taken: Taken, environment: Environment) -> float | None:
     """The UI shows what its server has recorded of the clients' events."""
     began = time.monotonic()
     body = {
@@ -209,20 +211,22 @@ async def _until_ui_is_right(taken: Taken, stage: Stage) -> float | None:
     }
     async with httpx.AsyncClient(timeout=60) as client:
         while time.monotonic() - began < UI_SECONDS:
-            reply = await client.post(f"{stage.prefect.api_url}/task_runs/count", json=body)
+            reply = await client.post(f"{environment.prefect.api_url}/task_runs/count", json=body)
             if reply.status_code == 200 and reply.json() >= taken.task_runs:
                 return time.monotonic() - began
             await asyncio.sleep(0.5)
     return None
 
 
-async def _recorded_events(taken: Taken, stage: Stage, since: datetime) -> int:
+async def _recorded_events(taken: Taken, environment: Environment, since: datetime) -> int:
     """How many of the client's events the server has, once it has all, or has had time enough."""
     began, recorded = time.monotonic(), 0
     wanted = {"occurred": {"since": since.isoformat()}, "event": {"prefix": EVENTS}}
     async with httpx.AsyncClient(timeout=60) as client:
         while recorded < taken.events and time.monotonic() - began < UI_SECONDS:
-            reply = await client.post(f"{stage.prefect.api_url}/events/filter", json={"filter": wanted, "limit": 1})
+            reply = await client.post(
+                f"{environment.prefect.api_url}/events/filter", json={"filter": wanted, "limit": 1}
+            )
             recorded = reply.json()["total"] if reply.status_code == 200 else recorded
             await asyncio.sleep(0.5)
     return min(recorded, taken.events)

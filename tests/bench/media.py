@@ -40,7 +40,7 @@ class Decoding(BaseModel):
     late_idle_ms: float | None = None
 
 
-def make_film(path: Path, seconds: int) -> None:
+def make_video(path: Path, seconds: int) -> None:
     """A video of 720p with grain and a moving camera, H.264 as x264 makes it by default."""
     random = np.random.default_rng(1)
     speckles = Image.fromarray((random.random((90, 480, 3)) * 255).astype(np.uint8))

@@ -35,7 +35,7 @@ def table(results: Results) -> str:
         cells = [
             NAMES[case.kind] + (", PostgreSQL" if case.server == "postgresql" else ""),
             str(case.videos),
-            case.film,
+            case.video,
             "-" if case.kind == "floor" else case.mode,
             *(f"{value:.0f}" for value in (made.client_ms, made.prefect_ms)),
             *("-" if case.server == "sqlite" else f"{value:.0f}" for value in (made.database_ms, made.redis_ms)),
@@ -62,7 +62,7 @@ def table(results: Results) -> str:
 
 def plot(results: Results, *, title: str, unit: str, value: Callable[[Measured], float]) -> str:
     """How a number grows with the number of videos, one line for each client, both axes logarithmic."""
-    usual = [(case, made) for case, made in results if (case.mode, case.film, case.server) == USUAL]
+    usual = [(case, made) for case, made in results if (case.mode, case.video, case.server) == USUAL]
     chosen = [(case, number) for case, made in usual if (number := value(made)) > 0]
     if not chosen:
         return ""

@@ -94,16 +94,16 @@ class Sandbox:
         return httpx.get(f"{self.url}/sandbox/{what}", timeout=120).raise_for_status().json()
 
 
-class Stage:
+class Environment:
     """A store and a Prefect server for all runs; a sandbox, a bucket and blocks for each."""
 
     def __init__(self, minio: ObjectStoreServer, prefect: Backend, folder: Path) -> None:
         self.minio, self.prefect, self.folder = minio, prefect, folder
 
     @contextmanager
-    def sandbox(self, *, speed: float, film: Path) -> Iterator[Sandbox]:
+    def sandbox(self, *, speed: float, video: Path) -> Iterator[Sandbox]:
         port, api_key = free_port(), unique("key")
-        arguments = [str(port), str(speed), str(film)]
+        arguments = [str(port), str(speed), str(video)]
         with self._program(["tests.bench.light_sandbox", *arguments], port, SORA_SANDBOX_API_KEY=api_key) as process:
             yield Sandbox(process, f"http://{LOOPBACK}:{port}", api_key)
 
@@ -150,7 +150,7 @@ class Stage:
 
 
 @contextmanager
-def stages(folder: Path, servers: Sequence[Server]) -> Iterator[dict[Server, Stage]]:
+def environments(folder: Path, servers: Sequence[Server]) -> Iterator[dict[Server, Environment]]:
     """Starts the store, and each of the Prefect servers."""
     credentials = Credentials.load_or_create(folder / "credentials.json")
     store = start_object_store(
@@ -158,7 +158,7 @@ def stages(folder: Path, servers: Sequence[Server]) -> Iterator[dict[Server, Sta
     ).ready()
     with ExitStack() as stack:
         stack.enter_context(store.process)
-        yield {server: Stage(store, stack.enter_context(_backend(server, folder)), folder) for server in servers}
+        yield {server: Environment(store, stack.enter_context(_backend(server, folder)), folder) for server in servers}
 
 
 @contextmanager
