@@ -3,7 +3,6 @@
 from prefect import task
 
 from apixo import VideoRequest
-from flows.media.images import ImageFacts
 from flows.media.own_images import check_as_provider
 from flows.record.generation import State
 from flows.record.wording import counted
@@ -13,8 +12,11 @@ from flows.steps.retrying import FREE_STEP
 
 
 @task(name="validate_image", task_run_name="validate_image {key}", **FREE_STEP)
-async def validate_image(key: str, request: VideoRequest, resources: Resources) -> list[ImageFacts]:
+async def validate_image(key: str, request: VideoRequest, resources: Resources) -> None:
     """Fetches and decodes every image of the request. Retried when the network failed.
+
+    It returns nothing: of a list that nobody keeps, Prefect 3.8 mistakes whatever later lies at its address for the
+    result of this step.
 
     Raises:
         MediaError: an image is refused, with the reason, or cannot be fetched.
@@ -23,14 +25,13 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     if not request.image_urls:
         logger.debug("%s is text-to-video: there is no image to validate.", key)  # a line for each row of a batch
         report_progress(key, "validate_image", "no image", done=True)
-        return []
+        return
     entry = await resources.ledger.read(key)
     if entry is not None and entry.generation.state not in (State.REJECTED, State.FAILED):
         # The image may be gone by now. That must not stop a video that may already be paid.
         logger.info("%s was validated before: the ledger says %s.", key, entry.generation.state)
         report_progress(key, "validate_image", "done before", done=True)
-        return []
-    facts = []
+        return
     for number, url in enumerate(request.image_urls, start=1):
         report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
         found = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
@@ -38,6 +39,4 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
             "Image %d of %s is fine: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,
         )  # fmt: skip
-        facts.append(found)
-    report_progress(key, "validate_image", f"{counted(len(facts), 'image')} checked", done=True)
-    return facts
+    report_progress(key, "validate_image", f"{counted(len(request.image_urls), 'image')} checked", done=True)
