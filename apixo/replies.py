@@ -234,7 +234,7 @@ def usable_task_id(value: object) -> str | None:
     """A task id as the provider wrote it, without blanks around it, a number as its digits; None: it cannot be one."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TASK_NUMBER:
         return str(value)
-    if value in ("null", "None", "undefined"):  # what a broken serialiser makes of nothing
+    if value in ("null", "None", "undefined"):  # what a broken serializer makes of nothing
         return None
     if isinstance(value, str) and value.strip() and len(value) <= 200 and value.isprintable():
         return value.strip()

@@ -18,13 +18,13 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from apixo import catalogue
+from apixo import catalog
 from apixo.addresses import ImageUrl
-from apixo.catalogue import ImageLimits, Shape, VideoModel
+from apixo.catalog import ImageLimits, Shape, VideoModel
 from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
 
 STORED: Final = {"stored": True}
-"""The validation context for requests that were checked when they were made. A catalogue changes, and what is paid for
+"""The validation context for requests that were checked when they were made. A catalog changes, and what is paid for
 has to stay readable."""
 
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
@@ -39,7 +39,7 @@ Problem = tuple[tuple[str, ...], str]
 _OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
-ModelName = Annotated[str, StringConstraints(pattern=catalogue.NAME_PATTERN)]
+ModelName = Annotated[str, StringConstraints(pattern=catalog.NAME_PATTERN)]
 # A tag is a label, not a text: no @ and no slash, so that no address with a password becomes one.
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .:+-]{0,49}$")]
 
@@ -62,13 +62,13 @@ def _select(values: Iterable[object], title: str, kind: str) -> Callable[[dict[s
 
 
 def _select_model(schema: dict[str, Any]) -> None:
-    _select(catalogue.models(), "In the catalogue", "string")(schema)
+    _select(catalog.models(), "In the catalog", "string")(schema)
 
 
 class VideoRequest(BaseModel):
     """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent.
 
-    What a model takes is in the catalogue (`apixo.catalogue`). A model that is not there is sent what was given.
+    What a model takes is in the catalog (`apixo.catalog`). A model that is not there is sent what was given.
     """
 
     # Inputs stay out of messages: a refused address may hold a password, and messages end in logs.
@@ -152,8 +152,8 @@ class VideoRequest(BaseModel):
     @model_validator(mode="after")
     def _is_what_the_model_takes(self, info: ValidationInfo) -> Self:
         if self.model == DEFAULT_MODEL:
-            # Fixed here, not by the catalogue: records, digests and keys of earlier versions have them filled in. Those
-            # of other models stay as they were given, since they must not change when a catalogue does.
+            # Fixed here, not by the catalog: records, digests and keys of earlier versions have them filled in. Those
+            # of other models stay as they were given, since they must not change when a catalog does.
             # The request is frozen, and this is still the one place where these are decided.
             follows = "image-to-video" if self.image_urls else "text-to-video"
             object.__setattr__(self, "mode", self.mode or follows)
@@ -174,12 +174,12 @@ class VideoRequest(BaseModel):
 
     def _problems(self) -> list[Problem]:
         """What the model, or one of the fallback models, does not take: where, and what is allowed."""
-        unusable = catalogue.problem()
+        unusable = catalog.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
-        if not catalogue.can_be_sent(self.options):
-            return [(("options",), f"must be plain JSON of at most {catalogue.MAX_OPTIONS_CHARACTERS:,} characters")]
-        common = self.options.keys() & catalogue.COMMON
+        if not catalog.can_be_sent(self.options):
+            return [(("options",), f"must be plain JSON of at most {catalog.MAX_OPTIONS_CHARACTERS:,} characters")]
+        common = self.options.keys() & catalog.COMMON
         if common:  # they would get past every check, and past the price
             return [(("options",), f"has {', '.join(sorted(common))}, which the request has a field of its own for")]
         if not self.prompt.strip():
@@ -195,7 +195,7 @@ class VideoRequest(BaseModel):
 
     def _of_the_options(self) -> list[Problem]:
         """Options that neither the model nor a fallback model has: a typing error would be paid for."""
-        chain = [catalogue.find(name) for name in (self.model, *self.fallback_models)]
+        chain = [catalog.find(name) for name in (self.model, *self.fallback_models)]
         if any(known is None or known.other_options for known in chain):
             return []
         taken = {name for known in chain if known is not None for name in known.options}
@@ -204,9 +204,9 @@ class VideoRequest(BaseModel):
         return [(("options",), f"has {name} that {self.model} does not take; {lists}") for name in unknown]
 
     @property
-    def catalogued(self) -> VideoModel | None:
-        """What the catalogue says of its model; None: nothing."""
-        return catalogue.find(self.model)
+    def cataloged(self) -> VideoModel | None:
+        """What the catalog says of its model; None: nothing."""
+        return catalog.find(self.model)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -216,28 +216,28 @@ class VideoRequest(BaseModel):
     @property
     def seconds(self) -> int | None:
         """The length that is asked for, in seconds; None: the model takes no duration, or nothing is known of it."""
-        known = self.catalogued
+        known = self.cataloged
         return known.seconds(self.duration, self._mode) if known else self.duration
 
     @property
     def shape(self) -> Shape | None:
         """Which way the video is asked to lie; None: that is left to the model."""
-        known = self.catalogued
+        known = self.cataloged
         if known is None:
-            return catalogue.shape_of(self.aspect_ratio)
+            return catalog.shape_of(self.aspect_ratio)
         if known.ratio_field in self.options:
-            return catalogue.shape_of(str(self.options[known.ratio_field]))
-        return catalogue.shape_of(known.ratio(self.aspect_ratio, self._mode))
+            return catalog.shape_of(str(self.options[known.ratio_field]))
+        return catalog.shape_of(known.ratio(self.aspect_ratio, self._mode))
 
     @property
     def image_limits(self) -> ImageLimits:
         """What an image may be, for every model that may get it."""
-        known = [catalogue.find(name) for name in self.models]
+        known = [catalog.find(name) for name in self.models]
         return functools.reduce(operator.and_, (found.image_limits if found else ImageLimits() for found in known))
 
     @property
     def _mode(self) -> str:
-        known = self.catalogued
+        known = self.cataloged
         if known is not None:
             return known.mode_for(self.mode, len(self.image_urls))
         return self.mode or ("image-to-video" if self.image_urls else "text-to-video")
@@ -246,7 +246,7 @@ class VideoRequest(BaseModel):
         """The same request for another model, such as a fallback: without what that one has no field for."""
         if model == self.model:
             return self
-        known = catalogue.find(model)
+        known = catalog.find(model)
         changed: dict[str, Any] = {"model": model}
         if known is not None:
             if self.mode not in known.modes:
@@ -259,7 +259,7 @@ class VideoRequest(BaseModel):
 
     def input(self) -> dict[str, Any]:
         """The body's `input`: the common words in those of the model, and the options that it has."""
-        known = self.catalogued
+        known = self.cataloged
         if known is None:
             fields = {"duration": self.duration, "aspect_ratio": self.aspect_ratio}
             options = self.options
@@ -281,7 +281,7 @@ class VideoRequest(BaseModel):
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
         """The JSON body of the paid call. With a callback URL the request type is `callback`, else `async`."""
-        known = self.catalogued
+        known = self.cataloged
         body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
         if known is not None and known.provider is not None:
             body["provider"] = known.provider
@@ -291,8 +291,8 @@ class VideoRequest(BaseModel):
 
 
 def _not_taken(request: VideoRequest) -> list[Problem]:
-    """What the catalogue knows that the request's own model does not take."""
-    known = request.catalogued
+    """What the catalog knows that the request's own model does not take."""
+    known = request.cataloged
     if known is None:
         wrong = request.duration is not None and not 1 <= request.duration <= MAX_SECONDS
         return [(("duration",), f"must be 1 to {MAX_SECONDS:,} with {request.model}")] if wrong else []
@@ -300,8 +300,8 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
     # An option such as sora-2-pro's `size` may lie another way than the aspect ratio that is asked for as well.
-    given, asked = request.options.get(known.ratio_field), catalogue.shape_of(request.aspect_ratio)
-    lies = catalogue.shape_of(given) if isinstance(given, str) else None
+    given, asked = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
+    lies = catalog.shape_of(given) if isinstance(given, str) else None
     if asked and lies and lies != asked:
         text = f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
         found.append((("options", known.ratio_field), text))
@@ -311,7 +311,7 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
         elif field == known.ratio_field == "aspect_ratio":
             found.append((("aspect_ratio",), text))
         elif field == known.ratio_field and field not in request.options:
-            found.append((("aspect_ratio",), f"must be {catalogue.one_of(known.ratios)} with {request.model}"))
+            found.append((("aspect_ratio",), f"must be {catalog.one_of(known.ratios)} with {request.model}"))
         else:
             found.append((("options", field), text))
     return found

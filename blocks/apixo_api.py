@@ -11,7 +11,7 @@ from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from apixo import ApixoClient, StatusClient, catalogue, constants
+from apixo import ApixoClient, StatusClient, catalog, constants
 from apixo.routes import is_loopback
 from blocks.prices import Price, price_of
 
@@ -206,7 +206,7 @@ class ApixoApi(Block):
         title="Moderation retries",
         description=(
             "How often a video that was judged by its output, or by a detector such as NSFW, is submitted again, and "
-            "paid again. Such judgements are sometimes mistaken. One about the prompt or an image is never tried again."
+            "paid again. Such judgments are sometimes mistaken. One about the prompt or an image is never tried again."
         ),
     )
     result_valid_hours: float = Field(
@@ -366,7 +366,7 @@ class ApixoApi(Block):
         The block's own numbers count for every model. Where it has the advice for sora-2, which is the default, the
         advice for the model counts.
         """
-        known = catalogue.find(model)
+        known = catalog.find(model)
         first, interval = self.initial_wait_seconds, self.poll_interval_seconds
         if known is not None and first == constants.INITIAL_WAIT_SECONDS:
             first = known.first_wait_seconds

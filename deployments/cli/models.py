@@ -1,12 +1,12 @@
-"""`sora models`: the catalogue."""
+"""`sora models`: the catalog."""
 
 from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
-from apixo import catalogue
-from apixo.catalogue import ImageLimits, Value, VideoModel, one_of
+from apixo import catalog
+from apixo.catalog import ImageLimits, Value, VideoModel, one_of
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out, pasteable, print_table
 from deployments.connection import SetupError
@@ -17,18 +17,18 @@ COLUMNS: Final = ("model", "modes", "images", "seconds", "aspect ratios", "optio
 def models(
     model: Annotated[str | None, typer.Argument(help="One model, in full.", show_default=False)] = None,
 ) -> None:
-    """List the video models that the catalogue knows, or show what one of them takes.
+    """List the video models that the catalog knows, or show what one of them takes.
 
     Any other model of APIXO can be used as well: its request is sent as it is, with a warning. A JSON file of your own,
-    named by the environment variable `SORA_MODELS`, adds models to the catalogue.
+    named by the environment variable `SORA_MODELS`, adds models to the catalog.
     """
-    unusable = catalogue.problem()
+    unusable = catalog.problem()
     if unusable is not None:
         raise SetupError(f"{unusable}. Fix it, or unset the variable.")
-    known = catalogue.models()
+    known = catalog.models()
     if model is not None:
         if model not in known:
-            raise SetupError(f"The catalogue does not have {model!r}. It has {', '.join(known)}.")
+            raise SetupError(f"The catalog does not have {model!r}. It has {', '.join(known)}.")
         _show(model, known[model])
         return
     print_table(COLUMNS, [row(name, found) for name, found in known.items()])

@@ -36,7 +36,7 @@ def sandbox(
 ) -> None:
     """Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.
 
-    It takes the documented requests of every model in the catalogue, with bearer key, limits, errors, states over time,
+    It takes the documented requests of every model in the catalog, with bearer key, limits, errors, states over time,
     callbacks and result URLs that expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its first
     page lists all tasks.
     """

@@ -164,7 +164,7 @@ class _Entry:
 class FaultScript:
     """The faults still to come. Safe to change from any thread while the sandbox runs.
 
-    A request gets the first fault that matches it and is not used up. A fault counts a request towards its `skip`
+    A request gets the first fault that matches it and is not used up. A fault counts a request toward its `skip`
     only when no fault before it took that request.
     """
 

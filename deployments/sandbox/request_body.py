@@ -1,12 +1,12 @@
 """The request body of a generation, checked as the documentation describes it: strictly that of sora-2, those of other
-models by the catalogue.
+models by the catalog.
 """
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from apixo import catalogue
+from apixo import catalog
 from apixo.constants import DEFAULT_MODEL
 from apixo.errors import describe
 from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
@@ -120,7 +120,7 @@ def read_request(model: str, body: bytes) -> AnyRequest:
         asked = AnyRequest.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInputError(explain(error)) from error
-    known = catalogue.find(model)
+    known = catalog.find(model)
     sent = asked.input.model_dump(exclude_unset=True)
     if known is not None and (problems := known.problems(sent, model)):
         listed = "; ".join(f"input.{field}: {problem}" for field, problem in problems)

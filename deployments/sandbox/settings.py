@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from apixo import catalogue
+from apixo import catalog
 
 #: Shortest and longest time a generation takes, in seconds, by the video's duration (APIXO's documentation).
 GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 300), 12: (240, 360)}
@@ -41,7 +41,7 @@ class SandboxSettings(BaseModel):
     task_price: float = Field(1, ge=0, description="What each task takes off the balance. A made-up number.")
     gone_models: tuple[str, ...] = Field((), description="Models that are not offered any more: a submit answers 404.")
     other_models: tuple[str, ...] = Field(
-        (), description="Models beyond the catalogue that are offered as well; their input is not checked."
+        (), description="Models beyond the catalog that are offered as well; their input is not checked."
     )
     requests_per_minute: int = Field(
         10_000, ge=0, description="Calls accepted in any sliding minute (divided by `speed`); one more answers 429."
@@ -65,7 +65,7 @@ class SandboxSettings(BaseModel):
 
     def offers(self, model: str) -> bool:
         """Whether a submission for this model is looked at."""
-        return model not in self.gone_models and (model in self.other_models or catalogue.find(model) is not None)
+        return model not in self.gone_models and (model in self.other_models or catalog.find(model) is not None)
 
     def scaled(self, seconds: float) -> float:
         """A duration of the provider, in seconds of this sandbox."""

@@ -122,5 +122,5 @@ def test_a_made_up_key_is_a_key(prompt: str) -> None:
     assert made_up_key(prompt) != key
 
 
-def test_a_made_up_key_can_be_recognised() -> None:
+def test_a_made_up_key_can_be_recognized() -> None:
     assert made_up_key("A red kite, over DUNES!").startswith("a-red-kite-over-dunes-20")

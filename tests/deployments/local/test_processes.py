@@ -157,8 +157,8 @@ def test_the_log_is_private_and_the_one_before_is_kept(tmp_path: Path) -> None:
 
 
 def test_environment_and_folder_are_the_given_ones(tmp_path: Path) -> None:
-    environment = {"PATH": os.environ["PATH"], "COLOUR": "blue"}
-    command = ["sh", "-c", "echo $COLOUR $HOME; pwd"]
+    environment = {"PATH": os.environ["PATH"], "COLOR": "blue"}
+    command = ["sh", "-c", "echo $COLOR $HOME; pwd"]
     process = ManagedProcess(command, name="x", log_path=tmp_path / "x.log", environment=environment, cwd=tmp_path)
     assert eventually(lambda: not process.is_alive())
     assert process.log_tail().split() == ["blue", str(tmp_path.resolve())]

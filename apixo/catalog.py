@@ -1,4 +1,4 @@
-"""The catalogue of video models: what each takes, as data. `models.json` is ours, a file of the user's own extends it.
+"""The catalog of video models: what each takes, as data. `models.json` is ours, a file of the user's own extends it.
 
 A model is checked by what will be sent to the provider (`VideoModel.problems`), so the same check serves a request
 before it is paid for and the sandbox that receives it.
@@ -28,8 +28,8 @@ from pydantic import (
 from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
 from apixo.errors import describe
 
-USER_CATALOGUE: Final = "SORA_MODELS"
-"""The environment variable that names the user's own catalogue. Not a setting of the API block: requests are checked
+USER_CATALOG: Final = "SORA_MODELS"
+"""The environment variable that names the user's own catalog. Not a setting of the API block: requests are checked
 wherever they are made, in a form, a command or an upstream flow, before any block is loaded."""
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -196,7 +196,7 @@ class VideoModel(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """That no line of a catalogue is lost, or turns a request into another one that is paid for."""
+        """That no line of a catalog is lost, or turns a request into another one that is paid for."""
         durations = {*self.durations, *(one for mode in self.modes.values() for one in mode.durations)}
         if self.default_duration is not None and self.default_duration not in durations:
             raise ValueError(f"default_duration {self.default_duration} is not one of its durations")
@@ -357,7 +357,7 @@ def _read(path: Path) -> dict[str, VideoModel]:
 
 
 def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | None]:
-    path = environ.get(USER_CATALOGUE, "").strip()
+    path = environ.get(USER_CATALOG, "").strip()
     if not path:
         return {}, None
     try:
@@ -366,20 +366,20 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
         why = getattr(error, "strerror", "")
         if isinstance(error, ValidationError):
             why = describe(error.errors(include_url=False)[0])
-        return {}, f"{USER_CATALOGUE} names a catalogue that cannot be used ({why or 'not a file'})"
+        return {}, f"{USER_CATALOG} names a catalog that cannot be used ({why or 'not a file'})"
 
 
 def models(environ: Mapping[str, str] = os.environ) -> dict[str, VideoModel]:
-    """Every known model by its name: ours, and those of the user's own catalogue, which win.
+    """Every known model by its name: ours, and those of the user's own catalog, which win.
 
-    A catalogue that cannot be read is left out here, since what is paid already must not depend on it; `problem` says
+    A catalog that cannot be read is left out here, since what is paid already must not depend on it; `problem` says
     so to whoever is about to pay.
     """
     return _read(OURS) | _users(environ)[0]
 
 
 def problem(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Why the user's own catalogue cannot be read; None: it can, or there is none."""
+    """Why the user's own catalog cannot be read; None: it can, or there is none."""
     return _users(environ)[1]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from apixo import UnexpectedReplyError, VideoRequest, catalogue
-from apixo.catalogue import ImageFormat, VideoModel, one_of, shape_of
+from apixo import UnexpectedReplyError, VideoRequest, catalog
+from apixo.catalog import ImageFormat, VideoModel, one_of, shape_of
 from apixo.requests import STORED
 from deployments.sandbox.request_body import InvalidInputError, read_request
 
@@ -173,7 +173,7 @@ INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
         {"mode": "pro-image-to-video", "duration": 5, "image_urls": [IMAGE]}, 5, None,
     ),
     ({"model": "grok-video"}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6, "landscape"),
-    # What the catalogue does not have is sent as it is.
+    # What the catalog does not have is sent as it is.
     ({"model": "future-1"}, {"mode": "text-to-video"}, None, None),
     (
         {"model": "future-1", "duration": 99, "aspect_ratio": "3:1", "mode": "x", "options": {"a": {"b": [1]}}},
@@ -196,10 +196,10 @@ def test_common_words_become_those_of_the_model(
     assert VideoRequest.model_validate_json(request.model_dump_json()) == request
 
 
-@pytest.mark.parametrize("name", catalogue.models())
-def test_every_model_of_the_catalogue_can_be_asked(name: str) -> None:
+@pytest.mark.parametrize("name", catalog.models())
+def test_every_model_of_the_catalog_can_be_asked(name: str) -> None:
     """With nothing but what it requires, in each of its modes; and the sandbox takes what is sent."""
-    model = catalogue.models()[name]
+    model = catalog.models()[name]
     assert model.source.endswith(".")
     for mode, limits in model.modes.items():
         request = VideoRequest(
@@ -213,21 +213,21 @@ def test_every_model_of_the_catalogue_can_be_asked(name: str) -> None:
         read_request(name, json.dumps(request.body()).encode())
 
 
-def test_the_sandbox_reads_a_body_as_strictly_as_the_catalogue() -> None:
+def test_the_sandbox_reads_a_body_as_strictly_as_the_catalog() -> None:
     body = VideoRequest(prompt="A kite", model="kling-2-6", options=SOUND).body()
     for changed in ({"duration": 4}, {"duration": "5"}, {"aspect_ratio": "landscape"}, {"sound": 1}, {"mode": "x"}):
         with pytest.raises(InvalidInputError, match=f"Invalid parameters: input.{next(iter(changed))}"):
             read_request("kling-2-6", json.dumps(body | {"input": body["input"] | changed}).encode())
 
 
-CATALOGUE = """{
+CATALOG = """{
   "future-1": {"source": "Our contract.", "modes": {"text-to-video": {"images": [0, 0]}}, "durations": "2-4"},
   "kling-2-6": {"source": "Our contract.", "modes": {"text-to-video": {"images": [0, 0]}}, "durations": [20]}
 }"""
 
 
-def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "models.json").write_text(CATALOGUE, encoding="utf-8-sig")  # as editors on Windows write it
+def test_a_catalog_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models.json").write_text(CATALOG, encoding="utf-8-sig")  # as editors on Windows write it
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
     assert VideoRequest(prompt="A kite", model="kling-2-6").input()["duration"] == 20
     with pytest.raises(ValidationError, match="must be 2, 3 or 4 with future-1"):
@@ -240,7 +240,7 @@ def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatc
 
 
 def future(**changed: Any) -> str:
-    """A catalogue of one model, in which something is not as it should be."""
+    """A catalog of one model, in which something is not as it should be."""
     return json.dumps({"x": {"source": "?", "modes": {"a": {"images": [0, 1]}}} | changed})
 
 
@@ -271,20 +271,20 @@ def future(**changed: Any) -> str:
         (future(poll_interval_seconds=float("inf")), "poll_interval_seconds"),
     ],
 )
-def test_a_catalogue_that_cannot_be_read_stops_requests_and_says_why(
+def test_a_catalog_that_cannot_be_read_stops_requests_and_says_why(
     content: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:
         (tmp_path / "models.json").write_text(content)
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
-    with pytest.raises(ValidationError, match=f"SORA_MODELS names a catalogue that cannot be used .*{why}"):
+    with pytest.raises(ValidationError, match=f"SORA_MODELS names a catalog that cannot be used .*{why}"):
         VideoRequest(prompt="A kite")
     # What is paid already stays readable.
     kept = VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 5}, context=STORED)
     assert kept.seconds == 5
 
 
-def test_a_stored_request_is_read_whatever_the_catalogue_says_now() -> None:
+def test_a_stored_request_is_read_whatever_the_catalog_says_now() -> None:
     fields = {"prompt": "A kite", "model": "kling-2-6", "duration": 7, "mode": "gone", "options": {"sund": 1}}
     kept = VideoRequest.model_validate(fields, context=STORED)
     assert (kept.seconds, kept.duration, kept.mode) == (7, 7, "gone")
