@@ -1,4 +1,4 @@
-"""What can be asked of the API: one video."""
+"""What can be requested from the API: one video."""
 
 import functools
 import operator
@@ -24,17 +24,17 @@ from apixo.catalog import ImageLimits, Shape, VideoModel
 from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
 
 STORED: Final = {"stored": True}
-"""The validation context for requests that were checked when they were made. A catalog changes, and what is paid for
-has to stay readable."""
+"""The validation context for requests that were checked when they were made. A catalog changes, and what was paid for
+must stay readable."""
 
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
-"""The type of the errors whose message says what a model takes. None of them repeats a value."""
+"""The type of the errors whose message says what a model supports. None of them repeats a value."""
 
 MAX_SECONDS: Final = 3_600
-"""The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
+"""The longest video of an unknown model. A typing error beyond it must not be paid for."""
 
 Problem = tuple[tuple[str, ...], str]
-"""The field of a request, and what its model takes there."""
+"""The field of a request, and what its model supports there."""
 
 _OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
@@ -45,9 +45,9 @@ Tag = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .
 
 
 def _select(values: Iterable[object], title: str, kind: str) -> Callable[[dict[str, Any]], None]:
-    """Has a form that is made from the JSON schema, such as Prefect's, offer these values, and a way to type another.
+    """Makes a form built from the JSON schema, such as Prefect's, offer these values, and a way to type another.
 
-    Without a default the field may be left empty.
+    Without a default, the field may be left empty.
     """
 
     def change(schema: dict[str, Any]) -> None:
@@ -66,12 +66,12 @@ def _select_model(schema: dict[str, Any]) -> None:
 
 
 class VideoRequest(BaseModel):
-    """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent.
+    """One video as the API accepts it. Whatever the API would reject is rejected here, before anything is sent.
 
-    What a model takes is in the catalog (`apixo.catalog`). A model that is not there is sent what was given.
+    What a model supports is in the catalog (`apixo.catalog`). A model that is not there is sent what was given.
     """
 
-    # Inputs stay out of messages: a refused address may hold a password, and messages end in logs.
+    # Inputs stay out of messages: an invalid URL may contain a password, and messages end up in logs.
     model_config = ConfigDict(extra="forbid", frozen=True, title="Video request", hide_input_in_errors=True)
 
     prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS)] = Field(
@@ -84,7 +84,7 @@ class VideoRequest(BaseModel):
     model: ModelName = Field(
         default=DEFAULT_MODEL,
         title="Model",
-        description="The provider's name of the model. `sora models` lists what each one takes.",
+        description="The provider's name for the model. `sora models` lists what each one supports.",
         json_schema_extra=_select_model,
     )
     duration: StrictInt | None = Field(
@@ -92,7 +92,7 @@ class VideoRequest(BaseModel):
         title="Duration (seconds)",
         description=(
             "Length of the video in seconds; with sora-2 4, 8 or 12. Leave empty for the model's default, with sora-2 "
-            "4. Try with a short one first; longer ones cost more."
+            "4. Start with a short one; longer ones cost more."
         ),
         json_schema_extra=_select((4, 8, 12), "Sora 2", "integer"),
     )
@@ -101,7 +101,7 @@ class VideoRequest(BaseModel):
         title="Aspect ratio",
         description=(
             "`landscape` for video platforms and desktop, `portrait` for short-video platforms and mobile, or another "
-            "one that the model takes. Leave empty for the model's default, with sora-2 `landscape`."
+            "one that the model supports. Leave empty for the model's default, with sora-2 `landscape`."
         ),
         json_schema_extra=_select(("landscape", "portrait"), "Common", "string"),
     )
@@ -109,14 +109,14 @@ class VideoRequest(BaseModel):
         default_factory=list,
         title="Image URLs",
         description=(
-            "For image-to-video: public addresses of JPG, PNG or WebP images, at most 10 MB each, or "
+            "For image-to-video: public URLs of JPG, PNG or WebP images, at most 10 MB each, or "
             "`s3://bucket/object` for one in the archive's store. The image is the start or key frame."
         ),
     )
     mode: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None,
         title="Mode",
-        description="Such as `text-to-video` or `image-to-video`. Leave empty: it follows from the image URLs.",
+        description="Such as `text-to-video` or `image-to-video`. Leave empty to derive it from the image URLs.",
         json_schema_extra=_select(("text-to-video", "image-to-video"), "Common", "string"),
     )
     remove_watermark: bool = Field(
@@ -126,7 +126,7 @@ class VideoRequest(BaseModel):
         default_factory=dict,
         title="Options",
         description=(
-            'What the model takes beyond these fields, by its own names, such as `{"sound": true}`. '
+            'What the model supports beyond these fields, by its own names, such as `{"sound": true}`. '
             "`sora models MODEL` lists them."
         ),
     )
@@ -135,8 +135,8 @@ class VideoRequest(BaseModel):
         max_length=20,
         title="Tags",
         description=(
-            "Short labels to find the video by. They are not part of what is asked for: changing them makes no new "
-            "video."
+            "Short labels to find the video by. They are not part of the request itself: changing them does not make a "
+            "new video."
         ),
     )
     fallback_models: list[ModelName] = Field(
@@ -144,7 +144,7 @@ class VideoRequest(BaseModel):
         max_length=5,
         title="Fallback models",
         description=(
-            "Tried in this order when the provider says that the model before does not exist or is unavailable, and "
+            "Tried in this order if the provider says that the previous model does not exist or is unavailable, and "
             "nothing was paid. Empty: none."
         ),
     )
@@ -173,7 +173,7 @@ class VideoRequest(BaseModel):
         return self
 
     def _problems(self) -> list[Problem]:
-        """What the model, or one of the fallback models, does not take: where, and what is allowed."""
+        """What the model, or one of the fallback models, does not support: where, and what is allowed."""
         unusable = catalog.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
@@ -181,7 +181,8 @@ class VideoRequest(BaseModel):
             return [(("options",), f"must be plain JSON of at most {catalog.MAX_OPTIONS_CHARACTERS:,} characters")]
         common = self.options.keys() & catalog.COMMON
         if common:  # they would get past every check, and past the price
-            return [(("options",), f"has {', '.join(sorted(common))}, which the request has a field of its own for")]
+            fields = "is a separate field" if len(common) == 1 else "are separate fields"
+            return [(("options",), f"contains {', '.join(sorted(common))}, which {fields} of the request")]
         if not self.prompt.strip():
             return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
         found = _not_taken(self) or self._of_the_options()
@@ -199,13 +200,13 @@ class VideoRequest(BaseModel):
         if any(known is None or known.other_options for known in chain):
             return []
         taken = {name for known in chain if known is not None for name in known.options}
-        lists = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+        lists = f"it supports {', '.join(sorted(taken))}" if taken else "it supports none"
         unknown = [name if _OPTION_NAME.fullmatch(name) else "a name" for name in self.options if name not in taken]
-        return [(("options",), f"has {name} that {self.model} does not take; {lists}") for name in unknown]
+        return [(("options",), f"contains {name}, which {self.model} does not support; {lists}") for name in unknown]
 
     @property
     def cataloged(self) -> VideoModel | None:
-        """What the catalog says of its model; None: nothing."""
+        """What the catalog says about its model; None: nothing."""
         return catalog.find(self.model)
 
     @property
@@ -215,13 +216,13 @@ class VideoRequest(BaseModel):
 
     @property
     def seconds(self) -> int | None:
-        """The length that is asked for, in seconds; None: the model takes no duration, or nothing is known of it."""
+        """The requested length in seconds; None: the model has no duration, or is unknown."""
         known = self.cataloged
         return known.seconds(self.duration, self._mode) if known else self.duration
 
     @property
     def shape(self) -> Shape | None:
-        """Which way the video is asked to lie; None: that is left to the model."""
+        """The requested orientation; None: that is left to the model."""
         known = self.cataloged
         if known is None:
             return catalog.shape_of(self.aspect_ratio)
@@ -253,12 +254,12 @@ class VideoRequest(BaseModel):
                 changed["mode"] = None
             if not known.durations:
                 changed["duration"] = None
-            if not known.ratios and self.aspect_ratio == "landscape":  # what a video is without a word about it
+            if not known.ratios and self.aspect_ratio == "landscape":  # the default of a video
                 changed["aspect_ratio"] = None
         return self.model_copy(update=changed)
 
     def input(self) -> dict[str, Any]:
-        """The body's `input`: the common words in those of the model, and the options that it has."""
+        """The body's `input`: the common fields in the model's own words, and the options that it has."""
         known = self.cataloged
         if known is None:
             fields = {"duration": self.duration, "aspect_ratio": self.aspect_ratio}
@@ -291,7 +292,7 @@ class VideoRequest(BaseModel):
 
 
 def _not_taken(request: VideoRequest) -> list[Problem]:
-    """What the catalog knows that the request's own model does not take."""
+    """What the request's own model does not support, according to the catalog."""
     known = request.cataloged
     if known is None:
         wrong = request.duration is not None and not 1 <= request.duration <= MAX_SECONDS
@@ -299,11 +300,11 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
     found: list[Problem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
-    # An option such as sora-2-pro's `size` may lie another way than the aspect ratio that is asked for as well.
+    # An option such as sora-2-pro's `size` may contradict the aspect ratio that is given as well.
     given, asked = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
     lies = catalog.shape_of(given) if isinstance(given, str) else None
     if asked and lies and lies != asked:
-        text = f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
+        text = f"is {lies}, but aspect_ratio is {asked} with {request.model}: leave one of them out"
         found.append((("options", known.ratio_field), text))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):

@@ -33,7 +33,7 @@ ADVICE: Final = {
     End.UNCONFIRMED: r"`sora resolve {key} --task-id TASK_ID{options}`.* or `sora resolve {key} --resubmit{options}`",
     End.FAILED: r"run `sora resolve {key} --resubmit{options}`, or rerun",
     End.FAILED_FOR_GOOD: r"use a new key",
-    End.DEADLINE: r"{key}: Task {task_id} .* ask again later\..* the same key, which pays nothing",
+    End.DEADLINE: r"{key}: Task {task_id} .* poll again later\..* the same key, which pays nothing",
     End.KEY_REFUSED: r"Check the API key in the Secret block",
 }
 """What a person is told to do, where that does not depend on the fault."""

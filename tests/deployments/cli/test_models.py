@@ -32,6 +32,8 @@ def test_the_catalog_is_shown_without_a_server(alone: Sora) -> None:
     hailuo = alone("models", "hailuo-2-3").out
     assert "JPEG or PNG, up to 20 MB, each side at least 301 pixels" in hailuo
     assert "pro-image-to-video: one image, 5 s" in hailuo
+    assert "remove_watermark: boolean; true by default" in alone("models", "sora-2").out
+    assert "remove_watermark" not in veo
     unknown = alone("models", "sora-9")
     assert unknown.code == 1
     assert "does not have 'sora-9'" in unknown.err
@@ -47,7 +49,7 @@ def test_a_catalog_of_ones_own_is_shown_or_said_to_be_broken(alone: Sora, tmp_pa
     file.write_text("{")
     broken = alone("models")
     assert broken.code == 1
-    assert "SORA_MODELS names a catalog that cannot be used" in broken.err
+    assert "SORA_MODELS points to an invalid catalog" in broken.err
 
 
 def test_a_video_of_another_model_from_the_dry_run_to_the_list(

@@ -59,7 +59,7 @@ async def test_an_image_that_only_some_models_take_is_refused_before_anything_is
     if ending == "jpg":
         assert (await stored.generate(request, key=key)).state is State.ARCHIVED
     else:
-        with pytest.raises(ImageRefusedError, match=r"harbor\.webp is a WEBP, and the model takes JPEG or PNG"):
+        with pytest.raises(ImageRefusedError, match=r"harbor\.webp is a WEBP, but the model accepts JPEG or PNG"):
             await stored.generate(request, key=key)
     assert len(sandbox.record.submits()) == (ending == "jpg")
 
