@@ -30,7 +30,7 @@ SPEED: Final = 60.0
 
 def demo(
     context: typer.Context,
-    speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
+    speed: Annotated[float, typer.Option(help="How many times faster than real time the sandbox generates.")] = SPEED,
 ) -> None:
     """Generate three videos with the sandbox, a fake of the API on this machine: no account, no cost.
 
@@ -55,7 +55,7 @@ def demo(
 
 def up(
     context: typer.Context,
-    speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
+    speed: Annotated[float, typer.Option(help="How many times faster than real time the sandbox generates.")] = SPEED,
     video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
 ) -> None:
     """Run everything until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, receiver, gallery.

@@ -24,7 +24,7 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(sora: Sora, blocks: list[s
     assert {"worker", "deployments"} < set(lines)  # other tests share this server: they may have started a worker
     ill = sora("doctor", "--json", "--api", "nowhere", *blocks[2:])
     assert ill.code == 1
-    assert "1 thing to put right" in ill.err
+    assert "1 problem to fix" in ill.err
     (wrong,) = [item for item in json.loads(ill.out) if item["outcome"] == "error"]
     assert wrong["name"] == "block apixo-api/nowhere"
     assert sandbox.record.submits() == []

@@ -168,7 +168,7 @@ def test_a_dying_child_is_reported_at_once_with_the_end_of_its_log(tmp_path: Pat
     command = ["sh", "-c", "for i in $(seq 100); do echo line $i; done; echo 'bind: address already in use'; exit 3"]
     process = ManagedProcess(command, name="The thing", log_path=tmp_path / "x.log")
     began = time.monotonic()
-    with pytest.raises(ProcessError, match="The thing ended while starting") as caught:
+    with pytest.raises(ProcessError, match="The thing exited while starting") as caught:
         wait_until_ready(lambda: False, process=process, timeout_seconds=120)
     assert time.monotonic() - began < 60
     assert "exit code 3" in str(caught.value)
@@ -186,7 +186,7 @@ def test_a_missing_program_is_reported_by_name(tmp_path: Path) -> None:
 def test_an_answer_of_a_stranger_does_not_make_a_dead_child_ready(tmp_path: Path) -> None:
     process = ManagedProcess(["false"], name="x", log_path=tmp_path / "x.log")
     assert eventually(lambda: not process.is_alive())
-    with pytest.raises(ProcessError, match="ended while starting"):
+    with pytest.raises(ProcessError, match="exited while starting"):
         wait_until_ready(lambda: True, process=process, timeout_seconds=60)
 
 
