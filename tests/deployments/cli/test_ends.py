@@ -20,7 +20,7 @@ ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
 
 
 REFUSED = (
-    "✗ The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) to "
+    "✗ The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) to "
     "what it expects."
 )
 
@@ -48,7 +48,7 @@ def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
     stopped = sora.end(process)
     assert stopped.code == 130, stopped.all
     assert "Traceback" not in stopped.all
-    assert f"run the same command with --key {key} to go on" in stopped.err
+    assert f"run the same command with --key {key} to continue" in stopped.err
     sandbox.faults.clear()
     done = sora(*order)
     assert done.code == 0, done.err

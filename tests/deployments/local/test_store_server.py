@@ -264,7 +264,7 @@ def test_a_signal_ends_a_build_at_once(
         assert until in builder.stdout.readline()
         return builder
 
-    builders = [build("building it with Go")]
+    builders = [build("Building it with Go")]
     while not calls.exists():
         time.sleep(0.01)
     if phase == "waiting":
