@@ -204,7 +204,7 @@ def test_a_server_is_ready_or_stopped(tmp_path: Path, says: bool) -> None:
         with server.ready().process:
             assert process.is_alive()
     else:
-        with pytest.raises(ProcessError, match="a child runs"):
+        with pytest.raises(ProcessError, match="a child is running"):
             server.ready()
     assert not process.is_alive()
 
