@@ -1,7 +1,7 @@
-"""Addresses as people, spreadsheets and other programs write them, in the one form that every parser reads alike. Pure.
+"""Normalizes URLs as people, spreadsheets and other programs write them, so that every parser reads them alike. Pure.
 
-Only the spelling is changed here. Whether an address may be asked is decided by whoever asks it, on this form. An image
-has one that the provider can fetch, or a place in a store that one has to be made for.
+Only the spelling changes here. Whether a URL may be requested is decided by the caller, on the normalized form. An
+image has either a URL that the provider can fetch, or a place in a store, for which a URL has to be made.
 """
 
 import re
@@ -13,7 +13,7 @@ import httpx
 from pydantic import AfterValidator, StringConstraints
 
 _PLAIN: Final = re.compile(r"https?://[A-Za-z0-9._-]+(:\d+)?([/?][!$-;=?-\[\]-~]*)?")
-"""Nothing to do: a host, then ASCII without blanks, double quotes, backslashes, angle brackets and a fragment."""
+"""Already normal: a host, then ASCII without spaces, double quotes, backslashes, angle brackets or a fragment."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!\d{1,5}(?:/|$))")
 """Not a host before its port, as in `example.com:8080/a`."""
 _BARE_HOST: Final = re.compile(r"([^/:@\s]+\.[^/:@\s]+|[^/:@\s]+(?=:\d))(:\d{1,5})?/")
@@ -24,18 +24,18 @@ _STORED: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([^\s?#\\]
 
 
 def normalize_url(text: str, *, base: str | None = None) -> str:
-    """The address in its usual form; one that is in it already stays byte for byte.
+    """The URL in normal form; one that already is in normal form stays as it is, byte for byte.
 
-    Removed are what stands around an address (blanks, quotes, angle brackets, marks that nobody sees), line breaks in
-    it, and its fragment, which is never sent. Backslashes count as slashes, as in every browser; without a scheme it
-    is https. What may not stand in a URL is percent-encoded, once.
+    Removes what surrounds a URL (spaces, quotes, angle brackets, invisible characters), line breaks in it, and its
+    fragment, which is never sent. Backslashes count as slashes, as in every browser; without a scheme it is https.
+    Characters that a URL may not contain are percent-encoded, once.
 
     Args:
-        text: the address; with a base, also a relative one.
+        text: the URL; with a base, also a relative one.
         base: the absolute URL to which a relative one belongs, as in a redirect.
 
     Returns:
-        The URL. What cannot be read as one comes back so that `httpx.URL`, or a check of its scheme, refuses it.
+        The URL. Text that cannot be read as one is returned so that `httpx.URL`, or a check of its scheme, rejects it.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -52,7 +52,7 @@ def normalize_url(text: str, *, base: str | None = None) -> str:
 
 
 def stored_image(url: str) -> tuple[str, str] | None:
-    """The bucket and the name of an image that is given as `s3://bucket/object`; None: it is an address of the web."""
+    """The bucket and the name of an image given as `s3://bucket/object`; None for a web URL."""
     found = _STORED.fullmatch(url)
     return (found[1].lower(), found[2]) if found else None
 
@@ -65,22 +65,22 @@ def _image_url(url: str) -> str:
         return "s3://{}/{}".format(*stored)
     url = normalize_url(url)  # what is checked here, and tried out before paying, is what the provider gets
     if any(letter.isspace() or not letter.isprintable() for letter in url):
-        raise ValueError("holds blanks or control characters in its host; check how it is written")
+        raise ValueError("contains spaces or control characters in its host; check the spelling")
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
     except ValueError:
-        # Neither its text nor itself: urllib repeats a part of the address, which may be a password.
-        raise ValueError("is not a URL; give an http:// or https:// address of a JPG, PNG or WebP") from None
+        # Neither its text nor itself: urllib repeats a part of the URL, which may be a password.
+        raise ValueError("is not a URL; give an http:// or https:// URL of a JPG, PNG or WebP") from None
     if parts.scheme not in ("http", "https"):
         raise ValueError(
             f"has the scheme {parts.scheme[:20] or 'none'!r}, but the provider fetches images by http:// or https:// "
-            "only; one of yours is given as s3://bucket/object"
+            "only; pass your own image as s3://bucket/object"
         )
     if not host:
-        raise ValueError("names no host; give a whole address such as https://example.com/start.jpg")
+        raise ValueError("has no host; give a complete URL such as https://example.com/start.jpg")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("carries a user name or password; use an address that needs none")
+        raise ValueError("contains a user name or password; use a URL that needs neither")
     return url
 
 
@@ -88,7 +88,7 @@ ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_
 
 
 def _split(head: str, base: str | None) -> tuple[str | None, str]:
-    """The scheme, and what follows its slashes. No scheme: it is relative, or no address at all."""
+    """The scheme, and what follows its slashes. No scheme: it is relative, or not a URL at all."""
     found = _SCHEME.match(head)
     scheme = found[1].lower() if found else ""
     if found and scheme in ("http", "https"):
@@ -106,14 +106,14 @@ def _split(head: str, base: str | None) -> tuple[str | None, str]:
 
 
 def _trimmed(text: str) -> str:
-    """Without what stands around it unseen, and without line breaks, which browsers leave out as well."""
+    """Without invisible characters around it, and without line breaks, which browsers remove as well."""
     text = re.sub("[\t\r\n]", "", text)
     wrapping = {one for one in text if unicodedata.category(one)[0] in "CZ" or one in "\"'<>`\u201c\u201d"}
     return text.strip("".join(wrapping)) if wrapping else text
 
 
 def _narrow(host: str) -> str:
-    """Wide letters and digits as the plain ones, as IDNA maps them, unless that would make it another host."""
+    """Wide letters and digits as plain ones, as IDNA maps them, unless that would change the host."""
     narrow = unicodedata.normalize("NFKC", host)
     return narrow if _SPECIAL & set(narrow) == _SPECIAL & set(host) else host
 

@@ -45,7 +45,7 @@ from apixo.retries import may_ask_again, parse_retry_after, retry_delay
 from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 
 STATUS_CONNECTIONS: Final = 32
-"""Status calls at the same time. One takes milliseconds: more of them would only wait in another queue."""
+"""Concurrent status calls. One takes milliseconds: more of them would only wait in another queue."""
 
 NEVER_CONNECTED = (
     httpx.ConnectError,
@@ -58,15 +58,15 @@ NEVER_CONNECTED = (
 
 
 class StatusClient:
-    """Asks for the state of tasks, which costs nothing. It cannot submit.
+    """Polls the state of tasks, which is free. It cannot submit.
 
     Args:
         api_key: sent as a bearer token to `base_url` and nowhere else.
-        base_url: where the API is.
-        requests_per_minute: what this client stays under, over all its calls; None: whoever calls it sees to that.
-        submit_timeout_seconds: the most one paid call may take, from connecting to the last byte of the reply.
+        base_url: the API's URL.
+        requests_per_minute: the limit for all calls of this client together; None: the caller enforces it.
+        submit_timeout_seconds: the longest one paid call may take, from connecting to the last byte of the reply.
         retry_delay_seconds: the first pause before a call is repeated.
-        max_tries: how often `status` asks in all.
+        max_tries: how many requests `status` makes in all.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class StatusClient:
         rng: Callable[[], float] = random.random,
     ) -> None:
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            raise ValueError("the API key is empty or holds blanks or odd characters; copy it again")
+            raise ValueError("the API key is empty or contains spaces or invalid characters; copy it again")
         install_log_filter()
         self._api_key = api_key
         self._submit_timeout_seconds = submit_timeout_seconds
@@ -108,9 +108,9 @@ class StatusClient:
             limits=limits,
             verify=self._trust,
             proxy=proxy_for(self._base_url),
-            trust_env=False,  # httpx would send the key in clear through HTTP_PROXY, even to this machine itself
+            trust_env=False,  # httpx would send the key in plain text through HTTP_PROXY, even to this machine
             follow_redirects=False,  # a redirect would carry the API key to another host
-            # None is kept: one that holds an odd letter would make every later call fail before it is sent.
+            # None is kept: one with an invalid character would make every later call fail before it is sent.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
@@ -128,22 +128,23 @@ class StatusClient:
         return f"{type(self).__name__}(base_url={str(self._http.base_url)!r})"
 
     async def turn(self) -> None:
-        """Waits until one more request keeps under `requests_per_minute`."""
+        """Waits until one more request stays within `requests_per_minute`."""
         if self._limiter is not None:
             await self._limiter.acquire()
 
     async def status_once(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
-        """Asks once for the state of a task of this model. It costs nothing.
+        """Requests the state of a task of this model once. Free of charge.
 
         Raises:
             ApixoError: no usable answer.
         """
         path = constants.STATUS_PATH.format(model=model)
-        envelope = await self._ask(path, f"status of task {task_id}", params={"taskId": task_id}, task_id=task_id)
+        what = f"a complete status for task {task_id}"
+        envelope = await self._ask(path, what, params={"taskId": task_id}, task_id=task_id)
         return parse_status(envelope, task_id=task_id)
 
     async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
-        """Asks for the state of a task of this model, again after transient errors.
+        """Requests the state of a task of this model, and repeats that after transient errors.
 
         Raises:
             ApixoError: no usable answer in any try.
@@ -165,23 +166,23 @@ class StatusClient:
             tries += 1
 
     async def balance_once(self) -> Decimal:
-        """Asks once what the account of this API key has left, in USD as APIXO says. It costs nothing.
+        """Requests the balance of this API key's account once, in USD according to APIXO. Free of charge.
 
         Raises:
             ApixoError: no usable answer.
         """
-        return parse_balance(await self._ask(constants.BALANCE_PATH, "answer to the question for the balance"))
+        return parse_balance(await self._ask(constants.BALANCE_PATH, "the balance"))
 
     async def _ask(
         self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
     ) -> Envelope:
-        """One call that costs nothing, in its turn."""
+        """One free call, within the limits."""
         await self.turn()
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
                 return await self._call(self._http, "GET", path, params=params, task_id=task_id)
         except TimeoutError as error:
-            raise NoReplyError(f"APIXO gave no whole {what} in time.", task_id=task_id) from error
+            raise NoReplyError(f"APIXO did not return {what} in time.", task_id=task_id) from error
 
     async def _call(
         self,
@@ -238,24 +239,24 @@ class StatusClient:
                 task_id=task_id,
             )
         if isinstance(error, httpx.InvalidURL):  # httpx reads the address of a redirect, also where it must not follow
-            return ServerError(f"{host} answered with a redirect to what is no address ({why}).", task_id=task_id)
-        return NoReplyError(f"{host} gave no whole reply after the request was sent ({why}).", task_id=task_id)
+            return ServerError(f"{host} answered with a redirect to an invalid URL ({why}).", task_id=task_id)
+        return NoReplyError(f"{host} did not send a complete reply to the request ({why}).", task_id=task_id)
 
     def _hidden(self, text: str, secret: str | None) -> str:
         return hide_secret(hide_secret(hide_queries(text), self._api_key), secret or "")
 
 
 class ApixoClient(StatusClient):
-    """Submits generations and asks for their state. The arguments are those of `StatusClient`.
+    """Submits generations and polls their state. The arguments are those of `StatusClient`.
 
-    Each paid call is exactly one POST. Whether it may be repeated, the error that it ends with says.
+    Each paid call is exactly one POST. If it fails, the error says whether it may be repeated.
     """
 
     @cached_property
     def _paid_http(self) -> httpx.AsyncClient:
         """The paid call gets a fresh connection each time.
 
-        On a kept one the server's idle time-out can cut in just as we send, and then nobody knows whether the request
+        On a kept one, the server's idle time-out can strike just as we send, and then nobody knows whether the request
         was read. Nor does it queue for one: a time-out in a queue would count as unclear.
         """
         return self._client(httpx.Limits(max_connections=None, max_keepalive_connections=0))
@@ -277,17 +278,18 @@ class ApixoClient(StatusClient):
 
         Args:
             request: the video.
-            callback_url: where the provider reports the end; None: it does not.
-            idempotency_key: names this one call, for a provider that may know its repetition by it some day. APIXO
+            callback_url: the URL that the provider calls when the task ends; None: no callback.
+            idempotency_key: identifies this one call, in case the provider one day recognizes a repetition by it. APIXO
                 documents none for the single call, so nothing relies on it. Printable ASCII.
-            before_sending: called when the turn has come, right before connecting. What it raises stops the call.
+            before_sending: called when the rate limit allows the call, right before connecting. If it raises, nothing
+                is sent.
 
         Raises:
-            ProvablyUnpaidError: it was not taken. It may be sent again.
-            UnclearError: it may have been taken. It must not be sent again.
+            ProvablyUnpaidError: it was not accepted. It may be sent again.
+            UnclearError: it may have been accepted. It must not be sent again.
         """
         if any(map(stored_image, request.image_urls)):
-            raise NotSentError("An s3:// image cannot be sent to APIXO: it needs an address. Nothing was sent.")
+            raise NotSentError("APIXO cannot fetch an s3:// image: it needs a URL. Nothing was sent.")
         await self.turn()
         if before_sending is not None:
             await before_sending()
@@ -305,8 +307,8 @@ class ApixoClient(StatusClient):
                     )
         except TimeoutError as error:
             raise NoReplyError(
-                f"APIXO gave no whole answer to the submission within {self._submit_timeout_seconds:g} s. "
-                "It may have been taken and paid."
+                f"APIXO did not answer the submission completely within {self._submit_timeout_seconds:g} s. "
+                "It may have been accepted and paid."
             ) from error
         return parse_submitted(envelope)
 
@@ -317,7 +319,7 @@ async def _read(response: httpx.Response, *, task_id: str | None) -> bytes:
         body += chunk
         if len(body) > constants.MAX_REPLY_BYTES:
             raise UnexpectedReplyError(
-                f"APIXO's reply is larger than {constants.MAX_REPLY_BYTES:,} bytes and was not read to its end.",
+                f"APIXO's reply is larger than {constants.MAX_REPLY_BYTES:,} bytes and was not read completely.",
                 code=response.status_code,
                 task_id=task_id,
             )

@@ -21,18 +21,18 @@ MAX_PROMPT_CHARACTERS: Final = 10_000
 """APIXO: `input.prompt` has up to 10,000 characters."""
 
 MAX_IMAGE_BYTES: Final = 10_000_000
-"""APIXO: at most 10 MB an image. Of the two readings of MB we take the smaller, so no image is refused after paying."""
+"""APIXO: at most 10 MB an image. Of the two meanings of MB we use the smaller, so no image is rejected after paying."""
 
 RESULT_DAYS: Final = 15
 """APIXO: result URLs are valid for 15 days."""
 
 RESULT_HOSTS: Final = ("r2.apixo.ai", "cdn.apixo.ai", "file.apixo.ai")
-"""Hosts of results in APIXO's documentation. Others may come; nothing relies on these but a warning before paying."""
+"""Hosts of results in APIXO's documentation. There may be others; only a warning before paying relies on these."""
 
 INITIAL_WAIT_SECONDS: Final = 180.0
 """APIXO: submit, wait 180 s, …"""
 POLL_INTERVAL_SECONDS: Final = 10.0
-"""… then ask every 10 s."""
+"""… then poll every 10 s."""
 
 PROVIDER_REQUESTS_PER_MINUTE: Final = 10_000
 """APIXO: beyond it, 429."""
@@ -43,7 +43,7 @@ MAX_CONCURRENT_TASKS: Final = 1_000
 
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 READ_TIMEOUT_SECONDS: Final = 30.0
-"""Silence this long ends a status call. It costs nothing to ask again."""
+"""Silence this long ends a status call. Polling again is free."""
 SUBMIT_TIMEOUT_SECONDS: Final = 60.0
 """The whole paid call. Generous: giving up early leaves a payment unclear that a slow reply would have cleared."""
 
@@ -53,7 +53,7 @@ MAX_EXCERPT_CHARACTERS: Final = 300
 """How much of a junk reply an error shows."""
 
 MAX_TRIES: Final = 5
-"""How often a call is made in all, where repeating it is free of charge."""
+"""How many times a free call is made in all."""
 RETRY_DELAY_SECONDS: Final = 2.0
 """The first pause before a call is repeated; it doubles each time."""
 MAX_RETRY_DELAY_SECONDS: Final = 60.0

@@ -1,36 +1,36 @@
-"""Everything that can go wrong with the API.
+"""All errors of the API.
 
 ```
-SoraError                      base of all errors that are raised on purpose, here and in the other rooms
-└── ApixoError                 base of those of the API
-    ├── ProvablyUnpaidError        the provider did not take the request: it may be sent again
+SoraError                      base of all errors that are raised on purpose, here and in the other packages
+└── ApixoError                 base of all errors of the API
+    ├── ProvablyUnpaidError        the provider did not accept the request: it may be sent again
     │   ├── NotSentError           never connected, so nothing was sent
     │   │   └── UntrustedCertificateError   the server's certificate is not trusted here
-    │   └── RefusedError           the provider said no
+    │   └── RefusedError           the provider rejected it
     │       ├── BadRequestError           400  invalid parameters
     │       ├── AuthenticationError       401  invalid or missing API key
     │       ├── InsufficientBalanceError  402  the balance is too low; also a 400 "Insufficient credits"
     │       ├── PermissionDeniedError     403  the key may not do that
-    │       ├── ContentRefusedError       403  the content violates the policy, as the words of the refusal say
+    │       ├── ContentRefusedError       403  the content violates the policy, as the rejection says
     │       ├── ModelNotFoundError        404  there is no such model (any more)
     │       └── RateLimitError            429  too many requests or too many tasks at once; may carry Retry-After
-    ├── UnclearError               no clear answer: a paid call may have been taken. Never send that call again
+    ├── UnclearError               no clear answer: a paid call may have been accepted. Never send that call again
     │   ├── NoReplyError           time-out or cut connection after the request was sent
-    │   ├── ServerError            an answer that is neither yes nor a documented no (5xx, a redirect, …)
-    │   └── UnexpectedReplyError   a yes whose body makes no sense
-    ├── DeadlineError              the task had not ended when the wait was over; it may still end well
-    └── GenerationFailedError      the provider took the task and reports that it failed
+    │   ├── ServerError            neither an acceptance nor a documented rejection (5xx, a redirect, …)
+    │   └── UnexpectedReplyError   an acceptance whose body makes no sense
+    ├── DeadlineError              the task had not ended when the wait was over; it may still succeed
+    └── GenerationFailedError      the provider accepted the task and reports that it failed
         ├── ContentViolationError      the content violates the guidelines: the same request cannot succeed
         ├── InvalidInputError          the prompt or an image cannot be used: the same request cannot succeed
         │   └── InvalidImageUrlError   the provider cannot read the image's URL
         ├── InputDownloadError         the image could not be downloaded this time
-        ├── ProviderFailureError       the provider's own trouble: a later submission may succeed
+        ├── ProviderFailureError       an error on the provider's side: a later submission may succeed
         ├── InsufficientCreditsError   the account is empty: nothing succeeds until it is topped up
-        └── GivenUpError               no status, end or result that can be had, for so long that nobody asks any more
+        └── GivenUpError               no status, end or usable result for so long that polling has stopped
 ```
 
-The line that matters runs between `ProvablyUnpaidError` and `UnclearError`: the paid call is repeated on one side of it
-and never on the other. For a status call, which costs nothing, both sides may be repeated.
+What matters is the line between `ProvablyUnpaidError` and `UnclearError`: the paid call may be repeated on one side of
+it and never on the other. A status call, which is free, may be repeated on both sides.
 """
 
 import re
@@ -43,13 +43,13 @@ from apixo.redaction import excerpt
 
 
 class SoraError(Exception):
-    """Base of every error that is raised on purpose: what a step, a row of a batch or a run may end with.
+    """Base of every error that is raised on purpose, with which a step, a row of a batch or a run may end.
 
     Any other exception that ends one of them is a bug.
 
     Attributes:
         message: what happened and what to do next, for a person.
-        retryable: whether the same call may go well later with nobody doing anything.
+        retryable: whether the same call may succeed later without anyone doing anything.
     """
 
     retryable: bool = False
@@ -64,11 +64,11 @@ class ApixoError(SoraError):
 
     Attributes:
         code: the `code` of the reply (or its HTTP status when there was no envelope); None without a reply.
-        task_id: the provider's task, where the error is about one.
-        retry_after_seconds: how long the provider asked to wait; None when it did not say.
+        task_id: the provider's task, if the error is about one.
+        retry_after_seconds: how long the provider asked to wait; None if it did not say.
         retryable: whether repeating the same call later can help. It does *not* say that repeating is free of charge:
             for the paid call only `ProvablyUnpaidError` says that.
-        enveloped: whether it came in the API's own envelope: what answered was the API, and no gateway in its place.
+        enveloped: whether it came in the API's own envelope, so that the API answered and not a gateway in its place.
     """
 
     def __init__(
@@ -88,23 +88,23 @@ class ApixoError(SoraError):
 
 
 class ProvablyUnpaidError(ApixoError):
-    """The provider did not take the request. Sending it again cannot pay twice."""
+    """The provider did not accept the request. Sending it again cannot pay twice."""
 
 
 class NotSentError(ProvablyUnpaidError):
-    """No connection came about (DNS, TCP, TLS, proxy), so nothing was sent."""
+    """No connection was established (DNS, TCP, TLS, proxy), so nothing was sent."""
 
     retryable = True
 
 
 class UntrustedCertificateError(NotSentError):
-    """The server's certificate is not trusted here, so nothing was sent. It will not be later either."""
+    """The server's certificate is not trusted here, so nothing was sent. Waiting does not change that."""
 
     retryable = False
 
 
 class RefusedError(ProvablyUnpaidError):
-    """The provider answered with a documented no.
+    """The provider answered with a documented rejection.
 
     Attributes:
         advice: what to do next, for a person.
@@ -129,65 +129,65 @@ class AuthenticationError(RefusedError):
 
 
 class InsufficientBalanceError(RefusedError):
-    """402, or a 400 whose words say so: the balance of the account is too low."""
+    """402, or a 400 whose text says so: the balance of the account is too low."""
 
     advice = "The balance of the APIXO account is too low. Top it up, then run it again."
 
 
 class PermissionDeniedError(RefusedError):
-    """403: the API key lacks a permission. Also where the words of a 403 leave open which of its two readings it is."""
+    """403: the API key lacks a permission. Also if the text of a 403 does not say which of its two meanings applies."""
 
     advice = (
-        "This API key may not use that model, or lacks another right. Check what this API key may use, in the APIXO "
+        "This API key may not use that model, or lacks another permission. Check the key's permissions in the APIXO "
         "account."
     )
 
 
 class ContentRefusedError(RefusedError):
-    """403 in its other reading: the content violates the policy."""
+    """403 in its other meaning: the content violates the policy."""
 
     advice = "Change the prompt or the image, and use a new key."
 
 
 class ModelNotFoundError(RefusedError):
-    """404, or a refusal that says MODEL_UNAVAILABLE: the provider has no such model, or not now."""
+    """404, or a rejection with MODEL_UNAVAILABLE: the provider does not have the model, or not at the moment."""
 
-    advice = "APIXO has no such model for this key. Check the model, and whether it is still offered."
+    advice = "APIXO has no such model for this key. Check the model's name, and whether APIXO still offers it."
 
 
 class RateLimitError(RefusedError):
-    """429: more requests a minute, or more tasks at once, than the provider allows. It does not say which."""
+    """429: more requests per minute, or more tasks at once, than the provider allows. It does not say which."""
 
     retryable = True
     advice = "Too many requests or too many tasks at once. Wait, then run it again."
 
 
 class UnclearError(ApixoError):
-    """No clear answer. If the call was the paid one, it may have been taken: it must not be sent again."""
+    """No clear answer. If the call was the paid one, it may have been accepted: it must not be sent again."""
 
     retryable = True
 
 
 class NoReplyError(UnclearError):
-    """The request was sent, at least in part, and no whole reply came back."""
+    """The request was sent, at least in part, and no complete reply came back."""
 
 
 class ServerError(UnclearError):
-    """A reply that is neither a yes nor a documented no: 5xx, a redirect, a code nobody documented."""
+    """A reply that is neither an acceptance nor a documented rejection: 5xx, a redirect, an undocumented code."""
 
 
 class UnexpectedReplyError(UnclearError):
-    """A reply that says yes, or a status, in a shape that makes no sense."""
+    """An acceptance, or a status, in a shape that makes no sense."""
 
 
 class DeadlineError(ApixoError):
-    """The task had not ended when the wait was over. Ask again later: nothing is lost."""
+    """The task had not ended when the wait was over. Poll again later: nothing is lost."""
 
     retryable = True
 
 
 class GenerationFailedError(ApixoError):
-    """The provider took the task and reports it as failed.
+    """The provider accepted the task and reports it as failed.
 
     Attributes:
         fail_code: the provider's `failCode`, raw: undocumented ones exist.
@@ -197,7 +197,7 @@ class GenerationFailedError(ApixoError):
     """
 
     permanent: ClassVar[bool] = False
-    advice: ClassVar[str] = "The reason is not one that APIXO documents; a new submission may succeed."
+    advice: ClassVar[str] = "APIXO does not document this reason; a new submission may succeed."
 
     def __init__(
         self, message: str, *, fail_code: str = "", fail_message: str = "", task_id: str | None = None
@@ -234,9 +234,9 @@ class InputDownloadError(GenerationFailedError):
 
 
 class ProviderFailureError(GenerationFailedError):
-    """The provider had trouble of its own."""
+    """An error on the provider's side."""
 
-    advice = "The trouble is the provider's own; a new submission may succeed."
+    advice = "The error is on the provider's side; a new submission may succeed."
 
 
 class InsufficientCreditsError(GenerationFailedError):
@@ -246,9 +246,9 @@ class InsufficientCreditsError(GenerationFailedError):
 
 
 class GivenUpError(GenerationFailedError):
-    """The provider gave no status, no end or no result that can be had, for so long that it is asked no more."""
+    """The provider gave no status, no end or no usable result for so long that it is no longer polled."""
 
-    advice = "Look at the task in the APIXO account: if it has a result, it can still be taken up again."
+    advice = "Check the task in the APIXO account: if it has a result, the task can still be resumed."
 
 
 REFUSALS: dict[int, type[RefusedError]] = {
@@ -259,7 +259,7 @@ REFUSALS: dict[int, type[RefusedError]] = {
     404: ModelNotFoundError,
     429: RateLimitError,
 }
-"""APIXO: the documented error codes. Any other one is not a definite no."""
+"""APIXO: the documented error codes. Any other code is not a definite rejection."""
 
 ENVELOPE_ONLY = frozenset({402, 403, 404})
 """Believed only in the API's own envelope, as the answer to a submission. Gateways and firewalls answer with these
@@ -275,7 +275,7 @@ _EMPTY = re.compile(
     rf"{_TOO_LITTLE}[\w ]{{0,20}}{_MONEY}|{_MONEY}[\w ]{{0,20}}{_TOO_LITTLE}|\bno {_MONEY}|余额不足", re.IGNORECASE
 )
 _NAME = r"[\"'`]?[\w.]*[-\d][\w.-]*[\"'`]?"
-"""Models have a digit or a hyphen in their names. Another word after `model` says what of it is not taken."""
+"""Models have a digit or a hyphen in their names. Another word after `model` says what of it is not accepted."""
 _GONE = re.compile(
     # "The model sora-2 does not exist"; but not "5 s are not available for this model", nor "… available for video".
     rf"(?:^|[^\w ] ?|(?<!of )(?<!for )(?<!by )(?<!with )(?<!in )\b(?:the|this|your|requested) )model:? ?(?:{_NAME} )?"
@@ -290,9 +290,9 @@ _KEY = re.compile(r"\bkey\b|permission|not allowed to|access|account", re.IGNORE
 
 
 def refusal_class(code: int, words: str) -> type[RefusedError]:
-    """The class of a documented no. For a 400 and a 403 the provider documents several meanings: the words decide.
+    """The class of a documented rejection. A 400 or 403 has several documented meanings: its text decides.
 
-    Among them may be the name of a failCode, of either generation.
+    The text may contain the name of a failCode, of either generation.
     """
     words = _JOINED.sub(" ", words)
     if code in (400, 403) and _GONE.search(words):
@@ -307,7 +307,7 @@ def refusal_class(code: int, words: str) -> type[RefusedError]:
 ACCOUNT_ERRORS: frozenset[str] = frozenset(
     cls.__name__ for cls in (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, ModelNotFoundError)
 )
-"""Refusals that concern the account, its key or the model: the next request would be refused as well."""
+"""Rejections that concern the account, its key or the model: the next request would be rejected as well."""
 
 FAILURES: dict[str, tuple[type[GenerationFailedError], str]] = {
     "CONTENT_VIOLATION": (ContentViolationError, ""),
@@ -330,13 +330,13 @@ FAILURES: dict[str, tuple[type[GenerationFailedError], str]] = {
     "GENERATION_FAILED": (ProviderFailureError, ""),
     "INSUFFICIENT_CREDITS": (InsufficientCreditsError, ""),
 }
-"""APIXO: the documented failCodes, of two generations, and what was judged where one says so. Any other one is a plain
-`GenerationFailedError`."""
+"""APIXO: the documented failCodes, of two generations, and what was flagged, if the code says so. Any other code is a
+plain `GenerationFailedError`."""
 
 NO_STATUS = "no status"
 NO_END = "no end"
 NO_RESULT = "no result"
-"""Our own words, in place of a failCode: why a task is given up."""
+"""Our own reasons, in place of a failCode: why a task was given up."""
 
 
 def _plain(fail_code: str) -> str:
@@ -351,10 +351,11 @@ _DETECTORS = {_plain(code) for code in ("NSFW", "NSFW_DETECTED", "SensitiveConte
 
 
 def may_be_mistaken(fail_code: str) -> bool:
-    """Whether a verdict may turn out otherwise for the same request: one on the finished video, or of a detector.
+    """Whether the same request may pass next time: if the finished video was flagged, or if a detector flagged it.
 
-    Users of several providers report that a detector's verdict passed on a second try: it looks at what was drawn, and
-    that is drawn anew. One that names the prompt or an image, or a violation as such, would be the same again.
+    Users of several providers report that a request passed a detector on a second try: the detector checks the output,
+    which is generated anew. If the prompt or an image was flagged, or a violation as such, the outcome would be the
+    same.
     """
     code = _plain(fail_code)
     return code in _DETECTORS or ("output" in code and "sensitivecontent" in code)
@@ -368,7 +369,7 @@ def describe(problem: ErrorDetails) -> str:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and what is behind it."""
+    """An error and its causes."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -379,7 +380,7 @@ def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None)
     """The error for a failed task, of the class its `failCode` asks for. Case and underscores do not matter."""
     cls, part = _FAILURES.get(_plain(fail_code), (GenerationFailedError, ""))
     said = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
-    about = f" It is about {part}." if part else ""
-    verdict = f"Task {task_id} is given up" if cls is GivenUpError else f"APIXO reports task {task_id} as failed"
+    about = f" This concerns {part}." if part else ""
+    verdict = f"Task {task_id} was given up" if cls is GivenUpError else f"APIXO reports task {task_id} as failed"
     message = f"{verdict} ({said}).{about} {cls.advice}"
     return cls(message, fail_code=fail_code, fail_message=fail_message, task_id=task_id)

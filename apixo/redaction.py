@@ -1,4 +1,4 @@
-"""Keeps signed addresses and secrets out of logs and messages."""
+"""Keeps signed URLs and secrets out of logs and messages."""
 
 import logging
 import re
@@ -33,19 +33,19 @@ _LOGGERS: Final = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.
 
 
 def hide_queries(text: str) -> str:
-    """The text with the query, fragment and user name of every address in it left out: signatures live there."""
+    """The text without the query, fragment and user name of every URL in it: signatures are in there."""
     for address in (_QUERY, _ENCODED_QUERY):
         text = address.sub(lambda found: f"{found[1]}?…" if found[2] else found[0], text)
     return _USERINFO.sub(r"\1", text)
 
 
 def hide_secret(text: str, secret: str) -> str:
-    """The text with a secret replaced, wherever a server may have echoed it, also as JSON or a URL spell it."""
+    """The text with a secret replaced wherever a server may have echoed it, also in the spelling of JSON or a URL."""
     return _spellings(secret).sub("***", text) if secret else text
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of a reply on one line, to be shown to a person: nothing in it steers a terminal or a log."""
+    """The beginning of a reply on one line, safe to show: nothing in it can control a terminal or a log."""
     text = hide_queries(" ".join(body[: 4 * MAX_EXCERPT_CHARACTERS].decode("utf-8", "replace").split()))
     text = _BEARER_TOKEN.sub(r"\1***", text)
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
@@ -67,10 +67,10 @@ _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Has httpx log nothing meanwhile.
+    """Keeps httpx from logging anything.
 
     A log handler may block, or end its thread: rich raises SystemExit on a closed pipe. Between the provider's answer
-    to the paid call and its being written down, neither may happen.
+    to the paid call and the record of it, neither may happen.
     """
     token = _quiet.set(True)
     try:
@@ -80,7 +80,7 @@ def quiet() -> Iterator[None]:
 
 
 class QueryFilter(logging.Filter):
-    """Takes queries and bearer tokens out of a record before any handler sees it."""
+    """Removes queries and bearer tokens from a log record before any handler sees it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if _quiet.get():
@@ -93,6 +93,6 @@ _FILTER = QueryFilter()
 
 
 def install_log_filter() -> None:
-    """Filters the loggers of httpx and of what it stands on. Repeating it changes nothing."""
+    """Filters the loggers of httpx and of the libraries below it. Repeating it changes nothing."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)

@@ -1,4 +1,4 @@
-"""What the API answers, as types, and how its bytes become them. All pure.
+"""The API's replies as types, and how they are parsed. All pure.
 
 A task's state is a class of its own, so that a result exists only on `Succeeded` and a reason only on `Failed`.
 """
@@ -35,7 +35,7 @@ LenientInt = Annotated[int | None, BeforeValidator(_lenient_int)]
 
 
 class TaskStatus(BaseModel):
-    """What the provider says of a task. The subclasses are its states; undocumented fields are kept as they came."""
+    """What the provider says about a task. The subclasses are its states; undocumented fields are kept as received."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 
@@ -44,27 +44,25 @@ class TaskStatus(BaseModel):
     create_time_ms: LenientInt = Field(default=None, alias="createTime", description="Created, Unix milliseconds.")
     complete_time_ms: LenientInt = Field(default=None, alias="completeTime", description="Ended, Unix milliseconds.")
     cost_time_ms: LenientInt = Field(default=None, alias="costTime", description="Processing time, milliseconds.")
-    remarks: tuple[str, ...] = Field(default=(), description="What is not as documented, as sentences for the log.")
+    remarks: tuple[str, ...] = Field(default=(), description="What differs from the documentation, for the log.")
 
 
 class Pending(TaskStatus):
-    """`pending`: waits for its turn."""
+    """`pending`: waiting for its turn."""
 
 
 class Processing(TaskStatus):
-    """`processing`: under way."""
+    """`processing`: in progress."""
 
 
 class UnknownState(TaskStatus):
-    """A state nobody documented, without a result or a failCode. It is waited out: a known one may follow."""
+    """An undocumented state, without a result or a failCode. Polling continues: a known one may follow."""
 
 
 class Succeeded(TaskStatus):
     """`success`: the result can be fetched, for 15 days."""
 
-    result_urls: tuple[str, ...] = Field(
-        description="Addresses of the videos; at least one. They may carry signatures."
-    )
+    result_urls: tuple[str, ...] = Field(description="URLs of the videos; at least one. They may contain signatures.")
 
 
 class Failed(TaskStatus):
@@ -77,7 +75,7 @@ class Failed(TaskStatus):
 Status = Pending | Processing | UnknownState | Succeeded | Failed
 
 FINAL_STATES: Final = (Succeeded, Failed)
-"""The states after which asking again brings nothing new."""
+"""The states after which polling again brings nothing new."""
 
 
 class Envelope(BaseModel):
@@ -93,16 +91,16 @@ class Envelope(BaseModel):
 def parse_envelope(
     http_status: int, body: bytes, *, retry_after_seconds: float | None = None, task_id: str | None = None
 ) -> Envelope:
-    """The envelope of a reply that says yes.
+    """The envelope of a reply that is an acceptance.
 
     Whether an error's HTTP status equals its `code`, or is 200 with the code in the body, is not documented.
-    So both are read: a yes needs both to say yes; a no needs one of them to say no and neither to say anything else.
-    The rest is unclear.
+    So both are read: an acceptance needs both to be 200; a rejection needs one of them to reject, and the other to
+    reject or be 200. Everything else is unclear.
 
     Raises:
-        RefusedError: a documented no (400, 401, 429; to a submission also 402, 403, 404 in an envelope).
-        ServerError: neither yes nor a documented no.
-        UnexpectedReplyError: a yes without a readable envelope.
+        RefusedError: a documented rejection (400, 401, 429; of a submission also 402, 403, 404 in an envelope).
+        ServerError: neither an acceptance nor a documented rejection.
+        UnexpectedReplyError: an acceptance without a readable envelope.
     """
     envelope = _envelope(body)
     http_code = 200 if 200 <= http_status < 300 else http_status
@@ -116,7 +114,7 @@ def parse_envelope(
             )
         return envelope
     refusals = codes - {200}
-    # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with an odd body. Only the first is a definite no.
+    # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with junk. Only the first is a clear rejection.
     believed = REFUSALS.keys() if task_id is None and envelope is not None else REFUSALS.keys() - ENVELOPE_ONLY
     agreed = refusals <= believed and (envelope is None or envelope.code in REFUSALS)
     definite = agreed and not (task_id is None and _may_be_a_yes(envelope, body))
@@ -125,7 +123,7 @@ def parse_envelope(
     cls: type[RefusedError | ServerError] = ServerError
     message = (
         f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {said!r}. "
-        "That is neither a yes nor a documented no."
+        "This is neither an acceptance nor a documented rejection."
     )
     if definite:
         cls = refusal = refusal_class(code, said)
@@ -141,7 +139,7 @@ def parse_envelope(
 
 
 def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
-    """Whether a no to a submission may be a yes in disguise: it names a task, brings data, or has another code too."""
+    """Whether the rejection of a submission may be an acceptance: it names a task, has data, or another code too."""
     fields: list[tuple[str, Any]] = []
     outermost: list[tuple[str, Any]] = []
 
@@ -168,12 +166,12 @@ _TASK_ID: Final = re.compile(
 )
 """Ids such as `task_12345678` and of 32 hex digits were seen."""
 _NO_TASK: Final = re.compile(r"https?://\S+|(?:request|trace|log|span|correlation)[ _-]?id\W{0,4}[\w-]+", re.IGNORECASE)
-"""What a refusal may quote of the request, and what many APIs say of the call itself, for their support."""
+"""What a rejection may quote from the request, and what many APIs say about the call itself, for their support."""
 _OF_THE_CALL_NAMES: Final = frozenset({"requestid", "xrequestid", "traceid", "logid", "spanid", "correlationid"})
 
 
 def _names_a_task(name: str, value: Any) -> bool:
-    """Whether a field of a refusal, at any depth, holds what may be the id of a task."""
+    """Whether a field of a rejection contains, at any depth, what may be the id of a task."""
     if name == "taskid":
         return True
     waiting = [value] if name not in _OF_THE_CALL_NAMES else []
@@ -193,16 +191,16 @@ def _only_says_why(data: Any) -> bool:
 
 
 def _words(envelope: Envelope) -> str:
-    """What a refusal says, in the message and in `data.error`."""
+    """The text of a rejection, in the message and in `data.error`."""
     why = envelope.data["error"] if _only_says_why(envelope.data) else ""
     return ": ".join(part for part in (envelope.message, why) if part)
 
 
 _MAX_TASK_NUMBER: Final = 10**100
 _OUR_NAMES: Final = ("taskId", "state", "task_id", "result_urls", "fail_code", "fail_message", "remarks")
-"""Fields of ours that a reply must not fill by their own names."""
+"""Our own fields, which a reply must not fill by their names."""
 _UNDER_WAY: Final = re.compile("pending|processing|progress|queue|retrying|running|waiting")
-"""A task of which such a word is said may still go on: what is called failed now could be paid for a second time."""
+"""A task with such a word may still be in progress: if it counted as failed, it could be paid for a second time."""
 _NO_FAIL_CODES: Final = frozenset({"", "0", "None", "null", "False"})
 
 
@@ -210,7 +208,7 @@ def parse_submitted(envelope: Envelope) -> str:
     """The task id of an accepted submission.
 
     Raises:
-        UnexpectedReplyError: the provider said yes and gave no usable task id.
+        UnexpectedReplyError: the provider accepted it without a usable task id.
     """
     task_id = usable_task_id(envelope.data.get("taskId") if isinstance(envelope.data, dict) else None)
     if task_id is not None:
@@ -219,22 +217,22 @@ def parse_submitted(envelope: Envelope) -> str:
 
 
 def parse_balance(envelope: Envelope) -> Decimal:
-    """What the account has left: a bare number, as APIXO documents it.
+    """The balance of the account: a bare number, as APIXO documents it.
 
     Raises:
-        UnexpectedReplyError: it is none.
+        UnexpectedReplyError: it is not a number.
     """
     amount = envelope.data
     if isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount):
         return Decimal(str(amount))
-    raise _odd(f"APIXO gave no balance: {_show(amount)!r}.")
+    raise _odd(f"APIXO returned no balance: {_show(amount)!r}.")
 
 
 def usable_task_id(value: object) -> str | None:
-    """A task id as the provider wrote it, without blanks around it, a number as its digits; None: it cannot be one."""
+    """A task id as the provider wrote it, without spaces around it, a number as digits; None: it cannot be one."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TASK_NUMBER:
         return str(value)
-    if value in ("null", "None", "undefined"):  # what a broken serialiser makes of nothing
+    if value in ("null", "None", "undefined"):  # what a broken serializer makes of a missing value
         return None
     if isinstance(value, str) and value.strip() and len(value) <= 200 and value.isprintable():
         return value.strip()
@@ -242,20 +240,20 @@ def usable_task_id(value: object) -> str | None:
 
 
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
-    """The state of the task that was asked for.
+    """The state of the task that was polled.
 
-    The documented words count in any case and with blanks around. Any other word is believed where it comes with a
-    result or a failCode, unless it says that the task is under way.
+    The documented words count in upper or lower case, and with spaces around them. Any other word is believed if it
+    comes with a result or a failCode, unless it says that the task is in progress.
 
     Raises:
         UnexpectedReplyError: no state, another task's, or a success without a readable result.
     """
     data = envelope.data
     if not isinstance(data, dict):
-        raise _odd(f"APIXO gave no status for task {task_id}: {_show(data)}.", task_id)
+        raise _odd(f"APIXO returned no status for task {task_id}: {_show(data)}.", task_id)
     named = data.get("taskId")
     if named is not None and str(named).strip() != task_id:
-        raise _odd(f"APIXO was asked for task {task_id} and answered for {_show(named)}.", task_id)
+        raise _odd(f"APIXO was asked for task {task_id} but answered for {_show(named)}.", task_id)
     known = {k: v for k, v in data.items() if k not in _OUR_NAMES}
     state = data.get("state")
     known |= {"task_id": task_id, "state": _clean(state)}
@@ -272,39 +270,39 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
             case _:
                 return _undocumented(data, known)
     except (ValidationError, TypeError) as error:
-        raise _odd(f"APIXO's status of task {task_id} has an odd shape: {_show(data)}.", task_id) from error
+        raise _odd(f"APIXO's status of task {task_id} has an invalid shape: {_show(data)}.", task_id) from error
 
 
 def says_under_way(state: str) -> bool:
-    """Whether a state that the documentation does not know says that the task goes on."""
+    """Whether an undocumented state says that the task is in progress."""
     return _UNDER_WAY.search(state.lower()) is not None
 
 
 def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
-    """What comes with a state that the documentation does not know says what it means."""
+    """An undocumented state: what comes with it says what it means."""
     task_id, state = known["task_id"], data.get("state")
     is_under_way = isinstance(state, str) and says_under_way(state)
-    quoted = f"APIXO calls task {task_id} {_show(state)}, a state that its documentation does not know"
+    quoted = f"APIXO reports task {task_id} as {_show(state)}, an undocumented state"
     if not is_under_way and find_result_urls(data):
-        return _succeeded(data, known, f"{quoted}. A result came with it, so it is taken for a success.")
+        return _succeeded(data, known, f"{quoted}. It came with a result, so it counts as a success.")
     code = data.get("failCode")
     if not is_under_way and isinstance(code, str | int) and _clean(code).strip() not in _NO_FAIL_CODES:
-        return _failed(data, known, f"{quoted}. A failCode came with it, so it is taken for a failure.")
+        return _failed(data, known, f"{quoted}. It came with a failCode, so it counts as a failure.")
     if isinstance(state, str):
         return UnknownState(**known)
-    raise _odd(f"APIXO gave no state for task {task_id}: {_show(data)}.", task_id)
+    raise _odd(f"APIXO returned no state for task {task_id}: {_show(data)}.", task_id)
 
 
 def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Succeeded:
     found = find_result_urls(data)
     if found is None:
         raise _odd(
-            f"APIXO reports task {known['task_id']} as success, but without the address of a result: "
+            f"APIXO reports task {known['task_id']} as success, but without a result URL: "
             f"{_show(data.get('resultJson'))}.",
             known["task_id"],
         )
     if found.where != DOCUMENTED:
-        remarks += (f"The result of task {known['task_id']} stood in {_show(found.where)}, not in {DOCUMENTED}.",)
+        remarks += (f"The result of task {known['task_id']} was in {_show(found.where)}, not in {DOCUMENTED}.",)
     return Succeeded(**known, result_urls=found.urls, remarks=remarks)
 
 
@@ -314,7 +312,7 @@ def _failed(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Faile
 
 
 def _clean(text: object) -> str:
-    """The provider's words as text that can be stored: JSON may spell half a character, which UTF-8 cannot."""
+    """The provider's words as text that can be stored: JSON may contain half a character, which UTF-8 cannot."""
     return "" if text is None else str(text).encode("utf-8", "replace").decode()
 
 
@@ -328,7 +326,7 @@ def _envelope(body: bytes) -> Envelope | None:
         code = loose["code"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
-    # Only a yes is read from text, or from the 200.0 of a serializer: a refusal has to be as documented.
+    # Only an acceptance is read from text, or from the 200.0 of a serializer: a rejection must be as documented.
     if (isinstance(code, str) and code.strip() == "200") or (isinstance(code, float) and code == 200):
         code = 200
     if not isinstance(code, int) or isinstance(code, bool):

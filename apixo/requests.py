@@ -1,4 +1,4 @@
-"""What can be asked of the API: one video."""
+"""What can be requested from the API: one video."""
 
 import functools
 import operator
@@ -18,36 +18,36 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from apixo import catalogue
+from apixo import catalog
 from apixo.addresses import ImageUrl
-from apixo.catalogue import ImageLimits, Shape, VideoModel
+from apixo.catalog import ImageLimits, Shape, VideoModel
 from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
 
 STORED: Final = {"stored": True}
-"""The validation context for requests that were checked when they were made. A catalogue changes, and what is paid for
-has to stay readable."""
+"""The validation context for requests that were checked when they were made. A catalog changes, and what was paid for
+must stay readable."""
 
 NOT_OF_THE_MODEL: Final = "not_of_the_model"
-"""The type of the errors whose message says what a model takes. None of them repeats a value."""
+"""The type of the errors whose message says what a model supports. None of them repeats a value."""
 
 MAX_SECONDS: Final = 3_600
-"""The longest video of a model that nobody knows. A typing error beyond it must not be paid for."""
+"""The longest video of an unknown model. A typing error beyond it must not be paid for."""
 
 Problem = tuple[tuple[str, ...], str]
-"""The field of a request, and what its model takes there."""
+"""The field of a request, and what its model supports there."""
 
 _OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
-ModelName = Annotated[str, StringConstraints(pattern=catalogue.NAME_PATTERN)]
+ModelName = Annotated[str, StringConstraints(pattern=catalog.NAME_PATTERN)]
 # A tag is a label, not a text: no @ and no slash, so that no address with a password becomes one.
 Tag = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^\w[\w .:+-]{0,49}$")]
 
 
 def _select(values: Iterable[object], title: str, kind: str) -> Callable[[dict[str, Any]], None]:
-    """Has a form that is made from the JSON schema, such as Prefect's, offer these values, and a way to type another.
+    """Makes a form built from the JSON schema, such as Prefect's, offer these values, and a way to type another.
 
-    Without a default the field may be left empty.
+    Without a default, the field may be left empty.
     """
 
     def change(schema: dict[str, Any]) -> None:
@@ -62,16 +62,16 @@ def _select(values: Iterable[object], title: str, kind: str) -> Callable[[dict[s
 
 
 def _select_model(schema: dict[str, Any]) -> None:
-    _select(catalogue.models(), "In the catalogue", "string")(schema)
+    _select(catalog.models(), "In the catalog", "string")(schema)
 
 
 class VideoRequest(BaseModel):
-    """One video as the API takes it. Whatever the API would refuse is refused here, before anything is sent.
+    """One video as the API accepts it. Whatever the API would reject is rejected here, before anything is sent.
 
-    What a model takes is in the catalogue (`apixo.catalogue`). A model that is not there is sent what was given.
+    What a model supports is in the catalog (`apixo.catalog`). A model that is not there is sent what was given.
     """
 
-    # Inputs stay out of messages: a refused address may hold a password, and messages end in logs.
+    # Inputs stay out of messages: an invalid URL may contain a password, and messages end up in logs.
     model_config = ConfigDict(extra="forbid", frozen=True, title="Video request", hide_input_in_errors=True)
 
     prompt: Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS)] = Field(
@@ -84,7 +84,7 @@ class VideoRequest(BaseModel):
     model: ModelName = Field(
         default=DEFAULT_MODEL,
         title="Model",
-        description="The provider's name of the model. `sora models` lists what each one takes.",
+        description="The provider's name for the model. `sora models` lists what each one supports.",
         json_schema_extra=_select_model,
     )
     duration: StrictInt | None = Field(
@@ -92,7 +92,7 @@ class VideoRequest(BaseModel):
         title="Duration (seconds)",
         description=(
             "Length of the video in seconds; with sora-2 4, 8 or 12. Leave empty for the model's default, with sora-2 "
-            "4. Try with a short one first; longer ones cost more."
+            "4. Start with a short one; longer ones cost more."
         ),
         json_schema_extra=_select((4, 8, 12), "Sora 2", "integer"),
     )
@@ -101,7 +101,7 @@ class VideoRequest(BaseModel):
         title="Aspect ratio",
         description=(
             "`landscape` for video platforms and desktop, `portrait` for short-video platforms and mobile, or another "
-            "one that the model takes. Leave empty for the model's default, with sora-2 `landscape`."
+            "one that the model supports. Leave empty for the model's default, with sora-2 `landscape`."
         ),
         json_schema_extra=_select(("landscape", "portrait"), "Common", "string"),
     )
@@ -109,14 +109,14 @@ class VideoRequest(BaseModel):
         default_factory=list,
         title="Image URLs",
         description=(
-            "For image-to-video: public addresses of JPG, PNG or WebP images, at most 10 MB each, or "
+            "For image-to-video: public URLs of JPG, PNG or WebP images, at most 10 MB each, or "
             "`s3://bucket/object` for one in the archive's store. The image is the start or key frame."
         ),
     )
     mode: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None,
         title="Mode",
-        description="Such as `text-to-video` or `image-to-video`. Leave empty: it follows from the image URLs.",
+        description="Such as `text-to-video` or `image-to-video`. Leave empty to derive it from the image URLs.",
         json_schema_extra=_select(("text-to-video", "image-to-video"), "Common", "string"),
     )
     remove_watermark: bool = Field(
@@ -126,7 +126,7 @@ class VideoRequest(BaseModel):
         default_factory=dict,
         title="Options",
         description=(
-            'What the model takes beyond these fields, by its own names, such as `{"sound": true}`. '
+            'What the model supports beyond these fields, by its own names, such as `{"sound": true}`. '
             "`sora models MODEL` lists them."
         ),
     )
@@ -135,8 +135,8 @@ class VideoRequest(BaseModel):
         max_length=20,
         title="Tags",
         description=(
-            "Short labels to find the video by. They are not part of what is asked for: changing them makes no new "
-            "video."
+            "Short labels to find the video by. They are not part of the request itself: changing them does not make a "
+            "new video."
         ),
     )
     fallback_models: list[ModelName] = Field(
@@ -144,7 +144,7 @@ class VideoRequest(BaseModel):
         max_length=5,
         title="Fallback models",
         description=(
-            "Tried in this order when the provider says that the model before does not exist or is unavailable, and "
+            "Tried in this order if the provider says that the previous model does not exist or is unavailable, and "
             "nothing was paid. Empty: none."
         ),
     )
@@ -152,8 +152,8 @@ class VideoRequest(BaseModel):
     @model_validator(mode="after")
     def _is_what_the_model_takes(self, info: ValidationInfo) -> Self:
         if self.model == DEFAULT_MODEL:
-            # Fixed here, not by the catalogue: records, digests and keys of earlier versions have them filled in. Those
-            # of other models stay as they were given, since they must not change when a catalogue does.
+            # Fixed here, not by the catalog: records, digests and keys of earlier versions have them filled in. Those
+            # of other models stay as they were given, since they must not change when a catalog does.
             # The request is frozen, and this is still the one place where these are decided.
             follows = "image-to-video" if self.image_urls else "text-to-video"
             object.__setattr__(self, "mode", self.mode or follows)
@@ -173,15 +173,16 @@ class VideoRequest(BaseModel):
         return self
 
     def _problems(self) -> list[Problem]:
-        """What the model, or one of the fallback models, does not take: where, and what is allowed."""
-        unusable = catalogue.problem()
+        """What the model, or one of the fallback models, does not support: where, and what is allowed."""
+        unusable = catalog.problem()
         if unusable is not None:
             return [(("model",), f"cannot be checked: {unusable}")]
-        if not catalogue.can_be_sent(self.options):
-            return [(("options",), f"must be plain JSON of at most {catalogue.MAX_OPTIONS_CHARACTERS:,} characters")]
-        common = self.options.keys() & catalogue.COMMON
+        if not catalog.can_be_sent(self.options):
+            return [(("options",), f"must be plain JSON of at most {catalog.MAX_OPTIONS_CHARACTERS:,} characters")]
+        common = self.options.keys() & catalog.COMMON
         if common:  # they would get past every check, and past the price
-            return [(("options",), f"has {', '.join(sorted(common))}, which the request has a field of its own for")]
+            fields = "is a separate field" if len(common) == 1 else "are separate fields"
+            return [(("options",), f"contains {', '.join(sorted(common))}, which {fields} of the request")]
         if not self.prompt.strip():
             return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
         found = _not_taken(self) or self._of_the_options()
@@ -195,18 +196,18 @@ class VideoRequest(BaseModel):
 
     def _of_the_options(self) -> list[Problem]:
         """Options that neither the model nor a fallback model has: a typing error would be paid for."""
-        chain = [catalogue.find(name) for name in (self.model, *self.fallback_models)]
+        chain = [catalog.find(name) for name in (self.model, *self.fallback_models)]
         if any(known is None or known.other_options for known in chain):
             return []
         taken = {name for known in chain if known is not None for name in known.options}
-        lists = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+        lists = f"it supports {', '.join(sorted(taken))}" if taken else "it supports none"
         unknown = [name if _OPTION_NAME.fullmatch(name) else "a name" for name in self.options if name not in taken]
-        return [(("options",), f"has {name} that {self.model} does not take; {lists}") for name in unknown]
+        return [(("options",), f"contains {name}, which {self.model} does not support; {lists}") for name in unknown]
 
     @property
-    def catalogued(self) -> VideoModel | None:
-        """What the catalogue says of its model; None: nothing."""
-        return catalogue.find(self.model)
+    def cataloged(self) -> VideoModel | None:
+        """What the catalog says about its model; None: nothing."""
+        return catalog.find(self.model)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -215,29 +216,29 @@ class VideoRequest(BaseModel):
 
     @property
     def seconds(self) -> int | None:
-        """The length that is asked for, in seconds; None: the model takes no duration, or nothing is known of it."""
-        known = self.catalogued
+        """The requested length in seconds; None: the model has no duration, or is unknown."""
+        known = self.cataloged
         return known.seconds(self.duration, self._mode) if known else self.duration
 
     @property
     def shape(self) -> Shape | None:
-        """Which way the video is asked to lie; None: that is left to the model."""
-        known = self.catalogued
+        """The requested orientation; None: that is left to the model."""
+        known = self.cataloged
         if known is None:
-            return catalogue.shape_of(self.aspect_ratio)
+            return catalog.shape_of(self.aspect_ratio)
         if known.ratio_field in self.options:
-            return catalogue.shape_of(str(self.options[known.ratio_field]))
-        return catalogue.shape_of(known.ratio(self.aspect_ratio, self._mode))
+            return catalog.shape_of(str(self.options[known.ratio_field]))
+        return catalog.shape_of(known.ratio(self.aspect_ratio, self._mode))
 
     @property
     def image_limits(self) -> ImageLimits:
         """What an image may be, for every model that may get it."""
-        known = [catalogue.find(name) for name in self.models]
+        known = [catalog.find(name) for name in self.models]
         return functools.reduce(operator.and_, (found.image_limits if found else ImageLimits() for found in known))
 
     @property
     def _mode(self) -> str:
-        known = self.catalogued
+        known = self.cataloged
         if known is not None:
             return known.mode_for(self.mode, len(self.image_urls))
         return self.mode or ("image-to-video" if self.image_urls else "text-to-video")
@@ -246,20 +247,20 @@ class VideoRequest(BaseModel):
         """The same request for another model, such as a fallback: without what that one has no field for."""
         if model == self.model:
             return self
-        known = catalogue.find(model)
+        known = catalog.find(model)
         changed: dict[str, Any] = {"model": model}
         if known is not None:
             if self.mode not in known.modes:
                 changed["mode"] = None
             if not known.durations:
                 changed["duration"] = None
-            if not known.ratios and self.aspect_ratio == "landscape":  # what a video is without a word about it
+            if not known.ratios and self.aspect_ratio == "landscape":  # the default of a video
                 changed["aspect_ratio"] = None
         return self.model_copy(update=changed)
 
     def input(self) -> dict[str, Any]:
-        """The body's `input`: the common words in those of the model, and the options that it has."""
-        known = self.catalogued
+        """The body's `input`: the common fields in the model's own words, and the options that it has."""
+        known = self.cataloged
         if known is None:
             fields = {"duration": self.duration, "aspect_ratio": self.aspect_ratio}
             options = self.options
@@ -281,7 +282,7 @@ class VideoRequest(BaseModel):
 
     def body(self, callback_url: str | None = None) -> dict[str, Any]:
         """The JSON body of the paid call. With a callback URL the request type is `callback`, else `async`."""
-        known = self.catalogued
+        known = self.cataloged
         body: dict[str, Any] = {"request_type": "callback" if callback_url else "async", "input": self.input()}
         if known is not None and known.provider is not None:
             body["provider"] = known.provider
@@ -291,19 +292,19 @@ class VideoRequest(BaseModel):
 
 
 def _not_taken(request: VideoRequest) -> list[Problem]:
-    """What the catalogue knows that the request's own model does not take."""
-    known = request.catalogued
+    """What the request's own model does not support, according to the catalog."""
+    known = request.cataloged
     if known is None:
         wrong = request.duration is not None and not 1 <= request.duration <= MAX_SECONDS
         return [(("duration",), f"must be 1 to {MAX_SECONDS:,} with {request.model}")] if wrong else []
     found: list[Problem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
-    # An option such as sora-2-pro's `size` may lie another way than the aspect ratio that is asked for as well.
-    given, asked = request.options.get(known.ratio_field), catalogue.shape_of(request.aspect_ratio)
-    lies = catalogue.shape_of(given) if isinstance(given, str) else None
+    # An option such as sora-2-pro's `size` may contradict the aspect ratio that is given as well.
+    given, asked = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
+    lies = catalog.shape_of(given) if isinstance(given, str) else None
     if asked and lies and lies != asked:
-        text = f"is {lies}, and aspect_ratio asks for {asked} with {request.model}: leave one of them out"
+        text = f"is {lies}, but aspect_ratio is {asked} with {request.model}: leave one of them out"
         found.append((("options", known.ratio_field), text))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):
@@ -311,7 +312,7 @@ def _not_taken(request: VideoRequest) -> list[Problem]:
         elif field == known.ratio_field == "aspect_ratio":
             found.append((("aspect_ratio",), text))
         elif field == known.ratio_field and field not in request.options:
-            found.append((("aspect_ratio",), f"must be {catalogue.one_of(known.ratios)} with {request.model}"))
+            found.append((("aspect_ratio",), f"must be {catalog.one_of(known.ratios)} with {request.model}"))
         else:
             found.append((("options", field), text))
     return found

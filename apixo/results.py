@@ -1,4 +1,4 @@
-"""The addresses of a result in a status: those in `resultJson.resultUrls`, or wherever else they can be found. Pure."""
+"""The result URLs in a status: those in `resultJson.resultUrls`, or wherever else they can be found. Pure."""
 
 import json
 import re
@@ -20,14 +20,14 @@ _RESULT_WORDS: Final = frozenset(
         result results src uri url urls video videos work works""",
     )
 )
-"""A name made of these alone may hold a result. `statusUrl`, `callback_url` and `input` may not."""
+"""A field named with these words alone may hold a result. `statusUrl`, `callback_url` and `input` may not."""
 _OTHER_WORDS: Final = frozenset(
     re.findall(
         r"\w+",
         """callback cover frame image images input poster preview snapshot status thumb thumbnail thumbnails webhook""",
     )
 )
-"""Beside a video, or in its place, these are not what was paid for."""
+"""Next to a video, or in its place, these are not what was paid for."""
 _PICTURE: Final = re.compile(r"\.(avif|gif|jpe?g|png|webp)$", re.IGNORECASE)
 _ESCAPED: Final = re.compile(r"&(?:(?:amp;)+|#38;|#x26;)", re.IGNORECASE)
 """An ampersand as HTML writes it. Left so, every field of a query but the first has another name, and no signature
@@ -38,17 +38,17 @@ _MAX_UNWRAPPED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ResultUrls:
-    """The addresses of a result, in their order, and where they stood."""
+    """The URLs of a result, in order, and where they were found."""
 
     urls: tuple[str, ...]
     where: str
 
 
 def find_result_urls(data: dict[str, Any]) -> ResultUrls | None:
-    """The addresses in a status. None: there are none that a video could be fetched from."""
+    """The URLs in a status. None: there are none from which a video could be fetched."""
     result = _unwrapped(data.get("resultJson"))
     urls = result.get("resultUrls") if isinstance(result, dict) else None
-    # An odd entry beside a good one must not cost the good one.
+    # An invalid entry next to a good one must not cost the good one.
     usable = [_plain(url) for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
     if usable:
         return ResultUrls(tuple(usable), DOCUMENTED)
@@ -67,7 +67,7 @@ def _plain(url: str) -> str:
 
 
 def _unwrapped(value: object) -> object:
-    """What a string of JSON holds; another string is what it is."""
+    """The content of a string of JSON; another string as it is."""
     for _ in range(_MAX_UNWRAPPED):
         if not isinstance(value, str):
             break
@@ -79,7 +79,7 @@ def _unwrapped(value: object) -> object:
 
 
 def _urls(value: object) -> Iterator[tuple[str, str]]:
-    """Every address in a JSON value with the names that lead to it, in their order, however deep."""
+    """Every URL in a JSON value with the names that lead to it, in order, at any depth."""
     waiting: list[tuple[str, object]] = [("", value)]
     while waiting:
         path, inner = waiting.pop()

@@ -1,4 +1,4 @@
-"""When a call is repeated, and after which pause. All pure: clock and randomness come in as arguments."""
+"""When a call is repeated, and after which pause. All pure: clock and randomness are passed in as arguments."""
 
 import math
 import random
@@ -11,26 +11,26 @@ from apixo.errors import ApixoError, ProvablyUnpaidError
 
 
 def is_provably_unpaid(error: BaseException) -> bool:
-    """Whether a paid call that ended so was surely not taken. Only then may it ever be sent again."""
+    """Whether a paid call that failed with this error was certainly not accepted. Only then may it be sent again."""
     return isinstance(error, ProvablyUnpaidError)
 
 
 def may_resubmit(error: BaseException) -> bool:
-    """Whether the paid call may be repeated at once: it costs nothing, and it can help."""
+    """Whether the paid call may be repeated at once: nothing was paid, and it can help."""
     return is_provably_unpaid(error) and isinstance(error, ApixoError) and error.retryable
 
 
 def may_ask_again(error: BaseException) -> bool:
-    """Whether a call that costs nothing is worth repeating."""
+    """Whether a free call is worth repeating."""
     return isinstance(error, ApixoError) and error.retryable
 
 
 def parse_retry_after(value: str | None, *, milliseconds: str | None = None, now: datetime) -> float | None:
-    """Seconds to wait by the reply's headers, at most `MAX_RETRY_AFTER_SECONDS`; None when they say nothing usable.
+    """Seconds to wait according to the headers, at most `MAX_RETRY_AFTER_SECONDS`; None: they say nothing usable.
 
     Args:
         value: the `Retry-After` header: seconds, or an HTTP date (RFC 9110, 10.2.3).
-        milliseconds: the `retry-after-ms` header, which several providers send; it is the finer one and wins.
+        milliseconds: the `retry-after-ms` header, which several providers send; it is more precise and wins.
         now: the time an HTTP date is measured from.
     """
     for text, unit in ((milliseconds, 0.001), (value, 1.0)):
@@ -53,9 +53,9 @@ def retry_delay(
     first_seconds: float = RETRY_DELAY_SECONDS,
     rng: Callable[[], float] = random.random,
 ) -> float:
-    """Seconds to wait after the given number of tries: doubling, half of it random, never less than asked for.
+    """Seconds to wait after the given number of tries: doubling, half of it random, never less than requested.
 
-    Half fixed, half random: many runs that failed together do not come back together, and none comes back at once.
+    Half fixed, half random: many runs that failed together do not retry together, and none retries at once.
     """
     backoff = min(first_seconds * 2.0 ** min(tries - 1, 30), MAX_RETRY_DELAY_SECONDS)
     own = backoff / 2 + backoff / 2 * rng()

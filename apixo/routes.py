@@ -1,7 +1,7 @@
-"""Which way a request takes: the proxy of the environment, and the certificates to trust. One way for everything.
+"""How requests are routed: the environment's proxy, and the certificates to trust. The same for everything.
 
-The API, the object store, image hosts and result hosts all come here: where the paid call gets through, so must the
-video that was paid for.
+The API, the object store, image hosts and result hosts all use this: if the paid call gets through, so must the video
+that was paid for.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from apixo.errors import chain
 
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
-    """The proxy that the environment wants for an address; None: connect directly.
+    """The proxy that the environment sets for a URL; None: connect directly.
 
     `HTTPS_PROXY`, else `ALL_PROXY`, in lower case first, as curl and urllib read them; `NO_PROXY` is honored. Loopback
-    hosts are always reached directly. So is an http:// address that is sent a key: the proxy would see it in clear.
+    hosts are always reached directly. So is an http:// URL that is sent a key: the proxy would see it in plain text.
 
     Args:
-        url: the server's address.
+        url: the server's URL.
         environ: the environment variables.
-        carries_key: whether requests carry a key of ours. Without one, `HTTP_PROXY` counts for http:// addresses.
+        carries_key: whether requests carry a key of ours. Without one, `HTTP_PROXY` counts for http:// URLs.
 
     Returns:
-        The proxy's address with its scheme, and its user name and password if it has them: it is a secret.
+        The proxy's URL with its scheme, and its user name and password if it has them: it is a secret.
 
     Raises:
-        ValueError: the environment names a proxy that is not an HTTP proxy.
+        ValueError: the environment sets a proxy that is not an HTTP proxy.
     """
     target = urlsplit(url)
     host = target.hostname or ""
@@ -51,8 +51,8 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
         return f"http://{proxy}"
     if scheme.lower() not in ("http", "https"):
         raise ValueError(
-            f"The environment names a {scheme} proxy for {target.scheme} addresses, and only HTTP proxies can be used. "
-            f"Name an HTTP proxy in {target.scheme.upper()}_PROXY, or put {host} into NO_PROXY."
+            f"The environment sets a {scheme} proxy for {target.scheme} URLs, but only HTTP proxies are supported. "
+            f"Set {target.scheme.upper()}_PROXY to an HTTP proxy, or add {host} to NO_PROXY."
         )
     return proxy
 
@@ -60,19 +60,19 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
 def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     """The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's and Mozilla's.
 
-    Takes some 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
+    Takes about 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
 
     Raises:
-        ValueError: one of the two variables names what is not there. Nothing would be trusted, which each connection
-            would report as the fault of its server.
+        ValueError: one of the two variables is a path that does not exist. Nothing would be trusted, which each
+            connection would report as its server's fault.
     """
     named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
     for name in named:
         path = Path(environ[name])
         if not (path.is_file() if name == "SSL_CERT_FILE" else path.is_dir()):
-            raise ValueError(f"{name} names {path}, which is not there. Correct it, or unset it.")
+            raise ValueError(f"{name} is {path}, which does not exist. Correct it, or unset it.")
     context = ssl.create_default_context()
-    # From Python 3.13 on it also wants what many companies' own authorities leave out, such as key identifiers. The
+    # From Python 3.13 on it also requires what many private CAs leave out, such as key identifiers. The
     # object store's client does not, and both are to trust the same.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not named:
@@ -89,7 +89,7 @@ def is_untrusted_certificate(error: BaseException) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine."""
+    """Whether a host name or address is this machine."""
     host = host.rstrip(".").lower()
     try:
         address = ipaddress.ip_address(host.strip("[]"))
@@ -128,8 +128,8 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
 
 
 UNTRUSTED: Final = (
-    "its certificate is not trusted here. If an authority of your own signed it, name that authority's certificate in "
-    "SSL_CERT_FILE for every process that runs flows. One that signed itself is not enough: have an authority sign it"
+    "its certificate is not trusted here. If a private CA signed it, set SSL_CERT_FILE to that CA's certificate for "
+    "every process that runs flows. A self-signed certificate is not enough: have a CA sign it"
 )
-NO_WAY: Final = " If a proxy is the only way out of this network, name it in HTTPS_PROXY."
+NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
 """The remedy for a host that cannot be reached at all."""

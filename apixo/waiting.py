@@ -1,4 +1,4 @@
-"""Waiting for the end of a task. The clock, the pause and the randomness come in as arguments."""
+"""Waits for the end of a task. The clock, the pause and the randomness are passed in as arguments."""
 
 import asyncio
 import random
@@ -11,11 +11,11 @@ from apixo.errors import ApixoError, AuthenticationError, DeadlineError
 from apixo.replies import Failed, Status, Succeeded, UnknownState
 
 JITTER: Final = 0.2
-"""Questions come up to this fraction earlier or later than asked for, so that many waiters do not ask in step."""
+"""Polls come up to this fraction earlier or later than configured, so that many waiters do not poll in step."""
 
 Report = Callable[[str, float, float], None]
-"""Called after each question that brought no end: what was answered, the seconds waited so far, and those until the
-next question."""
+"""Called after each poll without a final state: the answer, the seconds waited so far, and those until the next
+poll."""
 
 
 async def wait_for_end(
@@ -30,21 +30,21 @@ async def wait_for_end(
     monotonic: Callable[[], float] = time.monotonic,
     rng: Callable[[], float] = random.random,
 ) -> Succeeded | Failed:
-    """Sleeps, then asks until the task ends or the deadline passes.
+    """Sleeps, then polls until the task ends or the deadline passes.
 
-    No answer but a final state ends the wait early, save a 401. Even a 400 is waited out: whether a task is known right
-    after its submission is not documented. A final state that comes with the deadline still counts.
+    Only a final state or a 401 ends the wait early. Polling continues even after a 400: whether a task is known right
+    after its submission is not documented. A final state that arrives at the deadline still counts.
 
     Args:
-        ask: asks once for the state.
-        initial_wait_seconds: before the first question. 0 asks at once.
-        poll_interval_seconds: between two questions, jittered; a longer Retry-After wins.
-        deadline_seconds: from now. At least one question is asked in any case.
-        report: called with the answer to every request.
+        ask: requests the state once.
+        initial_wait_seconds: before the first poll. 0 polls at once.
+        poll_interval_seconds: between two polls, jittered; a longer Retry-After takes precedence.
+        deadline_seconds: from now. There is at least one poll in any case.
+        report: called with the answer to every poll.
 
     Raises:
         DeadlineError: the deadline passed without an end.
-        AuthenticationError: no question will be answered with this key.
+        AuthenticationError: no poll will succeed with this key.
     """
     started = monotonic()
     pause = min(initial_wait_seconds, deadline_seconds)
@@ -63,12 +63,12 @@ async def wait_for_end(
                 return status
             last = f"state {status.state!r}"
             if isinstance(status, UnknownState):
-                last += ", which APIXO's documentation does not know"
+                last += ", which APIXO does not document"
         waited = monotonic() - started
         left = deadline_seconds - waited
         if left <= 0:
             raise DeadlineError(
-                f"Task {task_id} was not finished after {waited:.0f} s ({last}). It may still end well: ask again "
+                f"Task {task_id} was not finished after {waited:.0f} s ({last}). It may still succeed: poll again "
                 "later. APIXO keeps results for a limited time.",
                 task_id=task_id,
             )

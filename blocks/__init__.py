@@ -1,4 +1,4 @@
-"""What a person configures in the Prefect UI: how to reach the API, and where videos are kept."""
+"""The blocks that users configure in the Prefect UI: how to reach the API, and where videos are kept."""
 
 from blocks.apixo_api import ApixoApi
 from blocks.video_archive import VideoArchive

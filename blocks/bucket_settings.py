@@ -1,6 +1,6 @@
 """What a bucket's own settings would do to the ledger: lifecycle rules, retention, versions, the store's release.
 
-A store that does not know a setting, or a key that may not read it, is no error: then it stays unknown.
+If a store does not know a setting, or the key may not read it, that is not an error: the setting stays unknown.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import httpx
 from blocks.s3_clients import Connection
 
 LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/", "budget/")
-"""What must stay for as long as its keys are in use: a key whose record has expired is unknown, and is paid again."""
+"""What must stay as long as its keys are in use: a key whose record has expired is unknown, and is paid again."""
 FIXED_RELEASE: Final = "2025-10-16"
 """MinIO up to RELEASE.2025-10-15T17-29-55Z accepts a conditional write whose condition it cannot read, when too few of
 its drives answer (https://github.com/minio/minio/issues/21603). On a single drive there is no such case."""
@@ -26,11 +26,11 @@ _OFFLINE: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 @dataclass(frozen=True, slots=True)
 class LifecycleRule:
-    """A rule that is switched on and deletes current objects, or moves them to where they cannot be read.
+    """An enabled rule that deletes current objects, or moves them to where they cannot be read.
 
     Attributes:
         name: the rule's ID; may be empty.
-        prefix: the names that it is about; empty: all.
+        prefix: the names that it applies to; empty: all.
         effect: what it does, in words.
     """
 
@@ -43,7 +43,7 @@ class LifecycleRule:
         return f"{self.name or 'without a name'} ({self.effect} {f'{self.prefix}*' if self.prefix else 'everything'})"
 
     def covers(self, folder: str) -> bool:
-        """Whether it is about some names of a folder."""
+        """Whether it applies to some names of a folder."""
         return folder.startswith(self.prefix) or self.prefix.startswith(folder)
 
 
@@ -52,7 +52,7 @@ class BucketSettings:
     """What could be read of a bucket's settings.
 
     Attributes:
-        rules: the lifecycle rules that take something away.
+        rules: the lifecycle rules that remove something.
         retention: the default retention of an object lock, such as `COMPLIANCE for 30 days`; empty: none is known.
         versioned: whether what is overwritten or deleted is kept as an old version.
     """
@@ -62,21 +62,21 @@ class BucketSettings:
     versioned: bool = False
 
     def against_the_ledger(self) -> list[LifecycleRule]:
-        """The rules that would take records or markers away."""
+        """The rules that would remove records or markers."""
         return [rule for rule in self.rules if any(rule.covers(folder) for folder in LEDGER_FOLDERS)]
 
     def notes(self) -> list[str]:
         """What is worth knowing, and needs no change."""
         found = [f"lifecycle rule {rule}" for rule in self.rules if rule.covers("videos/")]
         if self.retention:
-            found.append(f"retention {self.retention}: no version can be deleted before")
+            found.append(f"retention {self.retention}: no version can be deleted earlier")
         if self.versioned:
             found.append("versioned: a lifecycle rule for noncurrent versions keeps it small")
         return found
 
 
 def read_settings(connection: Connection, bucket: str) -> BucketSettings:
-    """Asks the store for the bucket's settings. Blocks."""
+    """Reads the bucket's settings from the store. Blocks."""
     lifecycle, lock, versioning = (
         _signed_get(connection, f"{connection.bucket_url(bucket)}?{name}=")
         for name in ("lifecycle", "object-lock", "versioning")
@@ -87,9 +87,9 @@ def read_settings(connection: Connection, bucket: str) -> BucketSettings:
 
 
 def read_stale_release(connection: Connection) -> str:
-    """The release of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or nobody says so.
+    """The release of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or unknown.
 
-    Only a key with the right `admin:ServerInfo` gets an answer. Blocks.
+    Only a key with the permission `admin:ServerInfo` gets an answer. Blocks.
     """
     if not _is_minio(connection):
         return ""  # elsewhere the address would be an object in somebody's bucket
@@ -105,7 +105,7 @@ def read_stale_release(connection: Connection) -> str:
 
 
 def parse_rules(lifecycle: str) -> tuple[LifecycleRule, ...]:
-    """The rules of a LifecycleConfiguration that take current objects away. Pure.
+    """The rules of a LifecycleConfiguration that remove current objects. Pure.
 
     A rule for tagged objects is left out: ours have no tags.
     """
@@ -135,14 +135,14 @@ def parse_retention(lock: str) -> str:
 
 
 def parse_versioned(versioning: str) -> bool:
-    """Whether a VersioningConfiguration is switched on. Pure."""
+    """Whether a VersioningConfiguration is enabled. Pure."""
     return _text(_xml(versioning), "Status") == "Enabled"
 
 
 def _signed_get(connection: Connection, address: str) -> str:
     """The body of a successful answer, else nothing.
 
-    minio-py signs it, but has no call that reads it: its own take only what its data classes know.
+    minio-py signs it, but has no call that reads it: its own calls accept only what its data classes know.
     """
     with suppress(httpx.HTTPError), connection.http() as http:
         response = http.get(address, headers=connection.signed("GET", address, {}, _EMPTY_SHA256))
@@ -157,7 +157,7 @@ def _is_minio(connection: Connection) -> bool:
 
 
 def _xml(body: str) -> ET.Element:
-    """A document; one without anything where there is none."""
+    """A document; an empty one if there is none."""
     try:
         return ET.fromstring(body)  # noqa: S314 - of the store that keeps the ledger
     except ET.ParseError:

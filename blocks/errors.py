@@ -1,10 +1,10 @@
-"""What can go wrong with the object store.
+"""All errors of the object store.
 
 ```
 StoreError                  base of all
-├── StoreUnavailableError   no answer, or 5xx: try again. A write may have been applied all the same
-├── StoreRefusedError       the store said no: wrong keys, no rights, no such bucket
-│   └── WrongAddressError   it wants another region, or the bucket in front of its name, and takes it then
+├── StoreUnavailableError   no answer, or 5xx: try again. A write may have been applied anyway
+├── StoreRefusedError       the store rejected it: wrong keys, no permission, no such bucket
+│   └── WrongAddressError   it requires another region, or the bucket in front of its host name
 ├── StoreUnfitError         the store ignores conditional writes, so it cannot keep the ledger
 │   └── WrongClockError         its clock and that of this machine differ
 └── PreconditionFailedError a conditional write lost: someone else wrote first
@@ -18,9 +18,9 @@ class StoreError(SoraError):
     """Base of all errors of the object store.
 
     Attributes:
-        message: what happened and what to do next. Never an address: those are signed.
+        message: what happened and what to do next. Never a URL: those are signed.
         code: the S3 error code, such as `NoSuchBucket`; empty without an answer.
-        object_name: which object it was about; empty where it was about none.
+        object_name: the object concerned; empty if there is none.
         retryable: whether repeating the call later can help.
     """
 
@@ -31,21 +31,21 @@ class StoreError(SoraError):
 
 
 class StoreUnavailableError(StoreError):
-    """No whole answer, or an answer of 5xx. A write may have been applied: read it back."""
+    """No complete answer, or a 5xx. A write may have been applied: read it back."""
 
     retryable = True
 
 
 class StoreRefusedError(StoreError):
-    """The store answered with a no that stays: wrong keys, missing rights, no such bucket."""
+    """The store rejected the call for good: wrong keys, missing permissions, no such bucket."""
 
 
 class WrongAddressError(StoreRefusedError):
-    """The store is there, and wants to be asked in another way.
+    """The store is there, but requires another form of request.
 
     Attributes:
-        region: the one to sign for; empty: the region is not what is wrong.
-        virtual_host: whether the bucket's name has to stand in front of the host.
+        region: the one to sign for; empty: the region is not the problem.
+        virtual_host: whether the bucket's name must be put in front of the host.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class WrongAddressError(StoreRefusedError):
 
 
 class StoreUnfitError(StoreError):
-    """The store accepts conditional writes without keeping their condition. Two workers could then both pay."""
+    """The store accepts conditional writes but ignores their condition. Two workers could then both pay."""
 
 
 class WrongClockError(StoreUnfitError):
-    """The store's clock and that of this machine differ by more than a set clock does."""
+    """The store's clock and this machine's differ by more than clocks that are set do."""
 
 
 class PreconditionFailedError(StoreError):

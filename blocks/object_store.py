@@ -1,4 +1,4 @@
-"""An S3 bucket as async calls, with the conditional writes that the ledger stands on."""
+"""An S3 bucket as async calls, with the conditional writes that the ledger relies on."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 CHUNK_BYTES: Final = 1_048_576
 REQUESTS_AT_ONCE: Final = 32
-"""Small requests of one store that are under way at the same time; more make no store faster."""
+"""Small requests to one store in progress at the same time; more do not make any store faster."""
 INCOMING: Final = "incoming/"
-"""Where a large file is put in parts, under a name of its own, before it is copied to its place at once."""
+"""Where a large file is uploaded in parts, under a unique name, before it is copied to its place at once."""
 PROBE: Final = "probe/conditional-writes"
-"""The object on which a store shows that it keeps conditions. Stays in the bucket."""
+"""The object that proves that a store honors conditions. It stays in the bucket."""
 BINARY: Final = "application/octet-stream"
 
 
@@ -68,11 +68,11 @@ class ObjectStore:
     """One bucket. To be used on one event loop.
 
     Every call raises a `StoreError`: `StoreUnavailableError` without a clear answer, and then a write may have been
-    applied; `StoreRefusedError` on a refusal that stays. Nothing is repeated here. Waiting for our own turn counts
-    toward no time-out.
+    applied; `StoreRefusedError` on a refusal that stays. Nothing is repeated here. Waiting for our own turn does
+    not count toward any time-out.
 
     Raises:
-        ValueError: no bucket can have this name, or the environment names a proxy that cannot be used.
+        ValueError: no bucket can have this name, or the environment sets a proxy that is not supported.
     """
 
     def __init__(self, connection: Connection, bucket: str) -> None:
@@ -92,7 +92,7 @@ class ObjectStore:
         self._uploads.close()
 
     async def create_bucket(self) -> bool:
-        """Creates the bucket where it is missing; whether it was. For set-up, not for runs: see `blocks.probe`."""
+        """Creates the bucket if it is missing; returns whether it was. For set-up, not for runs: see `blocks.probe`."""
         try:
             await self.get(PROBE)
         except StoreRefusedError as error:
@@ -108,7 +108,7 @@ class ObjectStore:
         return True
 
     async def get(self, name: str) -> StoredObject | None:
-        """The object, whole; None when it does not exist. For small objects."""
+        """The whole object; None if it does not exist. For small objects."""
 
         async def get() -> StoredObject:
             found = await obstore.get_async(self._small, name)
@@ -151,7 +151,7 @@ class ObjectStore:
         """Uploads a file if no such object exists. False: it exists, and nothing was written.
 
         A large one goes in parts to a name of its own first, and is copied by the store: S3 has no condition for parts.
-        With `in_parts` so does a small one.
+        With `in_parts`, a small one does too.
 
         Raises:
             OSError: the file cannot be read.
@@ -226,7 +226,7 @@ class ObjectStore:
         return await _none_if_missing(self._threaded("GET", name, read))
 
     async def read(self, name: str, *, max_bytes: int) -> bytes | None:
-        """The object's first bytes, at most so many; None when it does not exist. The rest is not fetched."""
+        """The object's first bytes, at most `max_bytes`; None if it does not exist. The rest is not fetched."""
 
         def read() -> bytes:
             with contextlib.closing(self._minio.get_object(self.bucket, name)) as response:
@@ -243,7 +243,7 @@ class ObjectStore:
         return [found.name for found in await self.listed(prefix)]
 
     async def any_begins(self, beginning: str) -> bool:
-        """Whether the name of any object begins so: one request. obstore looks at whole folders only."""
+        """Whether the name of any object begins with this: one request. obstore lists whole folders only."""
         listing = partial(self._minio.list_objects, self.bucket, beginning, recursive=True)
         return await self._threaded("GET", beginning, lambda: any(listing()))  # the first page alone
 
@@ -275,7 +275,7 @@ class ObjectStore:
         return await self._request("LIST", prefix, read)
 
     async def clock_offset_seconds(self) -> float | None:
-        """How far the store's clock is ahead of ours, to about a second; None where its replies have no date."""
+        """How far the store's clock is ahead of ours, to about a second; None if its replies have no date."""
 
         def read() -> float | None:
             began = datetime.now(UTC)
@@ -296,11 +296,11 @@ class ObjectStore:
         return await self._threaded("GET", "", lambda: read_settings(self._connection, self.bucket))
 
     async def stale_release(self) -> str:
-        """The store's release, if it is known to have a fault that costs money; see `blocks.bucket_settings`."""
+        """The store's release, if it has a known bug that costs money; see `blocks.bucket_settings`."""
         return await self._threaded("GET", "", lambda: read_stale_release(self._connection))
 
     async def stream(self, name: str, *, start: int, length: int) -> AsyncIterator[bytes]:
-        """A part of an object, piece by piece, for as long as its reader takes; nothing when it does not exist."""
+        """A part of an object, piece by piece, at its reader's pace; nothing if it does not exist."""
         opening = partial(self._minio.get_object, self.bucket, name, offset=start, length=length)
         response = await _none_if_missing(self._threaded("GET", name, opening))
         if response is None:
@@ -313,12 +313,12 @@ class ObjectStore:
             response.release_conn()
 
     def signed_url(self, name: str, *, seconds: int, download_as: str | None = None, bucket: str | None = None) -> str:
-        """An address that opens one object for anyone for a while. It is a secret: show it, never log or store it.
+        """A URL that opens one object for anyone for a while. It is a secret: show it, but never log or store it.
 
         Args:
-            name, seconds: the object, and how long the address works.
+            name, seconds: the object, and how long the URL is valid.
             download_as: a file name of plain letters; the browser then saves the object instead of showing it.
-            bucket: another one of the same store.
+            bucket: another bucket of the same store.
         """
         headers: dict[str, str | list[str] | tuple[str]] | None = None
         if download_as:
@@ -328,10 +328,10 @@ class ObjectStore:
         )
 
     async def _call(self, method: str, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Makes one request, or one transfer of a file. All of them come through here.
+        """Makes one request, or one transfer of a file. All of them go through here.
 
-        Tests put themselves in its place: what is raised here, by a client or as a `StoreError`, counts as the store's.
-        The name is that of the object, or a prefix; empty: the bucket.
+        Tests replace it: what is raised here, by a client or as a `StoreError`, counts as the store's error. The name
+        is that of the object, or a prefix; empty: the bucket.
         """
         return await call()
 
@@ -388,7 +388,7 @@ async def _none_if_missing(call: Awaitable[T]) -> T | None:
 
 @contextlib.contextmanager
 def _gone_is_changed(name: str) -> Iterator[None]:
-    """A write over a version of an object that is gone has lost like one over a version that was changed."""
+    """A write over a version that is gone has lost, like a write over a version that was changed."""
     try:
         yield
     except StoreRefusedError as error:

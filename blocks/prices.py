@@ -1,4 +1,4 @@
-"""What a person pays for videos of a model."""
+"""What the user pays for videos of a model."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Price(BaseModel):
-    """What a video of one model costs: by its length, or each."""
+    """What a video of one model costs: by its length, or per video."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -22,7 +22,7 @@ class Price(BaseModel):
         return self
 
     def of(self, seconds: int | None) -> Decimal | None:
-        """What a video of this length costs; None: it cannot be known without its length."""
+        """What a video of this length costs; None: unknown without its length."""
         if self.per_second is None or seconds is None:
             return self.per_video
         return self.per_second * seconds

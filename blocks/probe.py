@@ -1,8 +1,8 @@
-"""How a store proves, before anything is paid for, that it can keep the ledger and take a video.
+"""Checks, before anything is paid for, that a store can keep the ledger and accept a video.
 
-The ledger stands on conditional writes: where two racing workers both believe they hold the claim, both pay. Where a
-proxy changes etags or bodies on their way, a claim can be written and never be changed. Where it limits uploads, a paid
-video has nowhere to go. So the probe does what a run does, through the same clients.
+The ledger relies on conditional writes: if two racing workers both believe they hold the claim, both pay. If a proxy
+changes etags or bodies in transit, a claim can be written but never changed. If it limits uploads, a paid video has
+nowhere to go. So the probe does what a run does, through the same clients.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
 from blocks.s3_errors import BUSY
 
 RACED: Final = "probe/race"
-"""Written whenever the store has passed the race and taken a large upload. Its age says when to ask for them again."""
+"""Written when the store has passed the race and accepted a large upload. Its age says when both are due again."""
 RACE_EVERY: Final = timedelta(days=1)
 LARGE_BYTES: Final = 5 * 1_048_576
-"""The smallest part of an upload in parts that S3 knows: what a proxy has to let through."""
+"""The smallest part of a multipart upload in S3: what a proxy has to let through."""
 MAX_CLOCK_OFFSET_SECONDS: Final = 60.0
-"""What a clock that anybody sets stays under. More is said by set-up and dry runs."""
+"""The offset of any clock that is set stays below this. Set-up and dry runs report more."""
 UNUSABLE_CLOCK_OFFSET_SECONDS: Final = 600.0
-"""More ends a run before it pays: S3 refuses requests that are 15 minutes off, and a wrong clock drifts on."""
+"""More ends a run before it pays: S3 rejects requests that are 15 minutes off, and a wrong clock keeps drifting."""
 BUSY_PAUSES_SECONDS: Final = (0.2, 1.0, 3.0)
-"""Before a check is made again that a busy store did not let through."""
+"""The pauses before a check is repeated because the store was busy."""
 RACERS: Final = 32
 TRIES: Final = 20
-"""How often the probe is changed anew when other processes, which prove the same, are faster each time."""
+"""How often the change of the probe is retried if other processes, which check the same, are faster each time."""
 
 _JSON: Final = "application/json"
 _LABELS: Final = {
@@ -52,22 +52,22 @@ _NO_ETAG: Final = f'"{"0" * 32}"'  # no object has it
 _FILLER: Final = "Long enough that a proxy which compresses JSON compresses this too. " * 60
 
 _proven: set[tuple[str, str]] = set()
-"""The stores, by address and bucket, that have proven themselves to this process."""
+"""The stores, by URL and bucket, that have passed in this process."""
 _raced: set[str] = set()
-"""The stores, by address, that have passed the race in this process."""
+"""The stores, by URL, that have passed the race in this process."""
 
 
 async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough: bool = False) -> None:
-    """Makes the store prove itself: once per process what is cheap, once a day the race and a large upload.
+    """Checks the store: once per process what is cheap, once a day the race and a large upload.
 
     Args:
-        also: further objects that must be writable: a policy may allow one folder and not the other. They stay.
-        thorough: prove everything now, whatever was proven before.
+        also: further objects that must be writable: a policy may allow one folder and not the other. They remain.
+        thorough: check everything now, whatever was checked before.
 
     Raises:
-        StoreUnfitError: it did otherwise than it must; the message says what, and what to do about it.
-        StoreRefusedError: no such bucket, wrong keys, or no rights. A bucket that is gone is not made anew here: with
-            it went the ledger, and every key would be paid for again.
+        StoreUnfitError: it did not behave as required; the message says how, and what to do about it.
+        StoreRefusedError: no such bucket, wrong keys, or no permission. A missing bucket is not created here: the
+            ledger would be gone with it, and every key would be paid for again.
         StoreUnavailableError: no answer.
     """
     identity = (store.url, store.bucket)
@@ -92,7 +92,7 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
 
 
 async def problems(store: ObjectStore) -> list[StoreError]:
-    """Proves everything, whatever was proven before, and returns all that is wrong: a person can fix it at once."""
+    """Checks everything, whatever was checked before, and returns all errors, so that they can be fixed together."""
     try:
         await _patiently(prove, store)
     except StoreError as error:
@@ -110,7 +110,7 @@ async def problems(store: ObjectStore) -> list[StoreError]:
 
 
 async def mark_raced(store: ObjectStore) -> None:
-    """Writes down that this store has passed the race, or is of a kind that is known to."""
+    """Records that this store has passed the race, or is of a kind that is known to."""
     await store.put(RACED, b"Shows when the store was last raced.\n")
 
 
@@ -120,7 +120,7 @@ async def prove(store: ObjectStore) -> None:
     Any number of processes may do this at once.
 
     Raises:
-        StoreUnfitError: the store did otherwise.
+        StoreUnfitError: the store behaved differently.
         StoreError: it refused, or did not answer.
     """
     with contextlib.suppress(PreconditionFailedError):
@@ -131,15 +131,15 @@ async def prove(store: ObjectStore) -> None:
         except PreconditionFailedError:
             continue
         raise StoreUnfitError(
-            "The object store ignored If-None-Match or If-Match. It cannot keep the ledger, and videos could be paid "
+            "The object store ignored If-None-Match or If-Match. It cannot keep the ledger: videos could be paid for "
             "twice. Use a current MinIO, or AWS S3.",
             object_name=PROBE,
         )
     await _prove_change(store)
     if PROBE not in await store.names(PROBE.rpartition("/")[0] + "/"):
         raise StoreUnfitError(
-            f"The object store's listing lacks {PROBE}, which it has. The collector finds what is open by listing. "
-            "A cache or proxy in front of the store would do so: switch it off for the store.",
+            f"The object store's listing lacks {PROBE}, which exists. The collector finds open generations by listing. "
+            "Is there a cache or proxy in front of the store? Turn it off for the store.",
             object_name=PROBE,
         )
     own = f"{INCOMING}probe-{uuid.uuid4().hex}"
@@ -147,32 +147,32 @@ async def prove(store: ObjectStore) -> None:
     await store.remove(own)
     if await store.get(own) is not None:
         raise StoreUnfitError(
-            f"The object store kept {own}, which it had said to delete. Has the bucket a retention rule or an object "
-            "lock, or is there a cache in front of it? Neither may hold for this bucket.",
+            f"The object store still has {own} after confirming its deletion. Does the bucket have a retention rule or "
+            "object lock, or is there a cache in front of it? Remove it for this bucket.",
             object_name=own,
         )
 
 
 async def prove_settings(store: ObjectStore) -> None:
-    """Reads the bucket's lifecycle rules, where the store lets this key.
+    """Reads the bucket's lifecycle rules, if this key may.
 
     Raises:
-        StoreUnfitError: one of them would take records of the ledger away.
+        StoreUnfitError: one of them would delete records of the ledger.
     """
     settings = await store.settings()
     if rules := settings.against_the_ledger():
         raise StoreUnfitError(
-            f"A lifecycle rule of bucket {store.bucket} takes the ledger away: {', '.join(map(str, rules))}. A record "
-            "that is gone makes its key unknown, and it would be paid again. Limit the rule to videos/ or incoming/, "
-            "and keep ledger/, open/, tasks/ and requests/ out of it."
+            f"A lifecycle rule of bucket {store.bucket} would delete the ledger: {', '.join(map(str, rules))}. Without "
+            "its record a key is unknown, and would be paid for again. Limit the rule to videos/ or incoming/, so that "
+            "it does not apply to ledger/, open/, tasks/ and requests/."
         )
 
 
 async def prove_race(store: ObjectStore) -> None:
-    """Has 32 writers create one object at once, then change it at once: exactly one may win each time.
+    """Lets 32 writers create one object at once, then change it at once: exactly one may win each time.
 
     Raises:
-        StoreUnfitError: more than one won, or none did although all were answered.
+        StoreUnfitError: more than one won, or none although all were answered.
         StoreError: it refused, or did not answer.
     """
     name = f"{INCOMING}race-{uuid.uuid4().hex}"
@@ -185,7 +185,7 @@ async def prove_race(store: ObjectStore) -> None:
 
 
 async def prove_large_upload(store: ObjectStore) -> None:
-    """Uploads 5 MiB, the most that any upload is cut down to, as a video: by one request, and in parts with a copy.
+    """Uploads 5 MiB, the smallest size of a part, as a video: by one request, and in parts with a copy.
 
     Raises:
         StoreUnfitError: it was refused for its size, its headers or its parts.
@@ -204,7 +204,7 @@ async def prove_large_upload(store: ObjectStore) -> None:
         except StoreUnavailableError as error:
             # Small requests were answered a moment ago. A proxy may cut the connection rather than answer.
             raise StoreUnavailableError(
-                f"{error} If only large uploads end so, a proxy in front of the store limits the size of requests.",
+                f"{error} If only large uploads fail, a proxy in front of the store limits the size of requests.",
                 code=error.code,
                 object_name=name,
             ) from error
@@ -214,22 +214,23 @@ async def prove_large_upload(store: ObjectStore) -> None:
 
 
 def _large_upload_refused(error: StoreRefusedError) -> StoreError:
-    """What is in the way of a video, where small objects were taken a moment ago."""
+    """What keeps a video from being uploaded if small objects were accepted a moment ago."""
     if error.code == "EntityTooLarge":
         return StoreUnfitError(
-            f"The object store did not take an upload of {LARGE_BYTES:,} bytes, so no video could be archived: a proxy "
-            "in front of it limits the size of requests. Raise its limit to 64 MB (nginx: client_max_body_size 64m).",
+            f"The object store did not accept an upload of {LARGE_BYTES:,} bytes, so no video could be archived: a "
+            "proxy in front of it limits the size of requests. Raise its limit to 64 MB (nginx: client_max_body_size "
+            "64m).",
             code=error.code,
             object_name=error.object_name,
         )
-    what = "So it is about how a whole video is uploaded, at once or in parts."
+    what = "So the problem is how a video is uploaded, at once or in parts."
     if error.code in ("SignatureDoesNotMatch", "AccessDenied"):
         what = (
-            "If the key may write to incoming/, a proxy in front of the store changes or drops headers that the upload "
-            "of a video has: Content-Disposition, Cache-Control, x-amz-meta-*. Have it pass them on as they are."
+            "If the key may write to incoming/, a proxy in front of the store changes or drops headers of video "
+            "uploads: Content-Disposition, Cache-Control, x-amz-meta-*. Configure it to pass them on unchanged."
         )
     return StoreRefusedError(
-        f"{error} Small objects were taken. {what}", code=error.code, object_name=error.object_name
+        f"{error} Small objects were accepted. {what}", code=error.code, object_name=error.object_name
     )
 
 
@@ -248,27 +249,27 @@ async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition
         raise unclear[0]
     if len(won) > 1:
         raise StoreUnfitError(
-            f"Of {RACERS} writers with {condition} at the same moment, {len(won)} were told that they had won. One "
-            "generation could be paid several times. Use a current MinIO, SeaweedFS or AWS S3.",
+            f"Of {RACERS} writers with {condition} at the same moment, the store confirmed {len(won)} of them; only "
+            "one may win. One generation could be paid for several times. Use a current MinIO, SeaweedFS or AWS S3.",
             object_name=name,
         )
     if found is None or not (won or unclear):
         raise StoreUnfitError(
-            f"Of {RACERS} writers with {condition} at the same moment none won. A generation could never be claimed. "
-            "Use a current MinIO, SeaweedFS or AWS S3.",
+            f"Of {RACERS} writers with {condition} at the same moment, the store confirmed none. A generation could "
+            "never be claimed. Use a current MinIO, SeaweedFS or AWS S3.",
             object_name=name,
         )
     if won and found.data != bodies[won[0]]:
         raise StoreUnfitError(
-            f"A read of {name} does not show what was just written. A cache in front of the store, or replicas that "
-            "lag behind, would do so: the ledger needs a store whose reads see the last write.",
+            f"A read of {name} does not return what was just written. Is there a cache in front of the store, or do "
+            "replicas lag behind? The ledger needs a store whose reads see the last write.",
             object_name=name,
         )
     return found.etag
 
 
 async def _prove_change(store: ObjectStore) -> None:
-    """Changes the probe with the etag of a read, as every change of a record does."""
+    """Changes the probe with the etag of a read, like every change of a record."""
     before: StoredObject | None = None
     for _ in range(TRIES):
         found = await _read_probe(store)
@@ -290,38 +291,38 @@ async def _read_probe(store: ObjectStore) -> StoredObject:
         if error.code != "MissingETag":
             raise
         raise StoreUnfitError(
-            "A read came back without the ETag by which the ledger changes its records. A proxy in front of the store "
-            "that compresses or rewrites replies would do so: have it pass the store's replies on as they are.",
+            "A read came back without the ETag that the ledger needs to change its records. Does a proxy in front of "
+            "the store compress or rewrite replies? Configure it to pass the store's replies on unchanged.",
             object_name=PROBE,
         ) from error
     if found is None:
         raise StoreUnfitError(
-            f"The object store does not find {PROBE}, which it had said to have. A cache in front of it, or replicas "
-            "that lag behind, would do so: the ledger needs a store whose reads see the last write.",
+            f"The object store does not find {PROBE}, which it had confirmed. Is there a cache in front of it, or do "
+            "replicas lag behind? The ledger needs a store whose reads see the last write.",
             object_name=PROBE,
         )
     if not _is_ours(found.data):
         raise StoreUnfitError(
-            f"{PROBE} came back other than it was written. A proxy in front of the store compresses or rewrites "
-            "replies: switch that off for the store.",
+            f"{PROBE} did not come back as it was written. A proxy in front of the store compresses or rewrites "
+            "replies: turn that off for the store.",
             object_name=PROBE,
         )
     return found
 
 
 def _refused_its_own(etag: str, then: str) -> str:
-    """Why a store refuses a change with the etag that a read of it gave, while nobody changed the object."""
+    """Why a store rejects a change with the etag that a read returned, although nobody changed the object."""
     if then != etag:
-        what = f"Two reads of the same object gave the etags {etag} and {then}, and a change needs the right one."
+        what = f"Two reads of the same object returned the etags {etag} and {then}, and a change needs the right one."
     elif etag.startswith("W/"):
-        what = f"The store's etags arrive weakened ({etag}), and it refuses a change with them."
+        what = f"The store's etags arrive as weak ones ({etag}), and it rejects a change with them."
     else:
-        what = f"The object store refused a change with the etag {etag} that a read of it had given."
-    return f"{what} A proxy in front of it that compresses or caches would do so: switch that off for the store."
+        what = f"The object store rejected a change with the etag {etag} that a read had returned."
+    return f"{what} Does a proxy in front of it compress or cache? Turn that off for the store."
 
 
 async def _patiently(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:
-    """Makes a check again where the store asks for it. A run has patience of its own; a person waits for this one."""
+    """Repeats a check if the store is busy. Runs have their own retries; here a user is waiting."""
     for seconds in BUSY_PAUSES_SECONDS:
         try:
             return await check(store)
@@ -337,8 +338,8 @@ async def _prove_clock(store: ObjectStore, most_seconds: float = MAX_CLOCK_OFFSE
     if offset is not None and abs(offset) > most_seconds:
         raise WrongClockError(
             f"This machine's clock is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead of'} the object store's. "
-            "The store refuses every request once it is 15 minutes. Set the clock, best by NTP (timedatectl set-ntp "
-            "true); in a container or virtual machine, that of its host."
+            "Beyond 15 minutes the store rejects every request. Set the clock, preferably by NTP (timedatectl set-ntp "
+            "true); in a container or virtual machine, set the host's clock."
         )
 
 
@@ -348,10 +349,10 @@ async def _is_due(store: ObjectStore) -> bool:
 
 
 def _data() -> bytes:
-    """A body like a record's: JSON of some kilobytes, another one each time."""
+    """A body like a record's: JSON of some kilobytes, different each time."""
     return json.dumps({"probe": uuid.uuid4().hex, "filler": _FILLER}).encode()
 
 
 def _is_ours(data: bytes) -> bool:
-    """Whether it is a probe of this or an earlier version."""
+    """Whether it is a probe of this version or an earlier one."""
     return data.startswith(b"Shows that this store") or (data.startswith(b'{"probe"') and data.endswith(b'"}'))

@@ -1,7 +1,7 @@
-"""How a bucket is reached: the two clients, and the same way and certificates for both.
+"""How a bucket is reached: two clients, with the same proxy and certificates.
 
 obstore makes the small requests: it knows conditional writes, and takes a tenth of the processor time of Python's HTTP
-clients. minio-py makes what obstore cannot: signed links, new buckets, files in parts of known size.
+clients. minio-py does what obstore cannot: signed links, new buckets, files in parts of known size.
 """
 
 import ssl
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # obstore has it in its stubs only
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
-"""The most one small request may take, and the longest silence of the store while a file is transferred."""
+"""The longest one small request may take, and the longest silence of the store while a file is transferred."""
 NO_PROXY: Final = "http://127.0.0.1:9"
 """Stands where a proxy must be named so that the environment's is not taken. Nothing listens on the discard port, and
 only a redirect to another host would lead there."""
@@ -39,7 +39,7 @@ class Connection:
         endpoint: host and port.
         secure: whether it is reached by https.
         region: what requests are signed for.
-        virtual_host: whether the bucket's name stands in front of the host, rather than in the path.
+        virtual_host: whether the bucket's name goes in front of the host rather than into the path.
     """
 
     endpoint: str
@@ -51,11 +51,11 @@ class Connection:
 
     @property
     def url(self) -> str:
-        """The store's address."""
+        """The store's URL."""
         return f"{'https' if self.secure else 'http'}://{self.endpoint}"
 
     def bucket_url(self, bucket: str) -> str:
-        """The address that the names of a bucket's objects follow."""
+        """The URL to which the names of a bucket's objects are appended."""
         scheme, _, host = self.url.partition("://")
         return f"{scheme}://{bucket}.{host}" if self.virtual_host else f"{self.url}/{bucket}"
 
@@ -63,11 +63,11 @@ class Connection:
         """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
 
         Args:
-            timeout_seconds: the most one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
+            timeout_seconds: the longest one request may take; None: `REQUEST_TIMEOUT_SECONDS`.
             content_type: of objects that are written without one, as by a copy.
 
         Raises:
-            ValueError: the environment names a proxy that cannot be used.
+            ValueError: the environment sets a proxy that is not supported.
         """
         proxy = proxy_for(self.url)
         # obstore never puts the bucket in front of the host: it has to stand there, or is added to the path.
@@ -117,7 +117,7 @@ class Connection:
         """Connections for minio-py. It repeats what failed: it only reads, or writes what no one else writes.
 
         Raises:
-            ValueError: the environment names a proxy that cannot be used.
+            ValueError: the environment sets a proxy that is not supported.
         """
         options: dict[str, Any] = {
             "timeout": urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=REQUEST_TIMEOUT_SECONDS),
@@ -142,7 +142,7 @@ class Connection:
         """For requests that neither client makes: a new connection for each, so none can have gone stale. To be closed.
 
         Raises:
-            ValueError: the environment names a proxy that cannot be used.
+            ValueError: the environment sets a proxy that is not supported.
         """
         return httpx.Client(
             timeout=httpx.Timeout(REQUEST_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),

@@ -1,8 +1,8 @@
-"""What the answers of an S3 store mean: the exceptions of obstore and minio-py as errors of our own.
+"""What the replies of an S3 store mean: the exceptions of obstore and minio-py as our own errors.
 
 obstore raises few types and picks them by the status alone: a lost race, a missing object, an ingress without its store
-and a conflict that asks to try again may share one. So its types decide nothing here; the status and the S3 code do,
-which its text holds.
+and a conflict that asks to try again may share one. So its types decide nothing here; the status and the S3 code in its
+text do.
 """
 
 import re
@@ -37,7 +37,7 @@ BUSY: Final = frozenset(
         "ThrottlingException",
     }
 )
-"""S3 error codes of a store that is well, and has others to serve."""
+"""S3 error codes of a store that works but is busy."""
 AGAIN: Final = BUSY | {
     "BadDigest",
     "IncompleteBody",
@@ -46,9 +46,9 @@ AGAIN: Final = BUSY | {
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
 }
-"""Those that ask to try again, whatever the status."""
+"""Codes that ask for a retry, whatever the status."""
 AGAIN_STATUSES: Final = frozenset({408, 409, 425, 429})
-"""Of a conflict stores have names of their own: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
+"""Stores have their own names for a conflict: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
 STAYS: Final = frozenset(
     {
         "BucketAlreadyExists",
@@ -61,10 +61,10 @@ STAYS: Final = frozenset(
         "XMinioStorageFull",
     }
 )
-"""Error codes with a status of 409 or 5xx that no repetition changes."""
+"""Error codes with a status of 409 or 5xx that a retry does not change."""
 
 WANTS_VIRTUAL_HOST: Final = frozenset({"PathStyleDomainForbidden", "SecondLevelDomainForbidden"})
-"""So stores refuse the bucket's name in the path."""
+"""How stores reject a bucket name in the path."""
 
 _STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})[^:\n]*: ?(.*)", re.DOTALL)
 _ERROR_IN_OK = re.compile(r" - Server returned error response: (.*)", re.DOTALL)
@@ -78,14 +78,14 @@ _CAUSES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a failed request says of itself.
+    """What is known about a failed request.
 
     Attributes:
-        status: the HTTP status; 0 without a whole answer.
-        code: the S3 error code, such as `NoSuchKey`; empty where the answer has none, and then it is not the store's.
+        status: the HTTP status; 0 without a complete answer.
+        code: the S3 error code, such as `NoSuchKey`; empty if the answer has none, and then it is not the store's.
         message: the store's words, or what happened instead of an answer.
-        request_id: by which the store's operator finds the request.
-        region: the one that the store asks to sign for; empty where it names none.
+        request_id: for the store's operator to find the request.
+        region: the one that the store asks to sign for; empty if it names none.
         sent: whether any of the request may have reached the store.
     """
 
@@ -103,12 +103,12 @@ class Reply:
         return ", ".join(part for part in (f"{status} {self.code}".strip(), self.message, named) if part)
 
 
-NO_ETAG: Final = Reply(200, "MissingETag", "without an ETag, which is no answer of S3")
-"""So answers a server that is not the store, but says yes to everything."""
+NO_ETAG: Final = Reply(200, "MissingETag", "without an ETag, so not an answer of S3")
+"""The answer of a server that is not the store but accepts everything."""
 
 
 class ReplyError(Exception):
-    """An answer to a request that neither client made."""
+    """A failed request that neither client made."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(str(reply))
@@ -127,7 +127,7 @@ def parse_body(status: int, body: str) -> Reply:
 
 
 def parse(error: Exception) -> Reply | None:
-    """What an exception of a client knows of the answer; None: it does not come from a request to the store."""
+    """What an exception of a client says about the answer; None: it does not come from a request to the store."""
     if isinstance(error, ReplyError):
         return error.reply
     if isinstance(error, FileNotFoundError) and error.errno is not None:  # of a local file; obstore's have no number
@@ -165,18 +165,18 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
             code="Certificate",
             object_name=name,
         )
-    # Without a code, 404 is not the store's: so answers an ingress while the store behind it restarts. Taken
+    # Without a code, 404 is not the store's: an ingress answers like this while the store behind it restarts. Mistaken
     # for a missing object, it would hide a record.
     nameless = not code and status == 404
     later = status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless
     if later and code not in STAYS:
-        arrived = " It may have been written all the same." if method in ("PUT", "DELETE") and reply.sent else ""
+        arrived = " It may have been written anyway." if method in ("PUT", "DELETE") and reply.sent else ""
         about = name or "the bucket"
         said = (
-            f"The object store asked to try {about} again ({reply}).{arrived} If that lasts, it has more to do than it "
-            "can: lower max_in_flight, or look at the store."
+            f"The object store asked to try {about} again ({reply}).{arrived} If this persists, it is overloaded: "
+            "lower max_in_flight, or check the store."
             if code in BUSY
-            else f"The object store gave no answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
+            else f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
             f"{'' if reply.sent else NO_WAY}"
         )
         return StoreUnavailableError(said, code=code, object_name=name)
@@ -187,9 +187,9 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
 
 
 def wrong_region(bucket: str, region: str) -> WrongAddressError:
-    """The bucket is in a region other than the block says."""
+    """The bucket is in another region than the one in the block."""
     return WrongAddressError(
-        f"The store asks for requests that are signed for region {region}, for bucket {bucket}. Set region to {region} "
+        f"The store requires requests for bucket {bucket} to be signed for region {region}. Set region to {region} "
         "in the video-archive block (MINIO_REGION for `sora setup`), and with AWS also the endpoint "
         f"s3.{region}.amazonaws.com.",
         code="WrongRegion",
@@ -199,9 +199,9 @@ def wrong_region(bucket: str, region: str) -> WrongAddressError:
 
 def _wrong_style(reply: Reply, name: str) -> WrongAddressError:
     return WrongAddressError(
-        f"The object store wants the bucket's name in front of its own ({reply}). Set virtual_host in the "
-        "video-archive block (MINIO_VIRTUAL_HOST=true for `sora setup`). If it is set, make the bucket with the tools "
-        "of the store: only a new bucket is asked for in another way.",
+        f"The object store requires the bucket's name in front of its host name ({reply}). Set virtual_host in the "
+        "video-archive block (MINIO_VIRTUAL_HOST=true for `sora setup`). If it is already set, create the bucket "
+        "with the store's own tools: only the creation of a bucket still uses the path.",
         code=reply.code,
         object_name=name,
         virtual_host=True,
@@ -209,7 +209,7 @@ def _wrong_style(reply: Reply, name: str) -> WrongAddressError:
 
 
 def redacted(error: Exception) -> Exception:
-    """The exception for the traceback: obstore's texts hold whole replies, which may echo what was signed, and how."""
+    """The exception for the traceback: obstore's texts contain whole replies, which may echo signatures."""
     reply = parse(error)
     return type(error)(str(reply)) if reply and isinstance(error, (BaseError, FileNotFoundError)) else error
 
@@ -232,14 +232,14 @@ def _parse_obstore(text: str) -> Reply:
 
 def _parse_minio(error: MinioException | ET.ParseError) -> Reply:
     if isinstance(error, ET.ParseError):  # of an answer with a good status
-        return Reply(200, message="an answer that is not of S3")
+        return Reply(200, message="an answer that is not S3's")
     if isinstance(error, S3Error):
         message = excerpt((error.message or "").encode())
         return Reply(error.response.status, error.code or "", message, error.request_id or "")
     if isinstance(error, ServerError):
         return Reply(error.status_code, message=hide_queries(str(error))[:300])
     if isinstance(error, InvalidResponseError) and (found := re.search(r"Response code: (\d{3})", str(error))):
-        return Reply(int(found[1]), message="an answer that is not of S3")
+        return Reply(int(found[1]), message="an answer that is not S3's")
     return Reply(message=hide_queries(f"{type(error).__name__} {error}".strip())[:300])
 
 
@@ -250,28 +250,28 @@ def _element(name: str, body: str) -> str:
 
 def _advice(code: str, bucket: str) -> str:
     return {
-        "NoSuchBucket": f"There is no bucket {bucket}. Make it with `sora setup`. Was it there before? Then restore "
-        "it: the ledger lives in it, and without it every key would be paid for again.",
-        "AccessDenied": f"The access key has no right to it in bucket {bucket}. See the policy in SECURITY.md.",
+        "NoSuchBucket": f"There is no bucket {bucket}. Create it with `sora setup`. If it existed before, restore it: "
+        "it contains the ledger, and without it every key would be paid for again.",
+        "AccessDenied": f"The access key has no permission for this in bucket {bucket}. See the policy in SECURITY.md.",
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
         "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong, or a proxy in front of the "
         "store changes the headers of requests.",
-        "ExpiredToken": "The keys in the video-archive block have expired: put lasting ones there.",
-        "QuotaExceeded": "The bucket's quota is used up: raise it, or delete videos that are not needed.",
-        "KMS": "The store cannot encrypt what it is given: look at its key service.",
+        "ExpiredToken": "The keys in the video-archive block have expired: use permanent ones.",
+        "QuotaExceeded": "The bucket's quota is used up: raise it, or delete videos that you do not need.",
+        "KMS": "The store cannot encrypt uploads: check its key service.",
         **dict.fromkeys(
             ("MethodNotAllowed", "405"),
-            "Something in front of the store refuses a kind of request. GET, HEAD, PUT, POST and DELETE are needed.",
+            "Something in front of the store blocks a request method. GET, HEAD, PUT, POST and DELETE are needed.",
         ),
-        "304": "So a MinIO of before mid-2024 says that a condition does not hold: update it. docs/stores.md lists "
-        "stores that keep the ledger.",
-        "407": "A proxy on the way wants a login: name it in HTTPS_PROXY with user and password, or put the store "
-        "into NO_PROXY.",
+        "304": "MinIO versions before mid-2024 report a failed condition this way. Update MinIO. docs/stores.md lists "
+        "stores that work.",
+        "407": "A proxy on the way requires a login: set HTTPS_PROXY with its user name and password, or add the store "
+        "to NO_PROXY.",
         "RequestTimeTooSkewed": "This machine's clock and the store's differ by more than 15 minutes: set the clock.",
-        "PermanentRedirect": "The region in the video-archive block is wrong: set it to that of the bucket.",
-        "InvalidRequest": "Has the bucket an object lock? Then S3 wants a checksum with each upload: set "
+        "PermanentRedirect": "The region in the video-archive block is wrong: set it to the bucket's.",
+        "InvalidRequest": "Does the bucket have an object lock? Then S3 requires a checksum with each upload: set "
         "AWS_CHECKSUM_ALGORITHM=SHA256 for every process that runs flows, or use a bucket without a lock.",
-        "NotImplemented": "This store lacks something that the ledger needs. docs/stores.md lists those that have it.",
-        "XMinioStorageFull": "The store's disk is full: give it room.",
+        "NotImplemented": "This store lacks a feature that the ledger needs. docs/stores.md lists stores that work.",
+        "XMinioStorageFull": "The store's disk is full: free some space.",
         "EntityTooLarge": "A proxy in front of the store limits the size of uploads: raise its limit.",
-    }.get(code, "Are endpoint, bucket and keys in the video-archive block those of this store?")
+    }.get(code, "Do endpoint, bucket and keys in the video-archive block belong to this store?")

@@ -1,4 +1,4 @@
-"""How a file gets into a bucket: the blocking calls, and the threads that make them."""
+"""Uploads of files into a bucket: the blocking calls, and the threads that make them."""
 
 import functools
 import hashlib
@@ -25,15 +25,15 @@ IN_MEMORY_BYTES: Final = 1_048_576
 """A file up to this size is sent from memory, by the client of small objects. Of larger ones malloc would keep for each
 thread what it has once had: 30 videos of 20 MB left 60 MB behind."""
 ADDED_BY: Final = ("AWS_CHECKSUM_", "AWS_SERVER_SIDE_", "AWS_SSE_")
-"""Variables by which obstore alone adds checksums and encryption: where one is set, it sends larger files as well."""
+"""Variables for which only obstore adds checksums and encryption: if one is set, it sends larger files as well."""
 PIECE_BYTES: Final = 262_144
 BYTES_PER_SECOND: Final = 125_000
-"""One megabit a second: a request with a file that is slower is given up."""
+"""One megabit per second: an upload that is slower is given up."""
 UPLOADERS: Final = ThreadPoolExecutor(max_workers=4, thread_name_prefix="upload")
 """All uploads of files in this process."""
 
 Attributes = Mapping[str, str]
-"""`Content-Disposition` and `Cache-Control`; every other name is metadata of the object's own, in ASCII."""
+"""`Content-Disposition` and `Cache-Control`; every other name is the object's own metadata, in ASCII."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Uploads:
         return self.connection.http()  # of TLS, to make one takes 20 ms of processor
 
     def close(self) -> None:
-        """Ends what is kept for the next upload."""
+        """Closes what is kept for the next upload."""
         if "_http" in vars(self):
             self._http.close()
 
@@ -127,7 +127,7 @@ def _pieces(file: BinaryIO, seconds: float) -> Iterator[bytes]:
     ends = time.monotonic() + seconds
     while piece := file.read(PIECE_BYTES):
         if time.monotonic() > ends:
-            raise TimeoutError(f"the store took less than {BYTES_PER_SECOND:,} bytes a second")
+            raise TimeoutError(f"the store accepted less than {BYTES_PER_SECOND:,} bytes per second")
         yield piece
 
 

@@ -1,4 +1,4 @@
-"""The block that says where videos and the ledger are kept."""
+"""The block with the place of videos and the ledger."""
 
 import hashlib
 import hmac
@@ -14,9 +14,9 @@ from blocks.object_store import ObjectStore
 from blocks.s3_clients import Connection
 
 SHORTEST_SECRET: Final = 16
-"""Characters of a gateway secret: a link shows what it signs, so a short one could be guessed without asking us."""
+"""Characters of a gateway secret: a link shows what it signs, so a short secret could be guessed offline."""
 SHORTEST_PASSWORD: Final = 12
-"""Characters of the gallery's password. Wrong ones are limited, so it may be one that a person remembers."""
+"""Characters of the gallery's password. Attempts are limited, so it may be one that people can remember."""
 
 
 class VideoArchive(Block):
@@ -32,12 +32,12 @@ class VideoArchive(Block):
         ```
     """
 
-    model_config = ConfigDict(hide_input_in_errors=True)  # inputs stay out of messages, for they end in logs
+    model_config = ConfigDict(hide_input_in_errors=True)  # inputs stay out of messages, which end up in logs
 
     _block_type_name = "Video Archive"
     _block_type_slug = "video-archive"
     _description = "Where videos and the ledger are kept: a bucket of MinIO or of another S3 store."
-    # Shipped with Prefect itself, at a fixed commit, as the logos of its own blocks are.
+    # Shipped with Prefect itself, at a fixed commit, like the logos of its own blocks.
     _logo_url = HttpUrl(
         "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos/filesystem.png"
     )
@@ -46,29 +46,29 @@ class VideoArchive(Block):
     endpoint: str = Field(
         default=...,
         title="Endpoint",
-        description="Host and port of the store, such as minio.example.com:9000. No http:// in front.",
+        description="Host and port of the store, such as minio.example.com:9000, without http://.",
     )
     access_key: str = Field(default=..., title="Access key", description="The store's access key (its user name).")
     secret_key: SecretStr = Field(default=..., title="Secret key", description="The store's secret key (its password).")
-    secure: bool = Field(default=True, title="TLS", description="Whether the store is reached by https.")
-    region: str = Field(default="us-east-1", title="Region", description="The region requests are signed for.")
+    secure: bool = Field(default=True, title="TLS", description="Whether the store uses HTTPS.")
+    region: str = Field(default="us-east-1", title="Region", description="The region that requests are signed for.")
     virtual_host: bool = Field(
         default=False,
         title="Virtual-host style",
         description=(
-            "Whether the bucket's name goes in front of the host, as some stores want it, rather than into the path. "
-            "`sora setup` finds it out where the store says so."
+            "Whether the bucket's name goes in front of the host, as some stores require, rather than into the path. "
+            "`sora setup` detects it if the store says so."
         ),
     )
     bucket: str = Field(
-        default="sora-videos", title="Bucket", description="The bucket. `sora setup` creates it when it is missing."
+        default="sora-videos", title="Bucket", description="The bucket. `sora setup` creates it if it is missing."
     )
     public_url: str | None = Field(
         default=None,
         title="Public URL",
         description=(
-            "How a browser reaches the store, such as https://videos.example.com. Set: artifacts and events link to "
-            "the objects there. Those links carry no signature, so the bucket or a proxy must let the reader in."
+            "How a browser reaches the store, such as https://videos.example.com. If set, artifacts and events link to "
+            "the objects there. Those links have no signature, so the bucket or a proxy must let the reader in."
         ),
     )
 
@@ -76,8 +76,8 @@ class VideoArchive(Block):
         default=None,
         title="Gallery URL",
         description=(
-            "How a browser reaches the gallery, sora serve, such as https://videos.example.com. Set: artifacts have "
-            "a player and a link that last, through the gallery. The bucket stays private."
+            "How a browser reaches the gallery, sora serve, such as https://videos.example.com. If set, artifacts have "
+            "a player and a permanent link, through the gallery. The bucket stays private."
         ),
     )
     gateway_secret: SecretStr | None = Field(
@@ -85,13 +85,13 @@ class VideoArchive(Block):
         title="Gallery secret",
         description=(
             "A random text of 16 characters or more that signs links to single videos. Required with a gallery URL. "
-            "Changing it voids all links that are out."
+            "Changing it invalidates all existing links."
         ),
     )
     gateway_password: SecretStr | None = Field(
         default=None,
         title="Gallery password",
-        description="What people log in to the gallery with, 12 characters or more. Not needed on this machine alone.",
+        description="The password for the gallery, 12 characters or more. Not needed for this machine alone.",
     )
 
     @field_validator("endpoint")
@@ -101,7 +101,7 @@ class VideoArchive(Block):
         if re.fullmatch(r"(https?://)?[^/@:]+(:\d+)?/+[^/].*", value):
             raise ValueError(
                 "must be a host with an optional port, without a path: requests are signed for the path that the store "
-                "sees, so behind a reverse proxy it needs a host name or a port of its own"
+                "sees, so behind a reverse proxy it needs its own host name or port"
             )
         if "/" in value or "@" in value or not value:
             raise ValueError("must be a host with an optional port, such as minio.example.com:9000; see TLS for https")
@@ -111,15 +111,15 @@ class VideoArchive(Block):
     @classmethod
     def _bucket_name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
-            raise ValueError("must be 3 to 63 lower-case letters, digits, dots and hyphens, as S3 wants it")
+            raise ValueError("must be 3 to 63 lower-case letters, digits, dots and hyphens, as S3 requires")
         return value
 
     @model_validator(mode="after")
     def _bucket_apart(self) -> Self:
         if self.endpoint.startswith(f"{self.bucket}.s3."):  # as AWS shows it; minio.example.com may hold minio
             raise ValueError(
-                f"endpoint must not begin with the bucket: leave {self.bucket}. out of it. It goes into the path, or "
-                "with virtual_host in front"
+                f"endpoint must not begin with the bucket: remove {self.bucket}. from it. The bucket goes into the "
+                "path, or, with virtual_host, in front of the host"
             )
         return self
 
@@ -129,10 +129,12 @@ class VideoArchive(Block):
             return self
         host = self.endpoint.rpartition(":")[0] or self.endpoint
         if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
-            raise ValueError("virtual_host needs an endpoint with a name: nothing can stand in front of an address")
+            raise ValueError(
+                "virtual_host needs an endpoint with a host name: a bucket name cannot be put in front of an IP address"
+            )
         if "." in self.bucket and self.secure:
             raise ValueError(
-                "virtual_host needs a bucket without dots: certificates are valid for one name in front of the store's"
+                "virtual_host needs a bucket name without dots: certificates cover only one name in front of the host"
             )
         return self
 
@@ -144,9 +146,7 @@ class VideoArchive(Block):
         value = value.strip().rstrip("/")
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
-            raise ValueError(
-                "must be an http or https address without query and login, like https://videos.example.com"
-            )
+            raise ValueError("must be an http or https URL without query or login, such as https://videos.example.com")
         return value
 
     @model_validator(mode="after")
@@ -166,15 +166,15 @@ class VideoArchive(Block):
         return connection.minio(connection.pool())
 
     def store(self) -> ObjectStore:
-        """The bucket, with the calls that the ledger and the archive need. To be closed with `aclose`.
+        """The bucket, with the calls that the ledger and the archive need. Close it with `aclose`.
 
         Raises:
-            ValueError: the environment names a proxy that cannot be used.
+            ValueError: the environment sets a proxy that is not supported.
         """
         return ObjectStore(self.connection(), self.bucket)
 
     def connection(self) -> Connection:
-        """The address and the keys, for the clients."""
+        """The endpoint and the keys, for the clients."""
         return Connection(
             endpoint=self.endpoint,
             access_key=self.access_key,
@@ -185,7 +185,7 @@ class VideoArchive(Block):
         )
 
     def public_link(self, object_name: str, *, bucket: str | None = None) -> str | None:
-        """The address for a browser of an object of this bucket or another, unsigned; None without a public URL."""
+        """The unsigned URL of an object of this or another bucket, for a browser; None without a public URL."""
         if not self.public_url:
             return None
         url, bucket = self.public_url.rstrip("/"), bucket or self.bucket
@@ -193,7 +193,7 @@ class VideoArchive(Block):
         return f"{url}/{quote(object_name)}"
 
     def gateway_token(self, key: str) -> str:
-        """What opens the video of one key in the gallery, and nothing else: HMAC-SHA256 of the key, in hexadecimal.
+        """The token that opens one key's video in the gallery, and nothing else: HMAC-SHA256 of the key, in hex.
 
         Raises:
             ValueError: the block has no gateway secret.
@@ -204,9 +204,9 @@ class VideoArchive(Block):
         return hmac.new(secret, f"video/{key}".encode(), hashlib.sha256).hexdigest()
 
     def gateway_link(self, key: str, object_name: str) -> str | None:
-        """A lasting address of one video or poster, for whoever holds it; None without a gallery URL.
+        """A permanent URL of one video or poster, for whoever has it; None without a gallery URL.
 
-        It may stand in artifacts, and in no event, log or record.
+        It may appear in artifacts, but not in events, logs or records.
         """
         if self.gateway_url is None:
             return None

@@ -1,4 +1,4 @@
-"""Which Prefect server a command talks to. Chosen before Prefect is imported, which reads its settings."""
+"""Chooses the Prefect server for a command, before Prefect is imported and reads its settings."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ QUIET: Final = {
 
 
 FLUSH_SECONDS: Final = 10.0
-"""What is not sent by then is given up: the ledger has what counts."""
+"""What is not sent by then is dropped: the ledger has what counts."""
 
 
 def use(environment: dict[str, str], *, verbose: bool = False) -> None:
@@ -42,7 +42,7 @@ def use(environment: dict[str, str], *, verbose: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Connection:
-    """Where a command works.
+    """What a command works with.
 
     Attributes:
         local_dir: where the local stack keeps its data and logs.
@@ -57,7 +57,7 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
     """Chooses the server: `PREFECT_API_URL`, else the local stack that runs in `local_dir`, else the Prefect profile.
 
     Raises:
-        SetupError: there is no server to talk to.
+        SetupError: there is no server.
     """
     is_named = bool(os.environ.get("PREFECT_API_URL"))
     stack = None if is_named else StackInfo.read(local_dir)
@@ -67,8 +67,8 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
 
         if not get_current_settings().api.url:  # set to nothing is not set
             raise SetupError(
-                "There is no Prefect server to talk to. Run `sora up` in another terminal, or set PREFECT_API_URL "
-                "(for a server of your own: http://HOST:4200/api)."
+                "No Prefect server is configured. Run `sora up` in another terminal, or set PREFECT_API_URL (for your "
+                "own server: http://HOST:4200/api)."
             )
     return Connection(local_dir, stack)
 
@@ -76,7 +76,7 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
 def flush() -> None:
     """Sends what Prefect has not sent yet: logs and events.
 
-    To be called before a server that this process started goes away, else Prefect tries for a minute to reach it.
+    Call it before a server that this process started stops, else Prefect tries for a minute to reach it.
     """
     from prefect.events.worker import EventsWorker  # noqa: PLC0415 - after the server was chosen
     from prefect.logging.handlers import APILogWorker  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""What Prometheus reads of an archive: open videos, unclear payments, spend, lag and bytes. It reads, and never writes.
+"""An archive's metrics for Prometheus: open videos, unclear payments, spend, lag and bytes. Reads only, never writes.
 
-Each answer is taken from the bucket, so one process tells of all machines. Prefect's own numbers come from the workers:
-see docs/operations.md.
+The metrics come from the bucket, so one process covers all machines. Prefect's own metrics come from the workers: see
+docs/operations.md.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from flows.record.ledger import Ledger
 from flows.record.spend import MonthlySpend, month_of
 
 FRESH_SECONDS: Final = 15.0
-"""How long numbers count as current: several scrapers cost the store no more than one."""
+"""How long metrics count as current: several scrapers cost the store no more than one."""
 LAG_OF: Final = 50
-"""Of how many of the newest videos the lag is taken."""
+"""The number of newest videos from which the lag is computed."""
 OPEN_STATES: Final = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED)
 
 
 class Numbers:
-    """The numbers of one archive, as text for Prometheus."""
+    """The metrics of one archive, as text for Prometheus."""
 
     def __init__(
         self,
@@ -71,30 +71,30 @@ class Numbers:
 
         registry = CollectorRegistry()
         gauge = functools.partial(Gauge, registry=registry)
-        by_state = gauge("sora_open", "Videos that are not finished, by state.", ["state"])
+        by_state = gauge("sora_open", "Unfinished videos, by state.", ["state"])
         counts = Counter(item.state for item in opened)
         for state in OPEN_STATES:
             by_state.labels(state.value).set(counts[state])
         ages = [(now - (item.attempt.submitted_at or item.attempt.claimed_at)).total_seconds() for item in opened]
-        oldest = gauge("sora_open_oldest_seconds", "Since the submission of the oldest open video.")
+        oldest = gauge("sora_open_oldest_seconds", "Time since the submission of the oldest open video.")
         oldest.set(max(ages, default=0))
-        about = "Of this day and month (UTC), by the block's prices. Only where there is a ceiling."
+        about = "Spending today and this month (UTC), at the block's prices. Only with a spending limit."
         spend = gauge("sora_spend", about, ["period", "kind"])
         for period, on in (("day", now.date()), ("month", None)):
             spend.labels(period, "spent").set(float(month.spent_in(on)))
             spend.labels(period, "unclear").set(float(month.unclear_in(on)))
             spend.labels(period, "reserved").set(float(month.reserved_in(on)))
-        about = f"Since the provider was done with a video: the worst of the newest {LAG_OF}."
+        about = f"Time since the provider finished a video: the maximum of the newest {LAG_OF}."
         lag = gauge("sora_lag_seconds", about, ["until"])
         for until, lags in (("known", _lags(newest, "succeeded_at")), ("archived", _lags(newest, "archived_at"))):
             lag.labels(until).set(max(lags, default=0))
         gauge("sora_day_videos", "Videos in the archive that were claimed on this day (UTC).").set(len(day))
-        gauge("sora_day_bytes", "Bytes of these.").set(sum(item.size_bytes for item in day))
+        gauge("sora_day_bytes", "Bytes of those videos.").set(sum(item.size_bytes for item in day))
         return generate_latest(registry)
 
 
 def _lags(newest: list[Generation], until: str) -> list[float]:
-    """Seconds from the provider's end of a video to ours; its clock may be ahead."""
+    """Seconds from the end of a video at the provider to ours; its clock may be ahead."""
     lags: list[float] = []
     for item in newest:
         done, moment = item.provider_times_ms.get("completed"), getattr(item, until)
@@ -104,14 +104,14 @@ def _lags(newest: list[Generation], until: str) -> list[float]:
 
 
 def create_app(store: ObjectStore) -> Starlette:
-    """`GET /metrics`, over one archive. Keys, prompts and addresses are in no number."""
+    """`GET /metrics` for one archive. Keys, prompts and URLs are in none of the metrics."""
     numbers = Numbers(store)
 
     async def metrics(_: Request) -> Response:
         try:
             return Response(await numbers.text(), media_type=CONTENT_TYPE_LATEST)
         except (StoreError, LedgerError):  # its text names keys and the store
-            text = "The archive does not answer, or a record cannot be read: see `sora list --open`.\n"
+            text = "The archive does not answer, or a record cannot be read. Run `sora list --open`.\n"
             return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE)
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The web server of what faces people and the provider: uvicorn, with nothing about a request in its log."""
+"""The web server for the gallery and the receiver: uvicorn, with nothing about requests in its log."""
 
 import asyncio
 import hmac
@@ -18,7 +18,7 @@ from deployments.connection import SetupError
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn that logs no request, whose path may hold a token, and that ends cleanly."""
+    """uvicorn that does not log requests, whose paths may contain tokens, and that ends cleanly."""
 
     def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None, **options: Any) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class QuietServer(uvicorn.Server):
         self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends it. uvicorn's own would raise the signal once more after the clean end.
+        """Stops the server. uvicorn's own handler would raise the signal once more after the clean end.
 
         SIGTERM would then end the process before it has sent its events, and a clean stop would look like a crash.
         """
@@ -51,24 +51,24 @@ class QuietServer(uvicorn.Server):
 
 
 def listen(host: str, port: int, who: str) -> tuple[socket.socket, str]:
-    """A socket that listens, and its address for people; port 0 takes a free one.
+    """A listening socket and its URL to show; port 0 picks a free one.
 
     Raises:
-        SetupError: the address cannot be had; `who` is its subject ("The gallery").
+        SetupError: the address is not available; `who` is its subject ("The gallery").
     """
     family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        raise SetupError(f"{who} cannot listen on {host}, port {port} ({error}). Choose another.") from error
+        raise SetupError(f"{who} cannot listen on {host}, port {port} ({error}). Choose another one.") from error
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
 
 
 async def read_body(request: Request, *, most_bytes: int, seconds: float) -> bytes:
-    """The body of a request, which may neither be larger nor take longer than this.
+    """The body of a request, limited in size and time.
 
     Raises:
-        HTTPException: 413, 408; 400 where the caller hung up.
+        HTTPException: 413, 408; 400 if the caller hung up.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most_bytes:
@@ -88,7 +88,7 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> byt
 
 
 def is_same(given: str, secret: str) -> bool:
-    """Whether a caller's text is the secret. It takes as long wherever they differ."""
+    """Whether a caller's text is the secret, compared in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode("utf-8", "replace"))
 
 

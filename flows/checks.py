@@ -1,5 +1,6 @@
 """What can be tried before money is spent: everything that a run needs before the paid call and after it."""
 
+import difflib
 import hashlib
 import hmac
 import shutil
@@ -25,6 +26,7 @@ from apixo import (
     SoraError,
     StatusClient,
     UnexpectedReplyError,
+    catalog,
 )
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
@@ -44,6 +46,8 @@ FREE_BYTES: Final = 1_000_000_000
 """Eight videos of 100 MB at once, and some."""
 PROBE_IMAGE: Final = f"{FOLDER}probe.png"
 """Need not be there: a host that says so answers."""
+MISSPELLED: Final = 0.8
+"""How alike two names of models are, from 0 to 1, for one to be a misspelling of the other. `sora2` has 0.9."""
 
 
 class Finding(BaseModel):
@@ -79,7 +83,7 @@ async def _beside(
     client: StatusClient, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None
 ) -> list[Finding]:
     """What a run needs beside the API, the archive and the way to results: a line each, also where all is well."""
-    findings = [await check_account(client, api)]
+    findings = [await check_account(client, api), *check_prices(api)]
     if archive is not None:
         findings.append(await _image_finding(web, archive))
     if api.callback_url:
@@ -153,6 +157,17 @@ async def check_account(client: StatusClient, api: ApixoApi) -> Finding:
     if balance <= 0 or (api.balance_warning_below is not None and balance < api.balance_warning_below):
         return Finding(name="balance", outcome="warning", detail=f"{detail}. Top up the APIXO account.")
     return Finding(name="balance", outcome="ok", detail=detail)
+
+
+def check_prices(api: ApixoApi) -> list[Finding]:
+    """A warning for each price whose model is probably misspelled. Models outside the catalog are allowed."""
+    known = catalog.models()
+    found = []
+    for name in sorted(api.prices.keys() - known.keys()):
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=MISSPELLED):
+            detail = f"prices names {name!r}, which is not in the catalog; did you mean {near[0]}?"
+            found.append(Finding(name="prices", outcome="warning", detail=detail))
+    return found
 
 
 async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Finding:

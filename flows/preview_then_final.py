@@ -11,7 +11,7 @@ from prefect.states import Completed
 from pydantic import BeforeValidator, Field, ValidationError
 
 from apixo import VideoRequest
-from apixo.catalogue import find
+from apixo.catalog import find
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained

@@ -17,7 +17,7 @@ from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
 from prefect.server.schemas.states import StateType
 from pydantic import TypeAdapter
 
-from apixo.catalogue import USER_CATALOGUE, models, problem
+from apixo.catalog import USER_CATALOG, models, problem
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import LazyGroup, app
 from deployments.cli.models import row
@@ -149,7 +149,7 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
-def test_the_table_of_models_is_the_catalogue(document: Path) -> None:
+def test_the_table_of_models_is_the_catalog(document: Path) -> None:
     if document.name != "models.md":
         return
     rows = [row(name, found) for name, found in models({}).items()]
@@ -157,10 +157,10 @@ def test_the_table_of_models_is_the_catalogue(document: Path) -> None:
     assert [line for line in document.read_text().splitlines() if line.startswith("| `")] == wanted
 
 
-def test_catalogues_in_a_page_can_be_used(document: Path, tmp_path: Path) -> None:
+def test_catalogs_in_a_page_can_be_used(document: Path, tmp_path: Path) -> None:
     for text in blocks(document, "json"):
         if '"modes"' in text:
             (tmp_path / "models.json").write_text(text)
-            environ = {USER_CATALOGUE: str(tmp_path / "models.json")}
+            environ = {USER_CATALOG: str(tmp_path / "models.json")}
             assert problem(environ) is None
             assert models(environ).keys() >= json.loads(text).keys()

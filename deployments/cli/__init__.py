@@ -11,9 +11,9 @@ INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 
 def main() -> None:
-    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143.
+    """Runs the command line. Expected errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM with 143.
 
-    All that takes time is imported inside, for a person may end it meanwhile too.
+    Everything slow is imported inside, since the user may interrupt that too.
     """
     sys.unraisablehook = _raise_again
     gc.disable()  # until the command is imported
@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Has Ctrl-C end the command although it came where nothing can be raised: in a destructor, or a callback in Rust.
+    """Makes Ctrl-C end the command even where nothing can be raised: in a destructor, or a callback in Rust.
 
-    Python would print a traceback there, and go on. Raised in here it would be lost as well, hence a moment later.
+    Python would print a traceback there and continue. Raised here, it would be lost as well, hence a moment later.
     """
     if unraisable.exc_type is KeyboardInterrupt:
         main_thread = threading.main_thread().ident or 0
@@ -61,14 +61,14 @@ def _ends() -> Iterator[tuple[type[BaseException], str, int]]:
 
 
 def _what_ended(error: BaseException) -> tuple[str, int] | None:
-    """The last line and exit code where something from outside is this error, or behind it.
+    """The last line and exit code, if something from outside is this error or its cause.
 
-    Raised anywhere, it has pydantic or Prefect's engine fail too.
+    Raised anywhere, it makes pydantic or Prefect's engine fail too.
     """
     if isinstance(error, SystemExit):
         return None
     core = sys.modules.get("pydantic_core")  # as above
-    # A serializer in Rust keeps of the error that ended it the name only, in its text.
+    # A serializer in Rust keeps only the name of the error that ended it, in its text.
     serializing = core is not None and isinstance(error, core.PydanticSerializationError)
     found: BaseException | None = error
     while found is not None:

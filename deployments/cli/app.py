@@ -41,17 +41,17 @@ COMMANDS: Final = {
     "show": "ledger:show",
     "resolve": "resolve:resolve",
 }
-"""Every command, in the order in which a person needs them: its module in `deployments.cli`, and its function there."""
+"""Every command, in the order in which users need them: its module in `deployments.cli`, and its function there."""
 
 WITHOUT_SERVER: Final = frozenset({"demo", "up", "sandbox", "init", "models"})
-"""Commands that talk to no Prefect server that is already there."""
+"""Commands that do not use an existing Prefect server."""
 
 VERBOSE: Final = re.compile("--verbose|-[a-z]*v[a-z]*")
-"""The option that shows the log, alone or among others. To be known before Prefect is imported, as the server is."""
+"""The option that shows the log, alone or combined. Needed before Prefect is imported, like the server."""
 
 
 def summary(name: str) -> str:
-    """The first paragraph of what a command says of itself, read without importing it."""
+    """The first paragraph of a command's docstring, read without importing it."""
     module, _, function = COMMANDS[name].partition(":")
     code = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes())
     found = next(node for node in code.body if isinstance(node, ast.FunctionDef) and node.name == function)
@@ -59,7 +59,7 @@ def summary(name: str) -> str:
 
 
 class LazyCommand(TyperCommand):
-    """A command that is imported when it is given."""
+    """A command that is imported when it is used."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, help=summary(name), rich_markup_mode=MARKUP)
@@ -78,7 +78,7 @@ class LazyCommand(TyperCommand):
         return cast("TyperCommand", typer.main.get_command(made))  # a group only where there are several
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Chooses the server, imports the command, and has it read its arguments."""
+        """Chooses the server, imports the command, and parses its arguments."""
         local_dir: Path = parent.obj
         parent.obj, no_server = Connection(local_dir), None
         try:
@@ -96,12 +96,12 @@ class LazyGroup(TyperGroup):
     """All commands by their names."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In their order, not by the alphabet."""
+        """In our order, not alphabetically."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> LazyCommand | None:
-        """The command of this name; None: there is none."""
+        """The command with this name; None: there is none."""
         del ctx
         return LazyCommand(cmd_name) if cmd_name in COMMANDS else None
 
@@ -114,14 +114,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Generates videos with the APIXO Sora-2 API and archives them in MinIO.
 
-One key is one video: a generation is paid once, whatever crashes, and a paid video is never lost.
+One key is one video: a generation is paid for once, whatever crashes, and a paid video is never lost.
 
 **Try it, without an account:** `sora demo`
 
 **First real video:** `sora setup`, then
 `sora generate "A red kite over dunes, slow dolly in, golden hour" --key kite-01`
 
-Commands find the Prefect server by `PREFECT_API_URL`, else by the stack that `sora up` runs in this folder, else by
+Commands use the Prefect server of `PREFECT_API_URL`, else of the stack that `sora up` runs in this folder, else of
 your Prefect profile.
 """,
 )

@@ -26,55 +26,53 @@ def batch(
     key: Annotated[
         str | None,
         typer.Option(
-            "--key", "-k", help="Names this batch for ever; a video's key is KEY-ID. Default: the file's name."
+            "--key", "-k", help="Permanent name of this batch; a video's key is KEY-ID. Default: the file's name."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every row and image, price it all, and pay nothing.")
+        bool, typer.Option("--dry-run", help="Check every row and image, show what it would cost, and pay nothing.")
     ] = False,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Go on with the good rows. Default: refuse the whole file.")
+        bool, typer.Option("--skip-bad-rows", help="Continue with the valid rows. Default: reject the whole file.")
     ] = False,
     max_spend: Annotated[
         float | None,
-        typer.Option(help="The most that all runs of this batch may pay, by the block's prices."),
+        typer.Option(help="The most that all runs of this batch may pay, at the block's prices."),
     ] = None,
-    max_in_flight: Annotated[int | None, typer.Option(help="Most videos at once. Default: the API block's.")] = None,
-    submissions_per_second: Annotated[float, typer.Option(help="How fast videos are submitted.")] = 5.0,
+    max_in_flight: Annotated[int | None, typer.Option(help="Maximum videos at once. Default: the API block's.")] = None,
+    submissions_per_second: Annotated[float, typer.Option(help="How many videos are submitted per second.")] = 5.0,
     refuse_duplicates: Annotated[
         bool,
         typer.Option(
-            "--refuse-duplicates", help="Fail rows whose request was submitted under another key. Default: only say so."
+            "--refuse-duplicates", help="Fail rows whose request was submitted under another key. Default: only warn."
         ),
     ] = False,
-    sheet: Annotated[
-        str | None, typer.Option(help="Which sheet of an .xlsx. Default: its only one that is not hidden.")
-    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="The sheet of an .xlsx. Default: its only visible sheet.")] = None,
     ignore_columns: Annotated[
-        bool, typer.Option("--ignore-columns", help="Leave out columns that do not exist. Default: refuse the file.")
+        bool, typer.Option("--ignore-columns", help="Ignore unknown columns. Default: reject the file.")
     ] = False,
     shards: Annotated[
         int,
-        typer.Option(help="Into how many runs on the work pool, for several machines. Default: this process alone."),
+        typer.Option(help="Number of runs on the work pool, for several machines. Default: this process alone."),
     ] = 1,
     fit_images: Annotated[
-        bool, typer.Option("--fit-images", help="Turn pictures named by a path upright, and make them small enough.")
+        bool, typer.Option("--fit-images", help="Rotate images given by path upright, and shrink them to the limits.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the last submission.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait exits after the last submission.")] = True,
     api: ApiName = "default",
     archive: ArchiveName = "default",
     verbose: Verbose = False,
 ) -> None:
     """Generate the videos of a content calendar.
 
-    Columns: `prompt`, and if wanted `id`, `model`, `duration`, `aspect_ratio`, `image_urls` (separated by blanks or
+    Columns: `prompt`, and optionally `id`, `model`, `duration`, `aspect_ratio`, `image_urls` (separated by spaces or
     commas; also `s3://bucket/object`, or paths as seen from the calendar), `mode`, `remove_watermark`, `options` (a
-    JSON object), `tags` (separated by commas), `fallback_models` (separated by blanks),
-    `not_before` (a day).
+    JSON object), `tags` (separated by commas), `fallback_models` (separated by spaces),
+    `not_before` (a date).
 
-    JSON Lines has the same names. An empty cell means the default.
+    JSON Lines uses the same names. An empty cell means the default.
 
-    Run it again after anything went wrong, or after rows were added: it does only what is missing, and pays nothing
+    If anything goes wrong, or after adding rows, run it again: it does only what is missing and pays for nothing
     twice. An example calendar: deployments/calendars/example.csv
 
     Example: `sora batch spring.csv --dry-run`, then `sora batch spring.csv --max-spend 20`
@@ -83,7 +81,7 @@ def batch(
     name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
 
-    err.print(f"Batch [bold]{escape(name)}[/]: the same key does only what is missing, and pays nothing twice.")
+    err.print(f"Batch [bold]{escape(name)}[/]: the same key does only what is missing and pays for nothing twice.")
     last: Step = "validate_image" if dry_run else "archive" if wait else "submit"
     with BatchDisplay(err, last) as display:
         try:
@@ -110,17 +108,19 @@ def batch(
             print_summary(error.summary)
             raise
         except (KeyboardInterrupt, asyncio.CancelledError):
-            err.print("Stopped. Nothing is lost: run the same command again to go on. What is open: sora list --open")
+            err.print(
+                "Stopped. Nothing is lost: run the same command again to continue. What is open: sora list --open"
+            )
             raise KeyboardInterrupt from None
         finally:
             flush()
     print_summary(summary)
     if dry_run:
-        err.print("No video was submitted, nothing was paid.")
+        err.print("No video was submitted and nothing was paid.")
 
 
 def print_summary(summary: BatchSummary) -> None:
-    """The table of all rows, and all of it in one sentence."""
+    """The table of all rows, and a one-sentence summary."""
     rows = [
         [
             str(row.line),
@@ -140,9 +140,9 @@ def print_summary(summary: BatchSummary) -> None:
 
 
 class BatchDisplay:
-    """One bar for the whole batch and how many videos are in which step; without a terminal, a line a finished video.
+    """One bar for the whole batch and how many videos are in each step; without a terminal, a line per finished video.
 
-    After the step `last` a video counts as done.
+    After the step `last`, a video counts as done.
     """
 
     def __init__(self, console: Console, last: Step) -> None:
@@ -169,11 +169,11 @@ class BatchDisplay:
         self._progress.stop()
 
     def expect(self, videos: int) -> None:
-        """Takes in how many videos there will be."""
+        """Sets how many videos there will be."""
         self._progress.update(self._bar, total=videos)
 
     def __call__(self, news: News) -> None:
-        """Takes news in; the listener for `flows.signals.progress.listen`. Called from any thread."""
+        """Receives progress; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
             self._at[news.key] = news.step
             ended = news.step == self._last and news.done and news.key not in self._done

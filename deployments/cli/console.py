@@ -1,4 +1,4 @@
-"""What the command line prints, and where; and what its commands have in common."""
+"""What the command line prints, and where; and what its commands share."""
 
 import logging
 import re
@@ -22,17 +22,17 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of 
 """Options that several commands have."""
 
 LEAST_FLEXIBLE: Final = 16
-"""Characters of a column that may be cut, below which it says nothing any more."""
+"""The width in characters below which a column that may be cut says nothing useful."""
 PIPED_WIDTH: Final = 240
-"""Columns where the output is no terminal: wide enough that no line of a table is broken in a file."""
+"""The width if the output is not a terminal: wide enough that no line of a table is broken in a file."""
 
 
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys, and those that turn the direction of writing; but no line feed and no tab."""
+"""Characters that control a terminal, or change the writing direction; but not line feeds and tabs."""
 
 
 def harmless(text: str) -> str:
-    """A text from outside without what a terminal obeys."""
+    """A text from outside without terminal control characters."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -44,13 +44,13 @@ _WORKER: Final = re.compile(r"(?<![\w/.-])prefect(?= worker start)")
 
 
 class _Console(Console):
-    """A console that obeys nothing in a text from outside: a prompt or a provider's words may hold escape sequences.
+    """A console that text from outside cannot control: a prompt or a provider's text may contain escape sequences.
 
-    What is said beside the results names commands as they can be pasted here.
+    On stderr, commands are shown as they can be pasted here.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich has it; every string that is printed, also in a table, comes through here."""
+        """As in rich; every string that is printed, also in a table, goes through here."""
         return super().render_str(harmless(pasteable(text) if self.stderr else text), **options)
 
 
@@ -67,7 +67,7 @@ err: Final = _console(stderr=True)
 
 
 def show_log() -> None:
-    """Shows the project's own log on stderr, for what runs outside of any flow run. It names keys, never tokens."""
+    """Shows the project's own log on stderr, for code outside of flow runs. It contains keys, never tokens."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     log = logging.getLogger("sora")
@@ -76,7 +76,7 @@ def show_log() -> None:
 
 
 def called() -> str:
-    """How `sora` was called, such that it can be typed again from here: `sora`, `.venv/bin/sora`, …"""
+    """How `sora` was called, as it can be typed again from here: `sora`, `.venv/bin/sora`, …"""
     path = Path(sys.argv[0])
     found = shutil.which(path.name)
     if path.name != "sora" or (found and Path(found).resolve() == path.resolve()):
@@ -85,7 +85,7 @@ def called() -> str:
 
 
 def pasteable(text: str) -> str:
-    """A text of ours with its commands as they can be pasted here."""
+    """Our own text with its commands as they can be pasted here."""
     command = called()
     if command == "sora":
         return text
@@ -94,7 +94,7 @@ def pasteable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text from outside as it may stand in a line of ours: no markup, no lines of its own."""
+    """A text from outside, safe for one line of our output: without markup and line breaks."""
     return escape(" ".join(text.split()))
 
 
@@ -107,12 +107,12 @@ def table(*columns: str) -> Table:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: str | None = None) -> None:
-    """Prints rows as a table where they fit, else each as a few lines. Nothing that may be copied is cut.
+    """Prints rows as a table if they fit, else each as a few lines. Nothing that may be copied is cut.
 
     Args:
         columns: their names; the first one names the row.
         rows: plain texts.
-        flexible: the column that may be cut to what is left of the line.
+        flexible: the column that may be cut to the space left on the line.
     """
     widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
     over = sum(widths) + 2 * (len(columns) - 1) - out.width
@@ -139,7 +139,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """The shortest form of a path that can be typed from here."""
     path = path if path.is_absolute() else Path.cwd() / path
     try:
         return str(path.relative_to(Path.cwd()))  # not resolved: .venv/bin/python is a link to another place

@@ -1,6 +1,6 @@
 """`sora demo` and `sora up`: everything on this machine.
 
-Both start the Prefect server that they use, so what imports Prefect is imported after that.
+Both start their own Prefect server, so everything that imports Prefect is imported after that.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 SPEED: Final = 60.0
-"""How many times faster than life the sandbox works: 2 to 4 minutes become 2 to 4 seconds."""
+"""How many times faster than real time the sandbox works: 2 to 4 minutes become 2 to 4 seconds."""
 
 
 def demo(
     context: typer.Context,
-    speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
+    speed: Annotated[float, typer.Option(help="How many times faster than real time the sandbox generates.")] = SPEED,
 ) -> None:
     """Generate three videos with the sandbox, a fake of the API on this machine: no account, no cost.
 
@@ -49,19 +49,19 @@ def demo(
         for key, error in failures.items():
             err.print(f"[red]✗[/] {escape(key)}: {escape(str(error) or type(error).__name__)}")
         raise typer.Exit(1)
-    err.print(f"Three videos, archived and read back, {took:.0f} s in all. Everything is stopped again.")
-    err.print("Look at them: `make up`, then in another terminal `.venv/bin/sora show KEY --link` (or --save FILE).")
+    err.print(f"Three videos were archived and verified in {took:.0f} s. Everything has been stopped.")
+    err.print("To watch them: `make up`, then in another terminal `.venv/bin/sora show KEY --link` (or --save FILE).")
 
 
 def up(
     context: typer.Context,
-    speed: Annotated[float, typer.Option(help="How many times faster than life the sandbox generates.")] = SPEED,
+    speed: Annotated[float, typer.Option(help="How many times faster than real time the sandbox generates.")] = SPEED,
     video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
 ) -> None:
-    """Start everything, and keep it up until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, receiver, gallery.
+    """Run everything until Ctrl-C: sandbox, MinIO, Prefect with its UI, worker, receiver, gallery.
 
-    It saves the blocks, deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
-    events. In another terminal of this folder, `sora generate` and all other commands use this stack.
+    Saves the blocks and deploys prefect.yaml and the examples: runs can be started in the UI, on a schedule and by
+    events. In another terminal in this folder, `sora generate` and all other commands use this stack.
     """
     local_dir: Path = context.obj.local_dir
     port, gallery_port = free_port(RECEIVER_PORT), free_port(GALLERY_PORT)
@@ -85,7 +85,7 @@ def up(
 
 
 def timing(speed: float) -> dict[str, str]:
-    """The API block's timing for a sandbox of that speed: APIXO's advice, so much faster."""
+    """The API block's timing for a sandbox of that speed: APIXO's advice, divided by it."""
     return {
         "APIXO_INITIAL_WAIT_SECONDS": f"{180 / speed:.3f}",
         "APIXO_POLL_INTERVAL_SECONDS": f"{max(10 / speed, 0.1):.3f}",
@@ -142,10 +142,10 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     out.print(f"MinIO console   {console}  (user {user}, password in {password})")
     out.print(f"Sandbox         {stack.servers['sandbox'].url}")
     out.print(f"Callbacks       {stack.servers['receiver'].url}")
-    out.print("\nTo click:")
+    out.print("\nStart runs:")
     out.print(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
     out.print(f"  a calendar    {ui}/deployments  →  example-batch  →  Run  →  Quick run")
-    out.print(f"  on a schedule {ui}/deployments  →  example-batch  →  switch on its schedule")
+    out.print(f"  on a schedule {ui}/deployments  →  example-batch  →  turn on its schedule")
     out.print("  by an event   in another terminal:")
     out.print(
         f"""    PREFECT_API_URL={environment["PREFECT_API_URL"]} .venv/bin/prefect event emit sora.video.requested \\
@@ -192,7 +192,7 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
     print_generations(made)
     others = {item.key: item.attempt.model for item in made if item.attempt.model != DEFAULT_MODEL}
     for key, model in others.items():
-        err.print(f"{escape(key)} was made with {escape(model)}; .venv/bin/sora models lists what each model takes.")
+        err.print(f"{escape(key)} was made with {escape(model)}; .venv/bin/sora models lists what each model supports.")
     return failures
 
 

@@ -1,4 +1,4 @@
-"""A live view of generations and their steps, and the table of what came out."""
+"""A live view of generations and their steps, and the table of results."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from flows.signals.progress import STEPS, Progress, Step, clock
 
 
 class StepDisplay:
-    """Shows each generation with its five steps: a live table on a terminal, else a line whenever something changes."""
+    """Shows each generation with its five steps: a live table on a terminal, else a line for each change."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -40,7 +40,7 @@ class StepDisplay:
             self._live.stop()
 
     def __call__(self, news: Progress) -> None:
-        """Takes news in; the listener for `flows.signals.progress.listen`. Called from any thread."""
+        """Receives progress; the listener for `flows.signals.progress.listen`. Called from any thread."""
         with self._lock:
             steps = self._news.setdefault(news.key, {})
             before = steps.get(news.step)
@@ -51,10 +51,10 @@ class StepDisplay:
             first_end = news.done and not (before and before.done)
             if first_end:
                 self._ended[news.key, news.step] = now
-            # Of what is not over yet only the waiting is worth a line: all else takes seconds.
+            # Of the unfinished steps only the wait is worth a line: all others take seconds.
             waits = news.step == "wait" and not news.done and not (before and before.doing == news.doing)
         if (first_end or waits) and not self._console.is_terminal:
-            then = "" if news.next_seconds is None else f", next question in {clock(news.next_seconds)}"
+            then = "" if news.next_seconds is None else f", next poll in {clock(news.next_seconds)}"
             self._console.print(f"{now:6.1f} s  {escape(news.key)}  {news.step}: {escape(news.doing)}{then}")
 
     def _render(self) -> RenderableType:
@@ -84,15 +84,13 @@ class StepDisplay:
         now = time.monotonic() - self._started
         took, heard = now - self._began[key, step], self._heard[key, step]
         then = (
-            f", next question in {clock(max(heard + news.next_seconds - now, 0))}"
-            if news.next_seconds is not None
-            else ""
+            f", next poll in {clock(max(heard + news.next_seconds - now, 0))}" if news.next_seconds is not None else ""
         )
         return self._spinner, Text(step, style="cyan"), clock(took), Text(f"{harmless(news.doing)}{then}")
 
 
 def print_generations(generations: list[Generation]) -> None:
-    """The table of what was made: key, object, size, duration, checksum."""
+    """The table of results: key, object, size, duration, checksum."""
     rows = []
     for item in generations:
         video = item.video

@@ -1,4 +1,4 @@
-"""What the command line says of an error that ends it. Imported once there is one, for it takes half a second."""
+"""Messages for errors that end a command. Imported only when there is one, since it takes half a second."""
 
 import sys
 import traceback
@@ -26,7 +26,7 @@ def foreseen(error: BaseException) -> bool:
 
 
 def fail(error: BaseException) -> int:
-    """Prints an error for a person and returns the exit code."""
+    """Prints an error for the user and returns the exit code."""
     if isinstance(error, ValidationError):
         for problem in error.errors():
             err.print(f"[red]✗[/] {escape(describe(problem))}")
@@ -40,21 +40,21 @@ def fail(error: BaseException) -> int:
 
 
 def _said(error: BaseException) -> str | None:
-    """What to do about an error; None: nobody foresaw it."""
+    """What to do about an error; None: it was not foreseen."""
     if foreseen(error):
         return str(error)
     if _status(error) == UNAUTHORIZED:
         return (
-            "The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
+            "The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
             "PREFECT_API_KEY) to what it expects."
         )
     # Prefect raises the network's error as it is, or a RuntimeError from it.
     cause = error.__cause__ if type(error) is RuntimeError and "Failed to reach API" in str(error) else error
     if isinstance(cause, httpx.InvalidURL):  # of Prefect's own client, as soon as it is made
         return (
-            f"Prefect's client cannot read the environment's proxies, or PREFECT_API_URL ({cause}). In NO_PROXY it "
-            "takes no IPv6 networks such as ::1/128 and no brackets as in [::1]: take them out. This program reaches "
-            "::1 directly without them."
+            f"Prefect's client cannot read the environment's proxies, or PREFECT_API_URL ({cause}). It does not "
+            "support IPv6 networks such as ::1/128 or brackets as in [::1] in NO_PROXY: remove them. This program "
+            "reaches ::1 directly without them."
         )
     if type(cause).__module__.startswith(("httpx", "httpcore")):
         return f"The Prefect server does not answer ({type(cause).__name__}). Is it up?"
@@ -62,7 +62,7 @@ def _said(error: BaseException) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that the Prefect server refused with, in or behind this error."""
+    """The HTTP status with which the Prefect server refused, from this error or its causes."""
     while error.__cause__ is not None and not hasattr(error, "response"):
         error = error.__cause__
     return getattr(getattr(error, "response", None), "status_code", None)

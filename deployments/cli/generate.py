@@ -32,7 +32,7 @@ from flows.resources import Resources, load_block
 from flows.signals.progress import listen
 
 PLACE_OF_A_FILE: Final = "s3://files/image"
-"""Stands for a file while the rest of a request is checked."""
+"""Stands in for a file while the rest of a request is checked."""
 
 
 def generate(
@@ -40,19 +40,19 @@ def generate(
         str, typer.Argument(help="What the video shows: camera, lighting, mood, action, in up to 10,000 characters.")
     ],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="The model. `sora models` lists what each one takes.")
+        str, typer.Option("--model", "-m", help="The model. `sora models` lists what each one supports.")
     ] = DEFAULT_MODEL,
     duration: Annotated[
         int | None,
         typer.Option(
             "--duration",
             "-d",
-            help="Seconds; with sora-2 4, 8 or 12. Try with a short one first. Default: the model's.",
+            help="Seconds; with sora-2 4, 8 or 12. Start with a short one. Default: the model's.",
         ),
     ] = None,
-    portrait: Annotated[bool, typer.Option("--portrait", help="Upright, for phones. Default: landscape.")] = False,
+    portrait: Annotated[bool, typer.Option("--portrait", help="Portrait, for phones. Default: landscape.")] = False,
     aspect_ratio: Annotated[
-        str | None, typer.Option(help="Another one that the model takes, such as 1:1, instead of --portrait.")
+        str | None, typer.Option(help="Another ratio that the model supports, such as 1:1, instead of --portrait.")
     ] = None,
     image: Annotated[
         list[str] | None,
@@ -63,38 +63,38 @@ def generate(
         ),
     ] = None,
     fit_images: Annotated[
-        bool, typer.Option("--fit-images", help="Turn files upright, and make them small enough for the model.")
+        bool, typer.Option("--fit-images", help="Rotate image files upright, and shrink them to the model's limits.")
     ] = False,
     key: Annotated[
         str | None,
         typer.Option(
-            "--key", "-k", help="Names this video for ever: the same key is never paid twice. Default: made up."
+            "--key",
+            "-k",
+            help="Permanent name of this video: the same key is never paid for twice. Default: generated.",
         ),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="The model's mode. Default: it follows from the images.")] = None,
+    mode: Annotated[str | None, typer.Option(help="The model's mode. Default: derived from the images.")] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="What the model takes besides, such as sound=true. Repeatable."),
+        typer.Option("--option", "-o", help="A further option of the model, such as sound=true. Repeatable."),
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A label to find the video by. Repeatable.")] = None,
     fallback_model: Annotated[
         list[str] | None,
-        typer.Option(help="Tried when APIXO says that the model does not exist or is unavailable. Repeatable."),
+        typer.Option(help="Tried if APIXO says that the model does not exist or is unavailable. Repeatable."),
     ] = None,
-    keep_watermark: Annotated[bool, typer.Option("--keep-watermark", help="Leave the watermark in.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait ends after the submission.")] = True,
+    keep_watermark: Annotated[bool, typer.Option("--keep-watermark", help="Keep the watermark.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait exits after the submission.")] = True,
     refuse_duplicates: Annotated[
         bool,
         typer.Option(
             "--refuse-duplicates",
-            help="Pay nothing where the same request was submitted under another key. Default: only say so.",
+            help="Fail, and pay nothing, if the same request was submitted under another key. Default: only warn.",
         ),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Check the request, the images and the set-up; show what it costs; pay nothing."
-        ),
+        typer.Option("--dry-run", help="Check the request, the images and the setup; show what it costs; pay nothing."),
     ] = False,
     api: ApiName = "default",
     archive: ArchiveName = "default",
@@ -102,7 +102,7 @@ def generate(
 ) -> None:
     """Generate one video and archive it.
 
-    Run it again with the same `--key` after anything went wrong: it goes on where it stopped and pays nothing twice.
+    If anything goes wrong, run it again with the same `--key`: it continues where it stopped and never pays twice.
 
     Example: `sora generate "Aerial view of a lighthouse at dusk, orbiting shot, soft light" -d 4 -k lighthouse-01`
     """
@@ -137,8 +137,8 @@ def generate(
 def run_and_show(
     request: VideoRequest, key: str, *, wait: bool, api: str, archive: str, refuse_duplicates: bool = False
 ) -> None:
-    """Runs the flow in this process, with a live view, and prints what came out."""
-    err.print(f"Key [bold]{escape(key)}[/]: the same key goes on with this video and is never paid twice.")
+    """Runs the flow in this process, with a live view, and prints the result."""
+    err.print(f"Key [bold]{escape(key)}[/]: the same key continues this video and is never paid for twice.")
     with StepDisplay(err) as display:
         try:
             listen(display)
@@ -148,8 +148,8 @@ def run_and_show(
             generation: Generation = asyncio.run(running)
         except (KeyboardInterrupt, asyncio.CancelledError):
             err.print(
-                f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to go on, "
-                f"or look at it with: sora show {escape(key)}"
+                f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to continue, "
+                f"or see what is known: sora show {escape(key)}"
             )
             raise KeyboardInterrupt from None
         finally:
@@ -163,7 +163,7 @@ def run_and_show(
 
 
 def summary(request: VideoRequest) -> str:
-    """What is asked for, save for the prompt, in a few words."""
+    """The request without its prompt, in a few words."""
     length = f"{request.seconds} s" if request.seconds is not None else None
     parts = (length, request.aspect_ratio or request.shape, request.input()["mode"])
     other = f" with {request.model}" if request.model != DEFAULT_MODEL else ""
@@ -177,7 +177,7 @@ def made_up_key(prompt: str) -> str:
 
 
 def is_file(image: str) -> bool:
-    """Whether an image is given as a file: neither as an address, nor as one whose scheme was left out."""
+    """Whether an image is given as a file, and not as a URL with or without a scheme."""
     return "://" not in image and (os.path.isfile(image) or not normalize_url(image).startswith("http"))  # noqa: PTH113 - a data: URL is too long a name for Path.is_file
 
 
@@ -194,13 +194,14 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
             places.append(f"s3://{store.bucket}/{found.object_name}")
             if found.lies:
                 err.print(
-                    f"[yellow]![/] {escape(given)} is stored lying, and APIXO may take it so: --fit-images turns it."
+                    f"[yellow]![/] {escape(given)} is stored sideways; APIXO may use it that way. "
+                    "--fit-images rotates it."
                 )
     return VideoRequest.model_validate({**request.model_dump(), "image_urls": places})
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """`sound=true` as a name and a value, which is read as JSON where it is any."""
+    """`sound=true` as a name and a value, which is parsed as JSON if it is valid JSON."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise typer.BadParameter("give --option as NAME=VALUE, such as sound=true")
@@ -217,15 +218,15 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
             image = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
         beside = await check_before_paying(resources.client, resources.store, resources.web, block, resources.archive)
-        out.print(f"api       {block.base_url} answers and takes the key")
+        out.print(f"api       {block.base_url} answers and accepts the key")
         asked = httpx.URL(block.result_check_url or block.base_url).host
-        out.print(f"results   {asked} answers by the way that results take")
+        out.print(f"results   {asked} answers over the route of results")
         for finding in beside:
             mark = "" if finding.outcome == "ok" else "[yellow]![/] "
             out.print(f"{finding.name.removesuffix(' route'):9} {mark}{escape(finding.detail)}")
         entry = await resources.ledger.read(key)
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
-    out.print(f"archive   bucket {resources.store.bucket} is there, keeps conditional writes, takes large files")
+    out.print(f"archive   bucket {resources.store.bucket} exists, honors conditional writes, accepts large files")
     out.print(f"key       {escape(key)}")
     out.print(f"request   {escape(summary(request))}, {len(request.prompt):,} characters")
     if entry is not None:
@@ -239,4 +240,4 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
     field = "price_per_second" if request.model == DEFAULT_MODEL else f"price of {request.model} in prices"
     costs = f"{price} {block.currency or ''}".rstrip() if price is not None else f"unknown: the block has no {field}"
     out.print(f"price     {costs}")
-    out.print("No video was submitted, nothing was paid.")
+    out.print("No video was submitted and nothing was paid.")

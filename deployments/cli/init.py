@@ -14,26 +14,24 @@ from deployments.connection import Connection, SetupError
 from deployments.local.stack_info import StackInfo
 
 NEAR: Final = "http://127.0.0.1:4200/api"
-"""Where a server of one's own is, as the README starts it."""
+"""The URL of a server that was started as the README says."""
 STARTER: Final = Path(__file__).resolve().parent.parent / "starter"
 
 
 def init(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="An empty folder, or one that is made.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="An empty or new folder.")] = Path(),
 ) -> None:
-    """Write a calendar, a prefect.yaml and a README into an empty folder, to start from.
+    """Write a calendar, a prefect.yaml and a README into an empty folder, as a starting point.
 
-    The calendar is a CSV file with three videos. prefect.yaml deploys it, with a schedule that is off. The README has
-    the steps from a dry run to a video a day. Nothing is started, and nothing is paid.
+    The calendar is a CSV file with three videos. prefect.yaml deploys it, with its schedule turned off. The README has
+    the steps from a dry run to a video every day. Nothing is started, and nothing is paid.
 
     Example: `sora init spring`, then `cd spring`
     """
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SetupError(
-            f"{shown_path(folder)} is not empty, so nothing was written. Name a new folder: sora init NAME"
-        )
+        raise SetupError(f"{shown_path(folder)} is not empty, so nothing was written. Use a new folder: sora init NAME")
     folder.mkdir(parents=True, exist_ok=True)
     # From that folder a relative path would lead elsewhere.
     bin_ = "" if called() == "sora" else f"{shlex.quote(str(Path(sys.executable).parent))}/"

@@ -1,4 +1,4 @@
-"""`sora list`, `sora show` and `sora costs`: what the ledger holds."""
+"""`sora list`, `sora show` and `sora costs`: what is in the ledger."""
 
 import asyncio
 import json
@@ -24,24 +24,24 @@ from flows.resolution import ResolutionError
 from flows.resources import load_block
 
 LINK_SECONDS: Final = 3600
-"""How long a link made by `sora show --link` works. It is shown to a person and stored nowhere."""
+"""How long a link from `sora show --link` works. It is shown to the user and stored nowhere."""
 
 
 def list_(
-    open_: Annotated[bool, typer.Option("--open", help="Only what is not finished. Reads nothing else.")] = False,
-    unconfirmed: Annotated[bool, typer.Option("--unconfirmed", help="Only what a person has to resolve.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Only what failed or was refused.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Only unfinished ones. Reads nothing else.")] = False,
+    unconfirmed: Annotated[bool, typer.Option("--unconfirmed", help="Only those that need a manual decision.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed or were rejected.")] = False,
     tag: Annotated[
-        list[str] | None, typer.Option("--tag", help="Only what has this tag. Repeatable: all of them.")
+        list[str] | None, typer.Option("--tag", help="Only those with this tag. Repeatable: with all of them.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Without other options: how many of the newest.")] = 50,
-    everything: Annotated[bool, typer.Option("--all", help="All there are. Of 100,000, that takes minutes.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Without other options: how many of the newest to list.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="All of them. With 100,000, that takes minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list instead.")] = False,
     archive: ArchiveName = "default",
 ) -> None:
     """List the newest generations of the ledger: key, state, task, when claimed, prompt.
 
-    `--failed`, `--tag` and `--all` read every record; `--open` and `--unconfirmed` those that are not finished.
+    `--failed`, `--tag` and `--all` read every record; `--open` and `--unconfirmed` only the unfinished ones.
     """
     newest = None if open_ or unconfirmed or failed or tag or everything else limit
     found = asyncio.run(_records(open_only=open_ or unconfirmed, newest=newest, archive=archive))
@@ -86,15 +86,15 @@ def show(
         bool,
         typer.Option(
             "--link",
-            help="Print an address that plays the video: through the block's gallery URL or public URL, else one that "
-            "works for an hour.",
+            help="Print a URL that plays the video: through the block's gallery URL or public URL, else one that works "
+            "for an hour.",
         ),
     ] = False,
     save: Annotated[Path | None, typer.Option("--save", help="Download the video to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger's record as JSON.")] = False,
     archive: ArchiveName = "default",
 ) -> None:
-    """Show what the ledger knows of one generation: state, every attempt, objects, problems."""
+    """Show what the ledger knows about one generation: state, every attempt, objects, problems."""
     asyncio.run(_show(key, link=link, save=save, as_json=as_json, archive=archive))
 
 
@@ -110,7 +110,7 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
         record = generation.model_dump(mode="json")
         video = generation.video
         if video is None and (link or save):
-            raise ResolutionError(f"{key} is {generation.state}: there is no video to see yet.", key=key)
+            raise ResolutionError(f"{key} is {generation.state}: there is no video yet.", key=key)
         if video is not None and link:
             if await store.read(video.name, max_bytes=1) is None:
                 raise _gone(key, video.name, store.bucket)
@@ -124,7 +124,7 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
                 if not await store.get_file(video.name, save):
                     raise _gone(key, video.name, store.bucket)
             except (OSError, ValueError) as error:
-                raise SetupError(f"{save} cannot be written ({error}). Give --save the name of a new file.") from error
+                raise SetupError(f"{save} cannot be written ({error}). Use another file name with --save.") from error
             err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
         if as_json:
             typer.echo(json.dumps(record, indent=2))
@@ -132,14 +132,14 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
 
 def _gone(key: str, name: str, bucket: str) -> Exception:
     return ResolutionError(
-        f"The ledger has {key} as archived, but {name} is not in the bucket {bucket} any more: somebody deleted it, or "
-        "a retention rule did. It is not paid for again under this key.",
+        f"{key} is archived according to the ledger, but {name} is no longer in the bucket {bucket}: someone or a "
+        "lifecycle rule deleted it. It is not paid for again under this key.",
         key=key,
     )
 
 
 def print_record(generation: Generation) -> None:
-    """Shows a record to a person, with the next command."""
+    """Shows a record to the user, with the next command."""
     say = partial(out.print, soft_wrap=True)  # the terminal breaks lines, and nothing that is copied
     request = generation.request
     say(f"[bold]{escape(generation.key)}[/]  {generation.state}")
@@ -167,7 +167,7 @@ def print_record(generation: Generation) -> None:
     advice = {
         "unconfirmed": f"sora resolve {generation.key}",
         "failed": f"sora resolve {generation.key}" if not generation.permanently_failed else None,
-        "submitted": "sora generate with this key and prompt, or a rerun of its run, goes on",
+        "submitted": "sora generate with this key and prompt, or a rerun of its run, continues",
         "succeeded": "sora generate with this key and prompt, or a rerun of its run, fetches it",
         "archived": f"sora show {generation.key} --link",
     }.get(generation.state.value)
@@ -176,18 +176,16 @@ def print_record(generation: Generation) -> None:
 
 
 def costs(
-    month: Annotated[
-        str | None, typer.Option(help="Which month, such as 2026-11 (UTC); this one if not given.")
-    ] = None,
-    by: Annotated[Group, typer.Option(help="What a row is about.")] = "model",
+    month: Annotated[str | None, typer.Option(help="The month, such as 2026-11 (UTC). Default: this month.")] = None,
+    by: Annotated[Group, typer.Option(help="What the rows are grouped by.")] = "model",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    api: Annotated[str, typer.Option(help="Name of the apixo-api block, for its ceilings.")] = "default",
+    api: Annotated[str, typer.Option(help="Name of the apixo-api block, for its spending limits.")] = "default",
     archive: ArchiveName = "default",
 ) -> None:
-    """Show what was spent in a month, by the prices at the time, and what the ceilings leave.
+    """Show what was spent in a month, at the prices of that time, and what the spending limits leave.
 
-    *archived* was paid for videos that are archived, *open* for those on their way. *unclear* was paid or not: see
-    `sora list --unconfirmed`. *failed* went to tasks that failed, if APIXO charges for those.
+    *archived* was paid for archived videos, *open* for videos in progress. *unclear* may have been paid: see
+    `sora list --unconfirmed`. *failed* was for tasks that failed, if APIXO charges for those.
     """
     report = asyncio.run(read_costs(month, by, api=api, archive=archive))
     if as_json:

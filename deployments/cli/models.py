@@ -1,12 +1,12 @@
-"""`sora models`: the catalogue."""
+"""`sora models`: the catalog."""
 
 from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
-from apixo import catalogue
-from apixo.catalogue import ImageLimits, Value, VideoModel, one_of
+from apixo import catalog
+from apixo.catalog import ImageLimits, Value, VideoModel, one_of
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out, pasteable, print_table
 from deployments.connection import SetupError
@@ -15,24 +15,24 @@ COLUMNS: Final = ("model", "modes", "images", "seconds", "aspect ratios", "optio
 
 
 def models(
-    model: Annotated[str | None, typer.Argument(help="One model, in full.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Argument(help="The model to show in full.", show_default=False)] = None,
 ) -> None:
-    """List the video models that the catalogue knows, or show what one of them takes.
+    """List the models in the catalog, or show one of them.
 
-    Any other model of APIXO can be used as well: its request is sent as it is, with a warning. A JSON file of your own,
-    named by the environment variable `SORA_MODELS`, adds models to the catalogue.
+    Any other APIXO model can be used as well: its request is sent as it is, with a warning. Your own JSON file, whose
+    path is in the environment variable `SORA_MODELS`, adds models to the catalog.
     """
-    unusable = catalogue.problem()
+    unusable = catalog.problem()
     if unusable is not None:
         raise SetupError(f"{unusable}. Fix it, or unset the variable.")
-    known = catalogue.models()
+    known = catalog.models()
     if model is not None:
         if model not in known:
-            raise SetupError(f"The catalogue does not have {model!r}. It has {', '.join(known)}.")
+            raise SetupError(f"The catalog does not have {model!r}. It has {', '.join(known)}.")
         _show(model, known[model])
         return
     print_table(COLUMNS, [row(name, found) for name, found in known.items()])
-    err.print(f"The default is {DEFAULT_MODEL}. One in full: {pasteable('sora models MODEL')}")
+    err.print(f"The default is {DEFAULT_MODEL}. To show one in full: {pasteable('sora models MODEL')}")
 
 
 def row(name: str, found: VideoModel) -> tuple[str, ...]:
@@ -63,11 +63,13 @@ def _show(name: str, found: VideoModel) -> None:
         out.print(f"  image      {escape(_image(found.image_limits))}")
     out.print(f"  prompt     {least:,} to {most:,} characters")
     default = found.seconds(None, next(iter(found.modes)))
-    length = f"{one_of(found.durations)} s; {default} s by default" if found.durations else "not taken"
+    length = f"{one_of(found.durations)} s; {default} s by default" if found.durations else "not supported"
     out.print(f"  duration   {length}")
     ratios = [f"{ratio} ({sent})" if ratio != sent else ratio for ratio, sent in found.ratios.items()]
     ratios += ["others such as 4:3"] if found.other_ratios else []
-    out.print(f"  ratios     {escape(', '.join(ratios) or 'not taken')}")
+    out.print(f"  ratios     {escape(', '.join(ratios) or 'not supported')}")
+    if found.remove_watermark:
+        out.print("  option     remove_watermark: boolean; true by default, --keep-watermark turns it off")
     for option, known in found.options.items():
         kind = one_of(known.allowed) if known.allowed else known.type
         where = f", mode {one_of(known.modes)} only" if known.modes else ""
@@ -94,7 +96,7 @@ def _image(limits: ImageLimits) -> str:
 
 
 def _goes_with(value: Value) -> str:
-    """What a value of an option goes with, in a line."""
+    """What a value of an option requires, in a line."""
     images = [_images(*value.images)] if value.images else []
     modes = [f"mode {one_of(value.modes)}"] if value.modes else []
     ratios = [f"ratio {one_of(value.ratios)}"] if value.ratios else []

@@ -1,4 +1,4 @@
-"""`sora resolve` and `sora collect`: how what is unclear, failed or open comes to its end."""
+"""`sora resolve` and `sora collect`: finish what is unclear, failed or open."""
 
 import asyncio
 import sys
@@ -25,12 +25,12 @@ from flows.resources import Resources, command_options, load_block
 def resolve(
     key: Annotated[str, typer.Argument(help="The generation's key.")],
     task_id: Annotated[
-        str | None, typer.Option("--task-id", help="APIXO took it, as this task: go on with it. Pays nothing.")
+        str | None, typer.Option("--task-id", help="APIXO accepted it as this task: continue with it. Pays nothing.")
     ] = None,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="APIXO did not take it, or it failed: submit once more. Pays.")
+        bool, typer.Option("--resubmit", help="APIXO did not accept it, or it failed: submit once more. Pays.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation before paying.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="--no-wait does not wait for the video.")] = True,
     api: ApiName = "default",
     archive: ArchiveName = "default",
@@ -38,20 +38,20 @@ def resolve(
 ) -> None:
     """Resolve a generation whose payment is unclear, or that failed, and finish it.
 
-    A generation is `unconfirmed` when the request was sent and no clear answer came. It is never sent again by itself,
-    for it may be paid. On a terminal `sora resolve KEY` shows what is known and asks. Without questions, look at your
-    APIXO account for a task of that time:
+    A generation is `unconfirmed` if the request was sent and no clear answer came. It is never resubmitted
+    automatically, since it may be paid. On a terminal, `sora resolve KEY` shows what is known and asks. Otherwise, look
+    in your APIXO account for a task of that time:
 
     * there is one: `sora resolve KEY --task-id TASK_ID`
     * there is none: `sora resolve KEY --resubmit`
 
-    A task that was given up, after days without an end or a result, is taken up again by its own id.
+    A task that was given up, after days without an end or a result, is resumed with its own id.
     """
     if task_id is not None and resubmit:
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit, not both")
     asks = task_id is None and not resubmit
     if asks and not sys.stdin.isatty():
-        raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` says what is known")
+        raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` shows what is known")
     del verbose  # read before Prefect was imported
     seen = asyncio.run(_look(key, api=api, archive=archive))
     if asks or resubmit:
@@ -59,12 +59,14 @@ def resolve(
     if asks:
         task_id = ask(seen)
     elif resubmit and not yes:
-        typer.confirm(f"This may pay for {key} once more. Is there no task of it in APIXO?", abort=True, err=True)
+        typer.confirm(
+            f"This may pay for {key} once more. Are you sure that APIXO has no task for it?", abort=True, err=True
+        )
     if seen.state is State.CLAIMED:
         owner = seen.attempt.claimed_by
         err.print(
-            f"It may still be under way: process {owner.pid} on {escape(owner.host)} gets up to "
-            f"{seen.attempt.lease_seconds:.0f} s for the answer.",
+            f"It may still be in progress: process {owner.pid} on {escape(owner.host)} has up to "
+            f"{seen.attempt.lease_seconds:.0f} s to get an answer.",
             soft_wrap=True,
         )
     generation = asyncio.run(_resolve(seen, task_id, api=api, archive=archive))
@@ -72,21 +74,21 @@ def resolve(
 
 
 def ask(seen: Generation) -> str | None:
-    """Asks a person what became of a generation. The task that it is; None: it is to be submitted once more."""
+    """Asks the user what became of a generation. Returns its task; None: it is to be submitted once more."""
     at = f"{seen.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
     if seen.state in (State.UNCONFIRMED, State.CLAIMED):
         err.print(f"\nThe request was sent at {at}, and no clear answer came. Look for it in your APIXO account.")
-        if typer.confirm("Is there a task of that time and prompt?", err=True):
+        if typer.confirm("Is there a task with that time and prompt?", err=True):
             return str(typer.prompt("Its task id", err=True)).strip()
-        typer.confirm("Then it was not taken. Submit it once more, and pay for it?", abort=True, err=True)
+        typer.confirm("Then it was not accepted. Submit it once more, and pay for it?", abort=True, err=True)
     elif seen.state is State.FAILED and not seen.permanently_failed:
         if seen.given_up:
-            err.print(f"\nTask {seen.task_id} was given up. Look at it in your APIXO account.")
-            if typer.confirm("Has it a result, or is it under way?", err=True):
+            err.print(f"\nTask {seen.task_id} was given up. Look it up in your APIXO account.")
+            if typer.confirm("Does it have a result, or is it in progress?", err=True):
                 return seen.task_id
         typer.confirm("\nIt failed. Submit it once more, and pay for another try?", abort=True, err=True)
     else:
-        done = "The same request cannot succeed: change it, and give it a new key."
+        done = "The same request cannot succeed: change it, and use a new key."
         said = done if seen.state is State.FAILED else f"{seen.key} is {seen.state}: there is nothing to resolve."
         raise ResolutionError(said, key=seen.key)
     return None
@@ -112,12 +114,12 @@ async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
 
 
 def collect(
-    keys: Annotated[list[str] | None, typer.Argument(help="The generations; none means all that are open.")] = None,
+    keys: Annotated[list[str] | None, typer.Argument(help="The generations' keys. Default: all that are open.")] = None,
     api: ApiName = "default",
     archive: ArchiveName = "default",
     verbose: Verbose = False,
 ) -> None:
-    """Process everything open: ask once, archive what is finished, say what needs a person. Never submits."""
+    """Process everything open: poll once, archive what is finished, list manual decisions. Never submits."""
     del verbose  # read before Prefect was imported
     try:
         found: list[Collected] = asyncio.run(collect_videos(keys=keys or None, api=api, archive=archive))

@@ -12,32 +12,32 @@ from deployments.sandbox import SandboxSettings, serve
 def sandbox(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8700,
     speed: Annotated[
-        float, typer.Option(help="How many times faster than life it generates: 60 makes minutes seconds.")
+        float, typer.Option(help="How many times faster than real time it generates: 60 turns minutes into seconds.")
     ] = 1.0,
     api_key: Annotated[
-        str, typer.Option(envvar="SORA_SANDBOX_API_KEY", help="The API key it takes.", show_default=False)
+        str, typer.Option(envvar="SORA_SANDBOX_API_KEY", help="The API key that it accepts.", show_default=False)
     ] = "sandbox-key",
     video_height: Annotated[int, typer.Option(help="Short side of its videos, in pixels.")] = 720,
-    requests_per_minute: Annotated[int, typer.Option(help="More than these answer 429.")] = 10_000,
-    max_concurrent_tasks: Annotated[int, typer.Option(help="More than these at once answer 429.")] = 1_000,
+    requests_per_minute: Annotated[int, typer.Option(help="Requests beyond this get a 429.")] = 10_000,
+    max_concurrent_tasks: Annotated[int, typer.Option(help="Tasks beyond this get a 429.")] = 1_000,
     balance: Annotated[
         float,
         typer.Option(
-            help="What the account has, in USD. Each task takes 1; a task that costs more than is left answers 402."
+            help="The account's balance in USD. Each task costs 1; a task that costs more than is left gets a 402."
         ),
     ] = 10_000,
     result_days: Annotated[
         float,
-        typer.Option(help="Days for which a result can be fetched, at its speed. APIXO says 15, and elsewhere 1."),
+        typer.Option(help="Days for which a result can be fetched, at its speed. APIXO says 15, on older pages 1."),
     ] = 15,
     gone_model: Annotated[
-        list[str] | None, typer.Option(help="A model that answers 404, as one that is not offered any more.")
+        list[str] | None, typer.Option(help="A model that gets a 404, like one that is no longer offered.")
     ] = None,
 ) -> None:
     """Start the sandbox, a fake of the APIXO Sora-2 API for trying and testing, with playable videos.
 
-    It takes the documented requests of every model in the catalogue, with bearer key, limits, errors, states over time,
-    callbacks and result URLs that expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its first
+    It accepts the documented requests of every model in the catalog, with bearer key, limits, errors, states over time,
+    callbacks and result URLs that expire. A prompt with the word "forbidden" fails with CONTENT_VIOLATION. Its front
     page lists all tasks.
     """
     settings = SandboxSettings(
@@ -50,7 +50,9 @@ def sandbox(
         result_days=result_days,
         gone_models=tuple(gone_model or ()),
     )
-    err.print(f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port} at {speed:g} times life's speed.")
+    err.print(
+        f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port}, {speed:g} times faster than real time."
+    )
     err.print(f"Sample start image: http://127.0.0.1:{port}/samples/harbor.jpg")
     if "SORA_SANDBOX_API_KEY" not in os.environ:
         err.print(f"API key: {api_key}")

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from blocks import VideoArchive
+from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import ApiName, ArchiveName, err, out
 from deployments.connection import Connection
 from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
@@ -17,7 +17,7 @@ from deployments.setup.deploy import MAIN, POOL, delete_examples_commands
 from deployments.setup.deploy import deploy as deploy_files
 from deployments.setup.notify import notify as make_notifications
 from deployments.setup.surroundings import check_server
-from flows.checks import Finding, check_setup
+from flows.checks import Finding, check_prices, check_setup
 from flows.record.wording import counted
 from flows.resources import load_block
 
@@ -28,21 +28,21 @@ def setup(
     context: typer.Context,
     name: Annotated[str, typer.Option(help="Name of both blocks.")] = "default",
     deploy: Annotated[
-        bool, typer.Option("--deploy/--no-deploy", help="Whether to deploy prefect.yaml. --no-deploy: blocks only.")
+        bool, typer.Option("--deploy/--no-deploy", help="Deploy prefect.yaml. --no-deploy: blocks only.")
     ] = True,
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Whether API and archive are tried before anything is saved.")
+        bool, typer.Option("--check/--no-check", help="Test the API and the archive before anything is saved.")
     ] = True,
     unset: Annotated[
         list[str] | None,
-        typer.Option(help="Field that goes back to its default, such as callback_url. May be given several times."),
+        typer.Option(help="A field to reset to its default, such as callback_url. Repeatable."),
     ] = None,
     notify: Annotated[
         list[str] | None,
         typer.Option(
             help=(
-                "Where to send a word when a video failed, is unconfirmed or expires, APIXO takes no more, or 80 % of "
-                "a budget are spent: slack:URL, discord:URL, webhook:URL, email:ADDRESS. May be given several times."
+                "Where to send notifications: a video failed, is unconfirmed or expires, APIXO rejects further videos, "
+                "80 % of a budget is spent. slack:URL, discord:URL, webhook:URL or email:ADDRESS. Repeatable."
             )
         ),
     ] = None,
@@ -51,18 +51,18 @@ def setup(
 
     Every field of a block can be given as an environment variable: `APIXO_<FIELD>` for the API (`APIXO_API_KEY`,
     `APIXO_BASE_URL`, `APIXO_DEADLINE_SECONDS`, …) and `MINIO_<FIELD>` for the archive (`MINIO_ENDPOINT`,
-    `MINIO_ACCESS_KEY`, `MINIO_SECRET_KEY`, `MINIO_BUCKET`, …). What is missing is asked for on a terminal. A second run
-    changes nothing.
+    `MINIO_ACCESS_KEY`, `MINIO_SECRET_KEY`, `MINIO_BUCKET`, …). On a terminal you are asked for what is missing. A
+    second run changes nothing.
 
-    Nothing is saved before the API has taken the key and the store the keys; `--no-check` saves without asking them.
-    The bucket is made where it is missing. The API key goes into the Secret block `apixo-api-key`; it is never a
+    Nothing is saved before the API and the store have accepted the keys; `--no-check` saves without testing them.
+    The bucket is created if it is missing. The API key goes into the Secret block `apixo-api-key`; it is never a
     parameter of a flow.
 
-    Then the work pool `sora` and the deployments of prefect.yaml are made, or brought up to this version of the code.
+    Then the work pool `sora` and the deployments of prefect.yaml are created, or updated to this version of the code.
     A worker runs them: `prefect worker start --pool sora`
 
-    `--notify slack` without an address takes that of SORA_NOTIFY_URL, so that it is in no shell history. A block of
-    Prefect keeps it, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
+    `--notify slack` without an address uses SORA_NOTIFY_URL, which keeps the address out of the shell history. It is
+    stored in a Prefect block, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
     """
     connection: Connection = context.obj
     environ = {**(connection.stack.load_environment() if connection.stack else {}), **os.environ}
@@ -73,6 +73,8 @@ def setup(
         for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=tried):
             show(saved)
         show(await make_bucket(await load_block(VideoArchive, name)))
+        for finding in check_prices(await load_block(ApixoApi, name)):
+            err.print(f"{MARKS[finding.outcome]} {escape(finding.detail)}")
         for wanted in notify or ():
             for saved in await make_notifications(wanted, environ):
                 show(saved)
@@ -83,24 +85,24 @@ def setup(
     blocks = "" if name == "default" else f" --api {name} --archive {name}"
     if connection.stack is None and deploy:
         err.print(
-            "\nNext, a worker, in a terminal of its own: it runs what is started in the Prefect UI and on schedules"
+            "\nNext, start a worker in another terminal: it runs what is started in the Prefect UI and on schedules"
         )
         err.print(f"  prefect worker start --pool {POOL}")
-    err.print("\nNext, see what a video would cost, and pay nothing")
+    err.print("\nNext, see what a video would cost, without paying")
     err.print(f'  sora generate "A red kite over dunes, golden hour" --key kite-01 --dry-run{blocks}', soft_wrap=True)
 
 
 def deploy(context: typer.Context) -> None:
     """Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.
 
-    What is deployed already from this version of the code stays as it is. `sora setup` does this too, after the blocks.
+    What is already deployed from this version of the code stays as it is. `sora setup` does this too, after the blocks.
     A worker runs the deployments: `prefect worker start --pool sora`
     """
     asyncio.run(_deploy(context.obj))
 
 
 def show(saved: Saved) -> None:
-    """One line for one thing that was made."""
+    """One line for one thing that was created."""
     out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
 
 
@@ -112,7 +114,7 @@ async def _deploy(connection: Connection) -> None:
     # How to delete what an earlier version left on a real server. A person may have made use of it.
     if commands := await delete_examples_commands():
         err.print(
-            "[yellow]![/] This server has example deployments of an earlier version; their runs pay. To delete them:"
+            "[yellow]![/] This server has example deployments from an earlier version; their runs pay. Delete them:"
         )
         for command in commands:
             err.print(f"  {command}")
@@ -128,15 +130,15 @@ def doctor(
     api: ApiName = "default",
     archive: ArchiveName = "default",
 ) -> None:
-    """Check everything that a video needs, and say what to do about what is missing. It pays nothing.
+    """Check everything that a video needs, and say how to fix what is missing. Pays nothing.
 
     The Prefect server, a worker with its code, and what is deployed; the blocks; the archive, with a race of 32
-    writers, an upload of 5 MiB and its lifecycle rules; the clock against the store's; the API and its key; the ways
-    that results and pictures take; the balance, and what it buys; the callback address; the disk.
+    writers, an upload of 5 MiB and its lifecycle rules; the clock against the store's; the API and its key; the routes
+    of results and images; the balance, and what it buys; the callback URL; the disk.
 
-    All of it is tried from this machine. For a worker elsewhere, run the deployment `check-setup` there.
+    Everything is tested from this machine. For a worker elsewhere, run the deployment `check-setup` there.
 
-    Exit code 1 where something would keep a video from being made or archived.
+    Exit code 1 if something would keep a video from being generated or archived.
     """
     findings = asyncio.run(_all(api, archive))
     if as_json:
@@ -146,7 +148,7 @@ def doctor(
             out.print(f"{MARKS[finding.outcome]} {escape(finding.name):22} {escape(finding.detail)}", soft_wrap=True)
     wrong = sum(finding.outcome == "error" for finding in findings)
     if wrong:
-        err.print(f"{counted(wrong, 'thing')} to put right.")
+        err.print(f"{counted(wrong, 'problem')} to fix.")
         raise typer.Exit(1)
 
 

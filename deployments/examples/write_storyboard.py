@@ -1,7 +1,7 @@
-"""An upstream flow: it decides what is to be filmed. Each of its completed runs becomes a video.
+"""An upstream flow that decides what to film. Each of its completed runs becomes a video.
 
-It knows nothing of videos. The deployment `after-storyboard` in the prefect.yaml beside it has a trigger on its
-completion, and takes the scene from its parameters.
+It knows nothing about videos. The deployment `after-storyboard` in the prefect.yaml next to it has a trigger on its
+completion, and reads the scene from its parameters.
 """
 
 from typing import Literal
@@ -15,15 +15,15 @@ def write_storyboard(
     scene: str = "A lighthouse above a quiet sea, aerial view, orbiting shot, soft diffused light, calm",
     aspect_ratio: Literal["landscape", "portrait"] = "landscape",
 ) -> str:
-    """Ends well when there is something to film.
+    """Completes if there is something to film.
 
     Args:
-        scene: What the video is to show.
-        aspect_ratio: For which screens.
+        scene: What the video shows.
+        aspect_ratio: The orientation of the video.
     """
     if not scene.strip():
         raise ValueError("The scene is empty: there is nothing to film.")
-    get_run_logger().info("To be filmed, in %s: %s", aspect_ratio, scene)
+    get_run_logger().info("To film, in %s: %s", aspect_ratio, scene)
     return scene
 
 

@@ -1,4 +1,4 @@
-"""Who may see what: a login for the whole gallery, a token for one video."""
+"""Access control: a login for the whole gallery, a token for one video."""
 
 import hashlib
 import hmac
@@ -19,11 +19,11 @@ SESSION_SECONDS: Final = 14 * 24 * 3600
 """How long a login lasts. A new password or secret ends all of them."""
 MOST_WRONG: Final = 20
 WRONG_SECONDS: Final = 60.0
-"""So many wrong passwords within this time, from anywhere, and no login is looked at until it is over."""
+"""After this many wrong passwords within this time, from anywhere, logins are blocked until it is over."""
 
 
 class TooManyError(Exception):
-    """Too many wrong passwords came lately. Whether this one is right was not looked at."""
+    """Too many recent wrong passwords. This one was not checked."""
 
 
 class Access:
@@ -54,7 +54,7 @@ class Access:
         return self._password is not None
 
     def may_see_all(self, request: Request) -> bool:
-        """Whether this is somebody who logged in, or sends the password as a bearer token."""
+        """Whether the visitor is logged in, or sends the password as a bearer token."""
         if self._password is None:
             return True
         if self._is_session(request.cookies.get(COOKIE, "")):
@@ -80,7 +80,7 @@ class Access:
         """Whether this is the gallery's password.
 
         Raises:
-            TooManyError: too many wrong ones came lately.
+            TooManyError: too many recent wrong ones.
         """
         now = self._monotonic()
         if len(self._wrong) == MOST_WRONG and now - self._wrong[0] < WRONG_SECONDS:
@@ -103,7 +103,7 @@ class Access:
         )
 
     def log_out(self, response: Response) -> None:
-        """Takes the session away."""
+        """Removes the session."""
         response.delete_cookie(COOKIE, httponly=True, samesite="lax")
 
     def _is_session(self, value: str) -> bool:

@@ -1,4 +1,4 @@
-"""The gallery as an ASGI app, its addresses and the headers of every answer, and what runs it."""
+"""The gallery as an ASGI app: its routes, the headers of every response, and its server."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -36,15 +36,15 @@ from flows.record.ledger import Ledger
 from flows.resources import command_options, load_block
 
 MOST_REQUESTS: Final = 256
-"""Requests under way at the same time; further ones get 503 at once."""
+"""Requests in progress at the same time; further ones get 503 at once."""
 STOP_SECONDS: Final = 3
-"""How long answers that are under way may take when it stops."""
+"""How long responses in progress may take when it stops."""
 STORE_PATIENCE_SECONDS: Final = 2.0
-"""How long an outage of the store is waited out: a person looks at the page."""
+"""How long to wait during an outage of the store: a visitor is waiting for the page."""
 MOST_FORM_BYTES: Final = 4_096
 FORM_SECONDS: Final = 10.0
 NOTICES_SHOWN: Final = 50
-DENIED: Final = "This needs a login, or the whole link to one video.\n"
+DENIED: Final = "This requires a login, or the complete link to one video.\n"
 NOTHING: Final = "There is nothing here.\n"
 
 
@@ -56,10 +56,10 @@ async def serve(
     redirect: bool | None = None,
     on_ready: Callable[[str, VideoArchive], None],
 ) -> None:
-    """Runs the gallery until SIGTERM or Ctrl-C. Port 0 is a free one; `on_ready` is told the address once it listens.
+    """Runs the gallery until SIGTERM or Ctrl-C. Port 0 picks a free one; `on_ready` gets the URL once it listens.
 
     Raises:
-        SetupError: others than this machine could look without a password, or the address cannot be had.
+        SetupError: other machines could look without a password, or the address is not available.
         PipelineError: the block is missing or cannot be used.
     """
     block = await load_block(VideoArchive, archive)
@@ -78,7 +78,7 @@ async def serve(
 
 
 def check_password(host: str, block: VideoArchive, name: str) -> None:
-    """Makes sure that only this machine can look without a password.
+    """Makes sure that only this machine has access without a password.
 
     Raises:
         SetupError: others could.
@@ -104,9 +104,9 @@ def create_app(
     """The gallery over one archive.
 
     Args:
-        options: what names the blocks in commands.
-        redirect: whether browsers are sent to the store for videos; None: where the addresses say that they reach it.
-        url: where it listens, which is its address where the block names no other.
+        options: the options that name the blocks in commands.
+        redirect: whether browsers are redirected to the store for videos; None: if its URL says that they reach it.
+        url: where it listens; used if the block has no gallery URL.
     """
     if redirect is None:
         redirect = redirects(store.url, archive.gateway_url or url)
@@ -115,11 +115,11 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await index.current()  # a large archive goes on in the background
+        await index.current()  # a large archive continues in the background
         yield
         await index.aclose()
 
-    # Whether or not what stands in front takes the path of the public address away.
+    # Whether or not a proxy in front removes the path of the public URL.
     routes = [
         Route(f"{path}{route}", handler, methods=methods)
         for path in dict.fromkeys([handlers.base, ""])
@@ -225,7 +225,7 @@ class _Handlers:
         )
 
     async def object(self, request: Request) -> Response:
-        """A video, poster or small picture, for who logged in or holds its token; to all others nothing is known."""
+        """A video, poster or small picture, for visitors who are logged in or have its token; others learn nothing."""
         if not self.access.may_see(request, request.path_params["key"]):
             headers = {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}
             return PlainTextResponse(DENIED, HTTPStatus.UNAUTHORIZED, headers)
@@ -249,7 +249,7 @@ class _Handlers:
         except TooManyError:
             return self._login_page("Too many attempts. Wait a minute.", HTTPStatus.TOO_MANY_REQUESTS)
         if not right:
-            return self._login_page("That is not the password.")
+            return self._login_page("Wrong password.")
         response = RedirectResponse(f"{self.base}/", HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
         self.access.log_in(response)
         return response
@@ -273,7 +273,7 @@ class _Handlers:
 
 
 class _Guard:
-    """Sets the headers of every answer, and refuses other names of this machine where anybody may look."""
+    """Sets the headers of every response, and without a password rejects other names of this machine."""
 
     def __init__(self, app: ASGIApp, *, media: str, only_loopback: bool) -> None:
         self._app, self._only_loopback = app, only_loopback
@@ -298,7 +298,9 @@ class _Guard:
             await send(message)
 
         if scope["type"] == "http" and self._only_loopback and not is_loopback(Request(scope).url.hostname or ""):
-            refusal = PlainTextResponse("Open this by http://127.0.0.1 or localhost.\n", HTTPStatus.MISDIRECTED_REQUEST)
+            refusal = PlainTextResponse(
+                "Open this page via http://127.0.0.1 or localhost.\n", HTTPStatus.MISDIRECTED_REQUEST
+            )
             await refusal(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
@@ -309,7 +311,7 @@ def _file_name(item: ArchivedObject) -> str:
 
 
 def _object(found: Generation, name: str) -> ArchivedObject | None:
-    """The video or poster of this name; nothing else of the bucket can be had."""
+    """The video or poster with this name; nothing else in the bucket is accessible."""
     return next((item for item in found.objects if item.kind != "sidecar" and _file_name(item) == name), None)
 
 

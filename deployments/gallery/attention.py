@@ -1,4 +1,4 @@
-"""What needs a person, with the commands. Pure."""
+"""What needs attention, with the commands. Pure."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from flows.record.advice import advice
 from flows.record.generation import Generation, State
 
 FAILED_DAYS: Final = 7
-"""How long a failure stays on top. The filter finds older ones."""
+"""How long a failure is shown on top. The filter finds older ones."""
 
 Why = Literal["unconfirmed", "expiring", "failed"]
 _ORDER: Final[dict[Why, int]] = {"expiring": 0, "unconfirmed": 1, "failed": 2}
@@ -22,7 +22,7 @@ _ORDER: Final[dict[Why, int]] = {"expiring": 0, "unconfirmed": 1, "failed": 2}
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One generation that a person should see to."""
+    """One generation that needs attention."""
 
     key: str
     why: Why
@@ -32,7 +32,7 @@ class Notice:
 
 
 def notices(found: Iterable[Generation], options: str, now: datetime) -> list[Notice]:
-    """What needs a person, the most urgent first. `options` name the blocks in commands."""
+    """What needs attention, the most urgent first. `options` name the blocks in commands."""
     made = [(item, why) for item in found if (why := _why(item, now)) is not None]
     made.sort(key=lambda pair: (_ORDER[pair[1]], -pair[0].updated_at.timestamp()))
     return [_notice(item, why, options) for item, why in made]
@@ -56,19 +56,19 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
         since = found.attempt.submitted_at or found.attempt.claimed_at
         message = (
             f"It was submitted on {since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. APIXO keeps "
-            "results for 15 days, by an older page of its documentation for 24 hours."
+            "results for 15 days, or, according to an older page of its documentation, 24 hours."
         )
     return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:
-    """Our own sentence, cut at its backticks. A command is one that starts with `sora `."""
+    """Our own sentence, split at its backticks. A command starts with `sora `."""
     parts = re.split("`([^`]*)`", text)
     return [(part, bool(number % 2)) for number, part in enumerate(parts) if part]
 
 
 def generate_command(found: Generation, options: str) -> str:
-    """The `sora generate` command for the same request. It names no key, so that it makes another video."""
+    """The `sora generate` command for the same request. It has no key, so it makes another video."""
     request = found.request
     words = ["sora", "generate"]
     if request.model != DEFAULT_MODEL:

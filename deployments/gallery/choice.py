@@ -13,12 +13,12 @@ from flows.record.generation import Generation, State
 
 PAGE_SIZE = 48
 LONGEST_TEXT = 200
-"""Characters of a search that count."""
+"""How many characters of a search are used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a visitor asked for, by the names that the address has. An empty field chooses everything."""
+    """What a visitor selected, by the names in the URL's query. An empty field selects everything."""
 
     q: str = ""
     state: str = ""
@@ -31,7 +31,7 @@ class Choice:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Self:
-        """Reads the query of an address. What cannot be meant is left out."""
+        """Parses the query of a URL. Invalid values are left out."""
         values = {item.name: query.get(item.name, "").strip()[:LONGEST_TEXT] for item in fields(cls)}
         number = values.pop("page")
         days = {name: values[name] if _day(values[name]) else "" for name in ("since", "until")}
@@ -45,12 +45,12 @@ class Choice:
         return replace(self, page=1) != Choice()
 
     def query(self, **changed: str | int) -> str:
-        """The query of an address that chooses the same, but for what is changed."""
+        """The query of a URL that selects the same, except for what is changed."""
         values = {item.name: getattr(self, item.name) for item in fields(self)} | {"page": 1} | changed
         return urlencode({name: value for name, value in values.items() if value and (name, value) != ("page", 1)})
 
     def takes(self, item: Item, words: list[str]) -> bool:
-        """Whether a video is among them."""
+        """Whether a video is selected."""
         found = item.generation
         day = f"{found.created_at.astimezone(UTC):%Y-%m-%d}"
         return (
@@ -64,14 +64,14 @@ class Choice:
         )
 
     def of(self, items: Iterable[Item]) -> list[Generation]:
-        """All of them, the newest first."""
+        """All selected videos, the newest first."""
         words = self.q.casefold().split()
         chosen = [item.generation for item in items if self.takes(item, words)]
         return sorted(chosen, key=lambda found: (found.created_at, found.key), reverse=True)
 
 
 def menus(items: Iterable[Item]) -> dict[str, list[tuple[str, int]]]:
-    """What there is to choose from, with how many videos each has: states, models, tags, batches."""
+    """What can be selected, with the number of videos: states, models, tags, batches."""
     found = [item.generation for item in items]
     states = Counter(generation.state.value for generation in found)
     return {

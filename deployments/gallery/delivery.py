@@ -1,4 +1,4 @@
-"""How a browser gets a video or a poster: a redirect to a signed address of the store, or the bytes through here."""
+"""How a browser gets a video or a poster: a redirect to a signed URL of the store, or the bytes through here."""
 
 import asyncio
 import re
@@ -17,19 +17,19 @@ from flows.record.generation import ArchivedObject, Generation
 from flows.signals.thumbnail import thumbnail
 
 SIGNED_SECONDS: Final = 3600
-"""How long a signed address works. It has to outlive one viewing: browsers seek with the address they were sent to."""
+"""How long a signed URL is valid. It must outlive one viewing: browsers seek with the URL they were sent to."""
 CARD_PIXELS: Final = 480
-"""Longest side of the pictures on the overview: twice what a card shows, for dense screens."""
+"""Longest side of the pictures on the overview: twice what a card shows, for high-resolution screens."""
 MOST_CARDS: Final = 2_000
-"""Pictures that are kept in memory, some 20 KB each."""
+"""Pictures that are kept in memory, about 20 KB each."""
 MOST_POSTER_BYTES: Final = 20_000_000
 LONGEST_STEM: Final = 100
 POSTER_CACHE: Final = "private, max-age=86400"
-"""A key's poster may be replaced by a person who names another task, so it is kept for a day, not for ever."""
+"""A key's poster may be replaced if a user names another task, so it is cached for a day, not forever."""
 
 
 def redirects(store_url: str, gateway_url: str) -> bool:
-    """Whether browsers that reach the gateway reach the store as well, as far as the addresses tell. Pure."""
+    """Whether browsers that reach the gateway also reach the store, judging by the URLs. Pure."""
     store, gateway = urlsplit(store_url), urlsplit(gateway_url)
     if store.scheme == "http" and gateway.scheme == "https":  # browsers refuse to play it there
         return False
@@ -37,7 +37,7 @@ def redirects(store_url: str, gateway_url: str) -> bool:
 
 
 class Delivery:
-    """Answers requests for objects of one store, to which browsers are sent where `redirect` says so."""
+    """Answers requests for objects of one store, to which browsers are redirected if `redirect` is true."""
 
     def __init__(self, store: ObjectStore, *, redirect: bool) -> None:
         self._store = store
@@ -77,14 +77,14 @@ class Delivery:
         return StreamingResponse(pieces, status, headers, item.content_type)
 
     async def poster(self, item: ArchivedObject) -> Response | None:
-        """A poster as it is; None: it is gone."""
+        """A poster, unchanged; None: it is gone."""
         data = await self._store.read(item.name, max_bytes=MOST_POSTER_BYTES)
         return (
             None if data is None else Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})
         )
 
     async def card(self, item: ArchivedObject) -> Response | None:
-        """A small picture of a poster; None: it is gone, or is no picture."""
+        """A small version of a poster; None: it is gone, or not an image."""
         data = self._cards.get(item.sha256)
         if data is None:
             poster = await self._store.read(item.name, max_bytes=MOST_POSTER_BYTES)
@@ -108,7 +108,7 @@ def download_name(found: Generation, item: ArchivedObject) -> str:
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the number of bytes that are asked for; None: all of it, as for what is not understood.
+    """The first byte and the number of bytes requested; None: all of it, as for a header that is not understood.
 
     Raises:
         ValueError: nothing of the object is in the range.

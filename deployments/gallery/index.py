@@ -1,4 +1,4 @@
-"""What the gallery knows of the ledger: every record in memory, and only what changed is read again."""
+"""The gallery's index of the ledger: every record in memory, and only changed ones are read again."""
 
 import asyncio
 import contextlib
@@ -16,20 +16,20 @@ from flows.record.keys import check_key
 from flows.record.ledger import Ledger
 
 FRESH_SECONDS: Final = 3.0
-"""For how long the last listing counts as current: at least. Listing takes at most a tenth of the time."""
+"""The least time for which a listing counts as current. Listing takes at most a tenth of the time."""
 WAIT_SECONDS: Final = 0.5
 """How long a page waits for a newer listing before it shows what is known."""
 FIRST: Final = 48
-"""The newest that are read at first: a page of them."""
+"""How many of the newest records are read first: one page."""
 READS_AT_A_TIME: Final = 200
-"""Records read before they are put into place: the first visitors of a large archive see it fill."""
+"""Records read at a time: the first visitors of a large archive see it fill."""
 
 _log = logging.getLogger("sora")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One generation, with what it is searched by."""
+    """One generation, with its searchable text."""
 
     generation: Generation
     text: str
@@ -41,9 +41,9 @@ class ArchiveIndex:
 
     Attributes:
         items: by key.
-        unreadable: keys of records that cannot be understood.
-        problem: why the last refresh failed; None: it did not.
-        loaded: whether all there was has been read once.
+        unreadable: keys of records that cannot be read.
+        problem: why the last refresh failed; None if it did not.
+        loaded: whether everything has been read once.
         reads: how many records were read so far.
     """
 
@@ -59,7 +59,7 @@ class ArchiveIndex:
         self.reads = 0
 
     async def current(self) -> None:
-        """Brings it up to date; after a while the newest listing goes on in the background."""
+        """Brings it up to date; after a while the listing continues in the background."""
         if self._stale_at is not None and self._monotonic() < self._stale_at:
             return
         if self._refreshing is None or self._refreshing.done():
@@ -92,7 +92,7 @@ class ArchiveIndex:
         """The record of one key, also where it is newer than the last listing.
 
         Raises:
-            LedgerError: it cannot be understood.
+            LedgerError: it cannot be read.
             StoreError: the store did not answer.
         """
         item = self.items.get(key)
@@ -102,7 +102,7 @@ class ArchiveIndex:
         return entry.generation if entry else None
 
     async def aclose(self) -> None:
-        """Ends a refresh that is under way."""
+        """Cancels a refresh in progress."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)

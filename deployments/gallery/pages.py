@@ -1,4 +1,4 @@
-"""The pages, made on the server. Every value is escaped by the templates."""
+"""The pages, rendered on the server. The templates escape every value."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from flows.record.generation import Generation
 
 HERE: Final = Path(__file__).parent
 SHOWN_CHARACTERS: Final = 240
-"""Of a prompt on the overview, which shows two or three lines."""
+"""Characters of a prompt on the overview, which shows two or three lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A style sheet, script or picture, with an address that changes with its bytes."""
+    """A style sheet, script or picture, with a URL that changes with its content."""
 
     data: bytes
     media_type: str
@@ -74,7 +74,7 @@ def _start(text: str) -> str:
 
 
 def _seconds(found: Generation) -> str:
-    """The video's length, or what was asked for."""
+    """The video's length, or the requested length."""
     seconds = found.video.duration_seconds if found.video else found.request.duration
     return "" if seconds is None else f"{seconds:.0f} s"
 

@@ -1,4 +1,4 @@
-"""Links to Prefect's UI: the run that made a video, and the form that makes another like it."""
+"""Links to Prefect's UI: the run that made a video, and the form for another one like it."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ FRESH_SECONDS: Final = 60.0
 PREFECT_SECONDS: Final = 2.0
 """How long a page waits for Prefect."""
 LONGEST_ADDRESS: Final = 8_000
-"""Characters. What stands in front of a server refuses longer ones."""
+"""In characters. Proxies in front of a server reject longer ones."""
 
 
 class PrefectLinks:
-    """Makes the links; where Prefect is away, or its UI is unknown, there are none."""
+    """Makes the links; without Prefect, or if its UI is unknown, there are none."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic

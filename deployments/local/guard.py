@@ -1,4 +1,4 @@
-"""A program, `python guard.py FD command…`, that runs a command and ends it when the parent is gone.
+"""A program, `python guard.py FD command…`, that runs a command and stops it when the parent is gone.
 
 `FD` is the read end of a pipe whose write end only the parent holds: it reads as closed however the parent ended.
 Linux's PR_SET_PDEATHSIG looks simpler and is wrong here: it fires when the *thread* that started the child ends,
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from types import FrameType
 
 ORPHAN_GRACE_SECONDS = 5.0
-"""How long the command may take to end by itself when the parent was killed. Nobody waits for it."""
+"""How long the command may take to exit after its parent was killed. Nobody waits for it."""
 
 
 def guard(lifeline: int, command: Sequence[str]) -> int:
-    """Runs the command, and ends its process group when `lifeline` is closed. Returns its exit code."""
+    """Runs the command, and stops its process group when `lifeline` is closed. Returns its exit code."""
     asked_to_end: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:

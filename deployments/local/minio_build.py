@@ -1,6 +1,6 @@
-"""MinIO's program: where it is found, and how Go builds it.
+"""Finds the MinIO program, or builds it with Go.
 
-Of the standard library alone, so that it is built while everything else is still being installed:
+It uses only the standard library, so that MinIO is built while everything else is still being installed:
 `python -m deployments.local.minio_build FOLDER`.
 """
 
@@ -21,10 +21,10 @@ MINIO_PACKAGE: Final = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7
 """A version pinned by its commit: Go verifies its checksum, and every machine builds the same program."""
 
 BUILD_TIMEOUT_SECONDS: Final = 1800.0
-"""A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 where other work took most of them."""
+"""A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 when other work used most of them."""
 
 FORCE_VARIABLE: Final = "SORA_OBJECT_STORE"
-"""Environment variable: `minio` or `seaweedfs` takes that one and no other."""
+"""Environment variable: `minio` or `seaweedfs` selects the object store."""
 
 Say = Callable[[str], None]
 
@@ -40,23 +40,23 @@ def find_minio(local_dir: Path) -> Path | None:
 def build_minio(local_dir: Path, say: Say) -> Path | None:
     """Builds MinIO into `<local_dir>/bin` with Go, once: 2 to 4 minutes, needs the network.
 
-    Several processes may call it at once: one builds, the others wait and take its result.
+    Several processes may call it at once: one builds, the others wait and use its result.
 
     Returns:
-        The program, or None when Go is missing or the build failed; why is said.
+        The program, or None if Go is missing or the build failed; `say` gets the reason.
     """
     local_dir = local_dir.resolve()  # Go refuses a relative GOBIN
     bin_dir = local_dir / "bin"
     go = shutil.which("go")
     if go is None:
-        say("MinIO is not installed, and Go, which could build it, is neither.")
+        say("MinIO is not installed, and neither is Go, which could build it.")
         return None
     bin_dir.mkdir(parents=True, exist_ok=True)
     with _locked(local_dir / "minio-build.lock", say):
         built = bin_dir / "minio"
         if built.exists():
             return built
-        say("MinIO is not installed: building it with Go, once. This takes 2 to 4 minutes, on a busy machine longer.")
+        say("MinIO is not installed. Building it with Go, once. This takes 2 to 4 minutes, longer on a busy machine.")
         # A folder beside the result: the rename at the end is atomic, so a half-written program is never found.
         with tempfile.TemporaryDirectory(dir=bin_dir, prefix=".minio-") as folder:
             if not _go_install(go, Path(folder), local_dir, say):
@@ -72,7 +72,7 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another process is building MinIO: waiting for it.")
+            say("Another process is building MinIO. Waiting for it.")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file unlocks, as does the end of this process
 

@@ -1,4 +1,4 @@
-"""A Prefect server of the local stack: SQLite, loopback, tuned, and without any word to the outside."""
+"""The local stack's Prefect server: SQLite, loopback, tuned, and without contact to the outside."""
 
 import json
 import os
@@ -16,7 +16,7 @@ QUIET: Final = {
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
-"""No telemetry of server or client, no question that nobody can answer, no advertisement in the UI."""
+"""No telemetry from server or client, no prompts that nobody can answer, no advertisements in the UI."""
 
 TUNED: Final = {
     # Measured with 1000 generations of 5 tasks: 33 instead of 107 ms of the server's CPU each. Stock, such a burst
@@ -29,7 +29,7 @@ TUNED: Final = {
 }
 
 START_TIMEOUT_SECONDS: Final = 120.0
-"""Measured on 2 cores: 3.3 s with a database, 14 to 20 s without, of which some 10 s create it (114 migrations)."""
+"""Measured on 2 cores: 3.3 s with a database, 14 to 20 s without, of which about 10 s create it (114 migrations)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ def start_prefect_server(
     """Starts a Prefect server on loopback, its data in `home`. It is not ready yet: see `Server.ready`.
 
     Args:
-        home: becomes its PREFECT_HOME; `prefect.db` in it is made at the first start.
+        home: becomes its PREFECT_HOME; `prefect.db` in it is created at the first start.
         log_dir: `prefect.log` goes there.
-        port: 0 takes a free one.
+        port: 0 picks a free one.
 
     Raises:
         ProcessError: `port` was given and is taken.
@@ -76,7 +76,7 @@ def start_prefect_server(
 
 
 def _client_environment(api_url: str, home: Path) -> dict[str, str]:
-    """What a process needs, beside its own environment, to be a client of this server and of no other."""
+    """What a process needs, besides its own environment, to be a client of this server and no other."""
     return {
         **QUIET,
         "PREFECT_API_URL": api_url,

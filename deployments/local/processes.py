@@ -19,7 +19,7 @@ from deployments.local import guard
 LOOPBACK: Final = "127.0.0.1"
 
 GRACE_SECONDS: Final = 10.0
-"""How long a child may take to end by itself. Measured: a Prefect server needs 0.2 s, with subscribers 1.2 s."""
+"""How long a child may take to exit. Measured: a Prefect server needs 0.2 s, with subscribers 1.2 s."""
 
 FREE_PORTS: Final = range(20_000, 32_768)
 """Where free ports are taken from. Linux and macOS give outgoing connections ports above these, so between the choice
@@ -29,7 +29,7 @@ _LOG_TAIL_LINES: Final = 25
 
 
 class ProcessError(RuntimeError):
-    """A child process could not be brought up, or ended by itself. The message says what to do next."""
+    """A child process could not be started, or exited unexpectedly. The message says what to do next."""
 
 
 class ManagedProcess:
@@ -39,8 +39,8 @@ class ManagedProcess:
     its own order; and the whole group ends when the parent dies, even by SIGKILL (see `guard.py`).
 
     Args:
-        name: what messages call it.
-        log_path: receives stdout and stderr, mode 0600. The log of the start before is kept beside it, ending in `.1`.
+        name: its name in messages.
+        log_path: receives stdout and stderr, mode 0600. The previous log is kept next to it, ending in `.1`.
         environment: the whole environment of the child; by default this process's.
     """
 
@@ -112,7 +112,7 @@ class ManagedProcess:
             self._signal_group(number)
 
     def stop(self, grace_seconds: float = GRACE_SECONDS) -> int:
-        """Asks the whole group to end (SIGTERM), kills what is left. May be called again. Returns its exit code."""
+        """Stops the whole group (SIGTERM), then kills what is left. May be called again. Returns its exit code."""
         self.send(signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds
         while self.is_alive() and time.monotonic() < deadline:
@@ -145,7 +145,7 @@ class Server:
         url: its address, `http://127.0.0.1:port`.
         console_url: its web page for people, where that has another address.
         environment: the variables that other processes need to use it, secrets included.
-        answers: says whether it does what it is for.
+        answers: whether it works.
         timeout_seconds: how long a start may take.
     """
 
@@ -157,7 +157,7 @@ class Server:
     timeout_seconds: float = 60.0
 
     def ready(self) -> Self:
-        """Waits until it answers, and stops it where it does not.
+        """Waits until it answers, and stops it if it does not.
 
         Raises:
             ProcessError: see `wait_until_ready`.
@@ -171,7 +171,7 @@ class Server:
 
 
 def wait_until_ready(check: Callable[[], bool], *, process: ManagedProcess, timeout_seconds: float) -> None:
-    """Waits until `check` says yes.
+    """Waits until `check` returns true.
 
     Raises:
         ProcessError: the process ended, which is noticed at once; or it lives, and `timeout_seconds` have passed. The
@@ -184,19 +184,19 @@ def wait_until_ready(check: Callable[[], bool], *, process: ManagedProcess, time
             return
         if (exit_code := process.exit_code) is not None:
             raise ProcessError(
-                f"{process.name} ended while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:"
+                f"{process.name} exited while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:"
                 f"\n{process.log_tail() or '(nothing)'}"
             )
         if time.monotonic() >= deadline:
             raise ProcessError(
-                f"{process.name} runs (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. Look "
-                f"into {process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
+                f"{process.name} is running (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. "
+                f"See {process.log_path}; on a slow or busy machine, try again. It ends with:\n{process.log_tail()}"
             )
         time.sleep(0.1)
 
 
 def http_get(port: int, path: str, *, timeout_seconds: float = 2.0) -> tuple[int, bytes] | None:
-    """Status and body of a GET on loopback, or None without an answer. Goes round any proxy of the environment."""
+    """Status and body of a GET on loopback, or None without an answer. Bypasses any proxy of the environment."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=timeout_seconds)
     try:
         connection.request("GET", path)
@@ -209,7 +209,7 @@ def http_get(port: int, path: str, *, timeout_seconds: float = 2.0) -> tuple[int
 
 
 def free_port(preferred: int = 0) -> int:
-    """The preferred port where nobody listens on it, else a random one of `FREE_PORTS` where nobody does."""
+    """The preferred port if nobody listens on it, else a random free one of `FREE_PORTS`."""
     port = preferred or secrets.choice(FREE_PORTS)
     while not port_is_free(port):
         port = secrets.choice(FREE_PORTS)
@@ -217,7 +217,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports on which nobody listens."""
+    """`count` different ports on which nobody listens."""
     found: set[int] = set()
     while len(found) < count:
         found.add(free_port())
@@ -231,7 +231,9 @@ def require_free(port: int, what: str) -> int:
         ProcessError: somebody listens there.
     """
     if not port_is_free(port):
-        raise ProcessError(f"{what} cannot use port {port}: another program listens there. Stop it or choose another.")
+        raise ProcessError(
+            f"{what} cannot use port {port}: another program listens there. Stop it or choose another port."
+        )
     return port
 
 

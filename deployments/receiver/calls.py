@@ -1,9 +1,9 @@
 """The callback receiver, which the provider calls when a task has ended.
 
 What a call means is in `flows.callbacks`, how many are handled at once in `deployments.receiver.queue`. Here are the
-request handlers. They face the internet, so they answer everything that carries no valid token alike, before they read
-a body or look at the ledger, and each connection, body and answer has a bound. If the receiver is down, nothing is
-lost: polling goes on.
+request handlers. They face the internet, so they give every request without a valid token the same answer, before they
+read its body or the ledger, and each connection, body and answer is limited. If the receiver is down, nothing is lost:
+polling continues.
 """
 
 import asyncio
@@ -49,27 +49,27 @@ BODY_SECONDS: Final = 10.0
 """How long a body may take."""
 ANSWER_SECONDS: Final = 15.0
 """How long the provider waits for an answer at most; it would wait for 30. 200 calls at once on two busy cores were
-seen to need more than 5. What takes longer goes on without it, and it is asked to call again: 200 is for what is
-written down, or needs no writing down."""
-ONLY_POST: Final = "This address takes callbacks of APIXO, by POST. It is there.\n"
+seen to need more than 5. What takes longer continues without it, and it is asked to call again: 200 means that the
+outcome is recorded, or needs no record."""
+ONLY_POST: Final = "This URL accepts APIXO callbacks by POST. The receiver is running.\n"
 RETRY_AFTER_SECONDS: Final = 10
 STORE_PATIENCE_SECONDS: Final = 2.0
-"""How long an outage of the store is waited out: shorter than `ANSWER_SECONDS`, so that the provider hears of it."""
+"""How long to wait during an outage of the store: shorter than `ANSWER_SECONDS`, so that the provider gets a 503."""
 REFUSALS_EVERY_SECONDS: Final = 60.0
-"""How often the log says at most that calls without a valid token came."""
+"""At most this often the log reports calls without a valid token."""
 
 CONNECTION_SECONDS: Final = 30.0
-"""How long a connection may last: head, body, answer and whoever reads it slowly. Each is used once."""
+"""How long a connection may last: head, body, answer, and a slow reader. Each is used once."""
 MOST_ANSWERED: Final = 256
 """Connections that get a real answer at the same time; further ones get 503 at once."""
 MOST_CONNECTIONS: Final = 512
-"""Beyond these they are cut unheard: half of the file descriptors that Linux gives a process by default."""
+"""Further ones are cut without an answer: half of the file descriptors that Linux gives a process by default."""
 SERVER_STOP_SECONDS: Final = 6
-"""How long answers that are under way may take when it stops. The provider calls again for those that are cut."""
+"""How long answers in progress may take when it stops. The provider repeats calls that are cut."""
 
 _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
-"""The first attempt's address has no number: each attempt has one address only."""
-# Also of what nothing is known a call is taken, with 200: the provider would only repeat it three times.
+"""The first attempt's URL has no number: each attempt has only one URL."""
+# Even a call about something unknown gets a 200: the provider would only repeat it three times.
 _STATUSES: Final[dict[Result, HTTPStatus]] = {
     Trouble.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     Trouble.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -81,12 +81,12 @@ _log = logging.getLogger("sora")
 async def serve(
     host: str, port: int, *, api: str = "default", archive: str = "default", on_ready: Callable[[str, ApixoApi], None]
 ) -> None:
-    """Runs the receiver until SIGTERM or Ctrl-C, then ends what is under way and returns.
+    """Runs the receiver until SIGTERM or Ctrl-C, then finishes what is in progress and returns.
 
-    Port 0 takes a free one; `on_ready` is told the address once it listens.
+    Port 0 picks a free one; `on_ready` gets the URL once it listens.
 
     Raises:
-        SetupError: there is no callback secret, or the address cannot be had.
+        SetupError: there is no callback secret, or the address is not available.
         PipelineError: a block is missing or cannot be used.
         StoreError: the archive does not answer, or cannot keep a ledger.
     """
@@ -109,16 +109,16 @@ async def open_app(
 ) -> AsyncIterator[Starlette]:
     """The receiver as an ASGI app, with its own connections to the API and the ledger.
 
-    Opened before the server starts, so that an archive that is away ends the start with its own error.
+    Opened before the server starts, so that an unreachable archive ends the start with its own error.
 
     Raises:
         SetupError: the API block has no callback secret.
     """
     if api_block.callback_secret is None:
         raise SetupError(
-            f"The apixo-api block {api!r} has no callback_secret, so a call could not be told from a forged one. Set "
+            f"The apixo-api block {api!r} has no callback_secret, so forged calls could not be detected. Set "
             "APIXO_CALLBACK_SECRET to a long random text (`openssl rand -hex 32`) and APIXO_CALLBACK_URL to the public "
-            f"address of this receiver, and run `{setup_command(api)}`."
+            f"URL of this receiver, and run `{setup_command(api)}`."
         )
     async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
         resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
@@ -131,7 +131,7 @@ async def open_app(
             await handlers.queue.aclose()
             notifier.flush()
 
-        # Whether or not what stands in front takes the path of the public address away.
+        # Whether or not a proxy in front removes the path of the public URL.
         public_path = httpx.URL(api_block.callback_url or "").path.rstrip("/")
         app = Starlette(
             routes=[
@@ -149,7 +149,7 @@ async def open_app(
 
 
 class CallbackServer(QuietServer):
-    """The web server, set up to face the internet: no connection lasts, and too many are refused."""
+    """The web server, configured to face the internet: connections are short, and too many are rejected."""
 
     def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None) -> None:
         super().__init__(
@@ -164,7 +164,7 @@ class CallbackServer(QuietServer):
 
 
 class _Connection(H11Protocol):
-    """One connection, with an end. uvicorn itself waits for ever for the head of a request."""
+    """One connection with a time limit. uvicorn itself waits forever for the head of a request."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -198,7 +198,7 @@ class _Handlers:
         return JSONResponse({"status": "ok"})
 
     async def call(self, request: Request) -> Response:
-        if request.method != "POST":  # a person or a monitor who looks whether it is there; all are answered alike
+        if request.method != "POST":  # a user or a monitor that checks whether it is running; all get the same answer
             headers = {"Allow": "POST"} | self._proof(request)
             return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
         key, number = self._about(request)
@@ -209,14 +209,14 @@ class _Handlers:
         except QueueFullError:
             return _reply("busy", HTTPStatus.SERVICE_UNAVAILABLE)
         await asyncio.wait({call}, timeout=self._answer_seconds)
-        if not call.done():  # it goes on, but nothing is written down yet, so another call does no harm
+        if not call.done():  # it continues, but nothing is recorded yet, so another call does no harm
             return _reply("unfinished", HTTPStatus.SERVICE_UNAVAILABLE)
         if call.cancelled():
             return _reply(Trouble.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
         if call.result() in (Outcome.UNIDENTIFIED, Outcome.UNKNOWN):
             api = self._resources.api
             said = shown_body(body, api.callback_token(key, number), str(api.api_key.get()))
-            _log.warning("That call of APIXO about %s, attempt %d, had the body: %s", key, number, said)
+            _log.warning("APIXO's call about %s, attempt %d, had the body: %s", key, number, said)
         return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
 
     def _proof(self, request: Request) -> dict[str, str]:
@@ -229,7 +229,7 @@ class _Handlers:
         return {BLOCKS_HEADER: resources.api.blocks_digest(resources.archive.bucket)}
 
     def _about(self, request: Request) -> tuple[str, int]:
-        """Key and attempt that the address names and its token proves. Else 404, as for any other address."""
+        """The key and attempt that the URL names and its token proves. Else 404, as for any other URL."""
         parts = request.path_params
         number = parts.get("attempt")
         if number is not None and not _LATER_ATTEMPT.fullmatch(number):
@@ -246,13 +246,13 @@ class _Handlers:
         return key, attempt_number
 
     def _report_refusals(self) -> None:
-        """Says it now and then: a secret that was changed would otherwise go unnoticed."""
+        """Logs it now and then: a changed secret would otherwise go unnoticed."""
         self._refused += 1
         now = time.monotonic()
         if now - self._refusals_reported_at >= REFUSALS_EVERY_SECONDS:
             _log.warning(
-                "Refused %s with a token that does not fit. If they are the provider's, the callback "
-                "secret was changed since those videos were submitted; polling still finds their end.",
+                "Rejected %s with an invalid token. If they came from the provider, the callback secret "
+                "was changed after those videos were submitted; polling still finds their end.",
                 counted(self._refused, "call"),
             )  # fmt: skip
             self._refused, self._refusals_reported_at = 0, now

@@ -1,8 +1,8 @@
-"""Reports ended tasks: every one to the runs that wait, and now and then one to the collector.
+"""Reports ended tasks: every one to the waiting runs, and now and then one to the collector.
 
-An event for each of a hundred callbacks would have Prefect create a hundred collector runs, where one is enough. On
-SQLite that was measured to stall the server for a minute. One collector run hears of all that end while it runs and of
-those of the minute before, so one event calls it, and none while it runs.
+An event for each of a hundred callbacks would make Prefect create a hundred collector runs, although one is enough. On
+SQLite, that stalled the server for a minute when measured. One collector run processes all tasks that end while it runs
+and those of the minute before, so one event calls it, and none while it runs.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
 from prefect.client.schemas.objects import StateType
 
 CALL_EVERY_SECONDS: Final = 10.0
-"""How often the collector is called at most. Starting its process takes half of it."""
+"""The collector is called at most this often. Starting its process takes half of this time."""
 MOST_POSTPONED: Final = 30
-"""How often a call waits for a run to end, one after another: the run of a worker that was killed stays Running."""
+"""How often a call is postponed because a collector runs: the run of a killed worker stays Running."""
 COLLECTOR: Final = "collect-videos"
 PREFECT_SECONDS: Final = 5.0
 
 
 async def collector_runs() -> bool:
-    """Whether a collector runs, or is about to. Not, where Prefect does not say."""
+    """Whether a collector runs, or is about to. False if Prefect does not say."""
     wanted = FlowRunFilter(state=FlowRunFilterState(type=StateTypes(any_=[StateType.PENDING, StateType.RUNNING])))
     flow = FlowFilter(name=FlowFilterName(any_=[COLLECTOR]))
     with contextlib.suppress(Exception):
@@ -74,7 +74,7 @@ class Notifier:
         self._call()
 
     def flush(self) -> None:
-        """Calls the collector for what came since it was called last. To be done when the receiver stops, too."""
+        """Calls the collector for what came since its last call. Also called when the receiver stops."""
         if self._quiet is not None:
             self._quiet.cancel()
         self._call()

@@ -1,4 +1,4 @@
-"""Handles calls in their turn: one at a time for each attempt, a bounded number in all."""
+"""Queues calls: one at a time for each attempt, and a limited number in all."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,20 +11,20 @@ from flows.callbacks import Outcome
 AT_ONCE: Final = 32
 """Calls handled at the same time: as many as the object store keeps connections open."""
 MOST_CALLS: Final = 256
-"""Calls that are handled or wait. A call beyond them is refused, and the provider may call again."""
+"""Calls that are handled or wait. Further calls are rejected, and the provider may call again."""
 MOST_WAITING_FOR_ONE: Final = 4
 """Calls with different task ids that wait for one attempt. A provider has one task for it; more is noise."""
 STOP_SECONDS: Final = 10.0
-"""How long the calls under way may take when the receiver stops. What is cut off is found by polling."""
+"""How long calls in progress may take when the receiver stops. What is cut off is found by polling."""
 
 
 class Trouble(StrEnum):
     """Why a call could not be handled."""
 
     UNAVAILABLE = "unavailable"
-    """The provider or the store did not answer. Another call may go well."""
+    """The provider or the store did not answer. Another call may succeed."""
     BROKEN = "error"
-    """Something nobody foresaw, or a record that cannot be read; the log says what."""
+    """An unexpected error, or a record that cannot be read; the log says what."""
 
 
 Result = Outcome | Trouble
@@ -34,7 +34,7 @@ FINAL: Final = frozenset({Outcome.FINISHED, Outcome.ALREADY_HANDLED})
 
 
 class QueueFullError(Exception):
-    """Too many calls wait."""
+    """Too many calls are waiting."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class CallbackQueue:
         return call
 
     async def aclose(self) -> None:
-        """Waits for what is under way, for a bounded time, and cuts off the rest."""
+        """Waits for what is in progress, for a limited time, and cuts off the rest."""
         if self._calls:
             _, late = await asyncio.wait(self._calls, timeout=STOP_SECONDS)
             for call in late:

@@ -1,4 +1,4 @@
-"""A local fake of the APIXO Sora-2 API: documented behavior, scripted faults, playable videos, and no bill."""
+"""A local fake of the APIXO Sora-2 API: documented behavior, scripted faults, playable videos, no cost."""
 
 from deployments.sandbox.faults import Fault, FaultScript
 from deployments.sandbox.record import RecordedRequest, RequestRecord

@@ -27,7 +27,7 @@ _FAULTS = TypeAdapter(list[Fault])
 
 
 class RateLimit:
-    """Counts calls in a sliding window. A refused call does not count."""
+    """Counts calls in a sliding window. A rejected call does not count."""
 
     def __init__(self, limit: int, window_seconds: float) -> None:
         self._limit, self._window = limit, window_seconds
@@ -97,12 +97,12 @@ class _Calls:
         where = {part: str(request.path_params[part]) for part in ("task_id", "signature", "name")}
         query = {part: request.query_params.get(part, "") for part in ("expires", "sig")}
         if not self._board.links.fits(**where, **query):
-            return PlainTextResponse("the signature does not fit this address", 403)
+            return PlainTextResponse("the signature does not match this URL", 403)
         task = self._board.get(where["task_id"])
         if task is None or task.video is None:
             return PlainTextResponse("no such video", 404)
         if task.expired:
-            return PlainTextResponse("this address has expired", 410)
+            return PlainTextResponse("this URL has expired", 410)
         return FileResponse(task.video, media_type="video/mp4")
 
     async def sample(self, request: Request) -> Response:

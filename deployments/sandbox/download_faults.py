@@ -1,4 +1,4 @@
-"""Faults of downloads, carried out: the videos, and the sample images. Those that send nothing are in `misbehavior`."""
+"""Performs the faults of downloads: videos and sample images. Those that send nothing are in `misbehavior`."""
 
 import asyncio
 from io import BytesIO
@@ -20,7 +20,7 @@ TOO_BIG_BYTES = 11 * 1024 * 1024
 #: Pause between the pieces of an endless body, in seconds: 30 MB a second, so that it reaches a limit soon.
 ENDLESS_PAUSE_SECONDS = 0.002
 PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
-#: More than any video has, and more than a caller should take.
+#: More than any video has, and more than a caller should accept.
 HUGE_BYTES = 3 * 1024**3
 #: Of a GIF: every third picture of the video, of this many pixels at most.
 GIF_STEP, GIF_PIXELS = 3, 320
@@ -33,7 +33,7 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
             await trickle(exchange, await exchange.act(app), fault.seconds)
         case "cut":
             reply = await exchange.act(app)
-            # A polite close, not a reset: the first half must arrive, so that a resumed download can go on from it.
+            # A clean close, not a reset: the first half must arrive, so that a resumed download can continue from it.
             await exchange.break_off(reply.status, reply.headers, reply.body[: len(reply.body) // 2])
         case "html_200":
             await exchange.answer(200, PAGE)

@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `download_faults` carry them out."""
+"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `download_faults` perform them."""
 
 import threading
 from typing import Literal, Self, get_args
@@ -131,20 +131,20 @@ NEEDS_SUCCESS = frozenset(kind for kind in get_args(StatusKind) if kind.startswi
 
 
 class Fault(BaseModel):
-    """One thing that goes wrong. Downloads are damaged for GET only: a HEAD passes and uses nothing up."""
+    """One thing that goes wrong. Downloads are damaged for GET only: a HEAD is unaffected and uses nothing up."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    call: FaultCall = Field(description="The call it happens to; for images, those of the samples.")
+    call: FaultCall = Field(description="The call that it affects; `image`: requests for sample images.")
     kind: FaultKind
-    times: int = Field(1, ge=-1, description="How many matching requests get it; -1 for ever.")
-    skip: int = Field(0, ge=0, description="How many matching requests pass unharmed before.")
+    times: int = Field(1, ge=-1, description="How many matching requests get it; -1: all.")
+    skip: int = Field(0, ge=0, description="How many matching requests are unaffected first.")
     model: str | None = Field(None, description="Limits it to calls for this model.")
-    prompt_contains: str | None = Field(None, description="Limits it to tasks with this in their prompt.")
+    prompt_contains: str | None = Field(None, description="Limits it to tasks with this text in their prompt.")
     seconds: float = Field(
         0, ge=0, description="Real seconds, not scaled by `speed`. A hang of 0 lasts until the caller gives up."
     )
-    fail_code: str = Field("SOMETHING_NEW", description="The failCode of a task that is said to have failed.")
+    fail_code: str = Field("SOMETHING_NEW", description="The failCode of a task that is reported as failed.")
     retry_after: str | None = Field(None, description="Value of a Retry-After header on a 429 or 503.")
 
     @model_validator(mode="after")
@@ -162,10 +162,10 @@ class _Entry:
 
 
 class FaultScript:
-    """The faults still to come. Safe to change from any thread while the sandbox runs.
+    """The faults that are still pending. Safe to change from any thread while the sandbox runs.
 
-    A request gets the first fault that matches it and is not used up. A fault counts a request towards its `skip`
-    only when no fault before it took that request.
+    A request gets the first fault that matches it and is not used up. A fault counts a request toward its `skip`
+    only if no fault before it applied to that request.
     """
 
     def __init__(self) -> None:
@@ -194,9 +194,9 @@ class FaultScript:
         succeeded: bool = False,
         early: bool | None = None,
     ) -> Fault | None:
-        """The fault for a request that has just come, used up once.
+        """The fault for a new request, used up once.
 
-        `succeeded` says that the task asked for has a result. `early` limits a callback to the kind `early`, or to
+        `succeeded` says that the requested task has a result. `early` limits a callback to the kind `early`, or to
         the others: the first is decided when the task begins, the others when it ends.
         """
         with self._lock:

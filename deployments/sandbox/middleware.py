@@ -1,4 +1,4 @@
-"""Stands before the app: records every request, and hands those with a scripted fault to what carries it out."""
+"""Runs before the app: records every request, and performs the scripted faults."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from deployments.sandbox.wire import Exchange, failure, read_body
 #: Behind both stands the model.
 SUBMIT_PATH = "/api/v1/generateTask/"
 STATUS_PATH = "/api/v1/statusTask/"
-#: Under this path the sandbox itself is controlled: not recorded, and without faults.
+#: The path for controlling the sandbox itself: not recorded, and without faults.
 CONTROL_PATH = "/sandbox/"
 #: Where a handler finds the record of its own request, in the ASGI scope.
 RECORD_KEY = "sandbox.record"

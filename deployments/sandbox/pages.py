@@ -1,4 +1,4 @@
-"""The front page: what this is, and what it has made so far."""
+"""The front page: what the sandbox is, and its tasks so far."""
 
 import time
 from html import escape
@@ -27,8 +27,8 @@ a {{ color: #a4462c }} .success {{ color: #2b7a4b }} .failed {{ color: #b3261e }
 </head>
 <body>
 <h1>APIXO sandbox</h1>
-<p>A local fake of the APIXO video API. It answers like the documentation, costs nothing, and its videos are
-painted here rather than generated. It runs {speed:g} times faster than life.</p>
+<p>A local fake of the APIXO video API. It behaves as documented, costs nothing, and draws its videos
+locally. It runs {speed:g} times faster than real time.</p>
 <p>Base URL <code>{base_url}</code>, sample images for image-to-video below, requests and tasks as JSON at
 <a href="sandbox/requests">sandbox/requests</a> and <a href="sandbox/tasks">sandbox/tasks</a>.</p>
 <div class="samples">{samples}</div>

@@ -1,4 +1,4 @@
-"""What the sandbox was asked: every request it received, for tests that count what reached the other side."""
+"""Every request that the sandbox received, for tests that count what reached the provider."""
 
 import threading
 from collections import deque
@@ -18,17 +18,17 @@ MOST_BODY_BYTES = 20_000
 class RecordedRequest(BaseModel):
     """One received request. It is recorded on arrival; `task_id` and `charged` follow before its reply leaves."""
 
-    time: float = Field(description="When it arrived, as Unix seconds.")
+    time: float = Field(description="Time of arrival, as Unix seconds.")
     method: str
     path: str
-    query: str = Field(description="The query string as it was sent, without the question mark.")
+    query: str = Field(description="The query string as sent, without the question mark.")
     call: Call
-    model: str | None = Field(None, description="Of a submit or status call, the model in its path.")
+    model: str | None = Field(None, description="The model in the path of a submit or status call.")
     headers: dict[str, str] = Field(description="Names in lower case; the value of Authorization is masked.")
-    carried_api_key: bool = Field(description="Whether the API key occurred anywhere in headers, URL or body.")
+    carried_api_key: bool = Field(description="Whether the API key appeared anywhere in headers, URL or body.")
     body: str = Field(description="The first 20,000 bytes of the body as text.")
     client_port: int | None = Field(description="The caller's port: equal for requests on one kept connection.")
-    fault: str | None = Field(None, description="Kind of the scripted fault this request ran into.")
+    fault: str | None = Field(None, description="Kind of the scripted fault that affected this request.")
     task_id: str | None = Field(None, description="The task it created or named.")
     charged: bool = Field(False, description="Whether it created a task, which is what the provider bills.")
 

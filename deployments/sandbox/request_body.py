@@ -1,19 +1,19 @@
 """The request body of a generation, checked as the documentation describes it: strictly that of sora-2, those of other
-models by the catalogue.
+models by the catalog.
 """
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from apixo import catalogue
+from apixo import catalog
 from apixo.constants import DEFAULT_MODEL
 from apixo.errors import describe
 from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
 
 
 class AnyInput(BaseModel):
-    """What the video is to show, for any model. Strict: the string "4" is not the number 4."""
+    """The input for a video, for any model. Strict: the string "4" is not the number 4."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -38,7 +38,7 @@ class AnyInput(BaseModel):
 
 
 class GenerationInput(AnyInput):
-    """What the video is to show, for sora-2."""
+    """The input for a video, for sora-2."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -88,12 +88,12 @@ class AnyRequest(BaseModel):
             if not self.callback_url:
                 raise ValueError("callback_url is required when request_type is callback")
             if not self.callback_url.startswith(("http://", "https://")):
-                raise ValueError("callback_url must be an http or https address")
+                raise ValueError("callback_url must be an http or https URL")
         return self
 
     @property
     def notify(self) -> str | None:
-        """Where to call back, if at all."""
+        """The callback URL, if there is one."""
         return self.callback_url if self.request_type == "callback" else None
 
 
@@ -105,14 +105,14 @@ class GenerationRequest(AnyRequest):
 
 
 class InvalidInputError(Exception):
-    """The body is not one that the model takes. The text is the message of a 400."""
+    """The model does not accept the body. The text is the message of a 400."""
 
 
 def read_request(model: str, body: bytes) -> AnyRequest:
     """The body of a submission for a model.
 
     Raises:
-        InvalidInputError: it is not one that the model takes.
+        InvalidInputError: the model does not accept it.
     """
     try:
         if model == DEFAULT_MODEL:
@@ -120,7 +120,7 @@ def read_request(model: str, body: bytes) -> AnyRequest:
         asked = AnyRequest.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInputError(explain(error)) from error
-    known = catalogue.find(model)
+    known = catalog.find(model)
     sent = asked.input.model_dump(exclude_unset=True)
     if known is not None and (problems := known.problems(sent, model)):
         listed = "; ".join(f"input.{field}: {problem}" for field, problem in problems)

@@ -15,7 +15,7 @@ from deployments.sandbox.app import create_app
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import SandboxState
 
-#: How long answers that are under way may take when the sandbox stops, in seconds. Then their connections are cut.
+#: How long answers in progress may take when the sandbox stops, in seconds. Then their connections are cut.
 GRACE_SECONDS = 0.05
 #: How long a start may take, in seconds. It takes 0.1; a laptop on its knees takes longer.
 START_SECONDS = 30.0

@@ -1,10 +1,10 @@
-"""What can be set on the sandbox, and the provider's numbers it keeps to."""
+"""The sandbox's settings, and the provider's numbers that it follows."""
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from apixo import catalogue
+from apixo import catalog
 
 #: Shortest and longest time a generation takes, in seconds, by the video's duration (APIXO's documentation).
 GENERATION_SECONDS: dict[int, tuple[float, float]] = {4: (120, 240), 8: (180, 300), 12: (240, 360)}
@@ -33,21 +33,21 @@ class SandboxSettings(BaseModel):
 
     api_key: str = Field("sandbox-key", description="The only key that is accepted.", min_length=1)
     speed: float = Field(
-        1, gt=0, description="How many times faster than life: every duration of the provider is divided by it."
+        1, gt=0, description="How many times faster than real time: every duration of the provider is divided by it."
     )
     balance: float = Field(
-        10_000, description="What the account has at first; a task that costs more than is left is refused with 402."
+        10_000, description="The account's initial balance; a task that costs more than is left gets a 402."
     )
-    task_price: float = Field(1, ge=0, description="What each task takes off the balance. A made-up number.")
-    gone_models: tuple[str, ...] = Field((), description="Models that are not offered any more: a submit answers 404.")
+    task_price: float = Field(1, ge=0, description="What each task costs. An invented number.")
+    gone_models: tuple[str, ...] = Field((), description="Models that are no longer offered: a submit gets a 404.")
     other_models: tuple[str, ...] = Field(
-        (), description="Models beyond the catalogue that are offered as well; their input is not checked."
+        (), description="Further models that are offered; their input is not checked."
     )
     requests_per_minute: int = Field(
-        10_000, ge=0, description="Calls accepted in any sliding minute (divided by `speed`); one more answers 429."
+        10_000, ge=0, description="Calls accepted in any sliding minute (divided by `speed`); one more gets a 429."
     )
     max_concurrent_tasks: int = Field(
-        1_000, ge=0, description="Unfinished tasks at one time; a submit beyond them answers 429."
+        1_000, ge=0, description="Unfinished tasks at one time; a submit beyond them gets a 429."
     )
     result_days: float = Field(15, gt=0, description="Days for which a result URL is valid, divided by `speed`.")
     video_height: int = Field(
@@ -55,17 +55,17 @@ class SandboxSettings(BaseModel):
     )
     errors_as_http_status: bool = Field(
         True,
-        description="Whether an error's code is its HTTP status too; if not, every error is a 200 with the code in "
+        description="Whether an error's code is also its HTTP status; if not, every error is a 200 with the code in "
         "the body. The documentation leaves it open.",
     )
     seed: int = Field(0, description="Seed of the random durations. Task ids stay unpredictable.")
     data_dir: Path | None = Field(
-        None, description="Where videos are kept, and found again; a temporary folder, removed at exit, when not given."
+        None, description="Where videos are stored and reused. Default: a temporary folder, removed at exit."
     )
 
     def offers(self, model: str) -> bool:
-        """Whether a submission for this model is looked at."""
-        return model not in self.gone_models and (model in self.other_models or catalogue.find(model) is not None)
+        """Whether submissions for this model are accepted."""
+        return model not in self.gone_models and (model in self.other_models or catalog.find(model) is not None)
 
     def scaled(self, seconds: float) -> float:
         """A duration of the provider, in seconds of this sandbox."""

@@ -1,4 +1,4 @@
-"""Fetches start images as the provider does, over the network."""
+"""Fetches start images over the network, like the provider."""
 
 import asyncio
 import ipaddress
@@ -59,7 +59,7 @@ def _check(content: bytes) -> None:
         with Image.open(BytesIO(content), formats=IMAGE_FORMATS) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidImageError("the image URL does not hold a readable JPG, PNG or WebP") from error
+        raise InvalidImageError("the image URL does not lead to a readable JPG, PNG or WebP") from error
 
 
 async def _refuse_metadata_service(request: httpx.Request) -> None:

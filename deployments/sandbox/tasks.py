@@ -153,7 +153,7 @@ class TaskBoard:
 
     @property
     def unfinished(self) -> int:
-        """How many tasks count towards the limit of concurrent tasks."""
+        """How many tasks count toward the limit of concurrent tasks."""
         return self._open
 
     def all(self) -> list[Task]:

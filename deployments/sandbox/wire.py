@@ -1,4 +1,4 @@
-"""One HTTP exchange as raw ASGI: what a web framework rightly hides, and what a fault needs."""
+"""One HTTP exchange as raw ASGI: what a web framework hides, but a fault needs."""
 
 import asyncio
 import contextlib
@@ -42,11 +42,11 @@ class Exchange:
         self._receive, self._send = receive, send
 
     async def pass_on(self, app: ASGIApp) -> None:
-        """Lets the app answer as if nothing had stood between."""
+        """Lets the app answer as if nothing were in between."""
         await app(self.scope, self._replay(self._receive), self._send)
 
     async def act(self, app: ASGIApp, *, without: tuple[str, ...] = ()) -> Reply:
-        """Lets the app do its work and keeps its reply back. `without` names headers the app shall not see."""
+        """Lets the app do its work and keeps its reply back. `without` names headers that the app must not see."""
         headers = [(name, value) for name, value in self.scope["headers"] if name.decode("latin-1") not in without]
         status = 500
         answer: dict[str, str] = {}
@@ -71,7 +71,7 @@ class Exchange:
     async def answer(
         self, status: int, body: bytes | str | Mapping[str, Any] = b"", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Sends a whole reply: a mapping as JSON, text as HTML. Content-Length is right unless `headers` gives one."""
+        """Sends a whole reply: a mapping as JSON, text as HTML. Content-Length is correct unless `headers` sets it."""
         kind = "application/octet-stream"
         if isinstance(body, Mapping):
             body, kind = json.dumps(body).encode(), "application/json"
@@ -94,7 +94,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def gone_within(self, seconds: float | None) -> bool:
-        """Waits until the caller hangs up (true) or the time is over (false); without a time for ever."""
+        """Waits until the caller hangs up (true) or the time is over (false); without a time, forever."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while (await self._receive())["type"] != "http.disconnect":

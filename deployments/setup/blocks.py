@@ -1,6 +1,6 @@
 """Saves the blocks from environment variables: `APIXO_<FIELD>` and `MINIO_<FIELD>`.
 
-Repeating it changes nothing. What is not named keeps the value that the block has.
+Repeating it changes nothing. Fields that are not set keep their value in the block.
 """
 
 import re
@@ -28,23 +28,23 @@ SECRET_BLOCKS: Final = {"api_key": "apixo-api-key", "callback_secret": "apixo-ca
 """The field of `ApixoApi` and the Secret block that it refers to. Blocks not named `default` add their name to it."""
 
 ASKED_AS: Final = {
-    "api_key": "Your APIXO API key. It is kept in a Secret block.",
-    "callback_secret": "Any long random text. It is kept in a Secret block.",
-    "endpoint": "Host and port of MinIO; http:// in front means without TLS.",
+    "api_key": "Your APIXO API key. It is stored in a Secret block.",
+    "callback_secret": "Any long random text. It is stored in a Secret block.",
+    "endpoint": "Host and port of MinIO, with http:// in front if it has no TLS.",
 }
-"""What a person is asked, where the field's description speaks of something else."""
+"""What the user is asked, if the field's description says something else."""
 
 ADDRESS_FIELDS: Final = ("endpoint", "region", "virtual_host")
-"""What a store's answer may say better than the person who was asked."""
+"""What a store's answer may know better than the user."""
 AWS_ENDPOINT: Final = re.compile(r"s3(\.[a-z0-9-]+)?\.amazonaws\.com")
-"""AWS serves a bucket by the path in its own region alone."""
+"""AWS serves a bucket by path only in the bucket's own region."""
 
 Ask = Callable[[str, str, bool], str]
-"""Asks a person: variable, description, whether it is secret."""
+"""Asks the user: variable, description, whether it is secret."""
 
 Check = Callable[[ApixoApi, VideoArchive], Awaitable[VideoArchive]]
-"""Tries blocks that are about to be saved, and raises where they do not work. Returns the archive as its store wants to
-be addressed."""
+"""Tests blocks that are about to be saved, and raises if they do not work. Returns the archive with the settings that
+its store requires."""
 
 Outcome = Literal["created", "updated", "unchanged", "kept", "stays on", "stays off", "removed", "found"]
 
@@ -70,13 +70,13 @@ async def save_blocks(
 
     Args:
         environ: where `APIXO_…` and `MINIO_…` are looked up.
-        ask: asks for what is required and missing; None: that is an error.
-        reset: fields that do not keep what they have, but go back to their defaults when not named.
-        check: tries both blocks before anything is saved; None: they are saved untried.
+        ask: asks for required fields that are missing; None: a missing field is an error.
+        reset: fields that do not keep their value, but go back to their defaults if they are not set.
+        check: tests both blocks before anything is saved; None: they are saved untested.
 
     Raises:
-        SetupError: something required is missing, named with its variable; or `reset` names no optional field.
-        ValidationError: a value is not one the block takes.
+        SetupError: something required is missing, named with its variable; or `reset` has an unknown field.
+        ValidationError: a value is invalid.
     """
     optional = {
         field for block in (ApixoApi, VideoArchive) for field, info in block.model_fields.items()
@@ -94,7 +94,8 @@ async def save_blocks(
     archive = await _wanted(VideoArchive, name, "MINIO", environ, ask, missing, reset)
     if missing:
         raise SetupError(
-            "Set these environment variables, or run `sora setup` on a terminal to be asked:\n  " + "\n  ".join(missing)
+            "Set these environment variables, or run `sora setup` on a terminal, which asks for them:\n  "
+            + "\n  ".join(missing)
         )
     saved: list[Saved] = []
     made = ApixoApi(**api), VideoArchive(**archive)  # so that a bad value is found before anything is saved
@@ -117,15 +118,15 @@ async def save_blocks(
 
 
 async def check_blocks(api: ApixoApi, archive: VideoArchive) -> VideoArchive:
-    """Asks the API whether it takes the key, and the store whether it takes the keys. It pays and changes nothing.
+    """Checks that the API and the store accept their keys. It pays and changes nothing.
 
     Returns:
-        The archive; in another region or addressing style, where the store answered that it wants that.
+        The archive; in another region or addressing style, if the store requires that.
 
     Raises:
         SetupError: one of them does not, or cannot be reached. It says which.
     """
-    unsaved = "Nothing was saved. Put it right, or save it untried with --no-check."
+    unsaved = "Nothing was saved. Fix it, or save it untested with --no-check."
     try:
         async with api.status_client() as client:
             await check_api(client)
@@ -138,7 +139,7 @@ async def check_blocks(api: ApixoApi, archive: VideoArchive) -> VideoArchive:
 
 
 async def _addressed(archive: VideoArchive, tries: int = 3) -> VideoArchive:
-    """The archive as its store answers it: a store may want another style first, and then another region."""
+    """The archive with the settings its store requires: maybe another style first, and then another region."""
     try:
         async with aclosing(archive.store()) as store:
             await store.get(PROBE)
@@ -147,7 +148,7 @@ async def _addressed(archive: VideoArchive, tries: int = 3) -> VideoArchive:
             raise
         return await _addressed(_as_answered(archive, error), tries - 1)
     except StoreError as error:
-        if error.code != "NoSuchBucket":  # it will be made
+        if error.code != "NoSuchBucket":  # it will be created
             raise
     return archive
 
@@ -164,13 +165,13 @@ def _as_answered(archive: VideoArchive, error: WrongAddressError) -> VideoArchiv
 
 
 async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
-    """Creates the archive's bucket where it is missing. Only set-up does this: see `blocks.probe`.
+    """Creates the archive's bucket if it is missing. Only setup does this: see `blocks.probe`.
 
     Args:
         known: whether the store is the local stack's, which needs no race: the tests race its kinds.
 
     Raises:
-        StoreError: the archive does not answer, refuses the keys, or does not keep its conditions.
+        StoreError: the archive does not answer, rejects the keys, or ignores conditions.
     """
     async with aclosing(archive.store()) as store:
         created = await store.create_bucket()
@@ -189,7 +190,7 @@ async def _wanted(
     missing: list[str],
     reset: Collection[str],
 ) -> dict[str, Any]:
-    """The fields as they should be: what the block has, overlaid with what the environment says."""
+    """The fields as they should be: those of the block, overridden by the environment."""
     stored = await _load(block, name)
     fields: dict[str, Any] = {}
     for field, info in block.model_fields.items():
@@ -216,7 +217,7 @@ async def _wanted(
 
 
 async def save_block(wanted: Block, name: str) -> Saved:
-    """Saves a block, where it is not saved already as it is."""
+    """Saves a block, unless it is already saved as it is."""
     stored = await _load(type(wanted), name)
     outcome: Outcome = "created" if stored is None else "updated"
     if stored is not None and _plain(stored) == _plain(wanted):

@@ -32,8 +32,8 @@ QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {
     "videos": (2, 10),
     "shards": (3, 100),  # of its own: else ten batches that wait for their shards would leave these no place
 }
-"""Each queue's priority, 1 being the first, and how many runs of it may be under way at once: a run is a process of 83
-to 100 MB, so ten need a gigabyte. What comes beyond waits its turn."""
+"""Each queue's priority, 1 being the first, and how many of its runs may be in progress at once: a run is a process of
+83 to 100 MB, so ten need a gigabyte. Further runs wait."""
 DEPLOY_SECONDS: Final = 300.0
 
 
@@ -48,27 +48,27 @@ class _Wanted:
 
     @property
     def full_name(self) -> str:
-        """As Prefect addresses it."""
+        """Its name in Prefect."""
         return f"{self.flow}/{self.name}"
 
 
 async def deploy(*files: str) -> list[Saved]:
-    """Makes what is missing on the Prefect server, and deploys anew what has changed. Repeating it changes nothing.
+    """Creates what is missing on the Prefect server, and redeploys what has changed. Repeating it changes nothing.
 
     A deployment is current when its version is that of this code: Prefect itself would give every trigger a new
-    automation each time. Schedules that a person has switched on or off, or made, stay so.
+    automation each time. Schedules that a user has turned on or off, or created, are kept.
 
     Args:
         files: what to deploy, relative to `ROOT`: `MAIN`, `EXAMPLES`.
 
     Raises:
-        SetupError: a file is not beside this code, or Prefect refused it.
+        SetupError: a file is not next to this code, or Prefect rejected it.
     """
     for file in files:
         if not (ROOT / file).is_file():
             raise SetupError(
-                f"There is no {file} in {ROOT}. Deploy from a checkout of this project, or write deployments of your "
-                "own for flows/generate_video.py, flows/generate_batch.py and flows/collect_videos.py."
+                f"There is no {file} in {ROOT}. Deploy from a checkout of this project, or write your own "
+                "deployments for flows/generate_video.py, flows/generate_batch.py and flows/collect_videos.py."
             )
     this = code_version(ROOT)
     async with get_client() as client:
@@ -80,7 +80,7 @@ async def deploy(*files: str) -> list[Saved]:
 
 
 async def delete_examples_commands() -> list[str]:
-    """The commands that delete what this server has of the examples. An earlier `sora deploy` made them everywhere."""
+    """The commands that delete the examples from this server. Earlier versions of `sora deploy` created them."""
     commands: list[str] = []
     async with get_client() as client:
         for item in wanted_deployments((ROOT / EXAMPLES).read_text()):
@@ -115,7 +115,7 @@ async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Save
 
 
 def wanted_deployments(text: str) -> list[_Wanted]:
-    """What a file asks for. Pure."""
+    """What a file contains. Pure."""
     return [
         _Wanted(
             name=item["name"],
@@ -158,7 +158,7 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
 
 
 async def deployed(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
-    """What the server has of a deployment; None: nothing."""
+    """A deployment on the server; None: there is none."""
     try:
         return await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
@@ -166,7 +166,7 @@ async def deployed(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse
 
 
 async def _version(client: PrefectClient, wanted: _Wanted, found: DeploymentResponse | None) -> str:
-    """The version that is deployed; empty when there is none, or one of its triggers is gone."""
+    """The deployed version; empty if there is none, or one of its triggers is gone."""
     for trigger in wanted.triggers:
         if not await client.read_automations_by_name(trigger):
             return ""
@@ -176,16 +176,16 @@ async def _version(client: PrefectClient, wanted: _Wanted, found: DeploymentResp
 async def keep_schedules(
     client: PrefectClient, deployment_id: UUID, before: Sequence[DeploymentSchedule], slugs: Collection[str]
 ) -> list[tuple[str, Outcome]]:
-    """Restores a person's choices after a deployment, and removes what prefect.yaml no longer has.
+    """Restores the users' choices after a deployment, and removes what prefect.yaml no longer has.
 
     `prefect deploy` sets every schedule back to what prefect.yaml says, and drops those that were made in the UI. Where
     prefect.yaml has no schedule for a deployment any more, it leaves all of them.
 
-    A schedule of prefect.yaml has one of the slugs: it keeps being on or off, whatever else of it changed. One without
-    a slug was made by a person and is made again.
+    A schedule of prefect.yaml has one of the slugs: it stays on or off, whatever else changed. One without a slug was
+    created by a user and is created again.
 
     Returns:
-        Each schedule that is not as prefect.yaml has it, or was removed. To be shown: who has just switched one off in
+        Each schedule that differs from prefect.yaml, or was removed. It is shown: whoever has just turned one off in
         prefect.yaml must see that it stays on.
     """
     kept: list[tuple[str, Outcome]] = []
@@ -210,7 +210,7 @@ async def keep_schedules(
                 parameters=schedule.parameters,
             )
             await client.create_deployment_schedules(deployment_id, [theirs])
-            kept.append(("made by a person", "kept"))
+            kept.append(("created by a user", "kept"))
     return kept
 
 

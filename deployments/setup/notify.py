@@ -1,6 +1,6 @@
-"""Notifications: Prefect automations that send a word to Slack, Discord, an e-mail address or a webhook.
+"""Notifications: Prefect automations that send messages to Slack, Discord, an e-mail address or a webhook.
 
-Repeating it changes nothing. The address goes into a block, where Prefect keeps it as a secret, and nowhere else.
+Repeating it changes nothing. The address is stored in a block, where Prefect keeps it secret, and nowhere else.
 """
 
 import re
@@ -22,7 +22,7 @@ from deployments.setup.blocks import Outcome, Saved, save_block
 
 CHANNELS: Final = ("slack", "discord", "email", "webhook")
 ADDRESS: Final = "SORA_NOTIFY_URL"
-"""The environment variable for the address, where it should not be in the shell's history."""
+"""The environment variable for the address, to keep it out of the shell's history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,23 @@ _VIDEO: Final = '{{ event.payload.key }} ({{ event.payload.model }}): "{{ event.
 MESSAGES: Final = (
     _Message(
         "failed", "sora.generation.failed", "A video failed: {{ event.payload.key }}",
-        f"{_VIDEO}\nAPIXO says {{{{ event.payload.fail_code }}}}. The page below says what to do.",
+        f"{_VIDEO}\nAPIXO says {{{{ event.payload.fail_code }}}}. The page below explains what to do.",
     ),
     _Message(
-        "unconfirmed", "sora.generation.unconfirmed", "Paid or not? {{ event.payload.key }} needs a person",
-        f"{_VIDEO}\nNobody can know yet whether it was paid, and it is not sent again by itself. Look in your APIXO "
+        "unconfirmed", "sora.generation.unconfirmed",
+        "Payment unclear: {{ event.payload.key }} needs a manual decision",
+        f"{_VIDEO}\nIt is not known whether it was paid, and it is not resubmitted automatically. Look in your APIXO "
         "account, then decide with the deployment resolve-video.",
     ),
     _Message(
         "expiring", "sora.generation.expiring", "A paid video is not archived yet: {{ event.payload.key }}",
-        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. See what keeps the deployment "
-        "collect-videos from archiving it.",
+        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. Find out what keeps the "
+        "deployment collect-videos from archiving it.",
     ),
     _Message(
-        "blocked", "sora.provider.blocked", "APIXO takes no more videos",
-        "The batch {{ event.payload.batch }} stopped: {{ event.payload.message }} The rows that were not submitted are "
-        "made by its next run, once this is settled.",
+        "blocked", "sora.provider.blocked", "APIXO rejects further videos",
+        "The batch {{ event.payload.batch }} stopped: {{ event.payload.message }} Once this is fixed, its next run "
+        "submits the remaining rows.",
     ),
     _Message(
         "budget", "sora.budget.low", "80 % of the budget of {{ event.payload.period }} is spent",
@@ -71,14 +72,14 @@ def parse(wanted: str, environ: Mapping[str, str]) -> tuple[str, str]:
         wanted: such as `slack:https://hooks.slack.com/…`; without an address, that of `SORA_NOTIFY_URL`.
 
     Raises:
-        SetupError: there is no such channel, or no address. The address is not repeated.
+        SetupError: unknown channel, or no address. The address is not repeated.
     """
     channel, _, address = wanted.strip().partition(":")
     address = address.strip() or environ.get(ADDRESS, "").strip()
     if channel not in CHANNELS:
-        raise SetupError(f"Nothing can be sent there. Give one of {', '.join(f'{name}:…' for name in CHANNELS)}.")
+        raise SetupError(f"Unknown channel. Use one of {', '.join(f'{name}:…' for name in CHANNELS)}.")
     if not address:
-        raise SetupError(f"Where to? Give {channel}:ADDRESS, or the address as {ADDRESS}.")
+        raise SetupError(f"The address is missing. Use {channel}:ADDRESS, or set {ADDRESS}.")
     return channel, address
 
 
@@ -86,7 +87,7 @@ async def notify(wanted: str, environ: Mapping[str, str]) -> list[Saved]:
     """Saves the block with the address, and an automation for each of `MESSAGES`.
 
     Raises:
-        SetupError: the channel or its address is not right.
+        SetupError: the channel or its address is invalid.
     """
     channel, address = parse(wanted, environ)
     block = _block(channel, address, environ)
@@ -108,13 +109,13 @@ def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
             if missing:
                 raise SetupError(
                     f"Prefect sends e-mail through SendGrid: set {' and '.join(missing)}. For another mail service use "
-                    "webhook:… with an address of that service."
+                    "webhook:… with a URL of that service."
                 )
             to = [item.strip() for item in address.split(",")]
             key = SecretStr(environ["SENDGRID_API_KEY"])
             return SendgridEmail(api_key=key, sender_email=environ["SENDGRID_SENDER"], to_emails=to)
         if re.match(r"https?://[^/\s]+\S*$", address) is None:
-            raise SetupError(f"The address of {channel} has to begin with https://, and is one word.")
+            raise SetupError(f"The {channel} address must begin with https:// and contain no spaces.")
         if channel == "slack":
             return SlackWebhook(url=SecretStr(address))
         if channel == "webhook":
@@ -124,7 +125,7 @@ def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
             raise SetupError("A Discord address looks like https://discord.com/api/webhooks/NUMBER/TOKEN.")
         return DiscordWebhook(webhook_id=SecretStr(found[1]), webhook_token=SecretStr(found[2]))
     except ValidationError:
-        raise SetupError(f"The address of {channel} is not one.") from None  # the cause repeats it
+        raise SetupError(f"The {channel} address is invalid.") from None  # the cause repeats it
 
 
 def _automation(name: str, message: _Message, block: Block) -> AutomationCore:
@@ -152,14 +153,14 @@ def _automation(name: str, message: _Message, block: Block) -> AutomationCore:
     )
     return AutomationCore(
         name=name,
-        description=f"Sends a word where {message.event} happens. Made by `sora setup --notify`.",
+        description=f"Sends a message when {message.event} happens. Created by `sora setup --notify`.",
         trigger=EventTrigger(expect={message.event}, posture=Posture.Reactive, threshold=1),
         actions=[action],
     )
 
 
 async def _save(client: PrefectClient, wanted: AutomationCore) -> Outcome:
-    """Makes it, or brings it up to date. One that a person has switched off stays off."""
+    """Creates or updates it. One that a user has turned off stays off."""
     found = await client.read_automations_by_name(wanted.name)
     if not found:
         await client.create_automation(wanted)

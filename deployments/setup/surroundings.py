@@ -1,4 +1,4 @@
-"""What a doctor looks at beside a run's own needs: the Prefect server, the workers, what is deployed."""
+"""What `sora doctor` checks besides a run's own needs: the Prefect server, the workers, the deployments."""
 
 import json
 from typing import Any, Final
@@ -36,7 +36,7 @@ async def check_server() -> list[Finding]:
         detail = f"{client.api_url} answers, version {version}; this is {prefect_version}"
         server = Finding(name="prefect server", outcome="ok", detail=detail)
         if version.split(".")[:2] != prefect_version.split(".")[:2]:
-            server = Finding(name="prefect server", outcome="warning", detail=f"{detail}: use the same, to be sure")
+            server = Finding(name="prefect server", outcome="warning", detail=f"{detail}. Use the same version of both")
         worker = await _worker(client)
         seen = [await code_of_worker(client)] if worker.outcome == "ok" else []
         return [server, worker, *seen, await _deployments(client)]
@@ -53,13 +53,13 @@ async def _worker(client: PrefectClient) -> Finding:
         worker for worker in await client.read_workers_for_work_pool(POOL) if worker.status is WorkerStatus.ONLINE
     ]
     if not online:
-        detail = f"No worker is online in the pool {POOL!r}: deployed runs wait. Start one with: {start}"
+        detail = f"No worker is online in the pool {POOL!r}, so deployed runs wait. Start one with: {start}"
         return Finding(name="worker", outcome="warning", detail=detail)
     return Finding(name="worker", outcome="ok", detail=f"{len(online)} online in the pool {POOL!r}")
 
 
 async def code_of_worker(client: PrefectClient) -> Finding:
-    """Which code the last `check-setup` found on its worker: Prefect itself keeps nothing of a worker's code."""
+    """Which code the last `check-setup` found on its worker: Prefect itself knows nothing about a worker's code."""
     name, here = "worker's code", this_code()
     run = f"prefect deployment run {CHECK}"
     ended = await client.read_flow_runs(
@@ -83,16 +83,18 @@ async def code_of_worker(client: PrefectClient) -> Finding:
     )
     seen = code_in(found[0].data) if found else None
     if seen is None:
-        return Finding(name=name, outcome="warning", detail=f"not known: no check has run on a worker yet. Run: {run}")
+        return Finding(name=name, outcome="warning", detail=f"unknown: no check has run on a worker yet. Run: {run}")
     at = f"as {ended[0].name!r} of {ended[0].end_time:%Y-%m-%d %H:%M} UTC found"
     if seen != here:
-        detail = f"{seen}, {at}, and here it is {here}. Bring both to the same version, restart the worker, then: {run}"
+        detail = (
+            f"{seen}, {at}, but here it is {here}. Install the same version on both, restart the worker, then: {run}"
+        )
         return Finding(name=name, outcome="warning", detail=detail)
     return Finding(name=name, outcome="ok", detail=f"{seen} as here, {at}")
 
 
 def code_in(table: object) -> str | None:
-    """The code that the table of a `check-setup` names; None: it names none. Pure."""
+    """The code in the table of a `check-setup`; None: there is none. Pure."""
     try:
         rows: Any = json.loads(table) if isinstance(table, str) else table
         shown = next((str(row["detail"]) for row in rows if row["name"] == "code"), None)

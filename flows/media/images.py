@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import httpx
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from apixo.catalogue import ImageFormat
+from apixo.catalog import ImageFormat
 from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
 from flows.media.hosts import check_url, open_stream

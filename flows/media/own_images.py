@@ -16,7 +16,7 @@ import httpx
 from PIL import Image, ImageOps
 
 from apixo.addresses import stored_image
-from apixo.catalogue import ImageFormat, ImageLimits
+from apixo.catalog import ImageFormat, ImageLimits
 from blocks import VideoArchive
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectStore

@@ -23,7 +23,7 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from apixo.catalogue import Shape
+from apixo.catalog import Shape
 from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
 from flows.media.posters import MAX_POSTER_SIDE, Choice, display_size, jpeg, unit_seconds

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from apixo import VideoRequest
-from apixo.catalogue import find
+from apixo.catalog import find
 from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, Problem, State
 
@@ -163,9 +163,9 @@ def task_of_another_key(task_id: str, key: str) -> Problem:
 
 
 def unknown_model(request: VideoRequest) -> str | None:
-    """That nothing is known of a model, so that its request is sent unchecked; None: the catalogue has all of them."""
+    """That nothing is known of a model, so that its request is sent unchecked; None: the catalog has all of them."""
     unknown = ", ".join(model for model in request.models if find(model) is None)
-    return f"the catalogue does not have {unknown}: the request is sent as it is, unchecked" if unknown else None
+    return f"the catalog does not have {unknown}: the request is sent as it is, unchecked" if unknown else None
 
 
 def duplicate_sentence(key: str, first_key: str) -> str:

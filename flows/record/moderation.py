@@ -1,7 +1,7 @@
 """Whether a video with a verdict that may be mistaken is submitted once more by itself. All pure.
 
-Judgements on a finished video, and those of detectors, are sometimes mistaken, and may turn out otherwise for the next
-one. A judgement on the prompt or an image would be the same again. Every further submission is paid, so the API block
+Judgments on a finished video, and those of detectors, are sometimes mistaken, and may turn out otherwise for the next
+one. A judgment on the prompt or an image would be the same again. Every further submission is paid, so the API block
 says how many there are.
 """
 
@@ -33,7 +33,7 @@ def may_submit_again(generation: Generation, retries: int) -> bool:
 
 
 def used(generation: Generation) -> int:
-    """How many attempts were made for such a judgement."""
+    """How many attempts were made for such a judgment."""
     return sum(attempt.granted_by == GRANTED_BY for attempt in generation.attempts)
 
 

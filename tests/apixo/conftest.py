@@ -25,7 +25,7 @@ Connect = Callable[..., ApixoClient]
 
 @pytest.fixture(autouse=True)
 def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client honours the proxies of the environment; a developer's own must not decide these tests."""
+    """The client honors the proxies of the environment; a developer's own must not decide these tests."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

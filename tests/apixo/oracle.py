@@ -18,7 +18,7 @@ STATES: Final = frozenset({"pending", "processing", "success", "failed"})
 """In any case, and with blanks around."""
 NAMES: Final = ["code", "data", "message"]
 NO_NAMES: Final = ("null", "None", "undefined")
-"""What a broken serialiser makes of nothing is no task id."""
+"""What a broken serializer makes of a missing value is not a task id."""
 
 
 class Pairs(list[tuple[str, Any]]):

@@ -89,7 +89,7 @@ def test_the_proxy_of_an_address_that_is_sent_no_key(url: str, environ: dict[str
 
 
 def test_a_proxy_that_is_not_an_http_proxy_is_named_without_its_password() -> None:
-    with pytest.raises(ValueError, match=r"socks5 proxy.*api\.apixo\.ai into NO_PROXY") as raised:
+    with pytest.raises(ValueError, match=r"socks5 proxy.*api\.apixo\.ai to NO_PROXY") as raised:
         proxy_for(API, {"ALL_PROXY": "socks5://me:5ec7e7@proxy:1080"})
     assert "5ec7e7" not in str(raised.value)
 
@@ -126,5 +126,5 @@ def test_without_certificates_of_its_own_a_system_trusts_mozillas(
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_certificates_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"{name} names .*gone, which is not there"):
+    with pytest.raises(ValueError, match=rf"{name} is .*gone, which does not exist"):
         trust({name: str(tmp_path / "gone")})

@@ -201,17 +201,17 @@ def test_the_addresses_of_a_result_are_found_wherever_they_stand(
     found = status(200, data(state="success", **fields))
     assert isinstance(found, Succeeded)
     assert found.result_urls == urls
-    remark = f"The result of task task_1 stood in {where!r}, not in resultJson.resultUrls."
+    remark = f"The result of task task_1 was in {where!r}, not in resultJson.resultUrls."
     assert found.remarks == (() if where == DOCUMENTED else (remark,))
 
 
 def test_a_state_that_is_believed_is_quoted() -> None:
-    quoted = "APIXO calls task task_1 '%s', a state that its documentation does not know."
+    quoted = "APIXO reports task task_1 as '%s', an undocumented state."
     assert status(200, data(state="Completed!", resultJson=RESULT)).remarks == (
-        f"{quoted % 'Completed!'} A result came with it, so it is taken for a success.",
+        f"{quoted % 'Completed!'} It came with a result, so it counts as a success.",
     )
     assert status(200, data(state="fail", failCode="500")).remarks == (
-        f"{quoted % 'fail'} A failCode came with it, so it is taken for a failure.",
+        f"{quoted % 'fail'} It came with a failCode, so it counts as a failure.",
     )
     assert "5ec7e7" not in str(status(200, data(state=URL, resultJson=RESULT)).remarks)
 

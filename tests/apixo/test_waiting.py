@@ -112,7 +112,7 @@ async def test_whatever_is_no_end_is_waited_out(answer: Status | Exception) -> N
     assert await world.wait() is DONE
     assert len(world.asked_at) == 6
     assert {last for last, _ in world.reports} == {
-        "state 'queued_v2', which APIXO's documentation does not know" if answer is UNKNOWN else str(answer)
+        "state 'queued_v2', which APIXO does not document" if answer is UNKNOWN else str(answer)
     }
 
 
@@ -144,7 +144,7 @@ async def test_a_retry_after_beyond_the_deadline_is_cut_to_it() -> None:
 
 async def test_the_deadline_says_what_came_last_and_what_to_do() -> None:
     world = World([PENDING, UNKNOWN])
-    with pytest.raises(DeadlineError, match=r"task_1.*200 s.*'queued_v2'.*ask again later") as raised:
+    with pytest.raises(DeadlineError, match=r"task_1.*200 s.*'queued_v2'.*poll again later") as raised:
         await world.wait(deadline_seconds=200)
     assert raised.value.task_id == "task_1"
     assert world.asked_at == [180, 190, 200]

@@ -81,7 +81,7 @@ SUBMIT: Final = (
     rejected("400 \"MODEL_UNAVAILABLE\"", DOCUMENTED, fault("submit", "http_400_model"), advice="no such model"),
     rejected("401", DOCUMENTED, fault("submit", "http_401"), advice="Check the API key in the Secret block"),
     rejected("402", DOCUMENTED, fault("submit", "http_402"), advice="Top it up"),
-    rejected("403", DOCUMENTED, fault("submit", "http_403"), advice="Check what this API key may use"),
+    rejected("403", DOCUMENTED, fault("submit", "http_403"), advice="lacks another permission"),
     rejected("404", DOCUMENTED, fault("submit", "http_404"), advice="no such model"),
     rejected(
         "403 about the content", DOCUMENTED, fault("submit", "http_403_content"), advice="Change the prompt or the"
@@ -97,11 +97,11 @@ SUBMIT: Final = (
     rejected("404 without data", DOCUMENTED, fault("submit", "http_404_no_data"), advice="no such model"),
     rejected("200 with code 401", DOCUMENTED, fault("submit", "code_401_body"), advice="Check the API key"),
     rejected("200 with code 402", DOCUMENTED, fault("submit", "code_402_body"), advice="Top it up"),
-    rejected("200 with code 403", DOCUMENTED, fault("submit", "code_403_body"), advice="Check what this API key may"),
+    rejected("200 with code 403", DOCUMENTED, fault("submit", "code_403_body"), advice="lacks another permission"),
     rejected("200 with code 404", DOCUMENTED, fault("submit", "code_404_body"), advice="no such model"),
     rejected(
         "402 with code 403", "Both are documented rejections.", fault("submit", "http_402_code_403"),
-        advice="Check what this API key may use",
+        advice="lacks another permission",
     ),
     unconfirmed("400 with code 200", 0, WORSE, fault("submit", "http_400_code_200")),
     unconfirmed("400 with code 500", 0, WORSE, fault("submit", "http_400_code_500")),
@@ -252,7 +252,7 @@ STATUS: Final = (
     *(fails_for_good(code, CONTENT) for code in (
         "NSFW_DETECTED", "NSFW", "SensitiveContent", "SensitiveContentDetected", "ProhibitedContentDetected",
     )),
-    fails_for_good("InputImageSensitiveContentDetected", CONTENT, says="It is about the image.*use a new key"),
+    fails_for_good("InputImageSensitiveContentDetected", CONTENT, says="This concerns the image.*use a new key"),
     fails_for_good(
         "InputOutputSensitiveContentDetected", CONTENT, says="It is about the input or the video.*use a new key"
     ),
@@ -260,27 +260,27 @@ STATUS: Final = (
         "ContentViolation", "nsfw_detected", "SENSITIVE_CONTENT_DETECTED", "prohibitedContentDetected",
     )),
     *(
-        fails_for_good(code, INPUT, says=f"It is about {part}.*use a new key")
+        fails_for_good(code, INPUT, says=f"This concerns {part}.*use a new key")
         for code, part in (
             ("PROMPT_TOO_LONG", "the prompt"), ("PromptLengthExceeded", "the prompt"), ("INVALID_PROMPT", "the prompt"),
             ("IMAGE_TOO_LARGE", "the image"), ("UNSUPPORTED_FORMAT", "the image"),
         )
     ),
     *(
-        fails_for_good(code, SPELLED, says=f"It is about {part}.*use a new key")
+        fails_for_good(code, SPELLED, says=f"This concerns {part}.*use a new key")
         for code, part in (("InvalidPrompt", "the prompt"), ("INVALID_IMAGEURL", "the image"))
     ),
     fails(
         "IMAGE_DOWNLOAD_FAILED", "The image may be reachable later.",
-        says="It is about the image. Make sure that the image is reachable",
+        says="This concerns the image. Make sure that the image is reachable",
     ),
     fails("imageDownloadFailed", SPELLED, says="Make sure that the image is reachable"),
     *(
-        fails(code, PROVIDER, says="The trouble is the provider's own")
+        fails(code, PROVIDER, says="The error is on the provider's side")
         for code in ("PROCESSING_TIMEOUT", "MODEL_UNAVAILABLE", "GENERATION_FAILED")
     ),
     *(
-        fails(code, SPELLED, says="The trouble is the provider's own")
+        fails(code, SPELLED, says="The error is on the provider's side")
         for code in ("ProcessingTimeout", "generationFailed")
     ),
     fails("INSUFFICIENT_CREDITS", "Nothing succeeds until the account is topped up.", says="Top up the APIXO account"),

@@ -35,7 +35,7 @@ ADVICE: Final = {
     ),
     Outcome.FAILED: r"run `sora resolve {key} --resubmit{options}`, or rerun",
     Outcome.FAILED_FOR_GOOD: r"use a new key",
-    Outcome.DEADLINE: r"{key}: Task {task_id} .* ask again later\..* the same key, which pays nothing",
+    Outcome.DEADLINE: r"{key}: Task {task_id} .* poll again later\..* the same key, which pays nothing",
     Outcome.KEY_REJECTED: r"Check the API key in the Secret block",
 }
 """What the error tells the user to do, if that does not depend on the fault."""

@@ -29,7 +29,7 @@ class Case(BaseModel, frozen=True):
         videos: how many at once.
         video: which video the provider serves, by its name in the results.
         mode: whether the provider is polled, or calls back. Only `ours` can be called.
-        speed: how many times faster than life the sandbox is.
+        speed: how many times faster than real time the sandbox is.
         initial_wait_seconds, poll_interval_seconds: of all clients that ask.
         submissions_per_second: of all clients that submit.
         server: which Prefect server.

@@ -44,7 +44,7 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"base_url": "https://api.apixo.ai/?"}, ["base_url", "query"]),
     ({"base_url": "https://api.apixo.ai/#"}, ["base_url", "fragment"]),
     ({"base_url": "https://api.apixo.ai#x"}, ["base_url", "fragment"]),
-    ({"base_url": "http://api.apixo.ai"}, ["base_url", "https://", "clear", "loopback"]),
+    ({"base_url": "http://api.apixo.ai"}, ["base_url", "https://", "plain text", "loopback"]),
     ({"base_url": "http://10.0.0.1"}, ["base_url", "loopback"]),
     ({"base_url": "http://127.0.0.1.example.com"}, ["base_url", "loopback"]),
     ({"base_url": "http://localhost.example.com"}, ["base_url", "loopback"]),

@@ -47,7 +47,7 @@ async def test_a_lifecycle_rule_that_takes_the_ledger_away_is_refused(
     own_admin.set_bucket_lifecycle(
         own_store.bucket, LifecycleConfig([expires("incoming/", rule_id="ok"), expires(prefix)])
     )
-    with pytest.raises(StoreUnfitError, match=r"lifecycle rule.*tidy \(deletes .*paid again.*Limit the rule"):
+    with pytest.raises(StoreUnfitError, match=r"lifecycle rule.*tidy \(deletes .*paid for again.*Limit the rule"):
         await ensure_ready(own_store, thorough=True)
 
 
@@ -130,7 +130,7 @@ async def test_a_bucket_with_an_object_lock_and_retention_works_and_is_noted(
     own_admin.set_object_lock_config(own_archive.bucket, ObjectLockConfig(COMPLIANCE, 1, DAYS))
     store = own_open(own_archive)
     assert await problems(store) == []
-    assert (await store.settings()).notes()[0] == "retention COMPLIANCE for 1 days: no version can be deleted before"
+    assert (await store.settings()).notes()[0] == "retention COMPLIANCE for 1 days: no version can be deleted earlier"
 
 
 def test_no_retention_is_none() -> None:

@@ -106,7 +106,7 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         ["key service"],
     ),
     (answered(GenericError, "405 Method Not Allowed", ""), StoreRefusedError, "", ["POST"]),
-    (ET.ParseError("no element found"), StoreUnavailableError, "", ["not of S3"]),
+    (ET.ParseError("no element found"), StoreUnavailableError, "", ["not S3's"]),
     (answered(AlreadyExistsError, "304 Not Modified", ""), StoreRefusedError, "", ["HTTP 304"]),
     (
         answered(AlreadyExistsError, "409 Conflict", body("InvalidBucketState")),
@@ -143,7 +143,7 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         answered(GenericError, "507 -", body("XMinioStorageFull")),
         StoreRefusedError,
         "XMinioStorageFull",
-        ["give it room"],
+        ["free some space"],
     ),
     (
         answered(GenericError, "400 Bad Request", body("InvalidRequest")),

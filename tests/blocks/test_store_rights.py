@@ -69,7 +69,7 @@ async def test_a_right_that_is_missing_is_named(
     assert await reader.get("a") is not None
     for call in (reader.put("a", b""), reader.put_if("b", b"", etag=None), reader.remove("a"), reader.names("")):
         with pytest.raises(
-            StoreRefusedError, match=rf"AccessDenied.*no right to it in bucket {own_store.bucket}"
+            StoreRefusedError, match=rf"AccessDenied.*no permission for this in bucket {own_store.bucket}"
         ) as no:
             await call
         assert "51gned" not in str(no.value)

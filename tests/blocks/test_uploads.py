@@ -225,7 +225,7 @@ async def test_a_store_that_takes_a_file_drop_by_drop_is_given_up(
             await asyncio.sleep(0.05)
 
     async with listening(sip) as endpoint:
-        with pytest.raises(StoreUnavailableError, match="bytes a second"):
+        with pytest.raises(StoreUnavailableError, match="bytes per second"):
             await own_open(archive(endpoint)).create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
     assert 0 < taken < ONE_REQUEST_BYTES
 

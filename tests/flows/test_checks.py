@@ -1,6 +1,7 @@
 """What is found before a video is paid for, and what a person is to do about it."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import flows.checks
 from apixo.constants import BASE_URL
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
+from blocks.prices import Price
 from deployments.sandbox import SandboxServer
 from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
-from flows.checks import Finding, check_result_route, check_space, this_code
+from flows.checks import Finding, check_prices, check_result_route, check_space, this_code
 from flows.media.hosts import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -50,7 +52,7 @@ async def test_a_good_setup_has_nothing_to_put_right_and_pays_nothing(
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("a wrong key", {"api_key": Secret(value="nobody")}, {}, "api", "API key"),
     ("an API that is down", {"base_url": f"http://127.0.0.1:{closed_port()}"}, {}, "api", "No connection"),
-    ("no bucket", {}, {"bucket": "never-made"}, "archive", "There is no bucket never-made. Make it with `sora setup`"),
+    ("no bucket", {}, {"bucket": "never-made"}, "archive", "There is no bucket never-made. Create it with"),
     ("wrong keys", {}, {"access_key": "nobody"}, "archive", "does not know the access key"),
     ("a store that is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
     ("TLS to a store without", {}, {"secure": True}, "archive", "object store"),
@@ -78,6 +80,21 @@ async def test_what_is_wrong_is_named_with_its_remedy_beside_what_is_right(
     assert others <= ({"result route"} if "base_url" in api_fields else set())
     with pytest.raises(SetupCheckError, match=re.escape(words)):
         await check_setup(stored.name, stored.name)
+
+
+@pytest.mark.parametrize(
+    ("model", "meant"), [("sora2", "sora-2"), ("Kling-2-6", "kling-2-6"), ("sora-2", None), ("our-own-model", None)]
+)
+async def test_a_price_whose_model_is_probably_misspelled_is_a_warning(
+    api: ApixoApi, archive: VideoArchive, prefect_server: object, model: str, meant: str | None
+) -> None:
+    priced = api.model_copy(update={"prices": {model: Price(per_video=Decimal(1))}})
+    words = f"prices names {model!r}, which is not in the catalog; did you mean {meant}?"
+    wanted = [Finding(name="prices", outcome="warning", detail=words)] if meant else []
+    assert check_prices(priced) == wanted
+    if model == "sora2":
+        stored = await store_blocks(priced, archive)
+        assert wanted[0] in await flows.checks.check_setup(stored.name, stored.name)
 
 
 async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None:

@@ -59,7 +59,7 @@ async def test_a_company_network_is_named_thing_by_thing_and_a_video_comes_throu
         found = await wrong(stored.name)
         assert set(found) == {"archive"}
         assert "compresses" in found["archive"][0]
-        assert "switch that off for the store" in found["archive"][0]
+        assert "turn that off for the store" in found["archive"][0]
 
         company.compresses = False
         found = await wrong(stored.name)

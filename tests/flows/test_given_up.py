@@ -100,7 +100,7 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
         set_clock(resources, now() + kept + timedelta(hours=hours))
         (found,) = await collect(None, resources)
         assert found.what == what
-    assert "is given up (no result: it was finished 16 days ago" in found.note
+    assert "was given up (no result: it was finished 16 days ago" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
     assert [event.event for event in sent.all()].count("sora.generation.failed") == 1
     asked = len(sandbox.record.all())

@@ -1,4 +1,4 @@
-"""Judgements on a finished video: submitted again as often as allowed, each time as an attempt of its own."""
+"""Judgments on a finished video: submitted again as often as allowed, each time as an attempt of its own."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -19,7 +19,7 @@ REFUSED_REQUESTS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x", "mode": "image-to-video"}, "image-to-video.*image_urls"),
     (
         {"prompt": "x", "mode": "text-to-video", "image_urls": ["https://example.com/a.jpg"]},
-        "text-to-video.*no image_urls",
+        "text-to-video.*does not support image_urls",
     ),
     ({"prompt": "x", "seed": 7}, "seed.*[Ee]xtra"),
     ({"prompt": "x", "image_urls": ["file:///etc/passwd"]}, "image_urls.*http"),

@@ -233,8 +233,8 @@ async def test_a_page_in_place_of_the_video_keeps_the_generation_open(
     ("kind", "remark"),
     [
         ("success_upper", ""),
-        ("success_completed", "calls task {} 'completed', a state that its documentation does not know"),
-        ("result_json_elsewhere", "The result of task {} stood in 'videos.url', not in resultJson.resultUrls."),
+        ("success_completed", "reports task {} as 'completed', an undocumented state"),
+        ("result_json_elsewhere", "The result of task {} was in 'videos.url', not in resultJson.resultUrls."),
     ],
 )
 async def test_a_result_is_archived_whatever_is_odd_around_it_and_that_is_logged(

@@ -54,4 +54,4 @@ class Line:
 
 def cut() -> StoreUnavailableError:
     """The connection breaks."""
-    return StoreUnavailableError("The object store gave no answer (cut).")
+    return StoreUnavailableError("The object store did not answer (cut).")

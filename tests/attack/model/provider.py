@@ -157,7 +157,7 @@ class SimulatedClient(ApixoClient):
             case Answer.SERVER_ERROR:
                 raise ServerError("APIXO answered HTTP 500, code none.", code=500)
         if task is None or answer is Answer.ACCEPTED_REPLY_LOST:
-            raise NoReplyError("The provider gave no whole reply after the request was sent.")
+            raise NoReplyError("The provider did not send a complete reply to the request.")
         return task.task_id
 
     async def status_once(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:

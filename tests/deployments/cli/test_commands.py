@@ -24,7 +24,7 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(sora: Sora, blocks: list[s
     assert {"worker", "deployments"} < set(lines)  # other tests share this server: they may have started a worker
     ill = sora("doctor", "--json", "--api", "nowhere", *blocks[2:])
     assert ill.code == 1
-    assert "1 thing to put right" in ill.err
+    assert "1 problem to fix" in ill.err
     (wrong,) = [item for item in json.loads(ill.out) if item["outcome"] == "error"]
     assert wrong["name"] == "block apixo-api/nowhere"
     assert sandbox.record.submits() == []
@@ -90,7 +90,7 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     stored.archive.client().remove_object(stored.archive.bucket, video["name"])
     for option in ("--link", "--save=again.mp4"):
         gone = one_line(sora("show", key, "--archive", stored.name, option), 1)
-        assert f"{video['name']} is not in the bucket {stored.archive.bucket} any more" in gone
+        assert f"{video['name']} is no longer in the bucket {stored.archive.bucket}" in gone
     assert not (sora.folder / "again.mp4").exists()
 
     price = one_line(sora("generate", "Another prompt", "--key", key, *blocks), 1)
@@ -124,7 +124,7 @@ def test_submitting_without_waiting_and_going_on_later(
     assert "submitted" in sent.out
     assert f"Submitted as task {paid.task_id}" in sent.err
     early = one_line(sora("show", key, "--archive", stored.name, "--link"), 1)
-    assert "no video to see yet" in early
+    assert "there is no video yet" in early
     done = sora(*order)
     assert done.code == 0, done.err
     assert "archived" in done.out

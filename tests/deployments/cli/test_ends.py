@@ -20,8 +20,8 @@ ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
 
 
 REFUSED = (
-    "✗ The Prefect server refused the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) to "
-    "what it expects."
+    "✗ The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) "
+    "to what it expects."
 )
 
 
@@ -48,7 +48,7 @@ def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
     stopped = sora.end(process)
     assert stopped.code == 130, stopped.all
     assert "Traceback" not in stopped.all
-    assert f"run the same command with --key {key} to go on" in stopped.err
+    assert f"run the same command with --key {key} to continue" in stopped.err
     sandbox.faults.clear()
     done = sora(*order)
     assert done.code == 0, done.err
@@ -94,8 +94,8 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
             [
                 (
                     "✗ Prefect's client cannot read the environment's proxies, or PREFECT_API_URL (Invalid port: "
-                    "':1'). In NO_PROXY it takes no IPv6 networks such as ::1/128 and no brackets as in [::1]: take "
-                    "them out. This program reaches ::1 directly without them."
+                    "':1'). It does not support IPv6 networks such as ::1/128 or brackets as in [::1] in NO_PROXY: "
+                    "remove them. This program reaches ::1 directly without them."
                 )
             ],
         ),

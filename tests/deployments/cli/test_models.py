@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from apixo import catalogue
+from apixo import catalog
 from deployments.sandbox import Fault, SandboxServer
 from tests.deployments.cli.sora import Sora
 from tests.flows.conftest import StoredBlocks
@@ -18,10 +18,10 @@ def alone(tmp_path: Path) -> Sora:
     return Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home")}, [])
 
 
-def test_the_catalogue_is_shown_without_a_server(alone: Sora) -> None:
+def test_the_catalog_is_shown_without_a_server(alone: Sora) -> None:
     listed = alone("models")
     assert listed.code == 0, listed.err
-    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == list(catalogue.models())
+    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == list(catalog.models())
     one = alone("models", "kling-2-6")
     assert one.code == 0, one.err
     for words in ("image-to-video: 1 to 2 images", "1 to 1,000 characters", "5 or 10 s; 5 s by default", "required"):
@@ -32,12 +32,14 @@ def test_the_catalogue_is_shown_without_a_server(alone: Sora) -> None:
     hailuo = alone("models", "hailuo-2-3").out
     assert "JPEG or PNG, up to 20 MB, each side at least 301 pixels" in hailuo
     assert "pro-image-to-video: one image, 5 s" in hailuo
+    assert "remove_watermark: boolean; true by default" in alone("models", "sora-2").out
+    assert "remove_watermark" not in veo
     unknown = alone("models", "sora-9")
     assert unknown.code == 1
     assert "does not have 'sora-9'" in unknown.err
 
 
-def test_a_catalogue_of_ones_own_is_shown_or_said_to_be_broken(alone: Sora, tmp_path: Path) -> None:
+def test_a_catalog_of_ones_own_is_shown_or_said_to_be_broken(alone: Sora, tmp_path: Path) -> None:
     file = tmp_path / "models.json"
     file.write_text('{"future-1": {"source": "Our contract.", "modes": {"text": {"images": [0, null]}}}}')
     alone.environment["SORA_MODELS"] = str(file)
@@ -47,7 +49,7 @@ def test_a_catalogue_of_ones_own_is_shown_or_said_to_be_broken(alone: Sora, tmp_
     file.write_text("{")
     broken = alone("models")
     assert broken.code == 1
-    assert "SORA_MODELS names a catalogue that cannot be used" in broken.err
+    assert "SORA_MODELS points to an invalid catalog" in broken.err
 
 
 def test_a_video_of_another_model_from_the_dry_run_to_the_list(
@@ -81,7 +83,7 @@ def test_who_asks_for_a_model_that_nobody_knows_is_told_that_it_is_unchecked(
     flags: list[str], sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
     said = sora("generate", "Dunes", "--model", "future-9", "-o", "foo=1", "--key", key, *flags, *blocks)
-    assert "the catalogue does not have future-9: the request is sent as it is, unchecked" in said.err
+    assert "the catalog does not have future-9: the request is sent as it is, unchecked" in said.err
     assert [json.loads(post.body)["input"]["foo"] for post in sandbox.record.submits()] == ([] if flags else [1])
 
 

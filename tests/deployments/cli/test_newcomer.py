@@ -36,8 +36,8 @@ def test_waiting_says_on_a_pipe_what_it_waits_for_and_when_it_asks_next(
     made = sora("generate", "A red kite", "--key", key, *blocks)
     assert made.code == 0, made.err
     waited = [line.split("wait: ")[1] for line in made.err.splitlines() if " wait: " in line]
-    assert waited[0] == "waiting, next question in 0 s"
-    assert re.fullmatch(r"state .*, next question in \d+ s", waited[1])
+    assert waited[0] == "waiting, next poll in 0 s"
+    assert re.fullmatch(r"state .*, next poll in \d+ s", waited[1])
     assert waited[-1] == "finished"
     assert len(waited) < 6  # a line a state, not one a question
 

@@ -27,7 +27,7 @@ def test_the_commands_explain_themselves_without_a_server(tmp_path: Path) -> Non
     assert not (tmp_path / "home").exists()
     one = alone("generate", "--help")
     assert one.code == 0, one.err
-    assert "Run it again with the same --key after anything went wrong" in " ".join(one.out.split())
+    assert "If anything goes wrong, run it again with the same --key" in " ".join(one.out.split())
     assert alone().code != 1  # no command at all shows the help as well
 
 
@@ -82,7 +82,7 @@ def test_without_a_server_it_says_how_to_get_one(sora: Sora, sandbox: SandboxSer
     none = sora.start("generate", "x", PREFECT_API_URL="", PREFECT_HOME=str(sora.folder / "empty"))
     setting_up = sora.start("setup", PREFECT_API_URL="http://127.0.0.1:9/api", APIXO_API_KEY="k")
     assert "The Prefect server does not answer" in one_line(sora.end(absent), 1)
-    assert re.search("no Prefect server.*sora up.*PREFECT_API_URL", one_line(sora.end(none), 1))
+    assert re.search("No Prefect server.*sora up.*PREFECT_API_URL", one_line(sora.end(none), 1))
     assert "The Prefect server does not answer" in one_line(sora.end(setting_up), 1)
     assert sandbox.record.all() == []
 
@@ -122,5 +122,5 @@ def test_a_made_up_key_is_a_key(prompt: str) -> None:
     assert made_up_key(prompt) != key
 
 
-def test_a_made_up_key_can_be_recognised() -> None:
+def test_a_made_up_key_can_be_recognized() -> None:
     assert made_up_key("A red kite, over DUNES!").startswith("a-red-kite-over-dunes-20")

@@ -25,11 +25,11 @@ def failed(code: str) -> Generation:
 @pytest.mark.parametrize(
     ("found", "answers", "asked", "decided"),
     [
-        (failed(NO_RESULT), "y\n", ["under way"], "t1"),  # its own task is taken up again
-        (failed(NO_RESULT), "n\ny\n", ["under way", "another try"], "None"),  # it is paid for once more
+        (failed(NO_RESULT), "y\n", ["in progress"], "t1"),  # its own task is taken up again
+        (failed(NO_RESULT), "n\ny\n", ["in progress", "another try"], "None"),  # it is paid for once more
         (failed("ODD"), "y\n", ["another try"], "None"),
-        (failed(NO_RESULT), "n\nn\n", ["under way", "another try"], "Aborted."),
-        (failed("CONTENT_VIOLATION"), "", [], "change it, and give it a new key"),
+        (failed(NO_RESULT), "n\nn\n", ["in progress", "another try"], "Aborted."),
+        (failed("CONTENT_VIOLATION"), "", [], "change it, and use a new key"),
         (submitted(claim_of("kite")), "", [], "kite is submitted: there is nothing to resolve"),
     ],
 )

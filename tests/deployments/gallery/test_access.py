@@ -36,7 +36,7 @@ async def test_a_login_opens_the_gallery_until_the_logout(open_gallery: OpenGall
         out = await gallery.client.post("/logout")
     assert (closed.status_code, wrong.status_code, right.status_code, inside.status_code) == (401, 401, 303, 200)
     assert "Log in" in closed.text
-    assert "That is not the password." in wrong.text
+    assert "Wrong password." in wrong.text
     assert (right.headers["location"], out.headers["location"]) == ("/", "/")
     for word in ("HttpOnly", "SameSite=lax", "Secure", "Path=/"):
         assert word in cookie

@@ -157,8 +157,8 @@ def test_the_log_is_private_and_the_one_before_is_kept(tmp_path: Path) -> None:
 
 
 def test_environment_and_folder_are_the_given_ones(tmp_path: Path) -> None:
-    environment = {"PATH": os.environ["PATH"], "COLOUR": "blue"}
-    command = ["sh", "-c", "echo $COLOUR $HOME; pwd"]
+    environment = {"PATH": os.environ["PATH"], "COLOR": "blue"}
+    command = ["sh", "-c", "echo $COLOR $HOME; pwd"]
     process = ManagedProcess(command, name="x", log_path=tmp_path / "x.log", environment=environment, cwd=tmp_path)
     assert eventually(lambda: not process.is_alive())
     assert process.log_tail().split() == ["blue", str(tmp_path.resolve())]
@@ -168,7 +168,7 @@ def test_a_dying_child_is_reported_at_once_with_the_end_of_its_log(tmp_path: Pat
     command = ["sh", "-c", "for i in $(seq 100); do echo line $i; done; echo 'bind: address already in use'; exit 3"]
     process = ManagedProcess(command, name="The thing", log_path=tmp_path / "x.log")
     began = time.monotonic()
-    with pytest.raises(ProcessError, match="The thing ended while starting") as caught:
+    with pytest.raises(ProcessError, match="The thing exited while starting") as caught:
         wait_until_ready(lambda: False, process=process, timeout_seconds=120)
     assert time.monotonic() - began < 60
     assert "exit code 3" in str(caught.value)
@@ -186,7 +186,7 @@ def test_a_missing_program_is_reported_by_name(tmp_path: Path) -> None:
 def test_an_answer_of_a_stranger_does_not_make_a_dead_child_ready(tmp_path: Path) -> None:
     process = ManagedProcess(["false"], name="x", log_path=tmp_path / "x.log")
     assert eventually(lambda: not process.is_alive())
-    with pytest.raises(ProcessError, match="ended while starting"):
+    with pytest.raises(ProcessError, match="exited while starting"):
         wait_until_ready(lambda: True, process=process, timeout_seconds=60)
 
 
@@ -204,7 +204,7 @@ def test_a_server_is_ready_or_stopped(tmp_path: Path, says: bool) -> None:
         with server.ready().process:
             assert process.is_alive()
     else:
-        with pytest.raises(ProcessError, match="a child runs"):
+        with pytest.raises(ProcessError, match="a child is running"):
             server.ready()
     assert not process.is_alive()
 

@@ -72,7 +72,7 @@ def seen_by(server: Server) -> str:
 def test_services_start_in_parallel_and_stop_in_reverse_order(tmp_path: Path) -> None:
     said: list[str] = []
     with LocalStack(tmp_path, services=[tiny(name, tmp_path, pause=4) for name in "abcd"], say=said.append) as stack:
-        assert any("Everything runs" in line for line in said)
+        assert any("Everything is running" in line for line in said)
         took = float(said[-1].split("after ")[1].split(" s")[0])
         assert took < 16  # one after the other: 16 s at least
         processes = [server.process for server in stack.servers.values()]
@@ -183,7 +183,7 @@ def test_two_stacks_that_start_at_once_do_not_take_one_port_before_anybody_liste
 def test_waiting_ends_when_a_service_dies(tmp_path: Path) -> None:
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
         stack.servers["a"].process.kill()
-        with pytest.raises(ProcessError, match="a has ended by itself"):
+        with pytest.raises(ProcessError, match="a exited unexpectedly"):
             stack.wait()
 
 
@@ -215,7 +215,7 @@ with LocalStack(folder, services=services, say=lambda line: print(line, flush=Tr
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("when", ["running", "starting"])
 def test_no_signal_leaves_a_child_behind(tmp_path: Path, number: signal.Signals, when: str) -> None:
-    pause, awaited = ("0", "Everything runs") if when == "running" else ("600", "Ready")
+    pause, awaited = ("0", "Everything is running") if when == "running" else ("600", "Ready")
     command = [sys.executable, "-c", PARENT, str(tmp_path), str(Path(__file__).parent), pause]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

@@ -264,11 +264,11 @@ def test_a_signal_ends_a_build_at_once(
         assert until in builder.stdout.readline()
         return builder
 
-    builders = [build("building it with Go")]
+    builders = [build("Building it with Go")]
     while not calls.exists():
         time.sleep(0.01)
     if phase == "waiting":
-        builders.append(build("waiting for it"))
+        builders.append(build("Waiting for it"))
         time.sleep(0.2)
     for builder in reversed(builders):
         builder.send_signal(number)

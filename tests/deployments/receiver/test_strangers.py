@@ -153,7 +153,9 @@ async def test_whoever_looks_whether_the_address_is_there_gets_a_plain_answer(
     for path in (receiver.path(key), f"/apixo/{key}/{TOKEN}"):
         answer = await receiver.send(post(path, method=method))
         assert (answer.status, answer.headers["allow"]) == (405, "post")  # the helper lowers it
-        assert (answer.body == b"This address takes callbacks of APIXO, by POST. It is there.\n") is (method == "GET")
+        assert (answer.body == b"This URL accepts APIXO callbacks by POST. The receiver is running.\n") is (
+            method == "GET"
+        )
     assert sandbox.record.all() == []
 
 
@@ -256,4 +258,4 @@ async def test_tokens_that_do_not_fit_are_reported_once_a_minute(
     """A secret that was changed would otherwise go unnoticed. A flood must not fill the disk."""
     for _ in range(20):
         await receiver.send(post(f"/apixo/{key}/{TOKEN}"))
-    assert caplog.text.count("token that does not fit") == 1
+    assert caplog.text.count("with an invalid token") == 1

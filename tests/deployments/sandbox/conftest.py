@@ -1,4 +1,4 @@
-"""A sandbox that runs several hundred times faster than life, and a caller with the right key."""
+"""A sandbox that runs several hundred times faster than real time, and a caller with the right key."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ async def test_secrets_are_in_no_document_no_log_and_no_output(
 
 BAD_VALUES = [
     ("APIXO_BASE_URL", "http://api.example.com", "base_url", "must start with https://"),
-    ("APIXO_BASE_URL", "api.example.com", "base_url", "whole address"),
+    ("APIXO_BASE_URL", "api.example.com", "base_url", "complete URL"),
     ("APIXO_DEADLINE_SECONDS", "soon", "deadline_seconds", "valid number"),
     ("APIXO_DEADLINE_SECONDS", "0", "deadline_seconds", "greater than 0"),
     ("APIXO_SUBMIT_TIMEOUT_SECONDS", "inf", "submit_timeout_seconds", "finite number"),

@@ -87,9 +87,13 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
     got = {item["event"]: item for item in hook.received}
     for event, subject, text in (
         ("sora.generation.failed", "A video failed: kite", "APIXO says CONTENT_VIOLATION."),
-        ("sora.generation.unconfirmed", "Paid or not? kite needs a person", "the deployment resolve-video"),
+        (
+            "sora.generation.unconfirmed",
+            "Payment unclear: kite needs a manual decision",
+            "the deployment resolve-video",
+        ),
         ("sora.generation.expiring", "A paid video is not archived yet: kite", "APIXO deletes its result"),
-        ("sora.provider.blocked", "APIXO takes no more videos", "The batch spring stopped: The balance is too low."),
+        ("sora.provider.blocked", "APIXO rejects further videos", "The batch spring stopped: The balance is too low."),
         ("sora.budget.low", "80 % of the budget of 2026-11 is spent", "41.20 of 50 USD"),
     ):
         assert got[event]["subject"] == subject

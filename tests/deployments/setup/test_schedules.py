@@ -86,7 +86,7 @@ async def test_a_server_has_them_as_before(prefect_server: PrefectServer) -> Non
         kept = await keep_schedules(client, made, before, {"daily"})
         now = {found.slug: found for found in await client.read_deployment_schedules(made)}
     assert sorted(kept) == [
-        ("daily", "stays on"), ("made by a person", "kept"), ("no longer in prefect.yaml", "removed"),
+        ("created by a user", "kept"), ("daily", "stays on"), ("no longer in prefect.yaml", "removed"),
     ]  # fmt: skip
     assert {slug: found.active for slug, found in now.items()} == {"daily": True, None: True}
     theirs = now[None].schedule

@@ -56,7 +56,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"aspect_ratio": "1:1"}, ["aspect_ratio: must be landscape or portrait with sora-2"]),
     ({"mode": "video"}, ["mode: must be text-to-video or image-to-video"]),
     ({"mode": "image-to-video"}, ["mode: 'image-to-video' needs at least one URL in image_urls"]),
-    ({"mode": "text-to-video", "image_urls": [IMAGE]}, ["mode: 'text-to-video' takes no image_urls"]),
+    ({"mode": "text-to-video", "image_urls": [IMAGE]}, ["mode: 'text-to-video' does not support image_urls"]),
     ({"remove_watermark": "checked"}, ["remove_watermark: must be true or false"]),
     ({"remove_watermark": 1}, ["remove_watermark: must be true or false"]),
     ({"image_urls": 4}, ["image_urls: must be public"]),

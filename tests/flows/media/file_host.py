@@ -28,7 +28,7 @@ class Host:
     etag: str | None = ETAG
     status: int = 200
     cuts: list[int] = field(default_factory=list)
-    honours_range: bool = True
+    honors_range: bool = True
     says_length: bool = True
     content_range: Callable[[int, int], str] = lambda start, size: f"bytes {start}-{size - 1}/{size}"
     extra: str = ""
@@ -61,7 +61,7 @@ class Host:
 
     async def send(self, request: dict[str, str], writer: asyncio.StreamWriter) -> None:
         start, status, size = 0, self.status, len(self.body)
-        if self.honours_range and request.get("if-range") in {None, self.etag} and "range" in request:
+        if self.honors_range and request.get("if-range") in {None, self.etag} and "range" in request:
             start = int(request["range"].removeprefix("bytes=").removesuffix("-"))
             status = 206 if start < size else 416
         body = self.body[start:] if status in {200, 206} else b""

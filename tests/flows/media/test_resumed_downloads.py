@@ -44,15 +44,15 @@ async def test_a_cut_download_says_what_came_and_is_resumed(host: Host, path: Pa
     body=st.binary(min_size=1, max_size=3000),
     cuts=st.lists(st.integers(0, 3000), max_size=5),
     etag=st.sampled_from([ETAG, 'W/"v1"', None]),
-    honours_range=st.booleans(),
+    honors_range=st.booleans(),
     says_length=st.just(True) | st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 async def test_wherever_it_is_cut_the_file_ends_up_identical(
-    body: bytes, cuts: list[int], etag: str | None, honours_range: bool, says_length: bool
+    body: bytes, cuts: list[int], etag: str | None, honors_range: bool, says_length: bool
 ) -> None:
     cuts = cuts if says_length else []  # without a length, a cut is an end
-    bent = Host(body=body, etag=etag, honours_range=honours_range, says_length=says_length, cuts=list(cuts))
+    bent = Host(body=body, etag=etag, honors_range=honors_range, says_length=says_length, cuts=list(cuts))
     with tempfile.TemporaryDirectory() as folder:
         async with hosting(bent) as host:
             for _ in range(len(cuts) + 1):
@@ -95,7 +95,7 @@ async def test_a_note_vouches_for_the_answer_it_came_with_only(host: Host, path:
 
 async def test_a_host_that_ignores_range_is_read_from_the_start(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
-    host.honours_range = False
+    host.honors_range = False
     await fetch(host.url, path)
     assert path.read_bytes() == VIDEO
     assert len(host.asked) == 2
@@ -195,10 +195,10 @@ async def test_a_cancelled_download_lets_go_and_is_resumed(host: Host, path: Pat
 
 async def test_a_refused_resume_keeps_the_part(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
-    host.status, host.honours_range = 503, False
+    host.status, host.honors_range = 503, False
     with pytest.raises(DownloadError, match="503"):
         await fetch(host.url, path)
-    host.status, host.honours_range = 200, True
+    host.status, host.honors_range = 200, True
     await fetch(host.url, path)
     assert path.read_bytes() == VIDEO
     assert host.ranges[-1] == "bytes=4000-"

@@ -1,4 +1,4 @@
-"""A sandbox that offers more models than the catalogue."""
+"""A sandbox that offers more models than the catalog."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from deployments.sandbox import SandboxServer, SandboxSettings
 
 @pytest.fixture
 def sandbox(video_folder: Path) -> Iterator[SandboxServer]:
-    """A sandbox that offers one model more than the catalogue has."""
+    """A sandbox that offers one model more than the catalog has."""
     settings = SandboxSettings(speed=600, video_height=90, data_dir=video_folder, other_models=("future-1",))
     with SandboxServer(settings) as server:
         yield server

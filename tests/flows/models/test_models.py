@@ -59,7 +59,7 @@ async def test_an_image_that_only_some_models_take_is_refused_before_anything_is
     if ending == "jpg":
         assert (await stored.generate(request, key=key)).state is State.ARCHIVED
     else:
-        with pytest.raises(ImageRefusedError, match=r"harbor\.webp is a WEBP, and the model takes JPEG or PNG"):
+        with pytest.raises(ImageRefusedError, match=r"harbor\.webp is a WEBP, but the model accepts JPEG or PNG"):
             await stored.generate(request, key=key)
     assert len(sandbox.record.submits()) == (ending == "jpg")
 
@@ -107,7 +107,7 @@ async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
     assert made.state is State.ARCHIVED
     sent = json.loads(sandbox.record.submits()[0].body)
     assert sent["input"] == {"mode": "text-to-video", "prompt": "Dunes at dusk", "style": {"grain": 2}}
-    assert "the catalogue does not have future-1: the request is sent as it is" in caplog.text
+    assert "the catalog does not have future-1: the request is sent as it is" in caplog.text
 
 
 async def test_tags_are_on_the_run_and_make_no_other_video(
@@ -165,7 +165,7 @@ async def test_a_record_of_before_is_one_of_sora_2(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_record_stays_readable_when_the_catalogue_changes(
+async def test_a_record_stays_readable_when_the_catalog_changes(
     key: str, resources: PayingResources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await submit(key, resources, KLING)

@@ -80,13 +80,13 @@ def test_another_model_or_option_is_another_video(changed: dict[str, Any]) -> No
     assert len(digests) == 2
 
 
-def test_what_a_catalogue_fills_in_is_no_part_of_the_digest(
+def test_what_a_catalog_fills_in_is_no_part_of_the_digest(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that becomes known later must not have its calendar paid for again."""
     fields: dict[str, Any] = {"prompt": KITE, "model": "future-1"}
     before = VideoRequest.model_validate(fields)
-    file = tmp_path_factory.mktemp("catalogue") / "models.json"
+    file = tmp_path_factory.mktemp("catalog") / "models.json"
     file.write_text(
         '{"future-1": {"source": "a test", "modes": {"text": {"images": [0, 0]}}, "durations": [7],'
         ' "ratios": {"landscape": "16:9"}}}'

@@ -1,7 +1,7 @@
-"""The catalogue of video models: what each takes, as data. `models.json` is ours, a file of the user's own extends it.
+"""The catalog of video models: what each one supports, as data. `models.json` is ours; a user's own file extends it.
 
-A model is checked by what will be sent to the provider (`VideoModel.problems`), so the same check serves a request
-before it is paid for and the sandbox that receives it.
+What is checked is what will be sent to the provider (`VideoModel.problems`), so the same check serves a request before
+it is paid for and the sandbox that receives it.
 """
 
 import json
@@ -28,12 +28,12 @@ from pydantic import (
 from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
 from apixo.errors import describe
 
-USER_CATALOGUE: Final = "SORA_MODELS"
-"""The environment variable that names the user's own catalogue. Not a setting of the API block: requests are checked
-wherever they are made, in a form, a command or an upstream flow, before any block is loaded."""
+USER_CATALOG: Final = "SORA_MODELS"
+"""The environment variable with the path of the user's own catalog. Not a setting of the API block: requests are
+checked wherever they are made, in a form, a command or an upstream flow, before any block is loaded."""
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What a model's name may be: it becomes a part of the path of both calls."""
+"""What a model may be called: its name becomes a part of the path of both calls."""
 
 MAX_OPTIONS_CHARACTERS: Final = 20_000
 """Twice the longest prompt. APIXO documents no limit."""
@@ -57,7 +57,7 @@ def _seconds(value: object) -> object:
     """`"3-15"` as the whole seconds from 3 to 15."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,4})-(\d{1,4})", value)):
         if int(found[1]) > int(found[2]):
-            raise ValueError("a run of seconds goes from the least to the most")
+            raise ValueError("a range of seconds goes from the lowest to the highest")
         return tuple(range(int(found[1]), int(found[2]) + 1))
     return value
 
@@ -65,7 +65,7 @@ def _seconds(value: object) -> object:
 def _ascending(limits: tuple[int, int | None]) -> tuple[int, int | None]:
     least, most = limits
     if least < 0 or (most is not None and most < least):
-        raise ValueError("must be the least, which is not below 0, and the most")
+        raise ValueError("must be a minimum of 0 or more, and a maximum")
     return limits
 
 
@@ -79,18 +79,18 @@ class _Part(BaseModel):
 
 
 class Value(_Part):
-    """What a request has to be like that has a certain value of an option. Empty: like any other."""
+    """What a certain value of an option requires of the request. Empty: nothing."""
 
-    images: tuple[int, int] | None = Field(default=None, description="Least and most images.")
-    modes: tuple[str, ...] = Field(default=(), description="The modes that it goes with.")
-    ratios: tuple[str, ...] = Field(default=(), description="The aspect ratios that it goes with, as they are sent.")
+    images: tuple[int, int] | None = Field(default=None, description="Minimum and maximum number of images.")
+    modes: tuple[str, ...] = Field(default=(), description="The modes that allow it.")
+    ratios: tuple[str, ...] = Field(default=(), description="The aspect ratios that allow it, as they are sent.")
 
     def problem(self, mode: str, images: int, ratio: object) -> str | None:
-        """What it goes with, where the request is otherwise; None: it is not."""
+        """What it requires, if the request differs; None if it fits."""
         if self.modes and mode not in self.modes:
             return f"is for mode {one_of(self.modes)} only"
         if self.images is not None and not self.images[0] <= images <= self.images[1]:
-            return f"goes with {one_of(range(self.images[0], self.images[1] + 1))} image_urls"
+            return f"requires {one_of(range(self.images[0], self.images[1] + 1))} image_urls"
         if self.ratios and ratio not in self.ratios:
             return f"is for aspect_ratio {one_of(self.ratios)} only"
         return None
@@ -100,14 +100,14 @@ class Option(_Part):
     """A field that a model has beyond the common ones."""
 
     type: Literal["string", "integer", "boolean", "any"] = "any"
-    allowed: tuple[str | int, ...] = Field(default=(), description="Its values; empty: any of the type.")
+    allowed: tuple[str | int, ...] = Field(default=(), description="Its allowed values; empty: any of the type.")
     required: bool = False
-    modes: tuple[str, ...] = Field(default=(), description="Where it exists; empty: in every mode.")
+    modes: tuple[str, ...] = Field(default=(), description="The modes that have it; empty: all.")
     max_characters: int | None = None
-    values: dict[str, Value] = Field(default_factory=dict, description="What some of its values go with.")
+    values: dict[str, Value] = Field(default_factory=dict, description="What some of its values require.")
 
     def problem(self, value: object) -> str | None:
-        """What is allowed, where the value is not; None: it is."""
+        """What is allowed, if the value is not; None if it is."""
         if self.type != "any" and type(value) not in _RIGHT_TYPE[self.type]:
             return f"must be {'true or false' if self.type == 'boolean' else f'of type {self.type}'}"
         if self.allowed and value not in self.allowed:
@@ -120,23 +120,23 @@ class Option(_Part):
 class Mode(_Part):
     """One of a model's modes."""
 
-    images: Limits = Field(description="Least and most images; null: no limit is known.")
-    durations: Seconds = Field(default=(), description="Instead of the model's; empty: those.")
+    images: Limits = Field(description="Minimum and maximum number of images; null: no known limit.")
+    durations: Seconds = Field(default=(), description="Instead of the model's durations; empty: those.")
 
     def takes(self, images: int) -> bool:
-        """Whether a request with so many images can have this mode."""
+        """Whether a request with this many images can have this mode."""
         least, most = self.images
         return images >= least and (most is None or images <= most)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image may be, for each of some models.
+    """What an image may be, for one or several models.
 
     Attributes:
         max_bytes: of the file.
-        formats: by its bytes.
-        least_pixels, most_pixels: of each side; None: no limit is known.
+        formats: as detected from its bytes.
+        least_pixels, most_pixels: on each side; None: no known limit.
     """
 
     max_bytes: int = MAX_IMAGE_BYTES
@@ -145,13 +145,13 @@ class ImageLimits:
     most_pixels: int | None = None
 
     def problem(self, kind: ImageFormat, width: int, height: int) -> str | None:
-        """What is allowed, where the image is not; None: it is."""
+        """What is allowed, if the image is not; None if it is."""
         if kind not in self.formats:
-            return f"is a {kind}, and the model takes {one_of(self.formats)}"
+            return f"is a {kind}, but the model accepts {one_of(self.formats)}"
         if min(width, height) < self.least_pixels:
-            return f"has {width} x {height} pixels, and the model takes none with a side under {self.least_pixels:,}"
+            return f"has {width} x {height} pixels, but the model requires at least {self.least_pixels:,} on each side"
         if self.most_pixels is not None and max(width, height) > self.most_pixels:
-            return f"has {width} x {height} pixels, and the model takes none with a side over {self.most_pixels:,}"
+            return f"has {width} x {height} pixels, but the model allows at most {self.most_pixels:,} on each side"
         return None
 
     def __and__(self, other: "ImageLimits") -> "ImageLimits":
@@ -166,43 +166,43 @@ class ImageLimits:
 
 
 class VideoModel(_Part):
-    """What one model takes. The defaults are what the provider says of video models in general."""
+    """What one model supports. The defaults are what the provider says about video models in general."""
 
-    source: str = Field(description="Where this is known from, and what is not known.")
-    provider: str | None = Field(default=None, description="The request's `provider`; null: it is left out.")
-    modes: dict[str, Mode] = Field(min_length=1, description="By name; the first that takes the images is the default.")
+    source: str = Field(description="Where this comes from, and what is unknown.")
+    provider: str | None = Field(default=None, description="The request's `provider`; null: omitted.")
+    modes: dict[str, Mode] = Field(min_length=1, description="By name; default: the first that accepts the images.")
     prompt_characters: Annotated[tuple[int, int], AfterValidator(_ascending)] = (1, MAX_PROMPT_CHARACTERS)
-    durations: Seconds = Field(default=(), description="In seconds; empty: the model takes no duration.")
+    durations: Seconds = Field(default=(), description="In seconds; empty: the model has no duration.")
     default_duration: int | None = Field(default=None, description="Null: the first of its durations.")
     ratios: dict[str, str] = Field(
         default_factory=dict, description="Aspect ratios as requests name them, and as they are sent. First: default."
     )
-    other_ratios: bool = Field(default=False, description="Whether it takes others of the form 4:3, not known here.")
+    other_ratios: bool = Field(default=False, description="Whether it accepts others of the form 4:3.")
     ratio_field: str = Field(default="aspect_ratio", description="The field in which the ratio is sent.")
-    ratio_modes: tuple[str, ...] = Field(default=(), description="Where it is sent; empty: in every mode.")
+    ratio_modes: tuple[str, ...] = Field(default=(), description="The modes in which it is sent; empty: all.")
     remove_watermark: bool = Field(default=False, description="Whether it has the field of this name.")
     options: dict[str, Option] = Field(default_factory=dict, description="Its fields beyond the common ones.")
-    other_options: bool = Field(default=False, description="Whether it has others, not known here.")
+    other_options: bool = Field(default=False, description="Whether it has others that are not listed.")
     options_with_images: dict[str, Any] = Field(
-        default_factory=dict, description="Options of a request with images that does not give them."
+        default_factory=dict, description="Options that a request with images gets unless it sets them."
     )
     max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, ge=1)
     image_formats: tuple[ImageFormat, ...] = Field(default=IMAGE_FORMATS, min_length=1)
     image_side_pixels: Limits = Field(
-        default=(1, None), description="Least and most pixels of each side of an image; null: no limit is known."
+        default=(1, None), description="Minimum and maximum pixels on each side of an image; null: no known limit."
     )
     first_wait_seconds: Pause = Field(default=60, description="APIXO on video in general: first after 60 s, …")
     poll_interval_seconds: Pause = Field(default=15, description="… then every 15 s.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """That no line of a catalogue is lost, or turns a request into another one that is paid for."""
+        """That no line of a catalog is lost, or turns a request into another one that is paid for."""
         durations = {*self.durations, *(one for mode in self.modes.values() for one in mode.durations)}
         if self.default_duration is not None and self.default_duration not in durations:
             raise ValueError(f"default_duration {self.default_duration} is not one of its durations")
         options = self.options.keys() | self.options_with_images.keys()
         if twice := COMMON & (options | ({self.ratio_field} - {"aspect_ratio"})):
-            raise ValueError(f"a request has a field {one_of(sorted(twice))}: it can be neither option nor ratio_field")
+            raise ValueError(f"{one_of(sorted(twice))} is a request field: it cannot be an option or the ratio_field")
         named = {*self.ratio_modes, *(mode for option in self.options.values() for mode in option.modes)}
         if unknown := named - self.modes.keys():
             raise ValueError(f"{one_of(sorted(unknown))} is not one of its modes")
@@ -210,12 +210,12 @@ class VideoModel(_Part):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What an image for it may be."""
+        """What its images may be."""
         least, most = self.image_side_pixels
         return ImageLimits(self.max_image_bytes, self.image_formats, least, most)
 
     def mode_for(self, mode: str | None, images: int) -> str:
-        """The mode of a request: its own, else the first that takes so many images, else the nearest to that."""
+        """The mode of a request: its own, else the first that accepts this many images, else the nearest to that."""
         if mode is not None:
             return mode
         names = list(self.modes)
@@ -228,14 +228,14 @@ class VideoModel(_Part):
         return (self.modes[mode].durations if mode in self.modes else ()) or self.durations
 
     def seconds(self, duration: int | None, mode: str) -> int | None:
-        """The length to ask for: as given, else the default; None: it takes no duration."""
+        """The length to request: as given, else the default; None: it has no duration."""
         if duration is not None:
             return duration
         allowed = self.durations_in(mode)
         return self.default_duration if self.default_duration in allowed else next(iter(allowed), None)
 
     def ratio(self, asked: str | None, mode: str) -> str | None:
-        """The aspect ratio as it is sent; None: it is not."""
+        """The aspect ratio as it is sent; None: it is not sent."""
         if self.ratio_modes and mode not in self.ratio_modes:
             return None  # the image decides
         asked = asked or next(iter(self.ratios), None)
@@ -260,21 +260,21 @@ class VideoModel(_Part):
             number = "one URL" if least == 1 else f"{least} URLs"
             yield "mode", f"{mode!r} needs at least {number} in image_urls; give {number}, or leave mode empty"
         elif most == 0 and count:
-            yield "mode", f"{mode!r} takes no image_urls; give none, or leave mode empty"
+            yield "mode", f"{mode!r} does not support image_urls; give none, or leave mode empty"
         elif most is not None and count > most:
             yield "image_urls", f"must be at most {most} with {name}, in mode {mode}"
 
     def _prompt_problems(self, prompt: object, name: str) -> Iterable[Problem]:
         least, most = self.prompt_characters
         if not isinstance(prompt, str) or not least <= len(prompt) <= most:
-            yield "prompt", f"must be a text of {least:,} to {most:,} characters with {name}"
+            yield "prompt", f"must be text of {least:,} to {most:,} characters with {name}"
 
     def _duration_problems(self, duration: object, mode: str, name: str) -> Iterable[Problem]:
         allowed = self.durations_in(mode)
         if duration is None and not allowed:
             return
         if not allowed:
-            yield "duration", f"is not taken by {name}; leave it empty"
+            yield "duration", f"is not supported by {name}; leave it empty"
         elif type(duration) is not int or duration not in allowed:
             near = ""
             if type(duration) is int:
@@ -286,7 +286,7 @@ class VideoModel(_Part):
         if ratio is None or ratio in self.ratios.values() or self.ratio_field in self.options:
             return  # what is an option as well is checked as one
         if not self.ratios and not self.other_ratios:
-            yield self.ratio_field, f"is not taken by {name}; leave it empty"
+            yield self.ratio_field, f"is not supported by {name}; leave it empty"
         elif not (self.other_ratios and isinstance(ratio, str) and _RATIO.fullmatch(ratio)):
             others = ", or another such as 4:3," if self.other_ratios else ""
             yield self.ratio_field, f"must be {one_of(self.ratios)}{others} with {name}"
@@ -305,7 +305,7 @@ class VideoModel(_Part):
                 yield from self._value_problems(option, sent, mode, name)
 
     def _value_problems(self, name: str, sent: Mapping[str, Any], mode: str, model: str) -> Iterable[Problem]:
-        """What the value of an option does not go with, and which other value would."""
+        """What the value of an option does not fit, and which other value would."""
         option, images, ratio = self.options[name], len(sent.get("image_urls") or ()), sent.get(self.ratio_field)
 
         def wrong(value: str) -> str | None:
@@ -317,7 +317,7 @@ class VideoModel(_Part):
 
 
 def shape_of(ratio: str | None) -> Shape | None:
-    """Which way a video of this aspect ratio or size lies; None: the text does not say."""
+    """The orientation of a video with this aspect ratio or size; None: the text does not say."""
     if ratio in ("landscape", "portrait"):
         return "landscape" if ratio == "landscape" else "portrait"
     found = _RATIO.fullmatch(ratio or "")
@@ -328,7 +328,7 @@ def shape_of(ratio: str | None) -> Shape | None:
 
 
 def can_be_sent(options: Mapping[str, Any]) -> bool:
-    """Whether options can be written as JSON. Known before the claim: after it, a failure looks like a payment."""
+    """Whether options can be written as JSON. Checked before the claim: after it, a failure looks like a payment."""
     try:
         text = json.dumps(dict(options), allow_nan=False, ensure_ascii=False)
         text.encode()
@@ -357,7 +357,7 @@ def _read(path: Path) -> dict[str, VideoModel]:
 
 
 def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | None]:
-    path = environ.get(USER_CATALOGUE, "").strip()
+    path = environ.get(USER_CATALOG, "").strip()
     if not path:
         return {}, None
     try:
@@ -366,23 +366,23 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
         why = getattr(error, "strerror", "")
         if isinstance(error, ValidationError):
             why = describe(error.errors(include_url=False)[0])
-        return {}, f"{USER_CATALOGUE} names a catalogue that cannot be used ({why or 'not a file'})"
+        return {}, f"{USER_CATALOG} points to an invalid catalog ({why or 'not a file'})"
 
 
 def models(environ: Mapping[str, str] = os.environ) -> dict[str, VideoModel]:
-    """Every known model by its name: ours, and those of the user's own catalogue, which win.
+    """Every known model by its name: ours, and those of the user's own catalog, which take precedence.
 
-    A catalogue that cannot be read is left out here, since what is paid already must not depend on it; `problem` says
+    A catalog that cannot be read is left out here, since what is already paid must not depend on it; `problem` says
     so to whoever is about to pay.
     """
     return _read(OURS) | _users(environ)[0]
 
 
 def problem(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Why the user's own catalogue cannot be read; None: it can, or there is none."""
+    """Why the user's own catalog cannot be read; None if it can, or if there is none."""
     return _users(environ)[1]
 
 
 def find(name: str) -> VideoModel | None:
-    """What is known of a model; None: nothing, and its requests are sent as they are."""
+    """What is known about a model; None: nothing, and its requests are sent as they are."""
     return models().get(name)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from apixo import UnexpectedReplyError, VideoRequest, catalogue
-from apixo.catalogue import ImageFormat, VideoModel, one_of, shape_of
+from apixo import UnexpectedReplyError, VideoRequest, catalog
+from apixo.catalog import ImageFormat, VideoModel, one_of, shape_of
 from apixo.requests import STORED
 from deployments.sandbox.request_body import InvalidInputError, read_request
 
@@ -30,16 +30,16 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"model": "sora-2-pro", "image_urls": [IMAGE] * 2}, ["image_urls", "at most 1"]),
     ({"model": "sora-2-pro", "prompt": "x" * 5_001}, ["prompt", "1 to 5,000 characters with sora-2-pro"]),
-    ({"model": "veo-3-1", "duration": 8}, ["duration", "is not taken by veo-3-1; leave it empty"]),
+    ({"model": "veo-3-1", "duration": 8}, ["duration", "is not supported by veo-3-1; leave it empty"]),
     ({"model": "veo-3-1", "mode": "text-to-video"}, ["mode", "quality or fast"]),
     ({"model": "veo-3-1", "options": {"generationType": "IMAGE"}}, ["options.generationType", "TEXT_2_VIDEO"]),
     (
         {"model": "veo-3-1", "image_urls": [IMAGE], "options": {"generationType": "TEXT_2_VIDEO"}},
-        ["options.generationType", "goes with 0 image_urls", "FIRST_AND_LAST_FRAMES_2_VIDEO would do"],
+        ["options.generationType", "requires 0 image_urls", "FIRST_AND_LAST_FRAMES_2_VIDEO would do"],
     ),
     (
         {"model": "veo-3-1", "mode": "fast", "image_urls": [IMAGE] * 3},
-        ["options.generationType", "goes with 1 or 2 image_urls", "REFERENCE_2_VIDEO would do"],
+        ["options.generationType", "requires 1 or 2 image_urls", "REFERENCE_2_VIDEO would do"],
     ),
     (
         {"model": "veo-3-1", "mode": "quality", "image_urls": [IMAGE], "options": REFERENCE},
@@ -49,14 +49,14 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
         {"model": "veo-3-1", "mode": "fast", "aspect_ratio": "portrait", "image_urls": [IMAGE], "options": REFERENCE},
         ["options.generationType", "is for aspect_ratio 16:9 only"],
     ),
-    ({"model": "veo-3-1", "mode": "fast", "options": REFERENCE}, ["goes with 1, 2 or 3 image_urls", "TEXT_2_VIDEO"]),
+    ({"model": "veo-3-1", "mode": "fast", "options": REFERENCE}, ["requires 1, 2 or 3 image_urls", "TEXT_2_VIDEO"]),
     (
         {"model": "sora-2-pro", "aspect_ratio": "portrait", "options": {"size": "1792*1024"}},
-        ["options.size", "is landscape, and aspect_ratio asks for portrait with sora-2-pro: leave one of them out"],
+        ["options.size", "is landscape, but aspect_ratio is portrait with sora-2-pro: leave one of them out"],
     ),
     (
         {"fallback_models": ["sora-2-pro"], "options": {"size": "720*1280"}},
-        ["fallback_models", "is portrait, and aspect_ratio asks for landscape with sora-2-pro"],
+        ["fallback_models", "is portrait, but aspect_ratio is landscape with sora-2-pro"],
     ),
     (
         {"model": "hailuo-2-3", "options": {"resolution": "1080p"}},
@@ -70,18 +70,21 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "kling-2-6", "duration": 8, "options": SOUND}, ["duration", "5 or 10", "the nearest is 10"]),
     ({"model": "kling-2-6"}, ["options.sound", "is required by kling-2-6", "true or false"]),
     ({"model": "kling-2-6", "options": {"sound": "yes"}}, ["options.sound", "true or false"]),
-    ({"model": "kling-2-6", "options": SOUND | {"sond": 1}}, ["options", "sond", "does not take", "it takes sound"]),
+    (
+        {"model": "kling-2-6", "options": SOUND | {"sond": 1}},
+        ["options", "sond", "does not support", "it supports sound"],
+    ),
     ({"model": "kling-2-6", "options": SOUND, "aspect_ratio": "4:3"}, ["aspect_ratio", "landscape, portrait or 1:1"]),
     ({"model": "kling-2-6", "options": SOUND, "remove_watermark": False}, ["remove_watermark", "kling-2-6"]),
     ({"model": "kling-3-0-turbo", "duration": 16}, ["duration", "3 to 15", "the nearest is 15"]),
     ({"model": "seedance-1-5-pro", "options": SOUND, "prompt": "ab"}, ["prompt", "3 to 2,500"]),
     ({"model": "seedance-2-0", "aspect_ratio": "wide"}, ["aspect_ratio", "landscape, portrait or auto", "4:3"]),
     ({"model": "seedance-2-0", "mode": "first_and_last_frames"}, ["mode", "needs at least one URL"]),
-    ({"model": "wan-2-5-video", "aspect_ratio": "landscape"}, ["aspect_ratio", "is not taken by wan-2-5-video"]),
+    ({"model": "wan-2-5-video", "aspect_ratio": "landscape"}, ["aspect_ratio", "is not supported by wan-2-5-video"]),
     ({"model": "wan-2-5-video", "options": {"negative_prompt": "x" * 501}}, ["options.negative_prompt", "at most 500"]),
     ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 6}, ["duration", "must be 5 with hailuo-2-3"]),
     ({"model": "future-1", "duration": 0}, ["duration", "1 to 3,600 with future-1"]),
-    ({"model": "future-1", "duration": 4, "options": {"duration": 60}}, ["options", "duration", "field of its own"]),
+    ({"model": "future-1", "duration": 4, "options": {"duration": 60}}, ["options", "duration", "is a separate field"]),
     ({"model": "wan-2-7-video", "options": {"image_urls": ["http://10.0.0.1/a.jpg"]}}, ["options", "image_urls"]),
     ({"model": "future-1", "options": {"a": {1, 2}}}, ["options", "plain JSON"]),
     ({"model": "future-1", "options": {"a": float("nan")}}, ["options", "plain JSON"]),
@@ -173,7 +176,7 @@ INPUTS: list[tuple[dict[str, Any], dict[str, Any], int | None, str | None]] = [
         {"mode": "pro-image-to-video", "duration": 5, "image_urls": [IMAGE]}, 5, None,
     ),
     ({"model": "grok-video"}, {"mode": "text-to-video", "duration": 6, "aspect_ratio": "16:9"}, 6, "landscape"),
-    # What the catalogue does not have is sent as it is.
+    # What the catalog does not have is sent as it is.
     ({"model": "future-1"}, {"mode": "text-to-video"}, None, None),
     (
         {"model": "future-1", "duration": 99, "aspect_ratio": "3:1", "mode": "x", "options": {"a": {"b": [1]}}},
@@ -196,10 +199,10 @@ def test_common_words_become_those_of_the_model(
     assert VideoRequest.model_validate_json(request.model_dump_json()) == request
 
 
-@pytest.mark.parametrize("name", catalogue.models())
-def test_every_model_of_the_catalogue_can_be_asked(name: str) -> None:
+@pytest.mark.parametrize("name", catalog.models())
+def test_every_model_of_the_catalog_can_be_asked(name: str) -> None:
     """With nothing but what it requires, in each of its modes; and the sandbox takes what is sent."""
-    model = catalogue.models()[name]
+    model = catalog.models()[name]
     assert model.source.endswith(".")
     for mode, limits in model.modes.items():
         request = VideoRequest(
@@ -213,21 +216,21 @@ def test_every_model_of_the_catalogue_can_be_asked(name: str) -> None:
         read_request(name, json.dumps(request.body()).encode())
 
 
-def test_the_sandbox_reads_a_body_as_strictly_as_the_catalogue() -> None:
+def test_the_sandbox_reads_a_body_as_strictly_as_the_catalog() -> None:
     body = VideoRequest(prompt="A kite", model="kling-2-6", options=SOUND).body()
     for changed in ({"duration": 4}, {"duration": "5"}, {"aspect_ratio": "landscape"}, {"sound": 1}, {"mode": "x"}):
         with pytest.raises(InvalidInputError, match=f"Invalid parameters: input.{next(iter(changed))}"):
             read_request("kling-2-6", json.dumps(body | {"input": body["input"] | changed}).encode())
 
 
-CATALOGUE = """{
+CATALOG = """{
   "future-1": {"source": "Our contract.", "modes": {"text-to-video": {"images": [0, 0]}}, "durations": "2-4"},
   "kling-2-6": {"source": "Our contract.", "modes": {"text-to-video": {"images": [0, 0]}}, "durations": [20]}
 }"""
 
 
-def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "models.json").write_text(CATALOGUE, encoding="utf-8-sig")  # as editors on Windows write it
+def test_a_catalog_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models.json").write_text(CATALOG, encoding="utf-8-sig")  # as editors on Windows write it
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
     assert VideoRequest(prompt="A kite", model="kling-2-6").input()["duration"] == 20
     with pytest.raises(ValidationError, match="must be 2, 3 or 4 with future-1"):
@@ -240,7 +243,7 @@ def test_a_catalogue_of_ones_own_adds_models_and_wins(tmp_path: Path, monkeypatc
 
 
 def future(**changed: Any) -> str:
-    """A catalogue of one model, in which something is not as it should be."""
+    """A catalog of one model, in which something is not as it should be."""
     return json.dumps({"x": {"source": "?", "modes": {"a": {"images": [0, 1]}}} | changed})
 
 
@@ -253,38 +256,38 @@ def future(**changed: Any) -> str:
         ('{"x": {"source": "?", "modes": {}}}', "modes"),
         ('{"x": {"source": "?", "modes": {"a": {"images": [0, 0]}}, "price": 1}}', "price"),
         # Each of these would be paid for otherwise than it was meant, or be polled without a pause, or never.
-        (future(durations="9-3"), "durations: a run of seconds goes from the least to the most"),
+        (future(durations="9-3"), "durations: a range of seconds goes from the lowest to the highest"),
         (future(durations=[0]), "durations.0"),
         (future(durations=[4], default_duration=9), "default_duration 9 is not one of its durations"),
-        (future(modes={"a": {"images": [2, 1]}}), "images: must be the least"),
-        (future(modes={"a": {"images": [-1, 1]}}), "images: must be the least"),
-        (future(prompt_characters=[10, 1]), "prompt_characters: must be the least"),
-        (future(image_side_pixels=[9, 2]), "image_side_pixels: must be the least"),
+        (future(modes={"a": {"images": [2, 1]}}), "images: must be a minimum of 0 or more"),
+        (future(modes={"a": {"images": [-1, 1]}}), "images: must be a minimum of 0 or more"),
+        (future(prompt_characters=[10, 1]), "prompt_characters: must be a minimum of 0 or more"),
+        (future(image_side_pixels=[9, 2]), "image_side_pixels: must be a minimum of 0 or more"),
         (future(image_formats=[]), "image_formats"),
         (future(max_image_bytes=0), "max_image_bytes"),
-        (future(ratio_field="prompt", ratios={"landscape": "16:9"}), "a request has a field prompt"),
-        (future(options={"duration": {"type": "integer"}}), "a request has a field duration"),
-        (future(options_with_images={"image_urls": []}), "a request has a field image_urls"),
+        (future(ratio_field="prompt", ratios={"landscape": "16:9"}), "prompt is a request field"),
+        (future(options={"duration": {"type": "integer"}}), "duration is a request field"),
+        (future(options_with_images={"image_urls": []}), "image_urls is a request field"),
         (future(options={"sound": {"modes": ["b"]}}), "b is not one of its modes"),
         (future(first_wait_seconds=-5), "first_wait_seconds"),
         (future(poll_interval_seconds=0), "poll_interval_seconds"),
         (future(poll_interval_seconds=float("inf")), "poll_interval_seconds"),
     ],
 )
-def test_a_catalogue_that_cannot_be_read_stops_requests_and_says_why(
+def test_a_catalog_that_cannot_be_read_stops_requests_and_says_why(
     content: str | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if content is not None:
         (tmp_path / "models.json").write_text(content)
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
-    with pytest.raises(ValidationError, match=f"SORA_MODELS names a catalogue that cannot be used .*{why}"):
+    with pytest.raises(ValidationError, match=f"SORA_MODELS points to an invalid catalog .*{why}"):
         VideoRequest(prompt="A kite")
     # What is paid already stays readable.
     kept = VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 5}, context=STORED)
     assert kept.seconds == 5
 
 
-def test_a_stored_request_is_read_whatever_the_catalogue_says_now() -> None:
+def test_a_stored_request_is_read_whatever_the_catalog_says_now() -> None:
     fields = {"prompt": "A kite", "model": "kling-2-6", "duration": 7, "mode": "gone", "options": {"sund": 1}}
     kept = VideoRequest.model_validate(fields, context=STORED)
     assert (kept.seconds, kept.duration, kept.mode) == (7, 7, "gone")
@@ -316,7 +319,7 @@ def test_a_fallback_model_is_sent_its_own_words(fields: dict[str, Any], model: s
 
 def test_a_video_that_was_to_be_upright_has_no_fallback_that_cannot_say_so() -> None:
     VideoRequest(prompt="A kite", model="grok-video", duration=6, fallback_models=["hailuo-2-3"])
-    with pytest.raises(ValidationError, match="hailuo-2-3: aspect_ratio is not taken"):
+    with pytest.raises(ValidationError, match="hailuo-2-3: aspect_ratio is not supported"):
         VideoRequest(
             prompt="A kite", model="grok-video", duration=6, aspect_ratio="portrait", fallback_models=["hailuo-2-3"]
         )
@@ -330,15 +333,15 @@ def test_a_video_that_was_to_be_upright_has_no_fallback_that_cannot_say_so() -> 
         (
             ["wan-2-5-video"],
             ("JPEG", 239, 8_000),
-            "has 239 x 8000 pixels, and the model takes none with a side under 240",
+            "has 239 x 8000 pixels, but the model requires at least 240 on each side",
         ),
-        (["wan-2-5-video"], ("JPEG", 240, 8_001), "takes none with a side over 8,000"),
+        (["wan-2-5-video"], ("JPEG", 240, 8_001), "allows at most 8,000 on each side"),
         (["hailuo-2-3"], ("PNG", 301, 20_000), None),
-        (["hailuo-2-3"], ("PNG", 300, 400), "takes none with a side under 301"),
-        (["hailuo-2-3"], ("WEBP", 301, 400), "is a WEBP, and the model takes JPEG or PNG"),
+        (["hailuo-2-3"], ("PNG", 300, 400), "requires at least 301 on each side"),
+        (["hailuo-2-3"], ("WEBP", 301, 400), "is a WEBP, but the model accepts JPEG or PNG"),
         (["wan-2-5-video", "hailuo-2-3"], ("WEBP", 301, 400), "JPEG or PNG"),
-        (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 301, 8_001), "a side over 8,000"),
-        (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 250, 400), "a side under 301"),
+        (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 301, 8_001), "at most 8,000 on each side"),
+        (["wan-2-5-video", "hailuo-2-3"], ("JPEG", 250, 400), "at least 301 on each side"),
     ],
 )
 def test_an_image_is_what_each_model_that_may_get_it_takes(
