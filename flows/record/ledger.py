@@ -59,6 +59,12 @@ class Ledger:
     Args:
         patience_seconds: how long an outage of the store is waited out.
         clock: for tests.
+
+    Attributes:
+        tasks: which generation each task belongs to.
+        requests: which key each request was first generated under.
+        spend: what is spent and reserved in each month.
+        run_keys: the key of each run that was started without one.
     """
 
     def __init__(

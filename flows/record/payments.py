@@ -35,11 +35,22 @@ def paid_attempts(generation: Generation | None) -> int:
 
 def spent_on(generations: Iterable[Generation | None], prices: Mapping[str, Price]) -> Decimal:
     """What was paid for these generations so far: by the price at the time, else by today's, as far as it is known."""
-    total = Decimal(0)
-    for generation in filter(None, generations):
-        for attempt in payments(generation):
-            price = attempt.price
-            if price is None:
-                price = price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
-            total += price or Decimal(0)
-    return total
+    known = (price for generation in filter(None, generations) for price in _prices_paid(generation, prices))
+    return sum(filter(None, known), Decimal(0))
+
+
+def full_cost(generation: Generation, prices: Mapping[str, Price]) -> Decimal | None:
+    """What was paid for a generation in all; None: the price of one of its payments is not known."""
+    paid = _prices_paid(generation, prices)
+    known = [price for price in paid if price is not None]
+    return sum(known, Decimal(0)) if len(known) == len(paid) else None
+
+
+def _prices_paid(generation: Generation, prices: Mapping[str, Price]) -> list[Decimal | None]:
+    """The price of each payment: the one at the time, else today's; None: neither is known."""
+    return [
+        price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
+        if attempt.price is None
+        else attempt.price
+        for attempt in payments(generation)
+    ]

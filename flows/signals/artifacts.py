@@ -140,7 +140,7 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
     lines.append(f"| task | {plain(generation.task_id or 'none')} |")
     if cost is not None:
         currency = f" {plain(generation.attempt.currency)}" if generation.attempt.currency else ""
-        lines.append(f"| cost | {cost}{currency}, by the block's price per second |")
+        lines.append(f"| cost | {cost}{currency}, at the API block's prices |")
     if video is not None:
         what = (
             f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"

@@ -8,7 +8,7 @@ from flows.record import beside, transitions
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
-from flows.record.payments import spent_on
+from flows.record.payments import full_cost
 from flows.resources import Resources
 from flows.signals.artifacts import publish
 from flows.signals.events import publish_end
@@ -55,7 +55,6 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", done=True)
-    api = resources.api
-    cost = None if api.price_per_second is None else spent_on([archived], api.price_list)
+    cost = full_cost(archived, resources.api.price_list)
     await publish(archived, resources.archive, poster=stored.poster, cost=cost)
     return archived

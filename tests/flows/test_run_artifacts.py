@@ -1,6 +1,7 @@
 """What the artifacts of a run say: the video, or what became of it and whether it was paid."""
 
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from prefect.client.schemas.filters import (
 from prefect.exceptions import ParameterTypeError
 
 from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from blocks.prices import Price
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
 from flows.record.errors import PipelineError, UnconfirmedError
 from flows.signals.artifacts import artifact_key
-from tests.flows.conftest import StoredBlocks
+from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 
 
@@ -36,6 +39,15 @@ async def test_the_artifact_shows_the_video_without_a_signed_address(stored: Sto
     assert made.video.sha256 in text
     assert "data:image/jpeg;base64," in text
     assert "X-Amz" not in text
+
+
+async def test_the_artifact_shows_the_cost_where_the_block_has_only_a_price_per_video(
+    api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    prices = {"sora-2": Price(per_video=Decimal("0.75"))}
+    priced = await store_blocks(api.model_copy(update={"prices": prices, "currency": "EUR"}), archive)
+    await priced.generate(KITE, key=key)
+    assert "| cost | 0.75 EUR, at the API block's prices |" in str((await artifact_of(key)).data)
 
 
 async def artifact_of(key: str) -> Any:

@@ -147,7 +147,7 @@ def test_what_was_asked_for_what_it_cost_and_when_each_step_ended() -> None:
     text = markdown(generation(), archive(), thumbnail=None, cost=Decimal("1.20"))
     for line in (
         "| asked for | 4 s, landscape, text-to-video, without watermark |",
-        "| cost | 1.20, by the block's price per second |",
+        "| cost | 1.20, at the API block's prices |",
         "| validate\\_image | before the submission | no images |",
         "| submit | 2026-03-01 00:00:00 UTC | 0.0 s |",
         "| wait | 2026-03-01 00:00:00 UTC | 0.0 s |",
