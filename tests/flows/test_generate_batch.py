@@ -145,7 +145,7 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
     monkeypatch.setattr(Ledger, "read", read_or_not)
     monkeypatch.setattr(MODULE, "generate", generate)
     summary = await failing(stored, key)
-    assert "cannot be read, so look again" in summary.failed[0].problem
+    assert "cannot be read, so check again" in summary.failed[0].problem
     assert summary.price == 12 * PRICE
     monkeypatch.undo()
     assert (await run(stored, key)).counts == {"archived": 3}

@@ -159,7 +159,7 @@ async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_correcte
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
     right = sandbox.record.charged()[-1].task_id or ""
-    with pytest.raises(ResolutionError, match=f"is that of {key}-other"):
+    with pytest.raises(ResolutionError, match=f"belongs to {key}-other"):
         await resolve_as_task(await recorded(key, resources), other.task_id or "", resources)
     wrong = await resolve_as_task(await recorded(key, resources), stray, resources)
     assert wrong.task_id == stray

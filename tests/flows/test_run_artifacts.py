@@ -72,7 +72,7 @@ async def test_an_unconfirmed_run_has_an_artifact_and_one_line_with_its_reason(
     assert artifact.key == artifact_key(key)
     assert artifact.description == f"Unconfirmed: {key}"
     text = str(artifact.data)
-    assert "**Was it paid?** Nobody can know yet" in text
+    assert "**Was it paid?** It is unknown" in text
     options = f"--api {stored.name} --archive {stored.name}"
     assert f"`sora resolve {key} --task-id TASK_ID {options}`" in text
     assert "`resolve-video`" in text
@@ -89,8 +89,8 @@ async def test_a_refused_and_a_failed_run_say_whether_they_were_paid(
     with pytest.raises(PipelineError):
         await stored.generate(KITE, key=key)
     refused = await artifact_of(key)
-    assert refused.description == f"Refused: {key}"
-    assert "**Was it paid?** No. APIXO did not take it." in str(refused.data)
+    assert refused.description == f"Rejected: {key}"
+    assert "**Was it paid?** No. APIXO rejected it." in str(refused.data)
     failed_key = f"{key}-failed"
     with pytest.raises(PipelineError):
         await stored.generate(VideoRequest(prompt="a forbidden thing"), key=failed_key)

@@ -138,7 +138,7 @@ def test_an_unclear_payment_is_resolved_by_a_person(
     sandbox.faults.add(Fault(call="submit", kind="reset_after" if taken else "reset_before"))
     order = ["generate", "A fox in fresh snow", "--key", key, *blocks]
     unclear = one_line(sora(*order), 1)
-    assert f"Nobody can know yet whether {key} was paid" in unclear
+    assert f"It is unknown whether {key} was paid" in unclear
     assert f"sora resolve {key} --task-id TASK_ID" in unclear
     assert f"sora resolve {key} --resubmit" in unclear
     assert "unconfirmed" in sora("show", key, "--archive", stored.name).out
