@@ -187,7 +187,9 @@ async def _believed(
     if claimed_task_id is None:
         return None
     if any(attempt.task_id == claimed_task_id for attempt in found.attempts):
-        run_logger().warning("A callback for %s names task %s of another attempt.", found.key, claimed_task_id)
+        run_logger().warning(
+            "A callback for %s names task %s, which belongs to another attempt.", found.key, claimed_task_id
+        )
         return None
     try:
         status = await client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
@@ -201,7 +203,9 @@ async def _believed(
         return status  # a call soon after the submission: its own answer came meanwhile
     owner = await ledger.tasks.owner(claimed_task_id)
     if owner is not None and owner.key != found.key:
-        run_logger().warning("A callback for %s names task %s of %s.", found.key, claimed_task_id, owner.key)
+        run_logger().warning(
+            "A callback for %s names task %s, which belongs to %s.", found.key, claimed_task_id, owner.key
+        )
         return None
     return status
 
@@ -259,7 +263,7 @@ async def _bound(task_id: str, found: Generation, number: int, ledger: Ledger) -
     """Binds a task to an attempt, unless it belongs to another key."""
     owner = await ledger.tasks.bind(task_id, found.key, number, named_by="callback", naming=found.next_naming)
     if owner.key != found.key:
-        run_logger().warning("A callback for %s names task %s of %s.", found.key, task_id, owner.key)
+        run_logger().warning("A callback for %s names task %s, which belongs to %s.", found.key, task_id, owner.key)
     return owner.key == found.key
 
 

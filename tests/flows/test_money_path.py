@@ -238,7 +238,7 @@ async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
-    with pytest.raises(ResolutionError, match=f"APIXO took it as task {task_id}"):
+    with pytest.raises(ResolutionError, match=f"APIXO accepted it as task {task_id}"):
         await allow_resubmission(await look(key, resources.ledger), resources)
     assert (await read(key, resources)).generation.task_id == task_id
     assert len(sandbox.record.submits()) == 1

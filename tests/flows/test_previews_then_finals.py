@@ -112,14 +112,14 @@ def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: 
         (
             priced(price_per_second="0.5"),
             [row(), row(id="b", duration=12)],
-            "All final videos together cost 8.0 USD for 8 s or 12.0 USD for 12 s, by the API block's prices.",
+            "All final videos together cost 8.0 USD for 8 s or 12.0 USD for 12 s, at the API block's prices.",
         ),
         (
             priced(price_per_second="0.5"),
             [row(duration=8), row(id="b", duration=12)],
             (
                 "All final videos together cost 8.0 USD for 8 s, 12.0 USD for 12 s or 10.0 USD as long as the "
-                "calendar says, by the API block's prices."
+                "calendar says, at the API block's prices."
             ),
         ),
         (

@@ -91,7 +91,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
-    with pytest.raises(ResolutionError, match="APIXO took it"):
+    with pytest.raises(ResolutionError, match="APIXO accepted it"):
         await allow_resubmission(await recorded(key, resources), resources)
     with pytest.raises(ResolutionError, match="no record"):
         await look("never-heard-of", resources.ledger)

@@ -197,4 +197,4 @@ async def test_what_was_spent_is_shown_by_group_with_what_the_ceilings_leave(
     assert "max_spend_per_day 3: 2.0 spent, 0 unclear, 0 reserved by runs, 1.0 left" in shown.out
     document = json.loads(sora("costs", "--json", "--month", "2020-02", *blocks).out)
     assert document == {"month": "2020-02", "by": "model", "rows": [], "totals": [], "ceilings": []}
-    assert "is no month" in one_line(sora("costs", "--month", "2020-13", *blocks), 1)
+    assert "is not a month" in one_line(sora("costs", "--month", "2020-13", *blocks), 1)
