@@ -172,7 +172,7 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
         await asyncio.sleep(0.01)
     task_id = sandbox.record.charged()[0].task_id or ""
     await resolve_as_task(await look(other, resources.ledger), task_id, resources)
-    with pytest.raises(UnconfirmedError, match=f"has as a task of {other}"):
+    with pytest.raises(UnconfirmedError, match=f"lists under {other}"):
         await paying
     right = await made_outside(resources.api)
     await resolve_as_task(await look(other, resources.ledger), right, resources)

@@ -146,7 +146,7 @@ async def test_pictures_that_lie_are_said_and_turned_where_that_is_wished(stored
     calendar.write_text("prompt,image_urls\nDunes,a.jpg\n")
     said: list[str] = []
     await rows_of(stored, str(calendar), report=said.append)
-    assert any("stored lying" in text for text in said)
+    assert any("stored sideways" in text for text in said)
     [row] = await rows_of(stored, str(calendar), fit_images=True)
     assert isinstance(row, Row)
     name = row.item.image_urls[0].split("/", 3)[3]

@@ -61,7 +61,7 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
 
     renamed = ["generate", "A red kite over dunes", "--key", f"{key}-renamed", *blocks]
     dry = sora(*renamed, "--dry-run")
-    assert f"asks for the same video as {key}" in dry.out
+    assert f"requests the same video as {key}" in dry.out
     for more in (["--dry-run"], []):
         assert "Duplicates are refused" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
     assert len(sandbox.record.submits()) == 1

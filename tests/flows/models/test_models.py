@@ -96,7 +96,7 @@ async def test_another_shape_than_asked_of_the_model_is_a_warning(
     sandbox.faults.add(Fault(call="result", kind="other_orientation"))
     square = KLING.model_copy(update={"aspect_ratio": "1:1"})
     made = await stored.generate(square, key=key)
-    assert [warning for warning in made.warnings if "square was asked for" in warning] != []
+    assert [warning for warning in made.warnings if "square was requested" in warning] != []
 
 
 async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
