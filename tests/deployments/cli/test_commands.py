@@ -63,7 +63,7 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     dry = sora(*renamed, "--dry-run")
     assert f"requests the same video as {key}" in dry.out
     for more in (["--dry-run"], []):
-        assert "Duplicates are refused" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
+        assert "Duplicates are rejected" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
     assert len(sandbox.record.submits()) == 1
 
     reported = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
@@ -110,7 +110,7 @@ def test_a_file_as_start_image_is_uploaded_and_asks_for_the_same_video_again(
         assert made.code == 0, made.err
     assert len(sandbox.record.submits()) == 1
     assert "X-Amz" not in dry.all + made.all + sora("show", key, *blocks[2:]).all
-    assert "nothing.jpg is no file here" in one_line(sora(*order[:5], "nothing.jpg", *blocks), 1)
+    assert "nothing.jpg is not a file on this machine" in one_line(sora(*order[:5], "nothing.jpg", *blocks), 1)
 
 
 def test_submitting_without_waiting_and_going_on_later(
