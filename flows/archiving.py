@@ -1,7 +1,7 @@
-"""What of a finished task goes into the archive: the video, a poster and a description, each created or taken over.
+"""What goes into the archive for a finished task: the video, a poster and a description, each created or adopted.
 
-Every object is created, never overwritten: whoever comes first wins, and whoever comes later takes over what is there.
-So the record fits the objects, also where two versions of this program, of Pillow or of FFmpeg work on one task.
+Every object is created, never overwritten: whoever comes first wins, and whoever comes later adopts what is there.
+So the record matches the objects, even if two versions of this program, of Pillow or of FFmpeg work on one task.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What lies in the archive for one task.
+    """What the archive has for one task.
 
     Attributes:
         objects: the videos, the poster, the description.
-        warnings: what a person should know of them.
-        poster: the poster's JPEG; None where no frame could be drawn.
+        warnings: what a person should know about them.
+        poster: the poster's JPEG; None if no frame could be decoded.
     """
 
     objects: tuple[ArchivedObject, ...]
@@ -44,11 +44,11 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
 
     Args:
         found: its generation's record, for the description.
-        videos: what fetch brought, at least one.
+        videos: what fetch returned, at least one.
 
     Raises:
         ArchiveMismatchError: a video read back is not what was written.
-        StoreError: the store did not answer, or refused.
+        StoreError: the store did not answer, or rejected a request.
     """
     stored = [await _store_video(paid, found, video, store) for video in videos]
     objects = [item for item, _ in stored]
@@ -65,9 +65,9 @@ async def store_task(paid: PaidTask, found: Generation, videos: list[FetchedVide
 
 
 class Sidecar(BaseModel):
-    """`generation.json` beside the video: what it is, where it comes from, how to check it.
+    """`generation.json` next to the video: what it is, where it comes from, how to check it.
 
-    All of it comes from the ledger and the files, none from the run that writes it.
+    All of it comes from the ledger and the files, nothing from the run that writes it.
     """
 
     key: str
@@ -92,7 +92,7 @@ def sidecar(
 ) -> Sidecar:
     """The description of a task that is about to be archived. Pure."""
     attempt = found.attempts[paid.attempt_number - 1]
-    counts = found.task_id == paid.task_id  # else these facts are those of the task that counts now
+    counts = found.task_id == paid.task_id  # otherwise these facts belong to the task that counts now
     return Sidecar(
         key=found.key,
         version=_version(),
@@ -112,7 +112,7 @@ def sidecar(
     )
 
 
-@functools.cache  # for each call, the installed files are looked through
+@functools.cache  # each call searches the installed files
 def _version() -> str:
     return version("sora-pipeline")
 
@@ -120,7 +120,7 @@ def _version() -> str:
 async def _store_video(
     paid: PaidTask, found: Generation, video: FetchedVideo, store: ObjectStore
 ) -> tuple[ArchivedObject, FetchedVideo]:
-    """Creates the object, and reads it back. Returns it with the video that it holds."""
+    """Creates the object, and reads it back. Returns it with the video that it contains."""
     name = paid.folder + video.path.name
     content_type = _media_type(video)
     attributes = _attributes(paid, name, video.sha256, content_type)
@@ -130,7 +130,7 @@ async def _store_video(
         taken_over = await _taken_over(name, digest, found, video, store)
         if taken_over is not None:
             return _video_object(name, taken_over, store), taken_over
-    if digest.sha256 != video.sha256:  # the store has damaged it: only that version is written over
+    if digest.sha256 != video.sha256:  # the store has damaged it: only that version is overwritten
         with contextlib.suppress(PreconditionFailedError):
             await store.replace_file(
                 name, video.path, etag=digest.etag, content_type=content_type, attributes=attributes
@@ -139,7 +139,7 @@ async def _store_video(
     if digest.sha256 != video.sha256:
         raise ArchiveMismatchError(
             f"{name} was written with {video.size_bytes} bytes, sha256 {video.sha256}, and read back as "
-            f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It is written again."
+            f"{digest.size_bytes} bytes, sha256 {digest.sha256}. It will be written again."
         )
     return _video_object(name, video, store), video
 
@@ -147,7 +147,7 @@ async def _store_video(
 async def _taken_over(
     name: str, digest: ObjectDigest, found: Generation, video: FetchedVideo, store: ObjectStore
 ) -> FetchedVideo | None:
-    """What another run has stored for the same task, where it is a whole video: hosts may encode a result anew.
+    """What another run has stored for the same task, if it is a whole video: hosts may encode a result again.
 
     None: it is damaged.
     """
@@ -159,7 +159,7 @@ async def _taken_over(
     except DamagedVideoError:
         return None
     warnings = compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
-    warnings.append("another run stored this result first; the host then served other bytes")
+    warnings.append("another run stored this result first; the host then served different bytes")
     return replace(
         video,
         path=path,
@@ -172,7 +172,7 @@ async def _taken_over(
 
 
 def _poster(video: FetchedVideo) -> bytes:
-    """What was taken while the video was decoded; of a damaged one, a frame that decodes."""
+    """The frame saved while the video was decoded; for a damaged video, a frame that decodes."""
     try:
         return video.poster.read_bytes()
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def _attributes(paid: PaidTask, name: str, sha256: str, media_type: str) -> dict
 
 
 async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> ArchivedObject:
-    """Creates the description, or takes over one that another run wrote of the same objects."""
+    """Creates the description, or adopts one that another run wrote about the same objects."""
     name = paid.folder + object_names.SIDECAR_NAME
     data = made.model_dump_json(indent=2).encode()
     for _ in range(2):
@@ -221,18 +221,18 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
             there = None
         if there is not None and (there.task_id, there.objects) == (made.task_id, made.objects):
             return stored
-        if found is not None:  # of a run that died before its poster, or its objects, were the ones that stayed
+        if found is not None:  # from a run that died before its poster, or whose objects were not the ones that stayed
             attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), object_names.SIDECAR_TYPE)
             await store.put_if(
                 name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE, attributes=attributes
             )
-    raise ArchiveMismatchError(f"{name} is written by others all the time. It is written again.")
+    raise ArchiveMismatchError(f"{name} was changed by other processes on every attempt. It will be written again.")
 
 
 async def _store(
     paid: PaidTask, own_name: str, data: bytes, kind: Kind, content_type: str, store: ObjectStore
 ) -> ArchivedObject:
-    """Creates a small object, or takes over what is there.
+    """Creates a small object, or adopts what is there.
 
     It is not read back: each request is signed with the SHA-256 of its body, which the store checks.
     """
@@ -256,5 +256,5 @@ async def _store(
 async def _read_back(name: str, store: ObjectStore) -> ObjectDigest:
     found = await store.digest(name)
     if found is None:
-        raise ArchiveMismatchError(f"{name} was written and is not there. It is written again.")
+        raise ArchiveMismatchError(f"{name} was written but is not there. It will be written again.")
     return found

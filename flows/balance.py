@@ -12,7 +12,7 @@ from flows.signals.events import emit_balance_low
 from flows.signals.progress import run_logger
 
 ANSWER_SECONDS: Final = 10.0
-"""The longest that the balance is waited for: it is a convenience, and not every API gives it."""
+"""The longest wait for the balance: it is a convenience, and not every API provides it."""
 BALANCE_CURRENCY: Final = "USD"
 """APIXO: the balance is in USD."""
 
@@ -22,7 +22,7 @@ class BalanceError(PipelineError):
 
 
 async def known_balance(client: StatusClient) -> Decimal | None:
-    """What the account has left; None where the API does not give it. Asks once, free of charge."""
+    """What the account has left; None where the API does not provide it. One free request."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await client.balance_once()
@@ -31,7 +31,7 @@ async def known_balance(client: StatusClient) -> Decimal | None:
 
 
 async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *, batch_key: str) -> str | None:
-    """At the start of a batch: what to say about a balance that is too low; None: nothing.
+    """At the start of a batch: a warning about a balance that is too low; None: it is not.
 
     Args:
         needed: what the videos that are not paid yet cost, as far as their prices are known.
@@ -49,19 +49,19 @@ async def check_balance(client: StatusClient, api: ApixoApi, needed: Decimal, *,
         emit_balance_low(balance, api.balance_warning_below)
     problem = shortfall(balance, needed, api.currency)
     if problem is not None and api.require_balance:
-        raise BalanceError(f"{problem} Nothing was submitted: top it up, or switch require_balance off.", key=batch_key)
+        raise BalanceError(f"{problem} Nothing was submitted: top it up, or turn off require_balance.", key=batch_key)
     return problem
 
 
 def shortfall(balance: Decimal, needed: Decimal, currency: str | None) -> str | None:
-    """What to say where the balance does not suffice. Nothing where the prices are in another currency. Pure."""
+    """A warning if the balance is not enough. None where the prices are in another currency. Pure."""
     if (currency or BALANCE_CURRENCY).upper() != BALANCE_CURRENCY or balance >= needed:
         return None
     return f"The APIXO account has {balance:.2f} USD left, and the videos of this batch cost {needed}."
 
 
 def describe_balance(balance: Decimal, api: ApixoApi) -> str:
-    """The balance and what it buys of each model whose price is known. Pure."""
+    """The balance, and what it buys with each model whose price is known. Pure."""
     left, buys = max(balance, Decimal(0)), list[str]()
     for model, price in api.price_list.items():
         if price.per_second:

@@ -45,16 +45,16 @@ from flows.steps.retrying import retried
 from flows.submission import Terms
 
 STARTING_AT_ONCE: Final = 16
-"""Rows that are being validated and submitted at the same time. The others wait in line and cost nothing: a thousand
+"""Rows that are validated and submitted at the same time. The others wait in line and cost nothing: a thousand
 that all read the ledger at once would only queue there."""
 SHOWN_PROMPT_CHARACTERS: Final = 200
-"""Of a prompt, in the result: enough to know the video by."""
+"""Characters of a prompt in the result: enough to recognize the video."""
 CHECKS_AT_ONCE: Final = 8
-"""Images that a dry run looks at at the same time."""
+"""Images that a dry run checks at the same time."""
 
 
 class Batch:
-    """The rows of one run, and what the ledger knows of them."""
+    """The rows of one run, and what the ledger knows about them."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Batch:
             clock=resources.clock,
         )
         self._gone: dict[str, Problem] = {}
-        """The refusal of each model that APIXO does not offer."""
+        """The rejection for each model that APIXO does not offer."""
         self._said_gone: set[tuple[str, ...]] = set()
         """The models of rows that have no other ones, once that was published."""
         self.due: list[Row] = []
@@ -105,7 +105,7 @@ class Batch:
         notes: Sequence[str] = (),
         shards: int = 1,
     ) -> Self:
-        """The batch with what the ledger knows of its rows, and so with what earlier runs paid.
+        """The batch with what the ledger knows about its rows, and so with what earlier runs paid.
 
         Args:
             max_spend: the most that all runs may pay for these rows; None: no limit.
@@ -131,11 +131,11 @@ class Batch:
         return cls(key, rows, before, budget, resources, terms=terms, notes=notes, shards=shards)
 
     def untouched(self) -> BatchSummary:
-        """The summary of a batch that is refused."""
+        """The summary of a batch that is rejected."""
         return self._summary([self._row(row, "not submitted") for row in self.due])
 
     async def run(self, paying: PayingResources, *, max_in_flight: int, submissions_per_second: float) -> BatchSummary:
-        """Has every due row generated, at most so many at once. A row that fails does not stop the others."""
+        """Generates every due row, at most so many at once. A row that fails does not stop the others."""
         report_total(len(self.due))
         paying.spending.expect(self._needed())
         await self.check_balance()
@@ -163,10 +163,10 @@ class Batch:
         return self._summary(made)
 
     async def check_balance(self) -> None:
-        """Says so where the APIXO account has less than these rows cost.
+        """Notes it if the APIXO account has less than these rows cost.
 
         Raises:
-            SoraError: and the API block requires it.
+            SoraError: it has less, and the API block requires enough.
         """
         low = await check_balance(self._resources.client, self._resources.api, self._needed(), batch_key=self.key)
         if low is not None:
@@ -190,31 +190,31 @@ class Batch:
 
     @property
     def stopped(self) -> str | None:
-        """Why nothing more is submitted, whoever asks for what: the account is refused, or APIXO does not answer."""
+        """Why nothing more is submitted, whatever the request: the account is rejected, or APIXO does not answer."""
         return self._stopped or self._brake.closed
 
     def stop(self, why: str) -> None:
-        """Has no further row submitted, for another shard has met what holds for all."""
+        """Stops submitting, because another shard hit a problem that affects all."""
         if self.stopped is None:
-            run_logger().error("No further video of this run is submitted, as in another shard: %s.", why)
+            run_logger().error("This run submits no more videos, like another shard: %s.", why)
             self._stopped = why
             self._blocked = self._blocked or f"{why}."
 
     async def look_again(self) -> Self:
-        """The same rows with what the ledger knows of them now."""
+        """The same rows with what the ledger knows about them now."""
         return await self.look(
             self.key, self._rows, self._resources, terms=self.terms, max_spend=self.budget.max_spend, notes=self._notes
         )
 
     def as_recorded(self, row: Row, problem: str) -> BatchRow:
-        """What the ledger says of a row that nobody reported, with what is wrong with that unless it is archived."""
+        """What the ledger says about a row that nobody reported, with a problem unless it is archived."""
         found = self._before.get(row.item.key(self.key))
         if found is None:
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem="" if found.state is State.ARCHIVED else problem)
 
     def summary_of(self, due: Sequence[BatchRow], *, blocked: str | None) -> BatchSummary:
-        """The summary where other runs have done the due rows."""
+        """The summary when other runs have done the due rows."""
         self._blocked = blocked
         return self._summary(due)
 
@@ -246,7 +246,7 @@ class Batch:
             self.budget.reserve(key, row.item.on(model).seconds, model)
             await ramp.acquire()
             async with self._brake.call(key) as report:
-                self._check_not_stopped(row)  # others may have been refused while this one waited
+                self._check_not_stopped(row)  # others may have been rejected while this one waited
 
                 def said(outcome: Outcome) -> None:
                     if isinstance(outcome, Accepted):
@@ -264,8 +264,8 @@ class Batch:
             made = await generate(row.item.request(), key, resources, terms, starting=starting)
         except SoraError as error:
             return await self._failed(row, error)
-        except Exception as error:  # noqa: BLE001 - a bug that one row meets must not take the others with it
-            run_logger().exception("%s failed in a way that nobody foresaw.", key)
+        except Exception as error:  # noqa: BLE001 - a bug in one row must not take the others with it
+            run_logger().exception("%s failed with an unexpected error.", key)
             return await self._failed(row, error)
         return self._recorded(row, made)
 
@@ -275,9 +275,9 @@ class Batch:
         try:
             entry = await self._resources.ledger.read(key)
         except SoraError:
-            # What a person may have to look into must not look as if nothing had been sent.
+            # What may need a manual decision must not look as if nothing had been sent.
             state: RowState = "unconfirmed" if isinstance(error, LedgerError | UnconfirmedError) else "not submitted"
-            return self._row(row, state, problem=f"{problem} The ledger cannot be read, so look again.")
+            return self._row(row, state, problem=f"{problem} The ledger cannot be read, so check again.")
         found = entry.generation if entry is not None else None
         if isinstance(error, CeilingError):
             self._blocked = self._blocked or str(error).partition(": ")[2]
@@ -304,7 +304,7 @@ class Batch:
             raise BudgetError(f"{key} was not submitted: {why}.", key=key)
 
     def _refused(self, row: Row, model: str, attempt: Attempt) -> None:
-        """What a refusal means for the rows that are still to be submitted."""
+        """What a rejection means for the rows that are still to be submitted."""
         refusal = attempt.problem
         if attempt.state is not State.REJECTED or refusal is None:
             return
@@ -318,13 +318,13 @@ class Batch:
             self._stop(refusal)
 
     def _stop(self, refusal: Problem) -> None:
-        """Has no further row submitted: the account or the key is refused, whatever is asked for."""
+        """Stops submitting: the account or the key is rejected, whatever the request."""
         if self._stopped is None:
-            self._stopped = f"the rest of the batch would be refused as well ({refusal.message})"
+            self._stopped = f"the rest of the batch would be rejected as well ({refusal.message})"
             self._block(refusal)
 
     def _block(self, refusal: Problem, sentence: str = "") -> None:
-        """Has the run end failed, with the first thing that kept rows from being submitted."""
+        """Makes the run fail with the first reason why rows were not submitted."""
         self._blocked = self._blocked or sentence or refusal.message
         emit_blocked(self.key, refusal)
 
@@ -348,7 +348,7 @@ class Batch:
         return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
 
     def _check_known(self, row: Row, found: Generation) -> BatchRow | None:
-        """A row that would not be submitted, since its key is known; None: it would be."""
+        """A row that would not be submitted, because its key is known; None: it would be."""
         options = self._resources.options
         if not is_same_video(found.request, row.item.request()):
             return self._row(row, "not submitted", problem=str(conflict_error(found)))
@@ -396,4 +396,4 @@ class Batch:
 
 
 def _gone_sentence(models: tuple[str, ...]) -> str:
-    return f"APIXO does not offer {', '.join(models)}, so the other rows of it would be refused as well"
+    return f"APIXO does not offer {', '.join(models)}, so its other rows would be rejected as well"

@@ -1,11 +1,11 @@
-"""What a call of the provider means, without HTTP.
+"""What a call from the provider means, without HTTP.
 
-A call says that somebody should look, and nothing else is believed. The task id in it is a claim: nothing is written
+A call is a reason to check, and nothing in it is believed. The task id in it is a claim: nothing is written
 before `statusTask` itself has confirmed that task. So a forged, repeated, early, late or junk call changes nothing. A
-true one reconciles a generation whose payment was unclear, because its address names key and attempt.
+genuine one reconciles a generation whose payment was unclear, because its URL names key and attempt.
 
-Nothing here writes how a task ended. Waiting runs and the collector do that; an event notifies them, and hands over
-what the provider said, so that it is asked once.
+Nothing here records how a task ended. Waiting runs and the collector do that; an event notifies them, and hands over
+the provider's answer, so that it is polled only once.
 """
 
 import contextlib
@@ -33,31 +33,31 @@ from flows.signals.handed_over import sealed
 from flows.signals.progress import run_logger
 
 Notify = Callable[[str, str, str | None], None]
-"""Takes the key and the task of a generation whose task has ended, and how it ended, sealed."""
+"""Called with the key and the task of a generation whose task has ended, and how it ended, sealed."""
 
 NOTE: Final = "its callback named the task"
-"""Stands in the record of an attempt that a call reconciled."""
+"""The note in the record of an attempt that a call reconciled."""
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MOST_UNPACKED_BYTES: Final = 1_048_576
-"""As much as a body may have as it comes."""
+"""The largest size of a body as received."""
 TOKEN: Final = re.compile(r"\b[0-9a-fA-F]{64}\b")
-"""How the token of a callback's address looks, of whatever key."""
+"""The form of the token in a callback's URL, for any key."""
 MOST_SHOWN_BYTES: Final = 20_000
-"""Of a body that is logged, looked through for secrets before it is shortened further."""
+"""How much of a body is searched for secrets before it is shortened further and logged."""
 
 
 class Outcome(StrEnum):
     """What came of a call."""
 
     FINISHED = "finished"
-    """The task has ended; whoever waits for it was notified."""
+    """The task has ended; the runs that wait for it were notified."""
     PENDING = "pending"
     """The task has not ended."""
     ALREADY_HANDLED = "already handled"
-    """There is nothing left to do. The provider was not asked."""
+    """There is nothing left to do. The provider was not polled."""
     UNIDENTIFIED = "unidentified"
-    """The ledger knows no task of this attempt, and the call named none that can be believed."""
+    """The ledger has no task of this attempt, and the call named none that could be confirmed."""
     UNKNOWN = "unknown"
     """The ledger has no such generation or attempt."""
 
@@ -65,9 +65,9 @@ class Outcome(StrEnum):
 def parse_claimed_task_id(body: bytes) -> str | None:
     """The task id that a call names; None when it names none. Never raises.
 
-    What a callback's body holds is hardly documented: the envelope of the status reply, say the provider's pages. So it
-    is read from JSON however nested, from a form, and from either of them gzipped. The id at `data.taskId` comes first,
-    then the outermost one, and a text before a number.
+    A callback's body is hardly documented: the envelope of the status reply, say the provider's pages. So it
+    is read from JSON at any depth, from a form, and from either of them gzipped. The id at `data.taskId` comes first,
+    then the outermost one, and text before a number.
     """
     content = _content(body)
     data = content.get("data") if isinstance(content, dict) else None
@@ -81,10 +81,10 @@ def parse_claimed_task_id(body: bytes) -> str | None:
 
 
 def shown_body(body: bytes, *secrets: str) -> str:
-    """The beginning of a body as a log may hold it: on one line, without these secrets and without signatures.
+    """The beginning of a body as it may be logged: on one line, without these secrets and without signatures.
 
     Args:
-        secrets: what the provider knows of ours and may repeat, such as the token in the callback's address.
+        secrets: our secrets that the provider knows and may repeat, such as the token in the callback's URL.
     """
     with contextlib.suppress(zlib.error):
         body = _unpacked(body)
@@ -112,14 +112,14 @@ def _content(body: bytes) -> Any:
 
 
 def _inner(text: str) -> Any:
-    """A text that is JSON itself, as forms and careless callers have it, as that; any other as it is."""
+    """Parses text that is JSON itself, as in forms and from careless callers; returns any other as it is."""
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text) if text.lstrip().startswith("{") else text
     return text
 
 
 def _named_task_ids(content: Any) -> Iterator[Any]:
-    """Every value named `taskId`, in whatever spelling, the outermost first."""
+    """Every value named `taskId`, in any spelling, the outermost first."""
     level = [content]
     while level:
         below: list[Any] = []
@@ -135,16 +135,16 @@ def _named_task_ids(content: Any) -> Iterator[Any]:
 async def answer_call(
     key: str, attempt_number: int, claimed_task_id: str | None, resources: Resources, *, notify: Notify
 ) -> Outcome:
-    """Does what a call about an attempt asks for. The provider is asked once of a task, and only where that can help.
+    """Handles a call about an attempt. The provider is polled once about a task, and only if that can help.
 
     Args:
-        key, attempt_number: what the call's address names. Its token was checked by the caller.
+        key, attempt_number: what the call's URL names. Its token was checked by the caller.
         notify: called when the generation's task has ended.
 
     Raises:
-        ApixoError: the provider could not be asked. Nothing was written.
+        ApixoError: the provider could not be polled. Nothing was written.
         StoreError: the ledger did not answer.
-        LedgerError: a record cannot be understood.
+        LedgerError: a record cannot be read.
     """
     entry = await resources.ledger.read(key)
     if entry is None or not 1 <= attempt_number <= len(entry.generation.attempts):
@@ -162,11 +162,11 @@ async def answer_call(
             return Outcome.UNIDENTIFIED
         found = await _reconcile(found, attempt_number, claimed_task_id, resources)
         known = found.attempts[attempt_number - 1].task_id
-        if known != claimed_task_id:  # the paid call wrote another one meanwhile
+        if known != claimed_task_id:  # the paid call has recorded another one meanwhile
             status = None
     elif claimed_task_id is not None and claimed_task_id not in found.task_ids:
         run_logger().warning(
-            "A call for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
+            "A callback for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
         )
         if await _believed(found, attempt_number, claimed_task_id, resources.client, resources.ledger) is not None:
             found = await _note_beside(found, attempt_number, claimed_task_id, resources)
@@ -183,17 +183,19 @@ async def answer_call(
 async def _believed(
     found: Generation, number: int, claimed_task_id: str | None, client: StatusClient, ledger: Ledger
 ) -> Status | None:
-    """What the provider says of the task that a call named; None where it is no task of this generation's."""
+    """What the provider says about the task that a call named; None if it is not a task of this generation."""
     if claimed_task_id is None:
         return None
     if any(attempt.task_id == claimed_task_id for attempt in found.attempts):
-        run_logger().warning("A call for %s names task %s, which is another attempt's.", found.key, claimed_task_id)
+        run_logger().warning(
+            "A callback for %s names task %s, which belongs to another attempt.", found.key, claimed_task_id
+        )
         return None
     try:
         status = await client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
     except BadRequestError as error:
         run_logger().warning(
-            "A call for %s names task %s, and APIXO does not know it: %s", found.key, claimed_task_id, error.message
+            "A callback for %s names task %s, and APIXO does not know it: %s", found.key, claimed_task_id, error.message
         )
         return None
     entry = await ledger.read(found.key)
@@ -201,13 +203,15 @@ async def _believed(
         return status  # a call soon after the submission: its own answer came meanwhile
     owner = await ledger.tasks.owner(claimed_task_id)
     if owner is not None and owner.key != found.key:
-        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, claimed_task_id, owner.key)
+        run_logger().warning(
+            "A callback for %s names task %s, which belongs to %s.", found.key, claimed_task_id, owner.key
+        )
         return None
     return status
 
 
 async def _reconcile(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
-    """Writes the task that the provider confirmed into its attempt, unless somebody else has written one meanwhile."""
+    """Records the task that the provider confirmed in its attempt, unless another one has been recorded meanwhile."""
     key, ledger = found.key, resources.ledger
 
     def how(current: Generation) -> Generation:
@@ -225,7 +229,7 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
             return await _note_beside(reconciled, number, task_id, resources)
     except (StoreError, LedgerError) as error:
         run_logger().error(
-            "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no further call "
+            "APIXO called back for %s and knows task %s, but the ledger could not be written: %s If no later call "
             "fixes it, run: sora resolve %s --task-id %s%s", key, task_id, error, key, task_id, resources.options,
         )  # fmt: skip
         raise
@@ -239,7 +243,7 @@ async def _reconcile(found: Generation, number: int, task_id: str, resources: Re
 
 
 async def _note_beside(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
-    """Writes down one more task of an attempt: something on the way sent the paid call twice, and both were taken."""
+    """Records one more task of an attempt: something on the way sent the paid call twice, and both were accepted."""
     key, ledger = found.key, resources.ledger
     if not await _bound(task_id, found, number, ledger):
         return found
@@ -248,7 +252,7 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
     if changed.task_id == task_id:  # the paid call's own reply came meanwhile
         return changed
     run_logger().error(
-        "%s was paid for twice in attempt %d, as %s and as %s. The paid call left here once, so something on the way "
+        "%s was paid for twice in attempt %d, as %s and as %s. The paid call was sent once, so something on the way "
         "must have repeated it. The collector archives both videos.",
         key, number, found.attempts[number - 1].task_id, task_id,
     )  # fmt: skip
@@ -256,27 +260,27 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
 
 
 async def _bound(task_id: str, found: Generation, number: int, ledger: Ledger) -> bool:
-    """Binds a task to an attempt, unless it is another key's."""
+    """Binds a task to an attempt, unless it belongs to another key."""
     owner = await ledger.tasks.bind(task_id, found.key, number, named_by="callback", naming=found.next_naming)
     if owner.key != found.key:
-        run_logger().warning("A call for %s names task %s, which is that of %s.", found.key, task_id, owner.key)
+        run_logger().warning("A callback for %s names task %s, which belongs to %s.", found.key, task_id, owner.key)
     return owner.key == found.key
 
 
 def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:
     sentence = (
         f"{reconciled.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} "
-        "is paid as well. The collector archives its video beside."
+        "is paid as well. The collector archives its video alongside."
     )
     if reconciled.state is not State.FAILED:
         return sentence
     command = f"sora resolve {reconciled.key} --task-id {task_id}{options}"
-    return f"{sentence} The later attempt failed. To have the video of this one, run: {command}"
+    return f"{sentence} The later attempt failed. To get the video of this one, run: {command}"
 
 
 def _unidentified(found: Generation, number: int, options: str) -> str:
-    """What a person can do about a call that nothing is known of."""
-    sentence = f"APIXO called back for attempt {number} of {found.key}, so it took it, but named no task that it knows."
+    """What a person can do about a call that matches nothing known."""
+    sentence = f"APIXO called back for attempt {number} of {found.key}, so it accepted it, but named no known task."
     if found.state is State.UNCONFIRMED and number == found.attempt.number:
         return f"{sentence} {unconfirmed_error(found, options)}"
     attempt = found.attempts[number - 1]

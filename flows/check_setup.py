@@ -1,4 +1,4 @@
-"""The flow `check-setup`: whether a run on this worker would have all it needs. It pays nothing."""
+"""The flow `check-setup`: checks whether a run on this worker would have all it needs. It pays nothing."""
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
@@ -19,9 +19,9 @@ class SetupCheckError(PipelineError):
 
 @flow(name="check-setup", flow_run_name="check setup")
 async def check_setup(api: str = "default", archive: str = "default") -> list[Finding]:
-    """Checks all that a run on this worker needs: blocks, archive, clock, API, ways to results and pictures, disk.
+    """Checks all that a run on this worker needs: blocks, archive, clock, API, routes to results and images, disk.
 
-    It runs where videos would be generated, and pays nothing. The archive is written to under `probe/` and `incoming/`.
+    It runs where videos would be generated, and pays nothing. It writes to the archive under `probe/` and `incoming/`.
 
     Args:
         api: Name of the apixo-api block.
@@ -39,7 +39,7 @@ async def check_setup(api: str = "default", archive: str = "default") -> list[Fi
     await acreate_table_artifact(
         table=[{field: plain(value) for field, value in finding.model_dump().items()} for finding in findings],
         key=ARTIFACT_KEY,
-        description="What a run on this worker needs, and whether it is there.",
+        description="What a run on this worker needs, and whether it is available.",
     )
     wrong = [finding for finding in findings if finding.outcome == "error"]
     if wrong:

@@ -1,4 +1,4 @@
-"""What can be tried before money is spent: everything that a run needs before the paid call and after it."""
+"""What can be checked before money is spent: everything that a run needs before the paid call and after it."""
 
 import difflib
 import hashlib
@@ -45,7 +45,7 @@ from flows.resources import B, load_block
 FREE_BYTES: Final = 1_000_000_000
 """Eight videos of 100 MB at once, and some."""
 PROBE_IMAGE: Final = f"{FOLDER}probe.png"
-"""Need not be there: a host that says so answers."""
+"""It need not exist: a host that says so answers."""
 MISSPELLED: Final = 0.8
 """How alike two names of models are, from 0 to 1, for one to be a misspelling of the other. `sora2` has 0.9."""
 
@@ -54,12 +54,12 @@ class Finding(BaseModel):
     """One thing that was checked."""
 
     name: str = Field(description="What was checked.")
-    outcome: Literal["ok", "warning", "error"] = Field(description="`error`: a run would fail, or could not end well.")
-    detail: str = Field(description="What was seen, and for a warning or error what to do about it.")
+    outcome: Literal["ok", "warning", "error"] = Field(description="`error`: a run would fail, or could not finish.")
+    detail: str = Field(description="What was found, and for a warning or error what to do about it.")
 
 
 async def check_setup(api: str, archive: str) -> list[Finding]:
-    """Everything that a run in this process needs. It pays nothing; of the store it uses `probe/` and `incoming/`."""
+    """Checks all that a run in this process needs. It pays nothing; in the store it uses `probe/` and `incoming/`."""
     findings: list[Finding] = [Finding(name="code", outcome="ok", detail=this_code())]
     api_block = await _tried(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
     archive_block = await _tried(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))
@@ -70,7 +70,7 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
     try:
         client = api_block.status_client()
         web = guarded_client(allow_private_hosts=api_block.allow_private_hosts)
-    except ValueError as error:  # of the environment's proxies and certificates
+    except ValueError as error:  # from the environment's proxies and certificates
         return [*findings, check_space(spool_root()), Finding(name="api", outcome="error", detail=str(error))]
     async with client, web:
         findings.append(await _api_finding(client, api_block))
@@ -82,7 +82,7 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
 async def _beside(
     client: StatusClient, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None
 ) -> list[Finding]:
-    """What a run needs beside the API, the archive and the way to results: a line each, also where all is well."""
+    """What a run needs besides the API, the archive and the route to results: a line each, even if all is well."""
     findings = [await check_account(client, api), *check_prices(api)]
     if archive is not None:
         findings.append(await _image_finding(web, archive))
@@ -98,13 +98,13 @@ async def _beside(
 async def check_before_paying(
     client: StatusClient, store: ObjectStore, web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive
 ) -> list[Finding]:
-    """The same for a dry run, which has opened what it needs.
+    """The same for a dry run, which has already opened what it needs.
 
     Returns:
-        What keeps nothing from being paid, a line each: the clock, the balance, the way to images, callbacks, the disk.
+        What does not prevent a paid call, a line each: clock, balance, the route to images, callbacks, disk.
 
     Raises:
-        SoraError: the first thing that is in the way.
+        SoraError: the first thing that prevents one.
     """
     await ensure_ready(store, thorough=True)
     await check_api(client)
@@ -119,23 +119,23 @@ async def check_before_paying(
 
 
 async def check_api(client: StatusClient) -> None:
-    """Asks the API about a task that does not exist: free of charge, and it shows what a submission would meet.
+    """Polls a task that does not exist: free of charge, and it shows what a submission would meet.
 
     Raises:
-        ApixoError: the API cannot be reached, does not take the key, or answers otherwise than in its envelope.
+        ApixoError: the API cannot be reached, rejects the key, or answers without its envelope.
     """
     try:
         await client.status_once("dry-run")
     except (BadRequestError, ModelNotFoundError, RateLimitError):
-        pass  # it answers, and does not know the task
+        pass  # it answers that it does not know the task
     except (NoReplyError, ServerError, UnexpectedReplyError):
-        # How it answers about a task that does not exist is not documented; its balance is.
+        # How it answers about a task that does not exist is undocumented; its balance is documented.
         if await known_balance(client) is None:
             raise
 
 
 def this_code() -> str:
-    """Which code this process runs: the version, and a digest of the modules, wherever they lie."""
+    """Which code this process runs: the version, and a digest of the modules, wherever they are."""
     digest = hashlib.sha256()
     for package in (apixo, blocks, flows):
         root = Path(next(iter(package.__path__)))
@@ -145,10 +145,10 @@ def this_code() -> str:
 
 
 async def check_account(client: StatusClient, api: ApixoApi) -> Finding:
-    """What the account has left, as far as the API says it."""
+    """What the account has left, if the API says so."""
     balance = await known_balance(client)
     if balance is None:
-        detail = "unknown: the API does not give it"
+        detail = "unknown: the API does not provide it"
         if api.require_balance or api.balance_warning_below is not None:
             detail += ". So require_balance and balance_warning_below of the apixo-api block have no effect."
             return Finding(name="balance", outcome="warning", detail=detail)
@@ -171,8 +171,8 @@ def check_prices(api: ApixoApi) -> list[Finding]:
 
 
 async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Finding:
-    """Whether APIXO may reach pictures of the archive, at the very address that it would get for one."""
-    name, only = "image route", "Only pictures given as files or s3:// need it."
+    """Whether APIXO can reach images in the archive, at exactly the URL that it would get for one."""
+    name, only = "image route", "Only images given as files or s3:// need it."
     try:
         store = archive.store()
     except ValueError as error:
@@ -182,12 +182,12 @@ async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Findi
         await _knock(web, address)
     except ForbiddenUrlError as error:
         detail = (
-            f"APIXO cannot fetch pictures of the archive: {error}. Set public_url in the video-archive block. {only}"
+            f"APIXO cannot fetch images from the archive: {error}. Set public_url in the video-archive block. {only}"
         )
         return Finding(name=name, outcome="warning", detail=detail)
     except DownloadError as error:
         detail = (
-            f"Pictures of the archive cannot be fetched: {error}. Check public_url of the video-archive block. {only}"
+            f"Images in the archive cannot be fetched: {error}. Check public_url in the video-archive block. {only}"
         )
         return Finding(name=name, outcome="warning", detail=detail)
     finally:
@@ -195,14 +195,14 @@ async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Findi
     return Finding(
         name=name,
         outcome="ok",
-        detail=f"{httpx.URL(address).host} answers for pictures of the archive; others take the way of results",
+        detail=f"{httpx.URL(address).host} serves images in the archive; others use the result route",
     )
 
 
 async def check_result_route(
     web: httpx.AsyncClient, api: ApixoApi, *, hosts: Sequence[str] = RESULT_HOSTS
 ) -> list[Finding]:
-    """Asks for a small file by the very way that a result takes. The host of a result is known only after paying."""
+    """Fetches a small file over the route that a result takes. The host of a result is known only after paying."""
     url = api.result_check_url or api.base_url
     try:
         await _knock(web, url)
@@ -210,30 +210,30 @@ async def check_result_route(
         detail = f"{error}. Set result_check_url in the apixo-api block to a small file on a public host."
         return [Finding(name="result route", outcome="warning", detail=detail)]
     except DownloadError as error:
-        detail = f"{error}. So would be a finished video: let this machine reach hosts outside, or set HTTPS_PROXY."
+        detail = f"{error}. So would a finished video: let this machine reach external hosts, or set HTTPS_PROXY."
         return [Finding(name="result route", outcome="error", detail=detail)]
     found = [Finding(name="result route", outcome="ok", detail=f"{httpx.URL(url).host} answers")]
     for host in hosts if api.base_url == BASE_URL else ():
         try:
             await _knock(web, f"https://{host}/")
         except (ForbiddenUrlError, DownloadError) as error:
-            detail = f"{error}. APIXO has served results from there: does a firewall let only its API through?"
+            detail = f"{error}. APIXO has served results from there: does a firewall allow only its API?"
             found.append(Finding(name=f"result host {host}", outcome="warning", detail=detail))
     return found
 
 
 def check_space(folder: Path) -> Finding:
-    """Whether the disk has room for videos on their way."""
+    """Whether the disk has room for videos in progress."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    detail = f"{free / 1e9:,.1f} GB free for videos on their way, at {folder}"
+    detail = f"{free / 1e9:,.1f} GB free for videos in progress, at {folder}"
     if free < FREE_BYTES:
-        return Finding(name="disk", outcome="error", detail=f"{detail}. Free some, or name another SORA_SPOOL_DIR.")
+        return Finding(name="disk", outcome="error", detail=f"{detail}. Free some, or set another SORA_SPOOL_DIR.")
     return Finding(name="disk", outcome="ok", detail=detail)
 
 
 async def _store_findings(archive: VideoArchive) -> list[Finding]:
-    """One finding for each thing that is wrong with the store; one that says so if nothing is."""
+    """One finding for each thing that is wrong with the store; a single one if all is well."""
     name = "archive"
     try:
         store = archive.store()
@@ -252,22 +252,22 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
         return [Finding(name=name, outcome="error", detail=str(error))]
     finally:
         await store.aclose()
-    detail = f"bucket {archive.bucket} at {archive.endpoint} keeps conditional writes, also in a race; takes 5 MiB"
+    detail = f"bucket {archive.bucket} at {archive.endpoint} supports conditional writes, even in a race; accepts 5 MiB"
     found = [Finding(name=name, outcome="ok", detail="; ".join([detail, *notes])), clock]
     if release:
         detail = (
-            f"MinIO of {release[:10]} ignores the conditions of writes while too few of its drives answer: then a "
-            "generation could be paid twice. Use a MinIO built from its source after 2025-10-22."
+            f"MinIO of {release[:10]} ignores conditions on writes while too few of its drives answer, so a "
+            "generation could be paid twice. Use a MinIO built from source after 2025-10-22."
         )
         found.append(Finding(name="archive release", outcome="warning", detail=detail))
     return found
 
 
 async def _clock_finding(store: ObjectStore) -> Finding:
-    """How far this machine's clock is from the store's, where it is not too far: that is an error of the archive."""
+    """How far this machine's clock is off from the store's. If it is too far off, that is an error of the archive."""
     offset = await store.clock_offset_seconds()
     if offset is None:
-        detail = "unknown: the replies of the object store have no date. Set the clock by NTP, to be sure."
+        detail = "unknown: the object store's replies have no date. Use NTP to be sure that the clock is right."
         return Finding(name="clock", outcome="warning", detail=detail)
     return Finding(name="clock", outcome="ok", detail=f"within {max(abs(offset), 1):.0f} s of the object store's")
 
@@ -277,33 +277,33 @@ async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:
         await check_api(client)
     except ApixoError as error:
         return Finding(name="api", outcome="error", detail=str(error))
-    return Finding(name="api", outcome="ok", detail=f"{api.base_url} answers and takes the key")
+    return Finding(name="api", outcome="ok", detail=f"{api.base_url} answers and accepts the key")
 
 
 async def _callback_finding(web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None) -> Finding:
-    """Whether a receiver with the same blocks is behind its public address, with a trusted certificate."""
-    polling = "Until then videos come by polling."
+    """Whether a receiver with the same blocks is behind its public URL, with a trusted certificate."""
+    polling = "Until then, runs poll for their videos."
     try:
         async with open_stream(web, api.callback_check_url()) as response:
             status, digest = response.status_code, response.headers.get(BLOCKS_HEADER)
     except ForbiddenUrlError as error:
-        return _callbacks(f"{error}. APIXO can call public addresses only.")
+        return _callbacks(f"{error}. APIXO can only call public URLs.")
     except DownloadError as error:
-        return _callbacks(f"{error}. Is `sora callbacks` up, and its address public? {polling}")
+        return _callbacks(f"{error}. Is `sora callbacks` running, and its URL public? {polling}")
     if status != HTTPStatus.METHOD_NOT_ALLOWED:
         return _callbacks(
-            f"{api.callback_url} answers {status}, as no receiver does. Is `sora callbacks` up, and does that address "
+            f"{api.callback_url} answers {status}, as no receiver does. Is `sora callbacks` running, and does that URL "
             f"lead to it? {polling}"
         )
     if digest is None:
         return _callbacks(
-            f"The receiver at {api.callback_url} has another callback secret, so it would refuse APIXO's calls. Start "
-            f"`sora callbacks` anew with these blocks. {polling}"
+            f"The receiver at {api.callback_url} has a different callback secret, so it would reject APIXO's calls. "
+            f"Restart `sora callbacks` with these blocks. {polling}"
         )
     if archive is not None and not hmac.compare_digest(digest, api.blocks_digest(archive.bucket)):
         return _callbacks(
-            f"The receiver at {api.callback_url} has another API key, API address or bucket than these blocks, so it "
-            f"would not find their videos. Start `sora callbacks` anew with these blocks. {polling}"
+            f"The receiver at {api.callback_url} has a different API key, API URL or bucket than these blocks, so it "
+            f"would not find their videos. Restart `sora callbacks` with these blocks. {polling}"
         )
     return Finding(name="callbacks", outcome="ok", detail=f"{api.callback_url} leads to a receiver with these blocks")
 
@@ -323,5 +323,5 @@ async def _tried(findings: list[Finding], name: str, load: Awaitable[B]) -> B | 
     except SoraError as error:
         findings.append(Finding(name=name, outcome="error", detail=str(error)))
         return None
-    findings.append(Finding(name=name, outcome="ok", detail="can be used"))
+    findings.append(Finding(name=name, outcome="ok", detail="is usable"))
     return found

@@ -1,4 +1,4 @@
-"""Time and chance, as one thing that a test can replace."""
+"""Time and randomness, as one thing that a test can replace."""
 
 import asyncio
 import random
@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """What time it is, how it passes, and what chance says.
+    """The time, sleeping, and random numbers.
 
-    Not a dataclass on purpose: Prefect walks through those, field by field, where they are part of a task parameter.
+    Deliberately not a dataclass: Prefect walks through those, field by field, when they are part of a task parameter.
 
     Attributes:
         sleep: waits for so many seconds.
-        monotonic: seconds that only grow, for what lasts.
+        monotonic: seconds that only increase, for durations.
         now: the time of day, in UTC.
-        rng: a number from 0 to below 1, for pauses that must not be equal.
+        rng: a number from 0 to below 1, for pauses that must differ.
     """
 
     __slots__ = ("monotonic", "now", "rng", "sleep")

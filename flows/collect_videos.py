@@ -1,4 +1,4 @@
-"""The flow `collect-videos`: processes everything that is open. It polls, fetches and archives; it never submits."""
+"""The flow `collect-videos`: processes all open generations. It polls, fetches and archives; it never submits."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ from flows.submission import reconcile, wait_for_answer
 from flows.task_end import GIVEN_UP_AFTER, give_up_result, poll_open_task, record_end
 
 AT_ONCE: Final = 16
-"""Generations processed at the same time: enough to ask thousands in a minute, few enough for one disk."""
+"""Generations processed at the same time: enough to poll thousands in a minute, few enough for one disk."""
 EXPIRING_AFTER: Final = timedelta(hours=12)
-"""When the warnings of a result begin. APIXO keeps it for 15 days, by older pages for 24 hours: of those,
+"""When warnings about a result begin. APIXO keeps it for 15 days or, by older pages, for 24 hours: of those,
 half are left then."""
 
 RECONCILED_WITHIN: Final = timedelta(hours=1)
-"""How long an unclear payment is looked up among the tasks of the store. Later a rerun or a person has it looked up."""
+"""How long the store's tasks are searched for an unclear payment. After that, only a rerun or a person does so."""
 
 QUIET_SECONDS: Final = 6.0
 """How long the collector stays subscribed after its last work, twice. Starting its process takes as long, and while one
@@ -60,7 +60,7 @@ class Collected(BaseModel):
     key: str
     what: What = Field(description="`error`: it could not be processed this time; the next run tries again.")
     task_id: str | None = None
-    note: str = Field(default="", description="What a person should know, and do.")
+    note: str = Field(default="", description="What a person should know and do.")
     expiring: bool = Field(
         default=False, description="Finished for 12 hours, or submitted so long ago, and not archived."
     )
@@ -74,11 +74,11 @@ class CollectionError(PipelineError):
 async def collect_videos(
     keys: list[Key] | None = None, detached_only: bool = False, api: str = "default", archive: str = "default"
 ) -> list[Collected]:
-    """Asks once for every open generation, archives what is finished, and says what needs a person. Never submits.
+    """Polls every open generation once, archives what is finished, and lists manual decisions. Never submits.
 
     Args:
         keys: The generations to process; empty means all that are open.
-        detached_only: Leave out those whose run waits for them: it hears of their end as soon as the collector does.
+        detached_only: Leave out those whose run waits for them: it learns of their end as soon as the collector does.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -99,7 +99,7 @@ async def collect_videos(
 
 
 def run_name(found: Sequence[Collected]) -> str:
-    """What a run is called afterwards: by what it archived, else by what needs a person. Pure."""
+    """What a run is called afterwards: by what it archived, or else by what needs a manual decision. Pure."""
     for what, verb in (("archived", "archived"), ("unconfirmed", "unconfirmed:"), ("failed", "failed:")):
         keys = [item.key for item in found if item.what == what]
         if keys:
@@ -112,7 +112,7 @@ async def _collect_while_notified(
 ) -> list[Collected]:
     """Processes them, and then those whose callback came in the minute before or comes meanwhile.
 
-    Of the deployment one run is under way at a time: without this, such a callback would wait for its end.
+    The deployment has one run at a time: without this, such a callback would wait for its end.
     """
     subscribes = bool(resources.api.callback_url and deployment.id)
     if subscribes:
@@ -128,7 +128,7 @@ async def _collect_while_notified(
         while (now := resources.clock.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
             await resources.clock.sleep(min(LOOK_SECONDS, quiet_since + QUIET_SECONDS - now))
             notified = resources.subscriber.take_notified()
-            if notified:  # of what is replayed, what is closed since is no news
+            if notified:  # some are replayed: those that are closed by now are not news
                 notified &= set(await resources.ledger.open_keys())
             if notified:
                 more = await collect(sorted(notified), resources, detached_only=detached_only)
@@ -138,12 +138,12 @@ async def _collect_while_notified(
 
 
 async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_only: bool = False) -> list[Collected]:
-    """Processes these generations, or all open ones, many at a time. In the order of their keys.
+    """Processes these generations, or all open ones, many at a time, in the order of their keys.
 
-    With `detached_only` those are left alone that a run waits for, or waited for until a short while ago.
+    `detached_only` skips those that a run waits for, or was waiting for until recently.
 
     Raises:
-        AuthenticationError: the API key does not hold, so nothing can be asked.
+        AuthenticationError: the API key is invalid, so nothing can be polled.
     """
     wanted = sorted(set(keys)) if keys else await resources.ledger.open_keys()
     run_logger().info("Processing %s.", counted(len(wanted), "generation"))
@@ -154,7 +154,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
     async def one(key: str) -> Collected:
         async with gate:
             try:
-                if refused:  # nothing more is asked with this key; what expires is still warned of
+                if refused:  # nothing more is polled with this key; warnings about expiring results are still published
                     raise refused[0]
                 seen = await _process(key, resources, detached_only=detached_only)
             except AuthenticationError as error:
@@ -163,8 +163,8 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
             except SoraError as error:
                 run_logger().error("%s could not be processed: %s", key, error)
                 seen = await _not_processed(key, error, resources)
-            except Exception as error:  # noqa: BLE001 - a bug that one meets must not keep the others from being collected
-                run_logger().exception("%s failed in a way that nobody foresaw.", key)
+            except Exception as error:  # noqa: BLE001 - a bug in one must not keep the others from being collected
+                run_logger().exception("%s failed with an unexpected error.", key)
                 seen = await _not_processed(key, error, resources)
             if seen.expiring:
                 await _warn(key, resources.ledger, resources.clock)
@@ -178,7 +178,7 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
 
 async def _process(key: str, resources: Resources, *, detached_only: bool) -> Collected:
     entry = await resources.ledger.read(key)
-    if entry is None:  # its marker comes before its claim: someone may be about to claim it
+    if entry is None:  # its marker is written before its claim: someone may be about to claim it
         return Collected(key=key, what="unknown", note="The ledger has no record of it (yet).")
     if detached_only and _is_waited_for(entry.generation, resources):
         return _collected(entry.generation, resources)
@@ -202,11 +202,11 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
 
 
 async def _collect_result(entry: Entry, resources: Resources) -> Collected:
-    """Archives what has succeeded. What cannot be had long after it may be gone is given up."""
+    """Archives what has succeeded. A result that is still unavailable long after it may be gone is given up."""
     paid = entry.generation.task
     try:
         return _collected(await retrieve(paid, entry, None, resources), resources)
-    except (NotSentError, AuthenticationError):  # of this machine or this key
+    except (NotSentError, AuthenticationError):  # it is about this machine or this key
         raise
     except (MediaError, ApixoError) as error:
         ended = await give_up_result(paid, entry, error, resources)
@@ -216,17 +216,17 @@ async def _collect_result(entry: Entry, resources: Resources) -> Collected:
 
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
-    """Whether a run waits for it, as far as the record says: one that died is given up after its deadline."""
+    """Whether a run waits for it, according to the record: one that died counts until its deadline."""
     age = _age(found, resources.clock)
     return found.attempt.waited_for and age < timedelta(seconds=resources.api.deadline_seconds)
 
 
 async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
-    """Archives the videos of its other paid tasks, and notes those that have none. Returns the record as it then is."""
+    """Archives the videos of its other paid tasks, and notes those that have none. Returns the resulting record."""
     for paid in entry.generation.beside:
         attempt = entry.generation.attempts[paid.attempt_number - 1]
         age = resources.clock.now() - (attempt.submitted_at or attempt.claimed_at)
-        # By then APIXO has deleted its result, also where it could not be asked for a while.
+        # By then APIXO has deleted its result, even if it could not be polled for a while.
         too_old = age > timedelta(hours=resources.api.result_valid_hours) + GIVEN_UP_AFTER
         why = None
         try:
@@ -243,11 +243,11 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             raise
         except SoraError as error:
             why = str(error) if too_old and not isinstance(error, NotSentError) else None
-            run_logger().warning("Task %s of %s could not be archived beside: %s", paid.task_id, paid.key, error)
-        except Exception:  # noqa: BLE001 - a bug that it meets must not keep the task that counts from being collected
-            run_logger().exception("Task %s of %s failed in a way that nobody foresaw.", paid.task_id, paid.key)
+            run_logger().warning("Task %s of %s could not be archived alongside: %s", paid.task_id, paid.key, error)
+        except Exception:  # noqa: BLE001 - a bug in it must not keep the task that counts from being collected
+            run_logger().exception("Task %s of %s failed with an unexpected error.", paid.task_id, paid.key)
         if why is not None:
-            run_logger().error("No video comes of task %s of %s, which is paid: %s", paid.task_id, paid.key, why)
+            run_logger().error("Task %s of %s is paid but will not produce a video: %s", paid.task_id, paid.key, why)
             noted = partial(beside.ended, task_id=paid.task_id, why=why, now=resources.clock.now())
             await resources.ledger.change(paid.key, noted)
     return await resources.ledger.read(entry.generation.key) or entry
@@ -273,11 +273,11 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
     """The last two steps of a generation, as `flows.generate_video.generate` has them.
 
     Args:
-        known: the record as it was seen last: submitted, succeeded or archived.
-        status: what the provider said last, with the addresses; None: it is asked, if something is left to fetch.
+        known: the latest known record: submitted, succeeded or archived.
+        status: the provider's last answer, with the URLs; None: it is polled, if something is left to fetch.
 
     Raises:
-        SupersededError: the generation has another task now. The video of this one is archived beside, if it was paid
+        SupersededError: the generation has another task now. This one's video is archived alongside, if it was paid
             for.
     """
     pause_seconds = resources.api.retry_delay_seconds
@@ -298,10 +298,10 @@ async def _not_processed(key: str, error: Exception, resources: Resources) -> Co
 
 
 def _collected(found: Generation, resources: Resources) -> Collected:
-    """What to say of a record as it now is; warns when its result will soon be gone."""
+    """What to report about a record as it now is; warns when its result will soon be gone."""
     state = found.state
     open_states = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED)
-    what: What = "pending" if state in open_states else state.value  # type: ignore[assignment] # mypy sees only a text
+    what: What = "pending" if state in open_states else state.value  # type: ignore[assignment] # mypy sees only a str
     collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))
@@ -323,12 +323,12 @@ def _collected(found: Generation, resources: Resources) -> Collected:
 
 
 async def _warn(key: str, ledger: Ledger, clock: Clock) -> None:
-    """Publishes that its result expires, once a day."""
+    """Publishes that its result will expire, once a day."""
     now = clock.now()
     try:
         found = (await ledger.change(key, lambda current: transitions.warned(current, now=now))).generation
     except SoraError as error:  # the next collector does it
-        run_logger().warning("That %s expires soon could not be noted: %s", key, error)
+        run_logger().warning("Could not record the warning that %s expires soon: %s", key, error)
         return
     if found.warned_at == now:
         since = found.attempt.submitted_at or found.attempt.claimed_at
@@ -336,7 +336,7 @@ async def _warn(key: str, ledger: Ledger, clock: Clock) -> None:
 
 
 async def _report(found: list[Collected]) -> None:
-    """An artifact, where there is something to see: this flow runs every few minutes."""
+    """An artifact, if there is something to see: this flow runs every few minutes."""
     noteworthy = [item for item in found if item.expiring or item.what not in ("pending", "unknown")]
     for what in ("unconfirmed", "failed"):
         for item in noteworthy:
@@ -354,4 +354,4 @@ async def _report(found: list[Collected]) -> None:
         key="collect-videos",
         description=f"{counted(len(found), 'generation')} processed",
     )
-    await shown(made, what="the list of what needs a person")
+    await shown(made, what="the list of manual decisions")

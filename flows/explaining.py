@@ -19,7 +19,7 @@ from flows.signals.run_artifacts import failure_markdown, publish_failure
 EXPLAINED: Final = "_has_artifact"
 """Set on an error that has its artifact."""
 REFUSED_PARAMETERS: Final = "Validation of flow parameters failed"
-"""How Prefect's message begins where it did not even call the flow."""
+"""How Prefect's message begins when it did not even call the flow."""
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def _advice(key: str, error: Exception, resources: Resources | None) -> tu
 
 
 async def explain_refused_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
-    """Publishes why parameters were refused, such as a malformed event's: Prefect then never calls the flow.
+    """Publishes why parameters were rejected, such as a malformed event's: Prefect then never calls the flow.
 
     A hook for `on_failure`. It has no run context, so the artifact names its run.
     """
@@ -66,7 +66,7 @@ async def explain_refused_parameters(flow: Flow[..., Any], flow_run: FlowRun, st
     artifact = ArtifactCreate(
         key=f"refused-{flow_run.id}",
         type="markdown",
-        description=f"{NOTHING_SENT.title}: its parameters are not right",
+        description=f"{NOTHING_SENT.title}: its parameters are invalid",
         data=failure_markdown(name, message, NOTHING_SENT, None),
         flow_run_id=flow_run.id,
     )

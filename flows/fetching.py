@@ -1,4 +1,4 @@
-"""Brings the results of a finished task onto the local disk, and makes sure that they play."""
+"""Downloads the results of a finished task to the local disk, and makes sure that they play."""
 
 import asyncio
 import hashlib
@@ -22,8 +22,8 @@ MAX_VIDEO_BYTES: Final = 2 * 1024**3
 """No documented limit exists. 2 GiB is far above any 12 s video and keeps a hostile host from filling the disk."""
 
 KEEP_DAMAGED_AFTER: Final = timedelta(days=1)
-"""How long after the provider's success a damaged result is fetched again. An older page of APIXO's says that results
-are gone after 24 hours: what is there then is all that there will be."""
+"""How long after the provider's success a damaged result is fetched again. An older APIXO page says that results
+are gone after 24 hours: what is there by then is all that there will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class FetchedVideo:
 
     Attributes:
         path, sha256, size_bytes: The file.
-        facts: What it is, where it decodes from its first frame to its last; None: it is damaged, and kept as it came.
-        poster: Its poster, a JPEG that was taken while it was decoded. There is none of what is damaged.
-        warnings: What a person should know of it.
+        facts: What it is, if it decodes from its first frame to its last; None: it is damaged, and kept as it came.
+        poster: Its poster, a JPEG made while it was decoded. A damaged video has none.
+        warnings: What a person should know about it.
     """
 
     path: Path
@@ -51,11 +51,11 @@ class FetchedVideo:
 
 
 async def ask_for_addresses(task_id: str, client: StatusClient, *, model: str) -> Succeeded:
-    """What the provider says now of a task that has ended well.
+    """What the provider now says about a task that has succeeded.
 
     Raises:
-        UnexpectedReplyError: it says something else than before.
-        ApixoError: it did not say.
+        UnexpectedReplyError: it says something different than before.
+        ApixoError: no usable answer.
     """
     status = await client.status(task_id, model=model)
     if isinstance(status, Succeeded):
@@ -75,15 +75,15 @@ async def fetch_videos(
     last_try: bool,
     now: datetime,
 ) -> list[FetchedVideo]:
-    """Every result that is a video. One that cannot be had, beside one that can, is a warning in the end.
+    """Every result that is a video. One that is unavailable next to one that is available becomes a warning in the end.
 
     Args:
-        fresh: whether the provider was asked for these addresses just now.
-        last_try: whether nobody tries again by himself.
-        now: the time. A day after the provider's success, the last try keeps what it gets, also if it is damaged.
+        fresh: whether these URLs were just polled.
+        last_try: whether there is no automatic retry after this.
+        now: the time. A day after the provider's success, the last try keeps what it gets, even if it is damaged.
 
     Raises:
-        MediaError: no result can be had, or one of several that the next try may bring.
+        MediaError: no result is available, or the next try may get a missing one.
     """
     since = found.succeeded_at or found.attempt.submitted_at or found.attempt.claimed_at
     keeps_damaged = last_try and now - since >= KEEP_DAMAGED_AFTER
@@ -99,7 +99,7 @@ async def fetch_videos(
         else:
             videos.append(video)
     if not videos:
-        raise max(odd, key=lambda error: error.retryable)  # the first of those that may be whole at the next try
+        raise max(odd, key=lambda error: error.retryable)  # the first of those that may be whole on the next try
     for problem in odd:
         expired = isinstance(problem, ResultExpiredError) and not fresh
         later = problem.retryable and not last_try and not isinstance(problem, DamagedVideoError)
@@ -126,7 +126,7 @@ async def _fetch_one(
     except CutDownloadError as error:
         if not last_try:
             raise
-        cut, arrived = error, part_of(path)  # the length that the host named may be wrong, time and again
+        cut, arrived = error, part_of(path)  # the length that the host named may be wrong every time
     inner = await asyncio.to_thread(unwrap, arrived, max_bytes=MAX_VIDEO_BYTES)
     poster = poster_of(path)
     try:
@@ -139,16 +139,16 @@ async def _fetch_one(
                 raise cut from error
             await asyncio.to_thread(path.unlink, missing_ok=True)  # the next try starts from nothing
             raise _damaged_error(found.key, url, error) from error
-        warnings.append(f"the video is damaged, and archived as it came after a day of fetching it again: {error}")
+        warnings.append(f"the video is damaged; after a day of retries it is archived as it came: {error}")
     if cut is not None:
         if facts is not None and not facts.is_complete and not keeps_damaged:
             await asyncio.to_thread(inner.discard)
-            raise cut  # it plays, and how much of it is missing cannot be seen
+            raise cut  # it plays, and it is unknown how much of it is missing
         await asyncio.to_thread(arrived.replace, path)
-        warnings.append(f"all that the host gives is archived: {cut}")
+        warnings.append(f"everything that the host sends is archived: {cut}")
     if facts is not None:
         await asyncio.to_thread(inner.replace, path)
-        warnings += [f"the video came wrapped in {name}, and is archived without" for name in inner.removed]
+        warnings += [f"the video came wrapped in {name}, and is archived unwrapped" for name in inner.removed]
         warnings += facts.doubts
         warnings += compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
@@ -156,14 +156,14 @@ async def _fetch_one(
 
 
 def poster_of(video: Path) -> Path:
-    """Where the poster of a video is put, beside it."""
+    """Where the poster of a video is stored, next to it."""
     return video.with_name(f"{video.name}.poster.jpg")
 
 
 def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideoError:
     return DamagedVideoError(
         f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
-        "the generation stays open, so that a rerun can fetch it again.",
+        "the generation stays open, so a rerun can fetch it again.",
         url=url,
         retryable=error.retryable,
     )

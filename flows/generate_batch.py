@@ -31,15 +31,15 @@ from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0
 """Prefect's event queue was measured to hold 10,000 messages: a burst of 1,000 generations at once overflows it, 4 to
-5 a second do not. And APIXO advises against many submissions at once."""
+5 a second do not. APIXO also advises against many submissions at once."""
 MOST_SHARDS: Final = 100
-"""More have no use: the provider takes 1,000 videos at once."""
+"""More are useless: the provider accepts 1,000 videos at once."""
 BAD_ROWS_LOGGED: Final = 100
 """A file of junk has 5,000. The table has all of them."""
 
 
 def _lenient(value: Any, validate: ValidatorFunctionWrapHandler) -> BatchItem | BadRow:
-    """A bad item of a list becomes a row to report, as it would in a file."""
+    """A bad item of a list becomes a row to report, as in a file."""
     if isinstance(value, dict):
         row = check_row(1, value)
         return row.item if isinstance(row, Row) else row
@@ -56,14 +56,14 @@ VERBS: Final = ("generate batch", "dry run of batch")
 
 
 def given_key(key: str | None, calendar: str | None) -> str | None:
-    """As given, else the calendar's file name; None: neither was given."""
+    """As given, or else the calendar's file name; None: neither was given."""
     if key:
         return check_key(key)
     return calendar_key(calendar) if calendar else None
 
 
 def title_of(requests: Any, verbs: Sequence[str] = VERBS) -> str:
-    """What a batch without a key is called: as a person called its run, else by its first prompt."""
+    """What a batch without a key is called: by the run name that a person typed, or else by its first prompt."""
     prompts = [prompt_of(item) for item in requests] if isinstance(requests, list) else []
     return slug(
         typed_name(flow_run.name, *verbs) or next(iter(prompts), ""), most=BATCH_NAME_CHARACTERS, otherwise="batch"
@@ -71,7 +71,7 @@ def title_of(requests: Any, verbs: Sequence[str] = VERBS) -> str:
 
 
 def shown_name(*verbs: str) -> str:
-    """The batch of this run as the run's own name has it. Verbs: what such a name begins with."""
+    """This run's batch as shown in the run's own name. Verbs: what such a name begins with."""
     parameters = flow_run.parameters
     try:
         key = given_key(parameters.get("key"), parameters.get("calendar"))
@@ -103,37 +103,37 @@ async def generate_batch(
     api: str = "default",
     archive: str = "default",
 ) -> BatchSummary:
-    """Generates the videos of a content calendar. Running it again with the same key does only what is missing.
+    """Generates the videos of a content calendar. Running it again with the same key generates only what is missing.
 
     Args:
-        requests: The videos; or give a calendar. Prefect takes 512 KB: give a calendar for more.
+        requests: The videos; or give a calendar. Prefect accepts 512 KB: give a calendar for more.
         calendar: A CSV, JSON Lines or Excel file: a path on the worker's machine, or `s3://bucket/object` in the
             archive's store. Columns: prompt, id, model, duration, aspect_ratio, image_urls, mode, remove_watermark,
             options, tags, fallback_models, not_before.
-        key: Names this batch for ever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
+        key: Names this batch forever; a video's key is `<key>-<id>`. Without one, a calendar has its file's name as
             its key, here, on a schedule and in `sora batch` alike: `calendars/Spring Sale.csv` is `spring-sale`.
-            Requests without one are named after their run, if you typed its name, else after the first prompt: every
-            new run pays for all of them, a rerun of it, or of the flow around it, for none again.
-        wait: Off ends the run after the last submission. The collector archives the videos.
-        on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
+            Requests without one are named after their run, if you typed its name, or else after the first prompt: every
+            new run pays for all of them; a rerun of it, or of the flow around it, pays for none again.
+        wait: If off, the run ends after the last submission, and the collector archives the videos.
+        on_bad_rows: `refuse` submits nothing if any row is invalid, `skip` continues with the others.
         dry_run: Checks every row and image, the archive and the API, prices it all, and spends nothing.
-        max_spend: The most that all runs of this batch together may pay, by the prices of the API block.
-        max_in_flight: Most videos under way at once; empty means as many as the API block says.
+        max_spend: The most that all runs of this batch together may pay, at the API block's prices.
+        max_in_flight: The most videos in progress at once; if empty, as many as the API block says.
         submissions_per_second: How fast videos are submitted.
-        refuse_duplicates: On fails a row whose request was submitted under another key, such as that of a renamed
-            calendar. Off only says so in the log and in the dry run's table.
-        sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
-        ignore_columns: On leaves out columns that do not exist, and says so. Those that begin with # always are.
-        shards: Into how many runs of `generate-shard` the work pool gets the videos, for several machines. Each has its
-            part of all limits. One means that this run generates them itself.
-        fit_images: On turns pictures that a calendar names by a path upright, and makes them small enough.
+        refuse_duplicates: If on, a row fails whose request was submitted under another key, such as that of a renamed
+            calendar. If off, the log and the dry run's table only say so.
+        sheet: Which sheet of an Excel workbook. If empty, its only one that is not hidden.
+        ignore_columns: If on, unknown columns are left out, and the log says so. Those that begin with # always are.
+        shards: How many runs of `generate-shard` share the videos, on several machines of the work pool. Each gets its
+            part of all limits. With one, this run generates them itself.
+        fit_images: If on, images that a calendar names by a path are rotated upright and made small enough.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
     prepare_run_log()
     given = given_key(key, calendar)
     blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    opened = Resources if dry_run or shards > 1 else PayingResources  # of several shards, each pays for its part
+    opened = Resources if dry_run or shards > 1 else PayingResources  # with several shards, each pays for its part
     async with opened(*blocks, options=command_options(api, archive)) as resources:
         key = given or await key_of_batch(title_of(requests), resources.ledger, dry_run=dry_run)
         notes: list[str] = []
@@ -152,9 +152,9 @@ async def generate_batch(
         await tag_run(tags, name=f"{VERBS[dry_run]} {key}")
         bad = [row for row in rows if isinstance(row, BadRow)]
         for row in bad[:BAD_ROWS_LOGGED]:
-            run_logger().error("Line %d is not understood. %s", row.line, bad_row(row).problem)
+            run_logger().error("Line %d is invalid. %s", row.line, bad_row(row).problem)
         if len(bad) > BAD_ROWS_LOGGED:
-            run_logger().error("%d more are not understood: see the run's table.", len(bad) - BAD_ROWS_LOGGED)
+            run_logger().error("%d more lines are invalid: see the run's table.", len(bad) - BAD_ROWS_LOGGED)
         limit = None if max_spend is None else Decimal(str(max_spend))
         terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
         batch = await Batch.look(key, rows, resources, terms=terms, max_spend=limit, notes=notes)
@@ -185,10 +185,10 @@ async def generate_batch(
 
 
 async def key_of_batch(title: str, ledger: Ledger, *, dry_run: bool) -> str:
-    """The key of a batch that was given none. A dry run writes nothing down, and is no run's first start."""
+    """The key of a batch that was given none. A dry run records nothing, and is not a first start."""
     root = root_run_id()
     if root is None:
-        return check_key("")  # outside of a run: refused
+        return check_key("")  # outside a run: rejected
     if dry_run:
         return list(candidates(root, title))[1]
     return await ledger.run_keys.key(root, title, batch=True)
@@ -200,7 +200,7 @@ async def rows_of(
     key: str,
     read: Callable[[str], Awaitable[list[Row | BadRow]]],
 ) -> list[Row | BadRow]:
-    """What is asked for, each row understood or not. Rows whose key would not be one are not."""
+    """The requested videos, each row valid or not. Rows whose key would be invalid are not."""
     if (requests is None) is (calendar is None):
         raise PipelineError("Give either requests or a calendar. Nothing was submitted.", key=key)
     if calendar is not None:

@@ -1,4 +1,4 @@
-"""The flow `generate-shard`: a part of a batch, which `generate-batch` deals out to several runs."""
+"""The flow `generate-shard`: a part of a batch that `generate-batch` divides among several runs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from flows.signals.run_log import prepare_run_log
 from flows.submission import Terms
 
 BEAT_SECONDS: Final = 2.0
-"""How often a shard shows that it is alive, and looks whether the others have met what stops all."""
+"""How often a shard shows that it is alive, and checks whether another has hit a problem that stops all."""
 
 
 def _run_name() -> str:
@@ -33,11 +33,11 @@ def _run_name() -> str:
 
 @flow(name="generate-shard", flow_run_name=_run_name, **PAYING_FLOW)
 async def generate_shard(share: str, attempt: int = 1, api: str = "default", archive: str = "default") -> None:
-    """Generates a part of a batch. `generate-batch` starts it where it has more than one shard.
+    """Generates a part of a batch. `generate-batch` starts it if it has more than one shard.
 
     Args:
-        share: The object in the archive's bucket that says what is to be done.
-        attempt: How often this share was taken up; a dead run's share is taken up by the next one.
+        share: The object in the archive's bucket that describes the work.
+        attempt: Which run of this share this is; a new one is started for the share of a dead run.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -73,8 +73,8 @@ async def _read(share: str, archive: VideoArchive) -> Share:
         return Share.model_validate_json(found.data if found else b"")
     except ValidationError as error:
         raise PipelineError(
-            f"There is no share {share} of a batch (any more): a batch that has ended removes them. Run generate-batch "
-            "with the batch's key instead: it does what is missing. Nothing was submitted."
+            f"There is no share {share} of a batch: a batch removes its shares when it ends. Run generate-batch "
+            "with the batch's key instead: it generates what is missing. Nothing was submitted."
         ) from error
 
 
@@ -95,8 +95,8 @@ async def _in_touch(batch: Batch, share: Share, attempt: int, store: ObjectStore
         while True:
             try:
                 await exchange()
-            except StoreError as error:  # the rows wait for the store themselves, or fail
-                run_logger().warning("The other shards cannot be heard: %s", error)
+            except StoreError as error:  # the rows themselves wait for the store, or fail
+                run_logger().warning("Cannot read from the other shards: %s", error)
             await asyncio.sleep(BEAT_SECONDS)
 
     touch = asyncio.create_task(repeatedly(), name=f"shard {share.number}")
@@ -109,4 +109,4 @@ async def _in_touch(batch: Batch, share: Share, attempt: int, store: ObjectStore
             try:
                 await exchange()
             except StoreError as error:
-                run_logger().warning("The other shards cannot be told: %s", error)
+                run_logger().warning("Cannot notify the other shards: %s", error)

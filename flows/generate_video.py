@@ -36,7 +36,7 @@ from flows.submission import DEFAULT_TERMS, Terms
 
 
 def name_of_run(verb: str) -> str:
-    """What a run that makes one video is called, from its parameters alone."""
+    """The name of a run that makes one video, from its parameters alone."""
     parameters = flow_run.parameters
     return f"{verb} {parameters.get('key') or run_title(prompt_of(parameters.get('request')), verb)}"
 
@@ -48,7 +48,7 @@ def prompt_of(request: Any) -> str:
 
 
 def run_title(prompt: str, *verbs: str) -> str:
-    """What a video is called that was given no key: as its run was called by a person, else by its prompt's words."""
+    """What a video without a key is called: by the run name that a person typed, or else by its prompt's words."""
     return slug(typed_name(flow_run.name, *verbs) or prompt)
 
 
@@ -70,10 +70,10 @@ async def generate_video(
 
     Args:
         request: The video: prompt, model, duration, aspect ratio, start image.
-        key: Names this video for ever: the same key is the same video. Left empty, it is the run's name if you typed
-            one, else the prompt's first words; a rerun of this run, or of the flow around it, goes on with the same.
-        wait: Off ends the run after the submission. The collector, or a run with the same key, archives the video.
-        refuse_duplicates: On fails, before anything is paid, where the same request was submitted under another key.
+        key: Names this video forever: the same key is the same video. If empty, it is the run's name if you typed
+            one, or else the prompt's first words; a rerun of this run, or of the flow around it, keeps it.
+        wait: If off, the run ends after the submission. The collector, or a run with the same key, archives the video.
+        refuse_duplicates: If on, the run fails before paying if the same request was submitted under another key.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -94,19 +94,19 @@ async def generate_video(
 
 
 async def key_of_run(request: VideoRequest, ledger: Ledger, title: str) -> str:
-    """The key of a video that was given none: a rerun of its run is the same video, a new run another one.
+    """The key of a video that was given none: a rerun of its run is the same video, a new run is another one.
 
     A parent's retry starts its subflows as new runs with new ids. So there the key belongs to the outermost run,
-    whose id stays, and the request. It is written down before anything is paid.
+    whose id stays, and the request. It is recorded before anything is paid.
     """
     root = root_run_id()
-    if root is None:  # outside of a run, where nothing could be rerun
+    if root is None:  # outside a run, where nothing could be rerun
         return check_key(str(uuid4()))
     inner = root != flow_run.id
     key = await ledger.run_keys.key(f"{root}-{request_digest(request)[:12]}" if inner else root, title)
     run_logger().info(
-        "No key was given, so this video is called %s; reruns go on with it.%s", key,
-        " An equal request in the same outermost run is the same video; give a key to have another one." * inner,
+        "No key was given, so this video is called %s; reruns keep that key.%s", key,
+        " An equal request in the same outermost run is the same video; give a key to get another one." * inner,
     )  # fmt: skip
     return key
 
@@ -119,11 +119,11 @@ async def generate(
     *,
     starting: AbstractAsyncContextManager[object] | None = None,
 ) -> Generation:
-    """The five steps of one generation. Each knows from the ledger's record what is done already.
+    """The five steps of one generation. Each knows from the ledger's record what is already done.
 
     Args:
-        terms: on what terms it submits; where it does not wait, it ends after the submission.
-        starting: held until the request is submitted; of a batch, few rows at a time begin.
+        terms: on what terms it submits; if it does not wait, it ends after the submission.
+        starting: held until the request is submitted; in a batch, few rows at a time begin.
     """
     if terms.waits and resources.api.callback_url:
         resources.subscriber.subscribe()
@@ -161,6 +161,6 @@ async def generate(
 
 
 async def _may_submit_again(key: str, resources: PayingResources) -> bool:
-    """Whether the output was judged and the API block has it submitted again. The record counts how often."""
+    """Whether the output was moderated and the API block allows another submission. The record counts how often."""
     entry = await resources.ledger.read(key)
     return entry is not None and moderation.may_submit_again(entry.generation, resources.api.moderation_retries)

@@ -1,4 +1,4 @@
-"""Who may pay for a failed generation once more: a person who reruns the flow run, and nobody else."""
+"""Who may pay for a failed generation again: a person who reruns the flow run, and nobody else."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,17 +11,17 @@ from prefect.runtime import flow_run
 from flows.record.generation import Attempt
 
 PAYING_FLOW: Final[dict[str, Any]] = {"persist_result": False, "log_prints": False, "retries": 0}
-"""The options of flows that may pay: not even a profile's default retries run them again by themselves."""
+"""The options of flows that may pay: not even a profile's default retries rerun them automatically."""
 
 
 async def rerun_by_person(attempts: Sequence[Attempt], *, run_id: str | None = None) -> str | None:
     """Whether a person sent a flow run back to work after it had ended, as the UI's Retry button does.
 
     Args:
-        run_id: which flow run; None: this one. A shard goes by that of its batch.
+        run_id: which flow run; None: this one. A shard uses that of its batch.
 
     Returns:
-        The id of the state that says so; None when there is none, or when it has paid for an attempt already.
+        The id of the state that says so; None when there is none, or when it has already paid for an attempt.
     """
     run_id = run_id or flow_run.id
     if run_id is None:
@@ -35,7 +35,7 @@ def sent_back_by(states: Sequence[State]) -> str | None:
     """The state by which a run was sent back after it had ended, if that was its last retry. Pure.
 
     The engine's own retry goes from Running to AwaitingRetry, and a worker that starts a crashed run again comes from
-    Crashed: neither is a person's. Prefect's `empirical_policy.retry_type` does not tell: the new UI forces the state,
+    Crashed: neither is a person's. Prefect's `empirical_policy.retry_type` does not help: the new UI forces the state,
     which skips the rule that writes it. What this cannot tell apart is a person and an automation that sends failed
     runs back.
     """

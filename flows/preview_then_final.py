@@ -1,4 +1,4 @@
-"""The flow `preview-then-final`: a cheap preview, a person's answer, then the final video."""
+"""The flow `preview-then-final`: a cheap preview, a manual decision, then the final video."""
 
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
@@ -48,13 +48,13 @@ class Answer(RunInput):
 
     decision: Decision = Field(title="Decision")
     prompt: str = Field(
-        default="", title="Another prompt", description="Leave empty to keep it. With it, the next video has this one."
+        default="", title="New prompt", description="For the next video. Leave empty to keep the prompt."
     )
-    model: str = Field(default="", title="Another model", description="Leave empty to keep it, such as `sora-2`.")
+    model: str = Field(default="", title="New model", description="Such as `sora-2`. Leave empty to keep the model.")
 
 
 class PreviewStateError(PipelineError):
-    """Nobody answered in time, or nothing can be asked."""
+    """Nobody answered in time, or the answer cannot be used."""
 
 
 Form = TypeVar("Form", bound=RunInput)
@@ -80,17 +80,17 @@ async def preview_then_final(
     api: str = "default",
     archive: str = "default",
 ) -> Any:
-    """Makes a preview of 4 s, waits until a person has seen it and answered, then makes the final video.
+    """Makes a 4 s preview, waits for a manual decision about it, then makes the final video.
 
-    The run pauses with the preview in its artifact and a form behind *Resume*: make it of 8 or 12 s, change the prompt
+    The run pauses with the preview in its artifact and a form behind *Resume*: make it 8 or 12 s, change the prompt
     or the model, make another preview, or stop. A rerun pays neither for the preview nor for the final video again.
 
     Args:
         request: The video. Its duration does not matter: the preview has the model's shortest, and the form asks for
             the final one.
-        key: Names these videos for ever: `<key>-preview`, `<key>-preview-2`, and `<key>-final`. Left empty, it is the
-            run's name if you typed one, else the prompt's first words.
-        answer_within_hours: How long the run waits for an answer. Then it ends failed; a rerun asks again.
+        key: Names these videos forever: `<key>-preview`, `<key>-preview-2`, and `<key>-final`. If empty, it is the
+            run's name if you typed one, or else the prompt's first words.
+        answer_within_hours: How long the run waits for an answer. After that it fails; a rerun asks again.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -133,9 +133,7 @@ async def preview_then_final(
             continue
         problem, asked_times = "", 0
         if decided_next.request is None:
-            return Completed(
-                message=f"Stopped, as was decided: no final video. The preview is archived as {preview.key}."
-            )
+            return Completed(message=f"Stopped, as decided: no final video. The preview is archived as {preview.key}.")
         if decided_next.is_final:
             async with PayingResources(*blocks, options=options) as resources:
                 return await _made(decided_next.request, final_key(key), resources)
@@ -156,31 +154,31 @@ def preview_of(request: VideoRequest) -> VideoRequest:
     """The same video in the shortest length that its model has. Pure.
 
     Raises:
-        ValidationError: the model does not take the rest.
+        ValidationError: the model does not support the rest.
     """
     return _changed(request, duration=shortest_seconds(request.model))
 
 
 def shortest_seconds(model: str) -> int | None:
-    """The length of a preview by this model; None: it has but one. Pure."""
+    """The length of a preview by this model; None: it has only one length. Pure."""
     known = find(model)
     return min(known.durations, default=None) if known is not None else SECONDS
 
 
 def meaning(answer: Answer, asked: VideoRequest) -> _Next:
-    """What is to be made next. Pure.
+    """What to make next. Pure.
 
     Args:
         asked: the request of the preview that they saw.
 
     Raises:
-        PreviewStateError: the model takes no such video, or another preview would be the same.
+        PreviewStateError: the model does not support such a video, or another preview would be the same.
     """
     if answer.decision == STOP:
         return _Next(None)
     changes = {"prompt": answer.prompt.strip(), "model": answer.model.strip()}
     changes = {field: value for field, value in changes.items() if value}
-    if "model" in changes and changes["model"] != asked.model:  # a mode is the model's own
+    if "model" in changes and changes["model"] != asked.model:  # each model has its own modes
         changes["mode"] = None  # type: ignore[assignment]
     try:
         if answer.decision == ANOTHER:
@@ -198,7 +196,7 @@ def _changed(request: VideoRequest, **changes: Any) -> VideoRequest:
 
 
 async def _latest_preview(key: str, request: VideoRequest, ledger: Ledger) -> tuple[int, VideoRequest]:
-    """Which preview a rerun goes on with, and what it asked for."""
+    """Which preview a rerun continues with, and its request."""
     number, asked = 1, preview_of(request)
     while (entry := await ledger.read(preview_key(key, number + 1))) is not None:
         number, asked = number + 1, entry.generation.request
@@ -211,9 +209,9 @@ async def _made(request: VideoRequest, key: str, resources: PayingResources) -> 
 
 
 async def ask(form: type[Form], question: str, hours: float) -> Form:
-    """Waits for an answer: as a deployment without a process, else in this one.
+    """Waits for an answer: as a deployment without a process, otherwise in this one.
 
-    An answer that was given before is there at once when the flow goes on, so the name of the question has to be the
+    An earlier answer is available at once when the flow continues, so the name of the question has to be the
     same then.
 
     Args:

@@ -1,4 +1,4 @@
-"""The flow `previews-then-finals`: the previews of a calendar, one answer of a person, then the final videos."""
+"""The flow `previews-then-finals`: the previews of a calendar, one manual decision, then the final videos."""
 
 import hashlib
 import re
@@ -64,7 +64,7 @@ class BatchAnswer(RunInput):
     only: str = Field(
         default="",
         title="Only these",
-        description="Ids from the sheet, separated by blanks or commas. Leave empty for every preview that waits.",
+        description="Ids from the sheet, separated by spaces or commas. Leave empty for all previews that wait.",
     )
 
 
@@ -87,17 +87,17 @@ async def previews_then_finals(
     """Makes a short preview of every row of a calendar, waits for one answer, then makes the final videos.
 
     The run pauses once, with all previews on the contact sheet and a form behind *Resume*: how long the final videos
-    are, and of which rows. A rerun pays for no preview and no final video again, and asks only about the rest.
+    are, and which rows get one. A rerun pays for no preview or final video again, and asks only about the rest.
 
     Args:
-        requests: The videos; or give a calendar. Prefect takes 512 KB: give a calendar for more.
+        requests: The videos; or give a calendar. Prefect accepts 512 KB: give a calendar for more.
         calendar: A CSV, JSON Lines or Excel file, as for `generate-batch`.
-        key: Names these videos for ever: `<key>-preview-<id>` and `<key>-final-<id>`. Left empty, it is made as for
+        key: Names these videos forever: `<key>-preview-<id>` and `<key>-final-<id>`. If empty, it is chosen as for
             `generate-batch`.
-        answer_within_hours: How long the run waits for an answer. Then it ends failed; a rerun asks again.
-        on_bad_rows: `refuse` submits nothing when any row is not understood, `skip` goes on with the others.
-        max_spend: The most that all previews and final videos may cost together, by the prices of the API block.
-        sheet: Which sheet of an Excel workbook. Empty means its only one that is not hidden.
+        answer_within_hours: How long the run waits for an answer. After that it fails; a rerun asks again.
+        on_bad_rows: `refuse` submits nothing if any row is invalid, `skip` continues with the others.
+        max_spend: The most that all previews and final videos may cost together, at the API block's prices.
+        sheet: Which sheet of an Excel workbook. If empty, its only one that is not hidden.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -133,9 +133,7 @@ async def previews_then_finals(
         else []
     )
     if chosen is None:
-        return Completed(
-            message=f"Stopped, as was decided: no final videos. Archived: {counted(len(seen), 'preview')}."
-        )
+        return Completed(message=f"Stopped, as decided: no final videos. Archived: {counted(len(seen), 'preview')}.")
     if known or chosen:
         if limit is not None:
             limit = max(limit - (previews.price or 0) - (previews.spent_before or 0), Decimal(0))
@@ -149,7 +147,7 @@ async def previews_then_finals(
 
 
 def preview_row(row: Row | BadRow) -> Row | BadRow:
-    """The row in the shortest length of its model, under the name that the row has now. Pure."""
+    """The row in its model's shortest length, under the row's current name. Pure."""
     if isinstance(row, BadRow):
         return row
     try:
@@ -163,7 +161,7 @@ def lasting(row: Row, seconds: int | None) -> Row:
     """The same video in another length, under the same name. Pure.
 
     Raises:
-        ValidationError: the model takes no such video.
+        ValidationError: the model does not support such a video.
     """
     changed = row.item.model_dump() | {"id": row.item.name(), "duration": seconds}
     return Row(line=row.line, item=BatchItem.model_validate(changed))
@@ -173,11 +171,11 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
     """The final videos to be made; None: none. Pure.
 
     Args:
-        waiting: the rows whose preview they saw, by their names.
-        begun: names of rows whose final video was submitted before. To name them changes nothing.
+        waiting: the rows whose previews they saw, by name.
+        begun: names of rows whose final video was submitted before. Naming them changes nothing.
 
     Raises:
-        PreviewStateError: a name is not on the sheet, or a row's model takes no such video.
+        PreviewStateError: a name is not on the sheet, or a row's model does not support such a video.
     """
     if answer.decision == NONE:
         return None
@@ -234,8 +232,8 @@ async def _chosen(
     hours: float,
 ) -> list[Row] | None:
     """Asks until an answer can be carried out."""
-    # An answer holds for what its sheet showed: where a preview has come since, as of a row that became due, the
-    # question is another one.
+    # An answer is about what its sheet showed: if a preview has been added, such as for a row that became due, the
+    # question is a new one.
     shown = hashlib.sha256(" ".join(sorted(waiting)).encode()).hexdigest()[:8]
     problem, asked_times = "", 0
     while True:
@@ -260,7 +258,7 @@ async def _chosen(
             asked_times += 1
             run_logger().warning("The answer cannot be used: %s Asking again.", problem)
             continue
-        async with opened() as resources:  # it waits for nobody any more
+        async with opened() as resources:  # it no longer waits for anyone
             await publish_sheet(previews, resources.store)
         return chosen
 
@@ -272,24 +270,21 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
         *([f"The last answer could not be used: {problem}"] if problem else []),
         (
             f"Waits for your answer about {counted(len(waiting), 'preview')}. Look at them, then press Resume at the "
-            "top of the run (in the V2 UI in its menu ⋮). The form asks how long the final videos are to "
+            "top of the run (in the V2 UI in its menu ⋮). The form asks how long the final videos should "
             "be, and for the ids if not all are wanted."
         ),
         *([f"{counted(begun, 'final video')} submitted before: not paid again."] if begun else []),
         f"The previews are paid. {cost_of_all(waiting.values(), api)}",
-        (
-            f"Until {until}. After that the run ends failed, and nothing more is paid. Retry asks again, without new "
-            "previews."
-        ),
+        (f"Until {until}. After that the run fails, and nothing more is paid. Retry asks again, without new previews."),
     ]
 
 
 def final_prices(row: Row, api: ApixoApi) -> dict[str, Decimal | None]:
-    """What each final video costs that can be chosen for a row; None: nobody has said. Pure."""
+    """What each possible final video of a row costs; None: no price is known. Pure."""
     prices: dict[str, Decimal | None] = {}
     shortest = lasting(row, shortest_seconds(row.item.model)).item.seconds
     for length, asked in (("for 8 s", 8), ("for 12 s", 12), (AS_LONG, row.item.duration)):
-        with suppress(ValidationError):  # the model takes no such video
+        with suppress(ValidationError):  # the model does not support such a video
             seconds = lasting(row, asked).item.seconds
             if seconds != shortest:
                 prices[length] = api.price(row.item.model, seconds)
@@ -300,15 +295,15 @@ def cost_of_one(row: Row, api: ApixoApi) -> str:
     """What a row's final video costs, as far as that is known. Pure."""
     prices = final_prices(row, api)
     if not prices:
-        return f"No final video: {row.item.model} has none that is longer than its preview."
+        return f"No final video: {row.item.model} has no length above its preview's."
     if row.item.seconds in (8, 12):
         prices.pop(AS_LONG, None)
     known = known_costs(prices, api.currency)
-    return f"The final video costs {known}." if known else ""  # what is missing is said once, above all rows
+    return f"The final video costs {known}." if known else ""  # a missing price is reported once, above all rows
 
 
 def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
-    """What the final videos of these rows cost together. Pure. Nothing is guessed: it says where a price is missing."""
+    """What the final videos of these rows cost together. Pure. Nothing is guessed: it says if a price is missing."""
     prices = [final_prices(row, api) for row in rows]
     sums = {
         length: sum(filter(None, (each[length] for each in prices)), Decimal(0))
@@ -316,13 +311,13 @@ def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
         if all(each.get(length) is not None for each in prices)
     }
     if sums:
-        return f"All final videos together cost {known_costs(sums, api.currency)}, by the API block's prices."
+        return f"All final videos together cost {known_costs(sums, api.currency)}, at the API block's prices."
     models = sorted({row.item.model for row, each in zip(rows, prices, strict=True) if None in each.values()})
     if models:
-        return f"What all final videos cost is not known: the API block has no price of {' and '.join(models)}."
-    return "What each final video costs stands beside its preview."
+        return f"The cost of all final videos is unknown: the API block has no price for {' and '.join(models)}."
+    return "The cost of each final video is next to its preview."
 
 
 def _final_of(row: Row, request: VideoRequest) -> Row:
-    """The row as its final video was asked for before, which a person's next answer does not change."""
+    """The row as its final video was requested before, which the next answer does not change."""
     return Row(line=row.line, item=BatchItem.model_validate(request.model_dump() | {"id": row.item.name()}))

@@ -27,14 +27,14 @@ HEADINGS: Final = ("payments", "archived", "open", "unclear", "failed", "total",
 async def report_costs(
     month: str | None = None, by: Group = "model", api: str = "default", archive: str = "default"
 ) -> CostReport:
-    """Shows what was spent in a month, by the prices at the time, and what the ceilings leave.
+    """Shows what was spent in a month, at the prices of the time, and what the ceilings leave.
 
-    *archived* was paid for videos that are archived, *open* for those on their way. *unclear* was paid or not. *failed*
-    went to tasks that failed, if APIXO charges for those.
+    *archived* is for archived videos, *open* for those in progress. *unclear* may or may not have been paid. *failed*
+    is for failed tasks, if APIXO charges for those.
 
     Args:
-        month: Which month, such as 2026-11 (UTC); this one if not given.
-        by: What a row is about.
+        month: Which month, such as 2026-11 (UTC); if empty, the current one.
+        by: What to group by.
         api: Name of the apixo-api block, for its ceilings.
         archive: Name of the video-archive block.
 
@@ -73,12 +73,12 @@ def first_day(month: str | None, today: date) -> date:
     """The first day of a month such as `2026-11`; of today's if none is given.
 
     Raises:
-        PipelineError: that is no month.
+        PipelineError: that is not a month.
     """
     if month is None:
         return today.replace(day=1)
     if not re.fullmatch(r"(?!0000)\d{4}-(0[1-9]|1[0-2])", month):
-        raise PipelineError(f"{month!r} is no month. Give one such as 2026-11.")
+        raise PipelineError(f"{month!r} is not a month. Use a month such as 2026-11.")
     return date.fromisoformat(f"{month}-01")
 
 
@@ -97,9 +97,9 @@ def sentence(use: CeilingUse) -> str:
 
 
 def notes(report: CostReport) -> list[str]:
-    """What is to be known of the figures."""
+    """Notes on the figures."""
     count, unpriced = (sum(getattr(row, name) for row in report.totals) for name in ("payments", "unpriced"))
-    missing = f"{counted(unpriced, 'payment')} without a price: the API block knew none at the time."
+    missing = f"{counted(unpriced, 'payment')} without a price: the API block had none at the time."
     return [*([missing] if unpriced else []), f"{counted(count, 'payment')} in {report.month}."]
 
 

@@ -1,4 +1,4 @@
-"""What a person does about a generation whose payment is unclear, or that failed."""
+"""Manual decisions about a generation whose payment is unclear, or that failed."""
 
 from apixo import ApixoError, BadRequestError, Failed
 from flows.clock import Clock
@@ -13,11 +13,11 @@ from flows.submission import reconcile, wait_for_answer
 
 
 class ResolutionError(LedgerError):
-    """What was asked for does not fit what the ledger or the provider says."""
+    """The decision does not fit what the ledger or the provider says."""
 
 
 async def look(key: str, ledger: Ledger) -> Generation:
-    """The record that a person decides about.
+    """The record that a decision is about.
 
     Raises:
         ResolutionError: the key is unknown.
@@ -26,13 +26,13 @@ async def look(key: str, ledger: Ledger) -> Generation:
 
 
 async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) -> Generation:
-    """Says that a generation was taken as this task, after asking the provider whether it knows the task.
+    """Records that a generation was accepted as this task, after checking that the provider knows the task.
 
-    A claim without an answer is given its lease first: its owner may still be about to name the task itself. A task
-    that was given up is taken up again, unless the provider reports it as failed.
+    A claim without an answer gets its lease first: its owner may still be about to name the task itself. A task
+    that was given up is resumed, unless the provider reports it as failed.
 
     Args:
-        seen: the record the person decided about.
+        seen: the record that the decision is about.
         task_id: as the provider's account, the log or the event names it.
 
     Raises:
@@ -42,7 +42,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
     entry = await _answered(key, resources.ledger, resources.clock)
     if seen.task_id is None and entry.generation.task_id not in (None, task_id):
         raise ResolutionError(
-            f"{key} was answered meanwhile: APIXO took it as task {entry.generation.task_id}. Nothing was changed.",
+            f"{key} was answered meanwhile: APIXO accepted it as task {entry.generation.task_id}. Nothing was changed.",
             key=key,
             task_id=task_id,
         )
@@ -54,14 +54,14 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         ) from error
     except ApixoError as error:
         raise ResolutionError(
-            f"APIXO could not be asked for task {task_id}: {error.message} Nothing was changed; try again later.",
+            f"APIXO could not be polled for task {task_id}: {error.message} Nothing was changed; try again later.",
             key=key,
             task_id=task_id,
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
     if isinstance(status, Failed) and entry.generation.state is State.FAILED and entry.generation.task_id == task_id:
         raise ResolutionError(
-            f"APIXO reports task {task_id} as failed: there is nothing to go on with. Nothing was changed, and nothing "
+            f"APIXO reports task {task_id} as failed: there is nothing to continue. Nothing was changed, and nothing "
             "paid.",
             key=key,
             task_id=task_id,
@@ -78,7 +78,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         )
         if owner.key != key:
             raise ResolutionError(
-                f"Task {task_id} is that of {owner.key}. Nothing was changed.", key=key, task_id=task_id
+                f"Task {task_id} belongs to {owner.key}. Nothing was changed.", key=key, task_id=task_id
             )
         return (await resources.ledger.change(key, how, known=entry)).generation
     except TransitionError as error:
@@ -89,15 +89,15 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
 
 
 async def allow_resubmission(seen: Generation, resources: Resources) -> Generation:
-    """Says that a generation may be submitted once more: a person looked, and it was not taken, or it failed.
+    """Records that a generation may be submitted again: a person checked that it was rejected, or it failed.
 
     Args:
-        seen: the record the person decided about. The decision counts for its last attempt only.
+        seen: the record that the decision is about. It counts only for its last attempt.
 
     Raises:
         ResolutionError: the record has changed meanwhile, or its state does not allow it.
-        UnconfirmedError: its claim has only now been given up. What the person saw in the account is older than its
-            end: look once more, then decide.
+        UnconfirmedError: its claim has only just been given up. What the person saw in the account is older than its
+            end: check again, then decide.
     """
     answered = (await _answered(seen.key, resources.ledger, resources.clock)).generation
     if seen.state is State.CLAIMED and answered.state is State.UNCONFIRMED:
@@ -125,12 +125,12 @@ async def _entry(key: str, ledger: Ledger) -> Entry:
 
 
 async def _answered(key: str, ledger: Ledger, clock: Clock) -> Entry:
-    """The record once a claim has had its time, and with the task that the store may know."""
+    """The record once a claim's lease is over, and with the task that the store may know."""
     entry = await _entry(key, ledger)
     match entry.generation.state:
         case State.CLAIMED:
             run_logger().info(
-                "%s may still be under way: its process gets up to %.0f s for the answer.",
+                "%s may still be in progress: its process has up to %.0f s for the answer.",
                 key, entry.generation.attempt.lease_seconds,
             )  # fmt: skip
             return await wait_for_answer(entry, ledger, clock)

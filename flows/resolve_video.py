@@ -1,4 +1,4 @@
-"""The flow `resolve-video`: a manual decision about an unconfirmed or failed generation, by a form."""
+"""The flow `resolve-video`: a form for a manual decision about an unconfirmed or failed generation."""
 
 from typing import Annotated, Literal, get_args
 
@@ -43,15 +43,15 @@ async def resolve_video(
 ) -> Generation:
     """Resolves a generation whose payment is unclear, or that failed, and finishes it, as `sora resolve` does.
 
-    Look in your APIXO account first for a task of the time that the run's artifact names.
+    First look in your APIXO account for a task at the time given in the run's artifact.
 
     Args:
-        key: The generation's key, as the failed run's artifact has it.
-        decision: What you found. Submitting once more may pay for a second time.
-        task_id: To go on: the task's id in your APIXO account. APIXO is asked for it first.
-        attempt: To submit once more: the number of the attempt that you looked at, as the artifact names it. So this
-            run pays once, however often it is rerun, and two people who decide about one attempt pay once.
-        wait: Off ends the run after the decision. The collector archives the video.
+        key: The generation's key, as in the failed run's artifact.
+        decision: What you found. Submitting once more may pay a second time.
+        task_id: To continue: the task's id in your APIXO account. It is checked with APIXO first.
+        attempt: To submit once more: the number of the attempt that you looked at, as in the artifact. This way the
+            run pays once, however often it is rerun, and two people who decide about one attempt pay only once.
+        wait: If off, the run ends after the decision, and the collector archives the video.
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
@@ -69,7 +69,7 @@ async def resolve_video(
             elif seen.attempt.number != attempt:
                 raise ResolutionError(
                     f"The last attempt of {key} is {seen.attempt.number}, and it is {seen.state}; you decided about "
-                    f"attempt {attempt}. Nothing was changed, and nothing paid. Look at it once more, then decide.",
+                    f"attempt {attempt}. Nothing was changed or paid. Check it again, then decide.",
                     key=key,
                 )
             else:
@@ -81,13 +81,13 @@ async def resolve_video(
 
 
 def check_decision(key: str, decision: Decision, task_id: str | None, attempt: int | None) -> None:
-    """That the form says one thing. Pure.
+    """Checks that the form has exactly one decision. Pure.
 
     Raises:
-        ResolutionError: what it needs is missing, or it says both.
+        ResolutionError: something it needs is missing, or it has both.
     """
     if decision == GO_ON and (task_id is None or attempt is not None):
-        problem = "To go on with a task, give its task_id, and leave attempt empty."
+        problem = "To continue with a task, give its task_id, and leave attempt empty."
     elif decision == PAY_AGAIN and (attempt is None or task_id is not None):
         problem = "To submit once more, give the number of the attempt that you looked at, and leave task_id empty."
     else:

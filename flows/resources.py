@@ -1,4 +1,4 @@
-"""What the steps of a generation work with: the API, the ledger, the archive, the spool, the clock."""
+"""What the steps of a generation work with: the API, the ledger, the archive, the work directory, the clock."""
 
 import asyncio
 import os
@@ -34,14 +34,14 @@ enough for one disk and for the memory that decoding takes."""
 
 
 class Resources:
-    """What everything works with that reads, waits, fetches and archives. Opened once a flow run.
+    """What the reading, waiting, fetching and archiving steps need. Opened once per flow run.
 
-    Plain attributes; nothing here decides anything. Not a dataclass or pydantic model on purpose: Prefect walks through
+    Plain attributes; nothing here decides anything. Deliberately no dataclass or pydantic model: Prefect walks through
     those when they are task parameters.
 
     Args:
         spool: where downloads are kept between two steps.
-        options: what a `sora` command that a message shows needs to find the same blocks.
+        options: what a `sora` command in a message needs to find the same blocks.
     """
 
     def __init__(self, api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = "") -> None:
@@ -57,12 +57,12 @@ class Resources:
         self.web = guarded_client(allow_private_hosts=api.allow_private_hosts)
         """For image and result hosts only: it checks every address and never carries the API key."""
         self.events = EventConnection()
-        """For the events that Prefect has to confirm."""
+        """For the events that Prefect must confirm."""
         self.subscriber = Subscriber()
-        """Wakes waiters whose callback came; not subscribed where the API block has no `callback_url`."""
+        """Wakes waiters whose callback came; not subscribed if the API block has no `callback_url`."""
 
     def image_address(self, url: str) -> str:
-        """Where the provider fetches an image of a request for the next days. It may be a secret: see `own_images`."""
+        """The URL from which the provider fetches an image for the next days. It may be secret: see `own_images`."""
         valid_seconds = max(self.api.result_valid_hours * 3600, self.api.deadline_seconds)
         return image_address(url, self.archive, self.store, valid_seconds=valid_seconds)
 
@@ -70,7 +70,7 @@ class Resources:
         """Makes sure that the archive can keep a ledger, before anything is paid.
 
         Raises:
-            StoreError: the archive is not reachable, refuses the keys, or ignores conditional writes.
+            StoreError: the archive is not reachable, rejects the keys, or ignores conditional writes.
         """
         try:
             await self.ledger.ensure_ready()
@@ -83,14 +83,14 @@ class Resources:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes all connections, also where one of them, or a cancellation, will not have it."""
+        """Closes all connections, even if one of them fails or the task is cancelled."""
         async with AsyncExitStack() as closing:
             for part in (self.store, self.client, self.web, self.subscriber, self.events):  # the last one first
                 closing.push_async_callback(part.aclose)
 
 
 class PayingResources(Resources):
-    """Resources that can pay as well. Only what may submit a request asks for them."""
+    """Resources that can also pay. Only what may submit a request uses them."""
 
     def __init__(self, api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = "") -> None:
         super().__init__(api, archive, spool=spool, options=options)
@@ -108,7 +108,7 @@ class PayingResources(Resources):
         return Owner(host=socket.gethostname(), pid=os.getpid(), flow_run_id=str(run_id) if run_id else None)
 
     async def aclose(self) -> None:
-        """Gives back what was reserved, ends the payment thread after its last call, then closes all connections."""
+        """Releases what was reserved, ends the payment thread after its last call, then closes all connections."""
         async with AsyncExitStack() as closing:
             for close in (super().aclose, self.payments.aclose, self.spending.aclose):  # the last one first
                 closing.push_async_callback(close)
@@ -118,7 +118,7 @@ async def load_block(block: type[B], name: str) -> B:
     """A stored block.
 
     Raises:
-        PipelineError: there is none of that name, or it holds what the block does not take.
+        PipelineError: there is none of that name, or it is invalid.
     """
     slug = block.get_block_type_slug()
     try:
@@ -128,7 +128,7 @@ async def load_block(block: type[B], name: str) -> B:
             raise
         problems = "; ".join(describe(problem) for problem in error.__cause__.errors())
         raise PipelineError(
-            f"The {slug} block named {name!r} cannot be used: {problems}. Fix it in the Prefect UI under Blocks."
+            f"The {slug} block named {name!r} is invalid: {problems}. Fix it in the Prefect UI under Blocks."
         ) from error
     except ValueError as error:
         raise PipelineError(

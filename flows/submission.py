@@ -1,6 +1,6 @@
-"""Has the provider take a request, once per key: looks at the record, and pays where nobody did.
+"""Submits a request to the provider, once per key: reads the record, and pays if nobody has.
 
-The order is what the first promise stands on; `flows.paid_call` keeps it. While a claim stands without an answer,
+The order of steps guarantees that nothing is paid twice; `flows.paid_call` keeps it. While a claim is unanswered,
 nobody else sends anything.
 """
 
@@ -25,22 +25,22 @@ from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
 
 LOOK_SECONDS: Final = 0.5
-"""How often a run that joined another's claim looks for its answer. A read of the ledger takes a few milliseconds."""
+"""How often a run that joined another's claim checks for its answer. A read of the ledger takes a few milliseconds."""
 
 DUPLICATES_AGAIN_SECONDS: Final = 60.0
-"""After a longer wait for a limit, duplicates are looked for once more: an unclaimed key is first for a while only."""
+"""After a longer wait for a limit, duplicates are checked again: an unclaimed key is first only for a while."""
 
 Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
-"""Asked whether a generation whose last attempt failed may be submitted once more: by what, or None."""
+"""Returns by what a generation whose last attempt failed may be resubmitted, or None if it may not."""
 
 Paying = Callable[[str], AbstractAsyncContextManager[Callable[[Outcome], None]]]
-"""Entered before each claim, with the model that will be asked, and left after the answer, which it is told. It may
+"""Entered before each claim, with the model to be used, and left after the answer, which is reported to it. It may
 take its time; what it raises keeps the request from being claimed and sent."""
 
 
 @asynccontextmanager
 async def at_once(model: str) -> AsyncIterator[Callable[[Outcome], None]]:
-    """Nothing stands before the paid call."""
+    """Nothing holds back the paid call."""
     del model
     yield lambda _: None
 
@@ -55,12 +55,12 @@ class Terms:
 
     Attributes:
         may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may.
-        paying: stands around each claim and its answer, such as to keep a batch within its budget.
-        waits: whether this run goes on to wait for the end. The record says so, for the collector.
+        paying: wraps each claim and its answer, such as to keep a batch within its budget.
+        waits: whether this run then waits for the end. It is recorded for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
         batch: the key of the batch that the video is a row of. The record says so.
-        gone: models that APIXO was found not to offer, by other videos of this run. It may grow meanwhile.
-        unclaimed: the run has seen that the key has no record. It saves a read; the claim finds out if one came since.
+        gone: models that APIXO does not offer, as other videos of this run have found. It may grow meanwhile.
+        unclaimed: the run has seen that the key has no record. It saves a read; the claim notices if one came since.
     """
 
     may_submit_again: Permission = _never
@@ -91,7 +91,7 @@ class Submission:
         self._log = run_logger()
 
     async def run(self) -> Entry:
-        """Looks at the record and acts on what it says, until it says that the task is submitted."""
+        """Reads the record and acts on it, until it says that the task is submitted."""
         entry = None if self._terms.unclaimed else await self._ledger.read(self._key)
         self._attempts_before = _finished_attempts(entry)
         while True:
@@ -134,7 +134,7 @@ class Submission:
         self._log.warning("%s.", duplicate_sentence(self._key, first))
 
     async def _after_rejection(self, entry: Entry) -> Entry | None:
-        """A rejection from before this run is no obstacle. One that happened meanwhile counts as a try of ours."""
+        """A rejection from before this run is no obstacle. One that happened meanwhile counts as one of our tries."""
         attempt = entry.generation.attempt
         problem = attempt.problem
         fresh = entry.generation.attempts[self._attempts_before :]
@@ -144,7 +144,7 @@ class Submission:
             if fallback is not None:
                 report_progress(self._key, "submit", f"{attempt.model} is not available, trying {fallback}")
                 self._log.warning(
-                    "%s was not taken, for APIXO does not offer %s (%s); nothing was paid. Its fallback model %s is "
+                    "%s was rejected, because APIXO does not offer %s (%s); nothing was paid. Its fallback model %s is "
                     "tried.", self._key, attempt.model, problem.message, fallback,
                 )  # fmt: skip
                 return await self._pay(entry, model=fallback)
@@ -163,7 +163,7 @@ class Submission:
                 rng=self._resources.clock.rng,
             )
             self._log.warning(
-                "%s was not taken (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
+                "%s was rejected (%s); nothing was paid. Next try in %.1f s.", self._key, problem.message, pause
             )
             await self._resources.clock.sleep(pause)
             return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
@@ -181,19 +181,19 @@ class Submission:
             granted_by = await self._terms.may_submit_again(found.attempts) if before else None
         if judged:
             note = moderation.reason(found, retries)
-            self._log.warning("%s: %s. It is paid once more.", self._key, note)
-            # A person's rerun is used up by it. Left over, it would pay once more when a worker starts the run again.
+            self._log.warning("%s: %s. It is paid again.", self._key, note)
+            # This uses up a person's rerun. Otherwise it would pay again when a worker restarts the run.
             return await self._pay(entry, granted_by=granted_by or moderation.GRANTED_BY, note=note)
         if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
             await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
             raise failed_error(found, self._resources.options)
         self._log.warning(
-            "%s failed in attempt %d. A person wants it submitted once more.", self._key, found.attempt.number
+            "%s failed in attempt %d. Resubmitting after a manual decision.", self._key, found.attempt.number
         )
         return await self._pay(entry, granted_by=granted_by)
 
     async def _join(self, entry: Entry) -> Entry:
-        """Waits for the answer to another's claim. Where none comes, its owner is dead and the payment unclear."""
+        """Waits for the answer to another's claim. If none comes, its owner is dead and the payment unclear."""
         claim = entry.generation.attempt
         self._log.info(
             "%s is being submitted by process %d on %s; waiting up to %.0f s for its answer.", self._key,
@@ -205,13 +205,13 @@ class Submission:
     async def _pay(
         self, over: Entry | None, *, granted_by: str | None = None, model: str | None = None, note: str | None = None
     ) -> Entry | None:
-        """Waits for all limits, then makes one paid call. Returns the record as it then is; None: there is none."""
+        """Waits for all limits, then makes one paid call. Returns the resulting record; None: there is none."""
         outcome: Outcome | None = None
         while outcome is None:
             asked = model or next_model(self._request, (), self._terms.gone) or self._request.model
             async with self._terms.paying(asked) as report:
                 if model is None and asked in self._terms.gone and next_model(self._request, (), self._terms.gone):
-                    continue  # it was found gone while this one waited for its turn
+                    continue  # it was found unavailable while this one waited for its turn
                 outcome = await self._call(over, granted_by, asked, note)
                 report(outcome)
         if isinstance(outcome, LostRace):
@@ -262,19 +262,19 @@ class Submission:
             return await resources.payments.run(call.make, report)
 
     def _report(self, outcome: Outcome) -> None:
-        """Logs and publishes what is already written down."""
+        """Logs and publishes what is already recorded."""
         match outcome:
             case Accepted(entry, task_id, reply_was_lost=True):
                 self._log.warning(
-                    "%s was taken after all, as task %s: the reply was lost, and the ledger has learned the task "
-                    "meanwhile.", self._key, task_id,
+                    "%s was accepted after all, as task %s: the reply was lost, and the ledger now has the "
+                    "task.", self._key, task_id,
                 )  # fmt: skip
             case Accepted(entry, task_id):
-                self._log.info("APIXO took %s as task %s.", self._key, task_id)
+                self._log.info("APIXO accepted %s as task %s.", self._key, task_id)
                 emit("submitted", entry.generation, task_id=task_id)
                 if entry.generation.task_id != task_id:
                     self._log.error(
-                        "%s goes on with task %s, which a person has decided meanwhile: task %s is paid as well. Its "
+                        "%s continues with task %s after a manual decision; task %s is paid as well. Its "
                         "id is in the ledger.", self._key, entry.generation.task_id, task_id,
                     )  # fmt: skip
             case Unclear(entry, error):
@@ -306,7 +306,7 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
         kind="OwnerDied",
         message=(
             f"process {claimed.attempt.claimed_by.pid} on {claimed.attempt.claimed_by.host} claimed it at "
-            f"{claimed.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC and never wrote an answer, so it may have died before "
+            f"{claimed.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC and recorded no answer, so it may have died before "
             "or after the request was sent"
         ),
     )
@@ -339,17 +339,17 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
             task_id=task_id,
             now=clock.now(),
             named_by=owner.named_by,
-            note="its process died after it had noted the task",
+            note="its process died after it had recorded the task",
         ),
         known=entry,
     )
-    run_logger().warning("%s was taken as task %s: its process died before the record said so.", owner.key, task_id)
+    run_logger().warning("%s was accepted as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found
 
 
 def _finished_attempts(entry: Entry | None) -> int:
-    """How many attempts were over when this run looked first. One under way then counts as made during this run."""
+    """How many attempts were over at this run's first look. One in progress then counts as made during this run."""
     if entry is None:
         return 0
     return len(entry.generation.attempts) - (entry.generation.state is State.CLAIMED)

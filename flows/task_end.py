@@ -32,22 +32,22 @@ from flows.signals.progress import clock, report_progress, run_logger
 MAX_WORD_CHARACTERS: Final = 100
 """How much of an undocumented state the record keeps."""
 GIVEN_UP_AFTER: Final = timedelta(days=1)
-"""How long a task may stand in a state such as `expired` before it is left to a person, since that was first seen."""
+"""How long a task may be in a state such as `expired`, since that was first seen. Then a person decides."""
 LONG_WAIT_SECONDS: Final = 30.0
-"""From here on a person wonders how long it usually takes."""
+"""From this duration on, people wonder how long it usually takes."""
 SAID_AGAIN_SECONDS: Final = 120.0
-"""How often the log says that a task still stands as it did."""
+"""How often the log says that a task's state has not changed."""
 CALLBACK_PATIENCE: Final = 2.0
-"""How many times longer the first question waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
-video takes at most. Nobody asks before then, for the callback comes earlier; if it is lost, polling begins."""
+"""How many times longer the first poll waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
+video takes at most. Nothing polls before then, as the callback comes earlier; if it is lost, polling begins."""
 
 
 async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources) -> Succeeded | Failed:
-    """Sleeps until the first question is due or the callback comes, then asks until the task has ended.
+    """Sleeps until the first poll is due or the callback comes, then polls until the task has ended.
 
     Raises:
         DeadlineError: it has not ended in time.
-        AuthenticationError: the API key does not hold (any more).
+        AuthenticationError: the API key is invalid.
     """
     api, key, task_id = resources.api, paid.key, paid.task_id
     # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
@@ -55,11 +55,11 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     patience = CALLBACK_PATIENCE if api.callback_url else 1.0
     first_wait_seconds, poll_interval_seconds = api.timing(paid.model)
     initial_wait_seconds = max(patience * first_wait_seconds - max(passed, 0.0), 0.0)
-    # A short wait is not worth the look, and 20 reads of the store.
+    # A short wait is not worth the lookup, with 20 reads of the store.
     usual = await resources.usual.of(found) if initial_wait_seconds >= LONG_WAIT_SECONDS else None
     usually = "" if usual is None else f" (usually {clock(usual)})"
     run_logger().info(
-        "Waiting for task %s of %s%s: first question in %.0f s%s, then every %g s, for at most %g s.",
+        "Waiting for task %s of %s%s: first poll in %.0f s%s, then every %g s, for at most %g s.",
         task_id, key, usually, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
         poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
@@ -71,7 +71,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         report_progress(key, "wait", f"{answer[:60]}{usually}", next_seconds=pause_seconds)
         if answer != said or waited_seconds - said_seconds >= SAID_AGAIN_SECONDS:
             run_logger().info(
-                "%s: %s after %s%s, next question in %.0f s.",
+                "%s: %s after %s%s, next poll in %.0f s.",
                 key, answer[:200], clock(max(passed, 0.0) + waited_seconds), usually, pause_seconds,
             )  # fmt: skip
             said, said_seconds = answer, waited_seconds
@@ -90,7 +90,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
 
 
 async def ask(paid: PaidTask, resources: Resources) -> Status:
-    """What the provider says of a task: to the callback receiver just now, where that handed it over, else to us.
+    """What the provider says about a task: what the callback receiver just handed over, or else our own poll.
 
     Raises:
         ApixoError: no usable answer.
@@ -100,10 +100,10 @@ async def ask(paid: PaidTask, resources: Resources) -> Status:
 
 
 async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Status]:
-    """Asks once. A task that has stood without an end for too long ends as failed, for a person to decide about it.
+    """Polls once. A task that has not ended for too long ends as failed, for a manual decision.
 
     Returns:
-        The record as it then is, which says since when the task has stood as it does, and what is to be made of it.
+        The resulting record, which says since when the task has been in its state, and what to conclude from it.
 
     Raises:
         ApixoError: no usable answer, and nothing to conclude from that yet.
@@ -113,7 +113,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     error = None
     try:
         status = await ask(paid, resources)
-    except (NotSentError, AuthenticationError):  # of this machine or this key: they say nothing of the task
+    except (NotSentError, AuthenticationError):  # about this machine or this key: they say nothing about the task
         raise
     except ApixoError as caught:
         if age < kept:
@@ -137,10 +137,10 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
 async def give_up_result(
     paid: PaidTask, known: Entry, error: Exception, resources: Resources
 ) -> VideoFailedError | None:
-    """Ends a task as failed that has succeeded, and whose result cannot be had any more; None while it may come.
+    """Ends a task as failed that has succeeded, but whose result is no longer available; None while it may come.
 
     Args:
-        error: why the result could not be had this time.
+        error: why the result was unavailable this time.
     """
     now, found = resources.clock.now(), known.generation
     age = now - (found.succeeded_at or found.attempt.claimed_at)
@@ -156,8 +156,8 @@ async def give_up_result(
         state=NO_RESULT,
         fail_code=NO_RESULT,
         fail_message=(
-            f"it was finished {counted(age.days, 'day')} ago, its result cannot be had, and nobody asks for it any "
-            f"more: {error}"
+            f"it was finished {counted(age.days, 'day')} ago, and its result is unavailable, so polling has "
+            f"stopped: {error}"
         ),
     )
     entry = await resources.ledger.change(
@@ -172,16 +172,16 @@ async def give_up_result(
 def given_up(
     status: Pending | Processing | UnknownState, *, age: timedelta, stood: timedelta, kept: timedelta
 ) -> Failed | None:
-    """The end of a task that names none; None while one may come. Pure.
+    """The end of a task that reports none; None while one may come. Pure.
 
     Args:
         age: since it was submitted.
-        stood: since that was first seen, where it is no documented state.
+        stood: since that was first seen, if it is an undocumented state.
         kept: how long APIXO keeps a result.
     """
     stands = isinstance(status, UnknownState) and not says_under_way(status.state)
     lasts = stands and stood >= GIVEN_UP_AFTER
-    # That nothing is answered may pass: an outage of an hour must not end a task only because it is an old one.
+    # A missing answer may be temporary: an outage of an hour must not end a task just because it is old.
     if not (lasts or (age >= kept and status.state != NO_STATUS)):
         return None
     said = "gives no status of the task" if status.state == NO_STATUS else f"calls the task {status.state!r}"
@@ -192,8 +192,8 @@ def given_up(
         state=status.state,
         fail_code=NO_STATUS if status.state == NO_STATUS else NO_END,
         fail_message=(
-            f"APIXO still {said} {counted(days, 'day')} {since}, and gives neither a result nor a reason. It is not "
-            "asked for any more"
+            f"APIXO still {said} {counted(days, 'day')} {since}, and gives neither a result nor a reason. Polling "
+            "has stopped"
         ),
     )
 
@@ -201,10 +201,10 @@ def given_up(
 async def record_end(
     paid: PaidTask, known: Entry, status: Succeeded | Failed, resources: Resources
 ) -> tuple[Entry, Succeeded]:
-    """Writes a task's end into the ledger. Returns the record and the good end.
+    """Records a task's end in the ledger. Returns the record and the success.
 
-    The record may go on with another task by now. Where the provider took this one as well, its video is wanted all
-    the same: it was paid for.
+    The record may continue with another task by now. If the provider accepted this one as well, its video is still
+    wanted: it was paid for.
 
     Raises:
         VideoFailedError: the end was a failure.
@@ -228,7 +228,7 @@ async def record_end(
         if current is None or not beside.is_superseded(current.generation, paid.task_id):
             raise
         run_logger().warning(
-            "%s goes on with task %s. Task %s was paid for as well and is finished: its video is archived beside.", key,
+            "%s continues with task %s. Task %s is paid and finished as well: its video is archived alongside.", key,
             current.generation.task_id, paid.task_id,
         )  # fmt: skip
         return current, status

@@ -1,7 +1,7 @@
 """Holds a batch's submissions back while the provider's answers are unclear.
 
-Each unclear answer sends a person to the provider's account. So an outage must cost a few of them, not one for each row
-of a calendar.
+Each unclear answer makes a person check the provider's account. So an outage must cause a few of them, not one for each
+row of a calendar.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from flows.paid_call import Accepted, Outcome, Unclear
 from flows.signals.progress import run_logger
 
 AT_ONCE: Final = 5
-"""Paid calls that are without an answer at the same time. An answer takes a second or two; what hangs is unclear."""
+"""Paid calls that may be unanswered at the same time. An answer takes a second or two; a hanging one is unclear."""
 IN_A_ROW: Final = 3
-"""Unclear answers after which a run submits no more. Those that were under way together count as one."""
+"""Unclear answers in a row after which a run stops submitting. Those of calls made together count as one."""
 ASK_SECONDS: Final = 5.0
 """Between two free calls while submissions are held. Longer each time, up to `MOST_ASK_SECONDS`."""
 MOST_ASK_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0
-"""The longest that a free call may take to count as answered well."""
+"""The longest that a free call may take and still count as answered."""
 
 Report = Callable[[Outcome], None]
 Answers = Callable[[str | None], Awaitable[bool]]
@@ -34,13 +34,13 @@ Answers = Callable[[str | None], Awaitable[bool]]
 class OutageBrake:
     """Lets paid calls through, a few at once, and none while the provider's answers are unclear.
 
-    An unclear answer holds all further ones until a free call is answered well. Then one goes first; the others follow
-    once that is accepted. After three unclear answers in a row, or a hold that is too long, none follows any more.
+    An unclear answer holds all further calls until a free call succeeds. Then one goes first; the others follow
+    once it is accepted. After three unclear answers in a row, or too long a hold, no more calls are let through.
 
     Args:
-        answers: asks the provider something that costs nothing.
+        answers: makes a free call to the provider.
         outage_seconds: the longest hold.
-        at_once: how many paid calls may be without an answer.
+        at_once: how many paid calls may wait for their answer at the same time.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class OutageBrake:
 
     @asynccontextmanager
     async def call(self, key: str) -> AsyncIterator[Report]:
-        """Around one paid call. What is yielded is to be told its outcome.
+        """Wraps one paid call. The caller reports its outcome to what is yielded.
 
         Raises:
-            BudgetError: the run submits no more. Nothing was claimed or sent.
+            BudgetError: the run has stopped submitting. Nothing was claimed or sent.
         """
         async with self._turns:
             await self._pass(key)
@@ -79,7 +79,7 @@ class OutageBrake:
                 yield self._reporter()
 
     async def aclose(self) -> None:
-        """Ends the asking."""
+        """Stops the free calls."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -96,7 +96,7 @@ class OutageBrake:
             if isinstance(outcome, Accepted):
                 self._last_task = outcome.task_id
             if episode != self._episode:
-                return  # it was under way when the hold began, and says nothing of what is now
+                return  # it was sent before the hold began, and says nothing about the present
             if isinstance(outcome, Accepted):
                 self._in_a_row = 0
             elif isinstance(outcome, Unclear):
@@ -110,12 +110,12 @@ class OutageBrake:
         self._open.clear()
         if self._in_a_row >= IN_A_ROW:
             self._close(
-                f"APIXO's answers were unclear {IN_A_ROW} times in a row, and each further video might be paid for "
-                "without anyone knowing. Run the batch again once APIXO is well"
+                f"APIXO's answers were unclear {IN_A_ROW} times in a row, and further videos might be paid for "
+                "unnoticed. Run the batch again once APIXO has recovered"
             )
             return
         run_logger().warning(
-            "APIXO's answer was unclear. Further submissions are held until it answers a call that costs nothing."
+            "APIXO's answer was unclear. Further submissions are on hold until it answers a free call."
         )
         self._watch = asyncio.get_running_loop().create_task(self._until_it_answers())
 
@@ -128,24 +128,24 @@ class OutageBrake:
                 return
             await self._clock.sleep(min(pause, left))
             pause = min(pause * 2, MOST_ASK_SECONDS)
-        run_logger().info("APIXO answers again. Submissions go on, one first.")
+        run_logger().info("APIXO answers again. Resuming with a single submission.")
         self._open.set()
 
     def _close(self, why: str) -> None:
-        run_logger().error("No further video of this run is submitted: %s.", why)
+        run_logger().error("This run submits no more videos: %s.", why)
         self.closed = why
         self._open.set()
 
 
 def free_call(client: StatusClient) -> Answers:
-    """Asks for the state of the last task that was accepted; without one, of a task that does not exist.
+    """Polls the last task that was accepted or, if there is none, a task that does not exist.
 
-    An answer counts where it came in the API's own envelope. After a page with a 4xx, which may be that of a gateway in
+    An answer counts if it came in the API's own envelope. After a page with a 4xx, which may be that of a gateway in
     its place, the balance decides.
     """
 
     async def answer_to(call: Awaitable[object]) -> bool | None:
-        """Whether it is answered well; None: by a page with a 4xx, which may be a gateway's or the API's own."""
+        """Whether it succeeded; None: the answer was a page with a 4xx, which may be a gateway's or the API's own."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await call

@@ -1,4 +1,4 @@
-"""What a batch may still pay. Prices are the user's own: those of the API block."""
+"""What a batch may still spend, by the prices in the API block."""
 
 from collections.abc import Collection, Mapping
 from decimal import Decimal
@@ -9,19 +9,19 @@ from flows.record.errors import PipelineError
 
 
 class BudgetError(PipelineError):
-    """The paid call was not made: it would exceed `max_spend`, or the batch pays nothing any more. Nothing was sent."""
+    """The paid call was not made: it would exceed `max_spend`, or the batch has stopped paying. Nothing was sent."""
 
 
 class Budget:
     """Counts what one run of a batch pays, and stops before the call that would exceed the limit.
 
-    Rows ask in the order in which they are ready to pay, which need not be that of the calendar. Once it has said no it
-    says no to everything that asks later, cheaper or not.
+    Rows reserve in the order in which they are ready to pay, which need not be the calendar's. After a rejection,
+    all later rows are rejected too, cheaper or not.
 
     Args:
         prices: of each model, by its name. Without any, nothing is counted.
-        models: those that may be asked. With a limit, each needs a price.
-        max_spend: the most all runs of the batch together may pay; None: no limit.
+        models: those that may be used. With a limit, each needs a price.
+        max_spend: the most that all runs of the batch may pay together; None: no limit.
         spent_before: what earlier runs paid.
 
     Raises:
@@ -64,9 +64,9 @@ class Budget:
         return price_of(model, duration_seconds, self._prices)
 
     def reserve(self, key: str, duration_seconds: int | None, model: str = DEFAULT_MODEL) -> None:
-        """Takes the price of a video out, once per key: of several tries at most one is paid.
+        """Sets the price of a video aside, once per key: of several tries at most one is paid.
 
-        A try with a fallback model replaces what was taken out for the model before.
+        A try with a fallback model replaces what was set aside for the previous model.
 
         Raises:
             BudgetError: that would exceed the limit, it has no price and there is a limit, or the budget is closed.
@@ -88,19 +88,19 @@ class Budget:
         if self.max_spend is not None and total > self.max_spend:
             self.close(
                 f"max_spend is {self.max_spend}, and with this video the batch would come to {total}. Raise it and "
-                "run the batch again to go on"
+                "run the batch again to continue"
             )
             raise BudgetError(f"{key} was not submitted: {self.closed}.", key=key)
         self._reserved[key] = price
 
     def pay(self, key: str) -> None:
-        """Says that a video was accepted: a further submission of it is paid as well."""
+        """Records that a video was accepted: another submission of it is paid as well."""
         self._paid += self._reserved.pop(key, Decimal(0))
 
     def release(self, key: str) -> None:
-        """Gives a price back: the video was provably not paid."""
+        """Releases a price: the video was provably not paid."""
         self._reserved.pop(key, None)
 
     def close(self, why: str) -> None:
-        """Has every further call refused."""
+        """Rejects every further call."""
         self.closed = self.closed or why

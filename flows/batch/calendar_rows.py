@@ -1,6 +1,6 @@
-"""The rows of a batch: the videos it asks for, understood or not.
+"""The rows of a batch: the videos it asks for, valid or not.
 
-No message repeats a value: a cell that slipped into another column may be an image's address, with a password in it.
+No message repeats a value: a cell that slipped into another column may be an image's URL, with a password in it.
 """
 
 import difflib
@@ -25,7 +25,7 @@ lines with 50 each made a table of 37 MB for the Prefect UI."""
 ID_PATTERN: Final = r"^[a-z0-9._-]{1,91}$"
 """What a key may hold. Behind a flow run's id (36 characters) and a hyphen, 91 more still make a key."""
 MAX_SHOWN_CHARACTERS: Final = 80
-"""How much of a name from outside a message repeats."""
+"""How much of an external name a message repeats."""
 
 
 def _day(value: object) -> object:
@@ -47,14 +47,14 @@ class BatchItem(VideoRequest):
         title="Id",
         description=(
             "Names the video within its batch: its key is `<batch key>-<id>`. Lower-case letters, digits, dots, "
-            "hyphens and underscores. Leave empty: it follows from the request, so a changed one is another video."
+            "hyphens and underscores. If empty, it is derived from the request, so a changed request is a new video."
         ),
         pattern=ID_PATTERN,
     )
     not_before: Annotated[date | None, BeforeValidator(_day)] = Field(
         default=None,
         title="Not before",
-        description="The video is not generated before this day (UTC), YYYY-MM-DD. Leave empty: at once.",
+        description="The video is not generated before this day (UTC), YYYY-MM-DD. Leave empty to generate it at once.",
     )
 
     @field_validator("prompt", mode="before")
@@ -64,7 +64,7 @@ class BatchItem(VideoRequest):
         return line_ends(prompt) if isinstance(prompt, str) else prompt
 
     def with_crlf(self) -> Self:
-        """The item as it was before line ends were made the same: its file had CRLF."""
+        """The item as it was before line ends were normalized: its file had CRLF."""
         return self.model_copy(update={"prompt": self.prompt.replace("\n", "\r\n")})
 
     def request(self) -> VideoRequest:
@@ -81,7 +81,7 @@ class BatchItem(VideoRequest):
         """The key of this video in a batch.
 
         Raises:
-            InvalidKeyError: the ledger does not take it, as it does not begin right or is longer than 128 characters.
+            InvalidKeyError: its beginning is invalid, or it is longer than 128 characters.
         """
         return check_key(f"{batch_key}-{self.name()}")
 
@@ -96,22 +96,22 @@ class RowProblem(BaseModel):
 
 
 class BadRow(BaseModel):
-    """A row that is not understood, with all that is wrong with it."""
+    """An invalid row, with everything that is wrong with it."""
 
     model_config = ConfigDict(frozen=True)
 
     line: int = Field(description="Line of the file where the row begins, or position in the list; the first is 1.")
-    id: str | None = Field(description="The row's id, where it has a valid one.")
+    id: str | None = Field(description="The row's id, if it has a valid one.")
     problems: tuple[RowProblem, ...]
 
     @classmethod
     def whole(cls, line: int, message: str) -> Self:
-        """A row that is wrong as a whole."""
+        """A row that is invalid as a whole."""
         return cls(line=line, id=None, problems=(RowProblem(field="", message=message),))
 
 
 class Row(BaseModel):
-    """A row that is understood."""
+    """A valid row."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -121,32 +121,32 @@ class Row(BaseModel):
 
 FIELDS: Final = tuple(BatchItem.model_fields)
 ALLOWED: Final = {
-    "prompt": "must be a text of 1 to 10,000 characters",
+    "prompt": "must be text of 1 to 10,000 characters",
     "model": "must be a model's name, such as sora-2",
     "duration": "must be 4, 8 or 12 seconds with sora-2",
-    "aspect_ratio": "must be landscape (16:9) or portrait (9:16), or another one that the model takes, such as 1:1",
+    "aspect_ratio": "must be landscape (16:9) or portrait (9:16), or another one that the model supports, such as 1:1",
     "image_urls": (
-        "must be public http:// or https:// addresses of JPG, PNG or WebP images, of at most 2,000 characters each, "
-        "whole, without brackets, user name or password; or s3://bucket/object; or, in a calendar, paths seen from it"
+        "must be public http:// or https:// URLs of JPG, PNG or WebP images, of at most 2,000 characters each, "
+        "complete, without brackets, user name or password; or s3://bucket/object; or, in a calendar, relative paths"
     ),
     "mode": "must be text-to-video or image-to-video, or another one that the model has, or be left out",
     "remove_watermark": "must be true or false, yes or no; an empty cell means true",
     "options": 'must be an object such as {"sound": true}',
-    "tags": "must be at most 20 labels, each of 1 to 50 letters, digits, blanks and . : + - _",
-    "fallback_models": "must be at most 5 names of models",
+    "tags": "must be at most 20 labels, each of 1 to 50 letters, digits, spaces and . : + - _",
+    "fallback_models": "must be at most 5 model names",
     "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
-    "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01; 3/1/2026 can be meant in two ways",
+    "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01; 3/1/2026 is ambiguous",
 }
-"""What each field takes, save where the model decides that. Pydantic's and urllib's own words are not used: some of
-them repeat a part of the address."""
+"""What each field allows, unless the model decides that. Pydantic's and urllib's own messages are not used: some of
+them repeat a part of the URL."""
 
 
 OF_THE_MODEL: Final = frozenset({"duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "options"})
-"""Fields that are right or wrong by the model."""
+"""Fields whose validity depends on the model."""
 
 
 def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
-    """Turns each row whose key an earlier row has into a `BadRow`: one key is one video, made once only. Pure.
+    """Turns each row whose key an earlier row has into a `BadRow`: one key is one video, made only once. Pure.
 
     The ids of bad rows count too. Else the other row would take the key, and be paid, before the bad one is fixed.
     Marking twice changes nothing.
@@ -163,7 +163,7 @@ def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
         same = "has the same id as" if row_id is not None else "asks for the same video as"
         wanted = "another id" if row_id is not None else "an id"
         problem = RowProblem(
-            field="id", message=f"{same} line {line}, and one id is one video. Give it {wanted} if both are wanted"
+            field="id", message=f"{same} line {line}, and one id is one video. Give it {wanted} if you want both"
         )
         others = row.problems if isinstance(row, BadRow) else ()
         marked.append(BadRow(line=row.line, id=row_id, problems=tuple(dict.fromkeys((*others, problem)))))
@@ -171,11 +171,11 @@ def mark_duplicates(rows: Iterable[Row | BadRow]) -> list[Row | BadRow]:
 
 
 def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] = ()) -> Row | BadRow:
-    """A row from its fields, with every problem that it has, not only the first. Pure.
+    """A row from its fields, with every problem that it has, not just the first. Pure.
 
     Args:
-        fields: of the types that JSON has; texts are read as cells are.
-        problems: what is already known to be wrong with it.
+        fields: values of JSON types; texts are read like cells.
+        problems: those that are already known.
     """
     left, unclear = normalize(fields)
     found = [*problems, *(RowProblem(field=field, message=message) for field, message in unclear.items())]
@@ -212,16 +212,16 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
 
 
 def keys_of(rows: Sequence[Row | BadRow], batch_key: str) -> list[str]:
-    """Every key under which the ledger may know these rows. Pure."""
+    """Every key under which the ledger may have these rows. Pure."""
     items = [row.item for row in rows if isinstance(row, Row)]
     earlier = [item.with_crlf() for item in items if "\n" in item.prompt]
     return list(dict.fromkeys(item.key(batch_key) for item in (*items, *earlier)))
 
 
 def as_submitted(row: Row | BadRow, batch_key: str, known: Mapping[str, Generation]) -> Row | BadRow:
-    """The row, with CRLF in its prompt if that is how it was submitted, before line ends were made the same. Pure.
+    """The row, with CRLF in its prompt if it was submitted that way, before line ends were normalized. Pure.
 
-    It goes on under the key and with the text of that time: else it would be paid for once more.
+    It keeps the key and the text of that time; otherwise it would be paid for again.
 
     Args:
         known: what the ledger has of `keys_of`.
@@ -262,21 +262,21 @@ def _problem(detail: ErrorDetails) -> RowProblem:
 
 
 def allowed_fields() -> str:
-    """What a row may have, and what to do with more."""
+    """Which fields a row may have, and what to do with others."""
     return (
-        f"Allowed are {FIELDS[0]}, which must be there, and {', '.join(FIELDS[1:])}. To keep others in a calendar, put "
-        "a # before their name, or turn ignore_columns on (on the command line --ignore-columns)"
+        f"Allowed are {FIELDS[0]}, which is required, and {', '.join(FIELDS[1:])}. To keep others in a calendar, put "
+        "a # before their name, or turn on ignore_columns (--ignore-columns on the command line)"
     )
 
 
 def hint(name: str) -> str:
-    """The field that somebody may have meant; empty when none is near."""
+    """The field that was probably meant; empty if none is similar."""
     near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), FIELDS, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def shown(name: str) -> str:
-    """A name from outside as a message may repeat it: short, in quotes, and no address."""
+    """A name from outside as a message may repeat it: short, quoted, and not a URL."""
     if "@" in name or "/" in name:
         return "(not shown)"
     return repr(name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}…")

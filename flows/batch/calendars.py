@@ -1,7 +1,7 @@
 """Content calendars: the videos of one batch run, as a CSV, JSON Lines or Excel file.
 
-A file whose structure is in doubt is refused whole: a row misread is a video paid for. A row that is wrong in itself
-becomes a `BadRow`, and the others stand.
+A file whose structure is in doubt is rejected as a whole: a misread row is a video paid for. A row that is invalid
+by itself becomes a `BadRow`, and the others are kept.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ SAVE_AS: Final = "Save it as UTF-8; in Excel as 'CSV UTF-8 (comma delimited)', o
 
 
 def nothing(_: str) -> None:
-    """Reports to nobody."""
+    """Drops the report."""
 
 
 async def read_calendar(
@@ -53,17 +53,17 @@ async def read_calendar(
     fit_images: bool = False,
     report: Callable[[str], None] = nothing,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, understood or not; duplicates are bad rows. Pictures beside it are uploaded.
+    """Every row of a calendar, valid or not; duplicates are bad rows. Images that it names by a path are uploaded.
 
     Args:
         where: a path on this machine, or `s3://bucket/object` in any bucket of the archive's store.
-        archive: lends its endpoint and keys.
+        archive: its endpoint and keys are used.
         sheet, ignore_columns, report: see `parse_calendar`.
-        fit_images: whether pictures beside a file are turned upright and made small enough; see `read_own_image`.
+        fit_images: whether images given by a path are rotated upright and made small enough; see `read_own_image`.
 
     Raises:
-        CalendarError: it is not there, may not be read, or cannot be read as a whole.
-        StoreError: the store gave no answer, or does not take a picture.
+        CalendarError: it does not exist, may not be read, or cannot be read as a whole.
+        StoreError: the store gave no answer, or rejected an image.
     """
     where = where.strip()
     scheme, is_address, rest = where.partition("://")
@@ -76,7 +76,7 @@ async def read_calendar(
         bucket, _, name = rest.partition("/")
         pictures, local = beside_object(bucket, name), None
     else:  # not repeated: it may hold a password or a signature
-        raise CalendarError("The calendar must be a path on this machine or s3://bucket/object, no other address.")
+        raise CalendarError("The calendar must be a path on this machine or s3://bucket/object, not another URL.")
     rows = await asyncio.to_thread(
         parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, pictures=pictures
     )
@@ -85,8 +85,8 @@ async def read_calendar(
             await local.upload(store)
         if local.lying:
             report(
-                f"{counted(len(local.lying), 'picture')} stored lying, such as {local.lying[0]!r}. APIXO may take them "
-                "so; fit_images (--fit-images) turns them."
+                f"{counted(len(local.lying), 'image')} stored sideways, such as {local.lying[0]!r}. APIXO may use "
+                "them that way; fit_images (--fit-images) rotates them."
             )
     return rows
 
@@ -100,15 +100,15 @@ def parse_calendar(
     report: Callable[[str], None] = nothing,
     pictures: Pictures = no_pictures,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, understood or not; duplicates are bad rows. Pure, as far as `pictures` is.
+    """Every row of a calendar, valid or not; duplicates are bad rows. Pure, as far as `pictures` is.
 
     Args:
         data: the file. Text is UTF-8, or UTF-16 with a byte order mark.
-        name: its name. The ending says what it is: see `KINDS`.
+        name: its name, whose extension gives its type: see `KINDS`.
         sheet: which sheet of a workbook; None: the only one that is not hidden.
-        ignore_columns: whether columns and fields that are not known are left out. Those that begin with # always are.
-        report: takes what was left out, in a sentence.
-        pictures: finds pictures that are named by a path, seen from the calendar.
+        ignore_columns: whether unknown columns and fields are left out. Those that begin with # always are.
+        report: called with what was left out, in a sentence.
+        pictures: finds images that are named by a path relative to the calendar.
 
     Raises:
         CalendarError: it cannot be read as a whole.
@@ -117,7 +117,7 @@ def parse_calendar(
     if len(data) > MAX_CALENDAR_BYTES:
         raise refusal(name, f"is larger than {MAX_CALENDAR_BYTES:,} bytes. Split it into several batches.")
     if sheet is not None and kind != "workbook":
-        raise refusal(name, "has no sheets: only an .xlsx does. Leave sheet empty.")
+        raise refusal(name, "has no sheets: only an .xlsx file has them. Leave sheet empty.")
     if not data:
         raise refusal(name, "is empty.")
     if kind == "json":
@@ -149,7 +149,7 @@ def _text(data: bytes, name: str) -> str:
         raise refusal(name, f"is not {'UTF-16' if wide else 'UTF-8'}: see line {line}. {SAVE_AS}") from error
     if "\0" in text:
         line = line_after(text[: text.index("\0")])
-        raise refusal(name, f"is not plain text: line {line} holds a NUL. {SAVE_AS}")
+        raise refusal(name, f"is not plain text: line {line} contains a NUL. {SAVE_AS}")
     if not text.strip(f"{DELIMITERS}\r\n "):
         raise refusal(name, "is empty.")
     return text
@@ -160,7 +160,7 @@ def _read_file(where: str) -> bytes:
     path = Path(where)
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise refusal(where, f"is {'a folder' if path.is_dir() else 'no regular file'}. Name one file.")
+            raise refusal(where, f"is {'a folder' if path.is_dir() else 'not a regular file'}. Give a file.")
         with path.open("rb") as file:
             return file.read(MAX_CALENDAR_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -168,7 +168,7 @@ def _read_file(where: str) -> bytes:
     except PermissionError as error:
         raise refusal(where, "may not be read by the user that runs the flow.") from error
     except (OSError, ValueError) as error:
-        what = getattr(error, "strerror", None) or "that is no file name"
+        what = getattr(error, "strerror", None) or "that is not a file name"
         raise refusal(where, f"cannot be read: {what}.") from error
 
 
@@ -187,14 +187,14 @@ async def _read_object(where: str, rest: str, archive: VideoArchive) -> bytes:
         data = await store.read(name, max_bytes=MAX_CALENDAR_BYTES + 1)
     except StoreRefusedError as error:
         what = {
-            "NoSuchBucket": f"is not there: the store has no bucket {bucket}.",
-            "AccessDenied": "is not there, or the access key of the video-archive block has no right to read it.",
+            "NoSuchBucket": f"does not exist: the store has no bucket {bucket}.",
+            "AccessDenied": "does not exist, or the access key of the video-archive block has no right to read it.",
         }.get(error.code, f"cannot be read. {error}")
         raise refusal(where, what) from error
     except ValueError as error:
-        raise refusal(where, "has a name that no object can have.") from error
+        raise refusal(where, "has a name that is not valid for an object.") from error
     finally:
         await store.aclose()
     if data is None:
-        raise refusal(where, f"is not there: the bucket {bucket} has no such object.")
+        raise refusal(where, f"does not exist: the bucket {bucket} has no such object.")
     return data

@@ -1,7 +1,7 @@
-"""One value of a calendar or an event, as people and their programs write it, in the form that the API takes.
+"""One value of a calendar or an event, as people and their programs write it, in the form that the API expects.
 
-Only what can be meant in one way is understood: `8.0` and `8 s` are 8, `9:16` is portrait. Everything else stays as it
-is, and the checks of the field then refuse it.
+Only unambiguous values are converted: `8.0` and `8 s` are 8, `9:16` is portrait. Everything else stays as it
+is, and the field's own checks then reject it.
 """
 
 import json
@@ -19,16 +19,16 @@ SWITCHES: Final = {
 }
 """Excel saves TRUE and FALSE in the language of its user."""
 RATIOS: Final = {"landscape": "landscape", "16:9": "landscape", "portrait": "portrait", "9:16": "portrait"}
-"""What sora-2 calls them. Other models take ratios as they are."""
+"""What sora-2 calls them. Other models accept ratios as they are."""
 SHOWN_RATIOS: Final = {"16:09": "16:9", "1:01": "1:1", "4:03": "4:3", "3:04": "3:4", "21:09": "21:9"}
 """Excel takes 16:9 for nine minutes past four in the afternoon and shows 16:09."""
 MIDNIGHT: Final = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|\+00:?00)?", re.ASCII)
-"""A day as pandas, LibreOffice and JavaScript write it. Any other time of the day is not a day."""
+"""A day as pandas, LibreOffice and JavaScript write it. Any other time is not a day."""
 
 _TIME: Final = re.compile(r"0?(\d{1,2}:\d\d)(?::00)?", re.ASCII)
 """Excel takes 9:16 for a time of the day and shows 09:16 or 09:16:00."""
 _SEPARATOR: Final = re.compile(r"\s+|(?<![,;|])[,;|]++(?=\s|https?://|s3://|$)", re.IGNORECASE)
-"""Between two addresses. A comma inside an address, as Cloudinary has it, separates nothing. A run of commas is tried
+"""Between two URLs. A comma inside a URL, as Cloudinary has it, separates nothing. A run of commas is tried
 once, from its beginning: a cell can hold a hundred thousand."""
 _FOREIGN: Final = re.compile(r"(?:[\uff0c\u3001\uff1b]|\\[rn])(?=\\|\s|(?:https?|s3)://|$)", re.IGNORECASE)
 """Chinese and Japanese commas, and a line break that a program wrote as two characters."""
@@ -38,7 +38,7 @@ _NO_PROMPT: Final = re.compile(
     r"\[object \w+\]|\{\{[^{}]*\}\}|\$\{[^{}]*\}",
     re.IGNORECASE,
 )
-"""What spreadsheets show for an error, and programs write where they have nothing to put in."""
+"""What spreadsheets show for an error, and programs write where a value is missing."""
 _STARTS: Final = re.compile(r"(?:^|[\s,;|])(?:https?|s3)://", re.IGNORECASE)
 _IMAGE: Final = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 _GARBLED: Final = re.compile(
@@ -51,14 +51,14 @@ _ESCAPED: Final = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 
 
 class CellError(Exception):
-    """A value that could be meant in more than one way. The message says so and what to do, without the value."""
+    """An ambiguous value. The message says so and what to do, without repeating the value."""
 
 
 def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The fields of one video in the form that the API takes, and what is wrong with those that have none. Pure.
+    """The fields of one video in the form that the API expects, and what is wrong with the others. Pure.
 
-    An absent value is the default: `null`, as pandas and JavaScript write it, and an empty text, as an empty cell is
-    one. The prompt alone is never left out for being empty, for it is required. A name that begins with # is a remark.
+    An absent value is the default: `null`, as pandas and JavaScript write it, and empty text, which is what an empty
+    cell is. Only the prompt is kept when empty, because it is required. A name that begins with # is a comment.
     """
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
@@ -71,14 +71,14 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
             continue
         if field == "prompt" and isinstance(value, str) and _NO_PROMPT.fullmatch(value.strip()):
             problems[field] = (
-                "is what a spreadsheet shows for an error, or a program writes for nothing, such as #NAME? or null. "
-                "Write the prompt there; one that begins with = or - needs a ' in front of it in a spreadsheet"
+                "is what a spreadsheet shows for an error, or a program writes for no value, such as #NAME? or null. "
+                "Enter the prompt; in a spreadsheet, put a ' before one that begins with = or -"
             )
             continue
         if field == "prompt" and isinstance(value, str) and _GARBLED.search(value):
             problems[field] = (
-                "has letters that were lost in another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Write "
-                "them again, and save as UTF-8; Excel opens a CSV file rightly by Data > From Text/CSV"
+                "has letters that were garbled by another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Enter "
+                "them again, and save as UTF-8; in Excel, open a CSV file with Data > From Text/CSV"
             )
             continue
         try:
@@ -92,10 +92,10 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
 
 
 def as_meant(request: Any) -> Any:
-    """A request from outside, such as an event's, in the form that the API takes. For pydantic, before it validates.
+    """A request from outside, such as an event's, in the form that the API expects. For pydantic, before it validates.
 
     Raises:
-        ValueError: a value could be meant in more than one way.
+        ValueError: a value is ambiguous.
     """
     if not isinstance(request, dict):
         return request
@@ -111,10 +111,10 @@ def line_ends(text: str) -> str:
 
 
 def addresses(text: str) -> list[str]:
-    """The addresses in a text: separated by blanks, line breaks, commas, semicolons or bars.
+    """The URLs in a text: separated by spaces, line breaks, commas, semicolons or bars.
 
     Raises:
-        CellError: a comma or semicolon could belong to an address as well as separate two.
+        CellError: a comma or semicolon could be part of a URL or separate two.
     """
     found = [part for part in _SEPARATOR.split(_FOREIGN.sub(" ", text)) if part]
     for address in found:
@@ -122,8 +122,8 @@ def addresses(text: str) -> list[str]:
         for part in parts:
             if _ADDRESS.match(part) or (_IMAGE.search(before) and _IMAGE.search(part)):
                 raise CellError(
-                    "holds a comma, semicolon or plus that could be a part of an address or stand between two. Put a "
-                    "blank between addresses, and write a comma that belongs to one as %2C, a plus as %2B"
+                    "contains a comma, semicolon or plus that could be part of a URL or separate two. Put a space "
+                    "between URLs, and write a comma inside one as %2C, a plus as %2B"
                 )
             before = part
     return found
@@ -143,9 +143,9 @@ def _read(field: str, value: Any) -> Any:
 
 def _check_addresses(value: Any) -> None:
     if any(isinstance(item, str) and _ESCAPED.search(item) for item in (value if isinstance(value, list) else [value])):
-        raise CellError("holds an address with &amp; in it, as HTML writes an ampersand. Write & instead")
+        raise CellError("contains a URL with &amp;, which is HTML for an ampersand. Write & instead")
     if isinstance(value, list) and any(isinstance(item, str) and len(_STARTS.findall(item)) > 1 for item in value):
-        raise CellError("holds more than one address in one entry of the list. Give each an entry of its own")
+        raise CellError("contains more than one URL in one entry of the list. Give each its own entry")
 
 
 def _duration(text: str) -> Any:
@@ -160,7 +160,7 @@ def _aspect_ratio(text: str) -> str:
 
 
 def _options(text: str) -> Any:
-    """An object that is written as JSON in a cell; any other text stays, and is refused."""
+    """An object written as JSON in a cell; any other text stays, and is rejected."""
     try:
         found = json.loads(text, parse_constant=no_number)
     except (ValueError, RecursionError):
@@ -169,7 +169,7 @@ def _options(text: str) -> Any:
 
 
 def no_number(_: str) -> NoReturn:
-    """Refuses NaN and Infinity, which JSON does not have."""
+    """Rejects NaN and Infinity, which JSON does not have."""
     raise ValueError
 
 
@@ -191,4 +191,4 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "id": str.strip,
     "not_before": _not_before,
 }
-"""How the text of each field is read. The prompt is taken as it is."""
+"""How the text of each field is read. The prompt is used as it is."""

@@ -12,20 +12,20 @@ from flows.batch.tables import CalendarError, TableRow, field_name, line_after, 
 
 DELIMITERS: Final = ",;\t"
 _SEP: Final = re.compile(r'[\r\n]*"?sep=([^\w\s"]|\t)"?[,;\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
-"""The line by which Excel is told the delimiter. Others write it too, and some put it in quotes."""
+"""The line that tells Excel the delimiter. Others write it too, and some put it in quotes."""
 
 
 def csv_rows(text: str, name: str) -> Iterator[TableRow]:
     """The rows that are not blank, each with the line where it begins.
 
     Raises:
-        CalendarError: while it is read: after a stray quote nobody knows where the next row begins.
+        CalendarError: while it is read: after a stray quote it is unknown where the next row begins.
     """
     named = _SEP.match(text)
     if named:
         lines_before = line_after(named[0]) - 1
         return _cells(text[named.end() :], named[1], name, lines_before)
-    # The delimiter by which most columns are known; then the one with most columns; then what the file's ending says.
+    # The delimiter with the most known columns; then the one with the most columns; then the file extension's.
     likely = DELIMITERS if name.lower().endswith(".csv") else DELIMITERS[::-1]
     return _cells(text, max(likely, key=lambda candidate: _header_fit(text, candidate)), name)
 
@@ -53,7 +53,7 @@ def _cells(text: str, delimiter: str, name: str, lines_before: int = 0) -> Itera
 
 
 def _broken_cell(text: str, delimiter: str, line: int, lines_before: int) -> str:
-    """Which cell of the row that begins in this line stopped the reader. It goes on to the end, so it looks back."""
+    """Which cell of the row that begins in this line stopped the reader: it ran to the end, so this looks back."""
     row = "".join(islice(io.StringIO(text, newline=""), line - 1, None))
     mark = re.escape(delimiter)
     whole_cell = re.compile(rf'(?:"(?:[^"]++|"")*+"|[^"{mark}\r\n][^{mark}\r\n]*+|){mark}')
@@ -64,6 +64,6 @@ def _broken_cell(text: str, delimiter: str, line: int, lines_before: int) -> str
     if row.startswith('"', at):
         return (
             f"cannot be read from line {line} on: the quote that opens a cell there is never closed, closes before the "
-            f"cell's end, or holds more than {csv.field_size_limit():,} characters. Write a quote inside a cell twice."
+            f"cell's end, or encloses more than {csv.field_size_limit():,} characters. Double each quote inside a cell."
         )
     return f"has a cell of more than {csv.field_size_limit():,} characters in line {line}."

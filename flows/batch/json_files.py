@@ -12,7 +12,7 @@ from flows.batch.row_images import Pictures, no_pictures
 from flows.batch.tables import bounded, refusal
 
 MAX_LINE_CHARACTERS: Final = 250_000
-"""One line of JSON: the longest prompt with every character escaped twice (120,000), and many addresses."""
+"""One line of JSON: the longest prompt with every character escaped twice (120,000), and many URLs."""
 MAX_REPORTED: Final = 10
 """How many ignored fields are named."""
 
@@ -25,10 +25,10 @@ def json_rows(
     report: Callable[[str], None],
     pictures: Pictures = no_pictures,
 ) -> list[Row | BadRow]:
-    """Every line that is not blank, understood or not.
+    """Every line that is not blank, valid or not.
 
     Raises:
-        CalendarError: it is not JSON Lines, or has no line or too many.
+        CalendarError: it is not JSON Lines, or has no lines or too many.
     """
     whole = text.strip()
     if whole.startswith("[") and whole.endswith("]"):
@@ -58,15 +58,15 @@ def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], pictur
         except RecursionError:
             problem = "is nested too deeply"
         except json.JSONDecodeError as error:
-            problem = f"is not a JSON object in one line: {error.msg} at character {error.pos + 1}"
+            problem = f"is not a JSON object on one line: {error.msg} at character {error.pos + 1}"
         except ValueError:
-            problem = "holds NaN, Infinity or a number with thousands of digits; write null where there is no value"
+            problem = "contains NaN, Infinity or a number with thousands of digits; write null where there is no value"
         else:
             if isinstance(value, dict):
                 extra = {field for field in value if field not in FIELDS and (ignore_columns or field.startswith("#"))}
                 ignored |= extra
                 twice = [
-                    RowProblem(field=field if field in FIELDS else shown(field), message="is there more than once")
+                    RowProblem(field=field if field in FIELDS else shown(field), message="appears more than once")
                     for field in repeated
                     if field not in extra
                 ]

@@ -1,4 +1,4 @@
-"""Says what to do about parameters that are too large for Prefect, before Prefect refuses them with all of them."""
+"""Says what to do about parameters that are too large for Prefect, before Prefect rejects and prints all of them."""
 
 import json
 from collections.abc import Callable
@@ -14,14 +14,14 @@ R = TypeVar("R")
 
 
 class TooManyRequestsError(PipelineError):
-    """A list of requests is larger than Prefect takes as a parameter. Nothing was submitted."""
+    """A list of requests is larger than Prefect accepts as a parameter. Nothing was submitted."""
 
 
 class LimitedFlow(Flow[P, R]):
-    """A flow whose parameters are measured before a run is made of them.
+    """A flow that measures its parameters before a run is created.
 
-    Prefect takes 512 KiB. It answers more with a 422 that says nothing of calendars, and its client then prints the
-    whole list. This covers calls from Python; over HTTP and in the UI it is Prefect's server that answers.
+    Prefect accepts 512 KiB. It answers more with a 422 that does not mention calendars, and its client then prints the
+    whole list. This covers calls from Python; over HTTP and in the UI, Prefect's server answers.
     """
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -30,14 +30,14 @@ class LimitedFlow(Flow[P, R]):
         size = len(json.dumps(serialized, separators=(",", ":")))  # as Prefect's server counts, with ASCII alone
         if 0 < most < size:
             raise TooManyRequestsError(
-                f"The parameters of {self.name} are {size:,} bytes, and Prefect takes {most:,}. Nothing was submitted. "
+                f"The parameters of {self.name} are {size:,} bytes; Prefect accepts {most:,}. Nothing was submitted. "
                 "Write the requests to a calendar, one JSON object per line, put it into the archive's bucket, and "
-                "give its address instead: calendar='s3://sora-videos/calendars/spring.jsonl'. The batch's key is "
+                "give its URL instead: calendar='s3://sora-videos/calendars/spring.jsonl'. The batch's key is "
                 "then the file's name, unless you give one."
             )
         return serialized
 
 
 def limited_flow(**options: Any) -> Callable[[Callable[P, R]], LimitedFlow[P, R]]:
-    """A decorator like Prefect's `flow`, which makes a `LimitedFlow`. Takes the options of `Flow`."""
+    """A decorator like Prefect's `flow` that makes a `LimitedFlow`. Accepts the options of `Flow`."""
     return lambda function: LimitedFlow(function, **options)

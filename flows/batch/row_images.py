@@ -1,4 +1,4 @@
-"""Pictures that a calendar names by where they lie, seen from the calendar: `photos/kite.jpg`."""
+"""Images that a calendar names by a path relative to itself: `photos/kite.jpg`."""
 
 import asyncio
 import posixpath
@@ -18,29 +18,29 @@ _PATH: Final = re.compile(r"(?!\w+:|//|www\.).+\.(?:jpe?g|png|webp)", re.IGNOREC
 UPLOADS_AT_ONCE: Final = 8
 
 Pictures = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[RowProblem]]]
-"""Gives the fields of a row with the pictures that it names by a path as `s3://` ones, and what is wrong with them."""
+"""Returns a row's fields, with images given by a path replaced by `s3://` ones, and what is wrong with them."""
 
 
 def no_pictures(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[RowProblem]]:
-    """Leaves every path as it is, to be refused: nobody knows from where it would be seen."""
+    """Leaves every path as it is, to be rejected: it is unknown what it is relative to."""
     return dict(fields), []
 
 
 def beside_object(bucket: str, calendar: str) -> Pictures:
-    """Of a calendar that is an object: its pictures are objects of the same bucket."""
+    """For a calendar that is an object: its images are objects of the same bucket."""
     folder = posixpath.dirname(calendar)
 
     def found(path: str) -> str:
         name = posixpath.normpath(posixpath.join(folder, path)).lstrip("/")
         if name.startswith("../"):
-            raise ImageRefusedError("lies outside of the calendar's bucket")
+            raise ImageRefusedError("is outside the calendar's bucket")
         return f"s3://{bucket}/{name}"
 
     return lambda fields: _replaced(fields, found)
 
 
 class LocalPictures:
-    """Of a calendar that is a file: its pictures are files, and uploaded once the calendar is read.
+    """For a calendar that is a file: its images are files, uploaded once the calendar is read.
 
     Args:
         bucket: where they are uploaded to.
@@ -50,14 +50,14 @@ class LocalPictures:
     def __init__(self, calendar: Path, bucket: str, *, fit: bool) -> None:
         self._folder, self._bucket, self._fit = calendar.parent, bucket, fit
         self._found: dict[str, str] = {}
-        """The object's name of each path. The pictures themselves would fill the memory."""
+        """The object name for each path. The images themselves would fill the memory."""
         self.lying: list[str] = []
 
     def __call__(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[RowProblem]]:
         return _replaced(fields, self._address)
 
     async def upload(self, store: ObjectStore) -> None:
-        """Uploads what is not there yet."""
+        """Uploads what is missing."""
         gate = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
         async def one(path: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""How a batch is dealt out to several flow runs, its shards, so that its limits hold for all of them together."""
+"""How a batch is divided among several flow runs, its shards, so that its limits hold for all of them together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from pydantic import BaseModel, Field
 from flows.batch.calendar_rows import Row
 
 FOLDER: Final = "shards/"
-"""Where shares and what became of them lie while a batch is under way. Its last run removes them."""
+"""Where shares and their results are stored while a batch is in progress. Its last run removes them."""
 
 
 class Share(BaseModel):
-    """What one shard of a batch is to do."""
+    """The work of one shard of a batch."""
 
     key: str = Field(description="The batch's key.")
-    folder: str = Field(description="Where in the bucket this run of the batch has its shares; ends with a slash.")
-    number: int = Field(description="Of this shard; the first is 1.")
-    of: int = Field(description="How many shards there are. Each has that part of the limits per minute.")
+    folder: str = Field(description="Where in the bucket this run of the batch stores its shares; ends with a slash.")
+    number: int = Field(description="Number of this shard; the first is 1.")
+    of: int = Field(description="How many shards there are. Each gets an equal part of the limits per minute.")
     parent_run_id: str = Field(description="The flow run that made the share.")
     rows: list[Row]
     waits: bool
@@ -35,7 +35,7 @@ class Share(BaseModel):
 
     @property
     def summary_name(self) -> str:
-        """The object that the shard writes at its end: it is done when this is there."""
+        """The object that the shard writes at its end: the shard is done once it exists."""
         return f"{self.folder}{self.number}.summary.json"
 
     @property
@@ -49,7 +49,7 @@ class Share(BaseModel):
 
 
 class Stop(BaseModel):
-    """Why no shard of a batch submits anything more: one of them met what holds for all."""
+    """Why all shards of a batch have stopped submitting: one of them hit a problem that affects all."""
 
     why: str
 
@@ -74,10 +74,10 @@ class Part:
 def deal(
     priced: Sequence[Priced], shards: int, *, max_spend: Decimal | None, spent_before: Decimal
 ) -> tuple[list[Part], list[Row]]:
-    """Deals rows out in turn, so that shards are equally long and the first rows come first. Pure.
+    """Deals out rows in turn, so that shards are equally long and the first rows come first. Pure.
 
-    The limits of the parts add up to at most `max_spend`, what was spent before included. So no shard has to ask
-    another one, and none that is taken up again can pay too much.
+    The limits of the parts add up to at most `max_spend`, what was spent before included. So no shard has to consult
+    another, and a restarted one cannot pay too much.
 
     Args:
         priced: the rows that are due, in the calendar's order.
@@ -86,7 +86,7 @@ def deal(
         spent_before: what they paid already, also for rows that are not due.
 
     Returns:
-        The parts, and the rows that no money is left for.
+        The parts, and the rows that there is no money left for.
     """
     affordable, left, total = list(priced), list[Row](), spent_before
     if max_spend is not None:

@@ -16,7 +16,7 @@ from flows.signals.progress import run_logger
 from flows.signals.thumbnail import thumbnail
 
 MOST_ROWS: Final = 200
-"""What a browser shows at once without a pause. The table beside the sheet has all rows."""
+"""What a browser shows without a pause. The table next to the sheet has all rows."""
 MOST_PICTURES: Final = 60
 PICTURE_PIXELS: Final = 112
 """Longest side. Some 2 to 4 KB each, so sixty are a quarter of a megabyte in Prefect's database."""
@@ -27,7 +27,7 @@ LINE_CHARACTERS: Final = 30
 
 
 async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool = False) -> None:
-    """Creates the artifact, with the pictures that the archive has.
+    """Creates the artifact, with the posters that the archive has.
 
     Args:
         store: where its posters are.
@@ -66,7 +66,7 @@ def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = 
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [_line(row, pictures) for row in rows[:MOST_ROWS]]
     if len(rows) > MOST_ROWS:
-        lines += ["", f"{len(rows) - MOST_ROWS} more rows are in the table beside this sheet."]
+        lines += ["", f"{len(rows) - MOST_ROWS} more rows are in the table next to this sheet."]
     return "\n".join(lines) + "\n"
 
 

@@ -28,22 +28,22 @@ class BatchRow(BaseModel):
     """One row of a batch and how far it came."""
 
     line: int = Field(description="Line in the calendar, or position in the list; the first is 1.")
-    key: str = Field(description="The generation's key; empty for a row that is not understood.")
+    key: str = Field(description="The generation's key; empty for an invalid row.")
     state: RowState = Field(
         description=(
-            "The ledger's state, or why it is not there: `bad row`, `not due`, `not submitted`, and, of a dry run, "
+            "The ledger's state, or why there is none: `bad row`, `not due`, `not submitted` or, in a dry run, "
             "`ready` to be submitted."
         )
     )
     problem: str = Field(default="", description="What is wrong, and what to do; empty when nothing is.")
-    note: str = Field(default="", description="What else is to be said, such as a warning about the video.")
-    prompt: str = Field(default="", description="Its first 200 characters; empty for a row that is not understood.")
+    note: str = Field(default="", description="Anything else, such as a warning about the video.")
+    prompt: str = Field(default="", description="Its first 200 characters; empty for an invalid row.")
     poster_name: str | None = Field(default=None, description="The archived picture.")
     task_id: str | None = None
-    duration_seconds: int | None = Field(default=None, description="Length of the video that was asked for.")
-    price: Decimal | None = Field(default=None, description="By the block's `price_per_second`; None without one.")
+    duration_seconds: int | None = Field(default=None, description="Requested length of the video.")
+    price: Decimal | None = Field(default=None, description="By the API block's prices; None without one.")
     object_name: str | None = Field(default=None, description="The archived video.")
-    link: str | None = Field(default=None, description="Where a person can look at it. Never signed.")
+    link: str | None = Field(default=None, description="Where to watch it. Never signed.")
 
     @property
     def ok(self) -> bool:
@@ -57,16 +57,16 @@ class BatchSummary(BaseModel):
     key: str
     dry_run: bool = Field(default=False, description="Nothing was submitted; the price is what would be paid.")
     counts: dict[str, int] = Field(description="How many rows are in each state.")
-    seconds_of_video: int = Field(description="Seconds of video of all rows that are archived or under way or ready.")
+    seconds_of_video: int = Field(description="Seconds of video of all rows that are archived, in progress or ready.")
     price: Decimal | None = Field(
-        default=None, description="What this run paid, or in a dry run would pay; None without a `price_per_second`."
+        default=None, description="What this run paid, or in a dry run would pay; None without a price."
     )
     spent_before: Decimal | None = Field(default=None, description="What earlier runs of this batch paid.")
     blocked: str | None = Field(
-        default=None, description="Why APIXO takes nothing more with this account, key or model; None: it does."
+        default=None, description="Why APIXO accepts nothing more with this account, key or model; None: it does."
     )
     notes: list[str] = Field(
-        default=[], description="What was left out of the calendar, and what the APIXO account has left."
+        default=[], description="What was left out of the calendar, and the balance of the APIXO account."
     )
     rows: list[BatchRow]
 
@@ -77,7 +77,7 @@ class BatchSummary(BaseModel):
 
     @property
     def urgent_first(self) -> list[BatchRow]:
-        """The rows as a person looks at them: what needs somebody first."""
+        """The rows in the order in which people read them: those that need attention first."""
         return sorted(self.rows, key=lambda row: (row.ok, row.line))
 
     def sentence(self) -> str:
@@ -100,11 +100,11 @@ class BatchError(PipelineError):
 
 
 class BatchFailedError(BatchError):
-    """Something is wrong with some rows. The others are done. Running the batch again does what is missing."""
+    """Something is wrong with some rows. The others are done. Running the batch again does the rest."""
 
 
 class BadRowsError(BatchError):
-    """Rows of the calendar are not understood. Nothing was submitted."""
+    """Rows of the calendar are invalid. Nothing was submitted."""
 
 
 def summarize(
@@ -133,7 +133,7 @@ def summarize(
 
 
 def bad_row(row: BadRow) -> BatchRow:
-    """A row that is not understood, with all that is wrong with it. Pure."""
+    """An invalid row, with everything that is wrong with it. Pure."""
     problem = "; ".join(f"{item.field}: {item.message}" if item.field else item.message for item in row.problems)
     return BatchRow(line=row.line, key="", state="bad row", problem=problem)
 
@@ -141,8 +141,8 @@ def bad_row(row: BadRow) -> BatchRow:
 def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsError:
     """Every bad row with its line; of many, the first ones. Pure."""
     return BadRowsError(
-        f"{counted(len(rows), 'row')} of the batch {summary.key} not understood; nothing was submitted. Fix the "
-        "file, or run it with on_bad_rows set to skip to go on with the others."
+        f"{counted(len(rows), 'row')} of the batch {summary.key} invalid; nothing was submitted. Fix the "
+        "file, or run it with on_bad_rows set to skip to continue with the others."
         + _listed([f"line {row.line}: {bad_row(row).problem}" for row in rows]),
         summary=summary,
     )
@@ -154,7 +154,7 @@ def batch_error(summary: BatchSummary) -> BatchFailedError:
     again = (
         ""
         if summary.dry_run
-        else " Do what the rows say. A new run with the same key then does what is missing, and pays for nothing twice."
+        else " Follow what the rows say. A new run with the same key then does the rest, and pays for nothing twice."
     )
     first = f"The rest of the batch was not submitted: {summary.blocked} " if summary.blocked else ""
     return BatchFailedError(
@@ -171,7 +171,7 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def link_of(generation: Generation, archive: VideoArchive) -> str | None:
-    """Where a person can look at an archived video: in the gallery, in the store, else its artifact in the UI.
+    """Where to watch an archived video: in the gallery, in the store, or else its artifact in the UI.
 
     It becomes part of the flow's result, so it holds no token: the gallery asks for a login.
     """
@@ -185,9 +185,9 @@ def link_of(generation: Generation, archive: VideoArchive) -> str | None:
 
 
 def table(summary: BatchSummary) -> list[dict[str, int | str]]:
-    """The rows as the Prefect UI shows them: what needs a person first. Pure.
+    """The rows as the Prefect UI shows them: those that need attention first. Pure.
 
-    The text stands last: the UI does not wrap it, and what comes after it would be off the screen.
+    The text comes last: the UI does not wrap it, and whatever followed it would be off the screen.
     Seconds and prices add up in the sentence above it; `sora show KEY` has the task and the objects.
     """
     return [

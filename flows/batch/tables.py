@@ -15,7 +15,7 @@ T = TypeVar("T")
 MAX_ROWS: Final = 5_000
 """A batch is one flow run: 1,000 generations of five tasks were measured to take 140 MB in the process that runs it."""
 MAX_COLUMNS: Final = 100
-"""Far more than there can be. A line of junk can have millions of cells."""
+"""Far more than needed. A line of junk can have millions of cells."""
 MAX_REPORTED: Final = 10
 """How many problems of a header an error lists."""
 MAX_NAME_CHARACTERS: Final = 200
@@ -23,12 +23,12 @@ MAX_NAME_CHARACTERS: Final = 200
 
 
 class CalendarError(PipelineError):
-    """A calendar cannot be read as a whole: not there, not text, too large, no columns. No row of it was used."""
+    """A calendar cannot be read as a whole: missing, not text, too large, no columns. No row of it was used."""
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """A cell that has no text that could be relied on, and what to do."""
+    """A cell without reliable text, and what to do about it."""
 
     message: str
 
@@ -62,14 +62,14 @@ def read_table(
     report: Callable[[str], None],
     pictures: Pictures = no_pictures,
 ) -> list[Row | BadRow]:
-    """Every row below the header, understood or not.
+    """Every row below the header, valid or not.
 
     Args:
         rows: the rows that are not blank; the first is the header.
-        ignore_columns: whether columns that are not known are left out; those that begin with # always are.
+        ignore_columns: whether unknown columns are left out; those that begin with # always are.
 
     Raises:
-        CalendarError: the header is not right, a column without a name holds something, or there are too many rows.
+        CalendarError: the header is invalid, a column without a name has a value, or there are too many rows.
     """
     header = next(rows, TableRow(line=1, cells=[]))
     columns = _columns(header, name, ignore_columns=ignore_columns, report=report)
@@ -80,30 +80,30 @@ def read_table(
                 raise refusal(
                     name,
                     f"has a cell in line {row.line} in column {position + 1}, which has no name in line {header.line}. "
-                    "Empty it if it is there by mistake, or give its column a name, such as #notes.",
+                    "Clear it if it is there by mistake, or give its column a name, such as #notes.",
                 )
     return [_row(row, columns, pictures) for row in kept]
 
 
 def bounded(rows: Iterable[T], name: str) -> list[T]:
-    """All rows, if there are some and not too many. The rest is counted without being kept."""
+    """All rows, unless there are none or too many. The rest are counted without being kept."""
     iterator = iter(rows)
     kept = list(islice(iterator, MAX_ROWS))
     count = len(kept) + sum(1 for _ in iterator)
     if not count:
-        raise refusal(name, "names no video.")
+        raise refusal(name, "contains no videos.")
     if count > MAX_ROWS:
-        raise refusal(name, f"has {count:,} rows; a batch takes {MAX_ROWS:,}. Split it into several batches.")
+        raise refusal(name, f"has {count:,} rows; the limit of a batch is {MAX_ROWS:,}. Split it into several batches.")
     return kept
 
 
 def refusal(name: str, what: str) -> CalendarError:
-    """What is wrong with the calendar of this name. It should also say what to do."""
+    """An error about the calendar of this name. `what` should also say what to do."""
     return CalendarError(f"The calendar {name[-MAX_NAME_CHARACTERS:]!r} {what}")
 
 
 def line_after(text: str) -> int:
-    """The line that follows this text or goes on behind it; the first is 1."""
+    """The line that follows this text or continues it; the first is 1."""
     return len(re.findall(r"\r\n|\r|\n", text)) + 1
 
 
@@ -129,13 +129,13 @@ def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable
     problems = flaws + [
         f"{shown(text)} is not a column{hint(field_name(text))}" for text in unknown if text not in ignored
     ]
-    problems += [f"{field} is there {names.count(field)} times" for field in FIELDS if names.count(field) > 1]
+    problems += [f"{field} appears {names.count(field)} times" for field in FIELDS if names.count(field) > 1]
     if "prompt" not in names:
         problems.append("the column prompt is missing")
     if problems:
         more = f"; and {len(problems) - MAX_REPORTED:,} more" if len(problems) > MAX_REPORTED else ""
         listed = "; ".join(problems[:MAX_REPORTED])
-        raise refusal(name, f"does not name its columns right in line {row.line}: {listed}{more}. {allowed_fields()}.")
+        raise refusal(name, f"has wrong column names in line {row.line}: {listed}{more}. {allowed_fields()}.")
     if ignored:
         report(f"Ignored columns: {', '.join(shown(text) for text in ignored)}.")
     return Columns(
@@ -147,11 +147,11 @@ def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable
 
 def _row(row: TableRow, columns: Columns, pictures: Pictures) -> Row | BadRow:
     cells = _trimmed(row.cells, len(columns.fields))
-    if len(cells) > len(columns.fields):  # which cell is whose nobody knows, so no other problem is reported
+    if len(cells) > len(columns.fields):  # it is unknown which cell is whose, so no other problem is reported
         return BadRow.whole(
             row.line,
-            f"has {len(cells)} cells for {len(columns.fields)} columns. Put a cell that holds the delimiter in quotes; "
-            "empty one that is there by mistake, or give its column a name, such as #notes",
+            f"has {len(cells)} cells for {len(columns.fields)} columns. Quote a cell that contains the delimiter; "
+            "clear one that is there by mistake, or give its column a name, such as #notes",
         )
     if row.problem:
         return BadRow.whole(row.line, row.problem)
@@ -162,7 +162,7 @@ def _row(row: TableRow, columns: Columns, pictures: Pictures) -> Row | BadRow:
 
 
 def _trimmed(cells: Sequence[str | Flaw], at_least: int) -> Sequence[str | Flaw]:
-    """The cells without blank ones at the end, of which spreadsheets write many: never fewer than so many."""
+    """The cells without blank ones at the end, of which spreadsheets write many, but at least this many."""
     end = len(cells)
     while end > at_least and is_blank(cells[end - 1]):
         end -= 1

@@ -1,7 +1,7 @@
-"""Calendars as Excel workbooks (.xlsx): a sheet as the same texts that it would have as CSV.
+"""Calendars as Excel workbooks (.xlsx): a sheet as the text that it would have as CSV.
 
-So a workbook and the CSV saved from it are the same videos. A cell that shows a person something other than what it
-holds is refused with what to do: a formula without a result, a merged or hidden cell, a number in a format of its own.
+So a workbook and the CSV saved from it are the same videos. A cell that displays something other than what it
+contains is rejected with advice: a formula without a result, a merged or hidden cell, a number in a custom format.
 """
 
 import io
@@ -34,7 +34,7 @@ PLAIN_FORMATS: Final = frozenset({"General", "0", "@"})
 """Number formats that show a whole number as it is."""
 _ESCAPED: Final = re.compile(r"_x((?!D[89A-F])[0-9A-F]{4})_", re.IGNORECASE)
 TEXT_FIELDS: Final = frozenset({"id", "prompt"})
-"""What a number or a day stands for there depends on how it is shown."""
+"""What a number or a day means there depends on how it is displayed."""
 
 
 def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable[[str], None]) -> Iterator[TableRow]:
@@ -42,23 +42,23 @@ def workbook_rows(data: bytes, name: str, *, sheet: str | None, report: Callable
 
     Args:
         sheet: the sheet's name. None: the only one that is not hidden.
-        report: takes which sheets were not read.
+        report: called with the sheets that were not read.
 
     Raises:
-        CalendarError: it is not a workbook, or which sheet is meant is not clear.
+        CalendarError: it is not a workbook, or it is unclear which sheet is meant.
     """
     has_formulas = _inspect(data, name)
     found = _sheet(_open(data, name, data_only=True), name, sheet, report)
-    # Of a formula either itself or its result can be read.
+    # Either a formula or its result can be read, not both.
     itself = _open(data, name, data_only=False)[found.title] if has_formulas else None
     formulas = {at for at, cell in _sparse(itself) if cell.data_type == "f"} if itself is not None else set()
     return _rows(found, formulas, report)
 
 
 def _inspect(data: bytes, name: str) -> bool:
-    """Whether there are formulas in it. Refuses what openpyxl would need too much time or memory for."""
+    """Whether there are formulas in it. Rejects what openpyxl would need too much time or memory for."""
     if data.startswith(OLD_EXCEL_OR_ENCRYPTED):
-        raise refusal(name, "is protected by a password, or an old .xls. Save it as .xlsx without a password.")
+        raise refusal(name, "is password-protected, or an old .xls file. Save it as .xlsx without a password.")
     cells, merged, formulas = 0, 0, False
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -70,7 +70,7 @@ def _inspect(data: bytes, name: str) -> bool:
                 merged += _merged_cells(text)
                 formulas = formulas or re.search(rb"<(?:\w+:)?f[\s/>]", text) is not None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise refusal(name, "is not an Excel workbook, or is damaged. Save it as .xlsx once more.") from error
+        raise refusal(name, "is not an Excel workbook, or is damaged. Save it as .xlsx again.") from error
     if not fits or cells > MAX_CELLS or merged > MAX_MERGED_CELLS:
         raise refusal(
             name, "is too large when unpacked. Delete empty formatted rows, pictures and other sheets from it."
@@ -97,7 +97,7 @@ def _open(data: bytes, name: str, *, data_only: bool) -> "Workbook":
             return load_workbook(io.BytesIO(data), data_only=data_only)
     except Exception as error:  # openpyxl raises whatever its parsers raise
         raise refusal(
-            name, f"cannot be read as an Excel workbook ({type(error).__name__}). Save it as .xlsx once more."
+            name, f"cannot be read as an Excel workbook ({type(error).__name__}). Save it as .xlsx again."
         ) from error
 
 
@@ -109,7 +109,7 @@ def _sheet(workbook: "Workbook", name: str, sheet: str | None, report: Callable[
     listed = ", ".join(repr(title) for title in visible[:MAX_COLUMNS])
     if sheet is None and len(visible) != 1:
         raise refusal(
-            name, f"has {len(visible)} sheets: {listed}. Say which one with sheet (on the command line --sheet)."
+            name, f"has {len(visible)} sheets: {listed}. Choose one with sheet (--sheet on the command line)."
         )
     wanted = visible[0] if sheet is None else sheet
     if wanted not in visible + hidden:
@@ -165,7 +165,7 @@ def _text(cell: Any, field: str, formula: bool, merged: str | None) -> str | Fla
     """What the cell would be in the sheet's CSV."""
     value = cell.value
     if merged is not None:
-        return Flaw(f"is a part of the merged cells {merged}. Unmerge them, and give each row its own")
+        return Flaw(f"is part of the merged cells {merged}. Unmerge them, and give each row its own")
     if value is None:
         return (
             Flaw("is a formula without a result. Open the file in Excel and save it, or paste values")
@@ -179,7 +179,7 @@ def _text(cell: Any, field: str, formula: bool, merged: str | None) -> str | Fla
     except ValueError as error:
         return Flaw(str(error))
     except (LookupError, OverflowError):
-        return Flaw("has a format that the workbook does not have. Save it as .xlsx once more")
+        return Flaw("has a format that is missing in the workbook. Save it as .xlsx again")
 
 
 def _plain(value: Any, field: str, number_format: str) -> str:
@@ -191,22 +191,22 @@ def _plain(value: Any, field: str, number_format: str) -> str:
         case datetime() | date() | time() | timedelta():
             return _day_or_time(value, field)
         case _:
-            # Excel's own spelling of control characters, and of itself, which openpyxl leaves as it is.
+            # Excel's own escapes of control characters, and of the escape itself, which openpyxl leaves as they are.
             return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), str(value))
 
 
 def _number(value: float, field: str, number_format: str) -> str:
     if field == "not_before":
-        raise ValueError("is a number and not a day. Format the cell as a date, or write YYYY-MM-DD as text")
+        raise ValueError("is a number, not a day. Format the cell as a date, or enter YYYY-MM-DD as text")
     whole = value == int(value) and abs(value) < 10**MAX_PLAIN_DIGITS if abs(value) < float("inf") else False
     if field in TEXT_FIELDS and not (whole and number_format in PLAIN_FORMATS):
-        raise ValueError("is a number that may be shown in another way than it is kept. Format the cell as text")
+        raise ValueError("is a number that may be displayed differently than it is stored. Format the cell as text")
     return str(int(value)) if whole else str(value)
 
 
 def _day_or_time(value: datetime | date | time | timedelta, field: str) -> str:
     if field in TEXT_FIELDS:
-        raise ValueError("is a date or time. Format the cell as text, and write it once more")
+        raise ValueError("is a date or time. Format the cell as text, and enter it again")
     match value:
         case time():
             return f"{value.hour}:{value.minute:02}" + (f":{value.second:02}" if value.second else "")

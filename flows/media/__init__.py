@@ -1,1 +1,1 @@
-"""What comes from outside: hosts, downloads, start images before money is spent, videos before they are archived."""
+"""Whatever comes from outside: hosts, downloads, images before money is spent, videos before they are archived."""

@@ -8,23 +8,23 @@ from typing import Final
 C2PA_UUID: Final = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 """C2PA 2.1, A.5: the `uuid` box with this type holds the manifest that says how a video was made."""
 
-# The index, the pictures and sound, and a fragment's index. Bytes of other kinds behind them harm nobody.
+# The index, the pictures and sound, and a fragment's index. Other kinds of boxes after them do no harm.
 _VITAL: Final = frozenset({b"moov", b"mdat", b"moof"})
 _MAX_BOXES: Final = 10_000
 
-# The head of Matroska names its `DocType`: EBML's id of that, the length, the name.
+# The head of Matroska names its `DocType`: EBML's id for it, the length, the name.
 _WEBM: Final = re.compile(rb"\x1a\x45\xdf\xa3.{0,80}\x42\x82(?:\x84|.{0,7}\x04)webm", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """What the top-level boxes of a file tell. An MP4 is a row of boxes, each with its length in front.
+    """What the top-level boxes of a file say. An MP4 is a sequence of boxes, each beginning with its length.
 
     Attributes:
-        brand: What the file calls itself first, like ``isom``, ``qt`` with two blanks, or ``webm`` for a Matroska.
-        has_index: It is an MP4 whose one index, whole, lists every piece of it; a fragmented one has several.
-        least_bytes: How large the file has to be for what is vital in it.
-        has_c2pa: Whether it holds a C2PA manifest.
+        brand: The file's main brand, like ``isom``, ``qt`` with two spaces, or ``webm`` for a Matroska.
+        has_index: It is an MP4 with a single, whole index that lists every piece; a fragmented one has several.
+        least_bytes: The least size of a file with these vital boxes.
+        has_c2pa: Whether it has a C2PA manifest.
     """
 
     brand: bytes = b""
@@ -34,7 +34,7 @@ class Boxes:
 
 
 def read_boxes(path: Path) -> Boxes:
-    """Reads the head of each top-level box, some hundred bytes in all. Blocks. Another kind of file has no boxes."""
+    """Reads the head of each top-level box, a few hundred bytes in all. Blocks. Other kinds of files have no boxes."""
     kinds: set[bytes] = set()
     least_bytes, has_c2pa, has_whole_index, brand = 0, False, False, b""
     size_bytes = path.stat().st_size

@@ -1,7 +1,7 @@
-"""One file from a host outside onto the local disk: whole or not at all, resumed where it was cut.
+"""Downloads one file from an external host to the local disk: whole or not at all, resumed where it was cut.
 
-Bytes go to ``<name>.part`` and only a complete file gets its name, so whoever sees the file sees all of it. Beside a
-cut ``.part`` lies ``<name>.part.json`` with the strong ETag that lets the next call ask for the rest only.
+Bytes go to ``<name>.part`` and only a complete file gets its name, so whoever sees the file sees all of it. Next to a
+cut ``.part`` is ``<name>.part.json`` with the strong ETag that lets the next call request only the rest.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from flows.media.errors import (
 from flows.media.hosts import compatible_user_agent, open_stream
 
 Report = Callable[[int, int | None], None]
-"""``report(received_bytes, total_bytes)`` after each piece; the total is None while the host has not said it."""
+"""``report(received_bytes, total_bytes)`` after each piece; the total is None while it is unknown."""
 
 DEFAULT_TOTAL_SECONDS = 900.0
-"""For the whole download: a 12 s video of some 20 MB needs 23 kB/s, and a host that trickles must end some time."""
+"""For the whole download: a 12 s video of some 20 MB needs 23 kB/s, and a trickling host must be cut off sometime."""
 
-_BUFFER_BYTES = 256 * 1024  # one hop to a thread per this much, instead of one per network read
+_BUFFER_BYTES = 256 * 1024  # one thread hop for this many, instead of one for each network read
 _EXPIRED_STATUSES = frozenset({404, 410})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
@@ -52,15 +52,15 @@ async def download(
 ) -> None:
     """Streams a URL to a file, resuming what an earlier call left behind. Memory stays below 1 MB.
 
-    The bytes are stored as they come, whatever the host calls them; see `flows.media.wrappings`.
+    The bytes are stored as they come, whatever the host labels them; see `flows.media.wrappings`.
 
     Args:
         client: From `flows.media.hosts.guarded_client`.
-        path: Where it goes; its folder is made, a file there is replaced.
-        max_bytes: Larger files are refused, counted while they arrive.
+        path: Where it goes; its folder is created, and an existing file replaced.
+        max_bytes: Larger files are rejected; bytes are counted as they arrive.
 
     Raises:
-        ForbiddenUrlError: the URL or a redirect may not be asked.
+        ForbiddenUrlError: the URL or a redirect may not be fetched.
         ResultExpiredError: the host answers 403, 404 or 410.
         DownloadError: the file was cut, took too long, is too large, or could not be written. What arrived is kept for
             the next call, if the host gave a strong ETag.
@@ -74,7 +74,7 @@ async def download(
             try:
                 await _receive(client, url, part, max_bytes, report)
             except ForbiddenByHostError:
-                # Some hosts let only in what calls itself a browser, as search engines do: with their own name.
+                # Some hosts admit only what calls itself a browser, as search engines do, next to their own name.
                 headers = {"User-Agent": compatible_user_agent()}
                 await _receive(client, url, part, max_bytes, report, headers)
             await asyncio.to_thread(part.finish)
@@ -99,7 +99,7 @@ async def _receive(
     report: Report | None,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Fills the part. Resumes at most once: an answer that does not fit starts over."""
+    """Fills the part. Resumes at most once: after an answer that does not fit, it starts over."""
     if part.size:
         async with open_stream(client, url, headers={**(headers or {}), **part.resume_headers()}) as response:
             if response.status_code == 206 and part.fits(response):
@@ -110,7 +110,7 @@ async def _receive(
             if response.status_code not in {206, 416}:
                 raise _status_error(response.status_code, url)
     async with open_stream(client, url, headers=headers) as response:
-        # Also 203 of a proxy that changed something, or 206 of a cache that was asked for no part: the bytes tell.
+        # Also 203 from a proxy that changed something, or an unrequested 206 from a cache: the bytes decide.
         if not response.is_success or not _starts_at_first_byte(response):
             raise _status_error(response.status_code, url)
         await asyncio.to_thread(part.restart, response)
@@ -140,7 +140,7 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
     if max(received, total or 0) > max_bytes:
         part.discard()
         raise DownloadError(
-            f"{shown} is larger than {max_bytes:,} bytes and was refused: raise the limit if it is meant to be",
+            f"{shown} is larger than {max_bytes:,} bytes and was rejected: raise the limit if that size is intended",
             url=url,
             retryable=False,
         )
@@ -149,29 +149,29 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
         raise _cut_error(url, received, total)
     if received == 0:
         part.discard()
-        raise DamagedVideoError(f"{shown} is empty: ask for the task's status again, then fetch it again", url=url)
+        raise DamagedVideoError(f"{shown} is empty: poll the task again, then fetch it again", url=url)
 
 
 class _Part:
-    """The unfinished file and its note. Its methods block: they belong in a thread, the small last ones excepted."""
+    """The unfinished file and its note. Its methods block: they belong in a thread, except for the small last ones."""
 
     def __init__(self, path: Path, url: str) -> None:
         self._path = path
         self._part = part_of(path)
         self._note = path.with_suffix(f"{path.suffix}.part.json")
-        # A result asked for again comes with another signature, so the query does not count.
+        # A result polled again comes with another signature, so the query does not count.
         self._source = hashlib.sha256(display_url(url).encode()).hexdigest()
         self._fd = -1
         self._etag = self._encoding = ""
         self._total: int | None = None
-        # A cancelled caller closes the file while its last call may still run, or yet begin, in a thread. By then the
+        # A cancelled caller closes the file while its last call may still run, or even begin, in a thread. By then the
         # number of the closed file may be another file's, so whoever uses it holds the lock.
         self._lock = threading.Lock()
         self._closed = False
         self.size = 0
 
     def open(self) -> None:
-        """Takes the part for this call, with what can be resumed of it."""
+        """Opens the part for this call, with what can be resumed of it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             if self._closed:
@@ -203,7 +203,7 @@ class _Part:
             and found[3] == str(self._total)
             and int(found[1]) <= int(found[2]) < int(found[3])
             and response.headers.get("etag", self._etag) == self._etag
-            # Some hosts compress only a part of their answers, and give both the same ETag.
+            # Some hosts compress only some of their answers, and give both kinds the same ETag.
             and response.headers.get("content-encoding", "") == self._encoding
         )
 
@@ -230,7 +230,7 @@ class _Part:
                 rest = rest[written:]
 
     def finish(self) -> None:
-        """Makes the part the file, surviving a power cut."""
+        """Turns the part into the file, safe against a power cut."""
         with self._lock:
             os.fsync(self._fd)
             self._part.replace(self._path)
@@ -254,12 +254,12 @@ class _Part:
 
 
 def part_of(path: Path) -> Path:
-    """Where what arrived of a file lies while it is not whole."""
+    """Where the bytes of a file are kept until it is whole."""
     return path.with_suffix(f"{path.suffix}.part")
 
 
 def _lock_file(fd: int, path: Path) -> bool:
-    """Takes a file until it is closed. False when another call has it, or has just given it its final name."""
+    """Locks a file until it is closed. False when another call has it, or has just given it its final name."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path.stat().st_ino == os.fstat(fd).st_ino
@@ -268,13 +268,13 @@ def _lock_file(fd: int, path: Path) -> bool:
 
 
 def _starts_at_first_byte(response: httpx.Response) -> bool:
-    """Whether an answer may be the whole file, or its beginning. A range that cannot be read says nothing."""
+    """Whether an answer may be the whole file, or its beginning. An unreadable range says nothing."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     return response.status_code != 206 or found is None or int(found[1]) == 0
 
 
 def _total_bytes(response: httpx.Response) -> int | None:
-    """How large the whole file is, as the host says it."""
+    """The size of the whole file, according to the host."""
     if response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if found is not None and found[3] != "*":
@@ -294,19 +294,19 @@ def _status_error(status: int, url: str) -> DownloadError:
     shown = display_url(url)
     if status == 403:
         return ForbiddenByHostError(
-            f"{shown} answers HTTP 403: the address may be used up, or its host refuses this program or this network. "
-            "Ask for the task's status again, which may give a fresh URL; if that is refused as well, open it in a "
-            "browser, and set SORA_CONTACT to a web or mail address of yours, which some hosts ask for",
+            f"{shown} answers HTTP 403: the URL may have expired, or its host rejects this program or this network. "
+            "Poll the task again, which may give a fresh URL; if that is rejected as well, open it in a "
+            "browser, and set SORA_CONTACT to a URL or mail address of yours, which some hosts require",
             url=url,
         )
     if status in _EXPIRED_STATUSES:
         return ResultExpiredError(
             f"{shown} answers HTTP {status}: results are valid for {RESULT_DAYS} days. "
-            "Ask for the task's status again, which may give a fresh URL",
+            "Poll the task again, which may give a fresh URL",
             url=url,
         )
     retryable = is_retryable_status(status)
-    advice = "try again later" if retryable else "ask for the task's status again, which may give a fresh URL"
+    advice = "try again later" if retryable else "poll the task again, which may give a fresh URL"
     return DownloadError(f"{shown} answers HTTP {status}: {advice}", url=url, retryable=retryable)
 
 

@@ -3,15 +3,15 @@
 ::
 
     MediaError                  every error of this room
-    ├── ForbiddenUrlError       the URL may not be asked: scheme, user name, private host, downgrade     not retryable
+    ├── ForbiddenUrlError       the URL may not be fetched: scheme, user name, private host, downgrade   not retryable
     ├── ImageRefusedError       an image the provider cannot use: too big, wrong type, damaged, HTTP 4xx not retryable
     ├── DownloadError           the bytes did not arrive: network, HTTP 5xx, 429, 408, cut, disk full    retryable
     │   ├── CutDownloadError    the host ended the file before the length that it had named
     │   └── ResultExpiredError  the host says 404 or 410 to a result URL                                 not retryable
-    │       └── ForbiddenByHostError  it says 403: that, or it refuses this program
+    │       └── ForbiddenByHostError  it says 403: expired, or it rejects this program
     └── DamagedVideoError       the bytes arrived and are not a whole, playable video                    retryable
 
-``retryable`` says whether the same call may succeed a little later with nobody doing anything. A raiser may overrule
+``retryable`` says whether the same call may succeed a little later without any action. A raiser may override
 the default of its class: a file that is too big is a ``DownloadError`` no retry can fix.
 """
 
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from apixo import SoraError
 from apixo.addresses import normalize_url
 
-_MAX_SHOWN = 200  # characters of a URL in a message: enough to know it by, short enough for one line of log
+_MAX_SHOWN = 200  # characters of a URL in a message: enough to recognize it, short enough for one log line
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
 
 
@@ -28,9 +28,9 @@ class MediaError(SoraError):
     """The base of every error about an image or a video from outside.
 
     Args:
-        message: What happened and what to do next. It must not hold a URL's query or user name: see `display_url`.
+        message: What happened and what to do next. It must not contain a URL's query or user name: see `display_url`.
         url: The URL it is about. Only its display form is kept, so that no log can get a signature from it.
-        retryable: Whether the same call may succeed later; None takes the default of the class.
+        retryable: Whether the same call may succeed later; None uses the default of the class.
 
     It can be pickled: ``args`` is the message, the rest is plain attributes.
     """
@@ -43,11 +43,11 @@ class MediaError(SoraError):
 
 
 class ForbiddenUrlError(MediaError):
-    """Raised before a byte is sent: this URL, or one it redirects to, may not be asked."""
+    """Raised before a byte is sent: this URL, or one it redirects to, may not be fetched."""
 
 
 class ImageRefusedError(MediaError):
-    """Raised when an image cannot be used: its host answers 4xx, or it is too big, of a wrong type or damaged."""
+    """Raised when an image cannot be used: its host answers 4xx, or it is too big, of the wrong type or damaged."""
 
 
 class DownloadError(MediaError):
@@ -61,13 +61,13 @@ class CutDownloadError(DownloadError):
 
 
 class ResultExpiredError(DownloadError):
-    """Raised when the result's host answers 404 or 410: another URL may be answered."""
+    """Raised when the result's host answers 404 or 410: another URL may work."""
 
     retryable = False
 
 
 class ForbiddenByHostError(ResultExpiredError):
-    """Raised when the result's host answers 403: the URL is used up, or the host refuses this program or network."""
+    """Raised when the result's host answers 403: the URL has expired, or the host rejects this program or network."""
 
 
 class DamagedVideoError(MediaError):
@@ -77,9 +77,9 @@ class DamagedVideoError(MediaError):
 
 
 def display_url(url: str) -> str:
-    """The URL without query, fragment, user name and password: what may be shown and logged.
+    """The URL without query, fragment, user name and password: the part that may be shown and logged.
 
-    A text that is no URL at all becomes ``<malformed URL>``, for it may be anything, a pasted secret too.
+    Text that is not a URL at all becomes ``<malformed URL>``, because it may be anything, even a pasted secret.
     """
     try:
         parts = urlsplit(normalize_url(url))
@@ -95,5 +95,5 @@ def display_url(url: str) -> str:
 
 
 def is_retryable_status(status: int) -> bool:
-    """Whether an HTTP status may be another one a little later: every 5xx, 408, 425 (too early) and 429."""
+    """Whether an HTTP status may change a little later: every 5xx, 408, 425 (too early) and 429."""
     return status >= 500 or status in _RETRYABLE_STATUSES

@@ -1,4 +1,4 @@
-"""The guard for URLs that come from outside: which may be asked, and a client that cannot be led elsewhere.
+"""The guard for URLs that come from outside: which ones may be fetched, and a client that cannot be led elsewhere.
 
 Image and result URLs are hostile until proven otherwise: they may point at this machine, its network or a cloud's
 metadata service, by name, by an odd spelling of an address, by a DNS answer that changes between check and use, or by a
@@ -26,20 +26,20 @@ from flows.media.networks import is_address, is_allowed_address
 from flows.media.repaired_http import RepairingTransport
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""``await resolve(host, port)`` gives every address of a host as text; an OSError means it has none now."""
+"""``await resolve(host, port)`` gives every address of a host as text; an OSError means it has none right now."""
 
 MAX_URL_LENGTH = 2_000
-"""What a person may give. Browsers, proxies and the provider's own fetcher agree on about this much, not on more."""
+"""Characters that a person may give. Browsers, proxies and the provider's own fetcher agree on about this many."""
 
 MAX_SIGNED_URL_LENGTH = 8_000
-"""What a host may give: a result or a redirect with a session token in it passes 2,000, and a paid video must not be
+"""Characters that a host may give: a URL with a session token in it exceeds 2,000, and a paid video must not be
 lost to that. RFC 9110, 4.1: everybody should support 8,000."""
 
 MAX_REDIRECTS = 5
 MAX_ADDRESSES_TRIED = 4  # a hostile name may have thousands of dead addresses, each a connect time-out
 DEFAULT_TIMEOUT_SECONDS = 30.0
 
-# Never forwarded to a host from outside, whoever put them into a request.
+# Never forwarded to an external host, whoever put them into a request.
 _PRIVATE_HEADERS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
@@ -60,55 +60,55 @@ _BAD_PORTS = frozenset(
 
 
 def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
-    """The parsed URL, if its text alone allows asking it. Pure: nothing is resolved.
+    """The parsed URL, if its text alone allows fetching it. Pure: nothing is resolved.
 
-    How it is written does not matter: what is checked, and then asked, is its usual form (see `normalize_url`).
+    Its spelling does not matter: what is checked, and then fetched, is its normal form (see `normalize_url`).
 
     Raises:
-        ForbiddenUrlError: not http or https, a user name in it, no or a malformed host, a port of another service, or
+        ForbiddenUrlError: not http or https, a user name in it, a missing or malformed host, another service's port, or
             longer than max_length characters.
     """
     shown = display_url(url)
     url = normalize_url(url)
     if len(url) > max_length:
         raise ForbiddenUrlError(
-            f"A URL of {len(url):,} characters is refused, {max_length:,} are allowed: give a shorter one", url=url
+            f"A URL of {len(url):,} characters is rejected; {max_length:,} are allowed: give a shorter one", url=url
         )
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        # Without its cause: that quotes the malformed part, which may be a password or a signature.
-        raise ForbiddenUrlError(f"{shown} is not a URL that can be read: check how it is written", url=url) from None
+        # Without its cause, which quotes the malformed part: it may be a password or a signature.
+        raise ForbiddenUrlError(f"{shown} is not a readable URL: check its spelling", url=url) from None
     if parsed.scheme not in {"http", "https"}:
-        raise ForbiddenUrlError(f"{shown} is refused: only http and https URLs may be given", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: only http and https URLs are allowed", url=url)
     if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0]:
-        raise ForbiddenUrlError(f"{shown} is refused: a user name or password may not be part of the URL", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: the URL must not contain a user name or password", url=url)
     if not _is_host(parsed.raw_host.decode("ascii")):
-        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check how it is written", url=url)
+        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check its spelling", url=url)
     if parsed.port is not None and (parsed.port > 65_535 or parsed.port in _BAD_PORTS):
-        raise ForbiddenUrlError(f"{shown} is refused: port {parsed.port} is not one of a web server", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: port {parsed.port} is not a web server's", url=url)
     return parsed
 
 
 async def resolve_host(host: str, port: int) -> Sequence[str]:
-    """Every address the system knows for a host, its first choice first. It reads ``2130706433`` and ``0x7f.1`` too."""
+    """Every address that the system knows for a host, the preferred first. ``2130706433`` and ``0x7f.1`` work too."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Resolves the host itself, refuses it unless every address is allowed, and connects to an address it has checked.
+    """Resolves the host itself, rejects it unless every address is allowed, and connects to an address it has checked.
 
     The Host header and the name in TLS stay those of the URL, so the certificate is checked against the name although
-    the connection goes to an address. Credentials and cookies are taken out of every request.
+    the connection goes to an address. Credentials and cookies are removed from every request.
 
     Args:
         allow_private_hosts: See `is_allowed_address`.
-        resolve: Gives the addresses of a host.
-        verify: The certificates to trust; None: as everywhere.
+        resolve: Returns the addresses of a host.
+        verify: The certificates to trust; None: the usual ones.
 
-    Through a proxy of the environment the host's name is looked up by the proxy. It is checked here as far as this
-    machine can look it up too; what the proxy connects to is for the proxy to guard.
+    With a proxy from the environment, the proxy resolves the host's name. It is checked here as far as this
+    machine can resolve it too; what the proxy connects to is for the proxy to guard.
 
     Raises:
         ForbiddenUrlError: from a request, when the URL or one of its host's addresses is not allowed.
@@ -121,7 +121,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._allow_private_hosts = allow_private_hosts
         self._resolve = resolve
         self._verify = verify or trust()
-        # It keeps no connections: it knows one by its address, so two names on one address would share one whose
+        # It keeps no connections: it identifies one by its address, so two names on one address would share one whose
         # certificate was checked for the other name.
         self._inner = RepairingTransport(verify=self._verify)
         self._through: dict[str, RepairingTransport] = {}
@@ -136,7 +136,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             raise DownloadError(str(error), url=str(url), retryable=False) from None
         timeout_seconds = request.extensions.get("timeout", {}).get("connect")
         if proxy is not None:
-            with suppress(DownloadError):  # where only the proxy can look names up, so be it
+            with suppress(DownloadError):  # it is fine if only the proxy can resolve names
                 await self._checked_addresses(url, host, timeout_seconds)
             outbound = httpx.Request(
                 request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
@@ -182,9 +182,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             raise DownloadError(f"{host} has no address: check the name, or try again later", url=str(url))
         for address, allowed in checked:
             if not allowed:
-                # One bad address is enough: the next look-up could give only that one.
+                # One bad address is enough: the next lookup could return only that one.
                 hint = (
-                    "such an address is never asked"
+                    "such an address is never contacted"
                     if self._allow_private_hosts or not is_allowed_address(address, allow_private_hosts=True)
                     else "give a public URL, or set allow_private_hosts for local use"
                 )
@@ -194,10 +194,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 def user_agent() -> str:
-    """How this program names itself: `sora-pipeline/0.1.0 (+<contact>) httpx/0.28.1`.
+    """This program's user agent: `sora-pipeline/0.1.0 (+<contact>) httpx/0.28.1`.
 
-    Some hosts want to know whom to reach (Wikimedia's user-agent policy does). `SORA_CONTACT` says it, a web or mail
-    address; without it, a home page in the package's metadata, if there is one.
+    Some hosts want to know whom to contact (see Wikimedia's user-agent policy). `SORA_CONTACT` is that, a URL or mail
+    address; without it, the home page in the package's metadata, if there is one.
     """
     name, contact = _name_and_contact()
     comment = f" (+{contact})" if contact else ""
@@ -205,7 +205,7 @@ def user_agent() -> str:
 
 
 def compatible_user_agent() -> str:
-    """The same in the form of search engines, for hosts that let in only what resembles a browser."""
+    """The same in the form that search engines use, for hosts that admit only what resembles a browser."""
     name, contact = _name_and_contact()
     return f"Mozilla/5.0 (compatible; {name}{f'; +{contact}' if contact else ''})"
 
@@ -225,15 +225,15 @@ def guarded_client(
     resolve: Resolve = resolve_host,
     verify: ssl.SSLContext | None = None,
 ) -> httpx.AsyncClient:
-    """A client for URLs from outside; for `open_stream`. It sends no credentials, keeps no cookies, follows nothing.
+    """A client for URLs from outside; for `open_stream`. It sends no credentials, keeps no cookies, never redirects.
 
     Args:
         allow_private_hosts: See `is_allowed_address`.
-        timeout_seconds: For each of look-up, connecting, and waiting for the next bytes. Not for the whole.
-        verify: The certificates to trust; None: as everywhere.
+        timeout_seconds: For each of lookup, connecting, and waiting for the next bytes. Not for the whole.
+        verify: The certificates to trust; None: the usual ones.
 
     Raises:
-        ValueError: the environment names certificates that are not there.
+        ValueError: the environment names certificates that do not exist.
     """
     return httpx.AsyncClient(
         transport=GuardedTransport(allow_private_hosts=allow_private_hosts, resolve=resolve, verify=verify),
@@ -250,7 +250,7 @@ def guarded_client(
 async def open_stream(
     client: httpx.AsyncClient, url: str, *, headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[httpx.Response]:
-    """GETs a URL and gives the final answer, whatever its status, with its body still to be streamed.
+    """GETs a URL and yields the final answer, whatever its status, with its body still to be streamed.
 
     Redirects are followed by hand, each checked like the first URL, with the same headers. What httpx raises while the
     body is read becomes a DownloadError too.
@@ -287,7 +287,7 @@ async def open_stream(
 
 
 async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> httpx.Response:
-    """The response, its redirect absolute and in the usual form: httpx reads every Location, and trips over some.
+    """The response, its redirect absolute and in the normal form: httpx reads every Location, and fails on some.
 
     Raises:
         ForbiddenUrlError: it cannot be read as a URL, or leads from https to http.
@@ -296,7 +296,7 @@ async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> http
         raw = next(value for name, value in response.headers.raw if name.lower() == b"location")
         try:
             location = raw.decode()
-        except UnicodeDecodeError:  # a name in another encoding, which the host wants back byte for byte
+        except UnicodeDecodeError:  # a name in another encoding, which the host expects back byte for byte
             location = quote(raw, safe=string.punctuation + " ")
         try:
             response.headers["location"] = str(_redirected(url, location))

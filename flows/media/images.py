@@ -1,9 +1,9 @@
-"""Is this URL an image the provider can use? Asked before money is spent.
+"""Checks that a URL is an image the provider can use, before money is spent.
 
 APIXO: JPG, PNG or WebP, at most 10 MB an image; it becomes the start or key frame.
 
-Animated PNG and WebP are refused: which of their frames the provider would take is not documented, and finding out
-costs money. Bytes after the image's end are left alone: phones put depth maps and short videos there, and nothing here
+Animated PNG and WebP are rejected: which of their frames the provider would use is undocumented, and finding out
+costs money. Bytes after the image's end are ignored: phones put depth maps and short videos there, and nothing here
 reads them.
 """
 
@@ -32,19 +32,19 @@ DEFAULT_TOTAL_SECONDS = 60.0
 # A progressive JPEG has about ten scans. One of thousands costs hours for a few kilobytes; libjpeg itself has no limit.
 _MAX_JPEG_SCANS = 100
 
-# Of their own, and two: 1,000 checks at once must neither hold 1,000 decoded pictures nor starve the default threads,
+# Two threads of their own: 1,000 checks at once must neither hold 1,000 decoded images nor starve the default threads,
 # in which host names are resolved.
 _DECODERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image-decoder")
 
-# Each class by hand rather than `Image.open`: what is not one of the three can reach no other decoder of Pillow's, and
-# its warning about large pictures, which could be made an error only for all threads at once, does not come up.
+# Each class directly rather than `Image.open`: then no other format can reach another of Pillow's decoders, and
+# its warning about large images, which could be made an error only for all threads at once, does not occur.
 _PLUGINS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
 
-# First bytes of what people give by mistake, to name it.
+# First bytes of files that people give by mistake, so that a message can name them.
 _OTHERS = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
@@ -61,7 +61,7 @@ _OTHERS = (
     (b"\xff\x0a", "a JPEG XL"),
 )
 
-# The brands of ISO 23008-12, its amendments and AVIF. A file names one brand, and others that it fits as well.
+# The brands of ISO 23008-12, its amendments and AVIF. A file names one brand, and others that it conforms to.
 _AVIF_BRANDS = frozenset({b"avif", b"avis", b"avio"})
 _HEIC_BRANDS = frozenset({
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"heif", b"j2ki",
@@ -78,8 +78,8 @@ class ImageFacts:
     """An image that the provider should be able to use.
 
     Attributes:
-        url: Where it is, without query; or what it is called.
-        format: By its bytes, whatever its name or content type says.
+        url: Its URL without query, or its name.
+        format: By its bytes, whatever its name or content type.
         width: In pixels, as stored.
         height: In pixels, as stored.
     """
@@ -104,7 +104,7 @@ async def check_image(
     Args:
         client: From `flows.media.hosts.guarded_client`.
         max_bytes: Larger files are refused, counted while they arrive.
-        max_pixels: Larger pictures are refused before they are decoded.
+        max_pixels: Larger images are rejected before they are decoded.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.
@@ -131,11 +131,11 @@ async def check_image(
 def decode_image(
     data: bytes, url: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS, *, shown: str = ""
 ) -> ImageFacts:
-    """What an image is, from all of its bytes. Pure, and slow for a large one: to be run in a thread.
+    """What an image is, from all of its bytes. Pure, but slow for a large one: run it in a thread.
 
     Args:
-        max_pixels: of larger pictures nothing is decoded.
-        shown: what a message calls one that came from no URL.
+        max_pixels: larger images are not decoded.
+        shown: the name in messages of one that has no URL.
 
     Raises:
         ImageRefusedError: not JPG, PNG or WebP, more than max_pixels, animated or damaged.
@@ -158,22 +158,22 @@ def decode_image(
                     f"{shown} has {width:,} x {height:,} pixels, more than {max_pixels:,}: make it smaller", url=url
                 )
             if getattr(image, "n_frames", 1) > 1:
-                raise ImageRefusedError(f"{shown} is animated: save the one frame that is meant as a still", url=url)
+                raise ImageRefusedError(f"{shown} is animated: save the frame you want as a still image", url=url)
             image.load()
     except ImageRefusedError:
         raise
     except Exception as error:
-        # Pillow raises whatever its decoders trip over: OSError, SyntaxError, ValueError, struct.error, MemoryError, …
+        # Pillow raises whatever its decoders raise: OSError, SyntaxError, ValueError, struct.error, MemoryError, …
         raise ImageRefusedError(
-            f"{shown} is a {kind} that does not decode, so it is damaged or cut: upload it again", url=url
+            f"{shown} is a {kind} that cannot be decoded, so it is damaged or truncated: upload it again", url=url
         ) from error
     if not _is_whole(data, kind):
-        raise ImageRefusedError(f"{shown} is a {kind} that was cut: upload it again", url=url)
+        raise ImageRefusedError(f"{shown} is a truncated {kind}: upload it again", url=url)
     return ImageFacts(shown, kind, width, height, len(data))
 
 
 def sniff_format(data: bytes) -> ImageFormat | None:
-    """Which of the three an image is by its first bytes; None for anything else."""
+    """Which of the three formats an image has by its first bytes; None for anything else."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -200,25 +200,25 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
                     break
         if max(announced, len(data)) > max_bytes:
             raise ImageRefusedError(
-                f"{shown} is larger than {max_bytes:,} bytes, the most APIXO takes: make it smaller", url=url
+                f"{shown} is larger than {max_bytes:,} bytes, the most that APIXO accepts: make it smaller", url=url
             )
         return _unpacked(bytes(data), response, max_bytes)
 
 
 def _refusal(response: httpx.Response) -> str:
-    """What a person may do about an answer that brings no image."""
+    """What a person can do about an answer without an image."""
     if response.status_code not in (401, 403, 406):
-        return "give a URL that anybody can open"
+        return "give a URL that anyone can open"
     agent = response.request.headers["user-agent"]
     return (
-        f"its host refuses this program (User-Agent {agent!r}), this network or whoever is not signed in, and may "
-        "refuse APIXO as well. Open the URL in a private window; if that shows the image, set SORA_CONTACT to a web or "
-        "mail address of yours, which some hosts ask for, or host the image elsewhere"
+        f"its host rejects this program (User-Agent {agent!r}), this network or anyone who is not signed in, and may "
+        "reject APIXO as well. Open the URL in a private window; if that shows the image, set SORA_CONTACT to a URL or "
+        "mail address of yours, which some hosts require, or host the image elsewhere"
     )
 
 
 def _unpacked(data: bytes, response: httpx.Response, max_bytes: int) -> bytes:
-    """What a host has compressed although that was not asked, as whoever asks for the image next will read it."""
+    """Decompresses what a host compressed without being asked to, as the next client will do."""
     if "gzip" not in response.headers.get("content-encoding", "").lower() or not data.startswith(b"\x1f\x8b"):
         return data
     try:
@@ -228,7 +228,7 @@ def _unpacked(data: bytes, response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def _count_scans(data: bytes) -> int:
-    """How many scans a JPEG has, up to its end: phones put a second picture or a film behind it."""
+    """How many scans a JPEG has, up to its end: phones put a second picture or a video after it."""
     scans = at = 0
     while found := _JPEG_MARKER.search(data, at):
         marker, at = found[1][0], found.end()
@@ -241,16 +241,16 @@ def _count_scans(data: bytes) -> int:
 
 
 def _is_whole(data: bytes, kind: ImageFormat) -> bool:
-    """Whether the end is there, which Pillow does not need once it has every pixel, and the provider's decoder may."""
+    """Whether the end is there. Pillow does not need it once it has every pixel, but the provider's decoder may."""
     if kind == "PNG":
         return b"IEND\xaeB`\x82" in data
     if kind == "WEBP":
         return int.from_bytes(data[4:8], "little") + 8 <= len(data)
-    return True  # Pillow misses the end of a JPEG by itself
+    return True  # Pillow itself notices when the end of a JPEG is missing
 
 
 def _name(data: bytes) -> str:
-    """What a file that is none of the three is called in a message."""
+    """The name in messages of a file that is none of the three."""
     for magic, name in _OTHERS:
         if data.startswith(magic):
             return name
@@ -259,7 +259,7 @@ def _name(data: bytes) -> str:
         brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
         if brands & _AVIF_BRANDS:
             return "an AVIF"
-        return "a HEIC (as iPhones take photos)" if brands & _HEIC_BRANDS else "a video"
+        return "a HEIC (the format of iPhone photos)" if brands & _HEIC_BRANDS else "a video"
     start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
         return "a web page"

@@ -1,4 +1,4 @@
-"""Which addresses of the internet may be connected to. All pure."""
+"""Which internet addresses may be connected to. All pure."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ def _networks(*texts: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-# Refused even with allow_private_hosts: they are nobody's media server, and the link-local ones hand out credentials.
+# Rejected even with allow_private_hosts: none is a media server, and the link-local ones hand out credentials.
 _NEVER = _networks(
     "0.0.0.0/8",  # "this host": Linux connects 0.0.0.0 to loopback
     "169.254.0.0/16",  # link-local: metadata of AWS, Google, Azure, …
@@ -26,7 +26,7 @@ _NEVER = _networks(
     "ff00::/8",  # multicast
 )
 
-# What ``is_global`` of some Python version lets through although no public web server lives there.
+# What ``is_global`` of some Python versions lets through although it has no public web servers.
 _NOT_PUBLIC = _networks(
     "100.64.0.0/10",  # carrier-grade NAT
     "192.0.0.0/24",  # IETF protocol assignments
@@ -38,12 +38,12 @@ _NOT_PUBLIC = _networks(
     "2002::/16",  # 6to4, withdrawn
     "3fff::/20",  # documentation
 )
-_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has ever given out for hosts
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has ever assigned to hosts
 
-# Prefixes whose last 32 bits are an IPv4 address. The first two stand for exactly that address: where it may be
-# asked, so may they (a network with IPv6 only sees the whole IPv4 web through NAT64).
+# Prefixes whose last 32 bits are an IPv4 address. The first two mean exactly that address: where it may be
+# contacted, so may they (an IPv6-only network sees the whole IPv4 web through NAT64).
 _NAMED_IPV4 = _networks("::ffff:0:0/96", "64:ff9b::/96")
-# Besides: the withdrawn IPv4-compatible and IPv4-translated addresses, and local NAT64.
+# Also the withdrawn IPv4-compatible and IPv4-translated addresses, and local NAT64.
 _EMBEDDED_IPV4 = (*_NAMED_IPV4, *_networks("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48"))
 
 
@@ -53,10 +53,10 @@ def is_allowed_address(address: str | Address, *, allow_private_hosts: bool) -> 
     Without allow_private_hosts only public addresses are: no private, loopback, link-local, multicast, reserved,
     unspecified, documentation, benchmark or carrier-grade NAT one, nor an IPv6 address that carries such an IPv4
     address (mapped, NAT64), nor any of the withdrawn tunnels (6to4, Teredo). With it, link-local, multicast,
-    unspecified, broadcast and cloud metadata addresses stay refused, inside an IPv6 address too.
+    unspecified, broadcast and cloud metadata addresses stay rejected, inside an IPv6 address too.
 
     Raises:
-        ValueError: the text is no address.
+        ValueError: the text is not an address.
     """
     ip = ipaddress.ip_address(address) if isinstance(address, str) else address
     embedded = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else []

@@ -1,7 +1,7 @@
-"""Pictures of one's own: from a file into the archive's bucket, and from there to the provider.
+"""The user's own images: from a file into the archive's bucket, and from there to the provider.
 
-A request names such a picture as `s3://bucket/object`, and so do records and events. The address that the provider
-fetches is made for each paid call: it is signed, a secret, and another one each time, so nothing else may hold it.
+A request names such an image as `s3://bucket/object`, and so do records and events. The URL that the provider
+fetches is made for each paid call: it is signed, secret, and different each time, so nothing else may contain it.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from flows.media.images import ImageFacts, check_image, decode_image
 
 FOLDER: Final = "images/"
 LONGEST_SIGNATURE_SECONDS: Final = 7 * 24 * 3600
-"""S3 signs for no longer."""
+"""The longest that S3 signs a URL for."""
 MAX_FILE_BYTES: Final = 100_000_000
-"""Of a file that is to be made smaller. Larger than any camera's JPG."""
+"""The largest file that is made smaller. Larger than any camera's JPG."""
 SMALLER: Final = 0.85
-"""How much of its width and height a picture keeps each time that it is still too large."""
+"""How much of its width and height an image keeps each time it is still too large."""
 QUALITY: Final = 92
 EXIF_ORIENTATION: Final = 0x0112
 SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -40,8 +40,8 @@ class OwnImage:
     """A file that is ready to be uploaded.
 
     Attributes:
-        object_name: follows from the file alone, so the same picture is uploaded once, and asks for the same video.
-        lies: whether it is stored turned, and only a note in it says which way is up.
+        object_name: derived from the file alone, so the same image is uploaded once, and requests the same video.
+        lies: whether it is stored sideways, and only a note in it says which way is up.
     """
 
     object_name: str
@@ -51,23 +51,23 @@ class OwnImage:
 
 
 def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnImage:
-    """A picture from a file, decoded. Slow for a large one: to be run in a thread.
+    """An image from a file, decoded. Slow for a large one: run it in a thread.
 
     Args:
-        shown: what a message calls it.
-        max_bytes: the most that the model takes.
-        fit: whether it is turned upright and made small enough where it must be. What else a camera has written into
-            the file, such as where it was, is then left out.
+        shown: its name in messages.
+        max_bytes: the most that the model accepts.
+        fit: whether it is rotated upright and made small enough if needed. Whatever else a camera has written into
+            the file, such as the location, is then left out.
 
     Raises:
-        ImageRefusedError: it is not there, or not what the model takes.
+        ImageRefusedError: it does not exist, or the model does not support it.
     """
     try:
         if not path.is_file():
-            raise ImageRefusedError(f"{shown} is no file here. An address begins with https:// or s3://")
+            raise ImageRefusedError(f"{shown} is not a file on this machine. A URL begins with https:// or s3://")
         size_bytes = path.stat().st_size
         if size_bytes > (MAX_FILE_BYTES if fit else max_bytes):
-            advice = "" if fit else ": make it smaller, or have that done (--fit-images, fit_images)"
+            advice = "" if fit else ": make it smaller, or use --fit-images (fit_images)"
             most = MAX_FILE_BYTES if fit else max_bytes
             raise ImageRefusedError(f"{shown} has {size_bytes:,} bytes, more than {most:,}{advice}")
         data = path.read_bytes()
@@ -78,7 +78,7 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
         lies = image.getexif().get(EXIF_ORIENTATION, 1) != 1
     name = hashlib.sha256(data).hexdigest()
     if fit and (lies or len(data) > max_bytes):
-        # Named by what it was made from: another version of the encoder would make other bytes, and another video.
+        # Named after its source: another version of the encoder would make other bytes, and so another video.
         name = hashlib.sha256(f"{name} fit to {max_bytes}".encode()).hexdigest()
         data = _fitted(data, facts.format, max_bytes)
         facts, lies = decode_image(data, shown=shown), False
@@ -86,10 +86,10 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
 
 
 async def upload(image: OwnImage, store: ObjectStore) -> None:
-    """Puts a picture into the bucket, unless it is there.
+    """Puts an image into the bucket, unless it is there.
 
     Raises:
-        StoreError: the store did not take it.
+        StoreError: the store did not accept it.
     """
     content_type = f"image/{image.facts.format.lower()}"
     with suppress(PreconditionFailedError):
@@ -97,11 +97,11 @@ async def upload(image: OwnImage, store: ObjectStore) -> None:
 
 
 def image_address(url: str, archive: VideoArchive, store: ObjectStore, *, valid_seconds: float) -> str:
-    """Where the provider fetches an image. Of one in the store it is signed: a secret, to be sent and nothing else.
+    """The URL from which the provider fetches an image. For one in the store it is signed: a secret, only to be sent.
 
     Args:
-        archive, store: where an `s3://` image lies.
-        valid_seconds: how long a signed address is needed.
+        archive, store: where an `s3://` image is.
+        valid_seconds: how long a signed URL is needed.
     """
     stored = stored_image(url)
     if stored is None:
@@ -120,11 +120,11 @@ async def check_as_provider(
     Args:
         web: from `flows.media.hosts.guarded_client`.
         url: as the request has it.
-        address: gives where the provider fetches it.
-        limits: what the model takes.
+        address: returns the URL from which the provider fetches it.
+        limits: what the model accepts.
 
     Raises:
-        MediaError: an image is refused, with the reason, or cannot be fetched.
+        MediaError: an image is rejected, with the reason, or cannot be fetched.
     """
     if stored_image(url) is None:
         return await _checked(web, url, limits)
@@ -132,8 +132,8 @@ async def check_as_provider(
         return await _checked(web, address(url), limits)
     except ForbiddenUrlError as error:
         raise ForbiddenUrlError(
-            f"APIXO cannot fetch {url}, for it would be asked for at an address that is not public: {error}. Set "
-            "public_url in the video-archive block to how the internet reaches the store, or give a public address",
+            f"APIXO cannot fetch {url}, because the store's address is not public: {error}. Set "
+            "public_url in the video-archive block to the store's public URL, or give a public URL",
             url=url,
         ) from error
     except ImageRefusedError as error:
@@ -149,7 +149,7 @@ async def _checked(web: httpx.AsyncClient, url: str, limits: ImageLimits) -> Ima
 
 
 def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:
-    """The picture upright and in at most so many bytes; what is too large for its format becomes a JPG."""
+    """The image upright and in at most this many bytes; one that is too large in its format becomes a JPG."""
     with Image.open(io.BytesIO(data), formats=[kind]) as opened:
         upright = ImageOps.exif_transpose(opened)
     made = _encoded(upright, kind)

@@ -1,4 +1,4 @@
-"""Still pictures of a video: which frame is its poster, and frames as people see them: upright, with square pixels."""
+"""Stills from a video: which frame is its poster, and frames as displayed: upright, with square pixels."""
 
 import io
 from fractions import Fraction
@@ -10,22 +10,22 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 MAX_POSTER_SIDE: Final = 1280
-"""Longer side in pixels."""
+"""The longer side in pixels."""
 
 _BLACK = 24.0  # mean brightness of 0 to 255 up to which a frame counts as black; pure black is 0, or 16 in video range
 _JPEG_QUALITY = 85
 
 
 class Choice:
-    """Chooses a telling frame among those that are shown to it, in order.
+    """Chooses a representative frame among those that it is given, in order.
 
     Args:
         at_ticks: from here on, the first frame that is not black; else the last one before. In the stream's own units:
-            a fraction for each of a thousand frames takes as long as decoding them.
+            fractions for a thousand frames take as long as decoding them.
 
     Attributes:
         frame: the choice so far.
-        made: whether no later frame can change it.
+        made: whether the choice is final.
     """
 
     def __init__(self, at_ticks: Fraction) -> None:
@@ -36,7 +36,7 @@ class Choice:
         self.made = False
 
     def show(self, frame: VideoFrame) -> None:
-        """Considers the next frame. One without a time stamp is shown at the beginning."""
+        """Considers the next frame. One without a timestamp counts as being at the beginning."""
         at = frame.pts or 0
         self._start = at if self._start is None else self._start
         if self.frame is None or at - self._start <= self._at_ticks:
@@ -50,8 +50,8 @@ class Choice:
 
 
 def unit_seconds(stream: VideoStream) -> Fraction:
-    """In which unit a stream counts time. FFmpeg gives each packet and frame of a file the unit of its stream."""
-    unit = stream.time_base  # a `Fraction`; since PyAV 19, which needs Python 3.12, a type of its own
+    """The unit in which a stream counts time. FFmpeg gives each packet and frame of a file the unit of its stream."""
+    unit = stream.time_base  # a `Fraction`; since PyAV 19, which needs Python 3.12, its own type
     return Fraction(unit.numerator, unit.denominator) if unit else Fraction(1, av.time_base)
 
 
@@ -62,7 +62,7 @@ def display_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
 
 
 def jpeg(frame: VideoFrame, video: VideoStream, max_side: int) -> bytes:
-    """The frame as displayed, its longer side at most so many pixels."""
+    """The frame as displayed, with at most this many pixels on its longer side."""
     width, height = _stored_size(frame, video)
     scale = min(1.0, max_side / max(width, height))
     # FFmpeg converts and makes smaller in one go.
@@ -76,16 +76,16 @@ def _stored_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
     """Width and height with square pixels, not yet rotated."""
     shape = video.sample_aspect_ratio
     if not shape or not Fraction(1, 10) <= shape <= 10:
-        return frame.width, frame.height  # absent, or nonsense
+        return frame.width, frame.height  # absent or nonsense
     return max(1, round(frame.width * shape)), frame.height
 
 
 def _rotation(frame: VideoFrame) -> int:
-    """By how much to turn it, counter-clockwise, to the nearest 90 degrees, as players do."""
+    """How far to rotate it, counterclockwise, to the nearest 90 degrees, as players do."""
     return round(frame.rotation / 90) * 90
 
 
 def _is_black(frame: VideoFrame) -> bool:
-    # The default way to scale takes 16 ms for a frame of 720p, a hundred times as long.
+    # The default scaling takes 16 ms for a 720p frame, a hundred times as long.
     gray = frame.reformat(width=32, height=32, format="gray", interpolation="AREA").to_ndarray()
     return float(gray.mean()) <= _BLACK

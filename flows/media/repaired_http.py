@@ -1,9 +1,9 @@
-"""Puts right what hosts get wrong in the form of an HTTP answer, before a parser that is strict refuses the bytes.
+"""Repairs what hosts get wrong in the form of an HTTP answer, before a strict parser rejects the bytes.
 
-A proxy that doubles a header, or a length that is no number, is no reason to lose a paid video, and browsers show it
-all the same. Only answers of outside hosts are repaired, where a connection serves one request: nothing can be smuggled
-into a second. What is well-formed stays as it is; what cannot be understood goes on as it came, and the parser refuses
-it.
+A header that a proxy duplicated, or a length that is not a number, is no reason to lose a paid video, and browsers
+show it anyway. Only answers of external hosts are repaired, where a connection serves one request: nothing can be
+smuggled into a second. What is well-formed stays as it is; what cannot be understood is passed on as it came, and the
+parser rejects it.
 """
 
 import re
@@ -15,7 +15,7 @@ import httpcore
 import httpx
 
 MAX_HEAD_BYTES: Final = 100 * 1024
-"""As much as httpcore takes. A longer head goes on to it as it came."""
+"""As much as httpcore accepts. A longer head is passed on as it came."""
 
 _MAX_CHUNK_LINE_BYTES: Final = 4096
 
@@ -32,7 +32,7 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 class Repair:
-    """Takes an answer as it comes from the network, piece by piece, and gives it as it should have been."""
+    """Receives an answer as it comes from the network, piece by piece, and returns it as it should have been."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -42,7 +42,7 @@ class Repair:
         self._left = 0
 
     def feed(self, data: bytes) -> bytes:
-        """What can be passed on by now. Empty data: the host has closed the connection."""
+        """What can be passed on by now. Empty data means that the host has closed the connection."""
         self._buffer += data
         self._ended = not data
         out = bytearray()
@@ -64,7 +64,7 @@ class Repair:
             return b""
         code = int(status[1])
         self._head, self._length, is_chunked = _repaired(self._take(end.end()), code)
-        if 100 <= code < 200:  # the answer proper is yet to come
+        if 100 <= code < 200:  # the actual answer is yet to come
             return self._head + b"\r\n"
         if is_chunked and code not in _WITHOUT_BODY:
             self._step = self._read_first_chunk
@@ -73,7 +73,7 @@ class Repair:
         return self._head + self._length + b"\r\n"
 
     def _read_first_chunk(self) -> bytes | None:
-        """Some proxies take the chunks apart, and leave the header that promises them."""
+        """Some proxies remove the chunking, but leave the header that announces it."""
         if self._lacks_line():
             return None
         if _CHUNK_LINE.match(self._buffer) or not self._buffer:
@@ -90,7 +90,7 @@ class Repair:
             self._step = self._pass_on
             return b""
         self._left = int(line[1], 16)
-        if self._left == 0:  # trailers follow, which nobody reads
+        if self._left == 0:  # trailers follow, which are not used
             self._step = self._drop
             return b"0\r\n\r\n"
         self._take(line.end())
@@ -133,7 +133,7 @@ class Repair:
 
 
 def _repaired(head: bytes, code: int) -> tuple[bytes, bytes, bool]:
-    """The head without its blank line and without what frames the body; the line of its length; whether in chunks."""
+    """The head without its blank line and the body's framing; the line with its length; whether it is chunked."""
     first, *lines = re.split(rb"\r?\n", _FOLD.sub(b" ", head))
     kept = [first if _STATUS_LINE.fullmatch(first) else b"HTTP/1.1 %03d" % code]
     lengths: set[bytes] = set()
@@ -146,24 +146,24 @@ def _repaired(head: bytes, code: int) -> tuple[bytes, bytes, bool]:
         if name.lower() == b"content-length":
             lengths |= {length.strip() for length in value.split(b",")}
         elif name.lower() == b"transfer-encoding":
-            # What else it may name, like gzip, is seen from the bytes.
+            # What else it may name, like gzip, is detected from the bytes.
             is_chunked |= b"chunked" in value.lower()
         else:
             kept.append(name + b": " + value)
     length = lengths.pop() if len(lengths) == 1 else b""
-    # A length that is unclear is none: the body then ends with the connection.
+    # An unclear length counts as none: the body then ends with the connection.
     line = b"Content-Length: " + length + b"\r\n" if _LENGTH.fullmatch(length) else b""
     return b"\r\n".join(kept) + b"\r\n", line, is_chunked
 
 
 class RepairingTransport(httpx.AsyncHTTPTransport):
-    """httpx's own, every answer of which is repaired. It keeps no connections: a `Repair` is good for one answer."""
+    """httpx's transport with every answer repaired. It keeps no connections: a `Repair` is good for one answer."""
 
     def __init__(self, *, verify: ssl.SSLContext, proxy: str | None = None) -> None:
-        # Without a limit: none must wait for another's slow host.
+        # Without a limit: no request must wait for another's slow host.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         super().__init__(verify=verify, trust_env=False, limits=limits, proxy=proxy)
-        # httpcore takes a backend, and httpx has no way to give it one.
+        # httpcore accepts a backend, but httpx has no way to pass one.
         self._pool._network_backend = _Backend(self._pool._network_backend)  # noqa: SLF001
 
 
@@ -199,7 +199,7 @@ class _Stream(httpcore.AsyncNetworkStream):
                 return passed_on
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        # What a proxy says of a tunnel has no body, whatever it claims; the answer comes through the TLS in it.
+        # A proxy's reply about a tunnel has no body, whatever it claims; the answer comes inside the tunnel's TLS.
         self._is_tunnel = self._is_tunnel or buffer.startswith(b"CONNECT ")
         await self._inner.write(buffer, timeout)
 

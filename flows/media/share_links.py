@@ -1,4 +1,4 @@
-"""Links that services give for sharing an image: they lead to a page about the image, not to its bytes. Pure."""
+"""Sharing links of image services: they lead to a page about the image, not to its bytes. Pure."""
 
 import re
 from typing import Final
@@ -25,19 +25,19 @@ _PAGES_ONLY: Final = {
 
 
 def share_link(url: str) -> str | None:
-    """What a link for sharing is, and what to give instead, for a person. None: it may well be an image's address."""
+    """What a sharing link is, and what to give instead, for people. None: it may well be an image's URL."""
     found = _page(url)
     if found is None:
         return None
     service, instead = found
     return (
-        f"is a link of {service} that opens a page about the image, not the image: "
-        f"{instead or 'host the image where its own address is public'}"
+        f"is a link from {service} that opens a page about the image, not the image: "
+        f"{instead or 'host the image where its own URL is public'}"
     )
 
 
 def _page(url: str) -> tuple[str, str | None] | None:
-    """Whose page it is, and what leads to the image itself, as half a sentence; None where the link does not tell."""
+    """Whose page it is, and what leads to the image itself, as half a sentence; None if the link does not tell."""
     try:
         parts = urlsplit(normalize_url(url))
     except ValueError:
@@ -50,14 +50,14 @@ def _page(url: str) -> tuple[str, str | None] | None:
             named = _DRIVE_FILE.match(path)
             file_id = named[1] if named else query.get("id") if path in ("/open", "/file/open") else None
             direct = f"give https://drive.google.com/uc?export=download&id={file_id}"
-            if "resourcekey" in query:  # which is a key to it, and not said
-                direct += ", and behind that &resourcekey= as in the link"
+            if "resourcekey" in query:  # which is a secret key, so it is not repeated
+                direct += ", followed by &resourcekey= as in the link"
             is_folder = "/folders/" in path
             found = ("Google Drive", direct if file_id else None) if file_id or is_folder else None
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/s/", "/scl/fi/")):
-            # Only what to change is said: the rest of the query is the key of the share.
+            # Only the change is named: the rest of the query is the key of the share.
             is_direct = query.get("dl") == "1" or query.get("raw") == "1"
-            found = None if is_direct else ("Dropbox", "give it with raw=1 at its end in place of dl=0")
+            found = None if is_direct else ("Dropbox", "give it with raw=1 instead of dl=0 at its end")
         case "www.dropbox.com" | "dropbox.com" if path.startswith(("/scl/fo/", "/sh/")):
             found = ("Dropbox", None)  # a folder
         case "imgur.com" | "www.imgur.com" | "m.imgur.com":

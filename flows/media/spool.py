@@ -1,7 +1,7 @@
 """A folder on the local disk for one generation's files between download and archive.
 
-What was downloaded before a crash is found again by the next run on this machine. Two processes may work on one key at
-once, and must not write into one file: the second gets a folder of its own.
+The next run on this machine finds what was downloaded before a crash. Two processes may work on one key at
+once, and must not write into one file: the second gets its own folder.
 """
 
 import fcntl
@@ -28,10 +28,10 @@ def spool_root() -> Path:
 def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
     """A folder for the files of one task, locked for this process while in use.
 
-    It goes once the files are archived: where the block ends well, or the task turns out to be superseded, whose video
-    is archived beside. After any other error the next run finds what is there.
+    It is removed once the files are archived: when the block succeeds, or when the task is superseded and its video
+    is archived alongside. After any other error, the next run finds the files.
 
-    The task is part of its name: after a second submission the first one's files must not be taken for its result.
+    The task is part of its name: after a second submission the first one's files must not be mistaken for its result.
     """
     with _locked_folder(root, key, task_id) as folder:
         try:
@@ -68,7 +68,7 @@ def _locked_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Takes a folder's lock. False when another has it, or has removed the folder: that lock keeps nobody out."""
+    """Locks a folder. False when another process has it, or has removed the folder: that lock keeps nobody out."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return path.stat().st_ino == os.fstat(descriptor).st_ino

@@ -1,6 +1,6 @@
-"""Does this file play, and is it what was asked for? Plus the still pictures of it.
+"""Checks that a file plays and is what was requested, and makes stills from it.
 
-Everything here but `decode` blocks and is slow (a 12 s video takes a second or two): `decode` runs it in a thread.
+Everything here except `decode` blocks and is slow (a 12 s video takes a second or two): `decode` runs it in a thread.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DURATION_TOLERANCE_SECONDS = 0.5
-"""Encoders round to whole frames and pad the sound, some 0.1 s. The lengths APIXO sells (4, 8, 12 s) lie 4 s apart."""
+"""Encoders round to whole frames and pad the sound, by some 0.1 s. APIXO's lengths (4, 8, 12 s) are 4 s apart."""
 
 MAX_FRAME_PIXELS = 7680 * 4320
 """8K, some 50 MB a frame. A header may claim far more, and a decoder would believe it."""
@@ -40,12 +40,12 @@ MAX_FRAME_PIXELS = 7680 * 4320
 MAX_FRAMES = 36_000
 """Ten minutes at 60 frames a second; a 12 s video has some 360. A few megabytes can hold days of gray frames."""
 
-# What holds a whole video in one file. Not among them: playlists (HLS, DASH, concat): they open other files.
+# Formats with a whole video in one file. Playlists (HLS, DASH, concat) are left out: they open other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,gif,apng,asf,mxf,ivf,"
-# Bare pictures without a container. One that was cut cannot be told from a whole one: none of them counts as complete.
+# Bare streams without a container. A cut one looks like a whole one, so none of them counts as complete.
 _CONTAINERS += "h264,hevc,mpegvideo,m4v,obu,yuv4mpegpipe"
 
-# By FFmpeg's names of the containers that are no MP4.
+# By FFmpeg's names of the containers other than MP4.
 _MEDIA_TYPES = {
     "matroska,webm": "video/x-matroska",
     "avi": "video/x-msvideo",
@@ -73,20 +73,20 @@ _CUT_TOLERANCE_SECONDS = 0.5
 # Some pieces show nothing by themselves (the alternate references of VP8), but not a quarter of them.
 _LEAST_SHOWN = 0.75
 
-# What a host may show instead of a video is often a GIF; with one frame it is none.
+# What a host may show instead of a video is often a GIF; with one frame it is not a video.
 _PICTURES = frozenset({"gif", "apng"})
 
 _CLOCK = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")  # hours, minutes, seconds
 
-# A fifth of what decoding takes goes into smoothing the edges of blocks. No damage is found by that, and a poster
-# without it was measured to differ by a PSNR of 44 dB and more, which nobody sees. One thread takes less than two
+# A fifth of the decoding time goes into smoothing the edges of blocks. That finds no damage, and a poster
+# without it was measured to differ by a PSNR of 44 dB or more, which nobody sees. One thread takes less than two
 # together do, and where several videos are decoded, each has a processor anyway.
 _DECODER = {"skip_loop_filter": "all", "threads": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """A video every frame of which decodes.
+    """A video whose every frame decodes.
 
     Attributes:
         codec: Of the picture, like ``h264``.
@@ -95,10 +95,10 @@ class VideoFacts:
         duration_seconds: From the first frame to the end of the last.
         frame_count: Decoded frames.
         has_audio: Whether there is any sound data.
-        is_complete: Whether the file lists each of its pieces, and all are there. Others can only be thought complete.
+        is_complete: Whether the file lists each of its pieces, and all are there. Others can only be assumed complete.
         media_type: Like ``video/mp4``, by its bytes.
-        has_c2pa: Whether it holds a C2PA manifest, which says how it was made.
-        doubts: What is odd and no proof of damage, as sentences.
+        has_c2pa: Whether it has a C2PA manifest, which says how it was made.
+        doubts: What is odd but no proof of damage, as sentences.
     """
 
     codec: str
@@ -114,20 +114,20 @@ class VideoFacts:
 
 
 async def decode(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Runs what decodes beside the event loop, in one of this process's threads: one for each processor."""
+    """Runs decoding outside the event loop, in one of this process's threads: one for each processor."""
     call = functools.partial(work, *arguments, **options)
     return await asyncio.get_running_loop().run_in_executor(_threads(), call)
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    # Not at a lower priority: a thread that is put off while it holds the interpreter's lock puts off the event loop.
-    # On a busy machine that was measured to be two seconds.
+    # Not at a lower priority: a thread that is preempted while it holds the interpreter's lock delays the event loop.
+    # On a busy machine, two seconds were measured.
     return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
 
 
@@ -137,14 +137,14 @@ os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of 
 def inspect_video(
     path: Path, poster: Path | None = None, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames: int = MAX_FRAMES
 ) -> VideoFacts:
-    """Decodes every frame of a video once, says what it is, and takes its poster on the way. Blocks; for a thread.
+    """Decodes every frame of a video once, says what it is, and saves its poster on the way. Blocks; for a thread.
 
-    What counts is the main picture, and the main sound as far as its pieces are listed. Captions, chapters, time codes,
-    pictures beside the main one, and what the file says of its length are no reason to refuse what plays.
+    Only the main picture counts, and the main sound as far as its pieces are listed. Captions, chapters, time codes,
+    other pictures, and what the file says about its length are no reason to reject what plays.
 
     Args:
         path: The file; its name does not count.
-        poster: Where the poster goes, see `poster_jpeg`; None: nobody wants one.
+        poster: Where the poster goes, see `poster_jpeg`; None: none is wanted.
 
     Raises:
         DamagedVideoError: empty, not a video, no picture in it, cut short, or a frame does not decode; not retryable
@@ -153,14 +153,14 @@ def inspect_video(
     """
     size_bytes = path.stat().st_size
     if poster is not None:
-        poster.unlink(missing_ok=True)  # of an earlier try
+        poster.unlink(missing_ok=True)  # from an earlier try
     if size_bytes == 0:
         raise _damaged(path, "is empty")
     boxes = read_boxes(path)
     is_short = boxes.least_bytes > size_bytes
-    if is_short and not boxes.has_index:  # else the index shows whether a piece is missing
+    if is_short and not boxes.has_index:  # otherwise the index shows whether a piece is missing
         raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
-    declared = f"The file declares {boxes.least_bytes:,} bytes, and has {size_bytes:,}, with every piece in it."
+    declared = f"The file declares {boxes.least_bytes:,} bytes but has {size_bytes:,}, with every piece in it."
     with _opened(path, max_pixels) as (container, video):
         sound = container.streams.best("audio")
         played: list[Stream] = [video] if sound is None else [video, sound]
@@ -194,7 +194,7 @@ def inspect_video(
 
 
 def _keep(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
-    """No picture is a reason to refuse a video, nor is a disk that has no room for one."""
+    """A failing poster is no reason to reject a video, nor is a disk that has no room for one."""
     try:
         poster.write_bytes(jpeg(frame, video, MAX_POSTER_SIDE))
     except (av.FFmpegError, ArithmeticError, OSError, ValueError):
@@ -202,28 +202,28 @@ def _keep(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
 
 
 def compare(facts: VideoFacts, *, duration_seconds: float | None, aspect_ratio: Shape | None) -> list[str]:
-    """What differs from the order, as sentences: warnings only, for the video is paid for. Pure.
+    """What differs from the request, as sentences: only warnings, because the video is paid for. Pure.
 
     Args:
-        duration_seconds: The length that was asked for; DURATION_TOLERANCE_SECONDS more or less is the same. None: the
+        duration_seconds: The requested length; DURATION_TOLERANCE_SECONDS more or less is the same. None: the
             model decides.
-        aspect_ratio: The shape that was asked for. None: the model, or the image, decides.
+        aspect_ratio: The requested shape. None: the model, or the image, decides.
     """
     warnings = []
     if duration_seconds is not None and abs(facts.duration_seconds - duration_seconds) > DURATION_TOLERANCE_SECONDS:
-        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s, {duration_seconds:g} s were asked for.")
+        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s; {duration_seconds:g} s were requested.")
     shape = "landscape" if facts.width > facts.height else "portrait"
     if facts.width == facts.height:
         shape = "square"
     if aspect_ratio is not None and shape != aspect_ratio:
-        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}), {aspect_ratio} was asked for.")
+        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}); {aspect_ratio} was requested.")
     return warnings
 
 
 def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
-    """One telling frame as a JPEG: the first that is not black from a third of the video on. Blocks; for a thread.
+    """A representative frame as a JPEG: the first one from a third of the video on that is not black. Blocks.
 
-    The same video gives the same bytes. `inspect_video` takes it on the way; this is for what it does not let through.
+    The same video gives the same bytes. `inspect_video` saves it on the way; this is for videos that it rejects.
 
     Args:
         max_side: The longer side in pixels; a smaller video is not enlarged.
@@ -247,7 +247,7 @@ def _choice(container: InputContainer, video: VideoStream) -> Choice:
 
 
 class _Tally:
-    """What went by while a video was decoded. Times are whole numbers, in the unit of the picture's stream."""
+    """What was seen while a video was decoded. Times are whole numbers, in the unit of the picture's stream."""
 
     def __init__(self, path: Path, video: VideoStream, max_frames: int) -> None:
         self._path = path
@@ -280,7 +280,7 @@ class _Tally:
         self.frames += 1
         if self.frames > self._max_frames:
             raise _damaged(
-                self._path, f"has more than {self._max_frames:,} frames, no generated video has", retryable=False
+                self._path, f"has more than {self._max_frames:,} frames, unlike any generated video", retryable=False
             )
         if self.frames == 1:
             self.size = display_size(frame, self._video)
@@ -290,7 +290,7 @@ class _Tally:
             self._frames_end = max(self._frames_end, begin + (frame.duration or 0))
 
     def check_pieces(self, played: Sequence[Stream], *, is_listed: bool) -> None:
-        """Refuses a video of which a piece is provably missing, or too many show nothing."""
+        """Rejects a video if a piece is provably missing, or too many pieces show nothing."""
         seen = self.packets[self._video.index] - self._hidden
         if self.frames == 0:
             raise _damaged(self._path, "has no frame that decodes")
@@ -299,7 +299,7 @@ class _Tally:
         if self.frames < seen * _LEAST_SHOWN:
             raise _damaged(self._path, f"gives only {self.frames} frames out of {seen} pieces")
         for stream in played if is_listed else ():
-            # `stream.frames` would count those an edit list hides, too.
+            # `stream.frames` would also count those that an edit list hides.
             listed = sum(entry.size > 0 for entry in stream.index_entries)
             if self.packets[stream.index] < listed:
                 raise _damaged(self._path, f"was cut: {self.packets[stream.index]} of {listed} {stream.type} pieces")
@@ -314,7 +314,7 @@ class _Tally:
         return seconds
 
     def doubt(self, container: InputContainer, *, is_listed: bool) -> str | None:
-        """What to say where the file declares its picture longer than it is. Without a list that proves it cut."""
+        """What to say if the file declares its picture longer than it is, without a list that proves it was cut."""
         begin = min(Fraction(container.start_time or 0, av.time_base), Fraction(0))
         got = max(self._end, self._frames_end) * self._unit - begin
         own, declared = _declared_seconds(container, self._video)
@@ -323,7 +323,7 @@ class _Tally:
         if own and not is_listed:
             raise _damaged(self._path, f"was cut: {float(got):.2f} s of {float(declared):.2f} s")
         if own or not is_listed:
-            return f"The file declares {float(declared):.1f} s, its picture lasts {float(got):.1f} s."
+            return f"The file declares {float(declared):.1f} s; its picture lasts {float(got):.1f} s."
         return None  # another track is longer
 
 
@@ -334,9 +334,9 @@ def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[In
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
         with av.open(f"file:{path.absolute()}", options=options) as container:
-            still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is no video
+            still = Disposition.attached_pic | Disposition.timed_thumbnails  # the cover of a sound file is not a video
             pictures = [
-                # One frame beside a whole video is its cover, whatever its size; players show the default track.
+                # One frame next to a whole video is its cover, whatever its size; players show the default track.
                 (stream.frames != 1, Disposition.default in stream.disposition, context.width * context.height, stream)
                 for stream in container.streams.video
                 # A codec that FFmpeg does not know has no context, whatever PyAV's types say.
@@ -347,7 +347,7 @@ def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[In
                 raise _damaged(path, "has no picture that can be decoded")
             *_, pixels, video = max(pictures, key=lambda picture: picture[:3])
             if pixels > max_pixels:
-                raise _damaged(path, f"has frames of {pixels:,} pixels, no generated video has", retryable=False)
+                raise _damaged(path, f"has frames of {pixels:,} pixels, unlike any generated video", retryable=False)
             video.codec_context.options = {"max_pixels": str(max_pixels), **_DECODER}
             yield container, video
     except (av.FFmpegError, ArithmeticError, ValueError) as error:
@@ -359,7 +359,7 @@ def _damaged(path: Path, what: str, *, retryable: bool = True) -> DamagedVideoEr
 
 
 def _declared_seconds(container: InputContainer, video: VideoStream) -> tuple[bool, Fraction]:
-    """How long the picture is said to be, and whether that is said of the picture itself or of all tracks together."""
+    """The picture's declared length, and whether that is about the picture itself or all tracks together."""
     if video.duration and video.time_base:
         return True, video.duration * video.time_base
     tag = _CLOCK.fullmatch(video.metadata.get("DURATION", ""))  # Matroska

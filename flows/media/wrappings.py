@@ -1,6 +1,6 @@
-"""What stores, proxies and gateways wrap around a file and forget to take off: compression, framing, base64, a ZIP.
+"""What stores, proxies and gateways wrap around a file and forget to remove: compression, framing, base64, a ZIP.
 
-What a host calls its answer (`Content-Encoding`) decides nothing; the first bytes do. Everything here blocks.
+A host's label of its answer (`Content-Encoding`) decides nothing; the first bytes do. Everything here blocks.
 """
 
 import binascii
@@ -24,7 +24,7 @@ _LOOK_BYTES: Final = 4096
 _GZIP: Final = b"\x1f\x8b\x08"
 _ZIP: Final = b"PK\x03\x04"
 
-# How the files begin that may hold a video. Only guesses are checked by it, such as base64; what plays is archived.
+# How files that may be a video begin. Only guesses are checked by it, such as base64; what plays is archived.
 _VIDEO_START: Final = re.compile(
     rb"....(?:ftyp|moov|mdat|moof|styp|wide|free|skip|pnot)|\x1a\x45\xdf\xa3|RIFF....AVI |OggS|FLV\x01"
     rb"|\x00\x00\x01[\xb3\xba]|\x47.{187}\x47|.{4}\x47.{191}\x47|GIF8|\x89PNG|\x30\x26\xb2\x75|\x06\x0e\x2b\x34|DKIF",
@@ -36,7 +36,7 @@ _BEFORE_VIDEO: Final = re.compile(rb"(?:\xef\xbb\xbf|[\r\n\t ])+")
 _BASE64_START: Final = re.compile(
     rb"(?:\A(?:\xef\xbb\xbf)?|[\"'])\s*(?:data:[^\"',]{0,200},)?(?=[A-Za-z0-9+/_\\-]{16})", re.IGNORECASE
 )
-# In one piece, or in lines as MIME has them. A backslash, for line ends in JSON.
+# In one piece, or in lines as in MIME. A backslash, for line ends in JSON.
 _LONG_BASE64: Final = re.compile(rb"[A-Za-z0-9+/_\\-]{1024}|(?:[A-Za-z0-9+/_\\-]{60,}+\s++){12}")
 _JSON_ESCAPE: Final = re.compile(rb"\\(?:u00([0-9a-fA-F]{2})|(/)|[nrt])")
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -49,17 +49,17 @@ class _NotWrappedError(Exception):
     """The file is not, or not wholly, what its first bytes promise."""
 
 
-# What the standard library says of that: base64 and names in a ZIP are ValueErrors, unusual ZIPs are RuntimeErrors.
+# What the standard library raises then: base64 and names in a ZIP are ValueErrors, unusual ZIPs are RuntimeErrors.
 _NOT_WRAPPED: Final = (_NotWrappedError, zlib.error, zipfile.BadZipFile, EOFError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Unwrapped:
-    """What lies inside a file.
+    """What is inside a file.
 
     Attributes:
-        path: of the inner file, beside the outer one; of the file itself, if nothing is around it.
-        removed: What was taken off, the outermost first.
+        path: of the inner file, next to the outer one; of the file itself, if nothing is around it.
+        removed: What was removed, the outermost first.
     """
 
     path: Path
@@ -71,18 +71,18 @@ class Unwrapped:
             self.path.unlink(missing_ok=True)
 
     def replace(self, path: Path) -> None:
-        """Puts the inner file, if there is one, into the place of another."""
+        """Replaces another file with the inner file, if there is one."""
         if self.removed:
             self.path.replace(path)
 
 
 def unwrap(path: Path, *, max_bytes: int) -> Unwrapped:
-    """Writes what lies inside a file to another beside it. The file stays: only what plays may take its place.
+    """Writes what is inside a file to another next to it. The file stays: only what plays may replace it.
 
-    What cannot be taken off wholly is not taken off.
+    What cannot be removed completely is not removed.
 
     Args:
-        max_bytes: an inner file that becomes larger is none.
+        max_bytes: a larger inner file is not unpacked.
 
     Raises:
         OSError: the disk.
@@ -103,9 +103,9 @@ def unwrap(path: Path, *, max_bytes: int) -> Unwrapped:
 
 
 def is_error_page(path: Path) -> bool:
-    """Whether a file is plainly none that was paid for: text, such as a page, a message or a playlist.
+    """Whether a file is obviously not a video: text, such as a page, a message or a playlist.
 
-    Text with a long stretch of base64 in it may be a video, unless it is a page: those have pictures in them that way.
+    Text with a long stretch of base64 in it may be a video, unless it is a page: pages embed pictures that way.
     """
     with path.open("rb") as file:
         head = file.read(16 * _LOOK_BYTES)
@@ -166,7 +166,7 @@ def _from(file: BinaryIO, at: int) -> Iterator[bytes]:
 
 
 def _gunzipped(file: BinaryIO) -> Iterator[bytes]:
-    """Every member, as `cat a.gz b.gz` makes them. What comes behind the last one is padding."""
+    """Every member, as in `cat a.gz b.gz`. What comes after the last one is padding."""
     at = 0
     while True:
         file.seek(at)
@@ -177,7 +177,7 @@ def _gunzipped(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _inflated(file: BinaryIO, wbits: int) -> Generator[bytes, None, int]:
-    """One stream of zlib's, from where the file stands; returns how many bytes it takes there."""
+    """One zlib stream, from the file's position; returns how many bytes it occupies there."""
     unpacker = zlib.decompressobj(wbits)
     taken = 0
     while not unpacker.eof and (data := file.read(_PIECE_BYTES)):
@@ -198,7 +198,7 @@ def _inflated_start(head: bytes, wbits: int) -> bytes:
 
 
 def _dechunked(file: BinaryIO) -> Iterator[bytes]:
-    """`<size in hex>[;chunk-signature=…]`, the bytes, again and again; a size of 0 ends it, and trailers follow."""
+    """`<size in hex>[;chunk-signature=…]`, the bytes, repeatedly; a size of 0 ends it, and trailers follow."""
     while head := _CHUNK_HEAD.fullmatch(file.readline(_MAX_HEAD_BYTES)):
         left = int(head[1], 16)
         if left == 0:
@@ -224,19 +224,19 @@ def _parted(file: BinaryIO, at: int, boundary: bytes) -> Iterator[bytes]:
         if found:
             yield inside.removesuffix(b"\r")
             return
-        held = inside[-len(end) :]  # the boundary, and the line end before it, may go on in the next piece
+        held = inside[-len(end) :]  # the boundary, and the line end before it, may continue in the next piece
         yield inside[: -len(end)]
     raise _NotWrappedError
 
 
 def _unzipped(file: BinaryIO) -> Iterator[bytes]:
-    """The one video in a ZIP; of several it could not be said which was ordered."""
+    """The only video in a ZIP; with several, it would be unclear which one was requested."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         videos = [
             entry
             for entry in entries[:_MAX_ZIP_ENTRIES]
-            # Encrypted ones cannot be read, and those packed otherwise need libraries that may not be there.
+            # Encrypted ones cannot be read, and other compressions need libraries that may be missing.
             if not entry.flag_bits & 1 and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             if _starts_as_video(archive, entry)
         ]
@@ -253,7 +253,7 @@ def _starts_as_video(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
 
 
 def _decoded(file: BinaryIO, at: int) -> Iterator[bytes]:
-    """Base64 from there up to its end: a quote, or the file's end."""
+    """Base64 from there to its end: a quote, or the file's end."""
     file.seek(at)
     text = letters = b""
     is_end = False
@@ -261,7 +261,7 @@ def _decoded(file: BinaryIO, at: int) -> Iterator[bytes]:
         data = file.read(_PIECE_BYTES)
         text, *behind = re.split(rb"[\"']", text + data, maxsplit=1)
         is_end = bool(behind) or not data
-        escape = -1 if is_end else text.rfind(b"\\", -len(rb"\u00"))  # it may go on in the next piece
+        escape = -1 if is_end else text.rfind(b"\\", -len(rb"\u00"))  # it may continue in the next piece
         end = len(text) if escape < 0 else escape
         letters += _letters(text[:end])
         text = text[end:]
@@ -280,7 +280,7 @@ def _decoded_start(text: bytes) -> bytes:
 
 
 def _letters(text: bytes) -> bytes:
-    """Base64 in one line and in its usual letters. JSON has its own ways to write some: `\\/`, `\\n`, `\\u002b`."""
+    """Base64 in one line and in its usual letters. JSON has its own escapes for some: `\\/`, `\\n`, `\\u002b`."""
     if b"\\" in text:
         text = _JSON_ESCAPE.sub(
             lambda escape: bytes.fromhex(escape[1].decode()) if escape[1] else escape[2] or b"", text

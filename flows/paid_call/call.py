@@ -1,4 +1,4 @@
-"""One paid call: its claim, its POST, its answer, and the writing down of that."""
+"""One paid call: its claim, its POST, its answer, and the record of that."""
 
 import asyncio
 import contextlib
@@ -26,29 +26,29 @@ T = TypeVar("T")
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 FRESH_SECONDS: Final = 2.0
-"""A claim older than this is looked at once more before the request is sent."""
+"""A claim older than this is checked once more before the request is sent."""
 ANSWER_PATIENCE_SECONDS: Final = 3600.0
-"""How long it is tried to write the provider's answer down, whatever the store says: keys may be rotated, a quota
-raised, a store come back. Only the end of the process ends it earlier."""
+"""How long the provider's answer is retried to be recorded, whatever the store says: keys may be rotated, a quota
+raised, a store may come back. Only the end of the process ends it earlier."""
 PAUSE_SECONDS: Final = 2.0
-"""Between two such tries, where the store refused."""
+"""Between two such tries, if the store rejected one."""
 ALARM_SECONDS: Final = 1.0
-"""How long the writing down of the provider's answer may take before the log and an event name its task as well."""
+"""How long recording the provider's answer may take before the log and an event name its task as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Someone else claimed the key first, or what was reserved for it ran out. Nothing was sent."""
+    """Someone else claimed the key first, or its reservation ran out. Nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider took the request, and the ledger says so.
+    """The provider accepted the request, and the ledger says so.
 
     Attributes:
-        entry: the record. It may go on with another task, where a person has decided meanwhile.
+        entry: the record. It may continue with another task, after a manual decision in the meantime.
         task_id: what was paid for by this call.
-        reply_was_lost: somebody else named the task meanwhile: its callback, or a person.
+        reply_was_lost: the task was named by something else meanwhile: its callback, or a person.
     """
 
     entry: Entry
@@ -61,7 +61,7 @@ class Rejected:
     """Provably unpaid.
 
     Attributes:
-        entry: the record. It may say otherwise, where an earlier attempt was answered late.
+        entry: the record. It may say otherwise, if an earlier attempt was answered late.
     """
 
     entry: Entry
@@ -69,12 +69,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Paid or not: nobody can know yet.
+    """It is unknown whether it was paid.
 
     Attributes:
-        entry: the record; None where that could not be written: the claim without an answer means the same.
+        entry: the record; None if it could not be written: the claim without an answer means the same.
         error: for whoever waits, with what to do.
-        cause: what happened. Other than an `ApixoError` it is a bug, or the end of the process.
+        cause: what happened. Anything but an `ApixoError` is a bug, or the end of the process.
     """
 
     entry: Entry | None
@@ -87,18 +87,18 @@ Outcome = LostRace | Accepted | Rejected | Unclear
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaidCall:
-    """What one paid call needs to know. `make` runs in the payment thread, to its end, whatever ends the run.
+    """What one paid call needs. `make` runs to its end in the payment thread, whatever ends the run.
 
     Attributes:
         key, request: the video.
-        model: which one is asked for it: the request's, or one of its fallback models.
-        terms: what the attempt says of it.
+        model: the one to submit it to: the request's, or one of its fallback models.
+        terms: what the attempt records about it.
         claim_before: until when its reservation may be claimed on; None: at any time.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        image_addresses: what is sent in place of the request's images. They may be signed, so nothing else has them.
+        image_addresses: the URLs sent in place of the request's images. They may be signed, so nothing else has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
     """
@@ -118,11 +118,11 @@ class PaidCall:
     image_addresses: tuple[str, ...] = field(default=(), repr=False)
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
-        """Claims, sends once, and does not end before the answer is written down, or the log names it.
+        """Claims, sends once, and does not end before the answer is recorded, or the log names it.
 
         Raises:
             StoreError: the claim could not be written, or a rejection. Nothing was paid.
-            LedgerError: the provider took it, and the ledger could not be written until the deadline.
+            LedgerError: the provider accepted it, and the ledger could not be written until the deadline.
             PipelineError: the run is being ended. Nothing was claimed or sent.
         """
         if stopping.is_set():
@@ -159,7 +159,7 @@ class PaidCall:
                 return max(self.clock.monotonic() - started, (self.clock.now() - started_at).total_seconds())
 
             lost = age_seconds() > FRESH_SECONDS and await self._lost_its_claim(claimed, ledger)
-            if lost or age_seconds() > self.lease_seconds / 2:  # the age last: the look may have taken its time
+            if lost or age_seconds() > self.lease_seconds / 2:  # the age last: the check may have taken its time
                 raise NotSentError("The claim grew too old before the request could be sent. Nothing was sent.")
 
         try:
@@ -179,9 +179,7 @@ class PaidCall:
         try:
             current = await ledger.read(self.key)
         except StoreError as error:
-            raise NotSentError(
-                f"The claim could not be looked at before sending ({error}). Nothing was sent."
-            ) from error
+            raise NotSentError(f"The claim could not be checked before sending ({error}). Nothing was sent.") from error
         return current is None or current.generation.nonce != claimed.generation.nonce
 
     async def _write_accepted(self, claimed: Entry, task_id: str, ledger: Ledger) -> Outcome:
@@ -203,8 +201,8 @@ class PaidCall:
 
         def alarm() -> None:
             self.log.error(
-                "APIXO took %s as task %s, and the ledger has not been written yet. It is tried for %.0f s. If this "
-                "run ends before, run: %s", self.key, task_id, ANSWER_PATIENCE_SECONDS, command,
+                "APIXO accepted %s as task %s, but the ledger is not written yet. Retrying for %.0f s. If this "
+                "run ends before that, run: %s", self.key, task_id, ANSWER_PATIENCE_SECONDS, command,
             )  # fmt: skip
             emit("submitted", how(claimed.generation))
 
@@ -212,14 +210,14 @@ class PaidCall:
             return await _until_written(write, alarm)
         except Exception as error:
             raise LedgerError(
-                f"APIXO took {self.key} as task {task_id}, but the ledger could not be written: {error} "
+                f"APIXO accepted {self.key} as task {task_id}, but the ledger could not be written: {error} "
                 f"Once that is fixed, run: {command}",
                 key=self.key,
                 task_id=task_id,
             ) from error
 
     async def _write_rejected(self, claimed: Entry, error: ProvablyUnpaidError, ledger: Ledger) -> Rejected:
-        """A rejection that is not written down would look like a payment that nobody knows of, so it is tried long."""
+        """An unrecorded rejection would look like an unknown payment, so this is retried for a long time."""
         number, problem = claimed.generation.attempt.number, _problem(error)
 
         def how(current: Generation) -> Generation:
@@ -227,8 +225,8 @@ class PaidCall:
 
         def alarm() -> None:
             self.log.error(
-                "APIXO did not take %s (%s), and the ledger has not been written yet. It is tried for %.0f s. If this "
-                "run ends before, run: sora resolve %s --resubmit%s", self.key, error, ANSWER_PATIENCE_SECONDS,
+                "APIXO rejected %s (%s), but the ledger is not written yet. Retrying for %.0f s. If this "
+                "run ends before that, run: sora resolve %s --resubmit%s", self.key, error, ANSWER_PATIENCE_SECONDS,
                 self.key, self.options,
             )  # fmt: skip
 
@@ -241,7 +239,7 @@ class PaidCall:
     async def _write_unconfirmed(
         self, claimed: Entry, problem: Problem, cause: BaseException, ledger: Ledger
     ) -> Accepted | Unclear:
-        """Writes that nobody can know. Somebody may know by then: the callback came before us."""
+        """Records that the payment is unclear. It may be known by then: the callback may have come first."""
         number = claimed.generation.attempt.number
 
         def how(current: Generation) -> Generation:
@@ -260,14 +258,14 @@ class PaidCall:
 
 
 async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], None]) -> T:
-    """Writes the answer down, again after each refusal of the store. The first one sounds the alarm at once."""
+    """Records the answer, and retries after each rejection by the store. The first one raises the alarm at once."""
     started = time.monotonic()
     async with _alarm_if_slow(alarm) as sound:
         while True:
             try:
                 return await write()
             except Exception as error:
-                sound()  # in any case: whoever waits may be cancelled, and then the error reaches nobody
+                sound()  # in any case: the waiting run may be cancelled, and then nobody sees the error
                 if not isinstance(error, StoreError) or time.monotonic() - started > ANSWER_PATIENCE_SECONDS:
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
@@ -275,14 +273,14 @@ async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], 
 
 @contextlib.asynccontextmanager
 async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[Callable[[], None]]:
-    """Calls the alarm once the block has taken a second, or at once where the block asks for it, and only once.
+    """Calls the alarm once the block has taken a second, or as soon as the block asks for it, and only once.
 
-    It runs in a thread of its own: what reports may block, or raise.
+    It runs in a thread of its own: reporting may block, or raise.
     """
     sounded = False
 
     def quietly() -> None:
-        with contextlib.suppress(BaseException):  # also the SystemExit of a broken console
+        with contextlib.suppress(BaseException):  # even the SystemExit of a broken console
             alarm()
 
     def start() -> None:

@@ -1,6 +1,6 @@
 """Keeps a run below the ceilings per day and per month, whatever other runs and machines do.
 
-The order is: reserve, claim, POST. A reservation stands in the bucket before the claim that names it is written, and is
+The order is: reserve, claim, POST. A reservation is in the bucket before the claim that names it is written, and is
 good for many videos, so that those of a batch do not all write the same object.
 """
 
@@ -37,15 +37,15 @@ from flows.signals.events import emit_budget_low
 from flows.signals.progress import run_logger
 
 VALID_FOR: Final = timedelta(minutes=10)
-"""How long claims may be made on a reservation; it is renewed when it is needed longer. What a dead run has left is
-free again that much later, and half an hour more, for clocks differ."""
+"""How long claims may be made on a reservation; it is renewed if it is needed longer. What a dead run has left is
+free again that much later, plus half an hour, because clocks differ."""
 SHORTEST: Final = timedelta(seconds=30)
-"""What must be left of that when a video is about to be claimed."""
+"""How much of that must be left when a video is about to be claimed."""
 VIDEOS_AT_ONCE: Final = 20
-"""For how many videos one reservation is made or enlarged: a batch of 1,000 writes it 50 times, and what it holds back
-from other runs meanwhile is little."""
+"""How many videos one reservation is made or enlarged for: a batch of 1,000 writes it 50 times, and it holds back
+little from other runs meanwhile."""
 CLOSING_SECONDS: Final = 20.0
-"""How long a run tries to settle its reservation at its end. Another run does it later where that fails."""
+"""How long a run tries to settle its reservation at its end. Another run does it later if that fails."""
 
 
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -53,20 +53,20 @@ NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class Held:
-    """A run's reservation for one day, and what it used of it so far."""
+    """A run's reservation for one day, and how much of it is used so far."""
 
     day: date
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     amount: Decimal = Decimal(0)
     valid_until: datetime = NEVER
     taken: dict[str, Decimal] = field(default_factory=dict)
-    """By key: what was taken by the provider, and what is under way."""
+    """By key: what the provider accepted, and what is in progress."""
     unclear: set[str] = field(default_factory=set)
-    """Keys whose records have to say what was paid."""
+    """Keys whose records must say what was paid."""
 
     @property
     def used(self) -> Decimal:
-        """All that cannot be used again."""
+        """Everything that cannot be used again."""
         return sum(self.taken.values(), Decimal(0))
 
     def covers(self, price: Decimal, now: datetime) -> bool:
@@ -114,16 +114,16 @@ class SpendGuard:
         self._refused: tuple[date, str] | None = None
 
     def expect(self, amount: Decimal) -> None:
-        """Says what the run is going to pay in all, so that it reserves for many videos at once."""
+        """Announces what the run will pay in all, so that it reserves for many videos at once."""
         self._expected = amount
 
     @asynccontextmanager
     async def reserved(self, key: str, model: str, price: Decimal | None) -> AsyncIterator[Reserved]:
-        """Around one paid call. Without a ceiling it does nothing.
+        """Wraps one paid call. Without a ceiling it does nothing.
 
         Raises:
             CeilingError: a ceiling leaves no room for it, or its price is not known. Nothing was claimed or sent.
-            StoreError: the store did not answer. Likewise.
+            StoreError: the store did not answer. Nothing was claimed or sent either.
         """
         if not self.ceilings:
             yield Reserved()
@@ -132,7 +132,7 @@ class SpendGuard:
             raise CeilingError(f"{key} was not submitted: {price_needed(model)}", key=key)
         held = await self._take(key, price)
         reserved = Reserved(held.name, held.valid_until)
-        # A run that is being ended may settle while this call is still under way: the record then says what it knows.
+        # A run that is being ended may settle while this call is still in progress: the record then says what it knows.
         was_unclear = key in held.unclear
         held.unclear.add(key)
         try:
@@ -145,7 +145,7 @@ class SpendGuard:
                 held.unclear.discard(key)
 
     async def aclose(self) -> None:
-        """Gives back what is left. Never raises: what it cannot settle, another run settles."""
+        """Releases what is left. Never raises: what it cannot settle, another run settles."""
         for held in self._held.values():
             with suppress(StoreError, LedgerError, TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
@@ -162,7 +162,7 @@ class SpendGuard:
         return use
 
     async def _take(self, key: str, price: Decimal) -> Held:
-        async with self._lock:  # one write at a time: the others use what it brings
+        async with self._lock:  # one write at a time: the others use what it reserves
             now = self._now()
             day = now.astimezone(UTC).date()
             if self._refused is not None and self._refused[0] == day:
@@ -175,7 +175,7 @@ class SpendGuard:
             return held
 
     async def _enlarge(self, key: str, held: Held, price: Decimal) -> Held:
-        """Makes the reservation, enlarges it or renews it, after making room where it has to."""
+        """Makes, enlarges or renews the reservation, after making room if necessary."""
         name = month_of(held.day)
         await self._ledger.spend.begin(name, lambda: self._count(held.day))
         month = await self._reserve(held, price)
@@ -186,7 +186,7 @@ class SpendGuard:
             month = await self._ledger.spend.read(name) or MonthlySpend()
             why = self._why(month, held.day, price)
             self._refused = held.day, why
-            run_logger().error("No further video of this run is submitted: %s", why)
+            run_logger().error("This run submits no more videos: %s", why)
             raise CeilingError(f"{key} was not submitted: {why}", key=key)
         return self._held[held.day]
 
@@ -200,7 +200,7 @@ class SpendGuard:
 
         def how(month: MonthlySpend) -> MonthlySpend | None:
             nonlocal low, mine
-            # Others have settled it: this run was away for long. What it had used then is counted already.
+            # Others have settled it: this run was away for a long time. What it had used by then is already counted.
             mine = held if not held.amount or held.name in month.reservations else Held(held.day)
             self._held[held.day] = mine  # before it is written: the reply may be lost
             after = reserve(
@@ -225,7 +225,7 @@ class SpendGuard:
         return month
 
     async def _make_room(self, name: str) -> None:
-        """Settles what dead runs have left, and what was unclear and is not any more."""
+        """Settles what dead runs have left, and what is no longer unclear."""
         month = await self._ledger.spend.read(name)
         if month is None:
             return
@@ -233,7 +233,7 @@ class SpendGuard:
         try:
             changed = await self._ledger.changed_since(min(item.taken_at for item in dead.values())) if dead else []
         except LedgerError as error:
-            run_logger().warning("What dead runs have left of the budget stays reserved: %s", error)
+            run_logger().warning("What dead runs have reserved of the budget stays reserved: %s", error)
             dead, changed = {}, []
         for reservation, seen in dead.items():
             use = use_of(changed, reservation)
@@ -256,12 +256,12 @@ class SpendGuard:
         said = (
             f"max_spend_per_{period} is {limit} {self._currency}".rstrip()
             + f", of which {month.spent_in(on)} are spent, {month.unclear_in(on)} unclear and {month.reserved_in(on)} "
-            f"reserved by runs that are under way, and this video costs {price}. Nothing was sent. "
+            f"reserved by runs in progress, and this video costs {price}. Nothing was sent. "
         )
         if price > limit:
-            return f"{said}It will never fit: raise max_spend_per_{period} in the apixo-api block."
+            return f"{said}It can never fit: raise max_spend_per_{period} in the apixo-api block."
         again = next_period(period, day)
-        return f"{said}Run it again from {again} 00:00 UTC on, or raise max_spend_per_{period} in the apixo-api block."
+        return f"{said}Run it again after {again} 00:00 UTC, or raise max_spend_per_{period} in the apixo-api block."
 
     def _warn(self, period: str, month: MonthlySpend, day: date) -> None:
         on = day if period == day.isoformat() else None
@@ -272,9 +272,9 @@ class SpendGuard:
 
 
 def is_free(outcome: Outcome | None, reservation: str) -> bool:
-    """Whether a paid call provably cost nothing, so that its price can be used again. Pure.
+    """Whether a paid call provably cost nothing, so that its price is available again. Pure.
 
-    Somebody may have named a task of a claim before its rejection was written: the record says so.
+    A claim's task may have been named before its rejection was written: the record says so.
     """
     if isinstance(outcome, LostRace):
         return True

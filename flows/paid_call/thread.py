@@ -1,7 +1,7 @@
-"""Where the paid call runs: out of the reach of whatever ends a flow run.
+"""Where the paid call runs: out of reach of whatever ends a flow run.
 
-Prefect ends a run by SIGTERM, a person by Ctrl-C: both are raised inside the event loop, and `asyncio.run` then cancels
-every task of that loop. A paid call cut there would leave a payment that nobody knows of. So it has a loop of its own,
+Prefect ends a run with SIGTERM, a person with Ctrl-C: both are raised inside the event loop, and `asyncio.run` cancels
+every task of that loop. A paid call interrupted there would leave an unknown payment. So it has a loop of its own,
 in a thread of its own, with connections of its own, and the run waits for it even while it is being ended.
 """
 
@@ -22,11 +22,11 @@ from flows.record.ledger import Ledger
 T = TypeVar("T")
 
 STOP_SECONDS: Final = 10.0
-"""How long closing may take. No paid call is under way then: whoever started one waits for its end."""
+"""How long closing may take. No paid call is in progress then: whoever started one waits for its end."""
 
 
 class PaymentThreadDiedError(PipelineError):
-    """The payment thread ended while a paid call was under way. Whether it was paid, only the ledger may know."""
+    """The payment thread ended while a paid call was in progress. Only the ledger may know whether it was paid."""
 
 
 Work = Callable[[ApixoClient, Ledger, threading.Event], Coroutine[Any, Any, T]]
@@ -52,10 +52,10 @@ class PaymentThread:
         """Runs a paid call to its end. A cancellation meanwhile stops what is not sent yet, and is raised at the end.
 
         Args:
-            report: gets its outcome in any case, also where the run is being cancelled.
+            report: gets its outcome in any case, even if the run is being cancelled.
 
         Raises:
-            PaymentThreadDiedError: the thread is gone, so nobody knows how the call ended.
+            PaymentThreadDiedError: the thread is gone, so it is unknown how the call ended.
         """
         stopping = threading.Event()
 
@@ -111,18 +111,18 @@ class PaymentThread:
         died = _died()
         try:
             while not self._closing:
-                with suppress(SystemExit, KeyboardInterrupt):  # raised in one task, whose waiter gets it
+                with suppress(SystemExit, KeyboardInterrupt):  # raised in one task, and passed to its waiter
                     self._loop.run_forever()
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as error:  # noqa: BLE001 - passed to the waiters
             died.__cause__ = error
         with self._lock:
             self._dead = True
-        for future in list(self._under_way):  # whoever waits learns it at once
+        for future in list(self._under_way):  # the waiters learn it at once
             with suppress(AlreadyDone):
                 future.set_exception(died)
 
     def _opened(self) -> tuple[ApixoClient, Ledger]:
-        """The tools, made on first use: a rerun of a generation that is paid needs none."""
+        """The tools, made on first use: a rerun of a paid generation needs none."""
         if self._tools is None:
             store = self._archive.store()
             # Each call has waited for its turn before its claim: see `StatusClient.turn`.

@@ -1,1 +1,1 @@
-"""What is written down: the generation and its states, the ledger, keys, object names, errors, advice."""
+"""What is recorded: the generation and its states, the ledger, keys, object names, errors, advice."""

@@ -1,6 +1,6 @@
-"""The tasks of a generation that were paid for and do not count: another one of its tasks does. All pure.
+"""The paid tasks of a generation that do not count, because another of its tasks does. All pure.
 
-Their videos are archived as well, each in a folder of its own, and change nothing else of the record.
+Their videos are archived as well, each in a folder of its own, and change nothing else in the record.
 """
 
 from datetime import datetime
@@ -11,14 +11,14 @@ from flows.record.generation import ArchivedObject, Generation, PaidTask, Source
 
 
 def also_taken(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """The provider took an attempt once more, as another task. The one that the record has goes on counting."""
+    """The provider accepted an attempt once more, as another task. The recorded one still counts."""
     if task_id in generation.task_ids:
         return generation
     return one_more(generation, attempt_number, task_id, "callback", now=now)
 
 
 def one_more(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
-    """One more task that the provider took for this attempt: paid for, and not the one that counts."""
+    """One more task that the provider accepted for this attempt: paid for, but not the one that counts."""
     attempt = generation.attempts[number - 1]
     item = SupersededTask(task_id=task_id, folder=generation.next_folder, named_by=named_by)
     update = {"superseded": (*attempt.superseded, item)}
@@ -27,22 +27,22 @@ def one_more(generation: Generation, number: int, task_id: str, named_by: Source
 
 
 def with_own_task(generation: Generation, number: int, *, now: datetime) -> Generation:
-    """Lists an attempt's own task among those whose videos are archived beside."""
+    """Lists an attempt's own task among those whose videos are archived alongside."""
     attempt = generation.attempts[number - 1]
     item = SupersededTask(task_id=attempt.task_id or "", folder=attempt.folder or "", named_by=attempt.named_by)
     return generation.with_attempt(number, {"superseded": (*attempt.superseded, item)}, now=now)
 
 
 def is_superseded(generation: Generation, task_id: str) -> bool:
-    """Whether the generation had this task, which was paid for, and goes on with another one."""
+    """Whether the generation had this task, which was paid for, and continues with another one."""
     return any(item.task_id == task_id for attempt in generation.attempts for item in attempt.superseded)
 
 
 def superseded_error(generation: Generation, task_id: str) -> SupersededError:
-    """The record moved on to another task than the one a step works for."""
+    """The record has moved on to a different task than the step's."""
     return SupersededError(
-        f"{generation.key} has the task {generation.task_id}, not {task_id}: somebody has named another one meanwhile. "
-        "Run it again: it goes on with that one.",
+        f"{generation.key} has the task {generation.task_id}, not {task_id}: another one has been named since. "
+        "Run it again: it continues with that one.",
         key=generation.key,
         task_id=task_id,
     )
@@ -51,10 +51,10 @@ def superseded_error(generation: Generation, task_id: str) -> SupersededError:
 def archived(
     generation: Generation, task: PaidTask, objects: tuple[ArchivedObject, ...], *, now: datetime
 ) -> Generation:
-    """The video of such a task lies in the archive. The state of the generation stays what it is.
+    """The video of such a task is in the archive. The state of the generation does not change.
 
     Raises:
-        SupersededError: the record does not have this task any more.
+        SupersededError: the record no longer has this task.
     """
     if not is_superseded(generation, task.task_id):
         raise superseded_error(generation, task.task_id)
@@ -62,7 +62,7 @@ def archived(
 
 
 def ended(generation: Generation, task_id: str, why: str, *, now: datetime) -> Generation:
-    """No video of this task, which is not the one that counts, will come. One that has a video or an end stays."""
+    """This task, which does not count, will not produce a video. One that has a video or an end stays as it is."""
     listed = (item for attempt in generation.attempts for item in attempt.superseded if item.task_id == task_id)
     return generation if any(item.ended for item in listed) else _changed(generation, task_id, {"ended": why}, now=now)
 

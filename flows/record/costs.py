@@ -1,4 +1,4 @@
-"""What was spent, from the ledger's records: each payment by the price at its claim. All pure."""
+"""What was spent, from the ledger's records: each payment at the price of its claim. All pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date
@@ -25,13 +25,13 @@ class CostRow(BaseModel):
     """What one group of payments cost, in one currency."""
 
     group: str = Field(description="A model, a tag, a batch's key or a day.")
-    currency: str = Field(default="", description="As the API block named it; empty where it named none.")
+    currency: str = Field(default="", description="As named in the API block; empty if it names none.")
     payments: int = 0
     archived: Decimal = Field(default=Decimal(0), description="For videos that are archived.")
     open: Decimal = Field(default=Decimal(0), description="Accepted, and not archived yet.")
-    unclear: Decimal = Field(default=Decimal(0), description="Paid or not: nobody knows yet.")
-    failed: Decimal = Field(default=Decimal(0), description="For tasks that failed, if APIXO charges for those.")
-    unpriced: int = Field(default=0, description="Payments whose price was not known at the claim. Not in the sums.")
+    unclear: Decimal = Field(default=Decimal(0), description="Unknown whether it was paid.")
+    failed: Decimal = Field(default=Decimal(0), description="For failed tasks, if APIXO charges for those.")
+    unpriced: int = Field(default=0, description="Payments whose price was unknown at the claim. Not in the sums.")
 
     @property
     def total(self) -> Decimal:
@@ -46,7 +46,7 @@ class CeilingUse(BaseModel):
     limit: Decimal
     spent: Decimal
     unclear: Decimal
-    reserved: Decimal = Field(description="By runs that are under way.")
+    reserved: Decimal = Field(description="By runs in progress.")
     left: Decimal
 
 
@@ -57,7 +57,7 @@ class CostReport(BaseModel):
     by: Group = Field(description="What a row is about.")
     rows: list[CostRow]
     totals: list[CostRow] = Field(description="One for each currency.")
-    ceilings: list[CeilingUse] = Field(description="Of the current month; empty for another one.")
+    ceilings: list[CeilingUse] = Field(description="Of the current month; empty for other months.")
 
 
 def ceiling_uses(ceilings: Ceilings, spend: MonthlySpend, today: date) -> list[CeilingUse]:
@@ -91,12 +91,12 @@ def costs(generations: Iterable[Generation], month: str, by: Group) -> list[Cost
 
 
 def total_costs(generations: Iterable[Generation], month: str) -> list[CostRow]:
-    """The same for all of them together: a row for each currency."""
+    """The same for all groups together: a row for each currency."""
     return _summed(generations, month, lambda _found, _attempt: ("total",))
 
 
 def fate(generation: Generation, attempt: Attempt) -> Fate:
-    """What became of a payment. A late answer's task stands in two attempts: the later one knows."""
+    """What became of a payment. A late answer's task is in two attempts: the later one counts."""
     same = [item for item in generation.attempts if item.task_id == attempt.task_id] if attempt.task_id else [attempt]
     state = same[-1].state
     if state in UNCLEAR:

@@ -3,17 +3,17 @@
 
 ```
 PipelineError             base of all
-├── InvalidKeyError       the key is not one the ledger takes
+├── InvalidKeyError       the key is invalid
 ├── KeyConflictError      the key is known, with a different request
-├── SubmissionRejectedError   the provider did not take the request: nothing was paid
-├── DuplicateRequestError     the same request was generated under another key, and duplicates are refused
+├── SubmissionRejectedError   the provider rejected the request: nothing was paid
+├── DuplicateRequestError     the same request was generated under another key, and duplicates are rejected
 ├── CeilingError          it would exceed what may be spent per day or month: nothing was paid
-├── UnconfirmedError      paid or not: nobody can know yet. A callback or a person resolves it
-├── VideoFailedError      the provider took the task and reports it as failed
+├── UnconfirmedError      it is unknown whether it was paid. A callback or a person resolves it
+├── VideoFailedError      the provider accepted the task and reports it as failed
 ├── ArchiveMismatchError  what was read back differs from what was written
 └── LedgerError           the record cannot be read or written
-    └── TransitionError   the record has changed meanwhile and does not allow this
-        └── SupersededError   the generation goes on with another task than the one a step works for
+    └── TransitionError   the record has changed meanwhile and no longer allows this
+        └── SupersededError   the generation continues with a different task than the step's
 ```
 """
 
@@ -27,7 +27,7 @@ class PipelineError(SoraError):
         message: what happened to which key, and what to do next.
         key: the generation's key.
         task_id: the provider's task, where one is known.
-        retryable: whether the same step may be tried again by itself.
+        retryable: whether the same step may be retried automatically.
     """
 
     def __init__(self, message: str, *, key: str = "", task_id: str | None = None) -> None:
@@ -37,7 +37,7 @@ class PipelineError(SoraError):
 
 
 class InvalidKeyError(PipelineError, ValueError):
-    """The key is not one the ledger takes."""
+    """The key is invalid."""
 
 
 class KeyConflictError(PipelineError):
@@ -45,11 +45,11 @@ class KeyConflictError(PipelineError):
 
 
 class DuplicateRequestError(PipelineError):
-    """The same request was generated before, under another key, and the caller refuses duplicates. Nothing was sent."""
+    """The same request was generated before, under another key, and the caller rejects duplicates. Nothing was sent."""
 
 
 class SubmissionRejectedError(PipelineError):
-    """The provider did not take the request, in the last try of possibly several. Nothing was paid."""
+    """The provider rejected the request, in the last of possibly several tries. Nothing was paid."""
 
 
 class CeilingError(PipelineError):
@@ -57,11 +57,11 @@ class CeilingError(PipelineError):
 
 
 class UnconfirmedError(PipelineError):
-    """The request was sent, or may have been, and no clear answer came. It is not sent again until this is resolved."""
+    """The request was sent, or may have been, and no clear answer came. It is not resent until this is resolved."""
 
 
 class VideoFailedError(PipelineError):
-    """The provider took the task and reports it as failed.
+    """The provider accepted the task and reports it as failed.
 
     Attributes:
         fail_code: the provider's `failCode`, raw.
@@ -87,11 +87,11 @@ class LedgerError(PipelineError):
 
 
 class TransitionError(LedgerError):
-    """A change that the state of a record does not allow: the record is not what its writer took it for any more.
+    """A change that the state of a record does not allow: the record is no longer what its writer saw.
 
-    A person has named another task meanwhile, or two things were said of one task.
+    A person has named another task meanwhile, or there are two contradictory reports about one task.
     """
 
 
 class SupersededError(TransitionError):
-    """The generation goes on with another task than the one a step works for: a person has named it meanwhile."""
+    """The generation continues with a different task than the step's: a person has named it meanwhile."""

@@ -1,4 +1,4 @@
-"""The record of one generation: what was asked for, every paid call, and what came of it."""
+"""The record of one generation: the request, every paid call, and its outcome."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -13,12 +13,12 @@ from flows.record import object_names
 from flows.record.errors import LedgerError
 
 SCHEMA: Final = 3
-"""The version of the record's shape. A reader refuses a newer one rather than guess. 2: each task has a folder. 3: each
+"""The version of the record's shape. A reader rejects a newer one rather than guess. 2: each task has a folder. 3: each
 attempt has a model."""
 
 
 class State(StrEnum):
-    """Where a generation stands."""
+    """The state of a generation."""
 
     CLAIMED = "claimed"
     SUBMITTED = "submitted"
@@ -30,9 +30,9 @@ class State(StrEnum):
 
 
 PAID: Final = frozenset({State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED})
-"""The provider took the task: there is nothing left to submit."""
+"""The provider accepted the task: there is nothing left to submit."""
 FINISHED: Final = frozenset({State.ARCHIVED, State.REJECTED, State.FAILED})
-"""Nothing is left to do by itself: the open marker goes."""
+"""Nothing is left to do automatically: the open marker is removed."""
 
 
 class _Model(BaseModel):
@@ -48,7 +48,7 @@ class Owner(_Model):
 
 
 class Problem(_Model):
-    """Why an attempt did not go well."""
+    """Why an attempt failed."""
 
     kind: str = Field(description="Name of the error's class.")
     code: str = Field(default="", description="The provider's code or failCode.")
@@ -79,14 +79,12 @@ class ArchivedObject(_Model):
 
 
 class PaidTask(_Model):
-    """What was paid for: all that happens after the paid call is bound to this, not to the key alone."""
+    """What was paid for: everything after the paid call is bound to this, not just to the key."""
 
     key: str
     attempt_number: int
     task_id: str
-    model: str = Field(
-        default=DEFAULT_MODEL, description="The model it was submitted for: it is polled under this one."
-    )
+    model: str = Field(default=DEFAULT_MODEL, description="The model it was submitted with, and is polled with.")
     folder: str = Field(description="Where its objects go: a folder that no other task of any key has.")
 
 
@@ -95,24 +93,24 @@ Source = Literal["reply", "callback", "person"]
 
 
 class SupersededTask(_Model):
-    """A task of an attempt that is not the one that counts. The provider took it, so it is paid for as well."""
+    """A task of an attempt that is not the one that counts. The provider accepted it, so it is paid for as well."""
 
     task_id: str
     folder: str
-    named_by: Source | None = Field(default=None, description="Who named it, as the attempt had it. Never a person.")
-    objects: tuple[ArchivedObject, ...] = Field(default=(), description="Its video, where it was archived beside.")
-    ended: str | None = Field(default=None, description="Why no video of it will come, where that is known.")
+    named_by: Source | None = Field(default=None, description="Who named it, as in the attempt. Never a person.")
+    objects: tuple[ArchivedObject, ...] = Field(default=(), description="Its video, if it was archived alongside.")
+    ended: str | None = Field(default=None, description="Why it will not produce a video, if that is known.")
 
 
 class Attempt(_Model):
     """One paid call, from its claim to its end."""
 
     number: int = Field(description="1 for the first.")
-    model: str = Field(default=DEFAULT_MODEL, description="The model it was claimed for; older records have no other.")
-    price: Decimal | None = Field(default=None, description="What it costs if it is taken, by the block at the claim.")
-    currency: str | None = Field(default=None, description="Of the price, as the block names it.")
-    reservation: str | None = Field(default=None, description="What it was spent from, where there is a ceiling.")
-    batch: str | None = Field(default=None, description="The key of the batch that it was made in.")
+    model: str = Field(default=DEFAULT_MODEL, description="The model it was claimed for; older records have none.")
+    price: Decimal | None = Field(default=None, description="What it costs if accepted, by the block at the claim.")
+    currency: str | None = Field(default=None, description="Currency of the price, as named in the block.")
+    reservation: str | None = Field(default=None, description="The reservation it used, if there is a ceiling.")
+    batch: str | None = Field(default=None, description="The key of the batch that it belongs to.")
     claimed_at: datetime = Field(description="When it was claimed, by the claimer's clock.")
     claimed_by: Owner
     lease_seconds: float = Field(description="Without an answer for this long, the owner counts as dead.")
@@ -121,22 +119,22 @@ class Attempt(_Model):
     named_by: Source | None = Field(default=None, description="Who named the task; None in older records.")
     folder: str | None = Field(default=None, description="Where the task's objects go; None in older records.")
     superseded: tuple[SupersededTask, ...] = Field(default=(), description="Paid tasks that another one replaced.")
-    submitted_at: datetime | None = Field(default=None, description="When the provider's yes was known.")
+    submitted_at: datetime | None = Field(default=None, description="When the provider's acceptance was known.")
     stands_as: str | None = Field(
-        default=None, description="What APIXO says of the task in place of a documented state."
+        default=None, description="What APIXO reports about the task instead of a documented state."
     )
-    stands_since: datetime | None = Field(default=None, description="When it was first seen to say that.")
+    stands_since: datetime | None = Field(default=None, description="When that was first seen.")
     problem: Problem | None = None
-    note: str | None = Field(default=None, description="What a person or a callback did to it, or why it was made.")
+    note: str | None = Field(default=None, description="What a person or a callback changed, or why it was made.")
     granted_by: str | None = Field(
         default=None,
-        description="The Prefect state by which a person asked for this attempt after a failure, or the setting.",
+        description="The Prefect state by which a person requested this attempt after a failure, or the setting.",
     )
-    resubmit_allowed: bool = Field(default=False, description="A person allowed to pay once more after it failed.")
+    resubmit_allowed: bool = Field(default=False, description="A person allowed to pay again after it failed.")
     taken_by_person: bool = Field(
-        default=False, description="A person went on with its task, and was told that it pays nothing."
+        default=False, description="A person continued with its task, and was told that it pays nothing."
     )
-    waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if it still lives.")
+    waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if still alive.")
 
     @property
     def task_ids(self) -> frozenset[str]:
@@ -145,7 +143,7 @@ class Attempt(_Model):
         return frozenset((*own, *(item.task_id for item in self.superseded)))
 
     def noted(self, note: str) -> str:
-        """Its note with one more: an earlier one may be all that is left of a paid task's id."""
+        """Its note with another one appended: an earlier one may be all that is left of a paid task's id."""
         return f"{self.note}; {note}" if self.note else note
 
 
@@ -156,20 +154,20 @@ class Generation(_Model):
     key: str
     state: State
     request: VideoRequest
-    attempts: tuple[Attempt, ...] = Field(min_length=1, description="Every paid call there was, the last one counts.")
+    attempts: tuple[Attempt, ...] = Field(min_length=1, description="Every paid call so far; the last one counts.")
     created_at: datetime
     updated_at: datetime
     succeeded_at: datetime | None = None
     archived_at: datetime | None = None
-    result_urls: tuple[str, ...] = Field(default=(), description="Without their queries: signatures live there.")
+    result_urls: tuple[str, ...] = Field(default=(), description="Without their queries, which may be signatures.")
     provider_times_ms: dict[str, int | None] = Field(
-        default_factory=dict, description="`created`, `completed` (Unix ms) and `cost` (ms) as the provider says."
+        default_factory=dict, description="`created`, `completed` (Unix ms) and `cost` (ms) from the provider."
     )
     objects: tuple[ArchivedObject, ...] = ()
-    warnings: tuple[str, ...] = Field(default=(), description="What differs from what was asked, in plain sentences.")
-    warned_at: datetime | None = Field(default=None, description="When the event last said that its result expires.")
-    tasks_named: int = Field(default=0, description="How many tasks it ever had, those that were mistakes included.")
-    nonce: str = Field(default="", description="Names the write that made this version, so its writer knows it again.")
+    warnings: tuple[str, ...] = Field(default=(), description="What differs from the request, in plain sentences.")
+    warned_at: datetime | None = Field(default=None, description="When the event last warned that its result expires.")
+    tasks_named: int = Field(default=0, description="How many tasks it ever had, including those that were mistakes.")
+    nonce: str = Field(default="", description="Identifies the write of this version, so its writer recognizes it.")
 
     @property
     def attempt(self) -> Attempt:
@@ -189,7 +187,7 @@ class Generation(_Model):
     @property
     def next_naming(self) -> int:
         """What `tasks_named` becomes with the next task."""
-        # Records of schema 1 do not count their tasks.
+        # Schema 1 records do not count their tasks.
         return 1 + (self.tasks_named or sum(attempt.task_id is not None for attempt in self.attempts))
 
     @property
@@ -207,7 +205,7 @@ class Generation(_Model):
         attempt = self.attempt
         if attempt.task_id is None:
             raise LedgerError(f"{self.key} is {self.state} and has no task.", key=self.key)
-        # Records of schema 1 name no folder: all their attempts shared one, by the day of the last claim.
+        # Schema 1 records name no folder: all their attempts shared one, by the day of the last claim.
         folder = attempt.folder or object_names.folder(self.key, attempt.claimed_at)
         return PaidTask(
             key=self.key, attempt_number=attempt.number, task_id=attempt.task_id, model=attempt.model, folder=folder
@@ -215,7 +213,7 @@ class Generation(_Model):
 
     @property
     def beside(self) -> tuple[PaidTask, ...]:
-        """The other tasks that were paid for, as long as their videos may come and are not archived."""
+        """The other paid tasks whose videos may still come and are not archived."""
         return tuple(
             PaidTask(
                 key=self.key,
@@ -231,12 +229,12 @@ class Generation(_Model):
 
     @property
     def may_gain_a_task(self) -> bool:
-        """Whether the provider may still name a task for it: some paid call's own yes was never read."""
+        """Whether the provider may still name a task for it: some paid call's own acceptance was never read."""
         return any(attempt.named_by != "reply" for attempt in self.attempts)
 
     @property
     def asked(self) -> VideoRequest:
-        """What was asked for in the last attempt: of the request's model, or of a fallback model."""
+        """The request of the last attempt: with the request's own model, or a fallback model."""
         return self.request.on(self.attempt.model)
 
     @property
@@ -251,20 +249,20 @@ class Generation(_Model):
 
     @property
     def end(self) -> str:
-        """What makes one end another than the next: the same key may fail again, by another task or the same one."""
+        """What distinguishes one end from the next: the same key may fail again, by another task or the same one."""
         attempt = self.attempt
         waited_since = attempt.submitted_at or attempt.claimed_at
         return f"{self.key}:{attempt.number}:{attempt.task_id}:{waited_since.isoformat()}:{self.state}"
 
     @property
     def permanently_failed(self) -> bool:
-        """Failed for a reason that the same request cannot outlive."""
+        """Failed for a reason that applies to any retry of the same request."""
         problem = self.attempt.problem
         return self.state is State.FAILED and problem is not None and not problem.retryable
 
     @property
     def given_up(self) -> bool:
-        """Failed because its task was asked for in vain for so long. It may have a result all the same."""
+        """Failed because its task was polled in vain for so long. It may have a result nevertheless."""
         problem = self.attempt.problem
         return self.state is State.FAILED and problem is not None and problem.kind == GivenUpError.__name__
 
@@ -276,7 +274,7 @@ class Generation(_Model):
         )
 
     def with_attempt(self, number: int, update: dict[str, Any], *, now: datetime) -> "Generation":
-        """The record with these fields of an attempt changed. That of the last one is its own state."""
+        """The record with these fields of an attempt changed. The last attempt's state is the record's own."""
         attempts = list(self.attempts)
         attempts[number - 1] = attempts[number - 1].model_copy(update=update)
         changed: dict[str, Any] = {"attempts": tuple(attempts), "updated_at": now}

@@ -1,4 +1,4 @@
-"""What the ledger keeps beside its records: whose task is whose, and which key asked for a request first."""
+"""What the ledger keeps besides its records: who owns each task, and which key made a request first."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,17 @@ from flows.record.generation import Generation, Source
 T = TypeVar("T")
 
 READS_AT_ONCE: Final = 16
-"""Small objects read at the same time where many are looked through."""
+"""Small objects read at the same time when many are searched."""
 CLOCKS_DIFFER_AT_MOST: Final = timedelta(minutes=15)
-"""S3 refuses a request whose sender's clock is further off than this."""
+"""S3 rejects a request whose sender's clock is further off than this."""
 PROBE: Final = "tasks/.probe"
-"""Shows, before anything is paid, that tasks may be written: see `Ledger.ensure_ready`."""
+"""Proves, before anything is paid, that tasks can be written: see `Ledger.ensure_ready`."""
 CLAIM_FOLLOWS_WITHIN: Final = timedelta(minutes=10) + 2 * CLOCKS_DIFFER_AT_MOST
-"""A key that noted a request this long ago, by whatever clock, and has no record will not claim it: its run died."""
+"""A key that noted a request this long ago, by any clock, and has no record will not claim it: its run died."""
 
 
 class Patiently(Protocol):
-    """Makes a call to the store, again while the store is away."""
+    """Makes a call to the store, and retries while the store is down."""
 
     def __call__(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None, /) -> Awaitable[T]: ...
 
@@ -41,18 +41,18 @@ class TaskOwner(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    key: str = Field(description="Empty: nobody's any more.")
+    key: str = Field(description="Empty: it no longer has an owner.")
     attempt_number: int
     named_by: Source = Field(default="reply", description="Who named the task.")
-    naming: int = Field(default=0, description="`Generation.next_naming` of the record that was to name it.")
+    naming: int = Field(default=0, description="`Generation.next_naming` of the record that was going to name it.")
 
 
 class TaskOwners:
-    """Which generation each task belongs to. Calls raise a `StoreError` where the store does not answer.
+    """Which generation each task belongs to. Calls raise a `StoreError` if the store does not answer.
 
-    An object is created for a task before a record names it. So no task is ever in two records, whoever races. It is
+    An object is created for a task before a record names it. So no task is ever in two records, even in a race. It is
     never removed: a task that a record drops is freed by a conditional write, which loses against whoever is naming it
-    in that record anew, because that one has written a higher number.
+    in that record again, because that one has written a higher number.
     """
 
     def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
@@ -68,7 +68,7 @@ class TaskOwners:
         naming: int = 1,
         patience_seconds: float | None = None,
     ) -> TaskOwner:
-        """Binds a task to an attempt, unless it belongs to another key. Returns whose it is.
+        """Binds a task to an attempt, unless it belongs to another key. Returns its owner.
 
         Args:
             key, attempt_number: what it was paid for.
@@ -86,7 +86,7 @@ class TaskOwners:
             if found is not None and await self._put(task_id, owner, etag=found.etag):
                 return owner
             raise StoreUnavailableError(
-                f"The owner of task {task_id} is changed by others right now.", object_name=task_name(task_id)
+                f"The owner of task {task_id} is being changed by another process.", object_name=task_name(task_id)
             )
 
         return await self._patiently(write, patience_seconds)
@@ -100,7 +100,7 @@ class TaskOwners:
         return True
 
     async def owner(self, task_id: str) -> TaskOwner | None:
-        """Whose task it is; None: nobody's that is known."""
+        """The owner of a task; None: none is known."""
         return await self._patiently(lambda: self._owner(task_id))
 
     async def _owner(self, task_id: str) -> TaskOwner | None:
@@ -111,12 +111,12 @@ class TaskOwners:
     async def release(self, task_id: str, key: str, *, named: int) -> None:
         """Frees a task that a person had named by mistake, for the generation that it really belongs to.
 
-        One try: at worst the person who names it for that generation learns whose it still is.
+        One try: at worst the person who names it for that generation learns who still owns it.
 
         Args:
-            task_id: a task that the record does not have any more.
+            task_id: a task that the record no longer has.
             key: the record's.
-            named: `Generation.tasks_named` of the version that dropped it. Whoever names it in a later version has
+            named: `Generation.tasks_named` of the version that dropped it. A later version that names it has
                 bound it with a higher number, and keeps it.
         """
         with contextlib.suppress(StoreError, ValidationError):
@@ -126,12 +126,12 @@ class TaskOwners:
                 await self._put(task_id, TaskOwner(key="", attempt_number=0), etag=found.etag)
 
     async def noted_for(self, unanswered: Generation) -> tuple[str, TaskOwner] | None:
-        """The task whose owner was written down and whose record was not: the process died in between.
+        """The task whose owner was recorded but not in the generation: the process died in between.
 
-        Looks through all owners that were written since the claim, so it is for attempts without an answer only.
+        Searches all owners that were written since the claim, so it is only for attempts without an answer.
 
         Returns:
-            The task id and its owner; None where none is known.
+            The task id and its owner; None if none is known.
         """
         wanted = (unanswered.key, unanswered.attempt.number)
         since = unanswered.attempt.claimed_at - CLOCKS_DIFFER_AT_MOST
@@ -140,7 +140,7 @@ class TaskOwners:
 
         async def read(task_id: str) -> TaskOwner | None:
             async with gate:
-                with contextlib.suppress(LedgerError):  # one that cannot be read is nobody's here
+                with contextlib.suppress(LedgerError):  # one that cannot be read does not count here
                     return await self.owner(task_id)
                 return None
 
@@ -160,9 +160,9 @@ class FirstKey(BaseModel):
 
 
 class RequestIndex:
-    """Under which key each request was generated first, so that nobody pays twice by renaming a calendar.
+    """Which key each request was first generated under, so that nobody pays twice by renaming a calendar.
 
-    Calls raise a `StoreError` where the store does not answer.
+    Calls raise a `StoreError` if the store does not answer.
     """
 
     def __init__(
@@ -171,12 +171,12 @@ class RequestIndex:
         self._store, self._patiently, self._now = store, patiently, now
 
     async def first_key(self, request: VideoRequest) -> FirstKey | None:
-        """The key that asked for this video first; None: none did."""
+        """The key that first requested this video; None: none did."""
         found = await self._patiently(lambda: self._store.get(request_name(request)))
         return FirstKey.model_validate_json(found.data) if found else None
 
     async def note(self, request: VideoRequest, key: str, *, over: FirstKey | None = None) -> bool:
-        """Notes that this key is about to be claimed for this video; false: another one was noted meanwhile.
+        """Notes that this key is about to be claimed for this video; False: another one has been noted meanwhile.
 
         Args:
             over: an earlier key that nothing was paid for, and that gives way; None: there is none yet.
@@ -214,26 +214,26 @@ def _parsed(task_id: str, data: bytes) -> TaskOwner:
 
 
 NOT_ASKED_FOR: Final = frozenset({"tags", "fallback_models"})
-"""Fields of a request that make no other video: how it is found again, and what happens where its model is gone."""
+"""Fields of a request that do not change the video: how it is found, and what happens if its model is gone."""
 ADDED_LATER: Final[dict[str, object]] = {"model": DEFAULT_MODEL, "options": {}}
-"""Fields that requests did not always have, with their defaults. Left out where they have these, so that a request of
-before keeps its digest, and with it its key: else every known calendar would be paid for again."""
+"""Fields that requests did not always have, with their defaults. With these values they are left out, so an earlier
+request keeps its digest, and so its key: otherwise every known calendar would be paid for again."""
 
 
 def canonical(request: VideoRequest) -> str:
-    """A request as a text that is the same for requests of the same video."""
+    """A request as text that is the same for all requests for the same video."""
     fields = request.model_dump(mode="json", exclude=set(NOT_ASKED_FOR))
     fields = {name: value for name, value in fields.items() if (name, value) not in ADDED_LATER.items()}
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
 def is_same_video(one: VideoRequest, other: VideoRequest) -> bool:
-    """Whether two requests ask for the same video: all but their tags and fallback models is equal."""
+    """Whether two requests are for the same video: everything but their tags and fallback models is equal."""
     return canonical(one) == canonical(other)
 
 
 def request_digest(request: VideoRequest) -> str:
-    """SHA-256 of what a request asks for, in hex."""
+    """SHA-256 of the video that a request describes, in hex."""
     return hashlib.sha256(canonical(request).encode()).hexdigest()
 
 
@@ -243,6 +243,6 @@ def request_name(request: VideoRequest) -> str:
 
 
 def task_name(task_id: str) -> str:
-    """The object that says whose task it is. A task id is opaque, so it is quoted, dots that would be a path too."""
+    """The object that names a task's owner. A task id is opaque, so it is quoted, even dots that would be a path."""
     quoted = quote(task_id, safe="")
     return f"tasks/{quoted.replace('.', '%2E') if not quoted.strip('.') else quoted}"

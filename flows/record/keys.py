@@ -1,4 +1,4 @@
-"""The key of a generation: one key is one video, whoever asks for it and how often."""
+"""The key of a generation: one key is one video, whoever requests it and however often."""
 
 import re
 import unicodedata
@@ -16,10 +16,10 @@ Key = Annotated[str, Field(pattern=PATTERN)]
 
 
 def check_key(key: str) -> str:
-    """The key, if the ledger takes it.
+    """The key, if it is valid.
 
     Raises:
-        InvalidKeyError: it does not.
+        InvalidKeyError: it is not.
     """
     # Not `re.match`: `$` would let a line feed at the end pass.
     if re.fullmatch(PATTERN.strip("^$"), key) is None:
@@ -34,31 +34,31 @@ def check_key(key: str) -> str:
 def calendar_key(calendar: str) -> str:
     """The key of a calendar's batch: its file's name, so the same file is the same batch, however it is started. Pure.
 
-    Letters become lower case, everything else that a key cannot hold becomes hyphens, and 80 characters are kept:
+    Letters become lower case, other characters not allowed in a key become hyphens, and 80 characters are kept:
     `calendars/Spring Sale.csv` and `s3://bucket/spring-sale.jsonl` are both `spring-sale`.
 
     Args:
         calendar: a path, with slashes or backslashes, or `s3://bucket/object`.
 
     Raises:
-        InvalidKeyError: the name has nothing that a key can hold, or this is another address.
+        InvalidKeyError: the name has no characters allowed in a key, or this is another URL.
     """
     scheme, is_address, _ = calendar.strip().partition("://")
     if is_address and scheme.lower() != "s3":  # not repeated: it may hold a password or a signature
-        raise InvalidKeyError("The calendar must be a path or s3://bucket/object, no other address.")
+        raise InvalidKeyError("The calendar must be a path or s3://bucket/object, not another URL.")
     # NFC: macOS may write the same name with its accents as characters of their own.
     stem = PurePosixPath(unicodedata.normalize("NFC", calendar).replace("\\", "/")).stem
     key = re.sub(r"[^a-z0-9._]+", "-", stem.lower()).strip("-._")[:80]
     if not key:
         raise InvalidKeyError(
-            f"The calendar's name, {calendar[-140:]!r}, has nothing that a key can hold. Nothing was submitted. Give "
-            "the batch a `key` (on the command line --key), such as spring-sale."
+            f"The calendar's name, {calendar[-140:]!r}, has nothing that a key may have. Nothing was submitted. Give "
+            "the batch a `key` (--key on the command line), such as spring-sale."
         )
     return key
 
 
 def root_run_id() -> str | None:
-    """The id of the outermost flow run around this code; outside a run None.
+    """The id of the outermost flow run around this code; None outside a run.
 
     It is the same in each retry. A subflow's own id is not: a parent that is retried starts a new subflow run, and so
     does one between the two.

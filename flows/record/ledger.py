@@ -1,7 +1,7 @@
-"""The ledger: one JSON record a generation, changed only by conditional writes.
+"""The ledger: one JSON record per generation, changed only by conditional writes.
 
-`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is not finished: written before the
-claim, removed last, so that whoever looks for unfinished work lists only what is open. `tasks/<task id>` says which
+`ledger/<key>.json` is the record. `open/<key>` is a marker while the generation is unfinished: written before the
+claim, removed last, so that a search for unfinished work lists only what is open. `tasks/<task id>` says which
 generation a task belongs to: it is only ever created, so no task is in two records. `requests/<digest>` names the key
 that a request was first generated under.
 """
@@ -31,19 +31,19 @@ from flows.record.run_keys import RunKeys
 T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 60.0
-"""How long an outage of the store is waited out. Before the paid call nothing is lost by failing after it."""
+"""How long to wait out an outage of the store. Before the paid call, nothing is lost by failing after it."""
 READS_AT_ONCE: Final = 16
-"""Records read at the same time where all are looked through: half of the connections that a store keeps open."""
+"""Records read at the same time when all are searched: half of the connections that a store keeps open."""
 PUBLISHED: Final = b"published"
-"""What the open marker of a finished generation says where only other paid tasks of it are waited for."""
+"""What the open marker of a finished generation says if only its other paid tasks are awaited."""
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
 
 
 class Entry:
-    """A record as it was read, with the etag that a change of it is bound to. Nobody changes one.
+    """A record as it was read, with the etag that a change of it is bound to. Immutable.
 
-    Neither a dataclass nor a tuple, on purpose: Prefect walks through those, field by field, wherever a task gets or
+    Deliberately neither a dataclass nor a tuple: Prefect walks through those, field by field, wherever a task gets or
     returns one.
     """
 
@@ -54,11 +54,17 @@ class Entry:
 
 
 class Ledger:
-    """The records of one archive. Calls raise a `StoreError` where the store does not answer.
+    """The records of one archive. Calls raise a `StoreError` if the store does not answer.
 
     Args:
-        patience_seconds: how long an outage of the store is waited out.
+        patience_seconds: how long to wait out an outage of the store.
         clock: for tests.
+
+    Attributes:
+        tasks: which generation each task belongs to.
+        requests: which key each request was first generated under.
+        spend: what is spent and reserved in each month.
+        run_keys: the key of each run that was started without one.
     """
 
     def __init__(
@@ -77,10 +83,10 @@ class Ledger:
         self.run_keys = RunKeys(store, self._patiently)
 
     async def ensure_ready(self) -> None:
-        """Makes sure that the bucket is there, keeps conditional writes, and takes what is written after paying.
+        """Makes sure that the bucket exists, supports conditional writes, and accepts what is written after paying.
 
         Raises:
-            StoreError: it is not, or does not.
+            StoreError: it does not.
         """
         await self._patiently(lambda: ensure_ready(self._store, also=(PROBE,)))
 
@@ -88,26 +94,26 @@ class Ledger:
         """The record of a key; None when the key was never claimed.
 
         Raises:
-            LedgerError: there is a record, and it cannot be understood.
+            LedgerError: there is a record, but it cannot be read.
         """
         found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds)
         return Entry(_parse(key, found.data), found.etag) if found else None
 
     async def existing(self, key: str, *, patience_seconds: float | None = None) -> Entry:
-        """The record of a key that was claimed. It is a `LedgerError` where there is none any more."""
+        """The record of a key that was claimed. Raises a `LedgerError` if it no longer exists."""
         found = await self.read(key, patience_seconds=patience_seconds)
         if found is None:
-            raise LedgerError(f"There is no record of {key} in the ledger any more.", key=key)
+            raise LedgerError(f"The ledger no longer has a record of {key}.", key=key)
         return found
 
     async def claim(self, claimed: Generation, *, over: Entry | None) -> Entry | None:
-        """Writes a claim, its marker first, if the record is still what was read. None: someone was faster.
+        """Writes a claim, its marker first, if the record is still as read. None: someone was faster.
 
         Args:
             over: the record as it was read; None: there was none.
 
         Raises:
-            StoreError: the store did not answer. The claim may or may not stand; nothing was submitted.
+            StoreError: the store did not answer. The claim may or may not exist; nothing was submitted.
         """
         await self.mark_open(claimed.key)
         etag, back = (over.etag, self._put_open) if over else (None, None)
@@ -121,17 +127,17 @@ class Ledger:
         known: Entry | None = None,
         patience_seconds: float | None = None,
     ) -> Entry:
-        """Applies a pure change to the newest version of a record, again where someone else wrote meanwhile.
+        """Applies a pure change to the newest version of a record, and again if someone else wrote meanwhile.
 
-        A change that takes a finished generation up again, or names one more paid task of it, also writes its open
-        marker, before and after: whoever closes it at the same moment saw the record as it was before. A task that the
+        A change that reopens a finished generation, or names one more paid task of it, also writes its open
+        marker, before and after: a process that closes it at the same moment saw the earlier record. A task that the
         change drops is free for its true owner. One that it names was bound by the caller, to `known` if that is given,
         and is bound again to a newer version.
 
         Args:
             how: one of the functions of `transitions` or `beside`. Returning its argument changes nothing.
-            known: the record as the caller saw it last. It saves a read where nobody wrote since.
-            patience_seconds: how long an outage of the store is waited out.
+            known: the record as the caller saw it last. It saves a read if nobody has written since.
+            patience_seconds: how long to wait out an outage of the store.
 
         Raises:
             LedgerError: there is no such record.
@@ -156,11 +162,11 @@ class Ledger:
             if written is not None:
                 return written
             if self._clock.monotonic() > deadline:
-                raise LedgerError(f"The record of {key} is written by others all the time.", key=key)
+                raise LedgerError(f"The record of {key} was changed by other processes on every attempt.", key=key)
             entry = None
 
     async def _replace(self, entry: Entry, changed: Generation, *, patience_seconds: float) -> Entry | None:
-        """Writes a new version with what belongs to it: the marker of one taken up again, the release of its tasks."""
+        """Writes a new version with what belongs to it: the marker of a reopened one, the release of its tasks."""
         key = changed.key
         finished = entry.generation.state in FINISHED
         taken_up = finished and changed.state not in FINISHED
@@ -176,10 +182,10 @@ class Ledger:
         return written
 
     async def duplicate_of(self, request: VideoRequest, key: str, *, note: bool) -> str | None:
-        """The other key that the same request was, or may have been, paid under; None: there is none.
+        """The other key under which the same request was, or may have been, paid; None: there is none.
 
         Args:
-            note: whether this key is about to be claimed, so that it becomes the first one where there is none.
+            note: whether this key is about to be claimed, so that it becomes the first one if there is none.
         """
         if note and await self.requests.note(request, key):
             return None
@@ -203,32 +209,32 @@ class Ledger:
                     patience_seconds=patience_seconds,
                 )
                 if owner.key != changed.key:
-                    raise LedgerError(f"Task {task_id} is that of {owner.key}.", key=changed.key, task_id=task_id)
+                    raise LedgerError(f"Task {task_id} belongs to {owner.key}.", key=changed.key, task_id=task_id)
 
     async def mark_open(self, key: str) -> None:
-        """Writes the open marker. To be done before the record says that something is left to do."""
+        """Writes the open marker. Call this before the record says that something is left to do."""
         await self._patiently(lambda: self._put_open(key))
 
     async def _put_open(self, key: str) -> None:
         await self._store.put(marker_name(key), b"")
 
     async def _put_published(self, key: str) -> None:
-        """Has the collector look after the other paid tasks of a generation. A marker that is there stays as it is."""
+        """Makes the collector process the other paid tasks of a generation. An existing marker stays as it is."""
         with contextlib.suppress(PreconditionFailedError):
             await self._store.put_if(marker_name(key), PUBLISHED, etag=None)
 
     async def close(self, ended: Generation) -> None:
-        """Removes the open marker of a generation whose end was published, and of whose tasks no video is to come.
+        """Removes the open marker of a generation whose end was published and whose tasks produce no more videos.
 
-        What is archived stays archived. Of any other end, someone may claim it again at the same moment, which writes
-        the marker before the claim. Of any end, a paid call's late answer may name one more task. So where that can
-        be, the record is looked at once more afterwards, and the marker is put back if it is open again, or has come
-        to another end meanwhile, which was not published. A claim or an answer that arrives only after that look puts
+        What is archived stays archived. After another end, someone may claim it again at the same moment, which writes
+        the marker before the claim. After any end, a paid call's late answer may name one more task. So where that can
+        be, the record is read once more afterwards, and the marker is put back if it is open again, or has come
+        to another end meanwhile, which was not published. A claim or an answer that arrives only after that read puts
         it back itself.
         """
         key = ended.key
         if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
-            with contextlib.suppress(StoreError):  # for lists alone
+            with contextlib.suppress(StoreError):  # only lists need it
                 await self._store.put(failed_name(ended), b"")
         if ended.beside:  # the collector closes it, and must not publish its end anew
             await self._patiently(lambda: self._store.put(marker_name(key), PUBLISHED))
@@ -244,12 +250,12 @@ class Ledger:
             await self._patiently(lambda: self._put_published(key))
 
     async def is_published(self, key: str) -> bool | None:
-        """Whether the end was published, and only other paid tasks are waited for. None: nothing is left to do."""
+        """Whether the end was published, and only other paid tasks are awaited. None: nothing is left to do."""
         marker = await self._patiently(lambda: self._store.get(marker_name(key)))
         return None if marker is None else marker.data == PUBLISHED
 
     async def open_keys(self) -> list[str]:
-        """The keys of all generations that are not finished, sorted."""
+        """The keys of all unfinished generations, sorted."""
         names = await self._patiently(lambda: self._store.names("open/"))
         return [name.removeprefix("open/") for name in names]
 
@@ -264,24 +270,24 @@ class Ledger:
         return list(await asyncio.gather(*(one(key) for key in keys)))
 
     async def keys(self) -> list[str]:
-        """The keys of all generations there ever were, sorted."""
+        """The keys of all generations, sorted."""
         names = await self._patiently(lambda: self._store.names("ledger/"))
         return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
 
     async def newest(self, count: int) -> list[Generation]:
-        """The newest generations by their first claim, at most so many: see `recent.py` here.
+        """The newest generations by their first claim, at most this many: see `recent.py` here.
 
-        Within a day, what was archived last comes first where there are more than are wanted.
+        Within a day, what was archived last comes first if there are more than that.
         """
         keys = await self._patiently(lambda: newest_keys(self._store, count))
         found = [entry.generation for entry in await self.read_all(keys) if entry is not None]
         return sorted(found, key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
     async def changed_since(self, moment: datetime) -> list[Generation]:
-        """All generations that anybody wrote since then, by whatever clock, and maybe some more.
+        """All generations written since then, by any clock, and maybe some more.
 
         Raises:
-            LedgerError: one of them cannot be read, so that it is not known what it says.
+            LedgerError: one of them cannot be read, so its content is unknown.
         """
         since = moment - CLOCKS_DIFFER_AT_MOST
         listed = await self._patiently(lambda: self._store.listed("ledger/"))
@@ -333,7 +339,7 @@ class Ledger:
         return written
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None) -> T:
-        """Makes a call, again while the store is away. `PreconditionFailedError` is an answer, and passes."""
+        """Makes a call, and retries while the store is down. `PreconditionFailedError` is an answer, and is raised."""
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._clock.monotonic() + patience
         pause = FIRST_PAUSE_SECONDS
@@ -348,7 +354,7 @@ class Ledger:
 
 
 def _changed(generation: Generation, how: Callable[[Generation], Generation], *, newest: bool) -> Generation | None:
-    """The changed record. None: only the newest version can say that nothing is to be, or may be, changed."""
+    """The changed record. None: only the newest version can say that nothing needs to, or may, change."""
     try:
         changed = how(generation)
     except LedgerError:
@@ -364,7 +370,7 @@ def record_name(key: str) -> str:
 
 
 def marker_name(key: str) -> str:
-    """The object that marks a key as not finished."""
+    """The object that marks a key as unfinished."""
     return f"open/{key}"
 
 
@@ -380,7 +386,7 @@ def _parse(key: str, data: bytes) -> Generation:
         header = _Header.model_validate_json(data)
         if header.schema_version > SCHEMA or header.key != key:
             raise LedgerError(
-                f"The ledger's record of {key} is of a newer version of this program, or of another key "
+                f"The ledger's record of {key} is from a newer version of this program, or of another key "
                 f"({header.key}, version {header.schema_version}). Nothing is submitted for it.",
                 key=key,
             )

@@ -1,8 +1,8 @@
-"""Whether a video with a verdict that may be mistaken is submitted once more by itself. All pure.
+"""Whether a video whose moderation verdict may be mistaken is resubmitted automatically. All pure.
 
-Judgments on a finished video, and those of detectors, are sometimes mistaken, and may turn out otherwise for the next
-one. A judgment on the prompt or an image would be the same again. Every further submission is paid, so the API block
-says how many there are.
+Verdicts on a finished video, and those of detectors, are sometimes mistaken, and may be different for the next
+one. A verdict on the prompt or an image would be the same again. Every further submission is paid, so the API block
+sets how many there are.
 """
 
 from typing import Final
@@ -12,14 +12,14 @@ from flows.record.generation import Generation, State
 from flows.record.payments import UNCLEAR
 
 GRANTED_BY: Final = "moderation_retries"
-"""What `Attempt.granted_by` says of such an attempt: the setting, where else a person's rerun stands."""
+"""The `Attempt.granted_by` of such an attempt: the setting, in place of a person's rerun."""
 
 
 def may_submit_again(generation: Generation, retries: int) -> bool:
     """Whether the last attempt failed by such a verdict, and further submissions are left.
 
-    Never where any attempt is without an answer: that one may be paid, and its video may come. Nor where a person went
-    on with the task, and was told that it pays nothing: whether it is paid for once more is for a person again.
+    Never if any attempt is unanswered: that one may be paid, and its video may come. Nor if a person continued
+    with the task, and was told that it pays nothing: whether it is paid for again is then a manual decision.
     """
     problem = generation.attempt.problem
     return (
@@ -33,7 +33,7 @@ def may_submit_again(generation: Generation, retries: int) -> bool:
 
 
 def used(generation: Generation) -> int:
-    """How many attempts were made for such a judgment."""
+    """How many attempts were made because of such a verdict."""
     return sum(attempt.granted_by == GRANTED_BY for attempt in generation.attempts)
 
 

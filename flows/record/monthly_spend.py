@@ -1,4 +1,4 @@
-"""Where `flows.record.spend` is kept: one object per month, changed only by conditional writes."""
+"""Where `flows.record.spend` is stored: one object per month, changed only by conditional writes."""
 
 import asyncio
 import random
@@ -15,10 +15,10 @@ from flows.record.indexes import Patiently
 from flows.record.spend import MonthlySpend
 
 TRIES: Final = 50
-"""Writes of others that one change gives way to, before it waits as for a store that is away. Each of them is a run
+"""Writes by others that one change gives way to, before it waits as if the store were down. Each of them is a run
 that has got its reservation, so this many in a row are rare."""
 PAUSE_SECONDS: Final = 0.05
-"""The longest pause after another's write. With all of them at the same moment, most would lose again."""
+"""The longest pause after another's write. If all retried at the same moment, most would lose again."""
 
 Change = Callable[[MonthlySpend], MonthlySpend | None]
 
@@ -26,53 +26,51 @@ Change = Callable[[MonthlySpend], MonthlySpend | None]
 class SpendObjects:
     """What is spent and reserved in each month, over all runs and machines that share the bucket.
 
-    Calls raise a `StoreError` where the store does not answer.
+    Calls raise a `StoreError` if the store does not answer.
     """
 
     def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
         self._store, self._patiently = store, patiently
 
     async def read(self, month: str) -> MonthlySpend | None:
-        """The month as it stands; None: nothing was ever reserved in it.
+        """The month's current state; None: nothing was ever reserved in it.
 
         Raises:
-            LedgerError: it cannot be understood.
+            LedgerError: it cannot be read.
         """
         found = await self._patiently(lambda: self._store.get(object_name(month)))
         return None if found is None else _parsed(month, found.data)
 
     async def begin(self, month: str, count: Callable[[], Awaitable[MonthlySpend]]) -> None:
-        """Creates the month where it is missing.
+        """Creates the month if it is missing.
 
         Args:
-            count: what was spent in it so far.
+            count: returns what was spent in it so far.
         """
         if await self.read(month) is None:
             data = (await count()).model_dump_json(indent=2).encode()
             await self._patiently(lambda: self._create(month, data))
 
     async def change(self, month: str, how: Change, *, patience_seconds: float | None = None) -> MonthlySpend | None:
-        """Applies a pure change to the newest version, again where someone else wrote meanwhile.
+        """Applies a pure change to the newest version, and again if someone else wrote meanwhile.
 
         Args:
             month: one that was begun.
-            how: must come to the same where it is applied twice, for the reply to a write can be lost. Returning its
+            how: must have the same result if applied twice, because the reply to a write can be lost. Returning its
                 argument changes nothing.
 
         Returns:
             The month as it then is; None: `how` returned None, so nothing was changed.
 
         Raises:
-            LedgerError: it cannot be understood, or somebody removed it.
+            LedgerError: it cannot be read, or was removed.
         """
 
         async def apply() -> MonthlySpend | None:
             for _ in range(TRIES):
                 found = await self._store.get(object_name(month))
                 if found is None:
-                    raise LedgerError(
-                        f"There is no {object_name(month)} in the bucket any more. Nothing was submitted."
-                    )
+                    raise LedgerError(f"{object_name(month)} is no longer in the bucket. Nothing was submitted.")
                 before = _parsed(month, found.data)
                 changed = how(before)
                 if changed is None or changed == before:
@@ -85,7 +83,7 @@ class SpendObjects:
                 else:
                     return changed
             raise StoreUnavailableError(
-                f"{object_name(month)} is written by others all the time.", object_name=object_name(month)
+                f"{object_name(month)} was changed by other processes on every attempt.", object_name=object_name(month)
             )
 
         return await self._patiently(apply, patience_seconds)
@@ -106,5 +104,5 @@ def _parsed(month: str, data: bytes) -> MonthlySpend:
     except ValidationError as error:
         raise LedgerError(
             f"What was spent in {month} cannot be read ({error.error_count()} problems), so nothing is submitted under "
-            f"a ceiling. Look at {object_name(month)} in the bucket; without it, it is counted anew from the ledger."
+            f"a ceiling. Look at {object_name(month)} in the bucket; if you delete it, it is recounted from the ledger."
         ) from error

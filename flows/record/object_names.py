@@ -1,4 +1,4 @@
-"""The names of a generation's objects in the archive. Pure; others rely on them."""
+"""The names of a generation's objects in the archive. Pure; other programs rely on them."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -11,7 +11,7 @@ SIDECAR_TYPE: Final = "application/json"
 def folder(key: str, claimed_at: datetime, *, task_number: int = 1) -> str:
     """`videos/<yyyy>/<mm>/<dd>/<key>/`, by the day (UTC) of the first claim, which the ledger fixes for all reruns.
 
-    The second and later tasks of a key have a folder of their own in it, `task-2/`: two tasks never share a name.
+    The second and later tasks of a key have their own folders in it, `task-2/`: two tasks never share a name.
     """
     own = "" if task_number == 1 else f"task-{task_number}/"
     return f"videos/{claimed_at.astimezone(UTC):%Y/%m/%d}/{key}/{own}"
@@ -51,12 +51,12 @@ _EXTENSIONS: Final = {
 
 
 def attributes(name: str, *, key: str, task_id: str, sha256: str, media_type: str) -> dict[str, str]:
-    """What an object carries beside its bytes: a telling file name, how long it holds, and whose it is.
+    """An object's metadata: a descriptive file name, how long it may be cached, and its owner.
 
     Args:
         name: of the object, with its folder.
-        key: of the generation. It is ASCII, and a file name as it is.
-        task_id: any text: metadata of S3 are ASCII, so other letters, and what URLs escape, are percent-encoded.
+        key: of the generation. It is ASCII, and valid as a file name.
+        task_id: any text: S3 metadata is ASCII, so other letters, and what URLs escape, are percent-encoded.
     """
     folder_name, _, file_name = name.rpartition("/")
     stem, _, extension = file_name.rpartition(".")
@@ -65,7 +65,7 @@ def attributes(name: str, *, key: str, task_id: str, sha256: str, media_type: st
     what += stem.removeprefix("video") if stem.startswith("video") else f"-{stem}"
     return {
         "Content-Disposition": f'inline; filename="{key}{what}.{_EXTENSIONS.get(media_type, extension)}"',
-        # Videos and posters are created once and never written over; a description may be completed.
+        # Videos and posters are created once and never overwritten; a description may be completed.
         "Cache-Control": "no-cache" if media_type == SIDECAR_TYPE else "max-age=31536000, immutable",
         "key": key,
         "task": quote(task_id, safe=""),

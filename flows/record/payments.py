@@ -9,19 +9,19 @@ from flows.record.generation import Attempt, Generation, State
 
 NOT_PAID: Final = frozenset({State.REJECTED})
 """States of an attempt that cost nothing. A claim without an answer may have been paid, so it counts as paid. So does
-one that failed: whether APIXO charges for those is not documented."""
+one that failed: whether APIXO charges for those is undocumented."""
 UNCLEAR: Final = frozenset({State.CLAIMED, State.UNCONFIRMED})
-"""States of an attempt that was paid or was not: nobody can know yet."""
+"""States of an attempt of which it is unknown whether it was paid."""
 
 
 def payments(generation: Generation) -> list[Attempt]:
-    """For each payment that there was, or may have been, the attempt that it was made in."""
+    """For each actual or possible payment, the attempt that it was made in."""
     found: list[Attempt] = []
     seen: set[str] = set()
     for attempt in generation.attempts:
         if attempt.task_id is None and attempt.state not in NOT_PAID:
             found.append(attempt)
-        # A late answer's task stands in two attempts and was paid once; one that another superseded was paid as well.
+        # A late answer's task is in two attempts but was paid once; one that another superseded was paid as well.
         new = attempt.task_ids - seen
         found += [attempt] * len(new)
         seen |= new
@@ -34,12 +34,23 @@ def paid_attempts(generation: Generation | None) -> int:
 
 
 def spent_on(generations: Iterable[Generation | None], prices: Mapping[str, Price]) -> Decimal:
-    """What was paid for these generations so far: by the price at the time, else by today's, as far as it is known."""
-    total = Decimal(0)
-    for generation in filter(None, generations):
-        for attempt in payments(generation):
-            price = attempt.price
-            if price is None:
-                price = price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
-            total += price or Decimal(0)
-    return total
+    """What was paid for these generations so far: at the price of the time, else at today's, as far as known."""
+    known = (price for generation in filter(None, generations) for price in _prices_paid(generation, prices))
+    return sum(filter(None, known), Decimal(0))
+
+
+def full_cost(generation: Generation, prices: Mapping[str, Price]) -> Decimal | None:
+    """What was paid for a generation in all; None: the price of one of its payments is not known."""
+    paid = _prices_paid(generation, prices)
+    known = [price for price in paid if price is not None]
+    return sum(known, Decimal(0)) if len(known) == len(paid) else None
+
+
+def _prices_paid(generation: Generation, prices: Mapping[str, Price]) -> list[Decimal | None]:
+    """The price of each payment: the one at the time, else today's; None: neither is known."""
+    return [
+        price_of(attempt.model, generation.request.on(attempt.model).seconds, prices)
+        if attempt.price is None
+        else attempt.price
+        for attempt in payments(generation)
+    ]

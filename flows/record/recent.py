@@ -1,6 +1,6 @@
-"""The newest generations, found without listing all: from the folders of videos by day, and the markers beside them.
+"""The newest generations, found without listing all: from the videos' folders by day, and similar markers.
 
-None of it decides anything. A key that is missing here is only not shown among the newest.
+Nothing depends on it. A key that is missing here is just not shown among the newest.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from blocks.object_store import ObjectStore
 from flows.record.generation import Generation
 
 ARCHIVED: Final = "videos/"
-"""Its folders are `<yyyy>/<mm>/<dd>/<key>/`, so what archives a video needs to write nothing more."""
+"""Its folders are `<yyyy>/<mm>/<dd>/<key>/`, so archiving a video needs no further write."""
 NOT_MADE: Final = "failed/"
-"""`failed/<yyyy>/<mm>/<dd>/<key>` for what ended without a video: failed or rejected, though perhaps not for ever."""
+"""`failed/<yyyy>/<mm>/<dd>/<key>` for what ended without a video: failed or rejected, though perhaps not forever."""
 OPEN: Final = "open/"
 
 
@@ -24,7 +24,7 @@ def failed_name(ended: Generation) -> str:
 
 
 async def newest_keys(store: ObjectStore, count: int) -> list[str]:
-    """So many keys or a few more: all that the newest need, in no order that matters.
+    """This many keys or a few more, the newest among them, in no particular order.
 
     Raises:
         StoreError: the store did not answer.
@@ -47,7 +47,7 @@ async def newest_keys(store: ObjectStore, count: int) -> list[str]:
 
 
 async def _days(store: ObjectStore, most: int) -> list[str]:
-    """The newest days that have something, `2026/11/28/`, the newest first: at most so many."""
+    """The newest days that have something, `2026/11/28/`, the newest first: at most this many."""
 
     async def below(path: str) -> list[str]:
         found = await asyncio.gather(*(store.folders(f"{root}{path}") for root in (ARCHIVED, NOT_MADE)))

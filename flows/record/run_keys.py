@@ -1,6 +1,6 @@
-"""The keys of runs that were given none: a name that a person can read, written down for every rerun.
+"""The keys of runs that were given none: a readable name, recorded for every rerun.
 
-`requests/run/<run>` holds the key of a run, `requests/name/<key>` the run that a name belongs to. Both are only ever
+`requests/run/<run>` has the key of a run, `requests/name/<key>` the run that a name belongs to. Both are only ever
 created, so a rerun finds the same key, and no two runs have one.
 """
 
@@ -21,9 +21,9 @@ from flows.record.keys import check_key
 
 VIDEO_NAME_CHARACTERS: Final = 48
 BATCH_NAME_CHARACTERS: Final = 27
-"""With the mark that makes it this run's own at most 36, as a run's id: a row's id of 91 then still fits behind it."""
+"""With the suffix that makes it unique at most 36, like a run's id: a row's id of 91 then still fits after it."""
 MARKS: Final = (0, 4, 8, 32)
-"""How many hex digits of the run's digest a name gets when the shorter ones belong to others."""
+"""How many hex digits of the run's digest a name gets when the shorter ones are taken."""
 
 _GREEK: Final = (
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|"
@@ -39,12 +39,12 @@ class RunKeys:
         self._store, self._patiently = store, patiently
 
     async def key(self, run: str, name: str, *, batch: bool = False) -> str:
-        """The key of a run: what was written down at its first start, else the name, or one like it that is free.
+        """The key of a run: the one recorded at its first start, or else the name, or a similar one that is free.
 
         Args:
-            run: what is the same in every rerun: the id of the outermost run, in a subflow with the request's digest.
-            name: what it should be called, such as `slug` makes it.
-            batch: the key is the beginning of the keys of many.
+            run: what is the same in every rerun: the id of the outermost run, plus the request's digest in a subflow.
+            name: the preferred key, such as from `slug`.
+            batch: whether the key is the prefix of many keys.
 
         Raises:
             StoreError: the store did not answer. Nothing can have been paid.
@@ -69,7 +69,7 @@ class RunKeys:
         return run
 
     async def _is_used(self, name: str, *, batch: bool) -> bool:
-        """Whether somebody gave this key, or one that begins with it."""
+        """Whether this key, or one that begins with it, was given by a person."""
         if await self._text(f"ledger/{name}.json") is not None:
             return True
         return batch and await self._patiently(lambda: self._store.any_begins(f"ledger/{name}-"))
@@ -88,12 +88,12 @@ class RunKeys:
         await self._patiently(write)
         there = await self._text(object_name)
         if there is None:
-            raise StoreUnavailableError(f"{object_name} was written and is not there.", object_name=object_name)
+            raise StoreUnavailableError(f"{object_name} was written but is not there.", object_name=object_name)
         return there
 
 
 def candidates(run: str, name: str) -> Iterator[str]:
-    """The name, and then the name with more and more of what is this run's own. Pure."""
+    """The name, and then the name with more and more of this run's digest. Pure."""
     digest = hashlib.sha256(run.encode()).hexdigest()
     for mark in MARKS:
         yield f"{name}-{digest[:mark]}" if mark else name
@@ -103,8 +103,8 @@ def slug(text: str, *, most: int = VIDEO_NAME_CHARACTERS, otherwise: str = "vide
     """The first words of a text as a key. Pure.
 
     Args:
-        most: characters; a word that does not fit whole is left out.
-        otherwise: where the text has no letter that a key can hold.
+        most: characters; a word that does not fit completely is left out.
+        otherwise: used if the text has no letter that is allowed in a key.
     """
     ascii_text = unicodedata.normalize("NFKD", text[:1_000]).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])'(?=[a-z])", "", ascii_text)).strip("-")
@@ -114,7 +114,7 @@ def slug(text: str, *, most: int = VIDEO_NAME_CHARACTERS, otherwise: str = "vide
 
 
 def typed_name(run_name: str | None, *verbs: str) -> str | None:
-    """The name of a run, if a person typed it; None: Prefect made it up. Pure.
+    """The name of a run, if a person typed it; None: Prefect generated it. Pure.
 
     The classic form fills in a star's name such as `tau6-newton`, the server two words such as `tungsten-quokka`.
 

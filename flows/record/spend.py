@@ -1,11 +1,11 @@
 """What may be spent in a month, over all runs and machines: the content of `budget/<yyyy-mm>.json`. All pure.
 
 A run reserves an amount here before it claims anything, and each of its claims names the reservation. So what a
-reservation was really used for stands in the ledger, whatever became of its run:
+reservation was really used for is in the ledger, whatever became of its run:
 
 ```
-reserve ──► claim, POST, answer ──► settle: what was taken is spent, what was rejected or never claimed is free again,
-                                    and what nobody can know yet stays unclear until its record says more
+reserve ──► claim, POST, answer ──► settle: what was accepted is spent, what was rejected or never claimed is free,
+                                    and what is unknown stays unclear until its record says more
 ```
 
 A run settles its own reservation at its end. That of a dead run is settled by whoever needs the money, once no request
@@ -25,7 +25,7 @@ from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
 from flows.record.payments import UNCLEAR, payments
 
 WARN_AT: Final = Decimal("0.8")
-"""Of a ceiling: from there on an event says that the money runs low, once per period."""
+"""The part of a ceiling above which an event says that the money is running low, once per period."""
 
 Period = Literal["day", "month"]
 
@@ -38,17 +38,17 @@ class Reservation(_Model):
     """What one run may spend on one day."""
 
     day: date = Field(description="UTC.")
-    amount: Decimal = Field(description="In all, what it has used already included.")
-    taken_at: datetime = Field(description="When it was made first, by its run's clock.")
+    amount: Decimal = Field(description="In all, including what it has already used.")
+    taken_at: datetime = Field(description="When it was first made, by its run's clock.")
     expires_at: datetime = Field(description="After this, by its run's clock, no request is sent on it.")
 
 
 class UnclearSpend(_Model):
-    """What was spent, or was not, from a reservation that is settled."""
+    """What may have been spent from a settled reservation."""
 
     day: date
     amount: Decimal
-    key: str = Field(description="The generation whose record will tell.")
+    key: str = Field(description="The generation whose record will say.")
     attempt_number: int
 
 
@@ -63,7 +63,7 @@ class Ceilings:
         return self.per_day is not None or self.per_month is not None
 
     def limits(self) -> Iterator[tuple[Period, Decimal]]:
-        """Those that are set."""
+        """The ceilings that are set."""
         if self.per_day is not None:
             yield "day", self.per_day
         if self.per_month is not None:
@@ -75,8 +75,8 @@ class Use:
     """What a reservation was used for, as the ledger's records say.
 
     Attributes:
-        spent: what was taken.
-        unclear: key, number of the attempt, and amount, of what nobody can know yet.
+        spent: what was accepted.
+        unclear: key, attempt number and amount of what is unknown.
     """
 
     spent: Decimal = Decimal(0)
@@ -86,21 +86,21 @@ class Use:
 class MonthlySpend(_Model):
     """What is spent, unclear and reserved in one month."""
 
-    spent: dict[date, Decimal] = Field(default_factory=dict, description="What is settled, by its day.")
+    spent: dict[date, Decimal] = Field(default_factory=dict, description="What is settled, by day.")
     unclear: tuple[UnclearSpend, ...] = ()
-    reservations: dict[str, Reservation] = Field(default_factory=dict, description="Of runs that are not over.")
+    reservations: dict[str, Reservation] = Field(default_factory=dict, description="Of runs that have not ended.")
     warned: tuple[str, ...] = Field(default=(), description="Days, or the month, that a warning was published for.")
 
     def spent_in(self, day: date | None = None) -> Decimal:
-        """What is spent and settled; None: in the whole month."""
+        """What is spent and settled on a day; None: in the whole month."""
         return sum((amount for on, amount in self.spent.items() if day in (None, on)), Decimal(0))
 
     def unclear_in(self, day: date | None = None) -> Decimal:
-        """What is paid or not."""
+        """What is unclear."""
         return sum((item.amount for item in self.unclear if day in (None, item.day)), Decimal(0))
 
     def reserved_in(self, day: date | None = None) -> Decimal:
-        """What runs may still spend, or have spent without having settled it."""
+        """What runs may still spend, or have spent but not settled."""
         return sum((item.amount for item in self.reservations.values() if day in (None, item.day)), Decimal(0))
 
     def committed(self, day: date | None = None) -> Decimal:
@@ -112,7 +112,7 @@ class MonthlySpend(_Model):
         return min((limit - self.committed(_span(period, day)) for period, limit in ceilings.limits()), default=None)
 
     def dead(self, now: datetime) -> dict[str, Reservation]:
-        """Reservations whose runs cannot send any more, however far their clocks are off."""
+        """Reservations whose runs can no longer send anything, however far their clocks are off."""
         late = now - 2 * CLOCKS_DIFFER_AT_MOST
         return {name: item for name, item in self.reservations.items() if item.expires_at < late}
 
@@ -128,14 +128,14 @@ def reserve(
     now: datetime,
     expires_at: datetime,
 ) -> MonthlySpend | None:
-    """Makes a reservation, or a larger one of it. None: the ceilings do not leave that much.
+    """Makes or enlarges a reservation. None: the ceilings do not leave that much.
 
-    The amounts are what the reservation comes to in all, so that a write whose reply was lost can be made again.
+    The amounts are the reservation's totals, so that a write whose reply was lost can be repeated.
 
     Args:
-        least: what it must come to, to be of use.
-        wanted: what it should come to, as far as the ceilings leave it.
-        day: whose money it is.
+        least: the least total that is useful.
+        wanted: the preferred total, as far as the ceilings leave it.
+        day: the day it counts for.
         expires_at: until when requests may be sent on it.
     """
     before = month.reservations.get(name)
@@ -155,10 +155,10 @@ def reserve(
 
 
 def settle(month: MonthlySpend, name: str, use: Use, *, seen: Reservation | None = None) -> MonthlySpend:
-    """Ends a reservation: what it was not used for is free again. One that is not there any more is settled already.
+    """Ends a reservation: what was not used is free again. One that no longer exists is already settled.
 
     Args:
-        seen: the reservation that was taken for dead; one that was renewed since is left alone.
+        seen: the reservation that was considered dead; one that has been renewed since is left alone.
     """
     ended = month.reservations.get(name)
     if ended is None or (seen is not None and ended != seen):
@@ -173,7 +173,7 @@ def settle(month: MonthlySpend, name: str, use: Use, *, seen: Reservation | None
 
 
 def resolve(month: MonthlySpend, item: UnclearSpend, use: Use) -> MonthlySpend:
-    """Takes over what the record says of an unclear amount, if it says more by now."""
+    """Applies what the record says about an unclear amount, if it says more by now."""
     if use.unclear or item not in month.unclear:
         return month
     left = list(month.unclear)
@@ -187,13 +187,13 @@ def use_of(generations: Iterable[Generation], reservation: str) -> Use:
 
 
 def use_of_attempt(generation: Generation | None, number: int) -> Use:
-    """What one attempt came to; without a record, nothing was ever claimed."""
+    """What one attempt cost; without a record, nothing was ever claimed."""
     found = [] if generation is None else [generation]
     return _use(item for item in _paid(found) if item[1].number == number)
 
 
 def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
-    """The month as it stands before its first reservation: what was paid by claims in it, with or without ceilings.
+    """The month before its first reservation: what was paid by claims in it, with or without ceilings.
 
     Args:
         generations: all that may have been claimed in it.
@@ -211,7 +211,7 @@ def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
 
 
 def in_the_way(month: MonthlySpend, ceilings: Ceilings, day: date, amount: Decimal) -> tuple[Period, Decimal] | None:
-    """The ceiling that does not leave this amount, the month's first: it lasts longer. None: both leave it."""
+    """The ceiling that does not leave this amount, first the month's, which lasts longer. None: both leave it."""
     return next(
         (
             (period, limit)
@@ -230,7 +230,7 @@ def next_period(period: Period, day: date) -> date:
 
 
 def month_of(day: date) -> str:
-    """The month of a day, as the object is named by it."""
+    """The month of a day, as in the object's name."""
     return f"{day:%Y-%m}"
 
 

@@ -5,7 +5,7 @@
             │                       │
 (nothing) ─► claimed ──► submitted ─┼─► succeeded ──► archived
             │                 ▲     │        ▼
-            └► unconfirmed ───┘     └─► failed (a person may claim it again, or take its task up again)
+            └► unconfirmed ───┘     └─► failed (a person may claim it again, or resume its task)
 ```
 
 Each arrow is one function here. The paid call happens between `claimed` and whatever follows it, once per attempt.
@@ -34,7 +34,7 @@ from flows.record.generation import (
 
 
 class ClaimTerms(TypedDict, total=False):
-    """What a claim may have beside its owner; see the fields of `Attempt`."""
+    """What a claim may have besides its owner; see the fields of `Attempt`."""
 
     model: str
     price: Decimal | None
@@ -47,7 +47,7 @@ class ClaimTerms(TypedDict, total=False):
 
 
 WARN_EVERY: Final = timedelta(days=1)
-"""The event that a result expires soon is for people: once a day each."""
+"""The event that a result expires soon is for people: once a day for each."""
 
 
 def claim(
@@ -95,14 +95,14 @@ def submitted(
     named_by: Source = "reply",
     note: str | None = None,
 ) -> Generation:
-    """The provider took this attempt as this task. Also for one that was unconfirmed, or taken for unpaid.
+    """The provider accepted this attempt as this task. Also one that was unconfirmed, or considered unpaid.
 
-    The attempt may not be the last any more: a person has resubmitted meanwhile. If nothing is known to be paid since,
-    its task becomes that of the generation, as an attempt of its own; else it is only written down.
+    The attempt may no longer be the last: a person may have resubmitted meanwhile. If no later one is known to be paid,
+    its task becomes that of the generation, as an attempt of its own; otherwise it is only recorded.
 
     Args:
         named_by: where the task is known from.
-        note: for a person, where it was not the reply to the paid call. Earlier notes stay. Nobody waits then: the run
+        note: for people, if it was not the reply to the paid call. Earlier notes stay. Nobody waits then: the run
             that made the call has lost its answer.
     """
     attempt = generation.attempts[attempt_number - 1]
@@ -111,8 +111,8 @@ def submitted(
     more: dict[str, Any] = {} if note is None else {"note": attempt.noted(note), "waited_for": False}
     if attempt.task_id is not None:
         # A person or a callback named a task while the reply was on its way. The reply counts, unless a video is
-        # archived already: then its task is one more that was paid for. So is the callback's, where a proxy on the way
-        # sent the paid call twice: each has its own task, and both have this address to call.
+        # already archived: then its task is one more that was paid for. So is the callback's, if a proxy on the way
+        # sent the paid call twice: each has its own task, and both have this callback URL.
         was = f"a {attempt.named_by} named {attempt.task_id} before the reply came"
         if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
             return beside.one_more(generation, attempt_number, task_id, named_by, now=now)
@@ -121,14 +121,14 @@ def submitted(
             before = SupersededTask(task_id=attempt.task_id, folder=attempt.folder or "", named_by="callback")
             more["superseded"] = (*attempt.superseded, before)
     changed = _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
-    # Of an earlier attempt, where a later one counts: paid for as well, so its video is wanted too.
+    # From an earlier attempt, when a later one counts: paid for as well, so its video is wanted too.
     return changed if changed.task_id == task_id else beside.with_own_task(changed, attempt_number, now=now)
 
 
 def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
-    """The provider names a task that the record has already. Where only a person had named it, it is no mistake now.
+    """The provider names a task that the record already has. If only a person had named it, it is now confirmed.
 
-    A provider that answers a repeated request with the first one's task has this attempt share it.
+    A provider that answers a repeated request with the first one's task makes this attempt share it.
     """
     for attempt in generation.attempts:
         if attempt.task_id == task_id and attempt.named_by == "person":
@@ -142,14 +142,14 @@ def _confirmed(generation: Generation, number: int, task_id: str, named_by: Sour
 
 
 def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """A person says which task the last attempt is, as long as nothing is archived.
+    """A person names the task of the last attempt, as long as nothing is archived.
 
     A task that the provider itself had named was paid for too, so it stays in the record, as superseded. One that a
-    person had named was a mistake: only the note keeps it. Where it is the failed attempt's own task, it is taken up
-    again: it was given up, and may have a result all the same.
+    person had named was a mistake: only the note keeps it. If it is the failed attempt's own task, it is resumed:
+    it was given up, and may have a result nevertheless.
 
     Raises:
-        TransitionError: it is archived, or there is a newer attempt than the one the person spoke of.
+        TransitionError: it is archived, or there is a newer attempt than the one the decision was about.
     """
     attempt = generation.attempt
     if attempt.task_id == task_id:
@@ -160,9 +160,9 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
         )
     if generation.state is State.ARCHIVED:
         raise TransitionError(f"{generation.key} is archived, as task {attempt.task_id}", key=generation.key)
-    note = "a person said which task it is" + (f"; it was {attempt.task_id} before" if attempt.task_id else "")
+    note = "a person named the task" + (f"; it was {attempt.task_id} before" if attempt.task_id else "")
     superseded = {item.task_id: item for item in attempt.superseded}
-    before = superseded.pop(task_id, None)  # then the person goes back to what was paid for: that is no mistake
+    before = superseded.pop(task_id, None)  # then the person returns to what was paid for: that is not a mistake
     if attempt.task_id is not None and attempt.named_by != "person":
         superseded[attempt.task_id] = SupersededTask(
             task_id=attempt.task_id, folder=generation.task.folder, named_by=attempt.named_by
@@ -178,7 +178,7 @@ def resolved(generation: Generation, *, attempt_number: int, task_id: str, now: 
 
 
 def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
-    """A person wants the task that it has. A failed generation is under way again, and has all its time anew."""
+    """A person keeps its task. A failed generation is in progress again, and its time starts over."""
     attempt = generation.attempt
     if generation.state is State.ARCHIVED or (generation.state is not State.FAILED and attempt.taken_by_person):
         return generation
@@ -186,7 +186,7 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
         return generation.with_attempt(attempt.number, {"taken_by_person": True}, now=now)
     update = {
         "state": State.SUBMITTED,
-        "note": attempt.noted("a person took the task up again"),
+        "note": attempt.noted("a person resumed the task"),
         "submitted_at": now,
         "stands_as": None,
         "stands_since": None,
@@ -198,7 +198,7 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
-    """The provider provably did not take this attempt. Also when others took its owner for dead meanwhile."""
+    """The provider provably did not accept this attempt. Also if others considered its owner dead meanwhile."""
     if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
     return _follow_late_task(
@@ -207,16 +207,16 @@ def rejected(generation: Generation, *, attempt_number: int, problem: Problem, n
 
 
 def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, now: datetime) -> Generation:
-    """A person decides that the generation may be submitted once more: this attempt was not taken, or it failed.
+    """A person decides that the generation may be submitted again: this attempt was rejected, or it failed.
 
     Raises:
-        TransitionError: there is a newer attempt than the one the person spoke of, it is neither unconfirmed, rejected
-            nor failed, or it failed for good.
+        TransitionError: there is a newer attempt than the one decided about, it is neither unconfirmed, rejected
+            nor failed, or it failed permanently.
     """
     attempt = generation.attempt
     if attempt.number != attempt_number:
         raise TransitionError(
-            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; look at it first",
+            f"{generation.key} was submitted again meanwhile, in attempt {attempt.number}; check that first",
             key=generation.key,
         )
     note = attempt.noted(note)
@@ -230,16 +230,16 @@ def resubmit_allowed(generation: Generation, *, attempt_number: int, note: str, 
         case State.FAILED if not generation.permanently_failed:
             return generation.with_attempt(attempt.number, {"resubmit_allowed": True, "note": note}, now=now)
         case State.FAILED:
-            why = "it failed for a reason that the same request cannot outlive; use a new key for a changed request"
+            why = "it failed for a reason that applies to any retry of the same request; change it, and use a new key"
         case State.CLAIMED:
             why = "it is being submitted right now; try again in a moment"
         case _:
-            why = f"it is {generation.state}: APIXO took it as task {generation.task_id}"
+            why = f"it is {generation.state}: APIXO accepted it as task {generation.task_id}"
     raise TransitionError(f"{generation.key} cannot be submitted again: {why}.", key=generation.key)
 
 
 def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
-    """No clear answer came to this attempt, or its owner died before writing one."""
+    """This attempt got no clear answer, or its owner died before recording one."""
     if generation.attempts[attempt_number - 1].state is not State.CLAIMED:
         return generation
     return _follow_late_task(
@@ -248,7 +248,7 @@ def unconfirmed(generation: Generation, *, attempt_number: int, problem: Problem
 
 
 def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Generation:
-    """The provider finished the task. A task once called failed may still turn out well: it is paid for.
+    """The provider finished the task. A task once reported as failed may still succeed: it is paid for.
 
     Raises:
         SupersededError: the generation has another task now.
@@ -273,7 +273,7 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
 
 
 def stands_as(generation: Generation, task_id: str, word: str | None, *, now: datetime) -> Generation:
-    """Notes since when the provider says this of a task, where that is no documented state; None: it says one again."""
+    """Notes since when the provider reports this undocumented state of a task; None: it is documented again."""
     attempt = generation.attempt
     is_open = generation.state in (State.SUBMITTED, State.SUCCEEDED)
     if not is_open or attempt.task_id != task_id or attempt.stands_as == word:
@@ -283,7 +283,7 @@ def stands_as(generation: Generation, task_id: str, word: str | None, *, now: da
 
 
 def failed(generation: Generation, status: Failed, *, now: datetime, after: State = State.SUBMITTED) -> Generation:
-    """The provider gave up on the task; or, after it had succeeded, its result cannot be had any more.
+    """The provider gave up on the task; or, after it had succeeded, its result is no longer available.
 
     Raises:
         SupersededError: the generation has another task now.
@@ -310,12 +310,12 @@ def archived(
     warnings: tuple[str, ...],
     now: datetime,
 ) -> Generation:
-    """The video of this task lies in the archive, read back and found whole. Whoever archived first wins.
+    """The video of this task is in the archive, read back and found whole. Whoever archived first wins.
 
-    The video of a superseded task is written down beside; the state then stays what it is.
+    The video of a superseded task is recorded alongside; the state then does not change.
 
     Raises:
-        SupersededError: the record does not have this task any more.
+        SupersededError: the record no longer has this task.
         TransitionError: the task has not succeeded.
     """
     if generation.task_id != task.task_id:
@@ -336,10 +336,10 @@ def warned(generation: Generation, *, now: datetime) -> Generation:
 
 
 def _follow_late_task(generation: Generation) -> Generation:
-    """Where the last attempt is not known to be paid and an earlier one is, the earlier one's task counts.
+    """If the last attempt is not known to be paid and an earlier one is, the earlier one's task counts.
 
-    The late answer may come before or after the last attempt went wrong. Left alone, a paid video would be lost, and
-    the generation be open for another payment.
+    The late answer may come before or after the last attempt failed. Otherwise, a paid video would be lost, and
+    the generation would be open for another payment.
     """
     if generation.state not in (State.REJECTED, State.UNCONFIRMED):
         return generation
@@ -363,7 +363,7 @@ def _with_task(
     *,
     now: datetime,
 ) -> Generation:
-    """Binds a task to an attempt, above all with a folder that no other task of this key ever had."""
+    """Binds a task to an attempt, with a folder that no other task of this key ever had."""
     update = {
         "state": State.SUBMITTED,
         "task_id": task_id,
@@ -380,5 +380,5 @@ def _with_task(
 
 
 def _unsigned(url: str) -> str:
-    """The address as the ledger keeps it. Cut here: `hide_queries` finds addresses in a text, so it stops at quotes."""
+    """The URL as the ledger keeps it. Cut here: `hide_queries` finds URLs in text, so it stops at quotes."""
     return hide_queries(re.split(r"[?#]", url, maxsplit=1)[0])

@@ -1,4 +1,4 @@
-"""How long videos take, from what the newest in the archive took. It is only shown; nothing is decided by it."""
+"""How long videos usually take, from the newest ones in the archive. It is only shown; nothing depends on it."""
 
 import asyncio
 from collections import defaultdict
@@ -12,7 +12,7 @@ Kind = tuple[str, int | None]
 """Model and duration: what the time depends on."""
 
 NEWEST: Final = 20
-"""How many generations are looked at."""
+"""How many generations are considered."""
 LOOK_SECONDS: Final = 5.0
 
 
@@ -31,14 +31,14 @@ def usual_seconds(generations: Iterable[Generation]) -> Mapping[Kind, float]:
 
 
 class UsualTimes:
-    """Looks once, for whoever asks first, and keeps what it found."""
+    """Reads once, on the first call, and keeps the result."""
 
     def __init__(self, newest: Callable[[int], Awaitable[list[Generation]]]) -> None:
         self._newest = newest
         self._found: asyncio.Task[Mapping[Kind, float]] | None = None
 
     async def of(self, found: Generation) -> float | None:
-        """How many seconds videos like this one took lately; None where there are none, or the store did not say."""
+        """How many seconds videos like this one took lately; None if there are none, or the store did not answer."""
         if self._found is None:
             self._found = asyncio.create_task(self._look())
         return (await asyncio.shield(self._found)).get(kind_of(found))

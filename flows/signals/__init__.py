@@ -1,1 +1,1 @@
-"""What is reported: events, the subscription to them, artifacts, progress, logs. None of it decides anything."""
+"""What is reported: events, the subscription to them, artifacts, progress, logs. Nothing depends on any of it."""

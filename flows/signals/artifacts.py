@@ -20,11 +20,11 @@ from flows.signals.progress import run_logger
 from flows.signals.thumbnail import thumbnail
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of writing: they show another text than there is."""
+"""Control characters, and those that change the writing direction, so that the text looks different than it is."""
 
 
 THUMBNAIL_PIXELS: Final = 320
-"""Longest side of the artifact's picture. At this size it is some 10 to 20 KB, which the Prefect database can hold."""
+"""Longest side of the artifact's picture. That makes some 10 to 20 KB, fine for the Prefect database."""
 
 MOST_IMAGES: Final = 10
 """How many start images are listed."""
@@ -44,17 +44,17 @@ async def publish(
 
 
 async def shown(making: Awaitable[object], *, what: str) -> None:
-    """Waits for an artifact to be made. A Prefect server that is away must not fail what is archived already."""
+    """Waits for an artifact to be created. A Prefect server that is down must not fail what is already archived."""
     try:
         await making
-    except Exception as error:  # noqa: BLE001 - whatever keeps a picture from being shown, the work is done
-        run_logger().warning("Prefect did not take %s (%s: %s).", what, type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001 - whatever prevents an artifact, the work is done
+        run_logger().warning("Prefect did not accept %s (%s: %s).", what, type(error).__name__, error)
 
 
 def artifact_key(key: str, *, kind: str = "video") -> str:
-    """Prefect takes lower-case letters, digits and dashes only, and artifacts of one key for versions of one thing.
+    """Prefect accepts only lower-case letters, digits and dashes, and artifacts of one key are versions of one thing.
 
-    So a key that has other characters gets a mark of its own.
+    So a key with other characters gets a unique suffix.
     """
     plain_key = re.sub(r"[^a-z0-9]+", "-", key).strip("-")
     mark = "" if plain_key == key else f"-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -72,10 +72,10 @@ def markdown(
     first, *others = _facts(generation, cost)
     lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
     for item in generation.objects:
-        # A description is in the store alone; the gallery has no use for it.
+        # A description is only in the store; the gallery has no use for it.
         at = archive.public_link(item.name) if item.kind == "sidecar" else _link(generation.key, item.name, archive)
         place = plain(f"{item.bucket}/{item.name}")
-        # Not the place itself as a link: the classic UI shows its backslashes there.
+        # The place itself is not a link: the classic UI would show its backslashes there.
         lines.append(f"| {item.kind} | {place}{f', [open]({at})' if at else ''} |")
     lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
     lines += ["", "| step | ended | took |", "|---|---|---|", *_timeline(generation)]
@@ -90,23 +90,23 @@ def markdown(
         lines += [
             "",
             (
-                f"**To watch it:** {watch}run `sora show {generation.key} --link`, whose address works for an hour, or "
+                f"**To watch it:** {watch}run `sora show {generation.key} --link`, whose URL works for an hour, or "
                 f"`sora show {generation.key} --save video.mp4`."
             ),
             "",
-            "**To have another one:** give the request a new key. This key is never paid for again.",
+            "**To get another one:** give the request a new key. This key is never paid for again.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def heading(generation: Generation) -> str:
-    """What a video is called above its artifact: its key, or its prompt where that is the id of a run or event."""
+    """The heading of a video's artifact: its key, or its prompt if the key is the id of a run or event."""
     is_id = re.match(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", generation.key)
     return plain(shorten(generation.request.prompt, 60, placeholder="…") if is_id else generation.key)
 
 
 def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> list[str]:
-    """Lines with the poster, and a player where a browser can reach the video."""
+    """Lines with the poster, and a player if a browser can reach the video."""
     lines = []
     if thumbnail:
         lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
@@ -123,7 +123,7 @@ def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbna
 
 
 def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:
-    """Where a browser gets an object: through the gallery, else from the store. Never an address the store signed."""
+    """Where a browser gets an object: through the gallery, or else from the store. Never a URL signed by the store."""
     return archive.gateway_link(key, object_name) or archive.public_link(object_name)
 
 
@@ -133,14 +133,14 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
     lines = [
         f"| state | {generation.state} |",
         f"| model | {plain(generation.attempt.model)} |",
-        f"| asked for | {request.duration} s, {request.aspect_ratio}, {request.mode}, {watermark} |",
+        f"| requested | {request.duration} s, {request.aspect_ratio}, {request.mode}, {watermark} |",
     ]
-    # An address may carry a signature in its query.
+    # A URL may carry a signature in its query.
     lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]
     lines.append(f"| task | {plain(generation.task_id or 'none')} |")
     if cost is not None:
         currency = f" {plain(generation.attempt.currency)}" if generation.attempt.currency else ""
-        lines.append(f"| cost | {cost}{currency}, by the block's price per second |")
+        lines.append(f"| cost | {cost}{currency}, at the API block's prices |")
     if video is not None:
         what = (
             f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"
@@ -152,7 +152,7 @@ def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
 
 
 def _timeline(generation: Generation) -> list[str]:
-    """When each of the five steps ended, as far as the record knows. It has no time for the images and the download."""
+    """When each of the five steps ended, as far as the record says. It has no times for the images and the download."""
     attempt = generation.attempt
     images = len(generation.request.image_urls)
     return [
@@ -170,10 +170,10 @@ def _step(name: str, began: datetime | None, ended: datetime | None, remark: str
 
 
 def plain(text: str) -> str:
-    """Text that markdown and HTML leave as it is, on one line. PostgreSQL takes no NUL; nobody sees other controls."""
+    """Text that markdown and HTML leave as it is, on one line. PostgreSQL rejects NUL; other controls are invisible."""
     text = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", text)
     text = re.sub(r"^(\d+)\.(?= |$)", r"\1\\.", text)  # not the beginning of a numbered list
-    # Not linked by renderers that link whatever looks like an address.
+    # Not linked by renderers that link whatever looks like a URL.
     return re.sub(r"(?i)(www)\.", r"\1&#46;", text.replace("://", "&#58;//").replace("@", "&#64;"))

@@ -12,7 +12,7 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from flows.signals.artifacts import artifact_key, shown
 
 EVERY_SECONDS: Final = 10.0
-"""An update was measured at 12 ms of the server's processor time: so not one for each video."""
+"""An update was measured at 12 ms of the server's processor time: so there is not one for each video."""
 
 
 class BatchProgress:
@@ -26,13 +26,13 @@ class BatchProgress:
         self._lock = asyncio.Lock()
 
     async def ended(self, state: str) -> None:
-        """Counts a video. Shows it, unless that was done a moment ago."""
+        """Counts a video. Updates the bar, unless that happened a moment ago."""
         self._states[state] += 1
         if self._monotonic() - self._shown_at >= EVERY_SECONDS and not self._lock.locked():
             await self._show()
 
     async def finish(self) -> None:
-        """Shows the end."""
+        """Shows the final state."""
         if self._total:
             await self._show()
 

@@ -1,7 +1,7 @@
-"""The events that other flows and automations wait for. They hold no secret and no signed address.
+"""The events that other flows and automations wait for. They contain no secret and no signed URL.
 
 An event is a hint; the ledger is the truth. Most are only queued, by `emit`. The ends of a generation, which others
-build on, are handed over by `deliver`, and its open marker stays until Prefect has confirmed them.
+build on, are delivered by `deliver`, and its open marker stays until Prefect has confirmed them.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from flows.signals.progress import run_logger
 Happening = Literal["submitted", "succeeded", "failed", "archived", "unconfirmed", "expiring"]
 
 TASK_FINISHED: Final = "apixo.task.finished"
-"""A task has ended, as the API itself confirmed to the callback receiver. Waiting runs and the collector go on then."""
+"""A task has ended, as the API itself confirmed to the callback receiver. Waiting runs and the collector continue."""
 
 PROVIDER_BLOCKED: Final = "sora.provider.blocked"
-"""The balance is too low, or the API key or the model is refused: a person has to do something."""
+"""The balance is too low, or the API key or the model is rejected: a person has to act."""
 
 BUDGET_LOW: Final = "sora.budget.low"
 """Four fifths of what may be spent in a day or a month are spent or reserved. Once per day and month."""
@@ -36,20 +36,20 @@ BALANCE_LOW: Final = "sora.balance.low"
 """A batch starts, and the APIXO account has less than the API block's `balance_warning_below`."""
 
 PROMPT_CHARACTERS: Final = 200
-"""How much of the prompt an event repeats: enough to know it again, and Prefect limits the size of events."""
+"""How much of the prompt an event repeats: enough to recognize it; Prefect limits the size of events."""
 
 
 DELIVERY_TIMEOUT_SECONDS: Final = 10.0
-"""How long an end may take to reach Prefect. The run goes on after that, and the collector delivers it later."""
+"""How long an end may take to reach Prefect. After that the run continues, and the collector delivers it later."""
 NEVER_SECONDS: Final = 1e9
 CLOSING_SECONDS: Final = 5.0
-"""How long broken connections may take to be closed at the end of a run."""
+"""How long closing broken connections may take at the end of a run."""
 
 
 class EventConnection:
-    """The one connection over which a run hands over the events that Prefect has to confirm. Of one event loop.
+    """The single connection over which a run sends the events that Prefect must confirm. For one event loop.
 
-    Opened by the first event, and anew where it broke. A connection for each costs Prefect's server and the run several
+    Opened by the first event, and again if it breaks. A connection for each costs Prefect's server and the run several
     requests, and on a busy machine more than the time that a confirmation may take.
     """
 
@@ -59,9 +59,9 @@ class EventConnection:
         self._closing = set[asyncio.Task[None]]()
 
     async def send(self, event: Event) -> None:
-        """Sends an event and returns once the server has confirmed it; where the connection breaks, once more.
+        """Sends an event and returns once the server has confirmed it; if the connection breaks, it is sent once more.
 
-        Many may be sent at the same time. One that was confirmed by a reply that got lost is sent twice: its id tells.
+        Many may be sent at the same time. If the confirmation is lost, an event is sent twice, with the same id.
 
         Raises:
             Exception: whatever Prefect's client raises; the server has not confirmed it.
@@ -71,14 +71,14 @@ class EventConnection:
             try:
                 await client.emit(event)  # with a checkpoint after each: it returns after the server's pong
             except BaseException as error:
-                self._drop(client)  # after a time-out as well: it may never answer again
+                self._drop(client)  # after a timeout as well: it may never answer again
                 if last or not isinstance(error, Exception):
                     raise
             else:
                 return
 
     async def aclose(self) -> None:
-        """Closes it. The next event would open it anew."""
+        """Closes it. The next event would open it again."""
         if self._client is not None:
             self._drop(self._client)
         if self._closing:
@@ -89,7 +89,7 @@ class EventConnection:
     async def _opened(self) -> EventsClient:
         async with self._opening:
             if self._client is None:
-                # It never connects anew by itself, which it cannot do while several events are under way.
+                # It never reconnects by itself, which it cannot do while several events are being sent.
                 client = get_events_client(
                     reconnection_attempts=0, checkpoint_every=1, checkpoint_interval=NEVER_SECONDS
                 )
@@ -105,7 +105,7 @@ class EventConnection:
 
 
 def emit(happening: Happening, generation: Generation, **more: Any) -> None:
-    """Queues `sora.generation.<happening>` about this generation. A process that is killed may take it along.
+    """Queues `sora.generation.<happening>` about this generation. It may be lost with a process that is killed.
 
     Never raises: an event must not cost a run what it has paid for.
     """
@@ -118,7 +118,7 @@ async def deliver(
 ) -> bool:
     """Sends `sora.generation.<happening>` and waits until the server has confirmed it.
 
-    It has the same id however often it is sent for one end, so that Prefect takes a repetition for what it is.
+    It has the same id however often it is sent for one end, so that Prefect recognizes a repetition.
 
     Returns:
         Whether the server has it. False after `DELIVERY_TIMEOUT_SECONDS`, or when it cannot be reached.
@@ -134,9 +134,9 @@ async def deliver(
             async with get_client() as client:
                 event.related = await related_resources_from_run_context(client)
             await connection.send(event)
-    except Exception as error:  # noqa: BLE001 - Prefect's client raises any; none may cost a run that has its video
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any; none may fail a run that has its video
         run_logger().warning(
-            "Prefect did not confirm the event %s of %s (%s). The collector sends it again.",
+            "Prefect did not confirm the event %s of %s (%s). The collector will send it again.",
             event.event, generation.key, type(error).__name__,
         )  # fmt: skip
         return False
@@ -148,7 +148,7 @@ async def publish_end(
 ) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
-    A run that dies in between leaves the marker, and so does a Prefect server that is away: whoever finds the marker
+    The marker also stays if the run dies in between, or if the Prefect server is down: whoever finds the marker
     sends the event again.
 
     Args:
@@ -175,12 +175,12 @@ async def publish_end(
 def emit_task_finished(
     key: str, *, task_id: str, api: str, archive: str, end: str | None = None, calls_collector: bool = True
 ) -> None:
-    """Emits `apixo.task.finished`: waiting runs go on at once.
+    """Emits `apixo.task.finished`: waiting runs continue at once.
 
     Args:
         task_id: its task, which the API reports as ended.
         api, archive: names of the blocks, for the collector.
-        end: how it ended, sealed: see `handed_over`. Without it, who waits asks the API.
+        end: how it ended, sealed: see `handed_over`. Without it, the waiting run polls the API.
         calls_collector: whether the automation of `collect-videos` starts a run for it.
     """
     emit_event(
@@ -194,7 +194,7 @@ def emit_task_finished(
 
 
 def emit_blocked(batch_key: str, refusal: Problem) -> None:
-    """Queues `sora.provider.blocked`: APIXO refuses whatever this account, key or model submits. Never raises."""
+    """Queues `sora.provider.blocked`: APIXO rejects whatever this account, key or model submits. Never raises."""
     payload = {"batch": batch_key, "code": refusal.code, "kind": refusal.kind, "message": refusal.message}
     _emit_safely(PROVIDER_BLOCKED, f"sora.batch.{batch_key}", batch_key, payload)
 
@@ -236,7 +236,7 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "task_id": generation.task_id,
         "model": generation.attempt.model,
         "request": {
-            # PostgreSQL's JSON holds no NUL, and Prefect would drop the event, with others that come at the same time.
+            # PostgreSQL's JSON allows no NUL, and Prefect would drop the event, with others that come at the same time.
             "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
             "model": request.model,
             "duration": request.seconds,
@@ -250,5 +250,5 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _close(client: EventsClient) -> None:
-    with suppress(Exception):  # it is broken, or not needed any more
+    with suppress(Exception):  # it is broken, or no longer needed
         await client.__aexit__(None, None, None)

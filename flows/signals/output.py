@@ -1,8 +1,8 @@
-"""Standard output and error that cannot fail, so that a closed pipe or a full disk never ends what must be done.
+"""Standard output and error that cannot fail, so that a closed pipe or a full disk never stops the work.
 
 A worker that is killed leaves its children running with pipes that nobody reads, and so does `sora … | head -1`.
 Prefect's console handler prints with rich, which answers a closed pipe with `SystemExit` in whatever thread or
-coroutine logs: that would end a paid call between the provider's answer and its being written down.
+coroutine logs: that would end a paid call between the provider's answer and its record.
 """
 
 import logging
@@ -63,7 +63,7 @@ _CONTROLS: Final = dict.fromkeys(map(ord, "\a\b\v\f\r"))
 
 
 class _PlainConsole:
-    """What Prefect's handler needs of a rich console, for a stream that is no terminal: the lines as they are."""
+    """What Prefect's handler needs from a rich console, for a stream that is not a terminal: the lines as they are."""
 
     is_terminal = False
 
@@ -76,7 +76,7 @@ class _PlainConsole:
 
 
 def protect_standard_streams() -> None:
-    """Makes `sys.stdout` and `sys.stderr` of this process safe. For programs of our own, first thing.
+    """Makes `sys.stdout` and `sys.stderr` of this process safe. Our own programs call it first.
 
     A stream that was closed before the process started (`>&-`) is None in Python. It is opened on the null device, so
     that no other file or socket gets its number.
@@ -85,14 +85,14 @@ def protect_standard_streams() -> None:
 
 
 def protect_log_handlers() -> None:
-    """Makes the console handlers safe that Prefect has configured. For flows, which run in anybody's process.
+    """Makes the console handlers safe that Prefect has configured. For flows, which run in any process.
 
     Prefect makes its handlers once, when it is imported, and setting logging up again changes only their levels. A
     repeated call covers what was added meanwhile. No other handler is changed: those of the standard library catch
     what happens while they write.
 
-    Where no person looks, as below a worker, lines are written without rich, which takes a millisecond for each to
-    find out that there is nothing to color.
+    Without a terminal, as under a worker, lines are written without rich, which takes a millisecond for each to
+    find that there is nothing to color.
     """
     from prefect.logging.handlers import PrefectConsoleHandler  # noqa: PLC0415 - takes a second; `sora --help` needs none
     from prefect.settings import PREFECT_LOGGING_MARKUP  # noqa: PLC0415 - likewise

@@ -1,4 +1,4 @@
-"""Reports where a generation stands right now to a listener in this process, such as the command line.
+"""Reports the current progress of a generation to a listener in this process, such as the command line.
 
 The Prefect UI shows the task runs. A progress artifact for each poll was measured at 12 ms of server CPU, so there is
 none. Nothing here can fail: a log or a display that does not work must not end a paid generation.
@@ -21,12 +21,12 @@ STEPS: Final[tuple[Step, ...]] = ("validate_image", "submit", "wait", "fetch", "
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One piece of news.
+    """One progress report.
 
     Attributes:
-        doing: a few words for a person.
-        done: the step ended well.
-        next_seconds: when something is looked at again, from now; None when nobody knows.
+        doing: a few words for people.
+        done: the step has succeeded.
+        next_seconds: the time until the next check; None if unknown.
     """
 
     key: str
@@ -50,26 +50,26 @@ class _Display:
     def call(self, report: Callable[[], None]) -> None:
         try:
             report()
-        except (Exception, SystemExit):  # noqa: BLE001 - anybody's code; rich raises SystemExit for a closed pipe
+        except (Exception, SystemExit):  # noqa: BLE001 - any code; rich raises SystemExit for a closed pipe
             self.listener = self.expect = None
-            run_logger().warning("The display of the progress failed and is switched off.", exc_info=True)
+            run_logger().warning("The progress display failed and is turned off.", exc_info=True)
 
 
 _display: ContextVar[_Display | None] = ContextVar("display", default=None)
 
 
 def listen(listener: Listener, *, expect: Expect | None = None) -> None:
-    """Has the listener called with all news of the generations that run in this context from now on.
+    """Calls the listener with every report about the generations that run in this context from now on.
 
     Args:
-        listener: gets every piece of news. One that raises is not called again.
+        listener: gets every report. One that raises is not called again.
         expect: gets the number of generations of a batch, before the first of them begins.
     """
     _display.set(_Display(listener, expect))
 
 
 def report_total(videos: int) -> None:
-    """Reports to the listener, if it wants to know, how many generations there will be. Never raises."""
+    """Tells the listener, if it wants to know, how many generations there will be. Never raises."""
     display = _display.get()
     if display is not None and (expect := display.expect) is not None:
         display.call(lambda: expect(videos))
@@ -83,7 +83,7 @@ def report_progress(key: str, step: Step, doing: str, *, done: bool = False, nex
 
 
 def clock(seconds: float) -> str:
-    """A time as it is read on a clock: `8 s`, `2:05`."""
+    """A duration as on a clock: `8 s`, `2:05`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
 
@@ -92,14 +92,14 @@ class RunLog(PrefectLogAdapter):
     """A log whose calls never raise: a record that cannot be written is lost, and the work goes on."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """As `logging.LoggerAdapter` has it; every other call comes through here."""
+        """As in `logging.LoggerAdapter`; every other call comes through here."""
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller of this method, as without it
         with suppress(Exception, SystemExit):  # rich raises SystemExit for a closed pipe
             super().log(level, msg, *args, **kwargs)
 
 
 def run_logger() -> RunLog:
-    """The log of the Prefect run; outside of one, a plain logger. Its calls never raise."""
+    """The log of the Prefect run; outside a run, a plain logger. Its calls never raise."""
     try:
         found = get_run_logger()
     except MissingContextError:

@@ -1,6 +1,6 @@
-"""What the Prefect UI shows of a run without its video: what happened, whether it was paid, what a person has to do.
+"""What the Prefect UI shows of a run without its video: what happened, whether it was paid, and what to do.
 
-Its key is that of the video's own artifact, so the newest version there says where the video stands.
+Its key is that of the video's own artifact, so the newest version there shows the video's state.
 """
 
 import asyncio
@@ -69,8 +69,8 @@ def on_its_way_markdown(generation: Generation, options: str) -> str:
         f"**Paid:** {_commands(advice(generation, options).paid)} This run does not wait for it.",
         "",
         (
-            "**What happens next.** The deployment `collect-videos` archives it, every 5 minutes or when a callback "
-            "came. This artifact then has a new version, with the video."
+            "**What happens next.** The deployment `collect-videos`, which runs every 5 minutes or when a callback "
+            "comes, archives it. This artifact then gets a new version, with the video."
         ),
         "",
         f"To look at it: `sora show {generation.key}{''.join(re.findall(' --archive [^ ]+', options))}`",
@@ -90,7 +90,7 @@ async def publish_question(
     prices: Mapping[int, Decimal | None],
     currency: str | None,
 ) -> None:
-    """Creates the artifact with the preview and what can be decided."""
+    """Creates the artifact with the preview and the possible decisions."""
     picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
     until = datetime.now(UTC) + timedelta(hours=hours)
     text = question_markdown(
@@ -118,9 +118,9 @@ def question_markdown(
     video = preview.video
     costs = known_costs({f"for {seconds} s": price for seconds, price in prices.items()}, currency)
     cost = (
-        f"The final video costs {costs}, by the API block's prices."
+        f"The final video costs {costs}, at the API block's prices."
         if costs
-        else f"What the final video costs is not known: the API block has no price of {plain(preview.asked.model)}."
+        else f"The cost of the final video is unknown: the API block has no price for {plain(preview.asked.model)}."
     )
     lines = [
         "# Waits for your answer",
@@ -131,14 +131,14 @@ def question_markdown(
         "",
         (
             "**What to do.** Look at the preview, then press **Resume** at the top of the run (in the V2 UI in its "
-            "menu ⋮). The form asks for the final video of 8 or 12 s, for another preview with a changed prompt or "
+            "menu ⋮). The form lets you choose a final video of 8 or 12 s, another preview with a changed prompt or "
             "model, or to stop."
         ),
         "",
         f"**Cost.** The preview is paid. {cost}",
         "",
         (
-            f"**Until {time(until)}.** After that the run ends failed, and nothing more is paid. To be asked again: "
+            f"**Until {time(until)}.** After that the run fails, and nothing more is paid. To be asked again: "
             "**Retry** that run, which makes no second preview."
         ),
         "",
@@ -153,7 +153,7 @@ def question_markdown(
 
 
 def known_costs(prices: Mapping[str, Decimal | None], currency: str | None) -> str:
-    """The prices that are known, each with what it is for; empty: none is. Pure."""
+    """The known prices, each with what it is for; empty if there are none. Pure."""
     known = [
         f"{price:f}{f' {currency}' if currency else ''} {what}" for what, price in prices.items() if price is not None
     ]
@@ -176,16 +176,16 @@ def _facts(found: Generation) -> list[str]:
 
 
 def time(moment: datetime) -> str:
-    """A moment as a person reads it."""
+    """A time in readable form."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _commands(text: str) -> str:
-    """Our own sentence: what stands between backticks is code, the rest is plain."""
+    """Our own sentence: what is between backticks is code, the rest is plain."""
     parts = re.split("`([^`]*)`", text)
     return "".join(f"`{part}`" if number % 2 else plain_inside(part) for number, part in enumerate(parts))
 
 
 def plain_inside(text: str) -> str:
-    """Like `plain`, with the blanks at both ends kept."""
+    """Like `plain`, with the spaces at both ends kept."""
     return f"{' ' * text.startswith(' ')}{plain(text)}{' ' * (text.endswith(' ') and bool(text.strip()))}"

@@ -1,7 +1,7 @@
-"""One line for an error that is understood: its reason, without the two tracebacks that Prefect puts around it.
+"""One line for a known error: its reason, without the two tracebacks that Prefect puts around it.
 
 Prefect logs an error of a task with its traceback, logs it again in the flow, and repeats it in both *Finished in
-state* lines. An error of ours says what happened and what to do, so it stands in the log once. Any other error keeps
+state* lines. An error of ours says what happened and what to do, so it is in the log once. Any other error keeps
 its tracebacks.
 """
 
@@ -25,7 +25,7 @@ class _ReasonOnce(logging.Filter):
             record.msg, record.args, record.exc_info, record.exc_text = str(raised), (), None, None
             return _first(raised)
         if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
-            # Logged by ourselves, as the error of an unclear payment is before anything else can happen.
+            # We log it ourselves, as with the error of an unclear payment, before anything else can happen.
             ours = [item for item in record.args if isinstance(item, SoraError)]
             if len(ours) == len(record.args) == 1 and record.msg == "%s":
                 return _first(ours[0])
@@ -44,7 +44,7 @@ def _first(error: SoraError) -> bool:
 
 
 def _names() -> set[str]:
-    """The names of all errors of ours that this process knows."""
+    """The names of all our errors that this process knows."""
     found, left = set[str](), list[type[SoraError]]([SoraError])
     while left:
         error = left.pop()
@@ -57,12 +57,12 @@ _FILTER: Final = _ReasonOnce()
 
 
 def log_reasons_once() -> None:
-    """Has runs in this process log the reasons of our errors once. Repeating it changes nothing."""
+    """Makes runs in this process log the reasons of our errors once. Repeating it changes nothing."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
 
 
 def prepare_run_log() -> None:
-    """For flows, first thing: no log can fail them, and reasons are logged once. Repeating it changes nothing."""
+    """Flows call it first: no log can fail them, and reasons are logged once. Repeating it changes nothing."""
     protect_log_handlers()
     log_reasons_once()

@@ -1,4 +1,4 @@
-"""What Prefect keeps of flow runs: their tags and names, and those of the collector that wait for their turn."""
+"""Prefect's data about flow runs: their tags and names, and waiting runs of the collector."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -21,15 +21,15 @@ from prefect.runtime import deployment, flow_run
 from flows.signals.progress import run_logger
 
 TIMEOUT_SECONDS: Final = 10.0
-"""How long either may take. Nothing depends on it: a run that stays asks once more, which is harmless."""
+"""How long either may take. Nothing depends on it: a run that stays polls once more, which is harmless."""
 MOST_TAGS: Final = 50
-"""A calendar may have thousands; a run with as many is found by none."""
+"""A calendar may have thousands; so many tags are useless for finding a run."""
 
 
 async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
-    """Adds these tags to the current flow run, and names it. Never raises: a label must not cost a video.
+    """Adds these tags to the current flow run, and names it. Never raises: a tag must not cost a video.
 
-    Not Prefect's `tags` context: that would tag every task run, and each of those then asks the concurrency service.
+    Not Prefect's `tags` context: that would tag every task run, and each of those then queries the concurrency service.
     """
     wanted = sorted(set(tags))[:MOST_TAGS]
     run_id = flow_run.id
@@ -47,10 +47,10 @@ async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
 async def remove_waiting_runs(parameters: Mapping[str, Any]) -> None:
     """Deletes the waiting runs of this deployment whose work a run with these parameters does. Never raises.
 
-    Where its schedule or a callback meets a run of the collector under way, Prefect lets the new one wait; after a
+    If its schedule or a callback starts a run while another is in progress, Prefect makes the new one wait; after a
     night without a worker, a hundred wait. One of them is enough, and each would be a process of its own.
 
-    To be called before the work is listed: what was due by then is in it. Runs that a person started stay.
+    Call it before the work is listed, so that the list includes what was due by then. Runs started by people stay.
     """
     if deployment.id is None:
         return
@@ -60,7 +60,7 @@ async def remove_waiting_runs(parameters: Mapping[str, Any]) -> None:
                 deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[UUID(str(deployment.id))])),
                 flow_run_filter=FlowRunFilter(
                     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                    # When it was due at first: a run that waits for its turn is scheduled anew every 30 s.
+                    # When it was first due: a run that waits for its turn is rescheduled every 30 s.
                     expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
                 ),
             )
@@ -68,7 +68,7 @@ async def remove_waiting_runs(parameters: Mapping[str, Any]) -> None:
             for run in covered:
                 await client.delete_flow_run(run.id)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
-        run_logger().warning("Runs that wait for this one may stay on the list (%s).", type(error).__name__)
+        run_logger().warning("Runs that wait for this one may stay in the queue (%s).", type(error).__name__)
         return
     if covered:
         run_logger().info("This run also does the work of %d that waited for their turn.", len(covered))

@@ -1,7 +1,7 @@
-"""Wakes whoever waits for a task that has ended: subscribes to the event `apixo.task.finished`.
+"""Wakes the run that waits for a task that has ended: subscribes to the event `apixo.task.finished`.
 
 The callback receiver emits that event, and any process connected to the same Prefect server receives it. It is only a
-reason to go on now rather than later: one that is lost costs time, and polling goes on all the same.
+reason to continue now rather than later: a lost one costs time, and polling continues anyway.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Subscriber:
             self._receiving = asyncio.create_task(self._stay_subscribed(), name="task-finished-events")
 
     async def resubscribe(self) -> None:
-        """Begins anew. Prefect then replays the last minute.
+        """Subscribes again. Prefect then replays the last minute.
 
         An event that was published just before the first connection, and stored just after it, arrives only this way:
         Prefect stores events every 5 s, and replays what is stored.
@@ -48,7 +48,7 @@ class Subscriber:
             self._receiving = None
 
     def notify(self, key: str, end: str | None = None) -> None:
-        """Wakes whoever waits for this key. A notification that nobody waits for yet is kept.
+        """Wakes the waiter for this key. A notification without a waiter is kept.
 
         Args:
             end: how its task ended, sealed, if the event says so.
@@ -58,11 +58,11 @@ class Subscriber:
         self._event(key).set()
 
     def take_end(self, key: str) -> str | None:
-        """How the task of this key ended, as the last notification has it, sealed. Once."""
+        """How the task of this key ended, sealed, as in the last notification. Returned once."""
         return self._ends.pop(key, None)
 
     async def sleep(self, key: str, seconds: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Sleeps, or until the key is notified, and uses that notification up."""
+        """Sleeps until the time is over or the key is notified, and uses up that notification."""
         event = self._event(key)
         sleeping = asyncio.ensure_future(sleep(seconds))
         notified = asyncio.ensure_future(event.wait())
@@ -76,7 +76,7 @@ class Subscriber:
         event.clear()
 
     def take_notified(self) -> set[str]:
-        """The keys that were notified and that nobody waited for. Uses these notifications up."""
+        """The keys that were notified without a waiter. Uses up these notifications."""
         keys = {key for key, event in self._events.items() if event.is_set()}
         for key in keys:
             self._events[key].clear()
@@ -93,7 +93,7 @@ class Subscriber:
             except Exception as error:  # noqa: BLE001 - a missing notification costs time only
                 if not warned:
                     run_logger().warning(
-                        "Not subscribed to callbacks for now (%s: %s). Polling goes on.", type(error).__name__, error
+                        "Not subscribed to callbacks for now (%s: %s). Polling continues.", type(error).__name__, error
                     )
                 warned = True
             await asyncio.sleep(RECONNECT_SECONDS)

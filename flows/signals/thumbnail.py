@@ -1,4 +1,4 @@
-"""A small picture of a poster."""
+"""A thumbnail of a poster."""
 
 import io
 from typing import Final
@@ -9,7 +9,7 @@ QUALITY: Final = 80
 
 
 def thumbnail(poster: bytes, pixels: int) -> bytes | None:
-    """A JPEG whose longest side has so many pixels; None: the poster cannot be read."""
+    """A JPEG whose longest side has this many pixels; None: the poster cannot be read."""
     try:
         with Image.open(io.BytesIO(poster), formats=["JPEG"]) as image:
             image.thumbnail((pixels, pixels))

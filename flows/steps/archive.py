@@ -8,7 +8,7 @@ from flows.record import beside, transitions
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
-from flows.record.payments import spent_on
+from flows.record.payments import full_cost
 from flows.resources import Resources
 from flows.signals.artifacts import publish
 from flows.signals.events import publish_end
@@ -18,19 +18,19 @@ from flows.steps.retrying import FREE_STEP
 
 @task(name="archive", task_run_name="archive {paid.key}", **FREE_STEP)
 async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | None, resources: Resources) -> Generation:
-    """Uploads into the task's own folder, reads back, then the ledger says archived, then the event.
+    """Uploads into the task's own folder, reads back, records that it is archived, and then publishes the event.
 
     Args:
-        videos: what fetch brought; None when the ledger says that all is archived.
+        videos: what fetch returned; None if the ledger says that all is archived.
 
     Raises:
-        SupersededError: the generation has another task now. The video is archived beside, if it was paid for.
+        SupersededError: the generation has another task now. The video is archived alongside, if it was paid for.
         ArchiveMismatchError: the video read back is not what was written. Retried.
-        StoreError: the store did not answer, or refused. Retried when it did not answer.
+        StoreError: the store did not answer, or rejected a request. Retried if it did not answer.
     """
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
-        logger.info("%s is archived already, as %s.", key, found.video.name if found.video else "?")
+        logger.info("%s is already archived, as %s.", key, found.video.name if found.video else "?")
         await publish_end(found, resources.ledger, resources.archive, resources.events, found=True)
         report_progress(key, "archive", found.video.name if found.video else "archived", done=True)
         return found
@@ -50,12 +50,11 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     )
     archived = entry.generation
     if archived.task_id != paid.task_id:
-        logger.warning("The video of task %s of %s is archived beside, in %s.", paid.task_id, key, paid.folder)
+        logger.warning("The video of task %s of %s is archived alongside, in %s.", paid.task_id, key, paid.folder)
         raise beside.superseded_error(archived, paid.task_id)
     logger.info("Archived %s as %s/%s.", key, resources.store.bucket, paid.folder)
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", done=True)
-    api = resources.api
-    cost = None if api.price_per_second is None else spent_on([archived], api.price_list)
+    cost = full_cost(archived, resources.api.price_list)
     await publish(archived, resources.archive, poster=stored.poster, cost=cost)
     return archived

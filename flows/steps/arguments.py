@@ -1,4 +1,4 @@
-"""How models are handed to a step."""
+"""How models are passed to a step."""
 
 from typing import TypeVar, cast
 
@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 def whole(value: T) -> T:
-    """The value as an argument that Prefect does not look into. The step gets it as it is.
+    """The value as an argument that Prefect does not inspect. The step gets it as it is.
 
-    Prefect walks through models and lists field by field, twice, for futures. There are none, and for five steps that
-    takes 3 ms a video. Which step's result an argument is, as the graph of a run draws it, it knows all the same.
+    Prefect walks through models and lists field by field, twice, to find futures. There are none, and for five steps
+    that takes 3 ms per video. It still knows which step's result an argument is, for the graph of a run.
     """
     return cast("T", opaque(value))

@@ -1,4 +1,4 @@
-"""Brings the result onto the local disk and makes sure that it plays."""
+"""Downloads the result to the local disk and makes sure that it plays."""
 
 from pathlib import Path
 
@@ -21,23 +21,23 @@ async def fetch(
 ) -> list[FetchedVideo] | None:
     """Downloads every result into the folder and inspects it. None: the ledger says that all is archived.
 
-    Retried after transient errors, cut downloads and damaged files; a cut one goes on where it was cut.
+    Retried after transient errors, cut downloads and damaged files; a cut download resumes where it was cut.
 
     Args:
-        status: what the provider said last; None after a rerun, then it is asked again for fresh addresses.
+        status: the provider's last answer; None after a rerun, which polls again for fresh URLs.
         folder: where the files go, and where an earlier run may have left them.
 
     Raises:
         MediaError: the result cannot be fetched, or is not a whole video.
-        ApixoError: the provider gave no addresses.
+        ApixoError: the provider gave no URLs.
     """
     logger, key, found = run_logger(), paid.key, known.generation
     if found.state is State.ARCHIVED and found.task_id == paid.task_id:
-        logger.info("%s is archived already.", key)
+        logger.info("%s is already archived.", key)
         report_progress(key, "fetch", "done before", done=True)
         return None
     now = resources.clock.now()
-    last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside of a run
+    last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside a run
     client, web = resources.client, resources.web
     async with resources.fetching:
         urls = (status or await ask_for_addresses(paid.task_id, client, model=paid.model)).result_urls
@@ -46,7 +46,7 @@ async def fetch(
         except ResultExpiredError:
             if status is None:
                 raise
-            # The addresses may have been signed for a short while only.
+            # The URLs may have been signed for a short time only.
             urls = (await ask_for_addresses(paid.task_id, client, model=paid.model)).result_urls
             videos = await fetch_videos(found, urls, folder, web, fresh=True, last_try=last_try, now=now)
     for video in videos:

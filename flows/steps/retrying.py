@@ -1,4 +1,4 @@
-"""When Prefect tries a step again by itself. Only steps that cost nothing use this: the paid call has its own rules."""
+"""When Prefect retries a step automatically. Only free steps use this: the paid call has its own rules."""
 
 import functools
 from typing import Any, Final, ParamSpec, TypeVar
@@ -22,18 +22,18 @@ def delays_seconds(first_seconds: float) -> list[float]:
 
 
 def retried(step: Task[P, R], first_seconds: float) -> Task[P, R]:
-    """A step with these pauses before its retries, the first of so many seconds."""
+    """A step with these pauses before its retries; the first has this many seconds."""
     copy: Task[P, R] = _retried(step, first_seconds)
     return copy
 
 
-@functools.cache  # for each copy, Prefect reads the step's source anew, and takes 2 ms
+@functools.cache  # for each copy, Prefect reads the step's source again, which takes 2 ms
 def _retried(step: Task[Any, Any], first_seconds: float) -> Any:
     return step.with_options(retry_delay_seconds=delays_seconds(first_seconds))
 
 
 def is_transient(error: object) -> bool:
-    """Whether the same step may go well a moment later. Errors nobody foresaw are not repeated: they are bugs."""
+    """Whether the same step may succeed a moment later. Unexpected errors are not retried: they are bugs."""
     return isinstance(error, SoraError) and error.retryable
 
 
@@ -50,4 +50,4 @@ FREE_STEP: Final[dict[str, Any]] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }
-"""The options of a task that costs nothing."""
+"""The options of a free task."""

@@ -1,4 +1,4 @@
-"""Has the provider take the request: the only step that pays. What it decides is in `flows.submission`."""
+"""Submits the request to the provider: the only step that pays. Its decisions are in `flows.submission`."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -9,17 +9,17 @@ from flows.resources import PayingResources
 from flows.submission import DEFAULT_TERMS, Submission, Terms
 
 
-# retries=0: not even a profile's default retries may repeat this step by themselves.
+# retries=0: not even a profile's default retries may repeat this step automatically.
 @task(name="submit", task_run_name="submit {key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def submit(key: str, request: VideoRequest, resources: PayingResources, terms: Terms = DEFAULT_TERMS) -> Entry:
-    """Has the provider take the request, once per key. Prefect never retries it; it repeats only provable rejections.
+    """Submits the request to the provider, once per key. Prefect never retries it; it repeats only provable rejections.
 
     Raises:
         KeyConflictError: the key belongs to another request.
-        DuplicateRequestError: the request was submitted under another key, and duplicates are refused.
-        SubmissionRejectedError: the provider did not take it, or could not be reached. Nothing was paid.
+        DuplicateRequestError: the request was submitted under another key, and duplicates are rejected.
+        SubmissionRejectedError: the provider rejected it, or could not be reached. Nothing was paid.
         UnconfirmedError: no clear answer came, now or in an earlier run. It may have been paid.
-        VideoFailedError: the provider took it before, and failed.
+        VideoFailedError: the provider accepted it before, and failed.
         StoreError: the ledger cannot be written, so nothing was submitted.
     """
     return await Submission(key, request, resources, terms).run()

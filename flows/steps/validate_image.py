@@ -19,7 +19,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
     result of this step.
 
     Raises:
-        MediaError: an image is refused, with the reason, or cannot be fetched.
+        MediaError: an image is rejected, with the reason, or cannot be fetched.
     """
     logger = run_logger()
     if not request.image_urls:
@@ -36,7 +36,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
         report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
         found = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
         logger.info(
-            "Image %d of %s is fine: %s, %d x %d, %d bytes.",
+            "Image %d of %s is valid: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,
         )  # fmt: skip
     report_progress(key, "validate_image", f"{counted(len(request.image_urls), 'image')} checked", done=True)

@@ -1,4 +1,4 @@
-"""Waits until the provider has finished the task. One task run, however often it asks."""
+"""Waits until the provider has finished the task. One task run, however often it polls."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,19 +12,19 @@ from flows.signals.progress import report_progress, run_logger
 from flows.task_end import record_end, wait_for_task
 
 
-# retries=0: not even a profile's default retries may repeat this step by themselves.
+# retries=0: not even a profile's default retries may repeat this step automatically.
 @task(name="wait", task_run_name="wait {paid.key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
 async def wait(paid: PaidTask, known: Entry, resources: Resources) -> tuple[Entry, Succeeded | None]:
-    """Sleeps, then asks until the task ends. Only a final state or the deadline ends the wait, no transient answer.
+    """Sleeps, then polls until the task ends. Only a final state or the deadline ends the wait, not a transient answer.
 
     Returns:
         The record, and what the provider said: result URLs may be signed, so they are not stored. None: the ledger
-        already says that the task has ended well.
+        already says that the task has succeeded.
 
     Raises:
         VideoFailedError: the provider reports the task as failed.
-        DeadlineError: not finished in time. A rerun goes on waiting.
-        AuthenticationError: the API key does not hold (any more). A rerun with the right one goes on.
+        DeadlineError: not finished in time. A rerun continues to wait.
+        AuthenticationError: the API key is invalid. A rerun with the right one continues.
         SupersededError: the generation has another task now, and this one was named by mistake.
     """
     found = known.generation

@@ -54,7 +54,7 @@ def many(count: int, row: bytes = b"A kite,r%d\n", head: bytes = b"prompt,id\n")
     return head + b"".join(row % number for number in range(count))
 
 
-TOO_MANY = "has 100,000 rows; a batch takes 5,000"
+TOO_MANY = "has 100,000 rows; the limit of a batch is 5,000"
 BIG: Final = {
     "100,000 rows": Big("plan.csv", lambda: many(100_000), TOO_MANY),
     "100,000 formulas": Big("plan.csv", lambda: many(100_000, b"\"=cmd|' /C calc'!A%d\"\n", b"prompt\n"), TOO_MANY),
@@ -137,4 +137,4 @@ async def test_a_batch_of_a_huge_calendar_pays_nothing_and_prefect_shows_why(
         assert len(json.loads(str(found.data)) if isinstance(found.data, str) else found.data or ()) == 5_000
         logged = [record.getMessage() for record in caplog.records]
         assert sum("is not understood" in line for line in logged) == 100
-        assert "4900 more are not understood: see the run's table." in logged
+        assert "4900 more lines are invalid: see the run's table." in logged

@@ -82,7 +82,7 @@ async def test_where_the_api_gives_no_balance_that_is_said_and_stops_nothing(
             assert await check_balance(client, strict, Decimal(50), batch_key="k") is None
             unknown = await check_account(client, strict)
             assert unknown.outcome == "warning"
-            assert "unknown: the API does not give it. So require_balance and" in unknown.detail
+            assert "unknown: the API does not provide it. So require_balance and" in unknown.detail
             assert (await check_account(client, api)).outcome == "ok"
         assert len(server.requests) == 4  # asked once each
     assert sent.all() == []

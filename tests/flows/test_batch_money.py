@@ -107,7 +107,7 @@ async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_w
     assert summary.counts == {"archived": 3, "not submitted": 2}
     assert len(sandbox.record.submits()) == 3
     assert summary.blocked is not None
-    assert re.match(r"max_spend_per_month is 7.* Run it again from \d{4}-\d\d-01 00:00 UTC on", summary.blocked)
+    assert re.match(r"max_spend_per_month is 7.* Run it again after \d{4}-\d\d-01 00:00 UTC", summary.blocked)
     store = archive.store()
     try:
         (entry,) = [

@@ -152,7 +152,7 @@ async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_y
     assert 5 <= posts <= 7  # the row beside it may have been replaced by the next one
     assert states(summary) == {"archived": posts - 1, "failed": 1, "not submitted": 30 - posts}
     assert summary.blocked is not None
-    assert all("the rest of the batch would be refused" in row.problem for row in summary.rows[posts:])
+    assert all("the rest of the batch would be rejected" in row.problem for row in summary.rows[posts:])
     (event,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
     assert event.payload["kind"] == "InsufficientCreditsError"
     sandbox.faults.clear()  # topped up

@@ -294,7 +294,7 @@ async def test_a_call_that_comes_before_the_lost_reply_times_out_saves_the_run(
     made = await paying
     assert (made.state, made.task_id) == (State.SUBMITTED, task_id)
     assert made == await recorded(key, resources)
-    assert f"was taken after all, as task {task_id}" in caplog.text
+    assert f"was accepted after all, as task {task_id}" in caplog.text
     assert len(sandbox.record.submits()) == 1
     assert "sora.generation.unconfirmed" not in names_of(sent, key)
 

@@ -57,7 +57,7 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("a store that is down", {}, {"endpoint": f"127.0.0.1:{closed_port()}"}, "archive", "Is it up"),
     ("TLS to a store without", {}, {"secure": True}, "archive", "object store"),
     ("no way to results", {"result_check_url": f"http://127.0.0.1:{closed_port()}/probe"}, {}, "result route",
-     "So would be a finished video"),
+     "So would a finished video"),
 ]  # fmt: skip
 
 
@@ -106,11 +106,11 @@ async def test_blocks_that_are_missing_are_named(prefect_server: object) -> None
 @pytest.mark.parametrize(
     ("answer", "outcome", "words"),
     [
-        (http(405), "warning", "another callback secret"),
-        (http(405, **{"Sora-Blocks": "0" * 64}), "warning", "another API key, API address or bucket"),
+        (http(405), "warning", "a different callback secret"),
+        (http(405, **{"Sora-Blocks": "0" * 64}), "warning", "a different API key, API URL or bucket"),
         (http(404), "warning", "answers 404"),
         (http(502), "warning", "answers 502"),
-        (None, "warning", "Is `sora callbacks` up"),
+        (None, "warning", "Is `sora callbacks` running"),
     ],
 )
 async def test_a_callback_address_that_leads_to_no_receiver_with_these_blocks_is_said(
@@ -150,7 +150,7 @@ async def test_a_receiver_with_the_same_blocks_proves_it_and_to_nobody_else(
         other = await store_blocks(receiver.api.model_copy(update={"api_key": Secret(value="another")}), archive)
         said = by_name(await flows.checks.check_setup(other.name, other.name))["callbacks"]
         assert said[0] == "warning"
-        assert "another API key" in said[1]
+        assert "a different API key" in said[1]
         answer = await receiver.send(post(f"/apixo/check/0/{'0' * 64}", method="GET"))
         assert (answer.status, answer.headers.get("sora-blocks")) == (405, None)
         called = await receiver.send(post(receiver.path("check", 0), b"{}"))
@@ -173,7 +173,7 @@ async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_rea
 ) -> None:
     """Their address is signed, so no line shows it."""
     for public, words in (
-        (f"http://127.0.0.1:{closed_port()}", "Check public_url of the video-archive block"),
+        (f"http://127.0.0.1:{closed_port()}", "Check public_url in the video-archive block"),
         ("http://169.254.169.254", "Set public_url in the video-archive block"),
     ):
         block = archive.model_copy(update={"public_url": public})
@@ -181,7 +181,7 @@ async def test_pictures_of_the_archive_need_an_address_that_the_provider_can_rea
         outcome, detail = by_name(await flows.checks.check_setup(stored.name, stored.name))["image route"]
         assert outcome == "warning"
         assert words in detail
-        assert "Only pictures given as files or s3:// need it" in detail
+        assert "Only images given as files or s3:// need it" in detail
         assert "X-Amz" not in detail
 
 

@@ -83,7 +83,7 @@ async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_i
     before = await records(resources)
     for claimed_task_id, why in [
         ("task_ffffffffffff", "does not know it"),
-        (other, f"is that of {key}.other"),
+        (other, f"belongs to {key}.other"),
         (None, f"sora resolve {key} --task-id"),
     ]:
         assert await call(key, resources, claimed_task_id) is Outcome.UNIDENTIFIED

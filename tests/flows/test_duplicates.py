@@ -86,7 +86,7 @@ async def test_the_same_request_under_another_key_is_said_before_it_is_paid_or_r
     assert len(sandbox.record.submits()) == 1
     assert await resources.ledger.open_keys() == [key]
     await Submission(f"{key}-wanted", KITE, resources).run()
-    assert f"{key}-wanted asks for the same video as {key}" in caplog.text
+    assert f"{key}-wanted requests the same video as {key}" in caplog.text
     assert len(sandbox.record.submits()) == 2
 
 

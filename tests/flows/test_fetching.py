@@ -131,7 +131,7 @@ async def test_a_wrapped_video_is_archived_as_it_plays(
     assert video.path.read_bytes() == whole
     assert (video.sha256, video.size_bytes) == (hashlib.sha256(whole).hexdigest(), len(whole))
     assert [w for w in video.warnings if "wrapped" in w] == [
-        f"the video came wrapped in {name}, and is archived without" for name in names
+        f"the video came wrapped in {name}, and is archived unwrapped" for name in names
     ]
 
 
@@ -145,7 +145,7 @@ async def test_a_length_that_is_wrong_costs_no_whole_video(
         await fetch(host, web, found, tmp_path, last_try=False)
     video = await fetch(host, web, found, tmp_path)
     assert video.path.read_bytes() == whole
-    assert any("all that the host gives is archived" in warning for warning in video.warnings)
+    assert any("everything that the host sends is archived" in warning for warning in video.warnings)
     assert "secret" not in str(video.warnings)
 
 
@@ -159,7 +159,7 @@ async def test_a_video_without_a_list_of_its_pieces_may_be_cut_and_waits_a_day(
         await fetch(host, web, found, tmp_path)
     video = await fetch(host, web, found, tmp_path, now=A_DAY_LATER)
     assert video.path.read_bytes() == host.body
-    assert any("all that the host gives" in warning for warning in video.warnings)
+    assert any("everything that the host sends" in warning for warning in video.warnings)
 
 
 def zstd(data: bytes) -> bytes:
@@ -210,7 +210,7 @@ async def test_a_damaged_video_is_fetched_again_for_a_day_and_then_kept(
     assert video.facts is None
     assert video.path.read_bytes() == host.body
     assert video.sha256 == hashlib.sha256(host.body).hexdigest()
-    assert "the video is damaged, and archived as it came" in video.warnings[0]
+    assert "the video is damaged; after a day of retries it is archived as it came" in video.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ async def test_a_host_that_refuses_says_nothing_of_fifteen_days(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
 ) -> None:
     host.agent = "another program"
-    with pytest.raises(ForbiddenByHostError, match="refuses this program or this network") as caught:
+    with pytest.raises(ForbiddenByHostError, match="rejects this program or this network") as caught:
         await fetch(host, web, found, tmp_path)
     assert "15 days" not in str(caught.value)
     assert len(host.requests) == 2

@@ -191,7 +191,7 @@ WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
 async def test_a_wrapped_video_is_archived_as_it_plays(tmp_path: Path, whole: bytes, name: str) -> None:
     video = await fetch(tmp_path, ok(WRAPPINGS[name](whole)))
     assert video.path.read_bytes() == whole
-    assert video.warnings == (f"the video came wrapped in {name}, and is archived without",)
+    assert video.warnings == (f"the video came wrapped in {name}, and is archived unwrapped",)
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)

@@ -145,7 +145,7 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
     monkeypatch.setattr(Ledger, "read", read_or_not)
     monkeypatch.setattr(MODULE, "generate", generate)
     summary = await failing(stored, key)
-    assert "cannot be read, so look again" in summary.failed[0].problem
+    assert "cannot be read, so check again" in summary.failed[0].problem
     assert summary.price == 12 * PRICE
     monkeypatch.undo()
     assert (await run(stored, key)).counts == {"archived": 3}
@@ -235,7 +235,7 @@ async def test_more_requests_than_prefect_takes_are_named_with_what_to_do(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     many = [{"id": f"{number}", "prompt": "Dünen " * 1_000} for number in range(80)]
-    with pytest.raises(TooManyRequestsError, match=r"Prefect takes 524,288\. Nothing was submitted.*s3://") as refused:
+    with pytest.raises(TooManyRequestsError, match=r"Prefect accepts 524,288\. Nothing was sub.*s3://") as refused:
         await run(stored, key, requests=many)
     assert len(str(refused.value)) < 600
 

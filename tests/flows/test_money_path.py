@@ -172,7 +172,7 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
         await asyncio.sleep(0.01)
     task_id = sandbox.record.charged()[0].task_id or ""
     await resolve_as_task(await look(other, resources.ledger), task_id, resources)
-    with pytest.raises(UnconfirmedError, match=f"has as a task of {other}"):
+    with pytest.raises(UnconfirmedError, match=f"lists under {other}"):
         await paying
     right = await made_outside(resources.api)
     await resolve_as_task(await look(other, resources.ledger), right, resources)
@@ -238,7 +238,7 @@ async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
-    with pytest.raises(ResolutionError, match=f"APIXO took it as task {task_id}"):
+    with pytest.raises(ResolutionError, match=f"APIXO accepted it as task {task_id}"):
         await allow_resubmission(await look(key, resources.ledger), resources)
     assert (await read(key, resources)).generation.task_id == task_id
     assert len(sandbox.record.submits()) == 1

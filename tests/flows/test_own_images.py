@@ -113,7 +113,7 @@ async def test_a_calendar_names_pictures_by_their_paths_seen_from_it(stored: Sto
     assert isinstance(bad, BadRow)
     assert [(problem.field, "is a GIF" in problem.message) for problem in bad.problems] == [("image_urls.0", True)]
     assert isinstance(missing, BadRow)
-    assert "no file here" in missing.problems[0].message
+    assert "not a file on this machine" in missing.problems[0].message
 
 
 async def test_a_calendar_in_the_store_names_pictures_beside_it_and_none_of_this_machine(
@@ -146,7 +146,7 @@ async def test_pictures_that_lie_are_said_and_turned_where_that_is_wished(stored
     calendar.write_text("prompt,image_urls\nDunes,a.jpg\n")
     said: list[str] = []
     await rows_of(stored, str(calendar), report=said.append)
-    assert any("stored lying" in text for text in said)
+    assert any("stored sideways" in text for text in said)
     [row] = await rows_of(stored, str(calendar), fit_images=True)
     assert isinstance(row, Row)
     name = row.item.image_urls[0].split("/", 3)[3]

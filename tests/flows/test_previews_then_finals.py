@@ -98,7 +98,7 @@ KLING = {"model": "kling-3-0-turbo", "aspect_ratio": "landscape"}
             "The final video costs 4.0 USD for 8 s, 6.0 USD for 12 s or 5.0 USD as long as the calendar says.",
         ),
         (row(model="kling-2-6", options={"sound": False}, duration=10), ""),
-        (row(model="veo-3-1", mode="fast"), "No final video: veo-3-1 has none that is longer than its preview."),
+        (row(model="veo-3-1", mode="fast"), "No final video: veo-3-1 has no length above its preview's."),
     ],
 )
 def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: str) -> None:
@@ -112,22 +112,22 @@ def test_a_preview_is_shown_with_what_its_final_video_costs(row: Row, expected: 
         (
             priced(price_per_second="0.5"),
             [row(), row(id="b", duration=12)],
-            "All final videos together cost 8.0 USD for 8 s or 12.0 USD for 12 s, by the API block's prices.",
+            "All final videos together cost 8.0 USD for 8 s or 12.0 USD for 12 s, at the API block's prices.",
         ),
         (
             priced(price_per_second="0.5"),
             [row(duration=8), row(id="b", duration=12)],
             (
                 "All final videos together cost 8.0 USD for 8 s, 12.0 USD for 12 s or 10.0 USD as long as the "
-                "calendar says, by the API block's prices."
+                "calendar says, at the API block's prices."
             ),
         ),
         (
             priced(price_per_second="0.5"),
             [row(), row(id="b", **KLING)],
-            "What all final videos cost is not known: the API block has no price of kling-3-0-turbo.",
+            "The cost of all final videos is unknown: the API block has no price for kling-3-0-turbo.",
         ),
-        (priced(), [row()], "What all final videos cost is not known: the API block has no price of sora-2."),
+        (priced(), [row()], "The cost of all final videos is unknown: the API block has no price for sora-2."),
     ],
 )
 def test_what_all_final_videos_cost_is_said_where_it_is_known_and_never_guessed(

@@ -98,6 +98,6 @@ async def test_a_request_that_can_be_meant_in_two_ways_fails_and_says_so(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     request: Any = {"prompt": "A fox", "image_urls": "https://example.com/a.jpg,b.jpg"}
-    with pytest.raises(ParameterTypeError, match=r"image_urls holds a comma, semicolon or plus.*%2C"):
+    with pytest.raises(ParameterTypeError, match=r"image_urls contains a comma, semicolon or plus.*%2C"):
         await stored.generate(request, key=key)
     assert sandbox.record.submits() == []

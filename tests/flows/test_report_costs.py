@@ -46,7 +46,7 @@ async def test_a_run_shows_what_was_spent_and_what_the_ceilings_leave(
 
 @pytest.mark.parametrize("month", ["2020-13", "2020-1", "0000-01", "2020-01-01", "", "next"])
 def test_what_is_no_month_is_refused(month: str) -> None:
-    with pytest.raises(PipelineError, match="is no month"):
+    with pytest.raises(PipelineError, match="is not a month"):
         first_day(month, date(2026, 3, 9))
 
 

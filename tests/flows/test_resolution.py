@@ -27,7 +27,7 @@ async def resolve(key: str, task_id: str, resources: PayingResources) -> Generat
 async def test_who_resolved_it_is_written_down(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
     resolved = await resolve(key, await lost(key, resources, sandbox), resources)
     assert resolved == await recorded(key, resources)
-    assert "a person said" in (resolved.attempt.note or "")
+    assert "a person named" in (resolved.attempt.note or "")
     assert resolved.attempt.problem is None
 
 
@@ -39,7 +39,7 @@ async def test_an_abandoned_claim_is_waited_out_and_looked_at_again_before_it_is
     await abandoned_claim(key, resources)
     with caplog.at_level("INFO"):
         assert (await resolve(key, task_id, resources)).state is State.SUBMITTED, "the task itself was asked for"
-    assert f"{key} may still be under way" in caplog.text
+    assert f"{key} may still be in progress" in caplog.text
     await abandoned_claim(f"{key}.2", resources)
     with pytest.raises(UnconfirmedError, match="--resubmit"):
         await allow(f"{key}.2", resources)
@@ -97,7 +97,7 @@ async def test_a_provider_that_cannot_be_asked_changes_nothing(
     task_id = await lost(key, resources, sandbox)
     before = await resources.ledger.read(key)
     sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
-    with pytest.raises(ResolutionError, match=r"could not be asked.*Nothing was changed") as caught:
+    with pytest.raises(ResolutionError, match=r"could not be polled.*Nothing was changed") as caught:
         await resolve(key, task_id, resources)
     assert (caught.value.key, caught.value.task_id) == (key, task_id)
     assert same(await resources.ledger.read(key), before)
@@ -168,6 +168,6 @@ async def test_a_task_that_is_named_again_while_it_is_being_freed_stays_bound(
     await correcting
     other = f"{key}-other"
     await lost(other, resources, sandbox)
-    with pytest.raises(ResolutionError, match=f"is that of {key}"):
+    with pytest.raises(ResolutionError, match=f"belongs to {key}"):
         await resolve(other, wrong, resources)
     assert (await resolve(other, right, resources)).task_id == right

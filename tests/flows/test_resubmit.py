@@ -91,7 +91,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources)
-    with pytest.raises(ResolutionError, match="APIXO took it"):
+    with pytest.raises(ResolutionError, match="APIXO accepted it"):
         await allow_resubmission(await recorded(key, resources), resources)
     with pytest.raises(ResolutionError, match="no record"):
         await look("never-heard-of", resources.ledger)
@@ -159,7 +159,7 @@ async def test_a_task_of_another_key_is_refused_and_a_wrong_task_can_be_correcte
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
     right = sandbox.record.charged()[-1].task_id or ""
-    with pytest.raises(ResolutionError, match=f"is that of {key}-other"):
+    with pytest.raises(ResolutionError, match=f"belongs to {key}-other"):
         await resolve_as_task(await recorded(key, resources), other.task_id or "", resources)
     wrong = await resolve_as_task(await recorded(key, resources), stray, resources)
     assert wrong.task_id == stray

@@ -197,7 +197,7 @@ async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
     video = left.generation.video
     assert video is not None
     assert (video.damaged, video.codec, video.content_type) == (True, None, "application/octet-stream")
-    assert "damaged, and archived as it came" in left.generation.warnings[0]
+    assert "it is archived as it came" in left.generation.warnings[0]
     content = await resources.store.get(video.name)
     assert content is not None
     assert hashlib.sha256(content.data).hexdigest() == video.sha256
@@ -209,7 +209,7 @@ async def test_a_damaged_video_is_archived_as_it_came_after_a_day(
     assert len(sandbox.record.submits()) == 1
     text = markdown(left.generation, resources.archive, thumbnail=None)
     assert "| video | damaged, " in text
-    assert "| warning | the video is damaged, and archived as it came" in text
+    assert "| warning | the video is damaged; after a day of retries it is archived as it came" in text
 
 
 async def test_a_page_in_place_of_the_video_keeps_the_generation_open(

@@ -1,6 +1,7 @@
 """What the artifacts of a run say: the video, or what became of it and whether it was paid."""
 
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from prefect.client.schemas.filters import (
 from prefect.exceptions import ParameterTypeError
 
 from apixo import VideoRequest
+from blocks import ApixoApi, VideoArchive
+from blocks.prices import Price
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
 from flows.record.errors import PipelineError, UnconfirmedError
 from flows.signals.artifacts import artifact_key
-from tests.flows.conftest import StoredBlocks
+from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 
 
@@ -36,6 +39,15 @@ async def test_the_artifact_shows_the_video_without_a_signed_address(stored: Sto
     assert made.video.sha256 in text
     assert "data:image/jpeg;base64," in text
     assert "X-Amz" not in text
+
+
+async def test_the_artifact_shows_the_cost_where_the_block_has_only_a_price_per_video(
+    api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, key: str
+) -> None:
+    prices = {"sora-2": Price(per_video=Decimal("0.75"))}
+    priced = await store_blocks(api.model_copy(update={"prices": prices, "currency": "EUR"}), archive)
+    await priced.generate(KITE, key=key)
+    assert "| cost | 0.75 EUR, at the API block's prices |" in str((await artifact_of(key)).data)
 
 
 async def artifact_of(key: str) -> Any:
@@ -60,7 +72,7 @@ async def test_an_unconfirmed_run_has_an_artifact_and_one_line_with_its_reason(
     assert artifact.key == artifact_key(key)
     assert artifact.description == f"Unconfirmed: {key}"
     text = str(artifact.data)
-    assert "**Was it paid?** Nobody can know yet" in text
+    assert "**Was it paid?** It is unknown" in text
     options = f"--api {stored.name} --archive {stored.name}"
     assert f"`sora resolve {key} --task-id TASK_ID {options}`" in text
     assert "`resolve-video`" in text
@@ -77,8 +89,8 @@ async def test_a_refused_and_a_failed_run_say_whether_they_were_paid(
     with pytest.raises(PipelineError):
         await stored.generate(KITE, key=key)
     refused = await artifact_of(key)
-    assert refused.description == f"Refused: {key}"
-    assert "**Was it paid?** No. APIXO did not take it." in str(refused.data)
+    assert refused.description == f"Rejected: {key}"
+    assert "**Was it paid?** No. APIXO rejected it." in str(refused.data)
     failed_key = f"{key}-failed"
     with pytest.raises(PipelineError):
         await stored.generate(VideoRequest(prompt="a forbidden thing"), key=failed_key)

@@ -202,7 +202,7 @@ async def test_a_record_that_is_removed_under_those_who_wait_for_it_is_not_claim
     joined = asyncio.create_task(submit(key, resources))
     await asyncio.sleep(0.3)
     await resources.store.remove(record_name(key))
-    with pytest.raises(LedgerError, match=f"no record of {key} in the ledger any more"):
+    with pytest.raises(LedgerError, match=f"The ledger no longer has a record of {key}"):
         await joined
     assert sandbox.record.submits() == []
 

@@ -78,8 +78,8 @@ async def test_a_long_wait_says_how_long_it_has_been_and_usually_takes(
     assert isinstance(await wait_for_task(found.task, found, resources), Succeeded)
     assert (news[0].doing, round(news[0].next_seconds or 0)) == ("waiting (usually 2:40)", 40)
     assert all("usually 2:40" in item.doing for item in news)
-    assert f"of {key} (usually 2:40): first question in 40 s" in caplog.text
-    assert "after 40 s (usually 2:40), next question in 10 s." in caplog.text
+    assert f"of {key} (usually 2:40): first poll in 40 s" in caplog.text
+    assert "after 40 s (usually 2:40), next poll in 10 s." in caplog.text
     assert caplog.text.count("next question") < len(news) + 1
 
 

@@ -61,9 +61,9 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
 
     renamed = ["generate", "A red kite over dunes", "--key", f"{key}-renamed", *blocks]
     dry = sora(*renamed, "--dry-run")
-    assert f"asks for the same video as {key}" in dry.out
+    assert f"requests the same video as {key}" in dry.out
     for more in (["--dry-run"], []):
-        assert "Duplicates are refused" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
+        assert "Duplicates are rejected" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
     assert len(sandbox.record.submits()) == 1
 
     reported = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
@@ -110,7 +110,7 @@ def test_a_file_as_start_image_is_uploaded_and_asks_for_the_same_video_again(
         assert made.code == 0, made.err
     assert len(sandbox.record.submits()) == 1
     assert "X-Amz" not in dry.all + made.all + sora("show", key, *blocks[2:]).all
-    assert "nothing.jpg is no file here" in one_line(sora(*order[:5], "nothing.jpg", *blocks), 1)
+    assert "nothing.jpg is not a file on this machine" in one_line(sora(*order[:5], "nothing.jpg", *blocks), 1)
 
 
 def test_submitting_without_waiting_and_going_on_later(
@@ -138,7 +138,7 @@ def test_an_unclear_payment_is_resolved_by_a_person(
     sandbox.faults.add(Fault(call="submit", kind="reset_after" if taken else "reset_before"))
     order = ["generate", "A fox in fresh snow", "--key", key, *blocks]
     unclear = one_line(sora(*order), 1)
-    assert f"Nobody can know yet whether {key} was paid" in unclear
+    assert f"It is unknown whether {key} was paid" in unclear
     assert f"sora resolve {key} --task-id TASK_ID" in unclear
     assert f"sora resolve {key} --resubmit" in unclear
     assert "unconfirmed" in sora("show", key, "--archive", stored.name).out
@@ -197,4 +197,4 @@ async def test_what_was_spent_is_shown_by_group_with_what_the_ceilings_leave(
     assert "max_spend_per_day 3: 2.0 spent, 0 unclear, 0 reserved by runs, 1.0 left" in shown.out
     document = json.loads(sora("costs", "--json", "--month", "2020-02", *blocks).out)
     assert document == {"month": "2020-02", "by": "model", "rows": [], "totals": [], "ceilings": []}
-    assert "is no month" in one_line(sora("costs", "--month", "2020-13", *blocks), 1)
+    assert "is not a month" in one_line(sora("costs", "--month", "2020-13", *blocks), 1)

@@ -88,7 +88,7 @@ def test_resolve_looks_and_then_asks(
     taken: bool, sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after" if taken else "reset_before"))
-    assert "Nobody can know yet" in one_line(sora("generate", "A fox", "--key", key, *blocks), 1)
+    assert "It is unknown whether" in one_line(sora("generate", "A fox", "--key", key, *blocks), 1)
     task = "".join(paid.task_id or "" for paid in sandbox.record.charged())
     answers = {"Is there a task": "y", "Its task id": task} if taken else {"Is there a task": "n", "pay for it?": "y"}
     done = on_terminal(sora, "resolve", key, *blocks, answers=answers)

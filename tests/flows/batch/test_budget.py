@@ -12,7 +12,7 @@ from blocks.prices import Price
 from flows.batch.budget import Budget, BudgetError
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
-from flows.record.payments import paid_attempts, spent_on
+from flows.record.payments import full_cost, paid_attempts, spent_on
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PRICE = Decimal("0.10")
@@ -160,3 +160,14 @@ def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None
     )
     assert spent_on([second], PRICES | DEAR) == 7 + 8
     assert spent_on([second], {}) == 7
+
+
+def test_the_cost_in_full_needs_the_price_of_every_payment() -> None:
+    failed_before = submitted("u", failed())
+    assert full_cost(failed_before, PRICES) == 2 * 8 * PRICE
+    assert full_cost(failed_before, {"sora-2": Price(per_video=Decimal(3))}) == 6
+    assert full_cost(failed_before, DEAR) is None
+    first = failed_before.attempts[0].model_copy(update={"price": Decimal(7)})
+    half_known = failed_before.model_copy(update={"attempts": (first, *failed_before.attempts[1:])})
+    assert full_cost(half_known, PRICES) == 7 + 8 * PRICE
+    assert full_cost(half_known, {}) is None

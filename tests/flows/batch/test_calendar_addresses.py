@@ -55,12 +55,12 @@ async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive
         "file/plan.csv": "is not on the machine",
         "dangling.csv": "is not on the machine",
         "folder.csv": "is a folder",
-        "pipe.csv": "is no regular file",
+        "pipe.csv": "is not a regular file",
         "loop.csv": "cannot be read: ",
         "large.csv": "is larger than 50,000,000 bytes",
         "file": r"must be a \.csv",
-        "a\0b.csv": "cannot be read: that is no file name",
-        "a\ud800b.csv": "cannot be read: that is no file name",
+        "a\0b.csv": "cannot be read: that is not a file name",
+        "a\ud800b.csv": "cannot be read: that is not a file name",
         "x" * 300 + ".csv": "cannot be read: File name too long",
     }.items():
         with pytest.raises(CalendarError, match=why) as refused:
@@ -92,14 +92,14 @@ async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArch
         assert await read_calendar(where, archive) == [Row(line=2, item=KITE)]
     assert archive.bucket != plans.bucket
     for where, why in {
-        f"s3://{plans.bucket}/nothing.csv": f"is not there: the bucket {plans.bucket} has no such object",
-        f"s3://{plans.bucket}-gone/plan.csv": f"is not there: the store has no bucket {plans.bucket}-gone",
+        f"s3://{plans.bucket}/nothing.csv": f"does not exist: the bucket {plans.bucket} has no such object",
+        f"s3://{plans.bucket}-gone/plan.csv": f"does not exist: the store has no bucket {plans.bucket}-gone",
         f"s3://{plans.bucket}/empty.csv": "is empty",
         f"s3://{plans.bucket}/large.jsonl": "is larger than 50,000,000 bytes",
         f"s3://{plans.bucket}/plan.xls": r"must be a \.csv",
-        f"s3://{plans.bucket}/{'x' * 1_100}.csv": "a name that no object can have",
-        f"s3://{plans.bucket}/../plan.csv": "a name that no object can have",
-        f"s3://{plans.bucket}/a\ud800.csv": "a name that no object can have",
+        f"s3://{plans.bucket}/{'x' * 1_100}.csv": "a name that is not valid for an object",
+        f"s3://{plans.bucket}/../plan.csv": "a name that is not valid for an object",
+        f"s3://{plans.bucket}/a\ud800.csv": "a name that is not valid for an object",
     }.items():
         with pytest.raises(CalendarError, match=why) as refused:
             await read_calendar(where, archive)

@@ -30,12 +30,12 @@ SECRET = "hunter2"
 
 PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["prompt: is missing"]),
-    ({"prompt": ""}, ["prompt: must be a text of 1 to 10,000"]),
+    ({"prompt": ""}, ["prompt: must be text of 1 to 10,000"]),
     ({"prompt": " \t"}, ["prompt: is blank"]),
-    ({"prompt": "x" * 10_001}, ["prompt: must be a text of 1 to 10,000"]),
+    ({"prompt": "x" * 10_001}, ["prompt: must be text of 1 to 10,000"]),
     ({"prompt": None}, ["prompt: is missing"]),
-    ({"prompt": 7}, ["prompt: must be a text"]),
-    ({"prompt": "\ud800"}, ["prompt: must be a text"]),
+    ({"prompt": 7}, ["prompt: must be text"]),
+    ({"prompt": "\ud800"}, ["prompt: must be text"]),
     ({"duration": "5"}, ["duration: must be 4, 8 or 12"]),
     ({"duration": True}, ["duration: must be 4, 8 or 12"]),
     ({"duration": 8.5}, ["duration: must be 4, 8 or 12"]),
@@ -51,7 +51,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model": "a b", "duration": 10, "options": {"sound": True}}, ["model: must be a model's name"]),
     ({"model": "kling-2-6", "options": "sound"}, ["options: must be an object"]),
     ({"tags": ["a/b"]}, ["tags.0: must be at most 20 labels"]),
-    ({"fallback_models": ["a b"]}, ["fallback_models.0: must be at most 5 names"]),
+    ({"fallback_models": ["a b"]}, ["fallback_models.0: must be at most 5 model names"]),
     ({"duration": float("inf")}, ["duration: must be 4, 8 or 12"]),
     ({"aspect_ratio": "1:1"}, ["aspect_ratio: must be landscape or portrait with sora-2"]),
     ({"mode": "video"}, ["mode: must be text-to-video or image-to-video"]),
@@ -80,7 +80,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"not_before": 1.5}, ["not_before: must be a day"]),
     ({"promt": "x"}, ["'promt': is not a field (did you mean prompt?)"]),
     ({"Prompt": "x"}, ["'Prompt': is not a field (did you mean prompt?)"]),
-    ({"x" * 100_000: 1}, ["…': is not a field. Allowed are prompt, which must be there, and model, duration"]),
+    ({"x" * 100_000: 1}, ["…': is not a field. Allowed are prompt, which is required, and model, duration"]),
 ]
 
 

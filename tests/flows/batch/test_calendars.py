@@ -25,10 +25,10 @@ WHOLE: list[tuple[bytes, str]] = [
     (codecs.BOM_UTF8, "is empty"),
     (codecs.BOM_UTF16_LE, "is empty"),
     (codecs.BOM_UTF16_LE + b"p\0\n", "is not UTF-16: see line 1.*CSV UTF-8"),
-    (codecs.BOM_UTF16_BE + "prompt\0".encode("utf-16-be"), "line 1 holds a NUL"),
-    ("prompt\nA kite".encode("utf-16-le"), "line 1 holds a NUL"),
+    (codecs.BOM_UTF16_BE + "prompt\0".encode("utf-16-be"), "line 1 contains a NUL"),
+    ("prompt\nA kite".encode("utf-16-le"), "line 1 contains a NUL"),
     ("prompt\nA kite".encode("utf-32"), "is UTF-32"),
-    (b"prompt\nA kite\r\nA \0 boat", "line 3 holds a NUL"),
+    (b"prompt\nA kite\r\nA \0 boat", "line 3 contains a NUL"),
     ("prompt\nA kite\rA boat over the süden".encode("latin-1"), "is not UTF-8: see line 3.*Save it as UTF-8"),
     (b"\xef\xbb\xbfprompt\n\n\xff", "is not UTF-8: see line 3"),
     (b"PK\x03\x04\x14\x00", "NUL|UTF-8"),
@@ -64,7 +64,7 @@ def test_any_other_ending_is_refused(name: str) -> None:
 def test_a_batch_takes_so_many_rows_and_more_are_counted_quickly(first: str, row: str) -> None:
     name = "plan.csv" if first else "plan.jsonl"
     began = time.process_time()
-    with pytest.raises(CalendarError, match="has 100,000 rows; a batch takes 5,000"):
+    with pytest.raises(CalendarError, match="has 100,000 rows; the limit of a batch is 5,000"):
         parse_calendar((first + row * 100_000).encode(), name=name)
     assert time.process_time() - began < 5
     assert len(parse_calendar((first + row * MAX_ROWS).encode(), name=name)) == MAX_ROWS

@@ -125,7 +125,7 @@ def test_a_list_has_one_address_in_each_entry() -> None:
     assert normalize({"image_urls": [A, B]}) == ({"image_urls": [A, B]}, {})
     assert normalize({"image_urls": []}) == ({"image_urls": []}, {})
     for entry in (f"{A},{B}", f"{A} {B}", f"{A}?v=1;{B}"):
-        assert "an entry of its own" in normalize({"image_urls": [entry]})[1]["image_urls"]
+        assert "Give each its own entry" in normalize({"image_urls": [entry]})[1]["image_urls"]
 
 
 def test_every_line_end_is_the_same() -> None:
@@ -140,7 +140,7 @@ def test_every_line_end_is_the_same() -> None:
 def test_what_a_program_writes_for_nothing_is_no_prompt(prompt: str) -> None:
     values, problems = normalize({"prompt": prompt, "duration": 4})
     assert "prompt" not in values
-    assert "Write the prompt there" in problems["prompt"]
+    assert "Enter the prompt" in problems["prompt"]
 
 
 @pytest.mark.parametrize(

@@ -132,15 +132,15 @@ def test_bad_rows_stand_beside_good_ones_each_with_all_its_problems() -> None:
     assert [row.line for row in rows] == [2, 3, 5, 6]
     assert [problem.partition(":")[0] for problem in problems_of(rows[0])] == ["prompt", "id", "duration"]
     (problem,) = problems_of(rows[2])
-    assert problem.startswith(": has 4 cells for 3 columns. Put a cell that holds the delimiter in quotes")
+    assert problem.startswith(": has 4 cells for 3 columns. Quote a cell that contains the delimiter")
 
 
 HEADERS = [
     ("promt,duration\nA kite,4", ["line 1", "'promt' is not a column (did you mean prompt?)", "prompt is missing"]),
     ("\nprompt,Aspect Ratios\nA kite,portrait", ["line 2", "'Aspect Ratios'", "did you mean aspect_ratio?"]),
     ("prompt,style\nA kite,noir", ["'style' is not a column. Allowed", "not_before", "#", "--ignore-columns"]),
-    ("prompt,Prompt,id\nA kite,A boat,a", ["prompt is there 2 times"]),
-    ("prompt,not before,Not-Before\nA kite,,", ["not_before is there 2 times"]),
+    ("prompt,Prompt,id\nA kite,A boat,a", ["prompt appears 2 times"]),
+    ("prompt,not before,Not-Before\nA kite,,", ["not_before appears 2 times"]),
     ("id,duration\na,4", ["the column prompt is missing"]),
     ("promt;dauer\nA kite;4", ["'promt'", "'dauer'"]),
     ("prompt:duration\nA kite:4", ["'prompt:duration'"]),
@@ -196,7 +196,7 @@ def test_a_cell_without_end_is_found_too() -> None:
 
 @pytest.mark.parametrize("text", ["prompt", "prompt,id\n", "prompt,id\n,\n\n"])
 def test_columns_without_rows_name_no_video(text: str) -> None:
-    with pytest.raises(CalendarError, match="names no video"):
+    with pytest.raises(CalendarError, match="contains no videos"):
         read_csv(text)
 
 

@@ -112,7 +112,7 @@ def test_a_column_without_a_name_must_be_empty(text: str, where: str, ignore_col
 def test_a_comma_that_nobody_put_in_quotes_is_still_a_cell_too_many() -> None:
     for text in ("prompt,duration\nA kite, red,4,,\n", "id,prompt,,\na,A kite, red,\n", "id,prompt,\na,A kite,ask Ann"):
         (row,) = read(text, ignore_columns=True)
-        assert "cells for 2 columns. Put a cell that holds the delimiter in quotes; empty one" in problems_of(row)[0]
+        assert "cells for 2 columns. Quote a cell that contains the delimiter; clear one" in problems_of(row)[0]
 
 
 # --- The header

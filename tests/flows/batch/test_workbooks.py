@@ -117,11 +117,11 @@ def test_what_excel_makes_of_a_cell_is_understood(column: str, value: Any, field
 @pytest.mark.parametrize(
     ("column", "value", "number_format", "problem"),
     [
-        ("not_before", 46082, None, "not_before: is a number and not a day. Format the cell as a date"),
+        ("not_before", 46082, None, "not_before: is a number, not a day. Format the cell as a date"),
         ("not_before", datetime(2026, 3, 1, 9, 30), None, "not_before: must be a day"),  # noqa: DTZ001
-        ("id", 7, "000", "id: is a number that may be shown in another way"),
-        ("id", 7.5, None, "id: is a number that may be shown"),
-        ("id", 1234567890123456, None, "id: is a number that may be shown"),
+        ("id", 7, "000", "id: is a number that may be displayed differently"),
+        ("id", 7.5, None, "id: is a number that may be displayed"),
+        ("id", 1234567890123456, None, "id: is a number that may be displayed"),
         ("id", date(2026, 3, 1), None, "id: is a date or time"),
         ("duration", time(0, 0, 8), None, "duration: must be 4, 8 or 12"),
         ("duration", 8.5, None, "duration: must be 4, 8 or 12"),
@@ -169,13 +169,13 @@ def test_merged_cells_are_refused_in_each_row() -> None:
     assert [type(row) for row in rows] == [BadRow, BadRow, Row]
     for row in rows[:2]:
         assert problems_of(row) == [
-            "aspect_ratio: is a part of the merged cells B2:B3. Unmerge them, and give each row its own"
+            "aspect_ratio: is part of the merged cells B2:B3. Unmerge them, and give each row its own"
         ]
 
 
 def test_a_merged_title_above_the_header_is_refused_with_what_is_allowed() -> None:
     data = saved(["Spring", None], ["prompt", "id"], ["A kite", "a"], change=lambda sheet: sheet.merge_cells("A1:B1"))
-    with pytest.raises(CalendarError, match=r"in line 1: column 1 is a part of the merged cells A1:B1.*Allowed are"):
+    with pytest.raises(CalendarError, match=r"in line 1: column 1 is part of the merged cells A1:B1.*Allowed are"):
         read(data)
 
 
@@ -209,7 +209,7 @@ def two_sheets() -> bytes:
 
 
 def test_of_several_sheets_one_has_to_be_named() -> None:
-    with pytest.raises(CalendarError, match=r"has 2 sheets: 'May', 'June'\. Say which one with sheet .*--sheet"):
+    with pytest.raises(CalendarError, match=r"has 2 sheets: 'May', 'June'\. Choose one with sheet .*--sheet"):
         read(two_sheets())
     with pytest.raises(CalendarError, match=r"has no sheet 'may'\. Its sheets are 'May', 'June'"):
         read(two_sheets(), sheet="may")
@@ -241,7 +241,7 @@ def test_cells_that_were_only_formatted_are_not_there() -> None:
 
 
 def test_more_rows_than_a_batch_takes_are_refused() -> None:
-    with pytest.raises(CalendarError, match="has 5,001 rows; a batch takes 5,000"):
+    with pytest.raises(CalendarError, match="has 5,001 rows; the limit of a batch is 5,000"):
         read(saved(["prompt"], *[["A kite"]] * (MAX_ROWS + 1)))
 
 
@@ -259,9 +259,9 @@ def grown(end: str) -> bytes:
         (lambda: b"", "is empty"),
         (lambda: b"prompt\nA kite", "is not an Excel workbook, or is damaged. Save it as .xlsx"),
         (lambda: saved(["prompt"])[:-30], "is not an Excel workbook, or is damaged"),
-        (lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is protected by a password, or an old .xls"),
+        (lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is password-protected, or an old .xls"),
         (lambda: saved(["id"], ["a"]), "the column prompt is missing"),
-        (lambda: saved(["prompt"]), "names no video"),
+        (lambda: saved(["prompt"]), "contains no videos"),
         (saved, "the column prompt is missing"),
         (lambda: patched(saved(["prompt"]), SHEET, "<sheetData>", "<sheetData"), "cannot be read as an Excel workbook"),
         (lambda: grown(" " * MAX_UNPACKED_BYTES + "</sheetData>"), "too large when unpacked"),

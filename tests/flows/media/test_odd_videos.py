@@ -34,7 +34,7 @@ def resized(content: bytes, kind: bytes, more: int) -> bytes:
 def test_a_length_beyond_the_end_is_a_doubt_where_every_piece_is_there(tmp_path: Path, whole: bytes, more: int) -> None:
     facts = inspect_video(written(tmp_path, resized(whole, b"mdat", more)))
     assert (facts.frame_count, facts.is_complete) == (96, True)
-    said = f"The file declares {len(whole) + more:,} bytes, and has {len(whole):,}, with every piece in it."
+    said = f"The file declares {len(whole) + more:,} bytes but has {len(whole):,}, with every piece in it."
     assert facts.doubts == (said,)
 
 

@@ -76,7 +76,8 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no file here"), (b"", "is empty"), (b"%PDF", "is a PDF"), (b"GIF89a", "is a GIF")]
+    ("content", "words"),
+    [(None, "not a file on this machine"), (b"", "is empty"), (b"%PDF", "is a PDF"), (b"GIF89a", "is a GIF")],
 )
 def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "a.jpg"

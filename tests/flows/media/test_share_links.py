@@ -21,7 +21,7 @@ from flows.media.share_links import share_link
         ("https://drive.google.com/drive/folders/1A_b-C2", "Google Drive", None),
         (
             "https://drive.google.com/a/corp.example/file/d/1A_b-C2/view?resourcekey=0-k", "Google Drive",
-            "id=1A_b-C2, and behind that &resourcekey= as in the link",
+            "id=1A_b-C2, followed by &resourcekey= as in the link",
         ),
         ("https://imgur.com/JvR66Hc", "Imgur", "https://i.imgur.com/JvR66Hc.jpg"),
         ("https://imgur.com/a-kite-over-water-JvR66Hc", "Imgur", "https://i.imgur.com/JvR66Hc.jpg"),
@@ -40,7 +40,7 @@ from flows.media.share_links import share_link
 def test_a_link_for_sharing_is_known(url: str, service: str, direct: str | None) -> None:
     found = share_link(url)
     assert found is not None
-    assert found.startswith(f"is a link of {service} ")
+    assert found.startswith(f"is a link from {service} ")
     assert (direct or "host the image") in found
     assert "rlkey" not in found
     assert direct is None or not direct.startswith("https:") or share_link(direct) is None

@@ -62,7 +62,7 @@ def test_a_caption_that_lasts_longer_than_the_picture_does_not_matter(
 def test_a_length_that_may_be_that_of_a_caption_is_a_doubt(video_files: Any) -> None:
     path = with_caption(video_files.make("a.mp4"), until_seconds=60, codec="subrip", container="matroska")
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))  # of each track; that of the file stays
-    assert inspect_video(path).doubts == ("The file declares 60.0 s, its picture lasts 2.0 s.",)
+    assert inspect_video(path).doubts == ("The file declares 60.0 s; its picture lasts 2.0 s.",)
 
 
 def test_a_cut_matroska_with_a_short_caption_is_damaged(video_files: Any) -> None:

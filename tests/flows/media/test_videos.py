@@ -177,7 +177,7 @@ def test_a_video_beyond_the_limits_is_refused_for_good(video_files: Any) -> None
     path = video_files.make("a.mp4", width=64, height=48, frames=24)
     assert inspect_video(path, max_pixels=64 * 48, max_frames=24).frame_count == 24
     for limits in ({"max_pixels": 64 * 48 - 1}, {"max_frames": 23}):
-        with pytest.raises(DamagedVideoError, match="no generated video") as caught:
+        with pytest.raises(DamagedVideoError, match="unlike any generated video") as caught:
             inspect_video(path, None, **limits)
         assert not caught.value.retryable
 
@@ -247,17 +247,17 @@ FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
         ({"duration_seconds": 4.5}, (4, "landscape"), []),
         ({"duration_seconds": 3.5}, (4, "landscape"), []),
         ({"width": 720, "height": 1280}, (4, "portrait"), []),
-        ({"duration_seconds": 4.51}, (4, "landscape"), ["The video lasts 4.5 s, 4 s were asked for."]),
-        ({}, (8, "landscape"), ["The video lasts 4.0 s, 8 s were asked for."]),
-        ({}, (4, "portrait"), ["The video is landscape (1280 x 720), portrait was asked for."]),
-        ({"width": 720}, (4, "portrait"), ["The video is square (720 x 720), portrait was asked for."]),
-        ({"width": 720}, (4, "landscape"), ["The video is square (720 x 720), landscape was asked for."]),
+        ({"duration_seconds": 4.51}, (4, "landscape"), ["The video lasts 4.5 s; 4 s were requested."]),
+        ({}, (8, "landscape"), ["The video lasts 4.0 s; 8 s were requested."]),
+        ({}, (4, "portrait"), ["The video is landscape (1280 x 720); portrait was requested."]),
+        ({"width": 720}, (4, "portrait"), ["The video is square (720 x 720); portrait was requested."]),
+        ({"width": 720}, (4, "landscape"), ["The video is square (720 x 720); landscape was requested."]),
         (
             {"width": 720, "height": 1280, "duration_seconds": 12.0},
             (4, "landscape"),
             [
-                "The video lasts 12.0 s, 4 s were asked for.",
-                "The video is portrait (720 x 1280), landscape was asked for.",
+                "The video lasts 12.0 s; 4 s were requested.",
+                "The video is portrait (720 x 1280); landscape was requested.",
             ],
         ),
     ],

@@ -211,7 +211,7 @@ async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
     gone(sandbox, "sora-2")
     rows: list[dict[str, Any]] = [{"id": str(number), "prompt": f"Dunes {number}"} for number in range(4)]
     rows[2] |= {"model": "kling-2-6", "options": {"sound": False}}
-    with pytest.raises(BatchFailedError, match=r"APIXO does not offer sora-2, so the other rows") as caught:
+    with pytest.raises(BatchFailedError, match=r"APIXO does not offer sora-2, so its other rows") as caught:
         await batch(stored, key, rows)
     assert caught.value.summary.counts == {"archived": 1, "not submitted": 2, "rejected": 1}
     assert asked(sandbox) == [("sora-2", False), ("kling-2-6", True)]

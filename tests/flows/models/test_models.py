@@ -96,7 +96,7 @@ async def test_another_shape_than_asked_of_the_model_is_a_warning(
     sandbox.faults.add(Fault(call="result", kind="other_orientation"))
     square = KLING.model_copy(update={"aspect_ratio": "1:1"})
     made = await stored.generate(square, key=key)
-    assert [warning for warning in made.warnings if "square was asked for" in warning] != []
+    assert [warning for warning in made.warnings if "square was requested" in warning] != []
 
 
 async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
@@ -138,7 +138,7 @@ async def test_a_task_is_polled_under_the_model_of_its_own_submission(
     with pytest.raises(UnconfirmedError):
         await submit(key, resources, KLING)
     other = await made_outside(api)
-    with pytest.raises(Exception, match=r"could not be asked|does not know"):
+    with pytest.raises(Exception, match=r"could not be polled|does not know"):
         await resolve_as_task(await look(key, resources.ledger), other, resources)
     right = await made_outside(api, KLING)
     assert (await resolve_as_task(await look(key, resources.ledger), right, resources)).task.model == "kling-2-6"

@@ -66,7 +66,7 @@ async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_writ
     made, _ = await asyncio.gather(submit(key, gated), away_once(sandbox.record.submits, gate, seconds=1.5))
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
-    assert "the ledger has not been written yet" in caplog.text
+    assert "the ledger is not written yet" in caplog.text
     assert f"sora resolve {key} --task-id {charged.task_id}" in caplog.text
     assert await recorded(key, gated) == made
     assert len(sandbox.record.submits()) == 1
@@ -123,7 +123,7 @@ async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
     assert {attempt.state for attempt in rejected} == {State.REJECTED}
     assert last.state is State.SUBMITTED
     assert made.attempts[0].problem is not None
-    assert "could not be looked at before sending" in made.attempts[0].problem.message
+    assert "could not be checked before sending" in made.attempts[0].problem.message
     assert len(sandbox.record.submits()) == 1
 
 

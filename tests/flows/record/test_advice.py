@@ -37,12 +37,12 @@ def failed(code: str) -> Generation:
 
 RESOLVE = "a Custom run of the deployment `resolve-video` with the key `kite`"
 CASES: list[tuple[str, Generation, str, str, list[str]]] = [
-    ("claimed", claimed(), "Stopped", "Not known yet", ["Run it again with the same key"]),
+    ("claimed", claimed(), "Stopped", "Unknown so far", ["Run it again with the same key"]),
     (
         "unconfirmed",
         transitions.unconfirmed(claimed(), attempt_number=1, problem=LOST, now=NOW),
         "Unconfirmed",
-        "Nobody can know yet",
+        "It is unknown",
         [
             "for a task of 2026-03-01 09:00:00 UTC",
             f"There is one: `sora resolve kite --task-id TASK_ID --api x`, or {RESOLVE}, the decision to go on",
@@ -68,7 +68,7 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
         "Yes, as task `t1`",
         [
             "Look at the task in your APIXO account.",
-            f"It has a result, or is under way: `sora resolve kite --task-id t1 --api x`, or {RESOLVE}",
+            f"It has a result, or is in progress: `sora resolve kite --task-id t1 --api x`, or {RESOLVE}",
             "It has none: to pay for another try, `sora resolve kite --resubmit --api x`",
         ],
     ),
@@ -76,8 +76,8 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
     (
         "rejected",
         transitions.rejected(claimed(), attempt_number=1, problem=LOST, now=NOW),
-        "Refused",
-        "No. APIXO did not take it.",
+        "Rejected",
+        "No. APIXO rejected it.",
         ["the deployment `generate-video`"],
     ),
 ]

@@ -25,7 +25,7 @@ from .ledgers import NO, NOW, claim_of, must_claim, now_in, opened, rejected, sa
 async def test_nobody_knows_a_key_that_was_never_claimed(ledger: Ledger, key: str) -> None:
     assert await ledger.read(key) is None
     assert await ledger.is_published(key) is None
-    with pytest.raises(LedgerError, match=f"no record of {key}"):
+    with pytest.raises(LedgerError, match=f"no longer has a record of {key}"):
         await ledger.change(key, submitted)
 
 
@@ -215,7 +215,7 @@ async def test_a_task_is_bound_again_to_the_version_that_it_is_written_over(ledg
     assert owner is not None
     assert owner.naming == 2
     await ledger.tasks.bind("foreign", "another", 1)
-    with pytest.raises(LedgerError, match="is that of another"):
+    with pytest.raises(LedgerError, match="belongs to another"):
         await ledger.change(key, named("foreign"))
 
 

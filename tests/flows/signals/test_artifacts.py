@@ -146,8 +146,8 @@ def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_li
 def test_what_was_asked_for_what_it_cost_and_when_each_step_ended() -> None:
     text = markdown(generation(), archive(), thumbnail=None, cost=Decimal("1.20"))
     for line in (
-        "| asked for | 4 s, landscape, text-to-video, without watermark |",
-        "| cost | 1.20, by the block's price per second |",
+        "| requested | 4 s, landscape, text-to-video, without watermark |",
+        "| cost | 1.20, at the API block's prices |",
         "| validate\\_image | before the submission | no images |",
         "| submit | 2026-03-01 00:00:00 UTC | 0.0 s |",
         "| wait | 2026-03-01 00:00:00 UTC | 0.0 s |",

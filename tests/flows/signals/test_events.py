@@ -127,7 +127,7 @@ async def test_a_failure_is_reported_with_its_code_and_an_unclear_payment_as_suc
     failed = (await read_events(prefect_server, key, "sora.generation.failed"))[-1]
     assert failed["payload"]["fail_code"] == "CONTENT_VIOLATION"
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
-    with pytest.raises(Exception, match="Nobody can know"):
+    with pytest.raises(Exception, match="It is unknown whether"):
         await stored.generate(KITE, key=f"{key}.2")
     unclear = await read_events(prefect_server, f"{key}.2", "sora.generation.unconfirmed")
     assert [event["event"] for event in unclear] == ["sora.generation.unconfirmed"]

@@ -18,17 +18,17 @@ def reasons_once(prefect_server: PrefectServer) -> None:
 
 
 def ours() -> None:
-    raise UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+    raise UnconfirmedError("It is unknown whether kite was paid.", key="kite")
 
 
 def logged_by_ourselves() -> None:
-    error = UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+    error = UnconfirmedError("It is unknown whether kite was paid.", key="kite")
     get_run_logger().error("%s", error)
     raise error
 
 
 def warned_of() -> None:
-    error = UnconfirmedError("Nobody can know yet whether kite was paid.", key="kite")
+    error = UnconfirmedError("It is unknown whether kite was paid.", key="kite")
     get_run_logger().warning("%s", error)
     raise error
 
@@ -58,7 +58,7 @@ async def test_a_reason_is_logged_once_without_a_traceback(
     fail: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     (record,) = await errors(fail, caplog)
-    assert record.getMessage() == "Nobody can know yet whether kite was paid."
+    assert record.getMessage() == "It is unknown whether kite was paid."
     assert record.exc_info is None
     assert "Traceback" not in caplog.text
     assert caplog.messages.count("Finished in state Failed.") == 2
