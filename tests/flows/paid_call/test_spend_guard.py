@@ -258,12 +258,12 @@ async def test_each_day_has_its_own_money_and_the_month_counts_them_all(
     async with spending.reserved("a", "sora-2", PRICE) as reserved:
         assert reserved.valid_until == datetime(2025, 11, 29, tzinfo=UTC)  # with its day
         reserved.outcome = await answer(ledger, await claim(ledger, "a", reserved.name), Accepted)
-    with pytest.raises(CeilingError, match="from 2025-11-29 00:00 UTC on"):
+    with pytest.raises(CeilingError, match="after 2025-11-29 00:00 UTC"):
         await pay(ledger, spending, "b")
     now = datetime(2025, 11, 29, 12, tzinfo=UTC)
     await pay(ledger, spending, "c")
     now = datetime(2025, 11, 30, 12, tzinfo=UTC)
-    with pytest.raises(CeilingError, match=r"max_spend_per_month is 4.*from 2025-12-01 00:00 UTC on"):
+    with pytest.raises(CeilingError, match=r"max_spend_per_month is 4.*after 2025-12-01 00:00 UTC"):
         await pay(ledger, spending, "d")
     now = datetime(2025, 12, 1, 12, tzinfo=UTC)
     await pay(ledger, spending, "d")
@@ -301,7 +301,7 @@ async def test_at_the_ceiling_a_run_ends_before_the_claim_and_says_when_it_may_g
         await submit(key, resources)
     second = unique("second")
     today = datetime.now(UTC).date()
-    with pytest.raises(CeilingError, match=rf"{second} was not submitted.*from {today + timedelta(days=1)} 00:00 UTC"):
+    with pytest.raises(CeilingError, match=rf"{second} was not submitted.*after {today + timedelta(days=1)} 00:00 UTC"):
         await Submission(second, KITE.model_copy(update={"prompt": "Another"}), resources).run()
     assert await resources.ledger.read(second) is None
     assert len(sandbox.tasks) == 1
