@@ -1,19 +1,43 @@
 """The command line `sora`."""
 
+import atexit
 import gc
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 
 def main() -> None:
-    """Runs the command line. Expected errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM with 143.
+    """The process `sora`: runs the command line, and leaves without taking the interpreter down."""
+    code = 1
 
-    Everything slow is imported inside, since the user may interrupt that too.
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                stream.flush()
+        os._exit(code)
+
+    # Registered first, so it runs last. The store's client has threads in Rust: one that wants the interpreter while it
+    # is being taken down aborts the process. It happened once, on a busy machine, after an error had been printed.
+    atexit.register(leave)
+    try:
+        run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+    code = 0
+
+
+def run() -> None:
+    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143.
+
+    All that takes time is imported inside, for a person may end it meanwhile too.
     """
     sys.unraisablehook = _raise_again
     gc.disable()  # until the command is imported
@@ -79,4 +103,4 @@ def _what_ended(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

@@ -1,6 +1,8 @@
 """How a command ends: what an error prints, and that Ctrl-C and SIGTERM lose nothing and leave no traceback."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -9,7 +11,7 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 from pydantic import BaseModel, Field, ValidationError
 
-from deployments.cli import main
+from deployments.cli import run
 from deployments.cli.failures import fail
 from deployments.connection import SetupError
 from deployments.sandbox import Fault, SandboxServer
@@ -135,7 +137,7 @@ def test_a_command_that_is_ended_ends_without_a_traceback(
 
     monkeypatch.setattr("deployments.cli.app.app", ended)
     with pytest.raises(SystemExit) as caught:
-        main()
+        run()
     assert caught.value.code == code
     assert capsys.readouterr().err == reported
 
@@ -148,6 +150,27 @@ def test_what_a_person_has_to_do_is_shown_also_when_ctrl_c_is_behind_it(
 
     monkeypatch.setattr("deployments.cli.app.app", ended)
     with pytest.raises(SystemExit) as caught:
-        main()
+        run()
     assert caught.value.code == 130
     assert capsys.readouterr().err == "✗ Run: sora resolve\nInterrupted.\n"
+
+
+@pytest.mark.parametrize(("order", "code"), [(["--version"], 0), (["no-such-command"], 2)])
+def test_a_command_leaves_before_the_interpreter_is_taken_down(order: list[str], code: int) -> None:
+    """There a thread of the store's client that wants the interpreter would abort the process."""
+    script = """
+import sys
+from deployments.cli import main
+
+class Late:
+    def __del__(self):
+        sys.__stdout__.write("taken down")
+
+sys.late = Late()
+sys.argv = ["sora", *sys.argv[1:]]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script, *order], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "taken down" not in done.stdout
+    assert done.stdout + done.stderr != ""
