@@ -159,14 +159,14 @@ def test_what_a_person_has_to_do_is_shown_also_when_ctrl_c_is_behind_it(
 def test_a_command_leaves_before_the_interpreter_is_taken_down(order: list[str], code: int) -> None:
     """There a thread of the store's client that wants the interpreter would abort the process."""
     script = """
-import sys
+import os, sys
 from deployments.cli import main
 
 class Late:
-    def __del__(self):
-        sys.__stdout__.write("taken down")
+    def __del__(self, write=os.write):
+        write(1, b"taken down")
 
-sys.late = Late()
+late = Late()
 sys.argv = ["sora", *sys.argv[1:]]
 main()
 """
