@@ -118,7 +118,7 @@ async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
     assert sandbox.faults.pending() == []
 
 
-@pytest.mark.parametrize(("count", "empties_at"), [(30, 15), pytest.param(100, 40, marks=MORE)])
+@pytest.mark.parametrize(("count", "empties_at"), [(16, 8), pytest.param(100, 40, marks=MORE)])
 @pytest.mark.parametrize(
     "kind", ["http_402", pytest.param("http_400_credits", marks=MORE), pytest.param("http_401", marks=MORE)]
 )
