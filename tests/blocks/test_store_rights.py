@@ -9,11 +9,12 @@ from minio.credentials.providers import StaticProvider
 from pydantic import SecretStr
 
 from blocks import VideoArchive
-from blocks.errors import StoreRefusedError
+from blocks.errors import StoreRefusedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready, prove
 from blocks.s3_uploads import ONE_REQUEST_BYTES
 from deployments.local.store_server import ObjectStoreServer
+from tests.support.waiting import until
 
 from .conftest import OpenStore, archive
 from .store_calls import every_call
@@ -35,6 +36,11 @@ async def test_wrong_keys_are_named_and_not_shown(
     advice: str,
 ) -> None:
     store = own_open(archive(own_minio.endpoint, **changed))
+
+    async def knows_its_users() -> bool:  # a MinIO that has just started answers 503 to all but its own key
+        return not isinstance((await every_call(store, tmp_path / "f"))[0], StoreUnavailableError)
+
+    await until(knows_its_users, what="MinIO's users")
     for error in await every_call(store, tmp_path / "f"):
         assert isinstance(error, StoreRefusedError), error
         assert not error.retryable
