@@ -3,8 +3,8 @@
 All of it listens on free loopback ports and keeps its data in temporary folders, so suites can run beside each other.
 """
 
-import copy
 import gc
+import json
 import os
 import shutil
 import signal
@@ -61,8 +61,9 @@ from tests.support.prefect_home import prepare
 
 ROOT = Path(__file__).parent.parent
 
-# A busy machine makes one example slow and the next one fast; that is no property of the code.
-hypothesis.settings.register_profile("any machine", deadline=None)
+# A busy machine makes one example slow and the next one fast; that is no property of the code. Half of the usual
+# number: the suite is run often, each time with other examples.
+hypothesis.settings.register_profile("any machine", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any machine")
 
 
@@ -100,6 +101,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: nobody need look through them for garbage."""
     gc.collect()
@@ -114,14 +119,15 @@ def _block_types_once() -> Iterator[None]:
     """
     make = Block.model_json_schema.__func__  # type: ignore[attr-defined] # the function behind the class method
     register = Block.aregister_type_and_schema.__func__  # type: ignore[attr-defined]
-    made: dict[Any, dict[str, Any]] = {}
+    made: dict[Any, str] = {}
     registered: dict[tuple[type[Block], str | None], tuple[Any, Any]] = {}
 
     def make_once(cls: type[Block], *arguments: Any, **named: Any) -> dict[str, Any]:
         wanted = (cls, arguments, tuple(sorted(named.items())))
         if wanted not in made:
-            made[wanted] = make(cls, *arguments, **named)
-        return copy.deepcopy(made[wanted])
+            made[wanted] = json.dumps(make(cls, *arguments, **named))
+        schema: dict[str, Any] = json.loads(made[wanted])  # each its own
+        return schema
 
     async def register_once(cls: type[Block], client: Any = None) -> None:
         wanted = (cls, PREFECT_API_URL.value())
@@ -135,12 +141,6 @@ def _block_types_once() -> Iterator[None]:
         patch.setattr(Block, "model_json_schema", classmethod(make_once))
         patch.setattr(Block, "aregister_type_and_schema", classmethod(register_once))
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_home() -> Iterator[None]:
-    yield
-    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Files for containers, Kubernetes and systemd name what there is: commands, variables, blocks' fields, queues."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.cli.app import COMMANDS, app
 from deployments.local.minio_build import MINIO_PACKAGE
 from deployments.setup import deploy
+from tests.support.fork_server import ForkServer
 
 FOLDER: Final = deploy.ROOT / "deployments"
 COMPOSE: Final = FOLDER / "docker/compose.yaml"
@@ -44,25 +46,27 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 @cache
-def helps(words: tuple[str, ...]) -> str:
-    """What a command says of itself. Ours in this process: it is the start of one that takes a second."""
+def helps(words: tuple[str, ...], forks: ForkServer) -> str:
+    """What a command says of itself. Neither in a new process: it is the start of one that takes a second."""
     if words[0] == "sora":
         shown = CliRunner().invoke(app, [*words[1:], "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, shown.output
         return shown.output
-    program = deploy.ROOT / ".venv/bin" / words[0]
-    return subprocess.run([program, *words[1:], "--help"], capture_output=True, text=True, check=True).stdout
+    shown_by_prefect = forks.start([*words[1:], "--help"], os.environ, deploy.ROOT, module="prefect")
+    said, complaint = shown_by_prefect.communicate(60)
+    assert shown_by_prefect.returncode == 0, complaint
+    return said
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda item: item if isinstance(item, str) else "")
-def test_every_command_is_there(name: str, command: list[str]) -> None:
+def test_every_command_is_there(name: str, command: list[str], forks: ForkServer) -> None:
     if command[0] == "sora":
         assert command[1] in COMMANDS
         words = [command[0], command[1]]
     else:
         assert command[0] == "prefect"
         words = list(takewhile(lambda word: word[0] != "-", command))
-    said = helps(tuple(words))
+    said = helps(tuple(words), forks)
     for option in (word for word in command if word.startswith("--")):
         assert option in said, f"{name}: {option}"
     if "--pool" in command:

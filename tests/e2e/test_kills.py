@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 
 import anyio
 import pytest
@@ -14,9 +12,10 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.generation import State
-from tests.e2e.conftest import RUN_SECONDS, Runs, ended, retry
+from tests.e2e.conftest import ROOT, RUN_SECONDS, Runs, ended, retry
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive
+from tests.support.fork_server import ForkServer
 
 
 @pytest.mark.parametrize("way", ["task_id", pytest.param("resubmit", marks=pytest.mark.attack)])
@@ -26,13 +25,14 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
     minio: ObjectStoreServer,
     prefect_server: PrefectServer,
     prefect: PrefectClient,
-    start_run: Runs,
+    start_quick_run: Runs,
+    forks: ForkServer,
     client_environment: dict[str, str],
     key: str,
 ) -> None:
     stored = await store_blocks(make_api(sandbox, submit_timeout_seconds=3), make_archive(minio))
     sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=60))
-    run = await start_run(
+    run = await start_quick_run(
         request={"prompt": "killed at the worst moment"}, key=key, api=stored.name, archive=stored.name
     )
     with anyio.fail_after(RUN_SECONDS):
@@ -63,27 +63,10 @@ async def test_killed_after_acceptance_the_rerun_does_not_pay_and_resolve_finish
     assert len(sandbox.record.submits()) == 1
 
     options = ["--task-id", paid.task_id or ""] if way == "task_id" else ["--resubmit", "--yes"]
-    resolved = await asyncio.to_thread(
-        subprocess.run,
-        [
-            sys.executable,
-            "-m",
-            "deployments.cli",
-            "resolve",
-            key,
-            *options,
-            "--api",
-            stored.name,
-            "--archive",
-            stored.name,
-        ],
-        env=client_environment,
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    assert resolved.returncode == 0, resolved.stderr
+    command = ["resolve", key, *options, "--api", stored.name, "--archive", stored.name]
+    resolving = forks.start(command, client_environment, ROOT)
+    said = await asyncio.to_thread(resolving.communicate, RUN_SECONDS)
+    assert resolving.returncode == 0, said
     archived = await stored.recorded(key)
     assert archived is not None
     assert archived.state is State.ARCHIVED

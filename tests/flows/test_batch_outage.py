@@ -147,18 +147,18 @@ async def test_a_row_that_fails_for_credits_stops_those_that_are_not_submitted_y
     """The account is found empty by the failCode of a task that it had taken."""
     empty = Fault(call="status", kind="failed", fail_code="insufficientCredits", prompt_contains="Row 004", times=-1)
     sandbox.faults.add(empty)
-    summary = await run(stored, key, 30, 50, "Row {:03}", max_in_flight=2)
+    summary = await run(stored, key, 12, 50, "Row {:03}", max_in_flight=2)
     posts = len(sandbox.record.submits())
     assert 5 <= posts <= 7  # the row beside it may have been replaced by the next one
-    assert states(summary) == {"archived": posts - 1, "failed": 1, "not submitted": 30 - posts}
+    assert states(summary) == {"archived": posts - 1, "failed": 1, "not submitted": 12 - posts}
     assert summary.blocked is not None
     assert all("the rest of the batch would be rejected" in row.problem for row in summary.rows[posts:])
     (event,) = [event for event in sent.all() if event.event == "sora.provider.blocked"]
     assert event.payload["kind"] == "InsufficientCreditsError"
     sandbox.faults.clear()  # topped up
-    again = await run(stored, key, 30, 50, "Row {:03}")
-    assert states(again) == {"archived": 29, "failed": 1}  # that row was paid: a person decides about it
-    assert len(sandbox.record.submits()) == 30
+    again = await run(stored, key, 12, 50, "Row {:03}")
+    assert states(again) == {"archived": 11, "failed": 1}  # that row was paid: a person decides about it
+    assert len(sandbox.record.submits()) == 12
 
 
 async def test_a_row_that_failed_for_credits_in_an_earlier_run_stops_no_later_one(
