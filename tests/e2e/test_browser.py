@@ -21,7 +21,7 @@ pytestmark = [
 
 SERIOUS = {"serious", "critical"}
 MORE = pytest.mark.attack
-"""For the forms: they send what `tests/flows` sends through Prefect's API, but here a visitor fills them in."""
+"""For forms and buttons: they send what `tests/flows` and `test_reruns.py` send, but here a visitor uses them."""
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,7 @@ async def test_the_run_shows_its_poster_and_plays_its_video_in_the_classic_ui(
     await visitor.sees_it_play("video")
 
 
+@MORE
 async def test_the_retry_button_continues_with_what_is_paid(visitor: Visitor, running: Running) -> None:
     key = unique("retried")
     await running.fault(call="status", kind="http_401", prompt_contains=key, times=-1)  # as with a key that was revoked

@@ -90,6 +90,8 @@ class VideoFiles:
             if picture:
                 video = out.add_stream("libx264", rate=24)
                 video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+                # With several threads, one file in some hundred was another one: longer, and its pictures elsewhere.
+                video.codec_context.thread_count = 1
                 if rotation:
                     video.set_display_rotation(rotation)
                 if pixel_shape is not None:
