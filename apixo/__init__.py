@@ -35,7 +35,7 @@ from apixo.errors import (
 )
 from apixo.replies import Failed, Pending, Processing, Status, Succeeded, TaskStatus, UnknownState
 from apixo.requests import VideoRequest
-from apixo.retries import is_provably_unpaid, may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo.retries import is_provably_unpaid, is_retryable, may_resubmit, parse_retry_after, retry_delay
 from apixo.waiting import wait_for_end
 
 __all__ = [
@@ -77,7 +77,7 @@ __all__ = [
     "VideoRequest",
     "generation_failed",
     "is_provably_unpaid",
-    "may_ask_again",
+    "is_retryable",
     "may_resubmit",
     "parse_retry_after",
     "retry_delay",

@@ -41,7 +41,7 @@ from apixo.replies import (
     parse_submitted,
 )
 from apixo.requests import VideoRequest
-from apixo.retries import may_ask_again, parse_retry_after, retry_delay
+from apixo.retries import is_retryable, parse_retry_after, retry_delay
 from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 
 STATUS_CONNECTIONS: Final = 32
@@ -154,7 +154,7 @@ class StatusClient:
             try:
                 return await self.status_once(task_id, model=model)
             except ApixoError as error:
-                if tries >= self._max_tries or not may_ask_again(error):
+                if tries >= self._max_tries or not is_retryable(error):
                     raise
                 pause = retry_delay(
                     tries,
@@ -213,8 +213,8 @@ class StatusClient:
                 await response.aclose()
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             # Logs print causes too: one whose text holds a secret is left out.
-            told = all(self._hidden(str(seen), secret) == str(seen) for seen in chain(error))
-            raise self._failure(error, request.url.host, task_id, secret) from (error if told else None)
+            harmless = all(self._hidden(str(seen), secret) == str(seen) for seen in chain(error))
+            raise self._failure(error, request.url.host, task_id, secret) from (error if harmless else None)
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
             milliseconds=response.headers.get("retry-after-ms"),

@@ -20,7 +20,7 @@ def may_resubmit(error: BaseException) -> bool:
     return is_provably_unpaid(error) and isinstance(error, ApixoError) and error.retryable
 
 
-def may_ask_again(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether a free call is worth repeating."""
     return isinstance(error, ApixoError) and error.retryable
 

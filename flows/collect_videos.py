@@ -12,7 +12,6 @@ from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
-from blocks import ApixoApi, VideoArchive
 from flows import steps
 from flows.clock import Clock
 from flows.media.errors import MediaError
@@ -24,7 +23,7 @@ from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry, Ledger
 from flows.record.wording import counted
-from flows.resources import Resources, command_options, load_block
+from flows.resources import Resources
 from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit, publish_end
 from flows.signals.output import protect_log_handlers
@@ -84,8 +83,7 @@ async def collect_videos(
     """
     protect_log_handlers()
     await remove_waiting_runs({"keys": keys, "detached_only": detached_only, "api": api, "archive": archive})
-    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with Resources(*blocks, options=command_options(api, archive)) as resources:
+    async with Resources.of_blocks(api, archive) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
     await _report(found)
     await tag_run((), name=run_name(found))

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, Literal
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
 from flows.batch.limited_flow import limited_flow
@@ -22,7 +21,7 @@ from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.keys import calendar_key, check_key, root_run_id
 from flows.record.ledger import Ledger
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
-from flows.resources import PayingResources, Resources, command_options, load_block
+from flows.resources import PayingResources, Resources
 from flows.shard_runs import run_in_shards
 from flows.signals.progress import run_logger
 from flows.signals.run_log import prepare_run_log
@@ -132,9 +131,8 @@ async def generate_batch(
     """
     prepare_run_log()
     given = given_key(key, calendar)
-    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
     opened = Resources if dry_run or shards > 1 else PayingResources  # with several shards, each pays for its part
-    async with opened(*blocks, options=command_options(api, archive)) as resources:
+    async with opened.of_blocks(api, archive) as resources:
         key = given or await key_of_batch(title_of(requests), resources.ledger, dry_run=dry_run)
         notes: list[str] = []
         read = partial(

@@ -10,7 +10,6 @@ from prefect.runtime import flow_run
 from pydantic import BeforeValidator
 
 from apixo import VideoRequest
-from blocks import ApixoApi, VideoArchive
 from flows import steps
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
@@ -25,7 +24,7 @@ from flows.record.indexes import request_digest
 from flows.record.keys import check_key, root_run_id
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug, typed_name
-from flows.resources import PayingResources, command_options, load_block
+from flows.resources import PayingResources
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import prepare_run_log
@@ -78,18 +77,15 @@ async def generate_video(
         archive: Name of the `video-archive` block.
     """
     prepare_run_log()
-    options = command_options(api, archive)
     title = check_key(key) if key else run_title(request.prompt, "generate")
-    async with explained(title):
-        blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-        async with PayingResources(*blocks, options=options) as resources:
-            key = key or await key_of_run(request, resources.ledger, title)
-            await tag_run(request.tags, name=f"generate {key}")
-            async with explained(key, resources):
-                terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
-                made = await generate(request, key, resources, terms)
+    async with explained(title), PayingResources.of_blocks(api, archive) as resources:
+        key = key or await key_of_run(request, resources.ledger, title)
+        await tag_run(request.tags, name=f"generate {key}")
+        async with explained(key, resources):
+            terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
+            made = await generate(request, key, resources, terms)
     if not made.objects:
-        await publish_on_its_way(made, options)
+        await publish_on_its_way(made, resources.options)
     return made
 
 

@@ -6,7 +6,6 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from blocks import ApixoApi, VideoArchive
 from flows.explaining import explained
 from flows.generate_video import generate
 from flows.permission import PAYING_FLOW
@@ -14,7 +13,7 @@ from flows.record.forms import Empty, OptionalText
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import PayingResources, command_options, load_block
+from flows.resources import PayingResources
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import prepare_run_log
 from flows.submission import Terms
@@ -59,24 +58,21 @@ async def resolve_video(
     key = check_key(key)
     task_id = (task_id or "").strip() or None
     check_decision(key, decision, task_id, attempt)
-    options = command_options(api, archive)
-    async with explained(key):
-        blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-        async with PayingResources(*blocks, options=options) as resources, explained(key, resources):
-            seen = await look(key, resources.ledger)
-            if task_id is not None:
-                decided = await resolve_as_task(seen, task_id, resources)
-            elif seen.attempt.number != attempt:
-                raise ResolutionError(
-                    f"The last attempt of {key} is {seen.attempt.number}, and it is {seen.state}; you decided about "
-                    f"attempt {attempt}. Nothing was changed or paid. Check it again, then decide.",
-                    key=key,
-                )
-            else:
-                decided = await allow_resubmission(seen, resources)
-            made = await generate(decided.request, key, resources, Terms(waits=wait))
+    async with explained(key), PayingResources.of_blocks(api, archive) as resources, explained(key, resources):
+        seen = await look(key, resources.ledger)
+        if task_id is not None:
+            decided = await resolve_as_task(seen, task_id, resources)
+        elif seen.attempt.number != attempt:
+            raise ResolutionError(
+                f"The last attempt of {key} is {seen.attempt.number}, and it is {seen.state}; you decided about "
+                f"attempt {attempt}. Nothing was changed or paid. Check it again, then decide.",
+                key=key,
+            )
+        else:
+            decided = await allow_resubmission(seen, resources)
+        made = await generate(decided.request, key, resources, Terms(waits=wait))
     if not made.objects:
-        await publish_on_its_way(made, options)
+        await publish_on_its_way(made, resources.options)
     return made
 
 

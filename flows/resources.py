@@ -3,7 +3,8 @@
 import asyncio
 import os
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -60,6 +61,19 @@ class Resources:
         """For the events that Prefect must confirm."""
         self.subscriber = Subscriber()
         """Wakes waiters whose callback came; not subscribed if the API block has no `callback_url`."""
+
+    @classmethod
+    @asynccontextmanager
+    async def of_blocks(cls, api: str, archive: str) -> AsyncIterator[Self]:
+        """Opened with the stored blocks of these names.
+
+        Raises:
+            PipelineError: a block is missing or invalid.
+            StoreError: see `__aenter__`.
+        """
+        blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
+        async with cls(*blocks, options=command_options(api, archive)) as opened:
+            yield opened
 
     def image_address(self, url: str) -> str:
         """The URL from which the provider fetches an image for the next days. It may be secret: see `own_images`."""

@@ -2,14 +2,11 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
 from deployments.cli.generate import run_and_show
 from deployments.cli.ledger import print_record
@@ -19,7 +16,7 @@ from flows.record.generation import Generation, State
 from flows.record.keys import check_key
 from flows.record.wording import counted
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources, command_options, load_block
+from flows.resources import Resources
 
 
 def resolve(
@@ -95,22 +92,15 @@ def ask(seen: Generation) -> str | None:
 
 
 async def _look(key: str, *, api: str, archive: str) -> Generation:
-    async with _opened(api, archive) as resources:
+    async with Resources.of_blocks(api, archive) as resources:
         return await look(check_key(key), resources.ledger)
 
 
 async def _resolve(seen: Generation, task_id: str | None, *, api: str, archive: str) -> Generation:
-    async with _opened(api, archive) as resources:
+    async with Resources.of_blocks(api, archive) as resources:
         if task_id is not None:
             return await resolve_as_task(seen, task_id, resources)
         return await allow_resubmission(seen, resources)
-
-
-@asynccontextmanager
-async def _opened(api: str, archive: str) -> AsyncIterator[Resources]:
-    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with Resources(*blocks, options=command_options(api, archive)) as resources:
-        yield resources
 
 
 def collect(

@@ -70,7 +70,7 @@ def test_the_public_names_are_these() -> None:
             "VideoRequest",
             "generation_failed",
             "is_provably_unpaid",
-            "may_ask_again",
+            "is_retryable",
             "may_resubmit",
             "parse_retry_after",
             "retry_delay",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from apixo import errors, is_provably_unpaid, may_ask_again, may_resubmit, parse_retry_after, retry_delay
+from apixo import errors, is_provably_unpaid, is_retryable, may_resubmit, parse_retry_after, retry_delay
 from apixo.constants import MAX_RETRY_AFTER_SECONDS, MAX_RETRY_DELAY_SECONDS
 from apixo.errors import ApixoError
 
@@ -149,7 +149,7 @@ ALL: list[tuple[BaseException, bool, bool, bool]] = [
 
 @pytest.mark.parametrize(("error", "unpaid", "resubmit", "ask"), ALL, ids=[type(row[0]).__name__ for row in ALL])
 def test_what_may_be_repeated(error: BaseException, unpaid: bool, resubmit: bool, ask: bool) -> None:
-    predicates: list[Callable[[BaseException], bool]] = [is_provably_unpaid, may_resubmit, may_ask_again]
+    predicates: list[Callable[[BaseException], bool]] = [is_provably_unpaid, may_resubmit, is_retryable]
     assert [predicate(error) for predicate in predicates] == [unpaid, resubmit, ask]
 
 
