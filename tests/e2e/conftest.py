@@ -1,4 +1,7 @@
-"""A real worker, which runs each run of the deployed flow in a process of its own."""
+"""A real worker, which runs each run of the deployed flow in a process of its own.
+
+What runs all the time ends with the last test of this package, and takes no processor from the tests after it.
+"""
 
 import os
 import shlex
@@ -40,7 +43,7 @@ def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.T
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """Forks processes that use the session's server and send their logs to it."""
     folder = tmp_path_factory.mktemp("e2e-forks")
@@ -48,7 +51,7 @@ def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
     """The deployment from prefect.yaml, deployed with the command in its first line."""
     for command in (
@@ -61,7 +64,7 @@ def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
     return "generate-video/generate-video"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker(
     deployment: str, client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ManagedProcess]:
@@ -133,7 +136,7 @@ async def retry(prefect_server: PrefectServer, run: FlowRun, *, force: bool = Fa
     assert reply.json()["status"] == "ACCEPT", reply.text
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """`sora up`, in a folder of its own."""
     with stack_up(tmp_path_factory.mktemp("up")) as started:

@@ -36,7 +36,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shards_deployed(deployment: str, client_environment: dict[str, str], forks: ForkServer) -> None:
     for name in ("generate-batch", "generate-shard"):
         process = forks.start(["--no-prompt", "deploy", "--name", name], client_environment, ROOT, module="prefect")
@@ -47,7 +47,7 @@ def shards_deployed(deployment: str, client_environment: dict[str, str], forks: 
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers(
     shards_deployed: None,
     worker: ManagedProcess,

@@ -1,0 +1,1 @@
+"""The whole pipeline from outside: real servers, a real worker, a real browser."""
