@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,10 @@ def client(server: ObjectStoreServer, secret_key: str | None = None) -> Minio:
 def listening_addresses(pid: int) -> set[str]:
     """The addresses on which a process takes connections."""
     folder = Path("/proc") / str(pid)
-    sockets = {str(item.readlink()) for item in (folder / "fd").iterdir()}
+    sockets = set()
+    for item in (folder / "fd").iterdir():
+        with suppress(FileNotFoundError):  # closed in the meantime
+            sockets.add(str(item.readlink()))
     found = set()
     for line in [
         *(folder / "net/tcp").read_text().splitlines()[1:],
