@@ -57,7 +57,8 @@ def test_it_stops_at_once_whatever_is_under_way(http: httpx.Client) -> None:
         callers = [threading.Thread(target=wait_for_ever, args=(address,)) for address in addresses]
         for caller in callers:
             caller.start()
-        while len(sandbox.record) < 6 or not any(task.state == "processing" for task in sandbox.tasks.all()):
+        # On a busy machine a task may be processed between two looks.
+        while len(sandbox.record) < 6 or all(task.state == "pending" for task in sandbox.tasks.all()):
             time.sleep(0.01)
         time.sleep(0.2)
         started = time.monotonic()
