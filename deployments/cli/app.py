@@ -32,13 +32,13 @@ COMMANDS: Final = {
     "generate": "generate:generate",
     "batch": "batch:batch",
     "models": "models:models",
-    "list": "ledger:list_",
-    "costs": "ledger:costs",
+    "list": "records:list_",
+    "costs": "records:costs",
     "collect": "resolve:collect",
     "callbacks": "servers:callbacks",
     "serve": "servers:serve",
     "metrics": "servers:metrics",
-    "show": "ledger:show",
+    "show": "records:show",
     "resolve": "resolve:resolve",
 }
 """Every command, in the order in which users need them: its module in `deployments.cli`, and its function there."""

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
 from deployments.cli.generate import run_and_show
-from deployments.cli.ledger import print_record
+from deployments.cli.records import print_record
 from deployments.connection import flush
 from flows.collect_videos import Collected, collect_videos
 from flows.record.generation import Generation, State

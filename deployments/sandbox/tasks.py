@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from deployments.sandbox.faults import Fault, FaultScript
 from deployments.sandbox.record import RequestRecord
+from deployments.sandbox.rendering import VideoStore, video_size
 from deployments.sandbox.request_body import AnyRequest
 from deployments.sandbox.settings import (
     CALLBACK_PAUSES_SECONDS,
@@ -30,7 +31,6 @@ from deployments.sandbox.settings import (
     SandboxSettings,
 )
 from deployments.sandbox.start_images import InvalidImageError, fetch_image, network_client
-from deployments.sandbox.videos import VideoStore, video_size
 from deployments.sandbox.wire import Json, success
 
 logger = logging.getLogger(__name__)

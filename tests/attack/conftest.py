@@ -12,7 +12,7 @@ from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import SandboxServer, SandboxSettings
-from deployments.sandbox.videos import render_video
+from deployments.sandbox.rendering import render_video
 from tests.attack.environment import Servers
 from tests.attack.fifty import Commands
 from tests.attack.zygote import Zygote
@@ -81,7 +81,7 @@ def one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         video, prompt="Dunes", duration_seconds=4, aspect_ratio="landscape", height=32, image=None, watermark=False
     )
     folder.mkdir()
-    monkeypatch.setattr("deployments.sandbox.videos.render_video", lambda path, **_: shutil.copyfile(video, path))
+    monkeypatch.setattr("deployments.sandbox.rendering.render_video", lambda path, **_: shutil.copyfile(video, path))
     return folder
 
 

@@ -16,7 +16,7 @@ from apixo import VideoRequest
 from blocks import VideoArchive
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import SandboxServer
-from deployments.sandbox.videos import render_video
+from deployments.sandbox.rendering import render_video
 from flows.batch.cells import line_ends
 from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.collect_videos import CollectionError, collect_videos

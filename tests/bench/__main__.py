@@ -30,7 +30,7 @@ from typing import Final, get_args
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel
 
-from deployments.sandbox.videos import render_video
+from deployments.sandbox.rendering import render_video
 from flows.media.videos import processors
 from tests.bench.cases import Case, Measured, measure
 from tests.bench.environment import ROOT, Environment, Server, environments

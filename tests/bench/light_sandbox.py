@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from deployments.sandbox import SandboxSettings, serve, videos
+from deployments.sandbox import SandboxSettings, rendering, serve
 
 
 def main(port: int, speed: float, video: Path) -> None:
@@ -18,7 +18,7 @@ def main(port: int, speed: float, video: Path) -> None:
     def link(path: Path, **_: Any) -> None:
         path.hardlink_to(video)
 
-    setattr(videos, "render_video", link)  # noqa: B010 - an assignment is an error of its type
+    setattr(rendering, "render_video", link)  # noqa: B010 - an assignment is an error of its type
     with tempfile.TemporaryDirectory(dir=video.parent) as folder:
         serve(
             SandboxSettings(

@@ -35,7 +35,7 @@ PRELOADED: Final = (
     "prefect.engine",
     "prefect.flow_engine",
     "prefect.task_engine",
-    *(f"deployments.cli.{name}" for name in ("batch", "generate", "ledger", "resolve", "servers", "setup")),
+    *(f"deployments.cli.{name}" for name in ("batch", "generate", "records", "resolve", "servers", "setup")),
 )
 MOST_BYTES: Final = 200_000
 """Of an order: arguments and environment."""

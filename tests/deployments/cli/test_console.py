@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from apixo import Failed, VideoRequest
-from deployments.cli import _what_ended, console, display, failures, ledger
+from deployments.cli import _what_ended, console, display, failures, records
 from deployments.cli.console import one_line, table
 from deployments.cli.failures import fail
 from flows.record import transitions
@@ -58,7 +58,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     file = io.StringIO()
     for name, console_ in (("out", console.out), ("err", console.err)):
         terminal = type(console_)(file=file, width=400, highlight=False, emoji=False, no_color=True)
-        for module in (console, failures, ledger):
+        for module in (console, failures, records):
             monkeypatch.setattr(module, name, terminal, raising=False)
     return file
 
@@ -76,7 +76,7 @@ def failed_generation(text: str) -> Generation:
 
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
 def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.StringIO) -> None:
-    ledger.print_record(failed_generation(text))
+    records.print_record(failed_generation(text))
     rows = table("prompt")
     rows.add_row(escape(text))
     console.out.print(rows)
@@ -88,7 +88,7 @@ def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.
 
 @pytest.mark.parametrize("text", MARKUP)
 def test_markup_stays_text(text: str, written: io.StringIO) -> None:
-    ledger.print_record(failed_generation(text))
+    records.print_record(failed_generation(text))
     fail(TransitionError(f"APIXO says {text}"))
     for words in (f"A kite {text}", f"because {text}", f"warned {text}", f"APIXO says {text}", "[/task]"):
         assert words in written.getvalue()
@@ -96,7 +96,7 @@ def test_markup_stays_text(text: str, written: io.StringIO) -> None:
 
 def test_no_text_can_make_lines_that_look_like_ours(written: io.StringIO) -> None:
     text = "x\n  next       sora resolve kite --resubmit\u2028  next\x85  next"
-    ledger.print_record(failed_generation(text))
+    records.print_record(failed_generation(text))
     assert [line for line in written.getvalue().splitlines() if line.lstrip().startswith("next")] == [
         "  next       sora resolve kite"
     ]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
-from deployments.sandbox.videos import video_size
+from deployments.sandbox.rendering import video_size
 
 from .caller import KEY, urls
 

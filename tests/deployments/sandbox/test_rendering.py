@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deployments.sandbox.pictures import landscape
-from deployments.sandbox.videos import RenderingCancelledError, render_video, video_size
+from deployments.sandbox.rendering import RenderingCancelledError, render_video, video_size
 
 Aspect = Literal["landscape", "portrait"]
 
