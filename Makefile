@@ -11,8 +11,8 @@ MAKEFLAGS += --no-print-directory
 # Where it is set, each of the many processes of the tests compiles the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test test-oldest attack stores bench reference screenshots check audit format lock \
-  clean distclean require-stopped
+.PHONY: help install demo up deploy minio test test-oldest attack stores bench reference screenshots check audit \
+  format lock clean distclean require-stopped
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,7 +26,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@echo "Installing into .venv, once: half a minute, on a busy machine or a slow network minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# Where MinIO will be needed, it is built meanwhile. Who needs it waits for that.
-	@$(if $(filter demo up test test-oldest,$(MAKECMDGOALS)),$(PYTHON) -m deployments.local.minio_build $(LOCAL) >/dev/null 2>&1 &)
+	@$(if $(filter demo up minio test test-oldest,$(MAKECMDGOALS)),$(PYTHON) -m deployments.local.minio_build $(LOCAL) >/dev/null 2>&1 &)
 	@# --no-deps: the lock is complete, and pip would look for "sqlalchemy[asyncio]" beside it.
 	@# uv, which is in the lock, takes a quarter of pip's time. An index that pip is configured for is pip's alone.
 	@{ ! $(PIP) config list | grep index >/dev/null && \
@@ -58,6 +58,9 @@ MINIO := $(BIN)/python -m deployments.local.minio_build $(LOCAL) || true
 # After five times a line is no longer watched. Measured for 2,952 tests: 75 s of processor, 85 with 50 times, 61 without.
 MEASURED := apixo,blocks,flows
 COVERAGE ?= $(if $(CI),-m slipcover --branch --threshold 5 --source $(MEASURED) --skip-covered)
+
+minio: $(STAMP)
+	@$(MINIO)
 
 test: $(STAMP) ## run all tests, against a real MinIO and a real Prefect server
 	@$(MINIO)
