@@ -14,7 +14,7 @@ from rich.markup import escape
 from apixo.constants import DEFAULT_MODEL
 from deployments.cli.console import err, out
 from deployments.connection import flush, use
-from deployments.local.processes import LOOPBACK, free_port
+from deployments.local.processes import LOOPBACK
 from deployments.local.services import GALLERY_PORT, RECEIVER_PORT, client_services, default_services
 from deployments.local.stack import LocalStack
 from deployments.local.stack_info import Credentials
@@ -64,14 +64,15 @@ def up(
     events. In another terminal in this folder, `sora generate` and all other commands use this stack.
     """
     local_dir: Path = context.obj.local_dir
-    port, gallery_port = free_port(RECEIVER_PORT), free_port(GALLERY_PORT)
-    addresses = {
-        "APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}",
-        "APIXO_CALLBACK_SECRET": _secret(local_dir, "callback"),
-        "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
-        "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
-    }
     with _stack(local_dir, speed=speed, video_height=video_height) as stack:
+        # The blocks name these addresses before anybody listens there: another stack must not take them meanwhile.
+        port, gallery_port = stack.reserve(RECEIVER_PORT), stack.reserve(GALLERY_PORT)
+        addresses = {
+            "APIXO_CALLBACK_URL": f"http://{LOOPBACK}:{port}",
+            "APIXO_CALLBACK_SECRET": _secret(local_dir, "callback"),
+            "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
+            "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
+        }
         use(stack.environment)
         asyncio.run(_save_blocks({**stack.environment, **timing(speed), **addresses}))
         err.print("Deploying prefect.yaml and the examples.", style="dim")

@@ -44,6 +44,7 @@ class LocalStack:
         self._say = say
         self._lock_file: TextIO | None = None
         self._claims: list[int] = []
+        self._reserved: set[int] = set()
         self._handlers: dict[signal.Signals, Any] = {}
         self._stopping = False
 
@@ -85,7 +86,7 @@ class LocalStack:
         for service in services:
             self._say(f"Starting {service.name}.")
             port = service.preferred_port
-            port = free_port(port if port and self._claim_port(port) else 0)
+            port = port if port in self._reserved else self.reserve(port)
             self.servers[service.name] = service.start(port, environment)
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
@@ -97,6 +98,15 @@ class LocalStack:
             )
             self._say(f"Ready after {time.monotonic() - began:.0f} s: {service.name}, {server.url}")
         self._write_info()
+
+    def reserve(self, preferred: int) -> int:
+        """The port for a service that is added later: the preferred one, or another one if that is not free.
+
+        For addresses that others must know before. A service with this port as its preferred one gets it, or fails.
+        """
+        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
+        self._reserved.add(port)
+        return port
 
     def wait(self) -> None:
         """Waits until a signal comes, which raises here.

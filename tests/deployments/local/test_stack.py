@@ -180,6 +180,20 @@ def test_two_stacks_that_start_at_once_do_not_take_one_port_before_anybody_liste
         assert third.servers["a"].url.endswith(f":{preferred}")
 
 
+def test_a_reserved_port_is_taken_by_no_other_stack_until_its_service_is_added(tmp_path: Path) -> None:
+    """Blocks name it meanwhile: a service on another port would never be called."""
+    preferred = free_port()
+    with (
+        LocalStack(tmp_path / "1", services=[], say=quiet) as first,
+        LocalStack(tmp_path / "2", services=[], say=quiet) as second,
+    ):
+        ours, theirs = first.reserve(preferred), second.reserve(preferred)
+        assert ours == preferred != theirs
+        for stack, port in ((second, theirs), (first, ours)):
+            stack.add([tiny("a", tmp_path, preferred_port=port)])
+            assert stack.servers["a"].url.endswith(f":{port}")
+
+
 def test_waiting_ends_when_a_service_dies(tmp_path: Path) -> None:
     with LocalStack(tmp_path, services=[tiny("a", tmp_path)], say=quiet) as stack:
         stack.servers["a"].process.kill()
