@@ -68,7 +68,7 @@ def test_a_length_that_may_be_that_of_a_caption_is_a_doubt(video_files: Any) -> 
 def test_a_cut_matroska_with_a_short_caption_is_damaged(video_files: Any) -> None:
     path = with_caption(video_files.make("a.mp4"), until_seconds=1, codec="subrip", container="matroska")
     content = path.read_bytes()
-    path.write_bytes(content[: content.index(b"Hello") + (len(content) - content.index(b"Hello")) // 2])
+    path.write_bytes(content[: content.index(b"Hello") + (len(content) - content.index(b"Hello")) // 4])
     with pytest.raises(DamagedVideoError, match="was cut"):
         inspect_video(path)
 
