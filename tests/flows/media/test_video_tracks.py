@@ -69,7 +69,7 @@ def test_a_cut_matroska_with_a_short_caption_is_damaged(video_files: Any) -> Non
     path = with_caption(video_files.make("a.mp4"), until_seconds=1, codec="subrip", container="matroska")
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"Hello") + (len(content) - content.index(b"Hello")) // 4])
-    with pytest.raises(DamagedVideoError, match="was cut"):
+    with pytest.raises(DamagedVideoError, match=r"was cut|no frame"):
         inspect_video(path)
 
 
