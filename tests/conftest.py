@@ -61,8 +61,8 @@ from tests.support.prefect_home import prepare
 
 ROOT = Path(__file__).parent.parent
 
-# A busy machine makes one example slow and the next one fast; that is no property of the code. Half of the usual
-# number: the suite is run often, each time with other examples.
+# A busy machine makes one example slow and the next one fast; that is no property of the code. Half the usual number of
+# examples: the suite runs often, each time with new ones.
 hypothesis.settings.register_profile("any machine", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any machine")
 
@@ -90,7 +90,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesThatSha
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, in its shuffled order: else one core has nothing left to do for minutes.
+    """What takes longest comes first, in its shuffled order; otherwise one core would idle for minutes at the end.
 
     Tests that wait and tests that compute are mixed, for the same reason.
     """

@@ -14,7 +14,7 @@ INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 
 def main() -> None:
-    """The process `sora`: runs the command line, and leaves without taking the interpreter down."""
+    """The process `sora`: runs the command line, and exits without shutting the interpreter down."""
     code = 1
 
     def leave() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
                 stream.flush()
         os._exit(code)
 
-    # Registered first, so it runs last. The store's client has threads in Rust: one that wants the interpreter while it
-    # is being taken down aborts the process. It happened once, on a busy machine, after an error had been printed.
+    # Registered first, so it runs last. The store's client has threads in Rust: one that needs the interpreter while it
+    # is shutting down aborts the process. It happened once, on a busy machine, after an error had been printed.
     atexit.register(leave)
     try:
         run()
@@ -35,9 +35,9 @@ def main() -> None:
 
 
 def run() -> None:
-    """Runs the command line. Foreseen errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143.
+    """Runs the command line. Expected errors end with one clear message and code 1, Ctrl-C with 130, SIGTERM 143.
 
-    All that takes time is imported inside, for a person may end it meanwhile too.
+    Everything slow is imported inside, since the user may interrupt that too.
     """
     sys.unraisablehook = _raise_again
     gc.disable()  # until the command is imported

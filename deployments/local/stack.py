@@ -86,7 +86,10 @@ class LocalStack:
         for service in services:
             self._say(f"Starting {service.name}.")
             port = service.preferred_port
-            port = port if port in self._reserved else self.reserve(port)
+            if port in self._reserved:
+                self._reserved.remove(port)
+            else:
+                port = self._free_port(port)
             self.servers[service.name] = service.start(port, environment)
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
@@ -104,7 +107,7 @@ class LocalStack:
 
         For addresses that others must know before. A service with this port as its preferred one gets it, or fails.
         """
-        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
+        port = self._free_port(preferred)
         self._reserved.add(port)
         return port
 
@@ -134,6 +137,12 @@ class LocalStack:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._handlers.clear()
+
+    def _free_port(self, preferred: int) -> int:
+        port = free_port(preferred if preferred and self._claim_port(preferred) else 0)
+        while port in self._reserved:  # nobody listens there yet
+            port = free_port()
+        return port
 
     def _claim_port(self, port: int) -> bool:
         """Whether no other stack of this user starts there: servers listen only seconds after a port was found free."""

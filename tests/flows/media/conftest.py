@@ -90,7 +90,7 @@ class VideoFiles:
             if picture:
                 video = out.add_stream("libx264", rate=24)
                 video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-                # With several threads, one file in some hundred was another one: longer, and its pictures elsewhere.
+                # With several threads, one file in 150 came out longer than the others.
                 video.codec_context.thread_count = 1
                 if rotation:
                     video.set_display_rotation(rotation)
