@@ -18,10 +18,18 @@ def picture(jpeg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpeg), formats=["JPEG"])
 
 
-def brightness(jpeg: bytes, *, of: str = "dark half") -> float:
+def brightness(image: Image.Image) -> float:
     """Of the lower half, which tells the number of the frame."""
-    pixels = np.asarray(picture(jpeg).convert("L"), dtype=float)
+    pixels = np.asarray(image.convert("L"), dtype=float)
     return float(pixels[pixels.shape[0] // 2 + 4 :].mean())
+
+
+def is_frame(path: Path, number: int) -> bool:
+    """Whether the poster of this video is that frame of it. What the encoder made of the frame does not matter."""
+    with av.open(str(path)) as container:
+        frames = [brightness(frame.to_image()) for frame in container.decode(video=0)]
+    poster = brightness(picture(poster_jpeg(path)))
+    return min(range(len(frames)), key=lambda index: abs(frames[index] - poster)) == number
 
 
 def test_a_video_is_described(video_files: Any) -> None:
@@ -194,16 +202,16 @@ def test_a_codec_nobody_knows_is_damaged(video_files: Any) -> None:
 
 def test_the_poster_is_from_a_third_of_the_video(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=48)
-    assert brightness(poster_jpeg(path)) == pytest.approx(60 + 3 * 16 + 10, abs=4)
+    assert is_frame(path, 16)
     assert poster_jpeg(path) == poster_jpeg(path)
 
 
 def test_a_black_frame_is_passed_over(video_files: Any) -> None:
-    assert brightness(poster_jpeg(video_files.make("a.mp4", frames=48, black=range(30)))) == pytest.approx(160, abs=4)
+    assert is_frame(video_files.make("a.mp4", frames=48, black=range(30)), 30)
 
 
 def test_a_black_video_has_a_black_poster(video_files: Any) -> None:
-    assert brightness(poster_jpeg(video_files.make("a.mp4", black=range(48)))) < 20
+    assert brightness(picture(poster_jpeg(video_files.make("a.mp4", black=range(48))))) < 20
 
 
 def test_pictures_are_made_smaller_and_never_larger(video_files: Any) -> None:
