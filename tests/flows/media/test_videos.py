@@ -27,7 +27,9 @@ def brightness(image: Image.Image) -> float:
 def is_frame(path: Path, number: int) -> bool:
     """Whether the poster of this video is that frame of it. What the encoder made of the frame does not matter."""
     with av.open(str(path)) as container:
-        frames = [brightness(frame.to_image()) for frame in container.decode(video=0)]
+        container.streams.video[0].codec_context.options = {"skip_loop_filter": "all"}  # as for posters
+        pixels = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames = [brightness(Image.fromarray(frame)) for frame in pixels]
     poster = brightness(picture(poster_jpeg(path)))
     return min(range(len(frames)), key=lambda index: abs(frames[index] - poster)) == number
 
