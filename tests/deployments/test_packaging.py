@@ -41,8 +41,11 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             yield name, service["command"]
     for unit in UNITS:
         found = re.search(r"^ExecStart=/srv/sora/\.venv/bin/(.+)$", unit.read_text(), re.MULTILINE)
+        instances = re.findall(rf"{unit.stem}(\w+)", unit.read_text())  # of a template, as its first lines name them
         assert found, unit
-        yield unit.name, found[1].split()
+        assert instances, unit
+        for instance in instances:
+            yield unit.name, found[1].replace("%i", instance).split()
 
 
 @cache
