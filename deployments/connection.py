@@ -13,7 +13,12 @@ class SetupError(RuntimeError):
     """Something is missing or wrong in the set-up; the message says what to do."""
 
 
-QUIET: Final = {
+def setup_command(block: str) -> str:
+    """The command that changes a block of this name."""
+    return "sora setup" if block == "default" else f"sora setup --name {block}"
+
+
+CLI_QUIET: Final = {
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -25,7 +30,7 @@ FLUSH_SECONDS: Final = 10.0
 """What is not sent by then is dropped: the ledger has what counts."""
 
 
-def use(environment: dict[str, str], *, verbose: bool = False) -> None:
+def set_environment(environment: dict[str, str], *, verbose: bool = False) -> None:
     """Sets this process's environment, for Prefect and for children.
 
     Raises:
@@ -34,7 +39,7 @@ def use(environment: dict[str, str], *, verbose: bool = False) -> None:
     chosen = environment.get("PREFECT_API_URL")
     if chosen is not None and "prefect" in sys.modules and os.environ.get("PREFECT_API_URL") != chosen:
         raise RuntimeError("the server must be chosen before Prefect is imported")
-    for name, value in QUIET.items():
+    for name, value in CLI_QUIET.items():
         if not (verbose and "CONSOLE" in name):
             os.environ.setdefault(name, value)
     os.environ.update(environment)
@@ -61,7 +66,7 @@ def connect(local_dir: Path, *, verbose: bool = False) -> Connection:
     """
     is_named = bool(os.environ.get("PREFECT_API_URL"))
     stack = None if is_named else StackInfo.read(local_dir)
-    use(stack.public_environment if stack else {}, verbose=verbose)
+    set_environment(stack.public_environment if stack else {}, verbose=verbose)
     if stack is None and not is_named:
         from prefect.settings import get_current_settings  # noqa: PLC0415 - reads the settings that were just chosen
 

@@ -20,21 +20,24 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from blocks import VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
+from deployments.web_server import QuietServer, listen
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from flows.record.spend import MonthlySpend, month_of
+from flows.resources import load_block
 
 FRESH_SECONDS: Final = 15.0
 """How long metrics count as current: several scrapers cost the store no more than one."""
-LAG_OF: Final = 50
+LAG_SAMPLE: Final = 50
 """The number of newest videos from which the lag is computed."""
 OPEN_STATES: Final = (State.CLAIMED, State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED)
 
 
-class Numbers:
+class Metrics:
     """The metrics of one archive, as text for Prometheus."""
 
     def __init__(
@@ -65,7 +68,7 @@ class Numbers:
     async def _read(self) -> bytes:
         now, ledger = self._now(), self._ledger
         opened = [entry.generation for entry in await ledger.read_all(await ledger.open_keys()) if entry is not None]
-        newest = await ledger.newest(LAG_OF)
+        newest = await ledger.newest(LAG_SAMPLE)
         month = await ledger.spend.read(month_of(now.date())) or MonthlySpend()
         day = [item for item in await self._store.listed(f"videos/{now:%Y/%m/%d}/") if item.name.endswith(".mp4")]
 
@@ -84,7 +87,7 @@ class Numbers:
             spend.labels(period, "spent").set(float(month.spent_in(on)))
             spend.labels(period, "unclear").set(float(month.unclear_in(on)))
             spend.labels(period, "reserved").set(float(month.reserved_in(on)))
-        about = f"Time since the provider finished a video: the maximum of the newest {LAG_OF}."
+        about = f"Time since the provider finished a video: the maximum of the newest {LAG_SAMPLE}."
         lag = gauge("sora_lag_seconds", about, ["until"])
         for until, lags in (("known", _lags(newest, "succeeded_at")), ("archived", _lags(newest, "archived_at"))):
             lag.labels(until).set(max(lags, default=0))
@@ -103,13 +106,26 @@ def _lags(newest: list[Generation], until: str) -> list[float]:
     return lags
 
 
+async def serve(host: str, port: int, *, archive: str, on_ready: Callable[[str], None]) -> None:
+    """Runs the server until SIGTERM or Ctrl-C. Port 0 picks a free one; `on_ready` gets the URL once it listens.
+
+    Raises:
+        SetupError: the address is not available.
+        PipelineError: the block is missing or cannot be used.
+    """
+    block = await load_block(VideoArchive, archive)
+    listener, url = listen(host, port, "The server for metrics")
+    with listener:
+        await QuietServer(create_app(block.store()), on_started=lambda: on_ready(url)).serve([listener])
+
+
 def create_app(store: ObjectStore) -> Starlette:
     """`GET /metrics` for one archive. Keys, prompts and URLs are in none of the metrics."""
-    numbers = Numbers(store)
+    current = Metrics(store)
 
     async def metrics(_: Request) -> Response:
         try:
-            return Response(await numbers.text(), media_type=CONTENT_TYPE_LATEST)
+            return Response(await current.text(), media_type=CONTENT_TYPE_LATEST)
         except (StoreError, LedgerError):  # its text names keys and the store
             text = "The archive does not answer, or a record cannot be read. Run `sora list --open`.\n"
             return PlainTextResponse(text, HTTPStatus.SERVICE_UNAVAILABLE)

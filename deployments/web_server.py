@@ -1,4 +1,4 @@
-"""The web server for the gallery and the receiver: uvicorn, with nothing about requests in its log."""
+"""The web server for the gallery, the receiver and the metrics: uvicorn, with nothing about requests in its log."""
 
 import asyncio
 import hmac
@@ -45,7 +45,6 @@ class QuietServer(uvicorn.Server):
 
         SIGTERM would then end the process before it has sent its events, and a clean stop would look like a crash.
         """
-        del frame
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
@@ -90,8 +89,3 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> byt
 def is_same(given: str, secret: str) -> bool:
     """Whether a caller's text is the secret, compared in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode("utf-8", "replace"))
-
-
-def setup_command(block: str) -> str:
-    """The command that changes a block of this name."""
-    return "sora setup" if block == "default" else f"sora setup --name {block}"

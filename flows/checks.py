@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import httpx
 from pydantic import BaseModel, Field
@@ -57,10 +57,22 @@ class Finding(BaseModel):
     outcome: Literal["ok", "warning", "error"] = Field(description="`error`: a run would fail, or could not finish.")
     detail: str = Field(description="What was found, and for a warning or error what to do about it.")
 
+    @classmethod
+    def ok(cls, name: str, detail: str) -> Self:
+        return cls(name=name, outcome="ok", detail=detail)
+
+    @classmethod
+    def warning(cls, name: str, detail: str) -> Self:
+        return cls(name=name, outcome="warning", detail=detail)
+
+    @classmethod
+    def error(cls, name: str, detail: str) -> Self:
+        return cls(name=name, outcome="error", detail=detail)
+
 
 async def check_setup(api: str, archive: str) -> list[Finding]:
     """Checks all that a run in this process needs. It pays nothing; in the store it uses `probe/` and `incoming/`."""
-    findings: list[Finding] = [Finding(name="code", outcome="ok", detail=this_code())]
+    findings: list[Finding] = [Finding.ok("code", this_code())]
     api_block = await _tried(findings, f"block apixo-api/{api}", load_block(ApixoApi, api))
     archive_block = await _tried(findings, f"block video-archive/{archive}", load_block(VideoArchive, archive))
     if archive_block is not None:
@@ -71,7 +83,7 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
         client = api_block.status_client()
         web = guarded_client(allow_private_hosts=api_block.allow_private_hosts)
     except ValueError as error:  # from the environment's proxies and certificates
-        return [*findings, check_space(spool_root()), Finding(name="api", outcome="error", detail=str(error))]
+        return [*findings, check_space(spool_root()), Finding.error("api", str(error))]
     async with client, web:
         findings.append(await _api_finding(client, api_block))
         findings += await check_result_route(web, api_block)
@@ -89,8 +101,7 @@ async def _beside(
     if api.callback_url:
         findings.append(await _callback_finding(web, api, archive))
     else:
-        polling = "none: the apixo-api block has no callback_url, so runs poll"
-        findings.append(Finding(name="callbacks", outcome="ok", detail=polling))
+        findings.append(Finding.ok("callbacks", "none: the apixo-api block has no callback_url, so runs poll"))
     findings.append(check_space(spool_root()))
     return findings
 
@@ -101,17 +112,15 @@ async def check_before_paying(
     """The same for a dry run, which has already opened what it needs.
 
     Returns:
-        What does not prevent a paid call, a line each: clock, balance, the route to images, callbacks, disk.
+        What does not prevent a paid call: clock, the routes of results and images, balance, prices, callbacks, disk.
 
     Raises:
         SoraError: the first thing that prevents one.
     """
     await ensure_ready(store, thorough=True)
     await check_api(client)
-    for finding in await check_result_route(web, api):
-        if finding.outcome == "error":
-            raise DownloadError(f"{finding.name}: {finding.detail}", retryable=False)
-    beside = [await _clock_finding(store), *await _beside(client, web, api, archive)]
+    routes = await check_result_route(web, api)
+    beside = [await _clock_finding(store), *routes, *await _beside(client, web, api, archive)]
     for finding in beside:
         if finding.outcome == "error":
             raise PipelineError(f"{finding.name}: {finding.detail}")
@@ -151,12 +160,12 @@ async def check_account(client: StatusClient, api: ApixoApi) -> Finding:
         detail = "unknown: the API does not provide it"
         if api.require_balance or api.balance_warning_below is not None:
             detail += ". So require_balance and balance_warning_below of the apixo-api block have no effect."
-            return Finding(name="balance", outcome="warning", detail=detail)
-        return Finding(name="balance", outcome="ok", detail=detail)
+            return Finding.warning("balance", detail)
+        return Finding.ok("balance", detail)
     detail = describe_balance(balance, api)
     if balance <= 0 or (api.balance_warning_below is not None and balance < api.balance_warning_below):
-        return Finding(name="balance", outcome="warning", detail=f"{detail}. Top up the APIXO account.")
-    return Finding(name="balance", outcome="ok", detail=detail)
+        return Finding.warning("balance", f"{detail}. Top up the APIXO account.")
+    return Finding.ok("balance", detail)
 
 
 def check_prices(api: ApixoApi) -> list[Finding]:
@@ -166,7 +175,7 @@ def check_prices(api: ApixoApi) -> list[Finding]:
     for name in sorted(api.prices.keys() - known.keys()):
         if near := difflib.get_close_matches(name, known, n=1, cutoff=MISSPELLED):
             detail = f"prices names {name!r}, which is not in the catalog; did you mean {near[0]}?"
-            found.append(Finding(name="prices", outcome="warning", detail=detail))
+            found.append(Finding.warning("prices", detail))
     return found
 
 
@@ -176,49 +185,41 @@ async def _image_finding(web: httpx.AsyncClient, archive: VideoArchive) -> Findi
     try:
         store = archive.store()
     except ValueError as error:
-        return Finding(name=name, outcome="warning", detail=f"{error}. {only}")
+        return Finding.warning(name, f"{error}. {only}")
     try:
         address = image_address(f"s3://{archive.bucket}/{PROBE_IMAGE}", archive, store, valid_seconds=60)
         await _knock(web, address)
     except ForbiddenUrlError as error:
-        detail = (
-            f"APIXO cannot fetch images from the archive: {error}. Set public_url in the video-archive block. {only}"
-        )
-        return Finding(name=name, outcome="warning", detail=detail)
+        detail = f"APIXO cannot fetch the archive's images: {error}. Set public_url in the video-archive block. {only}"
+        return Finding.warning(name, detail)
     except DownloadError as error:
-        detail = (
-            f"Images in the archive cannot be fetched: {error}. Check public_url in the video-archive block. {only}"
-        )
-        return Finding(name=name, outcome="warning", detail=detail)
+        detail = f"The archive's images cannot be fetched: {error}. Check public_url in the video-archive block. {only}"
+        return Finding.warning(name, detail)
     finally:
         await store.aclose()
-    return Finding(
-        name=name,
-        outcome="ok",
-        detail=f"{httpx.URL(address).host} serves images in the archive; others use the result route",
-    )
+    return Finding.ok(name, f"{httpx.URL(address).host} serves images in the archive; others use the result route")
 
 
 async def check_result_route(
     web: httpx.AsyncClient, api: ApixoApi, *, hosts: Sequence[str] = RESULT_HOSTS
 ) -> list[Finding]:
     """Fetches a small file over the route that a result takes. The host of a result is known only after paying."""
-    url = api.result_check_url or api.base_url
+    name, url = "result route", api.result_check_url or api.base_url
     try:
         await _knock(web, url)
     except ForbiddenUrlError as error:
         detail = f"{error}. Set result_check_url in the apixo-api block to a small file on a public host."
-        return [Finding(name="result route", outcome="warning", detail=detail)]
+        return [Finding.warning(name, detail)]
     except DownloadError as error:
         detail = f"{error}. So would a finished video: let this machine reach external hosts, or set HTTPS_PROXY."
-        return [Finding(name="result route", outcome="error", detail=detail)]
-    found = [Finding(name="result route", outcome="ok", detail=f"{httpx.URL(url).host} answers")]
+        return [Finding.error(name, detail)]
+    found = [Finding.ok(name, f"{httpx.URL(url).host} answers")]
     for host in hosts if api.base_url == BASE_URL else ():
         try:
             await _knock(web, f"https://{host}/")
         except (ForbiddenUrlError, DownloadError) as error:
             detail = f"{error}. APIXO has served results from there: does a firewall allow only its API?"
-            found.append(Finding(name=f"result host {host}", outcome="warning", detail=detail))
+            found.append(Finding.warning(f"result host {host}", detail))
     return found
 
 
@@ -228,8 +229,8 @@ def check_space(folder: Path) -> Finding:
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1e9:,.1f} GB free for videos in progress, at {folder}"
     if free < FREE_BYTES:
-        return Finding(name="disk", outcome="error", detail=f"{detail}. Free some, or set another SORA_SPOOL_DIR.")
-    return Finding(name="disk", outcome="ok", detail=detail)
+        return Finding.error("disk", f"{detail}. Free some, or set another SORA_SPOOL_DIR.")
+    return Finding.ok("disk", detail)
 
 
 async def _store_findings(archive: VideoArchive) -> list[Finding]:
@@ -238,7 +239,7 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
     try:
         store = archive.store()
     except ValueError as error:
-        return [Finding(name=name, outcome="error", detail=str(error))]
+        return [Finding.error(name, str(error))]
     try:
         found = [
             Finding(name="clock" if isinstance(error, WrongClockError) else name, outcome="error", detail=str(error))
@@ -249,17 +250,17 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
         notes, release = (await store.settings()).notes(), await store.stale_release()
         clock = await _clock_finding(store)
     except StoreError as error:
-        return [Finding(name=name, outcome="error", detail=str(error))]
+        return [Finding.error(name, str(error))]
     finally:
         await store.aclose()
     detail = f"bucket {archive.bucket} at {archive.endpoint} supports conditional writes, even in a race; accepts 5 MiB"
-    found = [Finding(name=name, outcome="ok", detail="; ".join([detail, *notes])), clock]
+    found = [Finding.ok(name, "; ".join([detail, *notes])), clock]
     if release:
         detail = (
             f"MinIO of {release[:10]} ignores conditions on writes while too few of its drives answer, so a "
             "generation could be paid twice. Use a MinIO built from source after 2025-10-22."
         )
-        found.append(Finding(name="archive release", outcome="warning", detail=detail))
+        found.append(Finding.warning("archive release", detail))
     return found
 
 
@@ -268,48 +269,46 @@ async def _clock_finding(store: ObjectStore) -> Finding:
     offset = await store.clock_offset_seconds()
     if offset is None:
         detail = "unknown: the object store's replies have no date. Use NTP to be sure that the clock is right."
-        return Finding(name="clock", outcome="warning", detail=detail)
-    return Finding(name="clock", outcome="ok", detail=f"within {max(abs(offset), 1):.0f} s of the object store's")
+        return Finding.warning("clock", detail)
+    return Finding.ok("clock", f"within {max(abs(offset), 1):.0f} s of the object store's")
 
 
 async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:
     try:
         await check_api(client)
     except ApixoError as error:
-        return Finding(name="api", outcome="error", detail=str(error))
-    return Finding(name="api", outcome="ok", detail=f"{api.base_url} answers and accepts the key")
+        return Finding.error("api", str(error))
+    return Finding.ok("api", f"{api.base_url} answers and accepts the key")
 
 
 async def _callback_finding(web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None) -> Finding:
     """Whether a receiver with the same blocks is behind its public URL, with a trusted certificate."""
-    polling = "Until then, runs poll for their videos."
+    name, polling = "callbacks", "Until then, runs poll for their videos."
     try:
         async with open_stream(web, api.callback_check_url()) as response:
             status, digest = response.status_code, response.headers.get(BLOCKS_HEADER)
     except ForbiddenUrlError as error:
-        return _callbacks(f"{error}. APIXO can only call public URLs.")
+        return Finding.warning(name, f"{error}. APIXO can only call public URLs.")
     except DownloadError as error:
-        return _callbacks(f"{error}. Is `sora callbacks` running, and its URL public? {polling}")
+        return Finding.warning(name, f"{error}. Is `sora callbacks` running, and its URL public? {polling}")
     if status != HTTPStatus.METHOD_NOT_ALLOWED:
-        return _callbacks(
+        problem = (
             f"{api.callback_url} answers {status}, as no receiver does. Is `sora callbacks` running, and does that URL "
-            f"lead to it? {polling}"
+            "lead to it?"
         )
-    if digest is None:
-        return _callbacks(
+    elif digest is None:
+        problem = (
             f"The receiver at {api.callback_url} has a different callback secret, so it would reject APIXO's calls. "
-            f"Restart `sora callbacks` with these blocks. {polling}"
+            "Restart `sora callbacks` with these blocks."
         )
-    if archive is not None and not hmac.compare_digest(digest, api.blocks_digest(archive.bucket)):
-        return _callbacks(
+    elif archive is not None and not hmac.compare_digest(digest, api.blocks_digest(archive.bucket)):
+        problem = (
             f"The receiver at {api.callback_url} has a different API key, API URL or bucket than these blocks, so it "
-            f"would not find their videos. Restart `sora callbacks` with these blocks. {polling}"
+            "would not find their videos. Restart `sora callbacks` with these blocks."
         )
-    return Finding(name="callbacks", outcome="ok", detail=f"{api.callback_url} leads to a receiver with these blocks")
-
-
-def _callbacks(detail: str) -> Finding:
-    return Finding(name="callbacks", outcome="warning", detail=detail)
+    else:
+        return Finding.ok(name, f"{api.callback_url} leads to a receiver with these blocks")
+    return Finding.warning(name, f"{problem} {polling}")
 
 
 async def _knock(web: httpx.AsyncClient, url: str) -> None:
@@ -321,7 +320,7 @@ async def _tried(findings: list[Finding], name: str, load: Awaitable[B]) -> B | 
     try:
         found = await load
     except SoraError as error:
-        findings.append(Finding(name=name, outcome="error", detail=str(error)))
+        findings.append(Finding.error(name, str(error)))
         return None
-    findings.append(Finding(name=name, outcome="ok", detail="is usable"))
+    findings.append(Finding.ok(name, "is usable"))
     return found

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -49,18 +48,11 @@ def run() -> None:
 
         app()
     except BaseException as error:
-        ended = _what_ended(error)
-        if ended is None and not isinstance(error, Exception):
+        if isinstance(error, SystemExit):
             raise
-        from deployments.cli.failures import fail, foreseen  # noqa: PLC0415
+        from deployments.cli.failures import end  # noqa: PLC0415
 
-        if ended is None:
-            sys.exit(fail(error))  # foreseen errors become one line, others a traceback
-        if foreseen(error):
-            fail(error)  # it says what to do next
-        message, code = ended
-        sys.stderr.write(f"{message}\n")
-        sys.exit(code)
+        sys.exit(end(error))
 
 
 def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -75,32 +67,6 @@ def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
         again.start()
     else:
         sys.__unraisablehook__(unraisable)
-
-
-def _ends() -> Iterator[tuple[type[BaseException], str, int]]:
-    """What ends a command from outside: Ctrl-C, and Prefect's error for SIGTERM."""
-    yield KeyboardInterrupt, "Interrupted.", 130
-    if prefect := sys.modules.get("prefect.exceptions"):  # else nobody can have raised it, and importing takes a second
-        yield prefect.TerminationSignal, "Ended by SIGTERM.", 143
-
-
-def _what_ended(error: BaseException) -> tuple[str, int] | None:
-    """The last line and exit code, if something from outside is this error or its cause.
-
-    Raised anywhere, it makes pydantic or Prefect's engine fail too.
-    """
-    if isinstance(error, SystemExit):
-        return None
-    core = sys.modules.get("pydantic_core")  # as above
-    # A serializer in Rust keeps only the name of the error that ended it, in its text.
-    serializing = core is not None and isinstance(error, core.PydanticSerializationError)
-    found: BaseException | None = error
-    while found is not None:
-        for end, message, code in _ends():
-            if isinstance(found, end) or (serializing and f": {end.__name__}" in str(error)):
-                return message, code
-        found = found.__cause__ or found.__context__
-    return None
 
 
 __all__ = ["main", "run"]

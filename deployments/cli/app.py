@@ -46,8 +46,9 @@ COMMANDS: Final = {
 WITHOUT_SERVER: Final = frozenset({"demo", "up", "sandbox", "init", "models"})
 """Commands that do not use an existing Prefect server."""
 
-VERBOSE: Final = re.compile("--verbose|-[a-z]*v[a-z]*")
-"""The option that shows the log, alone or combined. Needed before Prefect is imported, like the server."""
+VERBOSE: Final = re.compile("--verbose|-y*v.*")
+"""The option that shows the log, alone or combined; -y takes no value either. Needed before Prefect is imported, like
+the server."""
 
 
 def summary(name: str) -> str:
@@ -79,11 +80,10 @@ class LazyCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Chooses the server, imports the command, and parses its arguments."""
-        local_dir: Path = parent.obj
-        parent.obj, no_server = Connection(local_dir), None
+        no_server = None
         try:
             if self._name not in WITHOUT_SERVER and not extra.get("resilient_parsing"):  # the shell completes a word
-                parent.obj = connect(local_dir, verbose=any(VERBOSE.fullmatch(arg) for arg in args))
+                parent.obj = connect(parent.obj.local_dir, verbose=any(VERBOSE.fullmatch(arg) for arg in args))
         except SetupError as error:
             no_server = error  # wrong usage, and --help, come first
         context = self.load().make_context(info_name, args, parent=parent, **extra)
@@ -97,12 +97,10 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In our order, not alphabetically."""
-        del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> LazyCommand | None:
         """The command with this name; None: there is none."""
-        del ctx
         return LazyCommand(cmd_name) if cmd_name in COMMANDS else None
 
 
@@ -144,5 +142,4 @@ def _root(
         typer.Option("--local-dir", envvar="SORA_LOCAL_DIR", help="Where the local stack keeps its data and logs."),
     ] = LOCAL_DIR,
 ) -> None:
-    del show_version
-    context.obj = local_dir
+    context.obj = Connection(local_dir)

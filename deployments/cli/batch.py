@@ -1,22 +1,16 @@
 """`sora batch`."""
 
 import asyncio
-import threading
-from collections import Counter
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.cli.console import ApiName, ArchiveName, Verbose, err, print_table
-from deployments.connection import flush
+from deployments.cli.display import BatchDisplay, shown
 from flows.batch.summary import BatchError, BatchSummary
 from flows.generate_batch import generate_batch
 from flows.record.keys import calendar_key, check_key
-from flows.signals.progress import Progress as News
-from flows.signals.progress import Step, listen
 
 
 def batch(
@@ -77,15 +71,14 @@ def batch(
 
     Example: `sora batch spring.csv --dry-run`, then `sora batch spring.csv --max-spend 20`
     """
-    del verbose  # read before Prefect was imported
     name = calendar_key(calendar) if key is None else check_key(key)
     on_bad_rows: Literal["refuse", "skip"] = "skip" if skip_bad_rows else "refuse"
 
     err.print(f"Batch [bold]{escape(name)}[/]: the same key does only what is missing and pays for nothing twice.")
-    last: Step = "validate_image" if dry_run else "archive" if wait else "submit"
-    with BatchDisplay(err, last) as display:
-        try:
-            listen(display, expect=display.expect)
+    display = BatchDisplay(err, "validate_image" if dry_run else "archive" if wait else "submit")
+    try:
+        remedy = "run the same command again to continue. What is open: sora list --open"
+        with shown(display, stopped=remedy, expect=display.expect):
             running = generate_batch(
                 calendar=calendar,
                 key=name,
@@ -104,16 +97,9 @@ def batch(
                 archive=archive,
             )
             summary: BatchSummary = asyncio.run(running)
-        except BatchError as error:
-            print_summary(error.summary)
-            raise
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            err.print(
-                "Stopped. Nothing is lost: run the same command again to continue. What is open: sora list --open"
-            )
-            raise KeyboardInterrupt from None
-        finally:
-            flush()
+    except BatchError as error:
+        print_summary(error.summary)
+        raise
     print_summary(summary)
     if dry_run:
         err.print("No video was submitted and nothing was paid.")
@@ -137,51 +123,3 @@ def print_summary(summary: BatchSummary) -> None:
     for note in summary.notes:
         err.print(escape(note))
     err.print(escape(summary.sentence()))
-
-
-class BatchDisplay:
-    """One bar for the whole batch and how many videos are in each step; without a terminal, a line per finished video.
-
-    After the step `last`, a video counts as done.
-    """
-
-    def __init__(self, console: Console, last: Step) -> None:
-        self._console, self._last = console, last
-        self._at: dict[str, Step] = {}
-        self._done: set[str] = set()
-        self._lock = threading.Lock()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[steps]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._bar = self._progress.add_task("videos", total=None, steps="")
-
-    def __enter__(self) -> "BatchDisplay":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def expect(self, videos: int) -> None:
-        """Sets how many videos there will be."""
-        self._progress.update(self._bar, total=videos)
-
-    def __call__(self, news: News) -> None:
-        """Receives progress; the listener for `flows.signals.progress.listen`. Called from any thread."""
-        with self._lock:
-            self._at[news.key] = news.step
-            ended = news.step == self._last and news.done and news.key not in self._done
-            if ended:
-                self._done.add(news.key)
-            under_way = Counter(step for key, step in self._at.items() if key not in self._done)
-            done = len(self._done)
-        steps = ", ".join(f"{number} {step}" for step, number in under_way.items())
-        self._progress.update(self._bar, completed=done, steps=steps)
-        if ended and not self._console.is_terminal:
-            self._console.print(f"{done:5}  {escape(news.key)}  {news.step}: {escape(news.doing)}")

@@ -19,7 +19,7 @@ from rich.text import Text
 ApiName = Annotated[str, typer.Option(help="Name of the apixo-api block.")]
 ArchiveName = Annotated[str, typer.Option(help="Name of the video-archive block.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")]
-"""Options that several commands have."""
+"""Options that several commands have. `Verbose` is read before Prefect is imported: see `app.VERBOSE`."""
 
 LEAST_FLEXIBLE: Final = 16
 """The width in characters below which a column that may be cut says nothing useful."""
@@ -37,10 +37,9 @@ def harmless(text: str) -> str:
 
 
 _COMMAND: Final = re.compile(
-    r"(?<![\w/.-])sora(?= (?:up|init|setup|deploy|doctor|generate|batch|models|list|costs|collect|callbacks|serve|show"
-    r"|resolve)\b)"
+    r"(?<![\w/.-])(?:sora(?= (?:demo|up|sandbox|init|setup|deploy|doctor|generate|batch|models|list|costs|collect"
+    r"|callbacks|serve|metrics|show|resolve)\b)|prefect(?= (?:worker|deployment|automation|event) ))"
 )
-_WORKER: Final = re.compile(r"(?<![\w/.-])prefect(?= worker start)")
 
 
 class _Console(Console):
@@ -66,6 +65,21 @@ err: Final = _console(stderr=True)
 """Progress and errors, so that results can be piped."""
 
 
+def say(text: str) -> None:
+    """Prints a line of a result, with markup. The terminal breaks it, so nothing that is copied has line breaks."""
+    out.print(text, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Prints a warning, a plain text."""
+    err.print(f"[yellow]![/] {escape(text)}", soft_wrap=True)
+
+
+def wrong(text: str) -> None:
+    """Prints an error, a plain text."""
+    err.print(f"[red]✗[/] {escape(text)}", soft_wrap=True)
+
+
 def show_log() -> None:
     """Shows the project's own log on stderr, for code outside of flow runs. It contains keys, never tokens."""
     handler = logging.StreamHandler()
@@ -75,7 +89,7 @@ def show_log() -> None:
     log.setLevel(logging.INFO)
 
 
-def called() -> str:
+def as_called() -> str:
     """How `sora` was called, as it can be typed again from here: `sora`, `.venv/bin/sora`, …"""
     path = Path(sys.argv[0])
     found = shutil.which(path.name)
@@ -86,24 +100,16 @@ def called() -> str:
 
 def pasteable(text: str) -> str:
     """Our own text with its commands as they can be pasted here."""
-    command = called()
+    command = as_called()
     if command == "sora":
         return text
-    text = _COMMAND.sub(lambda _: command, text)
-    return _WORKER.sub(lambda _: shlex.quote(shown_path(Path(sys.executable).with_name("prefect"))), text)
+    programs = {"sora": command, "prefect": shlex.quote(shown_path(Path(sys.executable).with_name("prefect")))}
+    return _COMMAND.sub(lambda found: programs[found[0]], text)
 
 
 def one_line(text: str) -> str:
     """A text from outside, safe for one line of our output: without markup and line breaks."""
     return escape(" ".join(text.split()))
-
-
-def table(*columns: str) -> Table:
-    """An unadorned table."""
-    made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: str | None = None) -> None:
@@ -121,17 +127,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, flexib
         rows = [[*row[:at], _cut(row[at], widths[at] - over), *row[at + 1 :]] for row in rows]
         over = 0
     if over <= 0 or not out.is_terminal:
-        made = table(*columns)
+        made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+        for column in columns:
+            made.add_column(column, overflow="fold")
         for row in rows:
             made.add_row(*map(escape, row))
         out.print(made)
         return
     indent = max(map(len, columns[1:]))
     for first, *others in rows:
-        out.print(f"[bold]{escape(first)}[/]", soft_wrap=True)
+        say(f"[bold]{escape(first)}[/]")
         for name, text in zip(columns[1:], others, strict=True):
             if text.strip("-"):
-                out.print(f"  {name:{indent}}  {escape(text)}", soft_wrap=True)
+                say(f"  {name:{indent}}  {escape(text)}")
 
 
 def _cut(text: str, width: int) -> str:
@@ -140,8 +148,5 @@ def _cut(text: str, width: int) -> str:
 
 def shown_path(path: Path) -> str:
     """The shortest form of a path that can be typed from here."""
-    path = path if path.is_absolute() else Path.cwd() / path
-    try:
-        return str(path.relative_to(Path.cwd()))  # not resolved: .venv/bin/python is a link to another place
-    except ValueError:
-        return str(path)
+    here, path = Path.cwd(), path.absolute()  # not resolved: .venv/bin/python is a link to another place
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -4,6 +4,7 @@ Both start their own Prefect server, so everything that imports Prefect is impor
 """
 
 import asyncio
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.markup import escape
 
+from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
-from deployments.cli.console import err, out
-from deployments.connection import flush, use
+from deployments.cli.console import err, pasteable, say, wrong
+from deployments.connection import flush, set_environment
 from deployments.local.processes import LOOPBACK
 from deployments.local.services import GALLERY_PORT, RECEIVER_PORT, client_services, default_services
 from deployments.local.stack import LocalStack
-from deployments.local.stack_info import Credentials
+from deployments.local.stack_info import LOCAL_DIR, Credentials
 
 if TYPE_CHECKING:
-    from apixo import VideoRequest
     from flows.record.generation import Generation
 
 
@@ -39,7 +40,7 @@ def demo(
     """
     began = time.monotonic()
     with _stack(context.obj.local_dir, speed=speed) as stack:
-        use(stack.environment)
+        set_environment(stack.environment)
         try:
             failures = asyncio.run(_generate_all(stack, speed=speed))
         finally:
@@ -47,10 +48,14 @@ def demo(
         took = time.monotonic() - began
     if failures:
         for key, error in failures.items():
-            err.print(f"[red]✗[/] {escape(key)}: {escape(str(error) or type(error).__name__)}")
+            wrong(f"{key}: {str(error) or type(error).__name__}")
         raise typer.Exit(1)
     err.print(f"Three videos were archived and verified in {took:.0f} s. Everything has been stopped.")
-    err.print("To watch them: `make up`, then in another terminal `.venv/bin/sora show KEY --link` (or --save FILE).")
+    err.print(
+        f"To watch them: `sora up`, then in another terminal{_elsewhere(context.obj.local_dir)} `sora show KEY --link` "
+        "(or --save FILE).",
+        soft_wrap=True,
+    )
 
 
 def up(
@@ -73,7 +78,7 @@ def up(
             "MINIO_GATEWAY_URL": f"http://{LOOPBACK}:{gallery_port}",
             "MINIO_GATEWAY_SECRET": _secret(local_dir, "gallery"),
         }
-        use(stack.environment)
+        set_environment(stack.environment)
         asyncio.run(_save_blocks({**stack.environment, **timing(speed), **addresses}))
         err.print("Deploying prefect.yaml and the examples.", style="dim")
         from deployments.setup.deploy import EXAMPLES, MAIN, deploy  # noqa: PLC0415 - imports Prefect
@@ -96,10 +101,8 @@ def timing(speed: float) -> dict[str, str]:
     }
 
 
-def demo_requests(sandbox_url: str, run: str) -> "dict[str, VideoRequest]":
+def demo_requests(sandbox_url: str, run: str) -> dict[str, VideoRequest]:
     """Three videos, by key: from text and from an image with sora-2, and one in portrait with another model."""
-    from apixo import VideoRequest  # noqa: PLC0415 - after the server was chosen
-
     return {
         f"demo-{run}-dunes": VideoRequest(
             prompt=(
@@ -138,34 +141,40 @@ def _print_places(stack: LocalStack, local_dir: Path) -> None:
     environment, ui = stack.environment, stack.servers["prefect"].url
     console, user = stack.servers["object store"].console_url or "none", environment["MINIO_ACCESS_KEY"]
     password = escape(str(local_dir / "minio-credentials.json"))
-    out.print(f"Prefect UI      {ui}")
-    out.print(f"Gallery         {stack.servers['gallery'].url}")
-    out.print(f"MinIO console   {console}  (user {user}, password in {password})")
-    out.print(f"Sandbox         {stack.servers['sandbox'].url}")
-    out.print(f"Callbacks       {stack.servers['receiver'].url}")
-    out.print("\nStart runs:")
-    out.print(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
-    out.print(f"  a calendar    {ui}/deployments  →  example-batch  →  Run  →  Quick run")
-    out.print(f"  on a schedule {ui}/deployments  →  example-batch  →  turn on its schedule")
-    out.print("  by an event   in another terminal:")
-    out.print(
-        f"""    PREFECT_API_URL={environment["PREFECT_API_URL"]} .venv/bin/prefect event emit sora.video.requested \\
+    say(f"Prefect UI      {ui}")
+    say(f"Gallery         {stack.servers['gallery'].url}")
+    say(f"MinIO console   {console}  (user {user}, password in {password})")
+    say(f"Sandbox         {stack.servers['sandbox'].url}")
+    say(f"Callbacks       {stack.servers['receiver'].url}")
+    say("\nStart runs:")
+    say(f"  one video     {ui}/deployments  →  generate-video  →  Run  →  Custom run")
+    say(f"  a calendar    {ui}/deployments  →  example-batch  →  Run  →  Quick run")
+    say(f"  on a schedule {ui}/deployments  →  example-batch  →  turn on its schedule")
+    say("  by an event   in another terminal:")
+    emit = pasteable("prefect event emit sora.video.requested")
+    say(
+        f"""    PREFECT_API_URL={environment["PREFECT_API_URL"]} {emit} \\
       --resource-id my-shop.product.42 \\
-      --payload '{{"key": "product-42", "request": {{"prompt": "A fox in fresh snow, tracking shot, dawn light"}}}}'""",
-        soft_wrap=True,
+      --payload '{{"key": "product-42", "request": {{"prompt": "A fox in fresh snow, tracking shot, dawn light"}}}}'"""
     )
-    out.print("  by command    in another terminal:")
-    out.print('    .venv/bin/sora generate "A fox in fresh snow, tracking shot, dawn light"', soft_wrap=True)
-    out.print("    .venv/bin/sora list", soft_wrap=True)
-    out.print("\nCtrl-C stops everything.")
+    say(f"  by command    in another terminal{_elsewhere(local_dir)}:")
+    say(pasteable('    sora generate "A fox in fresh snow, tracking shot, dawn light"'))
+    say(pasteable("    sora list"))
+    say("\nCtrl-C stops everything.")
+
+
+def _elsewhere(local_dir: Path) -> str:
+    """What another terminal needs to find a stack that is not in the usual folder."""
+    where = shlex.quote(str(local_dir.absolute()))
+    return "" if local_dir == LOCAL_DIR else f", after `export SORA_LOCAL_DIR={escape(where)}`"
 
 
 def _stack(local_dir: Path, *, speed: float, video_height: int = 720) -> LocalStack:
     def say(line: str) -> None:
         err.print(escape(line), style="dim", soft_wrap=True)
 
-    videos = ["--video-height", str(video_height)]
-    services = default_services(local_dir, say=say, speed=speed, sandbox_arguments=videos)
+    options = ["--speed", str(speed), "--video-height", str(video_height)]
+    services = default_services(local_dir, say=say, sandbox_options=options)
     return LocalStack(local_dir, services=services, say=say)
 
 
@@ -175,7 +184,7 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
     from flows.signals.progress import listen  # noqa: PLC0415
 
     await _save_blocks({**stack.environment, **timing(speed)})
-    requests = demo_requests(stack.servers["sandbox"].url, f"{time.strftime('%Y%m%d-%H%M%S')}")
+    requests = demo_requests(stack.servers["sandbox"].url, time.strftime("%Y%m%d-%H%M%S"))
     with StepDisplay(err) as display:
         listen(display)
         results = await asyncio.gather(
@@ -193,7 +202,7 @@ async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseExc
     print_generations(made)
     others = {item.key: item.attempt.model for item in made if item.attempt.model != DEFAULT_MODEL}
     for key, model in others.items():
-        err.print(f"{escape(key)} was made with {escape(model)}; .venv/bin/sora models lists what each model supports.")
+        err.print(f"{escape(key)} was made with {escape(model)}; sora models lists what each model supports.")
     return failures
 
 

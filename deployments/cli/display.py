@@ -1,19 +1,26 @@
-"""A live view of generations and their steps, and the table of results."""
+"""Live views of generations and batches, and the table of results."""
 
+import asyncio
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli.console import err, harmless, print_table
+from deployments.cli.console import err, harmless, print_table, warn
+from deployments.connection import flush
 from flows.record.generation import Generation
-from flows.signals.progress import STEPS, Progress, Step, clock
+from flows.signals.progress import STEPS, Expect, Progress, Step, clock, listen
 
 
 class StepDisplay:
@@ -89,6 +96,73 @@ class StepDisplay:
         return self._spinner, Text(step, style="cyan"), clock(took), Text(f"{harmless(news.doing)}{then}")
 
 
+class BatchDisplay:
+    """One bar for the whole batch and how many videos are in each step; without a terminal, a line per finished video.
+
+    After the step `last`, a video counts as done.
+    """
+
+    def __init__(self, console: Console, last: Step) -> None:
+        self._console, self._last = console, last
+        self._at: dict[str, Step] = {}
+        self._done: set[str] = set()
+        self._lock = threading.Lock()
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[steps]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._videos = self._bar.add_task("videos", total=None, steps="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def expect(self, videos: int) -> None:
+        """Sets how many videos there will be."""
+        self._bar.update(self._videos, total=videos)
+
+    def __call__(self, news: Progress) -> None:
+        """Receives progress; the listener for `flows.signals.progress.listen`. Called from any thread."""
+        with self._lock:
+            self._at[news.key] = news.step
+            ended = news.step == self._last and news.done and news.key not in self._done
+            if ended:
+                self._done.add(news.key)
+            under_way = Counter(step for key, step in self._at.items() if key not in self._done)
+            done = len(self._done)
+        steps = ", ".join(f"{number} {step}" for step, number in under_way.items())
+        self._bar.update(self._videos, completed=done, steps=steps)
+        if ended and not self._console.is_terminal:
+            self._console.print(f"{done:5}  {escape(news.key)}  {news.step}: {escape(news.doing)}")
+
+
+@contextmanager
+def shown(display: StepDisplay | BatchDisplay, *, stopped: str, expect: Expect | None = None) -> Iterator[None]:
+    """Shows what a flow in this process does, and then sends what Prefect has not sent yet.
+
+    Args:
+        stopped: what to do after Ctrl-C, in plain text.
+        expect: gets the number of videos of a batch.
+    """
+    with display:
+        try:
+            listen(display, expect=expect)
+            yield
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            err.print(f"Stopped. Nothing is lost: {escape(stopped)}")
+            raise KeyboardInterrupt from None
+        finally:
+            flush()
+
+
 def print_generations(generations: list[Generation]) -> None:
     """The table of results: key, object, size, duration, checksum."""
     rows = []
@@ -105,4 +179,4 @@ def print_generations(generations: list[Generation]) -> None:
     print_table(("key", "state", "object", "bytes", "seconds", "sha256"), rows)
     for item in generations:
         for warning in item.warnings:
-            err.print(f"[yellow]![/] {escape(item.key)}: {escape(warning)}")
+            warn(f"{item.key}: {warning}")

@@ -2,26 +2,52 @@
 
 import sys
 import traceback
-from typing import Final
 
 import httpx
 from pydantic import ValidationError
-from rich.markup import escape
+from pydantic_core import PydanticSerializationError
 
 from apixo import SoraError
-from apixo.errors import describe
-from deployments.cli.console import err
+from apixo.errors import chain, describe
+from deployments.cli.console import wrong
 from deployments.connection import SetupError
 from deployments.local.processes import ProcessError
 
-UNAUTHORIZED: Final = 401
+
+def end(error: BaseException) -> int:
+    """Prints how a command ended, by an error or from outside, and returns the exit code."""
+    ended = what_ended(error)
+    if ended is None:
+        return fail(error)
+    if foreseen(error):
+        fail(error)  # it says what to do next
+    message, code = ended
+    sys.stderr.write(f"{message}\n")
+    return code
+
+
+def what_ended(error: BaseException) -> tuple[str, int] | None:
+    """The last line and exit code, if Ctrl-C, or Prefect's error for SIGTERM, is this error or its cause.
+
+    Raised anywhere, it makes pydantic or Prefect's engine fail too.
+    """
+    ends: dict[type[BaseException], tuple[str, int]] = {KeyboardInterrupt: ("Interrupted.", 130)}
+    if prefect := sys.modules.get("prefect.exceptions"):  # else nobody can have raised it, and importing takes a second
+        ends[prefect.TerminationSignal] = ("Ended by SIGTERM.", 143)
+    # A serializer in Rust keeps only the name of the error that ended it, in its text.
+    text = str(error) if isinstance(error, PydanticSerializationError) else ""
+    for found in chain(error):
+        for kind, ended in ends.items():
+            if isinstance(found, kind) or f": {kind.__name__}" in text:
+                return ended
+    return None
 
 
 def foreseen(error: BaseException) -> bool:
     """Whether its message says what to do next."""
     if isinstance(error, SoraError | SetupError | ProcessError | ValidationError):
         return True
-    prefect = sys.modules.get("prefect.exceptions")  # else nobody can have raised it, and importing takes a second
+    prefect = sys.modules.get("prefect.exceptions")  # as above
     return prefect is not None and isinstance(error, prefect.ParameterTypeError)
 
 
@@ -29,13 +55,13 @@ def fail(error: BaseException) -> int:
     """Prints an error for the user and returns the exit code."""
     if isinstance(error, ValidationError):
         for problem in error.errors():
-            err.print(f"[red]✗[/] {escape(describe(problem))}")
+            wrong(describe(problem))
         return 2
     advice = _said(error)
     if advice is None:
         traceback.print_exception(error)
     else:
-        err.print(f"[red]✗[/] {escape(advice)}", soft_wrap=True)
+        wrong(advice)
     return 1
 
 
@@ -43,7 +69,7 @@ def _said(error: BaseException) -> str | None:
     """What to do about an error; None: it was not foreseen."""
     if foreseen(error):
         return str(error)
-    if _status(error) == UNAUTHORIZED:
+    if _status(error) == 401:
         return (
             "The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: "
             "PREFECT_API_KEY) to what it expects."

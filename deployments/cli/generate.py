@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import httpx
 import typer
 from rich.markup import escape
 
@@ -18,9 +17,8 @@ from apixo import VideoRequest
 from apixo.addresses import normalize_url
 from apixo.constants import DEFAULT_MODEL
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import ApiName, ArchiveName, Verbose, err, out
-from deployments.cli.display import StepDisplay, print_generations
-from deployments.connection import flush
+from deployments.cli.console import ApiName, ArchiveName, Verbose, err, out, say, warn
+from deployments.cli.display import StepDisplay, print_generations, shown
 from flows.checks import check_before_paying
 from flows.generate_video import generate_video
 from flows.media.own_images import check_as_provider, read_own_image, upload
@@ -29,7 +27,6 @@ from flows.record.generation import Generation
 from flows.record.indexes import is_same_video
 from flows.record.keys import check_key
 from flows.resources import Resources, load_block
-from flows.signals.progress import listen
 
 PLACE_OF_A_FILE: Final = "s3://files/image"
 """Stands in for a file while the rest of a request is checked."""
@@ -106,7 +103,8 @@ def generate(
 
     Example: `sora generate "Aerial view of a lighthouse at dusk, orbiting shot, soft light" -d 4 -k lighthouse-01`
     """
-    del verbose  # read before Prefect was imported
+    if portrait and aspect_ratio is not None:
+        raise typer.BadParameter("give either --portrait or --aspect-ratio, not both")
     request = VideoRequest.model_validate(
         {
             "prompt": prompt,
@@ -123,7 +121,7 @@ def generate(
     )
     unknown = unknown_model(request)
     if unknown is not None:
-        err.print(f"[yellow]![/] {escape(unknown)}")
+        warn(unknown)
     if any(map(is_file, image or [])):
         request = asyncio.run(_with_files(request, image or [], fit=fit_images, archive=archive))
     # An empty key is not no key: `--key "$NAME"` with NAME unset would pay for another video at every run.
@@ -139,21 +137,12 @@ def run_and_show(
 ) -> None:
     """Runs the flow in this process, with a live view, and prints the result."""
     err.print(f"Key [bold]{escape(key)}[/]: the same key continues this video and is never paid for twice.")
-    with StepDisplay(err) as display:
-        try:
-            listen(display)
-            running = generate_video(
-                request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
-            )
-            generation: Generation = asyncio.run(running)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            err.print(
-                f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to continue, "
-                f"or see what is known: sora show {escape(key)}"
-            )
-            raise KeyboardInterrupt from None
-        finally:
-            flush()
+    remedy = f"run the same command with --key {key} to continue, or see what is known: sora show {key}"
+    with shown(StepDisplay(err), stopped=remedy):
+        running = generate_video(
+            request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
+        )
+        generation: Generation = asyncio.run(running)
     print_generations([generation])
     if generation.state != "archived":
         task = escape(generation.task_id or "unknown")
@@ -162,7 +151,7 @@ def run_and_show(
         err.print(f"To watch it: sora show {escape(key)} --link")
 
 
-def summary(request: VideoRequest) -> str:
+def in_words(request: VideoRequest) -> str:
     """The request without its prompt, in a few words."""
     length = f"{request.seconds} s" if request.seconds is not None else None
     parts = (length, request.aspect_ratio or request.shape, request.input()["mode"])
@@ -193,10 +182,7 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
             await upload(found, store)
             places.append(f"s3://{store.bucket}/{found.object_name}")
             if found.lies:
-                err.print(
-                    f"[yellow]![/] {escape(given)} is stored sideways; APIXO may use it that way. "
-                    "--fit-images rotates it."
-                )
+                warn(f"{given} is stored sideways; APIXO may use it that way. --fit-images rotates it.")
     return VideoRequest.model_validate({**request.model_dump(), "image_urls": places})
 
 
@@ -218,17 +204,15 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
             image = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
         beside = await check_before_paying(resources.client, resources.store, resources.web, block, resources.archive)
-        out.print(f"api       {block.base_url} answers and accepts the key")
-        asked = httpx.URL(block.result_check_url or block.base_url).host
-        out.print(f"results   {asked} answers over the route of results")
+        say(f"api       {escape(block.base_url)} answers and accepts the key")
         for finding in beside:
             mark = "" if finding.outcome == "ok" else "[yellow]![/] "
-            out.print(f"{finding.name.removesuffix(' route'):9} {mark}{escape(finding.detail)}")
+            say(f"{finding.name.removesuffix(' route'):9} {mark}{escape(finding.detail)}")
         entry = await resources.ledger.read(key)
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
     out.print(f"archive   bucket {resources.store.bucket} exists, honors conditional writes, accepts large files")
     out.print(f"key       {escape(key)}")
-    out.print(f"request   {escape(summary(request))}, {len(request.prompt):,} characters")
+    out.print(f"request   {escape(in_words(request))}, {len(request.prompt):,} characters")
     if entry is not None:
         same = "the same request" if is_same_video(entry.generation.request, request) else "[red]a different request[/]"
         out.print(f"ledger    this key is {entry.generation.state}, for {same}")

@@ -1,5 +1,6 @@
 """`sora init`: a folder to start from."""
 
+import json
 import os
 import shlex
 import sys
@@ -8,12 +9,13 @@ from string import Template
 from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 
-from deployments.cli.console import called, err, out, shown_path
+from deployments.cli.console import as_called, err, say, shown_path
 from deployments.connection import Connection, SetupError
 from deployments.local.stack_info import StackInfo
 
-NEAR: Final = "http://127.0.0.1:4200/api"
+README_API_URL: Final = "http://127.0.0.1:4200/api"
 """The URL of a server that was started as the README says."""
 STARTER: Final = Path(__file__).resolve().parent.parent / "starter"
 
@@ -34,12 +36,17 @@ def init(
         raise SetupError(f"{shown_path(folder)} is not empty, so nothing was written. Use a new folder: sora init NAME")
     folder.mkdir(parents=True, exist_ok=True)
     # From that folder a relative path would lead elsewhere.
-    bin_ = "" if called() == "sora" else f"{shlex.quote(str(Path(sys.executable).parent))}/"
+    bin_ = "" if as_called() == "sora" else f"{shlex.quote(str(Path(sys.executable).parent))}/"
     connection: Connection = context.obj
     stack = StackInfo.read(connection.local_dir)
-    server = {"PREFECT_API_URL": NEAR, **(stack.public_environment if stack else {}), **os.environ}["PREFECT_API_URL"]
-    values = {"server": server, "folder": folder, "sora": f"{bin_}sora", "prefect": f"{bin_}prefect"}
+    local = stack.public_environment["PREFECT_API_URL"] if stack else README_API_URL
+    values = {
+        "server": os.environ.get("PREFECT_API_URL") or local,
+        "calendar": json.dumps(str(folder / "calendar.csv"), ensure_ascii=False),  # so it is YAML as well
+        "sora": f"{bin_}sora",
+        "prefect": f"{bin_}prefect",
+    }
     for path in sorted(STARTER.iterdir()):
         (folder / path.name).write_text(Template(path.read_text()).substitute(values))
-        out.print(shown_path(folder / path.name))
-    err.print(f"Next: read {shown_path(folder / 'README.md')}. It begins with a dry run, which pays nothing.")
+        say(escape(shown_path(folder / path.name)))
+    err.print(f"Next: read {escape(shown_path(folder / 'README.md'))}. It begins with a dry run, which pays nothing.")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,8 +10,8 @@ import typer
 from rich.markup import escape
 
 from blocks import VideoArchive
-from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, shown_path
-from deployments.cli.generate import summary
+from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, say, shown_path
+from deployments.cli.generate import in_words
 from deployments.connection import SetupError
 from flows.record.costs import CostRow, Group
 from flows.record.generation import Generation
@@ -43,6 +42,8 @@ def list_(
 
     `--failed`, `--tag` and `--all` read every record; `--open` and `--unconfirmed` only the unfinished ones.
     """
+    if failed and (open_ or unconfirmed):
+        raise typer.BadParameter("give --failed alone: what failed is neither open nor unconfirmed")
     newest = None if open_ or unconfirmed or failed or tag or everything else limit
     found = asyncio.run(_records(open_only=open_ or unconfirmed, newest=newest, archive=archive))
     wanted = {"unconfirmed"} if unconfirmed else {"failed", "rejected"} if failed else None
@@ -125,7 +126,7 @@ async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archi
                     raise _gone(key, video.name, store.bucket)
             except (OSError, ValueError) as error:
                 raise SetupError(f"{save} cannot be written ({error}). Use another file name with --save.") from error
-            err.print(f"Saved {shown_path(save)}, {video.size_bytes:,} bytes.")
+            err.print(f"Saved {escape(shown_path(save))}, {video.size_bytes:,} bytes.")
         if as_json:
             typer.echo(json.dumps(record, indent=2))
 
@@ -140,10 +141,9 @@ def _gone(key: str, name: str, bucket: str) -> Exception:
 
 def print_record(generation: Generation) -> None:
     """Shows a record to the user, with the next command."""
-    say = partial(out.print, soft_wrap=True)  # the terminal breaks lines, and nothing that is copied
     request = generation.request
     say(f"[bold]{escape(generation.key)}[/]  {generation.state}")
-    say(f"  request    {escape(summary(request))}")
+    say(f"  request    {escape(in_words(request))}")
     if request.tags:
         say(f"  tags       {escape(', '.join(request.tags))}")
     say(f"  prompt     {one_line(request.prompt[:300])}")

@@ -49,7 +49,6 @@ def resolve(
     asks = task_id is None and not resubmit
     if asks and not sys.stdin.isatty():
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` shows what is known")
-    del verbose  # read before Prefect was imported
     seen = asyncio.run(_look(key, api=api, archive=archive))
     if asks or resubmit:
         print_record(seen)
@@ -110,7 +109,6 @@ def collect(
     verbose: Verbose = False,
 ) -> None:
     """Process everything open: poll once, archive what is finished, list manual decisions. Never submits."""
-    del verbose  # read before Prefect was imported
     try:
         found: list[Collected] = asyncio.run(collect_videos(keys=keys or None, api=api, archive=archive))
     finally:

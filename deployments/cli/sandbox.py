@@ -4,13 +4,16 @@ import os
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from deployments.cli.console import err
+from deployments.local.processes import LOOPBACK
 from deployments.sandbox import SandboxSettings, serve
+from deployments.web_server import listen
 
 
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8700,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8700,
     speed: Annotated[
         float, typer.Option(help="How many times faster than real time it generates: 60 turns minutes into seconds.")
     ] = 1.0,
@@ -50,10 +53,9 @@ def sandbox(
         result_days=result_days,
         gone_models=tuple(gone_model or ()),
     )
-    err.print(
-        f"The sandbox of the APIXO Sora-2 API runs at http://127.0.0.1:{port}, {speed:g} times faster than real time."
-    )
-    err.print(f"Sample start image: http://127.0.0.1:{port}/samples/harbor.jpg")
+    listener, url = listen(LOOPBACK, port, "The sandbox")
+    err.print(f"The sandbox of the APIXO Sora-2 API runs at {url}, {speed:g} times faster than real time.")
+    err.print(f"Sample start image: {url}/samples/harbor.jpg")
     if "SORA_SANDBOX_API_KEY" not in os.environ:
-        err.print(f"API key: {api_key}")
-    serve(settings, port=port)
+        err.print(f"API key: {escape(api_key)}")
+    serve(settings, listener)

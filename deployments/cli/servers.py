@@ -4,17 +4,15 @@ import asyncio
 from typing import Annotated
 
 import typer
-import uvicorn
 from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import ApiName, ArchiveName, err, show_log
+from deployments.cli.console import ApiName, ArchiveName, err, show_log, warn
 from deployments.connection import flush
 from deployments.gallery.app import serve as serve_gallery
 from deployments.local.processes import LOOPBACK
-from deployments.metrics import create_app
+from deployments.metrics import serve as serve_metrics
 from deployments.receiver.calls import serve as serve_callbacks
-from flows.resources import load_block
 
 Host = Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses of this machine.")]
 
@@ -48,13 +46,14 @@ def callbacks(
 
 
 def _show_receiver(url: str, block: ApixoApi) -> None:
+    url = escape(url)
     err.print(f"Waiting for callbacks at {url}/apixo/ (health: {url}/health). Press Ctrl-C to stop.")
     if block.callback_url:
         err.print(f"APIXO calls {escape(block.callback_url)}/apixo/…, which must lead here.")
     else:
-        err.print(
-            "[yellow]![/] The block's callback_url is empty, so APIXO will not call. Set APIXO_CALLBACK_URL to the "
-            "public URL of this receiver and run `sora setup`."
+        warn(
+            "The block's callback_url is empty, so APIXO will not call. Set APIXO_CALLBACK_URL to the public URL of "
+            "this receiver and run `sora setup`."
         )
 
 
@@ -91,6 +90,7 @@ def serve(
 
 
 def _show_gallery(url: str, block: VideoArchive) -> None:
+    url = escape(url)
     err.print(f"The gallery is at {url}/ (health: {url}/health). Press Ctrl-C to stop.")
     if block.gateway_url:
         err.print(f"Links point to {escape(block.gateway_url)}, which must lead here.")
@@ -98,7 +98,7 @@ def _show_gallery(url: str, block: VideoArchive) -> None:
 
 def metrics(
     host: Host = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8730,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8730,
     archive: ArchiveName = "default",
 ) -> None:
     """Serve metrics for Prometheus, until Ctrl-C: what is open, unclear and spent, the lag, the bytes.
@@ -106,6 +106,9 @@ def metrics(
     One process covers all machines, since it reads the bucket. The metrics contain no keys or prompts; whoever reaches
     the port sees what is spent. Alert rules: docs/operations.md
     """
-    app = create_app(asyncio.run(load_block(VideoArchive, archive)).store())
-    err.print(f"Metrics for Prometheus are at http://{host}:{port}/metrics. Press Ctrl-C to stop.")
-    uvicorn.run(app, host=host, port=port, log_level="error", access_log=False, server_header=False, ws="none")
+    asyncio.run(serve_metrics(host, port, archive=archive, on_ready=_show_metrics))
+    err.print("Stopped.")
+
+
+def _show_metrics(url: str) -> None:
+    err.print(f"Metrics for Prometheus are at {escape(url)}/metrics. Press Ctrl-C to stop.")

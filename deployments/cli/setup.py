@@ -4,19 +4,22 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
-from deployments.cli.console import ApiName, ArchiveName, err, out
+from blocks.errors import StoreError
+from deployments.cli.console import ApiName, ArchiveName, err, out, pasteable, say, warn
 from deployments.connection import Connection
+from deployments.local.stack_info import StackInfo
 from deployments.setup.blocks import Saved, check_blocks, make_bucket, save_blocks
-from deployments.setup.deploy import MAIN, POOL, delete_examples_commands
+from deployments.setup.deploy import MAIN, POOL
 from deployments.setup.deploy import deploy as deploy_files
 from deployments.setup.notify import notify as make_notifications
-from deployments.setup.surroundings import check_server
+from deployments.setup.server_checks import check_server
 from flows.checks import Finding, check_prices, check_setup
 from flows.record.wording import counted
 from flows.resources import load_block
@@ -65,21 +68,26 @@ def setup(
     stored in a Prefect block, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
     """
     connection: Connection = context.obj
-    environ = {**(connection.stack.load_environment() if connection.stack else {}), **os.environ}
+    environ = variables(connection.stack, os.environ)
 
     async def run() -> None:
         ask = _ask if sys.stdin.isatty() else None
         tried = check_blocks if check else None
         for saved in await save_blocks(environ, name=name, ask=ask, reset=unset or (), check=tried):
             show(saved)
-        show(await make_bucket(await load_block(VideoArchive, name)))
+        try:
+            show(await make_bucket(await load_block(VideoArchive, name)))
+        except StoreError as error:
+            if check:
+                raise
+            warn(f"The bucket was not checked: {error}")
         for finding in check_prices(await load_block(ApixoApi, name)):
-            err.print(f"{MARKS[finding.outcome]} {escape(finding.detail)}")
+            warn(finding.detail)
         for wanted in notify or ():
             for saved in await make_notifications(wanted, environ):
                 show(saved)
         if deploy:
-            await _deploy(connection)
+            await _deploy()
 
     asyncio.run(run())
     blocks = "" if name == "default" else f" --api {name} --archive {name}"
@@ -92,13 +100,21 @@ def setup(
     err.print(f'  sora generate "A red kite over dunes, golden hour" --key kite-01 --dry-run{blocks}', soft_wrap=True)
 
 
-def deploy(context: typer.Context) -> None:
+def deploy() -> None:
     """Deploy prefect.yaml to the Prefect server: the work pool, its queues, the deployments with their triggers.
 
     What is already deployed from this version of the code stays as it is. `sora setup` does this too, after the blocks.
     A worker runs the deployments: `prefect worker start --pool sora`
     """
-    asyncio.run(_deploy(context.obj))
+    asyncio.run(_deploy())
+
+
+def variables(stack: StackInfo | None, own: Mapping[str, str]) -> dict[str, str]:
+    """What the blocks are made from: the variables of the local stack, and this process's over them."""
+    known = stack.load_environment() if stack else {}
+    if own.get("MINIO_ENDPOINT", "").strip():
+        known.pop("MINIO_SECURE", None)  # it is about the stack's store, and not about that one
+    return {**known, **own}
 
 
 def show(saved: Saved) -> None:
@@ -106,18 +122,9 @@ def show(saved: Saved) -> None:
     out.print(f"{saved.slug:14} {escape(saved.name):22} {saved.outcome}")
 
 
-async def _deploy(connection: Connection) -> None:
+async def _deploy() -> None:
     for saved in await deploy_files(MAIN):
         show(saved)
-    if connection.stack is not None:
-        return
-    # How to delete what an earlier version left on a real server. A person may have made use of it.
-    if commands := await delete_examples_commands():
-        err.print(
-            "[yellow]![/] This server has example deployments from an earlier version; their runs pay. Delete them:"
-        )
-        for command in commands:
-            err.print(f"  {command}")
 
 
 def _ask(variable: str, description: str, secret: bool) -> str:
@@ -145,7 +152,7 @@ def doctor(
         typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=2))
     else:
         for finding in findings:
-            out.print(f"{MARKS[finding.outcome]} {escape(finding.name):22} {escape(finding.detail)}", soft_wrap=True)
+            say(f"{MARKS[finding.outcome]} {escape(finding.name):22} {escape(pasteable(finding.detail))}")
     wrong = sum(finding.outcome == "error" for finding in findings)
     if wrong:
         err.print(f"{counted(wrong, 'problem')} to fix.")

@@ -19,7 +19,7 @@ from apixo.routes import is_loopback
 from blocks import VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
-from deployments.connection import SetupError
+from deployments.connection import SetupError, setup_command
 from deployments.gallery.access import Access, TooManyError
 from deployments.gallery.attention import generate_command, notices
 from deployments.gallery.choice import PAGE_SIZE, Choice, menus
@@ -27,7 +27,7 @@ from deployments.gallery.delivery import Delivery, redirects
 from deployments.gallery.index import ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
-from deployments.web_server import QuietServer, listen, read_body, setup_command
+from deployments.web_server import QuietServer, listen, read_body
 from flows.record.costs import total_costs
 from flows.record.errors import InvalidKeyError, LedgerError
 from flows.record.generation import ArchivedObject, Generation

@@ -23,7 +23,7 @@ MINIO_PACKAGE: Final = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7
 BUILD_TIMEOUT_SECONDS: Final = 1800.0
 """A first build was measured at 2 to 4 minutes on 2 idle cores, and at 9 when other work used most of them."""
 
-FORCE_VARIABLE: Final = "SORA_OBJECT_STORE"
+STORE_VARIABLE: Final = "SORA_OBJECT_STORE"
 """Environment variable: `minio` or `seaweedfs` selects the object store."""
 
 Say = Callable[[str], None]
@@ -120,6 +120,6 @@ def _go_environment(inherited: Mapping[str, str], target: Path, local_dir: Path)
 
 
 if __name__ == "__main__":
-    if os.environ.get(FORCE_VARIABLE) != "seaweedfs":
+    if os.environ.get(STORE_VARIABLE) != "seaweedfs":
         folder = Path(sys.argv[1])
         sys.exit(not (find_minio(folder) or build_minio(folder, print)))

@@ -10,7 +10,7 @@ from typing import Final
 
 from deployments.local.processes import LOOPBACK, ManagedProcess, Server, free_port, http_get, require_free
 
-QUIET: Final = {
+SERVER_QUIET: Final = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_CLI_PROMPT": "false",
@@ -40,9 +40,7 @@ class PrefectServer(Server):
     home: Path
 
 
-def start_prefect_server(
-    *, home: Path, log_dir: Path, port: int = 0, timeout_seconds: float = START_TIMEOUT_SECONDS
-) -> PrefectServer:
+def start_prefect_server(*, home: Path, log_dir: Path, port: int = 0) -> PrefectServer:
     """Starts a Prefect server on loopback, its data in `home`. It is not ready yet: see `Server.ready`.
 
     Args:
@@ -71,14 +69,14 @@ def start_prefect_server(
         home=home,
         environment=_client_environment(f"{url}/api", home),
         answers=lambda: _answers(port, home),
-        timeout_seconds=timeout_seconds,
+        timeout_seconds=START_TIMEOUT_SECONDS,
     )
 
 
 def _client_environment(api_url: str, home: Path) -> dict[str, str]:
     """What a process needs, besides its own environment, to be a client of this server and no other."""
     return {
-        **QUIET,
+        **SERVER_QUIET,
         "PREFECT_API_URL": api_url,
         "PREFECT_HOME": str(home),
         "PREFECT_PROFILE": "ephemeral",  # comes with Prefect; a profile of the user's does not exist in this home
@@ -94,7 +92,7 @@ def _server_environment(inherited: Mapping[str, str], *, home: Path, port: int) 
     # and run somebody's real one.
     clean = {name: value for name, value in inherited.items() if not name.startswith("PREFECT_")}
     return clean | {
-        **QUIET,
+        **SERVER_QUIET,
         **TUNED,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_API_HOST": LOOPBACK,

@@ -97,6 +97,14 @@ class ManagedProcess:
         """Whether the command still runs."""
         return self.exit_code is None
 
+    def check(self, doing: str) -> None:
+        """Raises a `ProcessError` with the end of its log if the command has exited; `doing` says when or how."""
+        if not self.is_alive():
+            raise ProcessError(
+                f"{self.name} exited {doing} (exit code {self.exit_code}). Its log, {self.log_path}, ends with:"
+                f"\n{self.log_tail() or '(nothing)'}"
+            )
+
     def log_tail(self, lines: int = _LOG_TAIL_LINES) -> str:
         """The last lines of its log."""
         try:
@@ -182,11 +190,7 @@ def wait_until_ready(check: Callable[[], bool], *, process: ManagedProcess, time
         # Asked before and after: a stranger on the same port may answer for a child that is already dead.
         if process.is_alive() and check() and process.is_alive():
             return
-        if (exit_code := process.exit_code) is not None:
-            raise ProcessError(
-                f"{process.name} exited while starting (exit code {exit_code}). Its log, {process.log_path}, ends with:"
-                f"\n{process.log_tail() or '(nothing)'}"
-            )
+        process.check("while starting")
         if time.monotonic() >= deadline:
             raise ProcessError(
                 f"{process.name} is running (process {process.pid}) but was not ready after {timeout_seconds:.0f} s. "

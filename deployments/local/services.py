@@ -43,24 +43,20 @@ class Service:
     secret_files: Mapping[str, Path] = field(default_factory=dict)
 
 
-def default_services(
-    local_dir: Path, *, say: Say = print, speed: float = 60.0, sandbox_arguments: Sequence[str] = ()
-) -> list[Service]:
-    """The sandbox, the object store and Prefect.
+def default_services(local_dir: Path, *, say: Say, sandbox_options: Sequence[str]) -> list[Service]:
+    """The sandbox, with these options of its command, the object store and Prefect.
 
     Args:
         say: gets one line per step if MinIO has to be built.
-        speed: how many times faster than real time the sandbox makes its videos.
     """
     local_dir = local_dir.resolve()  # the files are named in stack.json, for processes in other folders
     minio_keys, sandbox_keys = local_dir / "minio-credentials.json", local_dir / "sandbox-credentials.json"
 
     def sandbox(port: int, _: Mapping[str, str]) -> Server:
         key = Credentials.load_or_create(sandbox_keys).secret_key
-        options = ["--port", str(port), "--speed", str(speed), *sandbox_arguments]
         return _start_program(
             "sandbox",
-            ["deployments.cli", "sandbox", *options],
+            ["deployments.cli", "sandbox", "--port", str(port), *sandbox_options],
             port,
             {"SORA_SANDBOX_API_KEY": key},
             local_dir,
@@ -94,20 +90,16 @@ def default_services(
     ]
 
 
-def client_services(
-    local_dir: Path, *, receiver_port: int = RECEIVER_PORT, gallery_port: int = GALLERY_PORT
-) -> list[Service]:
+def client_services(local_dir: Path, *, receiver_port: int, gallery_port: int) -> list[Service]:
     """The callback receiver and the gallery, with the default blocks, and a process worker of the work pool."""
     local_dir = local_dir.resolve()
 
-    def receiver(port: int, environment: Mapping[str, str]) -> Server:
-        command = ["deployments.cli", "callbacks", "--port", str(port)]
-        return _start_program("receiver", command, port, environment, local_dir)
+    def program(name: str, command: str, preferred_port: int) -> Service:
+        def start(port: int, environment: Mapping[str, str]) -> Server:
+            order = ["deployments.cli", command, "--port", str(port)]
+            return _start_program(name, order, port, environment, local_dir)
 
-    def gallery(port: int, environment: Mapping[str, str]) -> Server:
-        return _start_program(
-            "gallery", ["deployments.cli", "serve", "--port", str(port)], port, environment, local_dir
-        )
+        return Service(name, start, preferred_port)
 
     def worker(port: int, environment: Mapping[str, str]) -> Server:
         command = ["prefect", "worker", "start", "--pool", "sora", "--type", "process", "--with-healthcheck"]
@@ -119,8 +111,8 @@ def client_services(
         return _start_program("worker", command, port, {**environment, **options}, local_dir)
 
     return [
-        Service("receiver", receiver, receiver_port),
-        Service("gallery", gallery, gallery_port),
+        program("receiver", "callbacks", receiver_port),
+        program("gallery", "serve", gallery_port),
         Service("worker", worker),
     ]
 

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
@@ -94,11 +93,12 @@ class LocalStack:
             self._secret_files |= {variable: str(path) for variable, path in service.secret_files.items()}
         for service in services:
             server = self.servers[service.name]
-            wait_until_ready(
-                lambda answers=server.answers: self._all_alive() and answers(),  # type: ignore[misc]
-                process=server.process,
-                timeout_seconds=server.timeout_seconds,
-            )
+
+            def answers(server: Server = server) -> bool:
+                self._check()
+                return server.answers()
+
+            wait_until_ready(answers, process=server.process, timeout_seconds=server.timeout_seconds)
             self._say(f"Ready after {time.monotonic() - began:.0f} s: {service.name}, {server.url}")
         self._write_info()
 
@@ -117,7 +117,8 @@ class LocalStack:
         Raises:
             ProcessError: a service exited unexpectedly.
         """
-        while self._all_alive():
+        while True:
+            self._check()
             time.sleep(0.5)
 
     def stop(self) -> None:
@@ -187,20 +188,13 @@ class LocalStack:
         else:
             raise SystemExit(128 + number)
 
-    def _all_alive(self) -> bool:
-        """True; otherwise it raises."""
-        for name, server in self.servers.items():
-            if not server.process.is_alive():
-                raise ProcessError(
-                    f"{name} exited unexpectedly (exit code {server.process.exit_code}). Its log, "
-                    f"{server.process.log_path}, ends with:\n{server.process.log_tail()}"
-                )
-        return True
+    def _check(self) -> None:
+        for server in self.servers.values():
+            server.process.check("unexpectedly")
 
     def _write_info(self) -> None:
         info = StackInfo(
             pid=os.getpid(),
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
             services={
                 name: ServiceInfo(server.process.pid, server.url, str(server.process.log_path))
                 for name, server in self.servers.items()

@@ -23,7 +23,7 @@ class Credentials:
     secret_key: str = field(repr=False)
 
     @classmethod
-    def load_or_create(cls, path: Path, *, access_key: str = "sora") -> "Credentials":
+    def load_or_create(cls, path: Path) -> "Credentials":
         """Reads the file, or creates it (mode 0600) with a random secret of 32 characters. Safe against a race.
 
         Raises:
@@ -31,7 +31,7 @@ class Credentials:
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = {"access_key": access_key, "secret_key": secrets.token_urlsafe(24)}
+            draft = {"access_key": "sora", "secret_key": secrets.token_urlsafe(24)}
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp's mode is 0600
             with os.fdopen(handle, "w") as file:
                 json.dump(draft, file)
@@ -64,7 +64,6 @@ class StackInfo:
     """A running stack as stack.json describes it: no secrets, but the files that hold them."""
 
     pid: int
-    started_at: str
     services: dict[str, ServiceInfo]
     public_environment: dict[str, str]
     secret_files: dict[str, str]

@@ -12,7 +12,7 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
-from deployments.local.minio_build import FORCE_VARIABLE, Say, build_minio, find_minio
+from deployments.local.minio_build import STORE_VARIABLE, Say, build_minio, find_minio
 from deployments.local.processes import (
     LOOPBACK,
     ManagedProcess,
@@ -103,9 +103,9 @@ def start_object_store(
 
 
 def _choose(local_dir: Path, say: Say) -> tuple[Kind, Path]:
-    wanted = os.environ.get(FORCE_VARIABLE, "")
+    wanted = os.environ.get(STORE_VARIABLE, "")
     if wanted not in ("", "minio", "seaweedfs"):
-        raise ProcessError(f"{FORCE_VARIABLE} is {wanted!r}, but must be minio or seaweedfs.")
+        raise ProcessError(f"{STORE_VARIABLE} is {wanted!r}, but must be minio or seaweedfs.")
     if wanted != "seaweedfs" and (binary := find_minio(local_dir) or build_minio(local_dir, say)):
         return "minio", binary
     if wanted != "minio" and (binary := find_seaweedfs()):

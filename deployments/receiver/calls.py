@@ -31,10 +31,10 @@ from apixo.redaction import hide_secret
 from blocks import ApixoApi, VideoArchive
 from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY
 from blocks.errors import StoreError
-from deployments.connection import SetupError
+from deployments.connection import SetupError, setup_command
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
-from deployments.web_server import QuietServer, is_same, listen, read_body, setup_command
+from deployments.web_server import QuietServer, is_same, listen, read_body
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key

@@ -123,12 +123,8 @@ class SandboxServer(SandboxState):
         self.stop()
 
 
-def serve(settings: SandboxSettings | None = None, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Runs the sandbox in the foreground until SIGINT or SIGTERM, then returns.
-
-    Raises `OSError` when the port is taken.
-    """
-    listener = socket.create_server((host, port), backlog=2048)
+def serve(settings: SandboxSettings, listener: socket.socket) -> None:
+    """Runs the sandbox in the foreground until SIGINT or SIGTERM, then returns."""
     server = _Server(_config(create_app(SandboxState(settings))))
     server.run([listener])
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from prefect.blocks.core import Block, UnknownBlockType
@@ -89,13 +90,12 @@ async def save_blocks(
     await Secret.register_type_and_schema()
     await ApixoApi.register_type_and_schema()
     await VideoArchive.register_type_and_schema()
-    missing: list[str] = []
-    api = await _wanted(ApixoApi, name, "APIXO", environ, ask, missing, reset)
-    archive = await _wanted(VideoArchive, name, "MINIO", environ, ask, missing, reset)
-    if missing:
+    wanted = partial(_wanted, name=name, environ=environ, ask=ask, reset=reset)
+    (api, missing), (archive, also_missing) = await wanted(ApixoApi, "APIXO"), await wanted(VideoArchive, "MINIO")
+    if missing or also_missing:
         raise SetupError(
             "Set these environment variables, or run `sora setup` on a terminal, which asks for them:\n  "
-            + "\n  ".join(missing)
+            + "\n  ".join(missing + also_missing)
         )
     saved: list[Saved] = []
     made = ApixoApi(**api), VideoArchive(**archive)  # so that a bad value is found before anything is saved
@@ -182,17 +182,12 @@ async def make_bucket(archive: VideoArchive, *, known: bool = False) -> Saved:
 
 
 async def _wanted(
-    block: type[Block],
-    name: str,
-    prefix: str,
-    environ: Mapping[str, str],
-    ask: Ask | None,
-    missing: list[str],
-    reset: Collection[str],
-) -> dict[str, Any]:
-    """The fields as they should be: those of the block, overridden by the environment."""
+    block: type[Block], prefix: str, *, name: str, environ: Mapping[str, str], ask: Ask | None, reset: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The fields as they should be: those of the block, overridden by the environment. And what is missing."""
     stored = await _load(block, name)
     fields: dict[str, Any] = {}
+    missing: list[str] = []
     for field, info in block.model_fields.items():
         variable = f"{prefix}_{field.upper()}"
         secret = field in SECRET_BLOCKS or info.annotation is SecretStr
@@ -211,9 +206,9 @@ async def _wanted(
     scheme, separator, rest = str(fields.get("endpoint", "")).partition("://")
     if separator:  # as MinIO's own tools print it
         fields["endpoint"] = rest.rstrip("/")
-        if f"{prefix}_SECURE" not in environ:
+        if not environ.get(f"{prefix}_SECURE", "").strip():
             fields["secure"] = scheme == "https"
-    return fields
+    return fields, missing
 
 
 async def save_block(wanted: Block, name: str) -> Saved:

@@ -26,6 +26,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 MAIN: Final = "prefect.yaml"
 EXAMPLES: Final = "deployments/examples/prefect.yaml"
 """For a local stack alone: on another server, a run of these deployments would pay for a demonstration."""
+PACKAGES: Final = ("apixo", "blocks", "flows", "deployments")
 POOL: Final = "sora"
 QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {
     "collector": (1, None),
@@ -45,11 +46,6 @@ class _Wanted:
     flow: str
     triggers: frozenset[str]
     schedules: frozenset[str]
-
-    @property
-    def full_name(self) -> str:
-        """Its name in Prefect."""
-        return f"{self.flow}/{self.name}"
 
 
 async def deploy(*files: str) -> list[Saved]:
@@ -77,21 +73,6 @@ async def deploy(*files: str) -> list[Saved]:
         for file in files:
             saved += await _deploy_file(client, file, this)
     return saved
-
-
-async def delete_examples_commands() -> list[str]:
-    """The commands that delete the examples from this server. Earlier versions of `sora deploy` created them."""
-    commands: list[str] = []
-    async with get_client() as client:
-        for item in wanted_deployments((ROOT / EXAMPLES).read_text()):
-            commands += [  # first, since they outlive their deployment
-                f"prefect automation delete {trigger}"
-                for trigger in sorted(item.triggers)
-                if await client.read_automations_by_name(trigger)
-            ]
-            if await deployed(client, item) is not None:
-                commands.append(f"prefect deployment delete {item.full_name}")
-    return commands
 
 
 async def _deploy_file(client: PrefectClient, file: str, this: str) -> list[Saved]:
@@ -130,9 +111,9 @@ def wanted_deployments(text: str) -> list[_Wanted]:
 def code_version(root: Path) -> str:
     """The version of what is deployed: the package's, and a digest of both files, the code and its place."""
     digest = hashlib.sha256(str(root).encode())
-    for path in [root / MAIN, root / EXAMPLES, *sorted(root.glob("[a-z]*/**/*.py"))]:
-        if path.relative_to(root).parts[0] in (MAIN, "apixo", "blocks", "flows", "deployments"):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    code = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    for path in [root / MAIN, root / EXAMPLES, *code]:
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return f"{version('sora-pipeline')}+{digest.hexdigest()[:12]}"
 
 
@@ -160,7 +141,7 @@ async def _make_queue(client: PrefectClient, name: str) -> Outcome:
 async def deployed(client: PrefectClient, wanted: _Wanted) -> DeploymentResponse | None:
     """A deployment on the server; None: there is none."""
     try:
-        return await client.read_deployment_by_name(wanted.full_name)
+        return await client.read_deployment_by_name(f"{wanted.flow}/{wanted.name}")
     except ObjectNotFound:
         return None
 

@@ -4,6 +4,7 @@ Rendering a thousand videos takes longer than anything that is measured.
 """
 
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(port: int, speed: float, video: Path) -> None:
                 requests_per_minute=10_000_000,
                 data_dir=Path(folder),
             ),
-            port=port,
+            socket.create_server(("127.0.0.1", port), backlog=2048),
         )
 
 

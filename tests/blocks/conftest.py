@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
-from deployments.local.minio_build import FORCE_VARIABLE
+from deployments.local.minio_build import STORE_VARIABLE
 from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 
@@ -26,7 +26,7 @@ def own_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreS
     """MinIO; it is built into the checkout's `.local/bin` where it is missing."""
     folder = tmp_path_factory.mktemp("own-minio")
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(FORCE_VARIABLE, raising=False)
+        patch.delenv(STORE_VARIABLE, raising=False)
         server = start_object_store(
             local_dir=CHECKOUT / ".local", data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS
         ).ready()
@@ -41,7 +41,7 @@ def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSt
     """SeaweedFS, the fallback."""
     folder = tmp_path_factory.mktemp("own-seaweedfs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FORCE_VARIABLE, "seaweedfs")
+        patch.setenv(STORE_VARIABLE, "seaweedfs")
         server = start_object_store(
             local_dir=folder, data_dir=folder, log_dir=folder, credentials=CREDENTIALS, say=lambda _: None
         ).ready()

@@ -1,12 +1,15 @@
-"""Numbers for Prometheus say what the bucket holds."""
+"""Metrics for Prometheus say what the bucket holds."""
 
+import asyncio
+import signal
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.metrics import Numbers, create_app
+from deployments.connection import SetupError
+from deployments.metrics import Metrics, create_app, serve
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import UnconfirmedError
 from tests.flows.conftest import StoredBlocks
@@ -24,14 +27,14 @@ def labels(**named: str) -> Labels:
     return frozenset(named.items())
 
 
-async def test_numbers_are_those_of_the_bucket(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
+async def test_metrics_are_those_of_the_bucket(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     made = await stored.generate(KITE, key=key)
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await stored.generate(KITE.model_copy(update={"prompt": "Dunes"}), key=f"{key}-2")
     store = stored.archive.store()
     try:
-        found = parsed(await Numbers(store).text())
+        found = parsed(await Metrics(store).text())
     finally:
         await store.aclose()
     assert found["sora_open", labels(state="unconfirmed")] == 1
@@ -44,16 +47,29 @@ async def test_numbers_are_those_of_the_bucket(stored: StoredBlocks, sandbox: Sa
     assert found["sora_day_bytes", labels()] == made.video.size_bytes
 
 
+async def test_the_server_says_its_url_once_it_listens_and_a_taken_port_is_one_line(stored: StoredBlocks) -> None:
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve("127.0.0.1", 0, archive=stored.name, on_ready=ready.set_result))
+    url = await asyncio.wait_for(ready, 30)
+    async with httpx.AsyncClient() as client:
+        assert "sora_open" in (await client.get(f"{url}/metrics")).text
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(SetupError, match=f"The server for metrics cannot listen on 127.0.0.1, port {port}"):
+        await serve("127.0.0.1", port, archive=stored.name, on_ready=ready.set_result)
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(serving, 30)
+
+
 async def test_several_scrapes_read_the_store_once(stored: StoredBlocks) -> None:
     store = stored.archive.store()
     clock = [0.0]
-    numbers = Numbers(store, now=lambda: datetime.now(UTC), monotonic=lambda: clock[0])
+    read = Metrics(store, now=lambda: datetime.now(UTC), monotonic=lambda: clock[0])
     try:
-        first = await numbers.text()
+        first = await read.text()
         await store.put("open/nobody-knows", b"")
-        assert await numbers.text() is first
+        assert await read.text() is first
         clock[0] = 20.0
-        assert await numbers.text() is not first
+        assert await read.text() is not first
     finally:
         await store.aclose()
 

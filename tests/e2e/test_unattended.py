@@ -48,12 +48,6 @@ async def test_a_second_setup_changes_nothing(running: Running) -> None:
     assert {line[-1] for line in lines} == {"unchanged"}, again.stdout
     assert {"apixo-api", "video-archive", "bucket", "deployment", "work"} <= {line[0] for line in lines}
     assert await deployed() == before
-    delete = "prefect deployment delete generate-video/after-storyboard"
-    assert delete not in again.stderr
-    elsewhere = await running.sora("deploy", PREFECT_API_URL=running.api_url)  # a server that is not known to be local
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    assert delete in elsewhere.stderr
-    assert "prefect automation delete sora-storyboard-completed" in elsewhere.stderr
 
 
 ON_EVENT = "generate-video/generate-video-on-event"

@@ -17,7 +17,7 @@ from blocks.object_store import ObjectStore
 from blocks.prices import Price
 from deployments.sandbox import SandboxServer
 from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
-from flows.checks import Finding, check_prices, check_result_route, check_space, this_code
+from flows.checks import Finding, check_before_paying, check_prices, check_result_route, check_space, this_code
 from flows.media.hosts import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -202,6 +202,15 @@ async def test_a_private_api_says_nothing_of_the_way_to_results(api: ApixoApi) -
         (found,) = await check_result_route(web, api)
     assert found.outcome == "warning"
     assert "result_check_url" in found.detail
+
+
+async def test_a_dry_run_says_what_it_could_not_try_of_the_way_to_results(api: ApixoApi, archive: VideoArchive) -> None:
+    store = archive.store()
+    async with api.status_client() as client, guarded_client(allow_private_hosts=False) as web:
+        found = by_name(await check_before_paying(client, store, web, api, archive))
+    await store.aclose()
+    assert found["result route"][0] == "warning"
+    assert "result_check_url" in found["result route"][1]
 
 
 async def test_no_key_is_sent_to_where_results_come_from(api: ApixoApi) -> None:

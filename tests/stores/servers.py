@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 import deployments.local.store_server
 from blocks import VideoArchive
-from deployments.local.minio_build import FORCE_VARIABLE
+from deployments.local.minio_build import STORE_VARIABLE
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, free_ports
 from deployments.local.stack_info import Credentials
 from deployments.local.store_server import start_object_store
@@ -121,7 +121,7 @@ def _local(kind: str, folder: Path, authority: Path | None) -> tuple[ManagedProc
         return ManagedProcess([*command, *options], **given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FORCE_VARIABLE, kind.lower())
+        patch.setenv(STORE_VARIABLE, kind.lower())
         patch.setattr(deployments.local.store_server, "ManagedProcess", start)
         server = start_object_store(
             local_dir=local_dir, data_dir=folder / "data", log_dir=folder, credentials=CREDENTIALS, say=lambda _: None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deployments.local.prefect_server import QUIET, TUNED
+from deployments.local.prefect_server import SERVER_QUIET, TUNED
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, http_get, wait_until_ready
 
 POSTGRES_FOLDERS: Final = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -70,7 +70,7 @@ def started(folder: Path) -> Iterator[Topology]:
         api_url = f"http://{LOOPBACK}:{port}/api"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         server = inherited | {
-            **QUIET,
+            **SERVER_QUIET,
             **TUNED,
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": api_url,
@@ -101,7 +101,7 @@ def started(folder: Path) -> Iterator[Topology]:
             process=api, timeout_seconds=START_SECONDS,
         )  # fmt: skip
         client = inherited | {
-            **QUIET,
+            **SERVER_QUIET,
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": api_url,
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",

@@ -41,7 +41,7 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     assert key in dry.out
     assert "unknown: the block has no price_per_second" in dry.out
     lines = {line[:10].strip() for line in dry.out.splitlines()}
-    assert {"api", "results", "clock", "balance", "image", "callbacks", "disk", "archive"} < lines
+    assert {"api", "result", "clock", "balance", "image", "callbacks", "disk", "archive"} < lines
     assert "10000.00 USD" in dry.out
     assert "nothing was paid" in dry.out
     assert sandbox.record.submits() == []
@@ -66,13 +66,13 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
         assert "Duplicates are rejected" in one_line(sora(*renamed, "--refuse-duplicates", *more), 1)
     assert len(sandbox.record.submits()) == 1
 
-    reported = sora("show", key, "--archive", stored.name, "--json", "--save", "kite.mp4")
+    reported = sora("show", key, "--archive", stored.name, "--json", "--save", "kite[final].mp4")
     assert reported.code == 0, reported.err
     record = json.loads(reported.out)
     video = next(item for item in record["objects"] if item["kind"] == "video")
-    saved = (sora.folder / "kite.mp4").read_bytes()
+    saved = (sora.folder / "kite[final].mp4").read_bytes()
     assert hashlib.sha256(saved).hexdigest() == video["sha256"] == row[-1]
-    assert "Saved kite.mp4" in reported.err
+    assert "Saved kite[final].mp4" in reported.err
 
     shown = sora("show", key, "--archive", stored.name)
     for part in (key, "archived", "A red kite over dunes", record["attempts"][0]["task_id"], video["name"]):

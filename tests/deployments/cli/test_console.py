@@ -9,12 +9,11 @@ import pytest
 from pydantic import BaseModel, model_serializer
 from pydantic_core import PydanticSerializationError
 from rich.console import Console
-from rich.markup import escape
 
 from apixo import Failed, VideoRequest
-from deployments.cli import _what_ended, console, display, failures, records
-from deployments.cli.console import one_line, table
-from deployments.cli.failures import fail
+from deployments.cli import console, display, failures, records
+from deployments.cli.console import one_line, print_table
+from deployments.cli.failures import fail, what_ended
 from flows.record import transitions
 from flows.record.errors import TransitionError
 from flows.record.generation import Generation, Owner
@@ -77,9 +76,7 @@ def failed_generation(text: str) -> Generation:
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
 def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.StringIO) -> None:
     records.print_record(failed_generation(text))
-    rows = table("prompt")
-    rows.add_row(escape(text))
-    console.out.print(rows)
+    print_table(["prompt"], [[text]])
     fail(TransitionError(f"APIXO says {text}"))
     assert obeyed(written.getvalue()) == ""
     for word in ("A kite", "because", "warned", "APIXO says"):
@@ -133,8 +130,8 @@ def test_ctrl_c_inside_a_serializer_in_rust_is_known_by_its_name() -> None:
     with pytest.raises(PydanticSerializationError) as caught:
         Model().model_dump_json()
     caught.value.__cause__ = caught.value.__context__ = None
-    assert _what_ended(caught.value) == ("Interrupted.", 130)
-    assert _what_ended(ValueError("KeyboardInterrupt")) is None
+    assert what_ended(caught.value) == ("Interrupted.", 130)
+    assert what_ended(ValueError("KeyboardInterrupt")) is None
 
 
 CTRL_C_IN_A_DESTRUCTOR = """

@@ -45,7 +45,16 @@ def test_every_command_explains_itself(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "shows"),
-    [("-v", True), ("--verbose", True), ("-yv", True), ("--no-wait", False), ("-y", False), ("dive", False)],
+    [
+        ("-v", True),
+        ("--verbose", True),
+        ("-yv", True),
+        ("-vkdove-1", True),
+        ("-kdove", False),
+        ("--no-wait", False),
+        ("-y", False),
+        ("dive", False),
+    ],
 )
 def test_the_option_that_shows_the_log_is_found_before_anything_is_imported(argument: str, shows: bool) -> None:
     assert bool(VERBOSE.fullmatch(argument)) is shows

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from apixo import VideoRequest
 from deployments.cli import console
+from deployments.cli.app import COMMANDS
 from deployments.sandbox import Fault, SandboxServer
 from flows.batch.calendar_rows import Row
 from flows.batch.calendars import parse_calendar
@@ -132,7 +133,11 @@ def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     program.chmod(0o755)
     hint = "Run `sora show kite-01 --link`; the sora pipeline, my/sora show and sora-videos stay."
     monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
     assert console.pasteable(hint) == hint.replace("`sora show", "`.venv/bin/sora show")
+    for command in (*(f"sora {name}" for name in COMMANDS), "prefect automation delete x", "prefect deployment run x",
+                    "prefect event emit x"):  # fmt: skip
+        assert console.pasteable(f"Run: {command}") == f"Run: .venv/bin/{command}"
     monkeypatch.setenv("PATH", str(program.parent))
     assert console.pasteable(hint) == hint
 
@@ -140,9 +145,13 @@ def test_hints_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(
     sora: Sora, blocks: list[str], sandbox: SandboxServer
 ) -> None:
-    made = sora("init", "spring")
+    name = 'spring [draft] #1: "new"'
+    made = sora("init", name, PREFECT_API_URL="")
     assert made.code == 0, made.err
-    folder = sora.folder / "spring"
+    folder = sora.folder / name
+    assert f"{name}/calendar.csv\n" in made.out
+    assert f"{name}/README.md." in made.err
+    assert "export PREFECT_API_URL=http" in (folder / "README.md").read_text()
     assert {path.name for path in folder.iterdir()} == {"README.md", "calendar.csv", "prefect.yaml"}
     rows = parse_calendar((folder / "calendar.csv").read_bytes(), name="calendar.csv")
     assert all(isinstance(row, Row) for row in rows)
@@ -150,9 +159,9 @@ def test_init_makes_a_folder_to_start_from_and_overwrites_nothing(
     (deployment,) = yaml.safe_load((folder / "prefect.yaml").read_text())["deployments"]
     assert deployment["parameters"]["calendar"] == str(folder / "calendar.csv")
     assert deployment["schedules"][0]["active"] is False
-    dry = sora("batch", "spring/calendar.csv", "--dry-run", *blocks)
+    dry = sora("batch", f"{name}/calendar.csv", "--dry-run", *blocks)
     assert dry.code == 0, dry.err
-    assert "is not empty, so nothing was written" in one_line(sora("init", "spring"), 1)
+    assert "is not empty, so nothing was written" in one_line(sora("init", name), 1)
     assert sandbox.record.submits() == []
 
 

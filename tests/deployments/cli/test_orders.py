@@ -1,12 +1,20 @@
 """What a command says before it does anything: help, wrong orders, no server, a set-up from the environment."""
 
 import re
+import socket
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from deployments.cli.app import app
 from deployments.cli.generate import made_up_key
+from deployments.cli.setup import variables
+from deployments.connection import SetupError
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.stack_info import StackInfo
 from deployments.sandbox import SandboxServer
 from flows.record.keys import check_key
 from tests.deployments.cli.sora import Sora, one_line
@@ -68,6 +76,8 @@ def test_wrong_usage_says_how_it_is_used(sora: Sora, sandbox: SandboxServer, key
         "give either --task-id": sora.start("resolve", key),
         "give either": sora.start("resolve", key, "--task-id", "t1", "--resubmit"),
         "Missing argument": sora.start("generate"),
+        "either --portrait or --aspect-ratio": sora.start("generate", "x", "--portrait", "--aspect-ratio", "1:1"),
+        "give --failed alone": sora.start("list", "--failed", "--open"),
         "valid integer": sora.start("generate", "x", "--duration", "four"),
     }
     for message, process in runs.items():
@@ -113,6 +123,37 @@ def test_setup_from_the_environment_prints_no_secret(
     assert [line.split()[-1] for line in second.out.splitlines()] == ["unchanged"] * 4
     dry = sora("generate", "x", "--key", key, "--dry-run", "--api", name, "--archive", name)
     assert dry.code == 0, dry.err
+
+
+def test_setup_untested_goes_on_where_the_store_is_down(sora: Sora, prefect_server: PrefectServer) -> None:
+    environ = {"APIXO_API_KEY": "k", "MINIO_ENDPOINT": "http://127.0.0.1:9", "MINIO_ACCESS_KEY": "k"}
+    environ |= {"MINIO_SECRET_KEY": "s", "MINIO_SECURE": ""}
+    order = ["setup", "--no-deploy", "--name", unique("cli")]
+    assert "Nothing was saved" in one_line(sora(*order, **environ), 1)
+    saved = sora(*order, "--no-check", **environ)
+    assert saved.code == 0, saved.all
+    assert [line.split()[0] for line in saved.out.splitlines()] == ["secret", "apixo-api", "video-archive"]
+    assert "! " in saved.err
+    assert "The bucket" in saved.err
+
+
+def test_whether_the_stacks_store_has_tls_says_nothing_of_another_store() -> None:
+    stack = StackInfo(1, {}, {"MINIO_ENDPOINT": "127.0.0.1:9000", "MINIO_SECURE": "false"}, {})
+    assert variables(stack, {"MINIO_BUCKET": "mine"})["MINIO_SECURE"] == "false"
+    assert "MINIO_SECURE" not in variables(stack, {"MINIO_ENDPOINT": "https://minio.example.com"})
+    assert variables(stack, {"MINIO_ENDPOINT": "minio", "MINIO_SECURE": "true"})["MINIO_SECURE"] == "true"
+
+
+def test_a_server_says_where_it_is_once_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.cli.sandbox.serve", lambda *_, **__: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = CliRunner().invoke(app, ["sandbox", "--port", str(port)])
+        assert isinstance(refused.exception, SetupError)
+        assert f"The sandbox cannot listen on 127.0.0.1, port {port}" in str(refused.exception)
+        assert refused.output == ""
+    started = CliRunner().invoke(app, ["sandbox", "--port", "0"])
+    assert re.search(r"runs at http://127\.0\.0\.1:[1-9]\d+,", started.output), started.output
 
 
 @given(st.text(max_size=80))

@@ -250,7 +250,7 @@ def test_no_signal_leaves_a_child_behind(tmp_path: Path, number: signal.Signals,
 
 
 def test_the_default_services_keep_their_secrets_out_of_stack_json(tmp_path: Path) -> None:
-    services = {service.name: service for service in default_services(tmp_path)}
+    services = {service.name: service for service in default_services(tmp_path, say=quiet, sandbox_options=[])}
     assert list(services) == ["sandbox", "object store", "prefect"]
     assert "APIXO_API_KEY" in services["sandbox"].secret_files
     assert "MINIO_SECRET_KEY" in services["object store"].secret_files

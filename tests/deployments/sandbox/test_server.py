@@ -116,8 +116,9 @@ def test_the_foreground_server_ends_cleanly_on_a_signal(http: httpx.Client, numb
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     code = (
-        "from deployments.sandbox import SandboxSettings, serve;"
-        f"serve(SandboxSettings(speed=500, video_height=90), port={port}); print('ended')"
+        "import socket; from deployments.sandbox import SandboxSettings, serve;"
+        f"listener = socket.create_server(('127.0.0.1', {port}));"
+        "serve(SandboxSettings(speed=500, video_height=90), listener); print('ended')"
     )
     root = Path(deployments.sandbox.__file__).parents[2]
     process = subprocess.Popen(

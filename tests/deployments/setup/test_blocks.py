@@ -140,6 +140,15 @@ async def test_prices_of_models_are_kept_as_json_has_them(name: str, prefect_ser
     assert set(outcomes(await save_blocks({"APIXO_PRICES": prices}, name=name)).values()) == {"unchanged"}
 
 
+@pytest.mark.parametrize("secure", [{}, {"MINIO_SECURE": ""}, {"MINIO_SECURE": " "}])
+async def test_a_scheme_says_whether_there_is_tls_where_nothing_else_does(
+    secure: dict[str, str], name: str, prefect_server: PrefectServer
+) -> None:
+    await save_blocks({**COMPLETE, **secure, "MINIO_ENDPOINT": "http://127.0.0.1:9000"}, name=name)
+    archive = await load_block(VideoArchive, name)
+    assert (archive.endpoint, archive.secure) == ("127.0.0.1:9000", False)
+
+
 async def test_two_names_do_not_share_a_key(name: str, prefect_server: PrefectServer) -> None:
     """Else setting up a second account would have the first one's videos paid by it."""
     other = unique("other")
@@ -319,6 +328,7 @@ async def test_a_block_that_the_ui_saved_wrong_is_reported_without_its_secrets_a
         PipelineError, match=f"apixo-api block named '{name}' .*callback_url needs callback_secret"
     ) as e:
         await load_block(ApixoApi, name)
+    assert "Value error" not in str(e.value)
     error: BaseException | None = e.value
     while error is not None:  # a traceback shows the causes too
         assert "SECRET" not in str(error)

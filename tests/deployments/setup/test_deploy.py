@@ -1,9 +1,8 @@
 """What is deployed: that it fits the code, that no event can vanish, and that nothing pays by itself."""
 
-import asyncio
 import inspect
+import os
 import shutil
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,6 @@ from deployments.setup import deploy
 from deployments.setup.blocks import Saved
 from flows.generate_batch import generate_batch
 from flows.record.keys import calendar_key
-from tests.support.fork_server import ForkServer
 
 TEXTS = {file: (deploy.ROOT / file).read_text() for file in (deploy.MAIN, deploy.EXAMPLES)}
 MAIN: list[dict[str, Any]] = yaml.safe_load(TEXTS[deploy.MAIN])["deployments"]
@@ -172,6 +170,25 @@ def test_the_version_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
     assert deploy.code_version(tmp_path) != before
 
 
+def test_the_version_looks_into_no_data_beside_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """README has MinIO keep its data in the checkout: a folder for each video."""
+    shutil.copy(deploy.ROOT / deploy.MAIN, tmp_path)
+    for folder in ("deployments/examples", "minio-data/videos"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(deploy.ROOT / deploy.EXAMPLES, tmp_path / deploy.EXAMPLES)
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def noted(path: str) -> Any:
+        listed.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    deploy.code_version(tmp_path)
+    assert listed
+    assert not [path for path in listed if "minio-data" in path]
+
+
 async def test_without_prefect_yaml_it_says_where_to_deploy_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,21 +251,18 @@ async def test_an_upgrade_takes_away_what_could_pay_by_itself(tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("server")
-async def test_the_examples_are_deployed_alone_and_the_commands_named_delete_all_of_them(forks: ForkServer) -> None:
-    assert await deploy.delete_examples_commands() == []
+async def test_the_examples_are_deployed_alone() -> None:
     for outcome in ("created", "unchanged"):
         saved = await deploy.deploy(deploy.EXAMPLES)
         assert {(item.name, item.outcome) for item in saved if item.slug == "deployment"} == {
             ("example-batch", outcome), ("write-storyboard", outcome), ("after-storyboard", outcome),
         }  # fmt: skip
-    commands = await deploy.delete_examples_commands()
-    assert len(commands) == 4
-    for command in commands:
-        whole = [*forks.command("prefect"), *command.replace("prefect", "--no-prompt", 1).split()]
-        await asyncio.to_thread(subprocess.run, whole, check=True, capture_output=True)
-    assert await deploy.delete_examples_commands() == []
     async with get_client() as client:
-        assert await client.read_automations_by_name("sora-storyboard-completed") == []
+        for trigger in await client.read_automations_by_name("sora-storyboard-completed"):
+            await client.delete_automation(trigger.id)
+        for wanted in deploy.wanted_deployments(TEXTS[deploy.EXAMPLES]):
+            if found := await deploy.deployed(client, wanted):
+                await client.delete_deployment(found.id)
 
 
 @pytest.mark.parametrize(

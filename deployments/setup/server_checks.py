@@ -31,12 +31,12 @@ async def check_server() -> list[Finding]:
     async with get_client() as client:
         if (error := await client.api_healthcheck()) is not None:
             detail = f"{client.api_url} does not answer ({type(error).__name__}). Is it up? Is PREFECT_API_URL right?"
-            return [Finding(name="prefect server", outcome="error", detail=detail)]
+            return [Finding.error("prefect server", detail)]
         version = await client.api_version()
         detail = f"{client.api_url} answers, version {version}; this is {prefect_version}"
-        server = Finding(name="prefect server", outcome="ok", detail=detail)
+        server = Finding.ok("prefect server", detail)
         if version.split(".")[:2] != prefect_version.split(".")[:2]:
-            server = Finding(name="prefect server", outcome="warning", detail=f"{detail}. Use the same version of both")
+            server = Finding.warning("prefect server", f"{detail}. Use the same version of both")
         worker = await _worker(client)
         seen = [await code_of_worker(client)] if worker.outcome == "ok" else []
         return [server, worker, *seen, await _deployments(client)]
@@ -48,14 +48,14 @@ async def _worker(client: PrefectClient) -> Finding:
         await client.read_work_pool(POOL)
     except ObjectNotFound:
         detail = f"There is no work pool {POOL!r}, so nothing deployed can run. Run `sora setup`, then: {start}"
-        return Finding(name="worker", outcome="warning", detail=detail)
+        return Finding.warning("worker", detail)
     online = [
         worker for worker in await client.read_workers_for_work_pool(POOL) if worker.status is WorkerStatus.ONLINE
     ]
     if not online:
         detail = f"No worker is online in the pool {POOL!r}, so deployed runs wait. Start one with: {start}"
-        return Finding(name="worker", outcome="warning", detail=detail)
-    return Finding(name="worker", outcome="ok", detail=f"{len(online)} online in the pool {POOL!r}")
+        return Finding.warning("worker", detail)
+    return Finding.ok("worker", f"{len(online)} online in the pool {POOL!r}")
 
 
 async def code_of_worker(client: PrefectClient) -> Finding:
@@ -83,14 +83,12 @@ async def code_of_worker(client: PrefectClient) -> Finding:
     )
     seen = code_in(found[0].data) if found else None
     if seen is None:
-        return Finding(name=name, outcome="warning", detail=f"unknown: no check has run on a worker yet. Run: {run}")
+        return Finding.warning(name, f"unknown: no check has run on a worker yet. Run: {run}")
     at = f"as {ended[0].name!r} of {ended[0].end_time:%Y-%m-%d %H:%M} UTC found"
     if seen != here:
-        detail = (
-            f"{seen}, {at}, but here it is {here}. Install the same version on both, restart the worker, then: {run}"
-        )
-        return Finding(name=name, outcome="warning", detail=detail)
-    return Finding(name=name, outcome="ok", detail=f"{seen} as here, {at}")
+        remedy = f"Install the same version on both, restart the worker, then: {run}"
+        return Finding.warning(name, f"{seen}, {at}, but here it is {here}. {remedy}")
+    return Finding.ok(name, f"{seen} as here, {at}")
 
 
 def code_in(table: object) -> str | None:
@@ -104,6 +102,8 @@ def code_in(table: object) -> str | None:
 
 
 async def _deployments(client: PrefectClient) -> Finding:
+    if not (ROOT / MAIN).is_file():
+        return Finding.ok("deployments", f"not checked: {ROOT} is no checkout, with a prefect.yaml of its own")
     this, missing, other = code_version(ROOT), [], []
     for wanted in wanted_deployments((ROOT / MAIN).read_text()):
         found = await deployed(client, wanted)
@@ -114,5 +114,5 @@ async def _deployments(client: PrefectClient) -> Finding:
     if missing or other:
         said = [f"{', '.join(missing)} not deployed"] if missing else []
         said += [f"{', '.join(other)} deployed from other code"] if other else []
-        return Finding(name="deployments", outcome="warning", detail=f"{'; '.join(said)}. Deploy with: sora deploy")
-    return Finding(name="deployments", outcome="ok", detail=f"deployed from this code, {this}")
+        return Finding.warning("deployments", f"{'; '.join(said)}. Deploy with: sora deploy")
+    return Finding.ok("deployments", f"deployed from this code, {this}")

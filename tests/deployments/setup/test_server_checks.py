@@ -1,12 +1,14 @@
 """What the doctor says of the Prefect server's side."""
 
+from pathlib import Path
+
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.flow_engine import run_flow_async
 
 from deployments.local.prefect_server import PrefectServer
-from deployments.setup import surroundings
+from deployments.setup import server_checks
 from flows.check_setup import check_setup
 from flows.checks import Finding, this_code
 from tests.flows.conftest import StoredBlocks
@@ -14,7 +16,7 @@ from tests.support import unique
 
 
 async def _worker() -> Finding:
-    (found,) = [finding for finding in await surroundings.check_server() if finding.name == "worker"]
+    (found,) = [finding for finding in await server_checks.check_server() if finding.name == "worker"]
     return found
 
 
@@ -22,7 +24,7 @@ async def test_a_pool_is_missing_then_has_no_worker_then_has_one(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = unique("doctor")
-    monkeypatch.setattr(surroundings, "POOL", pool)
+    monkeypatch.setattr(server_checks, "POOL", pool)
     missing = await _worker()
     assert missing.outcome == "warning"
     assert f"There is no work pool '{pool}'" in missing.detail
@@ -35,13 +37,22 @@ async def test_a_pool_is_missing_then_has_no_worker_then_has_one(
     assert (await _worker()).outcome == "ok"
 
 
+async def test_a_package_that_is_no_checkout_has_no_prefect_yaml_to_compare(
+    prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server_checks, "ROOT", tmp_path)
+    found = (await server_checks.check_server())[-1]
+    assert (found.name, found.outcome) == ("deployments", "ok")
+    assert "no checkout" in found.detail
+
+
 async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
     stored: StoredBlocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = unique("check-setup")
-    monkeypatch.setattr(surroundings, "CHECK", f"check-setup/{name}")
+    monkeypatch.setattr(server_checks, "CHECK", f"check-setup/{name}")
     async with get_client() as client:
-        unknown = await surroundings.code_of_worker(client)
+        unknown = await server_checks.code_of_worker(client)
         assert unknown.outcome == "warning"
         assert f"prefect deployment run check-setup/{name}" in unknown.detail
         flow_id = await client.create_flow(check_setup)
@@ -51,7 +62,7 @@ async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
             run = await client.create_flow_run_from_deployment(deployment_id)
             blocks = {"api": stored.name, "archive": stored.name}
             await run_flow_async(check_setup, flow_run=run, parameters=blocks)  # as a worker's process does
-            found = await surroundings.code_of_worker(client)
+            found = await server_checks.code_of_worker(client)
             assert found.outcome == outcome
             assert code in found.detail
     assert "restart the worker" in found.detail
@@ -59,5 +70,5 @@ async def test_the_code_of_a_worker_is_what_the_last_check_there_found(
 
 @pytest.mark.parametrize("table", [None, "{", "[1]", "[]", '{"name": "code"}', '[{"name": "code"}]', [{"name": "api"}]])
 def test_a_table_that_names_no_code_says_nothing(table: object) -> None:
-    assert surroundings.code_in(table) is None
-    assert surroundings.code_in('[{"name": "code", "detail": "1.0\\\\+a"}]') == "1.0+a"
+    assert server_checks.code_in(table) is None
+    assert server_checks.code_in('[{"name": "code", "detail": "1.0\\\\+a"}]') == "1.0+a"
