@@ -52,8 +52,8 @@ def demo(
         raise typer.Exit(1)
     err.print(f"Three videos were archived and verified in {took:.0f} s. Everything has been stopped.")
     err.print(
-        f"To watch them: `sora up`, then in another terminal{_elsewhere(context.obj.local_dir)} `sora show KEY --link` "
-        "(or --save FILE).",
+        "To watch them: `sora up`, then `sora show KEY --link` (or --save FILE) in another terminal"
+        f"{_elsewhere(context.obj.local_dir)}.",
         soft_wrap=True,
     )
 
@@ -170,12 +170,12 @@ def _elsewhere(local_dir: Path) -> str:
 
 
 def _stack(local_dir: Path, *, speed: float, video_height: int = 720) -> LocalStack:
-    def say(line: str) -> None:
+    def dimmed(line: str) -> None:
         err.print(escape(line), style="dim", soft_wrap=True)
 
     options = ["--speed", str(speed), "--video-height", str(video_height)]
-    services = default_services(local_dir, say=say, sandbox_options=options)
-    return LocalStack(local_dir, services=services, say=say)
+    services = default_services(local_dir, say=dimmed, sandbox_options=options)
+    return LocalStack(local_dir, services=services, say=dimmed)
 
 
 async def _generate_all(stack: LocalStack, *, speed: float) -> dict[str, BaseException]:
