@@ -1,6 +1,8 @@
 """The gallery as an ASGI app: its routes, the headers of every response, and its server."""
 
 import contextlib
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -8,7 +10,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -27,7 +29,7 @@ from deployments.gallery.delivery import Delivery, redirects
 from deployments.gallery.index import ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
-from deployments.web_server import QuietServer, listen, read_body, setup_command
+from deployments.web_server import QuietServer, listen, read_body, served_paths, setup_command
 from flows.record.costs import total_costs
 from flows.record.errors import InvalidKeyError, LedgerError
 from flows.record.generation import ArchivedObject, Generation
@@ -119,10 +121,9 @@ def create_app(
         yield
         await index.aclose()
 
-    # Whether or not a proxy in front removes the path of the public URL.
     routes = [
         Route(f"{path}{route}", handler, methods=methods)
-        for path in dict.fromkeys([handlers.base, ""])
+        for path in served_paths(archive.gateway_url)
         for route, handler, methods in (
             ("/", handlers.overview, ["GET"]),
             ("/k/{key}", handlers.video_page, ["GET"]),
@@ -135,9 +136,13 @@ def create_app(
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={StoreError: _store_away})
     app.router.redirect_slashes = False
+    media = ""
+    if redirect:  # not to the store's URL: for AWS, or with `virtual_host`, the bucket stands in front of the host
+        signed = urlsplit(store.signed_url("-", seconds=1))
+        media = f"{signed.scheme}://{signed.netloc}"
     app.add_middleware(
         _Guard,
-        media=store.url if redirect else "",
+        media=media,
         # Without a password only this machine may ask: a page elsewhere could point a name of its own here.
         only_loopback=not handlers.access.needs_login,
     )
@@ -195,7 +200,7 @@ class _Handlers:
             total=len(items),
             last_page=last,
             notices=seen_to[:NOTICES_SHOWN],
-            more_notices=max(len(seen_to) - NOTICES_SHOWN, 0),
+            notice_counts=Counter(notice.why for notice in seen_to),
             spend={row.currency: row.total for row in total_costs(everything, f"{now:%Y-%m}") if row.total},
             month=now,
             index=index,
@@ -236,10 +241,7 @@ class _Handlers:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         if item.kind == "video":
             return await self._delivery.video(request, found, item)
-        picture = await (self._delivery.card(item) if name == "card.jpg" else self._delivery.poster(item))
-        if picture is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND)
-        return picture
+        return await self._delivery.picture(item, small=name == "card.jpg")
 
     async def log_in(self, request: Request) -> Response:
         body = await read_body(request, most_bytes=MOST_FORM_BYTES, seconds=FORM_SECONDS)
@@ -292,12 +294,12 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
-                    headers[name] = value
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        if scope["type"] == "http" and self._only_loopback and not is_loopback(Request(scope).url.hostname or ""):
+        # The header itself: for one that it cannot parse, Starlette's URL has the server's own address.
+        host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else ""
+        if scope["type"] == "http" and self._only_loopback and not is_loopback(host):
             refusal = PlainTextResponse(
                 "Open this page via http://127.0.0.1 or localhost.\n", HTTPStatus.MISDIRECTED_REQUEST
             )

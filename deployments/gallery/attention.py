@@ -73,6 +73,8 @@ def generate_command(found: Generation, options: str) -> str:
     words = ["sora", "generate"]
     if request.model != DEFAULT_MODEL:
         words += ["--model", request.model]
+    for model in request.fallback_models:
+        words += ["--fallback-model", model]
     if request.duration is not None:
         words += ["--duration", str(request.duration)]
     if request.aspect_ratio is not None and (request.model, request.aspect_ratio) != (DEFAULT_MODEL, "landscape"):
@@ -83,7 +85,7 @@ def generate_command(found: Generation, options: str) -> str:
     for url in request.image_urls:
         words += ["--image", url]
     for name, value in request.options.items():
-        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        words += ["--option", f"{name}={json.dumps(value, ensure_ascii=False)}"]
     for tag in request.tags:
         words += ["--tag", tag]
     if not request.remove_watermark:

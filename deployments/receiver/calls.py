@@ -17,14 +17,12 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
-import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from apixo import ApixoError
 from apixo.redaction import hide_secret
@@ -34,7 +32,7 @@ from blocks.errors import StoreError
 from deployments.connection import SetupError
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
-from deployments.web_server import QuietServer, is_same, listen, read_body, setup_command
+from deployments.web_server import QuietConnection, QuietServer, is_same, listen, read_body, served_paths, setup_command
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
@@ -131,14 +129,12 @@ async def open_app(
             await handlers.queue.aclose()
             notifier.flush()
 
-        # Whether or not a proxy in front removes the path of the public URL.
-        public_path = httpx.URL(api_block.callback_url or "").path.rstrip("/")
         app = Starlette(
             routes=[
                 Route("/health", handlers.health),
                 *(
                     Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
-                    for path in dict.fromkeys([public_path, ""])
+                    for path in served_paths(api_block.callback_url)
                     for rest in ("{token}", "{attempt}/{token}")
                 ),
             ],
@@ -163,12 +159,11 @@ class CallbackServer(QuietServer):
         )
 
 
-class _Connection(H11Protocol):
+class _Connection(QuietConnection):
     """One connection with a time limit. uvicorn itself waits forever for the head of a request."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.access_log = False
         self._end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it

@@ -116,7 +116,7 @@ async def hang(exchange: Exchange, fault: Fault) -> None:
 async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
     """Sends a reply a little at a time."""
     await exchange.begin(reply.status, reply.headers)
-    size = -(-len(reply.body) // SLOW_PIECES)
+    size = max(1, -(-len(reply.body) // SLOW_PIECES))
     for start in range(0, len(reply.body), size):
         if await exchange.gone_within(seconds / SLOW_PIECES):
             return

@@ -9,7 +9,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -31,12 +31,14 @@ from deployments.sandbox.settings import (
     SandboxSettings,
 )
 from deployments.sandbox.start_images import InvalidImageError, fetch_image, network_client
-from deployments.sandbox.wire import Json, success
+from deployments.sandbox.wire import success
 
 logger = logging.getLogger(__name__)
 
 #: Every task has one video; the second name serves the fault that reports two results.
 VIDEO_NAMES = ("video.mp4", "video-2.mp4")
+#: What a callback of the fault `junk` says.
+JUNK = b"<!doctype html>\x00 not json {"
 
 State = Literal["pending", "processing", "success", "failed"]
 
@@ -247,14 +249,20 @@ class TaskBoard:
         _end(task)
 
     async def _call_back(self, task: Task, fault: Fault | None) -> None:
-        await deliver(
-            self._client,
-            task.request.notify or "",
-            lambda: success(task.data(self.links, task.base_url)),
-            settings=self._settings,
-            fault=fault,
-            attempts=task.callbacks,
-        )
+        """Sends the callback as the fault, if any, bends it. Never raises."""
+        kind = fault.kind if fault else None
+        if kind == "drop":
+            return
+        if fault and kind == "late":
+            await asyncio.sleep(fault.seconds)
+        for _ in range(2 if kind == "twice" else 1):
+            for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
+                await asyncio.sleep(self._settings.scaled(pause_seconds))
+                body = json.dumps(success(task.data(self.links, task.base_url))).encode()
+                attempt = await _post(self._client, task.request.notify or "", JUNK if kind == "junk" else body)
+                task.callbacks.append(attempt)
+                if attempt.status == HTTPStatus.OK:
+                    break
 
     def _keep(self, life: Coroutine[Any, Any, None]) -> None:
         # The event loop holds tasks weakly: without this reference one could be collected half-way.
@@ -270,38 +278,11 @@ def _end(task: Task, fail_code: str | None = None, fail_message: str | None = No
     task.state = "failed" if fail_code else "success"
 
 
-async def deliver(
-    client: httpx.AsyncClient,
-    url: str,
-    envelope: Callable[[], Json],
-    *,
-    settings: SandboxSettings,
-    fault: Fault | None,
-    attempts: list[CallbackAttempt],
-) -> None:
-    """Sends one callback as the fault, if any, bends it. Each attempt is added to `attempts`. Never raises."""
-    kind = fault.kind if fault else None
-    if kind == "drop":
-        return
-    if fault and kind == "late":
-        await asyncio.sleep(fault.seconds)
-    for _ in range(2 if kind == "twice" else 1):
-        for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
-            await asyncio.sleep(settings.scaled(pause_seconds))
-            attempt = await _post(client, url, b"<!doctype html>\x00 not json {" if kind == "junk" else envelope())
-            attempts.append(attempt)
-            if attempt.status == HTTPStatus.OK:
-                break
-
-
-async def _post(client: httpx.AsyncClient, url: str, body: Json | bytes) -> CallbackAttempt:
+async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> CallbackAttempt:
     now, began = time.time(), time.monotonic()
     try:
-        if isinstance(body, bytes):
-            response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
-        else:
-            response = await client.post(url, json=body)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
+    except (httpx.HTTPError, httpx.InvalidURL, ExceptionGroup) as error:  # the last: a port above 65535
         return CallbackAttempt(time=now, status=None, error=type(error).__name__, seconds=time.monotonic() - began)
     return CallbackAttempt(time=now, status=response.status_code, seconds=time.monotonic() - began)
 

@@ -142,22 +142,15 @@ class Exchange:
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes | None:
-    """The request's body; none when the caller hung up or sent more than `most_bytes`.
-
-    What is too much is read on, to ten times as much, and dropped: a caller that is still sending would have its
-    connection reset in place of an answer.
-    """
-    body, received = bytearray(), 0
-    while True:
+    """The request's body, or a beginning of more than `most_bytes`; None if the caller hung up."""
+    body, more = bytearray(), True
+    while more and len(body) <= most_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        piece = message.get("body", b"")
-        received += len(piece)
-        if received <= most_bytes:
-            body += piece
-        if not message.get("more_body", False) or received > 10 * most_bytes:
-            return bytes(body) if received <= most_bytes else None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 def success(data: Mapping[str, Any]) -> Json:

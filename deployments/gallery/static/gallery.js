@@ -99,7 +99,7 @@ document.addEventListener("pointerover", (event) => {
     video.src = card.dataset.video;
     video.hidden = true; // the poster stays until there is something to see
     video.addEventListener(gif ? "load" : "playing", () => (video.hidden = false), { once: true });
-    $(".frame img", card)?.after(video);
+    $(".frame :is(img, .blank)", card).after(video);
     if (!gif) video.play().catch(() => video.remove());
   }, 150);
 });
@@ -117,18 +117,21 @@ document.addEventListener("pointerout", (event) => {
 // The viewer shows the video's own page in a dialog.
 const viewer = $("#viewer");
 let viewed = null;
+let viewing = null;
 
 async function view(link) {
+  viewing?.abort();
+  viewing = new AbortController();
+  viewed = link;
   try {
-    const page = await fetchPage(link.href);
+    const page = await fetchPage(link.href, { signal: viewing.signal });
     const shown = $("#video", page);
     $("#viewed").replaceChildren(document.importNode(shown, true));
-    viewed = link;
     if (!viewer.open) viewer.showModal();
     viewer.scrollTop = 0;
     $("video", viewer)?.play().catch(() => {});
-  } catch {
-    location.assign(link.href);
+  } catch (error) {
+    if (error.name !== "AbortError") location.assign(link.href);
   }
 }
 
@@ -140,6 +143,7 @@ function step(by) {
 }
 
 viewer?.addEventListener("close", () => {
+  viewing.abort();
   $("#viewed").replaceChildren();
   viewed?.focus();
 });
