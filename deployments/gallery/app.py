@@ -24,9 +24,9 @@ from blocks.object_store import ObjectStore
 from deployments.connection import SetupError
 from deployments.gallery.access import Access, TooManyError
 from deployments.gallery.attention import generate_command, notices
-from deployments.gallery.choice import PAGE_SIZE, Choice, menus
+from deployments.gallery.choice import Choice, menus
 from deployments.gallery.delivery import Delivery, redirects
-from deployments.gallery.index import ArchiveIndex
+from deployments.gallery.index import PAGE_SIZE, ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
 from deployments.web_server import QuietServer, listen, read_body, served_paths, setup_command
@@ -150,7 +150,7 @@ def create_app(
 
 
 class _Handlers:
-    """The handlers."""
+    """One method for each route."""
 
     def __init__(
         self,
@@ -218,8 +218,7 @@ class _Handlers:
             "video.html",
             found=found,
             video=video,
-            video_file=_file_name(video) if video else "",
-            others=[_file_name(item) for item in found.objects if item.kind == "video" and item is not video],
+            others=[item.file_name for item in found.objects if item.kind == "video" and item is not video],
             poster=poster,
             notice=seen_to[0] if seen_to else None,
             command=generate_command(found, self._options),
@@ -308,13 +307,9 @@ class _Guard:
             await self._app(scope, receive, send_with_headers)
 
 
-def _file_name(item: ArchivedObject) -> str:
-    return item.name.rpartition("/")[2]
-
-
 def _object(found: Generation, name: str) -> ArchivedObject | None:
     """The video or poster with this name; nothing else in the bucket is accessible."""
-    return next((item for item in found.objects if item.kind != "sidecar" and _file_name(item) == name), None)
+    return next((item for item in found.objects if item.kind != "sidecar" and item.file_name == name), None)
 
 
 async def _store_away(_: Request, error: Exception) -> Response:

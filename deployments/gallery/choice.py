@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 from deployments.gallery.index import Item
 from flows.record.generation import Generation, State
 
-PAGE_SIZE = 48
 LONGEST_TEXT = 200
 """How many characters of a search are used."""
 

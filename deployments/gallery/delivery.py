@@ -112,7 +112,7 @@ async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byt
 
 def download_name(found: Generation, item: ArchivedObject) -> str:
     """The key, and the first words of the prompt: `kite-01-a-red-kite-over-dunes.mp4`."""
-    stem, _, extension = item.name.rpartition("/")[2].rpartition(".")
+    stem, _, extension = item.file_name.rpartition(".")
     plain = unicodedata.normalize("NFKD", found.request.prompt[:200]).encode("ascii", "ignore").decode().lower()
     words = re.findall("[a-z0-9]+", plain)[:6]
     name = "-".join([found.key, *words])[:LONGEST_STEM].rstrip("-._")

@@ -102,8 +102,6 @@ async def open_app(
     *,
     api: str = "default",
     archive: str = "default",
-    answer_seconds: float = ANSWER_SECONDS,
-    body_seconds: float = BODY_SECONDS,
 ) -> AsyncIterator[Starlette]:
     """The receiver as an ASGI app, with its own connections to the API and the ledger.
 
@@ -121,7 +119,7 @@ async def open_app(
     async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
         resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
         notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
-        handlers = _Handlers(resources, notifier, answer_seconds=answer_seconds, body_seconds=body_seconds)
+        handlers = _Handlers(resources, notifier)
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -180,11 +178,10 @@ class _Connection(QuietConnection):
 
 
 class _Handlers:
-    """The handlers."""
+    """One method for each route."""
 
-    def __init__(self, resources: Resources, notifier: Notifier, *, answer_seconds: float, body_seconds: float) -> None:
+    def __init__(self, resources: Resources, notifier: Notifier) -> None:
         self._resources, self._notifier = resources, notifier
-        self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
         self._refused = 0
         self._refusals_reported_at = -REFUSALS_EVERY_SECONDS
         self.queue = CallbackQueue(self._work)
@@ -197,13 +194,13 @@ class _Handlers:
             headers = {"Allow": "POST"} | self._proof(request)
             return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
         key, number = self._about(request)
-        body = await read_body(request, most_bytes=MOST_BODY_BYTES, seconds=self._body_seconds)
+        body = await read_body(request, most_bytes=MOST_BODY_BYTES, seconds=BODY_SECONDS)
         claimed_task_id = parse_claimed_task_id(body)
         try:
             call = self.queue.take(key, number, claimed_task_id)
         except QueueFullError:
             return _reply("busy", HTTPStatus.SERVICE_UNAVAILABLE)
-        await asyncio.wait({call}, timeout=self._answer_seconds)
+        await asyncio.wait({call}, timeout=ANSWER_SECONDS)
         if not call.done():  # it continues, but nothing is recorded yet, so another call does no harm
             return _reply("unfinished", HTTPStatus.SERVICE_UNAVAILABLE)
         if call.cancelled():

@@ -136,7 +136,8 @@ class TaskBoard:
         self._random = random.Random(settings.seed)
         self._tasks: dict[str, Task] = {}
         self._lock = threading.Lock()
-        self._open = 0
+        #: How many tasks count toward the limit of concurrent tasks.
+        self.unfinished = 0
         self._lives: set[asyncio.Task[None]] = set()
         self.links = ResultLinks()
 
@@ -152,11 +153,6 @@ class TaskBoard:
         await asyncio.gather(*self._lives, return_exceptions=True)
         await self._videos.close()
         await self._client.aclose()
-
-    @property
-    def unfinished(self) -> int:
-        """How many tasks count toward the limit of concurrent tasks."""
-        return self._open
 
     def all(self) -> list[Task]:
         """Every task, oldest first."""
@@ -184,7 +180,7 @@ class TaskBoard:
         )
         with self._lock:
             self._tasks[task.task_id] = task
-        self._open += 1
+        self.unfinished += 1
         early = bool(request.notify) and self._faults.take(
             "callback", prompt=request.input.prompt, model=model, early=True
         )
@@ -193,7 +189,9 @@ class TaskBoard:
         self._keep(self._live(task, call_back=not early))
         return task
 
-    async def video_for(self, task: Task, *, duration: int | None = None, turned: bool = False) -> Path:
+    async def video_for(
+        self, task: Task, *, image: bytes | None = None, duration: int | None = None, turned: bool = False
+    ) -> Path:
         """The task's video; for faults also one of another duration (in seconds) or orientation."""
         asked = task.request.input
         aspect_ratio = asked.ratio
@@ -204,7 +202,7 @@ class TaskBoard:
             prompt=asked.prompt,
             duration=duration or asked.seconds,
             aspect_ratio=aspect_ratio,
-            image=None,
+            image=image,
             watermark=not asked.remove_watermark,
         )
 
@@ -218,7 +216,7 @@ class TaskBoard:
             logger.exception("the sandbox could not make the video of %s", task.task_id)
             _end(task, "INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
-            self._open -= 1
+            self.unfinished -= 1
         if call_back and task.request.notify:
             fault = self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
             await self._call_back(task, fault)
@@ -236,13 +234,7 @@ class TaskBoard:
             await asyncio.sleep(due - clock())
             _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")
             return
-        video = await self._videos.video(
-            prompt=asked.prompt,
-            duration=asked.seconds,
-            aspect_ratio=asked.ratio,
-            image=images[0] if images else None,
-            watermark=not asked.remove_watermark,
-        )
+        video = await self.video_for(task, image=images[0] if images else None)
         await asyncio.sleep(due - clock())
         task.video = video
         task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)

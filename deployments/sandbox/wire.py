@@ -129,14 +129,10 @@ class Exchange:
         return transport
 
     def _replay(self, then: Receive) -> Receive:
-        replayed = False
+        first: list[Message] = [{"type": "http.request", "body": self.body, "more_body": False}]
 
         async def receive() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await then()
-            replayed = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
+            return first.pop() if first else await then()
 
         return receive
 

@@ -210,7 +210,8 @@ document.addEventListener("keydown", (event) => {
   if (!all.length) return;
   const at = all.indexOf(document.activeElement);
   const columns = all.findIndex((card) => topOf(card) > topOf(all[0]));
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -(columns > 0 ? columns : all.length), ArrowDown: columns > 0 ? columns : all.length }[event.key];
+  const row = columns > 0 ? columns : all.length;
+  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row }[event.key];
   const next = at < 0 ? all[0] : all[at + by];
   if (!next || (at < 0 && event.key === "ArrowUp")) return;
   event.preventDefault();

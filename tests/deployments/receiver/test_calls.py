@@ -258,9 +258,15 @@ async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
 
 
 async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_even_while_the_receiver_stops(
-    api: ApixoApi, archive: VideoArchive, resources: PayingResources, key: str, sandbox: SandboxServer
+    api: ApixoApi,
+    archive: VideoArchive,
+    resources: PayingResources,
+    key: str,
+    sandbox: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with receiving(api, archive, answer_seconds=0.2) as receiver:
+    monkeypatch.setattr(deployments.receiver.calls, "ANSWER_SECONDS", 0.2)
+    async with receiving(api, archive) as receiver:
         sandbox.faults.add(Fault(call="callback", kind="drop"))
         task_id = await lost(key, receiver.resources, sandbox)
         sandbox.faults.add(Fault(call="status", kind="slow", seconds=4))
