@@ -24,8 +24,8 @@ from blocks.object_store import ObjectStore
 from deployments.connection import SetupError
 from deployments.gallery.access import Access, TooManyError
 from deployments.gallery.attention import generate_command, notices
-from deployments.gallery.choice import Choice, menus
 from deployments.gallery.delivery import Delivery, redirects
+from deployments.gallery.filters import Filters, menus
 from deployments.gallery.index import PAGE_SIZE, ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
@@ -183,17 +183,17 @@ class _Handlers:
             return self._login_page()
         index = self._index
         await index.current()
-        choice = Choice.parse(request.query_params)
+        filters = Filters.parse(request.query_params)
         items = list(index.items.values())
-        found = choice.of(items)
+        found = filters.of(items)
         last = max(1, -(-len(found) // PAGE_SIZE))
-        first = (choice.page - 1) * PAGE_SIZE
+        first = (filters.page - 1) * PAGE_SIZE
         everything = [item.generation for item in items]
         now = self._now().astimezone(UTC)
         seen_to = notices(everything, self._options, now)
         return self._pages.page(
             "overview.html",
-            choice=choice,
+            filters=filters,
             menus=menus(items),
             shown=found[first : first + PAGE_SIZE],
             count=len(found),

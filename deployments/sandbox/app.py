@@ -15,9 +15,9 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainT
 from starlette.routing import Route
 
 from deployments.sandbox.faults import Fault
+from deployments.sandbox.landscapes import FORMATS, sample
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
-from deployments.sandbox.pictures import FORMATS, sample
 from deployments.sandbox.record import RecordedRequest
 from deployments.sandbox.request_body import InvalidInputError, explain, read_request
 from deployments.sandbox.tasks import SandboxState
@@ -94,7 +94,7 @@ class _Handlers:
     async def result(self, request: Request) -> Response:
         where = {part: str(request.path_params[part]) for part in ("task_id", "signature", "name")}
         query = {part: request.query_params.get(part, "") for part in ("expires", "sig")}
-        if not self._board.links.fits(**where, **query):
+        if not self._board.links.is_valid(**where, **query):
             return PlainTextResponse("the signature does not match this URL", 403)
         task = self._board.get(where["task_id"])
         if task is None or task.video is None:

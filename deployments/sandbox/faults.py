@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `download_faults` perform them."""
+"""Scripted faults: what goes wrong, for which call, how often. `api_faults` and `download_faults` perform them."""
 
 import threading
 from typing import Literal, Self, get_args

@@ -7,9 +7,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.sandbox.api_faults import misbehave, refuse
 from deployments.sandbox.download_faults import damage_image, damage_result
 from deployments.sandbox.faults import Fault
-from deployments.sandbox.misbehavior import misbehave, refuse
 from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest
 from deployments.sandbox.tasks import VIDEO_NAMES, SandboxState, Task
 from deployments.sandbox.wire import Exchange, failure, read_body

@@ -23,7 +23,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from deployments.sandbox.pictures import landscape, seed_of
+from deployments.sandbox.landscapes import landscape, seed_of
 
 FRAMES_PER_SECOND = 24
 #: How far the view moves over a whole video, as a part of its width.

@@ -91,7 +91,7 @@ class AnyRequest(BaseModel):
         return self
 
     @property
-    def notify(self) -> str | None:
+    def active_callback_url(self) -> str | None:
         """The callback URL, if there is one."""
         return self.callback_url if self.request_type == "callback" else None
 

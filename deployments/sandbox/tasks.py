@@ -19,6 +19,7 @@ import httpx
 from pydantic import BaseModel, Field
 
 from deployments.sandbox.faults import Fault, FaultScript
+from deployments.sandbox.image_download import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.record import RequestRecord
 from deployments.sandbox.rendering import VideoStore, video_size
 from deployments.sandbox.request_body import AnyRequest
@@ -30,7 +31,6 @@ from deployments.sandbox.settings import (
     SECONDS_A_DAY,
     SandboxSettings,
 )
-from deployments.sandbox.start_images import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.wire import success
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ResultLinks:
         path_part, query_part = self._signatures(task_id, expires, name)
         return f"{base_url.rstrip('/')}/results/{task_id}/{path_part}/{name}?expires={expires}&sig={query_part}"
 
-    def fits(self, *, task_id: str, signature: str, name: str, expires: str, sig: str) -> bool:
+    def is_valid(self, *, task_id: str, signature: str, name: str, expires: str, sig: str) -> bool:
         """Whether an address was made here, and not changed since."""
         path_part, query_part = self._signatures(task_id, expires, name)
         given = f"{signature}/{sig}".encode()
@@ -181,7 +181,7 @@ class TaskBoard:
         with self._lock:
             self._tasks[task.task_id] = task
         self.unfinished += 1
-        early = bool(request.notify) and self._faults.take(
+        early = bool(request.active_callback_url) and self._faults.take(
             "callback", prompt=request.input.prompt, model=model, early=True
         )
         if early:
@@ -217,7 +217,7 @@ class TaskBoard:
             _end(task, "INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
             self.unfinished -= 1
-        if call_back and task.request.notify:
+        if call_back and task.request.active_callback_url:
             fault = self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
             await self._call_back(task, fault)
 
@@ -250,8 +250,9 @@ class TaskBoard:
         for _ in range(2 if kind == "twice" else 1):
             for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
                 await asyncio.sleep(self._settings.scaled(pause_seconds))
-                body = json.dumps(success(task.data(self.links, task.base_url))).encode()
-                attempt = await _post(self._client, task.request.notify or "", JUNK if kind == "junk" else body)
+                said = json.dumps(success(task.data(self.links, task.base_url))).encode()
+                body = JUNK if kind == "junk" else said
+                attempt = await _post(self._client, task.request.active_callback_url or "", body)
                 task.callbacks.append(attempt)
                 if attempt.status == HTTPStatus.OK:
                     break

@@ -13,7 +13,7 @@ from typing import Any
 from prefect.blocks.system import Secret
 
 from blocks import ApixoApi, VideoArchive
-from deployments.receiver.calls import CallbackServer, open_app
+from deployments.receiver.app import CallbackServer, open_app
 from flows.resources import PayingResources
 
 

@@ -21,7 +21,7 @@ let typing = 0;
 
 function chosen() {
   const query = new URLSearchParams();
-  for (const field of document.querySelectorAll("#choice [name], #filters [name]")) {
+  for (const field of document.querySelectorAll("#search [name], #filters [name]")) {
     if (field.value.trim()) query.set(field.name, field.value.trim());
   }
   return query;
@@ -31,7 +31,7 @@ async function search() {
   asked?.abort();
   asked = new AbortController();
   const query = chosen();
-  const address = $("#choice").action + (query.size ? `?${query}` : "");
+  const address = $("#search").action + (query.size ? `?${query}` : "");
   try {
     const page = await fetchPage(address, { signal: asked.signal });
     $("#results").replaceWith($("#results", page));
@@ -45,11 +45,11 @@ async function search() {
   }
 }
 
-$("#choice")?.addEventListener("input", () => {
+$("#search")?.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(search, 180);
 });
-$("#choice")?.addEventListener("submit", (event) => {
+$("#search")?.addEventListener("submit", (event) => {
   event.preventDefault();
   clearTimeout(typing);
   search();
@@ -192,9 +192,9 @@ document.addEventListener("keydown", (event) => {
     step(event.key === "ArrowLeft" ? -1 : 1);
     return;
   }
-  if (event.key === "/" && !field && $("#choice input")) {
+  if (event.key === "/" && !field && $("#search input")) {
     event.preventDefault();
-    $("#choice input").select();
+    $("#search input").select();
     return;
   }
   if (event.key === "Escape" && field?.type === "search") {

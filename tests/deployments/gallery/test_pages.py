@@ -12,8 +12,8 @@ import pytest
 from blocks.object_store import ObjectStore
 from deployments.cli.generate import _option
 from deployments.gallery.attention import generate_command, notices, pieces
-from deployments.gallery.choice import Choice, menus
 from deployments.gallery.delivery import download_name
+from deployments.gallery.filters import Filters, menus
 from deployments.gallery.index import Item
 from flows.record.generation import Generation, State
 from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, made, put
@@ -162,8 +162,8 @@ SOME = items(
         ({"batch": "spring", "q": "blue", "since": "2026-03-01"}, ["spring-b"]),
     ],
 )
-def test_a_choice_finds(query: dict[str, str], keys: list[str]) -> None:
-    assert [found.key for found in Choice.parse(query).of(SOME)] == keys
+def test_filters_find(query: dict[str, str], keys: list[str]) -> None:
+    assert [found.key for found in Filters.parse(query).of(SOME)] == keys
 
 
 def test_the_menus_say_what_there_is() -> None:

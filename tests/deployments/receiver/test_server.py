@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from blocks import VideoArchive
 from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
-from deployments.receiver import calls
-from deployments.receiver.calls import CallbackServer
+from deployments.receiver import app as receiver_app
+from deployments.receiver.app import CallbackServer
 from deployments.sandbox import Fault, SandboxServer
 from deployments.web_server import QuietServer
 from flows.resources import PayingResources
@@ -55,7 +55,7 @@ async def port() -> AsyncIterator[int]:
 
 
 async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "CONNECTION_SECONDS", 0.5)
+    monkeypatch.setattr(receiver_app, "CONNECTION_SECONDS", 0.5)
     async with asyncio.timeout(60):
         silent, dribbling = await asyncio.gather(
             exchange(port, b""), exchange(port, b"POST / HT", then=0.3, more=b"TP/1.1\r\nHost: r\r\nX-More: ")
@@ -67,7 +67,7 @@ async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkey
 async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(receiver_app, "MOST_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     for _ in range(20):
         assert (await exchange(port, b"")).status == 0
@@ -80,7 +80,7 @@ async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
 
 
 async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MOST_ANSWERED", 3)
+    monkeypatch.setattr(receiver_app, "MOST_ANSWERED", 3)
     async with serving() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         assert (await exchange(port, post("/"))).status == 503

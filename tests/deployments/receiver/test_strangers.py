@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import deployments.receiver.calls
+import deployments.receiver.app
 from apixo import NoReplyError
 from blocks import ApixoApi
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
-from deployments.receiver.calls import MOST_BODY_BYTES
+from deployments.receiver.app import MOST_BODY_BYTES
 from deployments.sandbox import Fault, SandboxServer
 from tests.flows.generations import lost, recorded, submit
 from tests.support import make_archive
@@ -130,7 +130,7 @@ async def test_a_bad_token_is_refused_before_the_body_is_read_and_the_store_touc
 async def test_a_slow_body_ends_and_a_caller_that_hangs_up_is_forgotten(
     receiver: Receiver, key: str, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployments.receiver.calls, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(deployments.receiver.app, "BODY_SECONDS", 0.3)
     sandbox.faults.add(Fault(call="callback", kind="drop"))
     task_id = await lost(key, receiver.resources, sandbox)
     before = await records(receiver.resources)
@@ -238,7 +238,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
         raise ZeroDivisionError(receiver.api.callback_url_for(key))
 
     for breaking in (quote_the_address, trip_over_the_address):
-        monkeypatch.setattr(deployments.receiver.calls, "answer_call", breaking)
+        monkeypatch.setattr(deployments.receiver.app, "answer_call", breaking)
         await receiver.call(key, task_id)
     reported = "\n".join(everything_logged)
     assert "reconciled by its callback" in reported

@@ -19,7 +19,7 @@ from starlette.types import Message
 import deployments.sandbox
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from deployments.sandbox.app import create_app
-from deployments.sandbox.pictures import sample
+from deployments.sandbox.landscapes import sample
 from deployments.sandbox.tasks import SandboxState
 from tests.deployments.sandbox.caller import KEY, SUBMIT, Caller, body
 from tests.deployments.sandbox.conftest import StartSandbox

@@ -90,7 +90,7 @@ def _refusal(call: str, status: int, kind: str) -> str | Json:
 
 async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: str | None = None) -> None:
     """Acts upon a submit or status call, and answers as the fault says. `second_url`: another address of its video."""
-    reply = await exchange.act(app)
+    reply = await exchange.run_app(app)
     as_json = {"content-type": "application/json"}
     match fault.kind:
         case "reset_after":
@@ -123,7 +123,7 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
 
 async def hang(exchange: Exchange, fault: Fault) -> None:
     """Says nothing until the caller gives up, or the fault's time is over."""
-    if not await exchange.gone_within(fault.seconds or None):
+    if not await exchange.disconnected_within(fault.seconds or None):
         await exchange.reset()
 
 
@@ -132,9 +132,9 @@ async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
     await exchange.begin(reply.status, reply.headers)
     size = max(1, -(-len(reply.body) // SLOW_PIECES))
     for start in range(0, len(reply.body), size):
-        if await exchange.gone_within(seconds / SLOW_PIECES):
+        if await exchange.disconnected_within(seconds / SLOW_PIECES):
             return
-        await exchange.piece(reply.body[start : start + size])
+        await exchange.send_chunk(reply.body[start : start + size])
     await exchange.end()
 
 
