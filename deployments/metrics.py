@@ -78,7 +78,7 @@ class Metrics:
         counts = Counter(item.state for item in opened)
         for state in OPEN_STATES:
             by_state.labels(state.value).set(counts[state])
-        ages = [(now - (item.attempt.submitted_at or item.attempt.claimed_at)).total_seconds() for item in opened]
+        ages = [(now - item.attempt.since).total_seconds() for item in opened]
         oldest = gauge("sora_open_oldest_seconds", "Time since the submission of the oldest open video.")
         oldest.set(max(ages, default=0))
         about = "Spending today and this month (UTC), at the block's prices. Only with a spending limit."

@@ -8,22 +8,40 @@ from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deployments.connection import SetupError
+
+
+class QuietConnection(H11Protocol):
+    """A connection that does not log its requests, whatever is set up for uvicorn's loggers after the start."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.access_log = False
 
 
 class QuietServer(uvicorn.Server):
     """uvicorn that does not log requests, whose paths may contain tokens, and that ends cleanly."""
 
-    def __init__(self, app: ASGIApp, *, on_started: Callable[[], None] = lambda: None, **options: Any) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        http: type[QuietConnection] = QuietConnection,
+        on_started: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=http,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -61,6 +79,11 @@ def listen(host: str, port: int, who: str) -> tuple[socket.socket, str]:
     except (OSError, OverflowError) as error:
         raise SetupError(f"{who} cannot listen on {host}, port {port} ({error}). Choose another one.") from error
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def served_paths(public_url: str | None) -> list[str]:
+    """The decoded paths under which a server with this public URL is reached: a proxy in front may remove the path."""
+    return list(dict.fromkeys([unquote(urlsplit(public_url or "").path).rstrip("/"), ""]))
 
 
 async def read_body(request: Request, *, most_bytes: int, seconds: float) -> bytes:

@@ -108,7 +108,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     Raises:
         ApixoError: no usable answer, and nothing to conclude from that yet.
     """
-    age = resources.clock.now() - (known.generation.attempt.submitted_at or known.generation.attempt.claimed_at)
+    age = resources.clock.now() - known.generation.attempt.since
     kept = timedelta(hours=resources.api.result_valid_hours)
     error = None
     try:

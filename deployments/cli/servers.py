@@ -12,7 +12,7 @@ from deployments.connection import flush
 from deployments.gallery.app import serve as serve_gallery
 from deployments.local.processes import LOOPBACK
 from deployments.metrics import serve as serve_metrics
-from deployments.receiver.calls import serve as serve_callbacks
+from deployments.receiver.app import serve as serve_callbacks
 
 Host = Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses of this machine.")]
 

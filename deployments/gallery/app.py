@@ -1,6 +1,8 @@
 """The gallery as an ASGI app: its routes, the headers of every response, and its server."""
 
 import contextlib
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -8,7 +10,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -22,12 +24,12 @@ from blocks.object_store import ObjectStore
 from deployments.connection import SetupError, setup_command
 from deployments.gallery.access import Access, TooManyError
 from deployments.gallery.attention import generate_command, notices
-from deployments.gallery.choice import PAGE_SIZE, Choice, menus
 from deployments.gallery.delivery import Delivery, redirects
-from deployments.gallery.index import ArchiveIndex
+from deployments.gallery.filters import Filters, menus
+from deployments.gallery.index import PAGE_SIZE, ArchiveIndex
 from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
-from deployments.web_server import QuietServer, listen, read_body
+from deployments.web_server import QuietServer, listen, read_body, served_paths
 from flows.record.costs import total_costs
 from flows.record.errors import InvalidKeyError, LedgerError
 from flows.record.generation import ArchivedObject, Generation
@@ -119,10 +121,9 @@ def create_app(
         yield
         await index.aclose()
 
-    # Whether or not a proxy in front removes the path of the public URL.
     routes = [
         Route(f"{path}{route}", handler, methods=methods)
-        for path in dict.fromkeys([handlers.base, ""])
+        for path in served_paths(archive.gateway_url)
         for route, handler, methods in (
             ("/", handlers.overview, ["GET"]),
             ("/k/{key}", handlers.video_page, ["GET"]),
@@ -135,9 +136,13 @@ def create_app(
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={StoreError: _store_away})
     app.router.redirect_slashes = False
+    media = ""
+    if redirect:  # not to the store's URL: for AWS, or with `virtual_host`, the bucket stands in front of the host
+        signed = urlsplit(store.signed_url("-", seconds=1))
+        media = f"{signed.scheme}://{signed.netloc}"
     app.add_middleware(
         _Guard,
-        media=store.url if redirect else "",
+        media=media,
         # Without a password only this machine may ask: a page elsewhere could point a name of its own here.
         only_loopback=not handlers.access.needs_login,
     )
@@ -145,7 +150,7 @@ def create_app(
 
 
 class _Handlers:
-    """The handlers."""
+    """One method for each route."""
 
     def __init__(
         self,
@@ -178,24 +183,24 @@ class _Handlers:
             return self._login_page()
         index = self._index
         await index.current()
-        choice = Choice.parse(request.query_params)
+        filters = Filters.parse(request.query_params)
         items = list(index.items.values())
-        found = choice.of(items)
+        found = filters.of(items)
         last = max(1, -(-len(found) // PAGE_SIZE))
-        first = (choice.page - 1) * PAGE_SIZE
+        first = (filters.page - 1) * PAGE_SIZE
         everything = [item.generation for item in items]
         now = self._now().astimezone(UTC)
         seen_to = notices(everything, self._options, now)
         return self._pages.page(
             "overview.html",
-            choice=choice,
+            filters=filters,
             menus=menus(items),
             shown=found[first : first + PAGE_SIZE],
             count=len(found),
             total=len(items),
             last_page=last,
             notices=seen_to[:NOTICES_SHOWN],
-            more_notices=max(len(seen_to) - NOTICES_SHOWN, 0),
+            notice_counts=Counter(notice.why for notice in seen_to),
             spend={row.currency: row.total for row in total_costs(everything, f"{now:%Y-%m}") if row.total},
             month=now,
             index=index,
@@ -213,8 +218,7 @@ class _Handlers:
             "video.html",
             found=found,
             video=video,
-            video_file=_file_name(video) if video else "",
-            others=[_file_name(item) for item in found.objects if item.kind == "video" and item is not video],
+            others=[item.file_name for item in found.objects if item.kind == "video" and item is not video],
             poster=poster,
             notice=seen_to[0] if seen_to else None,
             command=generate_command(found, self._options),
@@ -236,10 +240,7 @@ class _Handlers:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         if item.kind == "video":
             return await self._delivery.video(request, found, item)
-        picture = await (self._delivery.card(item) if name == "card.jpg" else self._delivery.poster(item))
-        if picture is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND)
-        return picture
+        return await self._delivery.picture(item, small=name == "card.jpg")
 
     async def log_in(self, request: Request) -> Response:
         body = await read_body(request, most_bytes=MOST_FORM_BYTES, seconds=FORM_SECONDS)
@@ -292,12 +293,12 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
-                    headers[name] = value
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
-        if scope["type"] == "http" and self._only_loopback and not is_loopback(Request(scope).url.hostname or ""):
+        # The header itself: for one that it cannot parse, Starlette's URL has the server's own address.
+        host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else ""
+        if scope["type"] == "http" and self._only_loopback and not is_loopback(host):
             refusal = PlainTextResponse(
                 "Open this page via http://127.0.0.1 or localhost.\n", HTTPStatus.MISDIRECTED_REQUEST
             )
@@ -306,13 +307,9 @@ class _Guard:
             await self._app(scope, receive, send_with_headers)
 
 
-def _file_name(item: ArchivedObject) -> str:
-    return item.name.rpartition("/")[2]
-
-
 def _object(found: Generation, name: str) -> ArchivedObject | None:
     """The video or poster with this name; nothing else in the bucket is accessible."""
-    return next((item for item in found.objects if item.kind != "sidecar" and _file_name(item) == name), None)
+    return next((item for item in found.objects if item.kind != "sidecar" and item.file_name == name), None)
 
 
 async def _store_away(_: Request, error: Exception) -> Response:

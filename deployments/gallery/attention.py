@@ -39,8 +39,8 @@ def notices(found: Iterable[Generation], options: str, now: datetime) -> list[No
 
 
 def _why(found: Generation, now: datetime) -> Why | None:
-    since = found.attempt.submitted_at or found.attempt.claimed_at
-    if found.state in (State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED) and now - since > EXPIRING_AFTER:
+    waiting = found.state in (State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED)
+    if waiting and now - found.attempt.since > EXPIRING_AFTER:
         return "expiring"
     if found.state is State.UNCONFIRMED:
         return "unconfirmed"
@@ -53,10 +53,9 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
     said, problem = advice(found, options), found.attempt.problem
     message = problem.message if problem else said.paid
     if why == "expiring":
-        since = found.attempt.submitted_at or found.attempt.claimed_at
         message = (
-            f"It was submitted on {since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. APIXO keeps "
-            "results for 15 days, or, according to an older page of its documentation, 24 hours."
+            f"It was submitted on {found.attempt.since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. "
+            "APIXO keeps results for 15 days, or, according to an older page of its documentation, 24 hours."
         )
     return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
 
@@ -73,6 +72,8 @@ def generate_command(found: Generation, options: str) -> str:
     words = ["sora", "generate"]
     if request.model != DEFAULT_MODEL:
         words += ["--model", request.model]
+    for model in request.fallback_models:
+        words += ["--fallback-model", model]
     if request.duration is not None:
         words += ["--duration", str(request.duration)]
     if request.aspect_ratio is not None and (request.model, request.aspect_ratio) != (DEFAULT_MODEL, "landscape"):
@@ -83,7 +84,7 @@ def generate_command(found: Generation, options: str) -> str:
     for url in request.image_urls:
         words += ["--image", url]
     for name, value in request.options.items():
-        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        words += ["--option", f"{name}={json.dumps(value, ensure_ascii=False)}"]
     for tag in request.tags:
         words += ["--tag", tag]
     if not request.remove_watermark:

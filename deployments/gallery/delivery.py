@@ -4,10 +4,12 @@ import asyncio
 import re
 import unicodedata
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
@@ -40,30 +42,28 @@ class Delivery:
     """Answers requests for objects of one store, to which browsers are redirected if `redirect` is true."""
 
     def __init__(self, store: ObjectStore, *, redirect: bool) -> None:
-        self._store = store
-        self.redirect = redirect
+        self._store, self._redirect = store, redirect
         self._cards: OrderedDict[str, bytes] = OrderedDict()
 
     async def video(self, request: Request, found: Generation, item: ArchivedObject) -> Response:
         """A video, whole or in part."""
         saved_as = download_name(found, item) if request.query_params.get("download") else None
         # A signed address is for one method, and not every player asks by GET first.
-        if self.redirect and request.method == "GET":
+        if self._redirect and request.method == "GET":
             address = self._store.signed_url(item.name, seconds=SIGNED_SECONDS, download_as=saved_as)
             # No-store: the next visit gets a fresh one.
             return RedirectResponse(address, HTTPStatus.FOUND, {"Cache-Control": "no-store"})
-        headers = {"Accept-Ranges": "bytes", "ETag": f'"{item.sha256}"', "Cache-Control": "private, no-cache"}
+        etag = f'"{item.sha256}"'
+        headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         if saved_as:
             headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
         status, start, length = HTTPStatus.OK, 0, item.size_bytes
         # A part of another version than this one would be of no use.
-        asked = (
-            request.headers.get("range")
-            if request.headers.get("if-range", headers["ETag"]) == headers["ETag"]
-            else None
-        )
+        is_current = request.headers.get("if-range", etag) == etag
         try:
-            part = _range(asked, item.size_bytes)
+            part = _range(request.headers.get("range"), item.size_bytes) if is_current else None
         except ValueError:
             headers = {"Content-Range": f"bytes */{item.size_bytes}"}
             return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
@@ -74,17 +74,23 @@ class Delivery:
         if request.method == "HEAD":
             return Response(None, status, headers, item.content_type)
         pieces = self._store.stream(item.name, start=start, length=length)
-        return StreamingResponse(pieces, status, headers, item.content_type)
+        first = await anext(pieces, None)  # before the status is sent: it may be gone, or the store away
+        if first is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return StreamingResponse(_joined(first, pieces), status, headers, item.content_type)
 
-    async def poster(self, item: ArchivedObject) -> Response | None:
-        """A poster, unchanged; None: it is gone."""
-        data = await self._store.read(item.name, max_bytes=MOST_POSTER_BYTES)
-        return (
-            None if data is None else Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})
-        )
+    async def picture(self, item: ArchivedObject, *, small: bool) -> Response:
+        """A poster, unchanged or small.
 
-    async def card(self, item: ArchivedObject) -> Response | None:
-        """A small version of a poster; None: it is gone, or not an image."""
+        Raises:
+            HTTPException: it is gone, or not an image.
+        """
+        data = await (self._card(item) if small else self._store.read(item.name, max_bytes=MOST_POSTER_BYTES))
+        if data is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})
+
+    async def _card(self, item: ArchivedObject) -> bytes | None:
         data = self._cards.get(item.sha256)
         if data is None:
             poster = await self._store.read(item.name, max_bytes=MOST_POSTER_BYTES)
@@ -95,12 +101,18 @@ class Delivery:
             while len(self._cards) > MOST_CARDS:
                 self._cards.popitem(last=False)
         self._cards.move_to_end(item.sha256)
-        return Response(data, media_type="image/jpeg", headers={"Cache-Control": POSTER_CACHE})
+        return data
+
+
+async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
 
 
 def download_name(found: Generation, item: ArchivedObject) -> str:
     """The key, and the first words of the prompt: `kite-01-a-red-kite-over-dunes.mp4`."""
-    stem, _, extension = item.name.rpartition("/")[2].rpartition(".")
+    stem, _, extension = item.file_name.rpartition(".")
     plain = unicodedata.normalize("NFKD", found.request.prompt[:200]).encode("ascii", "ignore").decode().lower()
     words = re.findall("[a-z0-9]+", plain)[:6]
     name = "-".join([found.key, *words])[:LONGEST_STEM].rstrip("-._")

@@ -19,8 +19,8 @@ FRESH_SECONDS: Final = 3.0
 """The least time for which a listing counts as current. Listing takes at most a tenth of the time."""
 WAIT_SECONDS: Final = 0.5
 """How long a page waits for a newer listing before it shows what is known."""
-FIRST: Final = 48
-"""How many of the newest records are read first: one page."""
+PAGE_SIZE: Final = 48
+"""How many videos a page shows. As many of the newest records are read first."""
 READS_AT_A_TIME: Final = 200
 """Records read at a time: the first visitors of a large archive see it fill."""
 
@@ -44,7 +44,6 @@ class ArchiveIndex:
         unreadable: keys of records that cannot be read.
         problem: why the last refresh failed; None if it did not.
         loaded: whether everything has been read once.
-        reads: how many records were read so far.
     """
 
     def __init__(self, store: ObjectStore, ledger: Ledger, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +55,6 @@ class ArchiveIndex:
         self.unreadable: set[str] = set()
         self.problem: str | None = None
         self.loaded = False
-        self.reads = 0
 
     async def current(self) -> None:
         """Brings it up to date; after a while the listing continues in the background."""
@@ -110,11 +108,10 @@ class ArchiveIndex:
     async def _read_newest(self) -> None:
         """What the first page shows, before all the rest. One that cannot be read is found out about with the rest."""
         with contextlib.suppress(LedgerError):
-            for found in await self._ledger.newest(FIRST):
+            for found in await self._ledger.newest(PAGE_SIZE):
                 self.items.setdefault(found.key, Item(found, _text(found)))
 
     async def _read(self, key: str, version: ListedObject) -> None:
-        self.reads += 1
         try:
             entry = await self._ledger.read(key)
         except LedgerError as error:

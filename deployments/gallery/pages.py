@@ -43,7 +43,7 @@ class Pages:
 
     def __init__(self, static: dict[str, StaticFile], *, base: str) -> None:
         self._environment = Environment(
-            loader=FileSystemLoader(HERE / "pages"),
+            loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

@@ -1,16 +1,7 @@
 """A local fake of the APIXO Sora-2 API: documented behavior, scripted faults, playable videos, no cost."""
 
 from deployments.sandbox.faults import Fault, FaultScript
-from deployments.sandbox.record import RecordedRequest, RequestRecord
 from deployments.sandbox.server import SandboxServer, serve
 from deployments.sandbox.settings import SandboxSettings
 
-__all__ = [
-    "Fault",
-    "FaultScript",
-    "RecordedRequest",
-    "RequestRecord",
-    "SandboxServer",
-    "SandboxSettings",
-    "serve",
-]
+__all__ = ["Fault", "FaultScript", "SandboxServer", "SandboxSettings", "serve"]

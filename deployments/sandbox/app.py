@@ -15,9 +15,9 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainT
 from starlette.routing import Route
 
 from deployments.sandbox.faults import Fault
+from deployments.sandbox.landscapes import FORMATS, sample
 from deployments.sandbox.middleware import RECORD_KEY, STATUS_PATH, SUBMIT_PATH, FaultyWire
 from deployments.sandbox.pages import front_page
-from deployments.sandbox.pictures import FORMATS, sample
 from deployments.sandbox.record import RecordedRequest
 from deployments.sandbox.request_body import InvalidInputError, explain, read_request
 from deployments.sandbox.tasks import SandboxState
@@ -43,8 +43,8 @@ class RateLimit:
         return True
 
 
-class _Calls:
-    """The handlers."""
+class _Handlers:
+    """One method for each route."""
 
     def __init__(self, state: SandboxState) -> None:
         self._state, self._settings, self._board = state, state.settings, state.tasks
@@ -65,11 +65,9 @@ class _Calls:
         if self._board.unfinished >= self._settings.max_concurrent_tasks:
             # The documentation does not say how one 429 differs from the other: the code must not need to know.
             return self._failure(429, "Rate limit exceeded")
-        recorded: RecordedRequest | None = request.scope.get(RECORD_KEY)
-        numbered = recorded is not None and recorded.fault == "number_id"
-        task = self._board.create(model, asked, str(request.base_url), numbered=numbered)
-        if recorded is not None:
-            recorded.task_id, recorded.charged = task.task_id, True
+        recorded: RecordedRequest = request.scope[RECORD_KEY]
+        task = self._board.create(model, asked, str(request.base_url), numbered=recorded.fault == "number_id")
+        recorded.task_id, recorded.charged = task.task_id, True
         return JSONResponse(success({"taskId": task.task_id}))
 
     async def balance(self, request: Request) -> Response:
@@ -96,7 +94,7 @@ class _Calls:
     async def result(self, request: Request) -> Response:
         where = {part: str(request.path_params[part]) for part in ("task_id", "signature", "name")}
         query = {part: request.query_params.get(part, "") for part in ("expires", "sig")}
-        if not self._board.links.fits(**where, **query):
+        if not self._board.links.is_valid(**where, **query):
             return PlainTextResponse("the signature does not match this URL", 403)
         task = self._board.get(where["task_id"])
         if task is None or task.video is None:
@@ -131,7 +129,7 @@ class _Calls:
         return JSONResponse([fault.model_dump(mode="json") for fault in self._state.faults.pending()])
 
     async def list_requests(self, _: Request) -> Response:
-        return JSONResponse(self._state.record.as_json())
+        return JSONResponse([request.model_dump(mode="json") for request in self._state.record.all()])
 
     async def list_tasks(self, request: Request) -> Response:
         base_url = str(request.base_url)
@@ -161,7 +159,7 @@ class _Calls:
 
 def create_app(state: SandboxState) -> Starlette:
     """The sandbox as an ASGI app. Faults that cut connections need uvicorn; `SandboxServer` runs it there."""
-    calls = _Calls(state)
+    handlers = _Handlers(state)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -173,17 +171,17 @@ def create_app(state: SandboxState) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/", calls.index),
-            Route(SUBMIT_PATH + "{model}", calls.submit, methods=["POST"]),
-            Route(STATUS_PATH + "{model}", calls.status),
-            Route("/api/v1/apikeys/current-balance", calls.balance),
-            Route("/results/{task_id}/{signature}/{name}", calls.result),
-            Route("/samples/{name}.{ending}", calls.sample),
-            Route("/sandbox/faults", calls.add_faults, methods=["POST"]),
-            Route("/sandbox/faults", calls.clear_faults, methods=["DELETE"]),
-            Route("/sandbox/faults", calls.list_faults),
-            Route("/sandbox/requests", calls.list_requests),
-            Route("/sandbox/tasks", calls.list_tasks),
+            Route("/", handlers.index),
+            Route(SUBMIT_PATH + "{model}", handlers.submit, methods=["POST"]),
+            Route(STATUS_PATH + "{model}", handlers.status),
+            Route("/api/v1/apikeys/current-balance", handlers.balance),
+            Route("/results/{task_id}/{signature}/{name}", handlers.result),
+            Route("/samples/{name}.{ending}", handlers.sample),
+            Route("/sandbox/faults", handlers.add_faults, methods=["POST"]),
+            Route("/sandbox/faults", handlers.clear_faults, methods=["DELETE"]),
+            Route("/sandbox/faults", handlers.list_faults),
+            Route("/sandbox/requests", handlers.list_requests),
+            Route("/sandbox/tasks", handlers.list_tasks),
         ],
         middleware=[Middleware(FaultyWire, state=state)],
         lifespan=lifespan,

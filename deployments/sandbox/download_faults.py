@@ -1,4 +1,4 @@
-"""Performs the faults of downloads: videos and sample images. Those that send nothing are in `misbehavior`."""
+"""Performs the faults of downloads: videos and sample images. Those that send nothing are in `api_faults`."""
 
 import asyncio
 from io import BytesIO
@@ -8,10 +8,10 @@ from PIL import Image
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp
 
+from deployments.sandbox.api_faults import trickle
 from deployments.sandbox.faults import Fault
-from deployments.sandbox.misbehavior import trickle
 from deployments.sandbox.tasks import Task, TaskBoard
-from deployments.sandbox.wire import PIECE_BYTES, Exchange
+from deployments.sandbox.wire import CHUNK_BYTES, Exchange
 
 #: How much of a file a truncated transfer holds.
 TRUNCATED_PART = 0.6
@@ -19,9 +19,9 @@ TRUNCATED_PART = 0.6
 TOO_BIG_BYTES = 11 * 1024 * 1024
 #: Pause between the pieces of an endless body, in seconds: 30 MB a second, so that it reaches a limit soon.
 ENDLESS_PAUSE_SECONDS = 0.002
-PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
+SIGN_IN_PAGE = "<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
 #: More than any video has, and more than a caller should accept.
-HUGE_BYTES = 3 * 1024**3
+ANNOUNCED_BYTES = 3 * 1024**3
 #: Of a GIF: every third picture of the video, of this many pixels at most.
 GIF_STEP, GIF_PIXELS = 3, 320
 
@@ -30,17 +30,17 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
     """Answers the GET of a video as the fault says."""
     match fault.kind:
         case "slow":
-            await trickle(exchange, await exchange.act(app), fault.seconds)
+            await trickle(exchange, await exchange.run_app(app), fault.seconds)
         case "cut":
-            reply = await exchange.act(app)
+            reply = await exchange.run_app(app)
             # A clean close, not a reset: the first half must arrive, so that a resumed download can continue from it.
             await exchange.break_off(reply.status, reply.headers, reply.body[: len(reply.body) // 2])
         case "html_200":
-            await exchange.answer(200, PAGE)
+            await exchange.answer(200, SIGN_IN_PAGE)
         case "empty":
             await exchange.answer(200, b"", {"content-type": "video/mp4"})
         case "gif":
-            made = await asyncio.to_thread(animated_gif, (await exchange.act(app)).body)
+            made = await asyncio.to_thread(animated_gif, (await exchange.run_app(app)).body)
             await exchange.answer(200, made, {"content-type": "video/mp4"})
         case "other_duration":
             other = 8 if task.request.input.seconds == 4 else 4
@@ -48,7 +48,7 @@ async def damage_result(exchange: Exchange, app: ASGIApp, fault: Fault, task: Ta
         case "other_orientation":
             await exchange.pass_on(FileResponse(await board.video_for(task, turned=True)))
         case kind:
-            await _send_otherwise(exchange, app, kind)
+            await _send_whole_video(exchange, app, kind)
 
 
 def animated_gif(video: bytes) -> bytes:
@@ -67,19 +67,19 @@ def animated_gif(video: bytes) -> bytes:
 
 async def damage_image(exchange: Exchange, app: ASGIApp, fault: Fault) -> None:
     """Answers the GET of a sample image as the fault says."""
-    reply = await exchange.act(app)
+    reply = await exchange.run_app(app)
     match fault.kind:
         case "html":
-            await exchange.answer(200, PAGE)
+            await exchange.answer(200, SIGN_IN_PAGE)
         case "gif_named_jpg":
             drawn = BytesIO()
             Image.new("RGB", (64, 36), (244, 176, 128)).save(drawn, "GIF")
             await exchange.answer(200, drawn.getvalue(), {"content-type": "image/jpeg"})
         case "endless":
             await exchange.begin(200, {"content-type": "image/jpeg"})
-            await exchange.piece(reply.body)
-            while not await exchange.gone_within(ENDLESS_PAUSE_SECONDS):
-                await exchange.piece(bytes(PIECE_BYTES))
+            await exchange.send_chunk(reply.body)
+            while not await exchange.disconnected_within(ENDLESS_PAUSE_SECONDS):
+                await exchange.send_chunk(bytes(CHUNK_BYTES))
         case "too_big":
             # Decoders ignore what follows the picture: only its size is wrong.
             padded = reply.body + bytes(TOO_BIG_BYTES - len(reply.body))
@@ -89,15 +89,15 @@ async def damage_image(exchange: Exchange, app: ASGIApp, fault: Fault) -> None:
             await exchange.answer(reply.status, part, {"content-type": reply.headers["content-type"]})
 
 
-async def _send_otherwise(exchange: Exchange, app: ASGIApp, kind: str) -> None:
+async def _send_whole_video(exchange: Exchange, app: ASGIApp, kind: str) -> None:
     """The whole video, whatever range was asked for: too short, of unknown or wrong length, or just whole."""
-    reply = await exchange.act(app, without=("range", "if-range"))
+    reply = await exchange.run_app(app, without=("range", "if-range"))
     headers, body = {"content-type": reply.headers["content-type"]}, reply.body
     match kind:
         case "truncated_mp4":
             await exchange.answer(reply.status, body[: int(len(body) * TRUNCATED_PART)], headers)
         case "huge_body":
-            await exchange.break_off(reply.status, headers | {"content-length": str(HUGE_BYTES)}, body)
+            await exchange.break_off(reply.status, headers | {"content-length": str(ANNOUNCED_BYTES)}, body)
         case "labeled":
             await exchange.answer(reply.status, body, headers | {"content-encoding": "aws-chunked"})
         case "framed":
@@ -106,7 +106,7 @@ async def _send_otherwise(exchange: Exchange, app: ASGIApp, kind: str) -> None:
             await exchange.break_off(reply.status, headers | {"content-length": str(len(body) + 1)}, body)
         case "no_length":
             await exchange.begin(reply.status, headers)
-            await exchange.piece(body)
+            await exchange.send_chunk(body)
             await exchange.end()
         case _:
             await exchange.answer(reply.status, body, headers)

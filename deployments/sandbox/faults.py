@@ -1,4 +1,4 @@
-"""Scripted faults: what goes wrong, for which call, how often. `misbehavior` and `download_faults` perform them."""
+"""Scripted faults: what goes wrong, for which call, how often. `api_faults` and `download_faults` perform them."""
 
 import threading
 from typing import Literal, Self, get_args
@@ -145,7 +145,7 @@ class Fault(BaseModel):
         0, ge=0, description="Real seconds, not scaled by `speed`. A hang of 0 lasts until the caller gives up."
     )
     fail_code: str = Field("SOMETHING_NEW", description="The failCode of a task that is reported as failed.")
-    retry_after: str | None = Field(None, description="Value of a Retry-After header on a 429 or 503.")
+    retry_after: str | None = Field(None, description="Value of the Retry-After header of any `http_…` kind.")
 
     @model_validator(mode="after")
     def _kind_fits_the_call(self) -> Self:

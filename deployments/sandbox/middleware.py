@@ -4,12 +4,12 @@ import json
 import time
 from typing import Any
 
-from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.sandbox.api_faults import misbehave, refuse
 from deployments.sandbox.download_faults import damage_image, damage_result
-from deployments.sandbox.misbehavior import misbehave, refuse
+from deployments.sandbox.faults import Fault
 from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest
 from deployments.sandbox.tasks import VIDEO_NAMES, SandboxState, Task
 from deployments.sandbox.wire import Exchange, failure, read_body
@@ -35,8 +35,11 @@ class FaultyWire:
         if scope["type"] != "http" or scope["path"].startswith(CONTROL_PATH):
             await self._app(scope, receive, send)
             return
-        body = await read_body(receive, LARGEST_BODY)
+        # What is too much is read on: a caller that still sends would have its connection reset in place of an answer.
+        body = await read_body(receive, 10 * LARGEST_BODY)
         if body is None:
+            return
+        if len(body) > LARGEST_BODY:
             await Exchange(scope, receive, send, b"").answer(413, failure(413, "Request body too large"))
             return
         call = _call_of(scope)
@@ -48,8 +51,7 @@ class FaultyWire:
             prompt = task.request.input.prompt if task else _prompt_of(body)
             model = task.model if task else _model_of(scope)
             fault = self._state.faults.take(call, prompt=prompt, model=model, succeeded=succeeded)
-        recorded = self._recorded(scope, body, call)
-        recorded.fault = fault.kind if fault else None
+        recorded = self._recorded(scope, body, call, fault)
         self._state.record.add(recorded)
         scope[RECORD_KEY] = recorded
         exchange = Exchange(scope, receive, send, body)
@@ -64,7 +66,7 @@ class FaultyWire:
         else:
             await misbehave(exchange, self._app, fault, self._second_url(scope, task))
 
-    def _recorded(self, scope: Scope, body: bytes, call: Call) -> RecordedRequest:
+    def _recorded(self, scope: Scope, body: bytes, call: Call, fault: Fault | None) -> RecordedRequest:
         key = self._state.settings.api_key.encode()
         query: bytes = scope["query_string"]
         everywhere = [scope.get("raw_path") or scope["path"].encode(), query, body]
@@ -84,6 +86,7 @@ class FaultyWire:
             carried_api_key=any(key in part for part in everywhere),
             body=body[:MOST_BODY_BYTES].decode("utf-8", "replace"),
             client_port=client[1] if client else None,
+            fault=fault.kind if fault else None,
             task_id=_task_id_of(scope, call),
         )
 
@@ -114,7 +117,7 @@ def _task_id_of(scope: Scope, call: Call) -> str | None:
     if call == "status":
         return Request(scope).query_params.get("taskId")
     if call == "result":
-        return URL(scope=scope).path.split("/")[2]
+        return str(scope["path"]).split("/")[2]
     return None
 
 

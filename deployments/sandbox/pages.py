@@ -3,7 +3,7 @@
 import time
 from html import escape
 
-from deployments.sandbox.pictures import SAMPLES
+from deployments.sandbox.landscapes import SAMPLES
 from deployments.sandbox.settings import SandboxSettings
 from deployments.sandbox.tasks import Task, TaskBoard
 

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -36,8 +36,8 @@ class RecordedRequest(BaseModel):
 class RequestRecord:
     """The received requests in order of arrival. Safe to read from any thread while the sandbox runs."""
 
-    def __init__(self, limit: int = MOST_REQUESTS) -> None:
-        self._requests: deque[RecordedRequest] = deque(maxlen=limit)
+    def __init__(self) -> None:
+        self._requests: deque[RecordedRequest] = deque(maxlen=MOST_REQUESTS)
         self._lock = threading.Lock()
 
     def add(self, request: RecordedRequest) -> None:
@@ -75,10 +75,6 @@ class RequestRecord:
 
     def __len__(self) -> int:
         return len(self._requests)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Every request as JSON-ready dicts."""
-        return [request.model_dump(mode="json") for request in self.all()]
 
     def _those(self, wanted: Callable[[RecordedRequest], bool]) -> list[RecordedRequest]:
         return [request for request in self.all() if wanted(request)]

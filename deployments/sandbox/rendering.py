@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import re
 import tempfile
 import textwrap
@@ -24,7 +23,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from deployments.sandbox.pictures import landscape, seed_of
+from deployments.sandbox.landscapes import landscape, seed_of
 
 FRAMES_PER_SECOND = 24
 #: How far the view moves over a whole video, as a part of its width.
@@ -51,8 +50,8 @@ class VideoStore:
     def __init__(self, folder: Path | None, height: int) -> None:
         """`folder` keeps the videos; without one they live in a temporary folder until `close`."""
         self._height = height
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="apixo-sandbox-")
-        self._folder = folder or Path(self._temporary.name if self._temporary else "")
+        self._closing = contextlib.ExitStack()
+        self._folder = folder or Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="apixo-sandbox-")))
         self._pool = ThreadPoolExecutor(RENDERERS, thread_name_prefix="sandbox-video")
         self._stopped = threading.Event()
         self._under_way: dict[Path, asyncio.Future[None]] = {}
@@ -97,8 +96,7 @@ class VideoStore:
         self._pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*waiting, return_exceptions=True)
         self._pool.shutdown(wait=True)
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._closing.close()
 
 
 class RenderingCancelledError(Exception):
@@ -162,8 +160,7 @@ def render_video(
                 container.mux(stream.encode(None))
         unfinished.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)  # noqa: PTH108 - missing is the good case
+        unfinished.unlink(missing_ok=True)
 
 
 def _frames(picture: Image.Image, writing: Image.Image, seconds: int) -> Iterator[av.VideoFrame]:

@@ -47,7 +47,6 @@ class GenerationInput(AnyInput):
     duration: Literal[4, 8, 12]
     aspect_ratio: Literal["landscape", "portrait"] = "landscape"
     image_urls: list[str] | None = Field(None, validate_default=True)
-    remove_watermark: bool = True
 
     @field_validator("duration", mode="before")
     @classmethod
@@ -78,7 +77,7 @@ class AnyRequest(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     request_type: Literal["async", "callback"] = "async"
-    callback_url: str | None = Field(None, validate_default=True)
+    callback_url: str | None = None
     provider: Literal["auto", "value", "official"] | None = None
     input: AnyInput
 
@@ -92,7 +91,7 @@ class AnyRequest(BaseModel):
         return self
 
     @property
-    def notify(self) -> str | None:
+    def active_callback_url(self) -> str | None:
         """The callback URL, if there is one."""
         return self.callback_url if self.request_type == "callback" else None
 

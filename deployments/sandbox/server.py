@@ -137,6 +137,5 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         log_level="critical",
         access_log=False,
         lifespan="on",
-        timeout_graceful_shutdown=1,
         server_header=False,
     )

@@ -9,7 +9,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,7 @@ import httpx
 from pydantic import BaseModel, Field
 
 from deployments.sandbox.faults import Fault, FaultScript
+from deployments.sandbox.image_download import InvalidImageError, fetch_image, network_client
 from deployments.sandbox.record import RequestRecord
 from deployments.sandbox.rendering import VideoStore, video_size
 from deployments.sandbox.request_body import AnyRequest
@@ -30,13 +31,14 @@ from deployments.sandbox.settings import (
     SECONDS_A_DAY,
     SandboxSettings,
 )
-from deployments.sandbox.start_images import InvalidImageError, fetch_image, network_client
-from deployments.sandbox.wire import Json, success
+from deployments.sandbox.wire import success
 
 logger = logging.getLogger(__name__)
 
 #: Every task has one video; the second name serves the fault that reports two results.
 VIDEO_NAMES = ("video.mp4", "video-2.mp4")
+#: What a callback of the fault `junk` says.
+JUNK = b"<!doctype html>\x00 not json {"
 
 State = Literal["pending", "processing", "success", "failed"]
 
@@ -62,7 +64,7 @@ class ResultLinks:
         path_part, query_part = self._signatures(task_id, expires, name)
         return f"{base_url.rstrip('/')}/results/{task_id}/{path_part}/{name}?expires={expires}&sig={query_part}"
 
-    def fits(self, *, task_id: str, signature: str, name: str, expires: str, sig: str) -> bool:
+    def is_valid(self, *, task_id: str, signature: str, name: str, expires: str, sig: str) -> bool:
         """Whether an address was made here, and not changed since."""
         path_part, query_part = self._signatures(task_id, expires, name)
         given = f"{signature}/{sig}".encode()
@@ -134,7 +136,8 @@ class TaskBoard:
         self._random = random.Random(settings.seed)
         self._tasks: dict[str, Task] = {}
         self._lock = threading.Lock()
-        self._open = 0
+        #: How many tasks count toward the limit of concurrent tasks.
+        self.unfinished = 0
         self._lives: set[asyncio.Task[None]] = set()
         self.links = ResultLinks()
 
@@ -150,11 +153,6 @@ class TaskBoard:
         await asyncio.gather(*self._lives, return_exceptions=True)
         await self._videos.close()
         await self._client.aclose()
-
-    @property
-    def unfinished(self) -> int:
-        """How many tasks count toward the limit of concurrent tasks."""
-        return self._open
 
     def all(self) -> list[Task]:
         """Every task, oldest first."""
@@ -182,8 +180,8 @@ class TaskBoard:
         )
         with self._lock:
             self._tasks[task.task_id] = task
-        self._open += 1
-        early = bool(request.notify) and self._faults.take(
+        self.unfinished += 1
+        early = bool(request.active_callback_url) and self._faults.take(
             "callback", prompt=request.input.prompt, model=model, early=True
         )
         if early:
@@ -191,7 +189,9 @@ class TaskBoard:
         self._keep(self._live(task, call_back=not early))
         return task
 
-    async def video_for(self, task: Task, *, duration: int | None = None, turned: bool = False) -> Path:
+    async def video_for(
+        self, task: Task, *, image: bytes | None = None, duration: int | None = None, turned: bool = False
+    ) -> Path:
         """The task's video; for faults also one of another duration (in seconds) or orientation."""
         asked = task.request.input
         aspect_ratio = asked.ratio
@@ -202,7 +202,7 @@ class TaskBoard:
             prompt=asked.prompt,
             duration=duration or asked.seconds,
             aspect_ratio=aspect_ratio,
-            image=None,
+            image=image,
             watermark=not asked.remove_watermark,
         )
 
@@ -216,8 +216,8 @@ class TaskBoard:
             logger.exception("the sandbox could not make the video of %s", task.task_id)
             _end(task, "INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
-            self._open -= 1
-        if call_back and task.request.notify:
+            self.unfinished -= 1
+        if call_back and task.request.active_callback_url:
             fault = self._faults.take("callback", prompt=task.request.input.prompt, model=task.model, early=False)
             await self._call_back(task, fault)
 
@@ -234,27 +234,28 @@ class TaskBoard:
             await asyncio.sleep(due - clock())
             _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")
             return
-        video = await self._videos.video(
-            prompt=asked.prompt,
-            duration=asked.seconds,
-            aspect_ratio=asked.ratio,
-            image=images[0] if images else None,
-            watermark=not asked.remove_watermark,
-        )
+        video = await self.video_for(task, image=images[0] if images else None)
         await asyncio.sleep(due - clock())
         task.video = video
         task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)
         _end(task)
 
     async def _call_back(self, task: Task, fault: Fault | None) -> None:
-        await deliver(
-            self._client,
-            task.request.notify or "",
-            lambda: success(task.data(self.links, task.base_url)),
-            settings=self._settings,
-            fault=fault,
-            attempts=task.callbacks,
-        )
+        """Sends the callback as the fault, if any, bends it. Never raises."""
+        kind = fault.kind if fault else None
+        if kind == "drop":
+            return
+        if fault and kind == "late":
+            await asyncio.sleep(fault.seconds)
+        for _ in range(2 if kind == "twice" else 1):
+            for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
+                await asyncio.sleep(self._settings.scaled(pause_seconds))
+                said = json.dumps(success(task.data(self.links, task.base_url))).encode()
+                body = JUNK if kind == "junk" else said
+                attempt = await _post(self._client, task.request.active_callback_url or "", body)
+                task.callbacks.append(attempt)
+                if attempt.status == HTTPStatus.OK:
+                    break
 
     def _keep(self, life: Coroutine[Any, Any, None]) -> None:
         # The event loop holds tasks weakly: without this reference one could be collected half-way.
@@ -270,38 +271,11 @@ def _end(task: Task, fail_code: str | None = None, fail_message: str | None = No
     task.state = "failed" if fail_code else "success"
 
 
-async def deliver(
-    client: httpx.AsyncClient,
-    url: str,
-    envelope: Callable[[], Json],
-    *,
-    settings: SandboxSettings,
-    fault: Fault | None,
-    attempts: list[CallbackAttempt],
-) -> None:
-    """Sends one callback as the fault, if any, bends it. Each attempt is added to `attempts`. Never raises."""
-    kind = fault.kind if fault else None
-    if kind == "drop":
-        return
-    if fault and kind == "late":
-        await asyncio.sleep(fault.seconds)
-    for _ in range(2 if kind == "twice" else 1):
-        for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
-            await asyncio.sleep(settings.scaled(pause_seconds))
-            attempt = await _post(client, url, b"<!doctype html>\x00 not json {" if kind == "junk" else envelope())
-            attempts.append(attempt)
-            if attempt.status == HTTPStatus.OK:
-                break
-
-
-async def _post(client: httpx.AsyncClient, url: str, body: Json | bytes) -> CallbackAttempt:
+async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> CallbackAttempt:
     now, began = time.time(), time.monotonic()
     try:
-        if isinstance(body, bytes):
-            response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
-        else:
-            response = await client.post(url, json=body)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        response = await client.post(url, content=body, headers={"Content-Type": "application/json"})
+    except (httpx.HTTPError, httpx.InvalidURL, ExceptionGroup) as error:  # the last: a port above 65535
         return CallbackAttempt(time=now, status=None, error=type(error).__name__, seconds=time.monotonic() - began)
     return CallbackAttempt(time=now, status=response.status_code, seconds=time.monotonic() - began)
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 Json = dict[str, Any]
 
 #: How many bytes are sent at a time.
-PIECE_BYTES = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Exchange:
         """Lets the app answer as if nothing were in between."""
         await app(self.scope, self._replay(self._receive), self._send)
 
-    async def act(self, app: ASGIApp, *, without: tuple[str, ...] = ()) -> Reply:
+    async def run_app(self, app: ASGIApp, *, without: tuple[str, ...] = ()) -> Reply:
         """Lets the app do its work and keeps its reply back. `without` names headers that the app must not see."""
         headers = [(name, value) for name, value in self.scope["headers"] if name.decode("latin-1") not in without]
         status = 500
@@ -78,8 +78,8 @@ class Exchange:
         elif isinstance(body, str):
             body, kind = body.encode(), "text/html; charset=utf-8"
         await self.begin(status, {"content-type": kind, "content-length": str(len(body)), **(headers or {})})
-        for start in range(0, len(body), PIECE_BYTES):
-            await self.piece(body[start : start + PIECE_BYTES])
+        for start in range(0, len(body), CHUNK_BYTES):
+            await self.send_chunk(body[start : start + CHUNK_BYTES])
         await self.end()
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -87,13 +87,13 @@ class Exchange:
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
-    async def piece(self, content: bytes) -> None:
+    async def send_chunk(self, content: bytes) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def gone_within(self, seconds: float | None) -> bool:
+    async def disconnected_within(self, seconds: float | None) -> bool:
         """Waits until the caller hangs up (true) or the time is over (false); without a time, forever."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -110,14 +110,14 @@ class Exchange:
             # Lingering for 0 s makes the close a reset (RST) instead of a polite end (FIN).
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
-        await self.gone_within(1)
+        await self.disconnected_within(1)
 
     async def break_off(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Sends this much, and closes the connection after it has left, however much was announced."""
         await self.begin(status, headers)
-        await self.piece(body)
+        await self.send_chunk(body)
         self._transport().close()
-        await self.gone_within(1)
+        await self.disconnected_within(1)
 
     def _transport(self) -> asyncio.Transport:
         # ASGI has no message for "cut the connection": an app that returns early or raises gets a 500 sent in its name.
@@ -129,35 +129,24 @@ class Exchange:
         return transport
 
     def _replay(self, then: Receive) -> Receive:
-        replayed = False
+        first: list[Message] = [{"type": "http.request", "body": self.body, "more_body": False}]
 
         async def receive() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await then()
-            replayed = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
+            return first.pop() if first else await then()
 
         return receive
 
 
 async def read_body(receive: Receive, most_bytes: int) -> bytes | None:
-    """The request's body; none when the caller hung up or sent more than `most_bytes`.
-
-    What is too much is read on, to ten times as much, and dropped: a caller that is still sending would have its
-    connection reset in place of an answer.
-    """
-    body, received = bytearray(), 0
-    while True:
+    """The request's body, or a beginning of more than `most_bytes`; None if the caller hung up."""
+    body, more = bytearray(), True
+    while more and len(body) <= most_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        piece = message.get("body", b"")
-        received += len(piece)
-        if received <= most_bytes:
-            body += piece
-        if not message.get("more_body", False) or received > 10 * most_bytes:
-            return bytes(body) if received <= most_bytes else None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 def success(data: Mapping[str, Any]) -> Json:

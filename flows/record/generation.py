@@ -77,6 +77,11 @@ class ArchivedObject(_Model):
     has_c2pa: bool | None = Field(default=None, description="Video only: holds a C2PA manifest of how it was made.")
     damaged: bool = Field(default=False, description="Kept as it came, for a day of fetching brought nothing better.")
 
+    @property
+    def file_name(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition("/")[2]
+
 
 class PaidTask(_Model):
     """What was paid for: everything after the paid call is bound to this, not just to the key."""
@@ -135,6 +140,11 @@ class Attempt(_Model):
         default=False, description="A person continued with its task, and was told that it pays nothing."
     )
     waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if still alive.")
+
+    @property
+    def since(self) -> datetime:
+        """When it was submitted, or while that is unknown, claimed."""
+        return self.submitted_at or self.claimed_at
 
     @property
     def task_ids(self) -> frozenset[str]:
@@ -251,8 +261,7 @@ class Generation(_Model):
     def end(self) -> str:
         """What distinguishes one end from the next: the same key may fail again, by another task or the same one."""
         attempt = self.attempt
-        waited_since = attempt.submitted_at or attempt.claimed_at
-        return f"{self.key}:{attempt.number}:{attempt.task_id}:{waited_since.isoformat()}:{self.state}"
+        return f"{self.key}:{attempt.number}:{attempt.task_id}:{attempt.since.isoformat()}:{self.state}"
 
     @property
     def permanently_failed(self) -> bool:

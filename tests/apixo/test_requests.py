@@ -194,7 +194,7 @@ def test_the_sandbox_accepts_the_body_of_every_valid_request(request: VideoReque
     sent = json.loads(json.dumps(request.body(callback_url)))
     taken = GenerationRequest.model_validate_json(json.dumps(sent))
     assert taken.input.model_dump(exclude_none=True) == sent["input"]
-    assert taken.notify == callback_url
+    assert taken.active_callback_url == callback_url
 
 
 # The server is shared and stateless for the purpose; the deadline is the machine's business.

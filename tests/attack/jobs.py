@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import flush
-from deployments.receiver.calls import CallbackServer, open_app
+from deployments.receiver.app import CallbackServer, open_app
 from flows.batch.calendar_rows import BatchItem
 from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch

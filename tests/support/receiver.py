@@ -13,7 +13,7 @@ from typing import Any
 from prefect.blocks.system import Secret
 
 from blocks import ApixoApi, VideoArchive
-from deployments.receiver.calls import CallbackServer, open_app
+from deployments.receiver.app import CallbackServer, open_app
 from flows.resources import PayingResources
 
 
@@ -117,7 +117,6 @@ async def receiving(
     name: str = "default",
     submitting: VideoArchive | None = None,
     path: str = "",
-    **times: float,
 ) -> AsyncIterator[Receiver]:
     """Runs a receiver until the block ends.
 
@@ -127,14 +126,13 @@ async def receiving(
         name: of both blocks, for the events.
         submitting: the archive as the submitting side reaches it, where that differs.
         path: of the public address.
-        times: see `deployments.receiver.calls.open_app`.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listener.getsockname()[1]
     secret: Secret[str] = Secret(value=secrets.token_hex(16))
     api = api.model_copy(update={"callback_url": f"http://127.0.0.1:{port}{path}", "callback_secret": secret})
     async with (
-        open_app(api, archive, api=name, archive=name, **times) as app,
+        open_app(api, archive, api=name, archive=name) as app,
         PayingResources(api, submitting or archive) as resources,
     ):
         server = CallbackServer(app)

@@ -21,7 +21,7 @@ let typing = 0;
 
 function chosen() {
   const query = new URLSearchParams();
-  for (const field of document.querySelectorAll("#choice [name], #filters [name]")) {
+  for (const field of document.querySelectorAll("#search [name], #filters [name]")) {
     if (field.value.trim()) query.set(field.name, field.value.trim());
   }
   return query;
@@ -31,7 +31,7 @@ async function search() {
   asked?.abort();
   asked = new AbortController();
   const query = chosen();
-  const address = $("#choice").action + (query.size ? `?${query}` : "");
+  const address = $("#search").action + (query.size ? `?${query}` : "");
   try {
     const page = await fetchPage(address, { signal: asked.signal });
     $("#results").replaceWith($("#results", page));
@@ -45,11 +45,11 @@ async function search() {
   }
 }
 
-$("#choice")?.addEventListener("input", () => {
+$("#search")?.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(search, 180);
 });
-$("#choice")?.addEventListener("submit", (event) => {
+$("#search")?.addEventListener("submit", (event) => {
   event.preventDefault();
   clearTimeout(typing);
   search();
@@ -99,7 +99,7 @@ document.addEventListener("pointerover", (event) => {
     video.src = card.dataset.video;
     video.hidden = true; // the poster stays until there is something to see
     video.addEventListener(gif ? "load" : "playing", () => (video.hidden = false), { once: true });
-    $(".frame img", card)?.after(video);
+    $(".frame :is(img, .blank)", card).after(video);
     if (!gif) video.play().catch(() => video.remove());
   }, 150);
 });
@@ -117,18 +117,21 @@ document.addEventListener("pointerout", (event) => {
 // The viewer shows the video's own page in a dialog.
 const viewer = $("#viewer");
 let viewed = null;
+let viewing = null;
 
 async function view(link) {
+  viewing?.abort();
+  viewing = new AbortController();
+  viewed = link;
   try {
-    const page = await fetchPage(link.href);
+    const page = await fetchPage(link.href, { signal: viewing.signal });
     const shown = $("#video", page);
     $("#viewed").replaceChildren(document.importNode(shown, true));
-    viewed = link;
     if (!viewer.open) viewer.showModal();
     viewer.scrollTop = 0;
     $("video", viewer)?.play().catch(() => {});
-  } catch {
-    location.assign(link.href);
+  } catch (error) {
+    if (error.name !== "AbortError") location.assign(link.href);
   }
 }
 
@@ -140,6 +143,7 @@ function step(by) {
 }
 
 viewer?.addEventListener("close", () => {
+  viewing.abort();
   $("#viewed").replaceChildren();
   viewed?.focus();
 });
@@ -188,9 +192,9 @@ document.addEventListener("keydown", (event) => {
     step(event.key === "ArrowLeft" ? -1 : 1);
     return;
   }
-  if (event.key === "/" && !field && $("#choice input")) {
+  if (event.key === "/" && !field && $("#search input")) {
     event.preventDefault();
-    $("#choice input").select();
+    $("#search input").select();
     return;
   }
   if (event.key === "Escape" && field?.type === "search") {
@@ -206,7 +210,8 @@ document.addEventListener("keydown", (event) => {
   if (!all.length) return;
   const at = all.indexOf(document.activeElement);
   const columns = all.findIndex((card) => topOf(card) > topOf(all[0]));
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -(columns > 0 ? columns : all.length), ArrowDown: columns > 0 ? columns : all.length }[event.key];
+  const row = columns > 0 ? columns : all.length;
+  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row }[event.key];
   const next = at < 0 ? all[0] : all[at + by];
   if (!next || (at < 0 && event.key === "ArrowUp")) return;
   event.preventDefault();

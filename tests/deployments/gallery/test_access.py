@@ -26,6 +26,14 @@ def session(access: Access) -> str:
     return response.headers["set-cookie"].partition("=")[2].partition(";")[0]
 
 
+async def test_a_path_of_the_public_url_is_found_whether_or_not_a_proxy_removes_it(open_gallery: OpenGallery) -> None:
+    async with open_gallery(**{**GUARDED, "gateway_url": "https://example.com/vid%C3%A9os%20x/"}) as gallery:
+        for path in ("/vid%C3%A9os%20x/health", "/health"):
+            assert (await gallery.get(path)).status_code == 200
+        page = await gallery.get("/vid%C3%A9os%20x/")
+    assert 'action="/vid%C3%A9os%20x/login"' in page.text
+
+
 async def test_a_login_opens_the_gallery_until_the_logout(open_gallery: OpenGallery) -> None:
     async with open_gallery(host="videos.example.com", **GUARDED) as gallery:
         closed = await gallery.get("/")
@@ -72,6 +80,19 @@ def test_guesses_are_limited_and_then_even_the_right_one_waits() -> None:
     assert access.is_password(PASSWORD)
 
 
+def test_a_password_that_looks_like_a_token_opens_the_gallery_and_a_token_is_no_guess() -> None:
+    def bearing(text: str) -> Request:
+        return Request({"type": "http", "headers": [(b"authorization", f"Bearer {text}".encode())]})
+
+    password = "0123456789abcdef" * 4
+    access = Access(block(**{**GUARDED, "gateway_password": SecretStr(password)}))
+    assert [access.may_see_all(bearing("f" * 64)) for _ in range(MOST_WRONG + 1)] == [False] * (MOST_WRONG + 1)
+    assert access.may_see_all(bearing(password))
+    # What no token can be counts as a guess, however long it is.
+    assert not any(access.may_see_all(bearing("a long password? " * 3 + "x" * 13)) for _ in range(MOST_WRONG))
+    assert not access.may_see_all(bearing(password))
+
+
 async def test_a_form_that_is_too_large_is_refused(open_gallery: OpenGallery) -> None:
     async with open_gallery(**GUARDED) as gallery:
         assert (await gallery.client.post("/login", content=b"password=" + b"x" * 10_000)).status_code == 413
@@ -83,6 +104,27 @@ async def test_without_a_password_other_names_are_refused(open_gallery: OpenGall
     async with open_gallery(host=host) as gallery:
         for path in ("/", "/v/kite/video.mp4", "/health"):
             assert (await gallery.get(path)).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("", 421),
+        ("[", 421),
+        ("a{b.evil.example", 421),
+        ("evil.example:99999", 421),
+        ("localhost.evil.example:80", 421),
+        ("LOCALHOST:8720", 200),
+        ("127.0.0.1:8720", 200),
+        ("[::1]:8720", 200),
+        ("gallery.localhost", 200),
+    ],
+)
+async def test_the_name_is_that_of_the_header_and_never_the_servers_own(
+    open_gallery: OpenGallery, header: str, status: int
+) -> None:
+    async with open_gallery(host="127.0.0.1") as gallery:
+        assert (await gallery.get("/health", headers={"Host": header})).status_code == status
 
 
 @pytest.mark.parametrize(

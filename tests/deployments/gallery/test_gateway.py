@@ -1,13 +1,21 @@
 """Links to videos: who gets one, where it leads, what a browser may ask for, and that nothing else is ever given."""
 
 import logging
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from blocks import VideoArchive
+from blocks.errors import StoreUnavailableError
+from blocks.object_store import ObjectStore
+from deployments.gallery.app import create_app
 from deployments.gallery.delivery import redirects
-from flows.record.generation import State
-from tests.deployments.gallery.shown import GUARDED, PASSWORD, VIDEO, OpenGallery, made, put
+from deployments.gallery.index import ArchiveIndex
+from flows.record.generation import Generation, State
+from tests.deployments.gallery.shown import GUARDED, PASSWORD, VIDEO, NoPrefect, OpenGallery, made, put
 
 PATH = "/v/kite/video.mp4"
 
@@ -28,6 +36,39 @@ async def test_a_link_with_its_token_leads_to_a_fresh_signed_address_that_takes_
     assert part.headers["content-type"] == "video/mp4"
     ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     assert not any("X-Amz-Signature" in line or gallery.token("kite") in line for line in ours)
+
+
+@pytest.mark.parametrize(
+    ("fields", "host"),
+    [
+        ({"endpoint": "s3.example.com:9000"}, "s3.example.com:9000"),
+        ({"endpoint": "s3.example.com:9000", "virtual_host": True}, "kites.s3.example.com:9000"),
+        # minio-py puts the bucket in front of these hosts by itself, and adds the region.
+        ({"endpoint": "s3.eu-west-3.amazonaws.com"}, "kites.s3.eu-west-3.amazonaws.com"),
+        ({"endpoint": "s3.amazonaws.com"}, "kites.s3.eu-west-3.amazonaws.com"),
+        ({"endpoint": "s3.amazonaws.com", "bucket": "my.kites"}, "s3.eu-west-3.amazonaws.com"),
+        ({"endpoint": "oss-eu-west-1.aliyuncs.com"}, "kites.oss-eu-west-1.aliyuncs.com"),
+    ],
+)
+async def test_the_policy_lets_a_page_play_what_its_browser_is_sent_to(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], host: str
+) -> None:
+    """Browsers check the host again after the redirect."""
+
+    async def find(_: ArchiveIndex, key: str) -> Generation:
+        return made(key)
+
+    monkeypatch.setattr(ArchiveIndex, "find", find)
+    given = {"access_key": "a", "secret_key": SecretStr("s"), "region": "eu-west-3", "bucket": "kites", **fields}
+    block = VideoArchive(**given)
+    app = create_app(block, block.store(), redirect=True, links=NoPrefect())
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get(PATH)
+    sent_to = urlsplit(answer.headers["location"])
+    policy = answer.headers["content-security-policy"]
+    assert f"{sent_to.scheme}://{sent_to.netloc}" == f"https://{host}"
+    assert f"img-src 'self' https://{host}; media-src 'self' https://{host}; " in policy
 
 
 async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
@@ -80,6 +121,17 @@ async def test_a_range_of_another_version_is_answered_with_the_whole(open_galler
         etag = answer.headers["etag"]
         same = await gallery.get(PATH, headers={"Range": "bytes=0-9", "If-Range": etag})
     assert (answer.status_code, same.status_code) == (200, 206)
+
+
+async def test_a_video_that_the_browser_has_is_not_sent_again(open_gallery: OpenGallery) -> None:
+    async with open_gallery(redirect=False) as gallery:
+        await put(gallery.store, made("kite"))
+        etag = (await gallery.get(PATH)).headers["etag"]
+        same = await gallery.get(PATH, headers={"If-None-Match": etag})
+        other = await gallery.get(PATH, headers={"If-None-Match": '"other"'})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
+    assert same.headers["cache-control"] == "private, no-cache"
+    assert (other.status_code, other.content) == (200, VIDEO)
 
 
 async def test_head_is_answered_here_since_a_signed_address_is_for_get_alone(open_gallery: OpenGallery) -> None:
@@ -143,6 +195,24 @@ async def test_a_video_that_is_not_there_yet_or_any_more_is_not_found(open_galle
         assert (await gallery.get("/v/soon/video.mp4")).status_code == 404
         assert (await gallery.get("/v/gone/poster.jpg")).status_code == 404
         assert (await gallery.get("/v/gone/card.jpg")).status_code == 404
+
+
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=100-199"}])
+async def test_a_streamed_video_that_is_gone_or_whose_store_is_away_says_so(
+    open_gallery: OpenGallery, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    async def away(*_: Any) -> None:
+        raise StoreUnavailableError("away")
+
+    await put(store, made("gone"), made("kite"))
+    async with open_gallery(redirect=False) as gallery:
+        await store.remove("videos/2026/03/10/gone/video.mp4")
+        gone = await gallery.get("/v/gone/video.mp4", headers=headers)
+        monkeypatch.setattr(store, "_call", away)
+        refused = await gallery.get(PATH, headers=headers)
+    assert (gone.status_code, refused.status_code) == (404, 503)
+    assert "content-range" not in gone.headers
+    assert refused.headers["retry-after"] == "10"
 
 
 async def test_a_video_that_is_archived_a_moment_later_is_found(open_gallery: OpenGallery) -> None:

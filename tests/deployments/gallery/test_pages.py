@@ -1,16 +1,19 @@
 """The pages: what is shown, found and escaped, and what needs a person."""
 
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
+from itertools import pairwise
 
 import pytest
 
 from blocks.object_store import ObjectStore
+from deployments.cli.generate import _option
 from deployments.gallery.attention import generate_command, notices, pieces
-from deployments.gallery.choice import Choice, menus
 from deployments.gallery.delivery import download_name
+from deployments.gallery.filters import Filters, menus
 from deployments.gallery.index import Item
 from flows.record.generation import Generation, State
 from tests.deployments.gallery.shown import GUARDED, NOW, PASSWORD, OpenGallery, made, put
@@ -106,6 +109,31 @@ async def test_many_are_shown_page_by_page(open_gallery: OpenGallery, store: Obj
     assert beyond.status_code == 200
 
 
+async def test_each_kind_of_attention_is_counted_whole(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    late = [made(f"late-{number:02}", state=State.SUBMITTED, at=NOW - timedelta(days=13)) for number in range(50)]
+    await put(store, *late, *(made(f"bad-{number}", state=State.FAILED) for number in range(3)))
+    async with open_gallery() as gallery:
+        page = (await gallery.get("/")).text
+    summary = re.findall(r"<summary>(.*?attention.*?)</summary>", page)[0]
+    assert re.sub("<[^>]*>", "|", summary) == "|53| need attention|50 expiring||3 failed|"
+    assert "… and 3 more." in page
+
+
+async def test_records_that_cannot_be_read_are_named_in_order(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    for name in "hgfedcba":
+        await store.put(f"ledger/broken-{name}.json", b"{")
+    async with open_gallery() as gallery:
+        page = (await gallery.get("/")).text
+    assert "8 records cannot be read: broken-a, broken-b, broken-c, broken-d, broken-e." in page
+
+
+async def test_what_the_model_decides_is_said_in_words(open_gallery: OpenGallery, store: ObjectStore) -> None:
+    await put(store, made("kite", model="kling-2-6", options={"sound": True}, state=State.SUBMITTED))
+    async with open_gallery() as gallery:
+        page = (await gallery.get("/k/kite")).text
+    assert "<dd>default length, default shape</dd>" in page
+
+
 def items(*found: Generation) -> list[Item]:
     return [Item(item, f"{item.key}\n{item.request.prompt}".casefold()) for item in found]
 
@@ -134,8 +162,8 @@ SOME = items(
         ({"batch": "spring", "q": "blue", "since": "2026-03-01"}, ["spring-b"]),
     ],
 )
-def test_a_choice_finds(query: dict[str, str], keys: list[str]) -> None:
-    assert [found.key for found in Choice.parse(query).of(SOME)] == keys
+def test_filters_find(query: dict[str, str], keys: list[str]) -> None:
+    assert [found.key for found in Filters.parse(query).of(SOME)] == keys
 
 
 def test_the_menus_say_what_there_is() -> None:
@@ -197,6 +225,14 @@ def test_another_one_is_a_command_that_a_shell_takes_as_it_is() -> None:
         "sora generate --duration 8 --portrait --image https://example.com/a.jpg "
         "--tag 'a b' --keep-watermark --archive other -- '--it'\"'\"'s $HOME `x`\n'"
     )
+
+
+def test_another_one_has_the_same_fallback_models_and_options_of_the_same_type() -> None:
+    options = {"sound": True, "negative_prompt": "5", "mood": "très gai"}
+    found = made("kite", model="kling-2-6", duration=5, options=options, fallback_models=["wan-2-6", "veo-3-1"])
+    words = shlex.split(generate_command(found, ""))
+    assert [word for name, word in pairwise(words) if name == "--fallback-model"] == ["wan-2-6", "veo-3-1"]
+    assert dict(_option(word) for name, word in pairwise(words) if name == "--option") == options
 
 
 @pytest.mark.parametrize(

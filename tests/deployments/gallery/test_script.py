@@ -8,7 +8,7 @@ from deployments.gallery.pages import HERE, load_static
 
 SCRIPT = (HERE / "static" / "gallery.js").read_text()
 STYLES = (HERE / "static" / "gallery.css").read_text()
-PAGES = "".join(path.read_text() for path in sorted((HERE / "pages").iterdir()))
+PAGES = "".join(path.read_text() for path in sorted((HERE / "templates").iterdir()))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from typing import Any, Final
 import pytest
 from prefect.blocks.system import Secret
 
-import deployments.receiver.calls
+import deployments.receiver.app
 from apixo import Succeeded, VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
-from deployments.receiver.calls import open_app
+from deployments.receiver.app import open_app
 from deployments.receiver.queue import CallbackQueue, QueueFullError
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import UnconfirmedError
@@ -152,7 +152,7 @@ async def test_a_late_callback_of_the_first_attempt_is_written_to_the_first_atte
     found = await recorded(key, receiver.resources)
     assert [attempt.task_id for attempt in found.attempts] == [first, second]
     assert (found.state, found.task_id) == (State.SUBMITTED, second)
-    assert [task.request.notify for task in sandbox.tasks.all()] == [
+    assert [task.request.active_callback_url for task in sandbox.tasks.all()] == [
         receiver.api.callback_url_for(key, 1),
         receiver.api.callback_url_for(key, 2),
     ]
@@ -258,9 +258,15 @@ async def test_a_store_that_is_away_gets_a_503_and_may_be_called_about_again(
 
 
 async def test_what_takes_long_is_to_be_called_again_and_done_in_the_background_even_while_the_receiver_stops(
-    api: ApixoApi, archive: VideoArchive, resources: PayingResources, key: str, sandbox: SandboxServer
+    api: ApixoApi,
+    archive: VideoArchive,
+    resources: PayingResources,
+    key: str,
+    sandbox: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with receiving(api, archive, answer_seconds=0.2) as receiver:
+    monkeypatch.setattr(deployments.receiver.app, "ANSWER_SECONDS", 0.2)
+    async with receiving(api, archive) as receiver:
         sandbox.faults.add(Fault(call="callback", kind="drop"))
         task_id = await lost(key, receiver.resources, sandbox)
         sandbox.faults.add(Fault(call="status", kind="slow", seconds=4))
@@ -291,7 +297,7 @@ async def test_something_nobody_foresaw_is_logged_and_shown_to_nobody(
     async def break_down(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a secret of ours")
 
-    monkeypatch.setattr(deployments.receiver.calls, "answer_call", break_down)
+    monkeypatch.setattr(deployments.receiver.app, "answer_call", break_down)
     broken = await receiver.call(key, "task_1")
     assert (broken.status, broken.body) == (500, b'{"status":"error"}')
     assert "ZeroDivisionError: a secret of ours" in caplog.text

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 from blocks import VideoArchive
 from deployments.cli.app import app
 from deployments.local.prefect_server import PrefectServer
-from deployments.receiver import calls
-from deployments.receiver.calls import CallbackServer
+from deployments.receiver import app as receiver_app
+from deployments.receiver.app import CallbackServer
 from deployments.sandbox import Fault, SandboxServer
+from deployments.web_server import QuietServer
 from flows.resources import PayingResources
 from tests.deployments.cli.sora import Process, Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -33,10 +35,10 @@ CALLBACK_SECRET = "a-callback-secret-for-tests"
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(kind: Callable[[Starlette], QuietServer] = CallbackServer) -> AsyncIterator[int]:
     """The port of a server whose app has nothing."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = CallbackServer(Starlette())
+    server = kind(Starlette())
     running = asyncio.create_task(server.serve([listener]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -53,7 +55,7 @@ async def port() -> AsyncIterator[int]:
 
 
 async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "CONNECTION_SECONDS", 0.5)
+    monkeypatch.setattr(receiver_app, "CONNECTION_SECONDS", 0.5)
     async with asyncio.timeout(60):
         silent, dribbling = await asyncio.gather(
             exchange(port, b""), exchange(port, b"POST / HT", then=0.3, more=b"TP/1.1\r\nHost: r\r\nX-More: ")
@@ -65,7 +67,7 @@ async def test_a_connection_that_never_says_what_it_wants_ends(port: int, monkey
 async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(receiver_app, "MOST_CONNECTIONS", 5)
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     for _ in range(20):
         assert (await exchange(port, b"")).status == 0
@@ -78,7 +80,7 @@ async def test_a_flood_of_connections_is_cut_and_the_server_stays_up(
 
 
 async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MOST_ANSWERED", 3)
+    monkeypatch.setattr(receiver_app, "MOST_ANSWERED", 3)
     async with serving() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         assert (await exchange(port, post("/"))).status == 503
@@ -87,6 +89,18 @@ async def test_more_connections_than_can_be_answered_are_answered_busy(monkeypat
             await writer.wait_closed()
         await asyncio.sleep(0.1)
         assert (await exchange(port, post("/"))).status == 404
+
+
+@pytest.mark.parametrize("kind", [CallbackServer, QuietServer])
+async def test_requests_are_not_logged_whatever_is_set_up_for_logging_later(
+    kind: Callable[[Starlette], QuietServer], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = logging.getLogger("uvicorn.access")
+    async with serving(kind) as port:
+        monkeypatch.setattr(access, "propagate", True)  # as a dictConfig of the logger "uvicorn" does
+        caplog.set_level(logging.DEBUG, "uvicorn.access")
+        await exchange(port, post("/v/kite/video.mp4?t=t0ken", connection="close"))
+    assert "t0ken" not in caplog.text
 
 
 async def test_each_connection_is_used_once_and_names_no_server(port: int) -> None:

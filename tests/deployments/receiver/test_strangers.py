@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import deployments.receiver.calls
+import deployments.receiver.app
 from apixo import NoReplyError
-from blocks import ApixoApi, VideoArchive
+from blocks import ApixoApi
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
-from deployments.receiver.calls import MOST_BODY_BYTES
+from deployments.receiver.app import MOST_BODY_BYTES
 from deployments.sandbox import Fault, SandboxServer
 from tests.flows.generations import lost, recorded, submit
 from tests.support import make_archive
@@ -128,22 +128,22 @@ async def test_a_bad_token_is_refused_before_the_body_is_read_and_the_store_touc
 
 
 async def test_a_slow_body_ends_and_a_caller_that_hangs_up_is_forgotten(
-    api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, key: str, sandbox: SandboxServer
+    receiver: Receiver, key: str, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deployments.receiver.app, "BODY_SECONDS", 0.3)
     sandbox.faults.add(Fault(call="callback", kind="drop"))
-    async with receiving(api, archive, body_seconds=0.3) as receiver:
-        task_id = await lost(key, receiver.resources, sandbox)
-        before = await records(receiver.resources)
-        body = named(task_id)
-        whole = post(receiver.path(key), body)
-        slow = await receiver.send(whole[:-1], then=1, more=whole[-1:])
-        assert slow.status == 408
-        _, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
-        writer.write(whole[:-1])
-        writer.close()
-        await writer.wait_closed()
-        assert await receiver.healthy()
-        assert await records(receiver.resources) == before
+    task_id = await lost(key, receiver.resources, sandbox)
+    before = await records(receiver.resources)
+    body = named(task_id)
+    whole = post(receiver.path(key), body)
+    slow = await receiver.send(whole[:-1], then=1, more=whole[-1:])
+    assert slow.status == 408
+    _, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
+    writer.write(whole[:-1])
+    writer.close()
+    await writer.wait_closed()
+    assert await receiver.healthy()
+    assert await records(receiver.resources) == before
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -238,7 +238,7 @@ async def test_no_token_and_no_secret_is_ever_logged(
         raise ZeroDivisionError(receiver.api.callback_url_for(key))
 
     for breaking in (quote_the_address, trip_over_the_address):
-        monkeypatch.setattr(deployments.receiver.calls, "answer_call", breaking)
+        monkeypatch.setattr(deployments.receiver.app, "answer_call", breaking)
         await receiver.call(key, task_id)
     reported = "\n".join(everything_logged)
     assert "reconciled by its callback" in reported

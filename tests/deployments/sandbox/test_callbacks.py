@@ -107,15 +107,18 @@ def test_the_attempts_end(sandbox: SandboxServer, call: Caller, receiver: Receiv
     assert [attempt.status for attempt in task.callbacks] == [503, 503, 503]
 
 
-def test_an_unreachable_receiver_changes_nothing(sandbox: SandboxServer, call: Caller) -> None:
-    task_id = call.task(top=in_callback_mode("http://127.0.0.1:9/gone"))
+@pytest.mark.parametrize(
+    ("url", "error"), [("http://127.0.0.1:9/gone", "ConnectError"), ("http://127.0.0.1:99999/x", "ExceptionGroup")]
+)
+def test_an_unreachable_receiver_changes_nothing(sandbox: SandboxServer, call: Caller, url: str, error: str) -> None:
+    task_id = call.task(top=in_callback_mode(url))
     assert call.finished(task_id)["state"] == "success"
     task = sandbox.tasks.get(task_id)
     assert task is not None
     deadline = time.monotonic() + 60
     while len(task.callbacks) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert [attempt.error for attempt in task.callbacks] == ["ConnectError"] * 3
+    assert [attempt.error for attempt in task.callbacks] == [error] * 3
 
 
 def test_dropped(sandbox: SandboxServer, call: Caller, receiver: Receiver) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deployments.sandbox import Fault, SandboxServer
-from deployments.sandbox.start_images import USER_AGENT
+from deployments.sandbox.image_download import USER_AGENT
 from tests.deployments.sandbox.caller import Caller
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.sandbox.pictures import landscape
+from deployments.sandbox.landscapes import landscape
 from deployments.sandbox.rendering import RenderingCancelledError, render_video, video_size
 
 Aspect = Literal["landscape", "portrait"]

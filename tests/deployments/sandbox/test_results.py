@@ -33,6 +33,14 @@ def test_a_video_downloads_whole_and_in_parts(call: Caller) -> None:
     assert call.http.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
 
 
+def test_a_slow_answer_without_a_body_is_an_answer(sandbox: SandboxServer, call: Caller) -> None:
+    url = call.video_url()
+    size = int(call.http.head(url).headers["content-length"])
+    sandbox.faults.add(Fault(call="result", kind="slow", seconds=0.1))
+    reply = call.http.get(url, headers={"Range": f"bytes={size}-"})
+    assert (reply.status_code, reply.headers["content-range"], reply.content) == (416, f"bytes */{size}", b"")
+
+
 @pytest.mark.parametrize(
     "tamper",
     [

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message
 
 import deployments.sandbox
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from deployments.sandbox.app import create_app
-from deployments.sandbox.pictures import sample
+from deployments.sandbox.landscapes import sample
 from deployments.sandbox.tasks import SandboxState
-from tests.deployments.sandbox.caller import KEY, Caller, body
+from tests.deployments.sandbox.caller import KEY, SUBMIT, Caller, body
 from tests.deployments.sandbox.conftest import StartSandbox
 
 
@@ -109,6 +110,24 @@ async def test_cutting_needs_uvicorn_and_says_so() -> None:
         await client.post("/sandbox/faults", json=[{"call": "submit", "kind": "reset_before"}])
         with pytest.raises(TypeError, match="only under uvicorn"):
             await client.post("/api/v1/generateTask/sora-2", json=body())
+
+
+async def test_a_caller_that_hangs_up_while_it_submits_is_sent_nothing() -> None:
+    state, sent = SandboxState(), []
+    received: list[Message] = [
+        {"type": "http.request", "body": b'{"input"', "more_body": True}, {"type": "http.disconnect"}
+    ]  # fmt: skip
+
+    async def receive() -> Message:
+        return received.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": SUBMIT, "query_string": b"", "headers": []}
+    await create_app(state)(scope, receive, send)
+    assert sent == []
+    assert len(state.record) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,13 +11,12 @@ from urllib.parse import urlencode
 from deployments.gallery.index import Item
 from flows.record.generation import Generation, State
 
-PAGE_SIZE = 48
 LONGEST_TEXT = 200
 """How many characters of a search are used."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Filters:
     """What a visitor selected, by the names in the URL's query. An empty field selects everything."""
 
     q: str = ""
@@ -42,7 +41,7 @@ class Choice:
     @property
     def narrows(self) -> bool:
         """Whether anything is left out."""
-        return replace(self, page=1) != Choice()
+        return replace(self, page=1) != Filters()
 
     def query(self, **changed: str | int) -> str:
         """The query of a URL that selects the same, except for what is changed."""

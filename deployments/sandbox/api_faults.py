@@ -1,13 +1,14 @@
 """Faults that answer before anything is done, and those of the two API calls, carried out."""
 
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import get_args
 
 from starlette.types import ASGIApp
 
 from deployments.sandbox.faults import Fault, StatusKind
-from deployments.sandbox.wire import PIECE_BYTES, Exchange, Json, Reply, failure
+from deployments.sandbox.wire import Exchange, Json, Reply, failure
 
 #: Size of the padding of `huge_body`, in bytes.
 HUGE_BYTES = 50 * 1024 * 1024
@@ -19,7 +20,19 @@ PRIVATE_ADDRESS = "http://169.254.169.254/x"
 PAGE = "<html><head><title>{0}</title></head><body><h1>{0}</h1>nginx</body></html>"
 
 #: The ways a code-200 envelope can be wrong that both API calls share, and one of a submit.
-DAMAGED = frozenset({"wrong_types", "missing_fields", "null_data", "no_data", "text_code", "number_id"})
+DAMAGE: dict[str, Callable[[Json], Json]] = {
+    "missing_fields": lambda envelope: {**envelope, "data": {}},
+    "null_data": lambda envelope: {**envelope, "data": None},
+    "no_data": lambda _: {"code": 200, "message": "success"},
+    # The app has named it in digits.
+    "number_id": lambda envelope: {**envelope, "data": {"taskId": int(envelope["data"]["taskId"])}},
+    "text_code": lambda envelope: {**envelope, "code": str(envelope["code"])},
+    "wrong_types": lambda _: {
+        "code": 200,
+        "message": None,
+        "data": {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]},
+    },
+}
 #: The envelope's message for each status that a call can be refused with.
 MESSAGES = {
     400: "Invalid parameters",
@@ -77,7 +90,7 @@ def _refusal(call: str, status: int, kind: str) -> str | Json:
 
 async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: str | None = None) -> None:
     """Acts upon a submit or status call, and answers as the fault says. `second_url`: another address of its video."""
-    reply = await exchange.act(app)
+    reply = await exchange.run_app(app)
     as_json = {"content-type": "application/json"}
     match fault.kind:
         case "reset_after":
@@ -95,12 +108,13 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
         case "half_json":
             await exchange.answer(reply.status, reply.body[: len(reply.body) // 2], as_json)
         case "huge_body":
-            await _pad(exchange, reply)
+            padded = b'{"padding": "%b", ' % (b"x" * HUGE_BYTES) + reply.body[1:]
+            await exchange.answer(reply.status, padded, as_json)
         case kind if reply.json().get("code") != 200:
             # An error has no content to damage: it goes out as it is, and the record still names the fault.
             await exchange.answer(reply.status, reply.body, reply.headers)
-        case kind if kind in DAMAGED:
-            await exchange.answer(200, damaged(kind, reply.json()))
+        case kind if kind in DAMAGE:
+            await exchange.answer(200, DAMAGE[kind](reply.json()))
         case kind if kind in get_args(StatusKind):
             await exchange.answer(200, altered(kind, reply.json(), second_url, fault.fail_code))
         case kind:
@@ -109,48 +123,19 @@ async def misbehave(exchange: Exchange, app: ASGIApp, fault: Fault, second_url: 
 
 async def hang(exchange: Exchange, fault: Fault) -> None:
     """Says nothing until the caller gives up, or the fault's time is over."""
-    if not await exchange.gone_within(fault.seconds or None):
+    if not await exchange.disconnected_within(fault.seconds or None):
         await exchange.reset()
 
 
 async def trickle(exchange: Exchange, reply: Reply, seconds: float) -> None:
     """Sends a reply a little at a time."""
     await exchange.begin(reply.status, reply.headers)
-    size = -(-len(reply.body) // SLOW_PIECES)
+    size = max(1, -(-len(reply.body) // SLOW_PIECES))
     for start in range(0, len(reply.body), size):
-        if await exchange.gone_within(seconds / SLOW_PIECES):
+        if await exchange.disconnected_within(seconds / SLOW_PIECES):
             return
-        await exchange.piece(reply.body[start : start + size])
+        await exchange.send_chunk(reply.body[start : start + size])
     await exchange.end()
-
-
-async def _pad(exchange: Exchange, reply: Reply) -> None:
-    head, tail = b'{"padding": "', b'", ' + json.dumps(reply.json()).encode()[1:]
-    length = len(head) + HUGE_BYTES + len(tail)
-    await exchange.begin(reply.status, {"content-type": "application/json", "content-length": str(length)})
-    await exchange.piece(head)
-    for _ in range(HUGE_BYTES // PIECE_BYTES):
-        await exchange.piece(b"x" * PIECE_BYTES)
-    await exchange.piece(tail)
-    await exchange.end()
-
-
-def damaged(kind: str, envelope: Json) -> Json:
-    """A code-200 envelope with the wrong content: one of `DAMAGED`."""
-    match kind:
-        case "missing_fields":
-            return {**envelope, "data": {}}
-        case "null_data":
-            return {**envelope, "data": None}
-        case "no_data":
-            return {"code": 200, "message": "success"}
-        case "number_id":  # the app has named it in digits
-            return {**envelope, "data": {"taskId": int(envelope["data"]["taskId"])}}
-        case "text_code":
-            return {**envelope, "code": str(envelope["code"])}
-        case _:
-            wrong = {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]}
-            return {"code": 200, "message": None, "data": wrong}
 
 
 def altered(kind: str, envelope: Json, second_url: str | None, fail_code: str) -> Json:

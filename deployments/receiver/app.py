@@ -17,14 +17,12 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
-import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from apixo import ApixoError
 from apixo.redaction import hide_secret
@@ -34,7 +32,7 @@ from blocks.errors import StoreError
 from deployments.connection import SetupError, setup_command
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
-from deployments.web_server import QuietServer, is_same, listen, read_body
+from deployments.web_server import QuietConnection, QuietServer, is_same, listen, read_body, served_paths
 from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
@@ -104,8 +102,6 @@ async def open_app(
     *,
     api: str = "default",
     archive: str = "default",
-    answer_seconds: float = ANSWER_SECONDS,
-    body_seconds: float = BODY_SECONDS,
 ) -> AsyncIterator[Starlette]:
     """The receiver as an ASGI app, with its own connections to the API and the ledger.
 
@@ -123,7 +119,7 @@ async def open_app(
     async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
         resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
         notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
-        handlers = _Handlers(resources, notifier, answer_seconds=answer_seconds, body_seconds=body_seconds)
+        handlers = _Handlers(resources, notifier)
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -131,14 +127,12 @@ async def open_app(
             await handlers.queue.aclose()
             notifier.flush()
 
-        # Whether or not a proxy in front removes the path of the public URL.
-        public_path = httpx.URL(api_block.callback_url or "").path.rstrip("/")
         app = Starlette(
             routes=[
                 Route("/health", handlers.health),
                 *(
                     Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
-                    for path in dict.fromkeys([public_path, ""])
+                    for path in served_paths(api_block.callback_url)
                     for rest in ("{token}", "{attempt}/{token}")
                 ),
             ],
@@ -163,12 +157,11 @@ class CallbackServer(QuietServer):
         )
 
 
-class _Connection(H11Protocol):
+class _Connection(QuietConnection):
     """One connection with a time limit. uvicorn itself waits forever for the head of a request."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.access_log = False
         self._end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
@@ -185,11 +178,10 @@ class _Connection(H11Protocol):
 
 
 class _Handlers:
-    """The handlers."""
+    """One method for each route."""
 
-    def __init__(self, resources: Resources, notifier: Notifier, *, answer_seconds: float, body_seconds: float) -> None:
+    def __init__(self, resources: Resources, notifier: Notifier) -> None:
         self._resources, self._notifier = resources, notifier
-        self._answer_seconds, self._body_seconds = answer_seconds, body_seconds
         self._refused = 0
         self._refusals_reported_at = -REFUSALS_EVERY_SECONDS
         self.queue = CallbackQueue(self._work)
@@ -202,13 +194,13 @@ class _Handlers:
             headers = {"Allow": "POST"} | self._proof(request)
             return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
         key, number = self._about(request)
-        body = await read_body(request, most_bytes=MOST_BODY_BYTES, seconds=self._body_seconds)
+        body = await read_body(request, most_bytes=MOST_BODY_BYTES, seconds=BODY_SECONDS)
         claimed_task_id = parse_claimed_task_id(body)
         try:
             call = self.queue.take(key, number, claimed_task_id)
         except QueueFullError:
             return _reply("busy", HTTPStatus.SERVICE_UNAVAILABLE)
-        await asyncio.wait({call}, timeout=self._answer_seconds)
+        await asyncio.wait({call}, timeout=ANSWER_SECONDS)
         if not call.done():  # it continues, but nothing is recorded yet, so another call does no harm
             return _reply("unfinished", HTTPStatus.SERVICE_UNAVAILABLE)
         if call.cancelled():
