@@ -198,11 +198,12 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
                 data += chunk
                 if len(data) > max_bytes:
                     break
-        if max(announced, len(data)) > max_bytes:
+        unpacked = _unpacked(bytes(data), response, max_bytes)
+        if max(announced, len(data), len(unpacked)) > max_bytes:
             raise ImageRefusedError(
                 f"{shown} is larger than {max_bytes:,} bytes, the most that APIXO accepts: make it smaller", url=url
             )
-        return _unpacked(bytes(data), response, max_bytes)
+        return unpacked
 
 
 def _refusal(response: httpx.Response) -> str:
