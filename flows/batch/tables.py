@@ -148,9 +148,10 @@ def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable
 def _row(row: TableRow, columns: Columns, pictures: Pictures) -> Row | BadRow:
     cells = _trimmed(row.cells, len(columns.fields))
     if len(cells) > len(columns.fields):  # it is unknown which cell is whose, so no other problem is reported
+        count = len(cells) if len(cells) <= MAX_COLUMNS else f"more than {MAX_COLUMNS}"
         return BadRow.whole(
             row.line,
-            f"has {len(cells)} cells for {len(columns.fields)} columns. Quote a cell that contains the delimiter; "
+            f"has {count} cells for {len(columns.fields)} columns. Quote a cell that contains the delimiter; "
             "clear one that is there by mistake, or give its column a name, such as #notes",
         )
     if row.problem:

@@ -137,7 +137,9 @@ def _rows(sheet: "Worksheet", formulas: set[tuple[int, int]], report: Callable[[
     for row, group in groupby(_sparse(sheet), key=lambda item: item[0][0]):
         cells: list[str | Flaw] = []
         for (_, column), cell in group:
-            cells.extend([""] * (column - 1 - len(cells)))
+            # A row that is wider than a header may be is rejected, however wide it is.
+            gap_ends = column - 1 if fields is None else min(column - 1, MAX_COLUMNS + 1)
+            cells.extend([""] * (gap_ends - len(cells)))
             field = fields[column - 1] if fields is not None and column <= len(fields) else ""
             cells.append(_text(cell, field, (row, column) in formulas, covered.get((row, column))))
         if all(is_blank(cell) for cell in cells):
