@@ -164,7 +164,6 @@ def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideo
     return DamagedVideoError(
         f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
         "the generation stays open, so a rerun can fetch it again.",
-        url=url,
         retryable=error.retryable,
     )
 

@@ -82,11 +82,10 @@ async def download(
         if not limit.expired():
             raise
         raise DownloadError(
-            f"{shown} took longer than {total_seconds:g} s, {part.size:,} bytes arrived: try again to fetch the rest",
-            url=url,
+            f"{shown} took longer than {total_seconds:g} s, {part.size:,} bytes arrived: try again to fetch the rest"
         ) from error
     except OSError as error:
-        raise _disk_error(error, path.parent, url) from error
+        raise _disk_error(error, path.parent) from error
     finally:
         part.close()
 
@@ -141,7 +140,6 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
         part.discard()
         raise DownloadError(
             f"{shown} is larger than {max_bytes:,} bytes and was rejected: raise the limit if that size is intended",
-            url=url,
             retryable=False,
         )
     await asyncio.to_thread(part.write, bytes(buffer))
@@ -149,7 +147,7 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
         raise _cut_error(url, received, total)
     if received == 0:
         part.discard()
-        raise DamagedVideoError(f"{shown} is empty: poll the task again, then fetch it again", url=url)
+        raise DamagedVideoError(f"{shown} is empty: poll the task again, then fetch it again")
 
 
 class _Part:
@@ -286,7 +284,7 @@ def _total_bytes(response: httpx.Response) -> int | None:
 def _cut_error(url: str, received: int, total: int | None) -> DownloadError:
     expected = "an unknown number of" if total is None else f"{total:,}"
     return CutDownloadError(
-        f"{display_url(url)} was cut: expected {expected} bytes, got {received:,}; try again to fetch the rest", url=url
+        f"{display_url(url)} was cut: expected {expected} bytes, got {received:,}; try again to fetch the rest"
     )
 
 
@@ -296,25 +294,22 @@ def _status_error(status: int, url: str) -> DownloadError:
         return ForbiddenByHostError(
             f"{shown} answers HTTP 403: the URL may have expired, or its host rejects this program or this network. "
             "Poll the task again, which may give a fresh URL; if that is rejected as well, open it in a "
-            "browser, and set SORA_CONTACT to a URL or mail address of yours, which some hosts require",
-            url=url,
+            "browser, and set SORA_CONTACT to a URL or mail address of yours, which some hosts require"
         )
     if status in _EXPIRED_STATUSES:
         return ResultExpiredError(
             f"{shown} answers HTTP {status}: results are valid for {RESULT_DAYS} days. "
-            "Poll the task again, which may give a fresh URL",
-            url=url,
+            "Poll the task again, which may give a fresh URL"
         )
     retryable = is_retryable_status(status)
     advice = "try again later" if retryable else "poll the task again, which may give a fresh URL"
-    return DownloadError(f"{shown} answers HTTP {status}: {advice}", url=url, retryable=retryable)
+    return DownloadError(f"{shown} answers HTTP {status}: {advice}", retryable=retryable)
 
 
-def _disk_error(error: OSError, folder: Path, url: str) -> DownloadError:
+def _disk_error(error: OSError, folder: Path) -> DownloadError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DownloadError(f"The disk of {folder} is full: make room there, then try again", url=url)
+        return DownloadError(f"The disk of {folder} is full: make room there, then try again")
     return DownloadError(
         f"{folder} cannot be written ({error.strerror}): check that it is a folder this process may write to",
-        url=url,
         retryable=error.errno == errno.EIO,
     )

@@ -72,21 +72,21 @@ def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     url = normalize_url(url)
     if len(url) > max_length:
         raise ForbiddenUrlError(
-            f"A URL of {len(url):,} characters is rejected; {max_length:,} are allowed: give a shorter one", url=url
+            f"A URL of {len(url):,} characters is rejected; {max_length:,} are allowed: give a shorter one"
         )
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         # Without its cause, which quotes the malformed part: it may be a password or a signature.
-        raise ForbiddenUrlError(f"{shown} is not a readable URL: check its spelling", url=url) from None
+        raise ForbiddenUrlError(f"{shown} is not a readable URL: check its spelling") from None
     if parsed.scheme not in {"http", "https"}:
-        raise ForbiddenUrlError(f"{shown} is rejected: only http and https URLs are allowed", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: only http and https URLs are allowed")
     if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0]:
-        raise ForbiddenUrlError(f"{shown} is rejected: the URL must not contain a user name or password", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: the URL must not contain a user name or password")
     if not _is_host(parsed.raw_host.decode("ascii")):
-        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check its spelling", url=url)
+        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check its spelling")
     if parsed.port is not None and (parsed.port > 65_535 or parsed.port in _BAD_PORTS):
-        raise ForbiddenUrlError(f"{shown} is rejected: port {parsed.port} is not a web server's", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: port {parsed.port} is not a web server's")
     return parsed
 
 
@@ -133,7 +133,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         try:
             proxy = proxy_for(str(url), carries_key=False)
         except ValueError as error:
-            raise DownloadError(str(error), url=str(url), retryable=False) from None
+            raise DownloadError(str(error), retryable=False) from None
         timeout_seconds = request.extensions.get("timeout", {}).get("connect")
         if proxy is not None:
             with suppress(DownloadError):  # it is fine if only the proxy can resolve names
@@ -175,11 +175,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 for address in found
             ]
         except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
-            raise DownloadError(
-                f"{host} could not be resolved: check the name, or try again later", url=str(url)
-            ) from error
+            raise DownloadError(f"{host} could not be resolved: check the name, or try again later") from error
         if not checked:
-            raise DownloadError(f"{host} has no address: check the name, or try again later", url=str(url))
+            raise DownloadError(f"{host} has no address: check the name, or try again later")
         for address, allowed in checked:
             if not allowed:
                 # One bad address is enough: the next lookup could return only that one.
@@ -189,7 +187,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                     else "give a public URL, or set allow_private_hosts for local use"
                 )
                 named = address if address == host else f"{host} has the address {address}, which"
-                raise ForbiddenUrlError(f"{named} is not public: {hint}", url=str(url))
+                raise ForbiddenUrlError(f"{named} is not public: {hint}")
         return found
 
 
@@ -274,15 +272,11 @@ async def open_stream(
         reason = str(error) or type(error).__name__
         if is_untrusted_certificate(error):
             raise DownloadError(
-                f"{display_url(str(current))} cannot be fetched: {UNTRUSTED} ({reason})",
-                url=str(current),
-                retryable=False,
+                f"{display_url(str(current))} cannot be fetched: {UNTRUSTED} ({reason})", retryable=False
             ) from error
-        raise DownloadError(
-            f"{display_url(str(current))} could not be fetched ({reason}): try again later", url=str(current)
-        ) from error
+        raise DownloadError(f"{display_url(str(current))} could not be fetched ({reason}): try again later") from error
     raise DownloadError(
-        f"{display_url(url)} redirects more than {MAX_REDIRECTS} times: give the final URL", url=url, retryable=False
+        f"{display_url(url)} redirects more than {MAX_REDIRECTS} times: give the final URL", retryable=False
     )
 
 
@@ -311,8 +305,7 @@ def _redirected(current: httpx.URL, location: str) -> httpx.URL:
     target = check_url(normalize_url(location, base=str(current)), max_length=MAX_SIGNED_URL_LENGTH)
     if current.scheme == "https" and target.scheme == "http":
         raise ForbiddenUrlError(
-            f"{display_url(str(current))} redirects from https to http: give a URL that stays encrypted",
-            url=str(current),
+            f"{display_url(str(current))} redirects from https to http: give a URL that stays encrypted"
         )
     return target
 

@@ -76,7 +76,7 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise ImageRefusedError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    facts = decode_image(data, shown=shown)
+    facts = decode_image(data, shown)
     with Image.open(io.BytesIO(data), formats=[facts.format]) as image:
         lies = _orientation(image) != 1
     name = hashlib.sha256(data).hexdigest()
@@ -84,7 +84,7 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
         # Named after its source: another version of the encoder would make other bytes, and so another video.
         name = hashlib.sha256(f"{name} fit to {max_bytes}".encode()).hexdigest()
         data = _fitted(data, facts.format, max_bytes)
-        facts, lies = decode_image(data, shown=shown), False
+        facts, lies = decode_image(data, shown), False
     return OwnImage(f"{FOLDER}{name}.{_SUFFIXES[facts.format]}", data, facts, lies)
 
 
@@ -136,18 +136,17 @@ async def check_as_provider(
     except ForbiddenUrlError as error:
         raise ForbiddenUrlError(
             f"APIXO cannot fetch {url}, because the store's address is not public: {error}. Set "
-            "public_url in the video-archive block to the store's public URL, or give a public URL",
-            url=url,
+            "public_url in the video-archive block to the store's public URL, or give a public URL"
         ) from error
     except ImageRefusedError as error:
-        raise ImageRefusedError(f"APIXO cannot use {url}: {error}", url=url) from error
+        raise ImageRefusedError(f"APIXO cannot use {url}: {error}") from error
 
 
 async def _checked(web: httpx.AsyncClient, url: str, limits: ImageLimits) -> ImageFacts:
     found = await check_image(web, url, max_bytes=limits.max_bytes)
     problem = limits.problem(found.format, found.width, found.height)
     if problem is not None:
-        raise ImageRefusedError(f"{found.url} {problem}", url=url)
+        raise ImageRefusedError(f"{found.url} {problem}")
     return found
 
 

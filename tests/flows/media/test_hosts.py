@@ -217,7 +217,6 @@ async def test_a_broken_answer_is_a_download_error_without_the_query(answer: byt
         with pytest.raises(DownloadError, match="could not be fetched") as caught:
             await get(guarded_client(allow_private_hosts=True), server.url("/a?token=secret#f"))
     assert caught.value.retryable
-    assert caught.value.url == server.url("/a")
     assert "secret" not in str(caught.value)
     assert isinstance(caught.value.__cause__, httpx.TransportError)
 
