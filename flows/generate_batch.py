@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
+from flows.batch.contact_sheet import publish_sheet
 from flows.batch.limited_flow import limited_flow
-from flows.batch.sheet import publish_sheet
 from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
 from flows.generate_video import prompt_of

@@ -18,8 +18,8 @@ from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
 from flows.batch.calendars import read_calendar
+from flows.batch.contact_sheet import publish_sheet
 from flows.batch.limited_flow import limited_flow
-from flows.batch.sheet import publish_sheet
 from flows.batch.summary import BatchSummary, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
 from flows.generate_batch import (

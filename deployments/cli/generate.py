@@ -192,7 +192,7 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
             found = read_own_image(Path(given), shown=given[:200], max_bytes=request.image_limits.max_bytes, fit=fit)
             await upload(found, store)
             places.append(f"s3://{store.bucket}/{found.object_name}")
-            if found.lies:
+            if found.sideways:
                 err.print(
                     f"[yellow]![/] {escape(given)} is stored sideways; APIXO may use it that way. "
                     "--fit-images rotates it."

@@ -71,7 +71,7 @@ class LocalPictures:
         if path not in self._found:
             image = self._read(path)
             self._found[path] = image.object_name
-            if image.lies:
+            if image.sideways:
                 self.lying.append(path)
         return f"s3://{self._bucket}/{self._found[path]}"
 

@@ -20,7 +20,7 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from apixo.catalog import ImageFormat
 from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
-from flows.media.hosts import check_url, open_stream
+from flows.media.guarded_client import check_url, open_stream
 from flows.media.share_links import share_link
 
 MAX_IMAGE_PIXELS = 64_000_000
@@ -101,7 +101,7 @@ async def check_image(
     """Fetches an image, decodes all of it, and says what it is.
 
     Args:
-        client: From `flows.media.hosts.guarded_client`.
+        client: From `flows.media.guarded_client.guarded_client`.
         max_bytes: Larger files are refused, counted while they arrive.
 
     Raises:

@@ -44,13 +44,13 @@ class OwnImage:
 
     Attributes:
         object_name: derived from the file alone, so the same image is uploaded once, and requests the same video.
-        lies: whether it is stored sideways, and only a note in it says which way is up.
+        sideways: whether it is stored sideways, and only a note in it says which way is up.
     """
 
     object_name: str
     data: bytes
     facts: ImageFacts
-    lies: bool
+    sideways: bool
 
 
 def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnImage:
@@ -78,14 +78,14 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
         raise ImageRefusedError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     facts = decode_image(data, shown)
     with Image.open(io.BytesIO(data), formats=[facts.format]) as image:
-        lies = _orientation(image) != 1
+        sideways = _orientation(image) != 1
     name = hashlib.sha256(data).hexdigest()
-    if fit and (lies or len(data) > max_bytes):
+    if fit and (sideways or len(data) > max_bytes):
         # Named after its source: another version of the encoder would make other bytes, and so another video.
         name = hashlib.sha256(f"{name} fit to {max_bytes}".encode()).hexdigest()
         data = _fitted(data, facts.format, max_bytes)
-        facts, lies = decode_image(data, shown), False
-    return OwnImage(f"{FOLDER}{name}.{_SUFFIXES[facts.format]}", data, facts, lies)
+        facts, sideways = decode_image(data, shown), False
+    return OwnImage(f"{FOLDER}{name}.{_SUFFIXES[facts.format]}", data, facts, sideways)
 
 
 async def upload(image: OwnImage, store: ObjectStore) -> None:
@@ -121,7 +121,7 @@ async def check_as_provider(
     """Fetches an image from where the provider will, and checks it as the model does; see `check_image`.
 
     Args:
-        web: from `flows.media.hosts.guarded_client`.
+        web: from `flows.media.guarded_client.guarded_client`.
         url: as the request has it.
         address: returns the URL from which the provider fetches it.
         limits: what the model accepts.

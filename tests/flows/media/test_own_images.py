@@ -51,15 +51,15 @@ def test_a_picture_is_named_by_what_is_in_it_and_uploaded_as_it_is(tmp_path: Pat
     one, same = (read(saved(tmp_path, name, turned=True)) for name in ("one.jpg", "same.jpg"))
     assert one.object_name == same.object_name
     assert one.data == (tmp_path / "one.jpg").read_bytes()
-    assert one.lies
+    assert one.sideways
     assert read(saved(tmp_path, "other.png")).object_name != one.object_name
 
 
-def test_a_picture_that_lies_is_turned_where_that_is_wished(tmp_path: Path) -> None:
+def test_a_picture_that_is_stored_sideways_is_turned_where_that_is_wished(tmp_path: Path) -> None:
     fitted = read(saved(tmp_path, "a.jpg", turned=True), fit=True)
     assert opened(fitted).size == (90, 160)
     assert not opened(fitted).getexif()
-    assert not fitted.lies
+    assert not fitted.sideways
     upright = read(saved(tmp_path, "b.jpg"), fit=True)
     assert upright.data == (tmp_path / "b.jpg").read_bytes()
 
@@ -90,7 +90,7 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
 def test_odd_notes_of_a_camera_do_not_keep_a_picture_from_being_used(tmp_path: Path, name: str, notes: bytes) -> None:
     path = saved(tmp_path, name, exif=notes, dpi=(72, 72))
     turned = notes is ODD_NOTES[1]
-    assert read(path).lies == turned
+    assert read(path).sideways == turned
     fitted = opened(read(path, fit=True, max_bytes=path.stat().st_size - 1))
     assert (fitted.width < fitted.height) == turned
 
