@@ -101,15 +101,15 @@ async def run_in_shards(
                 number=number,
                 of=shards,
                 parent_run_id=run_id,
-                rows=part.rows,
+                rows=rows,
                 waits=batch.terms.waits,
                 refuse_duplicates=batch.terms.refuse_duplicates,
                 max_in_flight=max_in_flight // shards + (number <= max_in_flight % shards),
                 submissions_per_second=submissions_per_second / shards,
-                max_spend=part.max_spend,
+                max_spend=max_spend,
             )
-            for number, part in enumerate(parts, 1)
-            if part.rows
+            for number, (rows, max_spend) in enumerate(parts, 1)
+            if rows
         ]
         ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
     summary = _merge(await batch.look_again(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
@@ -239,22 +239,25 @@ class _Runs:
             return
         run = runs.get(known.id) if known is not None else None
         if run is None or run.state is None:
-            shard.seen, shard.run = [*shard.seen, "its run was deleted"], None
+            died = "its run was deleted"
         elif run.state.is_cancelled():
-            shard.seen, shard.ended = [*shard.seen, f"{run.name} was cancelled"], True
+            shard.seen.append(f"{run.name} was cancelled")
+            shard.ended = True
             return
         elif run.state.is_final():
-            shard.seen, shard.run = [*shard.seen, f"{run.name}: {run.state.name}"], None
+            died = f"{run.name}: {run.state.name}"
         elif self._silent(shard, run, run.state, stamps):
             await self._client.set_flow_run_state(run.id, Crashed(message="It gives no sign of life."), force=True)
-            shard.seen, shard.run = [*shard.seen, f"{run.name} was silent"], None
-        if shard.run is None:
-            shard.ended = shard.attempt >= MOST_ATTEMPTS
-            log = run_logger().error if shard.ended else run_logger().warning
-            log(
-                "Shard %d has died (%s). %s", share.number, shard.seen[-1],
-                "Not retried again." if shard.ended else "Starting a new run for its share.",
-            )  # fmt: skip
+            died = f"{run.name} was silent"
+        else:
+            return
+        shard.seen.append(died)
+        shard.run, shard.ended = None, shard.attempt >= MOST_ATTEMPTS
+        log = run_logger().error if shard.ended else run_logger().warning
+        log(
+            "Shard %d has died (%s). %s", share.number, died,
+            "Not retried again." if shard.ended else "Starting a new run for its share.",
+        )  # fmt: skip
 
     def _silent(self, shard: _Shard, run: FlowRun, state: State, stamps: Mapping[str, datetime]) -> bool:
         share = shard.share
@@ -269,17 +272,14 @@ class _Runs:
         return now is not None and now - beat > timedelta(seconds=DEAD_SECONDS)
 
     async def _start(self, shard: _Shard) -> None:
-        shard.attempt += 1
-        try:
-            shard.run = await arun_deployment(
-                DEPLOYMENT,
-                parameters={"share": shard.share.name, "attempt": shard.attempt, **self._blocks},
-                idempotency_key=f"{shard.share.name}:{shard.attempt}",
-                timeout=0,
-            )
-        except AWAY:
-            shard.attempt -= 1  # it may have been created: the same key finds it
-            raise
+        attempt = shard.attempt + 1
+        shard.run = await arun_deployment(
+            DEPLOYMENT,
+            parameters={"share": shard.share.name, "attempt": attempt, **self._blocks},
+            idempotency_key=f"{shard.share.name}:{attempt}",  # after an error it may exist: the same key finds it
+            timeout=0,
+        )
+        shard.attempt = attempt
 
     def _say(self, runs: Iterable[FlowRun], waiting: Sequence[_Shard]) -> None:
         names = sorted(run.state.name or "" for run in runs if run.state is not None)
