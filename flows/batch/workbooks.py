@@ -200,7 +200,7 @@ def _plain(value: Any, field: str, number_format: str) -> str:
 def _number(value: float, field: str, number_format: str) -> str:
     if field == "not_before":
         raise ValueError("is a number, not a day. Format the cell as a date, or enter YYYY-MM-DD as text")
-    whole = value == int(value) and abs(value) < 10**MAX_PLAIN_DIGITS if abs(value) < float("inf") else False
+    whole = abs(value) < 10**MAX_PLAIN_DIGITS and value == int(value)
     if field in TEXT_FIELDS and not (whole and number_format in PLAIN_FORMATS):
         raise ValueError("is a number that may be displayed differently than it is stored. Format the cell as text")
     return str(int(value)) if whole else str(value)
