@@ -158,7 +158,7 @@ async def _taken_over(
         facts = await decode(inspect_video, path, poster_of(path))
     except DamagedVideoError:
         return None
-    warnings = compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
+    warnings = compare(facts, found.asked)
     warnings.append("another run stored this result first; the host then served different bytes")
     return replace(
         video,

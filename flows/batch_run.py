@@ -20,7 +20,7 @@ from flows.batch.shares import Priced
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_before_paying
 from flows.generate_video import generate
-from flows.paid_call import Accepted, Outcome, Rejected, price_needed
+from flows.paid_call import Accepted, LostRace, Outcome, Rejected, price_needed
 from flows.record import moderation
 from flows.record.advice import (
     conflict_error,
@@ -85,11 +85,11 @@ class Batch:
         self._said_gone: set[tuple[str, ...]] = set()
         """The models of rows that have no other ones, once that was published."""
         self.due: list[Row] = []
-        self._later: list[BatchRow] = []
+        self.later: list[BatchRow] = []
         today = resources.clock.now().date()
         for row in rows:
             if isinstance(row, Row) and row.item.not_before is not None and row.item.not_before > today:
-                self._later.append(self._row(row, "not due", note=f"not before {row.item.not_before}"))
+                self.later.append(self._row(row, "not due", note=f"not before {row.item.not_before}"))
             elif isinstance(row, Row):
                 self.due.append(row)
 
@@ -201,10 +201,12 @@ class Batch:
             self._blocked = self._blocked or f"{why}."
 
     async def look_again(self) -> Self:
-        """The same rows with what the ledger knows about them now."""
-        return await self.look(
+        """The same rows with what the ledger knows about them now. What was due stays so, also after midnight."""
+        again = await self.look(
             self.key, self._rows, self._resources, terms=self.terms, max_spend=self.budget.max_spend, notes=self._notes
         )
+        again.due, again.later = self.due, self.later
+        return again
 
     def as_recorded(self, row: Row, problem: str) -> BatchRow:
         """What the ledger says about a row that nobody reported, with a problem unless it is archived."""
@@ -251,6 +253,8 @@ class Batch:
                 def said(outcome: Outcome) -> None:
                     if isinstance(outcome, Accepted):
                         self.budget.pay(key)
+                    if isinstance(outcome, LostRace):
+                        self.budget.lose(key)
                     report(outcome)
                     if isinstance(outcome, Rejected):
                         self._refused(row, model, outcome.entry.generation.attempt)
@@ -336,16 +340,14 @@ class Batch:
         validate_image = retried(steps.validate_image, self._resources.api.retry_delay_seconds)
         try:
             await validate_image(key, request, self._resources)
-            self.budget.reserve(key, request.seconds, request.model)
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
+            if first is not None and self.terms.refuse_duplicates:
+                raise duplicate_error(key, first)
+            self.budget.reserve(key, request.seconds, request.model)
         except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
-        if first is None:
-            return self._row(row, "ready", note=unknown_model(request) or "")
-        if self.terms.refuse_duplicates:
-            self.budget.release(key)
-            return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
-        return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
+        note = unknown_model(request) or "" if first is None else f"{duplicate_sentence(key, first)}."
+        return self._row(row, "ready", note=note)
 
     def _check_known(self, row: Row, found: Generation) -> BatchRow | None:
         """A row that would not be submitted, because its key is known; None: it would be."""
@@ -374,8 +376,11 @@ class Batch:
     def _recorded(self, row: Row, generation: Generation, *, problem: str = "") -> BatchRow:
         video = generation.video
         made: BatchRow = self._row(row, generation.state.value, problem=problem, note="; ".join(generation.warnings))
+        asked, price = generation.asked, generation.attempt.price  # perhaps a fallback model's
         return made.model_copy(
             update={
+                "duration_seconds": asked.seconds,
+                "price": self.budget.price(asked.seconds, asked.model) if price is None else price,
                 "task_id": generation.task_id,
                 "poster_name": next((item.name for item in generation.objects if item.kind == "poster"), None),
                 "object_name": video.name if video else None,
@@ -386,7 +391,7 @@ class Batch:
     def _summary(self, due: Sequence[BatchRow], *, dry_run: bool = False) -> BatchSummary:
         return summarize(
             self.key,
-            [*self._bad, *self._later, *due],
+            [*self._bad, *self.later, *due],
             price=self.budget.spent,
             spent_before=self.budget.spent_before if self.budget.counts else None,
             blocked=self._blocked,

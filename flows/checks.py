@@ -36,7 +36,7 @@ from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, problems
 from flows.balance import describe_balance, known_balance
 from flows.media.errors import DownloadError, ForbiddenUrlError
-from flows.media.hosts import guarded_client, open_stream
+from flows.media.guarded_client import guarded_client, open_stream
 from flows.media.own_images import FOLDER, image_address
 from flows.media.spool import spool_root
 from flows.record.errors import PipelineError

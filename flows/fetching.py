@@ -112,7 +112,7 @@ async def fetch_videos(
 async def _fetch_one(
     found: Generation, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
 ) -> FetchedVideo:
-    def report(received_bytes: int, _total_bytes: int | None) -> None:
+    def report(received_bytes: int) -> None:
         report_progress(found.key, "fetch", f"{received_bytes:,} bytes")
 
     warnings: list[str] = []
@@ -150,7 +150,7 @@ async def _fetch_one(
         await asyncio.to_thread(inner.replace, path)
         warnings += [f"the video came wrapped in {name}, and is archived unwrapped" for name in inner.removed]
         warnings += facts.doubts
-        warnings += compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
+        warnings += compare(facts, found.asked)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
     return FetchedVideo(path, sha256, size_bytes, facts, poster, tuple(warnings))
 
@@ -164,7 +164,6 @@ def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideo
     return DamagedVideoError(
         f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
         "the generation stays open, so a rerun can fetch it again.",
-        url=url,
         retryable=error.retryable,
     )
 

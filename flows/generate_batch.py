@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem, check_row, mark_duplicates
 from flows.batch.calendars import read_calendar
+from flows.batch.contact_sheet import publish
 from flows.batch.limited_flow import limited_flow
-from flows.batch.sheet import publish_sheet
-from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error, publish
+from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error
 from flows.batch_run import Batch
 from flows.generate_video import prompt_of
 from flows.permission import PAYING_FLOW, rerun_by_person
@@ -63,10 +63,8 @@ def given_key(key: str | None, calendar: str | None) -> str | None:
 
 def title_of(requests: Any, verbs: Sequence[str] = VERBS) -> str:
     """What a batch without a key is called: by the run name that a person typed, or else by its first prompt."""
-    prompts = [prompt_of(item) for item in requests] if isinstance(requests, list) else []
-    return slug(
-        typed_name(flow_run.name, *verbs) or next(iter(prompts), ""), most=BATCH_NAME_CHARACTERS, otherwise="batch"
-    )
+    prompt = prompt_of(requests[0]) if isinstance(requests, list) and requests else ""
+    return slug(typed_name(flow_run.name, *verbs) or prompt, most=BATCH_NAME_CHARACTERS, otherwise="batch")
 
 
 def shown_name(*verbs: str) -> str:
@@ -160,8 +158,7 @@ async def generate_batch(
             summary = await batch.check()
         elif bad and on_bad_rows == "refuse":
             refused = batch.untouched()
-            await publish(refused)
-            await publish_sheet(refused, resources.store)
+            await publish(refused, resources.store)
             raise bad_rows_error(bad, refused)
         else:
             at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
@@ -174,8 +171,7 @@ async def generate_batch(
                     batch, shards, max_in_flight=at_once, submissions_per_second=submissions_per_second,
                     resources=resources, api=api, archive=archive,
                 )  # fmt: skip
-        await publish(summary)
-        await publish_sheet(summary, resources.store)
+        await publish(summary, resources.store)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     if summary.failed:
         raise batch_error(summary)

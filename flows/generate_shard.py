@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from blocks import ApixoApi, VideoArchive
 from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
-from flows.batch.shares import Share, Stop
+from flows.batch.shares import Share
 from flows.batch.summary import batch_error
 from flows.batch_run import Batch
 from flows.permission import PAYING_FLOW, rerun_by_person
@@ -55,7 +55,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
         batch = await Batch.look(
             wanted.key, wanted.rows, resources, terms=terms, max_spend=wanted.max_spend, shards=wanted.of
         )
-        async with _in_touch(batch, wanted, attempt, resources.store):
+        async with _heartbeat(batch, wanted, attempt, resources.store):
             summary = await batch.run(
                 resources, max_in_flight=wanted.max_in_flight, submissions_per_second=wanted.submissions_per_second
             )
@@ -79,17 +79,16 @@ async def _read(share: str, archive: VideoArchive) -> Share:
 
 
 @asynccontextmanager
-async def _in_touch(batch: Batch, share: Share, attempt: int, store: ObjectStore) -> AsyncIterator[None]:
+async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStore) -> AsyncIterator[None]:
     """While the shard runs, shows that it is alive, and passes on what stops all shards."""
 
     async def exchange() -> None:
         await store.put(share.beat_name(attempt), b"")
         if batch.stopped is not None:
-            said = Stop(why=batch.stopped).model_dump_json().encode()
             with suppress(PreconditionFailedError):  # another shard has said so
-                await store.put_if(share.stop_name, said, etag=None, content_type="application/json")
+                await store.put_if(share.stop_name, batch.stopped.encode(), etag=None)
         elif (found := await store.get(share.stop_name)) is not None:
-            batch.stop(Stop.model_validate_json(found.data).why)
+            batch.stop(found.data.decode(errors="replace"))
 
     async def repeatedly() -> None:
         while True:

@@ -19,9 +19,9 @@ from apixo.errors import describe
 from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
 from flows.batch.calendars import read_calendar
+from flows.batch.contact_sheet import publish, publish_sheet
 from flows.batch.limited_flow import limited_flow
-from flows.batch.sheet import publish_sheet
-from flows.batch.summary import BatchSummary, bad_rows_error, batch_error, publish
+from flows.batch.summary import BatchSummary, bad_rows_error, batch_error
 from flows.batch_run import Batch
 from flows.generate_batch import (
     SUBMISSIONS_PER_SECOND,
@@ -216,8 +216,7 @@ async def _made(
         summary = await batch.run(
             resources, max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
         )
-    await publish(summary)
-    await publish_sheet(summary, resources.store)
+    await publish(summary, resources.store)
     if bad and not skips_bad:
         raise bad_rows_error(bad, summary)
     run_logger().info("Batch %s: %s", key, summary.sentence())

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from apixo.errors import describe
 from blocks import ApixoApi, VideoArchive
 from flows.clock import Clock
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 from flows.media.own_images import image_address
 from flows.media.spool import spool_root
 from flows.paid_call import PaymentThread, SpendGuard

@@ -5,7 +5,6 @@ each run of one has an idempotency key, and a share counts as done once its summ
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,9 +19,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
@@ -33,6 +32,7 @@ from flows.batch.shares import FOLDER, Share, deal
 from flows.batch.summary import BatchRow, BatchSummary
 from flows.batch_run import Batch
 from flows.clock import Clock
+from flows.media.errors import is_retryable_status
 from flows.permission import sent_back_by
 from flows.record.errors import PipelineError
 from flows.record.wording import counted
@@ -44,9 +44,11 @@ MOST_ATTEMPTS: Final = 3
 """How often a share is started in one run of its batch. What kills three runs will kill a fourth."""
 DEAD_SECONDS: Final = 90.0
 """How long a running shard may be silent. Prefect does not notice that a machine is gone."""
+PENDING_SECONDS: Final = 900.0
+"""How long the worker that has taken a shard may need to start it: pulling an image takes minutes."""
 LOOK_SECONDS: Final = 2.0
 UNFINISHED: Final = [StateType(name) for name in ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")]
-AWAY: Final = (StoreError, httpx.HTTPError, PrefectHTTPStatusError)
+AWAY: Final = (StoreError, httpx.HTTPError)
 """What a check may raise while the store or Prefect is down: it is repeated."""
 
 
@@ -99,15 +101,15 @@ async def run_in_shards(
                 number=number,
                 of=shards,
                 parent_run_id=run_id,
-                rows=part.rows,
+                rows=rows,
                 waits=batch.terms.waits,
                 refuse_duplicates=batch.terms.refuse_duplicates,
                 max_in_flight=max_in_flight // shards + (number <= max_in_flight % shards),
                 submissions_per_second=submissions_per_second / shards,
-                max_spend=part.max_spend,
+                max_spend=max_spend,
             )
-            for number, part in enumerate(parts, 1)
-            if part.rows
+            for number, (rows, max_spend) in enumerate(parts, 1)
+            if rows
         ]
         ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
     summary = _merge(await batch.look_again(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
@@ -161,10 +163,16 @@ async def _wait_for_earlier(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)),
     )
     ends, said = clock.monotonic() + patience_seconds, False
-    while clock.monotonic() < ends:
+    while True:
         found = await client.read_flow_runs(flow_run_filter=wanted)
         others = [run for run in found if not str(run.parameters.get("share", "")).startswith(folder)]
         if not others:
+            return
+        if clock.monotonic() >= ends:
+            run_logger().warning(
+                "%s of an earlier try not ended after %.0f s. Both tries together may exceed the limits.",
+                counted(len(others), "shard"), patience_seconds,
+            )  # fmt: skip
             return
         if not said:
             run_logger().info("Waiting for %s of an earlier try to end.", counted(len(others), "shard"))
@@ -194,12 +202,17 @@ class _Runs:
         """Starts every shard, restarts dead ones, and returns when none is in progress."""
         for shard in self._shards:
             data = shard.share.model_dump_json().encode()
-            with suppress(PreconditionFailedError):  # it exists: a rerun continues with the shares that its shards have
+            try:
                 await self._store.put_if(shard.share.name, data, etag=None, content_type="application/json")
+            except PreconditionFailedError:  # a rerun continues with the shares that its shards have
+                if (stored := await self._store.get(shard.share.name)) is not None:
+                    shard.share = Share.model_validate_json(stored.data)
         while waiting := [shard for shard in self._shards if not shard.ended]:
             try:
                 await self._look(waiting)
             except AWAY as error:
+                if isinstance(error, httpx.HTTPStatusError) and not is_retryable_status(error.response.status_code):
+                    raise
                 run_logger().warning("The shards cannot be checked right now: %s", error)
             await self._clock.sleep(max(LOOK_SECONDS, len(self._shards) / 10))
         return self._shards
@@ -226,45 +239,47 @@ class _Runs:
             return
         run = runs.get(known.id) if known is not None else None
         if run is None or run.state is None:
-            shard.seen, shard.run = [*shard.seen, "its run was deleted"], None
+            died = "its run was deleted"
         elif run.state.is_cancelled():
-            shard.seen, shard.ended = [*shard.seen, f"{run.name} was cancelled"], True
+            shard.seen.append(f"{run.name} was cancelled")
+            shard.ended = True
             return
         elif run.state.is_final():
-            shard.seen, shard.run = [*shard.seen, f"{run.name}: {run.state.name}"], None
-        elif run.state.is_running() and self._silent(shard, run, stamps):
-            await self._client.set_flow_run_state(
-                run.id, Crashed(message=f"No sign of life for {DEAD_SECONDS:.0f} s."), force=True
-            )
-            shard.seen, shard.run = [*shard.seen, f"{run.name} was silent"], None
-        if shard.run is None:
-            shard.ended = shard.attempt >= MOST_ATTEMPTS
-            log = run_logger().error if shard.ended else run_logger().warning
-            log(
-                "Shard %d has died (%s). %s", share.number, shard.seen[-1],
-                "Not retried again." if shard.ended else "Starting a new run for its share.",
-            )  # fmt: skip
+            died = f"{run.name}: {run.state.name}"
+        elif self._silent(shard, run, run.state, stamps):
+            await self._client.set_flow_run_state(run.id, Crashed(message="It gives no sign of life."), force=True)
+            died = f"{run.name} was silent"
+        else:
+            return
+        shard.seen.append(died)
+        shard.run, shard.ended = None, shard.attempt >= MOST_ATTEMPTS
+        log = run_logger().error if shard.ended else run_logger().warning
+        log(
+            "Shard %d has died (%s). %s", share.number, died,
+            "Not retried again." if shard.ended else "Starting a new run for its share.",
+        )  # fmt: skip
 
-    def _silent(self, shard: _Shard, run: FlowRun, stamps: Mapping[str, datetime]) -> bool:
+    def _silent(self, shard: _Shard, run: FlowRun, state: State, stamps: Mapping[str, datetime]) -> bool:
         share = shard.share
         now, beat = stamps.get(f"{share.folder}now"), stamps.get(share.beat_name(shard.attempt))
-        if beat is None:  # it reads the ledger first; its start is by the server's clock, which is near enough for that
+        if state.is_pending():  # by the server's clock, which is near enough for that, as below
+            return self._clock.now() - state.timestamp > timedelta(seconds=PENDING_SECONDS)
+        if not state.is_running():
+            return False
+        if beat is None:  # it reads the ledger first
             began = run.start_time
             return began is not None and self._clock.now() - began > timedelta(seconds=3 * DEAD_SECONDS)
         return now is not None and now - beat > timedelta(seconds=DEAD_SECONDS)
 
     async def _start(self, shard: _Shard) -> None:
-        shard.attempt += 1
-        try:
-            shard.run = await arun_deployment(
-                DEPLOYMENT,
-                parameters={"share": shard.share.name, "attempt": shard.attempt, **self._blocks},
-                idempotency_key=f"{shard.share.name}:{shard.attempt}",
-                timeout=0,
-            )
-        except AWAY:
-            shard.attempt -= 1  # it may have been created: the same key finds it
-            raise
+        attempt = shard.attempt + 1
+        shard.run = await arun_deployment(
+            DEPLOYMENT,
+            parameters={"share": shard.share.name, "attempt": attempt, **self._blocks},
+            idempotency_key=f"{shard.share.name}:{attempt}",  # after an error it may exist: the same key finds it
+            timeout=0,
+        )
+        shard.attempt = attempt
 
     def _say(self, runs: Iterable[FlowRun], waiting: Sequence[_Shard]) -> None:
         names = sorted(run.state.name or "" for run in runs if run.state is not None)

@@ -181,7 +181,7 @@ async def _with_files(request: VideoRequest, images: list[str], *, fit: bool, ar
             found = read_own_image(Path(given), shown=given[:200], max_bytes=request.image_limits.max_bytes, fit=fit)
             await upload(found, store)
             places.append(f"s3://{store.bucket}/{found.object_name}")
-            if found.lies:
+            if found.sideways:
                 warn(f"{given} is stored sideways; APIXO may use it that way. --fit-images rotates it.")
     return VideoRequest.model_validate({**request.model_dump(), "image_urls": places})
 

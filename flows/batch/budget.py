@@ -46,13 +46,16 @@ class Budget:
         self.max_spend = max_spend
         self.spent_before = spent_before
         self._reserved: dict[str, Decimal] = {}
+        self._lost: set[str] = set()
+        """Of those, the videos that another run pays for."""
         self._paid = Decimal(0)
         self.closed: str | None = None
 
     @property
     def spent(self) -> Decimal | None:
         """What this run paid, as far as it knows; None without a price."""
-        return self._paid + sum(self._reserved.values(), Decimal(0)) if self.counts else None
+        mine = [price for key, price in self._reserved.items() if key not in self._lost]
+        return sum(mine, self._paid) if self.counts else None
 
     @property
     def counts(self) -> bool:
@@ -73,6 +76,7 @@ class Budget:
         """
         known = self.price(duration_seconds, model)
         price = known or Decimal(0)
+        self._lost.discard(key)
         held = self._reserved.get(key)
         if held == price:
             return
@@ -86,7 +90,7 @@ class Budget:
             )
         total = self.spent_before + self._paid + sum(self._reserved.values(), Decimal(0)) - (held or Decimal(0)) + price
         if self.max_spend is not None and total > self.max_spend:
-            self.close(
+            self.closed = (
                 f"max_spend is {self.max_spend}, and with this video the batch would come to {total}. Raise it and "
                 "run the batch again to continue"
             )
@@ -101,6 +105,6 @@ class Budget:
         """Releases a price: the video was provably not paid."""
         self._reserved.pop(key, None)
 
-    def close(self, why: str) -> None:
-        """Rejects every further call."""
-        self.closed = self.closed or why
+    def lose(self, key: str) -> None:
+        """Records that another run submits a video: its price counts toward the limit, but this run does not pay it."""
+        self._lost.add(key)

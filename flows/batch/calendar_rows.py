@@ -188,18 +188,15 @@ def check_row(line: int, fields: dict[str, Any], problems: Sequence[RowProblem] 
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
             # A field that was left out because it is wrong is not missing.
-            details = [detail for detail in details if not detail["loc"] or detail["loc"][0] not in known_wrong]
+            details = [detail for detail in details if detail["loc"][0] not in known_wrong]
             if not details:
                 break
         else:
             break
-        new = [_problem(detail) for detail in details[:MAX_PROBLEMS]]
-        found += new
+        found += [_problem(detail) for detail in details[:MAX_PROBLEMS]]
         count += len(details)
         # What holds for the row as a whole is looked at only once every field is right. So ask again without these.
-        wrong = {str(detail["loc"][0]) for detail in details if detail["loc"]} or {new[0].field} & set(FIELDS)
-        if not wrong:
-            break
+        wrong = {str(detail["loc"][0]) for detail in details}
         left = _without(wrong, left)
         known_wrong |= wrong
     if not found:
@@ -250,10 +247,6 @@ def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _problem(detail: ErrorDetails) -> RowProblem:
-    if not detail["loc"]:  # from VideoRequest's checks of the whole, which begin with the field they are about
-        message = detail["msg"].removeprefix("Value error, ")
-        field, _, rest = message.partition(" ")
-        return RowProblem(field=field, message=rest) if field in FIELDS else RowProblem(field="", message=message)
     name = str(detail["loc"][0])
     if name not in FIELDS:
         return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. {allowed_fields()}")

@@ -17,7 +17,7 @@ from blocks.errors import StoreRefusedError
 from flows.batch.calendar_rows import BadRow, Row, mark_duplicates
 from flows.batch.csv_files import DELIMITERS, csv_rows
 from flows.batch.json_files import json_rows
-from flows.batch.row_images import LocalPictures, Pictures, beside_object, no_pictures
+from flows.batch.row_images import FindImage, LocalImages, beside_object
 from flows.batch.tables import CalendarError, line_after, read_table, refusal
 from flows.batch.workbooks import workbook_rows
 from flows.record.wording import counted
@@ -40,10 +40,6 @@ KINDS: Final[dict[str, Kind]] = {
 SAVE_AS: Final = "Save it as UTF-8; in Excel as 'CSV UTF-8 (comma delimited)', or as .xlsx."
 
 
-def nothing(_: str) -> None:
-    """Drops the report."""
-
-
 async def read_calendar(
     where: str,
     archive: VideoArchive,
@@ -51,7 +47,7 @@ async def read_calendar(
     sheet: str | None = None,
     ignore_columns: bool = False,
     fit_images: bool = False,
-    report: Callable[[str], None] = nothing,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[Row | BadRow]:
     """Every row of a calendar, valid or not; duplicates are bad rows. Images that it names by a path are uploaded.
 
@@ -67,26 +63,28 @@ async def read_calendar(
     """
     where = where.strip()
     scheme, is_address, rest = where.partition("://")
-    pictures: Pictures
+    local: LocalImages | None = None
+    find: FindImage
     if not is_address:
         data = await asyncio.to_thread(_read_file, where)
-        pictures = local = LocalPictures(Path(where), archive.bucket, fit=fit_images)
+        local = LocalImages(Path(where), archive.bucket, fit=fit_images)
+        find = local.find
     elif scheme.lower() == "s3":
-        data = await _read_object(where, rest, archive)
         bucket, _, name = rest.partition("/")
-        pictures, local = beside_object(bucket, name), None
+        data = await _read_object(where, bucket, name, archive)
+        find = beside_object(bucket, name)
     else:  # not repeated: it may hold a password or a signature
         raise CalendarError("The calendar must be a path on this machine or s3://bucket/object, not another URL.")
     rows = await asyncio.to_thread(
-        parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, pictures=pictures
+        parse_calendar, data, name=where, sheet=sheet, ignore_columns=ignore_columns, report=report, find_image=find
     )
     if local is not None:
         async with aclosing(archive.store()) as store:
             await local.upload(store)
-        if local.lying:
+        if local.sideways:
             report(
-                f"{counted(len(local.lying), 'image')} stored sideways, such as {local.lying[0]!r}. APIXO may use "
-                "them that way; fit_images (--fit-images) rotates them."
+                f"{counted(len(local.sideways), 'image')} stored sideways, such as {local.sideways[0]!r}. APIXO may "
+                "use them that way; fit_images (--fit-images) rotates them."
             )
     return rows
 
@@ -97,10 +95,10 @@ def parse_calendar(
     name: str,
     sheet: str | None = None,
     ignore_columns: bool = False,
-    report: Callable[[str], None] = nothing,
-    pictures: Pictures = no_pictures,
+    report: Callable[[str], None] = lambda _: None,
+    find_image: FindImage | None = None,
 ) -> list[Row | BadRow]:
-    """Every row of a calendar, valid or not; duplicates are bad rows. Pure, as far as `pictures` is.
+    """Every row of a calendar, valid or not; duplicates are bad rows. Pure, as far as `find_image` is.
 
     Args:
         data: the file. Text is UTF-8, or UTF-16 with a byte order mark.
@@ -108,7 +106,7 @@ def parse_calendar(
         sheet: which sheet of a workbook; None: the only one that is not hidden.
         ignore_columns: whether unknown columns and fields are left out. Those that begin with # always are.
         report: called with what was left out, in a sentence.
-        pictures: finds images that are named by a path relative to the calendar.
+        find_image: finds images that are named by a path relative to the calendar; None: they are rejected.
 
     Raises:
         CalendarError: it cannot be read as a whole.
@@ -121,11 +119,11 @@ def parse_calendar(
     if not data:
         raise refusal(name, "is empty.")
     if kind == "json":
-        rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, pictures=pictures)
+        rows = json_rows(_text(data, name), name, ignore_columns=ignore_columns, report=report, find_image=find_image)
     else:
         is_csv = kind == "csv"
         table = csv_rows(_text(data, name), name) if is_csv else workbook_rows(data, name, sheet=sheet, report=report)
-        rows = read_table(table, name, ignore_columns=ignore_columns, report=report, pictures=pictures)
+        rows = read_table(table, name, ignore_columns=ignore_columns, report=report, find_image=find_image)
     return mark_duplicates(rows)
 
 
@@ -172,8 +170,7 @@ def _read_file(where: str) -> bytes:
         raise refusal(where, f"cannot be read: {what}.") from error
 
 
-async def _read_object(where: str, rest: str, archive: VideoArchive) -> bytes:
-    bucket, _, name = rest.partition("/")
+async def _read_object(where: str, bucket: str, name: str, archive: VideoArchive) -> bytes:
     try:
         if not name:
             raise ValueError

@@ -66,20 +66,8 @@ def normalize(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]
         if (
             value is None
             or field.startswith("#")
-            or (isinstance(value, str) and field in _READERS and not value.strip())
+            or (isinstance(value, str) and field in _READERS and field != "prompt" and not value.strip())
         ):
-            continue
-        if field == "prompt" and isinstance(value, str) and _NO_PROMPT.fullmatch(value.strip()):
-            problems[field] = (
-                "is what a spreadsheet shows for an error, or a program writes for no value, such as #NAME? or null. "
-                "Enter the prompt; in a spreadsheet, put a ' before one that begins with = or -"
-            )
-            continue
-        if field == "prompt" and isinstance(value, str) and _GARBLED.search(value):
-            problems[field] = (
-                "has letters that were garbled by another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Enter "
-                "them again, and save as UTF-8; in Excel, open a CSV file with Data > From Text/CSV"
-            )
             continue
         try:
             values[field] = _read(field, value)
@@ -148,6 +136,20 @@ def _check_addresses(value: Any) -> None:
         raise CellError("contains more than one URL in one entry of the list. Give each its own entry")
 
 
+def _prompt(text: str) -> str:
+    if _NO_PROMPT.fullmatch(text.strip()):
+        raise CellError(
+            "is what a spreadsheet shows for an error, or a program writes for no value, such as #NAME? or null. "
+            "Enter the prompt; in a spreadsheet, put a ' before one that begins with = or -"
+        )
+    if _GARBLED.search(text):
+        raise CellError(
+            "has letters that were garbled by another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Enter "
+            "them again, and save as UTF-8; in Excel, open a CSV file with Data > From Text/CSV"
+        )
+    return text
+
+
 def _duration(text: str) -> Any:
     found = DURATION.fullmatch(text.strip())
     return int(found[1]) if found else text
@@ -179,6 +181,7 @@ def _not_before(text: str) -> str:
 
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "prompt": _prompt,
     "model": str.strip,
     "options": _options,
     "tags": lambda text: [tag for part in text.split(",") if (tag := part.strip())],
@@ -191,4 +194,4 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "id": str.strip,
     "not_before": _not_before,
 }
-"""How the text of each field is read. The prompt is used as it is."""
+"""How the text of each field is read."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, check_row, shown
-from flows.batch.cells import no_number
-from flows.batch.row_images import Pictures, no_pictures
+from flows.batch.cells import CellError, no_number
+from flows.batch.row_images import FindImage, replaced
 from flows.batch.tables import bounded, refusal
 
 MAX_LINE_CHARACTERS: Final = 250_000
@@ -23,7 +23,7 @@ def json_rows(
     *,
     ignore_columns: bool,
     report: Callable[[str], None],
-    pictures: Pictures = no_pictures,
+    find_image: FindImage | None,
 ) -> list[Row | BadRow]:
     """Every line that is not blank, valid or not.
 
@@ -36,14 +36,35 @@ def json_rows(
     # Not splitlines(): JSON may hold U+2028 and the like as they are.
     lines = ((number, line) for number, line in enumerate(io.StringIO(text, newline=""), 1) if line.strip())
     ignored: set[str] = set()
-    rows = [_row(number, line, ignore_columns, ignored, pictures) for number, line in bounded(lines, name)]
+    rows = [_row(number, line, ignore_columns, ignored, find_image) for number, line in bounded(lines, name)]
     if ignored:
         more = f" and {len(ignored) - MAX_REPORTED:,} more" if len(ignored) > MAX_REPORTED else ""
         report(f"Ignored fields: {', '.join(shown(field) for field in sorted(ignored)[:MAX_REPORTED])}{more}.")
     return rows
 
 
-def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], pictures: Pictures) -> Row | BadRow:
+def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], find_image: FindImage | None) -> Row | BadRow:
+    try:
+        value, repeated = _parsed(line)
+    except CellError as error:
+        return BadRow.whole(number, str(error))
+    extra = {field for field in value if field not in FIELDS and (ignore_columns or field.startswith("#"))}
+    ignored |= extra
+    twice = [
+        RowProblem(field=field if field in FIELDS else shown(field), message="appears more than once")
+        for field in repeated
+        if field not in extra
+    ]
+    fields, problems = replaced({name: item for name, item in value.items() if name not in extra}, find_image)
+    return check_row(number, fields, twice + problems)
+
+
+def _parsed(line: str) -> tuple[dict[str, Any], list[str]]:
+    """The object in a line, and its fields that appear more than once.
+
+    Raises:
+        CellError: there is none.
+    """
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,26 +72,17 @@ def _row(number: int, line: str, ignore_columns: bool, ignored: set[str], pictur
         return dict(pairs)  # the outermost object is the last to come
 
     if len(line) > MAX_LINE_CHARACTERS:
-        problem = f"is longer than {MAX_LINE_CHARACTERS:,} characters"
-    else:
-        try:
-            value = json.loads(line, object_pairs_hook=collect, parse_constant=no_number)
-        except RecursionError:
-            problem = "is nested too deeply"
-        except json.JSONDecodeError as error:
-            problem = f"is not a JSON object on one line: {error.msg} at character {error.pos + 1}"
-        except ValueError:
-            problem = "contains NaN, Infinity or a number with thousands of digits; write null where there is no value"
-        else:
-            if isinstance(value, dict):
-                extra = {field for field in value if field not in FIELDS and (ignore_columns or field.startswith("#"))}
-                ignored |= extra
-                twice = [
-                    RowProblem(field=field if field in FIELDS else shown(field), message="appears more than once")
-                    for field in repeated
-                    if field not in extra
-                ]
-                fields, problems = pictures({name: item for name, item in value.items() if name not in extra})
-                return check_row(number, fields, twice + problems)
-            problem = 'is not a JSON object such as {"prompt": "A red kite over dunes"}'
-    return BadRow.whole(number, problem)
+        raise CellError(f"is longer than {MAX_LINE_CHARACTERS:,} characters")
+    try:
+        value = json.loads(line, object_pairs_hook=collect, parse_constant=no_number)
+    except RecursionError:
+        raise CellError("is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise CellError(f"is not a JSON object on one line: {error.msg} at character {error.pos + 1}") from None
+    except ValueError:
+        raise CellError(
+            "contains NaN, Infinity or a number with thousands of digits; write null where there is no value"
+        ) from None
+    if not isinstance(value, dict):
+        raise CellError('is not a JSON object such as {"prompt": "A red kite over dunes"}')
+    return value, repeated

@@ -3,7 +3,7 @@
 import asyncio
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,29 +17,24 @@ from flows.media.own_images import OwnImage, read_own_image, upload
 _PATH: Final = re.compile(r"(?!\w+:|//|www\.).+\.(?:jpe?g|png|webp)", re.IGNORECASE)
 UPLOADS_AT_ONCE: Final = 8
 
-Pictures = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[RowProblem]]]
-"""Returns a row's fields, with images given by a path replaced by `s3://` ones, and what is wrong with them."""
+FindImage = Callable[[str], str]
+"""Returns the `s3://` URL of an image that a calendar names by a path, or raises an ImageRefusedError."""
 
 
-def no_pictures(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[RowProblem]]:
-    """Leaves every path as it is, to be rejected: it is unknown what it is relative to."""
-    return dict(fields), []
-
-
-def beside_object(bucket: str, calendar: str) -> Pictures:
+def beside_object(bucket: str, calendar: str) -> FindImage:
     """For a calendar that is an object: its images are objects of the same bucket."""
     folder = posixpath.dirname(calendar)
 
-    def found(path: str) -> str:
+    def find(path: str) -> str:
         name = posixpath.normpath(posixpath.join(folder, path)).lstrip("/")
         if name.startswith("../"):
             raise ImageRefusedError("is outside the calendar's bucket")
         return f"s3://{bucket}/{name}"
 
-    return lambda fields: _replaced(fields, found)
+    return find
 
 
-class LocalPictures:
+class LocalImages:
     """For a calendar that is a file: its images are files, uploaded once the calendar is read.
 
     Args:
@@ -51,10 +46,16 @@ class LocalPictures:
         self._folder, self._bucket, self._fit = calendar.parent, bucket, fit
         self._found: dict[str, str] = {}
         """The object name for each path. The images themselves would fill the memory."""
-        self.lying: list[str] = []
+        self.sideways: list[str] = []
 
-    def __call__(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[RowProblem]]:
-        return _replaced(fields, self._address)
+    def find(self, path: str) -> str:
+        """Reads an image, and returns where it will be; see `FindImage`."""
+        if path not in self._found:
+            image = self._read(path)
+            self._found[path] = image.object_name
+            if image.sideways:
+                self.sideways.append(path)
+        return f"s3://{self._bucket}/{self._found[path]}"
 
     async def upload(self, store: ObjectStore) -> None:
         """Uploads what is missing."""
@@ -67,34 +68,31 @@ class LocalPictures:
 
         await asyncio.gather(*(one(path, name) for path, name in self._found.items()))
 
-    def _address(self, path: str) -> str:
-        if path not in self._found:
-            image = self._read(path)
-            self._found[path] = image.object_name
-            if image.lies:
-                self.lying.append(path)
-        return f"s3://{self._bucket}/{self._found[path]}"
-
     def _read(self, path: str) -> OwnImage:
         return read_own_image(self._folder / path, shown=path, max_bytes=MAX_IMAGE_BYTES, fit=self._fit)
 
 
-def _replaced(fields: Mapping[str, Any], found: Callable[[str], str]) -> tuple[dict[str, Any], list[RowProblem]]:
+def replaced(fields: dict[str, Any], find: FindImage | None) -> tuple[dict[str, Any], list[RowProblem]]:
+    """A row's fields, with images given by a path replaced by `s3://` ones, and what is wrong with them.
+
+    Args:
+        find: None: it is unknown what a path is relative to, so it stays, to be rejected.
+    """
     value = fields.get("image_urls")
     try:
         images = addresses(value) if isinstance(value, str) else value
     except CellError:
-        return dict(fields), []  # said when the row is checked
-    if not isinstance(images, list) or not any(map(_is_path, images)):
-        return dict(fields), []
+        return fields, []  # said when the row is checked
+    if find is None or not isinstance(images, list) or not any(map(_is_path, images)):
+        return fields, []
     problems: list[RowProblem] = []
-    replaced: list[Any] = []
+    urls: list[Any] = []
     for number, image in enumerate(images):
         try:
-            replaced.append(found(image.strip()) if _is_path(image) else image)
+            urls.append(find(image.strip()) if _is_path(image) else image)
         except ImageRefusedError as error:
             problems.append(RowProblem(field=f"image_urls.{number}", message=str(error)))
-    return {**fields, "image_urls": replaced}, problems
+    return {**fields, "image_urls": urls}, problems
 
 
 def _is_path(image: object) -> bool:

@@ -40,18 +40,12 @@ class Share(BaseModel):
 
     @property
     def stop_name(self) -> str:
-        """The object that holds the batch's `Stop`."""
-        return f"{self.folder}stop.json"
+        """The object that says why all shards have stopped submitting: one of them hit a problem that affects all."""
+        return f"{self.folder}stop"
 
     def beat_name(self, attempt: int) -> str:
         """The object that the shard writes every few seconds, to show that it is alive."""
         return f"{self.folder}{self.number}.alive-{attempt}"
-
-
-class Stop(BaseModel):
-    """Why all shards of a batch have stopped submitting: one of them hit a problem that affects all."""
-
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +57,9 @@ class Priced:
     cost: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The rows of one shard, and the most that may be paid for them in all."""
-
-    rows: list[Row]
-    max_spend: Decimal | None
-
-
 def deal(
     priced: Sequence[Priced], shards: int, *, max_spend: Decimal | None, spent_before: Decimal
-) -> tuple[list[Part], list[Row]]:
+) -> tuple[list[tuple[list[Row], Decimal | None]], list[Row]]:
     """Deals out rows in turn, so that shards are equally long and the first rows come first. Pure.
 
     The limits of the parts add up to at most `max_spend`, what was spent before included. So no shard has to consult
@@ -86,7 +72,7 @@ def deal(
         spent_before: what they paid already, also for rows that are not due.
 
     Returns:
-        The parts, and the rows that there is no money left for.
+        The parts, each with the most that may be paid for its rows, and the rows that there is no money left for.
     """
     affordable, left, total = list(priced), list[Row](), spent_before
     if max_spend is not None:
@@ -97,7 +83,7 @@ def deal(
                 affordable.append(item)
             else:  # as in one run: once it is spent, nothing more is paid, cheaper or not
                 left.append(item.row)
-    parts: list[Part] = []
+    parts: list[tuple[list[Row], Decimal | None]] = []
     # What is over may be needed where a video is paid for twice, such as after a verdict that is tried again.
     over = Decimal(0) if max_spend is None else max(max_spend - total, Decimal(0)) / shards
     for first in range(shards):
@@ -106,5 +92,5 @@ def deal(
         if max_spend is not None:
             needed = sum((item.spent + item.cost for item in mine), Decimal(0))
             limit = needed if left else needed + over.quantize(Decimal("0.000001"), ROUND_DOWN)
-        parts.append(Part([item.row for item in mine], limit))
+        parts.append(([item.row for item in mine], limit))
     return parts, left

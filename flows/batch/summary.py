@@ -50,6 +50,11 @@ class BatchRow(BaseModel):
         """Whether nothing is wrong with it."""
         return not self.problem
 
+    @property
+    def said(self) -> str:
+        """What to do about it, or else its note; next to its key."""
+        return (self.problem or self.note).removeprefix(f"{self.key}: ")
+
 
 class BatchSummary(BaseModel):
     """The result of `generate-batch`."""
@@ -196,13 +201,13 @@ def table(summary: BatchSummary) -> list[dict[str, int | str]]:
             "key": row.key,
             "state": row.state,
             "video": f"[open]({row.link})" if row.link else row.object_name or "",
-            "what to do": (row.problem or row.note).removeprefix(f"{row.key}: "),
+            "what to do": row.said,
         }
         for row in summary.urgent_first
     ]
 
 
-async def publish(summary: BatchSummary) -> None:
+async def publish_table(summary: BatchSummary) -> None:
     """Puts the table of all rows into the Prefect UI."""
     made = acreate_table_artifact(
         table(summary),

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
-from flows.batch.row_images import Pictures, no_pictures
+from flows.batch.row_images import FindImage, replaced
 from flows.record.errors import PipelineError
 
 T = TypeVar("T")
@@ -43,24 +43,13 @@ class TableRow:
     """What is wrong with the row as a whole."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The header of a table."""
-
-    line: int
-    fields: tuple[str | None, ...]
-    """The field of each column; None for one that has no name or is ignored."""
-    nameless: frozenset[int]
-    """Positions of the columns without a name, which must be empty."""
-
-
 def read_table(
     rows: Iterator[TableRow],
     name: str,
     *,
     ignore_columns: bool,
     report: Callable[[str], None],
-    pictures: Pictures = no_pictures,
+    find_image: FindImage | None,
 ) -> list[Row | BadRow]:
     """Every row below the header, valid or not.
 
@@ -72,17 +61,18 @@ def read_table(
         CalendarError: the header is invalid, a column without a name has a value, or there are too many rows.
     """
     header = next(rows, TableRow(line=1, cells=[]))
-    columns = _columns(header, name, ignore_columns=ignore_columns, report=report)
+    fields = _fields(header, name, ignore_columns=ignore_columns, report=report)
+    nameless = [position for position, field in enumerate(fields) if field == ""]
     kept = bounded(rows, name)
     for row in kept:
-        for position in columns.nameless:
+        for position in nameless:
             if len(row.cells) > position and not is_blank(row.cells[position]):
                 raise refusal(
                     name,
                     f"has a cell in line {row.line} in column {position + 1}, which has no name in line {header.line}. "
                     "Clear it if it is there by mistake, or give its column a name, such as #notes.",
                 )
-    return [_row(row, columns, pictures) for row in kept]
+    return [_row(row, fields, find_image) for row in kept]
 
 
 def bounded(rows: Iterable[T], name: str) -> list[T]:
@@ -117,7 +107,8 @@ def field_name(header: str) -> str:
     return re.sub(r"[\s_-]+", "_", header.strip(" \t\r\n\ufeff\u200b").lower())
 
 
-def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable[[str], None]) -> Columns:
+def _fields(row: TableRow, name: str, *, ignore_columns: bool, report: Callable[[str], None]) -> list[str | None]:
+    """The field of each column; None for one that is ignored, empty for one without a name, which must be empty."""
     header = _trimmed(row.cells, 0)
     if len(header) > MAX_COLUMNS:
         raise refusal(name, f"has {len(header):,} columns in line {row.line}. Its first line must name its columns.")
@@ -138,25 +129,23 @@ def _columns(row: TableRow, name: str, *, ignore_columns: bool, report: Callable
         raise refusal(name, f"has wrong column names in line {row.line}: {listed}{more}. {allowed_fields()}.")
     if ignored:
         report(f"Ignored columns: {', '.join(shown(text) for text in ignored)}.")
-    return Columns(
-        line=row.line,
-        fields=tuple(field if field in FIELDS else None for field in names),
-        nameless=frozenset(number for number, text in enumerate(texts) if not text),
-    )
+    return [field if field in FIELDS or not text else None for text, field in zip(texts, names, strict=True)]
 
 
-def _row(row: TableRow, columns: Columns, pictures: Pictures) -> Row | BadRow:
-    cells = _trimmed(row.cells, len(columns.fields))
-    if len(cells) > len(columns.fields):  # it is unknown which cell is whose, so no other problem is reported
+def _row(row: TableRow, columns: Sequence[str | None], find_image: FindImage | None) -> Row | BadRow:
+    cells = _trimmed(row.cells, len(columns))
+    if len(cells) > len(columns):  # it is unknown which cell is whose, so no other problem is reported
+        count = len(cells) if len(cells) <= MAX_COLUMNS else f"more than {MAX_COLUMNS}"
         return BadRow.whole(
             row.line,
-            f"has {len(cells)} cells for {len(columns.fields)} columns. Quote a cell that contains the delimiter; "
+            f"has {count} cells for {len(columns)} columns. Quote a cell that contains the delimiter; "
             "clear one that is there by mistake, or give its column a name, such as #notes",
         )
     if row.problem:
         return BadRow.whole(row.line, row.problem)
-    named = [(field, cell) for field, cell in zip(columns.fields, cells, strict=False) if field is not None]
-    fields, problems = pictures({field: cell for field, cell in named if isinstance(cell, str) and cell.strip()})
+    named = [(field, cell) for field, cell in zip(columns, cells, strict=False) if field]
+    texts = {field: cell for field, cell in named if isinstance(cell, str) and cell.strip()}
+    fields, problems = replaced(texts, find_image)
     flaws = [RowProblem(field=field, message=cell.message) for field, cell in named if isinstance(cell, Flaw)]
     return check_row(row.line, fields, flaws + problems)
 

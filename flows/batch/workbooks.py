@@ -137,7 +137,9 @@ def _rows(sheet: "Worksheet", formulas: set[tuple[int, int]], report: Callable[[
     for row, group in groupby(_sparse(sheet), key=lambda item: item[0][0]):
         cells: list[str | Flaw] = []
         for (_, column), cell in group:
-            cells.extend([""] * (column - 1 - len(cells)))
+            # A row that is wider than a header may be is rejected, however wide it is.
+            gap_ends = column - 1 if fields is None else min(column - 1, MAX_COLUMNS + 1)
+            cells.extend([""] * (gap_ends - len(cells)))
             field = fields[column - 1] if fields is not None and column <= len(fields) else ""
             cells.append(_text(cell, field, (row, column) in formulas, covered.get((row, column))))
         if all(is_blank(cell) for cell in cells):
@@ -198,7 +200,7 @@ def _plain(value: Any, field: str, number_format: str) -> str:
 def _number(value: float, field: str, number_format: str) -> str:
     if field == "not_before":
         raise ValueError("is a number, not a day. Format the cell as a date, or enter YYYY-MM-DD as text")
-    whole = value == int(value) and abs(value) < 10**MAX_PLAIN_DIGITS if abs(value) < float("inf") else False
+    whole = abs(value) < 10**MAX_PLAIN_DIGITS and value == int(value)
     if field in TEXT_FIELDS and not (whole and number_format in PLAIN_FORMATS):
         raise ValueError("is a number that may be displayed differently than it is stored. Format the cell as text")
     return str(int(value)) if whole else str(value)

@@ -7,7 +7,6 @@ cut ``.part`` is ``<name>.part.json`` with the strong ETag that lets the next ca
 import asyncio
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -28,10 +27,10 @@ from flows.media.errors import (
     display_url,
     is_retryable_status,
 )
-from flows.media.hosts import compatible_user_agent, open_stream
+from flows.media.guarded_client import compatible_user_agent, open_stream
 
-Report = Callable[[int, int | None], None]
-"""``report(received_bytes, total_bytes)`` after each piece; the total is None while it is unknown."""
+Report = Callable[[int], None]
+"""``report(received_bytes)`` after each piece."""
 
 DEFAULT_TOTAL_SECONDS = 900.0
 """For the whole download: a 12 s video of some 20 MB needs 23 kB/s, and a trickling host must be cut off sometime."""
@@ -55,8 +54,9 @@ async def download(
     The bytes are stored as they come, whatever the host labels them; see `flows.media.wrappings`.
 
     Args:
-        client: From `flows.media.hosts.guarded_client`.
-        path: Where it goes; its folder is created, and an existing file replaced.
+        client: From `flows.media.guarded_client.guarded_client`.
+        path: Where it goes; its folder is created, and an existing file replaced. The folder belongs to the caller
+            alone (see `flows.media.spool`): two calls at once would mix their bytes.
         max_bytes: Larger files are rejected; bytes are counted as they arrive.
 
     Raises:
@@ -82,11 +82,10 @@ async def download(
         if not limit.expired():
             raise
         raise DownloadError(
-            f"{shown} took longer than {total_seconds:g} s, {part.size:,} bytes arrived: try again to fetch the rest",
-            url=url,
+            f"{shown} took longer than {total_seconds:g} s, {part.size:,} bytes arrived: try again to fetch the rest"
         ) from error
     except OSError as error:
-        raise _disk_error(error, path.parent, url) from error
+        raise _disk_error(error, path.parent) from error
     finally:
         part.close()
 
@@ -133,7 +132,7 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
                     await asyncio.to_thread(part.write, bytes(buffer))
                     buffer.clear()
                 if report is not None:
-                    report(received, total)
+                    report(received)
     except httpx.TransportError as error:
         await asyncio.to_thread(part.write, bytes(buffer))
         raise _cut_error(url, received, total) from error
@@ -141,7 +140,6 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
         part.discard()
         raise DownloadError(
             f"{shown} is larger than {max_bytes:,} bytes and was rejected: raise the limit if that size is intended",
-            url=url,
             retryable=False,
         )
     await asyncio.to_thread(part.write, bytes(buffer))
@@ -149,7 +147,7 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
         raise _cut_error(url, received, total)
     if received == 0:
         part.discard()
-        raise DamagedVideoError(f"{shown} is empty: poll the task again, then fetch it again", url=url)
+        raise DamagedVideoError(f"{shown} is empty: poll the task again, then fetch it again")
 
 
 class _Part:
@@ -177,9 +175,6 @@ class _Part:
             if self._closed:
                 return
             fd = self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            # A run that only seemed dead may still write here: two writers would mix their bytes.
-            if not _lock_file(fd, self._part):
-                raise DownloadError(f"{self._part} is being written by another run: try again later")
             self._read_note(os.fstat(fd).st_size)
 
     def _read_note(self, size: int) -> None:
@@ -196,7 +191,7 @@ class _Part:
 
     def fits(self, response: httpx.Response) -> bool:
         """Whether a 206 continues exactly where the part ends, in the same file."""
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        found = _range(response)
         return (
             found is not None
             and int(found[1]) == self.size
@@ -258,35 +253,31 @@ def part_of(path: Path) -> Path:
     return path.with_suffix(f"{path.suffix}.part")
 
 
-def _lock_file(fd: int, path: Path) -> bool:
-    """Locks a file until it is closed. False when another call has it, or has just given it its final name."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return path.stat().st_ino == os.fstat(fd).st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
+def _range(response: httpx.Response) -> re.Match[str] | None:
+    """First byte, last byte and size of the whole file, of an answer that is a part of it and says so."""
+    text = response.headers.get("content-range", "") if response.status_code == 206 else ""
+    return _CONTENT_RANGE.fullmatch(text)
 
 
 def _starts_at_first_byte(response: httpx.Response) -> bool:
     """Whether an answer may be the whole file, or its beginning. An unreadable range says nothing."""
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    return response.status_code != 206 or found is None or int(found[1]) == 0
+    found = _range(response)
+    return found is None or int(found[1]) == 0
 
 
 def _total_bytes(response: httpx.Response) -> int | None:
     """The size of the whole file, according to the host."""
-    if response.status_code == 206:
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if found is not None and found[3] != "*":
-            return int(found[3])
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdecimal() and len(length) <= 18 else None
+    found = _range(response)
+    if found is not None and found[3] != "*":
+        return int(found[3])
+    length = response.headers.get("content-length")  # digits, if any: see `flows.media.repaired_http`
+    return None if length is None else int(length)
 
 
 def _cut_error(url: str, received: int, total: int | None) -> DownloadError:
     expected = "an unknown number of" if total is None else f"{total:,}"
     return CutDownloadError(
-        f"{display_url(url)} was cut: expected {expected} bytes, got {received:,}; try again to fetch the rest", url=url
+        f"{display_url(url)} was cut: expected {expected} bytes, got {received:,}; try again to fetch the rest"
     )
 
 
@@ -296,25 +287,22 @@ def _status_error(status: int, url: str) -> DownloadError:
         return ForbiddenByHostError(
             f"{shown} answers HTTP 403: the URL may have expired, or its host rejects this program or this network. "
             "Poll the task again, which may give a fresh URL; if that is rejected as well, open it in a "
-            "browser, and set SORA_CONTACT to a URL or mail address of yours, which some hosts require",
-            url=url,
+            "browser, and set SORA_CONTACT to a URL or mail address of yours, which some hosts require"
         )
     if status in _EXPIRED_STATUSES:
         return ResultExpiredError(
             f"{shown} answers HTTP {status}: results are valid for {RESULT_DAYS} days. "
-            "Poll the task again, which may give a fresh URL",
-            url=url,
+            "Poll the task again, which may give a fresh URL"
         )
     retryable = is_retryable_status(status)
     advice = "try again later" if retryable else "poll the task again, which may give a fresh URL"
-    return DownloadError(f"{shown} answers HTTP {status}: {advice}", url=url, retryable=retryable)
+    return DownloadError(f"{shown} answers HTTP {status}: {advice}", retryable=retryable)
 
 
-def _disk_error(error: OSError, folder: Path, url: str) -> DownloadError:
+def _disk_error(error: OSError, folder: Path) -> DownloadError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DownloadError(f"The disk of {folder} is full: make room there, then try again", url=url)
+        return DownloadError(f"The disk of {folder} is full: make room there, then try again")
     return DownloadError(
         f"{folder} cannot be written ({error.strerror}): check that it is a folder this process may write to",
-        url=url,
         retryable=error.errno == errno.EIO,
     )

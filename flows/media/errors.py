@@ -29,15 +29,13 @@ class MediaError(SoraError):
 
     Args:
         message: What happened and what to do next. It must not contain a URL's query or user name: see `display_url`.
-        url: The URL it is about. Only its display form is kept, so that no log can get a signature from it.
         retryable: Whether the same call may succeed later; None uses the default of the class.
 
     It can be pickled: ``args`` is the message, the rest is plain attributes.
     """
 
-    def __init__(self, message: str, *, url: str | None = None, retryable: bool | None = None) -> None:
+    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
         super().__init__(message)
-        self.url = None if url is None else display_url(url)
         if retryable is not None:
             self.retryable = retryable
 

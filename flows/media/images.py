@@ -20,7 +20,7 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from apixo.catalog import ImageFormat
 from apixo.constants import MAX_IMAGE_BYTES
 from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
-from flows.media.hosts import check_url, open_stream
+from flows.media.guarded_client import check_url, open_stream
 from flows.media.share_links import share_link
 
 MAX_IMAGE_PIXELS = 64_000_000
@@ -96,15 +96,13 @@ async def check_image(
     url: str,
     *,
     max_bytes: int = MAX_IMAGE_BYTES,
-    max_pixels: int = MAX_IMAGE_PIXELS,
     total_seconds: float = DEFAULT_TOTAL_SECONDS,
 ) -> ImageFacts:
     """Fetches an image, decodes all of it, and says what it is.
 
     Args:
-        client: From `flows.media.hosts.guarded_client`.
+        client: From `flows.media.guarded_client.guarded_client`.
         max_bytes: Larger files are refused, counted while they arrive.
-        max_pixels: Larger images are rejected before they are decoded.
 
     Raises:
         ForbiddenUrlError: the URL or a redirect may not be asked.
@@ -114,7 +112,7 @@ async def check_image(
     """
     check_url(url)
     if advice := share_link(url):
-        raise ImageRefusedError(f"{display_url(url)} {advice}", url=url)
+        raise ImageRefusedError(f"{display_url(url)} {advice}")
     try:
         async with asyncio.timeout(total_seconds) as limit:
             data = await _fetch(client, url, max_bytes)
@@ -122,53 +120,49 @@ async def check_image(
         if not limit.expired():
             raise
         raise DownloadError(
-            f"{display_url(url)} took longer than {total_seconds:g} s: try again later, or host the image elsewhere",
-            url=url,
+            f"{display_url(url)} took longer than {total_seconds:g} s: try again later, or host the image elsewhere"
         ) from error
-    return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_image, data, url, max_pixels)
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_image, data, display_url(url))
 
 
-def decode_image(
-    data: bytes, url: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS, *, shown: str = ""
-) -> ImageFacts:
+def decode_image(data: bytes, shown: str, *, max_pixels: int = MAX_IMAGE_PIXELS) -> ImageFacts:
     """What an image is, from all of its bytes. Pure, but slow for a large one: run it in a thread.
 
     Args:
+        shown: its name in messages: its URL without query, or its path.
         max_pixels: larger images are not decoded.
-        shown: the name in messages of one that has no URL.
 
     Raises:
         ImageRefusedError: not JPG, PNG or WebP, more than max_pixels, animated or damaged.
     """
-    shown = display_url(url) if url is not None else shown
     if not data:
-        raise ImageRefusedError(f"{shown} is empty: upload the image again", url=url)
+        raise ImageRefusedError(f"{shown} is empty: upload the image again")
     kind = sniff_format(data)
     if kind is None:
         name = _name(data)
         how = "save or convert it as a JPG" if name.startswith("a HEIC") else "give a JPG, PNG or WebP"
-        raise ImageRefusedError(f"{shown} is {name} by its first bytes, not a JPG, PNG or WebP: {how}", url=url)
+        raise ImageRefusedError(f"{shown} is {name} by its first bytes, not a JPG, PNG or WebP: {how}")
     if kind == "JPEG" and _count_scans(data) > _MAX_JPEG_SCANS:
-        raise ImageRefusedError(f"{shown} has more than {_MAX_JPEG_SCANS} scans: save it as a plain JPG", url=url)
+        raise ImageRefusedError(f"{shown} has more than {_MAX_JPEG_SCANS} scans: save it as a plain JPG")
     try:
         with _PLUGINS[kind](io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageRefusedError(
-                    f"{shown} has {width:,} x {height:,} pixels, more than {max_pixels:,}: make it smaller", url=url
+                    f"{shown} has {width:,} x {height:,} pixels, more than {max_pixels:,}: make it smaller"
                 )
             if getattr(image, "n_frames", 1) > 1:
-                raise ImageRefusedError(f"{shown} is animated: save the frame you want as a still image", url=url)
+                raise ImageRefusedError(f"{shown} is animated: save the frame you want as a still image")
             image.load()
     except ImageRefusedError:
         raise
     except Exception as error:
         # Pillow raises whatever its decoders raise: OSError, SyntaxError, ValueError, struct.error, MemoryError, …
         raise ImageRefusedError(
-            f"{shown} is a {kind} that cannot be decoded, so it is damaged or truncated: upload it again", url=url
+            f"{shown} is a {kind} that cannot be decoded, so it is damaged or truncated: upload it again"
         ) from error
     if not _is_whole(data, kind):
-        raise ImageRefusedError(f"{shown} is a truncated {kind}: upload it again", url=url)
+        raise ImageRefusedError(f"{shown} is a truncated {kind}: upload it again")
     return ImageFacts(shown, kind, width, height, len(data))
 
 
@@ -188,21 +182,21 @@ async def _fetch(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:
     data = bytearray()
     async with open_stream(client, url) as response:
         if is_retryable_status(response.status_code):
-            raise DownloadError(f"{shown} answers HTTP {response.status_code}: try again later", url=url)
+            raise DownloadError(f"{shown} answers HTTP {response.status_code}: try again later")
         if not response.is_success:
-            raise ImageRefusedError(f"{shown} answers HTTP {response.status_code}: {_refusal(response)}", url=url)
-        length = response.headers.get("content-length", "")
-        announced = int(length) if length.isascii() and length.isdecimal() else 0
+            raise ImageRefusedError(f"{shown} answers HTTP {response.status_code}: {_refusal(response)}")
+        announced = int(response.headers.get("content-length", 0))
         if announced <= max_bytes:
             async for chunk in response.aiter_raw():
                 data += chunk
                 if len(data) > max_bytes:
                     break
-        if max(announced, len(data)) > max_bytes:
+        unpacked = _unpacked(bytes(data), response, max_bytes)
+        if max(announced, len(data), len(unpacked)) > max_bytes:
             raise ImageRefusedError(
-                f"{shown} is larger than {max_bytes:,} bytes, the most that APIXO accepts: make it smaller", url=url
+                f"{shown} is larger than {max_bytes:,} bytes, the most that APIXO accepts: make it smaller"
             )
-        return _unpacked(bytes(data), response, max_bytes)
+        return unpacked
 
 
 def _refusal(response: httpx.Response) -> str:

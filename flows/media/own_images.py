@@ -26,13 +26,16 @@ from flows.media.images import ImageFacts, check_image, decode_image
 FOLDER: Final = "images/"
 LONGEST_SIGNATURE_SECONDS: Final = 7 * 24 * 3600
 """The longest that S3 signs a URL for."""
-MAX_FILE_BYTES: Final = 100_000_000
+_MAX_FILE_BYTES: Final = 100_000_000
 """The largest file that is made smaller. Larger than any camera's JPG."""
-SMALLER: Final = 0.85
+_SMALLER: Final = 0.85
 """How much of its width and height an image keeps each time it is still too large."""
-QUALITY: Final = 92
+_QUALITY: Final = 92
 EXIF_ORIENTATION: Final = 0x0112
-SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_SUFFIXES: Final[dict[ImageFormat, str]] = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_KEPT: Final = ("icc_profile", "transparency")
+"""What an image says about its pixels, by Pillow's names."""
+_GRAY: Final = frozenset({"1", "L", "LA", "I", "I;16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,13 @@ class OwnImage:
 
     Attributes:
         object_name: derived from the file alone, so the same image is uploaded once, and requests the same video.
-        lies: whether it is stored sideways, and only a note in it says which way is up.
+        sideways: whether it is stored sideways, and only a note in it says which way is up.
     """
 
     object_name: str
     data: bytes
     facts: ImageFacts
-    lies: bool
+    sideways: bool
 
 
 def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnImage:
@@ -66,23 +69,23 @@ def read_own_image(path: Path, *, shown: str, max_bytes: int, fit: bool) -> OwnI
         if not path.is_file():
             raise ImageRefusedError(f"{shown} is not a file on this machine. A URL begins with https:// or s3://")
         size_bytes = path.stat().st_size
-        if size_bytes > (MAX_FILE_BYTES if fit else max_bytes):
+        if size_bytes > (_MAX_FILE_BYTES if fit else max_bytes):
             advice = "" if fit else ": make it smaller, or use --fit-images (fit_images)"
-            most = MAX_FILE_BYTES if fit else max_bytes
+            most = _MAX_FILE_BYTES if fit else max_bytes
             raise ImageRefusedError(f"{shown} has {size_bytes:,} bytes, more than {most:,}{advice}")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise ImageRefusedError(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    facts = decode_image(data, shown=shown)
+    facts = decode_image(data, shown)
     with Image.open(io.BytesIO(data), formats=[facts.format]) as image:
-        lies = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+        sideways = _orientation(image) != 1
     name = hashlib.sha256(data).hexdigest()
-    if fit and (lies or len(data) > max_bytes):
+    if fit and (sideways or len(data) > max_bytes):
         # Named after its source: another version of the encoder would make other bytes, and so another video.
         name = hashlib.sha256(f"{name} fit to {max_bytes}".encode()).hexdigest()
         data = _fitted(data, facts.format, max_bytes)
-        facts, lies = decode_image(data, shown=shown), False
-    return OwnImage(f"{FOLDER}{name}.{SUFFIXES[facts.format]}", data, facts, lies)
+        facts, sideways = decode_image(data, shown), False
+    return OwnImage(f"{FOLDER}{name}.{_SUFFIXES[facts.format]}", data, facts, sideways)
 
 
 async def upload(image: OwnImage, store: ObjectStore) -> None:
@@ -118,7 +121,7 @@ async def check_as_provider(
     """Fetches an image from where the provider will, and checks it as the model does; see `check_image`.
 
     Args:
-        web: from `flows.media.hosts.guarded_client`.
+        web: from `flows.media.guarded_client.guarded_client`.
         url: as the request has it.
         address: returns the URL from which the provider fetches it.
         limits: what the model accepts.
@@ -133,41 +136,52 @@ async def check_as_provider(
     except ForbiddenUrlError as error:
         raise ForbiddenUrlError(
             f"APIXO cannot fetch {url}, because the store's address is not public: {error}. Set "
-            "public_url in the video-archive block to the store's public URL, or give a public URL",
-            url=url,
+            "public_url in the video-archive block to the store's public URL, or give a public URL"
         ) from error
     except ImageRefusedError as error:
-        raise ImageRefusedError(f"APIXO cannot use {url}: {error}", url=url) from error
+        raise ImageRefusedError(f"APIXO cannot use {url}: {error}") from error
 
 
 async def _checked(web: httpx.AsyncClient, url: str, limits: ImageLimits) -> ImageFacts:
     found = await check_image(web, url, max_bytes=limits.max_bytes)
     problem = limits.problem(found.format, found.width, found.height)
     if problem is not None:
-        raise ImageRefusedError(f"{found.url} {problem}", url=url)
+        raise ImageRefusedError(f"{found.url} {problem}")
     return found
 
 
 def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:
     """The image upright and in at most this many bytes; one that is too large in its format becomes a JPG."""
     with Image.open(io.BytesIO(data), formats=[kind]) as opened:
+        _orientation(opened)  # read once, so without the rest, which exif_transpose would write anew and often cannot
+        opened.info = {name: opened.info[name] for name in _KEPT if name in opened.info}
         upright = ImageOps.exif_transpose(opened)
     made = _encoded(upright, kind)
     if len(made) <= max_bytes:
         return made
     flat = Image.new("RGB", upright.size, "white")
     flat.paste(upright.convert("RGB"), mask=upright.getchannel("A") if "A" in upright.getbands() else None)
+    flat.info = upright.info
     width, height = flat.size
     made = _encoded(flat, "JPEG")
     while len(made) > max_bytes and min(width, height) > 1:
-        width, height = max(int(width * SMALLER), 1), max(int(height * SMALLER), 1)
+        width, height = max(int(width * _SMALLER), 1), max(int(height * _SMALLER), 1)
         made = _encoded(flat.resize((width, height), Image.Resampling.LANCZOS), "JPEG")
     return made
 
 
 def _encoded(image: Image.Image, kind: ImageFormat) -> bytes:
     plain = image.convert("RGB") if kind == "JPEG" and image.mode not in ("RGB", "L") else image
-    plain.info.pop("exif", None)
+    profile = plain.info.get("icc_profile") or b""
+    fits = profile[16:20] == (b"GRAY" if plain.mode in _GRAY else b"RGB ")  # not the profile of what was CMYK
     file = io.BytesIO()
-    plain.save(file, kind, quality=QUALITY)
+    plain.save(file, kind, quality=_QUALITY, icc_profile=profile if fits else None)
     return file.getvalue()
+
+
+def _orientation(image: Image.Image) -> object:
+    """Which way is up, as a note in the file says it; 1: as it is stored."""
+    try:
+        return image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - whatever Pillow's parser raises; what cannot be read says nothing
+        return 1

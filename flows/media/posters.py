@@ -16,7 +16,7 @@ _BLACK = 24.0  # mean brightness of 0 to 255 up to which a frame counts as black
 _JPEG_QUALITY = 85
 
 
-class Choice:
+class PosterChoice:
     """Chooses a representative frame among those that it is given, in order.
 
     Args:
@@ -35,7 +35,7 @@ class Choice:
         self.frame: VideoFrame | None = None
         self.made = False
 
-    def show(self, frame: VideoFrame) -> None:
+    def consider(self, frame: VideoFrame) -> None:
         """Considers the next frame. One without a timestamp counts as being at the beginning."""
         at = frame.pts or 0
         self._start = at if self._start is None else self._start
@@ -61,10 +61,10 @@ def display_size(frame: VideoFrame, video: VideoStream) -> tuple[int, int]:
     return (height, width) if _rotation(frame) % 180 else (width, height)
 
 
-def jpeg(frame: VideoFrame, video: VideoStream, max_side: int) -> bytes:
-    """The frame as displayed, with at most this many pixels on its longer side."""
+def jpeg(frame: VideoFrame, video: VideoStream) -> bytes:
+    """The frame as displayed, with at most MAX_POSTER_SIDE pixels on its longer side."""
     width, height = _stored_size(frame, video)
-    scale = min(1.0, max_side / max(width, height))
+    scale = min(1.0, MAX_POSTER_SIDE / max(width, height))
     # FFmpeg converts and makes smaller in one go.
     small = frame.reformat(width=max(1, round(width * scale)), height=max(1, round(height * scale)), format="rgb24")
     out = io.BytesIO()

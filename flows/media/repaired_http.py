@@ -8,7 +8,7 @@ parser rejects it.
 
 import re
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpcore
@@ -164,25 +164,12 @@ class RepairingTransport(httpx.AsyncHTTPTransport):
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         super().__init__(verify=verify, trust_env=False, limits=limits, proxy=proxy)
         # httpcore accepts a backend, but httpx has no way to pass one.
-        self._pool._network_backend = _Backend(self._pool._network_backend)  # noqa: SLF001
+        self._pool._network_backend = _Backend()  # noqa: SLF001
 
 
-class _Backend(httpcore.AsyncNetworkBackend):
-    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
-        self._inner = inner
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
-
-    async def sleep(self, seconds: float) -> None:
-        await self._inner.sleep(seconds)
+class _Backend(httpcore.AnyIOBackend):
+    async def connect_tcp(self, *arguments: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _Stream(await super().connect_tcp(*arguments, **options))
 
 
 class _Stream(httpcore.AsyncNetworkStream):

@@ -33,44 +33,39 @@ def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
 
     The task is part of its name: after a second submission the first one's files must not be mistaken for its result.
     """
-    with _locked_folder(root, key, task_id) as folder:
-        try:
-            yield folder
-        except SupersededError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
     name = f"{key}.{hashlib.sha256(task_id.encode()).hexdigest()[:12]}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     shared = root / name
     shared.mkdir(mode=0o700, exist_ok=True)
+    lock = _lock(shared / ".lock")
+    folder = shared if lock is not None else Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
+    done = lock is None  # nobody else would find it
     try:
-        lock = os.open(shared / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:  # the process that used it has just archived its files
-        lock = -1
-    if lock >= 0 and _lock(lock, shared / ".lock"):
-        try:
-            yield shared
-        finally:
-            os.close(lock)
-        return
-    if lock >= 0:
-        os.close(lock)
-    own = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
-    try:
-        yield own
+        yield folder
+        done = True
+    except SupersededError:
+        done = True
+        raise
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        if done:
+            shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
-def _lock(descriptor: int, path: Path) -> bool:
-    """Locks a folder. False when another process has it, or has removed the folder: that lock keeps nobody out."""
+def _lock(path: Path) -> int | None:
+    """Locks a folder until the file is closed. None: another process has it, or has removed the folder meanwhile: a
+    lock on a removed file keeps nobody out.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # the process that used it has just archived its files
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
+        if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
     except OSError:
-        return False
+        pass
+    os.close(descriptor)
+    return None

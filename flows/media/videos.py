@@ -23,10 +23,10 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from apixo.catalog import Shape
+from apixo import VideoRequest
 from flows.media.boxes import read_boxes
 from flows.media.errors import DamagedVideoError
-from flows.media.posters import MAX_POSTER_SIDE, Choice, display_size, jpeg, unit_seconds
+from flows.media.posters import PosterChoice, display_size, jpeg, unit_seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -134,9 +134,7 @@ def _threads() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
 
 
-def inspect_video(
-    path: Path, poster: Path | None = None, *, max_pixels: int = MAX_FRAME_PIXELS, max_frames: int = MAX_FRAMES
-) -> VideoFacts:
+def inspect_video(path: Path, poster: Path | None = None) -> VideoFacts:
     """Decodes every frame of a video once, says what it is, and saves its poster on the way. Blocks; for a thread.
 
     Only the main picture counts, and the main sound as far as its pieces are listed. Captions, chapters, time codes,
@@ -161,10 +159,10 @@ def inspect_video(
     if is_short and not boxes.has_index:  # otherwise the index shows whether a piece is missing
         raise _damaged(path, f"was cut: {size_bytes:,} of at least {boxes.least_bytes:,} bytes")
     declared = f"The file declares {boxes.least_bytes:,} bytes but has {size_bytes:,}, with every piece in it."
-    with _opened(path, max_pixels) as (container, video):
+    with _opened(path) as (container, video):
         sound = container.streams.best("audio")
         played: list[Stream] = [video] if sound is None else [video, sound]
-        tally = _Tally(path, video, max_frames)
+        tally = _Tally(path, video)
         choice = _choice(container, video) if poster else None
         for packet in container.demux(*played):
             tally.count(packet)
@@ -173,7 +171,7 @@ def inspect_video(
                     if isinstance(frame, VideoFrame):
                         tally.add(frame)
                         if choice is not None and not choice.made:
-                            choice.show(frame)
+                            choice.consider(frame)
         tally.check_pieces(played, is_listed=boxes.has_index)
         seconds = tally.seconds()
         doubt = tally.doubt(container, is_listed=boxes.has_index)
@@ -196,37 +194,32 @@ def inspect_video(
 def _keep(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
     """A failing poster is no reason to reject a video, nor is a disk that has no room for one."""
     try:
-        poster.write_bytes(jpeg(frame, video, MAX_POSTER_SIDE))
+        poster.write_bytes(jpeg(frame, video))
     except (av.FFmpegError, ArithmeticError, OSError, ValueError):
         poster.unlink(missing_ok=True)
 
 
-def compare(facts: VideoFacts, *, duration_seconds: float | None, aspect_ratio: Shape | None) -> list[str]:
+def compare(facts: VideoFacts, asked: VideoRequest) -> list[str]:
     """What differs from the request, as sentences: only warnings, because the video is paid for. Pure.
 
-    Args:
-        duration_seconds: The requested length; DURATION_TOLERANCE_SECONDS more or less is the same. None: the
-            model decides.
-        aspect_ratio: The requested shape. None: the model, or the image, decides.
+    Where the request names no length or no shape, the model or the image decides. DURATION_TOLERANCE_SECONDS more or
+    less is the same length.
     """
     warnings = []
-    if duration_seconds is not None and abs(facts.duration_seconds - duration_seconds) > DURATION_TOLERANCE_SECONDS:
-        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s; {duration_seconds:g} s were requested.")
+    if asked.seconds is not None and abs(facts.duration_seconds - asked.seconds) > DURATION_TOLERANCE_SECONDS:
+        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s; {asked.seconds} s were requested.")
     shape = "landscape" if facts.width > facts.height else "portrait"
     if facts.width == facts.height:
         shape = "square"
-    if aspect_ratio is not None and shape != aspect_ratio:
-        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}); {aspect_ratio} was requested.")
+    if asked.shape is not None and shape != asked.shape:
+        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}); {asked.shape} was requested.")
     return warnings
 
 
-def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
+def poster_jpeg(path: Path) -> bytes:
     """A representative frame as a JPEG: the first one from a third of the video on that is not black. Blocks.
 
     The same video gives the same bytes. `inspect_video` saves it on the way; this is for videos that it rejects.
-
-    Args:
-        max_side: The longer side in pixels; a smaller video is not enlarged.
 
     Raises:
         DamagedVideoError: no frame decodes.
@@ -234,25 +227,24 @@ def poster_jpeg(path: Path, *, max_side: int = MAX_POSTER_SIDE) -> bytes:
     with _opened(path) as (container, video):
         choice = _choice(container, video)
         for frame in container.decode(video):
-            choice.show(frame)
+            choice.consider(frame)
             if choice.made:
                 break
         if choice.frame is None:
             raise _damaged(path, "has no frame that decodes")
-        return jpeg(choice.frame, video, max_side)
+        return jpeg(choice.frame, video)
 
 
-def _choice(container: InputContainer, video: VideoStream) -> Choice:
-    return Choice(_declared_seconds(container, video)[1] / 3 / unit_seconds(video))
+def _choice(container: InputContainer, video: VideoStream) -> PosterChoice:
+    return PosterChoice(_declared_seconds(container, video)[1] / 3 / unit_seconds(video))
 
 
 class _Tally:
     """What was seen while a video was decoded. Times are whole numbers, in the unit of the picture's stream."""
 
-    def __init__(self, path: Path, video: VideoStream, max_frames: int) -> None:
+    def __init__(self, path: Path, video: VideoStream) -> None:
         self._path = path
         self._video = video
-        self._max_frames = max_frames
         self.packets: Counter[int] = Counter()
         self._hidden = 0
         """Pieces that an edit list leaves out of what is shown."""
@@ -278,10 +270,9 @@ class _Tally:
         if frame.is_corrupt:
             raise _damaged(self._path, f"has a damaged frame after {self.frames}")
         self.frames += 1
-        if self.frames > self._max_frames:
-            raise _damaged(
-                self._path, f"has more than {self._max_frames:,} frames, unlike any generated video", retryable=False
-            )
+        if self.frames > MAX_FRAMES:
+            what = f"has more than {MAX_FRAMES:,} frames, unlike any generated video"
+            raise _damaged(self._path, what, retryable=False)
         if self.frames == 1:
             self.size = display_size(frame, self._video)
         begin = frame.pts
@@ -328,9 +319,9 @@ class _Tally:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The video and its picture, safely: one file, no network, whatever the file asks for."""
-    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(max_pixels)}
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS, "max_pixels": str(MAX_FRAME_PIXELS)}
     try:
         # "file:" keeps FFmpeg from reading a protocol into the name.
         with av.open(f"file:{path.absolute()}", options=options) as container:
@@ -346,9 +337,9 @@ def _opened(path: Path, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[tuple[In
             if not pictures:
                 raise _damaged(path, "has no picture that can be decoded")
             *_, pixels, video = max(pictures, key=lambda picture: picture[:3])
-            if pixels > max_pixels:
+            if pixels > MAX_FRAME_PIXELS:
                 raise _damaged(path, f"has frames of {pixels:,} pixels, unlike any generated video", retryable=False)
-            video.codec_context.options = {"max_pixels": str(max_pixels), **_DECODER}
+            video.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS), **_DECODER}
             yield container, video
     except (av.FFmpegError, ArithmeticError, ValueError) as error:
         raise _damaged(path, f"is not a video that plays ({error})") from error

@@ -10,7 +10,7 @@ from apixo.constants import MAX_TRIES
 from deployments.sandbox import SandboxServer
 from deployments.sandbox.faults import KINDS, FaultCall
 from flows.media.errors import MediaError
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger

@@ -1,5 +1,6 @@
 """What a batch may cost: dry runs, limits, ceilings, the balance, and an account that is refused."""
 
+import asyncio
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from blocks import ApixoApi, VideoArchive
+from blocks.errors import StoreError
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from flows.balance import BalanceError
 from flows.batch.budget import BudgetError
 from flows.batch.summary import BatchFailedError
+from flows.batch_run import Batch
 from flows.record.ledger import Ledger
 from tests.flows.batches import PRICE, failing, patient_api, rows, run, states
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -89,6 +92,34 @@ async def test_max_spend_stops_before_the_call_that_would_exceed_it(
     assert len(sandbox.record.submits()) == 3
     assert (await run(stored, key, requests=rows(5), max_spend=10)).counts == {"archived": 5}
     assert len(sandbox.record.submits()) == 5
+
+
+async def test_two_runs_of_one_batch_at_the_same_time_say_together_what_was_paid(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, looked = Batch.check_balance, asyncio.Barrier(2)
+
+    async def together(batch: Batch) -> None:
+        await looked.wait()  # neither knows of the other's claims
+        await checked(batch)
+
+    monkeypatch.setattr(Batch, "check_balance", together)
+    both = await asyncio.gather(run(stored, key, requests=rows(3)), run(stored, key, requests=rows(3)))
+    assert [summary.counts for summary in both] == [{"archived": 3}] * 2
+    assert len(sandbox.record.submits()) == 3
+    assert sum(summary.price or 0 for summary in both) == 12 * PRICE
+
+
+async def test_a_dry_run_does_not_price_a_row_whose_check_fails(
+    stored: StoredBlocks, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered(*_: object, **__: object) -> None:
+        raise StoreError("no answer")
+
+    monkeypatch.setattr(Ledger, "duplicate_of", unanswered)
+    summary = await failing(stored, key, requests=rows(2), dry_run=True)
+    assert summary.counts == {"not submitted": 2}
+    assert summary.price == 0
 
 
 async def test_a_refused_row_gives_its_money_back(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:

@@ -18,7 +18,7 @@ from blocks.prices import Price
 from deployments.sandbox import SandboxServer
 from flows.check_setup import ARTIFACT_KEY, SetupCheckError, check_setup
 from flows.checks import Finding, check_before_paying, check_prices, check_result_route, check_space, this_code
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 from tests.apixo.wire import closed_port, http, reply, serving
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support.authority import make_authority, server_context

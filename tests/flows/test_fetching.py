@@ -15,7 +15,7 @@ from PIL import Image
 
 from flows.fetching import FetchedVideo, fetch_videos
 from flows.media.errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 from flows.record import transitions
 from flows.record.generation import Generation, Owner
 from tests.flows.media.conftest import VideoFiles

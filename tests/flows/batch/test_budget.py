@@ -171,3 +171,19 @@ def test_the_cost_in_full_needs_the_price_of_every_payment() -> None:
     half_known = failed_before.model_copy(update={"attempts": (first, *failed_before.attempts[1:])})
     assert full_cost(half_known, PRICES) == 7 + 8 * PRICE
     assert full_cost(half_known, {}) is None
+
+
+def test_what_another_run_pays_counts_toward_the_limit_and_not_as_paid_by_this_run() -> None:
+    budget = Budget(PRICES, max_spend=Decimal("1.2"))
+    budget.reserve("a", 4)
+    budget.lose("a")
+    assert budget.spent == 0
+    budget.reserve("b", 4)
+    with pytest.raises(BudgetError, match=r"would come to 1\.60"):
+        budget.reserve("c", 8)
+    assert budget.spent == 4 * PRICE
+    budget.reserve("a", 4)  # the other run was rejected, so this one tries again
+    assert budget.spent == 8 * PRICE
+    budget.pay("a")
+    budget.pay("b")
+    assert budget.spent == 8 * PRICE

@@ -26,10 +26,10 @@ def test_every_row_is_in_one_part_and_parts_are_equally_long(
     rows = priced(amounts)
     parts, left = deal(rows, shards, max_spend=None, spent_before=Decimal(0))
     assert left == []
-    assert sorted(row.line for part in parts for row in part.rows) == [item.row.line for item in rows]
-    lengths = [len(part.rows) for part in parts]
+    assert sorted(row.line for mine, _ in parts for row in mine) == [item.row.line for item in rows]
+    lengths = [len(mine) for mine, _ in parts]
     assert max(lengths) - min(lengths) <= 1
-    assert {part.max_spend for part in parts} == {None}
+    assert {limit for _, limit in parts} == {None}
 
 
 @given(ROWS, st.integers(1, 12), MONEY, MONEY)
@@ -41,13 +41,13 @@ def test_limits_of_the_parts_never_add_up_to_more_than_the_batch_may_pay(
     parts, left = deal(rows, shards, max_spend=spent_before + room, spent_before=spent_before)
     of = {item.row.line: item for item in rows}
     may_pay = Decimal(0)
-    for part in parts:
-        spent = sum((of[row.line].spent for row in part.rows), Decimal(0))
-        assert part.max_spend is not None
-        assert part.max_spend >= spent + sum((of[row.line].cost for row in part.rows), Decimal(0))
-        may_pay += part.max_spend - spent
+    for mine, limit in parts:
+        spent = sum((of[row.line].spent for row in mine), Decimal(0))
+        assert limit is not None
+        assert limit >= spent + sum((of[row.line].cost for row in mine), Decimal(0))
+        may_pay += limit - spent
     assert may_pay <= room
-    dealt = {row.line for part in parts for row in part.rows}
+    dealt = {row.line for mine, _ in parts for row in mine}
     assert dealt | {row.line for row in left} == of.keys()
     assert not dealt & {row.line for row in left}
 
@@ -55,5 +55,5 @@ def test_limits_of_the_parts_never_add_up_to_more_than_the_batch_may_pay(
 def test_where_the_money_ends_the_first_rows_are_made_and_nothing_cheaper_later() -> None:
     rows = priced([(Decimal(0), Decimal(cost)) for cost in (4, 4, 8, 1)])
     parts, left = deal(rows, 2, max_spend=Decimal(10), spent_before=Decimal(0))
-    assert [[row.line for row in part.rows] for part in parts] == [[1], [2]]
+    assert [[row.line for row in mine] for mine, _ in parts] == [[1], [2]]
     assert [row.line for row in left] == [3, 4]

@@ -1,6 +1,7 @@
 """Excel workbooks: the same videos as the CSV saved from them, and nothing is read that a person cannot see."""
 
 import io
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -238,6 +239,23 @@ def test_cells_that_were_only_formatted_are_not_there() -> None:
         sheet["C2"] = " "
 
     assert read(saved(["prompt"], ["A kite"], change=far_away)) == [Row(line=2, item=KITE)]
+
+
+def test_rows_with_a_value_in_the_last_column_are_rejected_without_filling_the_memory() -> None:
+    def far_away(sheet: Worksheet) -> None:
+        for line in range(2, 1_002):
+            sheet.cell(line, 16_384, "x")
+
+    data = saved(["prompt"], change=far_away)
+    tracemalloc.start()
+    try:
+        made = read(data)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(made) == 1_000
+    assert "has more than 100 cells for 1 columns" in problems_of(made[0])[0]
+    assert most < 30_000_000  # 131 MB with a list of 16,384 for each row
 
 
 def test_more_rows_than_a_batch_takes_are_refused() -> None:

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 
 from .file_host import Host, hosting
 from .wire import listening

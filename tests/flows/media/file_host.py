@@ -12,7 +12,7 @@ from flows.media.downloads import download
 from flows.media.errors import (
     DownloadError,
 )
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 
 from .wire import listening
 
@@ -93,7 +93,7 @@ async def fetch(
     *,
     max_bytes: int = 10_000_000,
     total_seconds: float = 30,
-    report: Callable[[int, int | None], None] | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> bytes:
     """What the file then holds."""
     async with guarded_client(allow_private_hosts=True) as client:

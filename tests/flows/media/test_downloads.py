@@ -19,17 +19,17 @@ from flows.media.errors import (
     MediaError,
     ResultExpiredError,
 )
-from flows.media.hosts import guarded_client
+from flows.media.guarded_client import guarded_client
 
 from .file_host import VIDEO, Host, cut_at_4000, fetch, part_of
 
 
 async def test_a_file_arrives_whole(host: Host, path: Path) -> None:
-    reports: list[tuple[int, int | None]] = []
-    found = await fetch(host.url, path, report=lambda received, total: reports.append((received, total)))
+    reports: list[int] = []
+    found = await fetch(host.url, path, report=reports.append)
     assert found == VIDEO
     assert list(path.parent.iterdir()) == [path]
-    assert reports[-1] == (len(VIDEO), len(VIDEO))
+    assert reports[-1] == len(VIDEO)
     assert host.asked[0]["accept-encoding"] == "identity"
     assert "authorization" not in host.asked[0]
 
@@ -41,9 +41,9 @@ async def test_a_file_of_many_buffers_arrives_whole(host: Host, path: Path) -> N
 
 async def test_a_host_that_says_no_length_is_read_to_the_end(host: Host, path: Path) -> None:
     host.says_length = False
-    reports: list[tuple[int, int | None]] = []
-    assert await fetch(host.url, path, report=lambda *seen: reports.append(seen)) == VIDEO
-    assert reports[-1] == (len(VIDEO), None)
+    reports: list[int] = []
+    assert await fetch(host.url, path, report=reports.append) == VIDEO
+    assert reports[-1] == len(VIDEO)
 
 
 async def test_an_older_file_is_replaced(host: Host, path: Path) -> None:
@@ -73,7 +73,7 @@ async def test_a_file_over_the_limit_is_refused(host: Host, path: Path, says_len
     path.unlink()
     reports: list[int] = []
     with pytest.raises(DownloadError, match="larger than 409,599 bytes") as caught:
-        await fetch(host.url, path, max_bytes=size - 1, report=lambda received, _: reports.append(received))
+        await fetch(host.url, path, max_bytes=size - 1, report=reports.append)
     assert not caught.value.retryable
     assert list(path.parent.iterdir()) == []
     assert not says_length or reports == []  # an announced one is refused before it is read
@@ -83,7 +83,7 @@ async def test_a_body_that_never_ends_is_left_at_the_limit(host: Host, path: Pat
     host.body, host.says_length = bytes(100_000_000), False
     reports: list[int] = []
     with pytest.raises(DownloadError, match="larger"):
-        await fetch(host.url, path, max_bytes=1_000_000, report=lambda received, _: reports.append(received))
+        await fetch(host.url, path, max_bytes=1_000_000, report=reports.append)
     assert max(reports) <= 1_000_000
     assert list(path.parent.iterdir()) == []
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.media.errors import ForbiddenUrlError
-from flows.media.hosts import check_url
+from flows.media.guarded_client import check_url
 from flows.media.networks import is_allowed_address
 
 # The text of a URL

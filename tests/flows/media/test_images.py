@@ -214,7 +214,7 @@ from tests.support.memory import forget_peak, peak_kib
 bombs, before = pickle.load(sys.stdin.buffer), forget_peak()
 for bomb in bombs:
     try:
-        decode_image(bomb, "https://a.example/x.jpg")
+        decode_image(bomb, "a bomb")
     except ImageRefusedError:
         print("refused")
 print(peak_kib() - before)
@@ -365,6 +365,24 @@ async def test_what_an_image_is_called_does_not_matter(
     else:
         with pytest.raises(ImageRefusedError):
             await check_image(client, web.url("/x.jpg"))
+
+
+@pytest.mark.parametrize("image", [JPEG, PNG, WEBP])
+async def test_the_size_that_counts_is_that_of_the_unpacked_image(
+    web: Any, client: httpx.AsyncClient, image: bytes
+) -> None:
+    body = gzip.compress(image + bytes(5_000), mtime=0)  # a depth map behind the end, for example
+    most = len(image) + 4_999
+    assert len(body) < most
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+
+    web.scripts["/x.jpg"] = answer
+    with pytest.raises(ImageRefusedError, match="is larger than"):
+        await check_image(client, web.url("/x.jpg"), max_bytes=most)
+    assert (await check_image(client, web.url("/x.jpg"), max_bytes=most + 1)).size_bytes == most + 1
 
 
 async def test_a_cut_image_may_be_whole_later(web: Any, client: httpx.AsyncClient) -> None:

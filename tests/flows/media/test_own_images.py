@@ -1,11 +1,13 @@
 """Pictures from files: what they are called, and how they are turned and made smaller."""
 
 import io
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from blocks import VideoArchive
 from flows.media.errors import ImageRefusedError
@@ -18,14 +20,22 @@ from flows.media.own_images import (
     upload,
 )
 
+ODD_NOTES = [
+    b"Exif\0\0JUNKJUNK",
+    # A camera's name that is a number, beside the orientation.
+    b"Exif\0\0II*\0\x08\0\0\0\x02\0"
+    + struct.pack("<HHIf", 0x010F, 11, 1, 1.0)
+    + struct.pack("<HHIHHI", EXIF_ORIENTATION, 3, 1, 6, 0, 0),
+]
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 160, 3)).astype(np.uint8))
 
 
-def saved(folder: Path, name: str, *, turned: bool = False, image: Image.Image = NOISE) -> Path:
+def saved(folder: Path, name: str, *, turned: bool = False, image: Image.Image = NOISE, **options: Any) -> Path:
     notes = Image.Exif()
     if turned:
         notes[EXIF_ORIENTATION] = 6
-    image.save(folder / name, exif=notes)
+    image.save(folder / name, **{"exif": notes, **options})
     return folder / name
 
 
@@ -41,15 +51,15 @@ def test_a_picture_is_named_by_what_is_in_it_and_uploaded_as_it_is(tmp_path: Pat
     one, same = (read(saved(tmp_path, name, turned=True)) for name in ("one.jpg", "same.jpg"))
     assert one.object_name == same.object_name
     assert one.data == (tmp_path / "one.jpg").read_bytes()
-    assert one.lies
+    assert one.sideways
     assert read(saved(tmp_path, "other.png")).object_name != one.object_name
 
 
-def test_a_picture_that_lies_is_turned_where_that_is_wished(tmp_path: Path) -> None:
+def test_a_picture_that_is_stored_sideways_is_turned_where_that_is_wished(tmp_path: Path) -> None:
     fitted = read(saved(tmp_path, "a.jpg", turned=True), fit=True)
     assert opened(fitted).size == (90, 160)
     assert not opened(fitted).getexif()
-    assert not fitted.lies
+    assert not fitted.sideways
     upright = read(saved(tmp_path, "b.jpg"), fit=True)
     assert upright.data == (tmp_path / "b.jpg").read_bytes()
 
@@ -73,6 +83,37 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
     path = saved(tmp_path, "clear.png", image=clear)
     fitted = read(path, max_bytes=path.stat().st_size - 1, fit=True)
     assert opened(fitted).getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+@pytest.mark.parametrize("notes", ODD_NOTES, ids=["junk", "wrong types"])
+def test_odd_notes_of_a_camera_do_not_keep_a_picture_from_being_used(tmp_path: Path, name: str, notes: bytes) -> None:
+    path = saved(tmp_path, name, exif=notes, dpi=(72, 72))
+    turned = notes is ODD_NOTES[1]
+    assert read(path).sideways == turned
+    fitted = opened(read(path, fit=True, max_bytes=path.stat().st_size - 1))
+    assert (fitted.width < fitted.height) == turned
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_a_picture_keeps_its_colors_and_nothing_else_of_its_notes(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {"icc_profile": PROFILE, "comment": b"taken at home"}
+    path = saved(tmp_path, name, turned=True, **options)
+    for max_bytes in (10_000_000, path.stat().st_size * 2 // 3):
+        fitted = opened(read(path, fit=True, max_bytes=max_bytes))
+        assert fitted.size[0] < fitted.size[1]
+        assert fitted.info["icc_profile"] == PROFILE
+        assert "comment" not in fitted.info
+        assert not fitted.getexif()
+
+
+@pytest.mark.parametrize(("mode", "space"), [("CMYK", b"CMYK"), ("L", b"GRAY")])
+def test_the_profile_of_other_colors_is_not_put_on_a_picture(tmp_path: Path, mode: str, space: bytes) -> None:
+    profile = PROFILE[:16] + space + PROFILE[20:]
+    path = saved(tmp_path, "a.jpg", image=NOISE.convert(mode), icc_profile=profile)
+    fitted = opened(read(path, fit=True, max_bytes=path.stat().st_size - 1))
+    assert fitted.mode == "RGB"
+    assert fitted.info.get("icc_profile") is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from flows.media.errors import DownloadError, ForbiddenUrlError
-from flows.media.hosts import GuardedTransport, guarded_client, resolve_host
+from flows.media.guarded_client import GuardedTransport, guarded_client, resolve_host
 
 from .wire import OK, get, redirect, serving
 

@@ -1,5 +1,6 @@
 """The folder for files between download and archive: found again after a crash, never shared by two at once."""
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
-from flows.media import spool
 from flows.media.spool import spool_folder, spool_root
 from flows.record.errors import SupersededError
 
@@ -125,6 +125,8 @@ def test_another_process_holds_its_folder_and_a_killed_one_leaves_it(tmp_path: P
         theirs = Path(other.stdout.readline().strip())
         with spool_folder(tmp_path, KEY, "t1") as mine:
             assert mine != theirs
+            (mine / "video.mp4.part").write_bytes(b"mine")
+            assert (theirs / "video.mp4.part").read_bytes() == b"half"
         other.kill()
     with spool_folder(tmp_path, KEY, "t1") as mine:
         assert mine == theirs
@@ -135,17 +137,17 @@ def test_a_folder_that_is_discarded_while_one_waits_for_its_lock_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock of a removed file locks nobody out: the next two would write into one folder."""
-    real = spool._lock
+    real = fcntl.flock
 
     with spool_folder(tmp_path, KEY, "t1") as first:
         pass
 
-    def after_the_other_has_finished(*arguments: object) -> bool:
+    def after_the_other_has_finished(descriptor: int, operation: int) -> None:
         shutil.rmtree(first)
-        return real(*arguments)  # type: ignore[arg-type]
+        real(descriptor, operation)
 
     with monkeypatch.context() as patched:
-        patched.setattr(spool, "_lock", after_the_other_has_finished)
+        patched.setattr(fcntl, "flock", after_the_other_has_finished)
         second = spool_folder(tmp_path, KEY, "t1")
         mine = second.__enter__()
     with spool_folder(tmp_path, KEY, "t1") as third:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apixo import VideoRequest
+from flows.media import posters, videos
 from flows.media.errors import DamagedVideoError
 from flows.media.videos import VideoFacts, compare, inspect_video, poster_jpeg
 
@@ -183,13 +185,17 @@ def test_frames_that_are_junk_are_damaged(video_files: Any) -> None:
         inspect_video(path)
 
 
-def test_a_video_beyond_the_limits_is_refused_for_good(video_files: Any) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("MAX_FRAME_PIXELS", 64 * 48), ("MAX_FRAMES", 24)])
+def test_a_video_beyond_the_limits_is_refused_for_good(
+    video_files: Any, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
     path = video_files.make("a.mp4", width=64, height=48, frames=24)
-    assert inspect_video(path, max_pixels=64 * 48, max_frames=24).frame_count == 24
-    for limits in ({"max_pixels": 64 * 48 - 1}, {"max_frames": 23}):
-        with pytest.raises(DamagedVideoError, match="unlike any generated video") as caught:
-            inspect_video(path, None, **limits)
-        assert not caught.value.retryable
+    monkeypatch.setattr(videos, limit, most)
+    assert inspect_video(path).frame_count == 24
+    monkeypatch.setattr(videos, limit, most - 1)
+    with pytest.raises(DamagedVideoError, match="unlike any generated video") as caught:
+        inspect_video(path)
+    assert not caught.value.retryable
 
 
 def test_a_codec_nobody_knows_is_damaged(video_files: Any) -> None:
@@ -216,11 +222,11 @@ def test_a_black_video_has_a_black_poster(video_files: Any) -> None:
     assert brightness(picture(poster_jpeg(video_files.make("a.mp4", black=range(48))))) < 20
 
 
-def test_pictures_are_made_smaller_and_never_larger(video_files: Any) -> None:
-    poster = poster_jpeg(video_files.make("a.mp4", width=320, height=180), max_side=160)
-    assert picture(poster).size == (160, 90)
-    larger = poster_jpeg(video_files.make("b.mp4", width=320, height=180), max_side=640)
-    assert picture(larger).size == (320, 180)
+def test_pictures_are_made_smaller_and_never_larger(video_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = video_files.make("a.mp4", width=320, height=180)
+    assert picture(poster_jpeg(path)).size == (320, 180)
+    monkeypatch.setattr(posters, "MAX_POSTER_SIDE", 160)
+    assert picture(poster_jpeg(path)).size == (160, 90)
 
 
 @pytest.mark.parametrize("options", [{}, {"black": range(30)}, {"rotation": 90}, {"frames": 1}])
@@ -274,4 +280,5 @@ FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
 )
 def test_another_video_than_asked_is_a_warning(changes: dict[str, Any], asked: Any, warnings: list[str]) -> None:
     duration, shape = asked
-    assert compare(replace(FACTS, **changes), duration_seconds=duration, aspect_ratio=shape) == warnings
+    request = VideoRequest(prompt="Dunes", duration=duration, aspect_ratio=shape)
+    assert compare(replace(FACTS, **changes), request) == warnings

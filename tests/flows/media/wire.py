@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from flows.media.hosts import open_stream
+from flows.media.guarded_client import open_stream
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

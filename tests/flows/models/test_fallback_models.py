@@ -202,6 +202,8 @@ async def test_a_fallback_that_is_too_dear_is_not_paid(
     assert asked(sandbox) == [("sora-2", False)]
     made = await batch(stored, key, [row], max_spend=2)
     assert made.counts == {"archived": 1}
+    assert (made.rows[0].price, made.price) == (Decimal("2.0"), Decimal("2.0"))
+    assert (await batch(stored, key, [row])).rows[0].price == Decimal("2.0")
     assert asked(sandbox) == [("sora-2", False), ("sora-2", False), ("kling-3-0-turbo", True)]
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from flows.batch.sheet import LINE_CHARACTERS, MOST_ROWS, sheet
+from flows.batch.contact_sheet import LINE_CHARACTERS, MOST_ROWS, sheet
 from flows.batch.summary import BatchRow, summarize
 
 

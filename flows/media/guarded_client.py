@@ -45,18 +45,12 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 # Ports that speak something else (mail, SSH, IRC, …): the "bad ports" of the Fetch standard, which browsers refuse too.
-_BAD_PORTS = frozenset(
-    map(
-        int,
-        re.findall(
-            r"\d+",
-            """0 1 7 9 11 13 15 17 19 20 21 22 23 25 37 42 43 53 69 77 79 87 95 101 102 103 104 109 110 111 113 115
-            117 119 123 135 137 139 143 161 179 389 427 465 512 513 514 515 526 530 531 532 540 548 554 556 563 587 601
-            636 989 990 993 995 1719 1720 1723 2049 3659 4045 4190 5060 5061 6000 6566 6665 6666 6667 6668 6669 6679
-            6697 10080""",
-        ),
-    )
-)
+_BAD_PORTS = frozenset({
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
+    110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
+    532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
+    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+})  # fmt: skip
 
 
 def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
@@ -72,21 +66,21 @@ def check_url(url: str, *, max_length: int = MAX_URL_LENGTH) -> httpx.URL:
     url = normalize_url(url)
     if len(url) > max_length:
         raise ForbiddenUrlError(
-            f"A URL of {len(url):,} characters is rejected; {max_length:,} are allowed: give a shorter one", url=url
+            f"A URL of {len(url):,} characters is rejected; {max_length:,} are allowed: give a shorter one"
         )
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         # Without its cause, which quotes the malformed part: it may be a password or a signature.
-        raise ForbiddenUrlError(f"{shown} is not a readable URL: check its spelling", url=url) from None
+        raise ForbiddenUrlError(f"{shown} is not a readable URL: check its spelling") from None
     if parsed.scheme not in {"http", "https"}:
-        raise ForbiddenUrlError(f"{shown} is rejected: only http and https URLs are allowed", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: only http and https URLs are allowed")
     if parsed.userinfo or "@" in url.partition("//")[2].partition("/")[0].partition("?")[0]:
-        raise ForbiddenUrlError(f"{shown} is rejected: the URL must not contain a user name or password", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: the URL must not contain a user name or password")
     if not _is_host(parsed.raw_host.decode("ascii")):
-        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check its spelling", url=url)
+        raise ForbiddenUrlError(f"{shown} has no host or a malformed one: check its spelling")
     if parsed.port is not None and (parsed.port > 65_535 or parsed.port in _BAD_PORTS):
-        raise ForbiddenUrlError(f"{shown} is rejected: port {parsed.port} is not a web server's", url=url)
+        raise ForbiddenUrlError(f"{shown} is rejected: port {parsed.port} is not a web server's")
     return parsed
 
 
@@ -123,8 +117,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._verify = verify or trust()
         # It keeps no connections: it identifies one by its address, so two names on one address would share one whose
         # certificate was checked for the other name.
-        self._inner = RepairingTransport(verify=self._verify)
-        self._through: dict[str, RepairingTransport] = {}
+        self._transports: dict[str | None, RepairingTransport] = {}
+        """By their proxy; None: direct."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = check_url(str(request.url), max_length=MAX_SIGNED_URL_LENGTH)
@@ -133,35 +127,32 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         try:
             proxy = proxy_for(str(url), carries_key=False)
         except ValueError as error:
-            raise DownloadError(str(error), url=str(url), retryable=False) from None
+            raise DownloadError(str(error), retryable=False) from None
         timeout_seconds = request.extensions.get("timeout", {}).get("connect")
-        if proxy is not None:
+        targets, extensions = [url], request.extensions
+        if proxy is None:
+            addresses = await self._checked_addresses(url, host, timeout_seconds)
+            targets = [url.copy_with(host=address) for address in addresses[:MAX_ADDRESSES_TRIED]]
+            # Not with a proxy: httpcore would use this name for the TLS to the proxy itself.
+            extensions = {**extensions, "sni_hostname": host.removesuffix(".")}
+        else:
             with suppress(DownloadError):  # it is fine if only the proxy can resolve names
                 await self._checked_addresses(url, host, timeout_seconds)
-            outbound = httpx.Request(
-                request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
-            )
-            if proxy not in self._through:
-                self._through[proxy] = RepairingTransport(verify=self._verify, proxy=proxy)
-            return await _with_plain_location(await self._through[proxy].handle_async_request(outbound), url)
-        addresses = await self._checked_addresses(url, host, timeout_seconds)
+        if proxy not in self._transports:
+            self._transports[proxy] = RepairingTransport(verify=self._verify, proxy=proxy)
         failure: httpx.TransportError = httpx.ConnectError("no address to connect to")
-        for address in addresses[:MAX_ADDRESSES_TRIED]:
+        for target in targets:
             outbound = httpx.Request(
-                request.method,
-                url.copy_with(host=address),
-                headers=headers,
-                stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": host.removesuffix(".")},
+                request.method, target, headers=headers, stream=request.stream, extensions=extensions
             )
             try:
-                return await _with_plain_location(await self._inner.handle_async_request(outbound), url)
+                return await _with_plain_location(await self._transports[proxy].handle_async_request(outbound), url)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
         raise failure
 
     async def aclose(self) -> None:
-        for transport in (self._inner, *self._through.values()):
+        for transport in self._transports.values():
             await transport.aclose()
 
     async def _checked_addresses(self, url: httpx.URL, host: str, timeout_seconds: float | None) -> list[str]:
@@ -175,11 +166,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 for address in found
             ]
         except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
-            raise DownloadError(
-                f"{host} could not be resolved: check the name, or try again later", url=str(url)
-            ) from error
+            raise DownloadError(f"{host} could not be resolved: check the name, or try again later") from error
         if not checked:
-            raise DownloadError(f"{host} has no address: check the name, or try again later", url=str(url))
+            raise DownloadError(f"{host} has no address: check the name, or try again later")
         for address, allowed in checked:
             if not allowed:
                 # One bad address is enough: the next lookup could return only that one.
@@ -189,7 +178,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                     else "give a public URL, or set allow_private_hosts for local use"
                 )
                 named = address if address == host else f"{host} has the address {address}, which"
-                raise ForbiddenUrlError(f"{named} is not public: {hint}", url=str(url))
+                raise ForbiddenUrlError(f"{named} is not public: {hint}")
         return found
 
 
@@ -269,20 +258,16 @@ async def open_stream(
                     return
             finally:
                 await response.aclose()
-            current = _redirected(current, response.headers["location"])
+            current = httpx.URL(response.headers["location"])  # checked by the transport, and absolute
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         if is_untrusted_certificate(error):
             raise DownloadError(
-                f"{display_url(str(current))} cannot be fetched: {UNTRUSTED} ({reason})",
-                url=str(current),
-                retryable=False,
+                f"{display_url(str(current))} cannot be fetched: {UNTRUSTED} ({reason})", retryable=False
             ) from error
-        raise DownloadError(
-            f"{display_url(str(current))} could not be fetched ({reason}): try again later", url=str(current)
-        ) from error
+        raise DownloadError(f"{display_url(str(current))} could not be fetched ({reason}): try again later") from error
     raise DownloadError(
-        f"{display_url(url)} redirects more than {MAX_REDIRECTS} times: give the final URL", url=url, retryable=False
+        f"{display_url(url)} redirects more than {MAX_REDIRECTS} times: give the final URL", retryable=False
     )
 
 
@@ -299,22 +284,16 @@ async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> http
         except UnicodeDecodeError:  # a name in another encoding, which the host expects back byte for byte
             location = quote(raw, safe=string.punctuation + " ")
         try:
-            response.headers["location"] = str(_redirected(url, location))
+            target = check_url(normalize_url(location, base=str(url)), max_length=MAX_SIGNED_URL_LENGTH)
+            if url.scheme == "https" and target.scheme == "http":
+                raise ForbiddenUrlError(
+                    f"{display_url(str(url))} redirects from https to http: give a URL that stays encrypted"
+                )
         except ForbiddenUrlError:
             await response.aclose()
             raise
+        response.headers["location"] = str(target)
     return response
-
-
-def _redirected(current: httpx.URL, location: str) -> httpx.URL:
-    """Where a redirect leads, checked."""
-    target = check_url(normalize_url(location, base=str(current)), max_length=MAX_SIGNED_URL_LENGTH)
-    if current.scheme == "https" and target.scheme == "http":
-        raise ForbiddenUrlError(
-            f"{display_url(str(current))} redirects from https to http: give a URL that stays encrypted",
-            url=str(current),
-        )
-    return target
 
 
 def _is_host(host: str) -> bool:

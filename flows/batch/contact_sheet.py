@@ -10,7 +10,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from apixo import SoraError
 from blocks.object_store import ObjectStore
-from flows.batch.summary import BatchRow, BatchSummary
+from flows.batch.summary import BatchRow, BatchSummary, publish_table
 from flows.signals.artifacts import artifact_key, plain, shown
 from flows.signals.progress import run_logger
 from flows.signals.thumbnail import thumbnail
@@ -20,10 +20,15 @@ MOST_ROWS: Final = 200
 MOST_PICTURES: Final = 60
 PICTURE_PIXELS: Final = 112
 """Longest side. Some 2 to 4 KB each, so sixty are a quarter of a megabyte in Prefect's database."""
-POSTERS_AT_ONCE: Final = 8
 PROMPT_CHARACTERS: Final = 120
 LINE_CHARACTERS: Final = 30
 """Two columns of this and a picture fit beside the classic UI's margins in a window of 1280 pixels."""
+
+
+async def publish(summary: BatchSummary, store: ObjectStore) -> None:
+    """Puts the table of all rows and the contact sheet into the Prefect UI; see `publish_sheet`."""
+    await publish_table(summary)
+    await publish_sheet(summary, store)
 
 
 async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool = False) -> None:
@@ -84,7 +89,7 @@ def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
         "<br>".join(
             [
                 state if row.ok else f"**{state}**",
-                *_wrapped((row.problem or row.note).removeprefix(f"{row.key}: ")),
+                *_wrapped(row.said),
             ]
         ),
     ]
@@ -100,17 +105,14 @@ def _wrapped(text: str) -> list[str]:
 
 
 async def _pictures(rows: list[BatchRow], store: ObjectStore) -> dict[str, bytes]:
-    gate = asyncio.Semaphore(POSTERS_AT_ONCE)
-
     async def picture(row: BatchRow) -> bytes | None:
         if row.poster_name is None:
             return None
-        async with gate:
-            try:
-                found = await store.get(row.poster_name)
-            except SoraError as error:  # a picture must not fail what is archived
-                run_logger().warning("The poster of %s was not read (%s).", row.key, type(error).__name__)
-                return None
+        try:
+            found = await store.get(row.poster_name)
+        except SoraError as error:  # a picture must not fail what is archived
+            run_logger().warning("The poster of %s was not read (%s).", row.key, type(error).__name__)
+            return None
         return await asyncio.to_thread(thumbnail, found.data, PICTURE_PIXELS) if found else None
 
     wanted = [row for row in rows if row.poster_name][:MOST_PICTURES]
