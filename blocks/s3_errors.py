@@ -85,7 +85,7 @@ class Reply:
         code: the S3 error code, such as `NoSuchKey`; empty if the answer has none, and then it is not the store's.
         message: the store's words, or what happened instead of an answer.
         request_id: for the store's operator to find the request.
-        region: the one that the store asks to sign for; empty if it names none.
+        region: the store's own, or the bucket's; empty if the answer names none. Some name it in every error.
         sent: whether any of the request may have reached the store.
     """
 
@@ -157,8 +157,10 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         return PreconditionFailedError(
             f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
         )
-    if code in WANTS_VIRTUAL_HOST or (reply.region and code not in ("NoSuchKey", "NoSuchBucket")):
-        return _wrong_style(reply, name) if code in WANTS_VIRTUAL_HOST else wrong_region(bucket, reply.region)
+    if code in WANTS_VIRTUAL_HOST:
+        return _wrong_style(reply, name)
+    if code == "AuthorizationHeaderMalformed" and reply.region:
+        return wrong_region(bucket, reply.region)
     if not status and "certificate" in reply.message.lower():
         return StoreRefusedError(
             f"No connection to the object store: {UNTRUSTED} ({reply}).",

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 import urllib3
-from minio import Minio
+from minio import Minio, MinioAdmin
 from minio.commonconfig import COMPLIANCE, ENABLED, Filter
+from minio.credentials.providers import StaticProvider
 from minio.error import S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, NoncurrentVersionExpiration, Rule
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 from minio.sseconfig import Rule as EncryptionRule
 from minio.sseconfig import SSEConfig
 from minio.versioningconfig import VersioningConfig
+from pydantic import SecretStr
 
 import deployments.local.store_server
 from blocks import VideoArchive
@@ -201,6 +203,38 @@ async def test_a_wrong_region_is_named_with_the_right_one(
         with pytest.raises(StoreRefusedError, match=r"eu-central-1.*Set region to eu-central-1") as refused:
             await call
         assert refused.value.code == "WrongRegion"
+
+
+async def test_with_the_right_region_what_is_wrong_is_the_key_or_its_rights(
+    own_special_minio: ObjectStoreServer, own_open: OpenStore
+) -> None:
+    """MinIO names its region in every error, once it has one."""
+    block = archive(own_special_minio.endpoint, region="eu-central-1")
+    await own_open(block).create_bucket()
+    MinioAdmin(
+        endpoint=own_special_minio.endpoint,
+        credentials=StaticProvider(own_special_minio.access_key, own_special_minio.secret_key),
+        region="eu-central-1",
+        secure=False,
+    ).add_service_account(
+        access_key="reader0001",
+        secret_key="reader-51gned",
+        policy={
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::*"]}],
+        },
+    )
+    reader = {"access_key": "reader0001", "secret_key": SecretStr("reader-51gned")}
+    for changed, code in (
+        ({"secret_key": SecretStr("wrong-51gned-secret")}, "SignatureDoesNotMatch"),
+        ({"access_key": "nobody"}, "InvalidAccessKeyId"),
+        (reader, "AccessDenied"),
+    ):
+        store = own_open(block.model_copy(update=changed))
+        for call in (store.put_if("a", b"", etag=None), store.remove("a"), store.names("")):
+            with pytest.raises(StoreRefusedError) as refused:
+                await call
+            assert (type(refused.value), refused.value.code) == (StoreRefusedError, code)
 
 
 async def test_a_redirect_to_another_region_is_followed_by_a_question_and_not_by_a_key(own_open: OpenStore) -> None:
