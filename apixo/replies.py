@@ -35,9 +35,9 @@ LenientInt = Annotated[int | None, BeforeValidator(_lenient_int)]
 
 
 class TaskStatus(BaseModel):
-    """What the provider says about a task. The subclasses are its states; undocumented fields are kept as received."""
+    """What the provider says about a task. The subclasses are its states; undocumented fields are left out."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     task_id: str = Field(description="The provider's id of the task.")
     state: str = Field(description="The state as the provider wrote it.")
@@ -80,8 +80,6 @@ FINAL_STATES: Final = (Succeeded, Failed)
 
 class Envelope(BaseModel):
     """`{"code": int, "message": str, "data": object | null}`, around every reply."""
-
-    model_config = ConfigDict(extra="allow")
 
     code: int
     message: str = ""
@@ -197,8 +195,6 @@ def _words(envelope: Envelope) -> str:
 
 
 _MAX_TASK_NUMBER: Final = 10**100
-_OUR_NAMES: Final = ("taskId", "state", "task_id", "result_urls", "fail_code", "fail_message", "remarks")
-"""Our own fields, which a reply must not fill by their names."""
 _UNDER_WAY: Final = re.compile("pending|processing|progress|queue|retrying|running|waiting")
 """A task with such a word may still be in progress: if it counted as failed, it could be paid for a second time."""
 _NO_FAIL_CODES: Final = frozenset({"", "0", "None", "null", "False"})
@@ -234,9 +230,8 @@ def usable_task_id(value: object) -> str | None:
         return str(value)
     if value in ("null", "None", "undefined"):  # what a broken serializer makes of a missing value
         return None
-    if isinstance(value, str) and value.strip() and len(value) <= 200 and value.isprintable():
-        return value.strip()
-    return None
+    text = value.strip() if isinstance(value, str) else ""
+    return text if text.isprintable() and 0 < len(text) <= 200 else None
 
 
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
@@ -254,9 +249,9 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     named = data.get("taskId")
     if named is not None and str(named).strip() != task_id:
         raise _odd(f"APIXO was asked for task {task_id} but answered for {_show(named)}.", task_id)
-    known = {k: v for k, v in data.items() if k not in _OUR_NAMES}
     state = data.get("state")
-    known |= {"task_id": task_id, "state": _clean(state)}
+    times = {name: data.get(name) for name in ("createTime", "completeTime", "costTime")}
+    known = {"task_id": task_id, "state": _clean(state), **times}
     try:
         match state.strip().lower() if isinstance(state, str) else None:
             case "success":
@@ -303,7 +298,7 @@ def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Su
         )
     if found.where != DOCUMENTED:
         remarks += (f"The result of task {known['task_id']} was in {_show(found.where)}, not in {DOCUMENTED}.",)
-    return Succeeded(**known, result_urls=found.urls, remarks=remarks)
+    return Succeeded(**known, result_urls=tuple(map(_clean, found.urls)), remarks=remarks)
 
 
 def _failed(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Failed:

@@ -63,14 +63,14 @@ def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     Takes about 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
 
     Raises:
-        ValueError: one of the two variables is a path that does not exist. Nothing would be trusted, which each
+        ValueError: one of the two variables names nothing that exists. Nothing would be trusted, which each
             connection would report as its server's fault.
     """
     named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
     for name in named:
-        path = Path(environ[name])
-        if not (path.is_file() if name == "SSL_CERT_FILE" else path.is_dir()):
-            raise ValueError(f"{name} is {path}, which does not exist. Correct it, or unset it.")
+        paths = [Path(environ[name])] if name == "SSL_CERT_FILE" else map(Path, environ[name].split(os.pathsep))
+        if not any(path.is_file() if name == "SSL_CERT_FILE" else path.is_dir() for path in paths):
+            raise ValueError(f"{name} is {environ[name]}, which does not exist. Correct it, or unset it.")
     context = ssl.create_default_context()
     # From Python 3.13 on it also requires what many private CAs leave out, such as key identifiers. The
     # object store's client does not, and both are to trust the same.
@@ -105,11 +105,11 @@ def _bypasses(host: str, port: int, no_proxy: str) -> bool:
     No name is looked up, so a network counts for hosts that are given as addresses.
     """
     entries = [entry.removeprefix("*") or "*" for entry in re.split(r"[\s,;]+", no_proxy) if entry]
-    if "<local>" in entries and "." not in host and ":" not in host:
+    if "*" in entries or ("<local>" in entries and "." not in host and ":" not in host):
         return True
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
-        return "*" in entries or any(_holds(entry, address, port) for entry in entries)
+        return any(_holds(entry, address, port) for entry in entries)
     # With the port, for an entry may have one.
     return bool(proxy_bypass_environment(f"{host}:{port}", {"no": ",".join(entries)}))
 

@@ -12,6 +12,7 @@ from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from apixo import ApixoClient, StatusClient, catalog, constants
+from apixo.addresses import BaseUrl, OptionalBaseUrl
 from apixo.routes import is_loopback
 from blocks.prices import Price, price_of
 
@@ -56,12 +57,12 @@ class ApixoApi(Block):
     api_key: Secret = Field(  # type: ignore[type-arg]
         default=..., title="API key", description="The Secret block with the APIXO API key."
     )
-    base_url: str = Field(
+    base_url: BaseUrl = Field(
         default=constants.BASE_URL,
         title="Base URL",
         description="The API's URL. Change it only for the local sandbox or a proxy.",
     )
-    callback_url: str | None = Field(
+    callback_url: OptionalBaseUrl = Field(
         default=None,
         title="Callback URL",
         description=(
@@ -232,21 +233,6 @@ class ApixoApi(Block):
             "Link-local addresses, where clouds keep credentials, remain blocked."
         ),
     )
-
-    @field_validator("base_url", "callback_url")
-    @classmethod
-    def _plain_base_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            url = httpx.URL(value.strip())
-        except httpx.InvalidURL as error:
-            raise ValueError(f"is not a URL: {error}") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError("must be a complete URL such as https://api.example.com")
-        if url.userinfo or "?" in value or "#" in value:
-            raise ValueError("must be a plain URL, without user name, query or fragment")
-        return str(url).rstrip("/")
 
     @field_validator("prices", mode="before")
     @classmethod

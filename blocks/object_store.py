@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import obstore
-from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
 from blocks.bucket_settings import BucketSettings, read_settings, read_stale_release
@@ -72,11 +71,10 @@ class ObjectStore:
     not count toward any time-out.
 
     Raises:
-        ValueError: no bucket can have this name, or the environment sets a proxy that is not supported.
+        ValueError: the environment sets a proxy that is not supported.
     """
 
     def __init__(self, connection: Connection, bucket: str) -> None:
-        check_bucket_name(bucket)
         install_log_filter()
         self._connection = connection
         self._pool = connection.pool()
@@ -157,11 +155,11 @@ class ObjectStore:
             OSError: the file cannot be read.
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
-        size_bytes = (await asyncio.to_thread(path.stat)).st_size
+        size_bytes, labels = (await asyncio.to_thread(path.stat)).st_size, attributes or {}
         try:
             if size_bytes <= ONE_REQUEST_BYTES and not in_parts:
                 try:
-                    await self._uploaded(name, lambda: self._uploads.create(name, path, content_type, attributes or {}))
+                    await self._uploaded(name, lambda: self._uploads.put(name, path, None, content_type, labels))
                 except StoreRefusedError as error:
                     if error.code != "EntityTooLarge":  # something in front of the store takes only smaller ones
                         raise
@@ -197,7 +195,7 @@ class ObjectStore:
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
         with _gone_is_changed(name):
-            await self._uploaded(name, lambda: self._uploads.replace(name, path, etag, content_type, attributes or {}))
+            await self._uploaded(name, lambda: self._uploads.put(name, path, etag, content_type, attributes or {}))
 
     async def get_file(self, name: str, path: Path) -> bool:
         """Downloads an object into a file; False when it does not exist.

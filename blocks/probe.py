@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from blocks.bucket_settings import LEDGER_FOLDERS
 from blocks.errors import (
     PreconditionFailedError,
     StoreError,
@@ -164,7 +165,7 @@ async def prove_settings(store: ObjectStore) -> None:
         raise StoreUnfitError(
             f"A lifecycle rule of bucket {store.bucket} would delete the ledger: {', '.join(map(str, rules))}. Without "
             "its record a key is unknown, and would be paid for again. Limit the rule to videos/ or incoming/, so that "
-            "it does not apply to ledger/, open/, tasks/ and requests/."
+            f"it does not apply to {', '.join(LEDGER_FOLDERS)}."
         )
 
 

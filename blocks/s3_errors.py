@@ -171,21 +171,24 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     # for a missing object, it would hide a record.
     nameless = not code and status == 404
     later = status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless
-    if later and code not in STAYS:
-        arrived = " It may have been written anyway." if method in ("PUT", "DELETE") and reply.sent else ""
-        about = name or "the bucket"
+    about, arrived = name or "the bucket", ""
+    if method in ("PUT", "DELETE") and reply.sent:
+        arrived = " It may have been written anyway."
+    cls: type[StoreError] = StoreUnavailableError
+    if not later or code in STAYS:
+        cls, advice = StoreRefusedError, _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
+        said = f"The object store refused {about}: {reply}. {advice}"
+    elif code in BUSY:
         said = (
             f"The object store asked to try {about} again ({reply}).{arrived} If this persists, it is overloaded: "
             "lower max_in_flight, or check the store."
-            if code in BUSY
-            else f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
+        )
+    else:
+        said = (
+            f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
             f"{'' if reply.sent else NO_WAY}"
         )
-        return StoreUnavailableError(said, code=code, object_name=name)
-    advice = _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
-    return StoreRefusedError(
-        f"The object store refused {name or 'the bucket'}: {reply}. {advice}", code=code, object_name=name
-    )
+    return cls(said, code=code, object_name=name)
 
 
 def wrong_region(bucket: str, region: str) -> WrongAddressError:

@@ -270,7 +270,7 @@ async def open_stream(
             finally:
                 await response.aclose()
             current = _redirected(current, response.headers["location"])
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ssl.SSLError) as error:
         reason = str(error) or type(error).__name__
         if is_untrusted_certificate(error):
             raise DownloadError(

@@ -58,6 +58,7 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, YES | {"message": 7}, "task_1"),
     (200, YES | {"traceId": "x"}, "task_1"),
     (200, envelope({"taskId": " task_1 "}), "task_1"),
+    (200, envelope({"taskId": "task_1\n"}), "task_1"),
     (200, envelope({"taskId": "x" * 200}), "x" * 200),
     (200, b"\xef\xbb\xbf" + json.dumps(YES).encode(), "task_1"),
     # A documented no: HTTP status and code alike, or only one of them where the other says nothing.

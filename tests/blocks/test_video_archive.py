@@ -25,6 +25,14 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"bucket": "a..b"}, ["bucket", "3 to 63"]),
     ({"bucket": "-ab"}, ["bucket", "3 to 63"]),
     ({"bucket": "abc\n"}, ["bucket", "3 to 63"]),
+    ({"bucket": "a.-b"}, ["bucket", "3 to 63"]),
+    ({"bucket": "a-.b"}, ["bucket", "3 to 63"]),
+    ({"bucket": "192.168.1.10"}, ["bucket", "IP address"]),
+    ({"public_url": "videos.example.com"}, ["public_url", "complete URL"]),
+    ({"public_url": "ftp://videos.example.com"}, ["public_url", "complete URL"]),
+    ({"public_url": "https://v.example.com/?a=1"}, ["public_url", "query"]),
+    ({"gateway_url": "videos.example.com", "gateway_secret": "s" * 16}, ["gateway_url", "complete URL"]),
+    ({"gateway_url": "https://me:5ec7e7@v.example.com", "gateway_secret": "s" * 16}, ["gateway_url", "user name"]),
 ]
 
 
@@ -55,6 +63,9 @@ def test_the_secret_key_shows_nowhere() -> None:
     ("public_url", "link"),
     [
         (None, None),
+        ("", None),
+        (" ", None),
+        (" https://v.example.com", "https://v.example.com/sora-videos/videos/a.mp4"),
         ("https://v.example.com", "https://v.example.com/sora-videos/videos/a.mp4"),
         ("https://v.example.com/s3/", "https://v.example.com/s3/sora-videos/videos/a.mp4"),
     ],
