@@ -74,9 +74,6 @@ class Failed(TaskStatus):
 
 Status = Pending | Processing | UnknownState | Succeeded | Failed
 
-FINAL_STATES: Final = (Succeeded, Failed)
-"""The states after which polling again brings nothing new."""
-
 
 class Envelope(BaseModel):
     """`{"code": int, "message": str, "data": object | null}`, around every reply."""
@@ -87,7 +84,12 @@ class Envelope(BaseModel):
 
 
 def parse_envelope(
-    http_status: int, body: bytes, *, retry_after_seconds: float | None = None, task_id: str | None = None
+    http_status: int,
+    body: bytes,
+    *,
+    submission: bool,
+    retry_after_seconds: float | None = None,
+    task_id: str | None = None,
 ) -> Envelope:
     """The envelope of a reply that is an acceptance.
 
@@ -95,8 +97,13 @@ def parse_envelope(
     So both are read: an acceptance needs both to be 200; a rejection needs one of them to reject, and the other to
     reject or be 200. Everything else is unclear.
 
+    Args:
+        submission: whether this answers the paid call. Its rejection must not be one that may be an acceptance.
+        retry_after_seconds: as the reply asks to wait.
+        task_id: the task that was polled, if one was.
+
     Raises:
-        RefusedError: a documented rejection (400, 401, 429; of a submission also 402, 403, 404 in an envelope).
+        RefusedError: a documented rejection (400, 401, 429; if no task was polled also 402, 403, 404 in an envelope).
         ServerError: neither an acceptance nor a documented rejection.
         UnexpectedReplyError: an acceptance without a readable envelope.
     """
@@ -115,7 +122,7 @@ def parse_envelope(
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with junk. Only the first is a clear rejection.
     believed = REFUSALS.keys() if task_id is None and envelope is not None else REFUSALS.keys() - ENVELOPE_ONLY
     agreed = refusals <= believed and (envelope is None or envelope.code in REFUSALS)
-    definite = agreed and not (task_id is None and _may_be_a_yes(envelope, body))
+    definite = agreed and not (submission and _may_be_a_yes(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
     cls: type[RefusedError | ServerError] = ServerError
@@ -125,7 +132,7 @@ def parse_envelope(
     )
     if definite:
         cls = refusal = refusal_class(code, said)
-        unpaid = "" if task_id else "Nothing was paid. "
+        unpaid = "Nothing was paid. " if submission else ""
         message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{refusal.advice}"
     raise cls(
         message,
@@ -296,9 +303,10 @@ def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Su
             f"{_show(data.get('resultJson'))}.",
             known["task_id"],
         )
-    if found.where != DOCUMENTED:
-        remarks += (f"The result of task {known['task_id']} was in {_show(found.where)}, not in {DOCUMENTED}.",)
-    return Succeeded(**known, result_urls=tuple(map(_clean, found.urls)), remarks=remarks)
+    urls, where = found
+    if where != DOCUMENTED:
+        remarks += (f"The result of task {known['task_id']} was in {_show(where)}, not in {DOCUMENTED}.",)
+    return Succeeded(**known, result_urls=tuple(map(_clean, urls)), remarks=remarks)
 
 
 def _failed(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Failed:

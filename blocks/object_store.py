@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import obstore
 
 from apixo.redaction import install_log_filter
-from blocks.bucket_settings import BucketSettings, read_settings, read_stale_release
+from blocks.bucket_settings import BucketSettings, read_settings
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
 from blocks.s3_clients import Connection
 from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error, wrong_region
@@ -290,12 +290,8 @@ class ObjectStore:
         return await self._threaded("GET", PROBE, read)
 
     async def settings(self) -> BucketSettings:
-        """What can be read of the bucket's lifecycle rules, retention and versioning."""
+        """What can be read of the bucket's lifecycle rules, retention and versioning, and of the store's release."""
         return await self._threaded("GET", "", lambda: read_settings(self._connection, self.bucket))
-
-    async def stale_release(self) -> str:
-        """The store's release, if it has a known bug that costs money; see `blocks.bucket_settings`."""
-        return await self._threaded("GET", "", lambda: read_stale_release(self._connection))
 
     async def stream(self, name: str, *, start: int, length: int) -> AsyncIterator[bytes]:
         """A part of an object, piece by piece, at its reader's pace; nothing if it does not exist."""
@@ -392,6 +388,4 @@ def _gone_is_changed(name: str) -> Iterator[None]:
     except StoreRefusedError as error:
         if error.code != "NoSuchKey":
             raise
-        raise PreconditionFailedError(
-            f"{name} was removed by someone else.", code="PreconditionFailed", object_name=name
-        ) from error
+        raise PreconditionFailedError(f"{name} was removed by someone else.", code="PreconditionFailed") from error

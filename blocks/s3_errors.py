@@ -154,19 +154,13 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     status = reply.status
     code = reply.code or ("EntityTooLarge" if status == 413 else "")
     if status == 412 or code == "PreconditionFailed":
-        return PreconditionFailedError(
-            f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
-        )
+        return PreconditionFailedError(f"{name} was changed by someone else ({reply}).", code="PreconditionFailed")
     if code in WANTS_VIRTUAL_HOST:
-        return _wrong_style(reply, name)
+        return _wrong_style(reply)
     if code == "AuthorizationHeaderMalformed" and reply.region:
         return wrong_region(bucket, reply.region)
     if not status and "certificate" in reply.message.lower():
-        return StoreRefusedError(
-            f"No connection to the object store: {UNTRUSTED} ({reply}).",
-            code="Certificate",
-            object_name=name,
-        )
+        return StoreRefusedError(f"No connection to the object store: {UNTRUSTED} ({reply}).", code="Certificate")
     # Without a code, 404 is not the store's: an ingress answers like this while the store behind it restarts. Mistaken
     # for a missing object, it would hide a record.
     nameless = not code and status == 404
@@ -188,7 +182,7 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
             f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
             f"{'' if reply.sent else NO_WAY}"
         )
-    return cls(said, code=code, object_name=name)
+    return cls(said, code=code)
 
 
 def wrong_region(bucket: str, region: str) -> WrongAddressError:
@@ -202,13 +196,12 @@ def wrong_region(bucket: str, region: str) -> WrongAddressError:
     )
 
 
-def _wrong_style(reply: Reply, name: str) -> WrongAddressError:
+def _wrong_style(reply: Reply) -> WrongAddressError:
     return WrongAddressError(
         f"The object store requires the bucket's name in front of its host name ({reply}). Set virtual_host in the "
         "video-archive block (MINIO_VIRTUAL_HOST=true for `sora setup`). If it is already set, create the bucket "
         "with the store's own tools: only the creation of a bucket still uses the path.",
         code=reply.code,
-        object_name=name,
         virtual_host=True,
     )
 

@@ -25,6 +25,7 @@ from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnfit
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import ensure_ready, problems
 from deployments.local.store_server import ObjectStoreServer, start_object_store
+from tests.support import minio_client
 
 from .conftest import CHECKOUT, CREDENTIALS, OpenStore, archive
 from .wire import FakeStore, always, http, listening, s3_error
@@ -33,7 +34,7 @@ from .wire import FakeStore, always, http, listening, s3_error
 @pytest.fixture
 def own_admin(own_archive: VideoArchive) -> Iterator[Minio]:
     """A client that may change the bucket's settings."""
-    client = own_archive.client()
+    client = minio_client(own_archive)
     yield client
     client._http.clear()
 
@@ -108,8 +109,7 @@ async def test_settings_that_may_not_be_read_or_that_a_store_does_not_know_are_n
         async with listening(FakeStore(always(answer)).handle) as endpoint:
             store = own_open(archive(endpoint))
             settings = await store.settings()
-            assert (settings.against_the_ledger(), settings.notes()) == ([], [])
-            assert await store.stale_release() == ""
+            assert (settings.against_the_ledger(), settings.notes(), settings.stale_release) == ([], [], "")
 
 
 async def test_a_versioned_bucket_works_and_is_noted(own_store: ObjectStore, own_admin: Minio) -> None:
@@ -164,7 +164,7 @@ def own_special_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Obje
 
 def _wait_for(endpoint: str) -> None:
     """Waits until it has read its settings: before, it says that it is well, and takes any region."""
-    client = archive(endpoint, region="us-west-2").client()
+    client = minio_client(archive(endpoint, region="us-west-2"))
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -184,7 +184,7 @@ async def test_a_bucket_that_encrypts_by_itself_works(
 ) -> None:
     """Then an etag is no MD5 of the content, and no two writes of the same bytes have the same one."""
     block = archive(own_special_minio.endpoint, region="eu-central-1")
-    client = block.client()
+    client = minio_client(block)
     client.make_bucket(block.bucket)
     client.set_bucket_encryption(block.bucket, SSEConfig(EncryptionRule.new_sse_s3_rule()))
     client._http.clear()
@@ -265,9 +265,9 @@ async def test_a_release_that_ignores_conditions_without_a_quorum_is_named(
     for server, expected in (("MinIO", found), ("AmazonS3", "")):
         fake = FakeStore(always(http(200, info, server=server)))
         async with listening(fake.handle) as endpoint:
-            assert await own_open(archive(endpoint)).stale_release() == expected
+            assert (await own_open(archive(endpoint)).settings()).stale_release == expected
         assert any("/minio/" in head for head in fake.heads) is (server == "MinIO")
 
 
 async def test_a_real_minio_of_one_drive_is_not_stale(own_store: ObjectStore) -> None:
-    assert await own_store.stale_release() == ""
+    assert (await own_store.settings()).stale_release == ""
