@@ -19,6 +19,13 @@ import certifi
 
 from apixo.errors import chain
 
+UNTRUSTED: Final = (
+    "its certificate is not trusted here. If a private CA signed it, set SSL_CERT_FILE to that CA's certificate for "
+    "every process that runs flows. A self-signed certificate is not enough: have a CA sign it"
+)
+NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
+"""The remedy for a host that cannot be reached at all."""
+
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
     """The proxy that the environment sets for a URL; None: connect directly.
@@ -125,11 +132,3 @@ def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, p
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     return (environ.get(name) or environ.get(name.upper()) or "").strip()
-
-
-UNTRUSTED: Final = (
-    "its certificate is not trusted here. If a private CA signed it, set SSL_CERT_FILE to that CA's certificate for "
-    "every process that runs flows. A self-signed certificate is not enough: have a CA sign it"
-)
-NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
-"""The remedy for a host that cannot be reached at all."""
