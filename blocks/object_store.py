@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import obstore
+from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
 from blocks.bucket_settings import BucketSettings, read_settings
@@ -71,10 +72,11 @@ class ObjectStore:
     not count toward any time-out.
 
     Raises:
-        ValueError: the environment sets a proxy that is not supported.
+        ValueError: no bucket can have this name, or the environment sets a proxy that is not supported.
     """
 
     def __init__(self, connection: Connection, bucket: str) -> None:
+        check_bucket_name(bucket)
         install_log_filter()
         self._connection = connection
         self._pool = connection.pool()
