@@ -35,7 +35,7 @@ from apixo.errors import (
 )
 from apixo.replies import Failed, Pending, Processing, Status, Succeeded, TaskStatus, UnknownState
 from apixo.requests import VideoRequest
-from apixo.retries import is_provably_unpaid, is_retryable, may_resubmit, parse_retry_after, retry_delay
+from apixo.retries import may_resubmit, parse_retry_after, retry_delay
 from apixo.waiting import wait_for_end
 
 __all__ = [
@@ -76,8 +76,6 @@ __all__ = [
     "UntrustedCertificateError",
     "VideoRequest",
     "generation_failed",
-    "is_provably_unpaid",
-    "is_retryable",
     "may_resubmit",
     "parse_retry_after",
     "retry_delay",

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from urllib.parse import urljoin, urlsplit
 
 import httpx
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 _PLAIN: Final = re.compile(r"https?://[A-Za-z0-9._-]+(:\d+)?([/?][!$-;=?-\[\]-~]*)?")
 """Already normal: a host, then ASCII without spaces, double quotes, backslashes, angle brackets or a fragment."""
@@ -85,6 +85,28 @@ def _image_url(url: str) -> str:
 
 
 ImageUrl = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000), AfterValidator(_image_url)]
+
+
+def _base_url(value: str) -> str:
+    try:
+        url = httpx.URL(value.strip())
+    except httpx.InvalidURL as error:
+        raise ValueError(f"is not a URL: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("must be a complete URL such as https://api.example.com")
+    if url.userinfo or "?" in value or "#" in value:
+        raise ValueError("must be a plain URL, without user name, query or fragment")
+    return str(url).rstrip("/")
+
+
+def _none_if_blank(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+"""A server's URL, to which a path is appended: without a slash at its end."""
+OptionalBaseUrl = Annotated[BaseUrl | None, BeforeValidator(_none_if_blank)]
+"""The same, or None, also for the empty text that a form leaves behind."""
 
 
 def _split(head: str, base: str | None) -> tuple[str | None, str]:

@@ -69,6 +69,11 @@ def _ascending(limits: tuple[int, int | None]) -> tuple[int, int | None]:
     return limits
 
 
+def _spelled(value: object) -> str:
+    """A value of an option as a catalog names it: as JSON spells it, text without quotes."""
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
 Seconds = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_seconds)]
 Limits = Annotated[tuple[int, int | None], AfterValidator(_ascending)]
 Pause = Annotated[float, Field(gt=0, le=86_400)]
@@ -81,7 +86,9 @@ class _Part(BaseModel):
 class Value(_Part):
     """What a certain value of an option requires of the request. Empty: nothing."""
 
-    images: tuple[int, int] | None = Field(default=None, description="Minimum and maximum number of images.")
+    images: Annotated[tuple[int, int], AfterValidator(_ascending)] | None = Field(
+        default=None, description="Minimum and maximum number of images."
+    )
     modes: tuple[str, ...] = Field(default=(), description="The modes that allow it.")
     ratios: tuple[str, ...] = Field(default=(), description="The aspect ratios that allow it, as they are sent.")
 
@@ -105,6 +112,14 @@ class Option(_Part):
     modes: tuple[str, ...] = Field(default=(), description="The modes that have it; empty: all.")
     max_characters: int | None = None
     values: dict[str, Value] = Field(default_factory=dict, description="What some of its values require.")
+
+    @model_validator(mode="after")
+    def _has_these_values(self) -> Self:
+        """That no line of a catalog is lost."""
+        allowed = (True, False) if self.type == "boolean" else self.allowed
+        if allowed and (unknown := self.values.keys() - set(map(_spelled, allowed))):
+            raise ValueError(f"{one_of(sorted(unknown))} is not one of its values")
+        return self
 
     def problem(self, value: object) -> str | None:
         """What is allowed, if the value is not; None if it is."""
@@ -311,8 +326,8 @@ class VideoModel(_Part):
         def wrong(value: str) -> str | None:
             return option.values[value].problem(mode, images, ratio) if value in option.values else None
 
-        if (found := wrong(str(sent[name]))) is not None:
-            fitting = [value for value in map(str, option.allowed) if wrong(value) is None]
+        if (found := wrong(_spelled(sent[name]))) is not None:
+            fitting = [value for value in map(_spelled, option.allowed) if wrong(value) is None]
             yield name, f"{found} with {model}{f'; {one_of(fitting)} would do' if fitting else ''}"
 
 

@@ -9,6 +9,7 @@ async with ApixoClient(api_key) as apixo:
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -41,11 +42,14 @@ from apixo.replies import (
     parse_submitted,
 )
 from apixo.requests import VideoRequest
-from apixo.retries import is_retryable, parse_retry_after, retry_delay
+from apixo.retries import parse_retry_after, retry_delay
 from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 
 STATUS_CONNECTIONS: Final = 32
 """Concurrent status calls. One takes milliseconds: more of them would only wait in another queue."""
+
+SHORTEST_TOKEN: Final = 32
+"""Characters of the last part of a callback URL that is hidden by itself."""
 
 NEVER_CONNECTED = (
     httpx.ConnectError,
@@ -88,23 +92,24 @@ class StatusClient:
         self._api_key = api_key
         self._submit_timeout_seconds = submit_timeout_seconds
         self._read_timeout_seconds = read_timeout_seconds
-        # Ends before the whole call does: then it is known that nothing was sent. (Connecting and TLS count each.)
-        self._connect_timeout_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, submit_timeout_seconds / 3)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_tries = max_tries
         self._sleep, self._rng = sleep, rng
         self._limiter = None if requests_per_minute is None else _limiter(requests_per_minute)
         self._base_url, self._trust = base_url, trust()
-        self._http = self._client(httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None))
+        self._http = self._client(
+            httpx.Limits(max_connections=STATUS_CONNECTIONS, max_keepalive_connections=None),
+            httpx.Timeout(read_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
+        )
         # httpx compares every waiting request with every connection, so the queue is ours: it costs nothing, and time
         # in it is no time-out.
         self._gate = asyncio.Semaphore(STATUS_CONNECTIONS)
 
-    def _client(self, limits: httpx.Limits) -> httpx.AsyncClient:
+    def _client(self, limits: httpx.Limits, timeout: httpx.Timeout) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self._base_url,
             headers={"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"},
-            timeout=httpx.Timeout(self._read_timeout_seconds, connect=constants.CONNECT_TIMEOUT_SECONDS),
+            timeout=timeout,
             limits=limits,
             verify=self._trust,
             proxy=proxy_for(self._base_url),
@@ -154,7 +159,7 @@ class StatusClient:
             try:
                 return await self.status_once(task_id, model=model)
             except ApixoError as error:
-                if tries >= self._max_tries or not is_retryable(error):
+                if tries >= self._max_tries or not error.retryable:
                     raise
                 pause = retry_delay(
                     tries,
@@ -180,38 +185,27 @@ class StatusClient:
         await self.turn()
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
-                return await self._call(self._http, "GET", path, params=params, task_id=task_id)
+                request = self._http.build_request("GET", path, params=params)
+                return await self._call(self._http, request, submission=False, task_id=task_id)
         except TimeoutError as error:
             raise NoReplyError(f"APIXO did not return {what} in time.", task_id=task_id) from error
 
     async def _call(
         self,
         http: httpx.AsyncClient,
-        method: str,
-        path: str,
+        request: httpx.Request,
         *,
-        json: object = None,
-        params: dict[str, str] | None = None,
-        headers: dict[str, str] | None = None,
-        timeout: httpx.Timeout | None = None,  # noqa: ASYNC109 - httpx's own per-phase time-outs, not a deadline
+        submission: bool,
         task_id: str | None = None,
         secret: str | None = None,
     ) -> Envelope:
-        request = http.build_request(
-            method,
-            path,
-            json=json,
-            params=params,
-            headers=headers,
-            timeout=timeout if timeout else httpx.USE_CLIENT_DEFAULT,
-        )
         try:
             response = await http.send(request, stream=True)
             try:
                 body = await _read(response, task_id=task_id)
             finally:
                 await response.aclose()
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ssl.SSLError) as error:
             # Logs print causes too: one whose text holds a secret is left out.
             harmless = all(self._hidden(str(seen), secret) == str(seen) for seen in chain(error))
             raise self._failure(error, request.url.host, task_id, secret) from (error if harmless else None)
@@ -224,7 +218,13 @@ class StatusClient:
         text = body.decode(detect_encoding(body), "replace")  # as JSON is read: it may be UTF-16, and so may the echo
         text = hide_secret(hide_secret(text, self._api_key), secret or "")
         body = text.encode()
-        return parse_envelope(response.status_code, body, retry_after_seconds=retry_after_seconds, task_id=task_id)
+        return parse_envelope(
+            response.status_code,
+            body,
+            submission=submission,
+            retry_after_seconds=retry_after_seconds,
+            task_id=task_id,
+        )
 
     def _failure(self, error: Exception, host: str, task_id: str | None, secret: str | None) -> ApixoError:
         # A parser's error quotes the line it stumbled over, which may echo what we sent.
@@ -259,7 +259,12 @@ class ApixoClient(StatusClient):
         On a kept one, the server's idle time-out can strike just as we send, and then nobody knows whether the request
         was read. Nor does it queue for one: a time-out in a queue would count as unclear.
         """
-        return self._client(httpx.Limits(max_connections=None, max_keepalive_connections=0))
+        # Connecting ends before the whole call does: then it is known that nothing was sent. (TLS counts separately.)
+        connect_seconds = min(constants.CONNECT_TIMEOUT_SECONDS, self._submit_timeout_seconds / 3)
+        return self._client(
+            httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            httpx.Timeout(self._submit_timeout_seconds, connect=connect_seconds),
+        )
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -293,18 +298,19 @@ class ApixoClient(StatusClient):
         await self.turn()
         if before_sending is not None:
             await before_sending()
+        # A server may echo the token alone. A short word, of another receiver's URL, may also be one of the answer.
+        token = (callback_url or "").rpartition("/")[2]
         try:
             with quiet():
                 async with asyncio.timeout(self._submit_timeout_seconds):
-                    envelope = await self._call(
-                        self._paid_http,
+                    post = self._paid_http.build_request(
                         "POST",
                         constants.SUBMIT_PATH.format(model=request.model),
                         json=request.body(callback_url),
-                        secret=callback_url,
                         headers=None if idempotency_key is None else {"Idempotency-Key": idempotency_key},
-                        timeout=httpx.Timeout(self._submit_timeout_seconds, connect=self._connect_timeout_seconds),
                     )
+                    secret = token if len(token) >= SHORTEST_TOKEN else callback_url
+                    envelope = await self._call(self._paid_http, post, submission=True, secret=secret)
         except TimeoutError as error:
             raise NoReplyError(
                 f"APIXO did not answer the submission completely within {self._submit_timeout_seconds:g} s. "

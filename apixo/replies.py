@@ -35,9 +35,9 @@ LenientInt = Annotated[int | None, BeforeValidator(_lenient_int)]
 
 
 class TaskStatus(BaseModel):
-    """What the provider says about a task. The subclasses are its states; undocumented fields are kept as received."""
+    """What the provider says about a task. The subclasses are its states; undocumented fields are left out."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     task_id: str = Field(description="The provider's id of the task.")
     state: str = Field(description="The state as the provider wrote it.")
@@ -74,14 +74,9 @@ class Failed(TaskStatus):
 
 Status = Pending | Processing | UnknownState | Succeeded | Failed
 
-FINAL_STATES: Final = (Succeeded, Failed)
-"""The states after which polling again brings nothing new."""
-
 
 class Envelope(BaseModel):
     """`{"code": int, "message": str, "data": object | null}`, around every reply."""
-
-    model_config = ConfigDict(extra="allow")
 
     code: int
     message: str = ""
@@ -89,7 +84,12 @@ class Envelope(BaseModel):
 
 
 def parse_envelope(
-    http_status: int, body: bytes, *, retry_after_seconds: float | None = None, task_id: str | None = None
+    http_status: int,
+    body: bytes,
+    *,
+    submission: bool,
+    retry_after_seconds: float | None = None,
+    task_id: str | None = None,
 ) -> Envelope:
     """The envelope of a reply that is an acceptance.
 
@@ -97,8 +97,13 @@ def parse_envelope(
     So both are read: an acceptance needs both to be 200; a rejection needs one of them to reject, and the other to
     reject or be 200. Everything else is unclear.
 
+    Args:
+        submission: whether this answers the paid call. Its rejection must not be one that may be an acceptance.
+        retry_after_seconds: as the reply asks to wait.
+        task_id: the task that was polled, if one was.
+
     Raises:
-        RefusedError: a documented rejection (400, 401, 429; of a submission also 402, 403, 404 in an envelope).
+        RefusedError: a documented rejection (400, 401, 429; if no task was polled also 402, 403, 404 in an envelope).
         ServerError: neither an acceptance nor a documented rejection.
         UnexpectedReplyError: an acceptance without a readable envelope.
     """
@@ -117,7 +122,7 @@ def parse_envelope(
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with junk. Only the first is a clear rejection.
     believed = REFUSALS.keys() if task_id is None and envelope is not None else REFUSALS.keys() - ENVELOPE_ONLY
     agreed = refusals <= believed and (envelope is None or envelope.code in REFUSALS)
-    definite = agreed and not (task_id is None and _may_be_a_yes(envelope, body))
+    definite = agreed and not (submission and _may_be_a_yes(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
     cls: type[RefusedError | ServerError] = ServerError
@@ -127,7 +132,7 @@ def parse_envelope(
     )
     if definite:
         cls = refusal = refusal_class(code, said)
-        unpaid = "" if task_id else "Nothing was paid. "
+        unpaid = "Nothing was paid. " if submission else ""
         message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{refusal.advice}"
     raise cls(
         message,
@@ -197,8 +202,6 @@ def _words(envelope: Envelope) -> str:
 
 
 _MAX_TASK_NUMBER: Final = 10**100
-_OUR_NAMES: Final = ("taskId", "state", "task_id", "result_urls", "fail_code", "fail_message", "remarks")
-"""Our own fields, which a reply must not fill by their names."""
 _UNDER_WAY: Final = re.compile("pending|processing|progress|queue|retrying|running|waiting")
 """A task with such a word may still be in progress: if it counted as failed, it could be paid for a second time."""
 _NO_FAIL_CODES: Final = frozenset({"", "0", "None", "null", "False"})
@@ -234,9 +237,8 @@ def usable_task_id(value: object) -> str | None:
         return str(value)
     if value in ("null", "None", "undefined"):  # what a broken serializer makes of a missing value
         return None
-    if isinstance(value, str) and value.strip() and len(value) <= 200 and value.isprintable():
-        return value.strip()
-    return None
+    text = value.strip() if isinstance(value, str) else ""
+    return text if text.isprintable() and 0 < len(text) <= 200 else None
 
 
 def parse_status(envelope: Envelope, *, task_id: str) -> Status:
@@ -254,9 +256,9 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
     named = data.get("taskId")
     if named is not None and str(named).strip() != task_id:
         raise _odd(f"APIXO was asked for task {task_id} but answered for {_show(named)}.", task_id)
-    known = {k: v for k, v in data.items() if k not in _OUR_NAMES}
     state = data.get("state")
-    known |= {"task_id": task_id, "state": _clean(state)}
+    times = {name: data.get(name) for name in ("createTime", "completeTime", "costTime")}
+    known = {"task_id": task_id, "state": _clean(state), **times}
     try:
         match state.strip().lower() if isinstance(state, str) else None:
             case "success":
@@ -301,9 +303,10 @@ def _succeeded(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Su
             f"{_show(data.get('resultJson'))}.",
             known["task_id"],
         )
-    if found.where != DOCUMENTED:
-        remarks += (f"The result of task {known['task_id']} was in {_show(found.where)}, not in {DOCUMENTED}.",)
-    return Succeeded(**known, result_urls=found.urls, remarks=remarks)
+    urls, where = found
+    if where != DOCUMENTED:
+        remarks += (f"The result of task {known['task_id']} was in {_show(where)}, not in {DOCUMENTED}.",)
+    return Succeeded(**known, result_urls=tuple(map(_clean, urls)), remarks=remarks)
 
 
 def _failed(data: dict[str, Any], known: dict[str, Any], *remarks: str) -> Failed:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,22 +35,14 @@ _MAX_UNWRAPPED: Final = 3
 """JSON in a string of JSON, and that once more."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultUrls:
-    """The URLs of a result, in order, and where they were found."""
-
-    urls: tuple[str, ...]
-    where: str
-
-
-def find_result_urls(data: dict[str, Any]) -> ResultUrls | None:
-    """The URLs in a status. None: there are none from which a video could be fetched."""
+def find_result_urls(data: dict[str, Any]) -> tuple[tuple[str, ...], str] | None:
+    """The URLs in a status, in order, and where they were. None: there are none from which a video could be fetched."""
     result = _unwrapped(data.get("resultJson"))
     urls = result.get("resultUrls") if isinstance(result, dict) else None
     # An invalid entry next to a good one must not cost the good one.
     usable = [_plain(url) for url in urls if isinstance(url, str) and url.strip()] if isinstance(urls, list) else []
     if usable:
-        return ResultUrls(tuple(usable), DOCUMENTED)
+        return tuple(usable), DOCUMENTED
     inside = [
         (f"resultJson{'.' if path else ''}{path}", url) for path, url in _urls(result) if not _is_other(path, url)
     ]
@@ -59,7 +50,7 @@ def find_result_urls(data: dict[str, Any]) -> ResultUrls | None:
     found = inside or [(path, url) for path, url in _urls(rest) if _is_result(path) and not _is_other(path, url)]
     if not found:
         return None
-    return ResultUrls(tuple(dict.fromkeys(_plain(url) for _, url in found)), found[0][0])
+    return tuple(dict.fromkeys(_plain(url) for _, url in found)), found[0][0]
 
 
 def _plain(url: str) -> str:

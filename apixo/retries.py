@@ -7,22 +7,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from apixo.constants import MAX_RETRY_AFTER_SECONDS, MAX_RETRY_DELAY_SECONDS, RETRY_DELAY_SECONDS
-from apixo.errors import ApixoError, ProvablyUnpaidError
-
-
-def is_provably_unpaid(error: BaseException) -> bool:
-    """Whether a paid call that failed with this error was certainly not accepted. Only then may it be sent again."""
-    return isinstance(error, ProvablyUnpaidError)
+from apixo.errors import ProvablyUnpaidError
 
 
 def may_resubmit(error: BaseException) -> bool:
     """Whether the paid call may be repeated at once: nothing was paid, and it can help."""
-    return is_provably_unpaid(error) and isinstance(error, ApixoError) and error.retryable
-
-
-def is_retryable(error: BaseException) -> bool:
-    """Whether a free call is worth repeating."""
-    return isinstance(error, ApixoError) and error.retryable
+    return isinstance(error, ProvablyUnpaidError) and error.retryable
 
 
 def parse_retry_after(value: str | None, *, milliseconds: str | None = None, now: datetime) -> float | None:

@@ -19,6 +19,13 @@ import certifi
 
 from apixo.errors import chain
 
+UNTRUSTED: Final = (
+    "its certificate is not trusted here. If a private CA signed it, set SSL_CERT_FILE to that CA's certificate for "
+    "every process that runs flows. A self-signed certificate is not enough: have a CA sign it"
+)
+NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
+"""The remedy for a host that cannot be reached at all."""
+
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
     """The proxy that the environment sets for a URL; None: connect directly.
@@ -63,14 +70,14 @@ def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     Takes about 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
 
     Raises:
-        ValueError: one of the two variables is a path that does not exist. Nothing would be trusted, which each
+        ValueError: one of the two variables names nothing that exists. Nothing would be trusted, which each
             connection would report as its server's fault.
     """
     named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
     for name in named:
-        path = Path(environ[name])
-        if not (path.is_file() if name == "SSL_CERT_FILE" else path.is_dir()):
-            raise ValueError(f"{name} is {path}, which does not exist. Correct it, or unset it.")
+        paths = [Path(environ[name])] if name == "SSL_CERT_FILE" else map(Path, environ[name].split(os.pathsep))
+        if not any(path.is_file() if name == "SSL_CERT_FILE" else path.is_dir() for path in paths):
+            raise ValueError(f"{name} is {environ[name]}, which does not exist. Correct it, or unset it.")
     context = ssl.create_default_context()
     # From Python 3.13 on it also requires what many private CAs leave out, such as key identifiers. The
     # object store's client does not, and both are to trust the same.
@@ -105,11 +112,11 @@ def _bypasses(host: str, port: int, no_proxy: str) -> bool:
     No name is looked up, so a network counts for hosts that are given as addresses.
     """
     entries = [entry.removeprefix("*") or "*" for entry in re.split(r"[\s,;]+", no_proxy) if entry]
-    if "<local>" in entries and "." not in host and ":" not in host:
+    if "*" in entries or ("<local>" in entries and "." not in host and ":" not in host):
         return True
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
-        return "*" in entries or any(_holds(entry, address, port) for entry in entries)
+        return any(_holds(entry, address, port) for entry in entries)
     # With the port, for an entry may have one.
     return bool(proxy_bypass_environment(f"{host}:{port}", {"no": ",".join(entries)}))
 
@@ -125,11 +132,3 @@ def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, p
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     return (environ.get(name) or environ.get(name.upper()) or "").strip()
-
-
-UNTRUSTED: Final = (
-    "its certificate is not trusted here. If a private CA signed it, set SSL_CERT_FILE to that CA's certificate for "
-    "every process that runs flows. A self-signed certificate is not enough: have a CA sign it"
-)
-NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
-"""The remedy for a host that cannot be reached at all."""

@@ -1,6 +1,5 @@
 """The block with the settings for the APIXO Sora-2 API."""
 
-import hashlib
 import hmac
 import json
 from decimal import Decimal
@@ -12,6 +11,7 @@ from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from apixo import ApixoClient, StatusClient, catalog, constants
+from apixo.addresses import BaseUrl, OptionalBaseUrl
 from apixo.routes import is_loopback
 from blocks.prices import Price, price_of
 
@@ -19,7 +19,7 @@ CALLBACK_SECRET_CHARACTERS: Final = 16
 """The minimum length of a callback secret. Whoever sees one callback URL can guess secrets offline, at full speed."""
 
 CHECK_KEY: Final = "check"
-"""With attempt 0, which no generation has, the callback URL that a setup check requests."""
+"""With attempt 0, which no generation has, the callback URL at which a setup check asks the receiver for its blocks."""
 BLOCKS_HEADER: Final = "Sora-Blocks"
 """The header in the reply to that check."""
 
@@ -56,12 +56,12 @@ class ApixoApi(Block):
     api_key: Secret = Field(  # type: ignore[type-arg]
         default=..., title="API key", description="The Secret block with the APIXO API key."
     )
-    base_url: str = Field(
+    base_url: BaseUrl = Field(
         default=constants.BASE_URL,
         title="Base URL",
         description="The API's URL. Change it only for the local sandbox or a proxy.",
     )
-    callback_url: str | None = Field(
+    callback_url: OptionalBaseUrl = Field(
         default=None,
         title="Callback URL",
         description=(
@@ -233,21 +233,6 @@ class ApixoApi(Block):
         ),
     )
 
-    @field_validator("base_url", "callback_url")
-    @classmethod
-    def _plain_base_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            url = httpx.URL(value.strip())
-        except httpx.InvalidURL as error:
-            raise ValueError(f"is not a URL: {error}") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError("must be a complete URL such as https://api.example.com")
-        if url.userinfo or "?" in value or "#" in value:
-            raise ValueError("must be a plain URL, without user name, query or fragment")
-        return str(url).rstrip("/")
-
     @field_validator("prices", mode="before")
     @classmethod
     def _prices_as_text(cls, value: object) -> object:
@@ -275,7 +260,7 @@ class ApixoApi(Block):
             raise ValueError("callback_url needs callback_secret: unsigned callback URLs could be guessed")
         if self.callback_secret is None:
             return self
-        text = _text(self.callback_secret).strip()
+        text = secret_text(self.callback_secret).strip()
         if not text:
             raise ValueError("callback_secret is an empty Secret block: anyone could sign; enter a long random text")
         if len(text) < CALLBACK_SECRET_CHARACTERS:
@@ -291,15 +276,11 @@ class ApixoApi(Block):
         Args:
             options: further arguments of `apixo.ApixoClient`.
         """
-        return ApixoClient(_text(self.api_key), **(self._client_options() | options))
+        return ApixoClient(secret_text(self.api_key), **(self._client_options() | options))
 
-    def status_client(self, **options: Any) -> StatusClient:
-        """The same without the paid call.
-
-        Args:
-            options: further arguments of `apixo.StatusClient`.
-        """
-        return StatusClient(_text(self.api_key), **(self._client_options() | options))
+    def status_client(self) -> StatusClient:
+        """The same without the paid call."""
+        return StatusClient(secret_text(self.api_key), **self._client_options())
 
     def _client_options(self) -> dict[str, Any]:
         return {
@@ -316,7 +297,7 @@ class ApixoApi(Block):
         token has two meanings.
         """
         about = _callback_path(key, attempt_number)
-        return hmac.new(_text(self._secret()).encode(), about.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(secret_text(self._secret()).encode(), about.encode(), "sha256").hex()
 
     def _secret(self) -> Secret[Any]:
         if self.callback_secret is None:
@@ -333,22 +314,19 @@ class ApixoApi(Block):
         about = _callback_path(key, attempt_number)
         return f"{self.callback_url}/apixo/{about}/{self.callback_token(key, attempt_number)}"
 
-    def callback_check_url(self) -> str:
-        """The URL at which a setup check asks the receiver for its blocks. It cannot be guessed without the secret."""
-        return f"{self.callback_url}/apixo/{CHECK_KEY}/0/{self.callback_token(CHECK_KEY, 0)}"
-
     def blocks_digest(self, bucket: str) -> str:
         """The receiver's answer: the same if both secrets, the API's URL and the archive's bucket are the same.
 
         The store's endpoint is left out: a container may know it by another name.
         """
         about = "\n".join([self.callback_token(CHECK_KEY, 0), self.base_url, bucket])
-        return hmac.new(_text(self.api_key).encode(), about.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(secret_text(self.api_key).encode(), about.encode(), "sha256").hex()
 
     def sealing_key(self) -> bytes:
         """32 bytes derived from both secrets: what the receiver hands to waiting runs is sealed with them."""
-        about = f"handed over\n{_text(self.api_key)}"  # no token is made of it: no key of a video holds a line's end
-        return hmac.digest(_text(self._secret()).encode(), about.encode(), "sha256")
+        # No token is made of it: no key of a video holds a line's end.
+        about = f"handed over\n{secret_text(self.api_key)}"
+        return hmac.digest(secret_text(self._secret()).encode(), about.encode(), "sha256")
 
     def price(self, model: str, seconds: int | None) -> Decimal | None:
         """What a video of this model and length costs; None: no price is known."""
@@ -384,6 +362,6 @@ def _callback_path(key: str, attempt_number: int) -> str:
     return key if attempt_number == 1 else f"{key}/{attempt_number}"
 
 
-def _text(secret: Secret[Any]) -> str:
+def secret_text(secret: Secret[Any]) -> str:
     """A Secret's text as it was typed. `Secret.get()` would turn a key of digits into a number."""
     return str(secret.value.get_secret_value())

@@ -55,11 +55,13 @@ class BucketSettings:
         rules: the lifecycle rules that remove something.
         retention: the default retention of an object lock, such as `COMPLIANCE for 30 days`; empty: none is known.
         versioned: whether what is overwritten or deleted is kept as an old version.
+        stale_release: of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or unknown.
     """
 
     rules: tuple[LifecycleRule, ...] = ()
     retention: str = ""
     versioned: bool = False
+    stale_release: str = ""
 
     def against_the_ledger(self) -> list[LifecycleRule]:
         """The rules that would remove records or markers."""
@@ -82,15 +84,15 @@ def read_settings(connection: Connection, bucket: str) -> BucketSettings:
         for name in ("lifecycle", "object-lock", "versioning")
     )
     return BucketSettings(
-        rules=parse_rules(lifecycle), retention=parse_retention(lock), versioned=parse_versioned(versioning)
+        rules=parse_rules(lifecycle),
+        retention=parse_retention(lock),
+        versioned=_text(_xml(versioning), "Status") == "Enabled",
+        stale_release=_stale_release(connection),
     )
 
 
-def read_stale_release(connection: Connection) -> str:
-    """The release of a MinIO of several drives that is older than `FIXED_RELEASE`; empty: none, or unknown.
-
-    Only a key with the permission `admin:ServerInfo` gets an answer. Blocks.
-    """
+def _stale_release(connection: Connection) -> str:
+    """See `BucketSettings`. Only a key with the permission `admin:ServerInfo` gets an answer."""
     if not _is_minio(connection):
         return ""  # elsewhere the address would be an object in somebody's bucket
     try:
@@ -132,11 +134,6 @@ def parse_retention(lock: str) -> str:
     mode = _text(document, "Mode")
     unit = "Days" if _text(document, "Days") else "Years"
     return f"{mode} for {_text(document, unit)} {unit.lower()}" if mode else ""
-
-
-def parse_versioned(versioning: str) -> bool:
-    """Whether a VersioningConfiguration is enabled. Pure."""
-    return _text(_xml(versioning), "Status") == "Enabled"
 
 
 def _signed_get(connection: Connection, address: str) -> str:

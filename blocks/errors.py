@@ -20,14 +20,12 @@ class StoreError(SoraError):
     Attributes:
         message: what happened and what to do next. Never a URL: those are signed.
         code: the S3 error code, such as `NoSuchBucket`; empty without an answer.
-        object_name: the object concerned; empty if there is none.
         retryable: whether repeating the call later can help.
     """
 
-    def __init__(self, message: str, *, code: str = "", object_name: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.object_name = object_name
 
 
 class StoreUnavailableError(StoreError):
@@ -48,10 +46,8 @@ class WrongAddressError(StoreRefusedError):
         virtual_host: whether the bucket's name must be put in front of the host.
     """
 
-    def __init__(
-        self, message: str, *, code: str = "", object_name: str = "", region: str = "", virtual_host: bool = False
-    ) -> None:
-        super().__init__(message, code=code, object_name=object_name)
+    def __init__(self, message: str, *, code: str = "", region: str = "", virtual_host: bool = False) -> None:
+        super().__init__(message, code=code)
         self.region = region
         self.virtual_host = virtual_host
 

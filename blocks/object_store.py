@@ -16,7 +16,7 @@ import obstore
 from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
-from blocks.bucket_settings import BucketSettings, read_settings, read_stale_release
+from blocks.bucket_settings import BucketSettings, read_settings
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
 from blocks.s3_clients import Connection
 from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error, wrong_region
@@ -157,11 +157,11 @@ class ObjectStore:
             OSError: the file cannot be read.
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
-        size_bytes = (await asyncio.to_thread(path.stat)).st_size
+        size_bytes, labels = (await asyncio.to_thread(path.stat)).st_size, attributes or {}
         try:
             if size_bytes <= ONE_REQUEST_BYTES and not in_parts:
                 try:
-                    await self._uploaded(name, lambda: self._uploads.create(name, path, content_type, attributes or {}))
+                    await self._uploaded(name, lambda: self._uploads.put(name, path, None, content_type, labels))
                 except StoreRefusedError as error:
                     if error.code != "EntityTooLarge":  # something in front of the store takes only smaller ones
                         raise
@@ -197,7 +197,7 @@ class ObjectStore:
             StoreUnavailableError: no clear answer. It may have been written: read it back.
         """
         with _gone_is_changed(name):
-            await self._uploaded(name, lambda: self._uploads.replace(name, path, etag, content_type, attributes or {}))
+            await self._uploaded(name, lambda: self._uploads.put(name, path, etag, content_type, attributes or {}))
 
     async def get_file(self, name: str, path: Path) -> bool:
         """Downloads an object into a file; False when it does not exist.
@@ -292,12 +292,8 @@ class ObjectStore:
         return await self._threaded("GET", PROBE, read)
 
     async def settings(self) -> BucketSettings:
-        """What can be read of the bucket's lifecycle rules, retention and versioning."""
+        """What can be read of the bucket's lifecycle rules, retention and versioning, and of the store's release."""
         return await self._threaded("GET", "", lambda: read_settings(self._connection, self.bucket))
-
-    async def stale_release(self) -> str:
-        """The store's release, if it has a known bug that costs money; see `blocks.bucket_settings`."""
-        return await self._threaded("GET", "", lambda: read_stale_release(self._connection))
 
     async def stream(self, name: str, *, start: int, length: int) -> AsyncIterator[bytes]:
         """A part of an object, piece by piece, at its reader's pace; nothing if it does not exist."""
@@ -394,6 +390,4 @@ def _gone_is_changed(name: str) -> Iterator[None]:
     except StoreRefusedError as error:
         if error.code != "NoSuchKey":
             raise
-        raise PreconditionFailedError(
-            f"{name} was removed by someone else.", code="PreconditionFailed", object_name=name
-        ) from error
+        raise PreconditionFailedError(f"{name} was removed by someone else.", code="PreconditionFailed") from error

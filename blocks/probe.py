@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from blocks.bucket_settings import LEDGER_FOLDERS
 from blocks.errors import (
     PreconditionFailedError,
     StoreError,
@@ -133,14 +134,12 @@ async def prove(store: ObjectStore) -> None:
         raise StoreUnfitError(
             "The object store ignored If-None-Match or If-Match. It cannot keep the ledger: videos could be paid for "
             "twice. Use a current MinIO, or AWS S3.",
-            object_name=PROBE,
         )
     await _prove_change(store)
     if PROBE not in await store.names(PROBE.rpartition("/")[0] + "/"):
         raise StoreUnfitError(
             f"The object store's listing lacks {PROBE}, which exists. The collector finds open generations by listing. "
             "Is there a cache or proxy in front of the store? Turn it off for the store.",
-            object_name=PROBE,
         )
     own = f"{INCOMING}probe-{uuid.uuid4().hex}"
     await store.put_if(own, b"", etag=None)
@@ -149,7 +148,6 @@ async def prove(store: ObjectStore) -> None:
         raise StoreUnfitError(
             f"The object store still has {own} after confirming its deletion. Does the bucket have a retention rule or "
             "object lock, or is there a cache in front of it? Remove it for this bucket.",
-            object_name=own,
         )
 
 
@@ -164,7 +162,7 @@ async def prove_settings(store: ObjectStore) -> None:
         raise StoreUnfitError(
             f"A lifecycle rule of bucket {store.bucket} would delete the ledger: {', '.join(map(str, rules))}. Without "
             "its record a key is unknown, and would be paid for again. Limit the rule to videos/ or incoming/, so that "
-            "it does not apply to ledger/, open/, tasks/ and requests/."
+            f"it does not apply to {', '.join(LEDGER_FOLDERS)}."
         )
 
 
@@ -206,7 +204,6 @@ async def prove_large_upload(store: ObjectStore) -> None:
             raise StoreUnavailableError(
                 f"{error} If only large uploads fail, a proxy in front of the store limits the size of requests.",
                 code=error.code,
-                object_name=name,
             ) from error
         finally:
             with contextlib.suppress(StoreError):
@@ -221,7 +218,6 @@ def _large_upload_refused(error: StoreRefusedError) -> StoreError:
             "proxy in front of it limits the size of requests. Raise its limit to 64 MB (nginx: client_max_body_size "
             "64m).",
             code=error.code,
-            object_name=error.object_name,
         )
     what = "So the problem is how a video is uploaded, at once or in parts."
     if error.code in ("SignatureDoesNotMatch", "AccessDenied"):
@@ -229,9 +225,7 @@ def _large_upload_refused(error: StoreRefusedError) -> StoreError:
             "If the key may write to incoming/, a proxy in front of the store changes or drops headers of video "
             "uploads: Content-Disposition, Cache-Control, x-amz-meta-*. Configure it to pass them on unchanged."
         )
-    return StoreRefusedError(
-        f"{error} Small objects were accepted. {what}", code=error.code, object_name=error.object_name
-    )
+    return StoreRefusedError(f"{error} Small objects were accepted. {what}", code=error.code)
 
 
 async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition: str) -> str:
@@ -251,19 +245,16 @@ async def _one_winner(store: ObjectStore, name: str, etag: str | None, condition
         raise StoreUnfitError(
             f"Of {RACERS} writers with {condition} at the same moment, the store confirmed {len(won)} of them; only "
             "one may win. One generation could be paid for several times. Use a current MinIO, SeaweedFS or AWS S3.",
-            object_name=name,
         )
     if found is None or not (won or unclear):
         raise StoreUnfitError(
             f"Of {RACERS} writers with {condition} at the same moment, the store confirmed none. A generation could "
             "never be claimed. Use a current MinIO, SeaweedFS or AWS S3.",
-            object_name=name,
         )
     if won and found.data != bodies[won[0]]:
         raise StoreUnfitError(
             f"A read of {name} does not return what was just written. Is there a cache in front of the store, or do "
             "replicas lag behind? The ledger needs a store whose reads see the last write.",
-            object_name=name,
         )
     return found.etag
 
@@ -274,14 +265,14 @@ async def _prove_change(store: ObjectStore) -> None:
     for _ in range(TRIES):
         found = await _read_probe(store)
         if before is not None and found.data == before.data:
-            raise StoreUnfitError(_refused_its_own(before.etag, found.etag), object_name=PROBE)
+            raise StoreUnfitError(_refused_its_own(before.etag, found.etag))
         try:
             await store.put_if(PROBE, _data(), etag=found.etag, content_type=_JSON)
         except PreconditionFailedError:  # changed since the read, or the etag is not the one that the store knows
             before = found
         else:
             return
-    raise StoreUnavailableError(f"Others changed {PROBE} {TRIES} times in a row.", object_name=PROBE)
+    raise StoreUnavailableError(f"Others changed {PROBE} {TRIES} times in a row.")
 
 
 async def _read_probe(store: ObjectStore) -> StoredObject:
@@ -293,19 +284,16 @@ async def _read_probe(store: ObjectStore) -> StoredObject:
         raise StoreUnfitError(
             "A read came back without the ETag that the ledger needs to change its records. Does a proxy in front of "
             "the store compress or rewrite replies? Configure it to pass the store's replies on unchanged.",
-            object_name=PROBE,
         ) from error
     if found is None:
         raise StoreUnfitError(
             f"The object store does not find {PROBE}, which it had confirmed. Is there a cache in front of it, or do "
             "replicas lag behind? The ledger needs a store whose reads see the last write.",
-            object_name=PROBE,
         )
     if not _is_ours(found.data):
         raise StoreUnfitError(
             f"{PROBE} did not come back as it was written. A proxy in front of the store compresses or rewrites "
             "replies: turn that off for the store.",
-            object_name=PROBE,
         )
     return found
 

@@ -56,8 +56,7 @@ class Connection:
 
     def bucket_url(self, bucket: str) -> str:
         """The URL to which the names of a bucket's objects are appended."""
-        scheme, _, host = self.url.partition("://")
-        return f"{scheme}://{bucket}.{host}" if self.virtual_host else f"{self.url}/{bucket}"
+        return with_bucket(self.url, bucket, self.virtual_host)
 
     def small(self, bucket: str, *, timeout_seconds: float | None = None, content_type: str | None = None) -> S3Store:
         """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
@@ -193,6 +192,11 @@ class Connection:
         if self.virtual_host:
             client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
         return client
+
+
+def with_bucket(url: str, bucket: str, virtual_host: bool) -> str:
+    """A store's URL with the bucket in front of its host, or else behind it."""
+    return url.replace("://", f"://{bucket}.", 1) if virtual_host else f"{url}/{bucket}"
 
 
 def _pem(context: ssl.SSLContext) -> str:

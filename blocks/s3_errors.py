@@ -85,7 +85,7 @@ class Reply:
         code: the S3 error code, such as `NoSuchKey`; empty if the answer has none, and then it is not the store's.
         message: the store's words, or what happened instead of an answer.
         request_id: for the store's operator to find the request.
-        region: the one that the store asks to sign for; empty if it names none.
+        region: the store's own, or the bucket's; empty if the answer names none. Some name it in every error.
         sent: whether any of the request may have reached the store.
     """
 
@@ -154,36 +154,35 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     status = reply.status
     code = reply.code or ("EntityTooLarge" if status == 413 else "")
     if status == 412 or code == "PreconditionFailed":
-        return PreconditionFailedError(
-            f"{name} was changed by someone else ({reply}).", code="PreconditionFailed", object_name=name
-        )
-    if code in WANTS_VIRTUAL_HOST or (reply.region and code not in ("NoSuchKey", "NoSuchBucket")):
-        return _wrong_style(reply, name) if code in WANTS_VIRTUAL_HOST else wrong_region(bucket, reply.region)
+        return PreconditionFailedError(f"{name} was changed by someone else ({reply}).", code="PreconditionFailed")
+    if code in WANTS_VIRTUAL_HOST:
+        return _wrong_style(reply)
+    if code == "AuthorizationHeaderMalformed" and reply.region:
+        return wrong_region(bucket, reply.region)
     if not status and "certificate" in reply.message.lower():
-        return StoreRefusedError(
-            f"No connection to the object store: {UNTRUSTED} ({reply}).",
-            code="Certificate",
-            object_name=name,
-        )
+        return StoreRefusedError(f"No connection to the object store: {UNTRUSTED} ({reply}).", code="Certificate")
     # Without a code, 404 is not the store's: an ingress answers like this while the store behind it restarts. Mistaken
     # for a missing object, it would hide a record.
     nameless = not code and status == 404
     later = status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless
-    if later and code not in STAYS:
-        arrived = " It may have been written anyway." if method in ("PUT", "DELETE") and reply.sent else ""
-        about = name or "the bucket"
+    about, arrived = name or "the bucket", ""
+    if method in ("PUT", "DELETE") and reply.sent:
+        arrived = " It may have been written anyway."
+    cls: type[StoreError] = StoreUnavailableError
+    if not later or code in STAYS:
+        cls, advice = StoreRefusedError, _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
+        said = f"The object store refused {about}: {reply}. {advice}"
+    elif code in BUSY:
         said = (
             f"The object store asked to try {about} again ({reply}).{arrived} If this persists, it is overloaded: "
             "lower max_in_flight, or check the store."
-            if code in BUSY
-            else f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
+        )
+    else:
+        said = (
+            f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
             f"{'' if reply.sent else NO_WAY}"
         )
-        return StoreUnavailableError(said, code=code, object_name=name)
-    advice = _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
-    return StoreRefusedError(
-        f"The object store refused {name or 'the bucket'}: {reply}. {advice}", code=code, object_name=name
-    )
+    return cls(said, code=code)
 
 
 def wrong_region(bucket: str, region: str) -> WrongAddressError:
@@ -197,13 +196,12 @@ def wrong_region(bucket: str, region: str) -> WrongAddressError:
     )
 
 
-def _wrong_style(reply: Reply, name: str) -> WrongAddressError:
+def _wrong_style(reply: Reply) -> WrongAddressError:
     return WrongAddressError(
         f"The object store requires the bucket's name in front of its host name ({reply}). Set virtual_host in the "
         "video-archive block (MINIO_VIRTUAL_HOST=true for `sora setup`). If it is already set, create the bucket "
         "with the store's own tools: only the creation of a bucket still uses the path.",
         code=reply.code,
-        object_name=name,
         virtual_host=True,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import httpx
 import obstore
@@ -18,6 +18,9 @@ from obstore.store import S3Store
 
 from blocks.s3_clients import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Connection
 from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse_body
+
+if TYPE_CHECKING:  # obstore has it in its stubs only
+    from obstore import PutMode
 
 ONE_REQUEST_BYTES: Final = 33_554_432
 """32 MiB: a file up to this size is sent by one request."""
@@ -55,18 +58,16 @@ class Uploads:
         if "_http" in vars(self):
             self._http.close()
 
-    def create(self, name: str, path: Path, content_type: str, attributes: Attributes) -> None:
-        """Sends a file by one request, if no such object exists."""
+    def put(self, name: str, path: Path, etag: str | None, content_type: str, attributes: Attributes) -> None:
+        """Sends a file by one request, if the object has this etag, or, with None, if it does not exist."""
         size_bytes = path.stat().st_size
         if size_bytes > IN_MEMORY_BYTES and not any(variable.startswith(ADDED_BY) for variable in os.environ):
-            self._send(name, path, "If-None-Match", "*", content_type, attributes)
-            return
+            condition = {"If-Match": etag} if etag else {"If-None-Match": "*"}
+            return self._send(name, path, condition, content_type, attributes)
         labels, store = {"Content-Type": content_type, **attributes}, self._store(size_bytes)
-        obstore.put(store, name, path.read_bytes(), attributes=labels, mode="create", use_multipart=False)
-
-    def replace(self, name: str, path: Path, etag: str, content_type: str, attributes: Attributes) -> None:
-        """Sends a file by one request, if the object has this etag."""
-        self._send(name, path, "If-Match", etag, content_type, attributes)
+        mode: PutMode = {"e_tag": etag} if etag else "create"
+        obstore.put(store, name, path.read_bytes(), attributes=labels, mode=mode, use_multipart=False)
+        return None
 
     def in_parts(self, name: str, path: Path) -> None:
         """Sends a file in parts, whatever was there: S3 clients know no condition for parts."""
@@ -91,7 +92,7 @@ class Uploads:
         )
 
     def _send(
-        self, name: str, path: Path, condition: str, etag: str, content_type: str, attributes: Attributes
+        self, name: str, path: Path, condition: Mapping[str, str], content_type: str, attributes: Attributes
     ) -> None:
         """Sends a file from the disk, signed with its SHA-256. Neither S3 client can, under a condition."""
         url = self.minio.get_presigned_url("PUT", self.bucket, name).partition("?")[0]
@@ -101,7 +102,7 @@ class Uploads:
             headers = {
                 "Content-Length": str(size_bytes),
                 "Content-Type": content_type,
-                condition: etag,
+                **condition,
                 **{_header(attribute): value for attribute, value in attributes.items()},
             }
             signed = self.connection.signed("PUT", url, headers, sha256)

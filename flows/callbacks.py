@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 
 from apixo import BadRequestError, Status, StatusClient
 from apixo.redaction import excerpt, hide_secret
-from apixo.replies import FINAL_STATES, usable_task_id
+from apixo.replies import Failed, Succeeded, usable_task_id
 from blocks.errors import StoreError
 from flows.record import beside, transitions
 from flows.record.advice import unconfirmed_error
@@ -174,7 +174,7 @@ async def answer_call(
         return Outcome.ALREADY_HANDLED
     task_id = found.task_id or ""
     status = status or await resources.client.status_once(task_id, model=found.attempt.model)
-    if not isinstance(status, FINAL_STATES):
+    if not isinstance(status, Succeeded | Failed):
         return Outcome.PENDING
     notify(key, task_id, sealed(status, resources.api))
     return Outcome.FINISHED

@@ -30,7 +30,7 @@ from apixo import (
 )
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
-from blocks.apixo_api import BLOCKS_HEADER
+from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY
 from blocks.errors import StoreError, WrongClockError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, problems
@@ -98,8 +98,8 @@ async def _beside(
     findings = [await check_account(client, api), *check_prices(api)]
     if archive is not None:
         findings.append(await _image_finding(web, archive))
-    if api.callback_url:
-        findings.append(await _callback_finding(web, api, archive))
+    if url := api.callback_url_for(CHECK_KEY, 0):
+        findings.append(await _callback_finding(web, url, api, archive))
     else:
         findings.append(Finding.ok("callbacks", "none: the apixo-api block has no callback_url, so runs poll"))
     findings.append(check_space(spool_root()))
@@ -247,15 +247,15 @@ async def _store_findings(archive: VideoArchive) -> list[Finding]:
         ]
         if found:
             return found
-        notes, release = (await store.settings()).notes(), await store.stale_release()
+        settings = await store.settings()
         clock = await _clock_finding(store)
     except StoreError as error:
         return [Finding.error(name, str(error))]
     finally:
         await store.aclose()
     detail = f"bucket {archive.bucket} at {archive.endpoint} supports conditional writes, even in a race; accepts 5 MiB"
-    found = [Finding.ok(name, "; ".join([detail, *notes])), clock]
-    if release:
+    found = [Finding.ok(name, "; ".join([detail, *settings.notes()])), clock]
+    if release := settings.stale_release:
         detail = (
             f"MinIO of {release[:10]} ignores conditions on writes while too few of its drives answer, so a "
             "generation could be paid twice. Use a MinIO built from source after 2025-10-22."
@@ -281,11 +281,11 @@ async def _api_finding(client: StatusClient, api: ApixoApi) -> Finding:
     return Finding.ok("api", f"{api.base_url} answers and accepts the key")
 
 
-async def _callback_finding(web: httpx.AsyncClient, api: ApixoApi, archive: VideoArchive | None) -> Finding:
+async def _callback_finding(web: httpx.AsyncClient, url: str, api: ApixoApi, archive: VideoArchive | None) -> Finding:
     """Whether a receiver with the same blocks is behind its public URL, with a trusted certificate."""
     name, polling = "callbacks", "Until then, runs poll for their videos."
     try:
-        async with open_stream(web, api.callback_check_url()) as response:
+        async with open_stream(web, url) as response:
             status, digest = response.status_code, response.headers.get(BLOCKS_HEADER)
     except ForbiddenUrlError as error:
         return Finding.warning(name, f"{error}. APIXO can only call public URLs.")

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from apixo import ApixoError
 from apixo.redaction import hide_secret
 from blocks import ApixoApi, VideoArchive
-from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY
+from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY, secret_text
 from blocks.errors import StoreError
 from deployments.connection import SetupError, setup_command
 from deployments.receiver.notifier import Notifier
@@ -207,7 +207,7 @@ class _Handlers:
             return _reply(Trouble.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
         if call.result() in (Outcome.UNIDENTIFIED, Outcome.UNKNOWN):
             api = self._resources.api
-            said = shown_body(body, api.callback_token(key, number), str(api.api_key.get()))
+            said = shown_body(body, api.callback_token(key, number), secret_text(api.api_key))
             _log.warning("APIXO's call about %s, attempt %d, had the body: %s", key, number, said)
         return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
 

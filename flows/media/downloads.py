@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -133,7 +134,7 @@ async def _write(response: httpx.Response, url: str, part: "_Part", max_bytes: i
                     buffer.clear()
                 if report is not None:
                     report(received)
-    except httpx.TransportError as error:
+    except (httpx.TransportError, ssl.SSLError) as error:
         await asyncio.to_thread(part.write, bytes(buffer))
         raise _cut_error(url, received, total) from error
     if max(received, total or 0) > max_bytes:

@@ -259,7 +259,7 @@ async def open_stream(
             finally:
                 await response.aclose()
             current = httpx.URL(response.headers["location"])  # checked by the transport, and absolute
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ssl.SSLError) as error:
         reason = str(error) or type(error).__name__
         if is_untrusted_certificate(error):
             raise DownloadError(

@@ -85,9 +85,7 @@ class TaskOwners:
                 return there
             if found is not None and await self._put(task_id, owner, etag=found.etag):
                 return owner
-            raise StoreUnavailableError(
-                f"The owner of task {task_id} is being changed by another process.", object_name=task_name(task_id)
-            )
+            raise StoreUnavailableError(f"The owner of task {task_id} is being changed by another process.")
 
         return await self._patiently(write, patience_seconds)
 

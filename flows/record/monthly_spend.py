@@ -82,9 +82,7 @@ class SpendObjects:
                     await asyncio.sleep(PAUSE_SECONDS * random.random())
                 else:
                     return changed
-            raise StoreUnavailableError(
-                f"{object_name(month)} was changed by other processes on every attempt.", object_name=object_name(month)
-            )
+            raise StoreUnavailableError(f"{object_name(month)} was changed by other processes on every attempt.")
 
         return await self._patiently(apply, patience_seconds)
 

@@ -88,7 +88,7 @@ class RunKeys:
         await self._patiently(write)
         there = await self._text(object_name)
         if there is None:
-            raise StoreUnavailableError(f"{object_name} was written but is not there.", object_name=object_name)
+            raise StoreUnavailableError(f"{object_name} was written but is not there.")
         return there
 
 

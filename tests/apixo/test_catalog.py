@@ -269,6 +269,9 @@ def future(**changed: Any) -> str:
         (future(options={"duration": {"type": "integer"}}), "duration is a request field"),
         (future(options_with_images={"image_urls": []}), "image_urls is a request field"),
         (future(options={"sound": {"modes": ["b"]}}), "b is not one of its modes"),
+        (future(options={"size": {"values": {"x": {"images": [3, 1]}}}}), "images: must be a minimum of 0 or more"),
+        (future(options={"size": {"allowed": ["x"], "values": {"X": {}}}}), "X is not one of its values"),
+        (future(options={"sound": {"type": "boolean", "values": {"yes": {}}}}), "yes is not one of its values"),
         (future(first_wait_seconds=-5), "first_wait_seconds"),
         (future(poll_interval_seconds=0), "poll_interval_seconds"),
         (future(poll_interval_seconds=float("inf")), "poll_interval_seconds"),
@@ -285,6 +288,19 @@ def test_a_catalog_that_cannot_be_read_stops_requests_and_says_why(
     # What is paid already stays readable.
     kept = VideoRequest.model_validate({"prompt": "A kite", "model": "kling-2-6", "duration": 5}, context=STORED)
     assert kept.seconds == 5
+
+
+def test_the_values_of_a_boolean_option_are_spelled_as_json_spells_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = {"type": "boolean", "values": {"true": {"modes": ["b"]}}}
+    modes = {"a": {"images": [0, 1]}, "b": {"images": [0, 1]}}
+    (tmp_path / "models.json").write_text(future(modes=modes, options={"sound": sound}))
+    monkeypatch.setenv("SORA_MODELS", str(tmp_path / "models.json"))
+    for mode, on in (("a", False), ("b", True), ("b", False)):
+        VideoRequest(prompt="A kite", model="x", mode=mode, options={"sound": on})
+    with pytest.raises(ValidationError, match=r"sound\s+is for mode b only with x"):
+        VideoRequest(prompt="A kite", model="x", mode="a", options={"sound": True})
 
 
 def test_a_stored_request_is_read_whatever_the_catalog_says_now() -> None:

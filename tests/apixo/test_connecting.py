@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from apixo import ApixoClient, NoReplyError, NotSentError, UntrustedCertificateError
 from apixo.client import _limiter
+from tests.support.authority import refusing_after_the_handshake
 
 from .conftest import KITE, Connect
 from .wire import closed_port, envelope, http, reply, serving
@@ -87,14 +88,13 @@ async def test_a_trusted_certificate_is_connected_to(
 async def test_a_tls_error_after_the_handshake_is_unclear(
     own_connect: Connect, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With TLS 1.3 a server that wants a certificate of ours says so only after the client took the handshake for done.
     monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
-    context = server_context(own_certificate)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    async with serving(ACCEPTED, tls=context) as server:
-        with pytest.raises(NoReplyError):
-            await own_connect(server.url).submit_once(KITE)
+    for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"):
+        with refusing_after_the_handshake(server_context(own_certificate), answer) as port:
+            client = own_connect(f"https://127.0.0.1:{port}")
+            for call in (client.submit_once(KITE), client.status_once("task_1")):
+                with pytest.raises(NoReplyError, match="SSL"):
+                    await call
 
 
 async def test_https_to_a_server_of_plain_http_means_that_nothing_was_sent(own_connect: Connect) -> None:

@@ -69,8 +69,6 @@ def test_the_public_names_are_these() -> None:
             "UnknownState",
             "VideoRequest",
             "generation_failed",
-            "is_provably_unpaid",
-            "is_retryable",
             "may_resubmit",
             "parse_retry_after",
             "retry_delay",

@@ -37,7 +37,7 @@ def deep(levels: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
 
 
 def submit(http_status: int, body: bytes) -> str:
-    return parse_submitted(parse_envelope(http_status, body))
+    return parse_submitted(parse_envelope(http_status, body, submission=True))
 
 
 ODD_IDS: list[Any] = [
@@ -58,6 +58,7 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, YES | {"message": 7}, "task_1"),
     (200, YES | {"traceId": "x"}, "task_1"),
     (200, envelope({"taskId": " task_1 "}), "task_1"),
+    (200, envelope({"taskId": "task_1\n"}), "task_1"),
     (200, envelope({"taskId": "x" * 200}), "x" * 200),
     (200, b"\xef\xbb\xbf" + json.dumps(YES).encode(), "task_1"),
     # A documented no: HTTP status and code alike, or only one of them where the other says nothing.
@@ -204,7 +205,7 @@ def test_an_error_keeps_the_code_and_how_long_to_wait(
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(ApixoError) as raised:
-        parse_envelope(http_status, content, retry_after_seconds=7.5, task_id="task_1")
+        parse_envelope(http_status, content, submission=False, retry_after_seconds=7.5, task_id="task_1")
     assert (raised.value.code, raised.value.task_id) == (code, "task_1")
     assert raised.value.retry_after_seconds == (None if type(raised.value) is UnexpectedReplyError else 7.5)
 
@@ -212,9 +213,9 @@ def test_an_error_keeps_the_code_and_how_long_to_wait(
 def test_a_refused_submission_says_that_nothing_was_paid_and_a_refused_question_does_not() -> None:
     body = json.dumps(no(400)).encode()
     with pytest.raises(BadRequestError, match=r"Invalid parameters.*Nothing was paid"):
-        parse_envelope(400, body)
+        parse_envelope(400, body, submission=True)
     with pytest.raises(BadRequestError) as raised:
-        parse_envelope(400, body, task_id="task_1")
+        parse_envelope(400, body, submission=False, task_id="task_1")
     assert "paid" not in str(raised.value)
 
 
@@ -222,7 +223,7 @@ def test_a_refused_submission_says_that_nothing_was_paid_and_a_refused_question_
 def test_the_providers_words_are_shortened_and_lose_signatures(http_status: int, code: int) -> None:
     said = "cannot read https://bucket.example.com/a.jpg?X-Amz-Signature=5ec7e7 " + "x" * 5_000
     with pytest.raises(ApixoError) as raised:
-        parse_envelope(http_status, json.dumps(no(code, said)).encode())
+        parse_envelope(http_status, json.dumps(no(code, said)).encode(), submission=True)
     assert "https://bucket.example.com/a.jpg" in str(raised.value)
     assert "5ec7e7" not in str(raised.value)
     assert len(str(raised.value)) < 800
@@ -293,7 +294,7 @@ def test_junk_is_never_a_yes_nor_a_provable_no(http_status: int, body: bytes) ->
 @example(200, b'{"code":200,"data":{"resultJson":"{\\"resultUrls\\":[\\"h\\"]}"}}')  # a result without a state
 def test_no_reply_breaks_the_reading_of_a_status(http_status: int, body: bytes) -> None:
     try:
-        status = parse_status(parse_envelope(http_status, body, task_id="task_1"), task_id="task_1")
+        status = parse_status(parse_envelope(http_status, body, submission=False, task_id="task_1"), task_id="task_1")
     except ApixoError as error:
         named = error.task_id
     else:
@@ -312,4 +313,4 @@ def test_no_depth_of_nesting_breaks_the_reading(levels: int, field: str) -> None
     with pytest.raises(UnexpectedReplyError):
         submit(200, body)
     with pytest.raises(UnexpectedReplyError):
-        parse_status(parse_envelope(200, body), task_id="task_1")
+        parse_status(parse_envelope(200, body, submission=False), task_id="task_1")

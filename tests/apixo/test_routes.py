@@ -62,6 +62,8 @@ ROUTES: list[tuple[str, dict[str, str], str | None]] = [
     (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "corp.example;apixo.ai"}, None),
     (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "<local>"}, PROXY),
     ("https://minio:9000", {"HTTPS_PROXY": PROXY, "NO_PROXY": "<local>"}, None),
+    (API, {"HTTPS_PROXY": PROXY, "NO_PROXY": "*,localhost"}, None),
+    ("https://10.0.0.1:9000", {"HTTPS_PROXY": PROXY, "NO_PROXY": "*,localhost"}, None),
     (API, {"HTTPS_PROXY": "socks5://proxy:1080", "NO_PROXY": "apixo.ai"}, None),
     ("http://api.apixo.ai", {"ALL_PROXY": "socks5://proxy:1080"}, None),
 ]
@@ -122,6 +124,14 @@ def test_without_certificates_of_its_own_a_system_trusts_mozillas(
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     monkeypatch.setattr(ssl.SSLContext, "set_default_verify_paths", lambda _: None)
     assert len(trust().get_ca_certs()) > 50
+
+
+def test_several_folders_of_certificates_are_as_many_as_are_there(tmp_path: Path) -> None:
+    """OpenSSL separates them by colons, and leaves out those that do not exist."""
+    (tmp_path / "certs").mkdir()
+    trust({"SSL_CERT_DIR": f"{tmp_path / 'gone'}:{tmp_path / 'certs'}"})
+    with pytest.raises(ValueError, match=r"SSL_CERT_DIR is .*, which does not exist"):
+        trust({"SSL_CERT_DIR": f"{tmp_path / 'gone'}:{tmp_path / 'away'}"})
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

@@ -110,6 +110,25 @@ async def test_a_line_that_echoes_a_secret_is_not_repeated(own_connect: Connect,
         assert telltale not in shown(raised.value)
 
 
+@pytest.mark.parametrize("form", ["callbacks.example.com/apixo/kite/{}", "/apixo/kite/{}", "{}"])
+async def test_the_token_of_a_callback_is_hidden_however_it_is_echoed(own_connect: Connect, form: str) -> None:
+    token = "70ken" + "a" * 59
+    words = f"{form.format(token)} is not reachable"
+    async with serving(reply(http(400, envelope(None, 400, words)))) as server:
+        with pytest.raises(ApixoError, match="not reachable") as raised:
+            await own_connect(server.url).submit_once(KITE, callback_url=f"https://callbacks.example.com/kite/{token}")
+    assert "70ken" not in shown(raised.value)
+
+
+@pytest.mark.parametrize("end", ["data", "taskId", "code", "1", "", "task_1/"])
+async def test_a_callback_url_that_ends_in_a_word_of_the_answer_hides_nothing_of_it(
+    own_connect: Connect, end: str
+) -> None:
+    async with serving(reply(http(200, envelope({"taskId": "task_1"})))) as server:
+        client = own_connect(server.url)
+        assert await client.submit_once(KITE, callback_url=f"https://h.example/{end}") == "task_1"
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -35,7 +35,7 @@ from tests.attack.labels import Places
 from tests.attack.points import Point
 from tests.attack.zygote import Zygote
 from tests.flows.conftest import store_blocks
-from tests.support import KITE, made_outside, make_api, make_archive, unique
+from tests.support import KITE, made_outside, make_api, make_archive, minio_client, unique
 from tests.support.receiver import exchange, named, post, receiving
 
 SUBMIT_TIMEOUT_SECONDS = 1.0
@@ -123,7 +123,7 @@ class Environment:
         await asyncio.to_thread(self._empty_bucket)
 
     def _empty_bucket(self) -> None:
-        client = self.archive.client()
+        client = minio_client(self.archive)
         listed = [item.object_name or "" for item in client.list_objects(self.archive.bucket, recursive=True)]
         names = [name for name in listed if name != RACED]
         errors = client.remove_objects(self.archive.bucket, [DeleteObject(name) for name in names])

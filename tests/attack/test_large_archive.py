@@ -21,7 +21,7 @@ from flows.record import object_names, transitions
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.ledger import Ledger, marker_name, record_name
 from tests.flows.conftest import store_blocks
-from tests.support import make_api
+from tests.support import make_api, minio_client
 
 VIDEOS: Final = 100_000
 PER_DAY: Final = 1_000
@@ -53,7 +53,7 @@ async def write(store: ObjectStore, names: dict[str, bytes]) -> None:
 
 async def write_packed(archive: VideoArchive, names: dict[str, bytes]) -> None:
     """Writes many small objects, a thousand per request. MinIO unpacks them, which takes a third of the time."""
-    client, rows = archive.client(), list(names.items())
+    client, rows = minio_client(archive), list(names.items())
 
     def send(batch: list[tuple[str, bytes]]) -> None:
         objects = [SnowballObject(name, data=io.BytesIO(data), length=len(data)) for name, data in batch]

@@ -93,6 +93,11 @@ def test_a_base_url_is_kept_without_its_last_slash(given: str, kept: str) -> Non
     assert api(base_url=given).base_url == kept
 
 
+@pytest.mark.parametrize("emptied", ["", " "])
+def test_an_emptied_callback_url_is_none(emptied: str) -> None:
+    assert api(callback_url=emptied).callback_url is None
+
+
 def test_callback_urls_carry_the_key_and_its_signature() -> None:
     block = api(callback_url="https://c.example.com/hooks/", callback_secret=Secret(value="long random text"))
     token = hmac.new(b"long random text", b"spring-sale-03", hashlib.sha256).hexdigest()

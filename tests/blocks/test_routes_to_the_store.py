@@ -10,6 +10,7 @@ import pytest
 
 from blocks.errors import StoreRefusedError
 from blocks.object_store import ObjectStore
+from blocks.s3_uploads import IN_MEMORY_BYTES
 from tests.support.authority import make_authority, server_context
 
 from .conftest import OpenStore, archive
@@ -43,13 +44,15 @@ LAST_MODIFIED = "Sun, 01 Mar 2026 12:00:00 GMT"
 
 def calls_of(store: ObjectStore, file: Path) -> list[Awaitable[object]]:
     """One call of each client that a store has."""
+    large = file.with_name("large")
     file.write_bytes(b"video")
+    large.write_bytes(bytes(IN_MEMORY_BYTES + 1))
     return [
         store.put_if("a", b"", etag=None),
         store.names("open/"),
         store.digest("a"),
         store.create_file("a", file, content_type="video/mp4"),
-        store.replace_file("a", file, etag='"1"', content_type="video/mp4"),
+        store.replace_file("a", large, etag='"1"', content_type="video/mp4"),
     ]
 
 

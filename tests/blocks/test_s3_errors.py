@@ -21,10 +21,10 @@ from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse, parse_body, reda
 SIGNED = "<StringToSign>AWS4-HMAC 51gned</StringToSign><SignatureProvided>51gned</SignatureProvided>"
 
 
-def body(code: str, message: str = "Some words.") -> str:
+def body(code: str, message: str = "Some words.", more: str = "") -> str:
     return (
         f'<?xml version="1.0"?>\n<Error><Code>{code}</Code><Message>{message}</Message><Key>a</Key>'
-        f"<RequestId>18EC</RequestId>{SIGNED}</Error>"
+        f"<RequestId>18EC</RequestId>{more}{SIGNED}</Error>"
     )
 
 
@@ -218,11 +218,43 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "cls"),
+    [
+        ("503 Service Unavailable", "SlowDown", StoreUnavailableError),
+        ("503 Service Unavailable", "XMinioServerNotInitialized", StoreUnavailableError),
+        ("500 Internal Server Error", "InternalError", StoreUnavailableError),
+        ("400 Bad Request", "RequestTimeout", StoreUnavailableError),
+        ("404 Not Found", "NoSuchUpload", StoreUnavailableError),
+        ("404 Not Found", "NoSuchKey", StoreRefusedError),
+        ("404 Not Found", "NoSuchBucket", StoreRefusedError),
+        ("403 Forbidden", "AccessDenied", StoreRefusedError),
+        ("403 Forbidden", "InvalidAccessKeyId", StoreRefusedError),
+        ("403 Forbidden", "SignatureDoesNotMatch", StoreRefusedError),
+        ("507 -", "XMinioStorageFull", StoreRefusedError),
+    ],
+)
+def test_a_store_that_names_its_region_in_every_error_does_not_ask_for_another(
+    status: str, code: str, cls: type[StoreError]
+) -> None:
+    """As a MinIO with a region does, and Garage."""
+    named = body(code, more="<Region>eu-central-1</Region>")
+    found = store_error(answered(GenericError, status, named), method="PUT", name="a", bucket="b")
+    assert (type(found), getattr(found, "code", "")) == (cls, code)
+
+
+def test_a_request_that_was_signed_for_another_region_is_answered_with_the_right_one() -> None:
+    named = body("AuthorizationHeaderMalformed", more="<Region>eu-central-1</Region>")
+    found = store_error(answered(GenericError, "400 Bad Request", named), method="GET", name="a", bucket="b")
+    assert isinstance(found, WrongAddressError)
+    assert (found.code, found.region) == ("WrongRegion", "eu-central-1")
+
+
 @pytest.mark.parametrize(("error", "cls", "code", "words"), MEANINGS, ids=[str(row[0])[:70] for row in MEANINGS])
 def test_what_an_answer_means(error: Exception, cls: type[StoreError], code: str, words: list[str]) -> None:
     found = store_error(error, method="PUT", name="a", bucket="b")
     assert found is not None
-    assert (type(found), found.code, found.object_name) == (cls, code, "a")
+    assert (type(found), found.code) == (cls, code)
     assert [word for word in words if word not in str(found)] == []
     assert "51gned" not in f"{found} {redacted(error)}"
     assert "Debug source" not in f"{found} {redacted(error)}"

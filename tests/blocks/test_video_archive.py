@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tests.support import minio_client
+
 from .conftest import archive
 
 REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
@@ -25,6 +27,14 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"bucket": "a..b"}, ["bucket", "3 to 63"]),
     ({"bucket": "-ab"}, ["bucket", "3 to 63"]),
     ({"bucket": "abc\n"}, ["bucket", "3 to 63"]),
+    ({"bucket": "a.-b"}, ["bucket", "3 to 63"]),
+    ({"bucket": "a-.b"}, ["bucket", "3 to 63"]),
+    ({"bucket": "192.168.1.10"}, ["bucket", "IP address"]),
+    ({"public_url": "videos.example.com"}, ["public_url", "complete URL"]),
+    ({"public_url": "ftp://videos.example.com"}, ["public_url", "complete URL"]),
+    ({"public_url": "https://v.example.com/?a=1"}, ["public_url", "query"]),
+    ({"gateway_url": "videos.example.com", "gateway_secret": "s" * 16}, ["gateway_url", "complete URL"]),
+    ({"gateway_url": "https://me:5ec7e7@v.example.com", "gateway_secret": "s" * 16}, ["gateway_url", "user name"]),
 ]
 
 
@@ -47,7 +57,7 @@ def test_a_store_may_be_called_as_its_bucket() -> None:
 
 def test_the_secret_key_shows_nowhere() -> None:
     block = archive("minio:9000")
-    for text in (repr(block), str(block), str(block.model_dump()), block.model_dump_json(), repr(block.client())):
+    for text in (repr(block), str(block), str(block.model_dump()), block.model_dump_json(), repr(minio_client(block))):
         assert "5ec7e7" not in text
 
 
@@ -55,6 +65,9 @@ def test_the_secret_key_shows_nowhere() -> None:
     ("public_url", "link"),
     [
         (None, None),
+        ("", None),
+        (" ", None),
+        (" https://v.example.com", "https://v.example.com/sora-videos/videos/a.mp4"),
         ("https://v.example.com", "https://v.example.com/sora-videos/videos/a.mp4"),
         ("https://v.example.com/s3/", "https://v.example.com/s3/sora-videos/videos/a.mp4"),
     ],
@@ -66,11 +79,11 @@ def test_links_for_browsers_carry_no_signature(public_url: str | None, link: str
 def test_with_the_bucket_in_front_of_the_host_every_address_has_it_there() -> None:
     block = archive("oss.example.com", bucket="videos", virtual_host=True, public_url="https://v.example.com/")
     assert block.public_link("videos/a.mp4") == "https://videos.v.example.com/videos/a.mp4"
-    assert block.client().get_presigned_url("GET", "videos", "a").startswith("http://videos.oss.example.com/a?")
+    assert minio_client(block).get_presigned_url("GET", "videos", "a").startswith("http://videos.oss.example.com/a?")
     assert block.connection().bucket_url("videos") == "http://videos.oss.example.com"
     assert archive("minio.example.com", bucket="minio", virtual_host=True).endpoint == "minio.example.com"
 
 
 def test_a_store_reached_by_tls_is_the_default() -> None:
     block = archive("minio.example.com", secure=True)
-    assert block.client().get_presigned_url("GET", block.bucket, "a").startswith("https://minio.example.com/own-")
+    assert minio_client(block).get_presigned_url("GET", block.bucket, "a").startswith("https://minio.example.com/own-")

@@ -23,7 +23,7 @@ from deployments.local.minio_build import STORE_VARIABLE
 from deployments.local.processes import LOOPBACK, ManagedProcess, free_port, free_ports
 from deployments.local.stack_info import Credentials
 from deployments.local.store_server import start_object_store
-from tests.support import unique
+from tests.support import minio_client, unique
 
 ROOT: Final = Path(__file__).parents[2]
 KINDS: Final = ("MinIO", "SeaweedFS", "VersityGW")
@@ -87,7 +87,7 @@ def _wait_for(store: RunningStore) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if store.authority:
             patch.setenv("SSL_CERT_FILE", str(store.authority / "ca.pem"))
-        client = store.archive().client()
+        client = minio_client(store.archive())
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -29,6 +29,7 @@ from blocks.probe import problems
 from tests.attack.model.simulation import MakeBucket, plain_bucket
 from tests.attack.model.state_machine import explore, open_harness
 from tests.blocks.wire import ConnectProxy, listening
+from tests.support import minio_client
 from tests.support.authority import make_authority
 
 from .servers import DOMAIN, KINDS, REGION, RunningStore, running
@@ -159,7 +160,7 @@ def doctor_problems(archive: VideoArchive) -> list[Exception]:
 def create_bucket(company: RunningStore, archive: VideoArchive, make_bucket: MakeBucket) -> None:
     """Creates or configures the archive's bucket. Skips the test if the store does not support the setting."""
     try:
-        client = archive.client()
+        client = minio_client(archive)
         make_bucket(client, archive.bucket)
         client._http.clear()
     except S3Error as error:

@@ -4,6 +4,7 @@ import io
 import secrets
 from typing import Any
 
+from minio import Minio
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
@@ -46,11 +47,17 @@ def make_archive(minio: ObjectStoreServer, **changed: Any) -> VideoArchive:
         "bucket": unique("bucket"),
     }
     archive = VideoArchive(**(fields | changed))
-    client = archive.client()
+    client = minio_client(archive)
     client.make_bucket(archive.bucket)
     client.put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)  # as by set-up: each bucket is of one store
     client._http.clear()  # minio-py has no close, and open sockets are warnings
     return archive
+
+
+def minio_client(archive: VideoArchive) -> Minio:
+    """A minio-py client of its store."""
+    connection = archive.connection()
+    return connection.minio(connection.pool())
 
 
 async def made_outside(api: ApixoApi, request: VideoRequest = KITE, **options: Any) -> str:

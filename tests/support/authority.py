@@ -1,7 +1,12 @@
 """A company's own certificate authority, as openssl makes one."""
 
+import contextlib
+import socket
 import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,3 +36,39 @@ def server_context(authority: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority / "store.pem", authority / "store.key")
     return context
+
+
+@contextmanager
+def refusing_after_the_handshake(context: ssl.SSLContext, answer: bytes = b"") -> Iterator[int]:
+    """The port of a server that sends a TLS alert once its client believes to be connected.
+
+    Without an answer it asks for a certificate of the client, whose lack it reports, under TLS 1.3, only then. With
+    one, it sends that first, and then a record that nobody can decrypt.
+    """
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_NONE if answer else ssl.CERT_REQUIRED
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # the end
+                return
+            with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
+                with contextlib.suppress(ssl.SSLError):
+                    tls.do_handshake()
+                    tls.recv(65_536)
+                    tls.sendall(answer)
+                with socket.socket(fileno=tls.detach()) as raw:
+                    if answer:
+                        raw.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+                    raw.shutdown(socket.SHUT_WR)
+                    while raw.recv(65_536):  # to its end: a reset would overtake the alert
+                        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()

@@ -254,7 +254,7 @@ class SimulatedStore(ObjectStore):
         scheduler = actor.scheduler
         delivery = await actor.pause_before(f"{method} {name}")
         if delivery is Delivery.REQUEST_LOST or scheduler.seconds < scheduler.outage_until_seconds:
-            raise StoreUnavailableError("The request was lost on its way.", object_name=name)
+            raise StoreUnavailableError("The request was lost on its way.")
         actor.count_in_flight(+1)
         try:
             result = await call()
@@ -264,7 +264,7 @@ class SimulatedStore(ObjectStore):
             scheduler.modified[name] = scheduler.now()
             scheduler.written(name, WRITTEN_BYTES.get() if method == "PUT" else None, actor)
         if delivery is Delivery.REPLY_LOST:
-            raise StoreUnavailableError("The reply was lost on its way.", object_name=name)
+            raise StoreUnavailableError("The reply was lost on its way.")
         return result
 
 

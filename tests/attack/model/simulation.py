@@ -24,7 +24,7 @@ from tests.attack.model import invariants
 from tests.attack.model.actors import EXPECTED, Pipeline, video_of_task
 from tests.attack.model.provider import Provider, SimulatedPayments
 from tests.attack.model.scheduler import Actor, Delivery, Scheduler, SimulatedStore, close
-from tests.support import unique
+from tests.support import minio_client, unique
 
 MACHINES: Final = 4
 MAX_STEPS: Final = 80
@@ -94,8 +94,8 @@ class Simulation:
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
         archive = harness.archive.model_copy(update={"bucket": unique("simulation")})
-        harness.make_bucket(archive.client(), archive.bucket)
-        archive.client().put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)
+        harness.make_bucket(minio_client(archive), archive.bucket)
+        minio_client(archive).put_object(archive.bucket, RACED, io.BytesIO(b"-"), 1)
         harness.move_to(archive.bucket)
         self.scheduler = Scheduler(written=self._written)
         self.provider = Provider(self._sending)

@@ -13,7 +13,7 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from tests.deployments.cli.sora import Sora, one_line
 from tests.flows.conftest import StoredBlocks, store_blocks
-from tests.support import make_api
+from tests.support import make_api, minio_client
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(sora: Sora, blocks: list[str], sandbox: SandboxServer) -> None:
@@ -87,7 +87,7 @@ def test_a_video_from_the_first_dry_run_to_the_saved_file(
     refused = one_line(sora("show", key, "--archive", stored.name, "--save", "."), 1)
     assert "cannot be written" in refused
 
-    stored.archive.client().remove_object(stored.archive.bucket, video["name"])
+    minio_client(stored.archive).remove_object(stored.archive.bucket, video["name"])
     for option in ("--link", "--save=again.mp4"):
         gone = one_line(sora("show", key, "--archive", stored.name, option), 1)
         assert f"{video['name']} is no longer in the bucket {stored.archive.bucket}" in gone

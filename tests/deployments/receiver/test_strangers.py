@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
 
 import deployments.receiver.app
 from apixo import NoReplyError
@@ -190,6 +191,16 @@ async def test_the_log_has_the_body_of_a_call_that_names_nothing_known_without_w
     assert len(line) < 500
     for secret in ("5ecret", path.rpartition("/")[2], str(receiver.api.api_key.get())):
         assert secret not in caplog.text
+
+
+async def test_a_key_that_looks_like_a_number_is_not_shown_either(
+    key: str, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = "12345678901234567890e2"
+    receiver.resources.api.api_key = Secret(value=digits)
+    await receiver.send(post(receiver.path(key), json.dumps({"auth": digits}).encode()))
+    assert "had the body" in caplog.text
+    assert digits not in caplog.text
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 
 import errno
 import os
+import ssl
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from flows.media.errors import (
     ResultExpiredError,
 )
 from flows.media.guarded_client import guarded_client
+from tests.support.authority import make_authority, refusing_after_the_handshake, server_context
 
 from .file_host import VIDEO, Host, cut_at_4000, fetch, part_of
 
@@ -142,6 +144,22 @@ async def test_a_host_that_is_away_may_come_back(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a disk that is always full, on Linux")
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nclip"])
+async def test_a_tls_error_after_the_handshake_is_the_hosts_and_not_the_disks(
+    path: Path, tmp_path: Path, answer: bytes
+) -> None:
+    (tmp_path / "authority").mkdir()
+    authority = make_authority(tmp_path / "authority", "own.example")
+    client = guarded_client(
+        allow_private_hosts=True, verify=ssl.create_default_context(cafile=str(authority / "ca.pem"))
+    )
+    with refusing_after_the_handshake(server_context(authority), answer) as port:
+        async with client:
+            with pytest.raises(DownloadError, match=r"127\.0\.0\.1.*(could not be fetched|was cut)") as cut:
+                await download(client, f"https://127.0.0.1:{port}/v.mp4", path, max_bytes=1_000)
+    assert cut.value.retryable
+
+
 async def test_a_full_disk_names_its_folder(host: Host, path: Path) -> None:
     path.parent.mkdir()
     part_of(path).symlink_to("/dev/full")

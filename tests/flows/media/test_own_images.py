@@ -138,7 +138,7 @@ async def test_a_picture_is_uploaded_once_and_opened_by_its_address(archive: Vid
         again = await store.get(image.object_name)
         url = f"s3://{archive.bucket}/{image.object_name}"
         address = image_address(url, archive, store, valid_seconds=360 * 3600)
-        public = archive.model_copy(update={"public_url": "https://videos.example.com/"})
+        public = archive.model_copy(update={"public_url": "https://videos.example.com"})
         assert image_address(f"{url} 2", public, store, valid_seconds=1) == (
             f"https://videos.example.com/{archive.bucket}/{image.object_name}%202"
         )
