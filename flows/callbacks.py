@@ -186,7 +186,7 @@ async def _believed(
     """What the provider says about the task that a call named; None if it is not a task of this generation."""
     if claimed_task_id is None:
         return None
-    if any(attempt.task_id == claimed_task_id for attempt in found.attempts):
+    if claimed_task_id in found.task_ids:
         run_logger().warning(
             "A callback for %s names task %s, which belongs to another attempt.", found.key, claimed_task_id
         )

@@ -324,7 +324,7 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     """Gives an attempt without an answer the task that the store knows: its process died before the record named it.
 
     Returns:
-        The record as it then is; the very same entry where the store knows no task of it.
+        The record as it then is; the very same entry where nothing has changed.
     """
     unanswered = entry.generation
     noted = await ledger.tasks.noted_for(unanswered)
@@ -343,6 +343,8 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
         ),
         known=entry,
     )
+    if found.etag == entry.etag:
+        return entry
     run_logger().warning("%s was accepted as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found

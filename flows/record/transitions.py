@@ -128,16 +128,19 @@ def submitted(
 def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
     """The provider names a task that the record already has. If only a person had named it, it is now confirmed.
 
-    A provider that answers a repeated request with the first one's task makes this attempt share it.
+    A provider that answers a repeated request with the first one's task makes this attempt share it, also if another
+    one has replaced it there.
     """
     for attempt in generation.attempts:
         if attempt.task_id == task_id and attempt.named_by == "person":
             generation = generation.with_attempt(attempt.number, {"named_by": named_by}, now=now)
-    shared = next((attempt for attempt in generation.attempts if attempt.task_id == task_id), None)
-    if shared is None or generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
+    if generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
-    update = {name: getattr(shared, name) for name in ("task_id", "named_by", "folder", "model")}
-    update |= {"state": State.SUBMITTED, "submitted_at": now, "problem": None}
+    listed: list[tuple[Attempt, Attempt | SupersededTask]] = [(attempt, attempt) for attempt in generation.attempts]
+    listed += [(attempt, item) for attempt in generation.attempts for item in attempt.superseded]
+    attempt, task = next(pair for pair in listed if pair[1].task_id == task_id)
+    update: dict[str, Any] = {"task_id": task_id, "named_by": task.named_by, "folder": task.folder}
+    update |= {"model": attempt.model, "state": State.SUBMITTED, "submitted_at": now, "problem": None}
     return _follow_late_task(generation.with_attempt(number, update, now=now))
 
 

@@ -169,6 +169,21 @@ def test_a_provider_that_answers_a_second_attempt_with_the_first_ones_task_is_un
     assert found.task.folder == submit(claimed()).task.folder
 
 
+@pytest.mark.parametrize("stand", [lambda second: second, lose], ids=["claimed", "unconfirmed"])
+def test_a_second_attempt_may_be_answered_with_a_task_that_a_person_had_replaced(
+    stand: Callable[[Generation], Generation],
+) -> None:
+    """Else it would stay unanswered for ever: each run finds the task that the store knows, and nothing changes."""
+    first = submit(claimed())
+    second = stand(claimed(allow(fail(resolve(first, "t2"), "t2"))))
+    found = submit(second, "t1", attempt_number=2)
+    assert (found.state, found.task_id, found.attempt.named_by) == (State.SUBMITTED, "t1", "reply")
+    assert found.task.folder == first.task.folder
+    assert (found.beside, found.attempts[0].superseded) == ((), second.attempts[0].superseded)
+    assert submit(found, "t1", attempt_number=2) == found
+    assert store(succeed(found)).state is State.ARCHIVED
+
+
 def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited_for_no_more() -> None:
     """The late answer to the first attempt was taken up as the third, and a person named yet another one then."""
     second = claimed(allow(lose(claimed())))

@@ -162,6 +162,8 @@ def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[S
         except TransitionError:
             continue
         assert found.attempt.state is found.state
+        answered = found.attempts[step.arguments.get("attempt_number", 1) - 1]
+        assert step.name != "submitted" or answered.state not in (State.CLAIMED, State.UNCONFIRMED)
         assert [attempt.number for attempt in found.attempts] == list(range(1, len(found.attempts) + 1))
         for old, new in zip(before.attempts, found.attempts, strict=False):
             assert old.task_id is None or old.task_id in found.task_ids or old.task_id in (new.note or "")
