@@ -344,7 +344,7 @@ class Batch:
             return self._row(row, "ready", note=unknown_model(request) or "")
         if self.terms.refuse_duplicates:
             self.budget.release(key)
-            return self._row(row, "not submitted", problem=str(duplicate_error(key, first)))
+            return self._row(row, "not submitted", problem=str(duplicate_error(key, first, self._resources.options)))
         return self._row(row, "ready", note=f"{duplicate_sentence(key, first)}.")
 
     def _check_known(self, row: Row, found: Generation) -> BatchRow | None:

@@ -12,6 +12,7 @@ from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
+from apixo.redaction import excerpt
 from flows import steps
 from flows.clock import Clock
 from flows.media.errors import MediaError
@@ -26,8 +27,8 @@ from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.artifacts import plain, shown
 from flows.signals.events import emit, publish_end
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
+from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import remove_waiting_runs, tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
@@ -81,7 +82,7 @@ async def collect_videos(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
+    prepare_run_log()
     await remove_waiting_runs({"keys": keys, "detached_only": detached_only, "api": api, "archive": archive})
     async with Resources.of_blocks(api, archive) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
@@ -232,7 +233,8 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             if isinstance(status, Succeeded):
                 await retrieve(paid, entry, status, resources)
             elif isinstance(status, Failed):
-                why = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
+                said = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
+                why = excerpt(said.encode("utf-8", "replace"))
             elif too_old:
                 why = f"APIXO still calls it {status.state!r}"
         except SupersededError:

@@ -122,6 +122,7 @@ async def preview_then_final(
             problem=problem,
             prices=prices,
             currency=blocks[0].currency,
+            options=options,
         )
         answer = await ask(Answer, f"preview-{number}-{asked_times}", answer_within_hours)
         try:

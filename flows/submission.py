@@ -130,7 +130,7 @@ class Submission:
         if first is None:
             return
         if self._terms.refuse_duplicates:
-            raise duplicate_error(self._key, first)
+            raise duplicate_error(self._key, first, self._resources.options)
         self._log.warning("%s.", duplicate_sentence(self._key, first))
 
     async def _after_rejection(self, entry: Entry) -> Entry | None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import secrets
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -24,11 +23,12 @@ from deployments.connection import flush
 from flows.checks import check_before_paying
 from flows.generate_video import generate_video
 from flows.media.own_images import check_as_provider, read_own_image, upload
-from flows.record.advice import duplicate_error, duplicate_sentence, unknown_model
+from flows.record.advice import duplicate_error, duplicate_sentence, show_command, unknown_model
 from flows.record.generation import Generation
 from flows.record.indexes import is_same_video
 from flows.record.keys import check_key
-from flows.resources import Resources, load_block
+from flows.record.run_keys import slug
+from flows.resources import Resources, command_options, load_block
 from flows.signals.progress import listen
 
 PLACE_OF_A_FILE: Final = "s3://files/image"
@@ -149,7 +149,7 @@ def run_and_show(
         except (KeyboardInterrupt, asyncio.CancelledError):
             err.print(
                 f"Stopped. Nothing is lost: run the same command with --key {escape(key)} to continue, "
-                f"or see what is known: sora show {escape(key)}"
+                f"or see what is known: {escape(show_command(key, command_options(api, archive)).strip('`'))}"
             )
             raise KeyboardInterrupt from None
         finally:
@@ -159,21 +159,13 @@ def run_and_show(
         task = escape(generation.task_id or "unknown")
         err.print(f"Submitted as task {task}. To wait for it: run the same command with --key {escape(key)}")
     else:
-        err.print(f"To watch it: sora show {escape(key)} --link")
-
-
-def summary(request: VideoRequest) -> str:
-    """The request without its prompt, in a few words."""
-    length = f"{request.seconds} s" if request.seconds is not None else None
-    parts = (length, request.aspect_ratio or request.shape, request.input()["mode"])
-    other = f" with {request.model}" if request.model != DEFAULT_MODEL else ""
-    return ", ".join(part for part in parts if part) + other
+        command = show_command(key, command_options(api, archive), " --link").strip("`")
+        err.print(f"To watch it: {escape(command)}")
 
 
 def made_up_key(prompt: str) -> str:
     """A key a person can recognize: the prompt's first words, the time, and four random letters."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32].strip("-") or "video"
-    return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{slug(prompt, most=32)}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def is_file(image: str) -> bool:
@@ -228,13 +220,13 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
     out.print(f"archive   bucket {resources.store.bucket} exists, honors conditional writes, accepts large files")
     out.print(f"key       {escape(key)}")
-    out.print(f"request   {escape(summary(request))}, {len(request.prompt):,} characters")
+    out.print(f"request   {escape(request.summary)}, {len(request.prompt):,} characters")
     if entry is not None:
         same = "the same request" if is_same_video(entry.generation.request, request) else "[red]a different request[/]"
         out.print(f"ledger    this key is {entry.generation.state}, for {same}")
     if first is not None:
         if refuse_duplicates:
-            raise duplicate_error(key, first)
+            raise duplicate_error(key, first, command_options(api, archive))
         out.print(f"duplicate {escape(duplicate_sentence(key, first))}")
     price = block.price(request.model, request.seconds)
     field = "price_per_second" if request.model == DEFAULT_MODEL else f"price of {request.model} in prices"

@@ -16,7 +16,7 @@ from flows.record.generation import Generation, State
 from flows.record.keys import check_key
 from flows.record.wording import counted
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import Resources, command_options
 
 
 def resolve(
@@ -52,7 +52,7 @@ def resolve(
     del verbose  # read before Prefect was imported
     seen = asyncio.run(_look(key, api=api, archive=archive))
     if asks or resubmit:
-        print_record(seen)
+        print_record(seen, command_options(api, archive))
     if asks:
         task_id = ask(seen)
     elif resubmit and not yes:

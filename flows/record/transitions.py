@@ -298,7 +298,7 @@ def failed(generation: Generation, status: Failed, *, now: datetime, after: Stat
     error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
     problem = Problem(
         kind=type(error).__name__,
-        code=status.fail_code,
+        code=status.fail_code[:200],
         message=hide_queries(status.fail_message)[:1000],
         retryable=not error.permanent,
     )

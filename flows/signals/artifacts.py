@@ -15,6 +15,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from apixo.redaction import hide_queries
 from blocks import VideoArchive
+from flows.record.advice import show_command
 from flows.record.generation import Generation
 from flows.signals.progress import run_logger
 from flows.signals.thumbnail import thumbnail
@@ -31,12 +32,17 @@ MOST_IMAGES: Final = 10
 
 
 async def publish(
-    generation: Generation, archive: VideoArchive, *, poster: bytes | None, cost: Decimal | None = None
+    generation: Generation,
+    archive: VideoArchive,
+    *,
+    poster: bytes | None,
+    cost: Decimal | None = None,
+    options: str = "",
 ) -> None:
     """Creates the artifact of one generation, with its poster as a small picture."""
     picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
     made = acreate_markdown_artifact(
-        markdown=markdown(generation, archive, thumbnail=picture, cost=cost),
+        markdown=markdown(generation, archive, thumbnail=picture, cost=cost, options=options),
         key=artifact_key(generation.key),
         description=f"Video {generation.key}",
     )
@@ -62,7 +68,12 @@ def artifact_key(key: str, *, kind: str = "video") -> str:
 
 
 def markdown(
-    generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None, cost: Decimal | None = None
+    generation: Generation,
+    archive: VideoArchive,
+    *,
+    thumbnail: bytes | None,
+    cost: Decimal | None = None,
+    options: str = "",
 ) -> str:
     """The artifact's text. Pure. What came from outside cannot become markup."""
     video = generation.video
@@ -90,8 +101,8 @@ def markdown(
         lines += [
             "",
             (
-                f"**To watch it:** {watch}run `sora show {generation.key} --link`, whose URL works for an hour, or "
-                f"`sora show {generation.key} --save video.mp4`."
+                f"**To watch it:** {watch}run {show_command(generation.key, options, ' --link')}, whose URL works for "
+                f"an hour, or {show_command(generation.key, options, ' --save video.mp4')}."
             ),
             "",
             "**To get another one:** give the request a new key. This key is never paid for again.",
@@ -128,12 +139,13 @@ def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:
 
 
 def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
-    request, video = generation.request, generation.video
-    watermark = "without watermark" if request.remove_watermark else "with watermark"
+    request, asked, video = generation.request, generation.asked, generation.video
+    removed = asked.input().get("remove_watermark")
+    watermark = "" if removed is None else f", {'without' if removed else 'with'} watermark"
     lines = [
         f"| state | {generation.state} |",
         f"| model | {plain(generation.attempt.model)} |",
-        f"| requested | {request.duration} s, {request.aspect_ratio}, {request.mode}, {watermark} |",
+        f"| requested | {plain(asked.summary)}{watermark} |",
     ]
     # A URL may carry a signature in its query.
     lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]

@@ -127,7 +127,7 @@ async def deliver(
         id=uuid5(NAMESPACE_URL, f"sora:{generation.end}:{happening}"),
         event=f"sora.generation.{happening}",
         resource=_resource(f"sora.generation.{generation.key}", generation.key),
-        payload=_payload(generation, more),
+        payload=_without_nul(_payload(generation, more)),
     )
     try:
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
@@ -218,7 +218,7 @@ def emit_balance_low(balance: Decimal, threshold: Decimal) -> None:
 
 def _emit_safely(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:
     try:
-        emit_event(event=event, resource=_resource(resource_id, name), payload=payload)
+        emit_event(event=event, resource=_resource(resource_id, name), payload=_without_nul(payload))
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
         run_logger().warning("The event %s of %s was not sent (%s).", event, name, type(error).__name__)
 
@@ -236,8 +236,7 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "task_id": generation.task_id,
         "model": generation.attempt.model,
         "request": {
-            # PostgreSQL's JSON allows no NUL, and Prefect would drop the event, with others that come at the same time.
-            "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            "prompt": request.prompt[:PROMPT_CHARACTERS],
             "model": request.model,
             "duration": request.seconds,
             "aspect_ratio": request.aspect_ratio,
@@ -247,6 +246,15 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
         **more,
     }
+
+
+def _without_nul(value: Any) -> Any:
+    """PostgreSQL's JSON allows no NUL, and Prefect would drop the event, with others that come at the same time."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(item) for name, item in value.items()}
+    return [*map(_without_nul, value)] if isinstance(value, list | tuple) else value
 
 
 async def _close(client: EventsClient) -> None:

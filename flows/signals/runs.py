@@ -37,9 +37,10 @@ async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
         name = None
     if not (wanted or name) or run_id is None:
         return
+    all_tags = sorted({*flow_run.tags, *wanted}) if wanted else None  # they replace what a person has added since
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS), get_client() as client:
-            await client.update_flow_run(UUID(str(run_id)), tags=sorted({*flow_run.tags, *wanted}), name=name)
+            await client.update_flow_run(UUID(str(run_id)), tags=all_tags, name=name)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
         run_logger().warning("The run was not tagged or named (%s).", type(error).__name__)
 

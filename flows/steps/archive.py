@@ -56,5 +56,5 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     await publish_end(archived, resources.ledger, resources.archive, resources.events, found=False)
     report_progress(key, "archive", archived.video.name if archived.video else "archived", done=True)
     cost = full_cost(archived, resources.api.price_list)
-    await publish(archived, resources.archive, poster=stored.poster, cost=cost)
+    await publish(archived, resources.archive, poster=stored.poster, cost=cost, options=resources.options)
     return archived

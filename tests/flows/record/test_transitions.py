@@ -122,6 +122,12 @@ def test_what_is_taken_up_again_has_lost_a_permission_to_pay_for_it_once_more() 
     assert not fail(taken_up).attempt.resubmit_allowed
 
 
+def test_what_the_provider_says_of_a_failure_is_cut() -> None:
+    problem = fail(submit(claimed()), code="X" * 1_000_000).attempt.problem
+    assert problem is not None
+    assert len(problem.code) <= 200
+
+
 @pytest.mark.parametrize("stand", STANDS)
 def test_a_record_survives_json(stand: str) -> None:
     found = STANDS[stand]()
