@@ -64,7 +64,7 @@ class Numbers:
 
     async def _read(self) -> bytes:
         now, ledger = self._now(), self._ledger
-        opened = [entry.generation for entry in await ledger.read_all(await ledger.open_keys()) if entry is not None]
+        opened = list((await ledger.read_all(await ledger.open_keys())).values())
         newest = await ledger.newest(LAG_OF)
         month = await ledger.spend.read(month_of(now.date())) or MonthlySpend()
         day = [item for item in await self._store.listed(f"videos/{now:%Y/%m/%d}/") if item.name.endswith(".mp4")]
@@ -75,7 +75,7 @@ class Numbers:
         counts = Counter(item.state for item in opened)
         for state in OPEN_STATES:
             by_state.labels(state.value).set(counts[state])
-        ages = [(now - (item.attempt.submitted_at or item.attempt.claimed_at)).total_seconds() for item in opened]
+        ages = [(now - item.attempt.since).total_seconds() for item in opened]
         oldest = gauge("sora_open_oldest_seconds", "Time since the submission of the oldest open video.")
         oldest.set(max(ages, default=0))
         about = "Spending today and this month (UTC), at the block's prices. Only with a spending limit."

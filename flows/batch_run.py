@@ -115,8 +115,7 @@ class Batch:
             BudgetError: there is a limit and no price to count with.
             StoreError: the ledger does not answer.
         """
-        entries = await resources.ledger.read_all(keys_of(rows, key))
-        known = {entry.generation.key: entry.generation for entry in entries if entry is not None}
+        known = await resources.ledger.read_all(keys_of(rows, key))
         rows = [as_submitted(row, key, known) for row in rows]
         keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
         before = {found.key: found for found in known.values() if found.key in keys}
@@ -377,7 +376,7 @@ class Batch:
         return made.model_copy(
             update={
                 "task_id": generation.task_id,
-                "poster_name": next((item.name for item in generation.objects if item.kind == "poster"), None),
+                "poster_name": generation.poster,
                 "object_name": video.name if video else None,
                 "link": link_of(generation, self._resources.archive),
             }

@@ -224,7 +224,7 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
     """Archives the videos of its other paid tasks, and notes those that have none. Returns the resulting record."""
     for paid in entry.generation.beside:
         attempt = entry.generation.attempts[paid.attempt_number - 1]
-        age = resources.clock.now() - (attempt.submitted_at or attempt.claimed_at)
+        age = resources.clock.now() - attempt.since
         # By then APIXO has deleted its result, even if it could not be polled for a while.
         too_old = age > timedelta(hours=resources.api.result_valid_hours) + GIVEN_UP_AFTER
         why = None
@@ -254,7 +254,7 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
 
 
 def _age(found: Generation, clock: Clock) -> timedelta:
-    return clock.now() - (found.attempt.submitted_at or found.attempt.claimed_at)
+    return clock.now() - found.attempt.since
 
 
 async def _ask(entry: Entry, resources: Resources) -> Collected:
@@ -331,7 +331,7 @@ async def _warn(key: str, ledger: Ledger, clock: Clock) -> None:
         run_logger().warning("Could not record the warning that %s expires soon: %s", key, error)
         return
     if found.warned_at == now:
-        since = found.attempt.submitted_at or found.attempt.claimed_at
+        since = found.attempt.since
         emit("expiring", found, age_days=(now - since).days)
 
 

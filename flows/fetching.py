@@ -85,7 +85,7 @@ async def fetch_videos(
     Raises:
         MediaError: no result is available, or the next try may get a missing one.
     """
-    since = found.succeeded_at or found.attempt.submitted_at or found.attempt.claimed_at
+    since = found.succeeded_at or found.attempt.since
     keeps_damaged = last_try and now - since >= KEEP_DAMAGED_AFTER
     videos: list[FetchedVideo] = []
     odd: list[MediaError] = []

@@ -111,8 +111,7 @@ async def preview_then_final(
             if decided is not None:  # an earlier start of this run, or another one with this key, was answered
                 return await _made(decided.generation.request, final_key(key), resources)
             preview = await _made(asked, preview_key(key, number), resources)
-            picture = next((item.name for item in preview.objects if item.kind == "poster"), None)
-            poster = await resources.store.get(picture) if picture else None
+            poster = await resources.store.get(preview.poster) if preview.poster else None
             prices = {seconds: resources.api.price(asked.model, seconds) for seconds in (8, 12)}
         await publish_question(
             preview,

@@ -120,12 +120,9 @@ async def previews_then_finals(
             for row in rows
             if isinstance(row, Row) and f"{preview_key(key, 1)}-{row.item.name()}" in archived
         }
-        entries = await resources.ledger.read_all([f"{final_key(key)}-{name}" for name in seen])
-        known = {
-            name: _final_of(row, entry.generation.request)
-            for (name, row), entry in zip(seen.items(), entries, strict=True)
-            if entry is not None
-        }
+        names = {f"{final_key(key)}-{name}": name for name in seen}
+        decided = await resources.ledger.read_all([*names])
+        known = {names[of]: _final_of(seen[names[of]], found.request) for of, found in decided.items()}
         waiting = {name: row for name, row in seen.items() if name not in known}
     chosen = (
         await _chosen(key, previews, waiting, known, partial(Resources, *blocks, options=options), answer_within_hours)

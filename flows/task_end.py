@@ -108,7 +108,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     Raises:
         ApixoError: no usable answer, and nothing to conclude from that yet.
     """
-    age = resources.clock.now() - (known.generation.attempt.submitted_at or known.generation.attempt.claimed_at)
+    age = resources.clock.now() - known.generation.attempt.since
     kept = timedelta(hours=resources.api.result_valid_hours)
     error = None
     try:
@@ -165,7 +165,7 @@ async def give_up_result(
     )
     if entry.generation.state is not State.FAILED:
         return None
-    await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
+    await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, is_new=True)
     return failed_error(entry.generation, resources.options)
 
 
@@ -217,7 +217,7 @@ async def record_end(
         failed = partial(transitions.failed, status=status, now=resources.clock.now())
         entry = await resources.ledger.change(key, failed, known=known)
         if entry.generation.state is State.FAILED:
-            await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
+            await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, is_new=True)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
     succeeded = partial(transitions.succeeded, status=status, now=resources.clock.now())

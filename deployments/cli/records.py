@@ -76,8 +76,7 @@ async def _records(*, open_only: bool, newest: int | None, archive: str) -> list
         if newest is not None:
             return await ledger.newest(newest)
         keys = await (ledger.open_keys() if open_only else ledger.keys())
-        entries = await ledger.read_all(keys)
-    return [entry.generation for entry in entries if entry is not None]
+        return list((await ledger.read_all(keys)).values())
 
 
 def show(

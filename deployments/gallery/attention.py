@@ -39,7 +39,7 @@ def notices(found: Iterable[Generation], options: str, now: datetime) -> list[No
 
 
 def _why(found: Generation, now: datetime) -> Why | None:
-    since = found.attempt.submitted_at or found.attempt.claimed_at
+    since = found.attempt.since
     if found.state in (State.SUBMITTED, State.SUCCEEDED, State.UNCONFIRMED) and now - since > EXPIRING_AFTER:
         return "expiring"
     if found.state is State.UNCONFIRMED:
@@ -53,7 +53,7 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
     said, problem = advice(found, options), found.attempt.problem
     message = problem.message if problem else said.paid
     if why == "expiring":
-        since = found.attempt.submitted_at or found.attempt.claimed_at
+        since = found.attempt.since
         message = (
             f"It was submitted on {since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. APIXO keeps "
             "results for 15 days, or, according to an older page of its documentation, 24 hours."

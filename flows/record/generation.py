@@ -137,6 +137,11 @@ class Attempt(_Model):
     waited_for: bool = Field(default=False, description="The run that claimed it waits for its end, if still alive.")
 
     @property
+    def since(self) -> datetime:
+        """When its acceptance was known; before that, when it was claimed."""
+        return self.submitted_at or self.claimed_at
+
+    @property
     def task_ids(self) -> frozenset[str]:
         """Its task, and those that were superseded."""
         own = () if self.task_id is None else (self.task_id,)
@@ -243,6 +248,11 @@ class Generation(_Model):
         return next((item for item in self.objects if item.kind == "video"), None)
 
     @property
+    def poster(self) -> str | None:
+        """The name of the archived poster; None: there is none."""
+        return next((item.name for item in self.objects if item.kind == "poster"), None)
+
+    @property
     def may_be_paid(self) -> bool:
         """Whether anything was, or may have been, paid for it."""
         return any(attempt.state is not State.REJECTED for attempt in self.attempts)
@@ -251,8 +261,7 @@ class Generation(_Model):
     def end(self) -> str:
         """What distinguishes one end from the next: the same key may fail again, by another task or the same one."""
         attempt = self.attempt
-        waited_since = attempt.submitted_at or attempt.claimed_at
-        return f"{self.key}:{attempt.number}:{attempt.task_id}:{waited_since.isoformat()}:{self.state}"
+        return f"{self.key}:{attempt.number}:{attempt.task_id}:{attempt.since.isoformat()}:{self.state}"
 
     @property
     def permanently_failed(self) -> bool:

@@ -144,26 +144,26 @@ class Ledger:
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._clock.monotonic() + patience
-        entry = known
+
+        def left() -> float:
+            return max(deadline - self._clock.monotonic(), 0.0)
+
         while True:
-            left = max(deadline - self._clock.monotonic(), 0.0)
-            newest = entry is None
-            entry = entry or await self.existing(key, patience_seconds=left)
+            newest = known is None
+            entry = known or await self.existing(key, patience_seconds=left())
+            known = None
             changed = _changed(entry.generation, how, newest=newest)
             if changed is None:
-                entry = None
                 continue
             if changed == entry.generation:
                 return entry
-            left = max(deadline - self._clock.monotonic(), 0.0)
             if newest:
-                await self._bind_anew(entry.generation, changed, patience_seconds=left)
-            written = await self._replace(entry, changed, patience_seconds=left)
+                await self._bind_anew(entry.generation, changed, patience_seconds=left())
+            written = await self._replace(entry, changed, patience_seconds=left())
             if written is not None:
                 return written
             if self._clock.monotonic() > deadline:
                 raise LedgerError(f"The record of {key} was changed by other processes on every attempt.", key=key)
-            entry = None
 
     async def _replace(self, entry: Entry, changed: Generation, *, patience_seconds: float) -> Entry | None:
         """Writes a new version with what belongs to it: the marker of a reopened one, the release of its tasks."""
@@ -259,15 +259,16 @@ class Ledger:
         names = await self._patiently(lambda: self._store.names("open/"))
         return [name.removeprefix("open/") for name in names]
 
-    async def read_all(self, keys: Sequence[str]) -> list[Entry | None]:
-        """The records of these keys, in their order, several at a time."""
+    async def read_all(self, keys: Sequence[str]) -> dict[str, Generation]:
+        """The records of those of these keys that have one, in their order, read several at a time."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def one(key: str) -> Entry | None:
             async with gate:
                 return await self.read(key)
 
-        return list(await asyncio.gather(*(one(key) for key in keys)))
+        found = await asyncio.gather(*map(one, keys))
+        return {key: entry.generation for key, entry in zip(keys, found, strict=True) if entry is not None}
 
     async def keys(self) -> list[str]:
         """The keys of all generations, sorted."""
@@ -280,8 +281,8 @@ class Ledger:
         Within a day, what was archived last comes first if there are more than that.
         """
         keys = await self._patiently(lambda: newest_keys(self._store, count))
-        found = [entry.generation for entry in await self.read_all(keys) if entry is not None]
-        return sorted(found, key=lambda item: (item.created_at, item.key), reverse=True)[:count]
+        found = await self.read_all(keys)
+        return sorted(found.values(), key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
     async def changed_since(self, moment: datetime) -> list[Generation]:
         """All generations written since then, by any clock, and maybe some more.
@@ -293,7 +294,7 @@ class Ledger:
         listed = await self._patiently(lambda: self._store.listed("ledger/"))
         names = [item.name for item in listed if item.modified >= since]
         found = await self.read_all([name.removeprefix("ledger/").removesuffix(".json") for name in names])
-        return [entry.generation for entry in found if entry is not None]
+        return list(found.values())
 
     async def _write(
         self,

@@ -12,17 +12,17 @@ A run settles its own reservation at its end. That of a dead run is settled by w
 of it can be sent any more.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.record.generation import Attempt, Generation
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
-from flows.record.payments import UNCLEAR, payments
+from flows.record.payments import UNCLEAR, all_payments
 
 WARN_AT: Final = Decimal("0.8")
 """The part of a ceiling above which an event says that the money is running low, once per period."""
@@ -52,6 +52,17 @@ class UnclearSpend(_Model):
     attempt_number: int
 
 
+class Limit(NamedTuple):
+    """One ceiling, for a day or for its month."""
+
+    period: Period
+    amount: Decimal
+    day: date | None
+    """None: the whole month counts."""
+    label: str
+    """The day, or the month."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """The most that may be spent per day and per month (UTC); None: no limit."""
@@ -62,12 +73,10 @@ class Ceilings:
     def __bool__(self) -> bool:
         return self.per_day is not None or self.per_month is not None
 
-    def limits(self) -> Iterator[tuple[Period, Decimal]]:
-        """The ceilings that are set."""
-        if self.per_day is not None:
-            yield "day", self.per_day
-        if self.per_month is not None:
-            yield "month", self.per_month
+    def limits(self, day: date) -> list[Limit]:
+        """The ceilings that are set, for this day."""
+        per_day = [] if self.per_day is None else [Limit("day", self.per_day, day, day.isoformat())]
+        return per_day + ([] if self.per_month is None else [Limit("month", self.per_month, None, month_of(day))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +116,9 @@ class MonthlySpend(_Model):
         """All of it: what counts against a ceiling."""
         return self.spent_in(day) + self.unclear_in(day) + self.reserved_in(day)
 
-    def left(self, ceilings: Ceilings, day: date) -> Decimal | None:
-        """What can still be reserved for a day; None: there is no ceiling."""
-        return min((limit - self.committed(_span(period, day)) for period, limit in ceilings.limits()), default=None)
+    def left(self, ceilings: Ceilings, day: date) -> Decimal:
+        """What can still be reserved for a day. There is a ceiling."""
+        return min(limit.amount - self.committed(limit.day) for limit in ceilings.limits(day))
 
     def dead(self, now: datetime) -> dict[str, Reservation]:
         """Reservations whose runs can no longer send anything, however far their clocks are off."""
@@ -140,16 +149,15 @@ def reserve(
     """
     before = month.reservations.get(name)
     held = before.amount if before else Decimal(0)
-    left = month.left(ceilings, day)
-    amount = wanted if left is None else max(held, min(wanted, held + left))
+    amount = max(held, min(wanted, held + month.left(ceilings, day)))
     if amount < least:
         return None
     made = Reservation(day=day, amount=amount, taken_at=before.taken_at if before else now, expires_at=expires_at)
     changed = _with(month, reservations={**month.reservations, name: made})
     low = [
-        _label(period, day)
-        for period, limit in ceilings.limits()
-        if changed.committed(_span(period, day)) >= WARN_AT * limit and _label(period, day) not in month.warned
+        limit.label
+        for limit in ceilings.limits(day)
+        if changed.committed(limit.day) >= WARN_AT * limit.amount and limit.label not in month.warned
     ]
     return _with(changed, warned=(*month.warned, *low))
 
@@ -183,13 +191,13 @@ def resolve(month: MonthlySpend, item: UnclearSpend, use: Use) -> MonthlySpend:
 
 def use_of(generations: Iterable[Generation], reservation: str) -> Use:
     """What these generations used of a reservation."""
-    return _use(item for item in _paid(generations) if item[1].reservation == reservation)
+    return _use(item for item in all_payments(generations) if item[1].reservation == reservation)
 
 
 def use_of_attempt(generation: Generation | None, number: int) -> Use:
     """What one attempt cost; without a record, nothing was ever claimed."""
     found = [] if generation is None else [generation]
-    return _use(item for item in _paid(found) if item[1].number == number)
+    return _use(item for item in all_payments(found) if item[1].number == number)
 
 
 def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
@@ -199,7 +207,7 @@ def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
         generations: all that may have been claimed in it.
     """
     by_day: dict[date, list[tuple[Generation, Attempt]]] = {}
-    for found, attempt in _paid(generations):
+    for found, attempt in all_payments(generations):
         day = attempt.claimed_at.astimezone(UTC).date()
         if month_of(day) == month_of(first):
             by_day.setdefault(day, []).append((found, attempt))
@@ -210,16 +218,10 @@ def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
     )
 
 
-def in_the_way(month: MonthlySpend, ceilings: Ceilings, day: date, amount: Decimal) -> tuple[Period, Decimal] | None:
+def in_the_way(month: MonthlySpend, ceilings: Ceilings, day: date, amount: Decimal) -> Limit | None:
     """The ceiling that does not leave this amount, first the month's, which lasts longer. None: both leave it."""
-    return next(
-        (
-            (period, limit)
-            for period, limit in reversed(list(ceilings.limits()))
-            if month.committed(_span(period, day)) + amount > limit
-        ),
-        None,
-    )
+    limits = reversed(ceilings.limits(day))
+    return next((limit for limit in limits if month.committed(limit.day) + amount > limit.amount), None)
 
 
 def next_period(period: Period, day: date) -> date:
@@ -238,14 +240,6 @@ def _with(month: MonthlySpend, **changed: Any) -> MonthlySpend:
     return month.model_copy(update=changed)
 
 
-def _label(period: Period, day: date) -> str:
-    return day.isoformat() if period == "day" else month_of(day)
-
-
-def _span(period: Period, day: date) -> date | None:
-    return day if period == "day" else None
-
-
 def _added(spent: dict[date, Decimal], day: date, amount: Decimal) -> dict[date, Decimal]:
     return {**spent, day: spent.get(day, Decimal(0)) + amount} if amount else spent
 
@@ -254,10 +248,6 @@ def _unclear(day: date, use: Use) -> tuple[UnclearSpend, ...]:
     return tuple(
         UnclearSpend(day=day, amount=amount, key=key, attempt_number=number) for key, number, amount in use.unclear
     )
-
-
-def _paid(generations: Iterable[Generation]) -> Iterator[tuple[Generation, Attempt]]:
-    return ((found, attempt) for found in generations for attempt in payments(found))
 
 
 def _use(paid: Iterable[tuple[Generation, Attempt]]) -> Use:

@@ -144,7 +144,12 @@ async def deliver(
 
 
 async def publish_end(
-    ended: Generation, ledger: Ledger, archive: VideoArchive, connection: EventConnection, *, found: bool = True
+    ended: Generation,
+    ledger: Ledger,
+    archive: VideoArchive,
+    connection: EventConnection,
+    *,
+    is_new: bool = False,
 ) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
@@ -152,11 +157,11 @@ async def publish_end(
     sends the event again.
 
     Args:
-        found: it had ended before, so a missing marker means that the event was delivered. Whoever has just recorded
-            the end publishes it in any case: the marker may have been removed by a process that published an earlier
-            end and died before it could put the marker back. Prefect recognizes a second event as a repetition.
+        is_new: the caller has just recorded the end, and publishes it in any case: the marker may have been
+            removed by a process that published an earlier end and died before it could put the marker back. Prefect
+            recognizes a second event as a repetition. Otherwise a missing marker means that the event was delivered.
     """
-    if found:
+    if not is_new:
         published = await ledger.is_published(ended.key)
         if published and not ended.beside:
             await ledger.close(ended)
@@ -199,7 +204,7 @@ def emit_blocked(batch_key: str, refusal: Problem) -> None:
     _emit_safely(PROVIDER_BLOCKED, f"sora.batch.{batch_key}", batch_key, payload)
 
 
-def emit_budget_low(period: str, *, limit: Decimal | None, committed: Decimal, currency: str) -> None:
+def emit_budget_low(period: str, *, limit: Decimal, committed: Decimal, currency: str) -> None:
     """Queues `sora.budget.low`. Never raises.
 
     Args:
