@@ -25,7 +25,7 @@ from blocks.object_store import ObjectStore
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
-from flows.record.spend import MonthlySpend, month_of
+from flows.record.monthly_spend import MonthlySpend, month_of
 
 FRESH_SECONDS: Final = 15.0
 """How long metrics count as current: several scrapers cost the store no more than one."""

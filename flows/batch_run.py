@@ -34,15 +34,15 @@ from flows.record.errors import CeilingError, DuplicateRequestError, KeyConflict
 from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
+from flows.record.monthly_spend import Ceilings
 from flows.record.payments import paid_attempts, spent_on
-from flows.record.spend import Ceilings
-from flows.record.wording import counted
 from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import retried
 from flows.submission import Terms
+from flows.wording import counted
 
 STARTING_AT_ONCE: Final = 16
 """Rows that are validated and submitted at the same time. The others wait in line and cost nothing: a thousand

@@ -15,10 +15,10 @@ from apixo.catalog import find
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
+from flows.forms import PLAIN
 from flows.generate_video import generate, key_of_run, name_of_run, run_title
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import PipelineError
-from flows.record.forms import PLAIN
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger

@@ -22,6 +22,7 @@ from flows.batch.limited_flow import limited_flow
 from flows.batch.sheet import publish_sheet
 from flows.batch.summary import BatchSummary, bad_rows_error, batch_error, publish
 from flows.batch_run import Batch
+from flows.forms import Empty, OptionalKey, OptionalText
 from flows.generate_batch import (
     SUBMISSIONS_PER_SECOND,
     LenientItem,
@@ -33,14 +34,13 @@ from flows.generate_batch import (
 )
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
-from flows.record.forms import Empty, OptionalKey, OptionalText
-from flows.record.wording import counted
 from flows.resources import PayingResources, Resources, command_options, describe, load_block
 from flows.signals.progress import run_logger
-from flows.signals.run_artifacts import known_costs, time
+from flows.signals.run_artifacts import known_costs
 from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import tag_run
 from flows.submission import Terms
+from flows.wording import counted, utc
 
 VERB: Final = "previews of batch"
 UNKNOWN_SHOWN: Final = 5
@@ -262,7 +262,7 @@ async def _chosen(
 
 def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: float, problem: str) -> list[str]:
     """What the sheet says above the previews."""
-    until = time(datetime.now(UTC) + timedelta(hours=hours))
+    until = utc(datetime.now(UTC) + timedelta(hours=hours))
     return [
         *([f"The last answer could not be used: {problem}"] if problem else []),
         (

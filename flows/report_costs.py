@@ -12,11 +12,11 @@ from blocks import ApixoApi, VideoArchive
 from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
 from flows.record.errors import PipelineError
 from flows.record.ledger import Ledger
-from flows.record.spend import Ceilings, first_count, month_of
-from flows.record.wording import counted
+from flows.record.monthly_spend import Ceilings, first_count, month_of
 from flows.resources import load_block
 from flows.signals.artifacts import plain
 from flows.signals.run_log import prepare_run_log
+from flows.wording import counted
 
 ARTIFACT_KEY: Final = "sora-costs"
 STORE_PATIENCE_SECONDS: Final = 5.0

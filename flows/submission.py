@@ -23,6 +23,7 @@ from flows.record.ledger import Entry, Ledger
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
+from flows.wording import utc
 
 LOOK_SECONDS: Final = 0.5
 """How often a run that joined another's claim checks for its answer. A read of the ledger takes a few milliseconds."""
@@ -306,7 +307,7 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
         kind="OwnerDied",
         message=(
             f"process {claimed.attempt.claimed_by.pid} on {claimed.attempt.claimed_by.host} claimed it at "
-            f"{claimed.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC and recorded no answer, so it may have died before "
+            f"{utc(claimed.attempt.claimed_at)} and recorded no answer, so it may have died before "
             "or after the request was sent"
         ),
     )

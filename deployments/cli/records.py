@@ -18,10 +18,10 @@ from flows.record.costs import CostRow, Group
 from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
-from flows.record.wording import counted
 from flows.report_costs import HEADINGS, amounts, notes, read_costs, sentence
 from flows.resolution import ResolutionError, look
 from flows.resources import command_options, load_block
+from flows.wording import counted, utc
 
 LINK_SECONDS: Final = 3600
 """How long a link from `sora show --link` works. It is shown to the user and stored nowhere."""
@@ -149,7 +149,7 @@ def print_record(generation: Generation, options: str) -> None:
         owner = attempt.claimed_by
         say(
             f"  attempt {attempt.number}  {attempt.state}, {escape(attempt.model)}, task "
-            f"{escape(attempt.task_id or 'unknown')}, claimed {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by process "
+            f"{escape(attempt.task_id or 'unknown')}, claimed {utc(attempt.claimed_at)} by process "
             f"{owner.pid} on {escape(owner.host)}"
         )
         if attempt.problem:

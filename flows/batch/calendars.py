@@ -20,7 +20,7 @@ from flows.batch.json_files import json_rows
 from flows.batch.row_images import LocalPictures, Pictures, beside_object, no_pictures
 from flows.batch.tables import CalendarError, line_after, read_table, refusal
 from flows.batch.workbooks import workbook_rows
-from flows.record.wording import counted
+from flows.wording import counted
 
 Kind = Literal["csv", "json", "workbook"]
 

@@ -18,8 +18,7 @@ from blocks.errors import StoreError
 from flows.paid_call.call import Accepted, LostRace, Outcome, Rejected
 from flows.record.errors import CeilingError, LedgerError
 from flows.record.ledger import Ledger
-from flows.record.payments import NOT_PAID
-from flows.record.spend import (
+from flows.record.monthly_spend import (
     Ceilings,
     MonthlySpend,
     Use,
@@ -33,6 +32,7 @@ from flows.record.spend import (
     use_of,
     use_of_attempt,
 )
+from flows.record.payments import NOT_PAID
 from flows.signals.events import emit_budget_low
 from flows.signals.progress import run_logger
 

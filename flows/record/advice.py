@@ -7,6 +7,7 @@ from apixo import VideoRequest
 from apixo.catalog import find
 from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, Problem, State
+from flows.wording import utc
 
 
 class Advice(NamedTuple):
@@ -51,7 +52,7 @@ def advice(found: Generation, options: str) -> Advice:
                 title="Unconfirmed",
                 paid=f"It is unknown. It is not resent automatically (attempt {attempt.number}).",
                 steps=(
-                    f"Look in your APIXO account for a task of {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC.",
+                    f"Look in your APIXO account for a task of {utc(attempt.claimed_at)}.",
                     f"There is one: {go_on}, or {form}, the decision to go on, and the task's id. It pays nothing.",
                     (
                         f"There is none: {pay_again}, or the same with the decision to submit once more and attempt "
@@ -123,7 +124,7 @@ def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
     why = attempt.problem.message if attempt.problem else "no answer was recorded"
     return UnconfirmedError(
         f"It is unknown whether {key} was paid: {why} (attempt {attempt.number}, claimed "
-        f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by flow run {attempt.claimed_by.flow_run_id or 'none'}). It is "
+        f"{utc(attempt.claimed_at)} by flow run {attempt.claimed_by.flow_run_id or 'none'}). It is "
         "not resent automatically. Look for its task in that run's log, in the event sora.generation.submitted, and in "
         f"your APIXO account at that time. Then run `sora resolve {key} --task-id TASK_ID{options}` if there is one, "
         f"or `sora resolve {key} --resubmit{options}` if there is none. In the Prefect UI the deployment resolve-video "

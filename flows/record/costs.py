@@ -8,8 +8,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, Field
 
 from flows.record.generation import Attempt, Generation, State
+from flows.record.monthly_spend import Ceilings, MonthlySpend
 from flows.record.payments import UNCLEAR, all_payments
-from flows.record.spend import Ceilings, MonthlySpend
 
 Group = Literal["model", "tag", "batch", "day"]
 Fate = Literal["archived", "open", "unclear", "failed"]

@@ -217,7 +217,7 @@ class Generation(_Model):
         )
 
     @property
-    def beside(self) -> tuple[PaidTask, ...]:
+    def unarchived_superseded(self) -> tuple[PaidTask, ...]:
         """The other paid tasks whose videos may still come and are not archived."""
         return tuple(
             PaidTask(

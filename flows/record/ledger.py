@@ -24,9 +24,9 @@ from flows.clock import Clock
 from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
-from flows.record.monthly_spend import SpendObjects
 from flows.record.recent import failed_name, newest_keys
 from flows.record.run_keys import RunKeys
+from flows.record.spend_objects import SpendObjects
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class Ledger:
         and is bound again to a newer version.
 
         Args:
-            how: one of the functions of `transitions` or `beside`. Returning its argument changes nothing.
+            how: one of the functions of `transitions` or `superseded_tasks`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read if nobody has written since.
             patience_seconds: how long to wait out an outage of the store.
 
@@ -170,7 +170,7 @@ class Ledger:
         key = changed.key
         finished = entry.generation.state in FINISHED
         taken_up = finished and changed.state not in FINISHED
-        gains = finished and not taken_up and len(changed.beside) > len(entry.generation.beside)
+        gains = finished and len(changed.unarchived_superseded) > len(entry.generation.unarchived_superseded)
         mark = self._put_open if taken_up else self._put_published if gains else None
         if mark is not None:
             await self._patiently(lambda: mark(key), patience_seconds)
@@ -236,7 +236,7 @@ class Ledger:
         if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
             with contextlib.suppress(StoreError):  # only lists need it
                 await self._store.put(failed_name(ended), b"")
-        if ended.beside:  # the collector closes it, and must not publish its end anew
+        if ended.unarchived_superseded:  # the collector closes it, and must not publish its end anew
             await self._patiently(lambda: self._store.put(marker_name(key), PUBLISHED))
         else:
             await self._patiently(lambda: self._store.remove(marker_name(key)))
@@ -246,7 +246,7 @@ class Ledger:
         now = None if entry is None else entry.generation
         if now is not None and (now.state not in FINISHED or now.end != ended.end):
             await self.mark_open(key)
-        elif now is not None and now.beside:
+        elif now is not None and now.unarchived_superseded:
             await self._patiently(lambda: self._put_published(key))
 
     async def is_published(self, key: str) -> bool | None:

@@ -163,7 +163,7 @@ async def publish_end(
     """
     if not is_new:
         published = await ledger.is_published(ended.key)
-        if published and not ended.beside:
+        if published and not ended.unarchived_superseded:
             await ledger.close(ended)
         if published is not False:
             return

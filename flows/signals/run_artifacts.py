@@ -8,36 +8,36 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from prefect.artifacts import acreate_markdown_artifact
-
 from apixo.redaction import hide_queries
 from blocks import VideoArchive
 from flows.record.advice import Advice, advice, show_command
 from flows.record.generation import Generation
-from flows.signals.artifacts import THUMBNAIL_PIXELS, artifact_key, picture_and_player, plain, shown
+from flows.signals.artifacts import artifact_key, plain, show_markdown
 from flows.signals.thumbnail import thumbnail
+from flows.signals.video_artifact import THUMBNAIL_PIXELS, picture_and_player
+from flows.wording import utc
 
 MOST_REASON_CHARACTERS = 2_000
 
 
 async def publish_failure(key: str, reason: str, said: Advice, found: Generation | None) -> None:
     """Creates the artifact of a run that failed."""
-    made = acreate_markdown_artifact(
-        markdown=failure_markdown(key, reason, said, found),
+    await show_markdown(
+        failure_markdown(key, reason, said, found),
         key=artifact_key(key),
         description=f"{said.title}: {key}",
+        what=f"the artifact of {key}",
     )
-    await shown(made, what=f"the artifact of {key}")
 
 
 async def publish_on_its_way(generation: Generation, options: str) -> None:
     """Creates the artifact of a run that does not wait for its video."""
-    made = acreate_markdown_artifact(
-        markdown=on_its_way_markdown(generation, options),
+    await show_markdown(
+        on_its_way_markdown(generation, options),
         key=artifact_key(generation.key),
         description=f"On its way: {generation.key}",
+        what=f"the artifact of {generation.key}",
     )
-    await shown(made, what=f"the artifact of {generation.key}")
 
 
 def failure_markdown(key: str, reason: str, said: Advice, found: Generation | None) -> str:
@@ -116,7 +116,7 @@ async def publish_question(
         f"**Cost.** The preview is paid. {cost}",
         "",
         (
-            f"**Until {time(until)}.** After that the run fails, and nothing more is paid. To be asked again: "
+            f"**Until {utc(until)}.** After that the run fails, and nothing more is paid. To be asked again: "
             "**Retry** that run, which makes no second preview."
         ),
         "",
@@ -128,12 +128,12 @@ async def publish_question(
         f"To watch it elsewhere: {show_command(preview.key, options, ' --link')}",
         "",
     ]  # fmt: skip
-    made = acreate_markdown_artifact(
-        markdown="\n".join(lines),
+    await show_markdown(
+        "\n".join(lines),
         key=artifact_key(preview.key, kind="question"),
         description=f"Waits for your answer: {preview.key}",
+        what=f"the question about {preview.key}",
     )
-    await shown(made, what=f"the question about {preview.key}")
 
 
 def known_costs(prices: Mapping[str, Decimal | None], currency: str | None) -> str:
@@ -149,7 +149,7 @@ def _facts(found: Generation) -> list[str]:
     rows = {
         "state": found.state.value,
         "attempt": str(attempt.number),
-        "claimed": time(attempt.claimed_at),
+        "claimed": utc(attempt.claimed_at),
         "task": found.task_id or "unknown",
         "flow run": attempt.claimed_by.flow_run_id or "none",
         "seconds of video": str(found.asked.seconds or "unknown"),
@@ -157,8 +157,3 @@ def _facts(found: Generation) -> list[str]:
     # The first one is the table's head: an empty one shows as an empty bar.
     head, *others = (f"| {name} | {plain(value)} |" for name, value in rows.items())
     return [head, "|---|---|", *others]
-
-
-def time(moment: datetime) -> str:
-    """A time in readable form."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

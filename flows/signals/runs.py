@@ -1,4 +1,4 @@
-"""Prefect's data about flow runs: their tags and names, and waiting runs of the collector."""
+"""Prefect's data about flow runs: their ids, tags and names, and waiting runs of the collector."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -24,6 +24,16 @@ TIMEOUT_SECONDS: Final = 10.0
 """How long either may take. Nothing depends on it: a run that stays polls once more, which is harmless."""
 MOST_TAGS: Final = 50
 """A calendar may have thousands; so many tags are useless for finding a run."""
+
+
+def root_run_id() -> str | None:
+    """The id of the outermost flow run around this code; None outside a run.
+
+    It is the same in each retry. A subflow's own id is not: a parent that is retried starts a new subflow run, and so
+    does one between the two.
+    """
+    found: str | None = flow_run.root_flow_run_id
+    return found
 
 
 async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:

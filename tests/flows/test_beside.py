@@ -163,7 +163,7 @@ async def test_a_paid_call_that_a_proxy_sent_twice_has_both_its_videos_archived(
         )
         await resources.ledger.tasks.bind(replied, key, 1, named_by="reply", naming=2)
         await resources.ledger.change(key, answered)
-    assert [task.task_id for task in (await recorded(key, resources)).beside] == [other]
+    assert [task.task_id for task in (await recorded(key, resources)).unarchived_superseded] == [other]
     for task_id in (replied, other):
         await finished(task_id, resources)
     await call(key, resources, other)  # once more: it changes nothing

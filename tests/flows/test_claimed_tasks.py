@@ -138,7 +138,7 @@ async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_a
     found = await resources.ledger.read(key)
     assert found is not None
     assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.beside] == [stray]
+    assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
 
 
 async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_written_is_one_more_that_was_paid_for(
@@ -162,7 +162,7 @@ async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_writ
     found = await resources.ledger.read(key)
     assert found is not None
     assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.beside] == [stray]
+    assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
     for task in (task_id, stray):
         owner = await tasks.owner(task)
         assert owner is not None

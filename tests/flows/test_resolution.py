@@ -158,7 +158,7 @@ async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it
                 sandbox.faults.add(Fault(call="status", kind="http_500", times=-1))
                 await collect([key], resources)
     found = await recorded(key, resources)
-    assert (found.state, found.task_id, found.beside) == (State.SUBMITTED, first, ())
+    assert (found.state, found.task_id, found.unarchived_superseded) == (State.SUBMITTED, first, ())
     assert found.task.folder == found.attempts[0].superseded[0].folder
     outside = 1 + (who == "a person who names another")
     assert len(sandbox.record.submits()) == 1 + outside

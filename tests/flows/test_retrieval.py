@@ -25,7 +25,7 @@ from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import State
 from flows.record.object_names import SIDECAR_NAME
 from flows.resources import PayingResources
-from flows.signals.artifacts import markdown
+from flows.signals.video_artifact import markdown
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, submit
 from tests.flows.media.conftest import VideoFiles

@@ -18,8 +18,8 @@ from flows.record import transitions
 from flows.record.errors import CeilingError, LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Owner, Problem, State
 from flows.record.ledger import Entry, Ledger
+from flows.record.monthly_spend import Ceilings, MonthlySpend, month_of
 from flows.record.payments import spent_on
-from flows.record.spend import Ceilings, MonthlySpend, month_of
 from flows.resolution import allow_resubmission, look
 from flows.resources import PayingResources
 from flows.submission import Submission

@@ -12,7 +12,7 @@ from apixo import VideoRequest
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
-from flows.record.spend import (
+from flows.record.monthly_spend import (
     Ceilings,
     MonthlySpend,
     Period,

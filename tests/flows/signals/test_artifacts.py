@@ -18,8 +18,9 @@ from blocks import VideoArchive
 from flows.record import transitions
 from flows.record.advice import advice
 from flows.record.generation import ArchivedObject, Generation, Owner
-from flows.signals.artifacts import artifact_key, markdown, plain
+from flows.signals.artifacts import artifact_key, plain
 from flows.signals.run_artifacts import failure_markdown
+from flows.signals.video_artifact import markdown
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
