@@ -352,5 +352,4 @@ async def _report(found: list[Collected]) -> None:
         "\n".join(["| key | | task | what to do |", "|---|---|---|---|", *rows]) + "\n",
         key="collect-videos",
         description=f"{counted(len(found), 'generation')} processed",
-        what="the list of manual decisions",
     )

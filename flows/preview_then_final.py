@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from apixo import VideoRequest
 from apixo.catalog import find
+from apixo.errors import describe
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
@@ -22,7 +23,7 @@ from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
-from flows.resources import PayingResources, command_options, describe, load_block
+from flows.resources import PayingResources, command_options, load_block
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_question
 from flows.signals.run_log import prepare_run_log

@@ -15,6 +15,7 @@ from prefect.states import Completed
 from pydantic import Field, ValidationError
 
 from apixo import VideoRequest
+from apixo.errors import describe
 from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
 from flows.batch.calendars import read_calendar
@@ -34,7 +35,7 @@ from flows.generate_batch import (
 )
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
-from flows.resources import PayingResources, Resources, command_options, describe, load_block
+from flows.resources import PayingResources, Resources, command_options, load_block
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import known_costs
 from flows.signals.run_log import prepare_run_log

@@ -11,8 +11,8 @@ from typing import Final, Self, TypeVar
 from prefect.blocks.core import Block
 from prefect.runtime import flow_run
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
+from apixo.errors import describe
 from blocks import ApixoApi, VideoArchive
 from flows.clock import Clock
 from flows.media.hosts import guarded_client
@@ -149,12 +149,6 @@ async def load_block(block: type[B], name: str) -> B:
             f"There is no {slug} block named {name!r} ({error}). Create it in the Prefect UI under Blocks, "
             "or run `sora setup`."
         ) from error
-
-
-def describe(problem: ErrorDetails) -> str:
-    """One problem of a block or request: which field, and what is wrong. Without the value, which may be a secret."""
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
 
 
 def command_options(api: str, archive: str) -> str:

@@ -36,7 +36,6 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
         sheet(summary, pictures, asks=asks),
         key=artifact_key(summary.key, kind="sheet"),
         description=f"{_title(summary, 'Contact sheet of', asks=asks)}. {summary.sentence()}",
-        what=f"the contact sheet of {summary.key}",
     )
 
 

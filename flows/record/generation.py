@@ -35,11 +35,13 @@ FINISHED: Final = frozenset({State.ARCHIVED, State.REJECTED, State.FAILED})
 """Nothing is left to do automatically: the open marker is removed."""
 
 
-class _Model(BaseModel):
+class StoredModel(BaseModel):
+    """Part of what is stored. Fields that a newer version has added are kept."""
+
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Owner(_Model):
+class Owner(StoredModel):
     """Who made a claim."""
 
     host: str = Field(description="Host name of the machine.")
@@ -47,7 +49,7 @@ class Owner(_Model):
     flow_run_id: str | None = Field(default=None, description="The Prefect flow run.")
 
 
-class Problem(_Model):
+class Problem(StoredModel):
     """Why an attempt failed."""
 
     kind: str = Field(description="Name of the error's class.")
@@ -60,7 +62,7 @@ class Problem(_Model):
 Kind = Literal["video", "poster", "sidecar"]
 
 
-class ArchivedObject(_Model):
+class ArchivedObject(StoredModel):
     """One object in the archive, as it was read back."""
 
     kind: Kind
@@ -78,7 +80,7 @@ class ArchivedObject(_Model):
     damaged: bool = Field(default=False, description="Kept as it came, for a day of fetching brought nothing better.")
 
 
-class PaidTask(_Model):
+class PaidTask(StoredModel):
     """What was paid for: everything after the paid call is bound to this, not just to the key."""
 
     key: str
@@ -92,7 +94,7 @@ Source = Literal["reply", "callback", "person"]
 """Who named a task: the provider's reply to the paid call, its callback, or a person."""
 
 
-class SupersededTask(_Model):
+class SupersededTask(StoredModel):
     """A task of an attempt that is not the one that counts. The provider accepted it, so it is paid for as well."""
 
     task_id: str
@@ -102,7 +104,7 @@ class SupersededTask(_Model):
     ended: str | None = Field(default=None, description="Why it will not produce a video, if that is known.")
 
 
-class Attempt(_Model):
+class Attempt(StoredModel):
     """One paid call, from its claim to its end."""
 
     number: int = Field(description="1 for the first.")
@@ -152,7 +154,7 @@ class Attempt(_Model):
         return f"{self.note}; {note}" if self.note else note
 
 
-class Generation(_Model):
+class Generation(StoredModel):
     """One video, from its claim to the archive: the ledger's record and the result of `generate-video`."""
 
     schema_version: int = SCHEMA

@@ -117,7 +117,7 @@ class Ledger:
         """
         await self.mark_open(claimed.key)
         etag, back = (over.etag, self._put_open) if over else (None, None)
-        return await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds, mark_again=back)
+        return await self._write(claimed, etag=etag, mark_again=back)
 
     async def change(
         self,
@@ -301,7 +301,7 @@ class Ledger:
         generation: Generation,
         *,
         etag: str | None,
-        patience_seconds: float,
+        patience_seconds: float | None = None,
         mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.

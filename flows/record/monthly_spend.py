@@ -18,9 +18,9 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from flows.record.generation import Attempt, Generation
+from flows.record.generation import Attempt, Generation, StoredModel
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
 from flows.record.payments import UNCLEAR, all_payments
 
@@ -30,11 +30,7 @@ WARN_AT: Final = Decimal("0.8")
 Period = Literal["day", "month"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Reservation(_Model):
+class Reservation(StoredModel):
     """What one run may spend on one day."""
 
     day: date = Field(description="UTC.")
@@ -43,7 +39,7 @@ class Reservation(_Model):
     expires_at: datetime = Field(description="After this, by its run's clock, no request is sent on it.")
 
 
-class UnclearSpend(_Model):
+class UnclearSpend(StoredModel):
     """What may have been spent from a settled reservation."""
 
     day: date
@@ -53,14 +49,12 @@ class UnclearSpend(_Model):
 
 
 class Limit(NamedTuple):
-    """One ceiling, for a day or for its month."""
+    """One ceiling: what may be spent on a day, or, without a day, in the month. Its label is that day or month."""
 
     period: Period
     amount: Decimal
     day: date | None
-    """None: the whole month counts."""
     label: str
-    """The day, or the month."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ class Use:
     unclear: tuple[tuple[str, int, Decimal], ...] = ()
 
 
-class MonthlySpend(_Model):
+class MonthlySpend(StoredModel):
     """What is spent, unclear and reserved in one month."""
 
     spent: dict[date, Decimal] = Field(default_factory=dict, description="What is settled, by day.")

@@ -13,9 +13,9 @@ _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202
 """Control characters, and those that change the writing direction, so that the text looks different than it is."""
 
 
-async def show_markdown(text: str, *, key: str, description: str, what: str) -> None:
+async def show_markdown(text: str, *, key: str, description: str) -> None:
     """Creates a markdown artifact, if Prefect accepts it."""
-    await shown(acreate_markdown_artifact(markdown=text, key=key, description=description), what=what)
+    await shown(acreate_markdown_artifact(markdown=text, key=key, description=description), what=f"artifact {key}")
 
 
 async def shown(making: Awaitable[object], *, what: str) -> None:

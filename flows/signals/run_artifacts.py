@@ -23,10 +23,7 @@ MOST_REASON_CHARACTERS = 2_000
 async def publish_failure(key: str, reason: str, said: Advice, found: Generation | None) -> None:
     """Creates the artifact of a run that failed."""
     await show_markdown(
-        failure_markdown(key, reason, said, found),
-        key=artifact_key(key),
-        description=f"{said.title}: {key}",
-        what=f"the artifact of {key}",
+        failure_markdown(key, reason, said, found), key=artifact_key(key), description=f"{said.title}: {key}"
     )
 
 
@@ -36,7 +33,6 @@ async def publish_on_its_way(generation: Generation, options: str) -> None:
         on_its_way_markdown(generation, options),
         key=artifact_key(generation.key),
         description=f"On its way: {generation.key}",
-        what=f"the artifact of {generation.key}",
     )
 
 
@@ -132,7 +128,6 @@ async def publish_question(
         "\n".join(lines),
         key=artifact_key(preview.key, kind="question"),
         description=f"Waits for your answer: {preview.key}",
-        what=f"the question about {preview.key}",
     )
 
 

@@ -38,7 +38,6 @@ async def publish(
         markdown(generation, archive, thumbnail=picture, cost=cost, options=options),
         key=artifact_key(generation.key),
         description=f"Video {generation.key}",
-        what=f"the artifact of {generation.key}",
     )
 
 
