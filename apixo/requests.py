@@ -258,6 +258,14 @@ class VideoRequest(BaseModel):
                 changed["aspect_ratio"] = None
         return self.model_copy(update=changed)
 
+    @property
+    def summary(self) -> str:
+        """The request without its prompt, in a few words."""
+        length = f"{self.seconds} s" if self.seconds is not None else None
+        parts = (length, self.aspect_ratio or self.shape, self._mode)
+        other = f" with {self.model}" if self.model != DEFAULT_MODEL else ""
+        return ", ".join(part for part in parts if part) + other
+
     def input(self) -> dict[str, Any]:
         """The body's `input`: the common fields in the model's own words, and the options that it has."""
         known = self.cataloged

@@ -27,7 +27,7 @@ from deployments.web_server import QuietServer, listen
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
-from flows.record.spend import MonthlySpend, month_of
+from flows.record.monthly_spend import MonthlySpend, month_of
 from flows.resources import load_block
 
 FRESH_SECONDS: Final = 15.0
@@ -67,7 +67,7 @@ class Metrics:
 
     async def _read(self) -> bytes:
         now, ledger = self._now(), self._ledger
-        opened = [entry.generation for entry in await ledger.read_all(await ledger.open_keys()) if entry is not None]
+        opened = list((await ledger.read_all(await ledger.open_keys())).values())
         newest = await ledger.newest(LAG_SAMPLE)
         month = await ledger.spend.read(month_of(now.date())) or MonthlySpend()
         day = [item for item in await self._store.listed(f"videos/{now:%Y/%m/%d}/") if item.name.endswith(".mp4")]

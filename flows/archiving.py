@@ -223,9 +223,10 @@ async def _store_sidecar(paid: PaidTask, made: Sidecar, store: ObjectStore) -> A
             return stored
         if found is not None:  # from a run that died before its poster, or whose objects were not the ones that stayed
             attributes = _attributes(paid, name, hashlib.sha256(data).hexdigest(), object_names.SIDECAR_TYPE)
-            await store.put_if(
-                name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE, attributes=attributes
-            )
+            with contextlib.suppress(PreconditionFailedError):
+                await store.put_if(
+                    name, data, etag=found.etag, content_type=object_names.SIDECAR_TYPE, attributes=attributes
+                )
     raise ArchiveMismatchError(f"{name} was changed by other processes on every attempt. It will be written again.")
 
 

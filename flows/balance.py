@@ -7,9 +7,9 @@ from typing import Final
 from apixo import ApixoError, StatusClient
 from blocks import ApixoApi
 from flows.record.errors import PipelineError
-from flows.record.wording import counted
 from flows.signals.events import emit_balance_low
 from flows.signals.progress import run_logger
+from flows.wording import counted
 
 ANSWER_SECONDS: Final = 10.0
 """The longest wait for the balance: it is a convenience, and not every API provides it."""

@@ -34,15 +34,15 @@ from flows.record.errors import CeilingError, DuplicateRequestError, KeyConflict
 from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
+from flows.record.monthly_spend import Ceilings
 from flows.record.payments import paid_attempts, spent_on
-from flows.record.spend import Ceilings
-from flows.record.wording import counted
 from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import retried
 from flows.submission import Terms
+from flows.wording import counted
 
 STARTING_AT_ONCE: Final = 16
 """Rows that are validated and submitted at the same time. The others wait in line and cost nothing: a thousand
@@ -115,8 +115,7 @@ class Batch:
             BudgetError: there is a limit and no price to count with.
             StoreError: the ledger does not answer.
         """
-        entries = await resources.ledger.read_all(keys_of(rows, key))
-        known = {entry.generation.key: entry.generation for entry in entries if entry is not None}
+        known = await resources.ledger.read_all(keys_of(rows, key))
         rows = [as_submitted(row, key, known) for row in rows]
         keys = {row.item.key(key) for row in rows if isinstance(row, Row)}
         before = {found.key: found for found in known.values() if found.key in keys}
@@ -342,7 +341,7 @@ class Batch:
             await validate_image(key, request, self._resources)
             first = await self._resources.ledger.duplicate_of(request, key, note=False)
             if first is not None and self.terms.refuse_duplicates:
-                raise duplicate_error(key, first)
+                raise duplicate_error(key, first, self._resources.options)
             self.budget.reserve(key, request.seconds, request.model)
         except SoraError as error:
             return self._row(row, "not submitted", problem=str(error))
@@ -382,7 +381,7 @@ class Batch:
                 "duration_seconds": asked.seconds,
                 "price": self.budget.price(asked.seconds, asked.model) if price is None else price,
                 "task_id": generation.task_id,
-                "poster_name": next((item.name for item in generation.objects if item.kind == "poster"), None),
+                "poster_name": generation.poster,
                 "object_name": video.name if video else None,
                 "link": link_of(generation, self._resources.archive),
             }

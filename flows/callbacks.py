@@ -22,7 +22,7 @@ from apixo import BadRequestError, Status, StatusClient
 from apixo.redaction import excerpt, hide_secret
 from apixo.replies import Failed, Succeeded, usable_task_id
 from blocks.errors import StoreError
-from flows.record import beside, transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
@@ -31,6 +31,7 @@ from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.handed_over import sealed
 from flows.signals.progress import run_logger
+from flows.wording import utc
 
 Notify = Callable[[str, str, str | None], None]
 """Called with the key and the task of a generation whose task has ended, and how it ended, sealed."""
@@ -186,7 +187,7 @@ async def _believed(
     """What the provider says about the task that a call named; None if it is not a task of this generation."""
     if claimed_task_id is None:
         return None
-    if any(attempt.task_id == claimed_task_id for attempt in found.attempts):
+    if claimed_task_id in found.task_ids:
         run_logger().warning(
             "A callback for %s names task %s, which belongs to another attempt.", found.key, claimed_task_id
         )
@@ -247,7 +248,7 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
     key, ledger = found.key, resources.ledger
     if not await _bound(task_id, found, number, ledger):
         return found
-    noted = partial(beside.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
+    noted = partial(superseded_tasks.also_taken, attempt_number=number, task_id=task_id, now=resources.clock.now())
     changed = (await ledger.change(key, noted)).generation
     if changed.task_id == task_id:  # the paid call's own reply came meanwhile
         return changed
@@ -286,6 +287,6 @@ def _unidentified(found: Generation, number: int, options: str) -> str:
     attempt = found.attempts[number - 1]
     return (
         f"{sentence} The ledger has that attempt as {attempt.state}, and the generation as {found.state}. Look in your "
-        f"APIXO account for a task of {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC. If the generation ends without a "
+        f"APIXO account for a task of {utc(attempt.claimed_at)}. If the generation ends without a "
         f"task, run: sora resolve {found.key} --task-id TASK_ID{options}"
     )

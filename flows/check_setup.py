@@ -7,8 +7,8 @@ from flows.checks import Finding
 from flows.checks import check_setup as check
 from flows.record.errors import PipelineError
 from flows.signals.artifacts import plain
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
+from flows.signals.run_log import prepare_run_log
 
 ARTIFACT_KEY = "sora-check-setup"
 
@@ -30,7 +30,7 @@ async def check_setup(api: str = "default", archive: str = "default") -> list[Fi
     Raises:
         SetupCheckError: something is missing or wrong.
     """
-    protect_log_handlers()
+    prepare_run_log()
     logger = run_logger()
     findings = await check(api, archive)
     for finding in findings:

@@ -7,32 +7,32 @@ from functools import partial
 from typing import Final, Literal
 
 from prefect import flow
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import deployment
 from pydantic import BaseModel, Field
 
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
+from apixo.redaction import excerpt
 from flows import steps
 from flows.clock import Clock
 from flows.media.errors import MediaError
 from flows.media.spool import spool_folder
-from flows.record import beside, transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.advice import unconfirmed_error
 from flows.record.errors import PipelineError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry, Ledger
-from flows.record.wording import counted
 from flows.resources import Resources
-from flows.signals.artifacts import plain, shown
+from flows.signals.artifacts import plain, show_markdown
 from flows.signals.events import emit, publish_end
-from flows.signals.output import protect_log_handlers
 from flows.signals.progress import run_logger
+from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import remove_waiting_runs, tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import reconcile, wait_for_answer
 from flows.task_end import GIVEN_UP_AFTER, give_up_result, poll_open_task, record_end
+from flows.wording import counted
 
 AT_ONCE: Final = 16
 """Generations processed at the same time: enough to poll thousands in a minute, few enough for one disk."""
@@ -81,7 +81,7 @@ async def collect_videos(
         api: Name of the `apixo-api` block.
         archive: Name of the `video-archive` block.
     """
-    protect_log_handlers()
+    prepare_run_log()
     await remove_waiting_runs({"keys": keys, "detached_only": detached_only, "api": api, "archive": archive})
     async with Resources.of_blocks(api, archive) as resources:
         found = await _collect_while_notified(keys, resources, detached_only=detached_only)
@@ -184,7 +184,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
         entry = await wait_for_answer(entry, resources.ledger, resources.clock)
     elif entry.generation.state is State.UNCONFIRMED and _age(entry.generation, resources.clock) < RECONCILED_WITHIN:
         entry = await reconcile(entry, resources.ledger, resources.clock)
-    if entry.generation.beside:
+    if entry.generation.unarchived_superseded:
         entry = await _collect_beside(entry, resources)
     found = entry.generation
     match found.state:
@@ -221,7 +221,7 @@ def _is_waited_for(found: Generation, resources: Resources) -> bool:
 
 async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
     """Archives the videos of its other paid tasks, and notes those that have none. Returns the resulting record."""
-    for paid in entry.generation.beside:
+    for paid in entry.generation.unarchived_superseded:
         attempt = entry.generation.attempts[paid.attempt_number - 1]
         age = resources.clock.now() - attempt.since
         # By then APIXO has deleted its result, even if it could not be polled for a while.
@@ -232,7 +232,8 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             if isinstance(status, Succeeded):
                 await retrieve(paid, entry, status, resources)
             elif isinstance(status, Failed):
-                why = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
+                said = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
+                why = excerpt(said.encode("utf-8", "replace"))
             elif too_old:
                 why = f"APIXO still calls it {status.state!r}"
         except SupersededError:
@@ -246,7 +247,7 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             run_logger().exception("Task %s of %s failed with an unexpected error.", paid.task_id, paid.key)
         if why is not None:
             run_logger().error("Task %s of %s is paid but will not produce a video: %s", paid.task_id, paid.key, why)
-            noted = partial(beside.ended, task_id=paid.task_id, why=why, now=resources.clock.now())
+            noted = partial(superseded_tasks.ended, task_id=paid.task_id, why=why, now=resources.clock.now())
             await resources.ledger.change(paid.key, noted)
     return await resources.ledger.read(entry.generation.key) or entry
 
@@ -304,11 +305,11 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))
     age = _age(found, resources.clock) if found.succeeded_at is None else resources.clock.now() - found.succeeded_at
-    if found.beside:
-        others = ", ".join(task.task_id for task in found.beside)
+    if found.unarchived_superseded:
+        others = ", ".join(task.task_id for task in found.unarchived_superseded)
         collected.note = f"{collected.note} Paid for as well, and not archived yet: {others}.".strip()
     waits = what in ("pending", "unconfirmed")
-    if (waits or found.beside) and age > EXPIRING_AFTER:
+    if (waits or found.unarchived_superseded) and age > EXPIRING_AFTER:
         collected.expiring = True
         since = "Submitted" if found.succeeded_at is None else "Finished"
         missing = " and not archived" if waits else ""
@@ -346,9 +347,8 @@ async def _report(found: list[Collected]) -> None:
         f"| {plain(item.note)} |"
         for item in noteworthy
     ]
-    made = acreate_markdown_artifact(
+    await show_markdown(
         "\n".join(["| key | | task | what to do |", "|---|---|---|---|", *rows]) + "\n",
         key="collect-videos",
         description=f"{counted(len(found), 'generation')} processed",
     )
-    await shown(made, what="the list of manual decisions")

@@ -14,18 +14,18 @@ from flows.batch.contact_sheet import publish
 from flows.batch.limited_flow import limited_flow
 from flows.batch.summary import BatchSummary, bad_row, bad_rows_error, batch_error
 from flows.batch_run import Batch
+from flows.forms import Empty, OptionalKey, OptionalText
 from flows.generate_video import prompt_of
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import InvalidKeyError, PipelineError
-from flows.record.forms import Empty, OptionalKey, OptionalText
-from flows.record.keys import calendar_key, check_key, root_run_id
+from flows.record.keys import calendar_key, check_key
 from flows.record.ledger import Ledger
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import PayingResources, Resources
 from flows.shard_runs import run_in_shards
 from flows.signals.progress import run_logger
 from flows.signals.run_log import prepare_run_log
-from flows.signals.runs import tag_run
+from flows.signals.runs import root_run_id, tag_run
 from flows.submission import Terms
 
 SUBMISSIONS_PER_SECOND: Final = 5.0

@@ -13,22 +13,22 @@ from apixo import VideoRequest
 from flows import steps
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
+from flows.forms import OptionalKey
 from flows.media.spool import spool_folder
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record import moderation
 from flows.record.advice import unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
-from flows.record.forms import OptionalKey
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
-from flows.record.keys import check_key, root_run_id
+from flows.record.keys import check_key
 from flows.record.ledger import Entry, Ledger
 from flows.record.run_keys import slug, typed_name
 from flows.resources import PayingResources
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import prepare_run_log
-from flows.signals.runs import tag_run
+from flows.signals.runs import root_run_id, tag_run
 from flows.steps.arguments import whole
 from flows.steps.retrying import retried
 from flows.submission import DEFAULT_TERMS, Terms

@@ -16,10 +16,10 @@ from apixo.errors import describe
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
+from flows.forms import PLAIN
 from flows.generate_video import generate, key_of_run, name_of_run, run_title
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record.errors import PipelineError
-from flows.record.forms import PLAIN
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
@@ -112,8 +112,7 @@ async def preview_then_final(
             if decided is not None:  # an earlier start of this run, or another one with this key, was answered
                 return await _made(decided.generation.request, final_key(key), resources)
             preview = await _made(asked, preview_key(key, number), resources)
-            picture = next((item.name for item in preview.objects if item.kind == "poster"), None)
-            poster = await resources.store.get(picture) if picture else None
+            poster = await resources.store.get(preview.poster) if preview.poster else None
             prices = {seconds: resources.api.price(asked.model, seconds) for seconds in (8, 12)}
         await publish_question(
             preview,
@@ -123,6 +122,7 @@ async def preview_then_final(
             problem=problem,
             prices=prices,
             currency=blocks[0].currency,
+            options=options,
         )
         answer = await ask(Answer, f"preview-{number}-{asked_times}", answer_within_hours)
         try:

@@ -23,6 +23,7 @@ from flows.batch.contact_sheet import publish, publish_sheet
 from flows.batch.limited_flow import limited_flow
 from flows.batch.summary import BatchSummary, bad_rows_error, batch_error
 from flows.batch_run import Batch
+from flows.forms import Empty, OptionalKey, OptionalText
 from flows.generate_batch import (
     SUBMISSIONS_PER_SECOND,
     LenientItem,
@@ -34,14 +35,13 @@ from flows.generate_batch import (
 )
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
-from flows.record.forms import Empty, OptionalKey, OptionalText
-from flows.record.wording import counted
 from flows.resources import PayingResources, Resources, command_options, load_block
 from flows.signals.progress import run_logger
-from flows.signals.run_artifacts import known_costs, time
+from flows.signals.run_artifacts import known_costs
 from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import tag_run
 from flows.submission import Terms
+from flows.wording import counted, utc
 
 VERB: Final = "previews of batch"
 UNKNOWN_SHOWN: Final = 5
@@ -121,12 +121,9 @@ async def previews_then_finals(
             for row in rows
             if isinstance(row, Row) and f"{preview_key(key, 1)}-{row.item.name()}" in archived
         }
-        entries = await resources.ledger.read_all([f"{final_key(key)}-{name}" for name in seen])
-        known = {
-            name: _final_of(row, entry.generation.request)
-            for (name, row), entry in zip(seen.items(), entries, strict=True)
-            if entry is not None
-        }
+        names = {f"{final_key(key)}-{name}": name for name in seen}
+        decided = await resources.ledger.read_all([*names])
+        known = {names[of]: _final_of(seen[names[of]], found.request) for of, found in decided.items()}
         waiting = {name: row for name, row in seen.items() if name not in known}
     chosen = (
         await _chosen(key, previews, waiting, known, partial(Resources, *blocks, options=options), answer_within_hours)
@@ -265,7 +262,7 @@ async def _chosen(
 
 def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: float, problem: str) -> list[str]:
     """What the sheet says above the previews."""
-    until = time(datetime.now(UTC) + timedelta(hours=hours))
+    until = utc(datetime.now(UTC) + timedelta(hours=hours))
     return [
         *([f"The last answer could not be used: {problem}"] if problem else []),
         (

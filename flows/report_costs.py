@@ -12,11 +12,11 @@ from blocks import ApixoApi, VideoArchive
 from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
 from flows.record.errors import PipelineError
 from flows.record.ledger import Ledger
-from flows.record.spend import Ceilings, MonthlySpend, month_of
-from flows.record.wording import counted
+from flows.record.monthly_spend import Ceilings, first_count, month_of
 from flows.resources import load_block
 from flows.signals.artifacts import plain
-from flows.signals.output import protect_log_handlers
+from flows.signals.run_log import prepare_run_log
+from flows.wording import counted
 
 ARTIFACT_KEY: Final = "sora-costs"
 STORE_PATIENCE_SECONDS: Final = 5.0
@@ -42,7 +42,7 @@ async def report_costs(
         PipelineError: there is no such month, or a block cannot be used.
         StoreError: the archive does not answer.
     """
-    protect_log_handlers()
+    prepare_run_log()
     report = await read_costs(month, by, api=api, archive=archive)
     await acreate_markdown_artifact(
         markdown=markdown(report), key=ARTIFACT_KEY, description=f"What {report.month} cost, by {by}"
@@ -58,7 +58,7 @@ async def read_costs(month: str | None, by: Group, *, api: str, archive: str) ->
     async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
         ledger = Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS)
         found = await ledger.changed_since(datetime.combine(first, datetime.min.time(), UTC))
-        spend = await ledger.spend.read(month_of(first)) or MonthlySpend()
+        spend = await ledger.spend.read(month_of(first)) or first_count(found, first)
     limits = Ceilings(block.max_spend_per_day, block.max_spend_per_month)
     return CostReport(
         month=month_of(first),

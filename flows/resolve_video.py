@@ -7,9 +7,9 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.explaining import explained
+from flows.forms import Empty, OptionalText
 from flows.generate_video import generate
 from flows.permission import PAYING_FLOW
-from flows.record.forms import Empty, OptionalText
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task

@@ -22,8 +22,8 @@ from flows.paid_call import PaymentThread, SpendGuard
 from flows.record.errors import PipelineError
 from flows.record.generation import Owner
 from flows.record.ledger import Ledger
-from flows.record.spend import Ceilings
-from flows.record.usual import UsualTimes
+from flows.record.monthly_spend import Ceilings
+from flows.record.usual_times import UsualTimes
 from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
 

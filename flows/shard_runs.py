@@ -35,9 +35,9 @@ from flows.clock import Clock
 from flows.media.errors import is_retryable_status
 from flows.permission import sent_back_by
 from flows.record.errors import PipelineError
-from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.progress import run_logger
+from flows.wording import counted
 
 DEPLOYMENT: Final = "generate-shard/generate-shard"
 MOST_ATTEMPTS: Final = 3

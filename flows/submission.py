@@ -23,6 +23,7 @@ from flows.record.ledger import Entry, Ledger
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
+from flows.wording import utc
 
 LOOK_SECONDS: Final = 0.5
 """How often a run that joined another's claim checks for its answer. A read of the ledger takes a few milliseconds."""
@@ -130,7 +131,7 @@ class Submission:
         if first is None:
             return
         if self._terms.refuse_duplicates:
-            raise duplicate_error(self._key, first)
+            raise duplicate_error(self._key, first, self._resources.options)
         self._log.warning("%s.", duplicate_sentence(self._key, first))
 
     async def _after_rejection(self, entry: Entry) -> Entry | None:
@@ -306,7 +307,7 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
         kind="OwnerDied",
         message=(
             f"process {claimed.attempt.claimed_by.pid} on {claimed.attempt.claimed_by.host} claimed it at "
-            f"{claimed.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC and recorded no answer, so it may have died before "
+            f"{utc(claimed.attempt.claimed_at)} and recorded no answer, so it may have died before "
             "or after the request was sent"
         ),
     )
@@ -324,7 +325,7 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     """Gives an attempt without an answer the task that the store knows: its process died before the record named it.
 
     Returns:
-        The record as it then is; the very same entry where the store knows no task of it.
+        The record as it then is; the very same entry where nothing has changed.
     """
     unanswered = entry.generation
     noted = await ledger.tasks.noted_for(unanswered)
@@ -343,6 +344,8 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
         ),
         known=entry,
     )
+    if found.etag == entry.etag:
+        return entry
     run_logger().warning("%s was accepted as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found

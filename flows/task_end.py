@@ -18,16 +18,16 @@ from apixo import (
 )
 from apixo.errors import NO_END, NO_RESULT, NO_STATUS
 from apixo.replies import says_under_way
-from flows.record import beside, transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.advice import failed_error
 from flows.record.errors import LedgerError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
-from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.events import emit, publish_end
 from flows.signals.handed_over import opened
-from flows.signals.progress import clock, report_progress, run_logger
+from flows.signals.progress import report_progress, run_logger
+from flows.wording import counted, duration
 
 MAX_WORD_CHARACTERS: Final = 100
 """How much of an undocumented state the record keeps."""
@@ -57,7 +57,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     initial_wait_seconds = max(patience * first_wait_seconds - max(passed, 0.0), 0.0)
     # A short wait is not worth the lookup, with 20 reads of the store.
     usual = await resources.usual.of(found) if initial_wait_seconds >= LONG_WAIT_SECONDS else None
-    usually = "" if usual is None else f" (usually {clock(usual)})"
+    usually = "" if usual is None else f" (usually {duration(usual)})"
     run_logger().info(
         "Waiting for task %s of %s%s: first poll in %.0f s%s, then every %g s, for at most %g s.",
         task_id, key, usually, initial_wait_seconds, " or when its callback comes" if api.callback_url else "",
@@ -72,7 +72,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         if answer != said or waited_seconds - said_seconds >= SAID_AGAIN_SECONDS:
             run_logger().info(
                 "%s: %s after %s%s, next poll in %.0f s.",
-                key, answer[:200], clock(max(passed, 0.0) + waited_seconds), usually, pause_seconds,
+                key, answer[:200], duration(max(passed, 0.0) + waited_seconds), usually, pause_seconds,
             )  # fmt: skip
             said, said_seconds = answer, waited_seconds
 
@@ -165,7 +165,7 @@ async def give_up_result(
     )
     if entry.generation.state is not State.FAILED:
         return None
-    await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
+    await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, is_new=True)
     return failed_error(entry.generation, resources.options)
 
 
@@ -217,7 +217,7 @@ async def record_end(
         failed = partial(transitions.failed, status=status, now=resources.clock.now())
         entry = await resources.ledger.change(key, failed, known=known)
         if entry.generation.state is State.FAILED:
-            await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, found=False)
+            await publish_end(entry.generation, resources.ledger, resources.archive, resources.events, is_new=True)
             raise failed_error(entry.generation, resources.options)
         raise LedgerError(f"{key} is {entry.generation.state}, but APIXO says failed.", key=key, task_id=paid.task_id)
     succeeded = partial(transitions.succeeded, status=status, now=resources.clock.now())
@@ -225,7 +225,7 @@ async def record_end(
         entry = await resources.ledger.change(key, succeeded, known=known)
     except SupersededError:
         current = await resources.ledger.read(key)
-        if current is None or not beside.is_superseded(current.generation, paid.task_id):
+        if current is None or not superseded_tasks.is_superseded(current.generation, paid.task_id):
             raise
         run_logger().warning(
             "%s continues with task %s. Task %s is paid and finished as well: its video is archived alongside.", key,

@@ -20,7 +20,8 @@ from rich.text import Text
 from deployments.cli.console import err, harmless, print_table, warn
 from deployments.connection import flush
 from flows.record.generation import Generation
-from flows.signals.progress import STEPS, Expect, Progress, Step, clock, listen
+from flows.signals.progress import STEPS, Expect, Progress, Step, listen
+from flows.wording import duration
 
 
 class StepDisplay:
@@ -61,7 +62,7 @@ class StepDisplay:
             # Of the unfinished steps only the wait is worth a line: all others take seconds.
             waits = news.step == "wait" and not news.done and not (before and before.doing == news.doing)
         if (first_end or waits) and not self._console.is_terminal:
-            then = "" if news.next_seconds is None else f", next poll in {clock(news.next_seconds)}"
+            then = "" if news.next_seconds is None else f", next poll in {duration(news.next_seconds)}"
             self._console.print(f"{now:6.1f} s  {escape(news.key)}  {news.step}: {escape(news.doing)}{then}")
 
     def _render(self) -> RenderableType:
@@ -90,10 +91,9 @@ class StepDisplay:
             )
         now = time.monotonic() - self._started
         took, heard = now - self._began[key, step], self._heard[key, step]
-        then = (
-            f", next poll in {clock(max(heard + news.next_seconds - now, 0))}" if news.next_seconds is not None else ""
-        )
-        return self._spinner, Text(step, style="cyan"), clock(took), Text(f"{harmless(news.doing)}{then}")
+        left = None if news.next_seconds is None else max(heard + news.next_seconds - now, 0)
+        then = "" if left is None else f", next poll in {duration(left)}"
+        return self._spinner, Text(step, style="cyan"), duration(took), Text(f"{harmless(news.doing)}{then}")
 
 
 class BatchDisplay:

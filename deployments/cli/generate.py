@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import secrets
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -22,11 +21,12 @@ from deployments.cli.display import StepDisplay, print_generations, shown
 from flows.checks import check_before_paying
 from flows.generate_video import generate_video
 from flows.media.own_images import check_as_provider, read_own_image, upload
-from flows.record.advice import duplicate_error, duplicate_sentence, unknown_model
+from flows.record.advice import duplicate_error, duplicate_sentence, show_command, unknown_model
 from flows.record.generation import Generation
 from flows.record.indexes import is_same_video
 from flows.record.keys import check_key
-from flows.resources import Resources, load_block
+from flows.record.run_keys import slug
+from flows.resources import Resources, command_options, load_block
 
 PLACE_OF_A_FILE: Final = "s3://files/image"
 """Stands in for a file while the rest of a request is checked."""
@@ -137,8 +137,9 @@ def run_and_show(
 ) -> None:
     """Runs the flow in this process, with a live view, and prints the result."""
     err.print(f"Key [bold]{escape(key)}[/]: the same key continues this video and is never paid for twice.")
-    remedy = f"run the same command with --key {key} to continue, or see what is known: sora show {key}"
-    with shown(StepDisplay(err), stopped=remedy):
+    remedy = show_command(key, command_options(api, archive)).strip("`")
+    stopped = f"run the same command with --key {key} to continue, or see what is known: {remedy}"
+    with shown(StepDisplay(err), stopped=stopped):
         running = generate_video(
             request, key=key, wait=wait, refuse_duplicates=refuse_duplicates, api=api, archive=archive
         )
@@ -148,21 +149,13 @@ def run_and_show(
         task = escape(generation.task_id or "unknown")
         err.print(f"Submitted as task {task}. To wait for it: run the same command with --key {escape(key)}")
     else:
-        err.print(f"To watch it: sora show {escape(key)} --link")
-
-
-def in_words(request: VideoRequest) -> str:
-    """The request without its prompt, in a few words."""
-    length = f"{request.seconds} s" if request.seconds is not None else None
-    parts = (length, request.aspect_ratio or request.shape, request.input()["mode"])
-    other = f" with {request.model}" if request.model != DEFAULT_MODEL else ""
-    return ", ".join(part for part in parts if part) + other
+        command = show_command(key, command_options(api, archive), " --link").strip("`")
+        err.print(f"To watch it: {escape(command)}")
 
 
 def made_up_key(prompt: str) -> str:
     """A key a person can recognize: the prompt's first words, the time, and four random letters."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:32].strip("-") or "video"
-    return f"{words}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{slug(prompt, most=32)}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def is_file(image: str) -> bool:
@@ -212,13 +205,13 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
         first = None if entry else await resources.ledger.duplicate_of(request, key, note=False)
     out.print(f"archive   bucket {resources.store.bucket} exists, honors conditional writes, accepts large files")
     out.print(f"key       {escape(key)}")
-    out.print(f"request   {escape(in_words(request))}, {len(request.prompt):,} characters")
+    out.print(f"request   {escape(request.summary)}, {len(request.prompt):,} characters")
     if entry is not None:
         same = "the same request" if is_same_video(entry.generation.request, request) else "[red]a different request[/]"
         out.print(f"ledger    this key is {entry.generation.state}, for {same}")
     if first is not None:
         if refuse_duplicates:
-            raise duplicate_error(key, first)
+            raise duplicate_error(key, first, command_options(api, archive))
         out.print(f"duplicate {escape(duplicate_sentence(key, first))}")
     price = block.price(request.model, request.seconds)
     field = "price_per_second" if request.model == DEFAULT_MODEL else f"price of {request.model} in prices"

@@ -11,16 +11,16 @@ from rich.markup import escape
 
 from blocks import VideoArchive
 from deployments.cli.console import ArchiveName, err, one_line, out, pasteable, print_table, say, shown_path
-from deployments.cli.generate import in_words
 from deployments.connection import SetupError
+from flows.record.advice import show_command
 from flows.record.costs import CostRow, Group
 from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
-from flows.record.wording import counted
 from flows.report_costs import HEADINGS, amounts, notes, read_costs, sentence
-from flows.resolution import ResolutionError
-from flows.resources import load_block
+from flows.resolution import ResolutionError, look
+from flows.resources import command_options, load_block
+from flows.wording import counted, utc
 
 LINK_SECONDS: Final = 3600
 """How long a link from `sora show --link` works. It is shown to the user and stored nowhere."""
@@ -77,8 +77,7 @@ async def _records(*, open_only: bool, newest: int | None, archive: str) -> list
         if newest is not None:
             return await ledger.newest(newest)
         keys = await (ledger.open_keys() if open_only else ledger.keys())
-        entries = await ledger.read_all(keys)
-    return [entry.generation for entry in entries if entry is not None]
+        return list((await ledger.read_all(keys)).values())
 
 
 def show(
@@ -102,12 +101,9 @@ def show(
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
     block = await load_block(VideoArchive, archive)
     async with aclosing(block.store()) as store:
-        entry = await Ledger(store, patience_seconds=5).read(check_key(key))
-        if entry is None:
-            raise ResolutionError(f"The ledger has no record of {key}. Nothing was ever submitted under it.", key=key)
-        generation = entry.generation
+        generation = await look(check_key(key), Ledger(store, patience_seconds=5))
         if not (as_json or link):
-            print_record(generation)
+            print_record(generation, command_options("default", archive))
         record = generation.model_dump(mode="json")
         video = generation.video
         if video is None and (link or save):
@@ -139,11 +135,11 @@ def _gone(key: str, name: str, bucket: str) -> Exception:
     )
 
 
-def print_record(generation: Generation) -> None:
-    """Shows a record to the user, with the next command."""
+def print_record(generation: Generation, options: str) -> None:
+    """Shows a record to the user, with the next command. `options` name the blocks in it."""
     request = generation.request
     say(f"[bold]{escape(generation.key)}[/]  {generation.state}")
-    say(f"  request    {escape(in_words(request))}")
+    say(f"  request    {escape(request.summary)}")
     if request.tags:
         say(f"  tags       {escape(', '.join(request.tags))}")
     say(f"  prompt     {one_line(request.prompt[:300])}")
@@ -153,7 +149,7 @@ def print_record(generation: Generation) -> None:
         owner = attempt.claimed_by
         say(
             f"  attempt {attempt.number}  {attempt.state}, {escape(attempt.model)}, task "
-            f"{escape(attempt.task_id or 'unknown')}, claimed {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by process "
+            f"{escape(attempt.task_id or 'unknown')}, claimed {utc(attempt.claimed_at)} by process "
             f"{owner.pid} on {escape(owner.host)}"
         )
         if attempt.problem:
@@ -165,11 +161,11 @@ def print_record(generation: Generation) -> None:
     for warning in generation.warnings:
         say(f"  [yellow]warning[/]    {one_line(warning)}")
     advice = {
-        "unconfirmed": f"sora resolve {generation.key}",
-        "failed": f"sora resolve {generation.key}" if not generation.permanently_failed else None,
+        "unconfirmed": f"sora resolve {generation.key}{options}",
+        "failed": f"sora resolve {generation.key}{options}" if not generation.permanently_failed else None,
         "submitted": "sora generate with this key and prompt, or a rerun of its run, continues",
         "succeeded": "sora generate with this key and prompt, or a rerun of its run, fetches it",
-        "archived": f"sora show {generation.key} --link",
+        "archived": show_command(generation.key, options, " --link").strip("`"),
     }.get(generation.state.value)
     if advice:
         say(f"  next       {escape(pasteable(advice))}")

@@ -14,9 +14,9 @@ from deployments.connection import flush
 from flows.collect_videos import Collected, collect_videos
 from flows.record.generation import Generation, State
 from flows.record.keys import check_key
-from flows.record.wording import counted
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
-from flows.resources import Resources
+from flows.resources import Resources, command_options
+from flows.wording import counted, utc
 
 
 def resolve(
@@ -51,7 +51,7 @@ def resolve(
         raise typer.BadParameter("give either --task-id TASK_ID or --resubmit; `sora show KEY` shows what is known")
     seen = asyncio.run(_look(key, api=api, archive=archive))
     if asks or resubmit:
-        print_record(seen)
+        print_record(seen, command_options(api, archive))
     if asks:
         task_id = ask(seen)
     elif resubmit and not yes:
@@ -71,7 +71,7 @@ def resolve(
 
 def ask(seen: Generation) -> str | None:
     """Asks the user what became of a generation. Returns its task; None: it is to be submitted once more."""
-    at = f"{seen.attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC"
+    at = utc(seen.attempt.claimed_at)
     if seen.state in (State.UNCONFIRMED, State.CLAIMED):
         err.print(f"\nThe request was sent at {at}, and no clear answer came. Look for it in your APIXO account.")
         if typer.confirm("Is there a task with that time and prompt?", err=True):

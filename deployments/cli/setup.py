@@ -21,8 +21,8 @@ from deployments.setup.deploy import deploy as deploy_files
 from deployments.setup.notify import notify as make_notifications
 from deployments.setup.server_checks import check_server
 from flows.checks import Finding, check_prices, check_setup
-from flows.record.wording import counted
 from flows.resources import load_block
+from flows.wording import counted
 
 MARKS: Final = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 

@@ -37,9 +37,9 @@ from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_b
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
-from flows.record.wording import counted
 from flows.resources import Resources, command_options, load_block
 from flows.signals.events import emit_task_finished
+from flows.wording import counted
 
 MOST_BODY_BYTES: Final = 1_048_576
 """A callback is a few hundred bytes. One larger than 1 MiB is not the provider's."""

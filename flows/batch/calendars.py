@@ -20,7 +20,7 @@ from flows.batch.json_files import json_rows
 from flows.batch.row_images import FindImage, LocalImages, beside_object
 from flows.batch.tables import CalendarError, line_after, read_table, refusal
 from flows.batch.workbooks import workbook_rows
-from flows.record.wording import counted
+from flows.wording import counted
 
 Kind = Literal["csv", "json", "workbook"]
 

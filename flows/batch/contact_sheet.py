@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from textwrap import wrap
 from typing import Final
 
-from prefect.artifacts import acreate_markdown_artifact
-
 from apixo import SoraError
 from blocks.object_store import ObjectStore
 from flows.batch.summary import BatchRow, BatchSummary, publish_table
-from flows.signals.artifacts import artifact_key, plain, shown
+from flows.signals.artifacts import artifact_key, plain, show_markdown
 from flows.signals.progress import run_logger
 from flows.signals.thumbnail import thumbnail
 
@@ -39,12 +37,11 @@ async def publish_sheet(summary: BatchSummary, store: ObjectStore, *, asks: bool
         asks: whether the run waits for an answer about these rows.
     """
     pictures = {} if summary.dry_run else await _pictures(summary.urgent_first[:MOST_ROWS], store)
-    made = acreate_markdown_artifact(
+    await show_markdown(
         sheet(summary, pictures, asks=asks),
         key=artifact_key(summary.key, kind="sheet"),
         description=f"{_title(summary, 'Contact sheet of', asks=asks)}. {summary.sentence()}",
     )
-    await shown(made, what=f"the contact sheet of {summary.key}")
 
 
 def sheet(summary: BatchSummary, pictures: Mapping[str, bytes], *, asks: bool = False) -> str:

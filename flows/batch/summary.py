@@ -13,8 +13,8 @@ from blocks import VideoArchive
 from flows.batch.calendar_rows import BadRow
 from flows.record.errors import PipelineError
 from flows.record.generation import Generation
-from flows.record.wording import counted
 from flows.signals.artifacts import artifact_key, shown
+from flows.wording import counted
 
 RowState = Literal[
     "claimed", "submitted", "succeeded", "archived", "rejected", "failed", "unconfirmed",

@@ -193,7 +193,7 @@ class PaidCall:
             naming = claimed.generation.next_naming
             owner = await ledger.tasks.bind(task_id, self.key, number, naming=naming, patience_seconds=patience)
             if owner.key != self.key:
-                problem = task_of_another_key(task_id, owner.key)
+                problem = task_of_another_key(task_id, owner.key, self.options)
                 return await self._write_unconfirmed(claimed, problem, LedgerError(problem.message), ledger)
             return Accepted(await ledger.change(self.key, how, known=claimed, patience_seconds=patience), task_id)
 

@@ -18,8 +18,7 @@ from blocks.errors import StoreError
 from flows.paid_call.call import Accepted, LostRace, Outcome, Rejected
 from flows.record.errors import CeilingError, LedgerError
 from flows.record.ledger import Ledger
-from flows.record.payments import NOT_PAID
-from flows.record.spend import (
+from flows.record.monthly_spend import (
     Ceilings,
     MonthlySpend,
     Use,
@@ -33,6 +32,7 @@ from flows.record.spend import (
     use_of,
     use_of_attempt,
 )
+from flows.record.payments import NOT_PAID
 from flows.signals.events import emit_budget_low
 from flows.signals.progress import run_logger
 
@@ -220,8 +220,8 @@ class SpendGuard:
         if month is None:
             return None
         mine.amount, mine.valid_until = month.reservations[mine.name].amount, valid_until
-        for period in low:
-            self._warn(period, month, held.day)
+        for label in low:
+            self._warn(label, month, held.day)
         return month
 
     async def _make_room(self, name: str) -> None:
@@ -239,8 +239,8 @@ class SpendGuard:
             use = use_of(changed, reservation)
             await self._ledger.spend.change(name, partial(settle, name=reservation, use=use, seen=seen))
         records = await self._ledger.read_all([item.key for item in month.unclear])
-        for item, entry in zip(month.unclear, records, strict=True):
-            use = use_of_attempt(entry.generation if entry else None, item.attempt_number)
+        for item in month.unclear:
+            use = use_of_attempt(records.get(item.key), item.attempt_number)
             if not use.unclear:
                 await self._ledger.spend.change(name, partial(resolve, item=item, use=use))
 
@@ -251,8 +251,7 @@ class SpendGuard:
         return first_count(await self._ledger.changed_since(start), first)
 
     def _why(self, month: MonthlySpend, day: date, price: Decimal) -> str:
-        period, limit = in_the_way(month, self.ceilings, day, price) or next(self.ceilings.limits())
-        on = day if period == "day" else None
+        period, limit, on, _ = in_the_way(month, self.ceilings, day, price) or self.ceilings.limits(day)[0]
         said = (
             f"max_spend_per_{period} is {limit} {self._currency}".rstrip()
             + f", of which {month.spent_in(on)} are spent, {month.unclear_in(on)} unclear and {month.reserved_in(on)} "
@@ -263,12 +262,11 @@ class SpendGuard:
         again = next_period(period, day)
         return f"{said}Run it again after {again} 00:00 UTC, or raise max_spend_per_{period} in the apixo-api block."
 
-    def _warn(self, period: str, month: MonthlySpend, day: date) -> None:
-        on = day if period == day.isoformat() else None
-        limit = self.ceilings.per_day if on else self.ceilings.per_month
-        committed = month.committed(on)
-        run_logger().warning("%s of %s %s are spent or reserved in %s.", committed, limit, self._currency, period)
-        emit_budget_low(period, limit=limit, committed=committed, currency=self._currency)
+    def _warn(self, label: str, month: MonthlySpend, day: date) -> None:
+        limit = next(limit for limit in self.ceilings.limits(day) if limit.label == label)
+        committed = month.committed(limit.day)
+        run_logger().warning("%s of %s %s are spent or reserved in %s.", committed, limit.amount, self._currency, label)
+        emit_budget_low(label, limit=limit.amount, committed=committed, currency=self._currency)
 
 
 def is_free(outcome: Outcome | None, reservation: str) -> bool:

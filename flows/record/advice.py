@@ -1,11 +1,13 @@
 """What people are told about a generation that does not continue by itself, with the exact commands."""
 
+import re
 from typing import NamedTuple
 
 from apixo import VideoRequest
 from apixo.catalog import find
 from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, Problem, State
+from flows.wording import utc
 
 
 class Advice(NamedTuple):
@@ -50,7 +52,7 @@ def advice(found: Generation, options: str) -> Advice:
                 title="Unconfirmed",
                 paid=f"It is unknown. It is not resent automatically (attempt {attempt.number}).",
                 steps=(
-                    f"Look in your APIXO account for a task of {attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC.",
+                    f"Look in your APIXO account for a task of {utc(attempt.claimed_at)}.",
                     f"There is one: {go_on}, or {form}, the decision to go on, and the task's id. It pays nothing.",
                     (
                         f"There is none: {pay_again}, or the same with the decision to submit once more and attempt "
@@ -61,12 +63,15 @@ def advice(found: Generation, options: str) -> Advice:
         case State.FAILED:
             return _after_failure(found, task, go_on, pay_again, form)
         case State.REJECTED:
-            return NOTHING_SENT._replace(title="Rejected", paid="No. APIXO rejected it.")
+            earlier = "Not this attempt: APIXO rejected it. An earlier one was, or may have been."
+            return NOTHING_SENT._replace(
+                title="Rejected", paid=earlier if found.may_be_paid else "No. APIXO rejected it."
+            )
         case State.ARCHIVED:
             return Advice(
                 title="Archived",
                 paid=f"Yes, as task `{task}`. Its video is in the archive.",
-                steps=(f"To see it: `sora show {key} --link`.",),
+                steps=(f"To see it: {show_command(key, options, ' --link')}.",),
             )
         case State.CLAIMED:
             return Advice(
@@ -108,13 +113,18 @@ def _after_failure(found: Generation, task: str, go_on: str, pay_again: str, for
     )
 
 
+def show_command(key: str, options: str, what: str = "") -> str:
+    """The command that shows a generation. Of the options that name the blocks, it has only the archive's."""
+    return f"`sora show {key}{what}{''.join(re.findall(' --archive [^ ]+', options))}`"
+
+
 def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:
     """What a person needs to know to resolve it. `options` name the blocks for the commands."""
     key, attempt = generation.key, generation.attempt
     why = attempt.problem.message if attempt.problem else "no answer was recorded"
     return UnconfirmedError(
         f"It is unknown whether {key} was paid: {why} (attempt {attempt.number}, claimed "
-        f"{attempt.claimed_at:%Y-%m-%d %H:%M:%S} UTC by flow run {attempt.claimed_by.flow_run_id or 'none'}). It is "
+        f"{utc(attempt.claimed_at)} by flow run {attempt.claimed_by.flow_run_id or 'none'}). It is "
         "not resent automatically. Look for its task in that run's log, in the event sora.generation.submitted, and in "
         f"your APIXO account at that time. Then run `sora resolve {key} --task-id TASK_ID{options}` if there is one, "
         f"or `sora resolve {key} --resubmit{options}` if there is none. In the Prefect UI the deployment resolve-video "
@@ -137,7 +147,7 @@ def failed_error(generation: Generation, options: str) -> VideoFailedError:
     failure = generation.failure()
     go_on, pay_again = (command.format(key=generation.key, options=options) for command in (GO_ON, PAY_AGAIN))
     again = f"run {pay_again}, or rerun its deployment's run in the Prefect UI"
-    advice = "" if failure.permanent else f" To pay for another try, {again}."
+    advice = "" if generation.permanently_failed else f" To pay for another try, {again}."
     if generation.given_up:
         advice = f" Run {go_on.replace('TASK_ID', str(generation.task_id))}, which pays nothing.{advice}"
     return VideoFailedError(
@@ -145,17 +155,17 @@ def failed_error(generation: Generation, options: str) -> VideoFailedError:
         key=generation.key,
         task_id=generation.task_id,
         fail_code=failure.fail_code,
-        permanent=failure.permanent,
+        permanent=generation.permanently_failed,
     )
 
 
-def task_of_another_key(task_id: str, key: str) -> Problem:
+def task_of_another_key(task_id: str, key: str, options: str) -> Problem:
     """The provider answered with a task that a person has named for another generation."""
     return Problem(
         kind="TaskOfAnotherKey",
         message=(
             f"APIXO answered with task {task_id}, which the ledger lists under {key}. If it was named there by "
-            f"mistake, first name the right one with `sora resolve {key} --task-id …`"
+            f"mistake, first name the right one with `sora resolve {key} --task-id …{options}`"
         ),
     )
 
@@ -171,10 +181,10 @@ def duplicate_sentence(key: str, first_key: str) -> str:
     return f"{key} requests the same video as {first_key}, which was submitted before: it would be paid for again"
 
 
-def duplicate_error(key: str, first_key: str) -> DuplicateRequestError:
+def duplicate_error(key: str, first_key: str, options: str) -> DuplicateRequestError:
     """A duplicate, if duplicates are rejected."""
     return DuplicateRequestError(
-        f"{duplicate_sentence(key, first_key)}. Duplicates are rejected, so nothing was sent. `sora show {first_key}` "
-        "shows that video; allow duplicates to get another one.",
+        f"{duplicate_sentence(key, first_key)}. Duplicates are rejected, so nothing was sent. "
+        f"{show_command(first_key, options)} shows that video; allow duplicates to get another one.",
         key=key,
     )

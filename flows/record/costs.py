@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date
 from decimal import Decimal
-from types import MappingProxyType
 from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
 from flows.record.generation import Attempt, Generation, State
-from flows.record.payments import UNCLEAR, payments
-from flows.record.spend import Ceilings, MonthlySpend
+from flows.record.monthly_spend import Ceilings, MonthlySpend
+from flows.record.payments import UNCLEAR, all_payments
 
 Group = Literal["model", "tag", "batch", "day"]
 Fate = Literal["archived", "open", "unclear", "failed"]
@@ -64,18 +63,14 @@ def ceiling_uses(ceilings: Ceilings, spend: MonthlySpend, today: date) -> list[C
     """What counts against each ceiling that is set."""
     return [
         CeilingUse(
-            ceiling=name,
-            limit=limit,
-            spent=spend.spent_in(day),
-            unclear=spend.unclear_in(day),
-            reserved=spend.reserved_in(day),
-            left=max(limit - spend.committed(day), Decimal(0)),
+            ceiling=f"max_spend_per_{limit.period}",
+            limit=limit.amount,
+            spent=spend.spent_in(limit.day),
+            unclear=spend.unclear_in(limit.day),
+            reserved=spend.reserved_in(limit.day),
+            left=max(limit.amount - spend.committed(limit.day), Decimal(0)),
         )
-        for name, limit, day in (
-            ("max_spend_per_day", ceilings.per_day, today),
-            ("max_spend_per_month", ceilings.per_month, None),
-        )
-        if limit is not None
+        for limit in ceilings.limits(today)
     ]
 
 
@@ -108,8 +103,7 @@ def fate(generation: Generation, attempt: Attempt) -> Fate:
 
 def _summed(generations: Iterable[Generation], month: str, groups: Groups) -> list[CostRow]:
     rows: dict[tuple[str, str], CostRow] = {}
-    paid = ((found, attempt) for found in generations for attempt in payments(found))
-    for found, attempt in paid:
+    for found, attempt in all_payments(generations):
         for group in groups(found, attempt) if _day(attempt).startswith(month) else ():
             currency = attempt.currency or ""
             row = rows.setdefault((group, currency), CostRow(group=group, currency=currency))
@@ -126,11 +120,9 @@ def _day(attempt: Attempt) -> str:
     return f"{attempt.claimed_at.astimezone(UTC):%Y-%m-%d}"
 
 
-_GROUPS: Final[Mapping[Group, Groups]] = MappingProxyType(
-    {
-        "model": lambda _, attempt: (attempt.model,),
-        "tag": lambda found, _: found.request.tags or (NONE,),
-        "batch": lambda _, attempt: (attempt.batch or NONE,),
-        "day": lambda _, attempt: (_day(attempt),),
-    }
-)
+_GROUPS: Final[Mapping[Group, Groups]] = {
+    "model": lambda _, attempt: (attempt.model,),
+    "tag": lambda found, _: found.request.tags or (NONE,),
+    "batch": lambda _, attempt: (attempt.batch or NONE,),
+    "day": lambda _, attempt: (_day(attempt),),
+}

@@ -35,11 +35,13 @@ FINISHED: Final = frozenset({State.ARCHIVED, State.REJECTED, State.FAILED})
 """Nothing is left to do automatically: the open marker is removed."""
 
 
-class _Model(BaseModel):
+class StoredModel(BaseModel):
+    """Part of what is stored. Fields that a newer version has added are kept."""
+
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Owner(_Model):
+class Owner(StoredModel):
     """Who made a claim."""
 
     host: str = Field(description="Host name of the machine.")
@@ -47,7 +49,7 @@ class Owner(_Model):
     flow_run_id: str | None = Field(default=None, description="The Prefect flow run.")
 
 
-class Problem(_Model):
+class Problem(StoredModel):
     """Why an attempt failed."""
 
     kind: str = Field(description="Name of the error's class.")
@@ -60,7 +62,7 @@ class Problem(_Model):
 Kind = Literal["video", "poster", "sidecar"]
 
 
-class ArchivedObject(_Model):
+class ArchivedObject(StoredModel):
     """One object in the archive, as it was read back."""
 
     kind: Kind
@@ -83,7 +85,7 @@ class ArchivedObject(_Model):
         return self.name.rpartition("/")[2]
 
 
-class PaidTask(_Model):
+class PaidTask(StoredModel):
     """What was paid for: everything after the paid call is bound to this, not just to the key."""
 
     key: str
@@ -97,7 +99,7 @@ Source = Literal["reply", "callback", "person"]
 """Who named a task: the provider's reply to the paid call, its callback, or a person."""
 
 
-class SupersededTask(_Model):
+class SupersededTask(StoredModel):
     """A task of an attempt that is not the one that counts. The provider accepted it, so it is paid for as well."""
 
     task_id: str
@@ -107,7 +109,7 @@ class SupersededTask(_Model):
     ended: str | None = Field(default=None, description="Why it will not produce a video, if that is known.")
 
 
-class Attempt(_Model):
+class Attempt(StoredModel):
     """One paid call, from its claim to its end."""
 
     number: int = Field(description="1 for the first.")
@@ -157,7 +159,7 @@ class Attempt(_Model):
         return f"{self.note}; {note}" if self.note else note
 
 
-class Generation(_Model):
+class Generation(StoredModel):
     """One video, from its claim to the archive: the ledger's record and the result of `generate-video`."""
 
     schema_version: int = SCHEMA
@@ -222,7 +224,7 @@ class Generation(_Model):
         )
 
     @property
-    def beside(self) -> tuple[PaidTask, ...]:
+    def unarchived_superseded(self) -> tuple[PaidTask, ...]:
         """The other paid tasks whose videos may still come and are not archived."""
         return tuple(
             PaidTask(
@@ -251,6 +253,11 @@ class Generation(_Model):
     def video(self) -> ArchivedObject | None:
         """The archived video; None while there is none."""
         return next((item for item in self.objects if item.kind == "video"), None)
+
+    @property
+    def poster(self) -> str | None:
+        """The name of the archived poster; None: there is none."""
+        return next((item.name for item in self.objects if item.kind == "poster"), None)
 
     @property
     def may_be_paid(self) -> bool:

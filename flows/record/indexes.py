@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
-from blocks.object_store import ObjectStore
+from blocks.object_store import ObjectStore, StoredObject
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, Source
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 READS_AT_ONCE: Final = 16
 """Small objects read at the same time when many are searched."""
@@ -80,7 +81,7 @@ class TaskOwners:
             if await self._put(task_id, owner, etag=None):
                 return owner
             found = await self._store.get(task_name(task_id))
-            there = _parsed(task_id, found.data) if found else None
+            there = _parsed(TaskOwner, found, task_name(task_id)) if found else None
             if there is not None and there.key and (there.key != key or there.naming >= naming):
                 return there
             if found is not None and await self._put(task_id, owner, etag=found.etag):
@@ -99,11 +100,8 @@ class TaskOwners:
 
     async def owner(self, task_id: str) -> TaskOwner | None:
         """The owner of a task; None: none is known."""
-        return await self._patiently(lambda: self._owner(task_id))
-
-    async def _owner(self, task_id: str) -> TaskOwner | None:
-        found = await self._store.get(task_name(task_id))
-        owner = _parsed(task_id, found.data) if found else None
+        found = await self._patiently(lambda: self._store.get(task_name(task_id)))
+        owner = _parsed(TaskOwner, found, task_name(task_id)) if found else None
         return owner if owner and owner.key else None
 
     async def release(self, task_id: str, key: str, *, named: int) -> None:
@@ -170,8 +168,9 @@ class RequestIndex:
 
     async def first_key(self, request: VideoRequest) -> FirstKey | None:
         """The key that first requested this video; None: none did."""
-        found = await self._patiently(lambda: self._store.get(request_name(request)))
-        return FirstKey.model_validate_json(found.data) if found else None
+        name = request_name(request)
+        found = await self._patiently(lambda: self._store.get(name))
+        return _parsed(FirstKey, found, name) if found else None
 
     async def note(self, request: VideoRequest, key: str, *, over: FirstKey | None = None) -> bool:
         """Notes that this key is about to be claimed for this video; False: another one has been noted meanwhile.
@@ -186,7 +185,7 @@ class RequestIndex:
             etag = None
             if over is not None:
                 found = await self._store.get(name)
-                if found is None or FirstKey.model_validate_json(found.data) != over:
+                if found is None or _parsed(FirstKey, found, name) != over:
                     return False
                 etag = found.etag
             try:
@@ -202,12 +201,12 @@ class RequestIndex:
         return self._now() - first.noted_at < CLAIM_FOLLOWS_WITHIN
 
 
-def _parsed(task_id: str, data: bytes) -> TaskOwner:
+def _parsed(model: type[M], found: StoredObject, name: str) -> M:
     try:
-        return TaskOwner.model_validate_json(data)
+        return model.model_validate_json(found.data)
     except ValidationError as error:
         raise LedgerError(
-            f"The owner of task {task_id} cannot be read. Look at {task_name(task_id)} in the bucket.", task_id=task_id
+            f"{name} in the bucket cannot be read, so nothing is submitted for it. Look at it."
         ) from error
 
 

@@ -5,7 +5,6 @@ import unicodedata
 from pathlib import PurePosixPath
 from typing import Annotated, Final
 
-from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.record.errors import InvalidKeyError
@@ -55,13 +54,3 @@ def calendar_key(calendar: str) -> str:
             "the batch a `key` (--key on the command line), such as spring-sale."
         )
     return key
-
-
-def root_run_id() -> str | None:
-    """The id of the outermost flow run around this code; None outside a run.
-
-    It is the same in each retry. A subflow's own id is not: a parent that is retried starts a new subflow run, and so
-    does one between the two.
-    """
-    found: str | None = flow_run.root_flow_run_id
-    return found

@@ -24,9 +24,9 @@ from flows.clock import Clock
 from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
-from flows.record.monthly_spend import SpendObjects
 from flows.record.recent import failed_name, newest_keys
 from flows.record.run_keys import RunKeys
+from flows.record.spend_objects import SpendObjects
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class Ledger:
         """
         await self.mark_open(claimed.key)
         etag, back = (over.etag, self._put_open) if over else (None, None)
-        return await self._write(claimed, etag=etag, patience_seconds=self._patience_seconds, mark_again=back)
+        return await self._write(claimed, etag=etag, mark_again=back)
 
     async def change(
         self,
@@ -135,7 +135,7 @@ class Ledger:
         and is bound again to a newer version.
 
         Args:
-            how: one of the functions of `transitions` or `beside`. Returning its argument changes nothing.
+            how: one of the functions of `transitions` or `superseded_tasks`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read if nobody has written since.
             patience_seconds: how long to wait out an outage of the store.
 
@@ -144,33 +144,33 @@ class Ledger:
         """
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         deadline = self._clock.monotonic() + patience
-        entry = known
+
+        def left() -> float:
+            return max(deadline - self._clock.monotonic(), 0.0)
+
         while True:
-            left = max(deadline - self._clock.monotonic(), 0.0)
-            newest = entry is None
-            entry = entry or await self.existing(key, patience_seconds=left)
+            newest = known is None
+            entry = known or await self.existing(key, patience_seconds=left())
+            known = None
             changed = _changed(entry.generation, how, newest=newest)
             if changed is None:
-                entry = None
                 continue
             if changed == entry.generation:
                 return entry
-            left = max(deadline - self._clock.monotonic(), 0.0)
             if newest:
-                await self._bind_anew(entry.generation, changed, patience_seconds=left)
-            written = await self._replace(entry, changed, patience_seconds=left)
+                await self._bind_anew(entry.generation, changed, patience_seconds=left())
+            written = await self._replace(entry, changed, patience_seconds=left())
             if written is not None:
                 return written
             if self._clock.monotonic() > deadline:
                 raise LedgerError(f"The record of {key} was changed by other processes on every attempt.", key=key)
-            entry = None
 
     async def _replace(self, entry: Entry, changed: Generation, *, patience_seconds: float) -> Entry | None:
         """Writes a new version with what belongs to it: the marker of a reopened one, the release of its tasks."""
         key = changed.key
         finished = entry.generation.state in FINISHED
         taken_up = finished and changed.state not in FINISHED
-        gains = finished and not taken_up and len(changed.beside) > len(entry.generation.beside)
+        gains = finished and len(changed.unarchived_superseded) > len(entry.generation.unarchived_superseded)
         mark = self._put_open if taken_up else self._put_published if gains else None
         if mark is not None:
             await self._patiently(lambda: mark(key), patience_seconds)
@@ -236,7 +236,7 @@ class Ledger:
         if ended.state is not State.ARCHIVED:  # a video's own folder is found by its day
             with contextlib.suppress(StoreError):  # only lists need it
                 await self._store.put(failed_name(ended), b"")
-        if ended.beside:  # the collector closes it, and must not publish its end anew
+        if ended.unarchived_superseded:  # the collector closes it, and must not publish its end anew
             await self._patiently(lambda: self._store.put(marker_name(key), PUBLISHED))
         else:
             await self._patiently(lambda: self._store.remove(marker_name(key)))
@@ -246,7 +246,7 @@ class Ledger:
         now = None if entry is None else entry.generation
         if now is not None and (now.state not in FINISHED or now.end != ended.end):
             await self.mark_open(key)
-        elif now is not None and now.beside:
+        elif now is not None and now.unarchived_superseded:
             await self._patiently(lambda: self._put_published(key))
 
     async def is_published(self, key: str) -> bool | None:
@@ -259,15 +259,16 @@ class Ledger:
         names = await self._patiently(lambda: self._store.names("open/"))
         return [name.removeprefix("open/") for name in names]
 
-    async def read_all(self, keys: Sequence[str]) -> list[Entry | None]:
-        """The records of these keys, in their order, several at a time."""
+    async def read_all(self, keys: Sequence[str]) -> dict[str, Generation]:
+        """The records of those of these keys that have one, in their order, read several at a time."""
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def one(key: str) -> Entry | None:
             async with gate:
                 return await self.read(key)
 
-        return list(await asyncio.gather(*(one(key) for key in keys)))
+        found = await asyncio.gather(*map(one, keys))
+        return {key: entry.generation for key, entry in zip(keys, found, strict=True) if entry is not None}
 
     async def keys(self) -> list[str]:
         """The keys of all generations, sorted."""
@@ -280,8 +281,8 @@ class Ledger:
         Within a day, what was archived last comes first if there are more than that.
         """
         keys = await self._patiently(lambda: newest_keys(self._store, count))
-        found = [entry.generation for entry in await self.read_all(keys) if entry is not None]
-        return sorted(found, key=lambda item: (item.created_at, item.key), reverse=True)[:count]
+        found = await self.read_all(keys)
+        return sorted(found.values(), key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
     async def changed_since(self, moment: datetime) -> list[Generation]:
         """All generations written since then, by any clock, and maybe some more.
@@ -293,14 +294,14 @@ class Ledger:
         listed = await self._patiently(lambda: self._store.listed("ledger/"))
         names = [item.name for item in listed if item.modified >= since]
         found = await self.read_all([name.removeprefix("ledger/").removesuffix(".json") for name in names])
-        return [entry.generation for entry in found if entry is not None]
+        return list(found.values())
 
     async def _write(
         self,
         generation: Generation,
         *,
         etag: str | None,
-        patience_seconds: float,
+        patience_seconds: float | None = None,
         mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.

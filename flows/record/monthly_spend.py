@@ -1,106 +1,255 @@
-"""Where `flows.record.spend` is stored: one object per month, changed only by conditional writes."""
+"""What may be spent in a month, over all runs and machines: the content of `budget/<yyyy-mm>.json`. All pure.
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Final
+A run reserves an amount here before it claims anything, and each of its claims names the reservation. So what a
+reservation was really used for is in the ledger, whatever became of its run:
 
-from pydantic import ValidationError
+```
+reserve ──► claim, POST, answer ──► settle: what was accepted is spent, what was rejected or never claimed is free,
+                                    and what is unknown stays unclear until its record says more
+```
 
-from blocks.errors import PreconditionFailedError, StoreUnavailableError
-from blocks.object_store import ObjectStore
-from flows.record.errors import LedgerError
-from flows.record.indexes import Patiently
-from flows.record.spend import MonthlySpend
+A run settles its own reservation at its end. That of a dead run is settled by whoever needs the money, once no request
+of it can be sent any more.
+"""
 
-TRIES: Final = 50
-"""Writes by others that one change gives way to, before it waits as if the store were down. Each of them is a run
-that has got its reservation, so this many in a row are rare."""
-PAUSE_SECONDS: Final = 0.05
-"""The longest pause after another's write. If all retried at the same moment, most would lose again."""
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple
 
-Change = Callable[[MonthlySpend], MonthlySpend | None]
+from pydantic import Field
+
+from flows.record.generation import Attempt, Generation, StoredModel
+from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
+from flows.record.payments import UNCLEAR, all_payments
+
+WARN_AT: Final = Decimal("0.8")
+"""The part of a ceiling above which an event says that the money is running low, once per period."""
+
+Period = Literal["day", "month"]
 
 
-class SpendObjects:
-    """What is spent and reserved in each month, over all runs and machines that share the bucket.
+class Reservation(StoredModel):
+    """What one run may spend on one day."""
 
-    Calls raise a `StoreError` if the store does not answer.
+    day: date = Field(description="UTC.")
+    amount: Decimal = Field(description="In all, including what it has already used.")
+    taken_at: datetime = Field(description="When it was first made, by its run's clock.")
+    expires_at: datetime = Field(description="After this, by its run's clock, no request is sent on it.")
+
+
+class UnclearSpend(StoredModel):
+    """What may have been spent from a settled reservation."""
+
+    day: date
+    amount: Decimal
+    key: str = Field(description="The generation whose record will say.")
+    attempt_number: int
+
+
+class Limit(NamedTuple):
+    """One ceiling: what may be spent on a day, or, without a day, in the month. Its label is that day or month."""
+
+    period: Period
+    amount: Decimal
+    day: date | None
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """The most that may be spent per day and per month (UTC); None: no limit."""
+
+    per_day: Decimal | None = None
+    per_month: Decimal | None = None
+
+    def __bool__(self) -> bool:
+        return self.per_day is not None or self.per_month is not None
+
+    def limits(self, day: date) -> list[Limit]:
+        """The ceilings that are set, for this day."""
+        per_day = [] if self.per_day is None else [Limit("day", self.per_day, day, day.isoformat())]
+        return per_day + ([] if self.per_month is None else [Limit("month", self.per_month, None, month_of(day))])
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a reservation was used for, as the ledger's records say.
+
+    Attributes:
+        spent: what was accepted.
+        unclear: key, attempt number and amount of what is unknown.
     """
 
-    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
-        self._store, self._patiently = store, patiently
-
-    async def read(self, month: str) -> MonthlySpend | None:
-        """The month's current state; None: nothing was ever reserved in it.
-
-        Raises:
-            LedgerError: it cannot be read.
-        """
-        found = await self._patiently(lambda: self._store.get(object_name(month)))
-        return None if found is None else _parsed(month, found.data)
-
-    async def begin(self, month: str, count: Callable[[], Awaitable[MonthlySpend]]) -> None:
-        """Creates the month if it is missing.
-
-        Args:
-            count: returns what was spent in it so far.
-        """
-        if await self.read(month) is None:
-            data = (await count()).model_dump_json(indent=2).encode()
-            await self._patiently(lambda: self._create(month, data))
-
-    async def change(self, month: str, how: Change, *, patience_seconds: float | None = None) -> MonthlySpend | None:
-        """Applies a pure change to the newest version, and again if someone else wrote meanwhile.
-
-        Args:
-            month: one that was begun.
-            how: must have the same result if applied twice, because the reply to a write can be lost. Returning its
-                argument changes nothing.
-
-        Returns:
-            The month as it then is; None: `how` returned None, so nothing was changed.
-
-        Raises:
-            LedgerError: it cannot be read, or was removed.
-        """
-
-        async def apply() -> MonthlySpend | None:
-            for _ in range(TRIES):
-                found = await self._store.get(object_name(month))
-                if found is None:
-                    raise LedgerError(f"{object_name(month)} is no longer in the bucket. Nothing was submitted.")
-                before = _parsed(month, found.data)
-                changed = how(before)
-                if changed is None or changed == before:
-                    return changed
-                data = changed.model_dump_json(indent=2).encode()
-                try:
-                    await self._store.put_if(object_name(month), data, etag=found.etag, content_type="application/json")
-                except PreconditionFailedError:
-                    await asyncio.sleep(PAUSE_SECONDS * random.random())
-                else:
-                    return changed
-            raise StoreUnavailableError(f"{object_name(month)} was changed by other processes on every attempt.")
-
-        return await self._patiently(apply, patience_seconds)
-
-    async def _create(self, month: str, data: bytes) -> None:
-        with suppress(PreconditionFailedError):  # another run was faster: it has counted the same
-            await self._store.put_if(object_name(month), data, etag=None, content_type="application/json")
+    spent: Decimal = Decimal(0)
+    unclear: tuple[tuple[str, int, Decimal], ...] = ()
 
 
-def object_name(month: str) -> str:
-    """The object of a month."""
-    return f"budget/{month}.json"
+class MonthlySpend(StoredModel):
+    """What is spent, unclear and reserved in one month."""
+
+    spent: dict[date, Decimal] = Field(default_factory=dict, description="What is settled, by day.")
+    unclear: tuple[UnclearSpend, ...] = ()
+    reservations: dict[str, Reservation] = Field(default_factory=dict, description="Of runs that have not ended.")
+    warned: tuple[str, ...] = Field(default=(), description="Days, or the month, that a warning was published for.")
+
+    def spent_in(self, day: date | None = None) -> Decimal:
+        """What is spent and settled on a day; None: in the whole month."""
+        return sum((amount for on, amount in self.spent.items() if day in (None, on)), Decimal(0))
+
+    def unclear_in(self, day: date | None = None) -> Decimal:
+        """What is unclear."""
+        return sum((item.amount for item in self.unclear if day in (None, item.day)), Decimal(0))
+
+    def reserved_in(self, day: date | None = None) -> Decimal:
+        """What runs may still spend, or have spent but not settled."""
+        return sum((item.amount for item in self.reservations.values() if day in (None, item.day)), Decimal(0))
+
+    def committed(self, day: date | None = None) -> Decimal:
+        """All of it: what counts against a ceiling."""
+        return self.spent_in(day) + self.unclear_in(day) + self.reserved_in(day)
+
+    def left(self, ceilings: Ceilings, day: date) -> Decimal:
+        """What can still be reserved for a day. There is a ceiling."""
+        return min(limit.amount - self.committed(limit.day) for limit in ceilings.limits(day))
+
+    def dead(self, now: datetime) -> dict[str, Reservation]:
+        """Reservations whose runs can no longer send anything, however far their clocks are off."""
+        late = now - 2 * CLOCKS_DIFFER_AT_MOST
+        return {name: item for name, item in self.reservations.items() if item.expires_at < late}
 
 
-def _parsed(month: str, data: bytes) -> MonthlySpend:
-    try:
-        return MonthlySpend.model_validate_json(data)
-    except ValidationError as error:
-        raise LedgerError(
-            f"What was spent in {month} cannot be read ({error.error_count()} problems), so nothing is submitted under "
-            f"a ceiling. Look at {object_name(month)} in the bucket; if you delete it, it is recounted from the ledger."
-        ) from error
+def reserve(
+    month: MonthlySpend,
+    name: str,
+    *,
+    least: Decimal,
+    wanted: Decimal,
+    day: date,
+    ceilings: Ceilings,
+    now: datetime,
+    expires_at: datetime,
+) -> MonthlySpend | None:
+    """Makes or enlarges a reservation. None: the ceilings do not leave that much.
+
+    The amounts are the reservation's totals, so that a write whose reply was lost can be repeated.
+
+    Args:
+        least: the least total that is useful.
+        wanted: the preferred total, as far as the ceilings leave it.
+        day: the day it counts for.
+        expires_at: until when requests may be sent on it.
+    """
+    before = month.reservations.get(name)
+    held = before.amount if before else Decimal(0)
+    amount = max(held, min(wanted, held + month.left(ceilings, day)))
+    if amount < least:
+        return None
+    made = Reservation(day=day, amount=amount, taken_at=before.taken_at if before else now, expires_at=expires_at)
+    changed = _with(month, reservations={**month.reservations, name: made})
+    low = [
+        limit.label
+        for limit in ceilings.limits(day)
+        if changed.committed(limit.day) >= WARN_AT * limit.amount and limit.label not in month.warned
+    ]
+    return _with(changed, warned=(*month.warned, *low))
+
+
+def settle(month: MonthlySpend, name: str, use: Use, *, seen: Reservation | None = None) -> MonthlySpend:
+    """Ends a reservation: what was not used is free again. One that no longer exists is already settled.
+
+    Args:
+        seen: the reservation that was considered dead; one that has been renewed since is left alone.
+    """
+    ended = month.reservations.get(name)
+    if ended is None or (seen is not None and ended != seen):
+        return month
+    unclear = _unclear(ended.day, use)
+    return _with(
+        month,
+        reservations={other: item for other, item in month.reservations.items() if other != name},
+        spent=_added(month.spent, ended.day, use.spent),
+        unclear=(*month.unclear, *unclear),
+    )
+
+
+def resolve(month: MonthlySpend, item: UnclearSpend, use: Use) -> MonthlySpend:
+    """Applies what the record says about an unclear amount, if it says more by now."""
+    if use.unclear or item not in month.unclear:
+        return month
+    left = list(month.unclear)
+    left.remove(item)
+    return _with(month, unclear=tuple(left), spent=_added(month.spent, item.day, use.spent))
+
+
+def use_of(generations: Iterable[Generation], reservation: str) -> Use:
+    """What these generations used of a reservation."""
+    return _use(item for item in all_payments(generations) if item[1].reservation == reservation)
+
+
+def use_of_attempt(generation: Generation | None, number: int) -> Use:
+    """What one attempt cost; without a record, nothing was ever claimed."""
+    found = [] if generation is None else [generation]
+    return _use(item for item in all_payments(found) if item[1].number == number)
+
+
+def first_count(generations: Iterable[Generation], first: date) -> MonthlySpend:
+    """The month before its first reservation: what was paid by claims in it, with or without ceilings.
+
+    Args:
+        generations: all that may have been claimed in it.
+    """
+    by_day: dict[date, list[tuple[Generation, Attempt]]] = {}
+    for found, attempt in all_payments(generations):
+        day = attempt.claimed_at.astimezone(UTC).date()
+        if month_of(day) == month_of(first):
+            by_day.setdefault(day, []).append((found, attempt))
+    uses = {day: _use(paid) for day, paid in by_day.items()}
+    return MonthlySpend(
+        spent={day: use.spent for day, use in uses.items() if use.spent},
+        unclear=tuple(item for day, use in uses.items() for item in _unclear(day, use)),
+    )
+
+
+def in_the_way(month: MonthlySpend, ceilings: Ceilings, day: date, amount: Decimal) -> Limit | None:
+    """The ceiling that does not leave this amount, first the month's, which lasts longer. None: both leave it."""
+    limits = reversed(ceilings.limits(day))
+    return next((limit for limit in limits if month.committed(limit.day) + amount > limit.amount), None)
+
+
+def next_period(period: Period, day: date) -> date:
+    """The first day of the next period."""
+    if period == "day":
+        return day + timedelta(days=1)
+    return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+def month_of(day: date) -> str:
+    """The month of a day, as in the object's name."""
+    return f"{day:%Y-%m}"
+
+
+def _with(month: MonthlySpend, **changed: Any) -> MonthlySpend:
+    return month.model_copy(update=changed)
+
+
+def _added(spent: dict[date, Decimal], day: date, amount: Decimal) -> dict[date, Decimal]:
+    return {**spent, day: spent.get(day, Decimal(0)) + amount} if amount else spent
+
+
+def _unclear(day: date, use: Use) -> tuple[UnclearSpend, ...]:
+    return tuple(
+        UnclearSpend(day=day, amount=amount, key=key, attempt_number=number) for key, number, amount in use.unclear
+    )
+
+
+def _use(paid: Iterable[tuple[Generation, Attempt]]) -> Use:
+    spent, unclear = Decimal(0), list[tuple[str, int, Decimal]]()
+    for found, attempt in paid:
+        price = attempt.price or Decimal(0)
+        if attempt.state in UNCLEAR:
+            unclear.append((found.key, attempt.number, price))
+        else:
+            spent += price
+    return Use(spent, tuple(unclear))

@@ -1,6 +1,6 @@
 """Which of a generation's attempts were paid, or may have been. All pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -26,6 +26,11 @@ def payments(generation: Generation) -> list[Attempt]:
         found += [attempt] * len(new)
         seen |= new
     return found
+
+
+def all_payments(generations: Iterable[Generation]) -> Iterator[tuple[Generation, Attempt]]:
+    """Each payment for these generations, with the generation."""
+    return ((found, attempt) for found in generations for attempt in payments(found))
 
 
 def paid_attempts(generation: Generation | None) -> int:

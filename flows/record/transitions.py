@@ -18,7 +18,7 @@ from typing import Any, Final, TypedDict, Unpack
 
 from apixo import Failed, Succeeded, VideoRequest, generation_failed
 from apixo.redaction import hide_queries
-from flows.record import beside
+from flows.record import superseded_tasks
 from flows.record.errors import TransitionError
 from flows.record.generation import (
     ArchivedObject,
@@ -48,6 +48,16 @@ class ClaimTerms(TypedDict, total=False):
 
 WARN_EVERY: Final = timedelta(days=1)
 """The event that a result expires soon is for people: once a day for each."""
+
+
+_WAITED_FOR: Final = {
+    "state": State.SUBMITTED,
+    "stands_as": None,
+    "stands_since": None,
+    "problem": None,
+    "resubmit_allowed": False,  # it was for the task, or the end, before
+}
+"""What an attempt becomes when a task of it is named, or resumed."""
 
 
 def claim(
@@ -115,29 +125,32 @@ def submitted(
         # sent the paid call twice: each has its own task, and both have this callback URL.
         was = f"a {attempt.named_by} named {attempt.task_id} before the reply came"
         if attempt.named_by not in ("person", "callback") or generation.state is State.ARCHIVED:
-            return beside.one_more(generation, attempt_number, task_id, named_by, now=now)
+            return superseded_tasks.one_more(generation, attempt_number, task_id, named_by, now=now)
         more["note"] = attempt.noted(f"{note}; {was}" if note else was)
         if attempt.named_by == "callback":
             before = SupersededTask(task_id=attempt.task_id, folder=attempt.folder or "", named_by="callback")
             more["superseded"] = (*attempt.superseded, before)
     changed = _follow_late_task(_with_task(generation, attempt_number, task_id, named_by, more, now=now))
     # From an earlier attempt, when a later one counts: paid for as well, so its video is wanted too.
-    return changed if changed.task_id == task_id else beside.with_own_task(changed, attempt_number, now=now)
+    return changed if changed.task_id == task_id else superseded_tasks.with_own_task(changed, attempt_number, now=now)
 
 
 def _confirmed(generation: Generation, number: int, task_id: str, named_by: Source, *, now: datetime) -> Generation:
     """The provider names a task that the record already has. If only a person had named it, it is now confirmed.
 
-    A provider that answers a repeated request with the first one's task makes this attempt share it.
+    A provider that answers a repeated request with the first one's task makes this attempt share it, also if another
+    one has replaced it there.
     """
     for attempt in generation.attempts:
         if attempt.task_id == task_id and attempt.named_by == "person":
             generation = generation.with_attempt(attempt.number, {"named_by": named_by}, now=now)
-    shared = next((attempt for attempt in generation.attempts if attempt.task_id == task_id), None)
-    if shared is None or generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
+    if generation.attempts[number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):
         return generation
-    update = {name: getattr(shared, name) for name in ("task_id", "named_by", "folder", "model")}
-    update |= {"state": State.SUBMITTED, "submitted_at": now, "problem": None}
+    listed: list[tuple[Attempt, Attempt | SupersededTask]] = [(attempt, attempt) for attempt in generation.attempts]
+    listed += [(attempt, item) for attempt in generation.attempts for item in attempt.superseded]
+    attempt, task = next(pair for pair in listed if pair[1].task_id == task_id)
+    update: dict[str, Any] = {"task_id": task_id, "named_by": task.named_by, "folder": task.folder}
+    update |= {"model": attempt.model, "state": State.SUBMITTED, "submitted_at": now, "problem": None}
     return _follow_late_task(generation.with_attempt(number, update, now=now))
 
 
@@ -185,16 +198,11 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
     if generation.state is not State.FAILED:
         return generation.with_attempt(attempt.number, {"taken_by_person": True}, now=now)
     update = {
-        "state": State.SUBMITTED,
         "note": attempt.noted("a person resumed the task"),
         "submitted_at": now,
-        "stands_as": None,
-        "stands_since": None,
-        "problem": None,
-        "resubmit_allowed": False,
         "taken_by_person": True,
     }
-    return generation.with_attempt(attempt.number, update, now=now)
+    return generation.with_attempt(attempt.number, _WAITED_FOR | update, now=now)
 
 
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
@@ -254,7 +262,7 @@ def succeeded(generation: Generation, status: Succeeded, *, now: datetime) -> Ge
         SupersededError: the generation has another task now.
     """
     if generation.task_id != status.task_id:
-        raise beside.superseded_error(generation, status.task_id)
+        raise superseded_tasks.superseded_error(generation, status.task_id)
     if generation.state in (State.SUCCEEDED, State.ARCHIVED):
         return generation
     update = {"state": State.SUCCEEDED, "problem": None, "stands_as": None, "stands_since": None}
@@ -289,13 +297,13 @@ def failed(generation: Generation, status: Failed, *, now: datetime, after: Stat
         SupersededError: the generation has another task now.
     """
     if generation.task_id != status.task_id:
-        raise beside.superseded_error(generation, status.task_id)
+        raise superseded_tasks.superseded_error(generation, status.task_id)
     if generation.state is not after:
         return generation
     error = generation_failed(status.fail_code, status.fail_message, task_id=status.task_id)
     problem = Problem(
         kind=type(error).__name__,
-        code=status.fail_code,
+        code=status.fail_code[:200],
         message=hide_queries(status.fail_message)[:1000],
         retryable=not error.permanent,
     )
@@ -319,7 +327,7 @@ def archived(
         TransitionError: the task has not succeeded.
     """
     if generation.task_id != task.task_id:
-        return beside.archived(generation, task, objects, now=now)
+        return superseded_tasks.archived(generation, task, objects, now=now)
     if generation.state is State.ARCHIVED:
         return generation
     if generation.state is not State.SUCCEEDED:
@@ -365,17 +373,12 @@ def _with_task(
 ) -> Generation:
     """Binds a task to an attempt, with a folder that no other task of this key ever had."""
     update = {
-        "state": State.SUBMITTED,
         "task_id": task_id,
         "named_by": named_by,
         "folder": generation.next_folder,
         "submitted_at": now,
-        "stands_as": None,
-        "stands_since": None,
-        "problem": None,
-        "resubmit_allowed": False,  # it was for the task before
     }
-    changed = generation.with_attempt(number, update | more, now=now)
+    changed = generation.with_attempt(number, _WAITED_FOR | update | more, now=now)
     return changed.model_copy(update={"tasks_named": generation.next_naming})
 
 

@@ -1,46 +1,21 @@
-"""What the Prefect UI shows of an archived video: a picture, a player, a table, and links without signatures."""
+"""Creates artifacts in the Prefect UI: their keys, and text that cannot become markup."""
 
-import asyncio
-import base64
 import hashlib
 import re
 from collections.abc import Awaitable
-from datetime import datetime
-from decimal import Decimal
-from html import escape
-from textwrap import shorten
 from typing import Final
 
 from prefect.artifacts import acreate_markdown_artifact
 
-from apixo.redaction import hide_queries
-from blocks import VideoArchive
-from flows.record.generation import Generation
 from flows.signals.progress import run_logger
-from flows.signals.thumbnail import thumbnail
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that change the writing direction, so that the text looks different than it is."""
 
 
-THUMBNAIL_PIXELS: Final = 320
-"""Longest side of the artifact's picture. That makes some 10 to 20 KB, fine for the Prefect database."""
-
-MOST_IMAGES: Final = 10
-"""How many start images are listed."""
-
-
-async def publish(
-    generation: Generation, archive: VideoArchive, *, poster: bytes | None, cost: Decimal | None = None
-) -> None:
-    """Creates the artifact of one generation, with its poster as a small picture."""
-    picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
-    made = acreate_markdown_artifact(
-        markdown=markdown(generation, archive, thumbnail=picture, cost=cost),
-        key=artifact_key(generation.key),
-        description=f"Video {generation.key}",
-    )
-    await shown(made, what=f"the artifact of {generation.key}")
+async def show_markdown(text: str, *, key: str, description: str) -> None:
+    """Creates a markdown artifact, if Prefect accepts it."""
+    await shown(acreate_markdown_artifact(markdown=text, key=key, description=description), what=f"artifact {key}")
 
 
 async def shown(making: Awaitable[object], *, what: str) -> None:
@@ -59,114 +34,6 @@ def artifact_key(key: str, *, kind: str = "video") -> str:
     plain_key = re.sub(r"[^a-z0-9]+", "-", key).strip("-")
     mark = "" if plain_key == key else f"-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     return f"{kind}-{plain_key}{mark}"
-
-
-def markdown(
-    generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None, cost: Decimal | None = None
-) -> str:
-    """The artifact's text. Pure. What came from outside cannot become markup."""
-    video = generation.video
-    link = _link(generation.key, video.name, archive) if video is not None else None
-    lines = [f"# {heading(generation)}", "", *picture_and_player(generation, archive, thumbnail=thumbnail)]
-    # The first fact is the table's head: an empty one shows as an empty bar.
-    first, *others = _facts(generation, cost)
-    lines += [f"> {plain(generation.request.prompt[:500])}", "", first, "|---|---|", *others]
-    for item in generation.objects:
-        # A description is only in the store; the gallery has no use for it.
-        at = archive.public_link(item.name) if item.kind == "sidecar" else _link(generation.key, item.name, archive)
-        place = plain(f"{item.bucket}/{item.name}")
-        # The place itself is not a link: the classic UI would show its backslashes there.
-        lines.append(f"| {item.kind} | {place}{f', [open]({at})' if at else ''} |")
-    lines += [f"| warning | {plain(warning)} |" for warning in generation.warnings]
-    lines += ["", "| step | ended | took |", "|---|---|---|", *_timeline(generation)]
-    if video is not None:
-        page = archive.gallery_link(generation.key)
-        watch = "".join(
-            [
-                f"[see it in the gallery]({page}), " if page else "",
-                f"[open it]({link}), or " if link else "",
-            ]
-        )
-        lines += [
-            "",
-            (
-                f"**To watch it:** {watch}run `sora show {generation.key} --link`, whose URL works for an hour, or "
-                f"`sora show {generation.key} --save video.mp4`."
-            ),
-            "",
-            "**To get another one:** give the request a new key. This key is never paid for again.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def heading(generation: Generation) -> str:
-    """The heading of a video's artifact: its key, or its prompt if the key is the id of a run or event."""
-    is_id = re.match(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", generation.key)
-    return plain(shorten(generation.request.prompt, 60, placeholder="…") if is_id else generation.key)
-
-
-def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbnail: bytes | None) -> list[str]:
-    """Lines with the poster, and a player if a browser can reach the video."""
-    lines = []
-    if thumbnail:
-        lines += [f"![first look](data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()})", ""]
-    video = generation.video
-    if video is not None and (link := _link(generation.key, video.name, archive)):
-        if video.content_type.startswith("image/"):  # a GIF, which browsers play as a picture alone
-            return [*lines, f"![the video]({link})", ""]
-        # The classic UI plays it; the new one leaves it out, and has the link below.
-        poster = next((item.name for item in generation.objects if item.kind == "poster"), None)
-        picture = _link(generation.key, poster, archive) if poster else None
-        shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
-        lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
-    return lines
-
-
-def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:
-    """Where a browser gets an object: through the gallery, or else from the store. Never a URL signed by the store."""
-    return archive.gateway_link(key, object_name) or archive.public_link(object_name)
-
-
-def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
-    request, video = generation.request, generation.video
-    watermark = "without watermark" if request.remove_watermark else "with watermark"
-    lines = [
-        f"| state | {generation.state} |",
-        f"| model | {plain(generation.attempt.model)} |",
-        f"| requested | {request.duration} s, {request.aspect_ratio}, {request.mode}, {watermark} |",
-    ]
-    # A URL may carry a signature in its query.
-    lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]
-    lines.append(f"| task | {plain(generation.task_id or 'none')} |")
-    if cost is not None:
-        currency = f" {plain(generation.attempt.currency)}" if generation.attempt.currency else ""
-        lines.append(f"| cost | {cost}{currency}, at the API block's prices |")
-    if video is not None:
-        what = (
-            f"{video.duration_seconds:.2f} s, {video.width} x {video.height}, {plain(video.codec or '')}"
-            if video.duration_seconds is not None
-            else "damaged"
-        )
-        lines += [f"| video | {what}, {video.size_bytes:,} bytes |", f"| SHA-256 | {video.sha256} |"]
-    return lines
-
-
-def _timeline(generation: Generation) -> list[str]:
-    """When each of the five steps ended, as far as the record says. It has no times for the images and the download."""
-    attempt = generation.attempt
-    images = len(generation.request.image_urls)
-    return [
-        f"| validate\\_image | before the submission | {images or 'no'} image{'' if images == 1 else 's'} |",
-        _step("submit", attempt.claimed_at, attempt.submitted_at),
-        _step("wait", attempt.submitted_at, generation.succeeded_at),
-        "| fetch | | |",
-        _step("archive", generation.succeeded_at, generation.archived_at, ", with the download"),
-    ]
-
-
-def _step(name: str, began: datetime | None, ended: datetime | None, remark: str = "") -> str:
-    took = f"{(ended - began).total_seconds():.1f} s{remark}" if began and ended else ""
-    return f"| {name} | {f'{ended:%Y-%m-%d %H:%M:%S} UTC' if ended else ''} | {took} |"
 
 
 def plain(text: str) -> str:

@@ -127,7 +127,7 @@ async def deliver(
         id=uuid5(NAMESPACE_URL, f"sora:{generation.end}:{happening}"),
         event=f"sora.generation.{happening}",
         resource=_resource(f"sora.generation.{generation.key}", generation.key),
-        payload=_payload(generation, more),
+        payload=_without_nul(_payload(generation, more)),
     )
     try:
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
@@ -144,7 +144,12 @@ async def deliver(
 
 
 async def publish_end(
-    ended: Generation, ledger: Ledger, archive: VideoArchive, connection: EventConnection, *, found: bool = True
+    ended: Generation,
+    ledger: Ledger,
+    archive: VideoArchive,
+    connection: EventConnection,
+    *,
+    is_new: bool = False,
 ) -> None:
     """Sends the event `archived` or `failed`, and removes the open marker once Prefect has confirmed it.
 
@@ -152,13 +157,13 @@ async def publish_end(
     sends the event again.
 
     Args:
-        found: it had ended before, so a missing marker means that the event was delivered. Whoever has just recorded
-            the end publishes it in any case: the marker may have been removed by a process that published an earlier
-            end and died before it could put the marker back. Prefect recognizes a second event as a repetition.
+        is_new: the caller has just recorded the end, and publishes it in any case: the marker may have been
+            removed by a process that published an earlier end and died before it could put the marker back. Prefect
+            recognizes a second event as a repetition. Otherwise a missing marker means that the event was delivered.
     """
-    if found:
+    if not is_new:
         published = await ledger.is_published(ended.key)
-        if published and not ended.beside:
+        if published and not ended.unarchived_superseded:
             await ledger.close(ended)
         if published is not False:
             return
@@ -199,7 +204,7 @@ def emit_blocked(batch_key: str, refusal: Problem) -> None:
     _emit_safely(PROVIDER_BLOCKED, f"sora.batch.{batch_key}", batch_key, payload)
 
 
-def emit_budget_low(period: str, *, limit: Decimal | None, committed: Decimal, currency: str) -> None:
+def emit_budget_low(period: str, *, limit: Decimal, committed: Decimal, currency: str) -> None:
     """Queues `sora.budget.low`. Never raises.
 
     Args:
@@ -218,7 +223,7 @@ def emit_balance_low(balance: Decimal, threshold: Decimal) -> None:
 
 def _emit_safely(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:
     try:
-        emit_event(event=event, resource=_resource(resource_id, name), payload=payload)
+        emit_event(event=event, resource=_resource(resource_id, name), payload=_without_nul(payload))
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
         run_logger().warning("The event %s of %s was not sent (%s).", event, name, type(error).__name__)
 
@@ -236,8 +241,7 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "task_id": generation.task_id,
         "model": generation.attempt.model,
         "request": {
-            # PostgreSQL's JSON allows no NUL, and Prefect would drop the event, with others that come at the same time.
-            "prompt": request.prompt[:PROMPT_CHARACTERS].replace("\0", "\N{REPLACEMENT CHARACTER}"),
+            "prompt": request.prompt[:PROMPT_CHARACTERS],
             "model": request.model,
             "duration": request.seconds,
             "aspect_ratio": request.aspect_ratio,
@@ -247,6 +251,15 @@ def _payload(generation: Generation, more: dict[str, Any]) -> dict[str, Any]:
         "objects": [{"kind": item.kind, "bucket": item.bucket, "name": item.name} for item in generation.objects],
         **more,
     }
+
+
+def _without_nul(value: Any) -> Any:
+    """PostgreSQL's JSON allows no NUL, and Prefect would drop the event, with others that come at the same time."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(item) for name, item in value.items()}
+    return [*map(_without_nul, value)] if isinstance(value, list | tuple) else value
 
 
 async def _close(client: EventsClient) -> None:

@@ -82,12 +82,6 @@ def report_progress(key: str, step: Step, doing: str, *, done: bool = False, nex
         display.call(lambda: listener(Progress(key, step, doing, done, next_seconds)))
 
 
-def clock(seconds: float) -> str:
-    """A duration as on a clock: `8 s`, `2:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
-
-
 class RunLog(PrefectLogAdapter):
     """A log whose calls never raise: a record that cannot be written is lost, and the work goes on."""
 

@@ -4,41 +4,36 @@ Its key is that of the video's own artifact, so the newest version there shows t
 """
 
 import asyncio
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from prefect.artifacts import acreate_markdown_artifact
-
 from apixo.redaction import hide_queries
 from blocks import VideoArchive
-from flows.record.advice import Advice, advice
+from flows.record.advice import Advice, advice, show_command
 from flows.record.generation import Generation
-from flows.signals.artifacts import THUMBNAIL_PIXELS, artifact_key, picture_and_player, plain, shown
+from flows.signals.artifacts import artifact_key, plain, show_markdown
 from flows.signals.thumbnail import thumbnail
+from flows.signals.video_artifact import THUMBNAIL_PIXELS, picture_and_player
+from flows.wording import utc
 
 MOST_REASON_CHARACTERS = 2_000
 
 
 async def publish_failure(key: str, reason: str, said: Advice, found: Generation | None) -> None:
     """Creates the artifact of a run that failed."""
-    made = acreate_markdown_artifact(
-        markdown=failure_markdown(key, reason, said, found),
-        key=artifact_key(key),
-        description=f"{said.title}: {key}",
+    await show_markdown(
+        failure_markdown(key, reason, said, found), key=artifact_key(key), description=f"{said.title}: {key}"
     )
-    await shown(made, what=f"the artifact of {key}")
 
 
 async def publish_on_its_way(generation: Generation, options: str) -> None:
     """Creates the artifact of a run that does not wait for its video."""
-    made = acreate_markdown_artifact(
-        markdown=on_its_way_markdown(generation, options),
+    await show_markdown(
+        on_its_way_markdown(generation, options),
         key=artifact_key(generation.key),
         description=f"On its way: {generation.key}",
     )
-    await shown(made, what=f"the artifact of {generation.key}")
 
 
 def failure_markdown(key: str, reason: str, said: Advice, found: Generation | None) -> str:
@@ -48,11 +43,11 @@ def failure_markdown(key: str, reason: str, said: Advice, found: Generation | No
         "",
         f"**What happened.** {plain(hide_queries(reason)[:MOST_REASON_CHARACTERS])}",
         "",
-        f"**Was it paid?** {_commands(said.paid)}",
+        f"**Was it paid?** {said.paid}",
         "",
         "**What to do**",
         "",
-        *(f"{number}. {_commands(step)}" for number, step in enumerate(said.steps, 1)),
+        *(f"{number}. {step}" for number, step in enumerate(said.steps, 1)),
     ]
     if found is not None:
         lines += ["", *_facts(found)]
@@ -66,14 +61,14 @@ def on_its_way_markdown(generation: Generation, options: str) -> str:
         "",
         f"> {plain(generation.request.prompt[:500])}",
         "",
-        f"**Paid:** {_commands(advice(generation, options).paid)} This run does not wait for it.",
+        f"**Paid:** {advice(generation, options).paid} This run does not wait for it.",
         "",
         (
             "**What happens next.** The deployment `collect-videos`, which runs every 5 minutes or when a callback "
             "comes, archives it. This artifact then gets a new version, with the video."
         ),
         "",
-        f"To look at it: `sora show {generation.key}{''.join(re.findall(' --archive [^ ]+', options))}`",
+        f"To look at it: {show_command(generation.key, options)}",
         "",
         *_facts(generation),
     ]
@@ -89,32 +84,11 @@ async def publish_question(
     problem: str,
     prices: Mapping[int, Decimal | None],
     currency: str | None,
+    options: str,
 ) -> None:
     """Creates the artifact with the preview and the possible decisions."""
     picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
     until = datetime.now(UTC) + timedelta(hours=hours)
-    text = question_markdown(
-        preview, archive, picture=picture, until=until, problem=problem, prices=prices, currency=currency
-    )
-    made = acreate_markdown_artifact(
-        markdown=text,
-        key=artifact_key(preview.key, kind="question"),
-        description=f"Waits for your answer: {preview.key}",
-    )
-    await shown(made, what=f"the question about {preview.key}")
-
-
-def question_markdown(
-    preview: Generation,
-    archive: VideoArchive,
-    *,
-    picture: bytes | None,
-    until: datetime,
-    problem: str,
-    prices: Mapping[int, Decimal | None],
-    currency: str | None,
-) -> str:
-    """The text of the question. Pure."""
     video = preview.video
     costs = known_costs({f"for {seconds} s": price for seconds, price in prices.items()}, currency)
     cost = (
@@ -138,7 +112,7 @@ def question_markdown(
         f"**Cost.** The preview is paid. {cost}",
         "",
         (
-            f"**Until {time(until)}.** After that the run fails, and nothing more is paid. To be asked again: "
+            f"**Until {utc(until)}.** After that the run fails, and nothing more is paid. To be asked again: "
             "**Retry** that run, which makes no second preview."
         ),
         "",
@@ -147,9 +121,14 @@ def question_markdown(
         f"| model | {plain(preview.asked.model)} |",
         f"| length | {f'{video.duration_seconds:.1f} s' if video and video.duration_seconds else ''} |",
         "",
-        f"To watch it elsewhere: `sora show {preview.key} --link`",
+        f"To watch it elsewhere: {show_command(preview.key, options, ' --link')}",
+        "",
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    await show_markdown(
+        "\n".join(lines),
+        key=artifact_key(preview.key, kind="question"),
+        description=f"Waits for your answer: {preview.key}",
+    )
 
 
 def known_costs(prices: Mapping[str, Decimal | None], currency: str | None) -> str:
@@ -165,27 +144,11 @@ def _facts(found: Generation) -> list[str]:
     rows = {
         "state": found.state.value,
         "attempt": str(attempt.number),
-        "claimed": time(attempt.claimed_at),
+        "claimed": utc(attempt.claimed_at),
         "task": found.task_id or "unknown",
         "flow run": attempt.claimed_by.flow_run_id or "none",
-        "seconds of video": str(found.request.duration),
+        "seconds of video": str(found.asked.seconds or "unknown"),
     }
     # The first one is the table's head: an empty one shows as an empty bar.
     head, *others = (f"| {name} | {plain(value)} |" for name, value in rows.items())
     return [head, "|---|---|", *others]
-
-
-def time(moment: datetime) -> str:
-    """A time in readable form."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _commands(text: str) -> str:
-    """Our own sentence: what is between backticks is code, the rest is plain."""
-    parts = re.split("`([^`]*)`", text)
-    return "".join(f"`{part}`" if number % 2 else plain_inside(part) for number, part in enumerate(parts))
-
-
-def plain_inside(text: str) -> str:
-    """Like `plain`, with the spaces at both ends kept."""
-    return f"{' ' * text.startswith(' ')}{plain(text)}{' ' * (text.endswith(' ') and bool(text.strip()))}"

@@ -56,13 +56,8 @@ def _names() -> set[str]:
 _FILTER: Final = _ReasonOnce()
 
 
-def log_reasons_once() -> None:
-    """Makes runs in this process log the reasons of our errors once. Repeating it changes nothing."""
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(_FILTER)
-
-
 def prepare_run_log() -> None:
     """Flows call it first: no log can fail them, and reasons are logged once. Repeating it changes nothing."""
     protect_log_handlers()
-    log_reasons_once()
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_FILTER)

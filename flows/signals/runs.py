@@ -1,4 +1,4 @@
-"""Prefect's data about flow runs: their tags and names, and waiting runs of the collector."""
+"""Prefect's data about flow runs: their ids, tags and names, and waiting runs of the collector."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -26,6 +26,16 @@ MOST_TAGS: Final = 50
 """A calendar may have thousands; so many tags are useless for finding a run."""
 
 
+def root_run_id() -> str | None:
+    """The id of the outermost flow run around this code; None outside a run.
+
+    It is the same in each retry. A subflow's own id is not: a parent that is retried starts a new subflow run, and so
+    does one between the two.
+    """
+    found: str | None = flow_run.root_flow_run_id
+    return found
+
+
 async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
     """Adds these tags to the current flow run, and names it. Never raises: a tag must not cost a video.
 
@@ -37,9 +47,10 @@ async def tag_run(tags: Iterable[str], *, name: str | None = None) -> None:
         name = None
     if not (wanted or name) or run_id is None:
         return
+    all_tags = sorted({*flow_run.tags, *wanted}) if wanted else None  # they replace what a person has added since
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS), get_client() as client:
-            await client.update_flow_run(UUID(str(run_id)), tags=sorted({*flow_run.tags, *wanted}), name=name)
+            await client.update_flow_run(UUID(str(run_id)), tags=all_tags, name=name)
     except Exception as error:  # noqa: BLE001 - Prefect's client raises any
         run_logger().warning("The run was not tagged or named (%s).", type(error).__name__)
 

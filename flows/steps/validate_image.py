@@ -5,10 +5,10 @@ from prefect import task
 from apixo import VideoRequest
 from flows.media.own_images import check_as_provider
 from flows.record.generation import State
-from flows.record.wording import counted
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
 from flows.steps.retrying import FREE_STEP
+from flows.wording import counted
 
 
 @task(name="validate_image", task_run_name="validate_image {key}", **FREE_STEP)

@@ -118,7 +118,7 @@ async def open_keys(stored: StoredBlocks) -> list[str]:
 async def states(stored: StoredBlocks, keys: list[str]) -> set[State]:
     store = stored.archive.store()
     try:
-        return {entry.generation.state for entry in await Ledger(store).read_all(keys) if entry is not None}
+        return {found.state for found in (await Ledger(store).read_all(keys)).values()}
     finally:
         await store.aclose()
 

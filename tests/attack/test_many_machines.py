@@ -74,11 +74,12 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
         posts, charged = len(sandbox.record.submits()), len(sandbox.record.charged())
     store = archive.store()
     try:
-        records = await Ledger(store).read_all([f"many-{number:03}" for number in range(videos)])
+        keys = [f"many-{number:03}" for number in range(videos)]
+        records = await Ledger(store).read_all(keys)
         markers = await store.names("open/")
     finally:
         await store.aclose()
-    states = [entry.generation.state.value if entry else "unknown" for entry in records]
+    states = [records[key].state.value if key in records else "unknown" for key in keys]
     unclear = states.count("unconfirmed")
     print(
         f"\n{videos} videos in {shards} shards on three workers, {len(lost)} processes of one killed after "

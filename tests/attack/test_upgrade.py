@@ -75,7 +75,7 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
     store = archive.store()
     try:
         keys = [f"{key}-{number}" for number in range(ROWS)]
-        records = [entry.generation for entry in await ledger.Ledger(store).read_all(keys) if entry]
+        records = list((await ledger.Ledger(store).read_all(keys)).values())
         left_open = await store.names("open/")
     finally:
         await store.aclose()

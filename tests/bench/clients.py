@@ -60,13 +60,11 @@ async def ours(job: Job) -> Taken:
     assert isinstance(summary, BatchSummary)
     store = (await load_block(VideoArchive, job.blocks)).store()
     try:
-        entries = await Ledger(store).read_all([row.key for row in summary.rows])
+        found = await Ledger(store).read_all([row.key for row in summary.rows])
     finally:
         await store.aclose()
     archived = {
-        entry.generation.task_id or "": entry.generation.archived_at.timestamp()
-        for entry in entries
-        if entry is not None and entry.generation.archived_at is not None
+        item.task_id or "": item.archived_at.timestamp() for item in found.values() if item.archived_at is not None
     }
     problems = [row.problem for row in summary.rows if row.problem][:3]
     return taken.model_copy(

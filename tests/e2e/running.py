@@ -87,10 +87,10 @@ class Running:
     async def recorded(self, *keys: str) -> list[Generation | None]:
         store = self.archive.store()
         try:
-            entries = await Ledger(store).read_all(keys)
+            found = await Ledger(store).read_all(keys)
         finally:
             await store.aclose()
-        return [entry.generation if entry else None for entry in entries]
+        return [found.get(key) for key in keys]
 
     async def archived(self, *keys: str, seconds: float = SECONDS) -> list[Generation]:
         """The records, once all are archived."""

@@ -84,10 +84,10 @@ async def recorded(stored: StoredBlocks, keys: list[str]) -> list[Generation | N
     """The record of each."""
     store = stored.archive.store()
     try:
-        entries = await Ledger(store).read_all(keys)
+        found = await Ledger(store).read_all(keys)
     finally:
         await store.aclose()
-    return [entry.generation if entry else None for entry in entries]
+    return [found.get(key) for key in keys]
 
 
 def runs(pid: int) -> bool:

@@ -100,7 +100,7 @@ async def records(stored: StoredBlocks, key: str, count: int) -> list[Generation
         found = await Ledger(store).read_all([f"{key}-{number:02}" for number in range(count)])
     finally:
         await store.aclose()
-    return [entry.generation for entry in found if entry is not None]
+    return list(found.values())
 
 
 async def left_over(stored: StoredBlocks) -> list[str]:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apixo import Failed
 from deployments.sandbox import SandboxServer
 from flows.callbacks import Outcome, parse_claimed_task_id
 from flows.record import transitions
 from flows.record.indexes import TaskOwner
+from flows.resolution import resolve_as_task
 from flows.resources import PayingResources
-from tests.flows.generations import allow, finished, lost, submit
+from tests.flows.generations import allow, finished, lost, recorded, submit
 from tests.support import made_outside
 from tests.support.receiver import records
 
@@ -107,6 +109,23 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
     assert "--task-id" in caplog.messages[-1]
 
 
+async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_attempt(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    """The store must not call it the second attempt's either: who looks for that one's answer would believe it."""
+    first = (await submit(key, resources)).task_id or ""
+    await resolve_as_task(await recorded(key, resources), await made_outside(resources.api), resources)
+    failed = Failed(
+        task_id=(await recorded(key, resources)).task_id or "", state="failed", fail_code="NO", fail_message="no"
+    )
+    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=resources.clock.now()))
+    await allow(key, resources)
+    await lost(key, resources, sandbox)
+    before = await records(resources), await resources.ledger.tasks.owner(first)
+    assert await call(key, resources, first, attempt=2) is Outcome.UNIDENTIFIED
+    assert (await records(resources), await resources.ledger.tasks.owner(first)) == before
+
+
 async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_and_does_not_count(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
@@ -119,7 +138,7 @@ async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_a
     found = await resources.ledger.read(key)
     assert found is not None
     assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.beside] == [stray]
+    assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
 
 
 async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_written_is_one_more_that_was_paid_for(
@@ -143,7 +162,7 @@ async def test_a_task_that_a_call_names_in_the_moment_in_which_the_reply_is_writ
     found = await resources.ledger.read(key)
     assert found is not None
     assert found.generation.task_id == task_id
-    assert [task.task_id for task in found.generation.beside] == [stray]
+    assert [task.task_id for task in found.generation.unarchived_superseded] == [stray]
     for task in (task_id, stray):
         owner = await tasks.owner(task)
         assert owner is not None

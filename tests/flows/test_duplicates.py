@@ -14,13 +14,27 @@ from flows.batch.calendar_rows import BatchItem
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.paid_call import Outcome
-from flows.record.errors import DuplicateRequestError
+from flows.record.errors import DuplicateRequestError, LedgerError
+from flows.record.indexes import request_name
 from flows.record.ledger import Entry
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import SUBMARINE
 from tests.support import KITE
+
+
+async def test_a_first_key_that_cannot_be_read_is_named_and_nothing_is_paid(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    name = request_name(SUBMARINE)
+    await resources.store.put(name, b"")
+    try:
+        with pytest.raises(LedgerError, match=name):
+            await Submission(key, SUBMARINE, resources).run()
+    finally:
+        await resources.store.remove(name)
+    assert sandbox.record.submits() == []
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -13,7 +13,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import SandboxServer
 from flows.generate_video import generate_video
 from flows.record.errors import PipelineError
-from flows.report_costs import ARTIFACT_KEY, first_day, report_costs
+from flows.report_costs import ARTIFACT_KEY, first_day, read_costs, report_costs
 from tests.flows.conftest import store_blocks
 
 
@@ -42,6 +42,20 @@ async def test_a_run_shows_what_was_spent_and_what_the_ceilings_leave(
     (shown,) = [line for line in lines if "autumn" in line]
     assert shown == "| autumn | 1 | 2.0 | 0 | 0 | 0 | 2.0 | USD |"
     assert "- max_spend_per_day 3: 2.0 spent, 0 unclear, 0 reserved by runs, 1.0 left" in lines
+
+
+async def test_a_ceiling_that_nothing_was_reserved_under_yet_counts_what_was_paid_before_it_was_set(
+    api: ApixoApi, archive: VideoArchive, key: str, prefect_server: object
+) -> None:
+    priced = api.model_copy(update={"price_per_second": Decimal("0.5")})
+    stored = await store_blocks(priced, archive)
+    request = VideoRequest(prompt="A paper lantern", duration=4)
+    await generate_video(request, key=key, api=stored.name, archive=stored.name)
+    limited = await store_blocks(priced.model_copy(update={"max_spend_per_month": Decimal(1000)}), archive)
+
+    (use,) = (await read_costs(None, "model", api=limited.name, archive=limited.name)).ceilings
+
+    assert (use.spent, use.left) == (Decimal("2.0"), Decimal("998.0"))
 
 
 @pytest.mark.parametrize("month", ["2020-13", "2020-1", "0000-01", "2020-01-01", "", "next"])

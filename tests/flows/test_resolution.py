@@ -16,7 +16,7 @@ from flows.resolution import ResolutionError, look, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, lost, recorded, submit
 from tests.flows.record.ledgers import same
-from tests.support import made_outside
+from tests.support import KITE, made_outside
 
 
 async def resolve(key: str, task_id: str, resources: PayingResources) -> Generation:
@@ -121,6 +121,68 @@ async def test_allowing_a_resubmission_twice_pays_once_more_only(
     assert await submit(key, resources) == again
     assert [attempt.number for attempt in again.attempts] == [1, 2]
     assert len(sandbox.record.submits()) == 2
+
+
+async def answered_with_a_replaced_task(key: str, resources: PayingResources) -> str:
+    """A key whose second attempt APIXO answered with a task that a person had replaced; its process died then."""
+    first = (await submit(key, resources)).task_id or ""
+    second = await made_outside(resources.api)
+    await resolve(key, second, resources)
+    failed = Failed(task_id=second, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
+    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    await allow(key, resources)
+    over = await resources.ledger.existing(key)
+    claimed = transitions.claim(
+        over.generation, key=key, request=KITE, owner=resources.owner(), lease_seconds=0.3, now=datetime.now(UTC)
+    )
+    assert await resources.ledger.claim(claimed, over=over)
+    await resources.ledger.tasks.bind(first, key, 2, naming=claimed.next_naming)
+    return first
+
+
+@pytest.mark.parametrize("who", ["a run", "a person who names it", "a person who names another", "the collector"])
+async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it(
+    who: str, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    first = await answered_with_a_replaced_task(key, resources)
+    async with asyncio.timeout(20):
+        match who:
+            case "a run":
+                await submit(key, resources)
+            case "a person who names it":
+                await resolve(key, first, resources)
+            case "a person who names another":
+                with pytest.raises(ResolutionError, match=f"accepted it as task {first}"):
+                    await resolve(key, await made_outside(resources.api), resources)
+            case _:
+                sandbox.faults.add(Fault(call="status", kind="http_500", times=-1))
+                await collect([key], resources)
+    found = await recorded(key, resources)
+    assert (found.state, found.task_id, found.unarchived_superseded) == (State.SUBMITTED, first, ())
+    assert found.task.folder == found.attempts[0].superseded[0].folder
+    outside = 1 + (who == "a person who names another")
+    assert len(sandbox.record.submits()) == 1 + outside
+
+
+@pytest.mark.parametrize("decision", ["a run", "its task", "once more"])
+async def test_an_answer_that_changes_nothing_is_no_answer(
+    decision: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the store knows: a claim that stays unanswered becomes unconfirmed, and a person decides about it."""
+    first = await answered_with_a_replaced_task(key, resources)
+    monkeypatch.setattr(transitions, "submitted", lambda found, **_: found)
+    async with asyncio.timeout(20):
+        with pytest.raises(UnconfirmedError):
+            await submit(key, resources)
+        assert (await recorded(key, resources)).state is State.UNCONFIRMED
+        match decision:
+            case "a run":
+                with pytest.raises(UnconfirmedError):
+                    await submit(key, resources)
+            case "its task":
+                assert (await resolve(key, first, resources)).task_id == first
+            case _:
+                assert (await allow(key, resources)).state is State.REJECTED
 
 
 async def test_a_task_that_is_replaced_while_its_end_is_asked_for_stops_nobody_else(

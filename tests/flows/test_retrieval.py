@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,8 +23,9 @@ from flows.media.errors import DamagedVideoError
 from flows.media.videos import inspect_video
 from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import State
+from flows.record.object_names import SIDECAR_NAME
 from flows.resources import PayingResources
-from flows.signals.artifacts import markdown
+from flows.signals.video_artifact import markdown
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, submit
 from tests.flows.media.conftest import VideoFiles
@@ -174,6 +176,32 @@ async def test_a_provenance_manifest_is_archived_as_it_came_and_the_description_
     described = json.loads(await resources.store.read(names["sidecar"], max_bytes=100_000) or b"{}")
     assert [item["has_c2pa"] for item in described["objects"] if item["kind"] == "video"] == [True]
     assert described["warnings"] == []
+
+
+async def test_two_runs_that_replace_the_same_description_both_end_well(
+    key: str, resources: PayingResources, sandbox: SandboxServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiting run and the collector, after a run that died before it had a poster."""
+    found = await submit(key, resources)
+    path, poster = VideoFiles(tmp_path).make("v.mp4", movflags="faststart"), tmp_path / "poster.jpg"
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    video = FetchedVideo(path, digest, len(content), inspect_video(path, poster), poster, ())
+    name = found.task.folder + SIDECAR_NAME
+    await resources.store.put(name, b"{}")
+    put_if = resources.store.put_if
+
+    async def other_first(at: str, data: bytes, *, etag: str | None, **how: Any) -> str:
+        if at == name and etag is not None:
+            await put_if(at, data, etag=etag, **how)
+        return await put_if(at, data, etag=etag, **how)
+
+    monkeypatch.setattr(resources.store, "put_if", other_first)
+    stored = await store_task(found.task, found, [video], resources.store)
+    (sidecar,) = [item for item in stored.objects if item.kind == "sidecar"]
+    there = await resources.store.digest(name)
+    assert there is not None
+    assert sidecar.sha256 == there.sha256
 
 
 async def test_a_damaged_video_is_archived_as_it_came_after_a_day(

@@ -7,7 +7,7 @@ import pytest
 from apixo import Succeeded
 from blocks.errors import StoreError
 from flows.record.generation import Generation
-from flows.record.usual import UsualTimes, usual_seconds
+from flows.record.usual_times import UsualTimes, usual_seconds
 from flows.resources import PayingResources
 from flows.signals.progress import Progress, listen
 from flows.task_end import wait_for_task

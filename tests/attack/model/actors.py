@@ -27,8 +27,8 @@ from flows.paid_call import SpendGuard
 from flows.record.errors import PipelineError
 from flows.record.generation import Attempt, Generation, PaidTask
 from flows.record.ledger import Entry, Ledger
-from flows.record.spend import Ceilings
-from flows.record.usual import UsualTimes
+from flows.record.monthly_spend import Ceilings
+from flows.record.usual_times import UsualTimes
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources
 from flows.signals.events import EventConnection

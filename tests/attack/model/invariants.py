@@ -182,7 +182,7 @@ def unpublished_ends(record: Generation, published: set[str]) -> Iterator[str]:
 
 def is_open(record: Generation) -> bool:
     """Whether it still has to be processed."""
-    return record.state not in FINISHED or bool(record.beside)
+    return record.state not in FINISHED or bool(record.unarchived_superseded)
 
 
 def superseded(record: Generation) -> list[SupersededTask]:

@@ -35,6 +35,7 @@ class Answer(StrEnum):
 
     ACCEPTED = "accepted"
     ACCEPTED_REPLY_LOST = "accepted, reply lost"
+    REPEATED = "answered with the task of an earlier attempt"
     SERVER_ERROR = "not accepted, answered with 500"
     REJECTED = "rejected with 400"
     RATE_LIMITED = "rejected with 429"
@@ -81,6 +82,8 @@ class Provider:
         if answer is Answer.UNREACHABLE:
             return None
         self.posts[key, attempt] += 1
+        if answer is Answer.REPEATED:  # charged if there is none
+            return next(iter(self.charged(key)), None) or self.accept(key, attempt)
         return self.accept(key, attempt) if answer in CHARGED else None
 
     def accept(self, key: str, attempt: int) -> Task:

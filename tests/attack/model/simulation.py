@@ -315,7 +315,9 @@ class Simulation:
             if unfinished and not self._died_between_marker_and_record(key):
                 self.violations.append(f"{key} stays {record.state} forever")
             if record.state is not State.UNCONFIRMED:
-                self.violations += [f"{task.task_id} of {key} is paid and never archived" for task in record.beside]
+                self.violations += [
+                    f"{task.task_id} of {key} is paid and never archived" for task in record.unarchived_superseded
+                ]
             self.harness.tally[f"end: {record.state}"] += 1
             if not invariants.is_open(record) and await self.harness.direct_store.get(marker_name(key)) is not None:
                 self.violations.append(f"{key} is {record.state}, and marked as open forever")

@@ -137,6 +137,17 @@ class LedgerStateMachine(RuleBasedStateMachine):
             case "task owner recorded, record not updated":
                 self._advance(0, "PUT tasks/", answer=Answer.ACCEPTED)
                 self._advance(0, "PUT ledger/", fault=Fault.KILLED)
+            case "a user named another task, which failed, and the first one is the answer again":
+                self._advance(0, "status", answer=Answer.ACCEPTED)
+                self._user_names("outside")
+                self.finish_task(1, "OUT_OF_LUCK")
+                self.start_collector(KEY)
+                self._advance(-1, "")
+                self.user_allows_resubmission(KEY)
+                self._advance(-1, "")
+                self.start_run(KEY, "none")
+                self._advance(-1, "PUT tasks/", answer=Answer.REPEATED)
+                self._advance(-1, "PUT ledger/", fault=Fault.KILLED)
             case "frozen before connecting" | "frozen before sending":
                 self._advance(0, "connect" if self.initial_state == "frozen before connecting" else "post")
                 self._expire_lease()

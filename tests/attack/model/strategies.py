@@ -43,6 +43,7 @@ INITIAL_STATES: Final = {
     "a user named another task before the reply": State.SUBMITTED,
     "a user is about to name the first task again": State.SUBMITTED,
     "task owner recorded, record not updated": State.CLAIMED,
+    "a user named another task, which failed, and the first one is the answer again": State.CLAIMED,
     "frozen before connecting": State.UNCONFIRMED,
     "frozen before sending": State.UNCONFIRMED,
     "paid, frozen": State.UNCONFIRMED,

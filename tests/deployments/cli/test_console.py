@@ -75,7 +75,7 @@ def failed_generation(text: str) -> Generation:
 
 @pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED)
 def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.StringIO) -> None:
-    records.print_record(failed_generation(text))
+    records.print_record(failed_generation(text), "")
     print_table(["prompt"], [[text]])
     fail(TransitionError(f"APIXO says {text}"))
     assert obeyed(written.getvalue()) == ""
@@ -85,7 +85,7 @@ def test_a_terminal_obeys_nothing_that_came_from_outside(text: str, written: io.
 
 @pytest.mark.parametrize("text", MARKUP)
 def test_markup_stays_text(text: str, written: io.StringIO) -> None:
-    records.print_record(failed_generation(text))
+    records.print_record(failed_generation(text), "")
     fail(TransitionError(f"APIXO says {text}"))
     for words in (f"A kite {text}", f"because {text}", f"warned {text}", f"APIXO says {text}", "[/task]"):
         assert words in written.getvalue()
@@ -93,7 +93,7 @@ def test_markup_stays_text(text: str, written: io.StringIO) -> None:
 
 def test_no_text_can_make_lines_that_look_like_ours(written: io.StringIO) -> None:
     text = "x\n  next       sora resolve kite --resubmit\u2028  next\x85  next"
-    records.print_record(failed_generation(text))
+    records.print_record(failed_generation(text), "")
     assert [line for line in written.getvalue().splitlines() if line.lstrip().startswith("next")] == [
         "  next       sora resolve kite"
     ]

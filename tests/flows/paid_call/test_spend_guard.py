@@ -18,8 +18,8 @@ from flows.record import transitions
 from flows.record.errors import CeilingError, LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Owner, Problem, State
 from flows.record.ledger import Entry, Ledger
+from flows.record.monthly_spend import Ceilings, MonthlySpend, month_of
 from flows.record.payments import spent_on
-from flows.record.spend import Ceilings, MonthlySpend, month_of
 from flows.resolution import allow_resubmission, look
 from flows.resources import PayingResources
 from flows.submission import Submission
@@ -103,7 +103,7 @@ async def month(ledger: Ledger) -> MonthlySpend:
 
 
 async def paid_in_all(ledger: Ledger) -> Decimal:
-    return spent_on([entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry], {})
+    return spent_on(list((await ledger.read_all(await ledger.keys())).values()), {})
 
 
 async def batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:
@@ -251,7 +251,7 @@ async def test_each_day_has_its_own_money_and_the_month_counts_them_all(
     now = datetime(2025, 11, 28, 23, 59, 50, tzinfo=UTC)
 
     async def everything(_: datetime) -> list[Generation]:  # the store's clock is not the test's
-        return [entry.generation for entry in await ledger.read_all(await ledger.keys()) if entry]
+        return list((await ledger.read_all(await ledger.keys())).values())
 
     monkeypatch.setattr(ledger, "changed_since", everything)
     spending = SpendGuard(ledger, Ceilings(PRICE, 2 * PRICE), now=lambda: now)

@@ -7,8 +7,8 @@ import pytest
 from apixo import Failed, Status, Succeeded, VideoRequest
 from apixo.errors import NO_RESULT
 from flows.record import transitions
-from flows.record.advice import advice
-from flows.record.generation import Generation, Owner, Problem
+from flows.record.advice import advice, duplicate_error, failed_error, task_of_another_key
+from flows.record.generation import Generation, Owner, Problem, State
 
 NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
 LOST = Problem(kind="NoReplyError", message="no answer")
@@ -90,6 +90,34 @@ def test_each_state_has_its_advice(name: str, found: Generation, title: str, pai
     assert said.paid.startswith(paid) or paid in said.paid
     assert len(said.steps) == len(steps)
     assert [words for step, words in zip(said.steps, steps, strict=True) if words not in step] == []
+
+
+def test_a_rejection_does_not_hide_that_an_earlier_attempt_was_paid() -> None:
+    allowed = transitions.resubmit_allowed(failed("ODD"), attempt_number=1, note="a person looked", now=NOW)
+    second = transitions.claim(
+        allowed, key="kite", request=allowed.request, owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
+    )
+    rejected = transitions.rejected(second, attempt_number=2, problem=LOST, now=NOW)
+    assert advice(rejected, "").paid == "Not this attempt: APIXO rejected it. An earlier one was, or may have been."
+
+
+def test_whether_it_may_be_tried_again_is_as_recorded() -> None:
+    """A later version may judge the provider's code differently; what it then advises must not be refused."""
+    for code, permanent in (("ODD", True), ("CONTENT_VIOLATION", False)):
+        found = failed(code)
+        assert found.attempt.problem
+        recorded = found.attempt.problem.model_copy(update={"retryable": not permanent})
+        found = found.with_attempt(1, {"problem": recorded}, now=NOW)
+        error = failed_error(found, "")
+        assert (error.permanent, "--resubmit" in str(error)) == (permanent, not permanent)
+
+
+def test_every_command_looks_in_the_archive_of_its_video() -> None:
+    options = " --api a --archive b"
+    archived = submitted().model_copy(update={"state": State.ARCHIVED})
+    assert advice(archived, options).steps == ("To see it: `sora show kite --link --archive b`.",)
+    assert "`sora show kite --archive b`" in str(duplicate_error("other", "kite", options))
+    assert "`sora resolve kite --task-id … --api a --archive b`" in task_of_another_key("t", "kite", options).message
 
 
 def test_only_what_may_pay_says_so() -> None:

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from deployments.local.prefect_server import PrefectServer
 from flows.record.errors import InvalidKeyError
-from flows.record.keys import Key, calendar_key, check_key, root_run_id
+from flows.record.keys import Key, calendar_key, check_key
+from flows.signals.runs import root_run_id
 
 GOOD = ["a", "0", "spring-sale-03", "a.b", "a..b", "a_b", "a-", "a.", "9.json", "a" * 128]
 BAD = [

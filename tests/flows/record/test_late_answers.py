@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.record import beside, transitions
+from flows.record import superseded_tasks, transitions
 from flows.record.errors import TransitionError
 from flows.record.generation import (
     Generation,
@@ -142,7 +142,7 @@ def test_the_reply_to_the_paid_call_overrules_who_named_a_task_meanwhile(named_b
     found = {"submitted": named, "succeeded": succeed(named), "failed": fail(named)}[state]
     after = submit(found, "reply", attempt_number=1)
     assert (after.state, after.task_id, after.attempt.named_by) == (State.SUBMITTED, "reply", "reply")
-    assert [task.task_id for task in after.beside] == (["t1"] if named_by == "callback" else [])
+    assert [task.task_id for task in after.unarchived_superseded] == (["t1"] if named_by == "callback" else [])
     assert "t1" in (after.attempt.note or "")
     assert after.task.folder != found.task.folder
 
@@ -169,6 +169,21 @@ def test_a_provider_that_answers_a_second_attempt_with_the_first_ones_task_is_un
     assert found.task.folder == submit(claimed()).task.folder
 
 
+@pytest.mark.parametrize("stand", [lambda second: second, lose], ids=["claimed", "unconfirmed"])
+def test_a_second_attempt_may_be_answered_with_a_task_that_a_person_had_replaced(
+    stand: Callable[[Generation], Generation],
+) -> None:
+    """Else it would stay unanswered for ever: each run finds the task that the store knows, and nothing changes."""
+    first = submit(claimed())
+    second = stand(claimed(allow(fail(resolve(first, "t2"), "t2"))))
+    found = submit(second, "t1", attempt_number=2)
+    assert (found.state, found.task_id, found.attempt.named_by) == (State.SUBMITTED, "t1", "reply")
+    assert found.task.folder == first.task.folder
+    assert (found.unarchived_superseded, found.attempts[0].superseded) == ((), second.attempts[0].superseded)
+    assert submit(found, "t1", attempt_number=2) == found
+    assert store(succeed(found)).state is State.ARCHIVED
+
+
 def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited_for_no_more() -> None:
     """The late answer to the first attempt was taken up as the third, and a person named yet another one then."""
     second = claimed(allow(lose(claimed())))
@@ -176,9 +191,9 @@ def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited
     followed = lose(late, attempt_number=2)
     assert followed.task_id == "late"
     found = resolve(followed, "another")
-    assert [task.task_id for task in found.beside] == ["late", "late"]
-    task, *_ = found.beside
+    assert [task.task_id for task in found.unarchived_superseded] == ["late", "late"]
+    task, *_ = found.unarchived_superseded
     after = transitions.archived(found, task=task, objects=(VIDEO,), warnings=(), now=LATER)
-    assert after.beside == ()
-    noted = beside.ended(found, "late", "lost", now=LATER)
-    assert noted.beside == ()
+    assert after.unarchived_superseded == ()
+    noted = superseded_tasks.ended(found, "late", "lost", now=LATER)
+    assert noted.unarchived_superseded == ()

@@ -8,7 +8,7 @@ import pytest
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
 from flows.clock import Clock
-from flows.record import beside
+from flows.record import superseded_tasks
 from flows.record.generation import Generation, State
 from flows.record.ledger import Entry, Ledger, marker_name, record_name
 from tests.support.store_line import Call, Hook, Line, cut, nothing
@@ -75,7 +75,7 @@ async def test_a_claim_made_while_another_leaves_it_to_the_collector_has_its_end
     """The failed one has another paid task. Its marker, which says `published`, comes after that of the claim."""
     await must_claim(ledger, key)
     await ledger.change(key, submitted)
-    await ledger.change(key, partial(beside.also_taken, attempt_number=1, task_id="other", now=LATER))
+    await ledger.change(key, partial(superseded_tasks.also_taken, attempt_number=1, task_id="other", now=LATER))
     over = await ledger.change(key, lambda now: allow(fail(now)))
 
     async def claim_again(request: Call) -> None:

@@ -12,7 +12,7 @@ from apixo import VideoRequest
 from flows.record import transitions
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST
-from flows.record.spend import (
+from flows.record.monthly_spend import (
     Ceilings,
     MonthlySpend,
     Period,
@@ -193,8 +193,10 @@ def test_when_it_may_go_on(period: Period, day: date, following: date) -> None:
 
 def test_the_ceiling_that_lasts_longer_is_named() -> None:
     month = MonthlySpend(spent={DAY: Decimal(10)})
-    assert in_the_way(month, Ceilings(Decimal(10), Decimal(10)), DAY, PRICE) == ("month", Decimal(10))
-    assert in_the_way(month, Ceilings(Decimal(10), Decimal(20)), DAY, PRICE) == ("day", Decimal(10))
+    for per_month, period in ((Decimal(10), "month"), (Decimal(20), "day")):
+        limit = in_the_way(month, Ceilings(Decimal(10), per_month), DAY, PRICE)
+        assert limit is not None
+        assert (limit.period, limit.amount) == (period, Decimal(10))
     assert in_the_way(month, Ceilings(Decimal(20), Decimal(20)), DAY, PRICE) is None
 
 

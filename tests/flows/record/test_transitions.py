@@ -122,6 +122,12 @@ def test_what_is_taken_up_again_has_lost_a_permission_to_pay_for_it_once_more() 
     assert not fail(taken_up).attempt.resubmit_allowed
 
 
+def test_what_the_provider_says_of_a_failure_is_cut() -> None:
+    problem = fail(submit(claimed()), code="X" * 1_000_000).attempt.problem
+    assert problem is not None
+    assert len(problem.code) <= 200
+
+
 @pytest.mark.parametrize("stand", STANDS)
 def test_a_record_survives_json(stand: str) -> None:
     found = STANDS[stand]()
@@ -162,6 +168,8 @@ def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[S
         except TransitionError:
             continue
         assert found.attempt.state is found.state
+        answered = found.attempts[step.arguments.get("attempt_number", 1) - 1]
+        assert step.name != "submitted" or answered.state not in (State.CLAIMED, State.UNCONFIRMED)
         assert [attempt.number for attempt in found.attempts] == list(range(1, len(found.attempts) + 1))
         for old, new in zip(before.attempts, found.attempts, strict=False):
             assert old.task_id is None or old.task_id in found.task_ids or old.task_id in (new.note or "")

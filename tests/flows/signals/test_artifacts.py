@@ -16,8 +16,11 @@ from pydantic import SecretStr
 from apixo import Failed, Succeeded, VideoRequest
 from blocks import VideoArchive
 from flows.record import transitions
+from flows.record.advice import advice
 from flows.record.generation import ArchivedObject, Generation, Owner
-from flows.signals.artifacts import artifact_key, markdown, plain
+from flows.signals.artifacts import artifact_key, plain
+from flows.signals.run_artifacts import failure_markdown
+from flows.signals.video_artifact import markdown
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -43,11 +46,12 @@ def generation(
     task_id: str = "t1",
     warnings: tuple[str, ...] = (),
     codec: str = "h264",
+    **request: Any,
 ) -> Generation:
     found = transitions.claim(
         None,
         key=key,
-        request=VideoRequest(prompt=prompt),
+        request=VideoRequest(prompt=prompt, **request),
         owner=Owner(host="h", pid=1),
         lease_seconds=1,
         now=NOW,
@@ -141,12 +145,15 @@ def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_li
     assert "<video" not in text
     assert "`sora show kite --link`" in text
     assert "`sora show kite --save video.mp4`" in text
+    elsewhere = markdown(generation(), archive(), thumbnail=None, options=" --api a --archive b")
+    assert "`sora show kite --link --archive b`" in elsewhere
+    assert "`sora show kite --save video.mp4 --archive b`" in elsewhere
 
 
 def test_what_was_asked_for_what_it_cost_and_when_each_step_ended() -> None:
     text = markdown(generation(), archive(), thumbnail=None, cost=Decimal("1.20"))
     for line in (
-        "| requested | 4 s, landscape, text-to-video, without watermark |",
+        "| requested | 4 s, landscape, text\\-to\\-video, without watermark |",
         "| cost | 1.20, at the API block's prices |",
         "| validate\\_image | before the submission | no images |",
         "| submit | 2026-03-01 00:00:00 UTC | 0.0 s |",
@@ -181,6 +188,22 @@ def test_before_there_is_a_video_it_says_what_is_known() -> None:
     found = transitions.submitted(found, attempt_number=1, task_id="t1", now=NOW)
     failed = Failed(task_id="t1", state="failed", fail_code="NO", fail_message="no")
     assert "| state | failed |" in markdown(transitions.failed(found, failed, now=NOW), archive(), thumbnail=None)
+
+
+def test_what_another_models_request_leaves_open_is_not_named() -> None:
+    text = markdown(generation(model="kling-2-6", options={"sound": True}), archive(), thumbnail=None)
+    assert "None" not in text
+    assert "| requested | 5 s, landscape, text\\-to\\-video with kling\\-2\\-6 |" in text.splitlines()
+
+
+@pytest.mark.parametrize("text", ["![](https://e.example/a.png)", "a|b", "<img src=//e.example/a>", "x\0\u202e"])
+def test_fields_that_the_catalog_does_not_check_stay_text(text: str) -> None:
+    def shown(value: str) -> str:
+        found = generation(model="future-1", aspect_ratio=value, mode=value, duration=4)
+        return markdown(found, archive(), thumbnail=None) + failure_markdown("kite", "no", advice(found, ""), found)
+
+    assert shape(shown(text)) == shape(shown("x"))
+    assert re.findall(CONTROLS, shown(text).replace("\n", "")) == []
 
 
 CONTROLS = "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"

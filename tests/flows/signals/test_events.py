@@ -12,8 +12,8 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
 from flows.record.errors import VideoFailedError
-from flows.record.generation import ArchivedObject, Generation, Owner
-from flows.signals.events import PROMPT_CHARACTERS, Happening, emit
+from flows.record.generation import ArchivedObject, Generation, Owner, Problem
+from flows.signals.events import PROMPT_CHARACTERS, EventConnection, Happening, deliver, emit, emit_blocked
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE
 from tests.support.events import Sent
@@ -83,6 +83,22 @@ def test_a_prompt_stays_text_and_holds_no_nul(sent: Sent) -> None:
     emit("submitted", generation(f"{prompt}\0"))
     (event,) = sent.all()
     assert event.payload["request"]["prompt"] == f"{prompt}\N{REPLACEMENT CHARACTER}"
+
+
+async def test_no_payload_holds_a_nul_whoever_sent_it(sent: Sent, prefect_server: PrefectServer) -> None:
+    """A `failCode`, or a field of a model that the catalog does not have."""
+    made = generation(model="future-1", aspect_ratio="16\0:9", mode="m\0", options={"o": 1}).model_copy(
+        update={"key": "a\\u0000"}
+    )
+    emit("submitted", made)
+    emit_blocked("b", Problem(kind="BadRequestError", code="4\0", message="m"))
+    assert await deliver("failed", made, EventConnection(), fail_code="ODD\0")
+    events = sent.all()
+    assert len(events) == 3
+    assert [event.event for event in events if "\\x00" in repr(event.payload)] == []
+    payloads = {event.event: event.payload for event in events}
+    assert payloads["sora.generation.submitted"]["key"] == "a\\u0000", "six characters, and no NUL"
+    assert payloads["sora.generation.failed"]["fail_code"] == "ODD\N{REPLACEMENT CHARACTER}"
 
 
 async def read_events(server: PrefectServer, key: str, last: str) -> list[dict[str, Any]]:

@@ -1,20 +1,24 @@
 """An error of ours stands in a run's log once, with its reason and no traceback; any other keeps its tracebacks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from prefect import flow, get_run_logger, task
 
+from apixo import SoraError
 from deployments.local.prefect_server import PrefectServer
+from flows.check_setup import check_setup
+from flows.collect_videos import collect_videos
 from flows.record.errors import UnconfirmedError
-from flows.signals.run_log import LOGGERS, log_reasons_once
+from flows.report_costs import report_costs
+from flows.signals.run_log import LOGGERS, prepare_run_log
 
 
 @pytest.fixture(autouse=True)
 def reasons_once(prefect_server: PrefectServer) -> None:
-    log_reasons_once()
-    log_reasons_once()
+    prepare_run_log()
+    prepare_run_log()
 
 
 def ours() -> None:
@@ -68,6 +72,27 @@ async def test_a_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> N
     found = await errors(a_bug, caplog)
     assert sum(record.exc_info is not None for record in found) == 2
     assert sum("Finished in state Failed(" in record.getMessage() for record in found) == 2
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: report_costs(month="2020-13"),
+        lambda: collect_videos(archive="no-such-block"),
+        lambda: check_setup(api="no-such-block", archive="no-such-block"),
+    ],
+    ids=["report-costs", "collect-videos", "check-setup"],
+)
+async def test_flows_that_pay_nothing_say_their_reason_once_as_well(
+    run: Callable[[], Awaitable[object]], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in LOGGERS:
+        for item in [item for item in logging.getLogger(name).filters if type(item).__name__ == "_ReasonOnce"]:
+            logging.getLogger(name).removeFilter(item)
+    with pytest.raises(SoraError):
+        await run()
+    assert "Traceback" not in caplog.text
+    assert caplog.messages.count("Finished in state Failed.") == 1
 
 
 def test_repeating_it_changes_nothing() -> None:

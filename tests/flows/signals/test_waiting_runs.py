@@ -8,10 +8,11 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.runtime import flow_run
 from prefect.states import Scheduled
 
 from deployments.local.prefect_server import PrefectServer
-from flows.signals.runs import covers, remove_waiting_runs
+from flows.signals.runs import covers, remove_waiting_runs, tag_run
 from tests.support import unique
 
 FULL: dict[str, Any] = {"keys": None, "detached_only": False, "api": "default", "archive": "default"}
@@ -65,6 +66,21 @@ async def test_what_was_due_meanwhile_is_done_by_one_run_and_what_a_person_start
         left, still_later = await due_and_later(client, ours)
         assert left == [pressed.id]
         assert still_later >= later  # the server adds more meanwhile
+
+
+async def test_naming_a_run_keeps_the_tags_that_it_was_given_meanwhile(prefect_server: PrefectServer) -> None:
+    @flow
+    async def named() -> UUID:
+        run_id = UUID(str(flow_run.id))
+        async with get_client() as client:
+            await client.update_flow_run(run_id, tags=["by a person"])
+        await tag_run((), name="named")
+        return run_id
+
+    run_id = await named()
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+    assert (run.name, run.tags) == ("named", ["by a person"])
 
 
 async def test_a_server_that_is_away_does_not_fail_the_run(

@@ -17,7 +17,7 @@ LOOK_SECONDS: Final = 5.0
 
 
 def kind_of(found: Generation) -> Kind:
-    return found.attempt.model or found.request.model, found.request.duration
+    return found.attempt.model, found.request.duration
 
 
 def usual_seconds(generations: Iterable[Generation]) -> Mapping[Kind, float]:
