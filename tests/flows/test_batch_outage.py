@@ -65,11 +65,12 @@ async def test_an_outage_from_row_20_on_costs_a_few_visits_and_the_rest_comes_by
         outage = kind if call == "submit" or kind != "reset_after" else "reset_before"
         sandbox.faults.add(Fault(call=call, kind=outage, skip=skip, times=-1))
     batch = asyncio.create_task(run(stored, key, count, per_second))
-    posts = 0
-    for _ in range(40):  # until the provider has got nothing more for a while
-        await asyncio.sleep(0.5)
+    posts = quiet = 0
+    for _ in range(80):  # until the provider has got nothing more for a while
+        await asyncio.sleep(0.25)
         posts, before = len(sandbox.record.submits()), posts
-        if posts == before > 20:
+        quiet = quiet + 1 if posts == before > 20 else 0
+        if quiet == 4:
             break
     assert 20 < posts <= 20 + flows.batch.brake.AT_ONCE
     sandbox.faults.clear()
