@@ -212,8 +212,11 @@ def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the sandboxes keep their videos: the same video is drawn once for the whole suite."""
-    return tmp_path_factory.mktemp("videos")
+    """Where the sandboxes keep their videos: the same video is drawn once for the whole suite, by whichever worker."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "videos"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
