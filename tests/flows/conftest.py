@@ -14,6 +14,7 @@ from deployments.local.prefect_server import PrefectServer
 from flows.generate_video import generate_video
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
+from tests.flows.media.conftest import VideoFiles
 from tests.support import unique
 from tests.support.events import Sent, taken_in
 
@@ -64,6 +65,13 @@ async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
     await api.save(name)
     await archive.save(name)
     return StoredBlocks(name, api, archive)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of four seconds, with sound."""
+    files = VideoFiles(tmp_path_factory.mktemp("whole"))
+    return files.make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
 
 
 @pytest.fixture
