@@ -170,25 +170,26 @@ async def test_a_resumed_part_is_damaged_by_nobody_else(host: Host, path: Path) 
     """Two runs at once on one file: the second is sent away, the first ends well."""
     await cut_at_4000(host, path)
     started = asyncio.Event()
-    host.pause_seconds = 0.0001
+    host.hold = asyncio.Event()
     first = asyncio.create_task(fetch(host.url, path, report=lambda *_: started.set()))
     await started.wait()
     with pytest.raises(DownloadError, match="another run") as caught:
         await fetch(host.url, path)
     assert caught.value.retryable
+    host.hold.set()
     await first
     assert path.read_bytes() == VIDEO
 
 
 async def test_a_cancelled_download_lets_go_and_is_resumed(host: Host, path: Path) -> None:
     started = asyncio.Event()
-    host.pause_seconds = 0.001
+    host.hold = asyncio.Event()
     task = asyncio.create_task(fetch(host.url, path, report=lambda *_: started.set()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    host.pause_seconds = 0
+    host.hold.set()
     await fetch(host.url, path)
     assert path.read_bytes() == VIDEO
 
