@@ -38,6 +38,7 @@ os.environ |= {
     # Each client would ask for a token once, and hear that no server here has any.
     "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "TOKIO_WORKER_THREADS": "1",  # of the stores' clients: fewer that wake up for nothing
 }
 
 gc.disable()  # until all is collected
@@ -89,6 +90,8 @@ SLOW_ROOMS = ("attack", "blocks", "deployments")
 """Their tests start processes of their own, or wait for what does not answer, which takes seconds."""
 ONE_STACK = ("tests/e2e/test_browser.py", "tests/e2e/test_unattended.py")
 """They share what `sora up` starts."""
+SEAWEEDFS = ("tests/blocks/test_object_store.py", "tests/blocks/test_probe.py")
+"""They share one, which takes long to start."""
 
 
 class FilesThatShare(LoadFileScheduling):  # type: ignore[misc]
@@ -98,6 +101,8 @@ class FilesThatShare(LoadFileScheduling):  # type: ignore[misc]
         file: str = super()._split_scope(nodeid)
         if file in ONE_STACK:
             return "tests/e2e, one stack"
+        if file in SEAWEEDFS:
+            return "tests/blocks, SeaweedFS"
         return "tests/e2e, one worker" if file.startswith("tests/e2e/") else file
 
 
@@ -129,7 +134,6 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: nobody need look through them for garbage."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 
