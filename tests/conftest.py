@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -33,7 +35,10 @@ os.environ |= {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     # A sixth of the work of a Prefect server, and only attacks and end-to-end tests look into it: they switch it on.
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    # Each client would ask for a token once, and hear that no server here has any.
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "TOKIO_WORKER_THREADS": "1",  # of the stores' clients: fewer that wake up for nothing
 }
 
 gc.disable()  # until all is collected
@@ -50,7 +55,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from blocks import ApixoApi, VideoArchive
-from deployments.local.prefect_server import PrefectServer, start_prefect_server
+from deployments.local.prefect_server import TUNED, PrefectServer, start_prefect_server
+from deployments.local.processes import LOOPBACK
 from deployments.local.stack_info import Credentials
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from deployments.sandbox import SandboxServer, SandboxSettings
@@ -67,10 +73,25 @@ hypothesis.settings.register_profile("any machine", deadline=None, max_examples=
 hypothesis.settings.load_profile("any machine")
 
 
+SHELL = {
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///{folder}/somebody-elses.db",
+    "PREFECT_API_URL": "http://127.0.0.1:1/api",
+    "PREFECT_PROFILE": "no-such-profile",
+}
+"""What a user's shell may hold: none of it may reach the session's server."""
+LESS_WORK = {
+    # The database that it starts with has both.
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+}
+"""How the session's server differs from that of `sora up`."""
 SLOW_ROOMS = ("attack", "blocks", "deployments")
 """Their tests start processes of their own, or wait for what does not answer, which takes seconds."""
 ONE_STACK = ("tests/e2e/test_browser.py", "tests/e2e/test_unattended.py")
 """They share what `sora up` starts."""
+SEAWEEDFS = ("tests/blocks/test_object_store.py", "tests/blocks/test_probe.py")
+"""They share one, which takes long to start."""
 
 
 class FilesThatShare(LoadFileScheduling):  # type: ignore[misc]
@@ -80,6 +101,8 @@ class FilesThatShare(LoadFileScheduling):  # type: ignore[misc]
         file: str = super()._split_scope(nodeid)
         if file in ONE_STACK:
             return "tests/e2e, one stack"
+        if file in SEAWEEDFS:
+            return "tests/blocks, SeaweedFS"
         return "tests/e2e, one worker" if file.startswith("tests/e2e/") else file
 
 
@@ -111,7 +134,6 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_finish() -> None:
     """Modules and tests stay to the end: nobody need look through them for garbage."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 
@@ -165,12 +187,23 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServe
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A real Prefect server, which this process uses too."""
     folder = tmp_path_factory.mktemp("prefect")
-    server = start_prefect_server(home=prepare(folder / "home"), log_dir=folder).ready()
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield server
-        for worker in (APILogWorker, EventsWorker):  # before the server goes, or Prefect complains at exit
-            worker.drain_all(timeout=60)
-    server.process.stop()
+    home = prepare(folder / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SHELL.items():
+            patch.setenv(name, value.format(folder=folder))
+        for name, value in LESS_WORK.items():
+            patch.setitem(TUNED, name, value)
+        server = start_prefect_server(home=home, log_dir=folder).ready()
+    with server.process:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield server
+            for worker in (APILogWorker, EventsWorker):  # before the server goes, or Prefect complains at exit
+                worker.drain_all(timeout=60)
+        # It stops quickly and wholly, even with a connection open.
+        with socket.create_connection((LOOPBACK, int(server.url.rsplit(":", 1)[1]))):
+            assert server.process.stop() != 128 + signal.SIGKILL  # which comes when it has not ended after a while
+    groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True).stdout.split()
+    assert str(server.process.pid) not in groups
 
 
 @pytest.fixture(scope="session")
@@ -183,8 +216,11 @@ def forks(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the sandboxes keep their videos: the same video is drawn once for the whole suite."""
-    return tmp_path_factory.mktemp("videos")
+    """Where the sandboxes keep their videos: the same video is drawn once for the whole suite, by whichever worker."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "videos"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ QUEUES: Final[Mapping[str, tuple[int, int | None]]] = {
 }
 """Each queue's priority, 1 being the first, and how many of its runs may be in progress at once: a run is a process of
 83 to 100 MB, so ten need a gigabyte. Further runs wait."""
+PREFECT: Final = (sys.executable, "-m", "prefect")
 DEPLOY_SECONDS: Final = 300.0
 
 
@@ -199,7 +200,7 @@ def _prefect_deploy(file: str, code: str) -> None:
     environment: dict[str, Any] = {**os.environ, "SORA_DEPLOY_VERSION": code}
     try:
         done = subprocess.run(  # noqa: S603 - no text from outside
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file],
+            [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", file],
             cwd=ROOT,
             env=environment,
             capture_output=True,

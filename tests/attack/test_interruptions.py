@@ -1,7 +1,6 @@
 """Processes that are terminated or frozen, or that run twice. Each video must be paid for once, and archived."""
 
 import asyncio
-import os
 import random
 import signal
 import sys
@@ -86,15 +85,17 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_co
     made = commands(stored)
     others = replace(made, program=tuple(forks.command()))
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.7, times=-1))
-    frozen = await made.start("generate", "Frozen", "--key", key)
+    order = ["generate", "Frozen", "--key", key]
+    blocks = ["--api", stored.name, "--archive", stored.name]
+    frozen = forks.start([*order, *blocks], made.environment, made.folder)
     try:
 
         async def reached() -> bool:
             return bool(sandbox.record.charged() if moment == "paid" else await made.recorded(key))
 
         await until(reached, what=moment, pause=0.002)
-        os.kill(frozen.pid, signal.SIGSTOP)
-        code, said = await others.end(await others.start("generate", "Frozen", "--key", key))
+        frozen.send_signal(signal.SIGSTOP)
+        code, said = await others.end(await others.start(*order))
         found = await made.recorded(key)
         assert found is not None
         charged = sandbox.record.charged()
@@ -106,8 +107,8 @@ async def test_a_process_that_was_frozen_after_its_claim_pays_nothing_when_it_co
             code, said = await others.end(await others.start("resolve", key, *options))
         assert code == 0, said
     finally:
-        os.kill(frozen.pid, signal.SIGCONT)
-    await made.end(frozen)
+        frozen.send_signal(signal.SIGCONT)
+    await asyncio.to_thread(frozen.communicate, TIME_LIMIT_SECONDS)
     archived = await made.recorded(key)
     assert archived is not None
     assert archived.state is State.ARCHIVED

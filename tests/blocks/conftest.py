@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+import blocks.object_store
 from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
@@ -17,6 +18,9 @@ from deployments.local.store_server import ObjectStoreServer, start_object_store
 
 CHECKOUT = Path(__file__).parents[2]
 CREDENTIALS = Credentials("sora", "a-5ec7e7-of-enough-length")
+
+SMALL_REQUEST_BYTES = 6 * 2**20
+"""Of one byte more, the store's client still makes two parts."""
 
 OpenStore = Callable[..., ObjectStore]
 
@@ -47,6 +51,12 @@ def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSt
         ).ready()
     with server.process:
         yield server
+
+
+@pytest.fixture
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files go in parts from 6 MiB on, not from 32."""
+    monkeypatch.setattr(blocks.object_store, "ONE_REQUEST_BYTES", SMALL_REQUEST_BYTES)
 
 
 @pytest.fixture

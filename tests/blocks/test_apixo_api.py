@@ -64,6 +64,11 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"requests_per_minute": 10_001}, ["requests_per_minute", "10000"]),
     ({"max_in_flight": 0}, ["max_in_flight", "greater than or equal to 1"]),
     ({"max_in_flight": 1_001}, ["max_in_flight", "1000"]),
+    ({"deadline_seconds": "soon"}, ["deadline_seconds", "valid number"]),
+    ({"submit_timeout_seconds": "inf"}, ["submit_timeout_seconds", "finite number"]),
+    ({"initial_wait_seconds": "nan"}, ["initial_wait_seconds", "finite number"]),
+    ({"allow_private_hosts": "perhaps"}, ["allow_private_hosts", "boolean"]),
+    ({"currency": "galactic credits"}, ["currency", "at most 10"]),
     ({"price_per_second": -1}, ["price_per_second", "greater than or equal to 0"]),
 ]
 

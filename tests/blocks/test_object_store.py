@@ -14,10 +14,9 @@ from blocks import VideoArchive
 from blocks.errors import PreconditionFailedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready
-from blocks.s3_uploads import ONE_REQUEST_BYTES
 from deployments.local.store_server import ObjectStoreServer
 
-from .conftest import OpenStore, archive
+from .conftest import SMALL_REQUEST_BYTES, OpenStore, archive
 from .wire import FakeStore, LosingProxy, http, listening
 
 WRITERS = 64
@@ -189,11 +188,12 @@ class Watched(ObjectStore):
         return result
 
 
+@pytest.mark.usefixtures("small_requests")
 async def test_every_request_can_be_watched_and_lost(own_store: ObjectStore, tmp_path: Path) -> None:
     store = Watched(own_store._connection, own_store.bucket)
     store.requests = []
     (tmp_path / "small").write_bytes(b"video")
-    (tmp_path / "large").write_bytes(bytes(ONE_REQUEST_BYTES + 1))
+    (tmp_path / "large").write_bytes(bytes(SMALL_REQUEST_BYTES + 1))
     etag = await store.put_if("a", b"", etag=None)
     await store.replace_file("a", tmp_path / "small", etag=etag, content_type="video/mp4")
     await store.get("a")

@@ -12,11 +12,10 @@ from blocks import VideoArchive
 from blocks.errors import StoreRefusedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready, prove
-from blocks.s3_uploads import ONE_REQUEST_BYTES
 from deployments.local.store_server import ObjectStoreServer
 from tests.support.waiting import until
 
-from .conftest import OpenStore, archive
+from .conftest import SMALL_REQUEST_BYTES, OpenStore, archive
 from .store_calls import every_call
 
 
@@ -81,6 +80,7 @@ async def test_a_right_that_is_missing_is_named(
         assert "51gned" not in str(no.value)
 
 
+@pytest.mark.usefixtures("small_requests")
 async def test_the_rights_that_the_guide_names_are_enough(
     own_store: ObjectStore, own_minio: ObjectStoreServer, own_open: OpenStore, tmp_path: Path
 ) -> None:
@@ -93,7 +93,7 @@ async def test_the_rights_that_the_guide_names_are_enough(
     ).add_service_account(access_key="pipeline01", secret_key="pipeline-51gned", policy=json.loads(policy))
     keys = {"access_key": "pipeline01", "secret_key": SecretStr("pipeline-51gned")}
     store = own_open(archive(own_minio.endpoint, bucket=own_store.bucket, **keys))
-    (tmp_path / "f").write_bytes(bytes(ONE_REQUEST_BYTES + 1))
+    (tmp_path / "f").write_bytes(bytes(SMALL_REQUEST_BYTES + 1))
     await prove(store)
     etag = await store.put_if("ledger/a.json", b"1", etag=None)
     await store.put_if("ledger/a.json", b"2", etag=etag)

@@ -26,6 +26,8 @@ REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
     ({"bucket": "a_b"}, ["bucket", "lower-case"]),
     ({"bucket": "a..b"}, ["bucket", "3 to 63"]),
     ({"bucket": "-ab"}, ["bucket", "3 to 63"]),
+    ({"bucket": "No Such"}, ["bucket", "lower-case"]),
+    ({"secure": "yes please"}, ["secure", "boolean"]),
     ({"bucket": "abc\n"}, ["bucket", "3 to 63"]),
     ({"bucket": "a.-b"}, ["bucket", "3 to 63"]),
     ({"bucket": "a-.b"}, ["bucket", "3 to 63"]),

@@ -5,7 +5,6 @@ What runs all the time ends with the last test of this package, and takes no pro
 
 import os
 import shlex
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,10 +52,11 @@ def forks(client_environment: dict[str, str], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="package")
 def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
-    """The deployment from prefect.yaml, deployed with the command in its first line."""
+    """The deployments from prefect.yaml, deployed with the command in its first line; that of one video."""
     for command in (
         ["work-pool", "create", "sora", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--name", "generate-video"],  # a deployed collector would run on its schedule
+        # Not the collector, which would run on its schedule.
+        ["--no-prompt", "deploy", *(f"--name=generate-{name}" for name in ("video", "batch", "shard"))],
     ):
         process = forks.start(command, client_environment, ROOT, module="prefect")
         said = process.communicate(RUN_SECONDS)
@@ -65,17 +65,26 @@ def deployment(client_environment: dict[str, str], forks: ForkServer) -> str:
 
 
 @pytest.fixture(scope="package")
-def worker(
-    deployment: str, client_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ManagedProcess]:
-    """A process worker."""
-    process = ManagedProcess(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process"],
-        name="worker",
-        log_path=tmp_path_factory.mktemp("worker") / "worker.log",
-        environment=client_environment,
-        cwd=ROOT,
-    )
+def start_worker(
+    deployment: str, client_environment: dict[str, str], forks: ForkServer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], ManagedProcess]:
+    """Starts a process worker, forked. That of `sora up` is started as a user's is."""
+
+    def start() -> ManagedProcess:
+        return ManagedProcess(
+            [*forks.command("prefect"), "worker", "start", "--pool", "sora", "--type", "process"],
+            name="worker",
+            log_path=tmp_path_factory.mktemp("worker") / "worker.log",
+            environment=client_environment,
+            cwd=ROOT,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="package")
+def worker(start_worker: Callable[[], ManagedProcess]) -> Iterator[ManagedProcess]:
+    process = start_worker()
     yield process
     process.stop()
 

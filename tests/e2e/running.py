@@ -52,10 +52,6 @@ class Running:
     def sandbox_url(self) -> str:
         return self.info.services["sandbox"].url
 
-    @property
-    def receiver_url(self) -> str:
-        return self.info.services["receiver"].url
-
     # The sandbox.
 
     async def posts(self, prompt: str = "") -> list[Json]:

@@ -2,7 +2,6 @@
 
 import re
 import sqlite3
-import sys
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from tests.e2e.conftest import ROOT, Runs, ended, retry
 from tests.flows.conftest import store_blocks
 from tests.support import make_api, make_archive, unique
+from tests.support.fork_server import ForkServer
 from tests.support.store_gate import StoreGate, nothing
 
 
@@ -38,6 +38,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     prefect: PrefectClient,
     start_quick_run: Runs,
     worker: ManagedProcess,
+    forks: ForkServer,
     client_environment: dict[str, str],
     key: str,
     tmp_path: Path,
@@ -50,13 +51,12 @@ async def test_secrets_and_signatures_stay_where_they_belong(
         api = make_api(sandbox, callback_url=f"http://127.0.0.1:{port}", callback_secret=Secret(value=callback_secret))
         stored = await store_blocks(api, make_archive(minio, endpoint=gate.endpoint))
         receiver = ManagedProcess(
-            [sys.executable, "-m", "deployments.cli", "callbacks", f"--port={port}", f"--api={stored.name}",
-             f"--archive={stored.name}"],
+            [*forks.command(), "callbacks", f"--port={port}", f"--api={stored.name}", f"--archive={stored.name}"],
             name="receiver",
             log_path=tmp_path / "receiver.log",
             environment=client_environment,
             cwd=ROOT,
-        )  # fmt: skip
+        )
         try:
             wait_until_ready(
                 lambda: "Waiting for callbacks" in receiver.log_path.read_text(),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 from apixo import VideoRequest
@@ -14,6 +15,7 @@ from deployments.local.prefect_server import PrefectServer
 from flows.generate_video import generate_video
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger
+from tests.flows.media.conftest import VideoFiles
 from tests.support import unique
 from tests.support.events import Sent, taken_in
 
@@ -55,15 +57,23 @@ async def store_blocks(api: ApixoApi, archive: VideoArchive) -> StoredBlocks:
     """Saves both blocks with their Secret blocks."""
     name = unique("blocks")
     wanted = PREFECT_API_URL.value(), api.api_key.get()
-    if wanted not in _SAVED_KEYS:
-        await api.api_key.save(f"{name}-key")
-        _SAVED_KEYS[wanted] = api.api_key
-    api.api_key = _SAVED_KEYS[wanted]
-    if api.callback_secret is not None:
-        await api.callback_secret.save(f"{name}-callback-secret")
-    await api.save(name)
-    await archive.save(name)
+    async with get_client() as client:
+        if wanted not in _SAVED_KEYS:
+            await api.api_key.asave(f"{name}-key", client=client)
+            _SAVED_KEYS[wanted] = api.api_key
+        api.api_key = _SAVED_KEYS[wanted]
+        if api.callback_secret is not None:
+            await api.callback_secret.asave(f"{name}-callback-secret", client=client)
+        await api.asave(name, client=client)
+        await archive.asave(name, client=client)
     return StoredBlocks(name, api, archive)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of four seconds, with sound."""
+    files = VideoFiles(tmp_path_factory.mktemp("whole"))
+    return files.make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
 
 
 @pytest.fixture

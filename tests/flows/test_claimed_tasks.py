@@ -45,7 +45,7 @@ BODIES: list[tuple[bytes, str | None]] = [
     (gzip.compress(b'{"data": {"taskId": "task_1"}}', mtime=0), "task_1"),
     (gzip.compress(b"taskId=task_1", mtime=0), "task_1"),
     (gzip.compress(b'{"taskId": "task_1"}', mtime=0)[:-12], None),
-    (gzip.compress(b" " * 50_000_000 + b'{"taskId": "task_1"}', 1, mtime=0), None),
+    (gzip.compress(b" " * 2_000_000 + b'{"taskId": "task_1"}', 1, mtime=0), None),
     (b"\x1f\x8b junk", None),
     (b"taskId=a&" * 1_000, None),
     (b'{"taskId": null}', None),

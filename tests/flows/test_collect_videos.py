@@ -29,7 +29,7 @@ async def test_detached_videos_are_brought_home_by_the_collector(
 ) -> None:
     keys = [f"{key}-{number}" for number in range(4)]
     for name in keys:
-        await stored.generate(VideoRequest(prompt=f"Video {name}"), key=name, wait=False)
+        await stored.generate(KITE, key=name, wait=False)
     await finished(sandbox)
     found = await run(stored)
     assert {name: item.what for name, item in found.items()} == dict.fromkeys(keys, "archived")

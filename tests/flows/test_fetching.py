@@ -53,11 +53,6 @@ class Host:
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> bytes:
-    return VideoFiles(tmp_path).make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
-
-
-@pytest.fixture
 async def host(whole: bytes) -> AsyncIterator[Host]:
     made = Host(whole)
     listener = await asyncio.start_server(made.answer, "127.0.0.1", 0)

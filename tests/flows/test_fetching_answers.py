@@ -15,18 +15,12 @@ from flows.media.errors import CutDownloadError, DamagedVideoError, DownloadErro
 from flows.media.guarded_client import guarded_client
 from flows.record import transitions
 from flows.record.generation import Owner
-from tests.flows.media.conftest import VideoFiles
 from tests.flows.media.test_wrappings import zipped
 from tests.flows.media.wire import serving
 from tests.support import KITE
 
 SUCCEEDED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SOON, A_DAY_LATER = SUCCEEDED_AT + timedelta(hours=2), SUCCEEDED_AT + timedelta(hours=24)
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> bytes:
-    return VideoFiles(tmp_path).make("made.mp4", audio=True, frames=96, movflags="faststart").read_bytes()
 
 
 async def fetch(folder: Path, *answers: bytes, now: datetime = SOON, last_try: bool = False) -> FetchedVideo:

@@ -71,37 +71,37 @@ async def test_with_a_public_url_the_table_links_to_the_videos(
     )
 
 
-async def test_twenty_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pays_only_what_it_may(
+async def test_ten_rows_of_which_five_fail_each_in_its_own_way_and_a_rerun_pays_only_what_it_may(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, tmp_path: Path
 ) -> None:
     bad: dict[str, dict[str, object]] = {
         "00": {"prompt": "a forbidden thing"},
-        "04": {"prompt": "refused"},
-        "08": {"prompt": "lost"},
-        "12": {"prompt": "no image", "image_urls": [f"{sandbox.base_url}/samples/nothing.gif"]},
-        "16": {"prompt": "Dunes", "duration": 7},
+        "02": {"prompt": "refused"},
+        "04": {"prompt": "lost"},
+        "06": {"prompt": "no image", "image_urls": [f"{sandbox.base_url}/samples/nothing.gif"]},
+        "08": {"prompt": "Dunes", "duration": 7},
     }
-    calendar = tmp_path / "twenty.jsonl"
-    calendar.write_text("".join(json.dumps(row | bad.get(row["id"], {})) + "\n" for row in rows(20)))
+    calendar = tmp_path / "ten.jsonl"
+    calendar.write_text("".join(json.dumps(row | bad.get(row["id"], {})) + "\n" for row in rows(10)))
     sandbox.faults.add(Fault(call="submit", kind="http_400", prompt_contains="refused"))
     sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
     summary = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
     assert summary.counts == {
-        "archived": 15, "bad row": 1, "failed": 1, "not submitted": 1, "rejected": 1, "unconfirmed": 1,
+        "archived": 5, "bad row": 1, "failed": 1, "not submitted": 1, "rejected": 1, "unconfirmed": 1,
     }  # fmt: skip
-    assert len(sandbox.record.submits()) == 18
+    assert len(sandbox.record.submits()) == 8
     explained = {row["line"]: row["what to do"] for row in await table(key) if row["state"] != "archived"}
     assert "CONTENT_VIOLATION" in explained[1]
-    assert "Invalid parameters" in explained[5]
-    assert f"sora resolve {key}-08 --task-id" in explained[9]
-    assert "nothing.gif" in explained[13]
-    assert "duration" in explained[17]
-    # Paid: 15 videos, the one that failed and the one that may be; not the one refused.
-    assert summary.price == 17 * 4 * PRICE
+    assert "Invalid parameters" in explained[3]
+    assert f"sora resolve {key}-04 --task-id" in explained[5]
+    assert "nothing.gif" in explained[7]
+    assert "duration" in explained[9]
+    # Paid: 5 videos, the one that failed and the one that may be; not the one refused.
+    assert summary.price == 7 * 4 * PRICE
 
     again = await failing(stored, key, calendar=str(calendar), on_bad_rows="skip")
-    assert again.counts == {"archived": 16, "bad row": 1, "failed": 1, "not submitted": 1, "unconfirmed": 1}
-    assert [json.loads(item.body)["input"]["prompt"] for item in sandbox.record.submits()[18:]] == ["refused"]
+    assert again.counts == {"archived": 6, "bad row": 1, "failed": 1, "not submitted": 1, "unconfirmed": 1}
+    assert [json.loads(item.body)["input"]["prompt"] for item in sandbox.record.submits()[8:]] == ["refused"]
 
 
 async def test_a_row_that_meets_a_bug_does_not_take_the_others_with_it(

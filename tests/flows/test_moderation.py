@@ -172,11 +172,10 @@ async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_h
     assert len(sandbox.record.submits()) == 2
 
 
-@pytest.mark.parametrize("code", ["INVALID_PROMPT", "InputImageSensitiveContentDetected", "CONTENT_VIOLATION"])
 async def test_another_verdict_is_final(
-    code: str, lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str
 ) -> None:
-    verdicts[:] = [code]
+    verdicts[:] = ["InputImageSensitiveContentDetected"]
     with pytest.raises(VideoFailedError):
         await lenient.generate(KITE, key=key)
     assert len(sandbox.record.submits()) == 1

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_runs import resume_flow_run
+from prefect.input.run_input import keyset_from_paused_state
 
 from apixo import VideoRequest
 from deployments.sandbox import SandboxServer
@@ -62,19 +63,24 @@ def test_an_answer_that_cannot_be_carried_out_says_why(answer: Answer, why: str)
         meaning(answer, KITE)
 
 
-async def paused(key: str, question: str) -> FlowRun:
-    """The run of this key, once it waits for the answer to this question."""
-    wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"preview {key}"]))
+async def runs_called(name: str) -> list[FlowRun]:
     async with get_client() as client:
+        return await client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
 
-        async def asking() -> FlowRun | None:
-            found = await client.read_flow_runs(flow_run_filter=wanted)
-            paused = ((run, run.state) for run in found if run.state and run.state.is_paused())
-            return next((run for run, state in paused if state.state_details.pause_key == question), None)
 
-        run = await until(asking, what=f"{key} to ask {question}", pause=0.1)
-    await asyncio.sleep(0.5)  # the form is saved after the state
-    return run
+async def paused(name: str, question: str) -> FlowRun:
+    """The run with this name, once it waits for the answer to the question whose key ends so, and shows its form."""
+
+    async def asking() -> FlowRun | None:
+        for run in await runs_called(name):
+            if run.state and run.state.is_paused() and str(run.state.state_details.pause_key).endswith(question):
+                form = keyset_from_paused_state(run.state)["schema"]  # it is saved after the state
+                async with get_client() as client:
+                    if await client.filter_flow_run_input(run.id, form, limit=1, exclude_keys=set()):
+                        return run
+        return None
+
+    return await until(asking, what=f"{name} to ask {question}", pause=0.1)
 
 
 @asynccontextmanager
@@ -108,7 +114,7 @@ async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_aga
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
-        run = await paused(key, "preview-1-0")
+        run = await paused(f"preview {key}", "preview-1-0")
         assert lengths(sandbox) == [4]
         question = (await artifacts(run.id))[f"question-{key}-preview"]
         assert "data:image/jpeg" in question
@@ -127,11 +133,11 @@ async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_c
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
-        await answer(await paused(key, "preview-1-0"), decision=ANOTHER)
-        run = await paused(key, "preview-1-1")
+        await answer(await paused(f"preview {key}", "preview-1-0"), decision=ANOTHER)
+        run = await paused(f"preview {key}", "preview-1-1")
         assert "would be the same" in (await artifacts(run.id))[f"question-{key}-preview"]
         await answer(run, decision=ANOTHER, prompt="Dunes at dusk")
-        await answer(await paused(key, "preview-2-0"), decision=STOP)
+        await answer(await paused(f"preview {key}", "preview-2-0"), decision=STOP)
         state = await task
     assert state.is_completed()
     assert "no final video" in (state.message or "")
@@ -144,8 +150,8 @@ async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
-        run = await paused(key, "preview-1-0")
         state = await task
+    (run,) = await runs_called(f"preview {key}")
     # By Prefect's server, whose message nobody can change, so the question says what to do; or by the run, if it is
     # faster.
     assert state.is_failed()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
@@ -33,9 +32,8 @@ from flows.previews_then_finals import (
     previews_then_finals,
 )
 from tests.flows.conftest import StoredBlocks
-from tests.flows.test_preview_then_final import answer, artifacts, lengths
+from tests.flows.test_preview_then_final import answer, artifacts, lengths, paused, runs_called
 from tests.support import make_api
-from tests.support.waiting import until
 
 ROWS = [{"id": name, "prompt": "Dunes at dawn", "duration": 8} for name in ("a", "b", "c")]
 
@@ -136,22 +134,6 @@ def test_what_all_final_videos_cost_is_said_where_it_is_known_and_never_guessed(
     assert cost_of_all(rows, api) == expected
 
 
-async def paused(key: str, asked_times: int = 0) -> FlowRun:
-    """The run of this key, once it waits for an answer after so many answers."""
-    wanted = FlowRunFilter(name=FlowRunFilterName(any_=[f"previews of batch {key}"]))
-    async with get_client() as client:
-
-        async def asking() -> FlowRun | None:
-            found = await client.read_flow_runs(flow_run_filter=wanted)
-            paused = ((run, run.state.state_details) for run in found if run.state and run.state.is_paused())
-            asked = f"-{asked_times}"
-            return next((run for run, details in paused if (details.pause_key or "").endswith(asked)), None)
-
-        run = await until(asking, what=f"{key} to ask", pause=0.1)
-    await asyncio.sleep(0.5)  # the form is saved after the state
-    return run
-
-
 @asynccontextmanager
 async def running(stored: StoredBlocks, key: str, **more: Any) -> AsyncIterator[asyncio.Future[Any]]:
     parameters: dict[str, Any] = {"requests": ROWS} | more
@@ -168,13 +150,13 @@ async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key) as task:
-        run = await paused(key)
+        run = await paused(f"previews of batch {key}", "-0")
         assert lengths(sandbox) == [4, 4, 4]
         sheet = (await artifacts(run.id))[f"sheet-{key}-preview"]
         assert sheet.startswith("# Waits for your answer")
         assert sheet.count("data:image/jpeg") == 3
         await answer(run, decision=ALL_12, only="a, nobody")
-        run = await paused(key, 1)
+        run = await paused(f"previews of batch {key}", "-1")
         assert "has the id nobody" in (await artifacts(run.id))[f"sheet-{key}-preview"]
         assert lengths(sandbox) == [4, 4, 4]
         await answer(run, decision=ALL_12, only="a, c")
@@ -184,7 +166,7 @@ async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for
     assert lengths(sandbox) == [4, 4, 4, 12, 12]
 
     async with running(stored, key) as task:  # asks about the row that is left, and about no other
-        run = await paused(key)
+        run = await paused(f"previews of batch {key}", "-0")
         assert "answer about 1 preview" in (sheet := (await artifacts(run.id))[f"sheet-{key}-preview"])
         assert [name for name in "abc" if f"[{key}-preview-{name}]" in sheet] == ["b"]
         await answer(run, decision=ALL_8)
@@ -199,7 +181,7 @@ async def test_finals_are_made_of_the_rows_that_were_chosen_and_a_rerun_pays_for
 
 async def test_stopping_makes_no_final_video(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     async with running(stored, key) as task:
-        await answer(await paused(key), decision=NONE)
+        await answer(await paused(f"previews of batch {key}", "-0"), decision=NONE)
         state = await task
     assert state.is_completed()
     assert "no final videos. Archived: 3 previews." in (state.message or "")
@@ -210,8 +192,8 @@ async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, answer_within_hours=3 / 3600) as task:
-        run = await paused(key)
         state = await task
+    (run,) = await runs_called(f"previews of batch {key}")
     assert state.is_failed()
     assert "Retry asks again" in (await artifacts(run.id))[f"sheet-{key}-preview"]
     assert lengths(sandbox) == [4, 4, 4]
@@ -221,7 +203,7 @@ async def test_a_limit_holds_for_previews_and_finals_together(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     async with running(stored, key, max_spend=10) as task:
-        run = await paused(key)
+        run = await paused(f"previews of batch {key}", "-0")
         sheet = (await artifacts(run.id))[f"sheet-{key}-preview"]
         assert "12.0 for 8 s, 18.0 for 12 s or 12.0 as long as the calendar says" in sheet
         await answer(run, decision=ALL_8)  # the previews have cost 6, and one more of 8 s costs 4

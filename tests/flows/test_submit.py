@@ -297,15 +297,10 @@ print(generate_video.retries, submit.retries, wait.retries)
 """
 
 
-@pytest.mark.parametrize("settings", ["PREFECT_TASKS_DEFAULT_RETRIES", "PREFECT_FLOWS_DEFAULT_RETRIES"])
-def test_no_default_retries_of_a_profile_reach_the_paid_step(settings: str) -> None:
+def test_no_default_retries_of_a_profile_reach_the_paid_step() -> None:
     seen = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PRINT_RETRIES,
-        ],
-        env={**os.environ, settings: "3"},
+        [sys.executable, "-c", PRINT_RETRIES],
+        env={**os.environ, "PREFECT_TASKS_DEFAULT_RETRIES": "3", "PREFECT_FLOWS_DEFAULT_RETRIES": "3"},
         capture_output=True,
         text=True,
         check=True,

@@ -31,7 +31,7 @@ def make_api(sandbox: SandboxServer, **changed: Any) -> ApixoApi:
         "poll_interval_seconds": 0.1,
         "deadline_seconds": 20,
         "submit_timeout_seconds": 1.5,
-        "retry_delay_seconds": 0.05,
+        "retry_delay_seconds": 0.01,
         "allow_private_hosts": True,
     }
     return ApixoApi(**(fields | changed))

@@ -14,19 +14,13 @@ from tests.deployments.sandbox.caller import KEY, Caller
 StartSandbox = Callable[..., SandboxServer]
 
 
-@pytest.fixture(scope="session")
-def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared by all tests, so that each video is rendered once."""
-    return tmp_path_factory.mktemp("videos")
-
-
 @pytest.fixture
-def start_sandbox(films_folder: Path) -> Iterator[StartSandbox]:
+def start_sandbox(video_folder: Path) -> Iterator[StartSandbox]:
     """Starts sandboxes with the given settings; all are stopped at the end."""
     running: list[SandboxServer] = []
 
     def start(**settings: object) -> SandboxServer:
-        given = {"speed": 2000.0, "video_height": 90, "data_dir": films_folder, **settings}
+        given = {"speed": 2000.0, "video_height": 90, "data_dir": video_folder, **settings}
         sandbox = SandboxServer(SandboxSettings.model_validate(given)).start()
         running.append(sandbox)
         return sandbox
@@ -37,8 +31,8 @@ def start_sandbox(films_folder: Path) -> Iterator[StartSandbox]:
 
 
 @pytest.fixture(scope="session")
-def shared_sandbox(films_folder: Path) -> Iterator[SandboxServer]:
-    with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=films_folder)) as sandbox:
+def shared_sandbox(video_folder: Path) -> Iterator[SandboxServer]:
+    with SandboxServer(SandboxSettings(speed=2000, video_height=90, data_dir=video_folder)) as sandbox:
         yield sandbox
 
 

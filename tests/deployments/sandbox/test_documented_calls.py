@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -118,6 +119,7 @@ def test_a_documented_call_is_taken_polled_and_its_result_fetched(
     assert (seen["code"], seen["data"]["taskId"]) == (200, task_id)
     while seen["data"]["state"] not in ("success", "failed"):
         assert seen["data"]["state"] in ("pending", "processing")
+        time.sleep(0.02)
         seen = run(status)
     assert set(seen["data"]) == {"taskId", "state", "createTime", "resultJson", "completeTime", "costTime"}
     (url,) = urls(seen["data"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def test_a_video_has_the_size_and_length_that_its_model_was_asked_for(
     task_id = reply.json()["data"]["taskId"]
     while (data := call.status(model, task_id).json()["data"])["state"] != "success":
         assert data["state"] != "failed", data
+        time.sleep(0.02)
     (tmp_path / "video.mp4").write_bytes(httpx.get(urls(data)[0], trust_env=False).content)
     with av.open(str(tmp_path / "video.mp4")) as container:
         video = container.streams.video[0]

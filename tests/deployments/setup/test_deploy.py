@@ -212,8 +212,9 @@ deployments:
 
 
 @pytest.fixture
-def server(prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's server, for the commands of Prefect's that a deployment starts too."""
+def server(prefect_server: PrefectServer, forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's server, for the commands of Prefect's that a deployment starts too; those are forked."""
+    monkeypatch.setattr(deploy, "PREFECT", forks.command("prefect"))
     for name, value in prefect_server.environment.items():
         monkeypatch.setenv(name, value)
 

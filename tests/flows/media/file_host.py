@@ -34,6 +34,8 @@ class Host:
     extra: str = ""
     raw: bytes | None = None
     pause_seconds: float = 0.0
+    hold: asyncio.Event | None = None
+    """In the middle of a body, waits for this."""
     asked: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
 
@@ -70,6 +72,10 @@ class Host:
         head += f"ETag: {self.etag}\r\n" if self.etag else ""
         head += f"Content-Range: {self.content_range(start, size)}\r\n" if status == 206 else ""
         writer.write(head.encode() + b"\r\n")
+        if self.hold is not None:
+            half, body = body[: len(body) // 2], body[len(body) // 2 :]
+            writer.write(half)
+            await self.hold.wait()
         for at in range(0, len(body), 1 if self.pause_seconds else 65_536):
             if self.cuts:
                 writer.write(body[: self.cuts[0]])

@@ -349,7 +349,7 @@ async def test_a_link_for_sharing_is_refused_before_anything_is_asked(client: ht
         ("", JPEG, True),
         ("br", JPEG, True),
         ("gzip", b"\x1f\x8b\x08" + JPEG, False),
-        ("gzip", gzip.compress(bytes(20_000_000), mtime=0), False),
+        ("gzip", gzip.compress(bytes(20_000_000), 1, mtime=0), False),
     ],
 )
 async def test_what_an_image_is_called_does_not_matter(

@@ -168,13 +168,13 @@ async def test_the_part_of_another_url_is_not_resumed(host: Host, path: Path) ->
 
 async def test_a_cancelled_download_lets_go_and_is_resumed(host: Host, path: Path) -> None:
     started = asyncio.Event()
-    host.pause_seconds = 0.001
+    host.hold = asyncio.Event()
     task = asyncio.create_task(fetch(host.url, path, report=lambda *_: started.set()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    host.pause_seconds = 0
+    host.hold.set()
     await fetch(host.url, path)
     assert path.read_bytes() == VIDEO
 

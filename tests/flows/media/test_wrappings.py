@@ -144,8 +144,8 @@ def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, c
         b"\x1f\x8b\x08" + bytes(1000),
         gzip.compress(VIDEO, mtime=0)[:-9],
         framed(VIDEO)[:-200],
-        gzip.compress(bytes(50_000_000), 1, mtime=0),  # larger than allowed
-        zlib.compress(VIDEO[:16] + bytes(50_000_000), 1),
+        gzip.compress(bytes(2_000_000), 1, mtime=0),  # larger than allowed
+        zlib.compress(VIDEO[:16] + bytes(2_000_000), 1),
         gzip.compress(VIDEO, mtime=0) + gzip.compress(VIDEO, mtime=0)[:-9],
         zlib.compress(VIDEO)[:-1],
         raw_deflate(VIDEO)[:-1],

@@ -62,24 +62,18 @@ async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_a
     assert found.task.model == "sora-2"
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "http_404_html", "http_503", "http_500_after", "code_400_after", "reset_after", "reset_before", "hang_after",
-        "junk", "no_data",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["http_503", "reset_after"])  # which answers are unclear: see test_submit.py
 async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1, "seconds": 5}))
+    sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1}))
     for _ in range(2):
         with pytest.raises(UnconfirmedError):
             await submit(key, resources, SAFE)
     assert [model for model, _ in asked(sandbox)] == ["sora-2"]
 
 
-@pytest.mark.parametrize("kind", ["http_400", "http_401", "http_402", "http_403", "http_400_credits"])
+@pytest.mark.parametrize("kind", ["http_400", "http_400_credits"])
 async def test_after_any_other_refusal_no_other_model_is_asked(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.utilities.callables import parameter_schema
-from prefect.utilities.schema_tools import validate
 
 from apixo import VideoRequest
 from blocks import ApixoApi
@@ -42,6 +41,8 @@ from .requests import KLING, SAFE, asked, gone
     ],
 )
 def test_prefects_form_takes_what_a_request_takes(request_: dict[str, Any]) -> None:
+    from prefect.utilities.schema_tools import validate  # noqa: PLC0415 - it takes long, in each worker
+
     for parameters, made in (({"request": request_}, generate_video), ({"requests": [request_]}, generate_batch)):
         schema = parameter_schema(made).model_dump_for_openapi()
         validate(parameters, schema, raise_on_error=True)

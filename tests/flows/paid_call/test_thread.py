@@ -135,17 +135,17 @@ async def test_claims_never_run_ahead_of_calls(
 ) -> None:
     """Whatever a run waits for, it waits before the claim: a death leaves no claim that was never sent."""
     slow = resources.api.model_copy(update={"requests_per_minute": 120.0})  # two at once, then two a second
-    keys = [unique("k") for _ in range(12)]
+    keys = [unique("k") for _ in range(6)]
     most = 0
     async with PayingResources(slow, archive) as own:
         submitting = [asyncio.create_task(Submission(key, KITE, own).run()) for key in keys]
         while not all(task.done() for task in submitting):
             claimed = len(await resources.ledger.read_all(keys))
             most = max(most, claimed - len(sandbox.record.submits()))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # a claim that ran ahead would stand for half a second
         await asyncio.gather(*submitting)
     assert most <= 3
-    assert len(sandbox.record.charged()) == 12
+    assert len(sandbox.record.charged()) == 6
 
 
 async def test_whatever_fails_to_close_the_payment_thread_ends(
