@@ -34,8 +34,8 @@ from apixo.errors import (
     generation_failed,
 )
 from apixo.replies import Failed, Pending, Processing, Status, Succeeded, TaskStatus, UnknownState
-from apixo.requests import VideoRequest
 from apixo.retries import may_resubmit, parse_retry_after, retry_delay
+from apixo.video_request import VideoRequest
 from apixo.waiting import wait_for_end
 
 __all__ = [

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from apixo.constants import MAX_IMAGE_BYTES, MAX_PROMPT_CHARACTERS
-from apixo.errors import describe
+from apixo.errors import describe_problem
 
 USER_CATALOG: Final = "SORA_MODELS"
 """The environment variable with the path of the user's own catalog. Not a setting of the API block: requests are
@@ -46,7 +46,7 @@ COMMON: Final = frozenset(
 Shape = Literal["landscape", "portrait", "square"]
 ImageFormat = Literal["JPEG", "PNG", "WEBP"]
 IMAGE_FORMATS: Final[tuple[ImageFormat, ...]] = ("JPEG", "PNG", "WEBP")
-Problem = tuple[str, str]
+FieldProblem = tuple[str, str]
 """A field as the provider calls it, and what is allowed there. No value is repeated: it may be a secret."""
 
 _RATIO: Final = re.compile(r"(\d{1,5})[:*x](\d{1,5})")
@@ -138,7 +138,7 @@ class Mode(_Part):
     images: Limits = Field(description="Minimum and maximum number of images; null: no known limit.")
     durations: Seconds = Field(default=(), description="Instead of the model's durations; empty: those.")
 
-    def takes(self, images: int) -> bool:
+    def accepts(self, images: int) -> bool:
         """Whether a request with this many images can have this mode."""
         least, most = self.images
         return images >= least and (most is None or images <= most)
@@ -234,7 +234,7 @@ class VideoModel(_Part):
         if mode is not None:
             return mode
         names = list(self.modes)
-        fitting = [name for name in names if self.modes[name].takes(images)]
+        fitting = [name for name in names if self.modes[name].accepts(images)]
         with_images = [name for name in names if images and self.modes[name].images[1] != 0]
         return (fitting or with_images or names)[0]
 
@@ -256,7 +256,7 @@ class VideoModel(_Part):
         asked = asked or next(iter(self.ratios), None)
         return None if asked is None else self.ratios.get(asked, asked)
 
-    def problems(self, sent: Mapping[str, Any], name: str) -> list[Problem]:
+    def problems(self, sent: Mapping[str, Any], name: str) -> list[FieldProblem]:
         """What is wrong with the `input` of a request as the provider would get it, field by field. Pure."""
         mode = sent.get("mode")
         if not isinstance(mode, str) or mode not in self.modes:
@@ -269,7 +269,7 @@ class VideoModel(_Part):
             *self._option_problems(sent, mode, name),
         ]
 
-    def _image_problems(self, mode: str, count: int, name: str) -> Iterable[Problem]:
+    def _image_problems(self, mode: str, count: int, name: str) -> Iterable[FieldProblem]:
         least, most = self.modes[mode].images
         if count < least:
             number = "one URL" if least == 1 else f"{least} URLs"
@@ -279,12 +279,12 @@ class VideoModel(_Part):
         elif most is not None and count > most:
             yield "image_urls", f"must be at most {most} with {name}, in mode {mode}"
 
-    def _prompt_problems(self, prompt: object, name: str) -> Iterable[Problem]:
+    def _prompt_problems(self, prompt: object, name: str) -> Iterable[FieldProblem]:
         least, most = self.prompt_characters
         if not isinstance(prompt, str) or not least <= len(prompt) <= most:
             yield "prompt", f"must be text of {least:,} to {most:,} characters with {name}"
 
-    def _duration_problems(self, duration: object, mode: str, name: str) -> Iterable[Problem]:
+    def _duration_problems(self, duration: object, mode: str, name: str) -> Iterable[FieldProblem]:
         allowed = self.durations_in(mode)
         if duration is None and not allowed:
             return
@@ -297,7 +297,7 @@ class VideoModel(_Part):
                 near = f"; the nearest is {one_of([one for one in allowed if abs(duration - one) == distance])}"
             yield "duration", f"must be {one_of(allowed)} with {name}{near}"
 
-    def _ratio_problems(self, ratio: object, name: str) -> Iterable[Problem]:
+    def _ratio_problems(self, ratio: object, name: str) -> Iterable[FieldProblem]:
         if ratio is None or ratio in self.ratios.values() or self.ratio_field in self.options:
             return  # what is an option as well is checked as one
         if not self.ratios and not self.other_ratios:
@@ -306,7 +306,7 @@ class VideoModel(_Part):
             others = ", or another such as 4:3," if self.other_ratios else ""
             yield self.ratio_field, f"must be {one_of(self.ratios)}{others} with {name}"
 
-    def _option_problems(self, sent: Mapping[str, Any], mode: str, name: str) -> Iterable[Problem]:
+    def _option_problems(self, sent: Mapping[str, Any], mode: str, name: str) -> Iterable[FieldProblem]:
         for option, known in self.options.items():
             here = not known.modes or mode in known.modes
             if option not in sent:
@@ -319,7 +319,7 @@ class VideoModel(_Part):
             else:
                 yield from self._value_problems(option, sent, mode, name)
 
-    def _value_problems(self, name: str, sent: Mapping[str, Any], mode: str, model: str) -> Iterable[Problem]:
+    def _value_problems(self, name: str, sent: Mapping[str, Any], mode: str, model: str) -> Iterable[FieldProblem]:
         """What the value of an option does not fit, and which other value would."""
         option, images, ratio = self.options[name], len(sent.get("image_urls") or ()), sent.get(self.ratio_field)
 
@@ -380,7 +380,7 @@ def _users(environ: Mapping[str, str]) -> tuple[dict[str, VideoModel], str | Non
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", "")
         if isinstance(error, ValidationError):
-            why = describe(error.errors(include_url=False)[0])
+            why = describe_problem(error.errors(include_url=False)[0])
         return {}, f"{USER_CATALOG} points to an invalid catalog ({why or 'not a file'})"
 
 

@@ -22,7 +22,6 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from apixo import constants
-from apixo.addresses import stored_image
 from apixo.errors import (
     ApixoError,
     NoReplyError,
@@ -30,8 +29,9 @@ from apixo.errors import (
     ServerError,
     UnexpectedReplyError,
     UntrustedCertificateError,
-    chain,
+    causes,
 )
+from apixo.network import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from apixo.redaction import hide_queries, hide_secret, install_log_filter, quiet
 from apixo.replies import (
     Envelope,
@@ -41,9 +41,9 @@ from apixo.replies import (
     parse_status,
     parse_submitted,
 )
-from apixo.requests import VideoRequest
 from apixo.retries import parse_retry_after, retry_delay
-from apixo.routes import NO_WAY, UNTRUSTED, is_untrusted_certificate, proxy_for, trust
+from apixo.urls import stored_image
+from apixo.video_request import VideoRequest
 
 STATUS_CONNECTIONS: Final = 32
 """Concurrent status calls. One takes milliseconds: more of them would only wait in another queue."""
@@ -132,7 +132,7 @@ class StatusClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={str(self._http.base_url)!r})"
 
-    async def turn(self) -> None:
+    async def wait_for_turn(self) -> None:
         """Waits until one more request stays within `requests_per_minute`."""
         if self._limiter is not None:
             await self._limiter.acquire()
@@ -182,7 +182,7 @@ class StatusClient:
         self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
     ) -> Envelope:
         """One free call, within the limits."""
-        await self.turn()
+        await self.wait_for_turn()
         try:
             async with self._gate, asyncio.timeout(2 * self._read_timeout_seconds):
                 request = self._http.build_request("GET", path, params=params)
@@ -207,7 +207,7 @@ class StatusClient:
                 await response.aclose()
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ssl.SSLError) as error:
             # Logs print causes too: one whose text holds a secret is left out.
-            harmless = all(self._hidden(str(seen), secret) == str(seen) for seen in chain(error))
+            harmless = all(self._hidden(str(seen), secret) == str(seen) for seen in causes(error))
             raise self._failure(error, request.url.host, task_id, secret) from (error if harmless else None)
         retry_after_seconds = parse_retry_after(
             response.headers.get("retry-after"),
@@ -295,7 +295,7 @@ class ApixoClient(StatusClient):
         """
         if any(map(stored_image, request.image_urls)):
             raise NotSentError("APIXO cannot fetch an s3:// image: it needs a URL. Nothing was sent.")
-        await self.turn()
+        await self.wait_for_turn()
         if before_sending is not None:
             await before_sending()
         # A server may echo the token alone. A short word, of another receiver's URL, may also be one of the answer.

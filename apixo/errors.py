@@ -361,14 +361,14 @@ def may_be_mistaken(fail_code: str) -> bool:
     return code in _DETECTORS or ("output" in code and "sensitivecontent" in code)
 
 
-def describe(problem: ErrorDetails) -> str:
+def describe_problem(problem: ErrorDetails) -> str:
     """One problem that pydantic found: which field, and what is wrong. Without the value, which may be a secret."""
     where = ".".join(map(str, problem["loc"]))
     said = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {said}" if where else said
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error and its causes."""
     seen: BaseException | None = error
     while seen is not None:

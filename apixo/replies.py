@@ -122,7 +122,7 @@ def parse_envelope(
     # {200, 400} is HTTP 200 with the code in the body, or HTTP 400 with junk. Only the first is a clear rejection.
     believed = REFUSALS.keys() if task_id is None and envelope is not None else REFUSALS.keys() - ENVELOPE_ONLY
     agreed = refusals <= believed and (envelope is None or envelope.code in REFUSALS)
-    definite = agreed and not (submission and _may_be_a_yes(envelope, body))
+    definite = agreed and not (submission and _may_be_accepted(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
     said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
     cls: type[RefusedError | ServerError] = ServerError
@@ -143,7 +143,7 @@ def parse_envelope(
     )
 
 
-def _may_be_a_yes(envelope: Envelope | None, body: bytes) -> bool:
+def _may_be_accepted(envelope: Envelope | None, body: bytes) -> bool:
     """Whether the rejection of a submission may be an acceptance: it names a task, has data, or another code too."""
     fields: list[tuple[str, Any]] = []
     outermost: list[tuple[str, Any]] = []
@@ -172,14 +172,14 @@ _TASK_ID: Final = re.compile(
 """Ids such as `task_12345678` and of 32 hex digits were seen."""
 _NO_TASK: Final = re.compile(r"https?://\S+|(?:request|trace|log|span|correlation)[ _-]?id\W{0,4}[\w-]+", re.IGNORECASE)
 """What a rejection may quote from the request, and what many APIs say about the call itself, for their support."""
-_OF_THE_CALL_NAMES: Final = frozenset({"requestid", "xrequestid", "traceid", "logid", "spanid", "correlationid"})
+_CALL_ID_NAMES: Final = frozenset({"requestid", "xrequestid", "traceid", "logid", "spanid", "correlationid"})
 
 
 def _names_a_task(name: str, value: Any) -> bool:
     """Whether a field of a rejection contains, at any depth, what may be the id of a task."""
     if name == "taskid":
         return True
-    waiting = [value] if name not in _OF_THE_CALL_NAMES else []
+    waiting = [value] if name not in _CALL_ID_NAMES else []
     while waiting:  # lists in lists may be deep
         found = waiting.pop()
         if isinstance(found, list):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from apixo.addresses import normalize_url
+from apixo.urls import normalize_url
 
 DOCUMENTED: Final = "resultJson.resultUrls"
 

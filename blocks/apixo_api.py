@@ -11,8 +11,8 @@ from prefect.blocks.system import Secret
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from apixo import ApixoClient, StatusClient, catalog, constants
-from apixo.addresses import BaseUrl, OptionalBaseUrl
-from apixo.routes import is_loopback
+from apixo.network import is_loopback
+from apixo.urls import BaseUrl, OptionalBaseUrl
 from blocks.prices import Price, price_of
 
 CALLBACK_SECRET_CHARACTERS: Final = 16

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import httpx
 
-from blocks.s3_clients import Connection
+from blocks.s3_clients import StoreConnection
 
 LEDGER_FOLDERS: Final = ("ledger/", "open/", "tasks/", "requests/", "budget/")
 """What must stay as long as its keys are in use: a key whose record has expired is unknown, and is paid again."""
@@ -77,7 +77,7 @@ class BucketSettings:
         return found
 
 
-def read_settings(connection: Connection, bucket: str) -> BucketSettings:
+def read_settings(connection: StoreConnection, bucket: str) -> BucketSettings:
     """Reads the bucket's settings from the store. Blocks."""
     lifecycle, lock, versioning = (
         _signed_get(connection, f"{connection.bucket_url(bucket)}?{name}=")
@@ -91,7 +91,7 @@ def read_settings(connection: Connection, bucket: str) -> BucketSettings:
     )
 
 
-def _stale_release(connection: Connection) -> str:
+def _stale_release(connection: StoreConnection) -> str:
     """See `BucketSettings`. Only a key with the permission `admin:ServerInfo` gets an answer."""
     if not _is_minio(connection):
         return ""  # elsewhere the address would be an object in somebody's bucket
@@ -136,7 +136,7 @@ def parse_retention(lock: str) -> str:
     return f"{mode} for {_text(document, unit)} {unit.lower()}" if mode else ""
 
 
-def _signed_get(connection: Connection, address: str) -> str:
+def _signed_get(connection: StoreConnection, address: str) -> str:
     """The body of a successful answer, else nothing.
 
     minio-py signs it, but has no call that reads it: its own calls accept only what its data classes know.
@@ -147,7 +147,7 @@ def _signed_get(connection: Connection, address: str) -> str:
     return ""
 
 
-def _is_minio(connection: Connection) -> bool:
+def _is_minio(connection: StoreConnection) -> bool:
     with suppress(httpx.HTTPError), connection.http() as http:
         return str(http.head(connection.url).headers.get("server", "")).startswith("MinIO")
     return False

@@ -18,8 +18,8 @@ from minio.helpers import check_bucket_name
 from apixo.redaction import install_log_filter
 from blocks.bucket_settings import BucketSettings, read_settings
 from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
-from blocks.s3_clients import Connection
-from blocks.s3_errors import NO_ETAG, ReplyError, redacted, store_error, wrong_region
+from blocks.s3_clients import StoreConnection
+from blocks.s3_replies import NO_ETAG, ReplyError, redacted, store_error, wrong_region
 from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Attributes, Uploads
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
@@ -75,13 +75,13 @@ class ObjectStore:
         ValueError: no bucket can have this name, or the environment sets a proxy that is not supported.
     """
 
-    def __init__(self, connection: Connection, bucket: str) -> None:
+    def __init__(self, connection: StoreConnection, bucket: str) -> None:
         check_bucket_name(bucket)
         install_log_filter()
         self._connection = connection
         self._pool = connection.pool()
         self._minio = connection.minio(self._pool)
-        self._small = connection.small(bucket)
+        self._obstore = connection.obstore_client(bucket)
         self._uploads = Uploads(connection, bucket, self._minio)
         self._turns = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self.bucket, self.url = bucket, connection.url
@@ -111,7 +111,7 @@ class ObjectStore:
         """The whole object; None if it does not exist. For small objects."""
 
         async def get() -> StoredObject:
-            found = await obstore.get_async(self._small, name)
+            found = await obstore.get_async(self._obstore, name)
             return StoredObject(bytes(await found.bytes_async()), _etag(found.meta["e_tag"]))
 
         return await _none_if_missing(self._request("GET", name, get))
@@ -236,7 +236,7 @@ class ObjectStore:
 
     async def remove(self, name: str) -> None:
         """Removes an object; one that is not there is fine."""
-        await _none_if_missing(self._request("DELETE", name, lambda: obstore.delete_async(self._small, name)))
+        await _none_if_missing(self._request("DELETE", name, lambda: obstore.delete_async(self._obstore, name)))
 
     async def names(self, prefix: str) -> list[str]:
         """The names of all objects below a prefix, sorted. See `listed`."""
@@ -253,7 +253,7 @@ class ObjectStore:
             raise ValueError(f"a prefix ends with a slash: {prefix}")
 
         async def read() -> list[ListedObject]:
-            found = await obstore.list(self._small, prefix).collect_async()
+            found = await obstore.list(self._obstore, prefix).collect_async()
             return [
                 ListedObject(item["path"], item["last_modified"], item["size"], item["e_tag"] or "") for item in found
             ]
@@ -269,7 +269,7 @@ class ObjectStore:
         """The folders directly below one, each with its slash. What is in them is not read."""
 
         async def read() -> list[str]:
-            found = await obstore.list_with_delimiter_async(self._small, prefix)
+            found = await obstore.list_with_delimiter_async(self._obstore, prefix)
             return [f"{name.rstrip('/')}/" for name in found["common_prefixes"]]
 
         return await self._request("LIST", prefix, read)
@@ -360,7 +360,7 @@ class ObjectStore:
 
         async def put() -> str:
             written = await obstore.put_async(
-                self._small, name, data, attributes=labels, mode=mode, use_multipart=False
+                self._obstore, name, data, attributes=labels, mode=mode, use_multipart=False
             )
             return _etag(written["e_tag"])
 

@@ -25,7 +25,7 @@ from blocks.errors import (
     WrongClockError,
 )
 from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
-from blocks.s3_errors import BUSY
+from blocks.s3_replies import BUSY
 
 RACED: Final = "probe/race"
 """Written when the store has passed the race and accepted a large upload. Its age says when both are due again."""

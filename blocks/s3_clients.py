@@ -18,7 +18,7 @@ from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 from obstore.store import S3Store
 
-from apixo.routes import proxy_for, trust
+from apixo.network import proxy_for, trust
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
     from obstore.store import S3Credential
@@ -32,7 +32,7 @@ only a redirect to another host would lead there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class StoreConnection:
     """An S3 store and the keys to it.
 
     Attributes:
@@ -58,7 +58,9 @@ class Connection:
         """The URL to which the names of a bucket's objects are appended."""
         return with_bucket(self.url, bucket, self.virtual_host)
 
-    def small(self, bucket: str, *, timeout_seconds: float | None = None, content_type: str | None = None) -> S3Store:
+    def obstore_client(
+        self, bucket: str, *, timeout_seconds: float | None = None, content_type: str | None = None
+    ) -> S3Store:
         """An obstore client of one bucket. It repeats nothing: a repeated conditional write refuses itself.
 
         Args:

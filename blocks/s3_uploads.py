@@ -16,8 +16,8 @@ from minio import Minio
 from minio.commonconfig import REPLACE, CopySource
 from obstore.store import S3Store
 
-from blocks.s3_clients import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, Connection
-from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse_body
+from blocks.s3_clients import CONNECT_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS, StoreConnection
+from blocks.s3_replies import NO_ETAG, Reply, ReplyError, parse_body
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
     from obstore import PutMode
@@ -43,7 +43,7 @@ Attributes = Mapping[str, str]
 class Uploads:
     """Uploads of files into one bucket. Each call blocks, and raises what the clients raise."""
 
-    connection: Connection
+    connection: StoreConnection
     bucket: str
     minio: Minio
     _stores: dict[tuple[int, str | None], S3Store] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -119,7 +119,7 @@ class Uploads:
         found = self._stores.get((most_bytes, content_type))
         if found is None:
             seconds = REQUEST_TIMEOUT_SECONDS + most_bytes / BYTES_PER_SECOND
-            found = self.connection.small(self.bucket, timeout_seconds=seconds, content_type=content_type)
+            found = self.connection.obstore_client(self.bucket, timeout_seconds=seconds, content_type=content_type)
             self._stores[most_bytes, content_type] = found
         return found
 

@@ -9,9 +9,9 @@ from minio.helpers import check_bucket_name
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from apixo.addresses import OptionalBaseUrl
+from apixo.urls import OptionalBaseUrl
 from blocks.object_store import ObjectStore
-from blocks.s3_clients import Connection, with_bucket
+from blocks.s3_clients import StoreConnection, with_bucket
 
 SHORTEST_SECRET: Final = 16
 """Characters of a gateway secret: a link shows what it signs, so a short secret could be guessed offline."""
@@ -157,9 +157,9 @@ class VideoArchive(Block):
         """
         return ObjectStore(self.connection(), self.bucket)
 
-    def connection(self) -> Connection:
+    def connection(self) -> StoreConnection:
         """The endpoint and the keys, for the clients."""
-        return Connection(
+        return StoreConnection(
             endpoint=self.endpoint,
             access_key=self.access_key,
             secret_key=self.secret_key.get_secret_value(),

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from apixo import VideoRequest
 from apixo.catalog import find
-from apixo.errors import describe
+from apixo.errors import describe_problem
 from blocks import ApixoApi, VideoArchive
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
@@ -189,7 +189,7 @@ def meaning(answer: Answer, asked: VideoRequest) -> _Next:
             return _Next(another)
         return _Next(_changed(asked, **changes, duration=8 if answer.decision == FINAL_8 else 12), is_final=True)
     except ValidationError as error:
-        raise PreviewStateError("; ".join(describe(item) for item in error.errors()) + ".") from error
+        raise PreviewStateError("; ".join(describe_problem(item) for item in error.errors()) + ".") from error
 
 
 def _changed(request: VideoRequest, **changes: Any) -> VideoRequest:

@@ -15,7 +15,7 @@ from prefect.states import Completed
 from pydantic import Field, ValidationError
 
 from apixo import VideoRequest
-from apixo.errors import describe
+from apixo.errors import describe_problem
 from blocks import ApixoApi, VideoArchive
 from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
 from flows.batch.calendars import read_calendar
@@ -151,7 +151,7 @@ def preview_row(row: Row | BadRow) -> Row | BadRow:
     try:
         return lasting(row, shortest_seconds(row.item.model))
     except ValidationError as error:
-        problems = tuple(RowProblem(field="duration", message=describe(item)) for item in error.errors())
+        problems = tuple(RowProblem(field="duration", message=describe_problem(item)) for item in error.errors())
         return BadRow(line=row.line, id=row.item.id, problems=problems)
 
 
@@ -189,7 +189,9 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
         try:
             final = lasting(row, {ALL_8: 8, ALL_12: 12}.get(answer.decision, row.item.duration))
         except ValidationError as error:
-            raise PreviewStateError(f"{name}: {'; '.join(describe(item) for item in error.errors())}.") from error
+            raise PreviewStateError(
+                f"{name}: {'; '.join(describe_problem(item) for item in error.errors())}."
+            ) from error
         if final.item.seconds == lasting(row, shortest_seconds(row.item.model)).item.seconds:
             raise PreviewStateError(f"{name}: the final video would be as short as its preview. Choose a length.")
         made.append(final)

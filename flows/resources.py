@@ -12,7 +12,7 @@ from prefect.blocks.core import Block
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from apixo.errors import describe
+from apixo.errors import describe_problem
 from blocks import ApixoApi, VideoArchive
 from flows.clock import Clock
 from flows.media.guarded_client import guarded_client
@@ -140,7 +140,7 @@ async def load_block(block: type[B], name: str) -> B:
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        problems = "; ".join(describe(problem) for problem in error.__cause__.errors())
+        problems = "; ".join(describe_problem(problem) for problem in error.__cause__.errors())
         raise PipelineError(
             f"The {slug} block named {name!r} is invalid: {problems}. Fix it in the Prefect UI under Blocks."
         ) from error

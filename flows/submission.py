@@ -223,7 +223,7 @@ class Submission:
 
     async def _call(self, over: Entry | None, granted_by: str | None, model: str, note: str | None) -> Outcome:
         resources = self._resources
-        await resources.client.turn()
+        await resources.client.wait_for_turn()
         if over is None and resources.clock.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
         report_progress(self._key, "submit", "sending the request")

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from apixo import SoraError
-from apixo.errors import chain, describe
+from apixo.errors import causes, describe_problem
 from deployments.cli.console import wrong
 from deployments.connection import SetupError
 from deployments.local.processes import ProcessError
@@ -36,7 +36,7 @@ def what_ended(error: BaseException) -> tuple[str, int] | None:
         ends[prefect.TerminationSignal] = ("Ended by SIGTERM.", 143)
     # A serializer in Rust keeps only the name of the error that ended it, in its text.
     text = str(error) if isinstance(error, PydanticSerializationError) else ""
-    for found in chain(error):
+    for found in causes(error):
         for kind, ended in ends.items():
             if isinstance(found, kind) or f": {kind.__name__}" in text:
                 return ended
@@ -55,7 +55,7 @@ def fail(error: BaseException) -> int:
     """Prints an error for the user and returns the exit code."""
     if isinstance(error, ValidationError):
         for problem in error.errors():
-            wrong(describe(problem))
+            wrong(describe_problem(problem))
         return 2
     advice = _said(error)
     if advice is None:

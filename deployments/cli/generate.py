@@ -13,8 +13,8 @@ import typer
 from rich.markup import escape
 
 from apixo import VideoRequest
-from apixo.addresses import normalize_url
 from apixo.constants import DEFAULT_MODEL
+from apixo.urls import normalize_url
 from blocks import ApixoApi, VideoArchive
 from deployments.cli.console import ApiName, ArchiveName, Verbose, err, out, say, warn
 from deployments.cli.display import StepDisplay, print_generations, shown

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apixo.routes import is_loopback
+from apixo.network import is_loopback
 from blocks import VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from apixo.routes import is_loopback
+from apixo.network import is_loopback
 from blocks.object_store import ObjectStore
 from flows.record.generation import ArchivedObject, Generation
 from flows.signals.thumbnail import thumbnail

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from apixo import catalog
 from apixo.constants import DEFAULT_MODEL
-from apixo.errors import describe
+from apixo.errors import describe_problem
 from deployments.sandbox.settings import PROMPT_LIMIT, UNASKED_SECONDS
 
 
@@ -130,4 +130,4 @@ def read_request(model: str, body: bytes) -> AnyRequest:
 def explain(error: ValidationError) -> str:
     """What is wrong with a body, naming each field: the message of a 400."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    return f"Invalid parameters: {'; '.join(map(describe, problems))}"
+    return f"Invalid parameters: {'; '.join(map(describe_problem, problems))}"

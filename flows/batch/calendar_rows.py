@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from apixo import VideoRequest
-from apixo.requests import NOT_OF_THE_MODEL
+from apixo.video_request import UNSUPPORTED
 from flows.batch.cells import line_ends, normalize
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
@@ -250,7 +250,7 @@ def _problem(detail: ErrorDetails) -> RowProblem:
     name = str(detail["loc"][0])
     if name not in FIELDS:
         return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. {allowed_fields()}")
-    message = {"missing": "is missing", NOT_OF_THE_MODEL: detail["msg"]}.get(detail["type"], ALLOWED[name])
+    message = {"missing": "is missing", UNSUPPORTED: detail["msg"]}.get(detail["type"], ALLOWED[name])
     return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
 
 

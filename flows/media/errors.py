@@ -18,7 +18,7 @@ the default of its class: a file that is too big is a ``DownloadError`` no retry
 from urllib.parse import urlsplit
 
 from apixo import SoraError
-from apixo.addresses import normalize_url
+from apixo.urls import normalize_url
 
 _MAX_SHOWN = 200  # characters of a URL in a message: enough to recognize it, short enough for one log line
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})

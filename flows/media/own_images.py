@@ -15,8 +15,8 @@ from typing import Final
 import httpx
 from PIL import Image, ImageOps
 
-from apixo.addresses import stored_image
 from apixo.catalog import ImageFormat, ImageLimits
+from apixo.urls import stored_image
 from blocks import VideoArchive
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectStore

@@ -4,7 +4,7 @@ import re
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from apixo.addresses import normalize_url
+from apixo.urls import normalize_url
 
 _DRIVE_FILE: Final = re.compile(r"(?:/a/[^/]+)?/file/(?:u/\d+/)?d/([\w-]+)")
 _IMGUR_PAGE: Final = re.compile(r"/(?:\w+-)*(\w{5,8})/?")

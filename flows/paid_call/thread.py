@@ -125,7 +125,7 @@ class PaymentThread:
         """The tools, made on first use: a rerun of a paid generation needs none."""
         if self._tools is None:
             store = self._archive.store()
-            # Each call has waited for its turn before its claim: see `StatusClient.turn`.
+            # Each call has waited for its turn before its claim: see `StatusClient.wait_for_turn`.
             self._tools = self._api.client(requests_per_minute=None), store, Ledger(store)
         return self._tools[0], self._tools[2]
 

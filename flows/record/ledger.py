@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from apixo import VideoRequest
-from apixo.requests import STORED
+from apixo.video_request import STORED
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from apixo import UnexpectedReplyError, VideoRequest, catalog
 from apixo.catalog import ImageFormat, VideoModel, one_of, shape_of
-from apixo.requests import STORED
+from apixo.video_request import STORED
 from deployments.sandbox.request_body import InvalidInputError, read_request
 
 from .conftest import Connect

@@ -16,7 +16,7 @@ from blocks import s3_uploads
 from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from blocks.probe import RACED
-from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, Connection
+from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, StoreConnection
 from blocks.s3_uploads import IN_MEMORY_BYTES, ONE_REQUEST_BYTES, Uploads
 from deployments.local.store_server import ObjectStoreServer
 from tests.support.memory import forget_peak, peak_kib
@@ -284,18 +284,18 @@ async def test_small_files_share_a_client_and_its_time_out_and_large_ones_anothe
 ) -> None:
     """To make one takes 5 ms of processor, 20 with TLS, and a batch uploads hundreds."""
     made: list[float | None] = []
-    small, http = Connection.small, Connection.http
+    small, http = StoreConnection.obstore_client, StoreConnection.http
 
-    def counted(connection: Connection, bucket: str, *, timeout_seconds: float | None = None, **more: Any) -> Any:
+    def counted(connection: StoreConnection, bucket: str, *, timeout_seconds: float | None = None, **more: Any) -> Any:
         made.append(timeout_seconds)
         return small(connection, bucket, timeout_seconds=timeout_seconds, **more)
 
-    def counted_http(connection: Connection) -> httpx.Client:
+    def counted_http(connection: StoreConnection) -> httpx.Client:
         made.append(REQUEST_TIMEOUT_SECONDS)
         return http(connection)
 
-    monkeypatch.setattr(Connection, "small", counted)
-    monkeypatch.setattr(Connection, "http", counted_http)
+    monkeypatch.setattr(StoreConnection, "obstore_client", counted)
+    monkeypatch.setattr(StoreConnection, "http", counted_http)
     for number, size_bytes in enumerate([0, 1, 1_000_000, 1_100_000, 20_000_000]):
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(bytes(size_bytes))

@@ -22,7 +22,7 @@ from minio.sseconfig import Rule as EncryptionRule
 from minio.sseconfig import SSEConfig
 from minio.versioningconfig import VersioningConfig
 
-from apixo.routes import trust
+from apixo.network import trust
 from blocks import VideoArchive
 from blocks.errors import StoreUnfitError, WrongAddressError
 from blocks.probe import problems

@@ -129,7 +129,7 @@ class SimulatedClient(ApixoClient):
     def __init__(self, provider: Provider, actor: Actor) -> None:
         self._provider, self._actor = provider, actor
 
-    async def turn(self) -> None:
+    async def wait_for_turn(self) -> None:
         await self._actor.pause_before("turn")
 
     async def submit_once(

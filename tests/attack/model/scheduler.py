@@ -227,7 +227,7 @@ class SimulatedStore(ObjectStore):
 
     def move_to(self, bucket: str) -> None:
         """Uses another bucket from now on."""
-        self.bucket, self._small = bucket, self._connection.small(bucket)
+        self.bucket, self._obstore = bucket, self._connection.obstore_client(bucket)
         self._uploads = Uploads(self._connection, bucket, self._minio)
 
     async def create_file(self, name: str, path: Path, **how: Any) -> bool:

@@ -23,6 +23,7 @@ from deployments.setup import deploy
 from deployments.setup.blocks import Saved
 from flows.generate_batch import generate_batch
 from flows.record.keys import calendar_key
+from tests.support.fork_server import ForkServer
 
 TEXTS = {file: (deploy.ROOT / file).read_text() for file in (deploy.MAIN, deploy.EXAMPLES)}
 MAIN: list[dict[str, Any]] = yaml.safe_load(TEXTS[deploy.MAIN])["deployments"]

@@ -61,7 +61,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     server.load_cert_chain(pem)
     trusted = authority.public_bytes(serialization.Encoding.PEM).decode()
     client = ssl.create_default_context(cadata=trusted)
-    client.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as everywhere; see `apixo.routes.trust`
+    client.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as everywhere; see `apixo.network.trust`
     return Certificates(client, server, trusted)
 
 

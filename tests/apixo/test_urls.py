@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apixo.addresses import normalize_url
+from apixo.urls import normalize_url
 
 FORMS = [
     ("https://h.example/a.mp4?X-Amz-Signature=a%2Bb%2fc&x=1+2'|{}~", "https://h.example/a.mp4?X-Amz-Signature=a%2Bb%2fc&x=1+2'|{}~"),

@@ -16,7 +16,7 @@ from blocks.errors import (
     StoreUnavailableError,
     WrongAddressError,
 )
-from blocks.s3_errors import NO_ETAG, Reply, ReplyError, parse, parse_body, redacted, store_error
+from blocks.s3_replies import NO_ETAG, Reply, ReplyError, parse_body, parse_error, redacted, store_error
 
 SIGNED = "<StringToSign>AWS4-HMAC 51gned</StringToSign><SignatureProvided>51gned</SignatureProvided>"
 
@@ -291,4 +291,4 @@ def test_a_body_is_read_without_what_was_signed(content: str, reply: Reply) -> N
 
 def test_the_status_is_the_replys_own_and_not_one_that_its_body_claims() -> None:
     lying: Any = answered(GenericError, "503 Service Unavailable", " - Server returned non-2xx status code: 412: x")
-    assert parse(lying) == Reply(503)
+    assert parse_error(lying) == Reply(503)

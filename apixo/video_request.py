@@ -19,21 +19,21 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from apixo import catalog
-from apixo.addresses import ImageUrl
 from apixo.catalog import ImageLimits, Shape, VideoModel
 from apixo.constants import DEFAULT_MODEL, MAX_PROMPT_CHARACTERS
+from apixo.urls import ImageUrl
 
 STORED: Final = {"stored": True}
 """The validation context for requests that were checked when they were made. A catalog changes, and what was paid for
 must stay readable."""
 
-NOT_OF_THE_MODEL: Final = "not_of_the_model"
+UNSUPPORTED: Final = "unsupported"
 """The type of the errors whose message says what a model supports. None of them repeats a value."""
 
 MAX_SECONDS: Final = 3_600
 """The longest video of an unknown model. A typing error beyond it must not be paid for."""
 
-Problem = tuple[tuple[str, ...], str]
+FieldProblem = tuple[tuple[str, ...], str]
 """The field of a request, and what its model supports there."""
 
 _OPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
@@ -150,7 +150,7 @@ class VideoRequest(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _is_what_the_model_takes(self, info: ValidationInfo) -> Self:
+    def _supported_by_the_model(self, info: ValidationInfo) -> Self:
         if self.model == DEFAULT_MODEL:
             # Fixed here, not by the catalog: records, digests and keys of earlier versions have them filled in. Those
             # of other models stay as they were given, since they must not change when a catalog does.
@@ -165,14 +165,14 @@ class VideoRequest(BaseModel):
                 raise ValidationError.from_exception_data(
                     type(self).__name__,
                     [
-                        InitErrorDetails(type=PydanticCustomError(NOT_OF_THE_MODEL, text), loc=where, input="")
+                        InitErrorDetails(type=PydanticCustomError(UNSUPPORTED, text), loc=where, input="")
                         for where, text in problems
                     ],
                     hide_input=True,
                 )
         return self
 
-    def _problems(self) -> list[Problem]:
+    def _problems(self) -> list[FieldProblem]:
         """What the model, or one of the fallback models, does not support: where, and what is allowed."""
         unusable = catalog.problem()
         if unusable is not None:
@@ -184,17 +184,17 @@ class VideoRequest(BaseModel):
             fields = "is a separate field" if len(common) == 1 else "are separate fields"
             return [(("options",), f"contains {', '.join(sorted(common))}, which {fields} of the request")]
         if not self.prompt.strip():
-            return [(("prompt",), "is blank; describe the video in a sentence"), *_not_taken(self)]
-        found = _not_taken(self) or self._of_the_options()
+            return [(("prompt",), "is blank; describe the video in a sentence"), *_unsupported(self)]
+        found = _unsupported(self) or self._unknown_options()
         if found:
             return found
         return [
             (("fallback_models",), f"cannot be used for this request, with {name}: {'.'.join(where)} {text}")
             for name in self.fallback_models
-            for where, text in _not_taken(self.on(name))
+            for where, text in _unsupported(self.on(name))
         ]
 
-    def _of_the_options(self) -> list[Problem]:
+    def _unknown_options(self) -> list[FieldProblem]:
         """Options that neither the model nor a fallback model has: a typing error would be paid for."""
         chain = [catalog.find(name) for name in (self.model, *self.fallback_models)]
         if any(known is None or known.other_options for known in chain):
@@ -299,20 +299,20 @@ class VideoRequest(BaseModel):
         return body
 
 
-def _not_taken(request: VideoRequest) -> list[Problem]:
+def _unsupported(request: VideoRequest) -> list[FieldProblem]:
     """What the request's own model does not support, according to the catalog."""
     known = request.cataloged
     if known is None:
         wrong = request.duration is not None and not 1 <= request.duration <= MAX_SECONDS
         return [(("duration",), f"must be 1 to {MAX_SECONDS:,} with {request.model}")] if wrong else []
-    found: list[Problem] = []
+    found: list[FieldProblem] = []
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
     # An option such as sora-2-pro's `size` may contradict the aspect ratio that is given as well.
     given, asked = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
-    lies = catalog.shape_of(given) if isinstance(given, str) else None
-    if asked and lies and lies != asked:
-        text = f"is {lies}, but aspect_ratio is {asked} with {request.model}: leave one of them out"
+    option_shape = catalog.shape_of(given) if isinstance(given, str) else None
+    if asked and option_shape and option_shape != asked:
+        text = f"is {option_shape}, but aspect_ratio is {asked} with {request.model}: leave one of them out"
         found.append((("options", known.ratio_field), text))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):

@@ -17,7 +17,7 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 
 import certifi
 
-from apixo.errors import chain
+from apixo.errors import causes
 
 UNTRUSTED: Final = (
     "its certificate is not trusted here. If a private CA signed it, set SSL_CERT_FILE to that CA's certificate for "
@@ -91,7 +91,7 @@ def is_untrusted_certificate(error: BaseException) -> bool:
     """Whether a connection failed because the server's certificate is not trusted here."""
     return any(
         isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(seen)
-        for seen in chain(error)
+        for seen in causes(error)
     )
 
 

@@ -15,8 +15,8 @@ import urllib3
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from obstore.exceptions import BaseError
 
+from apixo.network import NO_WAY, UNTRUSTED
 from apixo.redaction import excerpt, hide_queries
-from apixo.routes import NO_WAY, UNTRUSTED
 from blocks.errors import (
     PreconditionFailedError,
     StoreError,
@@ -38,7 +38,7 @@ BUSY: Final = frozenset(
     }
 )
 """S3 error codes of a store that works but is busy."""
-AGAIN: Final = BUSY | {
+RETRYABLE_CODES: Final = BUSY | {
     "BadDigest",
     "IncompleteBody",
     "InternalError",
@@ -47,9 +47,9 @@ AGAIN: Final = BUSY | {
     "XAmzContentSHA256Mismatch",
 }
 """Codes that ask for a retry, whatever the status."""
-AGAIN_STATUSES: Final = frozenset({408, 409, 425, 429})
+RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})
 """Stores have their own names for a conflict: `ConcurrentModification`, `ConcurrentObjectUpdate`."""
-STAYS: Final = frozenset(
+PERMANENT_CODES: Final = frozenset(
     {
         "BucketAlreadyExists",
         "BucketAlreadyOwnedByYou",
@@ -126,7 +126,7 @@ def parse_body(status: int, body: str) -> Reply:
     )
 
 
-def parse(error: Exception) -> Reply | None:
+def parse_error(error: Exception) -> Reply | None:
     """What an exception of a client says about the answer; None: it does not come from a request to the store."""
     if isinstance(error, ReplyError):
         return error.reply
@@ -148,7 +148,7 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         method: of the request: `GET`, `PUT`, `DELETE` or `LIST`.
         name: the object, or prefix, that the request was about; empty: the bucket.
     """
-    reply = parse(error)
+    reply = parse_error(error)
     if reply is None:
         return None
     status = reply.status
@@ -164,12 +164,12 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     # Without a code, 404 is not the store's: an ingress answers like this while the store behind it restarts. Mistaken
     # for a missing object, it would hide a record.
     nameless = not code and status == 404
-    later = status < 300 or status >= 500 or status in AGAIN_STATUSES or code in AGAIN or nameless
+    later = status < 300 or status >= 500 or status in RETRYABLE_STATUSES or code in RETRYABLE_CODES or nameless
     about, arrived = name or "the bucket", ""
     if method in ("PUT", "DELETE") and reply.sent:
         arrived = " It may have been written anyway."
     cls: type[StoreError] = StoreUnavailableError
-    if not later or code in STAYS:
+    if not later or code in PERMANENT_CODES:
         cls, advice = StoreRefusedError, _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
         said = f"The object store refused {about}: {reply}. {advice}"
     elif code in BUSY:
@@ -208,7 +208,7 @@ def _wrong_style(reply: Reply) -> WrongAddressError:
 
 def redacted(error: Exception) -> Exception:
     """The exception for the traceback: obstore's texts contain whole replies, which may echo signatures."""
-    reply = parse(error)
+    reply = parse_error(error)
     return type(error)(str(reply)) if reply and isinstance(error, (BaseError, FileNotFoundError)) else error
 
 

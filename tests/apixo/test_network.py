@@ -6,7 +6,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from apixo.routes import is_loopback, proxy_for, trust
+from apixo.network import is_loopback, proxy_for, trust
 
 PROXY = "http://proxy.corp:3128"
 API = "https://api.apixo.ai/v1"
