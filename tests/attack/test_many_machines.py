@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -72,12 +73,9 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
                 worker.stop()
         took = time.monotonic() - began
         posts, charged = len(sandbox.record.submits()), len(sandbox.record.charged())
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         records = await Ledger(store).read_all([f"many-{number:03}" for number in range(videos)])
         markers = await store.names("open/")
-    finally:
-        await store.aclose()
     states = [entry.generation.state.value if entry else "unknown" for entry in records]
     unclear = states.count("unconfirmed")
     print(

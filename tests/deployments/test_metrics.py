@@ -1,5 +1,6 @@
 """Numbers for Prometheus say what the bucket holds."""
 
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import httpx
@@ -29,11 +30,8 @@ async def test_numbers_are_those_of_the_bucket(stored: StoredBlocks, sandbox: Sa
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await stored.generate(KITE.model_copy(update={"prompt": "Dunes"}), key=f"{key}-2")
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         found = parsed(await Numbers(store).text())
-    finally:
-        await store.aclose()
     assert found["sora_open", labels(state="unconfirmed")] == 1
     assert found["sora_open", labels(state="submitted")] == 0
     assert 0 < found["sora_open_oldest_seconds", labels()] < 60

@@ -1,6 +1,7 @@
 """What a batch may cost: dry runs, limits, ceilings, the balance, and an account that is refused."""
 
 import re
+from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 
@@ -108,16 +109,13 @@ async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_w
     assert len(sandbox.record.submits()) == 3
     assert summary.blocked is not None
     assert re.match(r"max_spend_per_month is 7.* Run it again after \d{4}-\d\d-01 00:00 UTC", summary.blocked)
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         (entry,) = [
             entry
             for entry in await Ledger(store).read_all([row.key for row in summary.rows if row.task_id][:1])
             if entry
         ]
         month = await Ledger(store).spend.read(f"{entry.generation.attempt.claimed_at:%Y-%m}")
-    finally:
-        await store.aclose()
     assert (entry.generation.attempt.batch, entry.generation.attempt.price) == (key, 4 * PRICE)
     assert month is not None
     assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the others had reserved is given back
