@@ -49,6 +49,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import hypothesis
 import pytest
 from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -204,6 +205,13 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
             assert server.process.stop() != 128 + signal.SIGKILL  # which comes when it has not ended after a while
     groups = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True).stdout.split()
     assert str(server.process.pid) not in groups
+
+
+@pytest.fixture
+async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """A client of the session's server."""
+    async with get_client() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,19 +109,13 @@ async def run_batch(stored: StoredBlocks, key: str, rows: list[dict[str, Any]], 
 
 
 async def open_keys(stored: StoredBlocks) -> list[str]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return await Ledger(store).open_keys()
-    finally:
-        await store.aclose()
 
 
 async def states(stored: StoredBlocks, keys: list[str]) -> set[State]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return {found.state for found in (await Ledger(store).read_all(keys)).values()}
-    finally:
-        await store.aclose()
 
 
 async def test_no_image_url_of_an_internal_host_is_requested_or_paid_for(
@@ -209,11 +204,8 @@ async def stays_open_and_is_archived_later(
 
 
 async def names(stored: StoredBlocks, prefix: str) -> list[str]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return await store.names(prefix)
-    finally:
-        await store.aclose()
 
 
 async def test_a_good_result_among_bad_ones_is_archived(

@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -242,9 +243,6 @@ async def test_a_parent_that_is_killed_and_started_anew_under_the_same_run_pays_
     code = await asyncio.wait_for(again.wait(), TIME_LIMIT_SECONDS)
     print(f"\nstarted again after {moment}: exit code {code}")
     assert len(slow_sandbox.record.submits()) == 1
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         left = await Ledger(store).newest(9)
-    finally:
-        await store.aclose()
     assert [item.state for item in left] == [State.UNCONFIRMED if moment == "paid" else State.ARCHIVED]

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -88,8 +89,7 @@ async def archive_with(archive: VideoArchive, store: ObjectStore, videos: int) -
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("videos", [1_200, VIDEOS])
 async def test_the_newest_videos_of_a_large_archive_are_found_quickly(videos: int, archive: VideoArchive) -> None:
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         newest_first = await archive_with(archive, store, videos)
         ledger = Ledger(store)
         times: list[float] = []
@@ -104,8 +104,6 @@ async def test_the_newest_videos_of_a_large_archive_are_found_quickly(videos: in
         page = time.monotonic() - began
         first_page = sorted(index.items, reverse=True)[:48]
         await index.aclose()
-    finally:
-        await store.aclose()
     print(f"\n{videos} videos: the newest 50 in {sorted(times)[2]:.3f} s, the gallery's first page in {page:.3f} s")
     last_written = set(newest_first[: 50 + 2 * WRITERS])  # within a day, the times in the store count
     assert len(found) == 50

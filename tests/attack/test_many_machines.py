@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
@@ -72,13 +73,10 @@ async def test_a_machine_that_dies_costs_no_video_and_no_second_payment(
                 worker.stop()
         took = time.monotonic() - began
         posts, charged = len(sandbox.record.submits()), len(sandbox.record.charged())
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         keys = [f"many-{number:03}" for number in range(videos)]
         records = await Ledger(store).read_all(keys)
         markers = await store.names("open/")
-    finally:
-        await store.aclose()
     states = [records[key].state.value if key in records else "unknown" for key in keys]
     unclear = states.count("unconfirmed")
     print(

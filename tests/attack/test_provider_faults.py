@@ -1,6 +1,7 @@
 """Every fault of the provider, through the whole flow: how the run ends, what is sent, and what a rerun does."""
 
 import re
+from contextlib import aclosing
 from typing import Any, Final
 
 import pytest
@@ -111,11 +112,8 @@ def check_record_has_charges(found: Generation, sandbox: SandboxServer) -> None:
 
 
 async def is_open(key: str, stored: StoredBlocks) -> bool:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return await Ledger(store).is_published(key) is not None
-    finally:
-        await store.aclose()
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
@@ -72,13 +72,10 @@ async def test_an_older_worker_and_a_newer_one_share_a_batch_and_pay_once(
         collected = await newer.end(await newer.start("collect"))
         assert len(sandbox.record.submits()) == len(sandbox.record.charged()) == ROWS
     monkeypatch.setattr(ledger, "SCHEMA", SCHEMA + 1)
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         keys = [f"{key}-{number}" for number in range(ROWS)]
         records = list((await ledger.Ledger(store).read_all(keys)).values())
         left_open = await store.names("open/")
-    finally:
-        await store.aclose()
     assert newer_code == 0, newer_said
     assert collected[0] == 0, collected[1]
     assert left_open == []
@@ -106,12 +103,6 @@ def older_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 StartRun = Callable[..., Awaitable[FlowRun]]
-
-
-@pytest.fixture
-async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
-    async with get_client() as client:
-        yield client
 
 
 @pytest.fixture
@@ -197,11 +188,8 @@ async def test_a_video_that_either_release_started_is_finished_by_the_newer_one_
 
 
 async def _records(stored: StoredBlocks, key: str) -> list[dict[str, Any]]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         document = await store.get(f"ledger/{key}.json")
-    finally:
-        await store.aclose()
     return [json.loads(document.data)] if document else []
 
 

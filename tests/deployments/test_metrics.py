@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import httpx
@@ -32,11 +33,8 @@ async def test_metrics_are_those_of_the_bucket(stored: StoredBlocks, sandbox: Sa
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     with pytest.raises(UnconfirmedError):
         await stored.generate(KITE.model_copy(update={"prompt": "Dunes"}), key=f"{key}-2")
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         found = parsed(await Metrics(store).text())
-    finally:
-        await store.aclose()
     assert found["sora_open", labels(state="unconfirmed")] == 1
     assert found["sora_open", labels(state="submitted")] == 0
     assert 0 < found["sora_open_oldest_seconds", labels()] < 60

@@ -14,7 +14,7 @@ import anyio
 import httpx
 import pytest
 from prefect.client.base import PrefectHttpxAsyncClient
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
 from deployments.local.prefect_server import PrefectServer
@@ -87,13 +87,6 @@ def worker(start_worker: Callable[[], ManagedProcess]) -> Iterator[ManagedProces
     process = start_worker()
     yield process
     process.stop()
-
-
-@pytest.fixture
-async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
-    """A client of the session's server."""
-    async with get_client() as client:
-        yield client
 
 
 Runs = Callable[..., Awaitable[FlowRun]]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,11 +82,8 @@ class Running:
         )
 
     async def recorded(self, *keys: str) -> list[Generation | None]:
-        store = self.archive.store()
-        try:
+        async with aclosing(self.archive.store()) as store:
             found = await Ledger(store).read_all(keys)
-        finally:
-            await store.aclose()
         return [found.get(key) for key in keys]
 
     async def archived(self, *keys: str, seconds: float = SECONDS) -> list[Generation]:

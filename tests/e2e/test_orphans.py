@@ -6,7 +6,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -82,11 +82,8 @@ async def saved_blocks(mode: str, sandbox: SandboxServer, minio: ObjectStoreServ
 
 async def recorded(stored: StoredBlocks, keys: list[str]) -> list[Generation | None]:
     """The record of each."""
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         found = await Ledger(store).read_all(keys)
-    finally:
-        await store.aclose()
     return [found.get(key) for key in keys]
 
 

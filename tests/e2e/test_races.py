@@ -1,6 +1,7 @@
 """Many processes, one key."""
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,7 @@ async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
     assert made.state == "archived"
     assert made.objects
     assert len(sandbox.record.submits()) == 1
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         assert [Path(name).name for name in await store.names("videos/")] == [
             "generation.json",
             "poster.jpg",
@@ -48,5 +48,3 @@ async def test_processes_that_race_one_key_pay_once_and_get_equal_results(
             assert digest.sha256 == item.sha256
             assert item.kind != "video" or item.sha256 in said[0][0]
         assert await store.names("open/") == []
-    finally:
-        await store.aclose()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -81,20 +82,14 @@ async def run(stored: StoredBlocks, key: str, **parameters: Any) -> BatchSummary
 
 
 async def records(stored: StoredBlocks, key: str, count: int) -> list[Generation]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         found = await Ledger(store).read_all([f"{key}-{number:02}" for number in range(count)])
-    finally:
-        await store.aclose()
     return list(found.values())
 
 
 async def left_over(stored: StoredBlocks) -> list[str]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return [*await store.names(FOLDER), *await store.names("open/")]
-    finally:
-        await store.aclose()
 
 
 async def children(prefect: PrefectClient, parent: UUID) -> list[FlowRun]:

@@ -6,7 +6,6 @@ Its names exist nowhere else: whatever does not go through the forward proxy doe
 import asyncio
 import datetime as dt
 import gzip
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,12 +13,9 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from tests.blocks.wire import body_length, http, listening
 from tests.flows.media.wire import tunnel
+from tests.support.authority import make_authority, server_context
 
 API: Final = "api.corp.example"
 RESULTS: Final = "cdn.corp.example"  # as long as the API's name, which its replies hold
@@ -38,7 +34,6 @@ class Company:
 
     upstreams: dict[str, str]
     authority: Path
-    certificate: Path
     compresses: bool = False
     max_bytes: int = 1_000_000_000
     ahead_seconds: float = 0
@@ -118,11 +113,8 @@ class Company:
 @asynccontextmanager
 async def company_network(folder: Path, upstreams: dict[str, str]) -> AsyncIterator[Company]:
     """A network in which these names lead to these endpoints."""
-    company = Company(upstreams, folder / "authority.pem", folder / "server.pem")
-    _issue(company, sorted(upstreams))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(company.certificate)
-    async with listening(company.reverse, context) as inside, listening(company.forward) as proxy:
+    company = Company(upstreams, make_authority(folder, *upstreams) / "ca.pem")
+    async with listening(company.reverse, server_context(folder)) as inside, listening(company.forward) as proxy:
         company.inside = int(inside.rpartition(":")[2])
         company.proxy = f"http://{proxy}"
         yield company
@@ -136,40 +128,6 @@ async def _joined(reader: asyncio.StreamReader) -> bytes:
         found += (await reader.readexactly(length + 2))[:length]
         if not length:
             return found
-
-
-def _issue(company: Company, names: list[str]) -> None:
-    """An authority, and a certificate of its own for all names."""
-    now = dt.datetime.now(dt.UTC)
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-
-    def named(name: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-
-    def certificate(
-        name: str, public_key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType
-    ) -> x509.Certificate:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(named(name))
-            .issuer_name(named("Company CA"))
-            .public_key(public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=name == "Company CA", path_length=None), critical=True)
-            .add_extension(extension, critical=False)
-            .sign(authority_key, hashes.SHA256())
-        )
-
-    usage = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
-    authority = certificate("Company CA", authority_key.public_key(), usage)
-    leaf = certificate("servers", key.public_key(), x509.SubjectAlternativeName([x509.DNSName(name) for name in names]))
-    company.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    company.certificate.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + leaf.public_bytes(serialization.Encoding.PEM)
-    )
 
 
 __all__ = ["API", "RESULTS", "STORE", "Company", "company_network"]

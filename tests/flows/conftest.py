@@ -1,6 +1,7 @@
 """Stored blocks, as a deployed flow would load them."""
 
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +36,8 @@ class StoredBlocks:
 
     async def recorded(self, key: str) -> Generation | None:
         """What the ledger says."""
-        store = self.archive.store()
-        try:
+        async with aclosing(self.archive.store()) as store:
             entry = await Ledger(store).read(key)
-        finally:
-            await store.aclose()
         return entry.generation if entry else None
 
 

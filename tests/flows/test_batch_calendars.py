@@ -1,6 +1,7 @@
 """The calendar of a batch: where it is read from, which rows are refused, and what makes a row the same one."""
 
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,8 @@ async def test_a_calendar_is_read_from_disk_or_bucket(
         calendar = str(tmp_path / "may.csv")
     else:
         calendar = f"s3://{stored.archive.bucket}/calendars/may.csv"
-        store = stored.archive.store()
-        await store.put("calendars/may.csv", text.encode())
-        await store.aclose()
+        async with aclosing(stored.archive.store()) as store:
+            await store.put("calendars/may.csv", text.encode())
     summary = await run(stored, key, calendar=calendar)
     assert {row.key: row.line for row in summary.rows} == {f"{key}-opening": 2, f"{key}-later": 3}
     bodies = [json.loads(item.body)["input"] for item in sandbox.record.submits()]

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 
@@ -139,13 +140,10 @@ async def test_at_a_ceiling_the_rest_of_a_batch_is_not_submitted_and_says_from_w
     assert len(sandbox.record.submits()) == 3
     assert summary.blocked is not None
     assert re.match(r"max_spend_per_month is 7.* Run it again after \d{4}-\d\d-01 00:00 UTC", summary.blocked)
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         paid = [row.key for row in summary.rows if row.task_id][:1]
         (found,) = (await Ledger(store).read_all(paid)).values()
         month = await Ledger(store).spend.read(f"{found.attempt.claimed_at:%Y-%m}")
-    finally:
-        await store.aclose()
     assert (found.attempt.batch, found.attempt.price) == (key, 4 * PRICE)
     assert month is not None
     assert (month.spent_in(), month.reservations) == (12 * PRICE, {})  # what the others had reserved is given back

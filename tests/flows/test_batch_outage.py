@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -176,9 +177,8 @@ async def test_a_row_that_failed_for_credits_in_an_earlier_run_stops_no_later_on
     empty = Failed(
         task_id="task_of_an_earlier_run", state="failed", fail_code="INSUFFICIENT_CREDITS", fail_message="empty"
     )
-    store = stored.archive.store()
-    await store.put(f"ledger/{key}-000.json", failed(taken, empty, now=now).model_dump_json().encode())
-    await store.aclose()
+    async with aclosing(stored.archive.store()) as store:
+        await store.put(f"ledger/{key}-000.json", failed(taken, empty, now=now).model_dump_json().encode())
     summary = await run(stored, key, 5, 50)
     assert states(summary) == {"failed": 1, "archived": 4}
     assert summary.blocked is None

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import uuid
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,13 @@ STEPS = ["validate_image", "submit", "wait", "fetch", "archive"]
 
 
 async def objects(stored: StoredBlocks, prefix: str) -> list[str]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return await store.names(prefix)
-    finally:
-        await store.aclose()
 
 
 async def read(stored: StoredBlocks, name: str) -> bytes:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         found = await store.get(name)
-    finally:
-        await store.aclose()
     assert found is not None
     return found.data
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,14 @@ def picture(path: Path, color: str = "teal") -> Path:
 
 async def uploaded(stored: StoredBlocks, path: Path) -> str:
     image = read_own_image(path, shown=path.name, max_bytes=10_000_000, fit=False)
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         await upload(image, store)
-    finally:
-        await store.aclose()
     return f"s3://{stored.archive.bucket}/{image.object_name}"
 
 
 async def everything(stored: StoredBlocks) -> dict[str, bytes]:
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         return {name: (await store.read(name, max_bytes=10_000_000)) or b"" for name in await store.names("")}
-    finally:
-        await store.aclose()
 
 
 def images_sent(sandbox: SandboxServer) -> list[list[str]]:
@@ -122,11 +117,8 @@ async def test_a_calendar_in_the_store_names_pictures_beside_it_and_none_of_this
     lines = [{"id": f"v{n}", "prompt": "Dunes", "image_urls": [path]} for n, path in enumerate(
         ["a.jpg", "../shared/a.jpg", str(picture(tmp_path / "here.png")), "../../a.jpg"]
     )]  # fmt: skip
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         await store.put("plans/march/plan.jsonl", "\n".join(map(json.dumps, lines)).encode())
-    finally:
-        await store.aclose()
     rows = await rows_of(stored, f"s3://{stored.archive.bucket}/plans/march/plan.jsonl")
     found = [row.item.image_urls if isinstance(row, Row) else row.problems[0].message for row in rows]
     bucket = f"s3://{stored.archive.bucket}"

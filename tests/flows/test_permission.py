@@ -1,16 +1,14 @@
 """Whose rerun may pay for a failed generation once more, by the history that a real Prefect server keeps."""
 
 import os
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
-from deployments.local.prefect_server import PrefectServer
 from flows.permission import rerun_by_person, sent_back_by
 from flows.record.generation import Attempt, Owner
 from tests.support import unique
@@ -72,13 +70,6 @@ def test_the_history_tells_who_sent_a_run_back(history: str, person: bool) -> No
 async def test_outside_of_a_flow_run_nobody_is_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
     assert not await rerun_by_person([ATTEMPT])
-
-
-@pytest.fixture
-async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
-    """A client of the session's server."""
-    async with get_client() as client:
-        yield client
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -148,11 +148,8 @@ def check_ledger(company: RunningStore, archive: VideoArchive, spool: Path, name
 
 def doctor_problems(archive: VideoArchive) -> list[Exception]:
     async def ask() -> list[Exception]:
-        store = archive.store()
-        try:
+        async with aclosing(archive.store()) as store:
             return list(await problems(store))
-        finally:
-            await store.aclose()
 
     return asyncio.run(ask())
 

@@ -1,6 +1,8 @@
-"""A company's own certificate authority, as openssl makes one."""
+"""A company's own certificate authority."""
 
 import contextlib
+import datetime as dt
+import ipaddress
 import socket
 import ssl
 import subprocess
@@ -9,26 +11,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+CERTIFIES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 def make_authority(folder: Path, *hosts: str) -> Path:
     """Makes `ca.pem`, also in `certificates/`, and `store.pem` with `store.key`, for hosts and the names below them."""
-    names = ",".join(f"DNS:{host},DNS:*.{host}" for host in hosts)
-    (folder / "extensions").write_text(
-        f"subjectAltName={names},IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n"
+    own, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    names: list[x509.GeneralName] = [x509.DNSName(name) for host in hosts for name in (host, f"*.{host}")]
+    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    authority = (
+        _certificate("Company CA", own.public_key(), is_authority=True)
+        .add_extension(CERTIFIES, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+        .sign(own, hashes.SHA256())
     )
-    key = ["-newkey", "rsa:2048", "-nodes"]
-    for command in (
-        ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Company CA", "-addext",
-         "keyUsage=critical,keyCertSign"],
-        ["req", *key, "-keyout", "store.key", "-out", "store.csr", "-subj", "/CN=store"],
-        ["x509", "-req", "-in", "store.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out",
-         "store.pem", "-extfile", "extensions"],
-    ):  # fmt: skip
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    leaf = (
+        _certificate("store", key.public_key(), is_authority=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own.public_key()), critical=False)
+        .sign(own, hashes.SHA256())
+    )
     (folder / "certificates").mkdir()
-    (folder / "certificates" / "ca.pem").write_bytes((folder / "ca.pem").read_bytes())
+    for path in (folder / "ca.pem", folder / "certificates" / "ca.pem"):
+        path.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    (folder / "store.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    (folder / "store.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
     subprocess.run(["openssl", "rehash", "certificates"], cwd=folder, check=True, capture_output=True)
     return folder
+
+
+def _certificate(name: str, key: ec.EllipticCurvePublicKey, *, is_authority: bool) -> x509.CertificateBuilder:
+    def named(name: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(named(name))
+        .issuer_name(named("Company CA"))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=30))
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+    )
 
 
 def server_context(authority: Path) -> ssl.SSLContext:

@@ -1,7 +1,7 @@
 """A gallery over a bucket of its own on the real MinIO."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,9 +16,8 @@ from tests.deployments.gallery.shown import NOW, Gallery, NoPrefect, OpenGallery
 
 @pytest.fixture
 async def store(archive: VideoArchive) -> AsyncIterator[ObjectStore]:
-    opened = archive.store()
-    yield opened
-    await opened.aclose()
+    async with aclosing(archive.store()) as opened:
+        yield opened
 
 
 @pytest.fixture

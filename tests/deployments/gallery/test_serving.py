@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,8 @@ async def listening(process: Process) -> int:
 
 
 async def test_it_serves_until_it_is_stopped_and_logs_no_secret(sora: Sora, stored: StoredBlocks) -> None:
-    store = stored.archive.store()
-    await put(store, made("kite"))
-    await store.aclose()
+    async with aclosing(stored.archive.store()) as store:
+        await put(store, made("kite"))
     process = sora.start("serve", "--port", "0", "--redirect", "--archive", stored.name)
     port = await listening(process)
     token = stored.archive.gateway_token("kite")

@@ -2,12 +2,11 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from prefect.blocks.system import Secret
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import ObjectNotFound
@@ -36,13 +35,6 @@ COMPLETE = {
 def name() -> str:
     """A name for both blocks that no other test uses."""
     return unique("blocks")
-
-
-@pytest.fixture
-async def prefect(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
-    """A client of the session's server."""
-    async with get_client() as client:
-        yield client
 
 
 def outcomes(saved: list[Saved]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,14 +79,11 @@ async def test_a_local_file_of_somebody_else_says_so(tmp_path: Path, archive: Vi
 
 async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArchive) -> None:
     plans = archive.model_copy(update={"bucket": unique("plans")})
-    store = plans.store()
-    try:
+    async with aclosing(plans.store()) as store:
         await store.create_bucket()
         await store.put("2026/märz & april?#.csv", b"prompt\nA kite")
         await store.put("empty.csv", b"")
         await store.put("large.jsonl", b" " * (MAX_CALENDAR_BYTES + 1))
-    finally:
-        await store.aclose()
     for scheme in ("s3", "S3"):
         where = f"{scheme}://{plans.bucket}/2026/märz & april?#.csv"
         assert await read_calendar(where, archive) == [Row(line=2, item=KITE)]

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,7 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: byte
 
 async def test_a_picture_is_uploaded_once_and_opened_by_its_address(archive: VideoArchive, tmp_path: Path) -> None:
     image = read(saved(tmp_path, "a.png"))
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         await upload(image, store)
         first = await store.get(image.object_name)
         await upload(image, store)
@@ -142,8 +142,6 @@ async def test_a_picture_is_uploaded_once_and_opened_by_its_address(archive: Vid
         assert image_address(f"{url} 2", public, store, valid_seconds=1) == (
             f"https://videos.example.com/{archive.bucket}/{image.object_name}%202"
         )
-    finally:
-        await store.aclose()
     assert first is not None
     assert first == again
     assert f"X-Amz-Expires={LONGEST_SIGNATURE_SECONDS}" in address

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,8 @@ async def test_another_model_is_generated_polled_and_archived_under_its_name(
     assert video is not None
     assert video.duration_seconds == pytest.approx(5, abs=0.1)
     assert made.warnings == ()
-    store = stored.archive.store()
-    try:
+    async with aclosing(stored.archive.store()) as store:
         found = await store.get(video.name.replace("video.mp4", "generation.json"))
-    finally:
-        await store.aclose()
     assert found is not None
     sidecar = json.loads(found.data)
     assert (sidecar["model"], sidecar["request"]["model"]) == ("kling-2-6", "kling-2-6")

@@ -4,7 +4,7 @@ import asyncio
 import multiprocessing
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -38,11 +38,8 @@ NO = Problem(kind="RateLimitError", message="no")
 
 @asynccontextmanager
 async def opened(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    store = archive.store()
-    try:
+    async with aclosing(archive.store()) as store:
         yield Ledger(store)
-    finally:
-        await store.aclose()
 
 
 @pytest.fixture

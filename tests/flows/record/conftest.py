@@ -1,6 +1,7 @@
 """A ledger in a bucket of its own."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
@@ -21,6 +22,5 @@ async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def store(archive: VideoArchive, ledger: Ledger) -> AsyncIterator[ObjectStore]:
     """The bucket itself."""
-    made = archive.store()
-    yield made
-    await made.aclose()
+    async with aclosing(archive.store()) as made:
+        yield made

@@ -1,6 +1,7 @@
 """Names for runs without a key: readable, the same in every rerun, and never shared."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
@@ -51,9 +52,8 @@ def test_a_name_that_a_person_typed_counts(typed: str) -> None:
 
 @pytest.fixture
 async def keys(archive: VideoArchive):  # type: ignore[no-untyped-def]
-    store = archive.store()
-    yield Ledger(store).run_keys
-    await store.aclose()
+    async with aclosing(archive.store()) as store:
+        yield Ledger(store).run_keys
 
 
 async def test_each_run_finds_its_own_key_again_and_no_two_share_one(keys: RunKeys) -> None:
@@ -70,17 +70,15 @@ async def test_two_processes_of_one_run_have_one_key(keys: RunKeys) -> None:
 
 
 async def test_a_key_that_somebody_gave_is_not_taken(keys: RunKeys, archive: VideoArchive) -> None:
-    store = archive.store()
-    await store.put("ledger/kite.json", b"{}")
-    await store.put("ledger/spring-01.json", b"{}")
-    await store.aclose()
+    async with aclosing(archive.store()) as store:
+        await store.put("ledger/kite.json", b"{}")
+        await store.put("ledger/spring-01.json", b"{}")
     assert (await keys.key("one", "kite")).startswith("kite-")
     assert await keys.key("two", "spring") == "spring"
     assert (await keys.key("three", "spring", batch=True)).startswith("spring-")
 
 
 async def test_a_run_of_an_earlier_version_keeps_its_id(keys: RunKeys, archive: VideoArchive) -> None:
-    store = archive.store()
-    await store.put("ledger/4b1d-01.json", b"{}")
-    await store.aclose()
+    async with aclosing(archive.store()) as store:
+        await store.put("ledger/4b1d-01.json", b"{}")
     assert await keys.key("4b1d", "kite", batch=True) == "4b1d"
