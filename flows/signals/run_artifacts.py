@@ -83,11 +83,11 @@ def on_its_way_markdown(generation: Generation, options: str) -> str:
 async def publish_question(
     preview: Generation,
     archive: VideoArchive,
+    problem: str,
     *,
     poster: bytes | None,
     hours: float,
-    problem: str,
-    prices: Mapping[int, Decimal | None],
+    prices: Mapping[str, Decimal | None],
     currency: str | None,
 ) -> None:
     """Creates the artifact with the preview and the possible decisions."""
@@ -111,12 +111,12 @@ def question_markdown(
     picture: bytes | None,
     until: datetime,
     problem: str,
-    prices: Mapping[int, Decimal | None],
+    prices: Mapping[str, Decimal | None],
     currency: str | None,
 ) -> str:
     """The text of the question. Pure."""
     video = preview.video
-    costs = known_costs({f"for {seconds} s": price for seconds, price in prices.items()}, currency)
+    costs = known_costs(prices, currency)
     cost = (
         f"The final video costs {costs}, at the API block's prices."
         if costs
@@ -131,8 +131,8 @@ def question_markdown(
         "",
         (
             "**What to do.** Look at the preview, then press **Resume** at the top of the run (in the V2 UI in its "
-            "menu ⋮). The form lets you choose a final video of 8 or 12 s, another preview with a changed prompt or "
-            "model, or to stop."
+            "menu ⋮). The form lets you choose a final video of 8 or 12 s or as long as requested, if the model makes "
+            "such a one, another preview with a changed prompt or model, or to stop."
         ),
         "",
         f"**Cost.** The preview is paid. {cost}",
