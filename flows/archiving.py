@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from pydantic import BaseModel, ValidationError
 
+from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
@@ -127,7 +128,7 @@ async def _store_video(
     created = await store.create_file(name, video.path, content_type=content_type, attributes=attributes)
     digest = await _read_back(name, store)
     if not created and digest.sha256 != video.sha256:
-        taken_over = await _taken_over(name, digest, found, video, store)
+        taken_over = await _taken_over(name, digest, found.request.on(paid.model), video, store)
         if taken_over is not None:
             return _video_object(name, taken_over, store), taken_over
     if digest.sha256 != video.sha256:  # the store has damaged it: only that version is overwritten
@@ -145,7 +146,7 @@ async def _store_video(
 
 
 async def _taken_over(
-    name: str, digest: ObjectDigest, found: Generation, video: FetchedVideo, store: ObjectStore
+    name: str, digest: ObjectDigest, asked: VideoRequest, video: FetchedVideo, store: ObjectStore
 ) -> FetchedVideo | None:
     """What another run has stored for the same task, if it is a whole video: hosts may encode a result again.
 
@@ -158,7 +159,7 @@ async def _taken_over(
         facts = await decode(inspect_video, path, poster_of(path))
     except DamagedVideoError:
         return None
-    warnings = compare(facts, duration_seconds=found.asked.seconds, aspect_ratio=found.asked.shape)
+    warnings = compare(facts, duration_seconds=asked.seconds, aspect_ratio=asked.shape)
     warnings.append("another run stored this result first; the host then served different bytes")
     return replace(
         video,

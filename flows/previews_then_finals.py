@@ -215,6 +215,7 @@ async def _made(
     if refused:
         summary = batch.untouched()
     else:
+        await batch.check_balance()
         summary = await batch.run(
             resources, max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
         )

@@ -1,5 +1,7 @@
 """Manual decisions about a generation whose payment is unclear, or that failed."""
 
+from functools import partial
+
 from apixo import ApixoError, BadRequestError, Failed
 from flows.clock import Clock
 from flows.record import transitions
@@ -39,32 +41,25 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         ResolutionError: the task is unknown, has failed, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
+    refusal = partial(ResolutionError, key=key, task_id=task_id)
     entry = await _answered(key, resources.ledger, resources.clock)
     if seen.task_id is None and entry.generation.task_id not in (None, task_id):
-        raise ResolutionError(
-            f"{key} was answered meanwhile: APIXO accepted it as task {entry.generation.task_id}. Nothing was changed.",
-            key=key,
-            task_id=task_id,
+        raise refusal(
+            f"{key} was answered meanwhile: APIXO accepted it as task {entry.generation.task_id}. Nothing was changed."
         )
     try:
         status = await resources.client.status(task_id, model=entry.generation.attempts[number - 1].model)
     except BadRequestError as error:
-        raise ResolutionError(
-            f"APIXO does not know task {task_id}: {error.message} Nothing was changed.", key=key, task_id=task_id
-        ) from error
+        raise refusal(f"APIXO does not know task {task_id}: {error.message} Nothing was changed.") from error
     except ApixoError as error:
-        raise ResolutionError(
-            f"APIXO could not be polled for task {task_id}: {error.message} Nothing was changed; try again later.",
-            key=key,
-            task_id=task_id,
+        raise refusal(
+            f"APIXO could not be polled for task {task_id}: {error.message} Nothing was changed; try again later."
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
     if isinstance(status, Failed) and entry.generation.state is State.FAILED and entry.generation.task_id == task_id:
-        raise ResolutionError(
+        raise refusal(
             f"APIXO reports task {task_id} as failed: there is nothing to continue. Nothing was changed, and nothing "
-            "paid.",
-            key=key,
-            task_id=task_id,
+            "paid."
         )
 
     def how(current: Generation) -> Generation:
@@ -77,15 +72,13 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             task_id, key, number, named_by="person", naming=entry.generation.next_naming
         )
         if owner.key != key:
-            raise ResolutionError(
-                f"Task {task_id} belongs to {owner.key}. Nothing was changed.", key=key, task_id=task_id
-            )
+            raise refusal(f"Task {task_id} belongs to {owner.key}. Nothing was changed.")
         return (await resources.ledger.change(key, how, known=entry)).generation
     except TransitionError as error:
         current = await resources.ledger.read(key)
         if current is not None and task_id not in current.generation.task_ids:
             await resources.ledger.tasks.release(task_id, key, named=current.generation.tasks_named)
-        raise ResolutionError(f"{error}. Nothing was changed.", key=key, task_id=task_id) from error
+        raise refusal(f"{error}. Nothing was changed.") from error
 
 
 async def allow_resubmission(seen: Generation, resources: Resources) -> Generation:
