@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib.metadata import version
+from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +24,8 @@ from flows.media.videos import compare, decode, inspect_video, poster_jpeg
 from flows.record import object_names
 from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask
+
+RECORDED_FACTS: Final = ("codec", "duration_seconds", "width", "height", "has_audio", "has_c2pa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +192,8 @@ def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> Archive
         content_type=_media_type(video),
         size_bytes=video.size_bytes,
         sha256=video.sha256,
-        codec=facts.codec if facts else None,
-        duration_seconds=facts.duration_seconds if facts else None,
-        width=facts.width if facts else None,
-        height=facts.height if facts else None,
-        has_audio=facts.has_audio if facts else None,
-        has_c2pa=facts.has_c2pa if facts else None,
         damaged=facts is None,
+        **({name: getattr(facts, name) for name in RECORDED_FACTS} if facts else {}),
     )
 
 

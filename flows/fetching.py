@@ -93,15 +93,8 @@ async def fetch_videos(
     odd: list[MediaError] = []
     for number, url in enumerate(urls, start=1):
         try:
-            video = await _fetch_one(
-                found.key,
-                asked,
-                url,
-                folder / video_name(number),
-                web,
-                last_try=last_try,
-                keeps_damaged=keeps_damaged,
-            )
+            path = folder / video_name(number)
+            video = await _fetch_one(found.key, asked, url, path, web, last_try=last_try, keeps_damaged=keeps_damaged)
         except MediaError as error:
             odd.append(error)
         else:

@@ -64,6 +64,7 @@ class AnswerError(PipelineError):
 
 
 Form = TypeVar("Form", bound=RunInput)
+Asked = TypeVar("Asked", bound=VideoRequest)
 Meant = TypeVar("Meant")
 
 
@@ -150,7 +151,7 @@ def preview_of(request: VideoRequest) -> VideoRequest:
     Raises:
         AnswerError: the model does not support it, or no final video that would not be as short.
     """
-    preview = _lasting(request, shortest_seconds(request))
+    preview = lasting(request, shortest_seconds(request))
     if not final_seconds(request, AS_LONG):
         raise AnswerError(
             f"A preview is useless here: {request.model} makes neither 8 nor 12 s in this mode, and the request names "
@@ -180,13 +181,11 @@ def final_seconds(request: VideoRequest, as_long: str) -> dict[str, int | None]:
     Args:
         as_long: what the request's own length is called.
     """
-    found = {}
+    found, shortest = {}, shortest_seconds(request)
     for length, seconds in (("for 8 s", 8), ("for 12 s", 12), (as_long, request.duration)):
         with suppress(AnswerError):
-            final = _lasting(request, seconds).seconds
-            if final != shortest_seconds(request):
-                found[length] = final
-    return found
+            found[length] = lasting(request, seconds).seconds
+    return {length: seconds for length, seconds in found.items() if seconds != shortest}
 
 
 def final_prices(request: VideoRequest, as_long: str, api: ApixoApi) -> dict[str, Decimal | None]:
@@ -216,13 +215,18 @@ def meaning(answer: Answer, asked: VideoRequest, duration: int | None) -> _Next:
         if another == asked:
             raise AnswerError("Another preview would be the same: change the prompt or the model.")
         return _Next(another)
-    final = _lasting(changed, {FINAL_8: 8, FINAL_12: 12}.get(answer.decision, duration))
+    final = lasting(changed, {FINAL_8: 8, FINAL_12: 12}.get(answer.decision, duration))
     if final.seconds == shortest_seconds(final):
         raise AnswerError("The final video would be as short as its preview: choose another length.")
     return _Next(final, is_final=True)
 
 
-def _lasting(request: VideoRequest, seconds: int | None) -> VideoRequest:
+def lasting(request: Asked, seconds: int | None) -> Asked:
+    """The same video in another length. Pure.
+
+    Raises:
+        AnswerError: the model does not support such a video.
+    """
     try:
         return type(request).model_validate(request.model_dump() | {"duration": seconds})
     except ValidationError as error:
@@ -247,14 +251,14 @@ async def answered(
     question: str,
     hours: float,
     show: Callable[[str], Awaitable[None]],
-    meaning: Callable[[Form], Meant],
+    means: Callable[[Form], Meant],
 ) -> Meant:
     """Asks until an answer can be carried out. Returns what it means.
 
     Args:
         question: what the names of the questions begin with.
         show: shows the question; called with why the last answer could not be used, if there was one.
-        meaning: what an answer means. If it raises an `AnswerError`, the question is asked again.
+        means: what an answer means. If it raises an `AnswerError`, the question is asked again.
 
     Raises:
         AnswerError: nobody answered in time.
@@ -264,7 +268,7 @@ async def answered(
         await show(problem)
         answer = await ask(form, f"{question}-{number}", hours)
         try:
-            return meaning(answer)
+            return means(answer)
         except AnswerError as error:
             problem, number = str(error), number + 1
             run_logger().warning("The answer cannot be used: %s Asking again.", problem)

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from prefect.input import RunInput
 from prefect.states import Completed
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from apixo import VideoRequest
 from apixo.requests import STORED
 from blocks import ApixoApi
-from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
+from flows.batch.calendar_rows import BadRow, Row, RowProblem
 from flows.batch.calendars import read_calendar
 from flows.batch.limited_flow import limited_flow
 from flows.batch.sheet import publish_sheet
@@ -38,12 +38,13 @@ from flows.preview_then_final import (
     final_key,
     final_prices,
     final_seconds,
+    lasting,
     preview_key,
     shortest_seconds,
 )
 from flows.record.forms import Empty, OptionalKey, OptionalText
 from flows.record.wording import counted
-from flows.resources import PayingResources, Resources, describe
+from flows.resources import PayingResources, Resources
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import known_costs, time
 from flows.signals.run_log import prepare_run_log
@@ -150,24 +151,23 @@ async def previews_then_finals(
 
 
 def preview_row(row: Row | BadRow) -> Row | BadRow:
-    """The row in its model's shortest length, under the row's current name. Pure."""
+    """The row in its shortest length, under the row's current name. Pure."""
     if isinstance(row, BadRow):
         return row
     try:
-        return lasting(row, shortest_seconds(row.item))
-    except ValidationError as error:
-        problems = tuple(RowProblem(field="duration", message=describe(item)) for item in error.errors())
-        return BadRow(line=row.line, id=row.item.id, problems=problems)
+        return row_lasting(row, shortest_seconds(row.item))
+    except AnswerError as error:
+        return BadRow(line=row.line, id=row.item.id, problems=(RowProblem(field="", message=str(error)),))
 
 
-def lasting(row: Row, seconds: int | None) -> Row:
+def row_lasting(row: Row, seconds: int | None) -> Row:
     """The same video in another length, under the same name. Pure.
 
     Raises:
-        ValidationError: the model does not support such a video.
+        AnswerError: the model does not support such a video.
     """
-    changed = row.item.model_dump() | {"id": row.item.name(), "duration": seconds}
-    return Row(line=row.line, item=BatchItem.model_validate(changed))
+    named = row.item.model_copy(update={"id": row.item.name()})
+    return Row(line=row.line, item=lasting(named, seconds))
 
 
 def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str], key: str) -> list[Row] | None:
@@ -192,9 +192,9 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
         if named and name not in named:
             continue
         try:
-            final = lasting(row, {ALL_8: 8, ALL_12: 12}.get(answer.decision, row.item.duration))
-        except ValidationError as error:
-            raise AnswerError(f"{name}: {'; '.join(describe(item) for item in error.errors())}.") from error
+            final = row_lasting(row, {ALL_8: 8, ALL_12: 12}.get(answer.decision, row.item.duration))
+        except AnswerError as error:
+            raise AnswerError(f"{name}: {error}") from error
         if final.item.seconds == shortest_seconds(row.item):
             raise AnswerError(f"{name}: the final video would be as short as its preview. Choose a length.")
         made.append(final)

@@ -61,10 +61,7 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             f"APIXO reports task {task_id} as failed: there is nothing to continue. Nothing was changed, and nothing "
             "paid."
         )
-
-    def how(current: Generation) -> Generation:
-        return transitions.resolved(current, attempt_number=number, task_id=task_id, now=resources.clock.now())
-
+    how = partial(transitions.resolved, attempt_number=number, task_id=task_id, now=resources.clock.now())
     try:
         if how(entry.generation) == entry.generation:
             return entry.generation
@@ -95,19 +92,12 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
     answered = (await _answered(seen.key, resources.ledger, resources.clock)).generation
     if seen.state is State.CLAIMED and answered.state is State.UNCONFIRMED:
         raise unconfirmed_error(answered, resources.options)
+    note, now = "a person allowed another submission", resources.clock.now()
+    allowed = partial(transitions.resubmit_allowed, attempt_number=seen.attempt.number, note=note, now=now)
     try:
-        entry = await resources.ledger.change(
-            seen.key,
-            lambda current: transitions.resubmit_allowed(
-                current,
-                attempt_number=seen.attempt.number,
-                note="a person allowed another submission",
-                now=resources.clock.now(),
-            ),
-        )
+        return (await resources.ledger.change(seen.key, allowed)).generation
     except TransitionError as error:
         raise ResolutionError(str(error), key=seen.key) from error
-    return entry.generation
 
 
 async def _entry(key: str, ledger: Ledger) -> Entry:

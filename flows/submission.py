@@ -7,6 +7,7 @@ nobody else sends anything.
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from apixo import VideoRequest, retry_delay
@@ -211,7 +212,7 @@ class Submission:
         if over is None and resources.clock.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
         report_progress(self._key, "submit", "sending the request")
-        asked = self._request.on(model)
+        asked, number = self._request.on(model), len(over.generation.attempts) + 1 if over else 1
         price = resources.api.price(model, asked.seconds)
         async with resources.spending.reserved(self._key, model, price) as reserved:
             call = PaidCall(
@@ -231,9 +232,7 @@ class Submission:
                 claim_before=reserved.valid_until,
                 over=over,
                 owner=resources.owner(),
-                callback_url=resources.api.callback_url_for(
-                    self._key, len(over.generation.attempts) + 1 if over else 1
-                ),
+                callback_url=resources.api.callback_url_for(self._key, number),
                 lease_seconds=resources.api.lease_seconds,
                 options=resources.options,
                 log=self._log,
@@ -295,11 +294,8 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
             "or after the request was sent"
         ),
     )
-    given_up = await ledger.change(
-        claimed.key,
-        lambda now: transitions.unconfirmed(now, attempt_number=number, problem=problem, now=clock.now()),
-        known=entry,
-    )
+    unanswered = partial(transitions.unconfirmed, attempt_number=number, problem=problem, now=clock.now())
+    given_up = await ledger.change(claimed.key, unanswered, known=entry)
     if given_up.generation.state is State.UNCONFIRMED:
         emit("unconfirmed", given_up.generation)
     return given_up
@@ -316,18 +312,9 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     if noted is None:
         return entry
     task_id, owner = noted
-    found = await ledger.change(
-        owner.key,
-        lambda now: transitions.submitted(
-            now,
-            attempt_number=owner.attempt_number,
-            task_id=task_id,
-            now=clock.now(),
-            named_by=owner.named_by,
-            note="its process died after it had recorded the task",
-        ),
-        known=entry,
-    )
+    note = "its process died after it had recorded the task"
+    named = partial(transitions.submitted, task_id=task_id, named_by=owner.named_by, note=note, now=clock.now())
+    found = await ledger.change(owner.key, partial(named, attempt_number=owner.attempt_number), known=entry)
     run_logger().warning("%s was accepted as task %s: its process died before the record said so.", owner.key, task_id)
     emit("submitted", found.generation, task_id=task_id)
     return found
