@@ -10,9 +10,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib.metadata import version
+from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
+from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
 from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
@@ -22,6 +24,8 @@ from flows.media.videos import compare, decode, inspect_video, poster_jpeg
 from flows.record import object_names
 from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask
+
+RECORDED_FACTS: Final = ("codec", "duration_seconds", "width", "height", "has_audio", "has_c2pa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ async def _store_video(
     created = await store.create_file(name, video.path, content_type=content_type, attributes=attributes)
     digest = await _read_back(name, store)
     if not created and digest.sha256 != video.sha256:
-        taken_over = await _taken_over(name, digest, found, video, store)
+        taken_over = await _taken_over(name, digest, found.request.on(paid.model), video, store)
         if taken_over is not None:
             return _video_object(name, taken_over, store), taken_over
     if digest.sha256 != video.sha256:  # the store has damaged it: only that version is overwritten
@@ -145,7 +149,7 @@ async def _store_video(
 
 
 async def _taken_over(
-    name: str, digest: ObjectDigest, found: Generation, video: FetchedVideo, store: ObjectStore
+    name: str, digest: ObjectDigest, asked: VideoRequest, video: FetchedVideo, store: ObjectStore
 ) -> FetchedVideo | None:
     """What another run has stored for the same task, if it is a whole video: hosts may encode a result again.
 
@@ -158,7 +162,7 @@ async def _taken_over(
         facts = await decode(inspect_video, path, poster_of(path))
     except DamagedVideoError:
         return None
-    warnings = compare(facts, found.asked)
+    warnings = compare(facts, asked)
     warnings.append("another run stored this result first; the host then served different bytes")
     return replace(
         video,
@@ -188,13 +192,8 @@ def _video_object(name: str, video: FetchedVideo, store: ObjectStore) -> Archive
         content_type=_media_type(video),
         size_bytes=video.size_bytes,
         sha256=video.sha256,
-        codec=facts.codec if facts else None,
-        duration_seconds=facts.duration_seconds if facts else None,
-        width=facts.width if facts else None,
-        height=facts.height if facts else None,
-        has_audio=facts.has_audio if facts else None,
-        has_c2pa=facts.has_c2pa if facts else None,
         damaged=facts is None,
+        **({name: getattr(facts, name) for name in RECORDED_FACTS} if facts else {}),
     )
 
 

@@ -40,7 +40,7 @@ from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
-from flows.steps.retrying import retried
+from flows.steps.calling import retried
 from flows.submission import Terms
 from flows.wording import counted
 
@@ -137,7 +137,6 @@ class Batch:
         """Generates every due row, at most so many at once. A row that fails does not stop the others."""
         report_total(len(self.due))
         paying.spending.expect(self._needed())
-        await self.check_balance()
         gate, starting = asyncio.Semaphore(max_in_flight), asyncio.Semaphore(STARTING_AT_ONCE)
         ramp = AsyncLimiter(1, 1 / submissions_per_second)
         run_logger().info(

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from apixo import BadRequestError, Status, StatusClient
+from apixo import BadRequestError, Status
 from apixo.redaction import excerpt, hide_secret
 from apixo.replies import Failed, Succeeded, usable_task_id
 from blocks.errors import StoreError
@@ -41,14 +41,14 @@ NOTE: Final = "its callback named the task"
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MOST_UNPACKED_BYTES: Final = 1_048_576
-"""The largest size of a body as received."""
+"""How much of a gzipped body is unpacked."""
 TOKEN: Final = re.compile(r"\b[0-9a-fA-F]{64}\b")
 """The form of the token in a callback's URL, for any key."""
 MOST_SHOWN_BYTES: Final = 20_000
 """How much of a body is searched for secrets before it is shortened further and logged."""
 
 
-class Outcome(StrEnum):
+class CallbackOutcome(StrEnum):
     """What came of a call."""
 
     FINISHED = "finished"
@@ -135,7 +135,7 @@ def _named_task_ids(content: Any) -> Iterator[Any]:
 
 async def answer_call(
     key: str, attempt_number: int, claimed_task_id: str | None, resources: Resources, *, notify: Notify
-) -> Outcome:
+) -> CallbackOutcome:
     """Handles a call about an attempt. The provider is polled once about a task, and only if that can help.
 
     Args:
@@ -153,14 +153,14 @@ async def answer_call(
             "APIXO called back for attempt %d of %s, which this ledger does not have. Nothing was changed. Does the "
             "receiver use the video-archive block that it was submitted with?", attempt_number, key,
         )  # fmt: skip
-        return Outcome.UNKNOWN
+        return CallbackOutcome.UNKNOWN
     found, status = entry.generation, None
     known = found.attempts[attempt_number - 1].task_id
     if known is None:
-        status = await _believed(found, attempt_number, claimed_task_id, resources.client, resources.ledger)
+        status = await _believed(found, attempt_number, claimed_task_id, resources)
         if claimed_task_id is None or status is None:
             run_logger().warning("%s", _unidentified(found, attempt_number, resources.options))
-            return Outcome.UNIDENTIFIED
+            return CallbackOutcome.UNIDENTIFIED
         found = await _reconcile(found, attempt_number, claimed_task_id, resources)
         known = found.attempts[attempt_number - 1].task_id
         if known != claimed_task_id:  # the paid call has recorded another one meanwhile
@@ -169,21 +169,19 @@ async def answer_call(
         run_logger().warning(
             "A callback for %s names task %s. Its task is %s; that one counts.", key, claimed_task_id, known
         )
-        if await _believed(found, attempt_number, claimed_task_id, resources.client, resources.ledger) is not None:
+        if await _believed(found, attempt_number, claimed_task_id, resources) is not None:
             found = await _note_beside(found, attempt_number, claimed_task_id, resources)
     if found.state is not State.SUBMITTED or found.task_id != known:
-        return Outcome.ALREADY_HANDLED
+        return CallbackOutcome.ALREADY_HANDLED
     task_id = found.task_id or ""
     status = status or await resources.client.status_once(task_id, model=found.attempt.model)
     if not isinstance(status, Succeeded | Failed):
-        return Outcome.PENDING
+        return CallbackOutcome.PENDING
     notify(key, task_id, sealed(status, resources.api))
-    return Outcome.FINISHED
+    return CallbackOutcome.FINISHED
 
 
-async def _believed(
-    found: Generation, number: int, claimed_task_id: str | None, client: StatusClient, ledger: Ledger
-) -> Status | None:
+async def _believed(found: Generation, number: int, claimed_task_id: str | None, resources: Resources) -> Status | None:
     """What the provider says about the task that a call named; None if it is not a task of this generation."""
     if claimed_task_id is None:
         return None
@@ -193,16 +191,13 @@ async def _believed(
         )
         return None
     try:
-        status = await client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
+        status = await resources.client.status_once(claimed_task_id, model=found.attempts[number - 1].model)
     except BadRequestError as error:
         run_logger().warning(
             "A callback for %s names task %s, and APIXO does not know it: %s", found.key, claimed_task_id, error.message
         )
         return None
-    entry = await ledger.read(found.key)
-    if entry is not None and entry.generation.attempts[number - 1].task_id == claimed_task_id:
-        return status  # a call soon after the submission: its own answer came meanwhile
-    owner = await ledger.tasks.owner(claimed_task_id)
+    owner = await resources.ledger.tasks.owner(claimed_task_id)
     if owner is not None and owner.key != found.key:
         run_logger().warning(
             "A callback for %s names task %s, which belongs to %s.", found.key, claimed_task_id, owner.key

@@ -12,14 +12,12 @@ from pydantic import BaseModel, Field
 
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
 from apixo.redaction import excerpt
-from flows import steps
 from flows.clock import Clock
 from flows.media.errors import MediaError
-from flows.media.spool import spool_folder
 from flows.record import superseded_tasks, transitions
-from flows.record.advice import unconfirmed_error
+from flows.record.advice import failed_error, unconfirmed_error
 from flows.record.errors import PipelineError, SupersededError, VideoFailedError
-from flows.record.generation import Generation, PaidTask, State
+from flows.record.generation import Generation, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry, Ledger
 from flows.resources import Resources
@@ -28,8 +26,7 @@ from flows.signals.events import emit, publish_end
 from flows.signals.progress import run_logger
 from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import remove_waiting_runs, tag_run
-from flows.steps.arguments import whole
-from flows.steps.retrying import retried
+from flows.steps import retrieve
 from flows.submission import reconcile, wait_for_answer
 from flows.task_end import GIVEN_UP_AFTER, give_up_result, poll_open_task, record_end
 from flows.wording import counted
@@ -155,14 +152,13 @@ async def collect(keys: Sequence[str] | None, resources: Resources, *, detached_
                 if refused:  # nothing more is polled with this key; warnings about expiring results are still published
                     raise refused[0]
                 seen = await _process(key, resources, detached_only=detached_only)
-            except AuthenticationError as error:
-                refused.append(error)
-                seen = await _not_processed(key, error, resources)
-            except SoraError as error:
-                run_logger().error("%s could not be processed: %s", key, error)
-                seen = await _not_processed(key, error, resources)
             except Exception as error:  # noqa: BLE001 - a bug in one must not keep the others from being collected
-                run_logger().exception("%s failed with an unexpected error.", key)
+                if isinstance(error, AuthenticationError):
+                    refused.append(error)
+                elif isinstance(error, SoraError):
+                    run_logger().error("%s could not be processed: %s", key, error)
+                else:
+                    run_logger().exception("%s failed with an unexpected error.", key)
                 seen = await _not_processed(key, error, resources)
             if seen.expiring:
                 await _warn(key, resources.ledger, resources.clock)
@@ -207,10 +203,9 @@ async def _collect_result(entry: Entry, resources: Resources) -> Collected:
     except (NotSentError, AuthenticationError):  # it is about this machine or this key
         raise
     except (MediaError, ApixoError) as error:
-        ended = await give_up_result(paid, entry, error, resources)
-        if ended is None:
+        if await give_up_result(paid, entry, error, resources) is None:
             raise
-        return Collected(key=paid.key, what="failed", task_id=paid.task_id, note=str(ended))
+    return _collected((await resources.ledger.existing(paid.key)).generation, resources)
 
 
 def _is_waited_for(found: Generation, resources: Resources) -> bool:
@@ -263,28 +258,9 @@ async def _ask(entry: Entry, resources: Resources) -> Collected:
         return _collected(entry.generation, resources)
     try:
         ended, succeeded = await record_end(paid, entry, status, resources)
-    except VideoFailedError as error:
-        return Collected(key=paid.key, what="failed", task_id=paid.task_id, note=str(error))
+    except VideoFailedError:
+        return _collected((await resources.ledger.existing(paid.key)).generation, resources)
     return _collected(await retrieve(paid, ended, succeeded, resources), resources)
-
-
-async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:
-    """The last two steps of a generation, as `flows.generate_video.generate` has them.
-
-    Args:
-        known: the latest known record: submitted, succeeded or archived.
-        status: the provider's last answer, with the URLs; None: it is polled, if something is left to fetch.
-
-    Raises:
-        SupersededError: the generation has another task now. This one's video is archived alongside, if it was paid
-            for.
-    """
-    pause_seconds = resources.api.retry_delay_seconds
-    with spool_folder(resources.spool, paid.key, paid.task_id) as folder:
-        fetch, archive = retried(steps.fetch, pause_seconds), retried(steps.archive, pause_seconds)
-        videos = await fetch(whole(paid), known, whole(status), folder, resources)
-        archived: Generation = await archive(whole(paid), known, whole(videos), resources)
-        return archived
 
 
 async def _not_processed(key: str, error: Exception, resources: Resources) -> Collected:
@@ -304,6 +280,8 @@ def _collected(found: Generation, resources: Resources) -> Collected:
     collected = Collected(key=found.key, what=what, task_id=found.task_id)
     if what == "unconfirmed":
         collected.note = str(unconfirmed_error(found, resources.options))
+    elif what == "failed":
+        collected.note = str(failed_error(found, resources.options))
     age = _age(found, resources.clock) if found.succeeded_at is None else resources.clock.now() - found.succeeded_at
     if found.unarchived_superseded:
         others = ", ".join(task.task_id for task in found.unarchived_superseded)

@@ -40,17 +40,13 @@ async def explained(key: str, resources: Resources | None = None) -> AsyncIterat
 
 
 async def _advice(key: str, error: Exception, resources: Resources | None) -> tuple[Advice, Generation | None]:
-    if resources is None:
+    if resources is None or isinstance(error, KeyConflictError | DuplicateRequestError):
         return NOTHING_SENT, None
     try:
         entry = await resources.ledger.read(key)
     except SoraError:
         return UNREADABLE, None
-    if entry is None:
-        return NOTHING_SENT, None
-    if isinstance(error, KeyConflictError | DuplicateRequestError):
-        return NOTHING_SENT, None
-    return advice(entry.generation, resources.options), entry.generation
+    return (advice(entry.generation, resources.options), entry.generation) if entry else (NOTHING_SENT, None)
 
 
 async def explain_refused_parameters(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:

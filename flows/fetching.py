@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-from apixo import StatusClient, Succeeded, UnexpectedReplyError
+from apixo import StatusClient, Succeeded, UnexpectedReplyError, VideoRequest
 from flows.media.downloads import download, part_of
 from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, decode, inspect_video
@@ -50,7 +50,7 @@ class FetchedVideo:
         return f"{self.path.name}: {self.size_bytes} bytes, {what}, sha256 {self.sha256}"
 
 
-async def ask_for_addresses(task_id: str, client: StatusClient, *, model: str) -> Succeeded:
+async def poll_result(task_id: str, client: StatusClient, *, model: str) -> Succeeded:
     """What the provider now says about a task that has succeeded.
 
     Raises:
@@ -71,6 +71,7 @@ async def fetch_videos(
     folder: Path,
     web: httpx.AsyncClient,
     *,
+    asked: VideoRequest,
     fresh: bool,
     last_try: bool,
     now: datetime,
@@ -78,6 +79,7 @@ async def fetch_videos(
     """Every result that is a video. One that is unavailable next to one that is available becomes a warning in the end.
 
     Args:
+        asked: what the task was asked for; it need not be the one that counts now.
         fresh: whether these URLs were just polled.
         last_try: whether there is no automatic retry after this.
         now: the time. A day after the provider's success, the last try keeps what it gets, even if it is damaged.
@@ -91,9 +93,8 @@ async def fetch_videos(
     odd: list[MediaError] = []
     for number, url in enumerate(urls, start=1):
         try:
-            video = await _fetch_one(
-                found, url, folder / video_name(number), web, last_try=last_try, keeps_damaged=keeps_damaged
-            )
+            path = folder / video_name(number)
+            video = await _fetch_one(found.key, asked, url, path, web, last_try=last_try, keeps_damaged=keeps_damaged)
         except MediaError as error:
             odd.append(error)
         else:
@@ -110,10 +111,10 @@ async def fetch_videos(
 
 
 async def _fetch_one(
-    found: Generation, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
+    key: str, asked: VideoRequest, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
 ) -> FetchedVideo:
     def report(received_bytes: int) -> None:
-        report_progress(found.key, "fetch", f"{received_bytes:,} bytes")
+        report_progress(key, "fetch", f"{received_bytes:,} bytes")
 
     warnings: list[str] = []
     cut: CutDownloadError | None = None
@@ -122,7 +123,7 @@ async def _fetch_one(
     try:
         await download(web, url, path, max_bytes=MAX_VIDEO_BYTES, report=report)
     except DamagedVideoError as error:  # empty
-        raise _damaged_error(found.key, url, error) from error
+        raise _damaged_error(key, url, error) from error
     except CutDownloadError as error:
         if not last_try:
             raise
@@ -138,7 +139,7 @@ async def _fetch_one(
             if cut is not None:
                 raise cut from error
             await asyncio.to_thread(path.unlink, missing_ok=True)  # the next try starts from nothing
-            raise _damaged_error(found.key, url, error) from error
+            raise _damaged_error(key, url, error) from error
         warnings.append(f"the video is damaged; after a day of retries it is archived as it came: {error}")
     if cut is not None:
         if facts is not None and not facts.is_complete and not keeps_damaged:
@@ -150,7 +151,7 @@ async def _fetch_one(
         await asyncio.to_thread(inner.replace, path)
         warnings += [f"the video came wrapped in {name}, and is archived unwrapped" for name in inner.removed]
         warnings += facts.doubts
-        warnings += compare(facts, found.asked)
+        warnings += compare(facts, asked)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
     return FetchedVideo(path, sha256, size_bytes, facts, poster, tuple(warnings))
 

@@ -163,6 +163,7 @@ async def generate_batch(
         else:
             at_once = min(max_in_flight or resources.api.max_in_flight, resources.api.max_in_flight)
             if isinstance(resources, PayingResources):
+                await batch.check_balance()
                 summary = await batch.run(
                     resources, max_in_flight=at_once, submissions_per_second=submissions_per_second
                 )

@@ -9,12 +9,11 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BeforeValidator
 
-from apixo import VideoRequest
+from apixo import SoraError, VideoRequest
 from flows import steps
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.forms import OptionalKey
-from flows.media.spool import spool_folder
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record import moderation
 from flows.record.advice import unknown_model
@@ -29,9 +28,8 @@ from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import root_run_id, tag_run
-from flows.steps.arguments import whole
-from flows.steps.retrying import retried
-from flows.submission import DEFAULT_TERMS, Terms
+from flows.steps.calling import retried, whole
+from flows.submission import Terms
 
 
 def name_of_run(verb: str) -> str:
@@ -111,7 +109,7 @@ async def generate(
     request: VideoRequest,
     key: str,
     resources: PayingResources,
-    terms: Terms = DEFAULT_TERMS,
+    terms: Terms,
     *,
     starting: AbstractAsyncContextManager[object] | None = None,
 ) -> Generation:
@@ -123,12 +121,11 @@ async def generate(
     """
     if terms.waits and resources.api.callback_url:
         resources.subscriber.subscribe()
-    pause_seconds = resources.api.retry_delay_seconds
     unknown = unknown_model(request)
     if unknown is not None:
         run_logger().warning("%s: %s.", key, unknown)
     async with starting or nullcontext():
-        await retried(steps.validate_image, pause_seconds)(key, whole(request), resources)
+        await retried(steps.validate_image, resources.api.retry_delay_seconds)(key, whole(request), resources)
         submitted: Entry = await steps.submit(key, whole(request), resources, whole(terms))
     paid = submitted.generation.task
     if not terms.waits:
@@ -136,11 +133,7 @@ async def generate(
         return submitted.generation
     try:
         ended, status = await steps.wait(whole(paid), submitted, resources)
-        with spool_folder(resources.spool, key, paid.task_id) as folder:
-            fetch, archive = retried(steps.fetch, pause_seconds), retried(steps.archive, pause_seconds)
-            videos = await fetch(whole(paid), ended, whole(status), folder, resources)
-            archived: Generation = await archive(whole(paid), ended, whole(videos), resources)
-            return archived
+        return await steps.retrieve(paid, ended, status, resources)
     except VideoFailedError:
         if not await _may_submit_again(key, resources):
             raise
@@ -158,5 +151,8 @@ async def generate(
 
 async def _may_submit_again(key: str, resources: PayingResources) -> bool:
     """Whether the output was moderated and the API block allows another submission. The record counts how often."""
-    entry = await resources.ledger.read(key)
+    try:
+        entry = await resources.ledger.read(key)
+    except SoraError:  # the failure is what is reported, and a rerun looks again
+        return False
     return entry is not None and moderation.may_submit_again(entry.generation, resources.api.moderation_retries)

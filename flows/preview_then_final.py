@@ -1,5 +1,9 @@
 """The flow `preview-then-final`: a cheap preview, a manual decision, then the final video."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from prefect import flow
@@ -13,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from apixo import VideoRequest
 from apixo.catalog import find
 from apixo.errors import describe_problem
-from blocks import ApixoApi, VideoArchive
+from blocks import ApixoApi
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.forms import PLAIN
@@ -23,7 +27,7 @@ from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
-from flows.resources import PayingResources, command_options, load_block
+from flows.resources import PayingResources
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_question
 from flows.signals.run_log import prepare_run_log
@@ -34,14 +38,16 @@ VERB: Final = "preview"
 SECONDS: Final = 4
 LONGEST_KEY: Final = 128 - len("-preview-999")
 
+AS_LONG: Final = "as long as requested"
 Decision = Literal[
     "Make the final video of 8 s. PAYS.",
     "Make the final video of 12 s. PAYS.",
+    "Make the final video as long as requested. PAYS.",
     "Make another preview, with what is changed below. PAYS.",
     "Stop: no final video. Pays nothing.",
 ]
 """The form shows these texts. None is a default."""
-FINAL_8, FINAL_12, ANOTHER, STOP = get_args(Decision)
+FINAL_8, FINAL_12, AS_REQUESTED, ANOTHER, STOP = get_args(Decision)
 
 
 class Answer(RunInput):
@@ -54,11 +60,13 @@ class Answer(RunInput):
     model: str = Field(default="", title="New model", description="Such as `sora-2`. Leave empty to keep the model.")
 
 
-class PreviewStateError(PipelineError):
-    """Nobody answered in time, or the answer cannot be used."""
+class AnswerError(PipelineError):
+    """Nobody answered in time, or there is no such video."""
 
 
 Form = TypeVar("Form", bound=RunInput)
+Asked = TypeVar("Asked", bound=VideoRequest)
+Meant = TypeVar("Meant")
 
 
 class _Next(NamedTuple):
@@ -81,14 +89,14 @@ async def preview_then_final(
     api: str = "default",
     archive: str = "default",
 ) -> Any:
-    """Makes a 4 s preview, waits for a manual decision about it, then makes the final video.
+    """Makes a short preview, waits for a manual decision about it, then makes the final video.
 
-    The run pauses with the preview in its artifact and a form behind *Resume*: make it 8 or 12 s, change the prompt
-    or the model, make another preview, or stop. A rerun pays neither for the preview nor for the final video again.
+    The run pauses with the preview in its artifact and a form behind *Resume*: make it 8 or 12 s or as long as
+    requested, change the prompt or the model, make another preview, or stop. A rerun pays neither for the preview nor
+    for the final video again.
 
     Args:
-        request: The video. Its duration does not matter: the preview has the model's shortest, and the form asks for
-            the final one.
+        request: The video. The preview has the model's shortest duration, and the form asks for the final one.
         key: Names these videos forever: `<key>-preview`, `<key>-preview-2`, and `<key>-final`. If empty, it is the
             run's name if you typed one, or else the prompt's first words.
         answer_within_hours: How long the run waits for an answer. After that it fails; a rerun asks again.
@@ -96,49 +104,41 @@ async def preview_then_final(
         archive: Name of the `video-archive` block.
     """
     prepare_run_log()
-    options = command_options(api, archive)
     title = check_key(key) if key else run_title(request.prompt, VERB)
-    async with explained(title):
-        blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    async with PayingResources(*blocks, options=options) as resources:
+    async with explained(title), PayingResources.of_blocks(api, archive) as resources:
         key = key or await key_of_run(request, resources.ledger, title)
         await tag_run(request.tags, name=f"{VERB} {key}")
+        decided = await resources.ledger.read(final_key(key))
+        if decided is not None:  # an earlier start of this run, or another one with this key, was answered
+            return await _made(decided.generation.request, final_key(key), resources)
         number, asked = await _latest_preview(key, request, resources.ledger)
-    problem = ""
-    asked_times = 0
     while True:
-        async with PayingResources(*blocks, options=options) as resources:
+        async with PayingResources.of_blocks(api, archive) as resources:
             decided = await resources.ledger.read(final_key(key))
-            if decided is not None:  # an earlier start of this run, or another one with this key, was answered
+            if (
+                decided is not None
+            ):  # meanwhile, by another run with this key: another preview would be paid for nothing
                 return await _made(decided.generation.request, final_key(key), resources)
             preview = await _made(asked, preview_key(key, number), resources)
             poster = await resources.store.get(preview.poster) if preview.poster else None
-            prices = {seconds: resources.api.price(asked.model, seconds) for seconds in (8, 12)}
-        await publish_question(
-            preview,
-            blocks[1],
-            poster=poster.data if poster else None,
-            hours=answer_within_hours,
-            problem=problem,
-            prices=prices,
-            currency=blocks[0].currency,
-            options=options,
-        )
-        answer = await ask(Answer, f"preview-{number}-{asked_times}", answer_within_hours)
-        try:
-            decided_next = meaning(answer, asked)
-        except PreviewStateError as error:
-            problem = str(error)
-            asked_times += 1
-            run_logger().warning("The answer cannot be used: %s Asking again.", problem)
-            continue
-        problem, asked_times = "", 0
-        if decided_next.request is None:
+            show = partial(
+                publish_question,
+                preview,
+                resources.archive,
+                poster=poster.data if poster else None,
+                hours=answer_within_hours,
+                prices=final_prices(asked.model_copy(update={"duration": request.duration}), AS_LONG, resources.api),
+                currency=resources.api.currency,
+                options=resources.options,
+            )
+        means = partial(meaning, asked=asked, duration=request.duration)
+        answer = await answered(Answer, f"preview-{number}", answer_within_hours, show, means)
+        if answer.request is None:
             return Completed(message=f"Stopped, as decided: no final video. The preview is archived as {preview.key}.")
-        if decided_next.is_final:
-            async with PayingResources(*blocks, options=options) as resources:
-                return await _made(decided_next.request, final_key(key), resources)
-        number, asked = number + 1, decided_next.request
+        if answer.is_final:
+            async with PayingResources.of_blocks(api, archive) as resources:
+                return await _made(answer.request, final_key(key), resources)
+        number, asked = number + 1, answer.request
 
 
 def preview_key(key: str, number: int) -> str:
@@ -152,48 +152,91 @@ def final_key(key: str) -> str:
 
 
 def preview_of(request: VideoRequest) -> VideoRequest:
-    """The same video in the shortest length that its model has. Pure.
+    """The same video in its shortest length. Pure.
 
     Raises:
-        ValidationError: the model does not support the rest.
+        AnswerError: the model does not support it, or no final video that would not be as short.
     """
-    return _changed(request, duration=shortest_seconds(request.model))
+    preview = lasting(request, shortest_seconds(request))
+    if not final_seconds(request, AS_LONG):
+        raise AnswerError(
+            f"A preview is useless here: {request.model} makes neither 8 nor 12 s in this mode, and the request names "
+            "no longer duration. Name one if the model has it, or use generate-video."
+        )
+    return preview
 
 
-def shortest_seconds(model: str) -> int | None:
-    """The length of a preview by this model; None: it has only one length. Pure."""
-    known = find(model)
-    return min(known.durations, default=None) if known is not None else SECONDS
+def shortest_seconds(request: VideoRequest) -> int | None:
+    """The length of a preview: the shortest of the model in this mode, if possible one that its fallback models have.
+
+    None: the model has only one length. Pure.
+    """
+    if find(request.model) is None:
+        return SECONDS
+    first, *others = [
+        set(known.durations_in(known.mode_for(on.mode, len(on.image_urls))))
+        for on in map(request.on, request.models)
+        if (known := on.cataloged) is not None
+    ]
+    return min(first.intersection(*filter(None, others)) or first, default=None)
 
 
-def meaning(answer: Answer, asked: VideoRequest) -> _Next:
+def final_seconds(request: VideoRequest, as_long: str) -> dict[str, int | None]:
+    """The lengths that a final video can have, by what they are called: none is that of its preview. Pure.
+
+    Args:
+        as_long: what the request's own length is called.
+    """
+    found, shortest = {}, shortest_seconds(request)
+    for length, seconds in (("for 8 s", 8), ("for 12 s", 12), (as_long, request.duration)):
+        with suppress(AnswerError):
+            found[length] = lasting(request, seconds).seconds
+    return {length: seconds for length, seconds in found.items() if seconds != shortest}
+
+
+def final_prices(request: VideoRequest, as_long: str, api: ApixoApi) -> dict[str, Decimal | None]:
+    """What each possible final video costs, each length once; None: no price is known. Pure."""
+    lengths = final_seconds(request, as_long)
+    if lengths.get(as_long) in (8, 12):
+        del lengths[as_long]
+    return {length: api.price(request.model, seconds) for length, seconds in lengths.items()}
+
+
+def meaning(answer: Answer, asked: VideoRequest, duration: int | None) -> _Next:
     """What to make next. Pure.
 
     Args:
         asked: the request of the preview that they saw.
+        duration: of the video as it was requested.
 
     Raises:
-        PreviewStateError: the model does not support such a video, or another preview would be the same.
+        AnswerError: the model does not support such a video, or it would be like the preview.
     """
     if answer.decision == STOP:
         return _Next(None)
-    changes = {"prompt": answer.prompt.strip(), "model": answer.model.strip()}
-    changes = {field: value for field, value in changes.items() if value}
-    if "model" in changes and changes["model"] != asked.model:  # each model has its own modes
-        changes["mode"] = None  # type: ignore[assignment]
+    changes = {"prompt": answer.prompt.strip() or asked.prompt, "duration": duration}
+    changed = asked.model_copy(update=changes).on(answer.model.strip() or asked.model)
+    if answer.decision == ANOTHER:
+        another = preview_of(changed)
+        if another == asked:
+            raise AnswerError("Another preview would be the same: change the prompt or the model.")
+        return _Next(another)
+    final = lasting(changed, {FINAL_8: 8, FINAL_12: 12}.get(answer.decision, duration))
+    if final.seconds == shortest_seconds(final):
+        raise AnswerError("The final video would be as short as its preview: choose another length.")
+    return _Next(final, is_final=True)
+
+
+def lasting(request: Asked, seconds: int | None) -> Asked:
+    """The same video in another length. Pure.
+
+    Raises:
+        AnswerError: the model does not support such a video.
+    """
     try:
-        if answer.decision == ANOTHER:
-            another = preview_of(_changed(asked, **changes))
-            if another == asked:
-                raise PreviewStateError("Another preview would be the same: change the prompt or the model.")
-            return _Next(another)
-        return _Next(_changed(asked, **changes, duration=8 if answer.decision == FINAL_8 else 12), is_final=True)
+        return type(request).model_validate(request.model_dump() | {"duration": seconds})
     except ValidationError as error:
-        raise PreviewStateError("; ".join(describe_problem(item) for item in error.errors()) + ".") from error
-
-
-def _changed(request: VideoRequest, **changes: Any) -> VideoRequest:
-    return VideoRequest.model_validate(request.model_dump() | changes)
+        raise AnswerError("; ".join(describe_problem(item) for item in error.errors()) + ".") from error
 
 
 async def _latest_preview(key: str, request: VideoRequest, ledger: Ledger) -> tuple[int, VideoRequest]:
@@ -209,6 +252,34 @@ async def _made(request: VideoRequest, key: str, resources: PayingResources) -> 
         return await generate(request, key, resources, Terms(may_submit_again=rerun_by_person, waits=True))
 
 
+async def answered(
+    form: type[Form],
+    question: str,
+    hours: float,
+    show: Callable[[str], Awaitable[None]],
+    means: Callable[[Form], Meant],
+) -> Meant:
+    """Asks until an answer can be carried out. Returns what it means.
+
+    Args:
+        question: what the names of the questions begin with.
+        show: shows the question; called with why the last answer could not be used, if there was one.
+        means: what an answer means. If it raises an `AnswerError`, the question is asked again.
+
+    Raises:
+        AnswerError: nobody answered in time.
+    """
+    problem, number = "", 0
+    while True:
+        await show(problem)
+        answer = await ask(form, f"{question}-{number}", hours)
+        try:
+            return means(answer)
+        except AnswerError as error:
+            problem, number = str(error), number + 1
+            run_logger().warning("The answer cannot be used: %s Asking again.", problem)
+
+
 async def ask(form: type[Form], question: str, hours: float) -> Form:
     """Waits for an answer: as a deployment without a process, otherwise in this one.
 
@@ -219,7 +290,7 @@ async def ask(form: type[Form], question: str, hours: float) -> Form:
         question: its name. A second question needs another one.
 
     Raises:
-        PreviewStateError: nobody answered in time. As a deployment, Prefect ends the run itself.
+        AnswerError: nobody answered in time. As a deployment, Prefect ends the run itself.
     """
     seconds = round(hours * 3600)
     if deployment.id is not None:
@@ -227,7 +298,7 @@ async def ask(form: type[Form], question: str, hours: float) -> Form:
     try:
         return await apause_flow_run(wait_for_input=form, timeout=seconds, key=question, poll_interval=1)
     except FlowPauseTimeout as error:
-        raise PreviewStateError(
+        raise AnswerError(
             f"Nobody answered within {hours:g} hours. Nothing more was paid, and what was made is archived. Retry this "
             "run, or start it again with the same key, to be asked again."
         ) from error

@@ -3,8 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -12,12 +11,12 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from prefect.input import RunInput
 from prefect.states import Completed
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from apixo import VideoRequest
-from apixo.errors import describe_problem
-from blocks import ApixoApi, VideoArchive
-from flows.batch.calendar_rows import BadRow, BatchItem, Row, RowProblem
+from apixo.video_request import STORED
+from blocks import ApixoApi
+from flows.batch.calendar_rows import BadRow, Row, RowProblem
 from flows.batch.calendars import read_calendar
 from flows.batch.contact_sheet import publish, publish_sheet
 from flows.batch.limited_flow import limited_flow
@@ -34,8 +33,17 @@ from flows.generate_batch import (
     title_of,
 )
 from flows.permission import PAYING_FLOW, rerun_by_person
-from flows.preview_then_final import PreviewStateError, ask, final_key, preview_key, shortest_seconds
-from flows.resources import PayingResources, Resources, command_options, load_block
+from flows.preview_then_final import (
+    AnswerError,
+    answered,
+    final_key,
+    final_prices,
+    final_seconds,
+    lasting,
+    preview_key,
+    shortest_seconds,
+)
+from flows.resources import PayingResources, Resources
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import known_costs
 from flows.signals.run_log import prepare_run_log
@@ -104,11 +112,8 @@ async def previews_then_finals(
     """
     prepare_run_log()
     given = given_key(key, calendar)
-    blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-    options = command_options(api, archive)
-    opened = partial(PayingResources, *blocks, options=options)
     limit = None if max_spend is None else Decimal(str(max_spend))
-    async with opened() as resources:
+    async with PayingResources.of_blocks(api, archive) as resources:
         key = given or await key_of_batch(title_of(requests, (VERB,)), resources.ledger, dry_run=False)
         read = partial(read_calendar, archive=resources.archive, sheet=sheet or None, report=run_logger().warning)
         rows = await rows_of(requests, calendar or None, preview_key(key, 1), read)
@@ -123,19 +128,17 @@ async def previews_then_finals(
         }
         names = {f"{final_key(key)}-{name}": name for name in seen}
         decided = await resources.ledger.read_all([*names])
-        known = {names[of]: _final_of(seen[names[of]], found.request) for of, found in decided.items()}
+        known = {names[of]: final_of(seen[names[of]], found.request) for of, found in decided.items()}
         waiting = {name: row for name, row in seen.items() if name not in known}
-    chosen = (
-        await _chosen(key, previews, waiting, known, partial(Resources, *blocks, options=options), answer_within_hours)
-        if waiting
-        else []
-    )
+    chosen = await _chosen(key, previews, waiting, known, api, archive, answer_within_hours) if waiting else []
     if chosen is None:
+        if previews.failed:
+            raise batch_error(previews)
         return Completed(message=f"Stopped, as decided: no final videos. Archived: {counted(len(seen), 'preview')}.")
     if known or chosen:
         if limit is not None:
             limit = max(limit - (previews.price or 0) - (previews.spent_before or 0), Decimal(0))
-        async with opened() as resources:
+        async with PayingResources.of_blocks(api, archive) as resources:
             finals = await _made(final_key(key), [*known.values(), *chosen], resources, limit)
         if finals.failed:
             raise batch_error(finals)
@@ -145,24 +148,23 @@ async def previews_then_finals(
 
 
 def preview_row(row: Row | BadRow) -> Row | BadRow:
-    """The row in its model's shortest length, under the row's current name. Pure."""
+    """The row in its shortest length, under the row's current name. Pure."""
     if isinstance(row, BadRow):
         return row
     try:
-        return lasting(row, shortest_seconds(row.item.model))
-    except ValidationError as error:
-        problems = tuple(RowProblem(field="duration", message=describe_problem(item)) for item in error.errors())
-        return BadRow(line=row.line, id=row.item.id, problems=problems)
+        return row_lasting(row, shortest_seconds(row.item))
+    except AnswerError as error:
+        return BadRow(line=row.line, id=row.item.id, problems=(RowProblem(field="", message=str(error)),))
 
 
-def lasting(row: Row, seconds: int | None) -> Row:
+def row_lasting(row: Row, seconds: int | None) -> Row:
     """The same video in another length, under the same name. Pure.
 
     Raises:
-        ValidationError: the model does not support such a video.
+        AnswerError: the model does not support such a video.
     """
-    changed = row.item.model_dump() | {"id": row.item.name(), "duration": seconds}
-    return Row(line=row.line, item=BatchItem.model_validate(changed))
+    named = row.item.model_copy(update={"id": row.item.name()})
+    return Row(line=row.line, item=lasting(named, seconds))
 
 
 def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str], key: str) -> list[Row] | None:
@@ -173,7 +175,7 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
         begun: names of rows whose final video was submitted before. Naming them changes nothing.
 
     Raises:
-        PreviewStateError: a name is not on the sheet, or a row's model does not support such a video.
+        AnswerError: a name is not on the sheet, or a row's model does not support such a video.
     """
     if answer.decision == NONE:
         return None
@@ -181,19 +183,17 @@ def meaning(answer: BatchAnswer, waiting: Mapping[str, Row], begun: Sequence[str
     unknown = [name for name in named if name not in waiting and name not in begun]
     if unknown:
         listed = " or ".join(unknown[:UNKNOWN_SHOWN])
-        raise PreviewStateError(f"No preview on this sheet has the id {listed}.")
+        raise AnswerError(f"No preview on this sheet has the id {listed}.")
     made: list[Row] = []
     for name, row in waiting.items():
         if named and name not in named:
             continue
         try:
-            final = lasting(row, {ALL_8: 8, ALL_12: 12}.get(answer.decision, row.item.duration))
-        except ValidationError as error:
-            raise PreviewStateError(
-                f"{name}: {'; '.join(describe_problem(item) for item in error.errors())}."
-            ) from error
-        if final.item.seconds == lasting(row, shortest_seconds(row.item.model)).item.seconds:
-            raise PreviewStateError(f"{name}: the final video would be as short as its preview. Choose a length.")
+            final = row_lasting(row, {ALL_8: 8, ALL_12: 12}.get(answer.decision, row.item.duration))
+        except AnswerError as error:
+            raise AnswerError(f"{name}: {error}") from error
+        if final.item.seconds == shortest_seconds(row.item):
+            raise AnswerError(f"{name}: the final video would be as short as its preview. Choose a length.")
         made.append(final)
     return made
 
@@ -208,16 +208,17 @@ async def _made(
 ) -> BatchSummary:
     terms = Terms(may_submit_again=rerun_by_person, waits=True)
     batch = await Batch.look(key, rows, resources, terms=terms, max_spend=max_spend)
-    bad = [row for row in rows if isinstance(row, BadRow)]
-    if bad and not skips_bad:
+    refused = [] if skips_bad else [row for row in rows if isinstance(row, BadRow)]
+    if refused:
         summary = batch.untouched()
     else:
+        await batch.check_balance()
         summary = await batch.run(
             resources, max_in_flight=resources.api.max_in_flight, submissions_per_second=SUBMISSIONS_PER_SECOND
         )
     await publish(summary, resources.store)
-    if bad and not skips_bad:
-        raise bad_rows_error(bad, summary)
+    if refused:
+        raise bad_rows_error(refused, summary)
     run_logger().info("Batch %s: %s", key, summary.sentence())
     return summary
 
@@ -227,16 +228,17 @@ async def _chosen(
     previews: BatchSummary,
     waiting: Mapping[str, Row],
     known: Mapping[str, Row],
-    opened: Callable[[], Resources],
+    api: str,
+    archive: str,
     hours: float,
 ) -> list[Row] | None:
     """Asks until an answer can be carried out."""
     # An answer is about what its sheet showed: if a preview has been added, such as for a row that became due, the
     # question is a new one.
     shown = hashlib.sha256(" ".join(sorted(waiting)).encode()).hexdigest()[:8]
-    problem, asked_times = "", 0
-    while True:
-        async with opened() as resources:
+
+    async def show(problem: str) -> None:
+        async with Resources.of_blocks(api, archive) as resources:
             notes = _question(waiting, len(known), resources.api, hours, problem)
             begun = {f"{previews.key}-{name}" for name in known}
             costs = {f"{previews.key}-{name}": cost_of_one(row, resources.api) for name, row in waiting.items()}
@@ -249,17 +251,12 @@ async def _chosen(
             seconds = sum(row.duration_seconds or 0 for row in left if row.state == "archived")
             asking = {"notes": [*notes, *previews.notes], "rows": left, "counts": counts, "seconds_of_video": seconds}
             await publish_sheet(previews.model_copy(update=asking), resources.store, asks=True)
-        answer = await ask(BatchAnswer, f"previews-{shown}-{asked_times}", hours)
-        try:
-            chosen = meaning(answer, waiting, list(known), key)
-        except PreviewStateError as error:
-            problem = str(error)
-            asked_times += 1
-            run_logger().warning("The answer cannot be used: %s Asking again.", problem)
-            continue
-        async with opened() as resources:  # it no longer waits for anyone
-            await publish_sheet(previews, resources.store)
-        return chosen
+
+    means = partial(meaning, waiting=waiting, begun=list(known), key=key)
+    chosen = await answered(BatchAnswer, f"previews-{shown}", hours, show, means)
+    async with Resources.of_blocks(api, archive) as resources:  # it no longer waits for anyone
+        await publish_sheet(previews, resources.store)
+    return chosen
 
 
 def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: float, problem: str) -> list[str]:
@@ -278,32 +275,21 @@ def _question(waiting: Mapping[str, Row], begun: int, api: ApixoApi, hours: floa
     ]
 
 
-def final_prices(row: Row, api: ApixoApi) -> dict[str, Decimal | None]:
-    """What each possible final video of a row costs; None: no price is known. Pure."""
-    prices: dict[str, Decimal | None] = {}
-    shortest = lasting(row, shortest_seconds(row.item.model)).item.seconds
-    for length, asked in (("for 8 s", 8), ("for 12 s", 12), (AS_LONG, row.item.duration)):
-        with suppress(ValidationError):  # the model does not support such a video
-            seconds = lasting(row, asked).item.seconds
-            if seconds != shortest:
-                prices[length] = api.price(row.item.model, seconds)
-    return prices
-
-
 def cost_of_one(row: Row, api: ApixoApi) -> str:
     """What a row's final video costs, as far as that is known. Pure."""
-    prices = final_prices(row, api)
+    prices = final_prices(row.item, AS_LONG, api)
     if not prices:
         return f"No final video: {row.item.model} has no length above its preview's."
-    if row.item.seconds in (8, 12):
-        prices.pop(AS_LONG, None)
     known = known_costs(prices, api.currency)
     return f"The final video costs {known}." if known else ""  # a missing price is reported once, above all rows
 
 
 def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
     """What the final videos of these rows cost together. Pure. Nothing is guessed: it says if a price is missing."""
-    prices = [final_prices(row, api) for row in rows]
+    prices = [
+        {length: api.price(row.item.model, seconds) for length, seconds in final_seconds(row.item, AS_LONG).items()}
+        for row in rows
+    ]
     sums = {
         length: sum(filter(None, (each[length] for each in prices)), Decimal(0))
         for length in ("for 8 s", "for 12 s", AS_LONG)
@@ -317,6 +303,7 @@ def cost_of_all(rows: Collection[Row], api: ApixoApi) -> str:
     return "The cost of each final video is next to its preview."
 
 
-def _final_of(row: Row, request: VideoRequest) -> Row:
-    """The row as its final video was requested before, which the next answer does not change."""
-    return Row(line=row.line, item=BatchItem.model_validate(request.model_dump() | {"id": row.item.name()}))
+def final_of(row: Row, request: VideoRequest) -> Row:
+    """The row as its final video was requested before, which the next answer does not change. Pure."""
+    item = request.model_dump() | {"id": row.item.name()}
+    return Row.model_validate({"line": row.line, "item": item}, context=STORED)

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
 from blocks import ApixoApi, VideoArchive
+from flows.forms import OptionalText
 from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
 from flows.record.errors import PipelineError
 from flows.record.ledger import Ledger
@@ -25,7 +26,7 @@ HEADINGS: Final = ("payments", "archived", "open", "unclear", "failed", "total",
 
 @flow(name="report-costs", flow_run_name="costs by {by}")
 async def report_costs(
-    month: str | None = None, by: Group = "model", api: str = "default", archive: str = "default"
+    month: OptionalText = "", by: Group = "model", api: str = "default", archive: str = "default"
 ) -> CostReport:
     """Shows what was spent in a month, at the prices of the time, and what the ceilings leave.
 

@@ -1,5 +1,7 @@
 """Manual decisions about a generation whose payment is unclear, or that failed."""
 
+from functools import partial
+
 from apixo import ApixoError, BadRequestError, Failed
 from flows.clock import Clock
 from flows.record import transitions
@@ -39,37 +41,27 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
         ResolutionError: the task is unknown, has failed, belongs to another key, or the record has changed meanwhile.
     """
     key, number = seen.key, seen.attempt.number
+    refusal = partial(ResolutionError, key=key, task_id=task_id)
     entry = await _answered(key, resources.ledger, resources.clock)
     if seen.task_id is None and entry.generation.task_id not in (None, task_id):
-        raise ResolutionError(
-            f"{key} was answered meanwhile: APIXO accepted it as task {entry.generation.task_id}. Nothing was changed.",
-            key=key,
-            task_id=task_id,
+        raise refusal(
+            f"{key} was answered meanwhile: APIXO accepted it as task {entry.generation.task_id}. Nothing was changed."
         )
     try:
         status = await resources.client.status(task_id, model=entry.generation.attempts[number - 1].model)
     except BadRequestError as error:
-        raise ResolutionError(
-            f"APIXO does not know task {task_id}: {error.message} Nothing was changed.", key=key, task_id=task_id
-        ) from error
+        raise refusal(f"APIXO does not know task {task_id}: {error.message} Nothing was changed.") from error
     except ApixoError as error:
-        raise ResolutionError(
-            f"APIXO could not be polled for task {task_id}: {error.message} Nothing was changed; try again later.",
-            key=key,
-            task_id=task_id,
+        raise refusal(
+            f"APIXO could not be polled for task {task_id}: {error.message} Nothing was changed; try again later."
         ) from error
     run_logger().info("APIXO knows task %s (%s).", task_id, status.state)
     if isinstance(status, Failed) and entry.generation.state is State.FAILED and entry.generation.task_id == task_id:
-        raise ResolutionError(
+        raise refusal(
             f"APIXO reports task {task_id} as failed: there is nothing to continue. Nothing was changed, and nothing "
-            "paid.",
-            key=key,
-            task_id=task_id,
+            "paid."
         )
-
-    def how(current: Generation) -> Generation:
-        return transitions.resolved(current, attempt_number=number, task_id=task_id, now=resources.clock.now())
-
+    how = partial(transitions.resolved, attempt_number=number, task_id=task_id, now=resources.clock.now())
     try:
         if how(entry.generation) == entry.generation:
             return entry.generation
@@ -77,15 +69,13 @@ async def resolve_as_task(seen: Generation, task_id: str, resources: Resources) 
             task_id, key, number, named_by="person", naming=entry.generation.next_naming
         )
         if owner.key != key:
-            raise ResolutionError(
-                f"Task {task_id} belongs to {owner.key}. Nothing was changed.", key=key, task_id=task_id
-            )
+            raise refusal(f"Task {task_id} belongs to {owner.key}. Nothing was changed.")
         return (await resources.ledger.change(key, how, known=entry)).generation
     except TransitionError as error:
         current = await resources.ledger.read(key)
         if current is not None and task_id not in current.generation.task_ids:
             await resources.ledger.tasks.release(task_id, key, named=current.generation.tasks_named)
-        raise ResolutionError(f"{error}. Nothing was changed.", key=key, task_id=task_id) from error
+        raise refusal(f"{error}. Nothing was changed.") from error
 
 
 async def allow_resubmission(seen: Generation, resources: Resources) -> Generation:
@@ -102,19 +92,12 @@ async def allow_resubmission(seen: Generation, resources: Resources) -> Generati
     answered = (await _answered(seen.key, resources.ledger, resources.clock)).generation
     if seen.state is State.CLAIMED and answered.state is State.UNCONFIRMED:
         raise unconfirmed_error(answered, resources.options)
+    note, now = "a person allowed another submission", resources.clock.now()
+    allowed = partial(transitions.resubmit_allowed, attempt_number=seen.attempt.number, note=note, now=now)
     try:
-        entry = await resources.ledger.change(
-            seen.key,
-            lambda current: transitions.resubmit_allowed(
-                current,
-                attempt_number=seen.attempt.number,
-                note="a person allowed another submission",
-                now=resources.clock.now(),
-            ),
-        )
+        return (await resources.ledger.change(seen.key, allowed)).generation
     except TransitionError as error:
         raise ResolutionError(str(error), key=seen.key) from error
-    return entry.generation
 
 
 async def _entry(key: str, ledger: Ledger) -> Entry:

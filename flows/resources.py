@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from prefect.blocks.core import Block
@@ -41,18 +40,18 @@ class Resources:
     those when they are task parameters.
 
     Args:
-        spool: where downloads are kept between two steps.
         options: what a `sora` command in a message needs to find the same blocks.
     """
 
-    def __init__(self, api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = "") -> None:
+    def __init__(self, api: ApixoApi, archive: VideoArchive, *, options: str = "") -> None:
         self.clock = Clock()
         self.api, self.archive = api, archive
         self.client, self.store = api.status_client(), archive.store()
         self.ledger = Ledger(self.store)
         self.usual = UsualTimes(self.ledger.newest)
         self.options = options
-        self.spool = spool or spool_root()
+        self.spool = spool_root()
+        """Where downloads are kept between two steps."""
         self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
         """Held while a video is fetched, and while it is archived; not between two tries."""
         self.web = guarded_client(allow_private_hosts=api.allow_private_hosts)
@@ -68,14 +67,18 @@ class Resources:
         """Opened with the stored blocks of these names.
 
         Raises:
-            PipelineError: a block is missing or invalid.
+            PipelineError: a block is missing or invalid, or the environment's proxies or certificates are.
             StoreError: see `__aenter__`.
         """
         blocks = await load_block(ApixoApi, api), await load_block(VideoArchive, archive)
-        async with cls(*blocks, options=command_options(api, archive)) as opened:
+        try:
+            made = cls(*blocks, options=command_options(api, archive))
+        except ValueError as error:
+            raise PipelineError(f"The blocks {api!r} and {archive!r} cannot be used: {error}.") from error
+        async with made as opened:
             yield opened
 
-    def image_address(self, url: str) -> str:
+    def image_url_for(self, url: str) -> str:
         """The URL from which the provider fetches an image for the next days. It may be secret: see `own_images`."""
         valid_seconds = max(self.api.result_valid_hours * 3600, self.api.deadline_seconds)
         return image_address(url, self.archive, self.store, valid_seconds=valid_seconds)
@@ -106,8 +109,8 @@ class Resources:
 class PayingResources(Resources):
     """Resources that can also pay. Only what may submit a request uses them."""
 
-    def __init__(self, api: ApixoApi, archive: VideoArchive, *, spool: Path | None = None, options: str = "") -> None:
-        super().__init__(api, archive, spool=spool, options=options)
+    def __init__(self, api: ApixoApi, archive: VideoArchive, *, options: str = "") -> None:
+        super().__init__(api, archive, options=options)
         self.payments = PaymentThread(api, archive)
         """Where the paid call runs, and nowhere else."""
         ceilings = Ceilings(api.max_spend_per_day, api.max_spend_per_month)

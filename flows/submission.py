@@ -4,9 +4,10 @@ The order of steps guarantees that nothing is paid twice; `flows.paid_call` keep
 nobody else sends anything.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from apixo import VideoRequest, retry_delay
@@ -39,24 +40,13 @@ Paying = Callable[[str], AbstractAsyncContextManager[Callable[[Outcome], None]]]
 take its time; what it raises keeps the request from being claimed and sent."""
 
 
-@asynccontextmanager
-async def at_once(model: str) -> AsyncIterator[Callable[[Outcome], None]]:
-    """Nothing holds back the paid call."""
-    del model
-    yield lambda _: None
-
-
-async def _never(attempts: Sequence[Attempt]) -> None:
-    del attempts
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """On what terms a run submits.
 
     Attributes:
-        may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may.
-        paying: wraps each claim and its answer, such as to keep a batch within its budget.
+        may_submit_again: whether a failed generation may be paid for a second time. A person's rerun may. None: never.
+        paying: wraps each claim and its answer, such as to keep a batch within its budget. By default nothing does.
         waits: whether this run then waits for the end. It is recorded for the collector.
         refuse_duplicates: whether a request that was submitted under another key is an error.
         batch: the key of the batch that the video is a row of. The record says so.
@@ -64,8 +54,8 @@ class Terms:
         unclaimed: the run has seen that the key has no record. It saves a read; the claim notices if one came since.
     """
 
-    may_submit_again: Permission = _never
-    paying: Paying = at_once
+    may_submit_again: Permission | None = None
+    paying: Paying = lambda _: nullcontext(lambda _: None)
     waits: bool = False
     refuse_duplicates: bool = False
     gone: Collection[str] = ()
@@ -73,20 +63,15 @@ class Terms:
     batch: str | None = None
 
 
-DEFAULT_TERMS: Final = Terms()
-
-
 class Submission:
     """One run's way to a submitted generation: its own, or another run's that it joins."""
 
-    def __init__(
-        self, key: str, request: VideoRequest, resources: PayingResources, terms: Terms = DEFAULT_TERMS
-    ) -> None:
+    def __init__(self, key: str, request: VideoRequest, resources: PayingResources, terms: Terms | None = None) -> None:
         self._key = key
         self._request = request
         self._resources = resources
         self._ledger = resources.ledger
-        self._terms = terms
+        self._terms = terms or Terms()
         self._attempts_before = 0
         self._looked_for_duplicates = 0.0
         self._log = run_logger()
@@ -179,7 +164,8 @@ class Submission:
         granted_by = None
         if judged or not (found.permanently_failed or found.attempt.resubmit_allowed):
             before = found.attempt.number == self._attempts_before
-            granted_by = await self._terms.may_submit_again(found.attempts) if before else None
+            if before and self._terms.may_submit_again is not None:
+                granted_by = await self._terms.may_submit_again(found.attempts)
         if judged:
             note = moderation.reason(found, retries)
             self._log.warning("%s: %s. It is paid again.", self._key, note)
@@ -227,13 +213,13 @@ class Submission:
         if over is None and resources.clock.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
             await self._look_for_duplicates()
         report_progress(self._key, "submit", "sending the request")
-        price = resources.api.price(model, self._request.on(model).seconds)
+        asked, number = self._request.on(model), len(over.generation.attempts) + 1 if over else 1
+        price = resources.api.price(model, asked.seconds)
         async with resources.spending.reserved(self._key, model, price) as reserved:
             call = PaidCall(
                 key=self._key,
                 request=self._request,
-                image_addresses=tuple(map(resources.image_address, self._request.image_urls)),
-                model=model,
+                sent=asked.model_copy(update={"image_urls": list(map(resources.image_url_for, asked.image_urls))}),
                 terms={
                     "model": model,
                     "price": price,
@@ -247,9 +233,7 @@ class Submission:
                 claim_before=reserved.valid_until,
                 over=over,
                 owner=resources.owner(),
-                callback_url=resources.api.callback_url_for(
-                    self._key, len(over.generation.attempts) + 1 if over else 1
-                ),
+                callback_url=resources.api.callback_url_for(self._key, number),
                 lease_seconds=resources.api.lease_seconds,
                 options=resources.options,
                 log=self._log,
@@ -311,11 +295,8 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
             "or after the request was sent"
         ),
     )
-    given_up = await ledger.change(
-        claimed.key,
-        lambda now: transitions.unconfirmed(now, attempt_number=number, problem=problem, now=clock.now()),
-        known=entry,
-    )
+    unanswered = partial(transitions.unconfirmed, attempt_number=number, problem=problem, now=clock.now())
+    given_up = await ledger.change(claimed.key, unanswered, known=entry)
     if given_up.generation.state is State.UNCONFIRMED:
         emit("unconfirmed", given_up.generation)
     return given_up
@@ -332,18 +313,9 @@ async def reconcile(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     if noted is None:
         return entry
     task_id, owner = noted
-    found = await ledger.change(
-        owner.key,
-        lambda now: transitions.submitted(
-            now,
-            attempt_number=owner.attempt_number,
-            task_id=task_id,
-            now=clock.now(),
-            named_by=owner.named_by,
-            note="its process died after it had recorded the task",
-        ),
-        known=entry,
-    )
+    note = "its process died after it had recorded the task"
+    named = partial(transitions.submitted, task_id=task_id, named_by=owner.named_by, note=note, now=clock.now())
+    found = await ledger.change(owner.key, partial(named, attempt_number=owner.attempt_number), known=entry)
     if found.etag == entry.etag:
         return entry
     run_logger().warning("%s was accepted as task %s: its process died before the record said so.", owner.key, task_id)

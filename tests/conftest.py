@@ -255,7 +255,8 @@ async def resources(
     api: ApixoApi, archive: VideoArchive, prefect_server: PrefectServer, tmp_path: Path
 ) -> AsyncIterator[PayingResources]:
     """What the steps work with, opened."""
-    async with PayingResources(api, archive, spool=tmp_path / "spool") as opened:
+    async with PayingResources(api, archive) as opened:
+        opened.spool = tmp_path / "spool"
         yield opened
 
 

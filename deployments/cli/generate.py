@@ -194,7 +194,7 @@ async def _dry_run(request: VideoRequest, key: str, *, refuse_duplicates: bool, 
     block = await load_block(ApixoApi, api)
     async with Resources(block, await load_block(VideoArchive, archive)) as resources:
         for url in request.image_urls:
-            image = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
+            image = await check_as_provider(resources.web, url, resources.image_url_for, limits=request.image_limits)
             out.print(f"image     {image.format}, {image.width} x {image.height}, {image.size_bytes:,} bytes")
         beside = await check_before_paying(resources.client, resources.store, resources.web, block, resources.archive)
         say(f"api       {escape(block.base_url)} answers and accepts the key")

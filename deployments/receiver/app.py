@@ -33,7 +33,7 @@ from deployments.connection import SetupError, setup_command
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
 from deployments.web_server import QuietConnection, QuietServer, is_same, listen, read_body, served_paths
-from flows.callbacks import Outcome, answer_call, parse_claimed_task_id, shown_body
+from flows.callbacks import CallbackOutcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
@@ -205,7 +205,7 @@ class _Handlers:
             return _reply("unfinished", HTTPStatus.SERVICE_UNAVAILABLE)
         if call.cancelled():
             return _reply(Trouble.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
-        if call.result() in (Outcome.UNIDENTIFIED, Outcome.UNKNOWN):
+        if call.result() in (CallbackOutcome.UNIDENTIFIED, CallbackOutcome.UNKNOWN):
             api = self._resources.api
             said = shown_body(body, api.callback_token(key, number), secret_text(api.api_key))
             _log.warning("APIXO's call about %s, attempt %d, had the body: %s", key, number, said)

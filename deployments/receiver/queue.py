@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from flows.callbacks import Outcome
+from flows.callbacks import CallbackOutcome
 
 AT_ONCE: Final = 32
 """Calls handled at the same time: as many as the object store keeps connections open."""
@@ -27,9 +27,9 @@ class Trouble(StrEnum):
     """An unexpected error, or a record that cannot be read; the log says what."""
 
 
-Result = Outcome | Trouble
+Result = CallbackOutcome | Trouble
 
-FINAL: Final = frozenset({Outcome.FINISHED, Outcome.ALREADY_HANDLED})
+FINAL: Final = frozenset({CallbackOutcome.FINISHED, CallbackOutcome.ALREADY_HANDLED})
 """After these no call about the same attempt brings anything new, so those that wait share them."""
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from apixo import VideoRequest
-from apixo.video_request import UNSUPPORTED
+from apixo.video_request import STORED, UNSUPPORTED
 from flows.batch.cells import line_ends, normalize
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
@@ -69,7 +69,7 @@ class BatchItem(VideoRequest):
 
     def request(self) -> VideoRequest:
         """What the ledger keeps and compares: the request alone, exactly a `VideoRequest`."""
-        return VideoRequest.model_validate(self.model_dump(include=set(VideoRequest.model_fields)))
+        return VideoRequest.model_validate(self.model_dump(include=set(VideoRequest.model_fields)), context=STORED)
 
     def name(self) -> str:
         """The id; without one, ten hex digits that follow from the request alone, so other rows do not matter."""

@@ -90,23 +90,24 @@ class PaidCall:
     """What one paid call needs. `make` runs to its end in the payment thread, whatever ends the run.
 
     Attributes:
-        key, request: the video.
-        model: the one to submit it to: the request's, or one of its fallback models.
+        key, request: the video, as the record has it.
+        sent: the request that is sent: on the request's model or a fallback model, with the URLs of its images as the
+            provider gets them. They may be signed, so nothing else has them.
         terms: what the attempt records about it.
         claim_before: until when its reservation may be claimed on; None: at any time.
         over: the record that the claim replaces; None: there is none.
         owner: this process, as the claim names it.
         callback_url: where the provider reports the end; None: nowhere.
         lease_seconds: how long others leave the claim alone.
-        image_addresses: the URLs sent in place of the request's images. They may be signed, so nothing else has them.
         options: what a `sora` command in a message needs to find the same blocks.
         log: for what cannot be written down at once.
     """
 
     key: str
     request: VideoRequest
-    model: str
+    sent: VideoRequest = field(repr=False)
     terms: transitions.ClaimTerms
+    claim_before: datetime | None
     over: Entry | None
     owner: Owner
     callback_url: str | None
@@ -114,8 +115,6 @@ class PaidCall:
     options: str
     log: Log
     clock: Clock
-    claim_before: datetime | None = None
-    image_addresses: tuple[str, ...] = field(default=(), repr=False)
 
     async def make(self, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
         """Claims, sends once, and does not end before the answer is recorded, or the log names it.
@@ -127,9 +126,6 @@ class PaidCall:
         """
         if stopping.is_set():
             raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
-        sent = self.request.on(self.model)
-        if self.image_addresses:
-            sent = sent.model_copy(update={"image_urls": list(self.image_addresses)})
         started, started_at = self.clock.monotonic(), self.clock.now()
         if self.claim_before is not None and started_at >= self.claim_before:
             return LostRace()
@@ -164,7 +160,7 @@ class PaidCall:
 
         try:
             task_id = await client.submit_once(
-                sent,
+                self.sent,
                 callback_url=self.callback_url,
                 idempotency_key=f"{self.key}/{claimed.generation.attempt.number}",  # no key holds a slash
                 before_sending=still_ours,

@@ -78,11 +78,11 @@ def on_its_way_markdown(generation: Generation, options: str) -> str:
 async def publish_question(
     preview: Generation,
     archive: VideoArchive,
+    problem: str,
     *,
     poster: bytes | None,
     hours: float,
-    problem: str,
-    prices: Mapping[int, Decimal | None],
+    prices: Mapping[str, Decimal | None],
     currency: str | None,
     options: str,
 ) -> None:
@@ -90,7 +90,7 @@ async def publish_question(
     picture = await asyncio.to_thread(thumbnail, poster, THUMBNAIL_PIXELS) if poster else None
     until = datetime.now(UTC) + timedelta(hours=hours)
     video = preview.video
-    costs = known_costs({f"for {seconds} s": price for seconds, price in prices.items()}, currency)
+    costs = known_costs(prices, currency)
     cost = (
         f"The final video costs {costs}, at the API block's prices."
         if costs
@@ -105,8 +105,8 @@ async def publish_question(
         "",
         (
             "**What to do.** Look at the preview, then press **Resume** at the top of the run (in the V2 UI in its "
-            "menu ⋮). The form lets you choose a final video of 8 or 12 s, another preview with a changed prompt or "
-            "model, or to stop."
+            "menu ⋮). The form lets you choose a final video of 8 or 12 s or as long as requested, if the model makes "
+            "such a one, another preview with a changed prompt or model, or to stop."
         ),
         "",
         f"**Cost.** The preview is paid. {cost}",

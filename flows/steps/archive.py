@@ -1,5 +1,7 @@
 """Puts the video, a poster and a description into the archive, reads the video back, and only then says so."""
 
+from functools import partial
+
 from prefect import task
 
 from flows.archiving import store_task
@@ -13,7 +15,7 @@ from flows.resources import Resources
 from flows.signals.events import publish_end
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.video_artifact import publish
-from flows.steps.retrying import FREE_STEP
+from flows.steps.calling import FREE_STEP
 
 
 @task(name="archive", task_run_name="archive {paid.key}", **FREE_STEP)
@@ -41,14 +43,10 @@ async def archive(paid: PaidTask, known: Entry, videos: list[FetchedVideo] | Non
     async with resources.archiving:
         report_progress(key, "archive", "uploading")
         stored = await store_task(paid, found, videos, resources.store)
-    entry = await resources.ledger.change(
-        key,
-        lambda now: transitions.archived(
-            now, task=paid, objects=stored.objects, warnings=stored.warnings, now=resources.clock.now()
-        ),
-        known=known,
+    how = partial(
+        transitions.archived, task=paid, objects=stored.objects, warnings=stored.warnings, now=resources.clock.now()
     )
-    archived = entry.generation
+    archived = (await resources.ledger.change(key, how, known=known)).generation
     if archived.task_id != paid.task_id:
         logger.warning("The video of task %s of %s is archived alongside, in %s.", paid.task_id, key, paid.folder)
         raise superseded_tasks.superseded_error(archived, paid.task_id)

@@ -1,18 +1,19 @@
 """Downloads the result to the local disk and makes sure that it plays."""
 
+from functools import partial
 from pathlib import Path
 
 from prefect import task
 from prefect.runtime import task_run
 
 from apixo import Succeeded
-from flows.fetching import FetchedVideo, ask_for_addresses, fetch_videos
+from flows.fetching import FetchedVideo, fetch_videos, poll_result
 from flows.media.errors import ResultExpiredError
 from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.retrying import FREE_STEP, RETRIES
+from flows.steps.calling import FREE_STEP, RETRIES
 
 
 @task(name="fetch", task_run_name="fetch {paid.key}", **FREE_STEP)
@@ -38,17 +39,18 @@ async def fetch(
         return None
     now = resources.clock.now()
     last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside a run
-    client, web = resources.client, resources.web
+    client, web, asked = resources.client, resources.web, found.request.on(paid.model)
+    get = partial(fetch_videos, found, folder=folder, web=web, asked=asked, last_try=last_try, now=now)
     async with resources.fetching:
-        urls = (status or await ask_for_addresses(paid.task_id, client, model=paid.model)).result_urls
+        urls = (status or await poll_result(paid.task_id, client, model=paid.model)).result_urls
         try:
-            videos = await fetch_videos(found, urls, folder, web, fresh=status is None, last_try=last_try, now=now)
+            videos = await get(urls, fresh=status is None)
         except ResultExpiredError:
             if status is None:
                 raise
             # The URLs may have been signed for a short time only.
-            urls = (await ask_for_addresses(paid.task_id, client, model=paid.model)).result_urls
-            videos = await fetch_videos(found, urls, folder, web, fresh=True, last_try=last_try, now=now)
+            urls = (await poll_result(paid.task_id, client, model=paid.model)).result_urls
+            videos = await get(urls, fresh=True)
     for video in videos:
         logger.info("Fetched for %s: %s.", key, video)
         for warning in video.warnings:

@@ -6,12 +6,12 @@ from prefect.cache_policies import NO_CACHE
 from apixo import VideoRequest
 from flows.record.ledger import Entry
 from flows.resources import PayingResources
-from flows.submission import DEFAULT_TERMS, Submission, Terms
+from flows.submission import Submission, Terms
 
 
 # retries=0: not even a profile's default retries may repeat this step automatically.
 @task(name="submit", task_run_name="submit {key}", retries=0, cache_policy=NO_CACHE, persist_result=False)
-async def submit(key: str, request: VideoRequest, resources: PayingResources, terms: Terms = DEFAULT_TERMS) -> Entry:
+async def submit(key: str, request: VideoRequest, resources: PayingResources, terms: Terms) -> Entry:
     """Submits the request to the provider, once per key. Prefect never retries it; it repeats only provable rejections.
 
     Raises:

@@ -7,7 +7,7 @@ from flows.media.own_images import check_as_provider
 from flows.record.generation import State
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.retrying import FREE_STEP
+from flows.steps.calling import FREE_STEP
 from flows.wording import counted
 
 
@@ -34,7 +34,7 @@ async def validate_image(key: str, request: VideoRequest, resources: Resources) 
         return
     for number, url in enumerate(request.image_urls, start=1):
         report_progress(key, "validate_image", f"image {number} of {len(request.image_urls)}")
-        found = await check_as_provider(resources.web, url, resources.image_address, limits=request.image_limits)
+        found = await check_as_provider(resources.web, url, resources.image_url_for, limits=request.image_limits)
         logger.info(
             "Image %d of %s is valid: %s, %d x %d, %d bytes.",
             number, key, found.format, found.width, found.height, found.size_bytes,

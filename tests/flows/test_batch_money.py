@@ -5,6 +5,7 @@ import re
 from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -14,8 +15,11 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from flows.balance import BalanceError
 from flows.batch.budget import BudgetError
+from flows.batch.calendar_rows import BatchItem, Row
+from flows.batch.shares import FOLDER, Share
 from flows.batch.summary import BatchFailedError
 from flows.batch_run import Batch
+from flows.generate_shard import generate_shard
 from flows.record.ledger import Ledger
 from tests.flows.batches import PRICE, failing, patient_api, rows, run, states
 from tests.flows.conftest import StoredBlocks, store_blocks
@@ -225,3 +229,29 @@ async def test_an_account_that_empties_stops_the_batch_and_says_so_first(
     again = await run(stored, key, requests=rows(6))
     assert again.counts == {"archived": 6}
     assert len(sandbox.record.charged()) == 6
+
+
+async def test_a_shard_leaves_the_balance_to_the_run_that_started_it(
+    archive: VideoArchive, prefect_server: PrefectServer, key: str, video_folder: Path, sent: Sent
+) -> None:
+    with SandboxServer(SandboxSettings(speed=600, video_height=90, data_dir=video_folder, balance=1)) as sandbox:
+        fields = {"price_per_second": PRICE, "submit_timeout_seconds": 20, "balance_warning_below": 5}
+        stored = await store_blocks(make_api(sandbox, **fields, require_balance=True), archive)
+        share = Share(
+            key=key,
+            folder=f"{FOLDER}{key}/",
+            number=1,
+            of=2,
+            parent_run_id=str(uuid4()),
+            rows=[Row(line=1, item=BatchItem(id="a", prompt="Dunes"))],
+            waits=False,
+            refuse_duplicates=False,
+            max_in_flight=1,
+            submissions_per_second=5,
+            max_spend=None,
+        )
+        async with aclosing(archive.store()) as store:
+            await store.put(share.name, share.model_dump_json().encode())
+        await generate_shard(share.name, api=stored.name, archive=stored.name)
+        assert len(sandbox.record.submits()) == 1
+        assert [event for event in sent.all() if event.event == "sora.balance.low"] == []

@@ -11,7 +11,7 @@ from blocks.errors import StoreUnavailableError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.callbacks import NOTE, Outcome
+from flows.callbacks import NOTE, CallbackOutcome
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import State
@@ -41,7 +41,7 @@ async def test_a_task_that_ended_is_reported_and_nothing_is_written(
     task_id = (await submit(key, resources)).task_id
     await finished(sandbox)
     before = await records(resources)
-    assert await call(key, resources, task_id) is Outcome.FINISHED
+    assert await call(key, resources, task_id) is CallbackOutcome.FINISHED
     assert await records(resources) == before
     assert len(sandbox.record.statuses(task_id)) == 1
     reported = [event for event in sent.all() if event.event == "apixo.task.finished"]
@@ -55,7 +55,7 @@ async def test_a_task_that_failed_is_reported_as_well(
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
-    assert await call(key, resources) is Outcome.FINISHED
+    assert await call(key, resources) is CallbackOutcome.FINISHED
     assert (await recorded(key, resources)).state is State.SUBMITTED
     assert names_of(sent, key)[-1] == "apixo.task.finished"
 
@@ -66,7 +66,7 @@ async def test_an_early_call_changes_and_reports_nothing(
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     task_id = (await submit(key, resources)).task_id
     before = await records(resources)
-    assert await call(key, resources, task_id) is Outcome.PENDING
+    assert await call(key, resources, task_id) is CallbackOutcome.PENDING
     assert await records(resources) == before
     assert names_of(sent, key) == ["sora.generation.submitted"]
 
@@ -81,7 +81,7 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
     assert (await recorded(key, resources)).state in (State.ARCHIVED, State.FAILED)
     before, asked = await records(resources), len(sandbox.record.statuses())
     for claimed_task_id in (task_id, None):
-        assert await call(key, resources, claimed_task_id) is Outcome.ALREADY_HANDLED
+        assert await call(key, resources, claimed_task_id) is CallbackOutcome.ALREADY_HANDLED
     assert len(sandbox.record.statuses()) == asked
     assert await records(resources) == before
 
@@ -90,10 +90,10 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
 async def test_a_call_for_what_was_never_submitted_leaves_no_trace(
     attempt: int, key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await call(f"{key}.none", resources, "task_1") is Outcome.UNKNOWN
+    assert await call(f"{key}.none", resources, "task_1") is CallbackOutcome.UNKNOWN
     task_id = (await submit(key, resources)).task_id
     before = await records(resources)
-    assert await call(key, resources, task_id, attempt=attempt) is Outcome.UNKNOWN
+    assert await call(key, resources, task_id, attempt=attempt) is CallbackOutcome.UNKNOWN
     assert await records(resources) == before
     assert sandbox.record.statuses() == []
     assert caplog.text.count("which this ledger does not have") == 2
@@ -104,7 +104,7 @@ async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
 ) -> None:
     task_id = await lost(key, resources, sandbox)
     await finished(sandbox)
-    assert await call(key, resources, task_id) is Outcome.FINISHED
+    assert await call(key, resources, task_id) is CallbackOutcome.FINISHED
     assert len(sandbox.record.statuses()) == 1
     reconciled = await recorded(key, resources)
     assert (reconciled.state, reconciled.task_id, reconciled.attempt.note) == (State.SUBMITTED, task_id, NOTE)
@@ -122,7 +122,7 @@ async def test_a_claim_whose_owner_died_is_reconciled(
 ) -> None:
     await abandoned_claim(key, resources)
     task_id = await made_outside(resources.api)  # by the owner, right before it died
-    assert await call(key, resources, task_id) in (Outcome.PENDING, Outcome.FINISHED)
+    assert await call(key, resources, task_id) in (CallbackOutcome.PENDING, CallbackOutcome.FINISHED)
     assert (await submit(key, resources)).task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
@@ -200,7 +200,7 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     await allow(key, resources)
     second = (await submit(key, resources)).task_id
     await finished(sandbox)
-    assert await call(key, resources, first, attempt=1) is Outcome.ALREADY_HANDLED
+    assert await call(key, resources, first, attempt=1) is CallbackOutcome.ALREADY_HANDLED
     found = await recorded(key, resources)
     assert [attempt.task_id for attempt in found.attempts] == [first, second]
     assert (found.state, found.task_id) == (State.SUBMITTED, second)
@@ -208,8 +208,8 @@ async def test_a_late_call_for_an_attempt_that_a_person_gave_up_is_never_taken_f
     assert len(sandbox.record.statuses()) == 1
     reported = [(event.event, event.payload["task_id"]) for event in sent.all()]
     assert reported[1:] == [("sora.generation.submitted", second), ("sora.generation.submitted", first)]
-    assert await call(key, resources, first, attempt=1) is Outcome.ALREADY_HANDLED
-    assert await call(key, resources, None, attempt=2) is Outcome.FINISHED
+    assert await call(key, resources, first, attempt=1) is CallbackOutcome.ALREADY_HANDLED
+    assert await call(key, resources, None, attempt=2) is CallbackOutcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [first, second]
 
 
@@ -223,7 +223,7 @@ async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
         await submit(key, resources)
     await finished(sandbox)
     for _ in range(2):
-        assert await call(key, resources, first, attempt=1) is Outcome.FINISHED
+        assert await call(key, resources, first, attempt=1) is CallbackOutcome.FINISHED
     assert (await bring_home(resources))[0].what == "archived"
     assert (await recorded(key, resources)).task_id == first
     assert len(sandbox.record.charged()) == 1
@@ -237,7 +237,7 @@ async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_vid
     second = (await submit(key, resources)).task_id or ""
     failed = Failed(task_id=second, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
     await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
-    assert await call(key, resources, first) is Outcome.ALREADY_HANDLED
+    assert await call(key, resources, first) is CallbackOutcome.ALREADY_HANDLED
     assert (await recorded(key, resources)).attempts[0].task_id == first
     assert f"sora resolve {key} --task-id {first}" in caplog.messages[-1]
 
@@ -251,7 +251,7 @@ async def test_after_the_end_a_late_call_brings_its_video_beside_and_announces_n
     await submit(key, resources)
     await finished(sandbox)
     await bring_home(resources)
-    assert await call(key, resources, first) is Outcome.ALREADY_HANDLED
+    assert await call(key, resources, first) is CallbackOutcome.ALREADY_HANDLED
     found = await recorded(key, resources)
     assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
     await bring_home(resources)
@@ -270,7 +270,7 @@ async def test_calls_that_arrive_at_two_receivers_reconcile_once(
     task_id = await lost(key, resources, sandbox)
     await finished(sandbox)
     outcomes = await asyncio.gather(*(call(key, resources, task_id) for _ in range(8)))
-    assert set(outcomes) == {Outcome.FINISHED}
+    assert set(outcomes) == {CallbackOutcome.FINISHED}
     found = await recorded(key, resources)
     assert [(attempt.task_id, attempt.note) for attempt in found.attempts] == [(task_id, NOTE)]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from apixo import Failed
 from deployments.sandbox import SandboxServer
-from flows.callbacks import Outcome, parse_claimed_task_id
+from flows.callbacks import CallbackOutcome, parse_claimed_task_id
 from flows.record import transitions
 from flows.record.indexes import TaskOwner
 from flows.resolution import resolve_as_task
@@ -88,7 +88,7 @@ async def test_a_claimed_task_is_believed_only_if_the_provider_knows_it_and_it_i
         (other, f"belongs to {key}.other"),
         (None, f"sora resolve {key} --task-id"),
     ]:
-        assert await call(key, resources, claimed_task_id) is Outcome.UNIDENTIFIED
+        assert await call(key, resources, claimed_task_id) is CallbackOutcome.UNIDENTIFIED
         assert why in caplog.text
         assert f"sora resolve {key} --resubmit" in caplog.messages[-1]
     assert await records(resources) == before
@@ -102,7 +102,7 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
     await allow(key, resources)
     second = (await submit(key, resources)).task_id
     before, asked = await records(resources), len(sandbox.record.statuses())
-    assert await call(key, resources, second, attempt=1) is Outcome.UNIDENTIFIED
+    assert await call(key, resources, second, attempt=1) is CallbackOutcome.UNIDENTIFIED
     assert await records(resources) == before
     assert len(sandbox.record.statuses()) == asked
     assert "attempt 1" in caplog.messages[-1]
@@ -122,7 +122,7 @@ async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_atte
     await allow(key, resources)
     await lost(key, resources, sandbox)
     before = await records(resources), await resources.ledger.tasks.owner(first)
-    assert await call(key, resources, first, attempt=2) is Outcome.UNIDENTIFIED
+    assert await call(key, resources, first, attempt=2) is CallbackOutcome.UNIDENTIFIED
     assert (await records(resources), await resources.ledger.tasks.owner(first)) == before
 
 
@@ -133,7 +133,7 @@ async def test_a_claimed_task_against_the_ledger_is_one_more_that_was_paid_for_a
     task_id = (await submit(key, resources)).task_id
     stray = await made_outside(resources.api)
     await finished(sandbox)
-    assert await call(key, resources, stray) is Outcome.FINISHED
+    assert await call(key, resources, stray) is CallbackOutcome.FINISHED
     assert [request.task_id for request in sandbox.record.statuses()] == [stray, task_id]
     found = await resources.ledger.read(key)
     assert found is not None

@@ -7,11 +7,12 @@ import pytest
 
 from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
-from flows.collect_videos import Collected, CollectionError, collect, collect_videos, retrieve, run_name
+from flows.collect_videos import Collected, CollectionError, collect, collect_videos, run_name
 from flows.record import transitions
 from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
 from flows.resources import PayingResources
+from flows.steps import retrieve
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import finished, recorded, submit
@@ -92,6 +93,18 @@ async def test_every_state_gets_what_it_needs_and_nothing_is_submitted(
     assert "CONTENT_VIOLATION" in found[f"{key}-forbidden"].note
     assert await resources.ledger.open_keys() == sorted(f"{key}-{name}" for name in ("dead", "lost", "nobody"))
     assert len(sandbox.record.submits()) == before
+
+
+async def test_a_failure_that_a_run_could_not_publish_says_what_to_do(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources, VideoRequest(prompt="forbidden"))
+    await finished(sandbox)
+    await collect(None, resources)
+    await resources.ledger.mark_open(key)
+    (found,) = await collect(None, resources)
+    assert (found.what, found.task_id) == ("failed", sandbox.record.charged()[0].task_id)
+    assert "CONTENT_VIOLATION" in found.note
 
 
 async def test_one_that_makes_trouble_does_not_stop_the_others_and_the_run_fails(

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from apixo import VideoRequest
 from flows.fetching import FetchedVideo, fetch_videos
 from flows.media.errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
 from flows.media.guarded_client import guarded_client
@@ -77,10 +78,28 @@ def found() -> Generation:
 
 
 async def fetch(
-    host: Host, web: httpx.AsyncClient, found: Generation, folder: Path, *, now: datetime = SOON, last_try: bool = True
+    host: Host,
+    web: httpx.AsyncClient,
+    found: Generation,
+    folder: Path,
+    *,
+    asked: VideoRequest = KITE,
+    now: datetime = SOON,
+    last_try: bool = True,
 ) -> FetchedVideo:
-    (video,) = await fetch_videos(found, (host.url,), folder, web, fresh=True, last_try=last_try, now=now)
+    urls = (host.url,)
+    (video,) = await fetch_videos(found, urls, folder, web, asked=asked, fresh=True, last_try=last_try, now=now)
     return video
+
+
+async def test_a_video_is_compared_with_what_its_own_task_was_asked_for(
+    host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path
+) -> None:
+    """Not with the task that counts now, which may have another model and length."""
+    longer = KITE.model_copy(update={"duration": 12})
+    beside = found.model_copy(update={"request": longer})
+    assert "requested" not in str((await fetch(host, web, beside, tmp_path / "a")).warnings)
+    assert "12 s were requested" in str((await fetch(host, web, found, tmp_path / "b", asked=longer)).warnings)
 
 
 LABELS = [

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import pytest
 from PIL import Image
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -21,17 +22,20 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
 from prefect.flow_engine import run_flow_async
 from prefect.states import AwaitingRetry
+from pydantic import SecretStr
 
 from apixo import ApixoError, VideoRequest
+from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
 from flows.media.errors import DamagedVideoError, MediaError
 from flows.record.errors import PipelineError
 from flows.record.generation import Generation, State
-from tests.flows.conftest import StoredBlocks
+from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 from tests.support.waiting import until
 
+PASTED = "sk-pasted-with-a-line-end\n"
 STEPS = ["validate_image", "submit", "wait", "fetch", "archive"]
 
 
@@ -342,3 +346,13 @@ async def test_a_request_as_automations_send_it_is_understood(
     )
     (sent,) = sandbox.record.submits()
     assert json.loads(sent.body)["input"]["image_urls"] == [image, f"{image}?v=2"]
+
+
+async def test_a_key_that_was_copied_badly_is_an_error_that_names_the_blocks(
+    api: ApixoApi, archive: VideoArchive, sandbox: SandboxServer, key: str, prefect_server: object
+) -> None:
+    stored = await store_blocks(api.model_copy(update={"api_key": Secret(value=SecretStr(PASTED))}), archive)
+    with pytest.raises(PipelineError, match=f"blocks '{stored.name}' and '{stored.name}' cannot be used: ") as raised:
+        await stored.generate(KITE, key=key)
+    assert PASTED.strip() not in str(raised.value)
+    assert sandbox.record.submits() == []

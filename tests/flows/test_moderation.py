@@ -11,6 +11,7 @@ import flows.generate_video
 from apixo import Failed, VideoRequest
 from apixo.errors import NO_END, may_be_mistaken
 from blocks import VideoArchive
+from blocks.errors import StoreError
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from deployments.sandbox import tasks as sandbox_tasks
@@ -20,9 +21,11 @@ from flows.generate_batch import generate_batch
 from flows.record import moderation, transitions
 from flows.record.errors import UnconfirmedError, VideoFailedError
 from flows.record.generation import Attempt, Generation, Owner, Problem, State
+from flows.record.ledger import Entry, Ledger
 from flows.resolution import look, resolve_as_task
 from flows.resolve_video import GO_ON, resolve_video
 from flows.resources import Resources
+from flows.signals.events import publish_end
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.flows.record.changes import claimed, fail, lose, resolve, submit
 from tests.support import KITE, make_api
@@ -170,6 +173,24 @@ async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_h
     assert made is not None
     assert [attempt.granted_by for attempt in made.attempts] == [None, "a click"]
     assert len(sandbox.record.submits()) == 2
+
+
+async def test_a_ledger_that_is_away_after_the_verdict_pays_nothing_and_hides_it_from_nobody(
+    lenient: StoredBlocks, sandbox: SandboxServer, verdicts: list[str], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts[:] = [OUTPUT]
+
+    async def away(ledger: Ledger, key: str) -> Entry | None:
+        raise StoreError("The store is away.")
+
+    async def and_away(*arguments: Any, **options: Any) -> None:
+        await publish_end(*arguments, **options)
+        monkeypatch.setattr(Ledger, "read", away)
+
+    monkeypatch.setattr("flows.task_end.publish_end", and_away)
+    with pytest.raises(VideoFailedError, match=OUTPUT):
+        await lenient.generate(KITE, key=key)
+    assert len(sandbox.record.submits()) == 1
 
 
 async def test_another_verdict_is_final(

@@ -20,47 +20,80 @@ from prefect.flow_runs import resume_flow_run
 from prefect.input.run_input import keyset_from_paused_state
 
 from apixo import VideoRequest
+from blocks import ApixoApi
 from deployments.sandbox import SandboxServer
 from flows.preview_then_final import (
     ANOTHER,
+    AS_REQUESTED,
     FINAL_8,
     FINAL_12,
     STOP,
     Answer,
-    PreviewStateError,
+    AnswerError,
     meaning,
     preview_key,
     preview_of,
     preview_then_final,
+    shortest_seconds,
 )
-from tests.flows.conftest import StoredBlocks
-from tests.support import KITE
+from tests.flows.conftest import StoredBlocks, store_blocks
+from tests.support import KITE, make_api
 from tests.support.waiting import until
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    return make_api(sandbox, prices={"wan-2-5-video": {"per_second": "0.5"}})
 
 
 def test_a_preview_is_as_short_as_its_model_can() -> None:
     assert preview_of(VideoRequest(prompt="Dunes", duration=12)) == VideoRequest(prompt="Dunes", duration=4)
 
 
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 5}, 5),  # its other mode has 6 s
+        ({"model": "veo-3-1"}, None),
+        ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["sora-2"]}, 4),  # sora-2 has no 3 s
+        ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["veo-3-1", "unknown"]}, 3),
+        ({"model": "unknown", "duration": 9}, 4),
+    ],
+)
+def test_a_preview_is_as_short_as_its_mode_and_its_fallback_models_allow(
+    fields: dict[str, Any], seconds: int | None
+) -> None:
+    assert shortest_seconds(VideoRequest(prompt="Dunes", **fields)) == seconds
+
+
+def test_another_preview_may_have_a_model_without_the_length_of_the_first() -> None:
+    another = meaning(Answer(decision=ANOTHER, model="wan-2-5-video"), preview_of(KITE), 10).request
+    assert another is not None
+    assert (another.model, another.duration) == ("wan-2-5-video", 5)
+
+
 def test_what_is_left_empty_stays_and_what_is_given_changes() -> None:
-    assert meaning(Answer(decision=FINAL_8), KITE) == (KITE.model_copy(update={"duration": 8}), True)
-    changed = meaning(Answer(decision=FINAL_12, prompt=" Dunes at dusk "), KITE).request
+    assert meaning(Answer(decision=FINAL_8), KITE, 4) == (KITE.model_copy(update={"duration": 8}), True)
+    changed = meaning(Answer(decision=FINAL_12, prompt=" Dunes at dusk "), KITE, 4).request
     assert changed is not None
     assert (changed.prompt, changed.duration) == ("Dunes at dusk", 12)
-    assert meaning(Answer(decision=STOP, prompt="Dunes"), KITE).request is None
+    assert meaning(Answer(decision=STOP, prompt="Dunes"), KITE, 4).request is None
 
 
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
         (Answer(decision=ANOTHER), "would be the same"),
+        (Answer(decision=ANOTHER, model="veo-3-1"), "makes neither 8 nor 12 s .* generate-video"),
+        (Answer(decision=AS_REQUESTED), "as short as its preview"),
+        (Answer(decision=FINAL_8, model="wan-2-5-video"), "must be 5 or 10"),
         (Answer(decision=FINAL_8, model="no model/"), "model"),
         (Answer(decision=FINAL_8, prompt="x" * 10_001), "prompt"),
     ],
 )
 def test_an_answer_that_cannot_be_carried_out_says_why(answer: Answer, why: str) -> None:
-    with pytest.raises(PreviewStateError, match=why):
-        meaning(answer, KITE)
+    with pytest.raises(AnswerError, match=why):
+        meaning(answer, KITE, 4)
 
 
 async def runs_called(name: str) -> list[FlowRun]:
@@ -84,9 +117,11 @@ async def paused(name: str, question: str) -> FlowRun:
 
 
 @asynccontextmanager
-async def running(stored: StoredBlocks, key: str, **more: Any) -> AsyncIterator[asyncio.Future[Any]]:
+async def running(
+    stored: StoredBlocks, key: str, request: VideoRequest = KITE, **more: Any
+) -> AsyncIterator[asyncio.Future[Any]]:
     task: asyncio.Future[Any] = asyncio.ensure_future(
-        preview_then_final(KITE, key=key, api=stored.name, archive=stored.name, return_state=True, **more)
+        preview_then_final(request, key=key, api=stored.name, archive=stored.name, return_state=True, **more)
     )
     try:
         yield task
@@ -127,6 +162,56 @@ async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_aga
     async with running(stored, key) as again:  # nothing is asked: the final video is known
         assert (await (await again).aresult()).key == made.key
     assert lengths(sandbox) == [4, 8]
+
+
+async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_requested(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    asked = VideoRequest(prompt="Dunes", model="wan-2-5-video", duration=10)
+    async with running(stored, key, asked) as task:
+        run = await paused(key, "preview-1-0")
+        question = (await artifacts(run.id))[f"question-{key}-preview"]
+        assert "The final video costs 5.0 as long as requested, at" in question
+        await answer(run, decision=FINAL_8)
+        run = await paused(key, "preview-1-1")
+        await answer(run, decision=AS_REQUESTED)
+        state: State[Any] = await task
+    assert (await state.aresult()).request == asked
+    assert lengths(sandbox) == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"model": "veo-3-1"}, "use generate-video"),
+        ({"model": "wan-2-5-video", "duration": 5}, "no longer duration"),
+        ({"model": "wan-2-5-video", "fallback_models": ["sora-2"]}, "fallback_models"),
+    ],
+)
+async def test_a_preview_that_no_final_video_can_follow_is_not_paid_for(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, fields: dict[str, Any], why: str
+) -> None:
+    async with running(stored, key, VideoRequest(prompt="Dunes", **fields), answer_within_hours=1 / 3600) as task:
+        state = await task
+    assert state.is_failed()
+    with pytest.raises(AnswerError, match=why) as raised:
+        await state.aresult()
+    assert sandbox.record.submits() == []
+    assert str(raised.value)[:40] in (await artifacts(state.state_details.flow_run_id))[f"video-{key}"].replace(
+        "\\", ""
+    )
+
+
+async def test_a_run_that_cannot_open_its_archive_says_so_in_an_artifact(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    elsewhere = stored.archive.model_copy(update={"bucket": "no-such-bucket"})
+    broken = await store_blocks(stored.api, elsewhere)
+    async with running(broken, key) as task:
+        state = await task
+    assert state.is_failed()
+    assert "# Not submitted" in (await artifacts(state.state_details.flow_run_id))[f"video-{key}"]
+    assert sandbox.record.submits() == []
 
 
 async def test_an_answer_that_is_wrong_is_asked_for_again_and_a_preview_can_be_changed(

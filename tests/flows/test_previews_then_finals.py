@@ -15,10 +15,11 @@ from prefect.flow_engine import run_flow_async
 from pydantic import SecretStr
 
 from apixo import VideoRequest
+from apixo.video_request import STORED
 from blocks import ApixoApi
 from deployments.sandbox import SandboxServer
 from flows.batch.calendar_rows import BatchItem, Row
-from flows.preview_then_final import PreviewStateError
+from flows.preview_then_final import AnswerError
 from flows.previews_then_finals import (
     ALL_8,
     ALL_12,
@@ -27,6 +28,7 @@ from flows.previews_then_finals import (
     BatchAnswer,
     cost_of_all,
     cost_of_one,
+    final_of,
     meaning,
     preview_row,
     previews_then_finals,
@@ -54,6 +56,19 @@ def test_a_row_without_an_id_has_one_name_in_both_lengths() -> None:
     assert (short.item.duration, short.item.name()) == (4, nameless.item.name())
 
 
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({"model": "hailuo-2-3", "mode": "pro-text-to-video", "duration": 5}, 5),
+        ({"model": "kling-3-0-turbo", "duration": 8, "fallback_models": ["sora-2"]}, 4),
+    ],
+)
+def test_a_preview_has_a_length_of_its_mode_and_its_fallback_models(fields: dict[str, Any], seconds: int) -> None:
+    short = preview_row(row(**fields))
+    assert isinstance(short, Row)
+    assert short.item.duration == seconds
+
+
 def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
     waiting = {"a": row(), "b": row(id="b", duration=12)}
     given = {name: meaning(BatchAnswer(decision=ALL_8, only=name), waiting, ["c"], "k") for name in ("", "b", "c")}
@@ -75,8 +90,13 @@ def test_an_answer_is_for_all_that_wait_or_for_those_that_it_names() -> None:
     ],
 )
 def test_an_answer_that_cannot_be_carried_out_says_why(given: BatchAnswer, why: str) -> None:
-    with pytest.raises(PreviewStateError, match=why):
+    with pytest.raises(AnswerError, match=why):
         meaning(given, {"a": row()}, [], "k")
+
+
+def test_a_final_video_that_was_paid_for_stays_as_it_was_when_the_catalog_has_changed() -> None:
+    paid = VideoRequest.model_validate({"prompt": "Dunes", "duration": 7}, context=STORED)  # sora-2 has no 7 s now
+    assert final_of(row(), paid).item.request() == paid
 
 
 def priced(**fields: Any) -> ApixoApi:
@@ -186,6 +206,16 @@ async def test_stopping_makes_no_final_video(stored: StoredBlocks, sandbox: Sand
     assert state.is_completed()
     assert "no final videos. Archived: 3 previews." in (state.message or "")
     assert lengths(sandbox) == [4, 4, 4]
+
+
+async def test_stopping_reports_the_previews_that_failed(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    async with running(stored, key, requests=[*ROWS[:1], {"id": "x", "prompt": "a forbidden thing"}]) as task:
+        await answer(await paused(f"previews of batch {key}", "-0"), decision=NONE)
+        state = await task
+    assert state.is_failed()
+    assert lengths(sandbox) == [4, 4]
 
 
 async def test_without_an_answer_in_time_it_ends_failed_and_pays_nothing_more(

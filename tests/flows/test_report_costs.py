@@ -26,7 +26,7 @@ async def test_a_run_shows_what_was_spent_and_what_the_ceilings_leave(
     await generate_video(request, key=key, api=stored.name, archive=stored.name)
     paid = len(sandbox.record.submits())
 
-    report = await report_costs(by="tag", api=stored.name, archive=stored.name)
+    report = await report_costs(month="", by="tag", api=stored.name, archive=stored.name)
 
     assert len(sandbox.record.submits()) == paid
     assert report.month == f"{datetime.now(UTC):%Y-%m}"

@@ -21,11 +21,11 @@ from flows.check_setup import SetupCheckError
 from flows.collect_videos import CollectionError
 from flows.media import errors as media
 from flows.paid_call import PaymentThreadDiedError
-from flows.preview_then_final import PreviewStateError
+from flows.preview_then_final import AnswerError
 from flows.record import errors as pipeline
 from flows.record.errors import TransitionError
 from flows.resolution import ResolutionError
-from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
+from flows.steps.calling import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 
 NOTHING = summarize("may", [], price=None, spent_before=None)
 
@@ -71,7 +71,7 @@ FINAL: list[object] = [
     pipeline.VideoFailedError("failed"),
     pipeline.LedgerError("unreadable"),
     CollectionError("some"),
-    PreviewStateError("nobody answered"),
+    AnswerError("nobody answered"),
     CalendarError("unreadable"),
     BudgetError("too much"),
     BadRowsError("not understood", summary=NOTHING),

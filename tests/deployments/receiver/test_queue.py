@@ -7,7 +7,7 @@ import pytest
 
 from deployments.receiver import queue as callback_queue
 from deployments.receiver.queue import MOST_WAITING_FOR_ONE, CallbackQueue, QueueFullError, Result, Trouble
-from flows.callbacks import Outcome
+from flows.callbacks import CallbackOutcome
 
 
 class Work:
@@ -26,7 +26,7 @@ class Work:
         try:
             await self._go.wait()
             await asyncio.sleep(0)
-            return self.results.pop(0) if self.results else Outcome.PENDING
+            return self.results.pop(0) if self.results else CallbackOutcome.PENDING
         finally:
             self.running -= 1
 
@@ -47,8 +47,8 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("end", [Outcome.FINISHED, Outcome.ALREADY_HANDLED])
-async def test_calls_that_wait_share_a_final_end(end: Outcome, work: Work) -> None:
+@pytest.mark.parametrize("end", [CallbackOutcome.FINISHED, CallbackOutcome.ALREADY_HANDLED])
+async def test_calls_that_wait_share_a_final_end(end: CallbackOutcome, work: Work) -> None:
     queue = CallbackQueue(work)
     first = queue.take("k", 1, "t")
     await turn()
@@ -59,7 +59,9 @@ async def test_calls_that_wait_share_a_final_end(end: Outcome, work: Work) -> No
     assert work.begun == [("k", 1, "t")]
 
 
-@pytest.mark.parametrize("end", [Outcome.PENDING, Outcome.UNIDENTIFIED, Trouble.UNAVAILABLE, Trouble.BROKEN])
+@pytest.mark.parametrize(
+    "end", [CallbackOutcome.PENDING, CallbackOutcome.UNIDENTIFIED, Trouble.UNAVAILABLE, Trouble.BROKEN]
+)
 async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handled_once(
     end: Result, work: Work
 ) -> None:
@@ -67,10 +69,10 @@ async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handl
     first = queue.take("k", 1, "t")
     await turn()
     others = [queue.take("k", 1, "t") for _ in range(300)]
-    work.results = [end, Outcome.FINISHED]
+    work.results = [end, CallbackOutcome.FINISHED]
     work.go()
     assert await first is end
-    assert {await call for call in others} == {Outcome.FINISHED}
+    assert {await call for call in others} == {CallbackOutcome.FINISHED}
     assert len(work.begun) == 2
     assert work.most == 1
 
@@ -78,9 +80,9 @@ async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handl
 async def test_a_hint_is_not_lost_behind_a_call_without_one(work: Work) -> None:
     queue = CallbackQueue(work)
     junk, true = queue.take("k", 1, None), queue.take("k", 1, "t")
-    work.results = [Outcome.UNIDENTIFIED, Outcome.FINISHED]
+    work.results = [CallbackOutcome.UNIDENTIFIED, CallbackOutcome.FINISHED]
     work.go()
-    assert (await junk, await true) == (Outcome.UNIDENTIFIED, Outcome.FINISHED)
+    assert (await junk, await true) == (CallbackOutcome.UNIDENTIFIED, CallbackOutcome.FINISHED)
     assert work.begun == [("k", 1, None), ("k", 1, "t")]
 
 
@@ -130,11 +132,11 @@ async def test_nothing_is_kept_of_calls_that_ended(work: Work) -> None:
 
 async def test_calls_that_end_at_once_are_forgotten_too() -> None:
     async def work(*_: object) -> Result:
-        return Outcome.PENDING
+        return CallbackOutcome.PENDING
 
     queue = CallbackQueue(work)
     calls = [queue.take("k", 1, claimed_task_id) for claimed_task_id in (None, "t", "u")]
-    assert await asyncio.gather(*calls) == [Outcome.PENDING] * 3
+    assert await asyncio.gather(*calls) == [CallbackOutcome.PENDING] * 3
     await turn()
     assert (queue._calls, queue._attempts) == (set(), {})
 
@@ -149,7 +151,7 @@ async def test_closing_waits_for_what_is_under_way_and_cuts_off_what_takes_too_l
     assert not closing.done()
     work.go()
     await closing
-    assert quick.result() is Outcome.PENDING
+    assert quick.result() is CallbackOutcome.PENDING
 
     monkeypatch.setattr(callback_queue, "STOP_SECONDS", 0.05)
     stuck = CallbackQueue(Work())

@@ -13,7 +13,7 @@ from prefect.utilities.callables import parameter_schema
 from apixo import VideoRequest
 from blocks import ApixoApi
 from deployments.sandbox import Fault, SandboxServer
-from flows.callbacks import Outcome, answer_call
+from flows.callbacks import CallbackOutcome, answer_call
 from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
@@ -197,12 +197,12 @@ async def test_a_callback_is_checked_under_the_model_of_its_attempt(
     task_id = sandbox.record.submits()[1].task_id
     notified: list[str] = []
     while (outcome := await answer_call(key, 2, task_id, resources, notify=lambda *who: notified.append(who[1]))) in (
-        Outcome.PENDING,
-        Outcome.UNIDENTIFIED,
+        CallbackOutcome.PENDING,
+        CallbackOutcome.UNIDENTIFIED,
     ):
-        assert outcome is Outcome.PENDING
+        assert outcome is CallbackOutcome.PENDING
         await asyncio.sleep(0.05)
-    assert (outcome, notified) == (Outcome.FINISHED, [task_id])
+    assert (outcome, notified) == (CallbackOutcome.FINISHED, [task_id])
     assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
     entry = await resources.ledger.read(key)
     assert entry is not None

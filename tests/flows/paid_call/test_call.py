@@ -47,7 +47,8 @@ async def gated(
     monkeypatch.setattr("flows.paid_call.call.ANSWER_PATIENCE_SECONDS", 3.0)
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
     api = make_api(sandbox, deadline_seconds=3, retry_delay_seconds=0.05)  # the retries outlast the store
-    async with PayingResources(api, make_archive(minio, endpoint=gate.endpoint), spool=tmp_path / "spool") as opened:
+    async with PayingResources(api, make_archive(minio, endpoint=gate.endpoint)) as opened:
+        opened.spool = tmp_path / "spool"
         yield opened
 
 
