@@ -235,9 +235,9 @@ def usable_task_id(value: object) -> str | None:
     """A task id as the provider wrote it, without spaces around it, a number as digits; None: it cannot be one."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TASK_NUMBER:
         return str(value)
-    if value in ("null", "None", "undefined"):  # what a broken serializer makes of a missing value
-        return None
     text = value.strip() if isinstance(value, str) else ""
+    if text in ("null", "None", "undefined"):  # what a broken serializer makes of a missing value
+        return None
     return text if text.isprintable() and 0 < len(text) <= 200 else None
 
 

@@ -115,9 +115,7 @@ async def preview_then_final(
     while True:
         async with PayingResources.of_blocks(api, archive) as resources:
             decided = await resources.ledger.read(final_key(key))
-            if (
-                decided is not None
-            ):  # meanwhile, by another run with this key: another preview would be paid for nothing
+            if decided is not None:  # meanwhile, in another run: one more preview would be paid for nothing
                 return await _made(decided.generation.request, final_key(key), resources)
             preview = await _made(asked, preview_key(key, number), resources)
             poster = await resources.store.get(preview.poster) if preview.poster else None

@@ -205,9 +205,8 @@ def _parsed(model: type[M], found: StoredObject, name: str) -> M:
     try:
         return model.model_validate_json(found.data)
     except ValidationError as error:
-        raise LedgerError(
-            f"{name} in the bucket cannot be read, so nothing is submitted for it. Look at it."
-        ) from error
+        # Nothing about paying: a task's owner is also read when its submission has been accepted.
+        raise LedgerError(f"{name} in the bucket cannot be read. Look at what it holds.") from error
 
 
 NOT_ASKED_FOR: Final = frozenset({"tags", "fallback_models"})

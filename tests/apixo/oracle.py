@@ -89,7 +89,7 @@ class Reply:
         code, named = self.one("code"), Pairs(self.one("data")).one_of("taskId")
         if type(code) is not int or code != 200 or not isinstance(named, str):
             return None
-        usable = named.strip() and len(named) <= 200 and named.isprintable() and named not in NO_NAMES
+        usable = named.strip() and len(named) <= 200 and named.isprintable() and named.strip() not in NO_NAMES
         return named.strip() if usable else None
 
     def documented_end(self, task_id: str) -> Any:

@@ -41,7 +41,7 @@ def submit(http_status: int, body: bytes) -> str:
 
 
 ODD_IDS: list[Any] = [
-    None, "", "  ", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1", "task\x00", "\ud800",
+    None, "", "  ", " null ", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1", "task\x00", "\ud800",
 ]  # fmt: skip
 
 SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [

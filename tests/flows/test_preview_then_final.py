@@ -169,11 +169,11 @@ async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_reque
 ) -> None:
     asked = VideoRequest(prompt="Dunes", model="wan-2-5-video", duration=10)
     async with running(stored, key, asked) as task:
-        run = await paused(key, "preview-1-0")
+        run = await paused(f"preview {key}", "preview-1-0")
         question = (await artifacts(run.id))[f"question-{key}-preview"]
         assert "The final video costs 5.0 as long as requested, at" in question
         await answer(run, decision=FINAL_8)
-        run = await paused(key, "preview-1-1")
+        run = await paused(f"preview {key}", "preview-1-1")
         await answer(run, decision=AS_REQUESTED)
         state: State[Any] = await task
     assert (await state.aresult()).request == asked

@@ -13,6 +13,7 @@ from deployments.sandbox import SandboxServer
 from flows.record import transitions
 from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import SCHEMA, Generation
+from flows.record.indexes import task_name
 from flows.record.ledger import Entry, Ledger, record_name
 from flows.resources import PayingResources
 from flows.submission import Submission
@@ -165,6 +166,17 @@ async def test_a_change_that_an_older_version_needs_not_or_forbids_is_made_to_th
     assert (await ledger.change(key, allowed_after_a_warning, known=known)).generation.warnings[-1] == "allowed"
     assert (await ledger.change(key, needed_after_a_warning, known=known)).generation.warnings[-1] == "needed"
     assert (await ledger.change(key, lambda now: now, known=known)).generation.warnings[-1] == "needed"
+
+
+async def test_an_owner_that_cannot_be_read_is_named_and_says_nothing_about_paying(
+    store: ObjectStore, ledger: Ledger
+) -> None:
+    """It is read for a submission that has been accepted, too."""
+    await store.put(task_name("t1"), b"")
+    for call in (ledger.tasks.owner("t1"), ledger.tasks.bind("t1", "kite", 1)):
+        with pytest.raises(LedgerError, match=task_name("t1")) as caught:
+            await call
+        assert "submit" not in str(caught.value)
 
 
 async def test_a_task_belongs_to_whoever_bound_it_first(ledger: Ledger, key: str) -> None:
