@@ -1,6 +1,7 @@
-"""Asking for the state of a task: free, so it is repeated where that can help."""
+"""The free calls: the state of a task, repeated where that can help, and the balance."""
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +14,7 @@ from apixo import (
     NoReplyError,
     Pending,
     Succeeded,
+    UnexpectedReplyError,
     UnknownState,
     wait_for_end,
 )
@@ -130,3 +132,17 @@ async def test_waiting_ends_with_the_result(own_connect: Connect, own_naps: Naps
         assert status.result_urls == ("https://x.example/v",)
         assert len(server.requests) == 4
     assert own_naps == [180, 10, 10, 30]
+
+
+@pytest.mark.parametrize("data", [74.87, 0, 12])
+async def test_the_balance_is_a_bare_number(data: float, own_connect: Connect) -> None:
+    async with serving(reply(http(200, envelope(data)))) as server:
+        assert await own_connect(server.url).balance_once() == Decimal(str(data))
+        assert server.lines() == ["GET /api/v1/apikeys/current-balance HTTP/1.1"]
+
+
+@pytest.mark.parametrize("data", [None, "74.87", True, {"balance": 1}, [1]])
+async def test_a_balance_that_is_no_number_is_an_error(data: Any, own_connect: Connect) -> None:
+    async with serving(reply(http(200, envelope(data)))) as server:
+        with pytest.raises(UnexpectedReplyError, match="no balance"):
+            await own_connect(server.url).balance_once()

@@ -1,14 +1,13 @@
 """What each model takes: checked before anything is paid, and sent in the model's own words."""
 
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from apixo import UnexpectedReplyError, VideoRequest, catalog
+from apixo import VideoRequest, catalog
 from apixo.catalog import ImageFormat, VideoModel, one_of, shape_of
 from apixo.video_request import STORED
 from deployments.sandbox.request_body import InvalidInputError, read_request
@@ -397,17 +396,3 @@ async def test_both_calls_name_the_model(own_connect: Connect) -> None:
             "GET /api/v1/statusTask/kling-2-6?taskId=t1 HTTP/1.1",
         ]
         assert json.loads(server.requests[0].body) == request.body()
-
-
-@pytest.mark.parametrize("data", [74.87, 0, 12])
-async def test_the_balance_is_a_bare_number(data: float, own_connect: Connect) -> None:
-    async with serving(reply(http(200, envelope(data)))) as server:
-        assert await own_connect(server.url).balance_once() == Decimal(str(data))
-        assert server.lines() == ["GET /api/v1/apikeys/current-balance HTTP/1.1"]
-
-
-@pytest.mark.parametrize("data", [None, "74.87", True, {"balance": 1}, [1]])
-async def test_a_balance_that_is_no_number_is_an_error(data: Any, own_connect: Connect) -> None:
-    async with serving(reply(http(200, envelope(data)))) as server:
-        with pytest.raises(UnexpectedReplyError, match="no balance"):
-            await own_connect(server.url).balance_once()
