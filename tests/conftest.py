@@ -17,6 +17,11 @@ from typing import Any
 
 import certifi
 
+# In memory where there is room for what two suites write: a tenth less time, as nothing waits for the disk.
+_MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 8 * 1024**3:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
 # Before Prefect is imported anywhere: its settings are read then. No test may touch the home of who runs it.
 _HOME = tempfile.mkdtemp(prefix="sora-tests-")
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "APIXO_", "MINIO_", "SORA_"))]:

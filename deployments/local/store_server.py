@@ -147,8 +147,9 @@ def _start_seaweedfs(
     ports = [f"-{name}={number}" for name, number in zip(_SEAWEEDFS_PORTS, free, strict=True)]
     return ManagedProcess(
         [
-            *(str(binary), "mini", f"-dir={folder}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}", f"-s3.port={port}"),
-            *(*ports, "-s3.port.https=0", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            # Only to its log here: otherwise it writes three files for each start to the folder for temporary ones too.
+            *(str(binary), "-logtostderr", "mini", f"-dir={folder}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"),
+            *(f"-s3.port={port}", *ports, "-s3.port.https=0", "-s3.port.iceberg=0", "-s3.port.lance=0"),
             *("-webdav=false", "-admin.ui=false", "-s3.iam=false", "-master.telemetry=false"),
         ],
         name="SeaweedFS",
