@@ -105,7 +105,7 @@ class BatchError(PipelineError):
 
 
 class BatchFailedError(BatchError):
-    """Something is wrong with some rows. The others are done. Running the batch again does the rest."""
+    """Some rows failed, or wait for a decision. The others are done. Running the batch again does the rest."""
 
 
 class BadRowsError(BatchError):
@@ -145,9 +145,10 @@ def bad_row(row: BadRow) -> BatchRow:
 
 def bad_rows_error(rows: Sequence[BadRow], summary: BatchSummary) -> BadRowsError:
     """Every bad row with its line; of many, the first ones. Pure."""
+    invalid = f"{counted(len(rows), 'row')} {'is' if len(rows) == 1 else 'are'} invalid"
     return BadRowsError(
-        f"{counted(len(rows), 'row')} of the batch {summary.key} invalid; nothing was submitted. Fix the "
-        "file, or run it with on_bad_rows set to skip to continue with the others."
+        f"Batch {summary.key} was not started: {invalid}. Nothing was submitted. Fix the file, or run it with "
+        "on_bad_rows set to skip to continue with the others."
         + _listed([f"line {row.line}: {bad_row(row).problem}" for row in rows]),
         summary=summary,
     )
@@ -163,8 +164,7 @@ def batch_error(summary: BatchSummary) -> BatchFailedError:
     )
     first = f"The rest of the batch was not submitted: {summary.blocked} " if summary.blocked else ""
     return BatchFailedError(
-        f"{first}Something is wrong with {counted(len(failed), 'row')} of the batch {summary.key}. "
-        f"{summary.sentence()}{again}"
+        f"{first}Batch {summary.key} is not {'ready' if summary.dry_run else 'complete'}. {summary.sentence()}{again}"
         + _listed([f"line {f'{row.line} {row.key}'.strip()} ({row.state}): {row.problem}" for row in failed]),
         summary=summary,
     )

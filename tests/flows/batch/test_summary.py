@@ -42,7 +42,7 @@ def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None
     failed = [row(line, "failed", problem=f"problem {line}.") for line in range(1, count + 1)]
     summary = summarize("may", [*failed, row(99)], price=None, spent_before=None)
     reported = str(batch_error(summary))
-    assert f"{count:,} row" in reported
+    assert f"{count + 1} rows: 1 archived, {count} failed" in reported
     for line in range(1, count + 1):
         assert (f"line {line} may-{line} (failed): problem {line}." in reported) is (line <= SHOWN)
     assert ("and 5 more" in reported) is (count > SHOWN)
@@ -52,7 +52,7 @@ def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None
     reported = str(bad_rows_error(bad, summary))
     assert "line 0: duration: is odd" in reported
     assert ("and 5 more" in reported) is (count > SHOWN)
-    assert "nothing was submitted" in reported
+    assert f"{count} row{'s are' if count > 1 else ' is'} invalid. Nothing was submitted." in reported
 
 
 def test_the_table_has_what_needs_a_person_first_and_fits_a_screen() -> None:
