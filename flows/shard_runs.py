@@ -24,6 +24,7 @@ from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
+from pydantic import TypeAdapter
 
 from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
@@ -48,6 +49,7 @@ PENDING_SECONDS: Final = 900.0
 """How long the worker that has taken a shard may need to start it: pulling an image takes minutes."""
 LOOK_SECONDS: Final = 2.0
 UNFINISHED: Final = [StateType(name) for name in ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")]
+_SHARES: Final = TypeAdapter(list[Share])
 AWAY: Final = (StoreError, httpx.HTTPError)
 """What a check may raise while the store or Prefect is down: it is repeated."""
 
@@ -111,6 +113,7 @@ async def run_in_shards(
             for number, (rows, max_spend) in enumerate(parts, 1)
             if rows
         ]
+        shares = await _decided(resources.store, folder, shares)
         ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
     summary = _merge(await batch.look_again(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
     for name in await resources.store.names(folder):
@@ -152,6 +155,18 @@ async def _require_deployment(client: PrefectClient) -> None:
             f"Shards need the deployment {DEPLOYMENT}, and there is none: run `sora deploy`, or leave shards at 1. "
             "Nothing was submitted."
         ) from error
+
+
+async def _decided(store: ObjectStore, folder: str, shares: list[Share]) -> list[Share]:
+    """The shares of this run of the batch. A rerun has those of the first try, whatever the calendar is now: a row that
+    moved would otherwise be in two shares, and count toward both limits."""
+    name = f"{folder}shares"
+    try:
+        await store.put_if(name, _SHARES.dump_json(shares), etag=None, content_type="application/json")
+    except PreconditionFailedError:
+        if (stored := await store.get(name)) is not None:
+            return _SHARES.validate_json(stored.data)
+    return shares
 
 
 async def _wait_for_earlier(

@@ -143,6 +143,30 @@ async def test_a_rerun_continues_with_the_shares_that_are_stored_and_names_what_
     )
 
 
+async def test_no_row_is_in_two_shares_although_the_calendar_grew_at_its_front_before_the_rerun(
+    stage: Stage, key: str
+) -> None:
+    async def killed(stage: Stage, _name: str, _attempt: int) -> StateType:
+        raise RuntimeError("the batch's process is killed")
+
+    shared: list[str] = []
+
+    async def noted(stage: Stage, name: str, attempt: int) -> StateType:
+        found = await stage.resources.store.get(name)
+        assert found is not None
+        shared.extend(row.item.id or "" for row in Share.model_validate_json(found.data).rows)
+        return await done(stage, name, attempt)
+
+    stage.shard = killed
+    with pytest.raises(RuntimeError, match="is killed"):
+        await stage.generate(rows(None, None, None)[1:], key, shards=3)
+    stage.shard = noted
+    summary = await stage.generate(rows(None, None, None), key, shards=3)
+    assert sorted(shared) == ["2", "3"]
+    assert [row.state for row in summary.rows] == ["not submitted", "archived", "archived"]
+    assert await stage.resources.store.names(FOLDER) == []
+
+
 @pytest.mark.parametrize("state", [StateType.PENDING, StateType.RUNNING])
 async def test_a_shard_whose_machine_is_gone_is_replaced_whether_it_has_begun_or_not(
     stage: Stage, key: str, state: StateType, monkeypatch: pytest.MonkeyPatch
