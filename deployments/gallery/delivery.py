@@ -71,12 +71,13 @@ class Delivery:
             status, (start, length) = HTTPStatus.PARTIAL_CONTENT, part
             headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{item.size_bytes}"
         headers["Content-Length"] = str(length)
-        if request.method == "HEAD":
-            return Response(None, status, headers, item.content_type)
-        pieces = self._store.stream(item.name, start=start, length=length)
+        is_head = request.method == "HEAD"
+        pieces = self._store.stream(item.name, start=start, length=1 if is_head else length)
         first = await anext(pieces, None)  # before the status is sent: it may be gone, or the store away
         if first is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
+        if is_head:
+            return Response(None, status, headers, item.content_type)
         return StreamingResponse(_joined(first, pieces), status, headers, item.content_type)
 
     async def picture(self, item: ArchivedObject, *, small: bool) -> Response:

@@ -160,7 +160,9 @@ def _fitted(data: bytes, kind: ImageFormat, max_bytes: int) -> bytes:
     if len(made) <= max_bytes:
         return made
     flat = Image.new("RGB", upright.size, "white")
-    flat.paste(upright.convert("RGB"), mask=upright.getchannel("A") if "A" in upright.getbands() else None)
+    # That is also a palette with a color that stands for none.
+    shown = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    flat.paste(shown, mask=shown if shown.mode == "RGBA" else None)
     flat.info = upright.info
     width, height = flat.size
     made = _encoded(flat, "JPEG")

@@ -208,9 +208,10 @@ async def test_a_streamed_video_that_is_gone_or_whose_store_is_away_says_so(
     async with open_gallery(redirect=False) as gallery:
         await store.remove("videos/2026/03/10/gone/video.mp4")
         gone = await gallery.get("/v/gone/video.mp4", headers=headers)
+        head = await gallery.client.head("/v/gone/video.mp4", headers=headers)
         monkeypatch.setattr(store, "_call", away)
         refused = await gallery.get(PATH, headers=headers)
-    assert (gone.status_code, refused.status_code) == (404, 503)
+    assert (gone.status_code, head.status_code, refused.status_code) == (404, 404, 503)
     assert "content-range" not in gone.headers
     assert refused.headers["retry-after"] == "10"
 

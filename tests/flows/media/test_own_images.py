@@ -78,12 +78,16 @@ def test_a_picture_that_is_too_large_is_made_smaller_where_that_is_wished(tmp_pa
     assert fitted.object_name != read(path, max_bytes=limit - 100, fit=True).object_name
 
 
-def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
-    clear = NOISE.convert("RGBA")
-    clear.putalpha(0)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+    clear = NOISE.convert(mode)
+    if mode == "P":
+        clear.info["transparency"] = bytes(256)
+    else:
+        clear.putalpha(0)
     path = saved(tmp_path, "clear.png", image=clear)
-    fitted = read(path, max_bytes=path.stat().st_size - 1, fit=True)
-    assert opened(fitted).getextrema() == ((255, 255),) * 3
+    fitted = opened(read(path, max_bytes=path.stat().st_size - 1, fit=True))
+    assert (fitted.mode, fitted.getextrema()) == ("RGB", ((255, 255),) * 3)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
