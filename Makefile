@@ -48,7 +48,7 @@ up: $(STAMP) ## run Prefect, MinIO, a worker, the receiver, the gallery and the 
 deploy: $(STAMP) ## deploy prefect.yaml to the server that PREFECT_API_URL names
 	@$(BIN)/sora deploy
 
-# Each worker has servers of its own, and often waits for them. Measured on two cores: 394 s with 4, 405 s with 5.
+# Each worker has servers of its own, and often waits for them. Measured on two cores, once each: 333 s with 4, 321 with 5.
 TEST_WORKERS ?= 4
 
 # Before the tests, whose time-outs are not made for building a program.
