@@ -24,7 +24,7 @@ from deployments.cli.models import row
 from deployments.setup.deploy import EXAMPLES, MAIN, wanted_deployments
 from flows.batch.calendar_rows import FIELDS, Row
 from flows.batch.calendars import parse_calendar
-from flows.signals.events import TASK_FINISHED, Happening
+from flows.signals.events import BALANCE_LOW, BUDGET_LOW, PROVIDER_BLOCKED, TASK_FINISHED, Happening
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -119,12 +119,13 @@ def test_deployments_exist(document: Path) -> None:
 
 def test_events_exist(document: Path) -> None:
     states = {state.value.title() for state in StateType} | {"heartbeat"}
-    known = {f"sora.generation.{name}" for name in get_args(Happening)} | {"sora.video.requested", TASK_FINISHED}
+    others = {"sora.video.requested", TASK_FINISHED, PROVIDER_BLOCKED, BUDGET_LOW, BALANCE_LOW}
+    known = others | {f"sora.generation.{name}" for name in get_args(Happening)}
     known |= {f"prefect.flow-run.{name}" for name in states}
-    named = set(
-        re.findall(r"\b(?:sora\.(?:generation|video)|apixo\.task|prefect\.flow-run)\.[A-Za-z]+", document.read_text())
-    )
-    assert named <= known
+    pattern = r"\b(?:sora\.(?:generation|video|provider|budget|balance)|apixo\.task|prefect\.flow-run)\.[A-Za-z]+"
+    assert set(re.findall(pattern, document.read_text())) <= known
+    if document.name == "events.md":
+        assert set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE)) == others
 
 
 def test_variables_exist(document: Path) -> None:
