@@ -212,8 +212,8 @@ class ApixoApi(Block):
         gt=0,
         title="Results are valid for (hours)",
         description=(
-            "How long APIXO keeps a result. It documents 15 days (360 hours), on older pages 24 hours. Used only "
-            "for messages and warnings: every result is fetched at once."
+            "How long APIXO keeps a result. It documents 15 days (360 hours), on older pages 24 hours. Every result is "
+            "fetched at once. A task that still has no end or no result after this time is given up."
         ),
     )
     result_check_url: str | None = Field(

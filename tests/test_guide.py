@@ -96,6 +96,15 @@ def test_the_table_of_columns_is_complete(document: Path) -> None:
     assert not table or sorted(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE)) == sorted(FIELDS)
 
 
+def test_the_tables_of_block_fields_are_complete(document: Path) -> None:
+    if document.name != "configuration.md":
+        return
+    for block, title in ((ApixoApi, "apixo-api"), (VideoArchive, "video-archive")):
+        (table,) = re.findall(rf"^## Block `{title}`\n\n(.*?)\n\n", document.read_text(), re.MULTILINE | re.DOTALL)
+        named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+        assert sorted(named) == sorted(block.model_fields)
+
+
 def test_commands_and_their_options_exist(document: Path) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, LazyGroup)
