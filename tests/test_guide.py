@@ -24,7 +24,9 @@ from deployments.cli.models import row
 from deployments.setup.deploy import EXAMPLES, MAIN, wanted_deployments
 from flows.batch.calendar_rows import FIELDS, Row
 from flows.batch.calendars import parse_calendar
+from flows.record.generation import State
 from flows.signals.events import BALANCE_LOW, BUDGET_LOW, PROVIDER_BLOCKED, TASK_FINISHED, Happening
+from tests.attack.model.invariants import TRANSITIONS
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -135,6 +137,16 @@ def test_events_exist(document: Path) -> None:
     assert set(re.findall(pattern, document.read_text())) <= known
     if document.name == "events.md":
         assert set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE)) == others
+
+
+def test_the_transitions_are_those_that_the_model_allows(document: Path) -> None:
+    if document.name != "ledger.md":
+        return
+    arrows = re.findall(r"^ *(?:- `)?(\w+)`? (?:-->|→) `?(\w+)`?:", document.read_text(), re.MULTILINE)
+    assert len(arrows) == len(set(arrows))
+    assert {(State(old), State(new)) for old, new in arrows} == {
+        (old, new) for old, news in TRANSITIONS.items() for new in news
+    }
 
 
 def test_variables_exist(document: Path) -> None:
