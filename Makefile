@@ -103,7 +103,7 @@ stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and run the ledger's mo
 	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }
 	@$(BIN)/python -m pytest -m stores -s -p no:randomly tests/stores
 
-# N="1 10 100 300 1000" takes half an hour a round.
+# N="1 10 100 300 1000" takes 15 minutes a round.
 N ?= 1 10 100
 ROUNDS ?= 3
 
