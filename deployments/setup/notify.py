@@ -48,9 +48,11 @@ MESSAGES: Final = (
         "account, then decide with the deployment resolve-video.",
     ),
     _Message(
-        "expiring", "sora.generation.expiring", "A paid video is not archived yet: {{ event.payload.key }}",
-        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. Find out what keeps the "
-        "deployment collect-videos from archiving it.",
+        "expiring", "sora.generation.expiring", "A video is not archived yet: {{ event.payload.key }}",
+        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. "
+        "{% if event.payload.state == 'unconfirmed' %}It is not known whether it was paid: decide with the deployment "
+        "resolve-video.{% else %}It is paid. Find out what keeps the deployment collect-videos from archiving it."
+        "{% endif %}",
     ),
     _Message(
         "blocked", "sora.provider.blocked", "APIXO rejects further videos",
