@@ -96,6 +96,8 @@ def test_the_table_of_columns_is_complete(document: Path) -> None:
     table = re.search(r"^\| column \|.*?\n\n", document.read_text(), re.MULTILINE | re.DOTALL)
     assert table or document.name != "guide.md"
     assert not table or sorted(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE)) == sorted(FIELDS)
+    for listed in re.findall(r"Columns: .*?\.(?: \||\n\n)", document.read_text(), re.DOTALL):
+        assert set(FIELDS) <= set(re.findall(r"\w+", listed)), listed
 
 
 def test_the_tables_of_block_fields_are_complete(document: Path) -> None:
