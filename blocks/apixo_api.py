@@ -107,7 +107,7 @@ class ApixoApi(Block):
     submit_timeout_seconds: float = Field(
         default=constants.SUBMIT_TIMEOUT_SECONDS,
         gt=0,
-        title="Submit time-out (seconds)",
+        title="Submit timeout (seconds)",
         description=(
             "The longest the paid call may take. After twice this time without an answer, a claim's owner counts as "
             "dead and the payment as unclear."

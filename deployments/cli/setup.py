@@ -65,7 +65,7 @@ def setup(
     A worker runs them: `prefect worker start --pool sora`
 
     `--notify slack` without an address uses SORA_NOTIFY_URL, which keeps the address out of the shell history. It is
-    stored in a Prefect block, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
+    stored in a Prefect block, masked. Email goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
     """
     connection: Connection = context.obj
     environ = variables(connection.stack, os.environ)

@@ -1,4 +1,4 @@
-"""Notifications: Prefect automations that send messages to Slack, Discord, an e-mail address or a webhook.
+"""Notifications: Prefect automations that send messages to Slack, Discord, an email address or a webhook.
 
 Repeating it changes nothing. The address is stored in a block, where Prefect keeps it secret, and nowhere else.
 """
@@ -110,7 +110,7 @@ def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
             missing = [name for name in ("SENDGRID_API_KEY", "SENDGRID_SENDER") if not environ.get(name)]
             if missing:
                 raise SetupError(
-                    f"Prefect sends e-mail through SendGrid: set {' and '.join(missing)}. For another mail service use "
+                    f"Prefect sends email through SendGrid: set {' and '.join(missing)}. For another mail service use "
                     "webhook:… with a URL of that service."
                 )
             to = [item.strip() for item in address.split(",")]
