@@ -44,8 +44,8 @@ def setup(
         list[str] | None,
         typer.Option(
             help=(
-                "Where to send notifications: a video failed, is unconfirmed or expires, APIXO rejects further videos, "
-                "80 % of a budget is spent. slack:URL, discord:URL, webhook:URL or email:ADDRESS. Repeatable."
+                "Where to send notifications: a video failed, is unconfirmed or expires, APIXO accepts no further "
+                "videos, 80 % of a budget is spent. slack:URL, discord:URL, webhook:URL or email:ADDRESS. Repeatable."
             )
         ),
     ] = None,

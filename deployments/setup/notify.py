@@ -55,7 +55,7 @@ MESSAGES: Final = (
         "{% endif %}",
     ),
     _Message(
-        "blocked", "sora.provider.blocked", "APIXO rejects further videos",
+        "blocked", "sora.provider.blocked", "APIXO accepts no further videos",
         "The batch {{ event.payload.batch }} stopped: {{ event.payload.message }} Once this is fixed, its next run "
         "submits the remaining rows.",
     ),

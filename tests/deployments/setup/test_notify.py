@@ -100,7 +100,11 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
             "the deployment resolve-video",
         ),
         ("sora.generation.expiring", "A video is not archived yet: kite", "after it is finished. It is paid."),
-        ("sora.provider.blocked", "APIXO rejects further videos", "The batch spring stopped: The balance is too low."),
+        (
+            "sora.provider.blocked",
+            "APIXO accepts no further videos",
+            "The batch spring stopped: The balance is too low.",
+        ),
         ("sora.budget.low", "80 % of the budget of 2026-11 is spent", "41.20 of 50 USD"),
     ):
         if event not in got and hook.lost:
