@@ -29,7 +29,8 @@ from flows.signals.events import BALANCE_LOW, BUDGET_LOW, PROVIDER_BLOCKED, TASK
 from tests.attack.model.invariants import TRANSITIONS
 
 ROOT: Final = Path(__file__).parent.parent
-DOCUMENTS: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md")
+DOCUMENTS: Final = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 CODE: Final = "".join(
     path.read_text() for room in ("flows", "deployments", "tests") for path in ROOT.glob(f"{room}/**/*.py")
 )
@@ -161,6 +162,11 @@ def test_variables_exist(document: Path) -> None:
             assert name in CODE, name
         elif not name.startswith(FOREIGN):
             assert name in fields, name
+
+
+def test_files_exist(document: Path) -> None:
+    named = re.findall(r"`((?:apixo|blocks|flows|deployments|tests|docs)/[\w./@-]*)`", document.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_links_lead_somewhere(document: Path) -> None:
