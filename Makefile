@@ -90,7 +90,7 @@ test-oldest: $(STAMP) ## run a part of the tests with the oldest versions that p
 	@$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -k "not own_seaweedfs" \
 	  $(OLDEST_TESTS)
 
-attack: $(STAMP) ## crash it at every point, take servers away, feed it junk: two hours
+attack: $(STAMP) ## crash it at every point, stop its servers, feed it junk: two hours
 	@$(MINIO)
 	@$(BIN)/python -m pytest -m "attack or sample" -s
 
@@ -103,18 +103,18 @@ stores: $(STAMP) ## race MinIO, SeaweedFS and VersityGW, and run the ledger's mo
 	  { echo "Building VersityGW."; GOBIN=$(abspath $(LOCAL))/bin CGO_ENABLED=0 GOWORK=off go install $(VERSITYGW); }
 	@$(BIN)/python -m pytest -m stores -s -p no:randomly tests/stores
 
-# N="1 10 100 300 1000" takes half an hour a round.
+# N="1 10 100 300 1000" takes 15 minutes a round.
 N ?= 1 10 100
 ROUNDS ?= 3
 
-bench: $(STAMP) ## measure processor, time, memory and requests a video, and write docs/performance/: 15 minutes
+bench: $(STAMP) ## measure processor time, time, memory and requests per video, and write docs/performance/: 15 minutes
 	@$(MINIO)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) $(N)
 
-reference: $(STAMP) ## write docs/reference.md anew, from the code
+reference: $(STAMP) ## write docs/reference.md from the code
 	@$(BIN)/python -m tests.reference
 
-screenshots: $(STAMP) ## take the pictures of README and docs anew; needs a Chromium
+screenshots: $(STAMP) ## retake the pictures of README and docs; needs Chromium
 	@$(MINIO)
 	@$(BIN)/python -m tests.e2e.screenshots
 
@@ -124,10 +124,10 @@ check: $(STAMP) ## lint, format, types and the direction of imports, changing no
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-audit: $(STAMP) ## ask whether what is locked has known vulnerabilities; needs the internet
+audit: $(STAMP) ## look for known vulnerabilities of the locked packages; needs the internet
 	@$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --strict --disable-pip --require-hashes -r requirements.txt
 
-format: $(STAMP) ## format, and fix what can be fixed by itself
+format: $(STAMP) ## format, and fix what can be fixed automatically
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
 
 lock: $(STAMP) ## write both lists of requirements from pyproject.toml, and say what changed; UPGRADE=1 takes the newest of all

@@ -107,7 +107,7 @@ class ApixoApi(Block):
     submit_timeout_seconds: float = Field(
         default=constants.SUBMIT_TIMEOUT_SECONDS,
         gt=0,
-        title="Submit time-out (seconds)",
+        title="Submit timeout (seconds)",
         description=(
             "The longest the paid call may take. After twice this time without an answer, a claim's owner counts as "
             "dead and the payment as unclear."
@@ -209,11 +209,11 @@ class ApixoApi(Block):
     )
     result_valid_hours: float = Field(
         default=24.0 * constants.RESULT_DAYS,
-        gt=0,
+        ge=24,  # sooner, tasks would be given up that APIXO is still working on
         title="Results are valid for (hours)",
         description=(
-            "How long APIXO keeps a result. It documents 15 days (360 hours), on older pages 24 hours. Used only "
-            "for messages and warnings: every result is fetched at once."
+            "How long APIXO keeps a result. It documents 15 days (360 hours), on older pages 24 hours. Every result is "
+            "fetched at once. A task that still has no end or no result after this time is given up."
         ),
     )
     result_check_url: str | None = Field(

@@ -114,7 +114,7 @@ class VideoArchive(Block):
             check_bucket_name(value.replace("\n", " "), strict=True)  # which overlooks one at the end
         except ValueError:
             raise ValueError(
-                "must be 3 to 63 lower-case letters, digits, single dots and hyphens, and no IP address, as S3 requires"
+                "must be 3 to 63 lowercase letters, digits, single dots and hyphens, and no IP address, as S3 requires"
             ) from None
         return value
 

@@ -24,6 +24,7 @@ from blocks import VideoArchive
 from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
 from deployments.web_server import QuietServer, listen
+from flows.record import object_names
 from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
@@ -70,7 +71,8 @@ class Metrics:
         opened = list((await ledger.read_all(await ledger.open_keys())).values())
         newest = await ledger.newest(LAG_SAMPLE)
         month = await ledger.spend.read(month_of(now.date())) or MonthlySpend()
-        day = [item for item in await self._store.listed(f"videos/{now:%Y/%m/%d}/") if item.name.endswith(".mp4")]
+        listed = await self._store.listed(f"{object_names.VIDEOS}{object_names.day(now)}/")
+        day = [item for item in listed if item.name.endswith(".mp4")]
 
         registry = CollectorRegistry()
         gauge = functools.partial(Gauge, registry=registry)

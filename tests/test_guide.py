@@ -24,10 +24,13 @@ from deployments.cli.models import row
 from deployments.setup.deploy import EXAMPLES, MAIN, wanted_deployments
 from flows.batch.calendar_rows import FIELDS, Row
 from flows.batch.calendars import parse_calendar
-from flows.signals.events import TASK_FINISHED, Happening
+from flows.record.generation import State
+from flows.signals.events import BALANCE_LOW, BUDGET_LOW, PROVIDER_BLOCKED, TASK_FINISHED, Happening
+from tests.attack.model.invariants import TRANSITIONS
 
 ROOT: Final = Path(__file__).parent.parent
-DOCUMENTS: Final = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md")
+DOCUMENTS: Final = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 CODE: Final = "".join(
     path.read_text() for room in ("flows", "deployments", "tests") for path in ROOT.glob(f"{room}/**/*.py")
 )
@@ -94,6 +97,17 @@ def test_the_table_of_columns_is_complete(document: Path) -> None:
     table = re.search(r"^\| column \|.*?\n\n", document.read_text(), re.MULTILINE | re.DOTALL)
     assert table or document.name != "guide.md"
     assert not table or sorted(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE)) == sorted(FIELDS)
+    for listed in re.findall(r"Columns: .*?\.(?: \||\n\n)", document.read_text(), re.DOTALL):
+        assert set(FIELDS) <= set(re.findall(r"\w+", listed)), listed
+
+
+def test_the_tables_of_block_fields_are_complete(document: Path) -> None:
+    if document.name != "configuration.md":
+        return
+    for block, title in ((ApixoApi, "apixo-api"), (VideoArchive, "video-archive")):
+        (table,) = re.findall(rf"^## Block `{title}`\n\n(.*?)\n\n", document.read_text(), re.MULTILINE | re.DOTALL)
+        named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+        assert sorted(named) == sorted(block.model_fields)
 
 
 def test_commands_and_their_options_exist(document: Path) -> None:
@@ -119,12 +133,23 @@ def test_deployments_exist(document: Path) -> None:
 
 def test_events_exist(document: Path) -> None:
     states = {state.value.title() for state in StateType} | {"heartbeat"}
-    known = {f"sora.generation.{name}" for name in get_args(Happening)} | {"sora.video.requested", TASK_FINISHED}
+    others = {"sora.video.requested", TASK_FINISHED, PROVIDER_BLOCKED, BUDGET_LOW, BALANCE_LOW}
+    known = others | {f"sora.generation.{name}" for name in get_args(Happening)}
     known |= {f"prefect.flow-run.{name}" for name in states}
-    named = set(
-        re.findall(r"\b(?:sora\.(?:generation|video)|apixo\.task|prefect\.flow-run)\.[A-Za-z]+", document.read_text())
-    )
-    assert named <= known
+    pattern = r"\b(?:sora\.(?:generation|video|provider|budget|balance)|apixo\.task|prefect\.flow-run)\.[A-Za-z]+"
+    assert set(re.findall(pattern, document.read_text())) <= known
+    if document.name == "events.md":
+        assert set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE)) == others
+
+
+def test_the_transitions_are_those_that_the_model_allows(document: Path) -> None:
+    if document.name != "ledger.md":
+        return
+    arrows = re.findall(r"^ *(?:- `)?(\w+)`? (?:-->|→) `?(\w+)`?:", document.read_text(), re.MULTILINE)
+    assert len(arrows) == len(set(arrows))
+    assert {(State(old), State(new)) for old, new in arrows} == {
+        (old, new) for old, news in TRANSITIONS.items() for new in news
+    }
 
 
 def test_variables_exist(document: Path) -> None:
@@ -137,6 +162,11 @@ def test_variables_exist(document: Path) -> None:
             assert name in CODE, name
         elif not name.startswith(FOREIGN):
             assert name in fields, name
+
+
+def test_files_exist(document: Path) -> None:
+    named = re.findall(r"`((?:apixo|blocks|flows|deployments|tests|docs)/[\w./@-]*)`", document.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_links_lead_somewhere(document: Path) -> None:

@@ -47,6 +47,13 @@ def test_every_room_keeps_the_rule() -> None:
     assert "4 kept, 0 broken" in result.stdout
 
 
+@pytest.mark.parametrize("room", MODULES)
+def test_contributing_draws_the_layers_as_the_rule_has_them(room: str) -> None:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+    rule = "".join(f"{layer.replace(' | ', '  ')}\n" for layer in layers_of(room))
+    assert rule in [text for language, text in blocks if not language]
+
+
 def test_the_rule_names_every_room_and_every_room_is_shipped() -> None:
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert found == set(ROOMS)

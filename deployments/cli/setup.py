@@ -44,8 +44,8 @@ def setup(
         list[str] | None,
         typer.Option(
             help=(
-                "Where to send notifications: a video failed, is unconfirmed or expires, APIXO rejects further videos, "
-                "80 % of a budget is spent. slack:URL, discord:URL, webhook:URL or email:ADDRESS. Repeatable."
+                "Where to send notifications: a video failed, is unconfirmed or expires, APIXO accepts no further "
+                "videos, 80 % of a budget is spent. slack:URL, discord:URL, webhook:URL or email:ADDRESS. Repeatable."
             )
         ),
     ] = None,
@@ -65,7 +65,7 @@ def setup(
     A worker runs them: `prefect worker start --pool sora`
 
     `--notify slack` without an address uses SORA_NOTIFY_URL, which keeps the address out of the shell history. It is
-    stored in a Prefect block, masked. E-mail goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
+    stored in a Prefect block, masked. Email goes through SendGrid (SENDGRID_API_KEY, SENDGRID_SENDER).
     """
     connection: Connection = context.obj
     environ = variables(connection.stack, os.environ)

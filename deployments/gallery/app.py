@@ -47,7 +47,6 @@ MOST_FORM_BYTES: Final = 4_096
 FORM_SECONDS: Final = 10.0
 NOTICES_SHOWN: Final = 50
 DENIED: Final = "This requires a login, or the complete link to one video.\n"
-NOTHING: Final = "There is nothing here.\n"
 
 
 async def serve(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
-from apixo.constants import DEFAULT_MODEL
+from apixo.constants import DEFAULT_MODEL, RESULT_DAYS
 from flows.collect_videos import EXPIRING_AFTER
 from flows.record.advice import advice
 from flows.record.generation import Generation, State
@@ -53,9 +53,10 @@ def _notice(found: Generation, why: Why, options: str) -> Notice:
     said, problem = advice(found, options), found.attempt.problem
     message = problem.message if problem else said.paid
     if why == "expiring":
+        was = "sent, without a clear answer," if found.state is State.UNCONFIRMED else "submitted"
         message = (
-            f"It was submitted on {found.attempt.since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. "
-            "APIXO keeps results for 15 days, or, according to an older page of its documentation, 24 hours."
+            f"It was {was} on {found.attempt.since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. "
+            f"APIXO keeps results for {RESULT_DAYS} days or, according to an older page of its documentation, 24 hours."
         )
     return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
 

@@ -190,7 +190,7 @@ class _Handlers:
         return JSONResponse({"status": "ok"})
 
     async def call(self, request: Request) -> Response:
-        if request.method != "POST":  # a user or a monitor that checks whether it is running; all get the same answer
+        if request.method != "POST":  # a user, a monitor or a setup check
             headers = {"Allow": "POST"} | self._proof(request)
             return PlainTextResponse(ONLY_POST, HTTPStatus.METHOD_NOT_ALLOWED, headers)
         key, number = self._about(request)

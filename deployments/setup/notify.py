@@ -1,4 +1,4 @@
-"""Notifications: Prefect automations that send messages to Slack, Discord, an e-mail address or a webhook.
+"""Notifications: Prefect automations that send messages to Slack, Discord, an email address or a webhook.
 
 Repeating it changes nothing. The address is stored in a block, where Prefect keeps it secret, and nowhere else.
 """
@@ -48,12 +48,14 @@ MESSAGES: Final = (
         "account, then decide with the deployment resolve-video.",
     ),
     _Message(
-        "expiring", "sora.generation.expiring", "A paid video is not archived yet: {{ event.payload.key }}",
-        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. Find out what keeps the "
-        "deployment collect-videos from archiving it.",
+        "expiring", "sora.generation.expiring", "A video is not archived yet: {{ event.payload.key }}",
+        f"{_VIDEO}\nAPIXO deletes its result some time after it is finished. "
+        "{% if event.payload.state == 'unconfirmed' %}It is not known whether it was paid: decide with the deployment "
+        "resolve-video.{% else %}It is paid. Find out what keeps the deployment collect-videos from archiving it."
+        "{% endif %}",
     ),
     _Message(
-        "blocked", "sora.provider.blocked", "APIXO rejects further videos",
+        "blocked", "sora.provider.blocked", "APIXO accepts no further videos",
         "The batch {{ event.payload.batch }} stopped: {{ event.payload.message }} Once this is fixed, its next run "
         "submits the remaining rows.",
     ),
@@ -108,7 +110,7 @@ def _block(channel: str, address: str, environ: Mapping[str, str]) -> Block:
             missing = [name for name in ("SENDGRID_API_KEY", "SENDGRID_SENDER") if not environ.get(name)]
             if missing:
                 raise SetupError(
-                    f"Prefect sends e-mail through SendGrid: set {' and '.join(missing)}. For another mail service use "
+                    f"Prefect sends email through SendGrid: set {' and '.join(missing)}. For another mail service use "
                     "webhook:… with a URL of that service."
                 )
             to = [item.strip() for item in address.split(",")]

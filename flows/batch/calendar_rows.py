@@ -46,7 +46,7 @@ class BatchItem(VideoRequest):
         default=None,
         title="Id",
         description=(
-            "Names the video within its batch: its key is `<batch key>-<id>`. Lower-case letters, digits, dots, "
+            "Names the video within its batch: its key is `<batch key>-<id>`. Lowercase letters, digits, dots, "
             "hyphens and underscores. If empty, it is derived from the request, so a changed request is a new video."
         ),
         pattern=ID_PATTERN,
@@ -134,7 +134,7 @@ ALLOWED: Final = {
     "options": 'must be an object such as {"sound": true}',
     "tags": "must be at most 20 labels, each of 1 to 50 letters, digits, spaces and . : + - _",
     "fallback_models": "must be at most 5 model names",
-    "id": "must be 1 to 91 lower-case letters, digits, dots, hyphens and underscores",
+    "id": "must be 1 to 91 lowercase letters, digits, dots, hyphens and underscores",
     "not_before": "must be a day written as YYYY-MM-DD, such as 2026-03-01; 3/1/2026 is ambiguous",
 }
 """What each field allows, unless the model decides that. Pydantic's and urllib's own messages are not used: some of

@@ -68,7 +68,11 @@ class BatchSummary(BaseModel):
     )
     spent_before: Decimal | None = Field(default=None, description="What earlier runs of this batch paid.")
     blocked: str | None = Field(
-        default=None, description="Why APIXO accepts nothing more with this account, key or model; None: it does."
+        default=None,
+        description=(
+            "Why the rest was not submitted: APIXO rejects the account, the key or the model, or gives no clear "
+            "answers, or a ceiling is reached; None: no such reason."
+        ),
     )
     notes: list[str] = Field(
         default=[], description="What was left out of the calendar, and the balance of the APIXO account."

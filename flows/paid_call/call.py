@@ -121,7 +121,7 @@ class PaidCall:
 
         Raises:
             StoreError: the claim could not be written, or a rejection. Nothing was paid.
-            LedgerError: the provider accepted it, and the ledger could not be written until the deadline.
+            LedgerError: the provider accepted it, and the ledger could not be written for an hour.
             PipelineError: the run is being ended. Nothing was claimed or sent.
         """
         if stopping.is_set():

@@ -23,7 +23,7 @@ def check_key(key: str) -> str:
     # Not `re.match`: `$` would let a line feed at the end pass.
     if re.fullmatch(PATTERN.strip("^$"), key) is None:
         raise InvalidKeyError(
-            f"{key[:140]!r} cannot be a key. Use 1 to 128 lower-case letters, digits, dots, hyphens and underscores, "
+            f"{key[:140]!r} cannot be a key. Use 1 to 128 lowercase letters, digits, dots, hyphens and underscores, "
             "beginning with a letter or digit, such as spring-sale-03.",
             key=key,
         )

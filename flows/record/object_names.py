@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
+VIDEOS: Final = "videos/"
 POSTER_TYPE: Final = "image/jpeg"
 SIDECAR_TYPE: Final = "application/json"
 
@@ -14,7 +15,12 @@ def folder(key: str, claimed_at: datetime, *, task_number: int = 1) -> str:
     The second and later tasks of a key have their own folders in it, `task-2/`: two tasks never share a name.
     """
     own = "" if task_number == 1 else f"task-{task_number}/"
-    return f"videos/{claimed_at.astimezone(UTC):%Y/%m/%d}/{key}/{own}"
+    return f"{VIDEOS}{day(claimed_at)}/{key}/{own}"
+
+
+def day(moment: datetime) -> str:
+    """The part of a folder's name that says its day: `2026/11/28`, in UTC."""
+    return f"{moment.astimezone(UTC):%Y/%m/%d}"
 
 
 def video_name(number: int) -> str:

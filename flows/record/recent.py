@@ -4,23 +4,24 @@ Nothing depends on it. A key that is missing here is just not shown among the ne
 """
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from typing import Final
 
 from blocks.object_store import ObjectStore
+from flows.record import object_names
 from flows.record.generation import Generation
 
-ARCHIVED: Final = "videos/"
-"""Its folders are `<yyyy>/<mm>/<dd>/<key>/`, so archiving a video needs no further write."""
 NOT_MADE: Final = "failed/"
 """`failed/<yyyy>/<mm>/<dd>/<key>` for what ended without a video: failed or rejected, though perhaps not forever."""
 OPEN: Final = "open/"
+ENDED: Final = (object_names.VIDEOS, NOT_MADE)
+"""Both have folders by day, so a video that is archived needs no further marker."""
 
 
 def failed_name(ended: Generation) -> str:
     """The marker of a generation that ended without a video, by the day of its first claim."""
-    return f"{NOT_MADE}{ended.created_at.astimezone(UTC):%Y/%m/%d}/{ended.key}"
+    return f"{NOT_MADE}{object_names.day(ended.created_at)}/{ended.key}"
 
 
 async def newest_keys(store: ObjectStore, count: int) -> list[str]:
@@ -35,7 +36,7 @@ async def newest_keys(store: ObjectStore, count: int) -> list[str]:
     ended = 0
     for day in days:
         latest: dict[str, datetime] = {}
-        for item in chain(*await asyncio.gather(*(store.listed(f"{root}{day}") for root in (ARCHIVED, NOT_MADE)))):
+        for item in chain(*await asyncio.gather(*(store.listed(f"{root}{day}") for root in ENDED))):
             key = item.name.split("/")[4]
             latest[key] = max(latest.get(key, item.modified), item.modified)
         found = sorted(latest, key=latest.__getitem__, reverse=True)[: count - ended]
@@ -50,7 +51,7 @@ async def _days(store: ObjectStore, most: int) -> list[str]:
     """The newest days that have something, `2026/11/28/`, the newest first: at most this many."""
 
     async def below(path: str) -> list[str]:
-        found = await asyncio.gather(*(store.folders(f"{root}{path}") for root in (ARCHIVED, NOT_MADE)))
+        found = await asyncio.gather(*(store.folders(f"{root}{path}") for root in ENDED))
         return sorted({name.partition("/")[2] for name in chain(*found)}, reverse=True)
 
     days: list[str] = []

@@ -1,14 +1,17 @@
 """What may become of a generation. All pure: the time comes in as an argument.
 
 ```
-            ┌──────────► rejected ◄─┐ (may be claimed again: provably unpaid)
-            │                       │
-(nothing) ─► claimed ──► submitted ─┼─► succeeded ──► archived
-            │                 ▲     │        ▼
-            └► unconfirmed ───┘     └─► failed (a person may claim it again, or resume its task)
+              ┌────────────► rejected (may be claimed again: provably unpaid)
+              │                 ▲
+              ├► unconfirmed ───┤
+              │                 ▼
+(nothing) ─► claimed ───────► submitted ──► succeeded ──► archived
+                                │               │
+                                └───► failed ◄──┘ (a person may claim it again, or resume its task)
 ```
 
-Each arrow is one function here. The paid call happens between `claimed` and whatever follows it, once per attempt.
+There is a function here for each arrow. Late answers and manual decisions add some, which `docs/ledger.md` lists. The
+paid call happens between `claimed` and whatever follows it, once per attempt.
 """
 
 import re

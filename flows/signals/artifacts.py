@@ -27,7 +27,7 @@ async def shown(making: Awaitable[object], *, what: str) -> None:
 
 
 def artifact_key(key: str, *, kind: str = "video") -> str:
-    """Prefect accepts only lower-case letters, digits and dashes, and artifacts of one key are versions of one thing.
+    """Prefect accepts only lowercase letters, digits and dashes, and artifacts of one key are versions of one thing.
 
     So a key with other characters gets a unique suffix.
     """

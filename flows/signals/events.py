@@ -27,7 +27,7 @@ TASK_FINISHED: Final = "apixo.task.finished"
 """A task has ended, as the API itself confirmed to the callback receiver. Waiting runs and the collector continue."""
 
 PROVIDER_BLOCKED: Final = "sora.provider.blocked"
-"""The balance is too low, or the API key or the model is rejected: a person has to act."""
+"""A batch submits no more: APIXO rejects the account, the key or the model, or gives no clear answers."""
 
 BUDGET_LOW: Final = "sora.budget.low"
 """Four fifths of what may be spent in a day or a month are spent or reserved. Once per day and month."""
@@ -199,7 +199,7 @@ def emit_task_finished(
 
 
 def emit_blocked(batch_key: str, refusal: Problem) -> None:
-    """Queues `sora.provider.blocked`: APIXO rejects whatever this account, key or model submits. Never raises."""
+    """Queues `sora.provider.blocked`: why a batch submits no more. Never raises."""
     payload = {"batch": batch_key, "code": refusal.code, "kind": refusal.kind, "message": refusal.message}
     _emit_safely(PROVIDER_BLOCKED, f"sora.batch.{batch_key}", batch_key, payload)
 

@@ -34,6 +34,7 @@ def test_the_defaults_are_the_providers_advice() -> None:
 
 
 REFUSALS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"result_valid_hours": 0.1}, ["result_valid_hours", "24"]),
     ({"base_url": ""}, ["base_url", "https://api.example.com"]),
     ({"base_url": "api.apixo.ai"}, ["base_url", "https://api.example.com"]),
     ({"base_url": "ftp://api.apixo.ai"}, ["base_url", "https://api.example.com"]),

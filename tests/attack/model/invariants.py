@@ -22,9 +22,7 @@ TRANSITIONS: Final = {
     State.SUCCEEDED: {State.ARCHIVED, State.SUBMITTED, State.FAILED},
     State.ARCHIVED: set(),
 }
-"""The arrows of the drawing in `flows.record.transitions`, and what may happen late: a user or a callback names the
-task of an attempt that was considered unpaid, a user names another task for a generation that failed or is not yet
-archived, or a task that was reported as failed succeeds after all."""
+"""The transitions in `docs/ledger.md`."""
 
 
 ROUNDING_SECONDS: Final = 1e-6

@@ -194,6 +194,13 @@ def test_what_needs_a_person_stands_on_top_with_its_command() -> None:
     assert "sora collect --archive other" in commands
 
 
+@pytest.mark.parametrize(("state", "said"), [(State.UNCONFIRMED, False), (State.SUBMITTED, True)])
+def test_an_old_video_is_called_submitted_only_if_it_is(state: State, said: bool) -> None:
+    (notice,) = notices([made("late", state=state, at=NOW - timedelta(days=13))], "", NOW)
+    assert notice.why == "expiring"
+    assert ("submitted" in notice.message, "clear answer" in notice.message) == (said, not said)
+
+
 def test_a_sentence_is_cut_at_its_commands() -> None:
     assert pieces("Run `sora x`, or wait.") == [("Run ", False), ("sora x", True), (", or wait.", False)]
 

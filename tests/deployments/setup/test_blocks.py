@@ -261,7 +261,7 @@ async def test_secrets_are_in_no_document_no_log_and_no_output(
 BAD_VALUES = [
     ("APIXO_DEADLINE_SECONDS", "soon", "deadline_seconds", "valid number"),
     ("APIXO_PRICES", "kling-2-6: 0.5", "prices", "JSON object"),
-    ("MINIO_BUCKET", "No Such", "bucket", "lower-case"),
+    ("MINIO_BUCKET", "No Such", "bucket", "lowercase"),
 ]
 """All other rules are the blocks' own."""
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from jinja2 import Template
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 
@@ -98,8 +99,12 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
             "Payment unclear: kite needs a manual decision",
             "the deployment resolve-video",
         ),
-        ("sora.generation.expiring", "A paid video is not archived yet: kite", "APIXO deletes its result"),
-        ("sora.provider.blocked", "APIXO rejects further videos", "The batch spring stopped: The balance is too low."),
+        ("sora.generation.expiring", "A video is not archived yet: kite", "after it is finished. It is paid."),
+        (
+            "sora.provider.blocked",
+            "APIXO accepts no further videos",
+            "The batch spring stopped: The balance is too low.",
+        ),
         ("sora.budget.low", "80 % of the budget of 2026-11 is spent", "41.20 of 50 USD"),
     ):
         if event not in got and hook.lost:
@@ -113,6 +118,15 @@ async def test_each_message_reaches_the_webhook_and_setting_it_up_again_changes_
             assert f"What happened: {ui_url}/artifacts/key/video-kite" in got[event]["text"]
     assert len(hook.received) + len(hook.lost) == len(MESSAGES)
     assert len(hook.received) > 0
+
+
+@pytest.mark.parametrize(("state", "paid"), [("unconfirmed", False), ("submitted", True), ("succeeded", True)])
+def test_a_video_that_is_not_archived_is_called_paid_only_if_it_is(state: str, paid: bool) -> None:
+    (message,) = [item for item in MESSAGES if item.name == "expiring"]
+    event = {"payload": {"key": "kite", "state": state, "request": {}}}
+    subject, body = (Template(text).render(event=event) for text in (message.subject, message.body))
+    assert "paid" not in subject
+    assert ("It is paid." in body, "resolve-video" in body) == (paid, not paid)
 
 
 @pytest.mark.parametrize("wanted", ["pigeon:https://x", "https://hooks.slack.com/secret", "", "slack", "slack:"])

@@ -63,7 +63,7 @@ PROBLEMS: list[tuple[dict[str, Any], list[str]]] = [
     ({"image_urls": "a.jpg"}, ["image_urls.0: must be public"]),
     ({"image_urls": [IMAGE, "a b"]}, ["image_urls.1: must be public"]),
     ({"image_urls": ["no", 1]}, ["image_urls.0: must be", "image_urls.1: must be"]),
-    ({"id": 7.0}, ["id: must be 1 to 91 lower-case"]),
+    ({"id": 7.0}, ["id: must be 1 to 91 lowercase"]),
     ({"id": True}, ["id: must be"]),
     ({"id": "a\nb"}, ["id: must be"]),
     ({"id": "März"}, ["id: must be"]),

@@ -258,7 +258,7 @@ def test_an_image_that_is_not_clearly_an_address_is_a_bad_row(cell: str, field: 
         ("not_before", "March 1, 2026", "YYYY-MM-DD"),  # Notion
         ("duration", "00:00:08", "4, 8 or 12 seconds"),
         ("aspect_ratio", "16-Sep", "landscape or portrait"),  # Excel's 9/16
-        ("id", "1.23457E+15", "lower-case"),
+        ("id", "1.23457E+15", "lowercase"),
     ],
 )
 def test_what_can_be_meant_in_two_ways_is_refused_with_what_to_write(column: str, cell: str, remedy: str) -> None:
