@@ -40,7 +40,7 @@ from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
-from flows.steps.calling import retried
+from flows.steps.retrying import retried
 from flows.submission import Terms
 from flows.wording import counted
 
@@ -380,7 +380,7 @@ class Batch:
                 "duration_seconds": asked.seconds,
                 "price": self.budget.price(asked.seconds, asked.model) if price is None else price,
                 "task_id": generation.task_id,
-                "poster_name": generation.poster,
+                "poster_name": generation.poster_name,
                 "object_name": video.name if video else None,
                 "link": link_of(generation, self._resources.archive),
             }

@@ -28,7 +28,7 @@ from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import prepare_run_log
 from flows.signals.runs import root_run_id, tag_run
-from flows.steps.calling import retried, whole
+from flows.steps.retrying import retried, whole
 from flows.submission import Terms
 
 

@@ -118,7 +118,7 @@ async def preview_then_final(
             if decided is not None:  # meanwhile, in another run: one more preview would be paid for nothing
                 return await _made(decided.generation.request, final_key(key), resources)
             preview = await _made(asked, preview_key(key, number), resources)
-            poster = await resources.store.get(preview.poster) if preview.poster else None
+            poster = await resources.store.get(preview.poster_name) if preview.poster_name else None
             show = partial(
                 publish_question,
                 preview,

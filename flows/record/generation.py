@@ -255,7 +255,7 @@ class Generation(StoredModel):
         return next((item for item in self.objects if item.kind == "video"), None)
 
     @property
-    def poster(self) -> str | None:
+    def poster_name(self) -> str | None:
         """The name of the archived poster; None: there is none."""
         return next((item.name for item in self.objects if item.kind == "poster"), None)
 
@@ -265,7 +265,7 @@ class Generation(StoredModel):
         return any(attempt.state is not State.REJECTED for attempt in self.attempts)
 
     @property
-    def end(self) -> str:
+    def end_id(self) -> str:
         """What distinguishes one end from the next: the same key may fail again, by another task or the same one."""
         attempt = self.attempt
         return f"{self.key}:{attempt.number}:{attempt.task_id}:{attempt.since.isoformat()}:{self.state}"

@@ -244,7 +244,7 @@ class Ledger:
             return
         entry = await self.read(key)
         now = None if entry is None else entry.generation
-        if now is not None and (now.state not in FINISHED or now.end != ended.end):
+        if now is not None and (now.state not in FINISHED or now.end_id != ended.end_id):
             await self.mark_open(key)
         elif now is not None and now.unarchived_superseded:
             await self._patiently(lambda: self._put_published(key))

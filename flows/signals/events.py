@@ -124,7 +124,7 @@ async def deliver(
         Whether the server has it. False after `DELIVERY_TIMEOUT_SECONDS`, or when it cannot be reached.
     """
     event = Event(
-        id=uuid5(NAMESPACE_URL, f"sora:{generation.end}:{happening}"),
+        id=uuid5(NAMESPACE_URL, f"sora:{generation.end_id}:{happening}"),
         event=f"sora.generation.{happening}",
         resource=_resource(f"sora.generation.{generation.key}", generation.key),
         payload=_without_nul(_payload(generation, more)),

@@ -100,7 +100,7 @@ def picture_and_player(generation: Generation, archive: VideoArchive, *, thumbna
         if video.content_type.startswith("image/"):  # a GIF, which browsers play as a picture alone
             return [*lines, f"![the video]({link})", ""]
         # The classic UI plays it; the new one leaves it out, and has the link below.
-        picture = _link(generation.key, generation.poster, archive) if generation.poster else None
+        picture = _link(generation.key, generation.poster_name, archive) if generation.poster_name else None
         shows = f' poster="{escape(picture)}"' if picture else ""  # without one it is a black bar
         lines += [f'<video controls preload="none" width="640"{shows} src="{escape(link)}"></video>', ""]
     return lines

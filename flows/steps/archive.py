@@ -15,7 +15,7 @@ from flows.resources import Resources
 from flows.signals.events import publish_end
 from flows.signals.progress import report_progress, run_logger
 from flows.signals.video_artifact import publish
-from flows.steps.calling import FREE_STEP
+from flows.steps.retrying import FREE_STEP
 
 
 @task(name="archive", task_run_name="archive {paid.key}", **FREE_STEP)

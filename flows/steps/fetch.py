@@ -13,7 +13,7 @@ from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.calling import FREE_STEP, RETRIES
+from flows.steps.retrying import FREE_STEP, RETRIES
 
 
 @task(name="fetch", task_run_name="fetch {paid.key}", **FREE_STEP)

@@ -6,8 +6,8 @@ from flows.record.generation import Generation, PaidTask
 from flows.record.ledger import Entry
 from flows.resources import Resources
 from flows.steps.archive import archive
-from flows.steps.calling import retried, whole
 from flows.steps.fetch import fetch
+from flows.steps.retrying import retried, whole
 
 
 async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: Resources) -> Generation:

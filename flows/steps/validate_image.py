@@ -7,7 +7,7 @@ from flows.media.own_images import check_as_provider
 from flows.record.generation import State
 from flows.resources import Resources
 from flows.signals.progress import report_progress, run_logger
-from flows.steps.calling import FREE_STEP
+from flows.steps.retrying import FREE_STEP
 from flows.wording import counted
 
 

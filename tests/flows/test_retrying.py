@@ -25,7 +25,7 @@ from flows.preview_then_final import AnswerError
 from flows.record import errors as pipeline
 from flows.record.errors import TransitionError
 from flows.resolution import ResolutionError
-from flows.steps.calling import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
+from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 
 NOTHING = summarize("may", [], price=None, spent_before=None)
 

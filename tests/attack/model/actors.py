@@ -197,7 +197,7 @@ async def _deliver(happening: str, generation: Generation, connection: EventConn
     delivery = await actor.pause_before("event")
     if delivery is not Delivery.REQUEST_LOST:
         assert happening == generation.state
-        actor.published.add(generation.end)
+        actor.published.add(generation.end_id)
     return delivery is Delivery.OK
 
 

@@ -174,7 +174,7 @@ def early_expirations(
 
 def unpublished_ends(record: Generation, published: set[str]) -> Iterator[str]:
     """An end without a marker that Prefect has not confirmed: its event would never be published."""
-    if record.state in (State.ARCHIVED, State.FAILED) and record.end not in published:
+    if record.state in (State.ARCHIVED, State.FAILED) and record.end_id not in published:
         yield f"{record.key} is {record.state}, its event was not published, and it is not marked as open"
 
 
