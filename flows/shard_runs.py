@@ -85,7 +85,7 @@ async def run_in_shards(
     async with get_client() as client:
         await _require_deployment(client)
         grant = sent_back_by(await client.read_flow_run_states(UUID(run_id)))
-        folder = f"{FOLDER}{grant or run_id}/"
+        folder = f"{FOLDER}{grant.id if grant else run_id}/"
         await _wait_for_earlier(
             client, run_id, folder, resources.clock, patience_seconds=resources.api.deadline_seconds
         )
