@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
@@ -11,6 +12,7 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import AwaitingRetry
 
 from deployments.sandbox import Fault, SandboxServer
+from flows.preview_then_final import FINAL_8, preview_then_final
 from flows.previews_then_finals import ALL_8, previews_then_finals
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_preview_then_final import answer, lengths
@@ -75,3 +77,22 @@ async def test_a_preview_that_failed_after_the_retry_is_not_paid_again_when_the_
     await deployed.send_back(force=False)  # now they know of it
     await deployed.start()
     assert lengths(sandbox) == [4, 4, 8, 4]
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
+async def test_a_retry_asks_again_after_nobody_has_answered(
+    force: bool, stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
+) -> None:
+    deployed = await Deployed.create(
+        prefect, preview_then_final, request={"prompt": "Dunes"}, key=key, answer_within_hours=1 / 3600,
+        api=stored.name, archive=stored.name,
+    )  # fmt: skip
+    assert state_of(await deployed.start()) == "Suspended"
+    await deployed.ended()
+    await prefect.update_flow_run(deployed.run.id, parameters=deployed.run.parameters | {"answer_within_hours": 1})
+    await deployed.send_back(force=force)
+    waits = await deployed.start()
+    assert state_of(waits) == "Suspended"
+    await answer(waits, decision=FINAL_8)
+    assert state_of(await deployed.start()) == "Completed"
+    assert lengths(sandbox) == [4, 8]
