@@ -8,16 +8,20 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.record.generation import Attempt
+from flows.record.generation import Generation
 
 PAYING_FLOW: Final[dict[str, Any]] = {"persist_result": False, "log_prints": False, "retries": 0}
 """The options of flows that may pay: not even a profile's default retries rerun them automatically."""
 
 
-async def rerun_by_person(attempts: Sequence[Attempt], *, run_id: str | None = None) -> str | None:
+async def rerun_by_person(failed: Generation, *, run_id: str | None = None) -> str | None:
     """Whether a person sent a flow run back to work after it had ended, as the UI's Retry button does.
 
+    Nobody can have decided about a failure that came later. The run meets one if it is started once more: after the
+    answer to its question, in a replaced pod, or in the next run of a dead shard.
+
     Args:
+        failed: the generation that may be paid for again.
         run_id: which flow run; None: this one. A shard uses that of its batch.
 
     Returns:
@@ -28,10 +32,13 @@ async def rerun_by_person(attempts: Sequence[Attempt], *, run_id: str | None = N
         return None
     async with get_client() as client:
         grant = sent_back_by(await client.read_flow_run_states(UUID(str(run_id))))
-    return None if grant in {attempt.granted_by for attempt in attempts} else grant
+    if grant is None or grant.timestamp <= failed.updated_at:
+        return None
+    used = {attempt.granted_by for attempt in failed.attempts}
+    return None if str(grant.id) in used else str(grant.id)
 
 
-def sent_back_by(states: Sequence[State]) -> str | None:
+def sent_back_by(states: Sequence[State]) -> State | None:
     """The state by which a run was sent back after it had ended, if that was its last retry. Pure.
 
     The engine's own retry goes from Running to AwaitingRetry, and a worker that starts a crashed run again comes from
@@ -44,4 +51,4 @@ def sent_back_by(states: Sequence[State]) -> str | None:
     if last == 0:
         return None
     before = history[last - 1]
-    return str(history[last].id) if before.is_final() and not before.is_crashed() else None
+    return history[last] if before.is_final() and not before.is_crashed() else None

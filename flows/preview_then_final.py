@@ -282,7 +282,8 @@ async def ask(form: type[Form], question: str, hours: float) -> Form:
     """Waits for an answer: as a deployment without a process, otherwise in this one.
 
     An earlier answer is available at once when the flow continues, so the name of the question has to be the
-    same then.
+    same then. Prefect asks under each name once: where it has, and has no answer that fits the form, as after a
+    time-out or an upgrade, the question is asked under the next name.
 
     Args:
         question: its name. A second question needs another one.
@@ -290,11 +291,20 @@ async def ask(form: type[Form], question: str, hours: float) -> Form:
     Raises:
         AnswerError: nobody answered in time. As a deployment, Prefect ends the run itself.
     """
+    name, number = question, 1
+    while True:
+        with suppress(ValidationError):
+            return await _ask_once(form, name, hours)
+        number += 1
+        name = f"{question}-{number}"
+
+
+async def _ask_once(form: type[Form], name: str, hours: float) -> Form:
     seconds = round(hours * 3600)
     if deployment.id is not None:
-        return await asuspend_flow_run(wait_for_input=form, timeout=seconds, key=question)
+        return await asuspend_flow_run(wait_for_input=form, timeout=seconds, key=name)
     try:
-        return await apause_flow_run(wait_for_input=form, timeout=seconds, key=question, poll_interval=1)
+        return await apause_flow_run(wait_for_input=form, timeout=seconds, key=name, poll_interval=1)
     except FlowPauseTimeout as error:
         raise AnswerError(
             f"Nobody answered within {hours:g} hours. Nothing more was paid, and what was made is archived. Retry this "

@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 from pydantic import TypeAdapter
 
 from blocks.errors import PreconditionFailedError, StoreError
@@ -87,7 +87,7 @@ async def run_in_shards(
     async with get_client() as client:
         await _require_deployment(client)
         grant = sent_back_by(await client.read_flow_run_states(UUID(run_id)))
-        folder = f"{FOLDER}{grant or run_id}/"
+        folder = f"{FOLDER}{grant.id if grant else run_id}/"
         await _wait_for_earlier(
             client, run_id, folder, resources.clock, patience_seconds=resources.api.deadline_seconds
         )
@@ -262,7 +262,11 @@ class _Runs:
         elif run.state.is_final():
             died = f"{run.name}: {run.state.name}"
         elif self._silent(shard, run, run.state, stamps):
-            await self._client.set_flow_run_state(run.id, Crashed(message="It gives no sign of life."), force=True)
+            # Where nobody is left to stop a run that is being cancelled, it stays so.
+            end = Cancelled if run.state.is_cancelling() else Crashed
+            await self._client.set_flow_run_state(run.id, end(message="It gives no sign of life."), force=True)
+            if end is Cancelled:
+                return  # the next check sees it
             died = f"{run.name} was silent"
         else:
             return
@@ -279,10 +283,10 @@ class _Runs:
         now, beat = stamps.get(f"{share.folder}now"), stamps.get(share.beat_name(shard.attempt))
         if state.is_pending():  # by the server's clock, which is near enough for that, as below
             return self._clock.now() - state.timestamp > timedelta(seconds=PENDING_SECONDS)
-        if not state.is_running():
+        if not (state.is_running() or state.is_cancelling()):
             return False
         if beat is None:  # it reads the ledger first
-            began = run.start_time
+            began = state.timestamp if state.is_cancelling() else run.start_time
             return began is not None and self._clock.now() - began > timedelta(seconds=3 * DEAD_SECONDS)
         return now is not None and now - beat > timedelta(seconds=DEAD_SECONDS)
 

@@ -4,7 +4,7 @@ The order of steps guarantees that nothing is paid twice; `flows.paid_call` keep
 nobody else sends anything.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
 from flows.record.errors import SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
-from flows.record.generation import Attempt, Problem, State
+from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.ledger import Entry, Ledger
 from flows.resources import PayingResources
@@ -32,7 +32,7 @@ LOOK_SECONDS: Final = 0.5
 DUPLICATES_AGAIN_SECONDS: Final = 60.0
 """After a longer wait for a limit, duplicates are checked again: an unclaimed key is first only for a while."""
 
-Permission = Callable[[Sequence[Attempt]], Awaitable[str | None]]
+Permission = Callable[[Generation], Awaitable[str | None]]
 """Returns by what a generation whose last attempt failed may be resubmitted, or None if it may not."""
 
 Paying = Callable[[str], AbstractAsyncContextManager[Callable[[Outcome], None]]]
@@ -165,7 +165,7 @@ class Submission:
         if judged or not (found.permanently_failed or found.attempt.resubmit_allowed):
             before = found.attempt.number == self._attempts_before
             if before and self._terms.may_submit_again is not None:
-                granted_by = await self._terms.may_submit_again(found.attempts)
+                granted_by = await self._terms.may_submit_again(found)
         if judged:
             note = moderation.reason(found, retries)
             self._log.warning("%s: %s. It is paid again.", self._key, note)

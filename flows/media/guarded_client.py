@@ -15,6 +15,7 @@ import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import metadata
+from itertools import zip_longest
 from urllib.parse import quote
 
 import httpx
@@ -132,7 +133,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         targets, extensions = [url], request.extensions
         if proxy is None:
             addresses = await self._checked_addresses(url, host, timeout_seconds)
-            targets = [url.copy_with(host=address) for address in addresses[:MAX_ADDRESSES_TRIED]]
+            targets = [url.copy_with(host=address) for address in _of_both_kinds(addresses)[:MAX_ADDRESSES_TRIED]]
             # Not with a proxy: httpcore would use this name for the TLS to the proxy itself.
             extensions = {**extensions, "sni_hostname": host.removesuffix(".")}
         else:
@@ -269,6 +270,13 @@ async def open_stream(
     raise DownloadError(
         f"{display_url(url)} redirects more than {MAX_REDIRECTS} times: give the final URL", retryable=False
     )
+
+
+def _of_both_kinds(addresses: Sequence[str]) -> list[str]:
+    """IPv6 and IPv4 in turn, the preferred kind first (RFC 8305, 4): where one leads nowhere, the other is tried."""
+    first = [address for address in addresses if (":" in address) is (":" in addresses[0])]
+    others = [address for address in addresses if address not in first]
+    return [address for pair in zip_longest(first, others) for address in pair if address is not None]
 
 
 async def _with_plain_location(response: httpx.Response, url: httpx.URL) -> httpx.Response:

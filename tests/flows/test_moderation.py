@@ -1,6 +1,5 @@
 """Judgments on a finished video: submitted again as often as allowed, each time as an attempt of its own."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -20,7 +19,7 @@ from flows.batch.summary import BatchFailedError
 from flows.generate_batch import generate_batch
 from flows.record import moderation, transitions
 from flows.record.errors import UnconfirmedError, VideoFailedError
-from flows.record.generation import Attempt, Generation, Owner, Problem, State
+from flows.record.generation import Generation, Owner, Problem, State
 from flows.record.ledger import Entry, Ledger
 from flows.resolution import look, resolve_as_task
 from flows.resolve_video import GO_ON, resolve_video
@@ -157,8 +156,8 @@ async def test_a_rerun_by_a_person_is_used_up_although_the_verdict_alone_would_h
 ) -> None:
     """Else a worker that starts that run again would pay once more."""
 
-    async def by_person(attempts: Sequence[Attempt]) -> str | None:
-        return None if "a click" in {attempt.granted_by for attempt in attempts} else "a click"
+    async def by_person(failed: Generation) -> str | None:
+        return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
 
     verdicts[:] = [OUTPUT]
     unforgiving = await store_blocks(lenient.api.model_copy(update={"moderation_retries": 0}), lenient.archive)

@@ -10,11 +10,19 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import AwaitingRetry, Completed, Failed, Pending, Running
 
 from flows.permission import rerun_by_person, sent_back_by
-from flows.record.generation import Attempt, Owner
-from tests.support import unique
+from flows.record.generation import Attempt, Generation, Owner
+from flows.record.generation import State as Is
+from tests.support import KITE, unique
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-ATTEMPT = Attempt(number=1, claimed_at=NOW, claimed_by=Owner(host="h", pid=1), lease_seconds=1)
+
+
+def failed(at: datetime = datetime(2020, 1, 1, tzinfo=UTC), granted_by: str | None = None) -> Generation:
+    """A generation that failed then."""
+    owner = Owner(host="h", pid=1)
+    attempt = Attempt(number=1, claimed_at=at, claimed_by=owner, lease_seconds=1, granted_by=granted_by)
+    return Generation(key="k", state=Is.FAILED, request=KITE, attempts=(attempt,), created_at=at, updated_at=at)
+
 
 TYPES = {
     "Scheduled": StateType.SCHEDULED,
@@ -62,14 +70,14 @@ def test_the_history_tells_who_sent_a_run_back(history: str, person: bool) -> No
         State(type=TYPES[name], name=name, timestamp=NOW + timedelta(seconds=number))
         for number, name in enumerate(history.split())
     ]
-    granting = [str(state.id) for state in states if state.name == "AwaitingRetry"]
+    granting = [state for state in states if state.name == "AwaitingRetry"]
     assert sent_back_by(states) == (granting[-1] if person else None)
     assert sent_back_by(states[::-1]) == (granting[-1] if person else None)
 
 
 async def test_outside_of_a_flow_run_nobody_is_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
-    assert not await rerun_by_person([ATTEMPT])
+    assert not await rerun_by_person(failed())
 
 
 @pytest.fixture
@@ -90,10 +98,10 @@ async def go_through(prefect: PrefectClient, run_id: UUID, *states: State, force
 
 
 async def test_a_first_run_is_no_persons_rerun(prefect: PrefectClient, run_id: UUID) -> None:
-    assert not await rerun_by_person([ATTEMPT])
+    assert not await rerun_by_person(failed())
     await go_through(prefect, run_id, Pending(), Running())
     assert (await prefect.read_flow_run(run_id)).empirical_policy.retry_type is None
-    assert not await rerun_by_person([ATTEMPT])
+    assert not await rerun_by_person(failed())
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
@@ -102,25 +110,31 @@ async def test_the_ui_retry_button_is_a_persons_rerun(
     force: bool, end: type[State], prefect: PrefectClient, run_id: UUID
 ) -> None:
     await go_through(prefect, run_id, Pending(), Running(), end())  # type: ignore[call-arg] # a function of Prefect's
-    assert not await rerun_by_person([ATTEMPT])
+    assert not await rerun_by_person(failed())
     await go_through(prefect, run_id, AwaitingRetry(), force=force)
-    assert await rerun_by_person([ATTEMPT])
+    assert await rerun_by_person(failed())
     await go_through(prefect, run_id, Pending(), Running())
-    assert await rerun_by_person([ATTEMPT])
+    assert await rerun_by_person(failed())
 
 
 async def test_one_click_pays_for_one_attempt_only(prefect: PrefectClient, run_id: UUID) -> None:
     await go_through(prefect, run_id, Pending(), Running(), Failed(), AwaitingRetry())
-    granted_by = await rerun_by_person([ATTEMPT])
+    granted_by = await rerun_by_person(failed())
     assert granted_by is not None
-    paid = ATTEMPT.model_copy(update={"number": 2, "granted_by": granted_by})
-    assert await rerun_by_person([ATTEMPT, paid]) is None
+    paid = failed(granted_by=granted_by)
+    assert await rerun_by_person(paid) is None
     await go_through(prefect, run_id, Pending(), Running(), Failed(), AwaitingRetry())
-    assert await rerun_by_person([ATTEMPT, paid]) not in (None, granted_by)
+    assert await rerun_by_person(paid) not in (None, granted_by)
+
+
+async def test_a_click_is_no_decision_about_a_failure_that_came_after_it(prefect: PrefectClient, run_id: UUID) -> None:
+    await go_through(prefect, run_id, Pending(), Running(), Failed(), AwaitingRetry(), Pending(), Running())
+    assert await rerun_by_person(failed()) is not None
+    assert await rerun_by_person(failed(datetime.now(UTC))) is None
 
 
 async def test_the_engines_own_retry_is_not(prefect: PrefectClient, run_id: UUID) -> None:
     await go_through(prefect, run_id, Pending(), Running())
     await go_through(prefect, run_id, AwaitingRetry(), force=True)
     await go_through(prefect, run_id, Running())
-    assert not await rerun_by_person([ATTEMPT])
+    assert not await rerun_by_person(failed())

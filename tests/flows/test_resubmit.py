@@ -1,6 +1,5 @@
 """What may be paid again, and what becomes of answers that come after a person decided."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -13,7 +12,7 @@ from flows.record.errors import (
     UnconfirmedError,
     VideoFailedError,
 )
-from flows.record.generation import Attempt, Generation, State
+from flows.record.generation import Generation, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
@@ -21,7 +20,7 @@ from tests.flows.generations import recorded, submit
 from tests.support import KITE, made_outside
 
 
-async def _always(_: Sequence[Attempt]) -> str:
+async def _always(_: Generation) -> str:
     return "a person's click"
 
 

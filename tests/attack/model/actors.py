@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from flows.fetching import FetchedVideo
 from flows.media.videos import VideoFacts
 from flows.paid_call import SpendGuard
 from flows.record.errors import PipelineError
-from flows.record.generation import Attempt, Generation, PaidTask
+from flows.record.generation import Generation, PaidTask
 from flows.record.ledger import Entry, Ledger
 from flows.record.monthly_spend import Ceilings
 from flows.record.usual_times import UsualTimes
@@ -123,8 +123,8 @@ class Pipeline:
         `grant` names the Prefect state in which a user has restarted the run.
         """
 
-        async def permission(attempts: Sequence[Attempt]) -> str | None:
-            return None if grant in {attempt.granted_by for attempt in attempts} else grant
+        async def permission(failed: Generation) -> str | None:
+            return None if grant in {attempt.granted_by for attempt in failed.attempts} else grant
 
         if grant is not None:
             self.permissions.granted.add(grant)

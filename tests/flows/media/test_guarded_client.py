@@ -125,6 +125,18 @@ async def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
         assert await get(client, server.url(host="a.example")) == b"hello"
 
 
+@pytest.mark.parametrize("kinds", ["IPv6 first", "IPv4 first"])
+async def test_a_host_is_reached_where_only_one_kind_of_address_leads_anywhere(kinds: str) -> None:
+    async with serving(OK) as server:
+        dead = [f"fd00:dead::{last}" for last in range(1, 9)]  # as many as S3 names
+        addresses = [*dead, "127.0.0.1"]
+        if kinds == "IPv4 first":
+            addresses = [*(f"127.0.1.{last}" for last in range(1, 9)), "::ffff:127.0.0.1"]
+        client = guarded_client(allow_private_hosts=True, resolve=names(a_example=addresses))
+        assert await get(client, server.url(host="a.example")) == b"hello"
+    assert len(server.requests) == 1
+
+
 async def test_a_name_with_many_dead_addresses_ends() -> None:
     async with serving(OK) as server:
         dead = [f"127.0.1.{last}" for last in range(1, 200)]

@@ -1,0 +1,98 @@
+"""Previews of deployed runs, which wait without a process, and end, and are sent back: with a real Prefect server."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from prefect import Flow
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_async
+from prefect.states import AwaitingRetry
+
+from deployments.sandbox import Fault, SandboxServer
+from flows.preview_then_final import FINAL_8, preview_then_final
+from flows.previews_then_finals import ALL_8, previews_then_finals
+from tests.flows.conftest import StoredBlocks
+from tests.flows.test_preview_then_final import answer, lengths
+from tests.support import unique
+from tests.support.waiting import until
+
+
+class Deployed:
+    """A run of a deployment. `start` is what a worker does with it, in this process."""
+
+    def __init__(self, prefect: PrefectClient, flow: Flow[Any, Any], run: FlowRun) -> None:
+        self.prefect, self.flow, self.run = prefect, flow, run
+
+    @classmethod
+    async def create(cls, prefect: PrefectClient, flow: Flow[Any, Any], **parameters: Any) -> "Deployed":
+        flow_id = await prefect.create_flow(flow)
+        deployment_id = await prefect.create_deployment(flow_id, unique("previews"), enforce_parameter_schema=False)
+        run = await prefect.create_flow_run_from_deployment(deployment_id, parameters=parameters)
+        return cls(prefect, flow, run)
+
+    async def start(self) -> FlowRun:
+        found = await self.prefect.read_flow_run(self.run.id)
+        with suppress(Pause):  # how a process ends whose run waits
+            await run_flow_async(self.flow, flow_run=found, parameters=found.parameters, return_type="state")
+        return await self.prefect.read_flow_run(self.run.id)
+
+    async def ended(self) -> None:
+        async def is_final() -> bool:
+            found = await self.prefect.read_flow_run(self.run.id)
+            return found.state is not None and found.state.is_final()
+
+        await until(is_final, what="the end of the run")
+
+    async def send_back(self, *, force: bool) -> None:
+        """The UI's Retry button."""
+        await self.prefect.set_flow_run_state(self.run.id, AwaitingRetry(), force=force)
+
+
+def state_of(run: FlowRun) -> str:
+    return run.state.name if run.state and run.state.name else ""
+
+
+async def test_a_preview_that_failed_after_the_retry_is_not_paid_again_when_the_run_goes_on(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
+) -> None:
+    rows = [{"id": name, "prompt": name, "duration": 8} for name in ("dunes", "unlucky")]
+    blocks = {"api": stored.name, "archive": stored.name}
+    deployed = await Deployed.create(prefect, previews_then_finals, requests=rows, key=key, **blocks)
+    stored.api.base_url = "http://127.0.0.1:9"  # never connected: nothing is sent
+    await stored.api.save(stored.name, overwrite=True)
+    assert state_of(await deployed.start()) == "Failed"
+    stored.api.base_url = sandbox.base_url
+    await stored.api.save(stored.name, overwrite=True)
+    await deployed.send_back(force=False)
+    sandbox.faults.add(Fault(call="status", kind="failed", prompt_contains="unlucky"))
+    waits = await deployed.start()
+    assert state_of(waits) == "Suspended"
+    assert lengths(sandbox) == [4, 4]
+    await answer(waits, decision=ALL_8)
+    assert state_of(await deployed.start()) == "Failed"  # it reports the preview
+    assert lengths(sandbox) == [4, 4, 8]
+    await deployed.send_back(force=False)  # now they know of it
+    await deployed.start()
+    assert lengths(sandbox) == [4, 4, 8, 4]
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["classic UI", "new UI"])
+async def test_a_retry_asks_again_after_nobody_has_answered(
+    force: bool, stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
+) -> None:
+    deployed = await Deployed.create(
+        prefect, preview_then_final, request={"prompt": "Dunes"}, key=key, answer_within_hours=1 / 3600,
+        api=stored.name, archive=stored.name,
+    )  # fmt: skip
+    assert state_of(await deployed.start()) == "Suspended"
+    await deployed.ended()
+    await prefect.update_flow_run(deployed.run.id, parameters=deployed.run.parameters | {"answer_within_hours": 1})
+    await deployed.send_back(force=force)
+    waits = await deployed.start()
+    assert state_of(waits) == "Suspended"
+    await answer(waits, decision=FINAL_8)
+    assert state_of(await deployed.start()) == "Completed"
+    assert lengths(sandbox) == [4, 8]
