@@ -48,6 +48,10 @@ from apixo.video_request import VideoRequest
 STATUS_CONNECTIONS: Final = 32
 """Concurrent status calls. One takes milliseconds: more of them would only wait in another queue."""
 
+SHORTEST_KEY: Final = 8
+"""Characters of an API key that is hidden in replies. A shorter one is no secret, and may be a part of any word: hiding
+it would damage the reply, and the id of a paid task in it."""
+
 SHORTEST_TOKEN: Final = 32
 """Characters of the last part of a callback URL that is hidden by itself."""
 
@@ -216,8 +220,8 @@ class StatusClient:
         )
         # A server may echo the request in an error page: neither the key nor the callback's token may travel on.
         text = body.decode(detect_encoding(body), "replace")  # as JSON is read: it may be UTF-16, and so may the echo
-        text = hide_secret(hide_secret(text, self._api_key), secret or "")
-        body = text.encode()
+        key = self._api_key if len(self._api_key) >= SHORTEST_KEY else ""
+        body = hide_secret(hide_secret(text, key), secret or "").encode()
         return parse_envelope(
             response.status_code,
             body,

@@ -202,9 +202,14 @@ def _words(envelope: Envelope) -> str:
 
 
 _MAX_TASK_NUMBER: Final = 10**100
-_UNDER_WAY: Final = re.compile("pending|processing|progress|queue|retrying|running|waiting")
-"""A task with such a word may still be in progress: if it counted as failed, it could be paid for a second time."""
-_NO_FAIL_CODES: Final = frozenset({"", "0", "None", "null", "False"})
+_UNDER_WAY: Final = re.compile(
+    r"pending|processing|progress|queu|retrying|running|wait|(?<!miss)ing$"
+    r"|^(created|submitted|scheduled|throttled|not[_ ]?start(ed)?)$"
+)
+"""A task with such a word may still be in progress: if it counted as failed, it could be paid for a second time. Video
+APIs document `wait`, `queuing`, `generating`, `initializing`, `submitted`, `created` and `NOT_START`, some with a
+placeholder of a result or a failCode next to them."""
+_NO_FAIL_CODES: Final = frozenset({"", "0", "200", "none", "null", "nil", "undefined", "false", "n/a", "ok", "success"})
 
 
 def parse_submitted(envelope: Envelope) -> str:
@@ -277,7 +282,7 @@ def parse_status(envelope: Envelope, *, task_id: str) -> Status:
 
 def says_under_way(state: str) -> bool:
     """Whether an undocumented state says that the task is in progress."""
-    return _UNDER_WAY.search(state.lower()) is not None
+    return _UNDER_WAY.search(state.strip().lower()) is not None
 
 
 def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
@@ -288,7 +293,7 @@ def _undocumented(data: dict[str, Any], known: dict[str, Any]) -> Status:
     if not is_under_way and find_result_urls(data):
         return _succeeded(data, known, f"{quoted}. It came with a result, so it counts as a success.")
     code = data.get("failCode")
-    if not is_under_way and isinstance(code, str | int) and _clean(code).strip() not in _NO_FAIL_CODES:
+    if not is_under_way and isinstance(code, str | int) and _clean(code).strip().lower() not in _NO_FAIL_CODES:
         return _failed(data, known, f"{quoted}. It came with a failCode, so it counts as a failure.")
     if isinstance(state, str):
         return UnknownState(**known)

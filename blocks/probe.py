@@ -28,7 +28,8 @@ from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
 from blocks.s3_replies import BUSY
 
 RACED: Final = "probe/race"
-"""Written when the store has passed the race and accepted a large upload. Its age says when both are due again."""
+"""Written when the store has passed the race and accepted a large upload. Its age says when both are due again. Empty:
+a check failed, so they are due now."""
 RACE_EVERY: Final = timedelta(days=1)
 LARGE_BYTES: Final = 5 * 1_048_576
 """The smallest part of a multipart upload in S3: what a proxy has to let through."""
@@ -104,7 +105,9 @@ async def problems(store: ObjectStore) -> list[StoreError]:
             await _patiently(check, store)
         except StoreError as error:
             found.append(error)
-    if not found:
+    if found:
+        await _mark_due(store)
+    else:
         _raced.add(store.url)
         await mark_raced(store)
     return found
@@ -113,6 +116,14 @@ async def problems(store: ObjectStore) -> list[StoreError]:
 async def mark_raced(store: ObjectStore) -> None:
     """Records that this store has passed the race, or is of a kind that is known to."""
     await store.put(RACED, b"Shows when the store was last raced.\n")
+
+
+async def _mark_due(store: ObjectStore) -> None:
+    """Has every run check again before it pays. Emptied and not removed: that would take another permission."""
+    _proven.discard((store.url, store.bucket))
+    _raced.discard(store.url)
+    with contextlib.suppress(StoreError):
+        await store.put(RACED, b"")
 
 
 async def prove(store: ObjectStore) -> None:
@@ -333,7 +344,9 @@ async def _prove_clock(store: ObjectStore, most_seconds: float = MAX_CLOCK_OFFSE
 
 async def _is_due(store: ObjectStore) -> bool:
     listed = await store.listed(RACED.rpartition("/")[0] + "/")
-    return not any(item.name == RACED and datetime.now(UTC) - item.modified < RACE_EVERY for item in listed)
+    return not any(
+        item.name == RACED and item.size_bytes > 0 and datetime.now(UTC) - item.modified < RACE_EVERY for item in listed
+    )
 
 
 def _data() -> bytes:

@@ -60,6 +60,22 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
     ({"state": "fail", "failCode": "500", "failMsg": "x"}, Failed, {"fail_code": "500", "fail_message": "x"}),
     ({"state": "cancelled", "failCode": 7}, Failed, {"fail_code": "7"}),
     ({"state": ""}, UnknownState, {"state": ""}),
+    # In progress, as other video APIs say it, with a placeholder of a result or of a failCode.
+    (
+        {"state": "wait", "videoInfo": {"videoUrl": URL}, "failCode": 400, "failMsg": "please try again later"},
+        UnknownState,
+        {"state": "wait"},
+    ),
+    ({"state": "initializing", "task_result": {"videos": [{"url": URL}]}}, UnknownState, {"state": "initializing"}),
+    *(
+        ({"state": state, "failCode": "400"}, UnknownState, {"state": state})
+        for state in ("queuing", "generating", "Rendering ", "submitted", "created", "NOT_START", "THROTTLED")
+    ),
+    ({"state": "missing", "failCode": "404"}, Failed, {"fail_code": "404"}),
+    *(
+        ({"state": "completed", "failCode": code}, UnknownState, {"state": "completed"})
+        for code in ("NONE", "N/A", "ok", "SUCCESS", 200)
+    ),
     (
         {"state": "success", "resultJson": RESULT, "completeTime": 5, "costTime": 3},
         Succeeded,

@@ -20,6 +20,7 @@ from apixo import (
     PermissionDeniedError,
     RateLimitError,
     ServerError,
+    Succeeded,
     UnclearError,
     UnexpectedReplyError,
 )
@@ -133,6 +134,21 @@ async def test_the_request_is_the_documented_one(own_connect: Connect) -> None:
         assert request.header("authorization") == f"Bearer {KEY}"
         assert request.header("content-type") == "application/json"
         assert json.loads(request.body) == KITE.body("https://cb.example.com/apixo/k/t")
+
+
+@pytest.mark.parametrize("key", ["k", "ask", "1234567"])
+async def test_a_short_key_that_the_reply_also_contains_does_not_damage_it(own_connect: Connect, key: str) -> None:
+    accepted = http(200, envelope({"taskId": "task_12345678"}))
+    finished = http(
+        200,
+        envelope({"taskId": "task_12345678", "state": "success", "resultJson": {"resultUrls": ["https://h/k.mp4"]}}),
+    )
+    async with serving(reply(accepted), reply(finished)) as server:
+        client = own_connect(server.url, api_key=key)
+        assert await client.submit_once(KITE) == "task_12345678"
+        status = await client.status_once("task_12345678")
+    assert isinstance(status, Succeeded)
+    assert status.result_urls == ("https://h/k.mp4",)
 
 
 async def test_the_sandbox_charges_once_for_one_submission(own_sandbox: SandboxServer, own_connect: Connect) -> None:

@@ -253,6 +253,36 @@ async def test_the_race_is_held_once_a_day_and_the_rest_once_per_process(
         assert f"PUT {RACED}" in small.requests
 
 
+async def test_a_check_that_failed_is_due_again_in_every_run(
+    own_open: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run says that no video could be archived: the next run must not pay because an earlier check passed."""
+    small = SmallStore()
+
+    def next_process() -> None:
+        monkeypatch.setattr(blocks.probe, "_proven", set())
+        monkeypatch.setattr(blocks.probe, "_raced", set())
+
+    async with listening(small.handle) as endpoint:
+        store = own_open(archive(endpoint))
+        next_process()
+        await ensure_ready(store)
+        small.max_bytes = 1_000_000
+        with pytest.raises(StoreUnfitError, match="limits the size"):
+            await ensure_ready(store, thorough=True)
+        with pytest.raises(StoreUnfitError, match="limits the size"):
+            await ensure_ready(store)
+        next_process()
+        with pytest.raises(StoreUnfitError, match="limits the size"):
+            await ensure_ready(store)
+        small.max_bytes = 1_000_000_000
+        await ensure_ready(store)
+        next_process()
+        small.requests.clear()
+        await ensure_ready(store)
+        assert not any(request.startswith("PUT incoming/race-") for request in small.requests)
+
+
 BUSY = [
     s3_error(503, "SlowDown"),
     s3_error(409, "ConditionalRequestConflict"),
