@@ -283,9 +283,11 @@ async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[Callable[[]
         nonlocal sounded
         if sounded:
             return
-        sounded = True
         context = contextvars.copy_context()  # the log and the events are those of the flow run
-        threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True).start()
+        thread = threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True)
+        with contextlib.suppress(RuntimeError):  # a container may have no thread left: recording goes on without
+            thread.start()
+            sounded = True
 
     timer = asyncio.get_running_loop().call_later(ALARM_SECONDS, start)
     try:
