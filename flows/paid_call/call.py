@@ -38,7 +38,13 @@ ALARM_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Someone else claimed the key first, or its reservation ran out. Nothing was sent."""
+    """Someone else claimed the key first, or its reservation ran out. Nothing was sent.
+
+    Attributes:
+        expired: it is the reservation.
+    """
+
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class PaidCall:
             raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
         started, started_at = self.clock.monotonic(), self.clock.now()
         if self.claim_before is not None and started_at >= self.claim_before:
-            return LostRace()
+            return LostRace(expired=True)
         claimed = await ledger.claim(
             transitions.claim(
                 self.over.generation if self.over else None,
