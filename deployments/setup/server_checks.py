@@ -1,5 +1,6 @@
 """What `sora doctor` checks besides a run's own needs: the Prefect server, the workers, the deployments."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -22,11 +23,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events import Event
 from prefect.exceptions import ObjectNotFound
 
 from deployments.setup.deploy import MAIN, POOL, ROOT, code_version, deployed, wanted_deployments
 from flows.check_setup import ARTIFACT_KEY
 from flows.checks import Finding, this_code
+from flows.signals.events import DELIVERY_TIMEOUT_SECONDS, EventConnection
 
 CHECK: Final = "check-setup/check-setup"
 COLLECTOR: Final = "collect-videos"
@@ -47,7 +50,25 @@ async def check_server() -> list[Finding]:
             server = Finding.warning("prefect server", f"{detail}. Use the same version of both")
         worker = await _worker(client)
         seen = [await code_of_worker(client)] if worker.outcome == "ok" else []
-        return [server, worker, *seen, await _collector(client), await _deployments(client)]
+        return [server, await _events(), worker, *seen, await _collector(client), await _deployments(client)]
+
+
+async def _events() -> Finding:
+    """Whether the server confirms an event. They go through a WebSocket, which proxies and firewalls often block."""
+    connection = EventConnection()
+    event = Event(event="sora.check", resource={"prefect.resource.id": "sora.check"})
+    try:
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
+            await connection.send(event)
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        return Finding.error(
+            "events",
+            f"the server does not confirm them ({type(error).__name__}): no flow or automation learns that a video is "
+            "archived or failed, and callbacks wake no run. Does a proxy in front of it pass WebSockets on?",
+        )
+    finally:
+        await connection.aclose()
+    return Finding.ok("events", "the server confirms them")
 
 
 async def _worker(client: PrefectClient) -> Finding:

@@ -9,6 +9,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow_async
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Pending, Scheduled
 
 from deployments.local.prefect_server import PrefectServer
@@ -17,6 +18,7 @@ from flows.check_setup import check_setup
 from flows.checks import Finding, this_code
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
+from tests.support.store_gate import StoreGate
 
 
 async def _worker() -> Finding:
@@ -39,6 +41,20 @@ async def test_a_pool_is_missing_then_has_no_worker_then_has_one(
         assert f"prefect worker start --pool {pool}" in idle.detail
         await client.send_worker_heartbeat(pool, "one", heartbeat_interval_seconds=30)
     assert (await _worker()).outcome == "ok"
+
+
+async def test_a_proxy_that_passes_no_events_on_is_found(prefect_server: PrefectServer) -> None:
+    async def found() -> Finding:
+        (one,) = [finding for finding in await server_checks.check_server() if finding.name == "events"]
+        return one
+
+    proxy = StoreGate(prefect_server.url.removeprefix("http://"))
+    with proxy, temporary_settings({PREFECT_API_URL: f"http://{proxy.endpoint}/api"}):
+        assert (await found()).outcome == "ok"
+        proxy.shut = lambda data: b"upgrade: websocket" in data.lower()
+        blocked = await found()
+    assert blocked.outcome == "error"
+    assert "pass WebSockets on" in blocked.detail
 
 
 async def test_a_collector_whose_turn_died_with_its_machine_is_found(
