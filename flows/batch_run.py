@@ -151,10 +151,15 @@ class Batch:
             await shown.ended(made.state)
             return made
 
+        rows = [asyncio.ensure_future(one(row)) for row in self.due]
         try:
-            made = await asyncio.gather(*(one(row) for row in self.due))
+            made = await asyncio.gather(*rows)
             await shown.finish()
         finally:
+            # If Prefect ends one, as in a run that is suspended, the others must not lose the answers to their calls.
+            for row in rows:
+                row.cancel()
+            await asyncio.gather(*rows, return_exceptions=True)
             await self._brake.aclose()
         if self._brake.closed is not None and self._blocked is None:
             self._block(Problem(kind="ProviderOutage", message=f"{self._brake.closed}."))

@@ -171,6 +171,10 @@ async def answer_call(
         )
         if await _believed(found, attempt_number, claimed_task_id, resources) is not None:
             found = await _note_beside(found, attempt_number, claimed_task_id, resources)
+    if known is not None and found.attempts[attempt_number - 1].state is State.FAILED:
+        status = await resources.client.status_once(known, model=found.attempts[attempt_number - 1].model)
+        if isinstance(status, Succeeded):
+            found = await _take_back_failure(found, attempt_number, known, resources)
     if found.state is not State.SUBMITTED or found.task_id != known:
         return CallbackOutcome.ALREADY_HANDLED
     task_id = found.task_id or ""
@@ -255,6 +259,18 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
     return changed
 
 
+async def _take_back_failure(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
+    """Takes up a task that has a result although it was reported, or given up, as failed: it is paid for."""
+    again = partial(transitions.failure_taken_back, attempt_number=number, task_id=task_id, now=resources.clock.now())
+    changed = (await resources.ledger.change(found.key, again)).generation
+    if changed.attempts[number - 1].state is State.FAILED:  # a person has named another task meanwhile
+        return changed
+    run_logger().warning("APIXO has a result of task %s of %s, which had failed.", task_id, found.key)
+    if changed.task_id != task_id:
+        run_logger().error("%s", _paid_twice(changed, number, task_id, resources.options))
+    return changed
+
+
 async def _bound(task_id: str, found: Generation, number: int, ledger: Ledger) -> bool:
     """Binds a task to an attempt, unless it belongs to another key."""
     owner = await ledger.tasks.bind(task_id, found.key, number, named_by="callback", naming=found.next_naming)
@@ -265,7 +281,7 @@ async def _bound(task_id: str, found: Generation, number: int, ledger: Ledger) -
 
 def _paid_twice(reconciled: Generation, number: int, task_id: str, options: str) -> str:
     sentence = (
-        f"{reconciled.key} was resubmitted by a person before APIXO called back for attempt {number}: task {task_id} "
+        f"{reconciled.key} was resubmitted before APIXO called back for attempt {number}: task {task_id} "
         "is paid as well. The collector archives its video alongside."
     )
     if reconciled.state is not State.FAILED:

@@ -16,11 +16,11 @@ from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.record.errors import SubmissionRejectedError
+from flows.record.errors import LedgerError, SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import is_same_video
-from flows.record.ledger import Entry, Ledger
+from flows.record.ledger import PATIENCE_SECONDS, Entry, Ledger
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
@@ -74,6 +74,7 @@ class Submission:
         self._terms = terms or Terms()
         self._attempts_before = 0
         self._looked_for_duplicates = 0.0
+        self._unreadable_since: float | None = None
         self._log = run_logger()
 
     async def run(self) -> Entry:
@@ -202,10 +203,30 @@ class Submission:
                 outcome = await self._call(over, granted_by, asked, note)
                 report(outcome)
         if isinstance(outcome, LostRace):
-            return await self._ledger.read(self._key)
+            found = await self._ledger.read(self._key)
+            if found is None and not outcome.expired:
+                await self._wait_for_record()
+            return found
         if isinstance(outcome, Unclear):
             raise outcome.error from outcome.cause
         return outcome.entry
+
+    async def _wait_for_record(self) -> None:
+        """Pauses if the store refuses to create a record, as there is one, and answers that there is none.
+
+        Raises:
+            LedgerError: it has done so for too long.
+        """
+        now = self._resources.clock.monotonic()
+        self._unreadable_since = self._unreadable_since or now
+        if now - self._unreadable_since > PATIENCE_SECONDS:
+            raise LedgerError(
+                f"{self._key} was not submitted: the store refuses to create its record, as if there were one, and "
+                "answers that there is none. Does a cache or a replica in front of the store answer? Connect to the "
+                "store itself. Nothing was sent.",
+                key=self._key,
+            )
+        await self._resources.clock.sleep(LOOK_SECONDS)
 
     async def _call(self, over: Entry | None, granted_by: str | None, model: str, note: str | None) -> Outcome:
         resources = self._resources

@@ -26,6 +26,8 @@ TUNED: Final = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     # Events are three quarters of the database: some 70 KB a generation.
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "7d",
+    # In memory, a lease is lost with the server: after a power cut, the collector would never get its turn again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 START_TIMEOUT_SECONDS: Final = 120.0

@@ -1,6 +1,8 @@
 """What `sora doctor` checks besides a run's own needs: the Prefect server, the workers, the deployments."""
 
+import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from prefect import __version__ as prefect_version
@@ -11,19 +13,28 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
     DeploymentFilter,
     DeploymentFilterName,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events import Event
 from prefect.exceptions import ObjectNotFound
 
 from deployments.setup.deploy import MAIN, POOL, ROOT, code_version, deployed, wanted_deployments
 from flows.check_setup import ARTIFACT_KEY
 from flows.checks import Finding, this_code
+from flows.signals.events import DELIVERY_TIMEOUT_SECONDS, EventConnection
 
 CHECK: Final = "check-setup/check-setup"
+COLLECTOR: Final = "collect-videos"
+WAITS_AT_MOST: Final = timedelta(minutes=15)
+"""Longer than any run of the collector but a first one over thousands of videos."""
 
 
 async def check_server() -> list[Finding]:
@@ -39,7 +50,25 @@ async def check_server() -> list[Finding]:
             server = Finding.warning("prefect server", f"{detail}. Use the same version of both")
         worker = await _worker(client)
         seen = [await code_of_worker(client)] if worker.outcome == "ok" else []
-        return [server, worker, *seen, await _deployments(client)]
+        return [server, await _events(), worker, *seen, await _collector(client), await _deployments(client)]
+
+
+async def _events() -> Finding:
+    """Whether the server confirms an event. They go through a WebSocket, which proxies and firewalls often block."""
+    connection = EventConnection()
+    event = Event(event="sora.check", resource={"prefect.resource.id": "sora.check"})
+    try:
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
+            await connection.send(event)
+    except Exception as error:  # noqa: BLE001 - Prefect's client raises any
+        return Finding.error(
+            "events",
+            f"the server does not confirm them ({type(error).__name__}): no flow or automation learns that a video is "
+            "archived or failed, and callbacks wake no run. Does a proxy in front of it pass WebSockets on?",
+        )
+    finally:
+        await connection.aclose()
+    return Finding.ok("events", "the server confirms them")
 
 
 async def _worker(client: PrefectClient) -> Finding:
@@ -99,6 +128,32 @@ def code_in(table: object) -> str | None:
     except (ValueError, TypeError, KeyError):
         return None
     return None if shown is None else shown.replace("\\", "")  # as Markdown, it has some before its marks
+
+
+async def _collector(client: PrefectClient) -> Finding:
+    """Whether the collector gets its turn: what died with its machine may hold the only one forever."""
+    now = datetime.now(UTC)
+    flow = FlowFilter(name=FlowFilterName(any_=[COLLECTOR]))
+    waiting = await client.read_flow_runs(
+        flow_filter=flow,
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["AwaitingConcurrencySlot"])),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=now - WAITS_AT_MOST),
+        ),
+        limit=1,
+    )
+    if not waiting:
+        return Finding.ok("collector", "no run of it waits")
+    types = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    begun = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
+    holding = await client.read_flow_runs(flow_filter=flow, flow_run_filter=begun)
+    dead = [repr(run.name) for run in holding if run.state and now - run.state.timestamp > WAITS_AT_MOST]
+    who = f"of {', '.join(dead)}, which may have died with its machine" if dead else "that no run gives back"
+    return Finding.error(
+        "collector",
+        f"its runs wait for the turn {who}: no detached video is archived. Set the state of such a run to Crashed in "
+        "the Prefect UI, and keep the server's leases on disk (see docs/guide.md, Go to production)",
+    )
 
 
 async def _deployments(client: PrefectClient) -> Finding:

@@ -38,7 +38,13 @@ ALARM_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LostRace:
-    """Someone else claimed the key first, or its reservation ran out. Nothing was sent."""
+    """Someone else claimed the key first, or its reservation ran out. Nothing was sent.
+
+    Attributes:
+        expired: it is the reservation.
+    """
+
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class PaidCall:
             raise PipelineError(f"The run was ended before {self.key} was claimed. Nothing was sent.", key=self.key)
         started, started_at = self.clock.monotonic(), self.clock.now()
         if self.claim_before is not None and started_at >= self.claim_before:
-            return LostRace()
+            return LostRace(expired=True)
         claimed = await ledger.claim(
             transitions.claim(
                 self.over.generation if self.over else None,
@@ -283,9 +289,11 @@ async def _alarm_if_slow(alarm: Callable[[], None]) -> AsyncIterator[Callable[[]
         nonlocal sounded
         if sounded:
             return
-        sounded = True
         context = contextvars.copy_context()  # the log and the events are those of the flow run
-        threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True).start()
+        thread = threading.Thread(target=context.run, args=(quietly,), name="payment-alarm", daemon=True)
+        with contextlib.suppress(RuntimeError):  # a container may have no thread left: recording goes on without
+            thread.start()
+            sounded = True
 
     timer = asyncio.get_running_loop().call_later(ALARM_SECONDS, start)
     try:

@@ -21,6 +21,7 @@ from flows.record.ledger import Ledger
 from flows.record.monthly_spend import (
     Ceilings,
     MonthlySpend,
+    Reservation,
     Use,
     first_count,
     in_the_way,
@@ -196,10 +197,11 @@ class SpendGuard:
         valid_until = min(now + VALID_FOR, midnight)
         more = max(price, min(self._expected, price * VIDEOS_AT_ONCE))
         low: tuple[str, ...] = ()
+        wrote: Reservation | None = None
         mine = held
 
         def how(month: MonthlySpend) -> MonthlySpend | None:
-            nonlocal low, mine
+            nonlocal low, mine, wrote
             # Others have settled it: this run was away for a long time. What it had used by then is already counted.
             mine = held if not held.amount or held.name in month.reservations else Held(held.day)
             self._held[held.day] = mine  # before it is written: the reply may be lost
@@ -213,7 +215,9 @@ class SpendGuard:
                 now=now,
                 expires_at=valid_until + self._lease,
             )
-            low = after.warned[len(month.warned) :] if after else ()
+            if wrote is None or month.reservations.get(mine.name) != wrote:  # else only the reply to it was lost
+                low = after.warned[len(month.warned) :] if after else ()
+            wrote = after.reservations[mine.name] if after else None
             return after
 
         month = await self._ledger.spend.change(month_of(held.day), how)

@@ -31,6 +31,10 @@ CLAIM_FOLLOWS_WITHIN: Final = timedelta(minutes=10) + 2 * CLOCKS_DIFFER_AT_MOST
 """A key that noted a request this long ago, by any clock, and has no record will not claim it: its run died."""
 
 
+LONGEST_PART: Final = 255
+"""Characters of an object's name between two slashes: MinIO, and other stores that keep files, accept no more."""
+
+
 class Patiently(Protocol):
     """Makes a call to the store, and retries while the store is down."""
 
@@ -141,7 +145,7 @@ class TaskOwners:
                 return None
 
         names = [item.name for item in listed if item.modified >= since and item.name != PROBE]
-        recent = [unquote(name.removeprefix("tasks/")) for name in names]
+        recent = [*map(_task_id, names)]
         for task_id, owner in zip(recent, await asyncio.gather(*map(read, recent)), strict=True):
             if owner is not None and (owner.key, owner.attempt_number) == wanted:
                 return task_id, owner
@@ -241,4 +245,9 @@ def request_name(request: VideoRequest) -> str:
 def task_name(task_id: str) -> str:
     """The object that names a task's owner. A task id is opaque, so it is quoted, even dots that would be a path."""
     quoted = quote(task_id, safe="")
-    return f"tasks/{quoted.replace('.', '%2E') if not quoted.strip('.') else quoted}"
+    quoted = quoted.replace(".", "%2E") if not quoted.strip(".") else quoted
+    return "tasks/" + "/".join(quoted[start : start + LONGEST_PART] for start in range(0, len(quoted), LONGEST_PART))
+
+
+def _task_id(name: str) -> str:
+    return unquote(name.removeprefix("tasks/").replace("/", ""))

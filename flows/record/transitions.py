@@ -208,6 +208,24 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
     return generation.with_attempt(attempt.number, _WAITED_FOR | update, now=now)
 
 
+def failure_taken_back(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
+    """The provider has a result of a task that had failed. It is in progress again, so that the video is archived.
+
+    If a later attempt counts, its video is archived alongside.
+    """
+    attempt = generation.attempts[attempt_number - 1]
+    if attempt.state is not State.FAILED or attempt.task_id != task_id:
+        return generation
+    update = {"note": attempt.noted("APIXO reported a result after the failure"), "submitted_at": now}
+    if attempt.folder is None:  # of a schema 1 record, whose attempts shared one
+        update["folder"] = generation.next_folder
+        generation = generation.model_copy(update={"tasks_named": generation.next_naming})
+    changed = _follow_late_task(generation.with_attempt(attempt_number, _WAITED_FOR | update, now=now))
+    if changed.task_id == task_id:
+        return changed
+    return superseded_tasks.with_own_task(changed, attempt_number, now=now)
+
+
 def rejected(generation: Generation, *, attempt_number: int, problem: Problem, now: datetime) -> Generation:
     """The provider provably did not accept this attempt. Also if others considered its owner dead meanwhile."""
     if generation.attempts[attempt_number - 1].state not in (State.CLAIMED, State.UNCONFIRMED):

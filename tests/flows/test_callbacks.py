@@ -71,19 +71,68 @@ async def test_an_early_call_changes_and_reports_nothing(
     assert names_of(sent, key) == ["sora.generation.submitted"]
 
 
-@pytest.mark.parametrize("prompt", ["A kite", "forbidden"])
 async def test_a_repeated_call_about_what_is_done_costs_no_question(
-    prompt: str, key: str, resources: PayingResources, sandbox: SandboxServer
+    key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    task_id = (await submit(key, resources, VideoRequest(prompt=prompt))).task_id
+    task_id = (await submit(key, resources)).task_id
     await finished(sandbox)
     await bring_home(resources)
-    assert (await recorded(key, resources)).state in (State.ARCHIVED, State.FAILED)
+    assert (await recorded(key, resources)).state is State.ARCHIVED
     before, asked = await records(resources), len(sandbox.record.statuses())
     for claimed_task_id in (task_id, None):
         assert await call(key, resources, claimed_task_id) is CallbackOutcome.ALREADY_HANDLED
     assert len(sandbox.record.statuses()) == asked
     assert await records(resources) == before
+
+
+async def test_a_call_about_a_failure_is_checked_and_changes_nothing(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    task_id = (await submit(key, resources, VideoRequest(prompt="forbidden"))).task_id
+    await finished(sandbox)
+    await bring_home(resources)
+    before, asked = await records(resources), len(sandbox.record.statuses())
+    assert await call(key, resources, task_id) is CallbackOutcome.ALREADY_HANDLED
+    assert await records(resources) == before
+    assert len(sandbox.record.statuses()) == asked + 1
+
+
+async def test_a_video_that_comes_after_its_task_was_reported_as_failed_is_archived(
+    key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
+) -> None:
+    task_id = (await submit(key, resources)).task_id
+    sandbox.faults.add(Fault(call="status", kind="failed"))
+    await bring_home(resources)
+    assert (await recorded(key, resources)).state is State.FAILED
+    assert await resources.ledger.open_keys() == []
+    await finished(sandbox)
+    assert await call(key, resources, task_id) is CallbackOutcome.FINISHED
+    (collected,) = await bring_home(resources)
+    assert (collected.what, collected.task_id) == ("archived", task_id)
+    assert await resources.ledger.open_keys() == []
+    assert names_of(sent, key)[-1] == "sora.generation.archived"
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_video_that_comes_after_its_failed_task_was_paid_again_is_archived_alongside(
+    key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = (await submit(key, resources)).task_id
+    sandbox.faults.add(Fault(call="status", kind="failed"))
+    await bring_home(resources)
+    await allow(key, resources)
+    second = (await submit(key, resources)).task_id
+    await finished(sandbox)
+    await bring_home(resources)
+    assert await call(key, resources, first) is CallbackOutcome.ALREADY_HANDLED
+    assert f"task {first} is paid as well" in caplog.text
+    await bring_home(resources)
+    found = await recorded(key, resources)
+    assert (found.state, found.task_id) == (State.ARCHIVED, second)
+    (beside,) = found.attempts[0].superseded
+    assert (beside.task_id, [item.kind for item in beside.objects][:1]) == (first, ["video"])
+    assert await resources.ledger.open_keys() == []
+    assert len(sandbox.record.submits()) == 2
 
 
 @pytest.mark.parametrize("attempt", [0, -1, 2, 999_999])

@@ -11,6 +11,7 @@ import pytest
 from apixo import VideoRequest
 from apixo.constants import MAX_TRIES
 from blocks import ApixoApi, VideoArchive
+from blocks.object_store import StoredObject
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
 from flows.record.errors import (
@@ -160,6 +161,30 @@ async def test_a_provider_that_cannot_be_reached_is_provably_unpaid(
             await submit(key, own)
     assert (await recorded(key, resources)).state is State.REJECTED
     await submit(key, resources)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_record_that_is_there_and_cannot_be_read_ends_the_run_and_pays_nothing(
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache in front of the store keeps the answer that there is none."""
+    await submit(key, resources)
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    async def cached(name: str) -> StoredObject | None:
+        return None if name == record_name(key) else await get(name)
+
+    get = resources.store.get
+    monkeypatch.setattr(resources.store, "get", cached)
+    resources.clock.sleep, resources.clock.monotonic = sleep, lambda: 1 + sum(waited)
+    async with asyncio.timeout(60):
+        with pytest.raises(LedgerError, match="cache"):
+            await submit(key, resources)
+    assert 60 <= sum(waited) <= 62
+    assert len(waited) < 200
     assert len(sandbox.record.submits()) == 1
 
 

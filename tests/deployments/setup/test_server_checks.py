@@ -1,11 +1,16 @@
 """What the doctor says of the Prefect server's side."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import State
 from prefect.flow_engine import run_flow_async
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed, Pending, Scheduled
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup import server_checks
@@ -13,6 +18,7 @@ from flows.check_setup import check_setup
 from flows.checks import Finding, this_code
 from tests.flows.conftest import StoredBlocks
 from tests.support import unique
+from tests.support.store_gate import StoreGate
 
 
 async def _worker() -> Finding:
@@ -35,6 +41,54 @@ async def test_a_pool_is_missing_then_has_no_worker_then_has_one(
         assert f"prefect worker start --pool {pool}" in idle.detail
         await client.send_worker_heartbeat(pool, "one", heartbeat_interval_seconds=30)
     assert (await _worker()).outcome == "ok"
+
+
+async def test_a_proxy_that_passes_no_events_on_is_found(prefect_server: PrefectServer) -> None:
+    async def found() -> Finding:
+        (one,) = [finding for finding in await server_checks.check_server() if finding.name == "events"]
+        return one
+
+    proxy = StoreGate(prefect_server.url.removeprefix("http://"))
+    with proxy, temporary_settings({PREFECT_API_URL: f"http://{proxy.endpoint}/api"}):
+        assert (await found()).outcome == "ok"
+        proxy.shut = lambda data: b"upgrade: websocket" in data.lower()
+        blocked = await found()
+    assert blocked.outcome == "error"
+    assert "pass WebSockets on" in blocked.detail
+
+
+async def test_a_collector_whose_turn_died_with_its_machine_is_found(
+    prefect: PrefectClient, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted server has forgotten the lease, so the turn does not come back by itself."""
+    monkeypatch.setattr(server_checks, "COLLECTOR", name := unique("collect"))
+
+    async def found() -> Finding:
+        (one,) = [finding for finding in await server_checks.check_server() if finding.name == "collector"]
+        return one
+
+    deployment_id = await prefect.create_deployment(
+        await prefect.create_flow_from_name(name), name, concurrency_limit=1
+    )
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    runs = [
+        await prefect.create_flow_run_from_deployment(deployment_id, state=Scheduled(scheduled_time=yesterday))
+        for _ in range(2)
+    ]
+    assert (await found()).outcome == "ok"
+    assert [await state_after(prefect, run.id, Pending()) for run in runs] == ["Pending", "AwaitingConcurrencySlot"]
+    monkeypatch.setattr(server_checks, "WAITS_AT_MOST", timedelta())
+    stuck = await found()
+    assert stuck.outcome == "error"
+    assert f"the turn of {runs[0].name!r}" in stuck.detail
+    assert await state_after(prefect, runs[0].id, Crashed()) == "Crashed"  # as it says
+    assert await state_after(prefect, runs[1].id, Pending()) == "Pending"
+    assert (await found()).outcome == "ok"
+
+
+async def state_after(prefect: PrefectClient, run_id: UUID, proposed: State) -> str:
+    result = await prefect.set_flow_run_state(run_id, proposed)
+    return (result.state.name if result.state else None) or ""
 
 
 async def test_a_package_that_is_no_checkout_has_no_prefect_yaml_to_compare(

@@ -176,6 +176,31 @@ async def test_a_store_that_refuses_right_after_the_acceptance_is_tried_again_an
     assert caplog.text.count(f"sora resolve {key} --task-id {charged.task_id}") == 1
 
 
+async def test_an_acceptance_is_recorded_where_no_thread_is_left_to_report_the_delay(
+    resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container with a limit on processes."""
+    monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
+    bind, start, left = TaskOwners.bind, threading.Thread.start, [3]
+
+    async def refused(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
+        if left[0]:
+            left[0] -= 1
+            raise StoreRefusedError("AccessDenied", code="AccessDenied")
+        return await bind(owners, *arguments, **named)
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "payment-alarm":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(TaskOwners, "bind", refused)
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    made = await submit(key, resources)
+    assert (made.state, made.task_id) == (State.SUBMITTED, sandbox.record.charged()[0].task_id)
+    assert len(sandbox.record.submits()) == 1
+
+
 async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
     resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from blocks import ApixoApi, VideoArchive
+from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.paid_call import Accepted, LostRace, Outcome, Rejected, SpendGuard, Unclear
 from flows.record import transitions
@@ -24,8 +25,9 @@ from flows.resolution import allow_resubmission, look
 from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.flows.generations import recorded, submit
-from tests.support import KITE, make_api, unique
+from tests.support import KITE, make_api, make_archive, unique
 from tests.support.events import Sent
+from tests.support.store_gate import StoreGate
 
 pytestmark = pytest.mark.usefixtures("sent")
 
@@ -323,6 +325,19 @@ async def test_money_runs_low_once_a_day(
     (low,) = [event for event in sent.all() if event.event == "sora.budget.low"]
     assert low.resource.id == f"sora.budget.{datetime.now(UTC).date()}"
     assert low.payload["committed"] == "4.0"
+
+
+async def test_money_that_runs_low_is_reported_although_the_reply_of_the_store_is_lost(
+    minio: ObjectStoreServer, sandbox: SandboxServer, sent: Sent, prefect_server: object
+) -> None:
+    api = make_api(sandbox, price_per_second=Decimal("0.5"), max_spend_per_day=Decimal(2))
+    with StoreGate(minio.endpoint) as gate:
+        async with PayingResources(api, make_archive(minio, endpoint=gate.endpoint)) as own:
+            gate.lose_reply = lambda data: not gate.cut and data.startswith(b"PUT ") and b"if-match" in data.lower()
+            await submit("k0", own)
+        assert gate.cut == 1
+    assert len([event for event in sent.all() if event.event == "sora.budget.low"]) == 1
+    assert len(sandbox.record.submits()) == 1
 
 
 async def test_a_ceiling_without_a_price_is_an_error_that_says_so(

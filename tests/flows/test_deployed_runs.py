@@ -1,6 +1,7 @@
-"""Previews of deployed runs, which wait without a process, and end, and are sent back: with a real Prefect server."""
+"""Deployed runs that are suspended, wait without a process, end, and are sent back: with a real Prefect server."""
 
-from contextlib import suppress
+import asyncio
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -9,11 +10,15 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
-from prefect.states import AwaitingRetry
+from prefect.flow_runs import aresume_flow_run
+from prefect.states import AwaitingRetry, Suspended
 
 from deployments.sandbox import Fault, SandboxServer
+from flows.generate_batch import generate_batch
 from flows.preview_then_final import FINAL_8, preview_then_final
 from flows.previews_then_finals import ALL_8, previews_then_finals
+from flows.record.generation import State
+from flows.record.ledger import Ledger
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_preview_then_final import answer, lengths
 from tests.support import unique
@@ -96,3 +101,35 @@ async def test_a_retry_asks_again_after_nobody_has_answered(
     await answer(waits, decision=FINAL_8)
     assert state_of(await deployed.start()) == "Completed"
     assert lengths(sandbox) == [4, 8]
+
+
+async def test_a_batch_that_is_suspended_in_the_middle_of_a_paid_call_records_its_answer(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, prefect: PrefectClient
+) -> None:
+    rows = [{"id": name, "prompt": name} for name in ("first", "second", "third", "fourth")]
+    sandbox.faults.add(
+        Fault(call="submit", kind="slow", seconds=0.5, prompt_contains="first"),
+        Fault(call="submit", kind="slow", seconds=1.2, prompt_contains="second"),
+    )
+    blocks = {"api": stored.name, "archive": stored.name}
+    deployed = await Deployed.create(
+        prefect, generate_batch, requests=rows, key=key, submissions_per_second=3, **blocks
+    )
+
+    async def suspend() -> None:
+        async def under_way() -> bool:
+            return len(sandbox.record.submits()) == 2
+
+        await until(under_way, what="the second paid call", pause=0.02)
+        await prefect.set_flow_run_state(deployed.run.id, Suspended(timeout_seconds=600))
+
+    suspending = asyncio.create_task(suspend())
+    assert state_of(await deployed.start()) == "Suspended"
+    await suspending
+    async with aclosing(stored.archive.store()) as store:
+        left = await Ledger(store).read_all([f"{key}-{row['id']}" for row in rows])
+    assert {found.state for found in left.values()} <= {State.SUBMITTED, State.SUCCEEDED, State.ARCHIVED}
+    assert {found.task_id for found in left.values()} == {item.task_id for item in sandbox.record.charged()}
+    await aresume_flow_run(deployed.run.id)
+    assert state_of(await deployed.start()) == "Completed"
+    assert len(sandbox.record.submits()) == len(rows)
