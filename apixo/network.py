@@ -25,6 +25,10 @@ UNTRUSTED: Final = (
 )
 NO_WAY: Final = " If a proxy is the only way out of this network, set HTTPS_PROXY to it."
 """The remedy for a host that cannot be reached at all."""
+LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
+"""This machine, as `NO_PROXY` names it."""
+PEM: Final = b"-----BEGIN "
+"""How each certificate in a text file begins."""
 
 
 def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key: bool = True) -> str | None:
@@ -64,20 +68,29 @@ def proxy_for(url: str, environ: Mapping[str, str] = os.environ, *, carries_key:
     return proxy
 
 
+def bypass_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables with which no proxy of the environment is used for this machine; none if it has no proxy.
+
+    A proxy cannot reach this machine's loopback. Prefect's clients use one all the same, also for a server here, and
+    the one for events uses that for https. httpx and curl read the small name first, others the large one.
+    """
+    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") and environ[name] for name in environ):
+        return {}
+    given = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    missing = [host for host in LOOPBACK_NAMES if host not in re.split(r"[\s,]+", given)]
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(filter(None, [given, *missing])))
+
+
 def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     """The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's and Mozilla's.
 
     Takes about 18 ms, and twice that with both. A system without any (a slim container) still trusts Mozilla's.
 
     Raises:
-        ValueError: one of the two variables names nothing that exists. Nothing would be trusted, which each
-            connection would report as its server's fault.
+        ValueError: one of the two variables names nothing that exists, or a file without certificates. Nothing would
+            be trusted, which each connection would report as its server's fault.
     """
-    named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
-    for name in named:
-        paths = [Path(environ[name])] if name == "SSL_CERT_FILE" else map(Path, environ[name].split(os.pathsep))
-        if not any(path.is_file() if name == "SSL_CERT_FILE" else path.is_dir() for path in paths):
-            raise ValueError(f"{name} is {environ[name]}, which does not exist. Correct it, or unset it.")
+    named = named_certificates(environ)
     context = ssl.create_default_context()
     # From Python 3.13 on it also requires what many private CAs leave out, such as key identifiers. The
     # object store's client does not, and both are to trust the same.
@@ -85,6 +98,24 @@ def trust(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     if not named:
         context.load_verify_locations(certifi.where())
     return context
+
+
+def named_certificates(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Which of `SSL_CERT_FILE` and `SSL_CERT_DIR` are set. Takes a fraction of a millisecond.
+
+    Raises:
+        ValueError: one of them names nothing that exists, or a file without certificates.
+    """
+    named = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)]
+    for name in named:
+        paths = [Path(environ[name])] if name == "SSL_CERT_FILE" else list(map(Path, environ[name].split(os.pathsep)))
+        if not any(path.is_file() if name == "SSL_CERT_FILE" else path.is_dir() for path in paths):
+            raise ValueError(f"{name} is {environ[name]}, which does not exist. Correct it, or unset it.")
+        if name == "SSL_CERT_FILE" and PEM not in paths[0].read_bytes():
+            raise ValueError(
+                f"{name} is {environ[name]}, which has no certificate in PEM format. Correct it, or unset it."
+            )
+    return named
 
 
 def is_untrusted_certificate(error: BaseException) -> bool:

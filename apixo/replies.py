@@ -3,6 +3,7 @@
 A task's state is a class of its own, so that a result exists only on `Succeeded` and a reason only on `Failed`.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -76,7 +77,9 @@ Status = Pending | Processing | UnknownState | Succeeded | Failed
 
 
 class Envelope(BaseModel):
-    """`{"code": int, "message": str, "data": object | null}`, around every reply."""
+    """`{"code": int, "message": str, "data": object | null}`, around every reply. Keeps what else is in it."""
+
+    model_config = ConfigDict(extra="allow")
 
     code: int
     message: str = ""
@@ -124,7 +127,10 @@ def parse_envelope(
     agreed = refusals <= believed and (envelope is None or envelope.code in REFUSALS)
     definite = agreed and not (submission and _may_be_accepted(envelope, body))
     code = envelope.code if envelope and envelope.code != 200 else http_status
-    said = excerpt(_words(envelope).encode("utf-8", "replace") if envelope and _words(envelope) else body)
+    words = _words(envelope) if envelope else ""
+    if not definite and envelope and (envelope.data is not None or envelope.model_extra):
+        words = ""  # what is not understood is shown whole: it may name a paid task
+    said = excerpt(words.encode("utf-8", "replace") or body)
     cls: type[RefusedError | ServerError] = ServerError
     message = (
         f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {said!r}. "
@@ -149,7 +155,7 @@ def _may_be_accepted(envelope: Envelope | None, body: bytes) -> bool:
     outermost: list[tuple[str, Any]] = []
 
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields.extend((re.sub(r"[_-]", "", name).lower(), value) for name, value in pairs)
+        fields.extend((_plain_name(name), value) for name, value in pairs)
         outermost[:] = pairs  # the last object to be closed is the first that was opened
         return dict(pairs)
 
@@ -213,15 +219,35 @@ _NO_FAIL_CODES: Final = frozenset({"", "0", "200", "none", "null", "nil", "undef
 
 
 def parse_submitted(envelope: Envelope) -> str:
-    """The task id of an accepted submission.
+    """The task id of an accepted submission: `data.taskId`, or the only one that is named in another way.
 
     Raises:
         UnexpectedReplyError: the provider accepted it without a usable task id.
     """
-    task_id = usable_task_id(envelope.data.get("taskId") if isinstance(envelope.data, dict) else None)
-    if task_id is not None:
-        return task_id
-    raise _odd(f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(envelope.data)}.")
+    named = _named_tasks(envelope)
+    if len(named) == 1:
+        return named[0]
+    shown = {"data": envelope.data, **envelope.model_extra} if envelope.model_extra else envelope.data
+    raise _odd(f"APIXO answered code 200 to the submission, but without a usable data.taskId: {_show(shown)}.")
+
+
+def _named_tasks(envelope: Envelope) -> list[str]:
+    """The documented task of an acceptance; else each that is named in another spelling, or beside `data`."""
+    data = envelope.data
+    if isinstance(data, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            data = json.loads(data)
+    inside = data if isinstance(data, dict) else {}
+    documented = usable_task_id(inside.get("taskId"))
+    if documented is not None:
+        return [documented]
+    fields = [*inside.items(), *(envelope.model_extra or {}).items()]
+    named = [usable_task_id(value) for name, value in fields if _plain_name(name) == "taskid"]
+    return list(dict.fromkeys(task_id for task_id in named if task_id is not None))
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[_-]", "", name).lower()
 
 
 def parse_balance(envelope: Envelope) -> Decimal:
@@ -339,7 +365,7 @@ def _envelope(body: bytes) -> Envelope | None:
         code = 200
     if not isinstance(code, int) or isinstance(code, bool):
         return None
-    return Envelope(code=code, message=str(loose.get("message") or ""), data=loose.get("data"))
+    return Envelope.model_validate({**loose, "code": code, "message": str(loose.get("message") or "")})
 
 
 def _odd(message: str, task_id: str | None = None) -> UnexpectedReplyError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from apixo.network import bypass_proxies, named_certificates
 from deployments.local.stack_info import StackInfo
 
 
@@ -30,6 +31,18 @@ FLUSH_SECONDS: Final = 10.0
 """What is not sent by then is dropped: the ledger has what counts."""
 
 
+def check_certificates() -> None:
+    """Before Prefect is imported, which reads them too, and names neither variable nor file.
+
+    Raises:
+        SetupError: `SSL_CERT_FILE` or `SSL_CERT_DIR` names nothing usable.
+    """
+    try:
+        named_certificates()
+    except (ValueError, OSError) as error:
+        raise SetupError(str(error)) from error
+
+
 def set_environment(environment: dict[str, str], *, verbose: bool = False) -> None:
     """Sets this process's environment, for Prefect and for children.
 
@@ -42,7 +55,7 @@ def set_environment(environment: dict[str, str], *, verbose: bool = False) -> No
     for name, value in CLI_QUIET.items():
         if not (verbose and "CONSOLE" in name):
             os.environ.setdefault(name, value)
-    os.environ.update(environment)
+    os.environ.update(bypass_proxies(os.environ) | environment)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ NOTE: Final = "its callback named the task"
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MOST_UNPACKED_BYTES: Final = 1_048_576
 """How much of a gzipped body is unpacked."""
+MARKED_UP: Final = re.compile(
+    r"""task[_-]?id["']?(?:>|[^\S\n]*\n(?:[\w-]+:[^\n]*\n){0,5}[^\S\n]*\n)\s{0,100}([^\s<>]+)""", re.IGNORECASE
+)
+"""A task's id in XML, or as a part of a multipart form."""
 TOKEN: Final = re.compile(r"\b[0-9a-fA-F]{64}\b")
 """The form of the token in a callback's URL, for any key."""
 MOST_SHOWN_BYTES: Final = 20_000
@@ -67,8 +71,8 @@ def parse_claimed_task_id(body: bytes) -> str | None:
     """The task id that a call names; None when it names none. Never raises.
 
     A callback's body is hardly documented: the envelope of the status reply, say the provider's pages. So it
-    is read from JSON at any depth, from a form, and from either of them gzipped. The id at `data.taskId` comes first,
-    then the outermost one, and text before a number.
+    is read from JSON at any depth, from a form or XML, and from each of them gzipped. The id at `data.taskId` comes
+    first, then the outermost one, and text before a number; last, the `id` of a `task` or of `data`.
     """
     content = _content(body)
     data = content.get("data") if isinstance(content, dict) else None
@@ -78,7 +82,9 @@ def parse_claimed_task_id(body: bytes) -> str | None:
     named = list(_named_task_ids(content))
     texts = [value for value in named if isinstance(value, str)]
     numbers = [str(value) for value in named if isinstance(value, int) and not isinstance(value, bool)]
-    return next((task_id for value in (*texts, *numbers) if (task_id := usable_task_id(value))), None)
+    return next(
+        (task_id for value in (*texts, *numbers, *_plain_ids(content)) if (task_id := usable_task_id(value))), None
+    )
 
 
 def shown_body(body: bytes, *secrets: str) -> str:
@@ -108,6 +114,8 @@ def _content(body: bytes) -> Any:
         body = _unpacked(body)
         return json.loads(body)
     with contextlib.suppress(ValueError):  # not UTF-8, or more fields than any callback has
+        if body.lstrip()[:1] in (b"<", b"-"):
+            return {"taskId": found[1]} if (found := MARKED_UP.search(body.decode())) else None
         return {name: _inner(values[0]) for name, values in parse_qs(body.decode(), max_num_fields=100).items()}
     return None
 
@@ -117,6 +125,12 @@ def _inner(text: str) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text) if text.lstrip().startswith("{") else text
     return text
+
+
+def _plain_ids(content: Any) -> Iterator[Any]:
+    """What is called `id` in an object named `task` or `data`. In the outermost one, it is mostly the call's own."""
+    if isinstance(content, dict):
+        yield from (inner.get("id") for name in ("task", "data") if isinstance(inner := content.get(name), dict))
 
 
 def _named_task_ids(content: Any) -> Iterator[Any]:

@@ -9,14 +9,14 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BeforeValidator
 
-from apixo import SoraError, VideoRequest
+from apixo import DeadlineError, SoraError, VideoRequest
 from flows import steps
 from flows.batch.cells import as_meant
 from flows.explaining import explain_refused_parameters, explained
 from flows.forms import OptionalKey
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record import moderation
-from flows.record.advice import unknown_model
+from flows.record.advice import not_archived_sentence, unknown_model
 from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
@@ -140,12 +140,11 @@ async def generate(
         return await generate(request, key, resources, replace(terms, unclaimed=False), starting=starting)
     except SupersededError:
         raise  # there is nothing more to do for this task
-    except Exception:
-        run_logger().error(  # the error itself is raised, and logged by Prefect
-            "%s is paid, as task %s, and not archived yet. Nothing is lost: rerun this run, or run "
-            "`sora resolve %s --task-id %s%s`. APIXO keeps its result for %g hours.",
-            key, paid.task_id, key, paid.task_id, resources.options, resources.api.result_valid_hours,
-        )  # fmt: skip
+    except Exception as error:
+        sentence = not_archived_sentence(paid, resources.options, resources.api.result_valid_hours)
+        run_logger().error("%s", sentence)  # the error itself is raised, and logged by Prefect
+        if not isinstance(error, DeadlineError):  # it says so itself
+            error.add_note(sentence)
         raise
 
 

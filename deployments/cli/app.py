@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from deployments.connection import Connection, SetupError, connect
+from deployments.connection import Connection, SetupError, check_certificates, connect
 from deployments.local.stack_info import LOCAL_DIR
 
 MARKUP: Final = "markdown"
@@ -80,6 +80,7 @@ class LazyCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Chooses the server, imports the command, and parses its arguments."""
+        check_certificates()
         no_server = None
         try:
             if self._name not in WITHOUT_SERVER and not extra.get("resilient_parsing"):  # the shell completes a word

@@ -2,16 +2,21 @@
 
 import sys
 import traceback
+from typing import Final
 
 import httpx
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
+from rich.markup import escape
 
 from apixo import SoraError
 from apixo.errors import causes, describe_problem
-from deployments.cli.console import wrong
+from deployments.cli.console import err, wrong
 from deployments.connection import SetupError
 from deployments.local.processes import ProcessError
+
+NOT_PREFECTS: Final = frozenset({403, 404, 407, 502, 503, 504})
+"""What a proxy answers in a Prefect server's place, or another server. (Prefect's own 404 has another type.)"""
 
 
 def end(error: BaseException) -> int:
@@ -62,6 +67,8 @@ def fail(error: BaseException) -> int:
         traceback.print_exception(error)
     else:
         wrong(advice)
+        for note in getattr(error, "__notes__", ()):
+            err.print(escape(note), soft_wrap=True)
     return 1
 
 
@@ -84,6 +91,12 @@ def _said(error: BaseException) -> str | None:
         )
     if type(cause).__module__.startswith(("httpx", "httpcore")):
         return f"The Prefect server does not answer ({type(cause).__name__}). Is it up?"
+    if cause is not None and _status(cause) in NOT_PREFECTS and type(cause).__module__.startswith("prefect"):
+        said = str(cause).partition(" - For more information")[0]
+        return (
+            f"What answers at PREFECT_API_URL is not a working Prefect server: {said}. Check the URL, and that the "
+            "server is up. If the environment sets a proxy, add the server to NO_PROXY."
+        )
     return None
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
 
+from apixo.network import bypass_proxies
 from deployments.local.minio_build import Say
-from deployments.local.processes import LOOPBACK, ProcessError, Server, free_port, wait_until_ready
+from deployments.local.processes import ProcessError, Server, free_port, wait_until_ready
 from deployments.local.services import Service
 from deployments.local.stack_info import ServiceInfo, StackInfo
 
@@ -50,12 +51,7 @@ class LocalStack:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that a process needs to use this stack, secrets included; nothing else of the environment."""
-        merged: dict[str, str] = {}
-        if any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
-            # A proxy cannot reach this machine's loopback. httpx and curl read the small name first, others the large
-            # one.
-            for name in ("no_proxy", "NO_PROXY"):
-                merged[name] = ",".join(filter(None, [os.environ.get(name), LOOPBACK, "localhost"]))
+        merged = bypass_proxies(os.environ)
         for server in self.servers.values():
             merged |= server.environment
         return merged

@@ -167,7 +167,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 for address in found
             ]
         except (OSError, ValueError) as error:  # UnicodeError of the resolver's IDNA codec is a ValueError
-            raise DownloadError(f"{host} could not be resolved: check the name, or try again later") from error
+            raise DownloadError(
+                f"{host} could not be resolved: check the name, try again later, or set HTTPS_PROXY if a proxy is the "
+                "only way out of this network"
+            ) from error
         if not checked:
             raise DownloadError(f"{host} has no address: check the name, or try again later")
         for address, allowed in checked:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from apixo import VideoRequest
 from apixo.catalog import find
 from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
-from flows.record.generation import Generation, Problem, State
+from flows.record.generation import Generation, PaidTask, Problem, State
 from flows.wording import utc
 
 
@@ -116,6 +116,15 @@ def _after_failure(found: Generation, task: str, go_on: str, pay_again: str, for
 def show_command(key: str, options: str, what: str = "") -> str:
     """The command that shows a generation. Of the options that name the blocks, it has only the archive's."""
     return f"`sora show {key}{what}{''.join(re.findall(' --archive [^ ]+', options))}`"
+
+
+def not_archived_sentence(paid: PaidTask, options: str, result_valid_hours: float) -> str:
+    """Says of a run that ends with an error that its video is paid, and what to do. `options` name the blocks."""
+    command = f"sora resolve {paid.key} --task-id {paid.task_id}{options}"
+    return (
+        f"{paid.key} is paid, as task {paid.task_id}, and not archived yet. Nothing is lost: run it again with the "
+        f"same key, or run `{command}`. Neither pays again. APIXO keeps its result for {result_valid_hours:g} hours."
+    )
 
 
 def unconfirmed_error(generation: Generation, options: str) -> UnconfirmedError:

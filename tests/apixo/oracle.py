@@ -114,8 +114,11 @@ class Reply:
         """The tasks as which it may have been taken; none where it is no clear yes."""
         if not self.is_yes or not self.codes or not all(says_yes(code) for code in self.codes):
             return []
-        data = [value for value in self.content.all("data") if isinstance(value, Pairs)]
-        named = [named for value in data for named in value.all("taskId")]
+        objects = [self.content]
+        for value in self.content.all("data"):
+            inner = Reply(200, value.encode("utf-8", "replace")).content if isinstance(value, str) else value
+            objects += [inner] if isinstance(inner, Pairs) else []
+        named = [value for one in objects for name, value in one if re.sub("[_-]", "", name).lower() == "taskid"]
         return [str(one).strip() for one in named if isinstance(one, str) or (type(one) is int and one < 10**100)]
 
     def may_have_succeeded(self, task_id: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from apixo.network import is_loopback, proxy_for, trust
+from apixo.network import bypass_proxies, is_loopback, proxy_for, trust
 
 PROXY = "http://proxy.corp:3128"
 API = "https://api.apixo.ai/v1"
@@ -138,3 +138,25 @@ def test_several_folders_of_certificates_are_as_many_as_are_there(tmp_path: Path
 def test_certificates_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{name} is .*gone, which does not exist"):
         trust({name: str(tmp_path / "gone")})
+
+
+def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk.pem").write_text("junk")
+    with pytest.raises(ValueError, match=r"SSL_CERT_FILE is .*junk\.pem, which has no certificate in PEM format"):
+        trust({"SSL_CERT_FILE": str(tmp_path / "junk.pem")})
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"HTTP_PROXY": PROXY}, "127.0.0.1,localhost"),
+        ({"https_proxy": PROXY}, "127.0.0.1,localhost"),
+        ({"ALL_PROXY": PROXY, "NO_PROXY": "store.example"}, "store.example,127.0.0.1,localhost"),
+        ({"ALL_PROXY": PROXY, "no_proxy": "localhost, 127.0.0.1"}, "localhost, 127.0.0.1"),
+        ({"HTTP_PROXY": PROXY, "no_proxy": "a.example", "NO_PROXY": "b.example"}, "a.example,127.0.0.1,localhost"),
+    ],
+)
+def test_this_machine_is_reached_directly_also_by_other_programs(environ: dict[str, str], expected: str | None) -> None:
+    assert bypass_proxies(environ) == ({"no_proxy": expected, "NO_PROXY": expected} if expected else {})

@@ -61,6 +61,16 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (200, envelope({"taskId": "task_1\n"}), "task_1"),
     (200, envelope({"taskId": "x" * 200}), "x" * 200),
     (200, b"\xef\xbb\xbf" + json.dumps(YES).encode(), "task_1"),
+    # A yes that names its task in another spelling or place, once.
+    (200, envelope({"task_id": "task_1"}), "task_1"),
+    (200, envelope({"taskId": None, "TaskID": 7}), "7"),
+    (200, envelope(None) | {"taskId": "task_1"}, "task_1"),
+    (200, envelope({"task_id": "task_1"}) | {"task-id": "task_1"}, "task_1"),
+    (200, envelope('{"taskId": "task_1"}'), "task_1"),
+    (200, envelope({"taskId": "task_1", "task_id": "task_2"}) | {"taskId": "task_3"}, "task_1"),
+    (200, envelope({"task_id": "task_1"}) | {"taskId": "task_2"}, UnexpectedReplyError),
+    (200, envelope({"id": "task_1"}), UnexpectedReplyError),
+    (200, envelope({"task": {"task_id": "task_1"}}), UnexpectedReplyError),
     # A documented no: HTTP status and code alike, or only one of them where the other says nothing.
     (400, no(400), BadRequestError),
     (401, no(401), AuthenticationError),
@@ -194,6 +204,21 @@ def test_the_answer_to_a_submission(
         submit(http_status, content)
     assert type(raised.value) is expected
     assert isinstance(raised.value, UnclearError) != isinstance(raised.value, ProvablyUnpaidError)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 0, "message": "SUCCEED", "data": {"task_id": "task_1"}},
+        {"code": 0, "message": "SUCCEED", "task": "task_1"},
+        {"code": 200, "message": "success", "data": None, "id": "task_1"},
+        {"code": 200, "message": "success", "data": {"id": "task_1"}},
+        {"code": 400, "message": "duplicate", "data": {"taskId": "task_1"}},
+    ],
+)
+def test_what_may_be_a_paid_task_is_shown(body: dict[str, Any]) -> None:
+    with pytest.raises(UnclearError, match="task_1"):
+        submit(200, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,9 +15,10 @@ from pydantic import BaseModel, Field, ValidationError
 from deployments.cli import run
 from deployments.cli.failures import fail
 from deployments.connection import SetupError
+from deployments.local.processes import free_port
 from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import PipelineError, UnconfirmedError
-from tests.deployments.cli.sora import Process, Sora
+from tests.deployments.cli.sora import Process, Sora, one_line
 
 ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
 
@@ -24,6 +26,12 @@ ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")
 REFUSED = (
     "✗ The Prefect server rejected the credentials. Set PREFECT_API_AUTH_STRING (for Prefect Cloud: PREFECT_API_KEY) "
     "to what it expects."
+)
+
+
+NOT_PREFECT = (
+    "✗ What answers at PREFECT_API_URL is not a working Prefect server: HTTP {}. Check the URL, and that the server is "
+    "up. If the environment sets a proxy, add the server to NO_PROXY."
 )
 
 
@@ -72,6 +80,17 @@ def behind(cause: Exception) -> RuntimeError:
     return error
 
 
+def answered(status: int) -> PrefectHTTPStatusError:
+    """What a proxy answers in the server's place."""
+    message = f"HTTP {status} - For more information check: https://example.com"
+    return PrefectHTTPStatusError(message, request=ASKED, response=httpx.Response(status, request=ASKED))
+
+
+def noted(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
+
 def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValidationError) as invalid:
         Order.model_validate({"seconds": 0})
@@ -89,6 +108,9 @@ def test_errors_are_printed_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
             1,
             [REFUSED],
         ),
+        (answered(503), 1, [NOT_PREFECT.format(503)]),
+        (behind(answered(404)), 1, [NOT_PREFECT.format(404)]),
+        (noted(PipelineError("No space left."), "kite is paid."), 1, ["✗ No space left.", "kite is paid."]),
         (behind(httpx.ReadTimeout("late")), 1, ["✗ The Prefect server does not answer (ReadTimeout). Is it up?"]),
         (
             httpx.InvalidURL("Invalid port: ':1'"),
@@ -174,3 +196,29 @@ main()
     assert done.returncode == code, done.stderr
     assert "taken down" not in done.stdout
     assert done.stdout + done.stderr != ""
+
+
+def test_certificates_that_are_not_there_are_named_before_prefect_stumbles_over_them(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone.pem")
+    said = Sora(tmp_path, {"PREFECT_HOME": str(tmp_path / "home"), "SSL_CERT_FILE": gone}, [])("list")
+    assert one_line(said, 1) == f"✗ SSL_CERT_FILE is {gone}, which does not exist. Correct it, or unset it."
+
+
+def test_a_prefect_server_on_this_machine_is_reached_past_the_proxy(sora: Sora, blocks: list[str]) -> None:
+    proxy = f"http://127.0.0.1:{free_port()}"  # nobody listens
+    unset = dict.fromkeys(("no_proxy", "NO_PROXY"), "")
+    said = sora("list", *blocks[2:], HTTP_PROXY=proxy, http_proxy=proxy, HTTPS_PROXY=proxy, https_proxy=proxy, **unset)
+    assert said.code == 0, said.all
+
+
+def test_whoever_paid_for_what_cannot_be_fetched_is_told_that_nothing_is_lost(
+    sora: Sora, blocks: list[str], sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    said = sora("generate", "A red kite", "--key", key, *blocks)
+    assert one_line(said, 1)
+    task_id = sandbox.record.charged()[0].task_id
+    assert f"{key} is paid, as task {task_id}, and not archived yet. Nothing is lost: run it again" in said.err
+    sandbox.faults.clear()
+    assert sora("generate", "A red kite", "--key", key, *blocks).code == 0
+    assert len(sandbox.record.submits()) == 1
