@@ -17,9 +17,9 @@ from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
 from blocks.bucket_settings import BucketSettings, read_settings
-from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError
+from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
 from blocks.s3_clients import StoreConnection
-from blocks.s3_replies import NO_ETAG, ReplyError, redacted, store_error, wrong_region
+from blocks.s3_replies import NO_ETAG, Reply, ReplyError, redacted, store_error, wrong_region
 from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Attributes, Uploads
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
@@ -244,8 +244,14 @@ class ObjectStore:
 
     async def any_begins(self, beginning: str) -> bool:
         """Whether the name of any object begins with this: one request. obstore lists whole folders only."""
-        listing = partial(self._minio.list_objects, self.bucket, beginning, recursive=True)
-        return await self._threaded("GET", beginning, lambda: any(listing()))  # the first page alone
+
+        def read() -> bool:
+            try:
+                return any(self._minio.list_objects(self.bucket, beginning, recursive=True))  # the first page alone
+            except ValueError as error:  # XML without the bucket's name
+                raise ReplyError(Reply(200, message="an answer that is not a listing")) from error
+
+        return await self._threaded("LIST", beginning, read)
 
     async def listed(self, prefix: str) -> list[ListedObject]:
         """All objects below a prefix that ends with a slash, sorted by name. Empty: the whole bucket."""
@@ -259,10 +265,11 @@ class ObjectStore:
             ]
 
         found = await self._request("LIST", prefix, read)
-        if not found:
-            # Any web page with status 200 reads like an empty listing. A store that is one also knows the probe, or
-            # says in its own words that it does not.
-            await self.get(PROBE)
+        # To obstore, any answer with status 200 is an empty listing, even the error that S3 may send with it.
+        if not found and await self.any_begins(prefix):
+            found = await self._request("LIST", prefix, read)
+            if not found:
+                raise StoreUnavailableError(f"The object store does not list what is in {prefix or self.bucket}.")
         return sorted((item for item in found if item.name.startswith(prefix)), key=lambda item: item.name)
 
     async def folders(self, prefix: str) -> list[str]:

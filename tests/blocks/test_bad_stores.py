@@ -124,6 +124,30 @@ async def test_a_web_page_is_no_empty_listing(own_open: OpenStore) -> None:
             await own_open(archive(endpoint)).names("open/")
 
 
+@pytest.mark.parametrize("times", [1, 2, 9])
+async def test_an_error_that_comes_with_a_good_status_is_no_empty_listing(own_open: OpenStore, times: int) -> None:
+    """Taken for one, a reservation that was used would be free again, and a video be forgotten."""
+    error = s3_error(503, "SlowDown").replace(b"503", b"200", 1)
+    contents = b"<Key>open/a</Key><LastModified>2026-03-01T12:00:00Z</LastModified><Size>1</Size><ETag>1</ETag>"
+    listing = b"<ListBucketResult><Name>b</Name><Contents>" + contents + b"</Contents></ListBucketResult>"
+    left = times
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        if "list-type=2" not in head:
+            return writer.write(http(200, b"-", etag='"1"'))  # the probe is there
+        left -= 1
+        return writer.write(error if left >= 0 else http(200, listing))
+
+    async with listening(FakeStore(answer).handle) as endpoint:
+        store = own_open(archive(endpoint))
+        if times == 1:
+            assert await store.names("open/") == ["open/a"]
+        else:
+            with pytest.raises(StoreUnavailableError):
+                await store.names("open/")
+
+
 async def test_waiting_for_a_turn_is_no_outage(own_open: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """No request takes as long as it may, and all together take longer."""
     monkeypatch.setattr(blocks.s3_clients, "REQUEST_TIMEOUT_SECONDS", 3)  # also where the machine is slow

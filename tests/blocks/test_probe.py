@@ -130,7 +130,7 @@ class SmallStore:
             for name, (data, _) in self.objects.items()
             if name.startswith(wanted)
         )
-        return http(200, f"<ListBucketResult>{items}</ListBucketResult>".encode())
+        return http(200, f"<ListBucketResult><Name>b</Name>{items}</ListBucketResult>".encode())
 
 
 Check = Callable[[ObjectStore], Awaitable[None]]
