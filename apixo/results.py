@@ -16,7 +16,7 @@ _RESULT_WORDS: Final = frozenset(
     re.findall(
         r"\w+",
         """content data download file files generated info item items json link links list media output outputs play
-        result results src uri url urls video videos work works""",
+        response result results src uri url urls video videos work works""",
     )
 )
 """A field named with these words alone may hold a result. `statusUrl`, `callback_url` and `input` may not."""

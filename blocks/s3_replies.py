@@ -104,7 +104,7 @@ class Reply:
 
 
 NO_ETAG: Final = Reply(200, "MissingETag", "without an ETag, so not an answer of S3")
-"""The answer of a server that is not the store but accepts everything."""
+"""The answer of a server that is not the store but accepts everything, or of a proxy that drops headers."""
 
 
 class ReplyError(Exception):
@@ -170,12 +170,17 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
         arrived = " It may have been written anyway."
     cls: type[StoreError] = StoreUnavailableError
     if not later or code in PERMANENT_CODES:
-        cls, advice = StoreRefusedError, _advice("KMS" if code.startswith("KMS.") else code or str(status), bucket)
+        cls, advice = StoreRefusedError, _advice(_reason(reply, code), bucket)
         said = f"The object store refused {about}: {reply}. {advice}"
     elif code in BUSY:
         said = (
             f"The object store asked to try {about} again ({reply}).{arrived} If this persists, it is overloaded: "
             "lower max_in_flight, or check the store."
+        )
+    elif code == NO_ETAG.code:
+        said = (
+            f"The answer for {about} came without the ETag that S3 sends ({reply}).{arrived} Is the endpoint right? If "
+            "a proxy is in front of the store, configure it to pass the store's headers on unchanged."
         )
     else:
         said = (
@@ -183,6 +188,15 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
             f"{'' if reply.sent else NO_WAY}"
         )
     return cls(said, code=code)
+
+
+def _reason(reply: Reply, code: str) -> str:
+    """What there is advice for."""
+    if code.startswith("KMS."):
+        return "KMS"
+    if code == "AccessDenied" and "not signed" in reply.message:
+        return "NotSigned"
+    return code or str(reply.status)
 
 
 def wrong_region(bucket: str, region: str) -> WrongAddressError:
@@ -218,6 +232,8 @@ def _parse_obstore(text: str) -> Reply:
         return parse_body(int(found[1]), found[2])
     if found := _ERROR_IN_OK.search(said):
         return parse_body(200, found[1])
+    if "ETag Header missing" in said:
+        return NO_ETAG
     if "Received redirect without LOCATION" in said:
         return Reply(301, "PermanentRedirect", "the bucket is in another region")
     causes = [
@@ -251,6 +267,9 @@ def _advice(code: str, bucket: str) -> str:
         "NoSuchBucket": f"There is no bucket {bucket}. Create it with `sora setup`. If it existed before, restore it: "
         "it contains the ledger, and without it every key would be paid for again.",
         "AccessDenied": f"The access key has no permission for this in bucket {bucket}. See the policy in SECURITY.md.",
+        # MinIO's words for a header that the signature names and the request lacks.
+        "NotSigned": "A proxy in front of the store drops or adds headers. nginx with proxy_cache drops If-Match and "
+        "If-None-Match. Turn its cache off for the store, and pass all headers on unchanged.",
         "InvalidAccessKeyId": "The store does not know the access key in the video-archive block.",
         "SignatureDoesNotMatch": "The secret key in the video-archive block is wrong, or a proxy in front of the "
         "store changes the headers of requests.",

@@ -163,8 +163,8 @@ def poster_of(video: Path) -> Path:
 
 def _damaged_error(key: str, url: str, error: DamagedVideoError) -> DamagedVideoError:
     return DamagedVideoError(
-        f"The result of {key} at {display_url(url)} is not a whole video: {error} It is not archived; "
-        "the generation stays open, so a rerun can fetch it again.",
+        f"The result of {key} at {display_url(url)} is not a whole video: {str(error).rstrip('.')}. It is not "
+        "archived; the generation stays open, so a rerun can fetch it again.",
         retryable=error.retryable,
     )
 

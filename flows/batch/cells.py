@@ -122,6 +122,10 @@ def _read(field: str, value: Any) -> Any:
         _check_addresses(value)
     if isinstance(value, str):
         return _READERS[field](value) if field in _READERS else value
+    if isinstance(value, list):
+        return [item for item in value if item is not None and item != ""]  # an entry that nobody filled in
+    if field == "remove_watermark" and isinstance(value, float):  # pandas has 1.0 where others of the column are empty
+        return SWITCHES.get(str(value), value)
     if field == "duration" and isinstance(value, float) and value.is_integer():
         return int(value)
     if field == "id" and isinstance(value, int) and not isinstance(value, bool):

@@ -57,6 +57,11 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
     ({"state": 2, "resultJson": RESULT}, Succeeded, {"state": "2", "result_urls": (URL,)}),
     ({"resultJson": RESULT}, Succeeded, {"state": "", "result_urls": (URL,)}),
     ({"state": "completed", "videos": [{"url": URL}]}, Succeeded, {"result_urls": (URL,)}),
+    (
+        {"successFlag": 1, "paramJson": json.dumps({"imageUrls": [URL]}), "response": {"resultUrls": [URL]}},
+        Succeeded,
+        {"state": "", "result_urls": (URL,)},
+    ),
     ({"state": "fail", "failCode": "500", "failMsg": "x"}, Failed, {"fail_code": "500", "fail_message": "x"}),
     ({"state": "cancelled", "failCode": 7}, Failed, {"fail_code": "7"}),
     ({"state": ""}, UnknownState, {"state": ""}),
@@ -209,6 +214,7 @@ ELSEWHERE: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     ({"resultJson": None, "resultUrls": [URL]}, (URL,), "resultUrls"),
     ({"resultJson": "", "videoUrl": URL, "statusUrl": SECOND}, (URL,), "videoUrl"),
     ({"output": {"videos": [{"url": URL}]}, "input": {"url": SECOND}}, (URL,), "output.videos.url"),
+    ({"response": {"resultUrls": [URL], "originUrls": [SECOND]}}, (URL,), "response.resultUrls"),
 ]  # fmt: skip
 
 

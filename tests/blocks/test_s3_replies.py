@@ -172,6 +172,16 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
         "AccessDenied",
         ["SECURITY"],
     ),
+    (
+        answered(
+            GenericError,
+            "400 Bad Request",
+            body("AccessDenied", "There were headers present in the request which were not signed"),
+        ),
+        StoreRefusedError,
+        "AccessDenied",
+        ["proxy in front of the store drops", "If-None-Match", "proxy_cache"],
+    ),
     (answered(PermissionDeniedError, "403 Forbidden", ""), StoreRefusedError, "", ["HTTP 403"]),
     (
         GenericError(
@@ -193,8 +203,8 @@ MEANINGS: list[tuple[Exception, type[StoreError], str, list[str]]] = [
     (
         GenericError("Generic S3 error: Unable to extract metadata from headers: ETag Header missing from response"),
         StoreUnavailableError,
-        "",
-        ["ETag Header missing", "may have been written"],
+        "MissingETag",
+        ["came without the ETag", "may have been written", "proxy", "unchanged"],
     ),
     (ReplyError(NO_ETAG), StoreUnavailableError, "MissingETag", ["without an ETag"]),
     (ReplyError(parse_body(412, "")), PreconditionFailedError, "PreconditionFailed", []),

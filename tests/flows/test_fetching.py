@@ -240,7 +240,7 @@ async def test_a_page_is_no_video_however_long_it_stays(
     host: Host, web: httpx.AsyncClient, found: Generation, tmp_path: Path, body: bytes
 ) -> None:
     host.body = body
-    with pytest.raises(DamagedVideoError, match="stays open"):
+    with pytest.raises(DamagedVideoError, match=r"[^.]\. It is not archived.*stays open"):
         await fetch(host, web, found, tmp_path, now=SUCCEEDED_AT + timedelta(days=14))
 
 

@@ -77,6 +77,28 @@ def test_a_file_with_crlf_and_the_same_file_with_lf_are_the_same_videos() -> Non
     assert unix.with_crlf().request().prompt == "Shot 1: dunes\r\nShot 2: kite"
 
 
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        ({"image_urls": [None], "tags": [""]}, {}),
+        ({"image_urls": [A, "", None, B], "tags": ["spring", None]}, {"image_urls": [A, B], "tags": ["spring"]}),
+        ({"remove_watermark": 1.0}, {}),
+        ({"remove_watermark": 0.0}, {"remove_watermark": False}),
+    ],
+)
+def test_entries_that_nobody_filled_in_are_not_there_and_a_switch_may_be_a_number(
+    fields: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    rows = read(json.dumps({"prompt": "A kite", **fields}), "plan.jsonl")
+    assert items(rows) == [BatchItem(prompt="A kite", **meant)]
+
+
+@pytest.mark.parametrize("fields", [{"image_urls": [" "]}, {"image_urls": [[]]}, {"remove_watermark": 0.5}])
+def test_what_is_neither_filled_in_nor_left_empty_is_a_bad_row(fields: dict[str, Any]) -> None:
+    (row,) = read(json.dumps({"prompt": "A kite", **fields}), "plan.jsonl")
+    assert isinstance(row, BadRow)
+
+
 # --- Ghost columns and trailing cells
 
 
