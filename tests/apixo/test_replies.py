@@ -41,7 +41,8 @@ def submit(http_status: int, body: bytes) -> str:
 
 
 ODD_IDS: list[Any] = [
-    None, "", "  ", " null ", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1", "task\x00", "\ud800",
+    None, "", "  ", " null ", "undefined", "None", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1",
+    "task\x00", "\ud800",
 ]  # fmt: skip
 
 SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
@@ -97,6 +98,7 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (400, b'{"code": 400, "data": {"id": "task_1"}, "data": null}', ServerError),
     (400, json.dumps(no(400) | {"taskId": "task_1"}).encode("utf-16-le"), ServerError),
     (400, json.dumps(envelope({"taskId": "task_1"})).encode("utf-16-le")[:50], ServerError),
+    (400, b'{"message": "no", "data": {"taskId": "task_1"', ServerError),  # cut off before its code
     (429, {"message": "no", "data": {"state": "pending"}}, ServerError),
     (429, {"message": "no", "data": None}, RateLimitError),
     (429, b'{"code": 429, "message": "no", "data": ' + deep(900) + b"}", ServerError),
