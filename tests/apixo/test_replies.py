@@ -41,7 +41,8 @@ def submit(http_status: int, body: bytes) -> str:
 
 
 ODD_IDS: list[Any] = [
-    None, "", "  ", " null ", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1", "task\x00", "\ud800",
+    None, "", "  ", " null ", "undefined", "None", True, 0, -7, 10**100, 1.5, [], {"id": 1}, "x" * 201, "task\n1",
+    "task\x00", "\ud800",
 ]  # fmt: skip
 
 SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
@@ -107,6 +108,7 @@ SUBMITS: list[tuple[int, bytes | dict[str, Any], str | type[ApixoError]]] = [
     (400, b'{"code": 400, "data": {"id": "task_1"}, "data": null}', ServerError),
     (400, json.dumps(no(400) | {"taskId": "task_1"}).encode("utf-16-le"), ServerError),
     (400, json.dumps(envelope({"taskId": "task_1"})).encode("utf-16-le")[:50], ServerError),
+    (400, b'{"message": "no", "data": {"taskId": "task_1"', ServerError),  # cut off before its code
     (429, {"message": "no", "data": {"state": "pending"}}, ServerError),
     (429, {"message": "no", "data": None}, RateLimitError),
     (429, b'{"code": 429, "message": "no", "data": ' + deep(900) + b"}", ServerError),
@@ -286,11 +288,14 @@ http_statuses = st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 429, 50
 
 
 def _code_of(body: bytes) -> object:
+    """The code; an acceptance may also have it as text, or with a fraction of zero."""
     try:
         loose = json.loads(body)
     except (ValueError, RecursionError):
         return None
     code = loose.get("code") if isinstance(loose, dict) else None
+    if code == 200.0 or (isinstance(code, str) and code.strip() == "200"):
+        return 200
     return code if type(code) is int else None
 
 
@@ -298,6 +303,8 @@ def _code_of(body: bytes) -> object:
 @example(200, b'{"code": 400}')
 @example(400, b'{"code": 200}')
 @example(200, b"\xed\xa0\x80")
+@example(200, b'{"code": "200", "data": {"taskId": "task_1"}}')
+@example(200, b'{"code": 200.0, "data": {"taskId": 1}}')
 def test_junk_is_never_a_yes_nor_a_provable_no(http_status: int, body: bytes) -> None:
     plain = {400, 401, 429}
     refusals = plain | {402, 403, 404}
@@ -312,7 +319,7 @@ def test_junk_is_never_a_yes_nor_a_provable_no(http_status: int, body: bytes) ->
     else:
         assert 200 <= http_status < 300
         assert code == 200
-        assert task_id == json.loads(body)["data"]["taskId"].strip()
+        assert task_id == str(json.loads(body)["data"]["taskId"]).strip()
 
 
 @given(http_statuses, bodies)

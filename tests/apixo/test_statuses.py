@@ -45,6 +45,8 @@ STATES: list[tuple[dict[str, Any], type[Status], dict[str, Any]]] = [
     ({"state": "queued_v2"}, UnknownState, {"state": "queued_v2"}),
     ({"state": "processing_r2"}, UnknownState, {"state": "processing_r2", "remarks": ()}),
     ({"state": "processing_r2", "resultJson": RESULT, "failCode": "X"}, UnknownState, {"state": "processing_r2"}),
+    ({"state": "QUEUED_V2", "resultJson": RESULT, "failCode": "X"}, UnknownState, {"state": "QUEUED_V2"}),
+    ({"state": "error", "failMsg": "?"}, UnknownState, {"state": "error"}),
     ({"state": "completed", "failCode": None, "resultJson": "{}"}, UnknownState, {"state": "completed"}),
     ({"state": "expired", "failMsg": "?", "failCode": 0}, UnknownState, {"state": "expired"}),
     ({"state": "Success", "resultJson": RESULT}, Succeeded, {"state": "Success", "result_urls": (URL,), "remarks": ()}),

@@ -4,15 +4,17 @@ import asyncio
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from apixo import VideoRequest
+from apixo import ApixoClient, VideoRequest
 from apixo.constants import MAX_TRIES
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import StoredObject
 from deployments.sandbox import Fault, SandboxServer
+from flows.paid_call import Outcome, PaidCall
 from flows.record import transitions
 from flows.record.errors import (
     KeyConflictError,
@@ -247,10 +249,12 @@ async def test_an_owner_taken_for_dead_reconciles_the_record_when_its_answer_com
     assert len(sandbox.record.submits()) == 1
 
 
+@pytest.mark.parametrize("shown_by", ["monotonic", "wall"])  # one may stop while a machine sleeps, the other may be set
 async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one(
-    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    shown_by: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen_seconds, real, claim = 0.0, resources.clock.monotonic, Ledger.claim
+    real_now = resources.clock.now
 
     async def claim_and_freeze(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
         nonlocal frozen_seconds
@@ -259,7 +263,10 @@ async def test_a_process_frozen_after_its_claim_sends_nothing_with_the_stale_one
         return written
 
     monkeypatch.setattr(Ledger, "claim", claim_and_freeze)
-    resources.clock.monotonic = lambda: real() + frozen_seconds
+    if shown_by == "monotonic":
+        resources.clock.monotonic = lambda: real() + frozen_seconds
+    else:
+        resources.clock.now = lambda: real_now() + timedelta(seconds=frozen_seconds)
     assert (await submit(key, resources)).state is State.SUBMITTED
     assert len(sandbox.record.submits()) == 1
     found = await recorded(key, resources)
@@ -313,6 +320,51 @@ async def test_a_run_that_is_ended_while_it_waits_for_its_turn_sends_nothing(
             await waiting
     assert len(sandbox.record.submits()) == 1
     assert await resources.ledger.read(key) is None, "the turn comes before the claim"
+
+
+async def test_a_run_that_is_ended_before_its_claim_claims_nothing(
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The payment thread may be busy: the end of the run can come before the call's turn there."""
+    make, started = PaidCall.make, threading.Event()
+
+    async def late(call: PaidCall, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
+        started.set()
+        while not stopping.is_set():
+            await asyncio.sleep(0.01)
+        return await make(call, client, ledger, stopping)
+
+    monkeypatch.setattr(PaidCall, "make", late)
+    paying = asyncio.create_task(submit(key, resources))
+    await asyncio.to_thread(started.wait, 20)
+    paying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await paying
+    assert sandbox.record.submits() == []
+    assert await resources.ledger.read(key) is None
+
+
+async def test_a_run_that_is_ended_between_its_claim_and_the_call_sends_nothing(
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, claimed, cancelled = Ledger.claim, threading.Event(), threading.Event()
+
+    async def claim_and_wait(ledger: Ledger, made: Generation, *, over: Entry | None) -> Entry | None:
+        written = await claim(ledger, made, over=over)
+        claimed.set()
+        await asyncio.to_thread(cancelled.wait, 20)
+        return written
+
+    monkeypatch.setattr(Ledger, "claim", claim_and_wait)
+    paying = asyncio.create_task(submit(key, resources))
+    await asyncio.to_thread(claimed.wait, 20)
+    paying.cancel()
+    await asyncio.sleep(0.05)  # the run has heard it, and tells the payment thread
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await paying
+    assert sandbox.record.submits() == []
+    assert (await recorded(key, resources)).state is State.REJECTED
 
 
 PRINT_RETRIES = """

@@ -12,6 +12,7 @@ from flows.record.generation import (
     Source,
     State,
 )
+from tests.support import KITE
 
 from .changes import LATER, VIDEO, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
 
@@ -197,3 +198,54 @@ def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited
     assert after.unarchived_superseded == ()
     noted = superseded_tasks.ended(found, "late", "lost", now=LATER)
     assert noted.unarchived_superseded == ()
+
+
+def with_one_more(task_id: str = "t2") -> Generation:
+    """Accepted twice: a callback has named another task than the reply."""
+    return superseded_tasks.also_taken(submit(claimed()), attempt_number=1, task_id=task_id, now=LATER)
+
+
+def test_a_reply_that_overrules_a_callback_keeps_every_other_task_that_was_paid_for() -> None:
+    """A proxy has sent the paid call three times."""
+    named = transitions.submitted(lose(claimed()), attempt_number=1, task_id="t1", now=LATER, named_by="callback")
+    named = superseded_tasks.also_taken(named, attempt_number=1, task_id="t2", now=LATER)
+    after = submit(named, "reply", attempt_number=1)
+    assert after.task_id == "reply"
+    assert {task.task_id for task in after.unarchived_superseded} == {"t1", "t2"}
+
+
+def test_a_callback_that_comes_twice_names_one_more_task_once() -> None:
+    once = with_one_more()
+    assert superseded_tasks.also_taken(once, attempt_number=1, task_id="t2", now=LATER) == once
+    assert superseded_tasks.also_taken(once, attempt_number=1, task_id="t1", now=LATER) == once
+    more = superseded_tasks.also_taken(once, attempt_number=1, task_id="t3", now=LATER)
+    assert [task.task_id for task in more.unarchived_superseded] == ["t2", "t3"]
+
+
+def test_a_task_that_does_not_count_keeps_the_video_or_the_end_that_it_had_first() -> None:
+    found = with_one_more()
+    (task,) = found.unarchived_superseded
+    other = VIDEO.model_copy(update={"sha256": "1" * 64})
+    archived = superseded_tasks.archived(found, task, (VIDEO,), now=LATER)
+    assert superseded_tasks.archived(archived, task, (other,), now=LATER) == archived
+    assert superseded_tasks.ended(archived, "t2", "lost", now=LATER) == archived
+    ended = superseded_tasks.ended(found, "t2", "lost", now=LATER)
+    assert superseded_tasks.ended(ended, "t2", "another reason", now=LATER) == ended
+
+
+def test_a_task_is_polled_with_the_model_that_it_was_accepted_for() -> None:
+    """The second attempt was made with another model, and is answered with the first one's task."""
+    failed = allow(fail(submit(claimed())))
+    owner = failed.attempt.claimed_by
+    second = transitions.claim(
+        failed, key="kite", request=KITE, owner=owner, lease_seconds=120, now=LATER, model="kling-3-0-turbo"
+    )
+    assert submit(second, "t1", attempt_number=2).task.model == failed.attempt.model == "sora-2"
+
+
+def test_a_late_answer_that_does_not_count_says_who_named_it() -> None:
+    second = submit(claimed(allow(lose(claimed()))), "t2")
+    after = transitions.submitted(second, attempt_number=1, task_id="late", now=LATER, named_by="callback")
+    assert [item.named_by for item in after.attempts[0].superseded] == ["callback"]
+    (task,) = after.unarchived_superseded
+    assert transitions.archived(after, task=task, objects=(VIDEO,), warnings=(), now=LATER).unarchived_superseded == ()

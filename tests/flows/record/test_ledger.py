@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -229,6 +230,14 @@ async def test_a_task_is_bound_again_to_the_version_that_it_is_written_over(ledg
     await ledger.tasks.bind("foreign", "another", 1)
     with pytest.raises(LedgerError, match="belongs to another"):
         await ledger.change(key, named("foreign"))
+    assert "foreign" not in (await now_in(ledger, key)).task_ids, "its owner comes before the record"
+
+
+async def test_what_a_fast_clock_says_was_changed_later_is_found(ledger: Ledger, key: str) -> None:
+    """What a dead run has reserved is counted by these records: one that is missed would be money to spend again."""
+    await must_claim(ledger, key)
+    by_a_fast_clock = datetime.now(UTC) + timedelta(minutes=14)
+    assert [found.key for found in await ledger.changed_since(by_a_fast_clock)] == [key]
 
 
 async def test_the_same_request_under_another_key_is_found(ledger: Ledger, key: str) -> None:

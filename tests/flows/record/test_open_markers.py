@@ -8,12 +8,12 @@ import pytest
 from blocks import VideoArchive
 from blocks.errors import StoreUnavailableError
 from flows.clock import Clock
-from flows.record import superseded_tasks
+from flows.record import superseded_tasks, transitions
 from flows.record.generation import Generation, State
 from flows.record.ledger import Entry, Ledger, marker_name, record_name
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .changes import LATER, allow, fail
+from .changes import LATER, allow, fail, store
 from .ledgers import claim_of, must_claim, now_in, opened, rejected, submitted, succeeded
 
 
@@ -161,6 +161,81 @@ async def test_a_late_answer_to_what_was_closed_stays_open(
         markers = [number for number, seen in enumerate(line.seen) if seen == f"PUT {marker_name(key)}"]
         (write,) = [number for number, seen in enumerate(line.seen) if seen == f"PUT {record_name(key)}"]
         assert markers[0] < write < markers[1]
+    assert await ledger.open_keys() == [key]
+
+
+def one_more_task(now: Generation) -> Generation:
+    """Its callback has named another task, which was paid for as well."""
+    return superseded_tasks.also_taken(now, attempt_number=1, task_id="other", now=LATER)
+
+
+async def archived(ledger: Ledger, key: str, *changes: Callable[[Generation], Generation]) -> Generation:
+    await must_claim(ledger, key)
+    for change in (submitted, *changes, succeeded, store):
+        await ledger.change(key, change)
+    return await now_in(ledger, key)
+
+
+async def test_what_is_closed_and_gains_a_paid_task_is_open_again_and_not_published_anew(
+    ledger: Ledger, key: str
+) -> None:
+    await ledger.close(await archived(ledger, key))
+    assert await ledger.open_keys() == []
+    await ledger.change(key, one_more_task)
+    assert await ledger.is_published(key) is True
+
+
+async def test_an_end_that_is_not_published_yet_stays_so_when_one_more_task_is_named(ledger: Ledger, key: str) -> None:
+    await archived(ledger, key)
+    await ledger.change(key, one_more_task)
+    assert await ledger.is_published(key) is False
+
+
+async def test_what_is_archived_stays_open_for_its_other_paid_task(ledger: Ledger, key: str) -> None:
+    found = await archived(ledger, key, one_more_task)
+    assert not found.may_gain_a_task, "nobody would look again"
+    await ledger.close(found)
+    assert await ledger.is_published(key) is True
+
+
+async def test_a_paid_task_that_is_named_while_another_closes_keeps_it_open(
+    archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    """Only its callback has named its task, so the reply to the paid call may name another one at any time."""
+    await must_claim(ledger, key)
+    by_callback = partial(transitions.submitted, attempt_number=1, task_id="t1", named_by="callback", now=LATER)
+    for change in (by_callback, succeeded, store):
+        await ledger.change(key, change)
+
+    async def name_one_more(request: Call) -> None:
+        if request.method == "DELETE":
+            await ledger.change(key, one_more_task)
+
+    line = Line()
+    async with opened(archive, line) as closing:
+        line.before = name_one_more
+        await closing.close(await now_in(ledger, key))
+    assert await ledger.is_published(key) is True
+
+
+async def test_a_claim_stands_though_its_marker_cannot_be_written_once_more(
+    archive: VideoArchive, ledger: Ledger, key: str
+) -> None:
+    await must_claim(ledger, key)
+    over = await ledger.change(key, rejected)
+
+    async def refuse(_: Call) -> None:
+        raise cut()
+
+    async def refuse_what_follows(request: Call) -> None:
+        if request.writes_a_record:
+            line.before = refuse
+
+    line = Line()
+    async with opened(archive, line) as claiming:
+        line.before = refuse_what_follows
+        assert await claiming.claim(claim_of(key, over=over.generation), over=over) is not None
+    assert line.seen[-1] == f"PUT {marker_name(key)}"
     assert await ledger.open_keys() == [key]
 
 

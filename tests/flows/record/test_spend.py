@@ -141,7 +141,10 @@ def test_what_a_dead_run_used_stands_in_the_ledger() -> None:
     for item, said in zip(month.unclear, (taken(records[2]), rejected(late)), strict=True):
         assert resolve(month, item, use_of_attempt(claimed("x", "a"), 1)) == month  # nobody knows yet
         month = resolve(month, item, use_of_attempt(said, item.attempt_number))
+        assert resolve(month, item, use_of_attempt(said, item.attempt_number)) == month  # only once
     assert (month.spent_in(DAY), month.unclear_in(DAY)) == (3 * PRICE, Decimal(0))
+    again = records[4]
+    assert (use_of_attempt(again, 1), use_of_attempt(again, 2)) == (Use(), Use(PRICE))
 
 
 def test_a_reservation_that_was_renewed_is_not_taken_for_dead() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from flows.record.generation import (
     State,
 )
 
-from .changes import LATER, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
+from .changes import LATER, VIDEO, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
 
 STANDS: dict[str, Callable[[], Generation]] = {
     "claimed": claimed,
@@ -120,6 +121,13 @@ def test_what_is_taken_up_again_has_lost_a_permission_to_pay_for_it_once_more() 
     taken_up = resolve(allowed)
     assert not taken_up.attempt.resubmit_allowed
     assert not fail(taken_up).attempt.resubmit_allowed
+
+
+def test_who_archives_second_changes_nothing() -> None:
+    first = store(succeed(submit(claimed())))
+    other = VIDEO.model_copy(update={"sha256": "1" * 64})
+    again = transitions.archived(first, task=first.task, objects=(other,), warnings=(), now=LATER + timedelta(hours=1))
+    assert again == first
 
 
 def test_what_the_provider_says_of_a_failure_is_cut() -> None:
