@@ -47,6 +47,8 @@ _GARBLED: Final = re.compile(
 )
 """UTF-8 that was read as Windows-1252, or lost on the way. In no language do these stand beside each other; but
 a capital \u00c3 stands before an ellipsis at the end of a word of capitals."""
+_INVISIBLE: Final = re.compile(r"[\s\u00ad\u200b-\u200f\u2060-\u2064\ufeff]+")
+"""What web pages leave behind in a cell that looks empty."""
 _ESCAPED: Final = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 
 
@@ -146,6 +148,8 @@ def _prompt(text: str) -> str:
             "is what a spreadsheet shows for an error, or a program writes for no value, such as #NAME? or null. "
             "Enter the prompt; in a spreadsheet, put a ' before one that begins with = or -"
         )
+    if text.strip() and not _INVISIBLE.sub("", text):
+        raise CellError("has only invisible characters, such as a zero-width space. Enter the prompt")
     if _GARBLED.search(text):
         raise CellError(
             "has letters that were garbled by another encoding, such as \u00c3\u00a9 for \u00e9, or \ufffd. Enter "

@@ -159,6 +159,13 @@ def test_a_prompt_whose_letters_were_lost_is_refused(prompt: str) -> None:
     assert "save as UTF-8" in problems["prompt"]
 
 
+@pytest.mark.parametrize("prompt", ["\u200b", " \u2060\n", "\ufeff", "\u00ad\u200d"])
+def test_a_prompt_that_nobody_can_see_is_refused(prompt: str) -> None:
+    values, problems = normalize({"prompt": prompt})
+    assert values == {}
+    assert "invisible" in problems["prompt"]
+
+
 @pytest.mark.parametrize("written", ["&amp;", "&AMP;", "&#38;", "&#x26;"])
 def test_an_ampersand_of_html_in_an_address_is_refused(written: str) -> None:
     for value in (f"{A}?w=1{written}h=2", [B, f"{A}?w=1{written}h=2"]):
