@@ -300,7 +300,7 @@ async def test_two_hundred_detached_videos_are_archived_by_few_collector_runs(ru
     before = {run["id"] for run in await running.runs(collector)}
     rows = [{"prompt": f"The same video, {key}", "id": f"{number:03}"} for number in range(200)]
     run = await running.start(
-        "generate-batch/generate-batch", requests=rows, calendar=None, key=key, wait=False, submissions_per_second=13
+        "generate-batch/generate-batch", requests=rows, calendar="", key=key, wait=False, submissions_per_second=13
     )
     ended = await running.ended(run)
     assert ended["state_type"] == "COMPLETED"
@@ -329,7 +329,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_costs_nothing_tw
     batch = "generate-batch/generate-batch"
     parameters = {
         "requests": [{"prompt": f"The same video, {key}", "id": f"{number:02}"} for number in range(30)],
-        "calendar": None,
+        "calendar": "",
         "key": key,
         "max_in_flight": 10,
     }
