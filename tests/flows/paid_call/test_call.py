@@ -15,7 +15,7 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.record.errors import LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import TaskOwner, TaskOwners, task_name
-from flows.record.ledger import Entry, Ledger
+from flows.record.ledger import Entry, Ledger, record_name
 from flows.record.transitions import unconfirmed
 from flows.resources import PayingResources
 from tests.flows.generations import recorded, submit
@@ -149,6 +149,40 @@ async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_on
     assert made.attempt.number == 2
     assert made.attempts[0].state is State.REJECTED
     assert made.attempts[0].task_id is None
+    assert len(sandbox.record.submits()) == 1
+
+
+@pytest.fixture
+def removed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody deletes the record right after its claim."""
+    claim = Ledger.claim
+
+    async def and_removed(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
+        written = await claim(ledger, claimed, over=over)
+        await ledger._store.remove(record_name(key))
+        return written
+
+    monkeypatch.setattr(Ledger, "claim", and_removed)
+
+
+@pytest.mark.usefixtures("removed")
+async def test_a_claim_that_is_gone_when_it_is_checked_is_not_sent(
+    resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is unknown then: whoever asks for it next pays."""
+    monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
+    with pytest.raises(LedgerError, match="no longer has a record"):
+        await submit(key, resources)
+    assert sandbox.record.submits() == []
+
+
+@pytest.mark.usefixtures("removed")
+async def test_an_unclear_answer_whose_record_is_gone_is_reported_all_the_same(
+    resources: PayingResources, sandbox: SandboxServer, key: str
+) -> None:
+    sandbox.faults.add(Fault(call="submit", kind="reset_after"))
+    with pytest.raises(UnconfirmedError, match="--task-id"):
+        await submit(key, resources)
     assert len(sandbox.record.submits()) == 1
 
 
