@@ -3,8 +3,7 @@
 import asyncio
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,102 +11,29 @@ from typing import Any
 
 import pytest
 
-from apixo import ApixoClient, Failed
+from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Rejected, SpendGuard, Unclear
-from flows.paid_call.spend_guard import is_free
 from flows.record import transitions
 from flows.record.errors import CeilingError, LedgerError, UnconfirmedError
-from flows.record.generation import Generation, Owner, Problem, State
-from flows.record.ledger import Entry, Ledger, record_name
-from flows.record.monthly_spend import Ceilings, MonthlySpend, month_of
-from flows.record.payments import spent_on
+from flows.record.generation import Generation, State
+from flows.record.ledger import Ledger
+from flows.record.monthly_spend import Ceilings, month_of
 from flows.resolution import allow_resubmission, look
 from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.flows.generations import recorded, submit
-from tests.flows.record.ledgers import rejected
+from tests.flows.paid_call.spending import PRICE, Answer, answer, claim, guard, month, opened, paid_in_all, pay
 from tests.support import KITE, make_api, make_archive, unique
 from tests.support.events import Sent
 from tests.support.store_gate import StoreGate
 
 pytestmark = pytest.mark.usefixtures("sent")
 
-Answer = type[Accepted] | type[Rejected] | type[LostRace] | type[Unclear]
-
-PRICE = Decimal(2)
 RACERS, ROWS = 8, 50
-NO = Problem(kind="RateLimitError", message="no")
-
-
-@asynccontextmanager
-async def opened(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    async with aclosing(archive.store()) as store:
-        yield Ledger(store)
-
-
-@pytest.fixture
-async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    async with opened(archive) as made:
-        yield made
-
-
-def guard(ledger: Ledger, per_day: Decimal | int, *, now: Callable[[], datetime] | None = None) -> SpendGuard:
-    return SpendGuard(ledger, Ceilings(Decimal(per_day)), now=now or (lambda: datetime.now(UTC)))
-
-
-async def claim(ledger: Ledger, key: str, reservation: str | None, over: Entry | None = None) -> Entry:
-    made = transitions.claim(
-        over.generation if over else None,
-        key=key,
-        request=KITE,
-        owner=Owner(host="h", pid=1),
-        lease_seconds=1,
-        now=datetime.now(UTC),
-        price=PRICE,
-        reservation=reservation,
-    )
-    entry = await ledger.claim(made, over=over)
-    assert entry is not None
-    return entry
-
-
-async def answer(ledger: Ledger, claimed: Entry, answered: Answer) -> Outcome:
-    """Writes down what the provider said, as the paid call does."""
-    key, now = claimed.generation.key, datetime.now(UTC)
-
-    def how(found: Generation) -> Generation:
-        number = len(found.attempts)
-        if answered is Rejected:
-            return transitions.rejected(found, attempt_number=number, problem=NO, now=now)
-        if answered is Unclear:
-            return transitions.unconfirmed(found, attempt_number=number, problem=NO, now=now)
-        return transitions.submitted(found, attempt_number=number, task_id=f"{key}-{number}", now=now)
-
-    entry = await ledger.change(key, how, known=claimed)
-    if answered is Rejected:
-        return Rejected(entry)
-    if answered is Unclear:
-        return Unclear(entry, UnconfirmedError("unclear"), RuntimeError())
-    return Accepted(entry, f"{key}-1")
-
-
-async def pay(ledger: Ledger, spending: SpendGuard, key: str, answered: Answer = Accepted) -> None:
-    async with spending.reserved(key, "sora-2", PRICE) as reserved:
-        reserved.outcome = await answer(ledger, await claim(ledger, key, reserved.name), answered)
-
-
-async def month(ledger: Ledger, now: datetime | None = None) -> MonthlySpend:
-    found = await ledger.spend.read(month_of((now or datetime.now(UTC)).date()))
-    assert found is not None
-    return found
-
-
-async def paid_in_all(ledger: Ledger) -> Decimal:
-    return spent_on(list((await ledger.read_all(await ledger.keys())).values()), {})
 
 
 async def batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:
@@ -384,116 +310,3 @@ async def test_a_reservation_that_ran_out_before_the_claim_is_not_claimed_on(
     assert (made.state, len(made.attempts), len(sandbox.tasks)) == (State.SUBMITTED, 1, 1)
     await resources.spending.aclose()
     assert (await month(resources.ledger)).committed() == PRICE
-
-
-async def test_a_reservation_is_renewed_before_it_runs_out(ledger: Ledger) -> None:
-    now = datetime(2025, 11, 28, 12, tzinfo=UTC)
-    spending = guard(ledger, 10 * PRICE, now=lambda: now)
-    spending.expect(10 * PRICE)
-    await pay(ledger, spending, "a")
-    now += timedelta(minutes=9, seconds=50)
-    async with spending.reserved("b", "sora-2", PRICE) as reserved:
-        assert reserved.valid_until == now + timedelta(minutes=10)
-        reserved.outcome = LostRace()
-    (kept,) = (await month(ledger, now)).reservations.values()
-    assert (kept.amount, kept.expires_at) == (10 * PRICE, now + timedelta(minutes=12))
-
-
-async def test_what_a_person_freed_meanwhile_is_not_counted_by_the_run_that_paid_it_again(ledger: Ledger) -> None:
-    spending = guard(ledger, 10 * PRICE)
-    await pay(ledger, spending, "a", Unclear)
-    over = await ledger.change(
-        "a", lambda found: transitions.resubmit_allowed(found, attempt_number=1, note="no", now=datetime.now(UTC))
-    )
-    async with spending.reserved("a", "sora-2", PRICE) as reserved:
-        reserved.outcome = await answer(ledger, await claim(ledger, "a", reserved.name, over), Accepted)
-    await spending.aclose()
-    assert (await month(ledger)).committed() == PRICE
-
-
-async def test_a_run_that_renews_while_it_is_taken_for_dead_keeps_its_money(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = datetime(2025, 11, 28, 12, tzinfo=UTC)
-    sleeper, heir = (guard(ledger, 3 * PRICE, now=lambda: now) for _ in range(2))
-    sleeper.expect(3 * PRICE)
-    await pay(ledger, sleeper, "a")
-    now += timedelta(minutes=43)
-    changed_since = ledger.changed_since
-
-    async def renewed_meanwhile(moment: datetime) -> list[Generation]:
-        found = await changed_since(moment)
-        await pay(ledger, sleeper, "b")
-        return found
-
-    monkeypatch.setattr(ledger, "changed_since", renewed_meanwhile)
-    with pytest.raises(CeilingError):
-        await pay(ledger, heir, "c")
-    await pay(ledger, sleeper, "d")
-    assert await paid_in_all(ledger) == 3 * PRICE
-
-
-async def test_where_a_record_cannot_be_read_what_dead_runs_reserved_stays_reserved(ledger: Ledger) -> None:
-    """Its content is unknown: it may name their reservations."""
-    now = datetime(2025, 11, 28, 12, tzinfo=UTC)
-    dead = guard(ledger, PRICE, now=lambda: now)
-    await pay(ledger, dead, "a")
-    await ledger._store.put(record_name("a"), b"junk")
-    now += timedelta(minutes=43)
-    with pytest.raises(CeilingError, match="2 reserved"):
-        await pay(ledger, guard(ledger, PRICE, now=lambda: now), "b")
-
-
-async def test_a_run_whose_record_cannot_be_read_ends_well_and_leaves_its_money_reserved(ledger: Ledger) -> None:
-    spending = guard(ledger, PRICE)
-    await pay(ledger, spending, "a", Unclear)
-    await ledger._store.put(record_name("a"), b"junk")
-    await spending.aclose()
-    assert (await month(ledger)).reserved_in() == PRICE
-
-
-async def test_all_records_since_the_first_of_the_dead_runs_began_are_looked_through(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that was renewed began when it was first made."""
-    start = now = datetime(2025, 11, 28, 12, tzinfo=UTC)
-    first, second = (guard(ledger, 4 * PRICE, now=lambda: now) for _ in range(2))
-    await pay(ledger, first, "a")
-    now += timedelta(minutes=20)
-    await pay(ledger, second, "b")
-    await pay(ledger, first, "c")
-    asked: list[datetime] = []
-
-    async def everything(moment: datetime) -> list[Generation]:
-        asked.append(moment)
-        return list((await ledger.read_all(await ledger.keys())).values())
-
-    monkeypatch.setattr(ledger, "changed_since", everything)
-    now += timedelta(minutes=43)
-    heir = guard(ledger, 4 * PRICE, now=lambda: now)
-    await pay(ledger, heir, "d")
-    with pytest.raises(CeilingError):
-        await pay(ledger, heir, "e")
-    assert asked[0] == start
-
-
-async def test_a_key_that_one_run_pays_twice_is_counted_twice(ledger: Ledger) -> None:
-    spending = guard(ledger, 2 * PRICE)
-    await pay(ledger, spending, "a")
-    status = Failed(task_id="a-1", state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
-    over = await ledger.change("a", lambda found: transitions.failed(found, status, now=datetime.now(UTC)))
-    async with spending.reserved("a", "sora-2", PRICE) as reserved:
-        reserved.outcome = await answer(ledger, await claim(ledger, "a", reserved.name, over), Accepted)
-    with pytest.raises(CeilingError):
-        await pay(ledger, spending, "b")
-    await spending.aclose()
-    assert (await month(ledger)).spent_in() == await paid_in_all(ledger) == 2 * PRICE
-
-
-async def test_a_rejection_is_free_only_if_the_last_attempt_on_the_reservation_was_not_paid(ledger: Ledger) -> None:
-    over = await ledger.change((await claim(ledger, "a", "r")).generation.key, rejected)
-    paid = await answer(ledger, await claim(ledger, "a", "r", over), Accepted)
-    assert isinstance(paid, Accepted)
-    assert is_free(Rejected(over), "r")
-    assert not is_free(Rejected(over), "another"), "the record does not say"
-    assert not is_free(Rejected(paid.entry), "r")

@@ -1,0 +1,82 @@
+"""Runs that reserve money and pay, against a real store, without a provider."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from blocks import VideoArchive
+from flows.paid_call import Accepted, LostRace, Outcome, Rejected, SpendGuard, Unclear
+from flows.record import transitions
+from flows.record.errors import UnconfirmedError
+from flows.record.generation import Generation, Owner, Problem
+from flows.record.ledger import Entry, Ledger
+from flows.record.monthly_spend import Ceilings, MonthlySpend, month_of
+from flows.record.payments import spent_on
+from tests.support import KITE
+
+Answer = type[Accepted] | type[Rejected] | type[LostRace] | type[Unclear]
+
+PRICE = Decimal(2)
+NO = Problem(kind="RateLimitError", message="no")
+
+
+@asynccontextmanager
+async def opened(archive: VideoArchive) -> AsyncIterator[Ledger]:
+    async with aclosing(archive.store()) as store:
+        yield Ledger(store)
+
+
+def guard(ledger: Ledger, per_day: Decimal | int, *, now: Callable[[], datetime] | None = None) -> SpendGuard:
+    return SpendGuard(ledger, Ceilings(Decimal(per_day)), now=now or (lambda: datetime.now(UTC)))
+
+
+async def claim(ledger: Ledger, key: str, reservation: str | None, over: Entry | None = None) -> Entry:
+    made = transitions.claim(
+        over.generation if over else None,
+        key=key,
+        request=KITE,
+        owner=Owner(host="h", pid=1),
+        lease_seconds=1,
+        now=datetime.now(UTC),
+        price=PRICE,
+        reservation=reservation,
+    )
+    entry = await ledger.claim(made, over=over)
+    assert entry is not None
+    return entry
+
+
+async def answer(ledger: Ledger, claimed: Entry, answered: Answer) -> Outcome:
+    """Writes down what the provider said, as the paid call does."""
+    key, now = claimed.generation.key, datetime.now(UTC)
+
+    def how(found: Generation) -> Generation:
+        number = len(found.attempts)
+        if answered is Rejected:
+            return transitions.rejected(found, attempt_number=number, problem=NO, now=now)
+        if answered is Unclear:
+            return transitions.unconfirmed(found, attempt_number=number, problem=NO, now=now)
+        return transitions.submitted(found, attempt_number=number, task_id=f"{key}-{number}", now=now)
+
+    entry = await ledger.change(key, how, known=claimed)
+    if answered is Rejected:
+        return Rejected(entry)
+    if answered is Unclear:
+        return Unclear(entry, UnconfirmedError("unclear"), RuntimeError())
+    return Accepted(entry, f"{key}-1")
+
+
+async def pay(ledger: Ledger, spending: SpendGuard, key: str, answered: Answer = Accepted) -> None:
+    async with spending.reserved(key, "sora-2", PRICE) as reserved:
+        reserved.outcome = await answer(ledger, await claim(ledger, key, reserved.name), answered)
+
+
+async def month(ledger: Ledger, now: datetime | None = None) -> MonthlySpend:
+    found = await ledger.spend.read(month_of((now or datetime.now(UTC)).date()))
+    assert found is not None
+    return found
+
+
+async def paid_in_all(ledger: Ledger) -> Decimal:
+    return spent_on(list((await ledger.read_all(await ledger.keys())).values()), {})
