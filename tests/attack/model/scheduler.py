@@ -99,6 +99,8 @@ class Actor:
         was_suspended: nor does its monotonic clock.
         closing: it has removed the open marker, and has not yet checked whether that was right.
         last: the last step it took.
+        unsure: it may have written a record: the reply was lost, and it has not gone on since.
+        dropped_unmarked: its payment thread died while the run was `unmarked`.
         paid_calls: what its payment thread is running, or has run.
     """
 
@@ -114,6 +116,8 @@ class Actor:
     was_suspended: bool = False
     closing: bool = False
     last: str = ""
+    unsure: bool = False
+    dropped_unmarked: bool = False
     pending: deque[PendingStep] = field(default_factory=deque)
     task: asyncio.Task[Any] | None = None
     paid_calls: list[asyncio.Task[Any]] = field(default_factory=list)
@@ -178,6 +182,13 @@ class Actor:
         """The step it takes when it is resumed."""
         return self.pending[0].what if self.pending else ""
 
+    @property
+    def unmarked(self) -> bool:
+        """Whether it wrote a record, or may have, and is about to put back the open marker."""
+        if self.unsure:
+            return self.next.startswith(("PUT open/", "GET ledger/", "sleep"))
+        return self.next.startswith("PUT open/") and self.last.startswith("PUT ledger/")
+
     async def start(self, work: Coroutine[Any, Any, Any]) -> None:
         """Starts it and waits until it pauses for the first time."""
         CURRENT_ACTOR.set(self)
@@ -192,6 +203,8 @@ class Actor:
         self.closing = step.what.startswith("DELETE open/") or (
             self.closing and step.what.startswith(("GET ledger/", "PUT open/", "sleep"))
         )
+        if not (self.unsure and step.what.startswith(("GET ledger/", "sleep"))):
+            self.unsure = step.what.startswith("PUT ledger/") and delivery is Delivery.REPLY_LOST
         self.scheduler.steps += 1
         self.scheduler.seconds = max(self.scheduler.seconds, step.due_seconds)
         step.resume.set_result(delivery)
@@ -208,6 +221,7 @@ class Actor:
 
     async def drop_paid_call(self) -> None:
         """Its payment thread is gone, with every step it was about to take. The run was only waiting for it."""
+        self.dropped_unmarked |= self.unmarked
         self.pending.clear()
         await self._until_paused()
 

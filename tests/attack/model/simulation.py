@@ -232,13 +232,13 @@ class Simulation:
         """Whether a missing marker is due to one of the two known windows that `docs/reliability.md` describes.
 
         Either an actor removed the marker and died before it checked again, and another actor with the same key died
-        too. Or an actor reopened a closed record and died before it put back the marker, which another actor had
-        removed in the meantime.
+        too. Or an actor, or its payment thread, reopened a closed record and died before it put back the marker, which
+        another actor had removed in the meantime.
         """
-        died = [actor for actor in self.actors if self.keys_of[actor] == key and actor.died]
+        actors = [actor for actor in self.actors if self.keys_of[actor] == key]
+        died = [actor for actor in actors if actor.died]
         closing = len(died) > 1 and any(actor.closing for actor in died)
-        marks, writes = f"PUT {marker_name(key)}", f"PUT {record_name(key)}"
-        marking = any(actor.next == marks and actor.last == writes for actor in died)
+        marking = any(actor.unmarked for actor in died) or any(actor.dropped_unmarked for actor in actors)
         if closing or marking:
             self.harness.tally["died between marker and record"] += 1
         return closing or marking
