@@ -17,10 +17,10 @@ from minio.helpers import check_bucket_name
 
 from apixo.redaction import install_log_filter
 from blocks.bucket_settings import BucketSettings, read_settings
-from blocks.errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
 from blocks.s3_clients import StoreConnection
 from blocks.s3_replies import NO_ETAG, Reply, ReplyError, redacted, store_error, wrong_region
 from blocks.s3_uploads import ONE_REQUEST_BYTES, UPLOADERS, Attributes, Uploads
+from blocks.store_errors import PreconditionFailedError, StoreError, StoreRefusedError, StoreUnavailableError
 
 if TYPE_CHECKING:  # obstore has it in its stubs only
     from obstore import PutMode

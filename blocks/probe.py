@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from blocks.bucket_settings import LEDGER_FOLDERS
-from blocks.errors import (
+from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
+from blocks.s3_replies import BUSY
+from blocks.store_errors import (
     PreconditionFailedError,
     StoreError,
     StoreRefusedError,
@@ -24,8 +26,6 @@ from blocks.errors import (
     StoreUnfitError,
     WrongClockError,
 )
-from blocks.object_store import INCOMING, PROBE, ObjectStore, StoredObject
-from blocks.s3_replies import BUSY
 
 RACED: Final = "probe/race"
 """Written when the store has passed the race and accepted a large upload. Its age says when both are due again. Empty:

@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 
 from apixo.network import NO_WAY, UNTRUSTED
 from apixo.redaction import excerpt, hide_queries
-from blocks.errors import (
+from blocks.store_errors import (
     PreconditionFailedError,
     StoreError,
     StoreRefusedError,

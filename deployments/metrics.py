@@ -21,14 +21,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from blocks import VideoArchive
-from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import StoreError
 from deployments.web_server import QuietServer, listen
 from flows.record import object_names
-from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import MonthlySpend, month_of
+from flows.record.pipeline_errors import LedgerError
 from flows.resources import load_block
 
 FRESH_SECONDS: Final = 15.0

@@ -16,14 +16,14 @@ from pydantic import BaseModel, ValidationError
 
 from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
-from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectDigest, ObjectStore
+from blocks.store_errors import PreconditionFailedError
 from flows.fetching import FetchedVideo, poster_of
-from flows.media.errors import DamagedVideoError, MediaError
+from flows.media.media_errors import DamagedVideoError, MediaError
 from flows.media.videos import compare, decode, inspect_video, poster_jpeg
 from flows.record import object_names
-from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import ArchivedObject, Generation, Kind, PaidTask
+from flows.record.pipeline_errors import ArchiveMismatchError
 
 RECORDED_FACTS: Final = ("codec", "duration_seconds", "width", "height", "has_audio", "has_c2pa")
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from apixo import ApixoError, StatusClient
 from blocks import ApixoApi
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.signals.events import emit_balance_low
 from flows.signals.progress import run_logger
 from flows.wording import counted

@@ -30,12 +30,18 @@ from flows.record.advice import (
     unconfirmed_error,
     unknown_model,
 )
-from flows.record.errors import CeilingError, DuplicateRequestError, KeyConflictError, LedgerError, UnconfirmedError
 from flows.record.fallback import is_gone
 from flows.record.generation import PAID, Attempt, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.monthly_spend import Ceilings
 from flows.record.payments import paid_attempts, spent_on
+from flows.record.pipeline_errors import (
+    CeilingError,
+    DuplicateRequestError,
+    KeyConflictError,
+    LedgerError,
+    UnconfirmedError,
+)
 from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
 from flows.signals.events import emit_blocked

@@ -21,12 +21,12 @@ from urllib.parse import parse_qs
 from apixo import BadRequestError, Status
 from apixo.redaction import excerpt, hide_secret
 from apixo.replies import Failed, Succeeded, usable_task_id
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from flows.record import superseded_tasks, transitions
 from flows.record.advice import unconfirmed_error
-from flows.record.errors import LedgerError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import LedgerError
 from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.handed_over import sealed

@@ -5,7 +5,7 @@ from prefect.artifacts import acreate_table_artifact
 
 from flows.checks import Finding
 from flows.checks import check_setup as check
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.signals.artifacts import plain
 from flows.signals.progress import run_logger
 from flows.signals.run_log import prepare_run_log

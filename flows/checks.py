@@ -31,15 +31,15 @@ from apixo import (
 from apixo.constants import BASE_URL, RESULT_HOSTS
 from blocks import ApixoApi, VideoArchive
 from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY
-from blocks.errors import StoreError, WrongClockError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready, problems
+from blocks.store_errors import StoreError, WrongClockError
 from flows.balance import describe_balance, known_balance
-from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.guarded_client import guarded_client, open_stream
+from flows.media.media_errors import DownloadError, ForbiddenUrlError
 from flows.media.own_images import FOLDER, image_address
 from flows.media.spool import spool_root
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.resources import B, load_block
 
 FREE_BYTES: Final = 1_000_000_000

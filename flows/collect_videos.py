@@ -13,13 +13,13 @@ from pydantic import BaseModel, Field
 from apixo import ApixoError, AuthenticationError, Failed, NotSentError, SoraError, Succeeded
 from apixo.redaction import excerpt
 from flows.clock import Clock
-from flows.media.errors import MediaError
+from flows.media.media_errors import MediaError
 from flows.record import superseded_tasks, transitions
 from flows.record.advice import failed_error, unconfirmed_error
-from flows.record.errors import PipelineError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, State
 from flows.record.keys import Key
 from flows.record.ledger import Entry, Ledger
+from flows.record.pipeline_errors import PipelineError, SupersededError, VideoFailedError
 from flows.resources import Resources
 from flows.signals.artifacts import plain, show_markdown
 from flows.signals.events import emit, publish_end

@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from apixo import SoraError
 from flows.record.advice import NOTHING_SENT, UNREADABLE, Advice, advice
-from flows.record.errors import DuplicateRequestError, KeyConflictError
 from flows.record.generation import Generation
+from flows.record.pipeline_errors import DuplicateRequestError, KeyConflictError
 from flows.resources import Resources
 from flows.signals.artifacts import shown
 from flows.signals.run_artifacts import failure_markdown, publish_failure

@@ -11,7 +11,7 @@ import httpx
 
 from apixo import StatusClient, Succeeded, UnexpectedReplyError, VideoRequest
 from flows.media.downloads import download, part_of
-from flows.media.errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
+from flows.media.media_errors import CutDownloadError, DamagedVideoError, MediaError, ResultExpiredError, display_url
 from flows.media.videos import VideoFacts, compare, decode, inspect_video
 from flows.media.wrappings import is_error_page, unwrap
 from flows.record.generation import Generation

@@ -17,9 +17,9 @@ from flows.batch_run import Batch
 from flows.forms import Empty, OptionalKey, OptionalText
 from flows.generate_video import prompt_of
 from flows.permission import PAYING_FLOW, rerun_by_person
-from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import calendar_key, check_key
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import InvalidKeyError, PipelineError
 from flows.record.run_keys import BATCH_NAME_CHARACTERS, candidates, slug, typed_name
 from flows.resources import PayingResources, Resources
 from flows.shard_runs import run_in_shards

@@ -11,13 +11,13 @@ from prefect.runtime import flow_run
 from pydantic import ValidationError
 
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import PreconditionFailedError, StoreError
 from flows.batch.shares import Share
 from flows.batch.summary import batch_error
 from flows.batch_run import Batch
 from flows.permission import PAYING_FLOW, rerun_by_person
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.resources import PayingResources, command_options, load_block
 from flows.signals.progress import run_logger
 from flows.signals.run_log import prepare_run_log

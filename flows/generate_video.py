@@ -17,11 +17,11 @@ from flows.forms import OptionalKey
 from flows.permission import PAYING_FLOW, rerun_by_person
 from flows.record import moderation
 from flows.record.advice import not_archived_sentence, unknown_model
-from flows.record.errors import SupersededError, VideoFailedError
 from flows.record.generation import Generation
 from flows.record.indexes import request_digest
 from flows.record.keys import check_key
 from flows.record.ledger import Entry, Ledger
+from flows.record.pipeline_errors import SupersededError, VideoFailedError
 from flows.record.run_keys import slug, typed_name
 from flows.resources import PayingResources
 from flows.signals.progress import run_logger

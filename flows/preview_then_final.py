@@ -23,10 +23,10 @@ from flows.explaining import explain_refused_parameters, explained
 from flows.forms import PLAIN
 from flows.generate_video import generate, key_of_run, name_of_run, run_title
 from flows.permission import PAYING_FLOW, rerun_by_person
-from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import PipelineError
 from flows.resources import PayingResources
 from flows.signals.progress import run_logger
 from flows.signals.run_artifacts import publish_question

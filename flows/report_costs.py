@@ -11,9 +11,9 @@ from prefect.artifacts import acreate_markdown_artifact
 from blocks import ApixoApi, VideoArchive
 from flows.forms import OptionalText
 from flows.record.costs import CeilingUse, CostReport, CostRow, Group, ceiling_uses, costs, total_costs
-from flows.record.errors import PipelineError
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings, first_count, month_of
+from flows.record.pipeline_errors import PipelineError
 from flows.resources import load_block
 from flows.signals.artifacts import plain
 from flows.signals.run_log import prepare_run_log

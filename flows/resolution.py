@@ -6,9 +6,9 @@ from apixo import ApixoError, BadRequestError, Failed
 from flows.clock import Clock
 from flows.record import transitions
 from flows.record.advice import unconfirmed_error
-from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Entry, Ledger
+from flows.record.pipeline_errors import LedgerError, TransitionError
 from flows.resources import Resources
 from flows.signals.progress import run_logger
 from flows.submission import reconcile, wait_for_answer

@@ -18,10 +18,10 @@ from flows.media.guarded_client import guarded_client
 from flows.media.own_images import image_address
 from flows.media.spool import spool_root
 from flows.paid_call import PaymentThread, SpendGuard
-from flows.record.errors import PipelineError
 from flows.record.generation import Owner
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings
+from flows.record.pipeline_errors import PipelineError
 from flows.record.usual_times import UsualTimes
 from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber

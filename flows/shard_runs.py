@@ -26,16 +26,16 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Crashed
 from pydantic import TypeAdapter
 
-from blocks.errors import PreconditionFailedError, StoreError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import PreconditionFailedError, StoreError
 from flows.batch.budget import Budget
 from flows.batch.shares import FOLDER, Share, deal
 from flows.batch.summary import BatchRow, BatchSummary
 from flows.batch_run import Batch
 from flows.clock import Clock
-from flows.media.errors import is_retryable_status
+from flows.media.media_errors import is_retryable_status
 from flows.permission import sent_back_by
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.resources import Resources
 from flows.signals.progress import run_logger
 from flows.wording import counted

@@ -16,11 +16,11 @@ from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Unclear
 from flows.record import moderation, transitions
 from flows.record.advice import conflict_error, duplicate_error, duplicate_sentence, failed_error, unconfirmed_error
-from flows.record.errors import LedgerError, SubmissionRejectedError
 from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.ledger import PATIENCE_SECONDS, Entry, Ledger
+from flows.record.pipeline_errors import LedgerError, SubmissionRejectedError
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger

@@ -20,9 +20,9 @@ from apixo.errors import NO_END, NO_RESULT, NO_STATUS
 from apixo.replies import says_under_way
 from flows.record import superseded_tasks, transitions
 from flows.record.advice import failed_error
-from flows.record.errors import LedgerError, SupersededError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
+from flows.record.pipeline_errors import LedgerError, SupersededError, VideoFailedError
 from flows.resources import Resources
 from flows.signals.events import emit, publish_end
 from flows.signals.handed_over import opened

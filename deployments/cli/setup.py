@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from deployments.cli.console import ApiName, ArchiveName, err, out, pasteable, say, warn
 from deployments.connection import Connection
 from deployments.local.stack_info import StackInfo

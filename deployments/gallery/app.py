@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apixo.network import is_loopback
 from blocks import VideoArchive
-from blocks.errors import StoreError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import StoreError
 from deployments.connection import SetupError, setup_command
 from deployments.gallery.access import Access, TooManyError
 from deployments.gallery.attention import generate_command, notices
@@ -31,10 +31,10 @@ from deployments.gallery.pages import Pages, load_static
 from deployments.gallery.prefect_links import PrefectLinks
 from deployments.web_server import QuietServer, listen, read_body, served_paths
 from flows.record.costs import total_costs
-from flows.record.errors import InvalidKeyError, LedgerError
 from flows.record.generation import ArchivedObject, Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import InvalidKeyError, LedgerError
 from flows.resources import command_options, load_block
 
 MOST_REQUESTS: Final = 256

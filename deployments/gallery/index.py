@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from blocks.errors import StoreError
 from blocks.object_store import ListedObject, ObjectStore
-from flows.record.errors import InvalidKeyError, LedgerError
+from blocks.store_errors import StoreError
 from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import InvalidKeyError, LedgerError
 
 FRESH_SECONDS: Final = 3.0
 """The least time for which a listing counts as current. Listing takes at most a tenth of the time."""

@@ -28,15 +28,15 @@ from apixo import ApixoError
 from apixo.redaction import hide_secret
 from blocks import ApixoApi, VideoArchive
 from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY, secret_text
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from deployments.connection import SetupError, setup_command
 from deployments.receiver.notifier import Notifier
 from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
 from deployments.web_server import QuietConnection, QuietServer, is_same, listen, read_body, served_paths
 from flows.callbacks import CallbackOutcome, answer_call, parse_claimed_task_id, shown_body
-from flows.record.errors import InvalidKeyError, PipelineError
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import InvalidKeyError, PipelineError
 from flows.resources import Resources, command_options, load_block
 from flows.signals.events import emit_task_finished
 from flows.wording import counted

@@ -17,9 +17,9 @@ from pydantic import SecretStr, ValidationError
 
 from apixo import ApixoError
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError, WrongAddressError
 from blocks.object_store import PROBE
 from blocks.probe import ensure_ready, mark_raced
+from blocks.store_errors import StoreError, WrongAddressError
 from deployments.connection import SetupError
 from flows.checks import check_api
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from apixo.constants import DEFAULT_MODEL
 from blocks.prices import Price, price_of
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 
 
 class BudgetError(PipelineError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from blocks import VideoArchive
-from blocks.errors import StoreRefusedError
+from blocks.store_errors import StoreRefusedError
 from flows.batch.calendar_rows import BadRow, Row, mark_duplicates
 from flows.batch.csv_files import DELIMITERS, csv_rows
 from flows.batch.json_files import json_rows

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow
 from prefect.settings import get_current_settings
 
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from apixo.constants import MAX_IMAGE_BYTES
 from blocks.object_store import ObjectStore
 from flows.batch.calendar_rows import RowProblem
 from flows.batch.cells import CellError, addresses
-from flows.media.errors import ImageRefusedError
+from flows.media.media_errors import ImageRefusedError
 from flows.media.own_images import OwnImage, read_own_image, upload
 
 _PATH: Final = re.compile(r"(?!\w+:|//|www\.).+\.(?:jpe?g|png|webp)", re.IGNORECASE)

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 
 from blocks import VideoArchive
 from flows.batch.calendar_rows import BadRow
-from flows.record.errors import PipelineError
 from flows.record.generation import Generation
+from flows.record.pipeline_errors import PipelineError
 from flows.signals.artifacts import artifact_key, shown
 from flows.wording import counted
 

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
 from flows.batch.row_images import FindImage, replaced
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import httpx
 
 from apixo.constants import RESULT_DAYS
-from flows.media.errors import (
+from flows.media.guarded_client import compatible_user_agent, open_stream
+from flows.media.media_errors import (
     CutDownloadError,
     DamagedVideoError,
     DownloadError,
@@ -28,7 +29,6 @@ from flows.media.errors import (
     display_url,
     is_retryable_status,
 )
-from flows.media.guarded_client import compatible_user_agent, open_stream
 
 Report = Callable[[int], None]
 """``report(received_bytes)`` after each piece."""

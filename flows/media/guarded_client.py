@@ -22,7 +22,7 @@ import httpx
 
 from apixo.network import UNTRUSTED, is_untrusted_certificate, proxy_for, trust
 from apixo.urls import normalize_url
-from flows.media.errors import DownloadError, ForbiddenUrlError, display_url
+from flows.media.media_errors import DownloadError, ForbiddenUrlError, display_url
 from flows.media.networks import is_address, is_allowed_address
 from flows.media.repaired_http import RepairingTransport
 

@@ -19,8 +19,8 @@ from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from apixo.catalog import ImageFormat
 from apixo.constants import MAX_IMAGE_BYTES
-from flows.media.errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
 from flows.media.guarded_client import check_url, open_stream
+from flows.media.media_errors import DownloadError, ImageRefusedError, display_url, is_retryable_status
 from flows.media.share_links import share_link
 
 MAX_IMAGE_PIXELS = 64_000_000

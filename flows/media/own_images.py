@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from apixo.catalog import ImageFormat, ImageLimits
 from apixo.urls import stored_image
 from blocks import VideoArchive
-from blocks.errors import PreconditionFailedError
 from blocks.object_store import ObjectStore
-from flows.media.errors import ForbiddenUrlError, ImageRefusedError
+from blocks.store_errors import PreconditionFailedError
 from flows.media.images import ImageFacts, check_image, decode_image
+from flows.media.media_errors import ForbiddenUrlError, ImageRefusedError
 
 FOLDER: Final = "images/"
 LONGEST_SIGNATURE_SECONDS: Final = 7 * 24 * 3600

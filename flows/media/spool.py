@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 
-from flows.record.errors import SupersededError
+from flows.record.pipeline_errors import SupersededError
 
 
 def spool_root() -> Path:

@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 
 from apixo import VideoRequest
 from flows.media.boxes import read_boxes
-from flows.media.errors import DamagedVideoError
+from flows.media.media_errors import DamagedVideoError
 from flows.media.posters import PosterChoice, display_size, jpeg, unit_seconds
 
 P = ParamSpec("P")

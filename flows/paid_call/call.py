@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from apixo import ApixoClient, ApixoError, NotSentError, ProvablyUnpaidError, VideoRequest, may_resubmit
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from flows.clock import Clock
 from flows.record import transitions
 from flows.record.advice import task_of_another_key, unconfirmed_error
-from flows.record.errors import LedgerError, PipelineError, UnconfirmedError
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.ledger import Entry, Ledger
+from flows.record.pipeline_errors import LedgerError, PipelineError, UnconfirmedError
 from flows.signals.events import emit
 
 T = TypeVar("T")

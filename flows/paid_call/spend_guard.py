@@ -14,9 +14,8 @@ from decimal import Decimal
 from functools import partial
 from typing import Final
 
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from flows.paid_call.call import Accepted, LostRace, Outcome, Rejected
-from flows.record.errors import CeilingError, LedgerError
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import (
     Ceilings,
@@ -34,6 +33,7 @@ from flows.record.monthly_spend import (
     use_of_attempt,
 )
 from flows.record.payments import NOT_PAID
+from flows.record.pipeline_errors import CeilingError, LedgerError
 from flows.signals.events import emit_budget_low
 from flows.signals.progress import run_logger
 

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
 from blocks.object_store import ObjectStore
-from flows.record.errors import PipelineError
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import PipelineError
 
 T = TypeVar("T")
 

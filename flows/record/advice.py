@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from apixo import VideoRequest
 from apixo.catalog import find
-from flows.record.errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, PaidTask, Problem, State
+from flows.record.pipeline_errors import DuplicateRequestError, KeyConflictError, UnconfirmedError, VideoFailedError
 from flows.wording import utc
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from apixo import GenerationFailedError, GivenUpError, VideoRequest, generation_failed
 from apixo.constants import DEFAULT_MODEL
 from flows.record import object_names
-from flows.record.errors import LedgerError
+from flows.record.pipeline_errors import LedgerError
 
 SCHEMA: Final = 3
 """The version of the record's shape. A reader rejects a newer one rather than guess. 2: each task has a folder. 3: each

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apixo import VideoRequest
 from apixo.constants import DEFAULT_MODEL
-from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore, StoredObject
-from flows.record.errors import LedgerError
+from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from flows.record.generation import Generation, Source
+from flows.record.pipeline_errors import LedgerError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from flows.record.errors import InvalidKeyError
+from flows.record.pipeline_errors import InvalidKeyError
 
 PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,127}$"
 

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ValidationError
 
 from apixo import VideoRequest
 from apixo.video_request import STORED
-from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import ObjectStore
 from blocks.probe import ensure_ready
+from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from flows.clock import Clock
-from flows.record.errors import LedgerError
 from flows.record.generation import FINISHED, SCHEMA, Generation, State
 from flows.record.indexes import CLOCKS_DIFFER_AT_MOST, PROBE, RequestIndex, TaskOwners
+from flows.record.pipeline_errors import LedgerError
 from flows.record.recent import failed_name, newest_keys
 from flows.record.run_keys import RunKeys
 from flows.record.spend_objects import SpendObjects

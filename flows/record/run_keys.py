@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from coolname.data import config as coolname_words
 
-from blocks.errors import PreconditionFailedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import PreconditionFailedError, StoreUnavailableError
 from flows.record.indexes import Patiently
 from flows.record.keys import check_key
 

@@ -8,11 +8,11 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from blocks.errors import PreconditionFailedError, StoreUnavailableError
 from blocks.object_store import ObjectStore
-from flows.record.errors import LedgerError
+from blocks.store_errors import PreconditionFailedError, StoreUnavailableError
 from flows.record.indexes import Patiently
 from flows.record.monthly_spend import MonthlySpend
+from flows.record.pipeline_errors import LedgerError
 
 TRIES: Final = 50
 """Writes by others that one change gives way to, before it waits as if the store were down. Each of them is a run

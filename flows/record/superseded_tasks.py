@@ -6,8 +6,8 @@ Their videos are archived as well, each in a folder of its own, and change nothi
 from datetime import datetime
 from typing import Any
 
-from flows.record.errors import SupersededError
 from flows.record.generation import ArchivedObject, Generation, PaidTask, Source, SupersededTask
+from flows.record.pipeline_errors import SupersededError
 
 
 def also_taken(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:

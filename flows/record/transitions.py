@@ -22,7 +22,6 @@ from typing import Any, Final, TypedDict, Unpack
 from apixo import Failed, Succeeded, VideoRequest, generation_failed
 from apixo.redaction import hide_queries
 from flows.record import superseded_tasks
-from flows.record.errors import TransitionError
 from flows.record.generation import (
     ArchivedObject,
     Attempt,
@@ -34,6 +33,7 @@ from flows.record.generation import (
     State,
     SupersededTask,
 )
+from flows.record.pipeline_errors import TransitionError
 
 
 class ClaimTerms(TypedDict, total=False):

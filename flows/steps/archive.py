@@ -7,10 +7,10 @@ from prefect import task
 from flows.archiving import store_task
 from flows.fetching import FetchedVideo
 from flows.record import superseded_tasks, transitions
-from flows.record.errors import LedgerError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.record.payments import full_cost
+from flows.record.pipeline_errors import LedgerError
 from flows.resources import Resources
 from flows.signals.events import publish_end
 from flows.signals.progress import report_progress, run_logger

@@ -8,7 +8,7 @@ from prefect.runtime import task_run
 
 from apixo import Succeeded
 from flows.fetching import FetchedVideo, fetch_videos, poll_result
-from flows.media.errors import ResultExpiredError
+from flows.media.media_errors import ResultExpiredError
 from flows.record.generation import PaidTask, State
 from flows.record.ledger import Entry
 from flows.resources import Resources

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, cast
 
 from deployments.sandbox import Fault
-from flows.media.errors import MediaError
+from flows.media.media_errors import MediaError
 
 TRIES: Final = 5
 """The maximum number of tries while the request is provably rejected (`apixo.constants.MAX_TRIES`)."""

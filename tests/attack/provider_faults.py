@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Final
 
-from flows.media.errors import (
+from flows.media.media_errors import (
     CutDownloadError,
     DamagedVideoError,
     DownloadError,

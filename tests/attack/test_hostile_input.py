@@ -22,7 +22,7 @@ from flows.batch.cells import line_ends
 from flows.batch.summary import BatchFailedError, BatchSummary
 from flows.collect_videos import CollectionError, collect_videos
 from flows.generate_batch import generate_batch
-from flows.media.errors import ForbiddenUrlError
+from flows.media.media_errors import ForbiddenUrlError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
 from flows.signals.artifacts import artifact_key

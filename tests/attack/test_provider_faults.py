@@ -10,11 +10,11 @@ from apixo import ApixoClient, AuthenticationError, DeadlineError, VideoRequest
 from apixo.constants import MAX_TRIES
 from deployments.sandbox import SandboxServer
 from deployments.sandbox.faults import KINDS, FaultCall
-from flows.media.errors import MediaError
 from flows.media.guarded_client import guarded_client
-from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
+from flows.media.media_errors import MediaError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from tests.apixo.wire import closed_port
 from tests.attack.fault_rows import TRIES, Outcome, Row
 from tests.attack.provider_faults import PAGE, RESULT, ROWS, STATUS, SUBMIT, with_table

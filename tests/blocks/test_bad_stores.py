@@ -11,7 +11,9 @@ import pytest
 
 import blocks.s3_clients
 import blocks.s3_uploads
-from blocks.errors import (
+from blocks.object_store import PROBE, ObjectStore
+from blocks.probe import RACED, ensure_ready, prove
+from blocks.store_errors import (
     PreconditionFailedError,
     StoreError,
     StoreRefusedError,
@@ -19,8 +21,6 @@ from blocks.errors import (
     StoreUnfitError,
     WrongAddressError,
 )
-from blocks.object_store import PROBE, ObjectStore
-from blocks.probe import RACED, ensure_ready, prove
 
 from .conftest import OpenStore, archive
 from .store_calls import every_call

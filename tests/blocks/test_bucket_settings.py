@@ -21,9 +21,9 @@ from pydantic import SecretStr
 import deployments.local.store_server
 from blocks import VideoArchive
 from blocks.bucket_settings import BucketSettings, parse_retention, parse_rules
-from blocks.errors import PreconditionFailedError, StoreRefusedError, StoreUnfitError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import ensure_ready, problems
+from blocks.store_errors import PreconditionFailedError, StoreRefusedError, StoreUnfitError
 from deployments.local.store_server import ObjectStoreServer, start_object_store
 from tests.support import minio_client
 

@@ -11,9 +11,9 @@ import pytest
 from obstore.exceptions import GenericError
 
 from blocks import VideoArchive
-from blocks.errors import PreconditionFailedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready
+from blocks.store_errors import PreconditionFailedError, StoreUnavailableError
 from deployments.local.store_server import ObjectStoreServer
 
 from .conftest import SMALL_REQUEST_BYTES, OpenStore, archive

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import blocks.probe
-from blocks.errors import StoreRefusedError, StoreUnavailableError, StoreUnfitError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import LARGE_BYTES, RACED, ensure_ready, problems, prove, prove_large_upload, prove_race
+from blocks.store_errors import StoreRefusedError, StoreUnavailableError, StoreUnfitError
 
 from .conftest import OpenStore, archive
 from .wire import http, listening, s3_error

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import StoreRefusedError
 from blocks.object_store import ObjectStore
 from blocks.s3_uploads import IN_MEMORY_BYTES
+from blocks.store_errors import StoreRefusedError
 from tests.support.authority import make_authority, server_context
 
 from .conftest import OpenStore, archive

@@ -9,14 +9,14 @@ import urllib3
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, PreconditionError
 
-from blocks.errors import (
+from blocks.s3_replies import NO_ETAG, Reply, ReplyError, parse_body, parse_error, redacted, store_error
+from blocks.store_errors import (
     PreconditionFailedError,
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
     WrongAddressError,
 )
-from blocks.s3_replies import NO_ETAG, Reply, ReplyError, parse_body, parse_error, redacted, store_error
 
 SIGNED = "<StringToSign>AWS4-HMAC 51gned</StringToSign><SignatureProvided>51gned</SignatureProvided>"
 

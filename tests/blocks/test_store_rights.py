@@ -9,9 +9,9 @@ from minio.credentials.providers import StaticProvider
 from pydantic import SecretStr
 
 from blocks import VideoArchive
-from blocks.errors import StoreRefusedError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectStore
 from blocks.probe import RACED, ensure_ready, prove
+from blocks.store_errors import StoreRefusedError, StoreUnavailableError
 from deployments.local.store_server import ObjectStoreServer
 from tests.support.waiting import until
 

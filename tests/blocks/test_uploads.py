@@ -13,11 +13,11 @@ import pytest
 from obstore.exceptions import GenericError
 
 from blocks import s3_uploads
-from blocks.errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from blocks.object_store import PROBE, ObjectDigest, ObjectStore
 from blocks.probe import RACED
 from blocks.s3_clients import REQUEST_TIMEOUT_SECONDS, StoreConnection
 from blocks.s3_uploads import IN_MEMORY_BYTES, ONE_REQUEST_BYTES, Uploads
+from blocks.store_errors import PreconditionFailedError, StoreError, StoreUnavailableError
 from deployments.local.store_server import ObjectStoreServer
 from tests.support.memory import forget_peak, peak_kib
 

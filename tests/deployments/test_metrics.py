@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.connection import SetupError
 from deployments.metrics import Metrics, create_app, serve
 from deployments.sandbox import Fault, SandboxServer
-from flows.record.errors import UnconfirmedError
+from flows.record.pipeline_errors import UnconfirmedError
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE
 

@@ -10,8 +10,8 @@ from apixo import VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, collect
 from flows.record import transitions
-from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, Owner
+from flows.record.pipeline_errors import UnconfirmedError
 from flows.resolution import allow_resubmission, look
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms

@@ -16,7 +16,7 @@ from flows.batch.calendar_rows import BatchItem
 from flows.batch.summary import BadRowsError
 from flows.batch.tables import CalendarError
 from flows.generate_batch import generate_batch
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from tests.flows.batches import failing, patient_api, rows, run, table
 from tests.flows.conftest import StoredBlocks
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer, SandboxSettings
 from flows.balance import BalanceError

@@ -7,15 +7,15 @@ import pytest
 
 from apixo import ApixoClient, ApixoError, Failed, VideoRequest
 from blocks import ApixoApi
-from blocks.errors import StoreUnavailableError
+from blocks.store_errors import StoreUnavailableError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.callbacks import NOTE, CallbackOutcome
 from flows.record import transitions
-from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError
 from flows.resources import PayingResources, Resources
 from tests.flows.generations import (
     abandoned_claim,

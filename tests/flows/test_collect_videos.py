@@ -9,8 +9,8 @@ from apixo import AuthenticationError, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, CollectionError, collect, collect_videos, run_name
 from flows.record import transitions
-from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, Owner, PaidTask, State
+from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError
 from flows.resources import PayingResources
 from flows.steps import retrieve
 from flows.submission import Submission, Terms

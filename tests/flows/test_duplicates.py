@@ -14,9 +14,9 @@ from flows.batch.calendar_rows import BatchItem
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
 from flows.paid_call import Outcome
-from flows.record.errors import DuplicateRequestError, LedgerError
 from flows.record.indexes import request_name
 from flows.record.ledger import Entry
+from flows.record.pipeline_errors import DuplicateRequestError, LedgerError
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.conftest import StoredBlocks

@@ -15,8 +15,8 @@ from PIL import Image
 
 from apixo import VideoRequest
 from flows.fetching import FetchedVideo, fetch_videos
-from flows.media.errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
 from flows.media.guarded_client import guarded_client
+from flows.media.media_errors import CutDownloadError, DamagedVideoError, ForbiddenByHostError, MediaError
 from flows.record import transitions
 from flows.record.generation import Generation, Owner
 from tests.flows.media.conftest import VideoFiles

@@ -11,8 +11,8 @@ import pytest
 
 from flows.fetching import FetchedVideo, fetch_videos
 from flows.media.downloads import download
-from flows.media.errors import CutDownloadError, DamagedVideoError, DownloadError
 from flows.media.guarded_client import guarded_client
+from flows.media.media_errors import CutDownloadError, DamagedVideoError, DownloadError
 from flows.record import transitions
 from flows.record.generation import Owner
 from tests.flows.media.test_wrappings import zipped

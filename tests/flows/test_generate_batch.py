@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 
 from apixo import VideoRequest
 from blocks import ApixoApi
-from blocks.errors import StoreUnavailableError
+from blocks.store_errors import StoreUnavailableError
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows import shard_runs
@@ -20,9 +20,9 @@ from flows.batch.limited_flow import TooManyRequestsError
 from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate as generate_one
-from flows.record.errors import PipelineError
 from flows.record.generation import Generation
 from flows.record.ledger import Entry, Ledger
+from flows.record.pipeline_errors import PipelineError
 from flows.record.run_keys import slug
 from flows.resources import PayingResources
 from flows.signals.artifacts import artifact_key

@@ -28,9 +28,9 @@ from apixo import ApixoError, VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
-from flows.media.errors import DamagedVideoError, MediaError
-from flows.record.errors import PipelineError
+from flows.media.media_errors import DamagedVideoError, MediaError
 from flows.record.generation import Generation, State
+from flows.record.pipeline_errors import PipelineError
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE
 from tests.support.waiting import until

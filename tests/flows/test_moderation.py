@@ -10,7 +10,7 @@ import flows.generate_video
 from apixo import Failed, VideoRequest
 from apixo.errors import NO_END, may_be_mistaken
 from blocks import VideoArchive
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from deployments.sandbox import tasks as sandbox_tasks
@@ -18,9 +18,9 @@ from flows.batch.calendar_rows import BatchItem
 from flows.batch.summary import BatchFailedError
 from flows.generate_batch import generate_batch
 from flows.record import moderation, transitions
-from flows.record.errors import UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, Owner, Problem, State
 from flows.record.ledger import Entry, Ledger
+from flows.record.pipeline_errors import UnconfirmedError, VideoFailedError
 from flows.resolution import look, resolve_as_task
 from flows.resolve_video import GO_ON, resolve_video
 from flows.resources import Resources

@@ -13,9 +13,9 @@ from deployments.sandbox import Fault, SandboxServer
 from flows import steps
 from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
-from flows.record.errors import SupersededError, UnconfirmedError
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
+from flows.record.pipeline_errors import SupersededError, UnconfirmedError
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission

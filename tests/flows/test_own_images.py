@@ -14,9 +14,9 @@ from apixo import VideoRequest
 from deployments.sandbox import SandboxServer
 from flows.batch.calendar_rows import BadRow, Row
 from flows.batch.calendars import read_calendar
-from flows.media.errors import MediaError
+from flows.media.media_errors import MediaError
 from flows.media.own_images import read_own_image, upload
-from flows.record.errors import KeyConflictError
+from flows.record.pipeline_errors import KeyConflictError
 from tests.flows.conftest import StoredBlocks
 from tests.support.events import Sent
 

@@ -8,8 +8,8 @@ from prefect.exceptions import ParameterTypeError
 from apixo import VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
-from flows.media.errors import MediaError
-from flows.record.errors import InvalidKeyError, PipelineError
+from flows.media.media_errors import MediaError
+from flows.record.pipeline_errors import InvalidKeyError, PipelineError
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE, unique
 

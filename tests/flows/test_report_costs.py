@@ -12,7 +12,7 @@ from apixo import VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import SandboxServer
 from flows.generate_video import generate_video
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.report_costs import ARTIFACT_KEY, first_day, read_costs, report_costs
 from tests.flows.conftest import store_blocks
 

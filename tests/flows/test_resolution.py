@@ -10,8 +10,8 @@ from apixo import Failed, Status, Succeeded
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
 from flows.record import transitions
-from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, State
+from flows.record.pipeline_errors import UnconfirmedError
 from flows.resolution import ResolutionError, look, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, lost, recorded, submit

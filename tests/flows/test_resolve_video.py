@@ -6,8 +6,8 @@ import pytest
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 
 from deployments.sandbox import Fault, SandboxServer
-from flows.record.errors import SubmissionRejectedError, UnconfirmedError
 from flows.record.generation import Generation, State
+from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError
 from flows.resolution import ResolutionError
 from flows.resolve_video import GO_ON, PAY_AGAIN, Decision, resolve_video
 from tests.flows.conftest import StoredBlocks

@@ -7,12 +7,12 @@ import pytest
 from apixo import Failed, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
-from flows.record.errors import (
+from flows.record.generation import Generation, State
+from flows.record.pipeline_errors import (
     SubmissionRejectedError,
     UnconfirmedError,
     VideoFailedError,
 )
-from flows.record.generation import Generation, State
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms

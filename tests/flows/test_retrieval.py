@@ -19,11 +19,11 @@ from flows.archiving import store_task
 from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
 from flows.media.boxes import C2PA_UUID
-from flows.media.errors import DamagedVideoError
+from flows.media.media_errors import DamagedVideoError
 from flows.media.videos import inspect_video
-from flows.record.errors import ArchiveMismatchError
 from flows.record.generation import State
 from flows.record.object_names import SIDECAR_NAME
+from flows.record.pipeline_errors import ArchiveMismatchError
 from flows.resources import PayingResources
 from flows.signals.video_artifact import markdown
 from tests.flows.conftest import StoredBlocks

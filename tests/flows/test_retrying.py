@@ -10,7 +10,7 @@ from prefect.states import Completed
 from prefect.states import Failed as FailedState
 
 from apixo import errors as api
-from blocks import errors as store
+from blocks import store_errors as store
 from flows import steps
 from flows.balance import BalanceError
 from flows.batch.budget import BudgetError
@@ -19,11 +19,11 @@ from flows.batch.summary import BadRowsError, BatchError, BatchFailedError, summ
 from flows.batch.tables import CalendarError
 from flows.check_setup import SetupCheckError
 from flows.collect_videos import CollectionError
-from flows.media import errors as media
+from flows.media import media_errors as media
 from flows.paid_call import PaymentThreadDiedError
 from flows.preview_then_final import AnswerError
-from flows.record import errors as pipeline
-from flows.record.errors import TransitionError
+from flows.record import pipeline_errors as pipeline
+from flows.record.pipeline_errors import TransitionError
 from flows.resolution import ResolutionError
 from flows.steps.retrying import LONGEST_DELAY_SECONDS, RETRIES, delays_seconds, is_transient, retry_transient
 

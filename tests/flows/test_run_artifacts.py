@@ -21,7 +21,7 @@ from blocks.prices import Price
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_video import generate_video
-from flows.record.errors import PipelineError, UnconfirmedError
+from flows.record.pipeline_errors import PipelineError, UnconfirmedError
 from flows.signals.artifacts import artifact_key
 from tests.flows.conftest import StoredBlocks, store_blocks
 from tests.support import KITE

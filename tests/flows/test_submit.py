@@ -16,14 +16,14 @@ from blocks.object_store import StoredObject
 from deployments.sandbox import Fault, SandboxServer
 from flows.paid_call import Outcome, PaidCall
 from flows.record import transitions
-from flows.record.errors import (
+from flows.record.generation import Generation, Problem, State
+from flows.record.ledger import Entry, Ledger, record_name
+from flows.record.pipeline_errors import (
     KeyConflictError,
     LedgerError,
     SubmissionRejectedError,
     UnconfirmedError,
 )
-from flows.record.generation import Generation, Problem, State
-from flows.record.ledger import Entry, Ledger, record_name
 from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import abandoned_claim, recorded, submit

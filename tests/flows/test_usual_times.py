@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from apixo import Succeeded
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from flows.record.generation import Generation
 from flows.record.usual_times import UsualTimes, usual_seconds
 from flows.resources import PayingResources

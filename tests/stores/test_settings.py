@@ -24,8 +24,8 @@ from minio.versioningconfig import VersioningConfig
 
 from apixo.network import trust
 from blocks import VideoArchive
-from blocks.errors import StoreUnfitError, WrongAddressError
 from blocks.probe import problems
+from blocks.store_errors import StoreUnfitError, WrongAddressError
 from tests.attack.model.simulation import MakeBucket, plain_bucket
 from tests.attack.model.state_machine import explore, open_harness
 from tests.blocks.wire import ConnectProxy, listening

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.errors import StoreUnfitError
 from blocks.probe import RACERS, problems, prove_race
+from blocks.store_errors import StoreUnfitError
 from tests.attack.model.state_machine import explore, open_harness
 
 from .servers import GARAGE_BUCKET, KINDS, RunningStore, running

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from blocks import VideoArchive
-from blocks.errors import StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import StoreUnavailableError
 
 
 class Call(NamedTuple):

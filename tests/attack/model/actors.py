@@ -16,7 +16,7 @@ from prefect.blocks.system import Secret
 
 from apixo import ApixoError, Succeeded, VideoRequest
 from blocks import ApixoApi, VideoArchive
-from blocks.errors import StoreError
+from blocks.store_errors import StoreError
 from flows import steps
 from flows.callbacks import answer_call
 from flows.clock import Clock
@@ -24,10 +24,10 @@ from flows.collect_videos import collect
 from flows.fetching import FetchedVideo
 from flows.media.videos import VideoFacts
 from flows.paid_call import SpendGuard
-from flows.record.errors import PipelineError
 from flows.record.generation import Generation, PaidTask
 from flows.record.ledger import Entry, Ledger
 from flows.record.monthly_spend import Ceilings
+from flows.record.pipeline_errors import PipelineError
 from flows.record.usual_times import UsualTimes
 from flows.resolution import allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources

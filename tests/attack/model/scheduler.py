@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from blocks import VideoArchive
-from blocks.errors import StoreUnavailableError
 from blocks.object_store import ListedObject, ObjectStore
 from blocks.s3_uploads import Attributes, Uploads
+from blocks.store_errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from obstore import PutMode

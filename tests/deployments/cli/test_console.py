@@ -15,8 +15,8 @@ from deployments.cli import console, display, failures, records
 from deployments.cli.console import one_line, print_table
 from deployments.cli.failures import fail, what_ended
 from flows.record import transitions
-from flows.record.errors import TransitionError
 from flows.record.generation import Generation, Owner
+from flows.record.pipeline_errors import TransitionError
 from flows.signals.progress import Progress
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

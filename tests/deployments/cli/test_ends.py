@@ -17,7 +17,7 @@ from deployments.cli.failures import fail
 from deployments.connection import SetupError
 from deployments.local.processes import free_port
 from deployments.sandbox import Fault, SandboxServer
-from flows.record.errors import PipelineError, UnconfirmedError
+from flows.record.pipeline_errors import PipelineError, UnconfirmedError
 from tests.deployments.cli.sora import Process, Sora, one_line
 
 ASKED = httpx.Request("GET", "http://127.0.0.1:9/api/")

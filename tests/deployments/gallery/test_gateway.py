@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from blocks import VideoArchive
-from blocks.errors import StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import StoreUnavailableError
 from deployments.gallery.app import create_app
 from deployments.gallery.delivery import redirects
 from deployments.gallery.index import ArchiveIndex

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from blocks import VideoArchive
-from blocks.errors import StoreUnavailableError
 from blocks.object_store import ObjectStore
+from blocks.store_errors import StoreUnavailableError
 from deployments.gallery.index import FRESH_SECONDS, ArchiveIndex
 from flows.record.generation import State
 from flows.record.ledger import Entry, Ledger

@@ -16,8 +16,8 @@ from deployments.local.store_server import ObjectStoreServer
 from deployments.receiver.app import open_app
 from deployments.receiver.queue import CallbackQueue, QueueFullError
 from deployments.sandbox import Fault, SandboxServer
-from flows.record.errors import UnconfirmedError
 from flows.record.generation import State
+from flows.record.pipeline_errors import UnconfirmedError
 from flows.resources import PayingResources
 from flows.signals.handed_over import opened, sealed
 from flows.task_end import wait_for_task

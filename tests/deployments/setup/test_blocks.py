@@ -16,7 +16,7 @@ from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.local.prefect_server import PrefectServer
 from deployments.setup.blocks import Saved, save_blocks
-from flows.record.errors import PipelineError
+from flows.record.pipeline_errors import PipelineError
 from flows.resources import load_block
 from tests.support import unique
 

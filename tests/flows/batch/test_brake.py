@@ -10,9 +10,9 @@ from flows.batch.brake import AT_ONCE, OutageBrake
 from flows.batch.budget import BudgetError
 from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, Unclear
-from flows.record.errors import UnconfirmedError
 from flows.record.generation import Owner
 from flows.record.ledger import Entry
+from flows.record.pipeline_errors import UnconfirmedError
 from flows.record.transitions import claim
 from tests.support import KITE
 

@@ -11,7 +11,7 @@ from minio.credentials.providers import StaticProvider
 from pydantic import SecretStr
 
 from blocks import VideoArchive
-from blocks.errors import StoreUnavailableError
+from blocks.store_errors import StoreUnavailableError
 from deployments.local.store_server import ObjectStoreServer
 from flows.batch.calendar_rows import Row
 from flows.batch.calendars import MAX_CALENDAR_BYTES, read_calendar

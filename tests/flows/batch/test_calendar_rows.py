@@ -23,7 +23,7 @@ from flows.batch.calendar_rows import (
     shown,
 )
 from flows.batch.cells import normalize
-from flows.record.errors import InvalidKeyError
+from flows.record.pipeline_errors import InvalidKeyError
 
 IMAGE = "https://example.com/start.jpg"
 SECRET = "hunter2"

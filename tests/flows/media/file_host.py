@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from flows.media.downloads import download
-from flows.media.errors import (
+from flows.media.guarded_client import guarded_client
+from flows.media.media_errors import (
     DownloadError,
 )
-from flows.media.guarded_client import guarded_client
 
 from .wire import listening
 

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from flows.media.downloads import download
-from flows.media.errors import (
+from flows.media.guarded_client import guarded_client
+from flows.media.media_errors import (
     DamagedVideoError,
     DownloadError,
     ForbiddenByHostError,
@@ -20,7 +21,6 @@ from flows.media.errors import (
     MediaError,
     ResultExpiredError,
 )
-from flows.media.guarded_client import guarded_client
 from tests.support.authority import make_authority, refusing_after_the_handshake, server_context
 
 from .file_host import VIDEO, Host, cut_at_4000, fetch, part_of

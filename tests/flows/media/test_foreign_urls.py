@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.media.errors import ForbiddenUrlError
 from flows.media.guarded_client import check_url
+from flows.media.media_errors import ForbiddenUrlError
 from flows.media.networks import is_allowed_address
 
 # The text of a URL

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.guarded_client import GuardedTransport, guarded_client, resolve_host
+from flows.media.media_errors import DownloadError, ForbiddenUrlError
 
 from .wire import OK, get, names, serving
 

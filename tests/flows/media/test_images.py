@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from apixo.constants import MAX_IMAGE_BYTES
-from flows.media.errors import DownloadError, ForbiddenUrlError, ImageRefusedError
 from flows.media.images import ImageFacts, check_image, decode_image
+from flows.media.media_errors import DownloadError, ForbiddenUrlError, ImageRefusedError
 
 PIXELS = np.random.default_rng(1).integers(0, 255, (24, 32, 3)).astype(np.uint8)
 URL = "https://a.example/x.jpg"
@@ -209,7 +209,7 @@ def test_bombs_take_no_memory_before_they_are_refused() -> None:
     code = """
 import pickle, sys
 from flows.media.images import decode_image
-from flows.media.errors import ImageRefusedError
+from flows.media.media_errors import ImageRefusedError
 from tests.support.memory import forget_peak, peak_kib
 bombs, before = pickle.load(sys.stdin.buffer), forget_peak()
 for bomb in bombs:

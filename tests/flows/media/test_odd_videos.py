@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from flows.media.errors import DamagedVideoError
+from flows.media.media_errors import DamagedVideoError
 from flows.media.videos import inspect_video, poster_jpeg
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from blocks import VideoArchive
-from flows.media.errors import ImageRefusedError
+from flows.media.media_errors import ImageRefusedError
 from flows.media.own_images import (
     EXIF_ORIENTATION,
     LONGEST_SIGNATURE_SECONDS,

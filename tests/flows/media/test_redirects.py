@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.guarded_client import GuardedTransport, guarded_client, resolve_host
+from flows.media.media_errors import DownloadError, ForbiddenUrlError
 
 from .wire import OK, get, redirect, serving
 

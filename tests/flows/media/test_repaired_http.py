@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.guarded_client import guarded_client
+from flows.media.media_errors import DownloadError, ForbiddenUrlError
 from flows.media.repaired_http import MAX_HEAD_BYTES, Repair
 from tests.flows.media.wire import get, serving
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.media.errors import (
+from flows.media.media_errors import (
     DownloadError,
 )
 

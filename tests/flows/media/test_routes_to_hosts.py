@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from flows.media.errors import DownloadError, ForbiddenUrlError
 from flows.media.guarded_client import guarded_client, open_stream
+from flows.media.media_errors import DownloadError, ForbiddenUrlError
 
 from .wire import OK, Server, forward_proxy, get, names, redirect, serving
 

@@ -10,7 +10,7 @@ import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from flows.media.spool import spool_folder, spool_root
-from flows.record.errors import SupersededError
+from flows.record.pipeline_errors import SupersededError
 
 KEY = "spring-sale-03"
 

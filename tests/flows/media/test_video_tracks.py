@@ -13,7 +13,7 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from PIL import Image
 
 from flows.media.boxes import C2PA_UUID, read_boxes
-from flows.media.errors import DamagedVideoError
+from flows.media.media_errors import DamagedVideoError
 from flows.media.videos import inspect_video, poster_jpeg
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from apixo import VideoRequest
 from flows.media import posters, videos
-from flows.media.errors import DamagedVideoError
+from flows.media.media_errors import DamagedVideoError
 from flows.media.videos import VideoFacts, compare, inspect_video, poster_jpeg
 
 

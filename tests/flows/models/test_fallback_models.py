@@ -13,8 +13,8 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.batch.summary import BatchFailedError
 from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
-from flows.record.errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.record.generation import Generation, State
+from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
 from flows.resolution import look, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks

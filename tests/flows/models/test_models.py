@@ -17,10 +17,10 @@ from flows.callbacks import CallbackOutcome, answer_call
 from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
-from flows.media.errors import ImageRefusedError
-from flows.record.errors import KeyConflictError, UnconfirmedError
+from flows.media.media_errors import ImageRefusedError
 from flows.record.generation import SCHEMA, State, SupersededTask
 from flows.record.ledger import record_name
+from flows.record.pipeline_errors import KeyConflictError, UnconfirmedError
 from flows.resolution import look, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks

@@ -8,11 +8,11 @@ from decimal import Decimal
 from blocks import VideoArchive
 from flows.paid_call import Accepted, LostRace, Outcome, Rejected, SpendGuard, Unclear
 from flows.record import transitions
-from flows.record.errors import UnconfirmedError
 from flows.record.generation import Generation, Owner, Problem
 from flows.record.ledger import Entry, Ledger
 from flows.record.monthly_spend import Ceilings, MonthlySpend, month_of
 from flows.record.payments import spent_on
+from flows.record.pipeline_errors import UnconfirmedError
 from tests.support import KITE
 
 Answer = type[Accepted] | type[Rejected] | type[LostRace] | type[Unclear]

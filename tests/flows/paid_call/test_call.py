@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from blocks.errors import StoreRefusedError
+from blocks.store_errors import StoreRefusedError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
-from flows.record.errors import LedgerError, UnconfirmedError
 from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import TaskOwner, TaskOwners, task_name
 from flows.record.ledger import Entry, Ledger, record_name
+from flows.record.pipeline_errors import LedgerError, UnconfirmedError
 from flows.record.transitions import unconfirmed
 from flows.resources import PayingResources
 from tests.flows.generations import recorded, submit

@@ -8,9 +8,9 @@ from apixo import Failed
 from flows.paid_call import Accepted, LostRace, Rejected, Unclear
 from flows.paid_call.spend_guard import is_free
 from flows.record import transitions
-from flows.record.errors import CeilingError
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger, record_name
+from flows.record.pipeline_errors import CeilingError
 from tests.flows.paid_call.spending import PRICE, answer, claim, guard, month, paid_in_all, pay
 from tests.flows.record.ledgers import rejected
 

@@ -18,10 +18,10 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.clock import Clock
 from flows.paid_call import Accepted, LostRace, Outcome, PaidCall, Rejected, SpendGuard, Unclear
 from flows.record import transitions
-from flows.record.errors import CeilingError, LedgerError, UnconfirmedError
 from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings, month_of
+from flows.record.pipeline_errors import CeilingError, LedgerError, UnconfirmedError
 from flows.resolution import allow_resubmission, look
 from flows.resources import PayingResources
 from flows.submission import Submission

@@ -12,9 +12,9 @@ from apixo import ApixoClient
 from blocks import ApixoApi, VideoArchive
 from deployments.sandbox import Fault, SandboxServer
 from flows.paid_call import PaymentThread, PaymentThreadDiedError, SpendGuard
-from flows.record.errors import UnconfirmedError
 from flows.record.generation import State
 from flows.record.ledger import Ledger
+from flows.record.pipeline_errors import UnconfirmedError
 from flows.resources import PayingResources, Resources
 from flows.submission import Submission
 from tests.support import KITE, unique

@@ -11,8 +11,8 @@ from prefect.runtime import flow_run
 from pydantic import TypeAdapter, ValidationError
 
 from deployments.local.prefect_server import PrefectServer
-from flows.record.errors import InvalidKeyError
 from flows.record.keys import Key, calendar_key, check_key
+from flows.record.pipeline_errors import InvalidKeyError
 from flows.signals.runs import root_run_id
 
 GOOD = ["a", "0", "spring-sale-03", "a.b", "a..b", "a_b", "a-", "a.", "9.json", "a" * 128]

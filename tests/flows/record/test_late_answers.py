@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from flows.record import superseded_tasks, transitions
-from flows.record.errors import TransitionError
 from flows.record.generation import (
     Generation,
     Source,
     State,
 )
+from flows.record.pipeline_errors import TransitionError
 from tests.support import KITE
 
 from .changes import LATER, VIDEO, allow, claimed, fail, lose, reject, resolve, store, submit, succeed

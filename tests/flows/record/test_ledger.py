@@ -12,10 +12,10 @@ from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from deployments.sandbox import SandboxServer
 from flows.record import transitions
-from flows.record.errors import LedgerError, TransitionError
 from flows.record.generation import SCHEMA, Generation
 from flows.record.indexes import task_name
 from flows.record.ledger import Entry, Ledger, record_name
+from flows.record.pipeline_errors import LedgerError, TransitionError
 from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.support import KITE, make_api

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from blocks import VideoArchive
-from blocks.errors import StoreRefusedError, StoreUnavailableError
+from blocks.store_errors import StoreRefusedError, StoreUnavailableError
 from flows.record.generation import State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from blocks import VideoArchive
-from blocks.errors import StoreUnavailableError
+from blocks.store_errors import StoreUnavailableError
 from flows.clock import Clock
 from flows.record import superseded_tasks, transitions
 from flows.record.generation import Generation, State

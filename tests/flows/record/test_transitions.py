@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.record import transitions
-from flows.record.errors import TransitionError
 from flows.record.generation import (
     FINISHED,
     PAID,
     Generation,
     State,
 )
+from flows.record.pipeline_errors import TransitionError
 
 from .changes import LATER, VIDEO, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
 

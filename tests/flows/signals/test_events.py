@@ -11,8 +11,8 @@ from apixo import VideoRequest
 from deployments.local.prefect_server import PrefectServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
-from flows.record.errors import VideoFailedError
 from flows.record.generation import ArchivedObject, Generation, Owner, Problem
+from flows.record.pipeline_errors import VideoFailedError
 from flows.signals.events import PROMPT_CHARACTERS, EventConnection, Happening, deliver, emit, emit_blocked
 from tests.flows.conftest import StoredBlocks
 from tests.support import KITE

@@ -10,7 +10,7 @@ from apixo import SoraError
 from deployments.local.prefect_server import PrefectServer
 from flows.check_setup import check_setup
 from flows.collect_videos import collect_videos
-from flows.record.errors import UnconfirmedError
+from flows.record.pipeline_errors import UnconfirmedError
 from flows.report_costs import report_costs
 from flows.signals.run_log import LOGGERS, prepare_run_log
 

@@ -1,5 +1,5 @@
-"""What can go wrong with a generation, beyond the API (`apixo.errors`), the store (`blocks.errors`) and the media
-(`flows.media.errors`).
+"""What can go wrong with a generation, beyond the API (`apixo.errors`), the store (`blocks.store_errors`) and the media
+(`flows.media.media_errors`).
 
 ```
 PipelineError             base of all

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from flows.media.errors import (
+from flows.media.media_errors import (
     DamagedVideoError,
     DownloadError,
     ForbiddenUrlError,
