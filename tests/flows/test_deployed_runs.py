@@ -13,6 +13,7 @@ from prefect.flow_engine import run_flow_async
 from prefect.flow_runs import aresume_flow_run
 from prefect.states import AwaitingRetry, Suspended
 
+from blocks import ApixoApi
 from deployments.sandbox import Fault, SandboxServer
 from flows.generate_batch import generate_batch
 from flows.preview_then_final import FINAL_8, preview_then_final
@@ -21,8 +22,14 @@ from flows.record.generation import State
 from flows.record.ledger import Ledger
 from tests.flows.conftest import StoredBlocks
 from tests.flows.test_preview_then_final import answer, lengths
-from tests.support import unique
+from tests.support import make_api, unique
 from tests.support.waiting import until
+
+
+@pytest.fixture
+def api(sandbox: SandboxServer) -> ApixoApi:
+    """A slow answer is in time, also where the machine is slow."""
+    return make_api(sandbox, submit_timeout_seconds=20)
 
 
 class Deployed:

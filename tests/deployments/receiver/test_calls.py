@@ -8,7 +8,7 @@ import pytest
 from prefect.blocks.system import Secret
 
 import deployments.receiver.app
-from apixo import Succeeded, VideoRequest
+from apixo import Status, Succeeded, VideoRequest
 from blocks import ApixoApi, VideoArchive
 from deployments.connection import SetupError
 from deployments.local.prefect_server import PrefectServer
@@ -76,17 +76,24 @@ async def test_however_the_provider_calls_the_video_comes_home(
     assert sandbox.faults.pending() == []
 
 
-async def test_a_waiting_run_goes_on_with_what_the_receiver_was_told_and_the_provider_is_asked_once(
-    key: str, receiver: Receiver, sandbox: SandboxServer
+async def test_a_waiting_run_goes_on_with_what_the_receiver_was_told_and_does_not_ask_itself(
+    key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resources = receiver.resources
+    resources, asked = receiver.resources, list[str]()
+    ask = resources.client.status_once
+
+    async def status_once(task_id: str, **how: Any) -> Status:
+        asked.append(task_id)
+        return await ask(task_id, **how)
+
+    monkeypatch.setattr(resources.client, "status_once", status_once)
     resources.api.initial_wait_seconds = 60
     resources.subscriber.subscribe()
     made = await submit(key, resources)
     end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
     assert isinstance(end, Succeeded)
     assert end.result_urls[0].startswith(receiver.api.base_url)
-    assert len(sandbox.record.statuses(made.task_id)) == 1
+    assert asked == []
 
 
 async def test_a_forged_end_is_not_believed_and_the_run_asks_itself(
