@@ -31,6 +31,7 @@ from flows.resources import Resources
 from flows.signals.events import emit
 from flows.signals.handed_over import sealed
 from flows.signals.progress import run_logger
+from flows.task_end import take_back_failure
 from flows.wording import utc
 
 Notify = Callable[[str, str, str | None], None]
@@ -188,7 +189,9 @@ async def answer_call(
     if known is not None and found.attempts[attempt_number - 1].state is State.FAILED:
         status = await resources.client.status_once(known, model=found.attempts[attempt_number - 1].model)
         if isinstance(status, Succeeded):
-            found = await _take_back_failure(found, attempt_number, known, resources)
+            found = (await take_back_failure(key, attempt_number, known, resources)).generation
+            if found.task_id != known and found.attempts[attempt_number - 1].state is not State.FAILED:
+                run_logger().error("%s", _paid_twice(found, attempt_number, known, resources.options))
     if found.state is not State.SUBMITTED or found.task_id != known:
         return CallbackOutcome.ALREADY_HANDLED
     task_id = found.task_id or ""
@@ -270,18 +273,6 @@ async def _note_beside(found: Generation, number: int, task_id: str, resources: 
         "must have repeated it. The collector archives both videos.",
         key, number, found.attempts[number - 1].task_id, task_id,
     )  # fmt: skip
-    return changed
-
-
-async def _take_back_failure(found: Generation, number: int, task_id: str, resources: Resources) -> Generation:
-    """Takes up a task that has a result although it was reported, or given up, as failed: it is paid for."""
-    again = partial(transitions.failure_taken_back, attempt_number=number, task_id=task_id, now=resources.clock.now())
-    changed = (await resources.ledger.change(found.key, again)).generation
-    if changed.attempts[number - 1].state is State.FAILED:  # a person has named another task meanwhile
-        return changed
-    run_logger().warning("APIXO has a result of task %s of %s, which had failed.", task_id, found.key)
-    if changed.task_id != task_id:
-        run_logger().error("%s", _paid_twice(changed, number, task_id, resources.options))
     return changed
 
 

@@ -24,6 +24,7 @@ from flows.record.pipeline_errors import LedgerError, SubmissionRejectedError
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
+from flows.task_end import unless_it_failed
 from flows.wording import utc
 
 LOOK_SECONDS: Final = 0.5
@@ -167,14 +168,17 @@ class Submission:
             before = found.attempt.number == self._attempts_before
             if before and self._terms.may_submit_again is not None:
                 granted_by = await self._terms.may_submit_again(found)
+        if not judged and (found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by)):
+            await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
+            raise failed_error(found, self._resources.options)
+        polled = await unless_it_failed(entry, self._resources)
+        if polled is not entry:
+            return polled
         if judged:
             note = moderation.reason(found, retries)
             self._log.warning("%s: %s. It is paid again.", self._key, note)
             # This uses up a person's rerun. Otherwise it would pay again when a worker restarts the run.
             return await self._pay(entry, granted_by=granted_by or moderation.GRANTED_BY, note=note)
-        if found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by):
-            await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
-            raise failed_error(found, self._resources.options)
         self._log.warning(
             "%s failed in attempt %d. Resubmitting after a manual decision.", self._key, found.attempt.number
         )

@@ -11,6 +11,7 @@ from apixo import (
     NotSentError,
     Pending,
     Processing,
+    RefusedError,
     Status,
     Succeeded,
     UnknownState,
@@ -22,7 +23,7 @@ from flows.record import superseded_tasks, transitions
 from flows.record.advice import failed_error
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
-from flows.record.pipeline_errors import LedgerError, SupersededError, VideoFailedError
+from flows.record.pipeline_errors import LedgerError, SubmissionRejectedError, SupersededError, VideoFailedError
 from flows.resources import Resources
 from flows.signals.events import emit, publish_end
 from flows.signals.handed_over import opened
@@ -132,6 +133,52 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     if end is None and error is not None:
         raise error
     return known, end or status
+
+
+async def unless_it_failed(entry: Entry, resources: Resources) -> Entry:
+    """Polls a failed task once more, before it is paid for again: a failure may be taken back, or was ours to declare.
+
+    If APIXO has a result by now, the task is in progress again. So is one that APIXO had reported as failed and now
+    reports as in progress. One that was given up needs a result: a person has decided to wait no longer. One whose
+    result has become unavailable is not polled.
+
+    Returns:
+        The record as it then is; the very same entry if the task has failed, or APIXO does not know it any more.
+
+    Raises:
+        SubmissionRejectedError: APIXO had reported it as failed, and there is no usable answer now.
+    """
+    found = entry.generation
+    attempt = found.attempt
+    if attempt.task_id is None or (attempt.problem and attempt.problem.code == NO_RESULT):
+        return entry
+    try:
+        status = await resources.client.status(attempt.task_id, model=attempt.model)
+    except ApixoError as error:
+        # APIXO does not know the task, or refuses the key or the account: then the paid call as well.
+        if found.given_up or (isinstance(error, RefusedError) and not error.retryable):
+            return entry
+        raise SubmissionRejectedError(
+            f"{found.key} was not submitted again. A failed task is polled once more before another one is paid for, "
+            f"and there was no usable answer about task {attempt.task_id}: {error.message} Nothing was paid; run it "
+            "again later.",
+            key=found.key,
+            task_id=attempt.task_id,
+        ) from error
+    if isinstance(status, Failed) or (found.given_up and not isinstance(status, Succeeded)):
+        return entry
+    return await take_back_failure(found.key, attempt.number, attempt.task_id, resources, known=entry)
+
+
+async def take_back_failure(
+    key: str, number: int, task_id: str, resources: Resources, *, known: Entry | None = None
+) -> Entry:
+    """Takes up a task that has not failed, although it was reported, or given up, as failed: it is paid for."""
+    again = partial(transitions.failure_taken_back, attempt_number=number, task_id=task_id, now=resources.clock.now())
+    entry = await resources.ledger.change(key, again, known=known)
+    if entry.generation.attempts[number - 1].state is not State.FAILED:  # else a person has named another task
+        run_logger().warning("APIXO takes back that task %s of %s has failed. It continues.", task_id, key)
+    return entry
 
 
 async def give_up_result(

@@ -33,6 +33,8 @@ DAMAGE: dict[str, Callable[[Json], Json]] = {
         "data": {"taskId": [12345678], "state": 3, "resultJson": 5, "createTime": "yesterday", "failCode": ["?"]},
     },
 }
+#: Why a task fails that was told to.
+SCRIPTED = "the sandbox was told to say so"
 #: The envelope's message for each status that a call can be refused with.
 MESSAGES = {
     400: "Invalid parameters",
@@ -147,8 +149,8 @@ def altered(kind: str, envelope: Json, second_url: str | None, fail_code: str) -
             data = _without_outcome(data) | {"state": "queued_v2"}
         case "stuck_state":
             data = _without_outcome(data) | {"state": "expired"}
-        case "failed":
-            outcome = {"state": "failed", "failCode": fail_code, "failMsg": "the sandbox was told to say so"}
+        case "failed_once":
+            outcome = {"state": "failed", "failCode": fail_code, "failMsg": SCRIPTED}
             data = _without_outcome(data) | outcome
         case "result_json_broken":
             data["resultJson"] = '{"resultUrls": ["http'

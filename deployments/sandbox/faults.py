@@ -64,7 +64,8 @@ SubmitKind = Literal["number_id"]  # acted upon, and the task is named by a numb
 StatusKind = Literal[
     "unknown_state",
     "stuck_state",  # the state is expired, with no failCode
-    "failed",  # the task has failed, with `fail_code`
+    "failed",  # the task fails, with `fail_code`
+    "failed_once",  # the same, but only this reply says so
     "result_json_broken",  # this and all that follow but the last two wait for a reply with state success
     "result_json_empty",
     "result_json_object",

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.sandbox.api_faults import misbehave, refuse
+from deployments.sandbox.api_faults import SCRIPTED, misbehave, refuse
 from deployments.sandbox.download_faults import damage_image, damage_result
 from deployments.sandbox.faults import Fault
 from deployments.sandbox.record import MOST_BODY_BYTES, Call, RecordedRequest
@@ -51,6 +51,8 @@ class FaultyWire:
             prompt = task.request.input.prompt if task else _prompt_of(body)
             model = task.model if task else _model_of(scope)
             fault = self._state.faults.take(call, prompt=prompt, model=model, succeeded=succeeded)
+            if fault is not None and fault.kind == "failed" and task is not None:
+                task.end(fault.fail_code, SCRIPTED)
         recorded = self._recorded(scope, body, call, fault)
         self._state.record.add(recorded)
         scope[RECORD_KEY] = recorded

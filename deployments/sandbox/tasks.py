@@ -106,6 +106,15 @@ class Task:
         """Whether its result address has run out."""
         return self.expires_at is not None and time.time() >= self.expires_at
 
+    def end(self, fail_code: str | None = None, fail_message: str | None = None) -> None:
+        """Ends with a video, or with a failure, which is final."""
+        if self.state == "failed":
+            return
+        self.fail_code, self.fail_message = fail_code, fail_message
+        self.completed_at = time.time()
+        # Last: who sees a final state in another thread sees everything that belongs to it.
+        self.state = "failed" if fail_code else "success"
+
     def data(self, links: ResultLinks, base_url: str) -> dict[str, Any]:
         """The `data` of a status reply; a field is there only in the states that the documentation gives it."""
         data: dict[str, Any] = {
@@ -210,11 +219,11 @@ class TaskBoard:
         try:
             await self._generate(task)
         except InvalidImageError as error:
-            _end(task, "INVALID_IMAGE_URL", str(error))
+            task.end("INVALID_IMAGE_URL", str(error))
         except Exception:
             # Not documented, but a task that stays in `processing` for ever would hide the mistake.
             logger.exception("the sandbox could not make the video of %s", task.task_id)
-            _end(task, "INTERNAL_ERROR", "the sandbox failed; its log says why")
+            task.end("INTERNAL_ERROR", "the sandbox failed; its log says why")
         finally:
             self.unfinished -= 1
         if call_back and task.request.active_callback_url:
@@ -225,20 +234,21 @@ class TaskBoard:
         clock = asyncio.get_running_loop().time
         due = clock() + task.planned_seconds
         await asyncio.sleep(task.planned_seconds * PENDING_PART)
-        task.state, task.started_at = "processing", time.time()
+        if not task.finished:
+            task.state, task.started_at = "processing", time.time()
         asked = task.request.input
         images: list[bytes] = []
         if asked.mode != "text-to-video":
             images = [await fetch_image(self._client, url) for url in asked.image_urls or []]
         if FORBIDDEN_WORD in asked.prompt.lower():
             await asyncio.sleep(due - clock())
-            _end(task, "CONTENT_VIOLATION", "the content violates the safety guidelines")
+            task.end("CONTENT_VIOLATION", "the content violates the safety guidelines")
             return
         video = await self.video_for(task, image=images[0] if images else None)
         await asyncio.sleep(due - clock())
         task.video = video
         task.expires_at = time.time() + self._settings.scaled(self._settings.result_days * SECONDS_A_DAY)
-        _end(task)
+        task.end()
 
     async def _call_back(self, task: Task, fault: Fault | None) -> None:
         """Sends the callback as the fault, if any, bends it. Never raises."""
@@ -262,13 +272,6 @@ class TaskBoard:
         task = asyncio.get_running_loop().create_task(life)
         self._lives.add(task)
         task.add_done_callback(self._lives.discard)
-
-
-def _end(task: Task, fail_code: str | None = None, fail_message: str | None = None) -> None:
-    task.fail_code, task.fail_message = fail_code, fail_message
-    task.completed_at = time.time()
-    # Last: who sees a final state in another thread sees everything that belongs to it.
-    task.state = "failed" if fail_code else "success"
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: bytes) -> CallbackAttempt:

@@ -209,14 +209,14 @@ def _gone_on_with(generation: Generation, *, now: datetime) -> Generation:
 
 
 def failure_taken_back(generation: Generation, *, attempt_number: int, task_id: str, now: datetime) -> Generation:
-    """The provider has a result of a task that had failed. It is in progress again, so that the video is archived.
+    """The provider takes back that a task has failed. It is in progress again, so that its video is archived.
 
     If a later attempt counts, its video is archived alongside.
     """
     attempt = generation.attempts[attempt_number - 1]
     if attempt.state is not State.FAILED or attempt.task_id != task_id:
         return generation
-    update = {"note": attempt.noted("APIXO reported a result after the failure"), "submitted_at": now}
+    update = {"note": attempt.noted("APIXO took the failure back"), "submitted_at": now}
     if attempt.folder is None:  # of a schema 1 record, whose attempts shared one
         update["folder"] = generation.next_folder
         generation = generation.model_copy(update={"tasks_named": generation.next_naming})

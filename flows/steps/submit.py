@@ -17,7 +17,8 @@ async def submit(key: str, request: VideoRequest, resources: PayingResources, te
     Raises:
         KeyConflictError: the key belongs to another request.
         DuplicateRequestError: the request was submitted under another key, and duplicates are rejected.
-        SubmissionRejectedError: the provider rejected it, or could not be reached. Nothing was paid.
+        SubmissionRejectedError: the provider rejected it, could not be reached, or gave no status of the failed task
+            that would be paid for again. Nothing was paid.
         UnconfirmedError: no clear answer came, now or in an earlier run. It may have been paid.
         VideoFailedError: the provider accepted it before, and failed.
         StoreError: the ledger cannot be written, so nothing was submitted.

@@ -254,7 +254,7 @@ STATUS: Final = (
     )),
     fails_for_good("InputImageSensitiveContentDetected", CONTENT, says="This concerns the image.*use a new key"),
     fails_for_good(
-        "InputOutputSensitiveContentDetected", CONTENT, says="It is about the input or the video.*use a new key"
+        "InputOutputSensitiveContentDetected", CONTENT, says="This concerns the input or the video.*use a new key"
     ),
     *(fails_for_good(code, SPELLED) for code in (
         "ContentViolation", "nsfw_detected", "SENSITIVE_CONTENT_DETECTED", "prohibitedContentDetected",
@@ -285,6 +285,11 @@ STATUS: Final = (
     ),
     fails("INSUFFICIENT_CREDITS", "Nothing succeeds until the account is topped up.", says="Top up the APIXO account"),
     fails("InsufficientCredits", SPELLED, says="Top up the APIXO account"),
+    Row(
+        "status", "failed, and afterwards a success", (fault("status", "failed_once"),), Outcome.FAILED, 1, 1,
+        "A callback takes the failure back, and so does a user who wants another try: the task is polled once more.",
+        rerun=Outcome.FAILED, posts_then=1, advice="a new submission may succeed",
+    ),
     Row(
         "status", "failed with `CONTENT_VIOLATION`", (), Outcome.FAILED_FOR_GOOD, 1, 1,
         "The same prompt cannot succeed.", rerun=Outcome.FAILED_FOR_GOOD, posts_then=1, setting="forbidden prompt",

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from prefect import flow
 
-from apixo import VideoRequest
+from apixo import Failed, VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import Collected, collect
 from flows.record import transitions
@@ -64,6 +64,19 @@ async def lost(key: str, resources: PayingResources, sandbox: SandboxServer) -> 
 async def allow(key: str, resources: PayingResources) -> Generation:
     """As `sora resolve --resubmit` does it."""
     return await allow_resubmission(await look(key, resources.ledger), resources)
+
+
+async def fail(
+    key: str, resources: PayingResources, sandbox: SandboxServer, fail_code: str = "OUT_OF_LUCK"
+) -> Generation:
+    """Its task fails, at the provider and in the record."""
+    task_id = (await recorded(key, resources)).task_id or ""
+    task = sandbox.tasks.get(task_id)
+    assert task is not None
+    task.end(fail_code, "no")
+    status = Failed(task_id=task_id, state="failed", fail_code=fail_code, fail_message="no")
+    entry = await resources.ledger.change(key, lambda now: transitions.failed(now, status, now=datetime.now(UTC)))
+    return entry.generation
 
 
 async def finished(sandbox: SandboxServer) -> None:

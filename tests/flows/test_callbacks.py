@@ -1,18 +1,16 @@
 """What a call of the provider changes, and what it cannot change. Asserts on the ledger and on what the API saw."""
 
 import asyncio
-from datetime import UTC, datetime
 
 import pytest
 
-from apixo import ApixoClient, ApixoError, Failed, VideoRequest
+from apixo import ApixoClient, ApixoError, VideoRequest
 from blocks import ApixoApi
 from blocks.store_errors import StoreUnavailableError
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.store_server import ObjectStoreServer
 from deployments.sandbox import Fault, SandboxServer
 from flows.callbacks import NOTE, CallbackOutcome
-from flows.record import transitions
 from flows.record.generation import State
 from flows.record.ledger import Ledger
 from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError
@@ -22,6 +20,7 @@ from tests.flows.generations import (
     allow,
     bring_home,
     closed_before_each_change,
+    fail,
     finished,
     lost,
     recorded,
@@ -101,7 +100,7 @@ async def test_a_video_that_comes_after_its_task_was_reported_as_failed_is_archi
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
     task_id = (await submit(key, resources)).task_id
-    sandbox.faults.add(Fault(call="status", kind="failed"))
+    sandbox.faults.add(Fault(call="status", kind="failed_once"))
     await bring_home(resources)
     assert (await recorded(key, resources)).state is State.FAILED
     assert await resources.ledger.open_keys() == []
@@ -118,7 +117,7 @@ async def test_a_video_that_comes_after_its_failed_task_was_paid_again_is_archiv
     key: str, resources: PayingResources, sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = (await submit(key, resources)).task_id
-    sandbox.faults.add(Fault(call="status", kind="failed"))
+    sandbox.faults.add(Fault(call="status", kind="failed_once", times=2))
     await bring_home(resources)
     await allow(key, resources)
     second = (await submit(key, resources)).task_id
@@ -283,9 +282,8 @@ async def test_a_late_call_after_the_next_attempt_failed_says_how_to_get_the_vid
 ) -> None:
     first = await lost(key, resources, sandbox)
     await allow(key, resources)
-    second = (await submit(key, resources)).task_id or ""
-    failed = Failed(task_id=second, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
-    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
     assert await call(key, resources, first) is CallbackOutcome.ALREADY_HANDLED
     assert (await recorded(key, resources)).attempts[0].task_id == first
     assert f"sora resolve {key} --task-id {first}" in caplog.messages[-1]

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apixo import Failed
 from deployments.sandbox import SandboxServer
 from flows.callbacks import CallbackOutcome, parse_claimed_task_id
 from flows.record import transitions
 from flows.record.indexes import TaskOwner
 from flows.resolution import resolve_as_task
 from flows.resources import PayingResources
-from tests.flows.generations import allow, finished, lost, recorded, submit
+from tests.flows.generations import allow, fail, finished, lost, recorded, submit
 from tests.support import made_outside
 from tests.support.receiver import records
 
@@ -133,10 +132,7 @@ async def test_a_claimed_task_that_a_person_had_replaced_stays_with_its_own_atte
     """The store must not call it the second attempt's either: who looks for that one's answer would believe it."""
     first = (await submit(key, resources)).task_id or ""
     await resolve_as_task(await recorded(key, resources), await made_outside(resources.api), resources)
-    failed = Failed(
-        task_id=(await recorded(key, resources)).task_id or "", state="failed", fail_code="NO", fail_message="no"
-    )
-    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=resources.clock.now()))
+    await fail(key, resources, sandbox)
     await allow(key, resources)
     await lost(key, resources, sandbox)
     before = await records(resources), await resources.ledger.tasks.owner(first)

@@ -112,7 +112,7 @@ def test_a_task_that_a_person_went_on_with_is_never_paid_again_by_the_setting(ho
 def verdicts(monkeypatch: pytest.MonkeyPatch, sandbox: SandboxServer) -> list[str]:
     """The sandbox judges its next finished videos with these codes."""
     codes: list[str] = []
-    end = sandbox_tasks._end
+    end = sandbox_tasks.Task.end
 
     def judge(task: Any, fail_code: str | None = None, fail_message: str | None = None) -> None:
         ours = task.base_url.startswith(sandbox.base_url)  # another test's task may end in this moment
@@ -120,7 +120,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch, sandbox: SandboxServer) -> list[st
             fail_code, fail_message = codes.pop(0), "judged"
         end(task, fail_code, fail_message)
 
-    monkeypatch.setattr(sandbox_tasks, "_end", judge)
+    monkeypatch.setattr(sandbox_tasks.Task, "end", judge)
     return codes
 
 

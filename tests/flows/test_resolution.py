@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apixo import Failed, Status, Succeeded
+from apixo import Status, Succeeded
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
 from flows.record import transitions
@@ -14,7 +14,7 @@ from flows.record.generation import Generation, State
 from flows.record.pipeline_errors import UnconfirmedError
 from flows.resolution import ResolutionError, look, resolve_as_task
 from flows.resources import PayingResources
-from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, lost, recorded, submit
+from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, fail, lost, recorded, submit
 from tests.flows.record.ledgers import same
 from tests.support import KITE, made_outside
 
@@ -69,11 +69,9 @@ async def test_a_failed_generation_stays_closed_when_its_own_task_is_named(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     task_id = (await submit(key, resources)).task_id or ""
-    failed = Failed(task_id=task_id, state="failed", fail_code="NO", fail_message="no")
-    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    await fail(key, resources, sandbox)
     await resources.ledger.close(await recorded(key, resources))
     before = await resources.ledger.read(key)
-    sandbox.faults.add(Fault(call="status", kind="failed"))
     with pytest.raises(ResolutionError, match=r"reports task .* as failed.*nothing paid"):
         await resolve(key, task_id, resources)
     assert same(await resources.ledger.read(key), before)
@@ -112,9 +110,8 @@ async def test_a_key_nobody_submitted_cannot_be_resolved(key: str, resources: Pa
 async def test_allowing_a_resubmission_twice_pays_once_more_only(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    task_id = (await submit(key, resources)).task_id or ""
-    failed = Failed(task_id=task_id, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
-    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
     for _ in range(2):
         assert (await allow(key, resources)).attempt.resubmit_allowed
     again = await submit(key, resources)
@@ -123,13 +120,12 @@ async def test_allowing_a_resubmission_twice_pays_once_more_only(
     assert len(sandbox.record.submits()) == 2
 
 
-async def answered_with_a_replaced_task(key: str, resources: PayingResources) -> str:
+async def answered_with_a_replaced_task(key: str, resources: PayingResources, sandbox: SandboxServer) -> str:
     """A key whose second attempt APIXO answered with a task that a person had replaced; its process died then."""
     first = (await submit(key, resources)).task_id or ""
     second = await made_outside(resources.api)
     await resolve(key, second, resources)
-    failed = Failed(task_id=second, state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
-    await resources.ledger.change(key, lambda now: transitions.failed(now, failed, now=datetime.now(UTC)))
+    await fail(key, resources, sandbox)
     await allow(key, resources)
     over = await resources.ledger.existing(key)
     claimed = transitions.claim(
@@ -144,7 +140,7 @@ async def answered_with_a_replaced_task(key: str, resources: PayingResources) ->
 async def test_an_attempt_that_was_answered_with_a_replaced_task_goes_on_with_it(
     who: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    first = await answered_with_a_replaced_task(key, resources)
+    first = await answered_with_a_replaced_task(key, resources, sandbox)
     async with asyncio.timeout(20):
         match who:
             case "a run":
@@ -169,7 +165,7 @@ async def test_an_answer_that_changes_nothing_is_no_answer(
     decision: str, key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the store knows: a claim that stays unanswered becomes unconfirmed, and a person decides about it."""
-    first = await answered_with_a_replaced_task(key, resources)
+    first = await answered_with_a_replaced_task(key, resources, sandbox)
     monkeypatch.setattr(transitions, "submitted", lambda found, **_: found)
     async with asyncio.timeout(20):
         with pytest.raises(UnconfirmedError):

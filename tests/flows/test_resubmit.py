@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from apixo import Failed, VideoRequest
+from apixo import VideoRequest
 from deployments.sandbox import Fault, SandboxServer
 from flows.record import transitions
 from flows.record.generation import Generation, State
@@ -16,7 +16,7 @@ from flows.record.pipeline_errors import (
 from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
-from tests.flows.generations import recorded, submit
+from tests.flows.generations import fail, recorded, submit
 from tests.support import KITE, made_outside
 
 
@@ -24,17 +24,17 @@ async def _always(_: Generation) -> str:
     return "a person's click"
 
 
-async def failed_generation(key: str, resources: PayingResources, fail_code: str) -> Generation:
-    submitted = await submit(key, resources)
-    status = Failed(task_id=submitted.task_id or "", state="failed", fail_code=fail_code, fail_message="no")
-    entry = await resources.ledger.change(key, lambda now: transitions.failed(now, status, now=datetime.now(UTC)))
-    return entry.generation
+async def failed_generation(
+    key: str, resources: PayingResources, sandbox: SandboxServer, fail_code: str = "OUT_OF_LUCK"
+) -> Generation:
+    await submit(key, resources)
+    return await fail(key, resources, sandbox, fail_code)
 
 
 async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    await failed_generation(key, resources, "OUT_OF_LUCK")
+    await failed_generation(key, resources, sandbox)
     with pytest.raises(VideoFailedError, match="--resubmit"):
         await submit(key, resources)
     assert len(sandbox.record.submits()) == 1
@@ -48,7 +48,7 @@ async def test_a_failure_is_submitted_again_only_when_a_person_wants_it(
 async def test_a_permanent_failure_is_never_submitted_again(
     fail_code: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    await failed_generation(key, resources, fail_code)
+    await failed_generation(key, resources, sandbox, fail_code)
     with pytest.raises(VideoFailedError) as caught:
         await Submission(key, KITE, resources, Terms(may_submit_again=_always)).run()
     assert caught.value.permanent

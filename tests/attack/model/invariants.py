@@ -84,6 +84,16 @@ def wrong_changes(  # noqa: C901, PLR0912 - a list of rules
                 yield f"task {task_id}, which a user had replaced, was forgotten"
 
 
+def unpolled_failures(old: Generation | None, new: Generation, polled: dict[str, str | None]) -> Iterator[str]:
+    """A claim over a failed task whose process has not just seen that it failed, or that the provider has no such task.
+
+    `polled` contains the last answer about each task that the process has polled.
+    """
+    over = old is not None and old.state is State.FAILED and new.state is State.CLAIMED
+    if over and old is not None and polled.get(old.task_id or "", "not polled") not in ("failed", None):
+        yield f"it was claimed again over task {old.task_id}, which was not seen to have failed"
+
+
 def wrong_charges(record: Generation | None, key: str, provider: Provider, permissions: Permissions) -> Iterator[str]:
     """Charges for a key that do not fit its record or the permissions."""
     for (paid_key, number), posts in provider.posts.items():

@@ -166,7 +166,10 @@ class SimulatedClient(ApixoClient):
     async def status_once(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:
         del model
         await self._actor.pause_before("status")
-        return self._provider.status(task_id)
+        self._actor.polled[task_id] = None
+        status = self._provider.status(task_id)
+        self._actor.polled[task_id] = status.state
+        return status
 
     async def status(self, task_id: str, *, model: str = DEFAULT_MODEL) -> Status:
         return await self.status_once(task_id, model=model)

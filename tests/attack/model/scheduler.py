@@ -102,6 +102,7 @@ class Actor:
         unsure: it may have written a record: the reply was lost, and it has not gone on since.
         dropped_unmarked: its payment thread died while the run was `unmarked`.
         paid_calls: what its payment thread is running, or has run.
+        polled: the last state of each task that it has polled; None: the provider did not know the task.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Actor:
     pending: deque[PendingStep] = field(default_factory=deque)
     task: asyncio.Task[Any] | None = None
     paid_calls: list[asyncio.Task[Any]] = field(default_factory=list)
+    polled: dict[str, str | None] = field(default_factory=dict)
     _in_flight: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -266,6 +266,7 @@ class Simulation:
         paid_for |= invariants.named_by_the_provider(new)
         if new.state is State.CLAIMED:
             self.claimed.setdefault((new.key, new.attempt.number), self.scheduler.seconds)
+        found += invariants.unpolled_failures(old, new, actor.polled)
         found += invariants.early_expirations(old, new, claimed=self.claimed, now=self.scheduler.seconds)
         found += invariants.wrong_owners(new, self.owners)
         for task_id, folder in invariants.folders(new):

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -103,7 +104,8 @@ class LedgerStateMachine(RuleBasedStateMachine):
                 self.finish_task(0, "OUT_OF_LUCK")
                 self._advance(0, "DELETE")
                 self.start_run(KEY, "new")
-                self._advance(1, "status", answer=Answer.ACCEPTED)
+                self._advance(1, "post", answer=Answer.ACCEPTED)  # it polls the failed task before
+                self._advance(1, "status")
                 self.finish_task(0, "")
                 self._advance(1, "PUT videos/")
                 self._advance(1, "GET open/")
@@ -273,6 +275,12 @@ class LedgerStateMachine(RuleBasedStateMachine):
             return
         task = processing[number % len(processing)]
         task.state, task.fail_code = ("failed", fail_code) if fail_code else ("success", "")
+
+    @rule(number=st.integers(0, 7), state=st.sampled_from(["processing", "success"]))
+    def take_failure_back(self, number: int, state: Literal["processing", "success"]) -> None:
+        failed = [task for task in self.simulation.provider.tasks.values() if task.state == "failed"]
+        if failed:
+            failed[number % len(failed)].state = state
 
     @invariant()
     def all_invariants_hold(self) -> None:

@@ -16,7 +16,9 @@ keys = st.sampled_from([KEY, KEY, KEY, OTHER_KEY])
 actor_numbers = st.integers(0, MACHINES - 1)
 clock_offsets = st.sampled_from([0.0, 0.0, 90.0, -90.0, 600.0, -600.0])
 requests = ["PUT ledger/", "PUT tasks/", "PUT requests/", "PUT videos/", "GET tasks/", "GET open/", "DELETE", "LIST"]
-stop_points = st.sampled_from(["step", "step", "step", *requests, "connect", "post", "reply", "event", "sleep", ""])
+stop_points = st.sampled_from(
+    ["step", "step", "step", *requests, "connect", "post", "reply", "status", "event", "sleep", ""]
+)
 losses = st.sampled_from([Delivery.REPLY_LOST, Delivery.REQUEST_LOST])
 faults = st.sampled_from([None, None, *Fault])
 answers = st.sampled_from([Answer.ACCEPTED, Answer.ACCEPTED, *Answer])

@@ -269,7 +269,7 @@ def test_a_signal_ends_a_build_at_once(
         return builder
 
     builders = [build("Building it with Go")]
-    while not calls.exists():
+    while not calls.exists() or not calls.read_text():  # the shell makes the file before it writes
         time.sleep(0.01)
     if phase == "waiting":
         builders.append(build("Waiting for it"))

@@ -64,7 +64,7 @@ SEEN: dict[str, tuple[bool, Any]] = {
 
 def test_the_tables_name_every_kind() -> None:
     assert set(SEEN) == set(get_args(ApiKind))
-    assert set(ALTERED) | NOT_A_FAILURE == set(get_args(StatusKind))
+    assert set(ALTERED) | NOT_ALTERED == set(get_args(StatusKind))
     assert set(get_args(SubmitKind)) == {"number_id"}  # has a test of its own below
     assert set(DOWNLOADS) == KINDS["result"]
 
@@ -149,7 +149,7 @@ def test_retry_after_is_sent_as_written(sandbox: SandboxServer, call: Caller, ki
 ALTERED: dict[str, dict[str, Any]] = {
     "unknown_state": {"state": "queued_v2"},
     "stuck_state": {"state": "expired"},
-    "failed": {"state": "failed", "failCode": "SOMETHING_NEW"},
+    "failed_once": {"state": "failed", "failCode": "SOMETHING_NEW"},
     "result_json_broken": {"state": "success"},
     "result_json_empty": {"state": "success", "resultJson": '{"resultUrls": []}'},
     "result_json_object": {"state": "success"},
@@ -159,7 +159,8 @@ ALTERED: dict[str, dict[str, Any]] = {
     "success_completed": {"state": "completed"},
     "other_task": {"state": "success", "taskId": "task_0ddba11"},
 }
-NOT_A_FAILURE = {"task_unknown"}
+NOT_ALTERED = {"task_unknown", "failed"}
+"""They have tests of their own below."""
 
 
 @pytest.mark.parametrize("kind", ALTERED)
@@ -187,11 +188,19 @@ def test_status_replies_that_say_something_unforeseen(sandbox: SandboxServer, ca
     assert call.status(task_id).json()["data"] == honest
 
 
-def test_a_failed_task_has_the_fail_code_that_was_asked_for(sandbox: SandboxServer, call: Caller) -> None:
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_task_that_was_told_to_fail_stays_failed(sandbox: SandboxServer, call: Caller, ended: bool) -> None:
     task_id = call.task()
+    if ended:
+        call.finished(task_id)
     sandbox.faults.add(Fault(call="status", kind="failed", fail_code="PROCESSING_TIMEOUT"))
     data = call.status(task_id).json()["data"]
     assert (data["state"], data["failCode"]) == ("failed", "PROCESSING_TIMEOUT")
+    assert "resultJson" not in data
+    deadline = time.monotonic() + 60
+    while sandbox.tasks.unfinished and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert call.status(task_id).json()["data"] == data
 
 
 def test_a_task_can_be_named_by_a_number(sandbox: SandboxServer, call: Caller) -> None:

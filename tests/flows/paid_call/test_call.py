@@ -52,6 +52,15 @@ async def gated(
         yield opened
 
 
+async def away_during(run: asyncio.Task[Any], reached: Callable[[], object], gate: StoreGate) -> None:
+    """Takes the store away when something was reached, until the run has ended."""
+    while not reached():
+        await asyncio.sleep(0.005)
+    gate.shut = lambda _: True
+    await asyncio.wait([run])
+    gate.shut = nothing
+
+
 async def away_once(reached: Callable[[], object], gate: StoreGate, *, seconds: float) -> None:
     """Takes the store away when something was reached, for so long."""
     while not reached():
@@ -77,7 +86,7 @@ async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command
     gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str
 ) -> None:
     failing = asyncio.create_task(submit(key, gated))
-    await away_once(sandbox.record.submits, gate, seconds=6)
+    await away_during(failing, sandbox.record.submits, gate)
     with pytest.raises(LedgerError) as caught:
         await failing
     (charged,) = sandbox.record.charged()
@@ -95,7 +104,7 @@ async def test_an_unclear_answer_that_cannot_be_written_is_reported_all_the_same
     sandbox.faults.clear()
     sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=60))
     failing = asyncio.create_task(submit(key, gated))
-    await away_once(sandbox.record.submits, gate, seconds=4)
+    await away_during(failing, sandbox.record.submits, gate)
     with pytest.raises(UnconfirmedError, match=f"sora resolve {key} --resubmit"):
         await failing
     assert (await recorded(key, gated)).state is State.CLAIMED

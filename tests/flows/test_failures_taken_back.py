@@ -1,0 +1,199 @@
+"""A failed task is polled once more before another one is paid for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from apixo.errors import NO_END, NO_STATUS
+from deployments.sandbox import Fault, SandboxServer
+from flows.collect_videos import collect
+from flows.record.generation import Generation, State
+from flows.record.pipeline_errors import SubmissionRejectedError, VideoFailedError
+from flows.resolution import look, resolve_as_task
+from flows.resources import PayingResources
+from flows.submission import Submission, Terms
+from tests.flows.generations import allow, bring_home, fail, finished, recorded, set_clock, submit
+from tests.support import KITE
+
+Decision = Callable[[str, PayingResources], Awaitable[Generation]]
+
+
+async def by_command(key: str, resources: PayingResources) -> Generation:
+    """As after `sora resolve --resubmit`."""
+    await allow(key, resources)
+    return await submit(key, resources)
+
+
+async def by_rerun(key: str, resources: PayingResources) -> Generation:
+    """As after a click on Retry."""
+
+    async def clicked(failed: Generation) -> str | None:
+        return None if "a click" in {attempt.granted_by for attempt in failed.attempts} else "a click"
+
+    return await submit(key, resources, terms=Terms(may_submit_again=clicked))
+
+
+DECISIONS = pytest.mark.parametrize("decide", [by_command, by_rerun])
+
+
+async def reported_as_failed(
+    key: str, resources: PayingResources, sandbox: SandboxServer, fail_code: str = "GENERATION_FAILED"
+) -> str:
+    """A generation that is recorded as failed, though its task goes on. The task's id."""
+    task_id = (await submit(key, resources)).task_id or ""
+    sandbox.faults.add(Fault(call="status", kind="failed_once", fail_code=fail_code))
+    await bring_home(resources)
+    assert (await recorded(key, resources)).state is State.FAILED
+    assert await resources.ledger.open_keys() == []
+    return task_id
+
+
+@DECISIONS
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
+    decide: Decision, ended: bool, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    task_id = await reported_as_failed(key, resources, sandbox)
+    if ended:
+        await finished(sandbox)
+    found = await decide(key, resources)
+    assert (found.state, found.task_id, len(found.attempts)) == (State.SUBMITTED, task_id, 1)
+    assert (found.attempt.note or "").endswith("APIXO took the failure back")
+    await finished(sandbox)
+    (collected,) = await bring_home(resources)
+    assert (collected.what, collected.task_id) == ("archived", task_id)
+    assert await resources.ledger.open_keys() == []
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_setting_that_pays_again_polls_first_too(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    resources.api.moderation_retries = 1
+    task_id = await reported_as_failed(key, resources, sandbox, "OutputVideoSensitiveContentDetected")
+    assert (await submit(key, resources)).task_id == task_id
+    assert len(sandbox.record.submits()) == 1
+
+
+@DECISIONS
+async def test_a_task_that_fails_again_needs_another_decision(
+    decide: Decision, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await reported_as_failed(key, resources, sandbox)
+    await decide(key, resources)
+    await fail(key, resources, sandbox)
+    with pytest.raises(VideoFailedError, match="--resubmit"):
+        await submit(key, resources)
+    assert len((await decide(key, resources)).attempts) == 2
+    assert len(sandbox.record.submits()) == 2
+
+
+@DECISIONS
+@pytest.mark.parametrize("kind", ["http_500", "junk", "reset_before", "http_502_html", "wrong_types", "http_429"])
+async def test_without_an_answer_about_the_failed_task_nothing_is_paid_and_the_decision_stands(
+    decide: Decision, kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    task_id = (await fail(key, resources, sandbox)).task_id or ""
+    before = await recorded(key, resources)
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
+    with pytest.raises(
+        SubmissionRejectedError, match=f"about task {task_id}.*Nothing was paid; run it again"
+    ) as raised:
+        await decide(key, resources)
+    assert (raised.value.key, raised.value.task_id) == (key, task_id)
+    found = await recorded(key, resources)
+    assert (found.state, len(found.attempts)) == (State.FAILED, 1)
+    if decide is by_rerun:
+        assert found == before
+    assert len(sandbox.record.submits()) == 1
+    sandbox.faults.clear()
+    assert len((await decide(key, resources)).attempts) == 2
+    assert len(sandbox.record.submits()) == 2
+
+
+@DECISIONS
+async def test_a_failed_task_that_apixo_no_longer_knows_is_paid_for_again(
+    decide: Decision, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
+    sandbox.faults.add(Fault(call="status", kind="task_unknown", times=-1))
+    assert len((await decide(key, resources)).attempts) == 2
+    assert len(sandbox.record.submits()) == 2
+
+
+async def given_up(key: str, resources: PayingResources, sandbox: SandboxServer, kind: str) -> Generation:
+    """A task that was polled in vain for so long; APIXO still answers in that way."""
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind, "times": -1}))
+    await submit(key, resources)
+    now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
+    for hours in (1, 26):
+        set_clock(resources, now() + kept + timedelta(hours=hours))
+        await collect(None, resources)
+    found = await recorded(key, resources)
+    assert found.given_up
+    return found
+
+
+@DECISIONS
+@pytest.mark.parametrize(("kind", "code"), [("stuck_state", NO_END), ("http_500", NO_STATUS), ("junk", NO_STATUS)])
+async def test_a_task_that_was_given_up_and_has_no_result_is_paid_for_again(
+    decide: Decision, kind: str, code: str, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    """A person has looked at it, and waits no longer."""
+    found = await given_up(key, resources, sandbox, kind)
+    assert found.attempt.problem is not None
+    assert found.attempt.problem.code == code
+    assert len((await decide(key, resources)).attempts) == 2
+    assert len(sandbox.record.submits()) == 2
+
+
+@DECISIONS
+async def test_a_task_that_was_given_up_and_has_a_result_now_is_not_paid_for_again(
+    decide: Decision, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    task_id = (await given_up(key, resources, sandbox, "stuck_state")).task_id
+    await finished(sandbox)
+    sandbox.faults.clear()
+    assert (await decide(key, resources)).task_id == task_id
+    (collected,) = await bring_home(resources)
+    assert (collected.what, collected.task_id) == ("archived", task_id)
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_two_runs_that_may_pay_again_at_once_continue_with_the_task(
+    key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    task_id = await reported_as_failed(key, resources, sandbox)
+    await finished(sandbox)
+    await allow(key, resources)
+    found = await asyncio.gather(*(Submission(key, KITE, resources, Terms()).run() for _ in range(5)))
+    assert {(entry.generation.task_id, len(entry.generation.attempts)) for entry in found} == {(task_id, 1)}
+    assert len(sandbox.record.submits()) == 1
+
+
+async def test_a_person_who_resumes_it_meanwhile_is_not_paid_over(
+    key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record changes between the poll and what follows it."""
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
+    await finished(sandbox)
+    await allow(key, resources)
+    poll = resources.client.status
+
+    async def resumed_after_it(task_id: str, *, model: str) -> object:
+        monkeypatch.undo()
+        status = await poll(task_id, model=model)
+        task = sandbox.tasks.get(task_id)
+        assert task is not None
+        task.state = "success"
+        await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+        return status
+
+    monkeypatch.setattr(resources.client, "status", resumed_after_it)
+    assert len((await submit(key, resources)).attempts) == 1
+    assert len(sandbox.record.submits()) == 1
