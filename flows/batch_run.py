@@ -10,13 +10,13 @@ from typing import Final, Self
 from aiolimiter import AsyncLimiter
 
 from apixo import InsufficientCreditsError, SoraError
-from apixo.errors import ACCOUNT_ERRORS
 from flows import steps
 from flows.balance import check_balance
 from flows.batch.brake import AT_ONCE, OutageBrake, Report, free_call
 from flows.batch.budget import Budget, BudgetError
 from flows.batch.calendar_rows import BadRow, Row, as_submitted, keys_of
 from flows.batch.shares import Priced
+from flows.batch.stop import Stop
 from flows.batch.summary import BatchRow, BatchSummary, RowState, bad_row, link_of, summarize
 from flows.checks import check_before_paying
 from flows.generate_video import generate
@@ -30,8 +30,7 @@ from flows.record.advice import (
     unconfirmed_error,
     unknown_model,
 )
-from flows.record.fallback import is_gone
-from flows.record.generation import PAID, Attempt, Generation, Problem, State
+from flows.record.generation import PAID, Generation, Problem, State
 from flows.record.indexes import is_same_video
 from flows.record.monthly_spend import Ceilings
 from flows.record.payments import paid_attempts, spent_on
@@ -44,7 +43,6 @@ from flows.record.pipeline_errors import (
 )
 from flows.resources import PayingResources, Resources
 from flows.signals.batch_progress import BatchProgress
-from flows.signals.events import emit_blocked
 from flows.signals.progress import report_total, run_logger
 from flows.steps.retrying import retried
 from flows.submission import Terms
@@ -78,18 +76,13 @@ class Batch:
         self._rows, self._notes = rows, list(notes)
         self._before, self._resources = before, resources
         self._bad = [bad_row(row) for row in rows if isinstance(row, BadRow)]
-        self._blocked: str | None = None
-        self._stopped: str | None = None
-        self._brake = OutageBrake(
+        brake = OutageBrake(
             free_call(resources.client),
             outage_seconds=resources.api.submit_outage_seconds,
             at_once=max(AT_ONCE // shards, 1),
             clock=resources.clock,
         )
-        self._gone: dict[str, Problem] = {}
-        """The rejection for each model that APIXO does not offer."""
-        self._said_gone: set[tuple[str, ...]] = set()
-        """The models of rows that have no other ones, once that was published."""
+        self.stop = Stop(key, brake)
         self.due: list[Row] = []
         self.later: list[BatchRow] = []
         today = resources.clock.now().date()
@@ -166,9 +159,7 @@ class Batch:
             for row in rows:
                 row.cancel()
             await asyncio.gather(*rows, return_exceptions=True)
-            await self._brake.aclose()
-        if self._brake.closed is not None and self._blocked is None:
-            self._block(Problem(kind="ProviderOutage", message=f"{self._brake.closed}."))
+            await self.stop.aclose()
         return self._summary(made)
 
     async def check_balance(self) -> None:
@@ -197,18 +188,6 @@ class Batch:
             priced.append(Priced(row, spent, cost or Decimal(0)))
         return priced
 
-    @property
-    def stopped(self) -> str | None:
-        """Why nothing more is submitted, whatever the request: the account is rejected, or APIXO does not answer."""
-        return self._stopped or self._brake.closed
-
-    def stop(self, why: str) -> None:
-        """Stops submitting, because another shard hit a problem that affects all."""
-        if self.stopped is None:
-            run_logger().error("This run submits no more videos, like another shard: %s.", why)
-            self._stopped = why
-            self._blocked = self._blocked or f"{why}."
-
     async def look_again(self) -> Self:
         """The same rows with what the ledger knows about them now. What was due stays so, also after midnight."""
         again = await self.look(
@@ -226,7 +205,7 @@ class Batch:
 
     def summary_of(self, due: Sequence[BatchRow], *, blocked: str | None) -> BatchSummary:
         """The summary when other runs have done the due rows."""
-        self._blocked = blocked
+        self.stop.blocked = blocked
         return self._summary(due)
 
     async def check(self) -> BatchSummary:
@@ -253,11 +232,11 @@ class Batch:
 
         @asynccontextmanager
         async def paying(model: str) -> AsyncIterator[Report]:
-            self._check_not_stopped(row)
+            self.stop.check(key, row.item.models)
             self.budget.reserve(key, row.item.on(model).seconds, model)
             await ramp.acquire()
-            async with self._brake.call(key) as report:
-                self._check_not_stopped(row)  # others may have been rejected while this one waited
+            async with self.stop.brake.call(key) as report:
+                self.stop.check(key, row.item.models)  # others may have been rejected while this one waited
 
                 def said(outcome: Outcome) -> None:
                     if isinstance(outcome, Accepted):
@@ -266,12 +245,12 @@ class Batch:
                         self.budget.lose(key)
                     report(outcome)
                     if isinstance(outcome, Rejected):
-                        self._refused(row, model, outcome.entry.generation.attempt)
+                        self.stop.rejected(outcome.entry.generation.attempt, row.item.models)
 
                 yield said
 
         terms = replace(
-            self.terms, paying=paying, unclaimed=key not in self._before, batch=self.key, gone=self._gone.keys()
+            self.terms, paying=paying, unclaimed=key not in self._before, batch=self.key, gone=self.stop.gone
         )
         try:
             made = await generate(row.item.request(), key, resources, terms, starting=starting)
@@ -280,6 +259,8 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - a bug in one row must not take the others with it
             run_logger().exception("%s failed with an unexpected error.", key)
             return await self._failed(row, error)
+        if made.state is State.ARCHIVED:
+            self.stop.archived()
         return self._recorded(row, made)
 
     async def _failed(self, row: Row, error: Exception) -> BatchRow:
@@ -293,7 +274,7 @@ class Batch:
             return self._row(row, state, problem=f"{problem} The ledger cannot be read, so check again.")
         found = entry.generation if entry is not None else None
         if isinstance(error, CeilingError):
-            self._blocked = self._blocked or str(error).partition(": ")[2]
+            self.stop.blocked = self.stop.blocked or str(error).partition(": ")[2]
         unpaid = paid_attempts(found) == paid_attempts(self._before.get(key))
         if unpaid or isinstance(error, CeilingError) or (found is not None and found.state is State.REJECTED):
             self.budget.release(key)
@@ -302,44 +283,13 @@ class Batch:
         before = self._before.get(key)
         known = before is not None and (before.attempt.number, before.state) == (found.attempt.number, found.state)
         if found.state is State.FAILED and not known and isinstance(found.failure(), InsufficientCreditsError):
-            self._stop(found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem))
+            refusal = found.attempt.problem or Problem(kind="InsufficientCreditsError", message=problem)
+            self.stop.account_rejected(refusal)
+        if found.state is State.SUCCEEDED:
+            self.stop.not_archived(problem)
         if isinstance(error, BudgetError | CeilingError | DuplicateRequestError | KeyConflictError):
             return self._row(row, "not submitted", problem=problem)
         return self._recorded(row, found, problem=problem)
-
-    def _check_not_stopped(self, row: Row) -> None:
-        models = row.item.models
-        why = self._stopped
-        if why is None and self._gone.keys() >= set(models):
-            why = f"{_gone_sentence(models)} ({self._gone[models[-1]].message})"
-        if why is not None:
-            key = row.item.key(self.key)
-            raise BudgetError(f"{key} was not submitted: {why}.", key=key)
-
-    def _refused(self, row: Row, model: str, attempt: Attempt) -> None:
-        """What a rejection means for the rows that are still to be submitted."""
-        refusal = attempt.problem
-        if attempt.state is not State.REJECTED or refusal is None:
-            return
-        if is_gone(refusal):
-            self._gone[model] = refusal
-            models = row.item.models
-            if self._gone.keys() >= set(models) and models not in self._said_gone:
-                self._said_gone.add(models)
-                self._block(refusal, f"{_gone_sentence(models)}. {refusal.message}")
-        elif refusal.kind in ACCOUNT_ERRORS:
-            self._stop(refusal)
-
-    def _stop(self, refusal: Problem) -> None:
-        """Stops submitting: the account or the key is rejected, whatever the request."""
-        if self._stopped is None:
-            self._stopped = f"the rest of the batch would be rejected as well ({refusal.message})"
-            self._block(refusal)
-
-    def _block(self, refusal: Problem, sentence: str = "") -> None:
-        """Makes the run fail with the first reason why rows were not submitted."""
-        self._blocked = self._blocked or sentence or refusal.message
-        emit_blocked(self.key, refusal)
 
     async def _check(self, row: Row) -> BatchRow:
         key, request = row.item.key(self.key), row.item.request()
@@ -403,11 +353,7 @@ class Batch:
             [*self._bad, *self.later, *due],
             price=self.budget.spent,
             spent_before=self.budget.spent_before if self.budget.counts else None,
-            blocked=self._blocked,
+            blocked=self.stop.blocked,
             notes=self._notes,
             dry_run=dry_run,
         )
-
-
-def _gone_sentence(models: tuple[str, ...]) -> str:
-    return f"APIXO does not offer {', '.join(models)}, so its other rows would be rejected as well"

@@ -84,11 +84,11 @@ async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStor
 
     async def exchange() -> None:
         await store.put(share.beat_name(attempt), b"")
-        if batch.stopped is not None:
+        if batch.stop.reason is not None:
             with suppress(PreconditionFailedError):  # another shard has said so
-                await store.put_if(share.stop_name, batch.stopped.encode(), etag=None)
+                await store.put_if(share.stop_name, batch.stop.reason.encode(), etag=None)
         elif (found := await store.get(share.stop_name)) is not None:
-            batch.stop(found.data.decode(errors="replace"))
+            batch.stop.follow(found.data.decode(errors="replace"))
 
     async def repeatedly() -> None:
         while True:
@@ -104,7 +104,7 @@ async def _heartbeat(batch: Batch, share: Share, attempt: int, store: ObjectStor
     finally:
         touch.cancel()
         await asyncio.gather(touch, return_exceptions=True)
-        if batch.stopped is not None:
+        if batch.stop.reason is not None:
             try:
                 await exchange()
             except StoreError as error:

@@ -133,7 +133,8 @@ async def open_app(
                 *(
                     Route(f"{path}/apixo/{{key}}/{rest}", handlers.call, methods=["POST", "GET", "HEAD"])
                     for path in served_paths(api_block.callback_url)
-                    for rest in ("{token}", "{attempt}/{token}")
+                    # Some gateways add a slash.
+                    for rest in ("{token}", "{attempt}/{token}", "{token}/", "{attempt}/{token}/")
                 ),
             ],
             lifespan=lifespan,

@@ -104,6 +104,37 @@ async def test_a_provider_that_answers_free_calls_alone_is_left_alone(
     assert len(sandbox.record.submits()) == count
 
 
+@pytest.mark.parametrize(("count", "per_second"), [(12, 50.0), pytest.param(100, 5.0, marks=MORE)])
+async def test_a_batch_whose_videos_cannot_be_archived_pays_for_no_more_of_them(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str, count: int, per_second: float, sent: Sent
+) -> None:
+    sandbox.faults.add(Fault(call="result", kind="http_404", times=-1))
+    summary = await run(stored, key, count, per_second, max_in_flight=2)
+    posts = len(sandbox.record.submits())
+    assert 3 <= posts <= 4  # another one may have been on its way
+    assert states(summary) == {"succeeded": posts, "not submitted": count - posts}
+    assert (summary.blocked or "").startswith("3 finished videos in a row could not be archived")
+    assert "404" in (summary.blocked or "")
+    assert summary.rows[-1].problem.endswith("and the next ones might not be either.")
+    assert not [event for event in sent.all() if event.event == "sora.provider.blocked"]  # the provider is well
+    sandbox.faults.clear()
+    again = await run(stored, key, count, per_second, max_in_flight=2)
+    assert states(again) == {"archived": count}
+    assert len(sandbox.record.submits()) == count
+
+
+async def test_single_videos_that_cannot_be_archived_stop_no_batch(
+    stored: StoredBlocks, sandbox: SandboxServer, key: str
+) -> None:
+    for number in (1, 2, 4, 6, 7):
+        fault = Fault(call="result", kind="http_404", times=-1, prompt_contains=f"No. {number}")
+        sandbox.faults.add(fault)
+    changed = {number: f"No. {number}" for number in range(8)}
+    summary = await run(stored, key, 8, 50.0, changed, max_in_flight=1)
+    assert states(summary) == {"archived": 3, "succeeded": 5}
+    assert len(sandbox.record.submits()) == 8
+
+
 async def test_a_gateway_in_the_place_of_the_api_is_no_well_answered_free_call(
     sandbox: SandboxServer, api: ApixoApi
 ) -> None:

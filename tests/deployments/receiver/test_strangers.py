@@ -33,7 +33,7 @@ HOSTILE: dict[str, tuple[Hostile, int]] = {
     "half a token": (lambda r, k, t, o: post(r.path(k)[:-32], named(t)), 404),
     "token and more": (lambda r, k, t, o: post(r.path(k) + "0", named(t)), 404),
     "token and a line feed": (lambda r, k, t, o: post(r.path(k) + "%0A", named(t)), 404),
-    "token and a slash": (lambda r, k, t, o: post(r.path(k) + "/", named(t)), 404),
+    "token and two slashes": (lambda r, k, t, o: post(r.path(k) + "//", named(t)), 404),
     "upper-case token": (lambda r, k, t, o: post(f"/apixo/{k}/{r.api.callback_token(k).upper()}", named(t)), 404),
     "another key's token": (lambda r, k, t, o: post(f"/apixo/{k}/{r.api.callback_token(k + '.x')}", named(t)), 404),
     "attempt 2's token": (lambda r, k, t, o: post(f"/apixo/{k}/{r.api.callback_token(k, 2)}", named(t)), 404),
@@ -99,6 +99,17 @@ async def test_a_body_of_just_under_the_limit_is_read(key: str, receiver: Receiv
     task_id = await lost(key, receiver.resources, sandbox)
     assert (await receiver.send(chunked(receiver.path(key), named(task_id).rjust(MOST_BODY_BYTES)))).status == 200
     assert (await recorded(key, receiver.resources)).task_id == task_id
+
+
+async def test_a_slash_that_a_gateway_adds_does_not_matter(
+    key: str, receiver: Receiver, sandbox: SandboxServer
+) -> None:
+    sandbox.faults.add(Fault(call="callback", kind="drop"))
+    task_id = await lost(key, receiver.resources, sandbox)
+    for attempt in (2, 1):
+        assert (await receiver.send(post(receiver.path(key, attempt) + "/", named(task_id)))).status == 200
+    assert (await recorded(key, receiver.resources)).task_id == task_id
+    assert (await receiver.send(post(f"/apixo/{key}/{TOKEN}/", named(task_id)))).status == 404
 
 
 async def test_a_stranger_cannot_tell_what_exists(key: str, receiver: Receiver) -> None:
