@@ -249,12 +249,12 @@ class VideoModel(_Part):
         allowed = self.durations_in(mode)
         return self.default_duration if self.default_duration in allowed else next(iter(allowed), None)
 
-    def ratio(self, asked: str | None, mode: str) -> str | None:
+    def ratio(self, requested: str | None, mode: str) -> str | None:
         """The aspect ratio as it is sent; None: it is not sent."""
         if self.ratio_modes and mode not in self.ratio_modes:
             return None  # the image decides
-        asked = asked or next(iter(self.ratios), None)
-        return None if asked is None else self.ratios.get(asked, asked)
+        requested = requested or next(iter(self.ratios), None)
+        return None if requested is None else self.ratios.get(requested, requested)
 
     def problems(self, sent: Mapping[str, Any], name: str) -> list[FieldProblem]:
         """What is wrong with the `input` of a request as the provider would get it, field by field. Pure."""

@@ -149,7 +149,7 @@ class StatusClient:
         """
         path = constants.STATUS_PATH.format(model=model)
         what = f"a complete status for task {task_id}"
-        envelope = await self._ask(path, what, params={"taskId": task_id}, task_id=task_id)
+        envelope = await self._get(path, what, params={"taskId": task_id}, task_id=task_id)
         return parse_status(envelope, task_id=task_id)
 
     async def status(self, task_id: str, *, model: str = constants.DEFAULT_MODEL) -> Status:
@@ -180,9 +180,9 @@ class StatusClient:
         Raises:
             ApixoError: no usable answer.
         """
-        return parse_balance(await self._ask(constants.BALANCE_PATH, "the balance"))
+        return parse_balance(await self._get(constants.BALANCE_PATH, "the balance"))
 
-    async def _ask(
+    async def _get(
         self, path: str, what: str, *, params: dict[str, str] | None = None, task_id: str | None = None
     ) -> Envelope:
         """One free call, within the limits."""
@@ -235,8 +235,8 @@ class StatusClient:
         why = self._hidden(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, secret)
         if isinstance(error, NEVER_CONNECTED):
             if is_untrusted_certificate(error):
-                said = f"No connection to {host}: {UNTRUSTED} ({why}). Nothing was sent."
-                return UntrustedCertificateError(said, task_id=task_id)
+                text = f"No connection to {host}: {UNTRUSTED} ({why}). Nothing was sent."
+                return UntrustedCertificateError(text, task_id=task_id)
             return NotSentError(
                 f"No connection to {host} ({why}). Nothing was sent. "
                 f"Check the network and base_url, then run it again.{NO_WAY}",

@@ -364,8 +364,8 @@ def may_be_mistaken(fail_code: str) -> bool:
 def describe_problem(problem: ErrorDetails) -> str:
     """One problem that pydantic found: which field, and what is wrong. Without the value, which may be a secret."""
     where = ".".join(map(str, problem["loc"]))
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {said}" if where else said
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -379,8 +379,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def generation_failed(fail_code: str, fail_message: str, *, task_id: str | None) -> GenerationFailedError:
     """The error for a failed task, of the class its `failCode` asks for. Case and underscores do not matter."""
     cls, part = _FAILURES.get(_plain(fail_code), (GenerationFailedError, ""))
-    said = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
+    text = excerpt(f"{fail_code or 'no failCode'}: {fail_message or 'no failMsg'}".encode("utf-8", "replace"))
     about = f" This concerns {part}." if part else ""
     verdict = f"Task {task_id} was given up" if cls is GivenUpError else f"APIXO reports task {task_id} as failed"
-    message = f"{verdict} ({said}).{about} {cls.advice}"
+    message = f"{verdict} ({text}).{about} {cls.advice}"
     return cls(message, fail_code=fail_code, fail_message=fail_message, task_id=task_id)

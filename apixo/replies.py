@@ -130,16 +130,16 @@ def parse_envelope(
     words = _words(envelope) if envelope else ""
     if not definite and envelope and (envelope.data is not None or envelope.model_extra):
         words = ""  # what is not understood is shown whole: it may name a paid task
-    said = excerpt(words.encode("utf-8", "replace") or body)
+    text = excerpt(words.encode("utf-8", "replace") or body)
     cls: type[RefusedError | ServerError] = ServerError
     message = (
-        f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {said!r}. "
+        f"APIXO answered HTTP {http_status}, code {envelope.code if envelope else 'none'}: {text!r}. "
         "This is neither an acceptance nor a documented rejection."
     )
     if definite:
-        cls = refusal = refusal_class(code, said)
+        cls = refusal = refusal_class(code, text)
         unpaid = "Nothing was paid. " if submission else ""
-        message = f"APIXO refused the request with {code}: {said!r}. {unpaid}{refusal.advice}"
+        message = f"APIXO refused the request with {code}: {text!r}. {unpaid}{refusal.advice}"
     raise cls(
         message,
         code=code,

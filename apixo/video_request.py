@@ -309,10 +309,10 @@ def _unsupported(request: VideoRequest) -> list[FieldProblem]:
     if not request.remove_watermark and not known.remove_watermark:
         found.append((("remove_watermark",), f"cannot be off with {request.model}, which has no such field"))
     # An option such as sora-2-pro's `size` may contradict the aspect ratio that is given as well.
-    given, asked = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
+    given, requested = request.options.get(known.ratio_field), catalog.shape_of(request.aspect_ratio)
     option_shape = catalog.shape_of(given) if isinstance(given, str) else None
-    if asked and option_shape and option_shape != asked:
-        text = f"is {option_shape}, but aspect_ratio is {asked} with {request.model}: leave one of them out"
+    if requested and option_shape and option_shape != requested:
+        text = f"is {option_shape}, but aspect_ratio is {requested} with {request.model}: leave one of them out"
         found.append((("options", known.ratio_field), text))
     for field, text in known.problems(request.input(), request.model):
         if field in ("mode", "prompt", "duration", "image_urls"):

@@ -19,7 +19,7 @@ poll."""
 
 
 async def wait_for_end(
-    ask: Callable[[], Awaitable[Status]],
+    poll: Callable[[], Awaitable[Status]],
     *,
     task_id: str,
     initial_wait_seconds: float = INITIAL_WAIT_SECONDS,
@@ -36,7 +36,7 @@ async def wait_for_end(
     after its submission is not documented. A final state that arrives at the deadline still counts.
 
     Args:
-        ask: requests the state once.
+        poll: requests the state once.
         initial_wait_seconds: before the first poll. 0 polls at once.
         poll_interval_seconds: between two polls, jittered; a longer Retry-After takes precedence.
         deadline_seconds: from now. There is at least one poll in any case.
@@ -53,7 +53,7 @@ async def wait_for_end(
             await sleep(pause)
         asked_seconds = 0.0
         try:
-            status = await ask()
+            status = await poll()
         except AuthenticationError:
             raise
         except ApixoError as error:

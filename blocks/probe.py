@@ -96,13 +96,13 @@ async def ensure_ready(store: ObjectStore, *, also: Sequence[str] = (), thorough
 async def problems(store: ObjectStore) -> list[StoreError]:
     """Checks everything, whatever was checked before, and returns all errors, so that they can be fixed together."""
     try:
-        await _patiently(prove, store)
+        await _retrying(prove, store)
     except StoreError as error:
         return [error]  # the rest would only repeat it
     found = []
     for check in (_prove_clock, prove_settings, prove_race, prove_large_upload):
         try:
-            await _patiently(check, store)
+            await _retrying(check, store)
         except StoreError as error:
             found.append(error)
     if found:
@@ -320,7 +320,7 @@ def _refused_its_own(etag: str, then: str) -> str:
     return f"{what} Does a proxy in front of it compress or cache? Turn that off for the store."
 
 
-async def _patiently(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:
+async def _retrying(check: Callable[[ObjectStore], Awaitable[None]], store: ObjectStore) -> None:
     """Repeats a check if the store is busy. Runs have their own retries; here a user is waiting."""
     for seconds in BUSY_PAUSES_SECONDS:
         try:

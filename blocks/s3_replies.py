@@ -171,23 +171,23 @@ def store_error(error: Exception, *, method: str, name: str, bucket: str) -> Sto
     cls: type[StoreError] = StoreUnavailableError
     if not later or code in PERMANENT_CODES:
         cls, advice = StoreRefusedError, _advice(_reason(reply, code), bucket)
-        said = f"The object store refused {about}: {reply}. {advice}"
+        text = f"The object store refused {about}: {reply}. {advice}"
     elif code in BUSY:
-        said = (
+        text = (
             f"The object store asked to try {about} again ({reply}).{arrived} If this persists, it is overloaded: "
             "lower max_in_flight, or check the store."
         )
     elif code == NO_ETAG.code:
-        said = (
+        text = (
             f"The answer for {about} came without the ETag that S3 sends ({reply}).{arrived} Is the endpoint right? If "
             "a proxy is in front of the store, configure it to pass the store's headers on unchanged."
         )
     else:
-        said = (
+        text = (
             f"The object store did not answer for {about} ({reply}).{arrived} Is it up, and is the endpoint right?"
             f"{'' if reply.sent else NO_WAY}"
         )
-    return cls(said, code=code)
+    return cls(text, code=code)
 
 
 def _reason(reply: Reply, code: str) -> str:
@@ -227,19 +227,19 @@ def redacted(error: Exception) -> Exception:
 
 
 def _parse_obstore(text: str) -> Reply:
-    said, _, debug = text.partition("\n\nDebug source:")
-    if found := _STATUS.search(said):
+    text, _, debug = text.partition("\n\nDebug source:")
+    if found := _STATUS.search(text):
         return parse_body(int(found[1]), found[2])
-    if found := _ERROR_IN_OK.search(said):
+    if found := _ERROR_IN_OK.search(text):
         return parse_body(200, found[1])
-    if "ETag Header missing" in said:
+    if "ETag Header missing" in text:
         return NO_ETAG
-    if "Received redirect without LOCATION" in said:
+    if "Received redirect without LOCATION" in text:
         return Reply(301, "PermanentRedirect", "the bucket is in another region")
     causes = [
         _CAUSES.get(kind, "") or (f"invalid certificate, {certificate}" if certificate else words)
         for kind, certificate, words in _CAUSE.findall(debug)
-    ] or [said.rpartition(": ")[2]]
+    ] or [text.rpartition(": ")[2]]
     message = hide_queries(": ".join(cause for cause in causes if cause))[:300] or "the connection was cut"
     return Reply(message=message, sent="kind: Connect" not in debug)
 

@@ -48,7 +48,7 @@ class Metrics:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._ledger = store, Ledger(store, patience_seconds=2)
+        self._store, self._ledger = store, Ledger(store, retry_timeout_seconds=2)
         self._now, self._monotonic = now, monotonic
         self._lock = asyncio.Lock()
         self._text, self._until = b"", float("-inf")

@@ -149,7 +149,7 @@ async def _store_video(
 
 
 async def _taken_over(
-    name: str, digest: ObjectDigest, asked: VideoRequest, video: FetchedVideo, store: ObjectStore
+    name: str, digest: ObjectDigest, requested: VideoRequest, video: FetchedVideo, store: ObjectStore
 ) -> FetchedVideo | None:
     """What another run has stored for the same task, if it is a whole video: hosts may encode a result again.
 
@@ -162,7 +162,7 @@ async def _taken_over(
         facts = await decode(inspect_video, path, poster_of(path))
     except DamagedVideoError:
         return None
-    warnings = compare(facts, asked)
+    warnings = compare(facts, requested)
     warnings.append("another run stored this result first; the host then served different bytes")
     return replace(
         video,

@@ -93,7 +93,7 @@ class Batch:
                 self.due.append(row)
 
     @classmethod
-    async def look(
+    async def load(
         cls,
         key: str,
         rows: Sequence[Row | BadRow],
@@ -188,9 +188,9 @@ class Batch:
             priced.append(Priced(row, spent, cost or Decimal(0)))
         return priced
 
-    async def look_again(self) -> Self:
+    async def reload(self) -> Self:
         """The same rows with what the ledger knows about them now. What was due stays so, also after midnight."""
-        again = await self.look(
+        again = await self.load(
             self.key, self._rows, self._resources, terms=self.terms, max_spend=self.budget.max_spend, notes=self._notes
         )
         again.due, again.later = self.due, self.later
@@ -212,10 +212,10 @@ class Batch:
         """Checks every row, its images and the API, and prices what would be submitted. Spends nothing."""
         report_total(len(self.due))
         resources = self._resources
-        beside = await check_before_paying(
+        findings = await check_before_paying(
             resources.client, resources.store, resources.web, resources.api, resources.archive
         )
-        self._notes += [f"{finding.name}: {finding.detail}" for finding in beside]
+        self._notes += [f"{finding.name}: {finding.detail}" for finding in findings]
         await self.check_balance()
         gate = asyncio.Semaphore(CHECKS_AT_ONCE)
 
@@ -238,7 +238,7 @@ class Batch:
             async with self.stop.brake.call(key) as report:
                 self.stop.check(key, row.item.models)  # others may have been rejected while this one waited
 
-                def said(outcome: Outcome) -> None:
+                def explanation(outcome: Outcome) -> None:
                     if isinstance(outcome, Accepted):
                         self.budget.pay(key)
                     if isinstance(outcome, LostRace):
@@ -247,7 +247,7 @@ class Batch:
                     if isinstance(outcome, Rejected):
                         self.stop.rejected(outcome.entry.generation.attempt, row.item.models)
 
-                yield said
+                yield explanation
 
         terms = replace(
             self.terms, paying=paying, unclaimed=key not in self._before, batch=self.key, gone=self.stop.gone
@@ -335,11 +335,11 @@ class Batch:
     def _recorded(self, row: Row, generation: Generation, *, problem: str = "") -> BatchRow:
         video = generation.video
         made: BatchRow = self._row(row, generation.state.value, problem=problem, note="; ".join(generation.warnings))
-        asked, price = generation.asked, generation.attempt.price  # perhaps a fallback model's
+        requested, price = generation.requested, generation.attempt.price  # perhaps a fallback model's
         return made.model_copy(
             update={
-                "duration_seconds": asked.seconds,
-                "price": self.budget.price(asked.seconds, asked.model) if price is None else price,
+                "duration_seconds": requested.seconds,
+                "price": self.budget.price(requested.seconds, requested.model) if price is None else price,
                 "task_id": generation.task_id,
                 "poster_name": generation.poster_name,
                 "object_name": video.name if video else None,

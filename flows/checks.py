@@ -38,7 +38,7 @@ from flows.balance import describe_balance, known_balance
 from flows.media.guarded_client import guarded_client, open_stream
 from flows.media.media_errors import DownloadError, ForbiddenUrlError
 from flows.media.own_images import FOLDER, image_address
-from flows.media.spool import spool_root
+from flows.media.work_directory import work_root
 from flows.record.pipeline_errors import PipelineError
 from flows.resources import B, load_block
 
@@ -78,12 +78,12 @@ async def check_setup(api: str, archive: str) -> list[Finding]:
     if archive_block is not None:
         findings += await _store_findings(archive_block)
     if api_block is None:
-        return [*findings, check_space(spool_root())]
+        return [*findings, check_space(work_root())]
     try:
         client = api_block.status_client()
         web = guarded_client(allow_private_hosts=api_block.allow_private_hosts)
     except ValueError as error:  # from the environment's proxies and certificates
-        return [*findings, check_space(spool_root()), Finding.error("api", str(error))]
+        return [*findings, check_space(work_root()), Finding.error("api", str(error))]
     async with client, web:
         findings.append(await _api_finding(client, api_block))
         findings += await check_result_route(web, api_block)
@@ -102,7 +102,7 @@ async def _beside(
         findings.append(await _callback_finding(web, url, api, archive))
     else:
         findings.append(Finding.ok("callbacks", "none: the apixo-api block has no callback_url, so runs poll"))
-    findings.append(check_space(spool_root()))
+    findings.append(check_space(work_root()))
     return findings
 
 
@@ -229,7 +229,7 @@ def check_space(folder: Path) -> Finding:
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1e9:,.1f} GB free for videos in progress, at {folder}"
     if free < FREE_BYTES:
-        return Finding.error("disk", f"{detail}. Free some, or set another SORA_SPOOL_DIR.")
+        return Finding.error("disk", f"{detail}. Free some, or set another SORA_WORK_DIR.")
     return Finding.ok("disk", detail)
 
 

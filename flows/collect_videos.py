@@ -45,7 +45,7 @@ QUIET_SECONDS: Final = 6.0
 runs, what further callbacks would start waits. Longer than the 5 s after which Prefect has stored an event."""
 SUBSCRIBED_SECONDS: Final = 240.0
 """How long it stays subscribed in all: it ends before its schedule starts the next one, however many callbacks come."""
-LOOK_SECONDS: Final = 0.5
+CHECK_SECONDS: Final = 0.5
 
 What = Literal["archived", "pending", "failed", "rejected", "unconfirmed", "unknown", "error"]
 
@@ -121,7 +121,7 @@ async def _collect_while_notified(
             await resources.subscriber.resubscribe()
         quiet_since = resources.clock.monotonic()
         while (now := resources.clock.monotonic()) < min(quiet_since + QUIET_SECONDS, ends):
-            await resources.clock.sleep(min(LOOK_SECONDS, quiet_since + QUIET_SECONDS - now))
+            await resources.clock.sleep(min(CHECK_SECONDS, quiet_since + QUIET_SECONDS - now))
             notified = resources.subscriber.take_notified()
             if notified:  # some are replayed: those that are closed by now are not news
                 notified &= set(await resources.ledger.open_keys())
@@ -185,7 +185,7 @@ async def _process(key: str, resources: Resources, *, detached_only: bool) -> Co
     found = entry.generation
     match found.state:
         case State.SUBMITTED:
-            return await _ask(entry, resources)
+            return await _poll(entry, resources)
         case State.SUCCEEDED:
             return await _collect_result(entry, resources)
         case State.ARCHIVED | State.FAILED:  # a run died between the ledger and the event, or Prefect was away
@@ -227,8 +227,8 @@ async def _collect_beside(entry: Entry, resources: Resources) -> Entry:
             if isinstance(status, Succeeded):
                 await retrieve(paid, entry, status, resources)
             elif isinstance(status, Failed):
-                said = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
-                why = excerpt(said.encode("utf-8", "replace"))
+                text = f"APIXO says {status.fail_code or 'failed'}: {status.fail_message}"
+                why = excerpt(text.encode("utf-8", "replace"))
             elif too_old:
                 why = f"APIXO still calls it {status.state!r}"
         except SupersededError:
@@ -251,7 +251,7 @@ def _age(found: Generation, clock: Clock) -> timedelta:
     return clock.now() - found.attempt.since
 
 
-async def _ask(entry: Entry, resources: Resources) -> Collected:
+async def _poll(entry: Entry, resources: Resources) -> Collected:
     paid = entry.generation.task
     entry, status = await poll_open_task(paid, entry, resources)
     if not isinstance(status, Succeeded | Failed):

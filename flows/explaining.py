@@ -33,8 +33,8 @@ async def explained(key: str, resources: Resources | None = None) -> AsyncIterat
         yield
     except Exception as error:
         if not getattr(error, EXPLAINED, False):
-            said, found = await _advice(key, error, resources)
-            await publish_failure(key, str(error) or type(error).__name__, said, found)
+            guidance, found = await _advice(key, error, resources)
+            await publish_failure(key, str(error) or type(error).__name__, guidance, found)
             setattr(error, EXPLAINED, True)
         raise
 

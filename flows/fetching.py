@@ -71,7 +71,7 @@ async def fetch_videos(
     folder: Path,
     web: httpx.AsyncClient,
     *,
-    asked: VideoRequest,
+    requested: VideoRequest,
     fresh: bool,
     last_try: bool,
     now: datetime,
@@ -94,7 +94,9 @@ async def fetch_videos(
     for number, url in enumerate(urls, start=1):
         try:
             path = folder / video_name(number)
-            video = await _fetch_one(found.key, asked, url, path, web, last_try=last_try, keeps_damaged=keeps_damaged)
+            video = await _fetch_one(
+                found.key, requested, url, path, web, last_try=last_try, keeps_damaged=keeps_damaged
+            )
         except MediaError as error:
             odd.append(error)
         else:
@@ -111,7 +113,14 @@ async def fetch_videos(
 
 
 async def _fetch_one(
-    key: str, asked: VideoRequest, url: str, path: Path, web: httpx.AsyncClient, *, last_try: bool, keeps_damaged: bool
+    key: str,
+    requested: VideoRequest,
+    url: str,
+    path: Path,
+    web: httpx.AsyncClient,
+    *,
+    last_try: bool,
+    keeps_damaged: bool,
 ) -> FetchedVideo:
     def report(received_bytes: int) -> None:
         report_progress(key, "fetch", f"{received_bytes:,} bytes")
@@ -151,7 +160,7 @@ async def _fetch_one(
         await asyncio.to_thread(inner.replace, path)
         warnings += [f"the video came wrapped in {name}, and is archived unwrapped" for name in inner.removed]
         warnings += facts.doubts
-        warnings += compare(facts, asked)
+        warnings += compare(facts, requested)
     sha256, size_bytes = await asyncio.to_thread(_digest, path)
     return FetchedVideo(path, sha256, size_bytes, facts, poster, tuple(warnings))
 

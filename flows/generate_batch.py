@@ -153,7 +153,7 @@ async def generate_batch(
             run_logger().error("%d more lines are invalid: see the run's table.", len(bad) - BAD_ROWS_LOGGED)
         limit = None if max_spend is None else Decimal(str(max_spend))
         terms = Terms(may_submit_again=rerun_by_person, waits=wait, refuse_duplicates=refuse_duplicates)
-        batch = await Batch.look(key, rows, resources, terms=terms, max_spend=limit, notes=notes)
+        batch = await Batch.load(key, rows, resources, terms=terms, max_spend=limit, notes=notes)
         if dry_run:
             summary = await batch.check()
         elif bad and on_bad_rows == "refuse":

@@ -52,7 +52,7 @@ async def generate_shard(share: str, attempt: int = 1, api: str = "default", arc
             waits=wanted.waits,
             refuse_duplicates=wanted.refuse_duplicates,
         )
-        batch = await Batch.look(
+        batch = await Batch.load(
             wanted.key, wanted.rows, resources, terms=terms, max_spend=wanted.max_spend, shards=wanted.of
         )
         async with _heartbeat(batch, wanted, attempt, resources.store):

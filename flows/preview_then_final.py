@@ -111,13 +111,13 @@ async def preview_then_final(
         decided = await resources.ledger.read(final_key(key))
         if decided is not None:  # an earlier start of this run, or another one with this key, was answered
             return await _made(decided.generation.request, final_key(key), resources)
-        number, asked = await _latest_preview(key, request, resources.ledger)
+        number, requested = await _latest_preview(key, request, resources.ledger)
     while True:
         async with PayingResources.of_blocks(api, archive) as resources:
             decided = await resources.ledger.read(final_key(key))
             if decided is not None:  # meanwhile, in another run: one more preview would be paid for nothing
                 return await _made(decided.generation.request, final_key(key), resources)
-            preview = await _made(asked, preview_key(key, number), resources)
+            preview = await _made(requested, preview_key(key, number), resources)
             poster = await resources.store.get(preview.poster_name) if preview.poster_name else None
             show = partial(
                 publish_question,
@@ -125,18 +125,20 @@ async def preview_then_final(
                 resources.archive,
                 poster=poster.data if poster else None,
                 hours=answer_within_hours,
-                prices=final_prices(asked.model_copy(update={"duration": request.duration}), AS_LONG, resources.api),
+                prices=final_prices(
+                    requested.model_copy(update={"duration": request.duration}), AS_LONG, resources.api
+                ),
                 currency=resources.api.currency,
                 options=resources.options,
             )
-        means = partial(meaning, asked=asked, duration=request.duration)
+        means = partial(meaning, requested=requested, duration=request.duration)
         answer = await answered(Answer, f"preview-{number}", answer_within_hours, show, means)
         if answer.request is None:
             return Completed(message=f"Stopped, as decided: no final video. The preview is archived as {preview.key}.")
         if answer.is_final:
             async with PayingResources.of_blocks(api, archive) as resources:
                 return await _made(answer.request, final_key(key), resources)
-        number, asked = number + 1, answer.request
+        number, requested = number + 1, answer.request
 
 
 def preview_key(key: str, number: int) -> str:
@@ -200,7 +202,7 @@ def final_prices(request: VideoRequest, as_long: str, api: ApixoApi) -> dict[str
     return {length: api.price(request.model, seconds) for length, seconds in lengths.items()}
 
 
-def meaning(answer: Answer, asked: VideoRequest, duration: int | None) -> _Next:
+def meaning(answer: Answer, requested: VideoRequest, duration: int | None) -> _Next:
     """What to make next. Pure.
 
     Args:
@@ -212,11 +214,11 @@ def meaning(answer: Answer, asked: VideoRequest, duration: int | None) -> _Next:
     """
     if answer.decision == STOP:
         return _Next(None)
-    changes = {"prompt": answer.prompt.strip() or asked.prompt, "duration": duration}
-    changed = asked.model_copy(update=changes).on(answer.model.strip() or asked.model)
+    changes = {"prompt": answer.prompt.strip() or requested.prompt, "duration": duration}
+    changed = requested.model_copy(update=changes).on(answer.model.strip() or requested.model)
     if answer.decision == ANOTHER:
         another = preview_of(changed)
-        if another == asked:
+        if another == requested:
             raise AnswerError("Another preview would be the same: change the prompt or the model.")
         return _Next(another)
     final = lasting(changed, {FINAL_8: 8, FINAL_12: 12}.get(answer.decision, duration))
@@ -239,10 +241,10 @@ def lasting(request: Asked, seconds: int | None) -> Asked:
 
 async def _latest_preview(key: str, request: VideoRequest, ledger: Ledger) -> tuple[int, VideoRequest]:
     """Which preview a rerun continues with, and its request."""
-    number, asked = 1, preview_of(request)
+    number, requested = 1, preview_of(request)
     while (entry := await ledger.read(preview_key(key, number + 1))) is not None:
-        number, asked = number + 1, entry.generation.request
-    return number, asked
+        number, requested = number + 1, entry.generation.request
+    return number, requested
 
 
 async def _made(request: VideoRequest, key: str, resources: PayingResources) -> Generation:

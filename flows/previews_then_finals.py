@@ -207,7 +207,7 @@ async def _made(
     skips_bad: bool = False,
 ) -> BatchSummary:
     terms = Terms(may_submit_again=rerun_by_person, waits=True)
-    batch = await Batch.look(key, rows, resources, terms=terms, max_spend=max_spend)
+    batch = await Batch.load(key, rows, resources, terms=terms, max_spend=max_spend)
     refused = [] if skips_bad else [row for row in rows if isinstance(row, BadRow)]
     if refused:
         summary = batch.untouched()

@@ -20,7 +20,7 @@ from flows.signals.run_log import prepare_run_log
 from flows.wording import counted
 
 ARTIFACT_KEY: Final = "sora-costs"
-STORE_PATIENCE_SECONDS: Final = 5.0
+STORE_RETRY_TIMEOUT_SECONDS: Final = 5.0
 HEADINGS: Final = ("payments", "archived", "open", "unclear", "failed", "total", "currency")
 
 
@@ -57,7 +57,7 @@ async def read_costs(month: str | None, by: Group, *, api: str, archive: str) ->
     first = first_day(month, today)
     block = await load_block(ApixoApi, api)
     async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
-        ledger = Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS)
+        ledger = Ledger(store, retry_timeout_seconds=STORE_RETRY_TIMEOUT_SECONDS)
         found = await ledger.changed_since(datetime.combine(first, datetime.min.time(), UTC))
         spend = await ledger.spend.read(month_of(first)) or first_count(found, first)
     limits = Ceilings(block.max_spend_per_day, block.max_spend_per_month)

@@ -18,7 +18,7 @@ class ResolutionError(LedgerError):
     """The decision does not fit what the ledger or the provider says."""
 
 
-async def look(key: str, ledger: Ledger) -> Generation:
+async def load_generation(key: str, ledger: Ledger) -> Generation:
     """The record that a decision is about.
 
     Raises:

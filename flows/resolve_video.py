@@ -12,7 +12,7 @@ from flows.generate_video import generate
 from flows.permission import PAYING_FLOW
 from flows.record.generation import Generation
 from flows.record.keys import Key, check_key
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resolution import ResolutionError, allow_resubmission, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.signals.run_artifacts import publish_on_its_way
 from flows.signals.run_log import prepare_run_log
@@ -59,7 +59,7 @@ async def resolve_video(
     task_id = (task_id or "").strip() or None
     check_decision(key, decision, task_id, attempt)
     async with explained(key), PayingResources.of_blocks(api, archive) as resources, explained(key, resources):
-        seen = await look(key, resources.ledger)
+        seen = await load_generation(key, resources.ledger)
         if task_id is not None:
             decided = await resolve_as_task(seen, task_id, resources)
         elif seen.attempt.number != attempt:

@@ -16,7 +16,7 @@ from blocks import ApixoApi, VideoArchive
 from flows.clock import Clock
 from flows.media.guarded_client import guarded_client
 from flows.media.own_images import image_address
-from flows.media.spool import spool_root
+from flows.media.work_directory import work_root
 from flows.paid_call import PaymentThread, SpendGuard
 from flows.record.generation import Owner
 from flows.record.ledger import Ledger
@@ -50,7 +50,7 @@ class Resources:
         self.ledger = Ledger(self.store)
         self.usual = UsualTimes(self.ledger.newest)
         self.options = options
-        self.spool = spool_root()
+        self.work_root = work_root()
         """Where downloads are kept between two steps."""
         self.fetching, self.archiving = asyncio.Semaphore(FILES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
         """Held while a video is fetched, and while it is archived; not between two tries."""

@@ -47,7 +47,7 @@ DEAD_SECONDS: Final = 90.0
 """How long a running shard may be silent. Prefect does not notice that a machine is gone."""
 PENDING_SECONDS: Final = 900.0
 """How long the worker that has taken a shard may need to start it: pulling an image takes minutes."""
-LOOK_SECONDS: Final = 2.0
+CHECK_SECONDS: Final = 2.0
 UNFINISHED: Final = [StateType(name) for name in ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")]
 _SHARES: Final = TypeAdapter(list[Share])
 AWAY: Final = (StoreError, httpx.HTTPError)
@@ -88,9 +88,7 @@ async def run_in_shards(
         await _require_deployment(client)
         grant = sent_back_by(await client.read_flow_run_states(UUID(run_id)))
         folder = f"{FOLDER}{grant.id if grant else run_id}/"
-        await _wait_for_earlier(
-            client, run_id, folder, resources.clock, patience_seconds=resources.api.deadline_seconds
-        )
+        await _wait_for_earlier(client, run_id, folder, resources.clock, timeout_seconds=resources.api.deadline_seconds)
         await batch.check_balance()
         shards = max(min(shards, len(batch.due), max_in_flight), 1)
         parts, unaffordable = deal(
@@ -115,7 +113,7 @@ async def run_in_shards(
         ]
         shares = await _decided(resources.store, folder, shares)
         ended = await _Runs(client, shares, resources.store, resources.clock, api=api, archive=archive).until_ended()
-    summary = _merge(await batch.look_again(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
+    summary = _merge(await batch.reload(), ended, {row.item.key(batch.key) for row in unaffordable}, batch.budget)
     for name in await resources.store.names(folder):
         await resources.store.remove(name)
     return summary
@@ -170,14 +168,14 @@ async def _decided(store: ObjectStore, folder: str, shares: list[Share]) -> list
 
 
 async def _wait_for_earlier(
-    client: PrefectClient, run_id: str, folder: str, clock: Clock, *, patience_seconds: float
+    client: PrefectClient, run_id: str, folder: str, clock: Clock, *, timeout_seconds: float
 ) -> None:
     """Waits for shards that an earlier try of this run left in progress: both together would exceed the limits."""
     wanted = FlowRunFilter(
         parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(run_id)]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)),
     )
-    ends, said = clock.monotonic() + patience_seconds, False
+    ends, reported = clock.monotonic() + timeout_seconds, False
     while True:
         found = await client.read_flow_runs(flow_run_filter=wanted)
         others = [run for run in found if not str(run.parameters.get("share", "")).startswith(folder)]
@@ -186,13 +184,13 @@ async def _wait_for_earlier(
         if clock.monotonic() >= ends:
             run_logger().warning(
                 "%s of an earlier try not ended after %.0f s. Both tries together may exceed the limits.",
-                counted(len(others), "shard"), patience_seconds,
+                counted(len(others), "shard"), timeout_seconds,
             )  # fmt: skip
             return
-        if not said:
+        if not reported:
             run_logger().info("Waiting for %s of an earlier try to end.", counted(len(others), "shard"))
-            said = True
-        await clock.sleep(LOOK_SECONDS)
+            reported = True
+        await clock.sleep(CHECK_SECONDS)
 
 
 class _Runs:
@@ -211,7 +209,7 @@ class _Runs:
         self._client, self._store, self._clock = client, store, clock
         self._blocks = {"api": api, "archive": archive}
         self._shards = [_Shard(share) for share in shares]
-        self._said = ""
+        self._reported = ""
 
     async def until_ended(self) -> list[_Shard]:
         """Starts every shard, restarts dead ones, and returns when none is in progress."""
@@ -229,7 +227,7 @@ class _Runs:
                 if isinstance(error, httpx.HTTPStatusError) and not is_retryable_status(error.response.status_code):
                     raise
                 run_logger().warning("The shards cannot be checked right now: %s", error)
-            await self._clock.sleep(max(LOOK_SECONDS, len(self._shards) / 10))
+            await self._clock.sleep(max(CHECK_SECONDS, len(self._shards) / 10))
         return self._shards
 
     async def _look(self, waiting: Sequence[_Shard]) -> None:
@@ -302,9 +300,9 @@ class _Runs:
 
     def _say(self, runs: Iterable[FlowRun], waiting: Sequence[_Shard]) -> None:
         names = sorted(run.state.name or "" for run in runs if run.state is not None)
-        said = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+        reported = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
         done = len(self._shards) - sum(not shard.ended for shard in waiting)
-        said = f"{done} of {len(self._shards)} shards have ended; {said}"
-        if said != self._said:
-            run_logger().info("%s.", said)
-            self._said = said
+        reported = f"{done} of {len(self._shards)} shards have ended; {reported}"
+        if reported != self._reported:
+            run_logger().info("%s.", reported)
+            self._reported = reported

@@ -19,7 +19,7 @@ from flows.record.advice import conflict_error, duplicate_error, duplicate_sente
 from flows.record.fallback import is_gone, next_model
 from flows.record.generation import Generation, Problem, State
 from flows.record.indexes import is_same_video
-from flows.record.ledger import PATIENCE_SECONDS, Entry, Ledger
+from flows.record.ledger import RETRY_TIMEOUT_SECONDS, Entry, Ledger
 from flows.record.pipeline_errors import LedgerError, SubmissionRejectedError
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
@@ -27,7 +27,7 @@ from flows.signals.progress import report_progress, run_logger
 from flows.task_end import unless_it_failed
 from flows.wording import utc
 
-LOOK_SECONDS: Final = 0.5
+CHECK_SECONDS: Final = 0.5
 """How often a run that joined another's claim checks for its answer. A read of the ledger takes a few milliseconds."""
 
 DUPLICATES_AGAIN_SECONDS: Final = 60.0
@@ -74,7 +74,7 @@ class Submission:
         self._ledger = resources.ledger
         self._terms = terms or Terms()
         self._attempts_before = 0
-        self._looked_for_duplicates = 0.0
+        self._checked_for_duplicates_at = 0.0
         self._unreadable_since: float | None = None
         self._log = run_logger()
 
@@ -84,7 +84,7 @@ class Submission:
         self._attempts_before = _finished_attempts(entry)
         while True:
             if entry is None:
-                await self._look_for_duplicates()
+                await self._check_for_duplicates()
                 entry = await self._pay(None)
                 continue
             found = entry.generation
@@ -111,9 +111,9 @@ class Submission:
         report_progress(self._key, "submit", f"task {found.task_id}", done=True)
         return entry
 
-    async def _look_for_duplicates(self) -> None:
+    async def _check_for_duplicates(self) -> None:
         """Before anything is paid under a new key, says which other key the same request was submitted under."""
-        self._looked_for_duplicates = self._resources.clock.monotonic()
+        self._checked_for_duplicates_at = self._resources.clock.monotonic()
         first = await self._ledger.duplicate_of(self._request, self._key, note=True)
         if first is None:
             return
@@ -156,7 +156,7 @@ class Submission:
             await self._resources.clock.sleep(pause)
             return await self._pay(entry, model=attempt.model if attempt.model in self._request.models else None)
         if not entry.generation.may_be_paid:
-            await self._look_for_duplicates()  # the same video may have been paid for under another key since
+            await self._check_for_duplicates()  # the same video may have been paid for under another key since
         return await self._pay(entry)
 
     async def _after_failure(self, entry: Entry) -> Entry | None:
@@ -200,11 +200,11 @@ class Submission:
         """Waits for all limits, then makes one paid call. Returns the resulting record; None: there is none."""
         outcome: Outcome | None = None
         while outcome is None:
-            asked = model or next_model(self._request, (), self._terms.gone) or self._request.model
-            async with self._terms.paying(asked) as report:
-                if model is None and asked in self._terms.gone and next_model(self._request, (), self._terms.gone):
+            requested = model or next_model(self._request, (), self._terms.gone) or self._request.model
+            async with self._terms.paying(requested) as report:
+                if model is None and requested in self._terms.gone and next_model(self._request, (), self._terms.gone):
                     continue  # it was found unavailable while this one waited for its turn
-                outcome = await self._call(over, granted_by, asked, note)
+                outcome = await self._call(over, granted_by, requested, note)
                 report(outcome)
         if isinstance(outcome, LostRace):
             found = await self._ledger.read(self._key)
@@ -223,28 +223,30 @@ class Submission:
         """
         now = self._resources.clock.monotonic()
         self._unreadable_since = self._unreadable_since or now
-        if now - self._unreadable_since > PATIENCE_SECONDS:
+        if now - self._unreadable_since > RETRY_TIMEOUT_SECONDS:
             raise LedgerError(
                 f"{self._key} was not submitted: the store refuses to create its record, as if there were one, and "
                 "answers that there is none. Does a cache or a replica in front of the store answer? Connect to the "
                 "store itself. Nothing was sent.",
                 key=self._key,
             )
-        await self._resources.clock.sleep(LOOK_SECONDS)
+        await self._resources.clock.sleep(CHECK_SECONDS)
 
     async def _call(self, over: Entry | None, granted_by: str | None, model: str, note: str | None) -> Outcome:
         resources = self._resources
         await resources.client.wait_for_turn()
-        if over is None and resources.clock.monotonic() - self._looked_for_duplicates > DUPLICATES_AGAIN_SECONDS:
-            await self._look_for_duplicates()
+        if over is None and resources.clock.monotonic() - self._checked_for_duplicates_at > DUPLICATES_AGAIN_SECONDS:
+            await self._check_for_duplicates()
         report_progress(self._key, "submit", "sending the request")
-        asked, number = self._request.on(model), len(over.generation.attempts) + 1 if over else 1
-        price = resources.api.price(model, asked.seconds)
+        requested, number = self._request.on(model), len(over.generation.attempts) + 1 if over else 1
+        price = resources.api.price(model, requested.seconds)
         async with resources.spending.reserved(self._key, model, price) as reserved:
             call = PaidCall(
                 key=self._key,
                 request=self._request,
-                sent=asked.model_copy(update={"image_urls": list(map(resources.image_url_for, asked.image_urls))}),
+                sent=requested.model_copy(
+                    update={"image_urls": list(map(resources.image_url_for, requested.image_urls))}
+                ),
                 terms={
                     "model": model,
                     "price": price,
@@ -305,7 +307,7 @@ async def wait_for_answer(entry: Entry, ledger: Ledger, clock: Clock) -> Entry:
     number = claimed.attempt.number
     deadline = clock.monotonic() + claimed.attempt.lease_seconds
     while clock.monotonic() < deadline:
-        await clock.sleep(min(LOOK_SECONDS, max(deadline - clock.monotonic(), 0.01)))
+        await clock.sleep(min(CHECK_SECONDS, max(deadline - clock.monotonic(), 0.01)))
         current = await ledger.existing(claimed.key)
         if current.generation.state is not State.CLAIMED or current.etag != entry.etag:
             return current

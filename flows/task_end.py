@@ -36,9 +36,9 @@ GIVEN_UP_AFTER: Final = timedelta(days=1)
 """How long a task may be in a state such as `expired`, since that was first seen. Then a person decides."""
 LONG_WAIT_SECONDS: Final = 30.0
 """From this duration on, people wonder how long it usually takes."""
-SAID_AGAIN_SECONDS: Final = 120.0
+LOG_AGAIN_SECONDS: Final = 120.0
 """How often the log says that a task's state has not changed."""
-CALLBACK_PATIENCE: Final = 2.0
+CALLBACK_WAIT_FACTOR: Final = 2.0
 """How many times longer the first poll waits for a callback: twice APIXO's 180 s are the 6 minutes that it says a
 video takes at most. Nothing polls before then, as the callback comes earlier; if it is lost, polling begins."""
 
@@ -53,9 +53,9 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     api, key, task_id = resources.api, paid.key, paid.task_id
     # Time that passed before this run counts, by the wall clock: a rerun need not sit through the initial wait again.
     passed = (resources.clock.now() - (found.attempt.submitted_at or resources.clock.now())).total_seconds()
-    patience = CALLBACK_PATIENCE if api.callback_url else 1.0
+    factor = CALLBACK_WAIT_FACTOR if api.callback_url else 1.0
     first_wait_seconds, poll_interval_seconds = api.timing(paid.model)
-    initial_wait_seconds = max(patience * first_wait_seconds - max(passed, 0.0), 0.0)
+    initial_wait_seconds = max(factor * first_wait_seconds - max(passed, 0.0), 0.0)
     # A short wait is not worth the lookup, with 20 reads of the store.
     usual = await resources.usual.of(found) if initial_wait_seconds >= LONG_WAIT_SECONDS else None
     usually = "" if usual is None else f" (usually {duration(usual)})"
@@ -65,20 +65,20 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
         poll_interval_seconds, api.deadline_seconds,
     )  # fmt: skip
     report_progress(key, "wait", f"waiting{usually}", next_seconds=initial_wait_seconds)
-    said, said_seconds = "", 0.0
+    reported, reported_seconds = "", 0.0
 
     def report(answer: str, waited_seconds: float, pause_seconds: float) -> None:
-        nonlocal said, said_seconds
+        nonlocal reported, reported_seconds
         report_progress(key, "wait", f"{answer[:60]}{usually}", next_seconds=pause_seconds)
-        if answer != said or waited_seconds - said_seconds >= SAID_AGAIN_SECONDS:
+        if answer != reported or waited_seconds - reported_seconds >= LOG_AGAIN_SECONDS:
             run_logger().info(
                 "%s: %s after %s%s, next poll in %.0f s.",
                 key, answer[:200], duration(max(passed, 0.0) + waited_seconds), usually, pause_seconds,
             )  # fmt: skip
-            said, said_seconds = answer, waited_seconds
+            reported, reported_seconds = answer, waited_seconds
 
     return await wait_for_end(
-        lambda: ask(paid, resources),
+        lambda: poll(paid, resources),
         task_id=task_id,
         initial_wait_seconds=initial_wait_seconds,
         poll_interval_seconds=poll_interval_seconds,
@@ -90,7 +90,7 @@ async def wait_for_task(paid: PaidTask, found: Generation, resources: Resources)
     )
 
 
-async def ask(paid: PaidTask, resources: Resources) -> Status:
+async def poll(paid: PaidTask, resources: Resources) -> Status:
     """What the provider says about a task: what the callback receiver just handed over, or else our own poll.
 
     Raises:
@@ -113,7 +113,7 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     kept = timedelta(hours=resources.api.result_valid_hours)
     error = None
     try:
-        status = await ask(paid, resources)
+        status = await poll(paid, resources)
     except (NotSentError, AuthenticationError):  # about this machine or this key: they say nothing about the task
         raise
     except ApixoError as caught:
@@ -231,7 +231,7 @@ def given_up(
     # A missing answer may be temporary: an outage of an hour must not end a task just because it is old.
     if not (lasts or (age >= kept and status.state != NO_STATUS)):
         return None
-    said = "gives no status of the task" if status.state == NO_STATUS else f"calls the task {status.state!r}"
+    reported = "gives no status of the task" if status.state == NO_STATUS else f"calls the task {status.state!r}"
     days = (stood if lasts else age).days
     since = "since that was first seen" if lasts else "after its submission"
     return Failed(
@@ -239,7 +239,7 @@ def given_up(
         state=status.state,
         fail_code=NO_STATUS if status.state == NO_STATUS else NO_END,
         fail_message=(
-            f"APIXO still {said} {counted(days, 'day')} {since}, and gives neither a result nor a reason. Polling "
+            f"APIXO still {reported} {counted(days, 'day')} {since}, and gives neither a result nor a reason. Polling "
             "has stopped"
         ),
     )

@@ -267,7 +267,7 @@ async def resources(
 ) -> AsyncIterator[PayingResources]:
     """What the steps work with, opened."""
     async with PayingResources(api, archive) as opened:
-        opened.spool = tmp_path / "spool"
+        opened.work_root = tmp_path / "work"
         yield opened
 
 

@@ -92,9 +92,9 @@ def _said(error: BaseException) -> str | None:
     if type(cause).__module__.startswith(("httpx", "httpcore")):
         return f"The Prefect server does not answer ({type(cause).__name__}). Is it up?"
     if cause is not None and _status(cause) in NOT_PREFECTS and type(cause).__module__.startswith("prefect"):
-        said = str(cause).partition(" - For more information")[0]
+        text = str(cause).partition(" - For more information")[0]
         return (
-            f"What answers at PREFECT_API_URL is not a working Prefect server: {said}. Check the URL, and that the "
+            f"What answers at PREFECT_API_URL is not a working Prefect server: {text}. Check the URL, and that the "
             "server is up. If the environment sets a proxy, add the server to NO_PROXY."
         )
     return None

@@ -18,7 +18,7 @@ from flows.record.generation import Generation
 from flows.record.keys import check_key
 from flows.record.ledger import Ledger
 from flows.report_costs import HEADINGS, amounts, notes, read_costs, sentence
-from flows.resolution import ResolutionError, look
+from flows.resolution import ResolutionError, load_generation
 from flows.resources import command_options, load_block
 from flows.wording import counted, utc
 
@@ -73,7 +73,7 @@ def list_(
 
 async def _records(*, open_only: bool, newest: int | None, archive: str) -> list[Generation]:
     async with aclosing((await load_block(VideoArchive, archive)).store()) as store:
-        ledger = Ledger(store, patience_seconds=5)
+        ledger = Ledger(store, retry_timeout_seconds=5)
         if newest is not None:
             return await ledger.newest(newest)
         keys = await (ledger.open_keys() if open_only else ledger.keys())
@@ -101,7 +101,7 @@ def show(
 async def _show(key: str, *, link: bool, save: Path | None, as_json: bool, archive: str) -> None:
     block = await load_block(VideoArchive, archive)
     async with aclosing(block.store()) as store:
-        generation = await look(check_key(key), Ledger(store, patience_seconds=5))
+        generation = await load_generation(check_key(key), Ledger(store, retry_timeout_seconds=5))
         if not (as_json or link):
             print_record(generation, command_options("default", archive))
         record = generation.model_dump(mode="json")

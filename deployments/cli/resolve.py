@@ -14,7 +14,7 @@ from deployments.connection import flush
 from flows.collect_videos import Collected, collect_videos
 from flows.record.generation import Generation, State
 from flows.record.keys import check_key
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resolution import ResolutionError, allow_resubmission, load_generation, resolve_as_task
 from flows.resources import Resources, command_options
 from flows.wording import counted, utc
 
@@ -85,14 +85,14 @@ def ask(seen: Generation) -> str | None:
         typer.confirm("\nIt failed. Submit it once more, and pay for another try?", abort=True, err=True)
     else:
         done = "The same request cannot succeed: change it, and use a new key."
-        said = done if seen.state is State.FAILED else f"{seen.key} is {seen.state}: there is nothing to resolve."
-        raise ResolutionError(said, key=seen.key)
+        text = done if seen.state is State.FAILED else f"{seen.key} is {seen.state}: there is nothing to resolve."
+        raise ResolutionError(text, key=seen.key)
     return None
 
 
 async def _look(key: str, *, api: str, archive: str) -> Generation:
     async with Resources.of_blocks(api, archive) as resources:
-        return await look(check_key(key), resources.ledger)
+        return await load_generation(check_key(key), resources.ledger)
 
 
 async def _resolve(seen: Generation, task_id: str | None, *, api: str, archive: str) -> Generation:

@@ -41,7 +41,7 @@ MOST_REQUESTS: Final = 256
 """Requests in progress at the same time; further ones get 503 at once."""
 STOP_SECONDS: Final = 3
 """How long responses in progress may take when it stops."""
-STORE_PATIENCE_SECONDS: Final = 2.0
+STORE_RETRY_TIMEOUT_SECONDS: Final = 2.0
 """How long to wait during an outage of the store: a visitor is waiting for the page."""
 MOST_FORM_BYTES: Final = 4_096
 FORM_SECONDS: Final = 10.0
@@ -111,7 +111,7 @@ def create_app(
     """
     if redirect is None:
         redirect = redirects(store.url, archive.gateway_url or url)
-    index = ArchiveIndex(store, Ledger(store, patience_seconds=STORE_PATIENCE_SECONDS))
+    index = ArchiveIndex(store, Ledger(store, retry_timeout_seconds=STORE_RETRY_TIMEOUT_SECONDS))
     handlers = _Handlers(archive, index, Delivery(store, redirect=redirect), links or PrefectLinks(), options, now)
 
     @contextlib.asynccontextmanager

@@ -50,15 +50,15 @@ def _why(found: Generation, now: datetime) -> Why | None:
 
 
 def _notice(found: Generation, why: Why, options: str) -> Notice:
-    said, problem = advice(found, options), found.attempt.problem
-    message = problem.message if problem else said.paid
+    guidance, problem = advice(found, options), found.attempt.problem
+    message = problem.message if problem else guidance.paid
     if why == "expiring":
         was = "sent, without a clear answer," if found.state is State.UNCONFIRMED else "submitted"
         message = (
             f"It was {was} on {found.attempt.since.astimezone(UTC):%Y-%m-%d at %H:%M} UTC and is not archived. "
             f"APIXO keeps results for {RESULT_DAYS} days or, according to an older page of its documentation, 24 hours."
         )
-    return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in said.steps])
+    return Notice(found.key, why, message.replace("`", ""), [pieces(step) for step in guidance.steps])
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:

@@ -126,10 +126,10 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
     Raises:
         ValueError: nothing of the object is in the range.
     """
-    asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (header or "").strip())
-    if asked is None or not any(asked.groups()):
+    requested = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (header or "").strip())
+    if requested is None or not any(requested.groups()):
         return None
-    first, last = asked.groups()
+    first, last = requested.groups()
     if first and last and int(last) < int(first):
         return None
     if not first:

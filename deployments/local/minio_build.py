@@ -87,11 +87,11 @@ def _go_install(go: str, target: Path, local_dir: Path, say: Say) -> bool:
         cwd=target,  # outside any Go module or workspace
     )
     began = time.monotonic()
-    said = 0.0
+    reported_at = 0.0
     try:
         while process.is_alive() and (spent := time.monotonic() - began) < BUILD_TIMEOUT_SECONDS:
-            if spent - said >= 20:
-                said = spent
+            if spent - reported_at >= 20:
+                reported_at = spent
                 say(f"Building MinIO… {spent:.0f} s")
             time.sleep(0.2)
     finally:

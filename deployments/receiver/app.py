@@ -31,7 +31,7 @@ from blocks.apixo_api import BLOCKS_HEADER, CHECK_KEY, secret_text
 from blocks.store_errors import StoreError
 from deployments.connection import SetupError, setup_command
 from deployments.receiver.notifier import Notifier
-from deployments.receiver.queue import CallbackQueue, QueueFullError, Result, Trouble
+from deployments.receiver.queue import CallbackFailure, CallbackQueue, QueueFullError, Result
 from deployments.web_server import QuietConnection, QuietServer, is_same, listen, read_body, served_paths
 from flows.callbacks import CallbackOutcome, answer_call, parse_claimed_task_id, shown_body
 from flows.record.keys import check_key
@@ -51,7 +51,7 @@ seen to need more than 5. What takes longer continues without it, and it is aske
 outcome is recorded, or needs no record."""
 ONLY_POST: Final = "This URL accepts APIXO callbacks by POST. The receiver is running.\n"
 RETRY_AFTER_SECONDS: Final = 10
-STORE_PATIENCE_SECONDS: Final = 2.0
+STORE_RETRY_TIMEOUT_SECONDS: Final = 2.0
 """How long to wait during an outage of the store: shorter than `ANSWER_SECONDS`, so that the provider gets a 503."""
 REFUSALS_EVERY_SECONDS: Final = 60.0
 """At most this often the log reports calls without a valid token."""
@@ -69,8 +69,8 @@ _LATER_ATTEMPT: Final = re.compile(r"[2-9]|[1-9][0-9]{1,5}")
 """The first attempt's URL has no number: each attempt has only one URL."""
 # Even a call about something unknown gets a 200: the provider would only repeat it three times.
 _STATUSES: Final[dict[Result, HTTPStatus]] = {
-    Trouble.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Trouble.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
+    CallbackFailure.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    CallbackFailure.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 _log = logging.getLogger("sora")
@@ -117,7 +117,7 @@ async def open_app(
             f"URL of this receiver, and run `{setup_command(api)}`."
         )
     async with Resources(api_block, archive_block, options=command_options(api, archive)) as resources:
-        resources.ledger = Ledger(resources.store, patience_seconds=STORE_PATIENCE_SECONDS)
+        resources.ledger = Ledger(resources.store, retry_timeout_seconds=STORE_RETRY_TIMEOUT_SECONDS)
         notifier = Notifier(functools.partial(emit_task_finished, api=api, archive=archive))
         handlers = _Handlers(resources, notifier)
 
@@ -205,11 +205,11 @@ class _Handlers:
         if not call.done():  # it continues, but nothing is recorded yet, so another call does no harm
             return _reply("unfinished", HTTPStatus.SERVICE_UNAVAILABLE)
         if call.cancelled():
-            return _reply(Trouble.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
+            return _reply(CallbackFailure.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE)
         if call.result() in (CallbackOutcome.UNIDENTIFIED, CallbackOutcome.UNKNOWN):
             api = self._resources.api
-            said = shown_body(body, api.callback_token(key, number), secret_text(api.api_key))
-            _log.warning("APIXO's call about %s, attempt %d, had the body: %s", key, number, said)
+            shown = shown_body(body, api.callback_token(key, number), secret_text(api.api_key))
+            _log.warning("APIXO's call about %s, attempt %d, had the body: %s", key, number, shown)
         return _reply(call.result(), _STATUSES.get(call.result(), HTTPStatus.OK))
 
     def _proof(self, request: Request) -> dict[str, str]:
@@ -258,12 +258,12 @@ class _Handlers:
                 key, attempt_number, claimed_task_id, self._resources, notify=self._notifier.finished
             )
         except (ApixoError, StoreError) as error:
-            result, why = Trouble.UNAVAILABLE, str(error)
+            result, why = CallbackFailure.UNAVAILABLE, str(error)
         except PipelineError as error:
-            result, why = Trouble.BROKEN, str(error)
+            result, why = CallbackFailure.BROKEN, str(error)
         except Exception:  # noqa: BLE001 - the outermost edge
-            result, why = Trouble.BROKEN, traceback.format_exc()
-        if isinstance(result, Trouble):
+            result, why = CallbackFailure.BROKEN, traceback.format_exc()
+        if isinstance(result, CallbackFailure):
             # The provider's words are in there, and it knows the callback's address.
             token = self._resources.api.callback_token(key, attempt_number)
             _log.error("A call for %s could not be handled: %s", key, hide_secret(why, token))

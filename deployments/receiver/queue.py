@@ -18,7 +18,7 @@ STOP_SECONDS: Final = 10.0
 """How long calls in progress may take when the receiver stops. What is cut off is found by polling."""
 
 
-class Trouble(StrEnum):
+class CallbackFailure(StrEnum):
     """Why a call could not be handled."""
 
     UNAVAILABLE = "unavailable"
@@ -27,7 +27,7 @@ class Trouble(StrEnum):
     """An unexpected error, or a record that cannot be read; the log says what."""
 
 
-Result = CallbackOutcome | Trouble
+Result = CallbackOutcome | CallbackFailure
 
 FINAL: Final = frozenset({CallbackOutcome.FINISHED, CallbackOutcome.ALREADY_HANDLED})
 """After these no call about the same attempt brings anything new, so those that wait share them."""

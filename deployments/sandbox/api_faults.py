@@ -80,8 +80,8 @@ def _refusal(call: str, status: int, kind: str) -> str | Json:
     """What a refusal says: a page, or for the calls of the API its envelope."""
     if kind == "html" or call not in ("submit", "status"):
         return PAGE.format(f"{status} {HTTPStatus(status).phrase}")
-    said = {"credits": "Insufficient credits", "model": "MODEL_UNAVAILABLE", "content": "Content policy violation"}
-    envelope = failure(status, said.get(kind, MESSAGES[status]))
+    messages = {"credits": "Insufficient credits", "model": "MODEL_UNAVAILABLE", "content": "Content policy violation"}
+    envelope = failure(status, messages.get(kind, MESSAGES[status]))
     match kind:
         case "error":
             envelope["data"] = {"error": "Missing required field: input.prompt" if status == 400 else "No such key"}

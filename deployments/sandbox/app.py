@@ -57,7 +57,7 @@ class _Handlers:
         if not self._settings.offers(model):
             return self._failure(404, f"Model not found: {model}")
         try:
-            asked = read_request(model, await request.body())
+            requested = read_request(model, await request.body())
         except InvalidInputError as error:
             return self._failure(400, str(error))
         if self._left() < self._settings.task_price:
@@ -66,7 +66,7 @@ class _Handlers:
             # The documentation does not say how one 429 differs from the other: the code must not need to know.
             return self._failure(429, "Rate limit exceeded")
         recorded: RecordedRequest = request.scope[RECORD_KEY]
-        task = self._board.create(model, asked, str(request.base_url), numbered=recorded.fault == "number_id")
+        task = self._board.create(model, requested, str(request.base_url), numbered=recorded.fault == "number_id")
         recorded.task_id, recorded.charged = task.task_id, True
         return JSONResponse(success({"taskId": task.task_id}))
 

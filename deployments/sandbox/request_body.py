@@ -33,8 +33,8 @@ class AnyInput(BaseModel):
     @property
     def ratio(self) -> str:
         """The video's shape, as one of the words that `video_size` knows."""
-        asked = self.size or self.aspect_ratio
-        return asked if asked and asked != "auto" else "landscape"
+        requested = self.size or self.aspect_ratio
+        return requested if requested and requested != "auto" else "landscape"
 
 
 class GenerationInput(AnyInput):
@@ -116,15 +116,15 @@ def read_request(model: str, body: bytes) -> AnyRequest:
     try:
         if model == DEFAULT_MODEL:
             return GenerationRequest.model_validate_json(body)
-        asked = AnyRequest.model_validate_json(body)
+        requested = AnyRequest.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInputError(explain(error)) from error
     known = catalog.find(model)
-    sent = asked.input.model_dump(exclude_unset=True)
+    sent = requested.input.model_dump(exclude_unset=True)
     if known is not None and (problems := known.problems(sent, model)):
         listed = "; ".join(f"input.{field}: {problem}" for field, problem in problems)
         raise InvalidInputError(f"Invalid parameters: {listed}")
-    return asked
+    return requested
 
 
 def explain(error: ValidationError) -> str:

@@ -202,17 +202,17 @@ class TaskBoard:
         self, task: Task, *, image: bytes | None = None, duration: int | None = None, turned: bool = False
     ) -> Path:
         """The task's video; for faults also one of another duration (in seconds) or orientation."""
-        asked = task.request.input
-        aspect_ratio = asked.ratio
+        requested = task.request.input
+        aspect_ratio = requested.ratio
         if turned:
             width, height = video_size(aspect_ratio, 90)
             aspect_ratio = "portrait" if width >= height else "landscape"
         return await self._videos.video(
-            prompt=asked.prompt,
-            duration=duration or asked.seconds,
+            prompt=requested.prompt,
+            duration=duration or requested.seconds,
             aspect_ratio=aspect_ratio,
             image=image,
-            watermark=not asked.remove_watermark,
+            watermark=not requested.remove_watermark,
         )
 
     async def _live(self, task: Task, *, call_back: bool) -> None:
@@ -236,11 +236,11 @@ class TaskBoard:
         await asyncio.sleep(task.planned_seconds * PENDING_PART)
         if not task.finished:
             task.state, task.started_at = "processing", time.time()
-        asked = task.request.input
+        requested = task.request.input
         images: list[bytes] = []
-        if asked.mode != "text-to-video":
-            images = [await fetch_image(self._client, url) for url in asked.image_urls or []]
-        if FORBIDDEN_WORD in asked.prompt.lower():
+        if requested.mode != "text-to-video":
+            images = [await fetch_image(self._client, url) for url in requested.image_urls or []]
+        if FORBIDDEN_WORD in requested.prompt.lower():
             await asyncio.sleep(due - clock())
             task.end("CONTENT_VIOLATION", "the content violates the safety guidelines")
             return
@@ -260,8 +260,8 @@ class TaskBoard:
         for _ in range(2 if kind == "twice" else 1):
             for pause_seconds in (0.0, *CALLBACK_PAUSES_SECONDS):
                 await asyncio.sleep(self._settings.scaled(pause_seconds))
-                said = json.dumps(success(task.data(self.links, task.base_url))).encode()
-                body = JUNK if kind == "junk" else said
+                payload = json.dumps(success(task.data(self.links, task.base_url))).encode()
+                body = JUNK if kind == "junk" else payload
                 attempt = await _post(self._client, task.request.active_callback_url or "", body)
                 task.callbacks.append(attempt)
                 if attempt.status == HTTPStatus.OK:

@@ -167,7 +167,7 @@ async def _deployments(client: PrefectClient) -> Finding:
         elif found.version != this:
             other.append(wanted.name)
     if missing or other:
-        said = [f"{', '.join(missing)} not deployed"] if missing else []
-        said += [f"{', '.join(other)} deployed from other code"] if other else []
-        return Finding.warning("deployments", f"{'; '.join(said)}. Deploy with: sora deploy")
+        problems = [f"{', '.join(missing)} not deployed"] if missing else []
+        problems += [f"{', '.join(other)} deployed from other code"] if other else []
+        return Finding.warning("deployments", f"{'; '.join(problems)}. Deploy with: sora deploy")
     return Finding.ok("deployments", f"deployed from this code, {this}")

@@ -20,9 +20,9 @@ AT_ONCE: Final = 5
 """Paid calls that may be unanswered at the same time. An answer takes a second or two; a hanging one is unclear."""
 IN_A_ROW: Final = 3
 """Unclear answers in a row after which a run stops submitting. Those of calls made together count as one."""
-ASK_SECONDS: Final = 5.0
-"""Between two free calls while submissions are held. Longer each time, up to `MOST_ASK_SECONDS`."""
-MOST_ASK_SECONDS: Final = 30.0
+FREE_CALL_PAUSE_SECONDS: Final = 5.0
+"""Between two free calls while submissions are held. Longer each time, up to `MOST_FREE_CALL_PAUSE_SECONDS`."""
+MOST_FREE_CALL_PAUSE_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 10.0
 """The longest that a free call may take and still count as answered."""
 
@@ -120,14 +120,14 @@ class OutageBrake:
         self._watch = asyncio.get_running_loop().create_task(self._until_it_answers())
 
     async def _until_it_answers(self) -> None:
-        until, pause = self._clock.monotonic() + self._outage_seconds, ASK_SECONDS
+        until, pause = self._clock.monotonic() + self._outage_seconds, FREE_CALL_PAUSE_SECONDS
         while not await self._answers(self._last_task):
             left = until - self._clock.monotonic()
             if left <= 0:
                 self._close(f"APIXO has not answered for {self._outage_seconds:.0f} s. Run the batch again later")
                 return
             await self._clock.sleep(min(pause, left))
-            pause = min(pause * 2, MOST_ASK_SECONDS)
+            pause = min(pause * 2, MOST_FREE_CALL_PAUSE_SECONDS)
         run_logger().info("APIXO answers again. Resuming with a single submission.")
         self._open.set()
 

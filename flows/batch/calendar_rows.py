@@ -249,7 +249,7 @@ def _without(wrong: Set[str], fields: Mapping[str, Any]) -> dict[str, Any]:
 def _problem(detail: ErrorDetails) -> RowProblem:
     name = str(detail["loc"][0])
     if name not in FIELDS:
-        return RowProblem(field=shown(name), message=f"is not a field{hint(name)}. {allowed_fields()}")
+        return RowProblem(field=shown(name), message=f"is not a field{suggestion(name)}. {allowed_fields()}")
     message = {"missing": "is missing", UNSUPPORTED: detail["msg"]}.get(detail["type"], ALLOWED[name])
     return RowProblem(field=".".join(str(part) for part in detail["loc"]), message=message)
 
@@ -262,7 +262,7 @@ def allowed_fields() -> str:
     )
 
 
-def hint(name: str) -> str:
+def suggestion(name: str) -> str:
     """The field that was probably meant; empty if none is similar."""
     near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS].lower(), FIELDS, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

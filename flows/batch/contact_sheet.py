@@ -86,7 +86,7 @@ def _line(row: BatchRow, pictures: Mapping[str, bytes]) -> str:
         "<br>".join(
             [
                 state if row.ok else f"**{state}**",
-                *_wrapped(row.said),
+                *_wrapped(row.explanation),
             ]
         ),
     ]

@@ -51,7 +51,7 @@ class BatchRow(BaseModel):
         return not self.problem
 
     @property
-    def said(self) -> str:
+    def explanation(self) -> str:
         """What to do about it, or else its note; next to its key."""
         return (self.problem or self.note).removeprefix(f"{self.key}: ")
 
@@ -205,7 +205,7 @@ def table(summary: BatchSummary) -> list[dict[str, int | str]]:
             "key": row.key,
             "state": row.state,
             "video": f"[open]({row.link})" if row.link else row.object_name or "",
-            "what to do": row.said,
+            "what to do": row.explanation,
         }
         for row in summary.urgent_first
     ]

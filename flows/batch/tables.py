@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeVar
 
-from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, hint, shown
+from flows.batch.calendar_rows import FIELDS, BadRow, Row, RowProblem, allowed_fields, check_row, shown, suggestion
 from flows.batch.row_images import FindImage, replaced
 from flows.record.pipeline_errors import PipelineError
 
@@ -118,7 +118,7 @@ def _fields(row: TableRow, name: str, *, ignore_columns: bool, report: Callable[
     unknown = [text for text, field in zip(texts, names, strict=True) if text and field not in FIELDS]
     ignored = [text for text in unknown if ignore_columns or text.startswith("#")]
     problems = flaws + [
-        f"{shown(text)} is not a column{hint(field_name(text))}" for text in unknown if text not in ignored
+        f"{shown(text)} is not a column{suggestion(field_name(text))}" for text in unknown if text not in ignored
     ]
     problems += [f"{field} appears {names.count(field)} times" for field in FIELDS if names.count(field) > 1]
     if "prompt" not in names:

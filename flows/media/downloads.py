@@ -57,7 +57,7 @@ async def download(
     Args:
         client: From `flows.media.guarded_client.guarded_client`.
         path: Where it goes; its folder is created, and an existing file replaced. The folder belongs to the caller
-            alone (see `flows.media.spool`): two calls at once would mix their bytes.
+            alone (see `flows.media.work_directory`): two calls at once would mix their bytes.
         max_bytes: Larger files are rejected; bytes are counted as they arrive.
 
     Raises:

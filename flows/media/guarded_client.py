@@ -176,13 +176,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         for address, allowed in checked:
             if not allowed:
                 # One bad address is enough: the next lookup could return only that one.
-                hint = (
+                suggestion = (
                     "such an address is never contacted"
                     if self._allow_private_hosts or not is_allowed_address(address, allow_private_hosts=True)
                     else "give a public URL, or set allow_private_hosts for local use"
                 )
                 named = address if address == host else f"{host} has the address {address}, which"
-                raise ForbiddenUrlError(f"{named} is not public: {hint}")
+                raise ForbiddenUrlError(f"{named} is not public: {suggestion}")
         return found
 
 

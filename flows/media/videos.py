@@ -199,20 +199,20 @@ def _keep(poster: Path, frame: VideoFrame, video: VideoStream) -> None:
         poster.unlink(missing_ok=True)
 
 
-def compare(facts: VideoFacts, asked: VideoRequest) -> list[str]:
+def compare(facts: VideoFacts, requested: VideoRequest) -> list[str]:
     """What differs from the request, as sentences: only warnings, because the video is paid for. Pure.
 
     Where the request names no length or no shape, the model or the image decides. DURATION_TOLERANCE_SECONDS more or
     less is the same length.
     """
     warnings = []
-    if asked.seconds is not None and abs(facts.duration_seconds - asked.seconds) > DURATION_TOLERANCE_SECONDS:
-        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s; {asked.seconds} s were requested.")
+    if requested.seconds is not None and abs(facts.duration_seconds - requested.seconds) > DURATION_TOLERANCE_SECONDS:
+        warnings.append(f"The video lasts {facts.duration_seconds:.1f} s; {requested.seconds} s were requested.")
     shape = "landscape" if facts.width > facts.height else "portrait"
     if facts.width == facts.height:
         shape = "square"
-    if asked.shape is not None and shape != asked.shape:
-        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}); {asked.shape} was requested.")
+    if requested.shape is not None and shape != requested.shape:
+        warnings.append(f"The video is {shape} ({facts.width} x {facts.height}); {requested.shape} was requested.")
     return warnings
 
 

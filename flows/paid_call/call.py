@@ -27,7 +27,7 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 FRESH_SECONDS: Final = 2.0
 """A claim older than this is checked once more before the request is sent."""
-ANSWER_PATIENCE_SECONDS: Final = 3600.0
+ANSWER_RETRY_TIMEOUT_SECONDS: Final = 3600.0
 """How long the provider's answer is retried to be recorded, whatever the store says: keys may be rotated, a quota
 raised, a store may come back. Only the end of the process ends it earlier."""
 PAUSE_SECONDS: Final = 2.0
@@ -191,20 +191,24 @@ class PaidCall:
             return transitions.submitted(current, attempt_number=number, task_id=task_id, now=self.clock.now())
 
         async def write() -> Outcome:
-            patience = ANSWER_PATIENCE_SECONDS
+            timeout_seconds = ANSWER_RETRY_TIMEOUT_SECONDS
             naming = claimed.generation.next_naming
-            owner = await ledger.tasks.bind(task_id, self.key, number, naming=naming, patience_seconds=patience)
+            owner = await ledger.tasks.bind(
+                task_id, self.key, number, naming=naming, retry_timeout_seconds=timeout_seconds
+            )
             if owner.key != self.key:
                 problem = task_of_another_key(task_id, owner.key, self.options)
                 return await self._write_unconfirmed(claimed, problem, LedgerError(problem.message), ledger)
-            return Accepted(await ledger.change(self.key, how, known=claimed, patience_seconds=patience), task_id)
+            return Accepted(
+                await ledger.change(self.key, how, known=claimed, retry_timeout_seconds=timeout_seconds), task_id
+            )
 
         command = f"sora resolve {self.key} --task-id {task_id}{self.options}"
 
         def alarm() -> None:
             self.log.error(
                 "APIXO accepted %s as task %s, but the ledger is not written yet. Retrying for %.0f s. If this "
-                "run ends before that, run: %s", self.key, task_id, ANSWER_PATIENCE_SECONDS, command,
+                "run ends before that, run: %s", self.key, task_id, ANSWER_RETRY_TIMEOUT_SECONDS, command,
             )  # fmt: skip
             emit("submitted", how(claimed.generation))
 
@@ -228,13 +232,13 @@ class PaidCall:
         def alarm() -> None:
             self.log.error(
                 "APIXO rejected %s (%s), but the ledger is not written yet. Retrying for %.0f s. If this "
-                "run ends before that, run: sora resolve %s --resubmit%s", self.key, error, ANSWER_PATIENCE_SECONDS,
-                self.key, self.options,
+                "run ends before that, run: sora resolve %s --resubmit%s", self.key, error,
+                ANSWER_RETRY_TIMEOUT_SECONDS, self.key, self.options,
             )  # fmt: skip
 
         async def write() -> Rejected:
-            patience = ANSWER_PATIENCE_SECONDS
-            return Rejected(await ledger.change(self.key, how, known=claimed, patience_seconds=patience))
+            timeout_seconds = ANSWER_RETRY_TIMEOUT_SECONDS
+            return Rejected(await ledger.change(self.key, how, known=claimed, retry_timeout_seconds=timeout_seconds))
 
         return await _until_written(write, alarm)
 
@@ -268,7 +272,7 @@ async def _until_written(write: Callable[[], Awaitable[T]], alarm: Callable[[], 
                 return await write()
             except Exception as error:
                 sound()  # in any case: the waiting run may be cancelled, and then nobody sees the error
-                if not isinstance(error, StoreError) or time.monotonic() - started > ANSWER_PATIENCE_SECONDS:
+                if not isinstance(error, StoreError) or time.monotonic() - started > ANSWER_RETRY_TIMEOUT_SECONDS:
                     raise
             await asyncio.sleep(PAUSE_SECONDS)
 

@@ -158,8 +158,8 @@ class SpendGuard:
         use = Use(sum((price for key, price in held.taken.items() if key not in held.unclear), Decimal(0)))
         for key in sorted(held.unclear):
             entry = await self._ledger.read(key)
-            said = use_of([entry.generation] if entry else [], held.name)
-            use = Use(use.spent + said.spent, use.unclear + said.unclear)
+            recorded = use_of([entry.generation] if entry else [], held.name)
+            use = Use(use.spent + recorded.spent, use.unclear + recorded.unclear)
         return use
 
     async def _take(self, key: str, price: Decimal) -> Held:
@@ -256,15 +256,15 @@ class SpendGuard:
 
     def _why(self, month: MonthlySpend, day: date, price: Decimal) -> str:
         period, limit, on, _ = in_the_way(month, self.ceilings, day, price) or self.ceilings.limits(day)[0]
-        said = (
+        balance = (
             f"max_spend_per_{period} is {limit} {self._currency}".rstrip()
             + f", of which {month.spent_in(on)} are spent, {month.unclear_in(on)} unclear and {month.reserved_in(on)} "
             f"reserved by runs in progress, and this video costs {price}. Nothing was sent. "
         )
         if price > limit:
-            return f"{said}It can never fit: raise max_spend_per_{period} in the apixo-api block."
+            return f"{balance}It can never fit: raise max_spend_per_{period} in the apixo-api block."
         again = next_period(period, day)
-        return f"{said}Run it again after {again} 00:00 UTC, or raise max_spend_per_{period} in the apixo-api block."
+        return f"{balance}Run it again after {again} 00:00 UTC, or raise max_spend_per_{period} in the apixo-api block."
 
     def _warn(self, label: str, month: MonthlySpend, day: date) -> None:
         limit = next(limit for limit in self.ceilings.limits(day) if limit.label == label)

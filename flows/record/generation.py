@@ -245,7 +245,7 @@ class Generation(StoredModel):
         return any(attempt.named_by != "reply" for attempt in self.attempts)
 
     @property
-    def asked(self) -> VideoRequest:
+    def requested(self) -> VideoRequest:
         """The request of the last attempt: with the request's own model, or a fallback model."""
         return self.request.on(self.attempt.model)
 

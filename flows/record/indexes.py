@@ -35,10 +35,12 @@ LONGEST_PART: Final = 255
 """Characters of an object's name between two slashes: MinIO, and other stores that keep files, accept no more."""
 
 
-class Patiently(Protocol):
+class Retrying(Protocol):
     """Makes a call to the store, and retries while the store is down."""
 
-    def __call__(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None, /) -> Awaitable[T]: ...
+    def __call__(
+        self, call: Callable[[], Awaitable[T]], retry_timeout_seconds: float | None = None, /
+    ) -> Awaitable[T]: ...
 
 
 class TaskOwner(BaseModel):
@@ -60,8 +62,8 @@ class TaskOwners:
     in that record again, because that one has written a higher number.
     """
 
-    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
-        self._store, self._patiently = store, patiently
+    def __init__(self, store: ObjectStore, retrying: Retrying) -> None:
+        self._store, self._retrying = store, retrying
 
     async def bind(
         self,
@@ -71,7 +73,7 @@ class TaskOwners:
         *,
         named_by: Source = "reply",
         naming: int = 1,
-        patience_seconds: float | None = None,
+        retry_timeout_seconds: float | None = None,
     ) -> TaskOwner:
         """Binds a task to an attempt, unless it belongs to another key. Returns its owner.
 
@@ -92,7 +94,7 @@ class TaskOwners:
                 return owner
             raise StoreUnavailableError(f"The owner of task {task_id} is being changed by another process.")
 
-        return await self._patiently(write, patience_seconds)
+        return await self._retrying(write, retry_timeout_seconds)
 
     async def _put(self, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
         data = owner.model_dump_json().encode()
@@ -104,7 +106,7 @@ class TaskOwners:
 
     async def owner(self, task_id: str) -> TaskOwner | None:
         """The owner of a task; None: none is known."""
-        found = await self._patiently(lambda: self._store.get(task_name(task_id)))
+        found = await self._retrying(lambda: self._store.get(task_name(task_id)))
         owner = _parsed(TaskOwner, found, task_name(task_id)) if found else None
         return owner if owner and owner.key else None
 
@@ -135,7 +137,7 @@ class TaskOwners:
         """
         wanted = (unanswered.key, unanswered.attempt.number)
         since = unanswered.attempt.claimed_at - CLOCKS_DIFFER_AT_MOST
-        listed = await self._patiently(lambda: self._store.listed("tasks/"))
+        listed = await self._retrying(lambda: self._store.listed("tasks/"))
         gate = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read(task_id: str) -> TaskOwner | None:
@@ -166,14 +168,14 @@ class RequestIndex:
     """
 
     def __init__(
-        self, store: ObjectStore, patiently: Patiently, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self, store: ObjectStore, retrying: Retrying, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
-        self._store, self._patiently, self._now = store, patiently, now
+        self._store, self._retrying, self._now = store, retrying, now
 
     async def first_key(self, request: VideoRequest) -> FirstKey | None:
         """The key that first requested this video; None: none did."""
         name = request_name(request)
-        found = await self._patiently(lambda: self._store.get(name))
+        found = await self._retrying(lambda: self._store.get(name))
         return _parsed(FirstKey, found, name) if found else None
 
     async def note(self, request: VideoRequest, key: str, *, over: FirstKey | None = None) -> bool:
@@ -198,7 +200,7 @@ class RequestIndex:
                 return False
             return True
 
-        return await self._patiently(write)
+        return await self._retrying(write)
 
     def is_recent(self, first: FirstKey) -> bool:
         """Whether its claim may still follow."""

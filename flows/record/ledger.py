@@ -30,7 +30,7 @@ from flows.record.spend_objects import SpendObjects
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS: Final = 60.0
+RETRY_TIMEOUT_SECONDS: Final = 60.0
 """How long to wait out an outage of the store. Before the paid call, nothing is lost by failing after it."""
 READS_AT_ONCE: Final = 16
 """Records read at the same time when all are searched: half of the connections that a store keeps open."""
@@ -57,7 +57,7 @@ class Ledger:
     """The records of one archive. Calls raise a `StoreError` if the store does not answer.
 
     Args:
-        patience_seconds: how long to wait out an outage of the store.
+        retry_timeout_seconds: how long to wait out an outage of the store.
         clock: for tests.
 
     Attributes:
@@ -71,16 +71,16 @@ class Ledger:
         self,
         store: ObjectStore,
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        retry_timeout_seconds: float = RETRY_TIMEOUT_SECONDS,
         clock: Clock | None = None,
     ) -> None:
         self._store = store
-        self._patience_seconds = patience_seconds
+        self._retry_timeout_seconds = retry_timeout_seconds
         self._clock = clock or Clock()
-        self.tasks = TaskOwners(store, self._patiently)
-        self.requests = RequestIndex(store, self._patiently, now=self._clock.now)
-        self.spend = SpendObjects(store, self._patiently)
-        self.run_keys = RunKeys(store, self._patiently)
+        self.tasks = TaskOwners(store, self._retrying)
+        self.requests = RequestIndex(store, self._retrying, now=self._clock.now)
+        self.spend = SpendObjects(store, self._retrying)
+        self.run_keys = RunKeys(store, self._retrying)
 
     async def ensure_ready(self) -> None:
         """Makes sure that the bucket exists, supports conditional writes, and accepts what is written after paying.
@@ -88,20 +88,20 @@ class Ledger:
         Raises:
             StoreError: it does not.
         """
-        await self._patiently(lambda: ensure_ready(self._store, also=(PROBE,)))
+        await self._retrying(lambda: ensure_ready(self._store, also=(PROBE,)))
 
-    async def read(self, key: str, *, patience_seconds: float | None = None) -> Entry | None:
+    async def read(self, key: str, *, retry_timeout_seconds: float | None = None) -> Entry | None:
         """The record of a key; None when the key was never claimed.
 
         Raises:
             LedgerError: there is a record, but it cannot be read.
         """
-        found = await self._patiently(lambda: self._store.get(record_name(key)), patience_seconds)
+        found = await self._retrying(lambda: self._store.get(record_name(key)), retry_timeout_seconds)
         return Entry(_parse(key, found.data), found.etag) if found else None
 
-    async def existing(self, key: str, *, patience_seconds: float | None = None) -> Entry:
+    async def existing(self, key: str, *, retry_timeout_seconds: float | None = None) -> Entry:
         """The record of a key that was claimed. Raises a `LedgerError` if it no longer exists."""
-        found = await self.read(key, patience_seconds=patience_seconds)
+        found = await self.read(key, retry_timeout_seconds=retry_timeout_seconds)
         if found is None:
             raise LedgerError(f"The ledger no longer has a record of {key}.", key=key)
         return found
@@ -125,7 +125,7 @@ class Ledger:
         how: Callable[[Generation], Generation],
         *,
         known: Entry | None = None,
-        patience_seconds: float | None = None,
+        retry_timeout_seconds: float | None = None,
     ) -> Entry:
         """Applies a pure change to the newest version of a record, and again if someone else wrote meanwhile.
 
@@ -137,20 +137,20 @@ class Ledger:
         Args:
             how: one of the functions of `transitions` or `superseded_tasks`. Returning its argument changes nothing.
             known: the record as the caller saw it last. It saves a read if nobody has written since.
-            patience_seconds: how long to wait out an outage of the store.
+            retry_timeout_seconds: how long to wait out an outage of the store.
 
         Raises:
             LedgerError: there is no such record.
         """
-        patience = self._patience_seconds if patience_seconds is None else patience_seconds
-        deadline = self._clock.monotonic() + patience
+        timeout_seconds = self._retry_timeout_seconds if retry_timeout_seconds is None else retry_timeout_seconds
+        deadline = self._clock.monotonic() + timeout_seconds
 
         def left() -> float:
             return max(deadline - self._clock.monotonic(), 0.0)
 
         while True:
             newest = known is None
-            entry = known or await self.existing(key, patience_seconds=left())
+            entry = known or await self.existing(key, retry_timeout_seconds=left())
             known = None
             changed = _changed(entry.generation, how, newest=newest)
             if changed is None:
@@ -158,14 +158,14 @@ class Ledger:
             if changed == entry.generation:
                 return entry
             if newest:
-                await self._bind_anew(entry.generation, changed, patience_seconds=left())
-            written = await self._replace(entry, changed, patience_seconds=left())
+                await self._bind_anew(entry.generation, changed, retry_timeout_seconds=left())
+            written = await self._replace(entry, changed, retry_timeout_seconds=left())
             if written is not None:
                 return written
             if self._clock.monotonic() > deadline:
                 raise LedgerError(f"The record of {key} was changed by other processes on every attempt.", key=key)
 
-    async def _replace(self, entry: Entry, changed: Generation, *, patience_seconds: float) -> Entry | None:
+    async def _replace(self, entry: Entry, changed: Generation, *, retry_timeout_seconds: float) -> Entry | None:
         """Writes a new version with what belongs to it: the marker of a reopened one, the release of its tasks."""
         key = changed.key
         finished = entry.generation.state in FINISHED
@@ -173,8 +173,10 @@ class Ledger:
         gains = finished and len(changed.unarchived_superseded) > len(entry.generation.unarchived_superseded)
         mark = self._put_open if taken_up else self._put_published if gains else None
         if mark is not None:
-            await self._patiently(lambda: mark(key), patience_seconds)
-        written = await self._write(changed, etag=entry.etag, patience_seconds=patience_seconds, mark_again=mark)
+            await self._retrying(lambda: mark(key), retry_timeout_seconds)
+        written = await self._write(
+            changed, etag=entry.etag, retry_timeout_seconds=retry_timeout_seconds, mark_again=mark
+        )
         if written is None:
             return None
         for task_id in entry.generation.task_ids - written.generation.task_ids:
@@ -197,7 +199,7 @@ class Ledger:
                 return None
         return None
 
-    async def _bind_anew(self, before: Generation, changed: Generation, *, patience_seconds: float) -> None:
+    async def _bind_anew(self, before: Generation, changed: Generation, *, retry_timeout_seconds: float) -> None:
         for attempt in changed.attempts:
             for task_id in attempt.task_ids - before.task_ids:
                 owner = await self.tasks.bind(
@@ -206,14 +208,14 @@ class Ledger:
                     attempt.number,
                     named_by=attempt.named_by or "reply",
                     naming=before.next_naming,
-                    patience_seconds=patience_seconds,
+                    retry_timeout_seconds=retry_timeout_seconds,
                 )
                 if owner.key != changed.key:
                     raise LedgerError(f"Task {task_id} belongs to {owner.key}.", key=changed.key, task_id=task_id)
 
     async def mark_open(self, key: str) -> None:
         """Writes the open marker. Call this before the record says that something is left to do."""
-        await self._patiently(lambda: self._put_open(key))
+        await self._retrying(lambda: self._put_open(key))
 
     async def _put_open(self, key: str) -> None:
         await self._store.put(marker_name(key), b"")
@@ -237,9 +239,9 @@ class Ledger:
             with contextlib.suppress(StoreError):  # only lists need it
                 await self._store.put(failed_name(ended), b"")
         if ended.unarchived_superseded:  # the collector closes it, and must not publish its end anew
-            await self._patiently(lambda: self._store.put(marker_name(key), PUBLISHED))
+            await self._retrying(lambda: self._store.put(marker_name(key), PUBLISHED))
         else:
-            await self._patiently(lambda: self._store.remove(marker_name(key)))
+            await self._retrying(lambda: self._store.remove(marker_name(key)))
         if ended.state is State.ARCHIVED and not ended.may_gain_a_task:
             return
         entry = await self.read(key)
@@ -247,16 +249,16 @@ class Ledger:
         if now is not None and (now.state not in FINISHED or now.end_id != ended.end_id):
             await self.mark_open(key)
         elif now is not None and now.unarchived_superseded:
-            await self._patiently(lambda: self._put_published(key))
+            await self._retrying(lambda: self._put_published(key))
 
     async def is_published(self, key: str) -> bool | None:
         """Whether the end was published, and only other paid tasks are awaited. None: nothing is left to do."""
-        marker = await self._patiently(lambda: self._store.get(marker_name(key)))
+        marker = await self._retrying(lambda: self._store.get(marker_name(key)))
         return None if marker is None else marker.data == PUBLISHED
 
     async def open_keys(self) -> list[str]:
         """The keys of all unfinished generations, sorted."""
-        names = await self._patiently(lambda: self._store.names("open/"))
+        names = await self._retrying(lambda: self._store.names("open/"))
         return [name.removeprefix("open/") for name in names]
 
     async def read_all(self, keys: Sequence[str]) -> dict[str, Generation]:
@@ -272,7 +274,7 @@ class Ledger:
 
     async def keys(self) -> list[str]:
         """The keys of all generations, sorted."""
-        names = await self._patiently(lambda: self._store.names("ledger/"))
+        names = await self._retrying(lambda: self._store.names("ledger/"))
         return sorted(name.removeprefix("ledger/").removesuffix(".json") for name in names)
 
     async def newest(self, count: int) -> list[Generation]:
@@ -280,7 +282,7 @@ class Ledger:
 
         Within a day, what was archived last comes first if there are more than that.
         """
-        keys = await self._patiently(lambda: newest_keys(self._store, count))
+        keys = await self._retrying(lambda: newest_keys(self._store, count))
         found = await self.read_all(keys)
         return sorted(found.values(), key=lambda item: (item.created_at, item.key), reverse=True)[:count]
 
@@ -291,7 +293,7 @@ class Ledger:
             LedgerError: one of them cannot be read, so its content is unknown.
         """
         since = moment - CLOCKS_DIFFER_AT_MOST
-        listed = await self._patiently(lambda: self._store.listed("ledger/"))
+        listed = await self._retrying(lambda: self._store.listed("ledger/"))
         names = [item.name for item in listed if item.modified >= since]
         found = await self.read_all([name.removeprefix("ledger/").removesuffix(".json") for name in names])
         return list(found.values())
@@ -301,7 +303,7 @@ class Ledger:
         generation: Generation,
         *,
         etag: str | None,
-        patience_seconds: float | None = None,
+        retry_timeout_seconds: float | None = None,
         mark_again: Callable[[str], Awaitable[None]] | None,
     ) -> Entry | None:
         """One conditional write, sent again after lost replies. None: someone else wrote first.
@@ -330,7 +332,7 @@ class Ledger:
 
         arrived = True
         try:
-            written = await self._patiently(write, patience_seconds=patience_seconds)
+            written = await self._retrying(write, retry_timeout_seconds=retry_timeout_seconds)
             arrived = written is not None
         finally:
             if mark_again is not None and arrived:
@@ -339,10 +341,10 @@ class Ledger:
                     await mark_again(generation.key)
         return written
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]], patience_seconds: float | None = None) -> T:
+    async def _retrying(self, call: Callable[[], Awaitable[T]], retry_timeout_seconds: float | None = None) -> T:
         """Makes a call, and retries while the store is down. `PreconditionFailedError` is an answer, and is raised."""
-        patience = self._patience_seconds if patience_seconds is None else patience_seconds
-        deadline = self._clock.monotonic() + patience
+        timeout_seconds = self._retry_timeout_seconds if retry_timeout_seconds is None else retry_timeout_seconds
+        deadline = self._clock.monotonic() + timeout_seconds
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:

@@ -16,7 +16,7 @@ from coolname.data import config as coolname_words
 
 from blocks.object_store import ObjectStore
 from blocks.store_errors import PreconditionFailedError, StoreUnavailableError
-from flows.record.indexes import Patiently
+from flows.record.indexes import Retrying
 from flows.record.keys import check_key
 
 VIDEO_NAME_CHARACTERS: Final = 48
@@ -35,8 +35,8 @@ _MADE_UP_BY_THE_FORM: Final = re.compile(rf"(?:{_GREEK})\d*(?:-[a-z]+)*")
 class RunKeys:
     """Which key each run has. The store decides, not the run's name, which can be changed."""
 
-    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
-        self._store, self._patiently = store, patiently
+    def __init__(self, store: ObjectStore, retrying: Retrying) -> None:
+        self._store, self._retrying = store, retrying
 
     async def key(self, run: str, name: str, *, batch: bool = False) -> str:
         """The key of a run: the one recorded at its first start, or else the name, or a similar one that is free.
@@ -72,10 +72,10 @@ class RunKeys:
         """Whether this key, or one that begins with it, was given by a person."""
         if await self._text(f"ledger/{name}.json") is not None:
             return True
-        return batch and await self._patiently(lambda: self._store.any_begins(f"ledger/{name}-"))
+        return batch and await self._retrying(lambda: self._store.any_begins(f"ledger/{name}-"))
 
     async def _text(self, object_name: str) -> str | None:
-        found = await self._patiently(lambda: self._store.get(object_name))
+        found = await self._retrying(lambda: self._store.get(object_name))
         return found.data.decode() if found else None
 
     async def _create(self, object_name: str, text: str) -> str:
@@ -85,7 +85,7 @@ class RunKeys:
             with suppress(PreconditionFailedError):
                 await self._store.put_if(object_name, text.encode(), etag=None, content_type="text/plain")
 
-        await self._patiently(write)
+        await self._retrying(write)
         there = await self._text(object_name)
         if there is None:
             raise StoreUnavailableError(f"{object_name} was written but is not there.")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from blocks.object_store import ObjectStore
 from blocks.store_errors import PreconditionFailedError, StoreUnavailableError
-from flows.record.indexes import Patiently
+from flows.record.indexes import Retrying
 from flows.record.monthly_spend import MonthlySpend
 from flows.record.pipeline_errors import LedgerError
 
@@ -29,8 +29,8 @@ class SpendObjects:
     Calls raise a `StoreError` if the store does not answer.
     """
 
-    def __init__(self, store: ObjectStore, patiently: Patiently) -> None:
-        self._store, self._patiently = store, patiently
+    def __init__(self, store: ObjectStore, retrying: Retrying) -> None:
+        self._store, self._retrying = store, retrying
 
     async def read(self, month: str) -> MonthlySpend | None:
         """The month's current state; None: nothing was ever reserved in it.
@@ -38,7 +38,7 @@ class SpendObjects:
         Raises:
             LedgerError: it cannot be read.
         """
-        found = await self._patiently(lambda: self._store.get(object_name(month)))
+        found = await self._retrying(lambda: self._store.get(object_name(month)))
         return None if found is None else _parsed(month, found.data)
 
     async def begin(self, month: str, count: Callable[[], Awaitable[MonthlySpend]]) -> None:
@@ -49,9 +49,11 @@ class SpendObjects:
         """
         if await self.read(month) is None:
             data = (await count()).model_dump_json(indent=2).encode()
-            await self._patiently(lambda: self._create(month, data))
+            await self._retrying(lambda: self._create(month, data))
 
-    async def change(self, month: str, how: Change, *, patience_seconds: float | None = None) -> MonthlySpend | None:
+    async def change(
+        self, month: str, how: Change, *, retry_timeout_seconds: float | None = None
+    ) -> MonthlySpend | None:
         """Applies a pure change to the newest version, and again if someone else wrote meanwhile.
 
         Args:
@@ -84,7 +86,7 @@ class SpendObjects:
                     return changed
             raise StoreUnavailableError(f"{object_name(month)} was changed by other processes on every attempt.")
 
-        return await self._patiently(apply, patience_seconds)
+        return await self._retrying(apply, retry_timeout_seconds)
 
     async def _create(self, month: str, data: bytes) -> None:
         with suppress(PreconditionFailedError):  # another run was faster: it has counted the same

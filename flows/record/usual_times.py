@@ -13,7 +13,7 @@ Kind = tuple[str, int | None]
 
 NEWEST: Final = 20
 """How many generations are considered."""
-LOOK_SECONDS: Final = 5.0
+LOOKUP_TIMEOUT_SECONDS: Final = 5.0
 
 
 def kind_of(found: Generation) -> Kind:
@@ -45,7 +45,7 @@ class UsualTimes:
 
     async def _look(self) -> Mapping[Kind, float]:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
                 return usual_seconds(await self._newest(NEWEST))
         except Exception:  # noqa: BLE001 - the wait for a paid video does not depend on it
             return {}

@@ -20,10 +20,10 @@ from flows.wording import utc
 MOST_REASON_CHARACTERS = 2_000
 
 
-async def publish_failure(key: str, reason: str, said: Advice, found: Generation | None) -> None:
+async def publish_failure(key: str, reason: str, guidance: Advice, found: Generation | None) -> None:
     """Creates the artifact of a run that failed."""
     await show_markdown(
-        failure_markdown(key, reason, said, found), key=artifact_key(key), description=f"{said.title}: {key}"
+        failure_markdown(key, reason, guidance, found), key=artifact_key(key), description=f"{guidance.title}: {key}"
     )
 
 
@@ -36,18 +36,18 @@ async def publish_on_its_way(generation: Generation, options: str) -> None:
     )
 
 
-def failure_markdown(key: str, reason: str, said: Advice, found: Generation | None) -> str:
+def failure_markdown(key: str, reason: str, guidance: Advice, found: Generation | None) -> str:
     """The text of a failure. Pure. What came from outside cannot become markup."""
     lines = [
-        f"# {said.title}: {plain(key)}",
+        f"# {guidance.title}: {plain(key)}",
         "",
         f"**What happened.** {plain(hide_queries(reason)[:MOST_REASON_CHARACTERS])}",
         "",
-        f"**Was it paid?** {said.paid}",
+        f"**Was it paid?** {guidance.paid}",
         "",
         "**What to do**",
         "",
-        *(f"{number}. {step}" for number, step in enumerate(said.steps, 1)),
+        *(f"{number}. {step}" for number, step in enumerate(guidance.steps, 1)),
     ]
     if found is not None:
         lines += ["", *_facts(found)]
@@ -94,7 +94,7 @@ async def publish_question(
     cost = (
         f"The final video costs {costs}, at the API block's prices."
         if costs
-        else f"The cost of the final video is unknown: the API block has no price for {plain(preview.asked.model)}."
+        else f"The cost of the final video is unknown: the API block has no price for {plain(preview.requested.model)}."
     )
     lines = [
         "# Waits for your answer",
@@ -118,7 +118,7 @@ async def publish_question(
         "",
         f"| preview | {plain(preview.key)} |",
         "|---|---|",
-        f"| model | {plain(preview.asked.model)} |",
+        f"| model | {plain(preview.requested.model)} |",
         f"| length | {f'{video.duration_seconds:.1f} s' if video and video.duration_seconds else ''} |",
         "",
         f"To watch it elsewhere: {show_command(preview.key, options, ' --link')}",
@@ -147,7 +147,7 @@ def _facts(found: Generation) -> list[str]:
         "claimed": utc(attempt.claimed_at),
         "task": found.task_id or "unknown",
         "flow run": attempt.claimed_by.flow_run_id or "none",
-        "seconds of video": str(found.asked.seconds or "unknown"),
+        "seconds of video": str(found.requested.seconds or "unknown"),
     }
     # The first one is the table's head: an empty one shows as an empty bar.
     head, *others = (f"| {name} | {plain(value)} |" for name, value in rows.items())

@@ -112,13 +112,13 @@ def _link(key: str, object_name: str, archive: VideoArchive) -> str | None:
 
 
 def _facts(generation: Generation, cost: Decimal | None) -> list[str]:
-    request, asked, video = generation.request, generation.asked, generation.video
-    removed = asked.input().get("remove_watermark")
+    request, requested, video = generation.request, generation.requested, generation.video
+    removed = requested.input().get("remove_watermark")
     watermark = "" if removed is None else f", {'without' if removed else 'with'} watermark"
     lines = [
         f"| state | {generation.state} |",
         f"| model | {plain(generation.attempt.model)} |",
-        f"| requested | {plain(asked.summary)}{watermark} |",
+        f"| requested | {plain(requested.summary)}{watermark} |",
     ]
     # A URL may carry a signature in its query.
     lines += [f"| start image | {plain(hide_queries(url))} |" for url in request.image_urls[:MOST_IMAGES]]

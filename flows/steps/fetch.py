@@ -39,8 +39,8 @@ async def fetch(
         return None
     now = resources.clock.now()
     last_try = not 0 < task_run.run_count <= RETRIES  # 0: outside a run
-    client, web, asked = resources.client, resources.web, found.request.on(paid.model)
-    get = partial(fetch_videos, found, folder=folder, web=web, asked=asked, last_try=last_try, now=now)
+    client, web, requested = resources.client, resources.web, found.request.on(paid.model)
+    get = partial(fetch_videos, found, folder=folder, web=web, requested=requested, last_try=last_try, now=now)
     async with resources.fetching:
         urls = (status or await poll_result(paid.task_id, client, model=paid.model)).result_urls
         try:

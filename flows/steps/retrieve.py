@@ -1,7 +1,7 @@
 """The last two steps of a generation, whoever takes them: its own run, a rerun, or the collector."""
 
 from apixo import Succeeded
-from flows.media.spool import spool_folder
+from flows.media.work_directory import work_folder
 from flows.record.generation import Generation, PaidTask
 from flows.record.ledger import Entry
 from flows.resources import Resources
@@ -22,7 +22,7 @@ async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resou
             for.
     """
     first_seconds = resources.api.retry_delay_seconds
-    with spool_folder(resources.spool, paid.key, paid.task_id) as folder:
+    with work_folder(resources.work_root, paid.key, paid.task_id) as folder:
         videos = await retried(fetch, first_seconds)(whole(paid), known, whole(status), folder, resources)
         archived: Generation = await retried(archive, first_seconds)(whole(paid), known, whole(videos), resources)
         return archived

@@ -139,11 +139,11 @@ class Answers:
 
     def __init__(self) -> None:
         self.replies: list[httpx.Response] = []
-        self.asked = 0
+        self.requested = 0
 
     def __call__(self, _: httpx.Request) -> httpx.Response:
-        self.asked += 1
-        return self.replies[min(self.asked, len(self.replies)) - 1]
+        self.requested += 1
+        return self.replies[min(self.requested, len(self.replies)) - 1]
 
 
 def response(reply: Reply, fields: dict[str, str], encoding: str | None) -> httpx.Response:
@@ -194,10 +194,10 @@ def test_no_reply_breaks_the_client_or_is_taken_for_unpaid_without_a_no() -> Non
         telltales = secrets_in(b"\n".join([body, *(value.encode("utf-8", "replace") for value in fields.values())]))
         readable = encoding in (None, "identity", "gzip", "deflate") and not telltales and not _is_too_deep(body)
         for ask_for, check in ((ask.submit_once, check_submit), (ask.status_once, check_status)):
-            answers.replies, answers.asked = [response(said, fields, encoding)], 0
+            answers.replies, answers.requested = [response(said, fields, encoding)], 0
             found = ask_for(telltales)
             check(found, said, readable=readable)
-            assert answers.asked == 1
+            assert answers.requested == 1
 
     with asking(answers) as ask:
         play()

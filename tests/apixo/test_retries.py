@@ -76,7 +76,7 @@ def test_no_header_breaks_the_wait(value: str | None, milliseconds: str | None) 
 
 
 @pytest.mark.parametrize(
-    ("tries", "asked", "draw", "seconds"),
+    ("tries", "requested", "draw", "seconds"),
     [
         (1, None, 0.0, 1.0),
         (1, None, 1.0, 2.0),
@@ -91,26 +91,26 @@ def test_no_header_breaks_the_wait(value: str | None, milliseconds: str | None) 
     ],
 )
 def test_a_pause_doubles_and_is_never_shorter_than_asked_for(
-    tries: int, asked: float | None, draw: float, seconds: float
+    tries: int, requested: float | None, draw: float, seconds: float
 ) -> None:
-    assert retry_delay(tries, retry_after_seconds=asked, first_seconds=2.0, rng=lambda: draw) == seconds
+    assert retry_delay(tries, retry_after_seconds=requested, first_seconds=2.0, rng=lambda: draw) == seconds
 
 
 @given(
     tries=st.integers(1, 10**6),
-    asked=st.none() | st.floats(0, MAX_RETRY_AFTER_SECONDS),
+    requested=st.none() | st.floats(0, MAX_RETRY_AFTER_SECONDS),
     first=st.floats(0.001, 1e6),
     draw=st.floats(0, 1, exclude_max=True),
 )
-def test_a_pause_is_bounded(tries: int, asked: float | None, first: float, draw: float) -> None:
-    seconds = retry_delay(tries, retry_after_seconds=asked, first_seconds=first, rng=lambda: draw)
+def test_a_pause_is_bounded(tries: int, requested: float | None, first: float, draw: float) -> None:
+    seconds = retry_delay(tries, retry_after_seconds=requested, first_seconds=first, rng=lambda: draw)
     backoff = min(first * 2.0 ** min(tries - 1, 30), MAX_RETRY_DELAY_SECONDS)
     assert math.isfinite(seconds)
     assert seconds > 0
-    if asked is None:
+    if requested is None:
         assert backoff / 2 <= seconds <= backoff
     else:
-        assert asked <= seconds <= asked + backoff / 2
+        assert requested <= seconds <= requested + backoff / 2
 
 
 ALL: list[tuple[BaseException, bool, bool, bool]] = [

@@ -129,9 +129,9 @@ async def test_what_the_question_raises_otherwise_is_no_answer_of_the_provider_a
         await world.wait()
 
 
-@pytest.mark.parametrize(("asked", "pause"), [(3.0, 10.0), (60.0, 60.0), (None, 10.0)])
-async def test_a_longer_retry_after_wins(asked: float | None, pause: float) -> None:
-    world = World([RateLimitError("later", retry_after_seconds=asked), PENDING, DONE])
+@pytest.mark.parametrize(("requested", "pause"), [(3.0, 10.0), (60.0, 60.0), (None, 10.0)])
+async def test_a_longer_retry_after_wins(requested: float | None, pause: float) -> None:
+    world = World([RateLimitError("later", retry_after_seconds=requested), PENDING, DONE])
     await world.wait()
     assert world.naps == [180, pause, 10]
 

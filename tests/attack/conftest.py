@@ -60,7 +60,7 @@ async def slow_sandbox(video_folder: Path) -> AsyncIterator[SandboxServer]:
 @pytest.fixture
 def commands(prefect_server: PrefectServer, tmp_path: Path) -> Callable[..., Commands]:
     def made(stored: StoredBlocks, **environment: str) -> Commands:
-        base = {**os.environ, **prefect_server.environment, "SORA_SPOOL_DIR": str(tmp_path / "spool")}
+        base = {**os.environ, **prefect_server.environment, "SORA_WORK_DIR": str(tmp_path / "work")}
         return Commands(stored, base | environment, tmp_path)
 
     return made

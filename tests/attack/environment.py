@@ -156,7 +156,7 @@ class Environment:
         folder.mkdir(parents=True)
         job = Job(
             kind=kind, key=self.key, request=self.request, blocks=self.blocks, wait=wait, task_id=task_id or None,
-            spool=folder.parent / machine, port=folder / "port", flow_run_id=self.parent,
+            work_root=folder.parent / machine, port=folder / "port", flow_run_id=self.parent,
         )  # fmt: skip
         if kind == "parent" and self.ran:
             await self._retry_parent()

@@ -25,7 +25,7 @@ from flows.batch.calendar_rows import BatchItem
 from flows.collect_videos import collect_videos
 from flows.generate_batch import generate_batch
 from flows.generate_video import generate_video
-from flows.resolution import allow_resubmission, look, resolve_as_task
+from flows.resolution import allow_resubmission, load_generation, resolve_as_task
 from flows.resources import Resources, command_options, load_block
 from tests.attack.labels import Places
 from tests.attack.points import Point, Tap
@@ -43,7 +43,7 @@ class Job(BaseModel):
         key: the key of the generation; for a batch, `<batch>-a` is the key of its only row.
         request: the video.
         blocks: the name of both blocks.
-        spool: the work directory on the local disk; each machine has its own.
+        work_root: the work directory on the local disk; each machine has its own.
         port: for `receive`: the file to which it writes the port that it listens on.
         task_id: for `resolve`: the task that the user found; None: allow a resubmission.
         flow_run_id: for `parent`: the flow run that it continues.
@@ -53,7 +53,7 @@ class Job(BaseModel):
     key: str
     request: VideoRequest
     blocks: str
-    spool: Path
+    work_root: Path
     port: Path
     wait: bool = True
     task_id: str | None = None
@@ -78,7 +78,7 @@ def run_child(child: Child) -> int:
     """Runs the job in this process, which cannot be used again. Returns the exit code."""
     tap = Tap(child.places, child.trace, child.die_at)
     tap.install()
-    os.environ["SORA_SPOOL_DIR"] = str(child.job.spool)
+    os.environ["SORA_WORK_DIR"] = str(child.job.work_root)
     try:
         child.reported.write_text(asyncio.run(_run(child.job, tap)))
         code = 0
@@ -132,7 +132,7 @@ async def _resolve(job: Job) -> None:
     blocks = await load_block(ApixoApi, job.blocks), await load_block(VideoArchive, job.blocks)
     options = command_options(job.blocks, job.blocks)
     async with Resources(*blocks, options=options) as resources:
-        seen = await look(job.key, resources.ledger)
+        seen = await load_generation(job.key, resources.ledger)
     async with Resources(*blocks, options=options) as resources:
         if job.task_id is not None:
             await resolve_as_task(seen, job.task_id, resources)

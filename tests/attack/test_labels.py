@@ -73,8 +73,8 @@ def test_the_label_of_a_message_is_its_event(message: dict[str, object], label: 
 
 
 def test_on_the_disk_only_a_video_that_gets_its_final_name_counts() -> None:
-    assert label_of_rename("/spool/key.abc/video.mp4") == "RENAME video.mp4"
-    assert label_of_rename("/spool/key.abc/video.mp4.part") is None
+    assert label_of_rename("/work_root/key.abc/video.mp4") == "RENAME video.mp4"
+    assert label_of_rename("/work_root/key.abc/video.mp4.part") is None
 
 
 def test_a_point_is_parsed_as_it_was_written() -> None:

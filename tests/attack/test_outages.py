@@ -171,16 +171,16 @@ async def test_the_disk_is_too_small_for_fifty_videos_at_once(
     key: str,
     tmp_path: Path,
 ) -> None:
-    spool = tmp_path / "small"
-    spool.mkdir()
+    work_root = tmp_path / "small"
+    work_root.mkdir()
     made = commands(await store_blocks(patient_api(slow_sandbox), make_archive(minio)))
-    with small_disk(spool) as inside:
+    with small_disk(work_root) as inside:
 
         async def others_fill_it(_: object) -> None:
-            others = [*inside, "sh", "-c", f"head -c 110000 /dev/zero > {spool}/others"]
+            others = [*inside, "sh", "-c", f"head -c 110000 /dev/zero > {work_root}/others"]
             assert await (await asyncio.create_subprocess_exec(*others)).wait() == 0
 
-        full = replace(commands(made.stored, SORA_SPOOL_DIR=str(spool)), prefix=inside)
+        full = replace(commands(made.stored, SORA_WORK_DIR=str(work_root)), prefix=inside)
         assert await run_disrupted_batch(full, slow_sandbox, key, others_fill_it, then=made) == 0
     await assert_all_archived(made, slow_sandbox, key)
 
@@ -193,15 +193,15 @@ async def test_the_disk_of_the_work_directory_is_full(
     key: str,
     tmp_path: Path,
 ) -> None:
-    spool = tmp_path / "small"
-    spool.mkdir()
+    work_root = tmp_path / "small"
+    work_root.mkdir()
     stored = await store_blocks(patient_api(slow_sandbox), make_archive(minio))
     order = ("generate", "The same video, twelve seconds", "--duration", "12", "--key", key)
-    with small_disk(spool) as inside:
-        full = replace(commands(stored, SORA_SPOOL_DIR=str(spool)), prefix=inside)
-        others = [*inside, "sh", "-c", f"head -c 120000 /dev/zero > {spool}/others"]
+    with small_disk(work_root) as inside:
+        full = replace(commands(stored, SORA_WORK_DIR=str(work_root)), prefix=inside)
+        others = [*inside, "sh", "-c", f"head -c 120000 /dev/zero > {work_root}/others"]
         assert await (await asyncio.create_subprocess_exec(*others)).wait() == 0
-        assert list(spool.iterdir()) == []  # this process does not see that disk
+        assert list(work_root.iterdir()) == []  # this process does not see that disk
         code, said = await full.end(await full.start(*order))
         assert code == 1, said
         assert "No space left" in said or "disk" in said, said

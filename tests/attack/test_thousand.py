@@ -53,7 +53,7 @@ async def test_a_calendar_of_a_thousand_rows_is_archived_completely(
         stored = await store_blocks(api, archive)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.attack.thousand", stored.name, str(calendar), str(submissions_per_second),
-            cwd=ROOT, env={**os.environ, **prefect_server.environment, "SORA_SPOOL_DIR": str(tmp_path / "spool")},
+            cwd=ROOT, env={**os.environ, **prefect_server.environment, "SORA_WORK_DIR": str(tmp_path / "work")},
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         said, _ = await process.communicate()

@@ -137,7 +137,7 @@ async def start(
                     **environment,
                     **prefect_server.environment,
                     "PREFECT_WORKER_QUERY_SECONDS": "1",
-                    "SORA_SPOOL_DIR": str(tmp_path / f"spool-{number}"),
+                    "SORA_WORK_DIR": str(tmp_path / f"work_root-{number}"),
                 },
                 cwd=release,
             )

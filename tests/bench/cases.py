@@ -153,7 +153,9 @@ async def measure(case: Case, environment: Environment, video: Path) -> Measured
         done = {} if is_floor else sandbox.completed_at()
         first = [{} if receiver is None else sandbox.first_at(call) for call in ("status", "result")]
     lags = sorted(at - done[task_id] for task_id, at in taken.archived_at.items() if task_id in done)
-    asked, fetched = (sorted(at - done[task_id] for task_id, at in times.items() if task_id in done) for times in first)
+    requested, fetched = (
+        sorted(at - done[task_id] for task_id, at in times.items() if task_id in done) for times in first
+    )
 
     def each(total: float) -> float:
         return total / case.videos
@@ -175,8 +177,8 @@ async def measure(case: Case, environment: Environment, video: Path) -> Measured
         lag_p50=_percentile(lags, 50),
         lag_p95=_percentile(lags, 95),
         lag_p99=_percentile(lags, 99),
-        asked_p50=_percentile(asked, 50),
-        asked_p95=_percentile(asked, 95),
+        asked_p50=_percentile(requested, 50),
+        asked_p95=_percentile(requested, 95),
         fetched_p50=_percentile(fetched, 50),
         fetched_p95=_percentile(fetched, 95),
         archived=len(taken.archived_at),

@@ -134,7 +134,7 @@ class Environment:
     @property
     def environment(self) -> dict[str, str]:
         """What a client process needs."""
-        return {**os.environ, **self.prefect.environment, "SORA_SPOOL_DIR": str(self.folder / "spool")}
+        return {**os.environ, **self.prefect.environment, "SORA_WORK_DIR": str(self.folder / "work")}
 
     async def blocks(self, sandbox: Sandbox, *, callbacks: bool, **waits: float) -> StoredBlocks:
         """Stored blocks, with a new bucket."""

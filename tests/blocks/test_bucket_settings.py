@@ -247,8 +247,8 @@ async def test_a_redirect_to_another_region_is_followed_by_a_question_and_not_by
     async with listening(fake.handle) as endpoint:
         with pytest.raises(StoreRefusedError, match=r"Set region to eu-west-3.*s3\.eu-west-3\.amazonaws\.com"):
             await own_open(archive(endpoint)).get("a")
-    asked = next(head for head in fake.heads if head.startswith("HEAD"))
-    assert "authorization" not in asked.lower()
+    requested = next(head for head in fake.heads if head.startswith("HEAD"))
+    assert "authorization" not in requested.lower()
 
 
 STALE: list[tuple[str, int, str]] = [

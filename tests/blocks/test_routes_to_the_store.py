@@ -79,8 +79,8 @@ async def test_no_call_asks_for_a_compressed_answer(own_open: OpenStore, tmp_pat
             await call
     assert len(fake.heads) == 5
     for head in fake.heads:
-        asked = re.search(r"^accept-encoding: *(\S*)", head, re.IGNORECASE | re.MULTILINE)
-        assert asked is None or asked[1] == "identity", head
+        requested = re.search(r"^accept-encoding: *(\S*)", head, re.IGNORECASE | re.MULTILINE)
+        assert requested is None or requested[1] == "identity", head
 
 
 async def test_a_folder_of_certificates_is_trusted_by_every_call(

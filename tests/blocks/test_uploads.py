@@ -80,16 +80,16 @@ async def test_a_file_has_the_checksum_that_the_environment_asks_for(
     await store.create_bucket()
     (tmp_path / "f").write_bytes(content := secrets.token_bytes(size_bytes))
     assert await store.create_file("v.mp4", tmp_path / "f", content_type="video/mp4")
-    asked: dict[str, str | list[str] | tuple[str]] = {"x-amz-checksum-mode": "ENABLED"}
+    requested: dict[str, str | list[str] | tuple[str]] = {"x-amz-checksum-mode": "ENABLED"}
     checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    found = store._minio.stat_object(store.bucket, "v.mp4", extra_headers=asked).metadata
+    found = store._minio.stat_object(store.bucket, "v.mp4", extra_headers=requested).metadata
     assert found is not None
     assert found["x-amz-checksum-sha256"] == checksum
     await store.put("v.mp4", b"damaged")
     damaged = await store.digest("v.mp4")
     assert damaged is not None
     await store.replace_file("v.mp4", tmp_path / "f", etag=damaged.etag, content_type="video/mp4")
-    repaired = store._minio.stat_object(store.bucket, "v.mp4", extra_headers=asked).metadata
+    repaired = store._minio.stat_object(store.bucket, "v.mp4", extra_headers=requested).metadata
     assert repaired is not None
     assert repaired["x-amz-checksum-sha256"] == checksum
 

@@ -84,8 +84,8 @@ def test_every_variable_is_a_setting_of_prefect_or_a_field_of_a_block() -> None:
 
 
 def test_the_example_names_every_variable_that_compose_asks_for() -> None:
-    asked = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
-    assert {line.partition("=")[0] for line in ENV.read_text().splitlines() if line[0] != "#"} == asked
+    requested = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+    assert {line.partition("=")[0] for line in ENV.read_text().splitlines() if line[0] != "#"} == requested
 
 
 def test_ports_are_published_on_loopback_alone() -> None:

@@ -32,11 +32,11 @@ RUN_SECONDS = 180
 @pytest.fixture(scope="session")
 def client_environment(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment that makes a process a client of the session's server."""
-    spool = tmp_path_factory.mktemp("spool")
+    work_root = tmp_path_factory.mktemp("work")
     return {
         **os.environ,
         **prefect_server.environment,
-        "SORA_SPOOL_DIR": str(spool),
+        "SORA_WORK_DIR": str(work_root),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
     }

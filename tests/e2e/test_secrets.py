@@ -106,7 +106,7 @@ async def test_secrets_and_signatures_stay_where_they_belong(
     folders = {
         "Prefect's home": prefect_server.home,
         "Prefect's log": prefect_server.process.log_path.parent,
-        "the spool": Path(client_environment["SORA_SPOOL_DIR"]),
+        "the work directory": Path(client_environment["SORA_WORK_DIR"]),
         "the worker": worker.log_path.parent,
         "the receiver": tmp_path,
         "MinIO": minio.process.log_path.parent,

@@ -216,10 +216,12 @@ async def test_a_waiting_run_is_woken_by_the_callback(running: Running) -> None:
     assert completed_ms is not None
     assert made.archived_at is not None
     took = made.archived_at.timestamp() - completed_ms / 1000
-    asked = [item for item in await running.requests() if item["call"] == "status" and item["task_id"] == made.task_id]
-    print(f"\nfrom the provider's completion to archived, waiting: {took:.2f} s, {len(asked)} status calls")
+    requested = [
+        item for item in await running.requests() if item["call"] == "status" and item["task_id"] == made.task_id
+    ]
+    print(f"\nfrom the provider's completion to archived, waiting: {took:.2f} s, {len(requested)} status calls")
     assert took < 60
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
 async def test_a_detached_video_is_archived_by_the_callback(running: Running) -> None:

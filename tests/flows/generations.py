@@ -12,7 +12,7 @@ from flows.collect_videos import Collected, collect
 from flows.record import transitions
 from flows.record.generation import Generation, Owner
 from flows.record.pipeline_errors import UnconfirmedError
-from flows.resolution import allow_resubmission, look
+from flows.resolution import allow_resubmission, load_generation
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.support import KITE
@@ -63,7 +63,7 @@ async def lost(key: str, resources: PayingResources, sandbox: SandboxServer) -> 
 
 async def allow(key: str, resources: PayingResources) -> Generation:
     """As `sora resolve --resubmit` does it."""
-    return await allow_resubmission(await look(key, resources.ledger), resources)
+    return await allow_resubmission(await load_generation(key, resources.ledger), resources)
 
 
 async def fail(
@@ -86,7 +86,7 @@ async def finished(sandbox: SandboxServer) -> None:
             await asyncio.sleep(0.05)
 
 
-async def bring_home(resources: PayingResources) -> list[Collected]:
+async def run_collector(resources: PayingResources) -> list[Collected]:
     """What the collector does next."""
 
     @flow(name="collect-in-a-test")

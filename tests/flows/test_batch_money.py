@@ -37,7 +37,7 @@ async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
 ) -> None:
     await run(stored, key, requests=[{"id": "done", "prompt": "Dunes"}, {"id": "other", "prompt": "Dunes"}])
     before = len(sandbox.record.submits())
-    asked = [
+    requested = [
         {"id": "done", "prompt": "Dunes"},
         {"id": "other", "prompt": "Something else"},
         {"id": "fresh", "prompt": "Dunes", "duration": 8},
@@ -46,7 +46,7 @@ async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
         {"id": "later", "prompt": "Dunes", "not_before": "2999-01-01"},
         {"id": "bad", "prompt": ""},
     ]
-    summary = await failing(stored, key, requests=asked, dry_run=True)
+    summary = await failing(stored, key, requests=requested, dry_run=True)
     assert {row.line: row.state for row in summary.rows} == {
         1: "archived", 2: "not submitted", 3: "ready", 4: "ready", 5: "not submitted", 6: "not due", 7: "bad row",
     }  # fmt: skip
@@ -55,7 +55,7 @@ async def test_a_dry_run_looks_at_everything_prices_it_and_spends_nothing(
     assert summary.price == (8 + 4) * PRICE
     assert len(sandbox.record.submits()) == before
     assert len(sandbox.record.images()) >= 2
-    good = await run(stored, key, requests=[asked[0], asked[2]], dry_run=True)
+    good = await run(stored, key, requests=[requested[0], requested[2]], dry_run=True)
     assert good.price == 8 * PRICE
     assert len(sandbox.record.submits()) == before
 
@@ -64,9 +64,9 @@ async def test_a_dry_run_says_which_rows_a_run_would_not_pay_for_and_what_a_pers
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after", prompt_contains="lost"))
-    asked = [{"id": "lost", "prompt": "lost"}, {"id": "failed", "prompt": "a forbidden thing"}]
-    await failing(stored, key, requests=asked)
-    summary = await failing(stored, key, requests=[*asked, *rows(1)], dry_run=True)
+    requested = [{"id": "lost", "prompt": "lost"}, {"id": "failed", "prompt": "a forbidden thing"}]
+    await failing(stored, key, requests=requested)
+    summary = await failing(stored, key, requests=[*requested, *rows(1)], dry_run=True)
     assert states(summary) == {"lost": "unconfirmed", "failed": "failed", "00": "ready"}
     assert f"sora resolve {key}-lost --task-id" in summary.rows[0].problem
     assert "CONTENT_VIOLATION" in summary.rows[1].problem

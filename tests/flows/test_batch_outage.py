@@ -37,7 +37,7 @@ def api(sandbox: SandboxServer) -> ApixoApi:
 
 @pytest.fixture(autouse=True)
 def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.batch.brake, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(flows.batch.brake, "FREE_CALL_PAUSE_SECONDS", 0.1)
 
 
 async def run(

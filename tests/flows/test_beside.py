@@ -32,7 +32,7 @@ def _no_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector's last steps, called as plain functions."""
 
     async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, own: PayingResources) -> Generation:
-        videos = await steps.fetch.fn(paid, known, status, own.spool / paid.task_id, own)
+        videos = await steps.fetch.fn(paid, known, status, own.work_root / paid.task_id, own)
         made: Generation = await steps.archive.fn(paid, known, videos, own)
         return made
 
@@ -129,7 +129,7 @@ async def test_an_answer_that_comes_while_the_end_is_being_closed_keeps_the_mark
     await allow(key, resources)
     await Submission(key, KITE, resources).run()
     second = (await recorded(key, resources)).task
-    await steps.archive.fn(second, *await fetched(second, resources, resources.spool), resources)
+    await steps.archive.fn(second, *await fetched(second, resources, resources.work_root), resources)
     seen = await recorded(key, resources)
     answered = partial(
         transitions.submitted, attempt_number=1, task_id=first, now=seen.updated_at, named_by="callback", note="late"

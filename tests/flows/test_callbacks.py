@@ -18,12 +18,12 @@ from flows.resources import PayingResources, Resources
 from tests.flows.generations import (
     abandoned_claim,
     allow,
-    bring_home,
     closed_before_each_change,
     fail,
     finished,
     lost,
     recorded,
+    run_collector,
     submit,
 )
 from tests.support import made_outside, make_archive
@@ -75,12 +75,12 @@ async def test_a_repeated_call_about_what_is_done_costs_no_question(
 ) -> None:
     task_id = (await submit(key, resources)).task_id
     await finished(sandbox)
-    await bring_home(resources)
+    await run_collector(resources)
     assert (await recorded(key, resources)).state is State.ARCHIVED
-    before, asked = await records(resources), len(sandbox.record.statuses())
+    before, requested = await records(resources), len(sandbox.record.statuses())
     for claimed_task_id in (task_id, None):
         assert await call(key, resources, claimed_task_id) is CallbackOutcome.ALREADY_HANDLED
-    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.statuses()) == requested
     assert await records(resources) == before
 
 
@@ -89,11 +89,11 @@ async def test_a_call_about_a_failure_is_checked_and_changes_nothing(
 ) -> None:
     task_id = (await submit(key, resources, VideoRequest(prompt="forbidden"))).task_id
     await finished(sandbox)
-    await bring_home(resources)
-    before, asked = await records(resources), len(sandbox.record.statuses())
+    await run_collector(resources)
+    before, requested = await records(resources), len(sandbox.record.statuses())
     assert await call(key, resources, task_id) is CallbackOutcome.ALREADY_HANDLED
     assert await records(resources) == before
-    assert len(sandbox.record.statuses()) == asked + 1
+    assert len(sandbox.record.statuses()) == requested + 1
 
 
 async def test_a_video_that_comes_after_its_task_was_reported_as_failed_is_archived(
@@ -101,12 +101,12 @@ async def test_a_video_that_comes_after_its_task_was_reported_as_failed_is_archi
 ) -> None:
     task_id = (await submit(key, resources)).task_id
     sandbox.faults.add(Fault(call="status", kind="failed_once"))
-    await bring_home(resources)
+    await run_collector(resources)
     assert (await recorded(key, resources)).state is State.FAILED
     assert await resources.ledger.open_keys() == []
     await finished(sandbox)
     assert await call(key, resources, task_id) is CallbackOutcome.FINISHED
-    (collected,) = await bring_home(resources)
+    (collected,) = await run_collector(resources)
     assert (collected.what, collected.task_id) == ("archived", task_id)
     assert await resources.ledger.open_keys() == []
     assert names_of(sent, key)[-1] == "sora.generation.archived"
@@ -118,14 +118,14 @@ async def test_a_video_that_comes_after_its_failed_task_was_paid_again_is_archiv
 ) -> None:
     first = (await submit(key, resources)).task_id
     sandbox.faults.add(Fault(call="status", kind="failed_once", times=2))
-    await bring_home(resources)
+    await run_collector(resources)
     await allow(key, resources)
     second = (await submit(key, resources)).task_id
     await finished(sandbox)
-    await bring_home(resources)
+    await run_collector(resources)
     assert await call(key, resources, first) is CallbackOutcome.ALREADY_HANDLED
     assert f"task {first} is paid as well" in caplog.text
-    await bring_home(resources)
+    await run_collector(resources)
     found = await recorded(key, resources)
     assert (found.state, found.task_id) == (State.ARCHIVED, second)
     (beside,) = found.attempts[0].superseded
@@ -158,7 +158,7 @@ async def test_an_unclear_payment_is_reconciled_and_its_video_archived(
     assert (reconciled.state, reconciled.task_id, reconciled.attempt.note) == (State.SUBMITTED, task_id, NOTE)
     assert reconciled.attempt.problem is None
     assert "reconciled by its callback" in caplog.text
-    (collected,) = await bring_home(resources)
+    (collected,) = await run_collector(resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
     reported = names_of(sent, key)
@@ -227,7 +227,7 @@ async def test_a_ledger_that_goes_away_in_the_middle_leaves_the_task_in_the_log(
         archive = make_archive(minio)
         archive.endpoint = gate.endpoint
         async with PayingResources(api, archive, options=" --api x") as resources:
-            resources.ledger = Ledger(resources.store, patience_seconds=0.5)
+            resources.ledger = Ledger(resources.store, retry_timeout_seconds=0.5)
             task_id = await lost(key, resources, sandbox)
             before = await records(resources)
             gate.shut = lambda request: request.startswith(b"PUT") and b"/ledger/" in request
@@ -272,7 +272,7 @@ async def test_a_late_call_is_adopted_where_nothing_else_was_paid(
     await finished(sandbox)
     for _ in range(2):
         assert await call(key, resources, first, attempt=1) is CallbackOutcome.FINISHED
-    assert (await bring_home(resources))[0].what == "archived"
+    assert (await run_collector(resources))[0].what == "archived"
     assert (await recorded(key, resources)).task_id == first
     assert len(sandbox.record.charged()) == 1
 
@@ -297,11 +297,11 @@ async def test_after_the_end_a_late_call_brings_its_video_beside_and_announces_n
     await allow(key, resources)
     await submit(key, resources)
     await finished(sandbox)
-    await bring_home(resources)
+    await run_collector(resources)
     assert await call(key, resources, first) is CallbackOutcome.ALREADY_HANDLED
     found = await recorded(key, resources)
     assert (found.state, found.attempts[0].task_id) == (State.ARCHIVED, first)
-    await bring_home(resources)
+    await run_collector(resources)
     (beside,) = (await recorded(key, resources)).attempts[0].superseded
     assert beside.task_id == first
     assert {item.kind for item in beside.objects} == {"video", "poster", "sidecar"}

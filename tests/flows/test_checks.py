@@ -225,4 +225,4 @@ def test_a_full_disk_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert check_space(tmp_path / "not" / "there" / "yet").outcome == "ok"
     monkeypatch.setattr(flows.checks, "FREE_BYTES", 10**18)
     found = check_space(tmp_path)
-    assert (found.outcome, "SORA_SPOOL_DIR" in found.detail) == ("error", True)
+    assert (found.outcome, "SORA_WORK_DIR" in found.detail) == ("error", True)

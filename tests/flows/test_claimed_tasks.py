@@ -118,10 +118,10 @@ async def test_a_claimed_task_for_another_attempt_of_the_same_key_is_not_taken_o
     await lost(key, resources, sandbox)
     await allow(key, resources)
     second = (await submit(key, resources)).task_id
-    before, asked = await records(resources), len(sandbox.record.statuses())
+    before, requested = await records(resources), len(sandbox.record.statuses())
     assert await call(key, resources, second, attempt=1) is CallbackOutcome.UNIDENTIFIED
     assert await records(resources) == before
-    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.statuses()) == requested
     assert "attempt 1" in caplog.messages[-1]
     assert "--task-id" in caplog.messages[-1]
 

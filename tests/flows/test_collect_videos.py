@@ -213,18 +213,18 @@ async def test_many_open_ones_are_asked_with_bounded_concurrency(
     assert len(sandbox.record.statuses()) == 120
 
 
-@pytest.mark.parametrize(("waits", "age_seconds", "asked"), [(True, 0, 0), (False, 0, 1), (True, 60, 1)])
+@pytest.mark.parametrize(("waits", "age_seconds", "requested"), [(True, 0, 0), (False, 0, 1), (True, 60, 1)])
 async def test_called_by_a_callback_it_leaves_alone_what_a_run_waits_for_until_its_deadline(
-    waits: bool, age_seconds: float, asked: int, key: str, resources: PayingResources, sandbox: SandboxServer
+    waits: bool, age_seconds: float, requested: int, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await Submission(key, KITE, resources, Terms(waits=waits)).run()
     await finished(sandbox)
     resources.clock.now = lambda: datetime.now(UTC) + timedelta(seconds=age_seconds)
     sandbox.faults.add(Fault(call="status", kind="unknown_state", times=-1))
     await collect(None, resources, detached_only=True)
-    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.statuses()) == requested
     await collect(None, resources)
-    assert len(sandbox.record.statuses()) == asked + 1
+    assert len(sandbox.record.statuses()) == requested + 1
 
 
 async def test_what_a_callback_reconciled_has_lost_its_run(

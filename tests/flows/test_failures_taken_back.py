@@ -11,10 +11,10 @@ from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
 from flows.record.generation import Generation, State
 from flows.record.pipeline_errors import SubmissionRejectedError, VideoFailedError
-from flows.resolution import look, resolve_as_task
+from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
-from tests.flows.generations import allow, bring_home, fail, finished, recorded, set_clock, submit
+from tests.flows.generations import allow, fail, finished, recorded, run_collector, set_clock, submit
 from tests.support import KITE
 
 Decision = Callable[[str, PayingResources], Awaitable[Generation]]
@@ -44,7 +44,7 @@ async def reported_as_failed(
     """A generation that is recorded as failed, though its task goes on. The task's id."""
     task_id = (await submit(key, resources)).task_id or ""
     sandbox.faults.add(Fault(call="status", kind="failed_once", fail_code=fail_code))
-    await bring_home(resources)
+    await run_collector(resources)
     assert (await recorded(key, resources)).state is State.FAILED
     assert await resources.ledger.open_keys() == []
     return task_id
@@ -62,7 +62,7 @@ async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
     assert (found.state, found.task_id, len(found.attempts)) == (State.SUBMITTED, task_id, 1)
     assert (found.attempt.note or "").endswith("APIXO took the failure back")
     await finished(sandbox)
-    (collected,) = await bring_home(resources)
+    (collected,) = await run_collector(resources)
     assert (collected.what, collected.task_id) == ("archived", task_id)
     assert await resources.ledger.open_keys() == []
     assert len(sandbox.record.submits()) == 1
@@ -159,7 +159,7 @@ async def test_a_task_that_was_given_up_and_has_a_result_now_is_not_paid_for_aga
     await finished(sandbox)
     sandbox.faults.clear()
     assert (await decide(key, resources)).task_id == task_id
-    (collected,) = await bring_home(resources)
+    (collected,) = await run_collector(resources)
     assert (collected.what, collected.task_id) == ("archived", task_id)
     assert len(sandbox.record.submits()) == 1
 
@@ -191,7 +191,7 @@ async def test_a_person_who_resumes_it_meanwhile_is_not_paid_over(
         task = sandbox.tasks.get(task_id)
         assert task is not None
         task.state = "success"
-        await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+        await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
         return status
 
     monkeypatch.setattr(resources.client, "status", resumed_after_it)

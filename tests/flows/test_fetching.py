@@ -83,12 +83,12 @@ async def fetch(
     found: Generation,
     folder: Path,
     *,
-    asked: VideoRequest = KITE,
+    requested: VideoRequest = KITE,
     now: datetime = SOON,
     last_try: bool = True,
 ) -> FetchedVideo:
     urls = (host.url,)
-    (video,) = await fetch_videos(found, urls, folder, web, asked=asked, fresh=True, last_try=last_try, now=now)
+    (video,) = await fetch_videos(found, urls, folder, web, requested=requested, fresh=True, last_try=last_try, now=now)
     return video
 
 
@@ -99,7 +99,7 @@ async def test_a_video_is_compared_with_what_its_own_task_was_asked_for(
     longer = KITE.model_copy(update={"duration": 12})
     beside = found.model_copy(update={"request": longer})
     assert "requested" not in str((await fetch(host, web, beside, tmp_path / "a")).warnings)
-    assert "12 s were requested" in str((await fetch(host, web, found, tmp_path / "b", asked=longer)).warnings)
+    assert "12 s were requested" in str((await fetch(host, web, found, tmp_path / "b", requested=longer)).warnings)
 
 
 LABELS = [

@@ -30,7 +30,7 @@ async def fetch(folder: Path, *answers: bytes, now: datetime = SOON, last_try: b
     ).model_copy(update={"succeeded_at": SUCCEEDED_AT})
     async with serving(*answers) as server, guarded_client(allow_private_hosts=True) as web:
         urls = (server.url("/v.mp4"),)
-        (video,) = await fetch_videos(found, urls, folder, web, asked=KITE, fresh=True, last_try=last_try, now=now)
+        (video,) = await fetch_videos(found, urls, folder, web, requested=KITE, fresh=True, last_try=last_try, now=now)
     return video
 
 

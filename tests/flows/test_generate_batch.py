@@ -156,8 +156,8 @@ async def test_what_may_be_paid_counts_as_paid_while_the_ledger_cannot_be_read(
 async def test_what_is_not_due_is_left_and_is_no_failure(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    asked = [*rows(1, not_before="2020-01-01"), {"prompt": "Dunes", "not_before": "2999-12-31"}]
-    summary = await run(stored, key, requests=asked)
+    requested = [*rows(1, not_before="2020-01-01"), {"prompt": "Dunes", "not_before": "2999-12-31"}]
+    summary = await run(stored, key, requests=requested)
     assert summary.counts == {"archived": 1, "not due": 1}
     assert len(sandbox.record.submits()) == 1
 
@@ -165,9 +165,9 @@ async def test_what_is_not_due_is_left_and_is_no_failure(
 async def test_rows_may_be_added_and_moved_without_paying_for_the_others_again(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    asked = [{"prompt": f"Dunes {number}"} for number in range(3)]
-    await run(stored, key, requests=asked)
-    await run(stored, key, requests=[{"prompt": "Dunes, new"}, *reversed(asked)])
+    requested = [{"prompt": f"Dunes {number}"} for number in range(3)]
+    await run(stored, key, requests=requested)
+    await run(stored, key, requests=[{"prompt": "Dunes, new"}, *reversed(requested)])
     assert len(sandbox.record.submits()) == 4
 
 

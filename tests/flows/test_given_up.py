@@ -10,7 +10,7 @@ from apixo.errors import NO_END, NO_STATUS
 from deployments.sandbox import Fault, SandboxServer
 from flows.collect_videos import collect
 from flows.record.generation import State
-from flows.resolution import look, resolve_as_task
+from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.task_end import given_up
 from tests.flows.generations import finished, recorded, set_clock, submit
@@ -38,9 +38,9 @@ async def test_what_stands_in_an_undocumented_state_for_a_day_is_left_to_a_perso
     assert entry is not None
     assert entry.generation.attempt.problem is not None
     assert (entry.generation.state, entry.generation.attempt.problem.code) == (State.FAILED, NO_END)
-    asked = len(sandbox.record.statuses())
+    requested = len(sandbox.record.statuses())
     assert await collect(None, resources) == []
-    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.statuses()) == requested
     assert len(sandbox.record.submits()) == 1
 
 
@@ -80,9 +80,9 @@ async def test_a_status_that_is_never_answered_is_not_asked_for_for_ever(
         assert found.what == what
     assert "gives no status of the task 1 day since that was first seen" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
-    asked = len(sandbox.record.statuses())
+    requested = len(sandbox.record.statuses())
     assert await collect(None, resources) == []
-    assert len(sandbox.record.statuses()) == asked
+    assert len(sandbox.record.statuses()) == requested
     assert len(sandbox.record.submits()) == 1
 
 
@@ -103,9 +103,9 @@ async def test_a_result_that_can_never_be_had_is_not_fetched_for_ever(
     assert "was given up (no result: it was finished 16 days ago" in found.note
     assert f"sora resolve {key} --resubmit" in found.note
     assert [event.event for event in sent.all()].count("sora.generation.failed") == 1
-    asked = len(sandbox.record.all())
+    requested = len(sandbox.record.all())
     assert await collect(None, resources) == []
-    assert len(sandbox.record.all()) == asked
+    assert len(sandbox.record.all()) == requested
     assert len(sandbox.record.submits()) == 1
 
 
@@ -124,7 +124,7 @@ async def test_what_was_given_up_is_taken_up_again_by_its_own_task_and_pays_noth
         (found,) = await collect(None, resources)
     assert f"Run `sora resolve {key} --task-id {task_id}" in found.note
     sandbox.faults.clear()
-    taken_up = await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+    taken_up = await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
     assert (taken_up.state, taken_up.attempt.problem) == (State.SUBMITTED, None)
     assert await resources.ledger.open_keys() == [key]
     assert [item.what for item in await collect(None, resources)] == ["archived"]
@@ -139,7 +139,7 @@ async def test_a_task_that_is_taken_up_again_has_all_its_time_anew(
     now, kept = resources.clock.now, timedelta(hours=resources.api.result_valid_hours)
     set_clock(resources, now() + kept + timedelta(hours=1))
     assert [item.what for item in await collect(None, resources)] == ["failed"]
-    await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+    await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
     assert [item.what for item in await collect(None, resources)] == ["pending"]
     set_clock(resources, now() + 2 * kept + timedelta(hours=2))
     assert [item.what for item in await collect(None, resources)] == ["failed"]

@@ -21,7 +21,7 @@ from flows.record import moderation, transitions
 from flows.record.generation import Generation, Owner, Problem, State
 from flows.record.ledger import Entry, Ledger
 from flows.record.pipeline_errors import UnconfirmedError, VideoFailedError
-from flows.resolution import look, resolve_as_task
+from flows.resolution import load_generation, resolve_as_task
 from flows.resolve_video import GO_ON, resolve_video
 from flows.resources import Resources
 from flows.signals.events import publish_end
@@ -224,7 +224,7 @@ async def test_what_a_person_was_told_pays_nothing_pays_nothing(
             await resolve_video(key=key, decision=GO_ON, task_id=task_id, api=lenient.name, archive=lenient.name)
     else:
         async with Resources(lenient.api, lenient.archive) as resources:
-            await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+            await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
     for _ in range(2):  # nor when the same video is run again, by a calendar or a person
         with pytest.raises(VideoFailedError, match=OUTPUT):
             await lenient.generate(KITE, key=key)

@@ -16,7 +16,7 @@ from flows.fetching import FetchedVideo
 from flows.record.generation import Generation, PaidTask, State
 from flows.record.ledger import Entry
 from flows.record.pipeline_errors import SupersededError, UnconfirmedError
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resolution import ResolutionError, allow_resubmission, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission
 from flows.task_end import record_end
@@ -54,7 +54,7 @@ async def two_tasks(key: str, resources: PayingResources) -> tuple[PaidTask, Pai
     """A key whose task a person replaces by another one, while a run still works on the first."""
     first = (await Submission(key, KITE, resources).run()).generation.task
     other = await made_outside(resources.api, SUBMARINE)
-    second = (await resolve_as_task(await look(key, resources.ledger), other, resources)).task
+    second = (await resolve_as_task(await load_generation(key, resources.ledger), other, resources)).task
     return first, second
 
 
@@ -148,7 +148,7 @@ async def test_one_task_is_never_in_two_records(resources: PayingResources, sand
         with pytest.raises(UnconfirmedError):
             await Submission(key, KITE, resources).run()
     task_id = sandbox.record.charged()[0].task_id or ""
-    seen = [await look(key, resources.ledger) for key in keys]
+    seen = [await load_generation(key, resources.ledger) for key in keys]
     results = await asyncio.gather(
         *(resolve_as_task(found, task_id, resources) for found in seen), return_exceptions=True
     )
@@ -171,12 +171,12 @@ async def test_a_task_that_was_named_for_another_key_by_mistake_does_not_cost_it
     while not sandbox.record.charged():
         await asyncio.sleep(0.01)
     task_id = sandbox.record.charged()[0].task_id or ""
-    await resolve_as_task(await look(other, resources.ledger), task_id, resources)
+    await resolve_as_task(await load_generation(other, resources.ledger), task_id, resources)
     with pytest.raises(UnconfirmedError, match=f"lists under {other}"):
         await paying
     right = await made_outside(resources.api)
-    await resolve_as_task(await look(other, resources.ledger), right, resources)
-    assert (await resolve_as_task(await look(key, resources.ledger), task_id, resources)).task_id == task_id
+    await resolve_as_task(await load_generation(other, resources.ledger), right, resources)
+    assert (await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)).task_id == task_id
     assert (await Submission(key, KITE, resources).run()).generation.task_id == task_id
 
 
@@ -206,12 +206,12 @@ async def test_a_refused_key_leaves_nothing_of_the_collector_running(
 ) -> None:
     for number in range(3):
         await Submission(unique("k"), VideoRequest(prompt=f"kite {number}"), resources).run()
-    asked, ask = 0, resources.client.status_once
+    requested, ask = 0, resources.client.status_once
 
     async def refuse_the_first(task_id: str, *, model: str) -> Status:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        nonlocal requested
+        requested += 1
+        if requested == 1:
             raise AuthenticationError("no")
         await asyncio.sleep(1)
         return await ask(task_id, model=model)
@@ -239,7 +239,7 @@ async def test_a_person_cannot_pay_again_for_what_the_store_knows_as_taken(
 ) -> None:
     task_id = await unconfirmed_and_noted(key, resources, sandbox)
     with pytest.raises(ResolutionError, match=f"APIXO accepted it as task {task_id}"):
-        await allow_resubmission(await look(key, resources.ledger), resources)
+        await allow_resubmission(await load_generation(key, resources.ledger), resources)
     assert (await read(key, resources)).generation.task_id == task_id
     assert len(sandbox.record.submits()) == 1
 
@@ -268,7 +268,7 @@ async def test_the_collector_archives_a_superseded_task_beside(
     async def retrieve_without_prefect(
         paid: PaidTask, known: Entry, status: Succeeded | None, own: PayingResources
     ) -> Generation:
-        videos = await steps.fetch.fn(paid, known, status, own.spool / paid.task_id, own)
+        videos = await steps.fetch.fn(paid, known, status, own.work_root / paid.task_id, own)
         made: Generation = await steps.archive.fn(paid, known, videos, own)
         return made
 

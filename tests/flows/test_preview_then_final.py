@@ -167,8 +167,8 @@ async def test_a_final_video_is_made_as_decided_and_a_rerun_pays_for_neither_aga
 async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_requested(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    asked = VideoRequest(prompt="Dunes", model="wan-2-5-video", duration=10)
-    async with running(stored, key, asked) as task:
+    requested = VideoRequest(prompt="Dunes", model="wan-2-5-video", duration=10)
+    async with running(stored, key, requested) as task:
         run = await paused(f"preview {key}", "preview-1-0")
         question = (await artifacts(run.id))[f"question-{key}-preview"]
         assert "The final video costs 5.0 as long as requested, at" in question
@@ -176,7 +176,7 @@ async def test_a_model_without_8_and_12_s_makes_the_final_video_as_long_as_reque
         run = await paused(f"preview {key}", "preview-1-1")
         await answer(run, decision=AS_REQUESTED)
         state: State[Any] = await task
-    assert (await state.aresult()).request == asked
+    assert (await state.aresult()).request == requested
     assert lengths(sandbox) == [5, 10]
 
 

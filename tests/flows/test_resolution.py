@@ -12,7 +12,7 @@ from flows.collect_videos import collect
 from flows.record import transitions
 from flows.record.generation import Generation, State
 from flows.record.pipeline_errors import UnconfirmedError
-from flows.resolution import ResolutionError, look, resolve_as_task
+from flows.resolution import ResolutionError, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.generations import abandoned_claim, allow, closed_before_each_change, fail, lost, recorded, submit
 from tests.flows.record.ledgers import same
@@ -21,7 +21,7 @@ from tests.support import KITE, made_outside
 
 async def resolve(key: str, task_id: str, resources: PayingResources) -> Generation:
     """As `sora resolve --task-id` does it."""
-    return await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+    return await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
 
 
 async def test_who_resolved_it_is_written_down(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:

@@ -13,7 +13,7 @@ from flows.record.pipeline_errors import (
     UnconfirmedError,
     VideoFailedError,
 )
-from flows.resolution import ResolutionError, allow_resubmission, look, resolve_as_task
+from flows.resolution import ResolutionError, allow_resubmission, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.submission import Submission, Terms
 from tests.flows.generations import fail, recorded, submit
@@ -93,7 +93,7 @@ async def test_a_paid_generation_cannot_be_resubmitted(
     with pytest.raises(ResolutionError, match="APIXO accepted it"):
         await allow_resubmission(await recorded(key, resources), resources)
     with pytest.raises(ResolutionError, match="no record"):
-        await look("never-heard-of", resources.ledger)
+        await load_generation("never-heard-of", resources.ledger)
 
 
 async def test_a_late_answer_to_an_attempt_a_person_gave_up_is_written_down(

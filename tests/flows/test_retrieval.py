@@ -93,8 +93,8 @@ async def test_addresses_that_no_longer_hold_are_asked_for_anew(
     tries = 2 if kind == "http_403" else 1  # a host that refuses is asked under our other name as well
     sandbox.faults.add(Fault.model_validate({"call": "result", "kind": kind, "times": tries}))
     assert (await stored.generate(KITE, key=key)).state is State.ARCHIVED
-    asked = [request.call for request in sandbox.record.all() if request.call in ("status", "result")]
-    assert asked[-3 - tries :] == ["status", *["result"] * tries, "status", "result"]
+    requested = [request.call for request in sandbox.record.all() if request.call in ("status", "result")]
+    assert requested[-3 - tries :] == ["status", *["result"] * tries, "status", "result"]
     assert len(sandbox.record.submits()) == 1
 
 

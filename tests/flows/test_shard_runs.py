@@ -90,7 +90,7 @@ class Stage:
         )
 
     async def generate(self, rows: list[Row], key: str, shards: int = 2) -> BatchSummary:
-        batch = await Batch.look(key, rows, self.resources, terms=Terms(), max_spend=None)
+        batch = await Batch.load(key, rows, self.resources, terms=Terms(), max_spend=None)
         return await shard_runs.run_in_shards(
             batch, shards, max_in_flight=9, submissions_per_second=9, resources=self.resources, api="x", archive="x"
         )

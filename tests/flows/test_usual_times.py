@@ -33,11 +33,11 @@ def test_it_is_the_median_of_what_was_archived_of_each_kind() -> None:
 
 
 async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_does_not_matter() -> None:
-    asked = 0
+    requested = 0
 
     async def newest(count: int) -> list[Generation]:
-        nonlocal asked
-        asked += 1
+        nonlocal requested
+        requested += 1
         await asyncio.sleep(0.05)
         return [took(160)] * count
 
@@ -46,7 +46,7 @@ async def test_it_is_looked_up_once_for_all_that_wait_and_a_store_that_is_away_d
     await asyncio.sleep(0.01)
     impatient.cancel()
     assert list(await asyncio.gather(usual.of(claimed()), usual.of(claimed()))) == [160, 160]
-    assert asked == 1
+    assert requested == 1
 
     async def away(_: int) -> list[Generation]:
         raise StoreError("it is away")

@@ -135,12 +135,14 @@ def test_a_wrong_region_is_answered_with_the_right_one(company: RunningStore) ->
     return company.report(f"a wrong region: answered with {REGION}")
 
 
-def check_ledger(company: RunningStore, archive: VideoArchive, spool: Path, name: str, make_bucket: MakeBucket) -> None:
+def check_ledger(
+    company: RunningStore, archive: VideoArchive, work_root: Path, name: str, make_bucket: MakeBucket
+) -> None:
     """Runs all checks of the doctor, and the ledger's model."""
     began = time.monotonic()
     assert [str(problem) for problem in doctor_problems(archive)] == []
     checked = time.monotonic() - began
-    with open_harness(archive, spool, make_bucket) as harness:
+    with open_harness(archive, work_root, make_bucket) as harness:
         explore(harness, examples=1, steps=20, derandomize=True)
     seconds = time.monotonic() - began - checked
     company.report(f"{name}: checked in {checked:.1f} s, the ledger's model in {seconds:.0f} s")

@@ -41,7 +41,7 @@ MOST_BYTES: Final = 200_000
 """Of an order: arguments and environment."""
 START_SECONDS: Final = 120.0
 """It imports for three seconds, and longer where others work too."""
-LOOK_SECONDS: Final = 0.02
+CHECK_SECONDS: Final = 0.02
 
 
 class Forked:
@@ -117,7 +117,7 @@ class ForkServer:
         while not self._address.exists():
             assert self._process.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -186,7 +186,7 @@ def serve(address: Path) -> tuple[str, list[str]]:
     running: dict[int, socket.socket] = {}
     while True:
         watched = [0, listener.fileno(), *(channel.fileno() for channel in running.values())]
-        ready = select.select(watched, [], [], LOOK_SECONDS if running else None)[0]
+        ready = select.select(watched, [], [], CHECK_SECONDS if running else None)[0]
         if 0 in ready:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)

@@ -53,7 +53,7 @@ class Topology:
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sora", "--type", "process", "--name", name],
             name=name,
             log_path=self.folder / f"{name}.log",
-            environment=self.environment | {"SORA_SPOOL_DIR": str(self.folder / f"spool-{name}")},
+            environment=self.environment | {"SORA_WORK_DIR": str(self.folder / f"work_root-{name}")},
             cwd=Path(__file__).parents[2],
         )
 

@@ -29,7 +29,7 @@ from flows.record.ledger import Entry, Ledger
 from flows.record.monthly_spend import Ceilings
 from flows.record.pipeline_errors import PipelineError
 from flows.record.usual_times import UsualTimes
-from flows.resolution import allow_resubmission, look, resolve_as_task
+from flows.resolution import allow_resubmission, load_generation, resolve_as_task
 from flows.resources import PayingResources
 from flows.signals.events import EventConnection
 from flows.signals.subscriber import Subscriber
@@ -75,7 +75,7 @@ class SimulatedResources(PayingResources):
         store: SimulatedStore,
         clock: Clock,
         actor: Actor,
-        spool: Path,
+        work_root: Path,
     ) -> None:
         self.api, self.archive, self.clock = API, archive, clock
         self.client, self.ledger, self.store = client, ledger, store
@@ -84,7 +84,7 @@ class SimulatedResources(PayingResources):
         self.usual = UsualTimes(ledger.newest)
         self.web, self.events, self.subscriber = NO_WEB, EventConnection(), Subscriber()
         self.fetching, self.archiving = asyncio.Semaphore(), asyncio.Semaphore()
-        self.spool, self.options = spool, ""
+        self.work_root, self.options = work_root, ""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Pipeline:
 
     archive: VideoArchive
     provider: Provider
-    spool: Path
+    work_root: Path
     permissions: Permissions = field(default_factory=Permissions)
     claims: list[tuple[str, int]] = field(default_factory=list)
     published: set[str] = field(default_factory=set)
@@ -110,7 +110,7 @@ class Pipeline:
         actor.published = self.published
         client = SimulatedClient(self.provider, actor)
         ledger = ObservedLedger(store, on_claim=self._claimed, clock=clock)
-        return SimulatedResources(self.archive, client, ledger, store, clock, actor, self.spool / actor.name)
+        return SimulatedResources(self.archive, client, ledger, store, clock, actor, self.work_root / actor.name)
 
     def _claimed(self, claimed: Generation) -> None:
         self.claims.append((claimed.key, claimed.attempt.number))
@@ -146,13 +146,13 @@ class Pipeline:
 
     async def resolve(self, key: str, resources: PayingResources, *, task_id: str) -> None:
         """`sora resolve KEY --task-id …`: the user reads the record, thinks, and decides."""
-        seen = await look(key, resources.ledger)
+        seen = await load_generation(key, resources.ledger)
         await resources.clock.sleep(30)
         await resolve_as_task(seen, task_id, resources)
 
     async def allow(self, key: str, resources: PayingResources) -> None:
         """`sora resolve KEY --resubmit`."""
-        seen = await look(key, resources.ledger)
+        seen = await load_generation(key, resources.ledger)
         await resources.clock.sleep(30)
         decision = (key, seen.attempt.number)
         fresh = decision not in self.permissions.allowed
@@ -171,7 +171,7 @@ NO_WEB: Final = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.
 
 async def retrieve(paid: PaidTask, known: Entry, status: Succeeded | None, resources: PayingResources) -> Generation:
     """Replaces `flows.collect_videos.retrieve`, whose steps are Prefect tasks and would need a server."""
-    folder = resources.spool / paid.task_id
+    folder = resources.work_root / paid.task_id
     videos = await steps.fetch.fn(paid, known, status, folder, resources)
     archived: Generation = await steps.archive.fn(paid, known, videos, resources)
     return archived

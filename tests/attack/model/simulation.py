@@ -58,7 +58,7 @@ class Harness:
     """What is expensive to create and is shared by all examples: the event loop, and the stores of the machines."""
 
     archive: VideoArchive
-    spool: Path
+    work_root: Path
     runner: asyncio.Runner
     make_bucket: MakeBucket = plain_bucket
     stores: list[SimulatedStore] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Simulation:
         harness.move_to(archive.bucket)
         self.scheduler = Scheduler(written=self._written)
         self.provider = Provider(self._sending)
-        self.pipeline = Pipeline(archive, self.provider, harness.spool)
+        self.pipeline = Pipeline(archive, self.provider, harness.work_root)
         self.actors: list[Actor] = []
         self.keys_of: dict[Actor, str] = {}
         self.payments: dict[Actor, SimulatedPayments] = {}

@@ -41,7 +41,7 @@ class Sora:
         self.environment = {
             **os.environ,
             **environment,
-            "SORA_SPOOL_DIR": str(folder / "spool"),
+            "SORA_WORK_DIR": str(folder / "work"),
             "PYTHONPATH": str(ROOT),
         }
         self._secrets = secrets

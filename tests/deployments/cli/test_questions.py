@@ -23,7 +23,7 @@ def failed(code: str) -> Generation:
 
 
 @pytest.mark.parametrize(
-    ("found", "answers", "asked", "decided"),
+    ("found", "answers", "requested", "decided"),
     [
         (failed(NO_RESULT), "y\n", ["in progress"], "t1"),  # its own task is taken up again
         (failed(NO_RESULT), "n\ny\n", ["in progress", "another try"], "None"),  # it is paid for once more
@@ -34,7 +34,7 @@ def failed(code: str) -> Generation:
     ],
 )
 def test_it_asks_what_a_person_knows_before_anything_is_paid(
-    found: Generation, answers: str, asked: list[str], decided: str
+    found: Generation, answers: str, requested: list[str], decided: str
 ) -> None:
     app = typer.Typer()
 
@@ -44,4 +44,4 @@ def test_it_asks_what_a_person_knows_before_anything_is_paid(
 
     said = CliRunner().invoke(app, input=answers)
     assert decided in (said.output + str(said.exception))
-    assert re.findall(r"(\w+ \w+)\? \[y/N\]", said.output) == asked
+    assert re.findall(r"(\w+ \w+)\? \[y/N\]", said.output) == requested

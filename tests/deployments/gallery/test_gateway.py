@@ -85,7 +85,7 @@ async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "part", "said"),
+    ("requested", "status", "part", "said"),
     [
         (None, 200, VIDEO, None),
         ("bytes=0-", 206, VIDEO, "bytes 0-102399/102400"),
@@ -100,11 +100,11 @@ async def test_a_download_has_a_telling_name(open_gallery: OpenGallery) -> None:
     ],
 )
 async def test_a_store_that_browsers_do_not_reach_is_passed_on_with_ranges(
-    open_gallery: OpenGallery, asked: str | None, status: int, part: bytes, said: str | None
+    open_gallery: OpenGallery, requested: str | None, status: int, part: bytes, said: str | None
 ) -> None:
     async with open_gallery(redirect=False) as gallery:
         await put(gallery.store, made("kite"))
-        headers = {"Range": asked} if asked else {}
+        headers = {"Range": requested} if requested else {}
         answer = await gallery.get(PATH, headers=headers)
         head = await gallery.client.head(PATH, headers=headers)
     assert (answer.status_code, answer.content, answer.headers.get("content-range")) == (status, part, said)

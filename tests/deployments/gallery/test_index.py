@@ -63,7 +63,7 @@ async def test_what_is_no_record_is_left_and_one_that_cannot_be_read_is_named(st
 
 async def test_an_outage_keeps_what_was_known(store: ObjectStore, archive: VideoArchive) -> None:
     await put(store, made("kite"))
-    index = ArchiveIndex(store, Ledger(store, patience_seconds=0))
+    index = ArchiveIndex(store, Ledger(store, retry_timeout_seconds=0))
     await index.refresh()
     listed = store.listed
 

@@ -21,7 +21,7 @@ from flows.record.pipeline_errors import UnconfirmedError
 from flows.resources import PayingResources
 from flows.signals.handed_over import opened, sealed
 from flows.task_end import wait_for_task
-from tests.flows.generations import abandoned_claim, allow, bring_home, finished, lost, recorded, submit
+from tests.flows.generations import abandoned_claim, allow, finished, lost, recorded, run_collector, submit
 from tests.flows.signals.test_events import read_events
 from tests.support import made_outside, make_archive
 from tests.support.receiver import Answer, Receiver, post, receiving, records
@@ -69,7 +69,7 @@ async def test_however_the_provider_calls_the_video_comes_home(
         assert isinstance(opened(said.pop("end"), made.task_id or "", receiver.api), Succeeded)
         assert said == {"key": key, "task_id": made.task_id, "api": "a-block", "archive": "a-block"}
     assert await records(receiver.resources) == before
-    (collected,) = await bring_home(receiver.resources)
+    (collected,) = await run_collector(receiver.resources)
     assert collected.what == "archived"
     assert (await receiver.call(key, made.task_id)).said == "already handled"
     assert len(sandbox.record.submits()) == 1
@@ -79,11 +79,11 @@ async def test_however_the_provider_calls_the_video_comes_home(
 async def test_a_waiting_run_goes_on_with_what_the_receiver_was_told_and_does_not_ask_itself(
     key: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resources, asked = receiver.resources, list[str]()
+    resources, requested = receiver.resources, list[str]()
     ask = resources.client.status_once
 
     async def status_once(task_id: str, **how: Any) -> Status:
-        asked.append(task_id)
+        requested.append(task_id)
         return await ask(task_id, **how)
 
     monkeypatch.setattr(resources.client, "status_once", status_once)
@@ -93,7 +93,7 @@ async def test_a_waiting_run_goes_on_with_what_the_receiver_was_told_and_does_no
     end = await asyncio.wait_for(wait_for_task(made.task, made, resources), 30)
     assert isinstance(end, Succeeded)
     assert end.result_urls[0].startswith(receiver.api.base_url)
-    assert asked == []
+    assert requested == []
 
 
 async def test_a_forged_end_is_not_believed_and_the_run_asks_itself(
@@ -126,7 +126,7 @@ async def test_a_lost_reply_reconciles_itself(kind: str, key: str, receiver: Rec
     assert await called(sandbox, paid.task_id or "") == [200]
     found = await recorded(key, receiver.resources)
     assert (found.state, found.task_id) == (State.SUBMITTED, paid.task_id)
-    (collected,) = await bring_home(receiver.resources)
+    (collected,) = await run_collector(receiver.resources)
     assert collected.what == "archived"
     assert len(sandbox.record.submits()) == 1
 

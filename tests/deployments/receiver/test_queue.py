@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deployments.receiver import queue as callback_queue
-from deployments.receiver.queue import MOST_WAITING_FOR_ONE, CallbackQueue, QueueFullError, Result, Trouble
+from deployments.receiver.queue import MOST_WAITING_FOR_ONE, CallbackFailure, CallbackQueue, QueueFullError, Result
 from flows.callbacks import CallbackOutcome
 
 
@@ -60,7 +60,7 @@ async def test_calls_that_wait_share_a_final_end(end: CallbackOutcome, work: Wor
 
 
 @pytest.mark.parametrize(
-    "end", [CallbackOutcome.PENDING, CallbackOutcome.UNIDENTIFIED, Trouble.UNAVAILABLE, Trouble.BROKEN]
+    "end", [CallbackOutcome.PENDING, CallbackOutcome.UNIDENTIFIED, CallbackFailure.UNAVAILABLE, CallbackFailure.BROKEN]
 )
 async def test_a_call_that_came_later_may_know_more_and_hundreds_of_it_are_handled_once(
     end: Result, work: Work

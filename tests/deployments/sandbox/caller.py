@@ -43,8 +43,8 @@ class Caller:
         return str(self.submit(body(**changes)).json()["data"]["taskId"])
 
     def status(self, task_id: str, timeout_seconds: float = 10) -> httpx.Response:
-        asked = {"taskId": task_id}
-        return self.http.get(self.base_url + STATUS, params=asked, headers=self.headers, timeout=timeout_seconds)
+        requested = {"taskId": task_id}
+        return self.http.get(self.base_url + STATUS, params=requested, headers=self.headers, timeout=timeout_seconds)
 
     def finished(self, task_id: str) -> dict[str, Any]:
         """The status data once the task has ended."""

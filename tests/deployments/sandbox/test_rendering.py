@@ -18,7 +18,7 @@ Aspect = Literal["landscape", "portrait"]
 
 
 def render(path: Path, **changes: object) -> Path:
-    asked: dict[str, object] = {
+    requested: dict[str, object] = {
         "prompt": "A slow dolly in on a lighthouse",
         "duration_seconds": 1,
         "aspect_ratio": "landscape",
@@ -26,7 +26,7 @@ def render(path: Path, **changes: object) -> Path:
         "image": None,
         "watermark": False,
     }
-    render_video(path, **(asked | changes))  # type: ignore[arg-type]
+    render_video(path, **(requested | changes))  # type: ignore[arg-type]
     return path
 
 

@@ -211,24 +211,24 @@ async def test_all_that_is_missing_is_named_at_once(name: str, prefect_server: P
 
 
 async def test_a_person_is_asked_for_what_is_missing_and_nothing_else(name: str, prefect_server: PrefectServer) -> None:
-    asked: dict[str, tuple[str, bool]] = {}
+    requested: dict[str, tuple[str, bool]] = {}
 
     def ask(variable: str, description: str, secret: bool) -> str:
-        asked[variable] = (description, secret)
+        requested[variable] = (description, secret)
         return f" {COMPLETE[variable]} "
 
     await save_blocks({"MINIO_ACCESS_KEY": "sora"}, name=name, ask=ask)
-    assert {variable: secret for variable, (_, secret) in asked.items()} == {
+    assert {variable: secret for variable, (_, secret) in requested.items()} == {
         "APIXO_API_KEY": True,
         "MINIO_ENDPOINT": False,
         "MINIO_SECRET_KEY": True,
     }
-    assert all(description.endswith(".") for description, _ in asked.values())
+    assert all(description.endswith(".") for description, _ in requested.values())
     assert (await load_block(ApixoApi, name)).api_key.value.get_secret_value() == API_KEY
     assert (await load_block(VideoArchive, name)).secret_key.get_secret_value() == STORE_SECRET
-    asked.clear()
+    requested.clear()
     await save_blocks({}, name=name, ask=ask)
-    assert asked == {}
+    assert requested == {}
 
 
 async def test_an_empty_answer_counts_as_missing(name: str, prefect: PrefectClient) -> None:

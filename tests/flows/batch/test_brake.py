@@ -29,11 +29,11 @@ class Provider:
     def __init__(self, *outcomes: Outcome, up: bool = True, takes: Callable[[], Awaitable[None]] | None = None) -> None:
         self.outcomes, self.up, self.takes = list(outcomes), up, takes
         self.paid_calls, self.under_way, self.most_at_once = 0, 0, 0
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
         self.slept = 0.0
 
     async def answers(self, task_id: str | None) -> bool:
-        self.asked.append(task_id)
+        self.requested.append(task_id)
         return self.up
 
     async def sleep(self, seconds: float) -> None:
@@ -63,21 +63,21 @@ class Provider:
 async def test_while_all_is_well_five_calls_are_without_an_answer_at_once() -> None:
     provider = Provider()
     assert await provider.pay_all(provider.brake(), 40) == 0
-    assert (provider.paid_calls, provider.most_at_once, provider.asked) == (40, AT_ONCE, [])
+    assert (provider.paid_calls, provider.most_at_once, provider.requested) == (40, AT_ONCE, [])
 
 
 async def test_after_an_unclear_answer_all_goes_on_once_a_free_call_is_answered() -> None:
     provider = Provider(ACCEPTED, UNCLEAR)  # the three that were under way beside it are accepted
     brake = provider.brake()
     assert await provider.pay_all(brake, 40) == 0
-    assert (provider.paid_calls, provider.asked, brake.closed) == (40, ["task_1"], None)
+    assert (provider.paid_calls, provider.requested, brake.closed) == (40, ["task_1"], None)
 
 
 async def test_nothing_is_sent_while_the_provider_is_away_and_the_rest_follows_by_itself() -> None:
     provider = Provider(*[UNCLEAR] * 5, up=False)
     brake = provider.brake()
     all_rows = asyncio.create_task(provider.pay_all(brake, 200))
-    while len(provider.asked) < 8:
+    while len(provider.requested) < 8:
         await asyncio.sleep(0)
     assert provider.paid_calls == AT_ONCE
     provider.up = True
@@ -101,7 +101,7 @@ async def test_an_acceptance_in_between_begins_the_count_anew() -> None:
     brake = provider.brake()
     assert await provider.pay_all(brake, 60) == 0
     assert brake.closed is None
-    assert len(provider.asked) == 4
+    assert len(provider.requested) == 4
 
 
 async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
@@ -109,7 +109,7 @@ async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
     brake = provider.brake(outage_seconds=600)
     assert await provider.pay_all(brake, 200) == 195
     assert provider.slept == 600
-    assert 20 < len(provider.asked) < 40
+    assert 20 < len(provider.requested) < 40
     with pytest.raises(BudgetError, match=r"late was not submitted: APIXO has not answered for 600 s\. Run"):
         await provider.pay(brake, "late")
 

@@ -108,10 +108,10 @@ def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
     st.decimals(min_value=0, max_value=20, places=2),
 )
 def test_whatever_is_asked_for_the_limit_holds(
-    asked: list[tuple[str, int]], max_spend: Decimal, before: Decimal
+    requested: list[tuple[str, int]], max_spend: Decimal, before: Decimal
 ) -> None:
     budget = Budget(PRICES, max_spend=max_spend, spent_before=before)
-    for key, seconds in asked:
+    for key, seconds in requested:
         try:
             budget.reserve(key, seconds)
         except BudgetError:

@@ -25,7 +25,7 @@ class Web:
 
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     scripts: dict[str, Serve] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     port: int = 0
 
     def url(self, path: str) -> str:
@@ -38,7 +38,7 @@ class Web:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().partition("?")[0]
-            self.asked.append(target)
+            self.requested.append(target)
             if target in self.scripts:
                 await self.scripts[target](writer)
             else:
@@ -130,4 +130,4 @@ async def host() -> AsyncIterator[Host]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "spool" / "video.mp4"
+    return tmp_path / "work" / "video.mp4"

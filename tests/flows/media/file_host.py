@@ -36,7 +36,7 @@ class Host:
     pause_seconds: float = 0.0
     hold: asyncio.Event | None = None
     """In the middle of a body, waits for this."""
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requested: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -45,13 +45,13 @@ class Host:
 
     @property
     def ranges(self) -> list[str]:
-        return [request.get("range", "whole") for request in self.asked]
+        return [request.get("range", "whole") for request in self.requested]
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
             request = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            self.asked.append(request)
+            self.requested.append(request)
             if self.raw is not None:
                 writer.write(self.raw)
                 return

@@ -32,8 +32,8 @@ async def test_a_file_arrives_whole(host: Host, path: Path) -> None:
     assert found == VIDEO
     assert list(path.parent.iterdir()) == [path]
     assert reports[-1] == len(VIDEO)
-    assert host.asked[0]["accept-encoding"] == "identity"
-    assert "authorization" not in host.asked[0]
+    assert host.requested[0]["accept-encoding"] == "identity"
+    assert "authorization" not in host.requested[0]
 
 
 async def test_a_file_of_many_buffers_arrives_whole(host: Host, path: Path) -> None:
@@ -130,7 +130,7 @@ async def test_a_private_host_is_refused_by_a_guarded_client(host: Host, path: P
     async with guarded_client(allow_private_hosts=False) as client:
         with pytest.raises(ForbiddenUrlError):
             await download(client, host.url, path, max_bytes=1000)
-    assert host.asked == []
+    assert host.requested == []
 
 
 async def test_a_host_that_is_away_may_come_back(path: Path) -> None:

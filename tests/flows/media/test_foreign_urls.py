@@ -87,7 +87,7 @@ def test_a_url_that_could_be_read_in_two_ways_is_refused(url: str, reason: str) 
 
 
 @pytest.mark.parametrize(
-    ("url", "asked"),
+    ("url", "requested"),
     [
         ("example.com/a.jpg", "https://example.com/a.jpg"),
         ("https://8.8.8.8\\@127.0.0.1/", "https://8.8.8.8/@127.0.0.1/"),  # as browsers read it
@@ -102,8 +102,8 @@ def test_a_url_that_could_be_read_in_two_ways_is_refused(url: str, reason: str) 
         ("http://\uff18.8.8.8/", "http://8.8.8.8/"),
     ],
 )
-def test_how_an_address_is_written_does_not_matter(url: str, asked: str) -> None:
-    assert check_url(url) == httpx.URL(asked)
+def test_how_an_address_is_written_does_not_matter(url: str, requested: str) -> None:
+    assert check_url(url) == httpx.URL(requested)
 
 
 @given(st.text() | st.text().map("http://{}".format) | st.text("abc.:/@[]%#?\\1", max_size=20).map("http://{}".format))

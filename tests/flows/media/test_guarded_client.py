@@ -107,15 +107,15 @@ async def test_a_name_that_turns_private_after_the_check_is_not_followed(inside:
         """What the checked request goes to, in place of the internet."""
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            asked.append((request.url.host, request.headers["host"], request.extensions["sni_hostname"]))
+            requested.append((request.url.host, request.headers["host"], request.extensions["sni_hostname"]))
             return httpx.Response(302, headers={"Location": "/again"})
 
-    asked: list[tuple[str, str, str]] = []
+    requested: list[tuple[str, str, str]] = []
     transport = GuardedTransport(allow_private_hosts=False, resolve=resolve)
     transport._transports[None] = Connected()  # type: ignore[assignment] # no public server can be had in a test
     with pytest.raises(ForbiddenUrlError, match="not public"):
         await get(httpx.AsyncClient(transport=transport), "http://a.example/first")
-    assert asked == [(public, "a.example", "a.example")]
+    assert requested == [(public, "a.example", "a.example")]
     assert looked_up == ["a.example", "a.example"]
 
 

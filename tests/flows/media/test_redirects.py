@@ -18,16 +18,16 @@ async def test_redirects_are_followed_with_the_same_headers() -> None:
     assert all("Range: bytes=5-\r\n" in request for request in server.requests)
 
 
-@pytest.mark.parametrize(("encoding", "asked"), [("utf-8", "/caf%C3%A9"), ("latin-1", "/caf%E9")])
-async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str, asked: str) -> None:
+@pytest.mark.parametrize(("encoding", "requested"), [("utf-8", "/caf%C3%A9"), ("latin-1", "/caf%E9")])
+async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str, requested: str) -> None:
     async with serving() as server:
         server.answers += [redirect("/café", encoding), OK]
         assert await get(guarded_client(allow_private_hosts=True), server.url("/")) == b"hello"
-    assert [request.split(" ")[1] for request in server.requests] == ["/", asked]
+    assert [request.split(" ")[1] for request in server.requests] == ["/", requested]
 
 
 @pytest.mark.parametrize(
-    ("location", "asked"),
+    ("location", "requested"),
     [
         ("/a b/v.mp4", "/a%20b/v.mp4"),
         (" /v.mp4 ", "/v.mp4"),
@@ -42,11 +42,11 @@ async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str,
         ("cdn.example.com/v.mp4", "/files/cdn.example.com/v.mp4"),
     ],
 )
-async def test_a_redirect_may_be_written_in_any_way(location: str, asked: str) -> None:
+async def test_a_redirect_may_be_written_in_any_way(location: str, requested: str) -> None:
     async with serving() as server:
         server.answers += [redirect(location.format(server.port)), OK]
         assert await get(guarded_client(allow_private_hosts=True), server.url("/files/first")) == b"hello"
-    assert [request.split(" ")[1] for request in server.requests] == ["/files/first", asked]
+    assert [request.split(" ")[1] for request in server.requests] == ["/files/first", requested]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ async def test_a_cut_download_says_what_came_and_is_resumed(host: Host, path: Pa
     found = await fetch(fresh, path, report=reports.append)
     assert found == VIDEO
     assert host.ranges == ["whole", "bytes=4000-"]
-    assert host.asked[1]["if-range"] == ETAG
+    assert host.requested[1]["if-range"] == ETAG
     assert reports[0] > 4000
     assert list(path.parent.iterdir()) == [path]
 
@@ -98,7 +98,7 @@ async def test_a_host_that_ignores_range_is_read_from_the_start(host: Host, path
     host.honors_range = False
     await fetch(host.url, path)
     assert path.read_bytes() == VIDEO
-    assert len(host.asked) == 2
+    assert len(host.requested) == 2
 
 
 async def test_a_file_that_became_shorter_is_fetched_from_the_start(host: Host, path: Path) -> None:

@@ -196,14 +196,16 @@ async def test_a_malformed_answer_is_repaired_behind_a_proxy(
 
 
 @pytest.mark.parametrize(
-    ("location", "asked"), [("/café", "/caf%E9"), ("https:\\\\a.example\\b c", "/b%20c")], ids=["encoding", "spelling"]
+    ("location", "requested"),
+    [("/café", "/caf%E9"), ("https:\\\\a.example\\b c", "/b%20c")],
+    ids=["encoding", "spelling"],
 )
 async def test_a_redirect_may_be_written_in_any_way_behind_a_proxy_too(
-    location: str, asked: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    location: str, requested: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = redirect(location, "latin-1"), OK
     async with serving(*answers, tls=certificates.server) as server, forward_proxy(server.port) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         client = guarded_client(allow_private_hosts=False, resolve=unknown, verify=certificates.client)
         assert await get(client, "https://a.example/v.mp4") == b"hello"
-    assert [request.split(" ")[1] for request in server.requests] == ["/v.mp4", asked]
+    assert [request.split(" ")[1] for request in server.requests] == ["/v.mp4", requested]

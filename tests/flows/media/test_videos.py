@@ -257,7 +257,7 @@ FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
 
 
 @pytest.mark.parametrize(
-    ("changes", "asked", "warnings"),
+    ("changes", "requested", "warnings"),
     [
         ({}, (4, "landscape"), []),
         ({"duration_seconds": 4.5}, (4, "landscape"), []),
@@ -278,7 +278,7 @@ FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
         ),
     ],
 )
-def test_another_video_than_asked_is_a_warning(changes: dict[str, Any], asked: Any, warnings: list[str]) -> None:
-    duration, shape = asked
+def test_another_video_than_asked_is_a_warning(changes: dict[str, Any], requested: Any, warnings: list[str]) -> None:
+    duration, shape = requested
     request = VideoRequest(prompt="Dunes", duration=duration, aspect_ratio=shape)
     assert compare(replace(FACTS, **changes), request) == warnings

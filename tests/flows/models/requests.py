@@ -8,7 +8,7 @@ SAFE = VideoRequest(prompt="Dunes at dusk", fallback_models=["kling-3-0-turbo", 
 GONE = ["http_404", "http_400_model"]
 
 
-def asked(sandbox: SandboxServer) -> list[tuple[str | None, bool]]:
+def requested(sandbox: SandboxServer) -> list[tuple[str | None, bool]]:
     """Which model each paid call asked for, and whether it was charged."""
     return [(request.model, request.charged) for request in sandbox.record.submits()]
 

@@ -15,13 +15,13 @@ from flows.collect_videos import collect
 from flows.generate_batch import generate_batch
 from flows.record.generation import Generation, State
 from flows.record.pipeline_errors import SubmissionRejectedError, UnconfirmedError, VideoFailedError
-from flows.resolution import look, resolve_as_task
+from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import submit
 from tests.support import KITE, make_api
 
-from .requests import GONE, SAFE, asked, gone
+from .requests import GONE, SAFE, gone, requested
 
 
 @pytest.mark.parametrize("kind", GONE)
@@ -30,7 +30,7 @@ async def test_a_model_that_is_gone_gives_way_to_the_fallback_under_the_same_key
 ) -> None:
     gone(sandbox, "sora-2", kind=kind)
     found = await submit(key, resources, SAFE)
-    assert asked(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
+    assert requested(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
     assert [(attempt.model, attempt.state) for attempt in found.attempts] == [
         ("sora-2", State.REJECTED), ("kling-3-0-turbo", State.SUBMITTED),
     ]  # fmt: skip
@@ -46,7 +46,7 @@ async def test_no_fallback_is_off_by_default(key: str, resources: PayingResource
     gone(sandbox, "sora-2")
     with pytest.raises(SubmissionRejectedError, match=r"no such model.*The model was sora-2"):
         await submit(key, resources, KITE)
-    assert asked(sandbox) == [("sora-2", False)]
+    assert requested(sandbox) == [("sora-2", False)]
 
 
 async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_anew(
@@ -56,7 +56,7 @@ async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_a
     with pytest.raises(SubmissionRejectedError, match=r"after 3 tries.*The model was future-1"):
         await submit(key, resources, SAFE)
     found = await submit(key, resources, SAFE)
-    assert asked(sandbox) == [
+    assert requested(sandbox) == [
         ("sora-2", False), ("kling-3-0-turbo", False), ("future-1", False), ("sora-2", True),
     ]  # fmt: skip
     assert found.task.model == "sora-2"
@@ -70,7 +70,7 @@ async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
     for _ in range(2):
         with pytest.raises(UnconfirmedError):
             await submit(key, resources, SAFE)
-    assert [model for model, _ in asked(sandbox)] == ["sora-2"]
+    assert [model for model, _ in requested(sandbox)] == ["sora-2"]
 
 
 @pytest.mark.parametrize("kind", ["http_400", "http_400_credits"])
@@ -80,7 +80,7 @@ async def test_after_any_other_refusal_no_other_model_is_asked(
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
     with pytest.raises(SubmissionRejectedError):
         await submit(key, resources, SAFE)
-    assert asked(sandbox) == [("sora-2", False)]
+    assert requested(sandbox) == [("sora-2", False)]
 
 
 async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
@@ -91,10 +91,10 @@ async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
     for _ in range(2):
         with pytest.raises(UnconfirmedError):
             await submit(key, resources, SAFE)
-    assert asked(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
+    assert requested(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
     task_id = sandbox.record.submits()[1].task_id
     assert task_id is not None
-    resolved = await resolve_as_task(await look(key, resources.ledger), task_id, resources)
+    resolved = await resolve_as_task(await load_generation(key, resources.ledger), task_id, resources)
     assert (resolved.task.task_id, resolved.task.model) == (task_id, "kling-3-0-turbo")
 
 
@@ -104,7 +104,7 @@ async def test_a_busy_fallback_is_tried_again_and_not_the_model_that_is_gone(
     gone(sandbox, "sora-2")
     gone(sandbox, "kling-3-0-turbo", kind="http_429", times=2)
     found = await submit(key, resources, SAFE)
-    assert asked(sandbox) == [("sora-2", False), *[("kling-3-0-turbo", False)] * 2, ("kling-3-0-turbo", True)]
+    assert requested(sandbox) == [("sora-2", False), *[("kling-3-0-turbo", False)] * 2, ("kling-3-0-turbo", True)]
     assert found.task.model == "kling-3-0-turbo"
 
 
@@ -114,7 +114,7 @@ async def test_a_task_that_failed_was_taken_so_no_other_model_is_asked(
     sandbox.faults.add(Fault(call="status", kind="failed", times=-1))
     with pytest.raises(VideoFailedError):
         await stored.generate(SAFE, key=key)
-    assert asked(sandbox) == [("sora-2", True)]
+    assert requested(sandbox) == [("sora-2", True)]
 
 
 async def test_racing_runs_with_a_fallback_pay_once(
@@ -128,7 +128,7 @@ async def test_racing_runs_with_a_fallback_pay_once(
             return await submit(key, own, SAFE)
 
     results = await asyncio.gather(*(one() for _ in range(8)))
-    assert [model for model, charged in asked(sandbox) if charged] == ["kling-3-0-turbo"]
+    assert [model for model, charged in requested(sandbox) if charged] == ["kling-3-0-turbo"]
     assert {result.task_id for result in results} == {results[0].task_id}
 
 
@@ -176,7 +176,7 @@ async def test_a_batch_counts_each_model_with_its_own_price(
     assert (dry.price, sandbox.record.submits()) == (Decimal("8.4"), [])
     with pytest.raises(BatchFailedError, match=r"max_spend is 6"):
         await batch(stored, key, rows, max_spend=6)
-    assert asked(sandbox) == [("sora-2", True), ("kling-3-0-turbo", True)]
+    assert requested(sandbox) == [("sora-2", True), ("kling-3-0-turbo", True)]
     with pytest.raises(Exception, match="max_spend needs a price of grok-video"):
         await batch(stored, f"{key}-2", [{"prompt": "Dunes", "model": "grok-video"}], max_spend=6)
     assert len(sandbox.record.submits()) == 2
@@ -193,12 +193,12 @@ async def test_a_fallback_that_is_too_dear_is_not_paid(
     with pytest.raises(BatchFailedError, match=r"the batch would come to 2\.0") as caught:
         await batch(stored, key, [row], max_spend=1)
     assert caught.value.summary.blocked is None  # it was not asked, so nobody knows that it is gone
-    assert asked(sandbox) == [("sora-2", False)]
+    assert requested(sandbox) == [("sora-2", False)]
     made = await batch(stored, key, [row], max_spend=2)
     assert made.counts == {"archived": 1}
     assert (made.rows[0].price, made.price) == (Decimal("2.0"), Decimal("2.0"))
     assert (await batch(stored, key, [row])).rows[0].price == Decimal("2.0")
-    assert asked(sandbox) == [("sora-2", False), ("sora-2", False), ("kling-3-0-turbo", True)]
+    assert requested(sandbox) == [("sora-2", False), ("sora-2", False), ("kling-3-0-turbo", True)]
 
 
 async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
@@ -210,7 +210,7 @@ async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
     with pytest.raises(BatchFailedError, match=r"APIXO does not offer sora-2, so its other rows") as caught:
         await batch(stored, key, rows)
     assert caught.value.summary.counts == {"archived": 1, "not submitted": 2, "rejected": 1}
-    assert asked(sandbox) == [("sora-2", False), ("kling-2-6", True)]
+    assert requested(sandbox) == [("sora-2", False), ("kling-2-6", True)]
 
 
 async def test_of_a_batch_the_model_that_is_gone_is_asked_once_and_then_the_fallback(
@@ -221,7 +221,7 @@ async def test_of_a_batch_the_model_that_is_gone_is_asked_once_and_then_the_fall
     rows = [{**row, "id": str(number)} for number in range(12)]
     made = await batch(stored, key, rows, submissions_per_second=5)
     assert made.counts == {"archived": 12}
-    refused = [model for model, accepted in asked(sandbox) if not accepted]
+    refused = [model for model, accepted in requested(sandbox) if not accepted]
     assert set(refused) == {"sora-2"}
     assert len(refused) <= 3  # it, and what was in flight when its answer came
-    assert asked(sandbox).count(("kling-3-0-turbo", True)) == 12
+    assert requested(sandbox).count(("kling-3-0-turbo", True)) == 12

@@ -21,14 +21,14 @@ from flows.media.media_errors import ImageRefusedError
 from flows.record.generation import SCHEMA, State, SupersededTask
 from flows.record.ledger import record_name
 from flows.record.pipeline_errors import KeyConflictError, UnconfirmedError
-from flows.resolution import look, resolve_as_task
+from flows.resolution import load_generation, resolve_as_task
 from flows.resources import PayingResources
 from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import recorded, submit
 from tests.support import KITE, made_outside
 from tests.support.waiting import until
 
-from .requests import KLING, SAFE, asked, gone
+from .requests import KLING, SAFE, gone, requested
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ async def test_another_model_is_generated_polled_and_archived_under_its_name(
 ) -> None:
     made = await stored.generate(KLING, key=key)
     assert made.state is State.ARCHIVED
-    assert asked(sandbox) == [("kling-2-6", True)]
+    assert requested(sandbox) == [("kling-2-6", True)]
     assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}
     assert json.loads(sandbox.record.submits()[0].body)["input"] == KLING.input()
     video = made.video
@@ -138,9 +138,11 @@ async def test_a_task_is_polled_under_the_model_of_its_own_submission(
         await submit(key, resources, KLING)
     other = await made_outside(api)
     with pytest.raises(Exception, match=r"could not be polled|does not know"):
-        await resolve_as_task(await look(key, resources.ledger), other, resources)
+        await resolve_as_task(await load_generation(key, resources.ledger), other, resources)
     right = await made_outside(api, KLING)
-    assert (await resolve_as_task(await look(key, resources.ledger), right, resources)).task.model == "kling-2-6"
+    assert (
+        await resolve_as_task(await load_generation(key, resources.ledger), right, resources)
+    ).task.model == "kling-2-6"
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -214,7 +216,7 @@ async def test_a_video_of_a_task_that_was_replaced_is_collected_under_its_model(
 ) -> None:
     first = await submit(key, resources, KLING)
     second = await made_outside(api, KLING)
-    await resolve_as_task(await look(key, resources.ledger), second, resources)
+    await resolve_as_task(await load_generation(key, resources.ledger), second, resources)
 
     async def collected() -> SupersededTask | None:
         await collect([key], resources)

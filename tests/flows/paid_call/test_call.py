@@ -22,7 +22,7 @@ from tests.flows.generations import recorded, submit
 from tests.support import make_api, make_archive
 from tests.support.store_gate import StoreGate, nothing
 
-PATIENCE_SECONDS = 0.4
+RETRY_TIMEOUT_SECONDS = 0.4
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ async def gated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[PayingResources]:
     """Resources whose patience with the store is short."""
-    monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "patience_seconds", PATIENCE_SECONDS)
-    monkeypatch.setattr("flows.paid_call.call.ALARM_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr("flows.paid_call.call.ANSWER_PATIENCE_SECONDS", 3.0)
+    monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "retry_timeout_seconds", RETRY_TIMEOUT_SECONDS)
+    monkeypatch.setattr("flows.paid_call.call.ALARM_SECONDS", RETRY_TIMEOUT_SECONDS)
+    monkeypatch.setattr("flows.paid_call.call.ANSWER_RETRY_TIMEOUT_SECONDS", 3.0)
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
     api = make_api(sandbox, deadline_seconds=3, retry_delay_seconds=0.05)  # the retries outlast the store
     async with PayingResources(api, make_archive(minio, endpoint=gate.endpoint)) as opened:
-        opened.spool = tmp_path / "spool"
+        opened.work_root = tmp_path / "work"
         yield opened
 
 

@@ -93,10 +93,10 @@ async def test_all_records_since_the_first_of_the_dead_runs_began_are_looked_thr
     now += timedelta(minutes=20)
     await pay(ledger, second, "b")
     await pay(ledger, first, "c")
-    asked: list[datetime] = []
+    requested: list[datetime] = []
 
     async def everything(moment: datetime) -> list[Generation]:
-        asked.append(moment)
+        requested.append(moment)
         return list((await ledger.read_all(await ledger.keys())).values())
 
     monkeypatch.setattr(ledger, "changed_since", everything)
@@ -105,7 +105,7 @@ async def test_all_records_since_the_first_of_the_dead_runs_began_are_looked_thr
     await pay(ledger, heir, "d")
     with pytest.raises(CeilingError):
         await pay(ledger, heir, "e")
-    assert asked[0] == start
+    assert requested[0] == start
 
 
 async def test_a_key_that_one_run_pays_twice_is_counted_twice(ledger: Ledger) -> None:

@@ -22,7 +22,7 @@ from flows.record.generation import Generation, State
 from flows.record.ledger import Ledger
 from flows.record.monthly_spend import Ceilings, month_of
 from flows.record.pipeline_errors import CeilingError, LedgerError, UnconfirmedError
-from flows.resolution import allow_resubmission, look
+from flows.resolution import allow_resubmission, load_generation
 from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.flows.generations import recorded, submit
@@ -288,7 +288,7 @@ async def test_a_person_who_says_that_nothing_was_taken_gets_the_money_back(
     with pytest.raises(UnconfirmedError):
         await submit(key, resources)
     await resources.spending.aclose()
-    await allow_resubmission(await look(key, resources.ledger), resources)
+    await allow_resubmission(await load_generation(key, resources.ledger), resources)
     made = await submit(key, resources)
     assert (made.state, len(made.attempts), len(sandbox.tasks)) == (State.SUBMITTED, 2, 1)
 

@@ -8,7 +8,7 @@ import pytest
 from blocks import VideoArchive
 from blocks.store_errors import StoreRefusedError, StoreUnavailableError
 from flows.record.generation import State
-from flows.record.ledger import LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Ledger
+from flows.record.ledger import LONGEST_PAUSE_SECONDS, RETRY_TIMEOUT_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
 from .ledgers import SleepingClock, claim_of, must_claim, now_in, opened, submitted
@@ -53,7 +53,7 @@ async def test_patience_ends(archive: VideoArchive, key: str, call: str) -> None
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
             await CALLS[call](ledger, key)
-    assert PATIENCE_SECONDS - LONGEST_PAUSE_SECONDS <= sum(clock.pauses) <= PATIENCE_SECONDS
+    assert RETRY_TIMEOUT_SECONDS - LONGEST_PAUSE_SECONDS <= sum(clock.pauses) <= RETRY_TIMEOUT_SECONDS
 
 
 async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
@@ -71,7 +71,7 @@ async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
 
         line.before = both
         with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted, patience_seconds=100)
+            await ledger.change(key, submitted, retry_timeout_seconds=100)
         assert 95 <= sum(clock.pauses) <= 100
         line.before = nothing
         assert (await now_in(ledger, key)).state is State.CLAIMED
@@ -82,7 +82,7 @@ async def test_a_long_patience_finds_the_store_again(archive: VideoArchive, key:
     async with opened(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=clock.seconds + 1000)
-        entry = await ledger.change(key, submitted, patience_seconds=1800)
+        entry = await ledger.change(key, submitted, retry_timeout_seconds=1800)
     assert entry.generation.state is State.SUBMITTED
 
 
@@ -92,7 +92,7 @@ async def test_no_patience_is_one_try(archive: VideoArchive, key: str) -> None:
         await must_claim(ledger, key)
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
-            await ledger.change(key, submitted, patience_seconds=0)
+            await ledger.change(key, submitted, retry_timeout_seconds=0)
     assert clock.pauses == []
 
 

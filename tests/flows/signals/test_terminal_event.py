@@ -17,7 +17,7 @@ from flows.record.ledger import marker_name
 from flows.resources import PayingResources
 from flows.signals import events
 from flows.signals.events import EventConnection
-from tests.flows.generations import bring_home, finished, submit
+from tests.flows.generations import finished, run_collector, submit
 from tests.flows.signals.test_events import generation, read_events
 from tests.support.events import Sent
 
@@ -53,17 +53,17 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
     with monkeypatch.context() as patched:
         patched.setattr(events, "DELIVERY_TIMEOUT_SECONDS", 0.3)
         patched.setattr(events, "get_events_client", server)
-        (found,) = await bring_home(resources)
+        (found,) = await run_collector(resources)
         assert found.what == "archived"
         assert await resources.ledger.is_published(key) is not None
-        (again,) = await bring_home(resources)  # still away
+        (again,) = await run_collector(resources)  # still away
         assert again.what == "archived"
         assert await resources.ledger.is_published(key) is not None
     assert "sora.generation.archived" not in [event.event for event in sent.all()]
-    await bring_home(resources)
+    await run_collector(resources)
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
     assert await resources.ledger.is_published(key) is None
-    assert await bring_home(resources) == []
+    assert await run_collector(resources) == []
 
 
 async def test_a_failure_is_reported_until_it_is_confirmed_too(
@@ -73,10 +73,10 @@ async def test_a_failure_is_reported_until_it_is_confirmed_too(
     await finished(sandbox)
     with monkeypatch.context() as patched:
         patched.setattr(events, "get_events_client", Away)
-        (found,) = await bring_home(resources)
+        (found,) = await run_collector(resources)
         assert found.what == "failed"
         assert await resources.ledger.is_published(key) is not None
-    await bring_home(resources)
+    await run_collector(resources)
     (reported,) = [event for event in sent.all() if event.event == "sora.generation.failed"]
     assert reported.payload["fail_code"] == "CONTENT_VIOLATION"
     assert await resources.ledger.is_published(key) is None
@@ -97,7 +97,7 @@ async def test_who_archives_a_video_tells_it_though_another_has_removed_the_mark
         return changed
 
     resources.ledger.change = and_the_marker_goes  # type: ignore[method-assign]
-    await bring_home(resources)
+    await run_collector(resources)
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
 
 

@@ -18,14 +18,14 @@ from prefect.settings import get_current_settings
 from flows.record.pipeline_errors import SupersededError
 
 
-def spool_root() -> Path:
-    """`SORA_SPOOL_DIR`, or `sora-spool` in Prefect's home: the one folder that every Prefect process can write."""
-    named = os.environ.get("SORA_SPOOL_DIR")
-    return Path(named) if named else get_current_settings().home / "sora-spool"
+def work_root() -> Path:
+    """`SORA_WORK_DIR`, or `sora-work` in Prefect's home: the one folder that every Prefect process can write."""
+    named = os.environ.get("SORA_WORK_DIR")
+    return Path(named) if named else get_current_settings().home / "sora-work"
 
 
 @contextmanager
-def spool_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
+def work_folder(root: Path, key: str, task_id: str) -> Iterator[Path]:
     """A folder for the files of one task, locked for this process while in use.
 
     It is removed once the files are archived: when the block succeeds, or when the task is superseded and its video

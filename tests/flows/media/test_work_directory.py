@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
-from flows.media.spool import spool_folder, spool_root
+from flows.media.work_directory import work_folder, work_root
 from flows.record.pipeline_errors import SupersededError
 
 KEY = "spring-sale-03"
@@ -18,48 +18,48 @@ KEY = "spring-sale-03"
 def test_the_root_is_where_the_environment_says_else_in_prefects_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SORA_SPOOL_DIR", str(tmp_path / "named"))
-    assert spool_root() == tmp_path / "named"
+    monkeypatch.setenv("SORA_WORK_DIR", str(tmp_path / "named"))
+    assert work_root() == tmp_path / "named"
     for unset in ("", None):
         if unset is None:
-            monkeypatch.delenv("SORA_SPOOL_DIR")
+            monkeypatch.delenv("SORA_WORK_DIR")
         else:
-            monkeypatch.setenv("SORA_SPOOL_DIR", unset)
+            monkeypatch.setenv("SORA_WORK_DIR", unset)
         with temporary_settings({PREFECT_HOME: tmp_path / "home"}):
-            assert spool_root() == tmp_path / "home" / "sora-spool"
+            assert work_root() == tmp_path / "home" / "sora-work"
 
 
 def test_files_are_found_again_after_a_failure_and_go_after_success(tmp_path: Path) -> None:
-    root = tmp_path / "deep" / "spool"
+    root = tmp_path / "deep" / "work"
 
     def crash() -> None:
-        with spool_folder(root, KEY, "t1") as folder:
+        with work_folder(root, KEY, "t1") as folder:
             (folder / "video.mp4.part").write_bytes(b"half")
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError, match="crash"):
         crash()
     (first,) = root.iterdir()
-    with spool_folder(root, KEY, "t1") as second:
+    with work_folder(root, KEY, "t1") as second:
         assert second == first
         assert (second / "video.mp4.part").read_bytes() == b"half"
     assert not second.exists()
-    with spool_folder(root, KEY, "t1") as third:
+    with work_folder(root, KEY, "t1") as third:
         assert not (third / "video.mp4.part").exists()
 
 
-def test_only_the_owner_can_look_into_the_spool(tmp_path: Path) -> None:
-    with spool_folder(tmp_path / "spool", KEY, "t1") as folder:
+def test_only_the_owner_can_read_the_work_directory(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "work", KEY, "t1") as folder:
         assert folder.stat().st_mode & 0o077 == 0
         assert folder.parent.stat().st_mode & 0o077 == 0
 
 
 def test_each_task_of_a_key_and_each_key_has_a_folder_of_its_own(tmp_path: Path) -> None:
     with (
-        spool_folder(tmp_path, "a", "t1") as one,
-        spool_folder(tmp_path, "a", "t2") as two,
-        spool_folder(tmp_path, "a.b", "t1") as three,
-        spool_folder(tmp_path, "k" * 128, "../../etc/passwd\n" * 20) as four,
+        work_folder(tmp_path, "a", "t1") as one,
+        work_folder(tmp_path, "a", "t2") as two,
+        work_folder(tmp_path, "a.b", "t1") as three,
+        work_folder(tmp_path, "k" * 128, "../../etc/passwd\n" * 20) as four,
     ):
         folders = {one, two, three, four}
     assert len(folders) == 4
@@ -67,9 +67,9 @@ def test_each_task_of_a_key_and_each_key_has_a_folder_of_its_own(tmp_path: Path)
 
 
 def test_whoever_comes_second_gets_a_folder_that_goes_with_him(tmp_path: Path) -> None:
-    with spool_folder(tmp_path, KEY, "t1") as first:
+    with work_folder(tmp_path, KEY, "t1") as first:
         (first / "video.mp4").write_bytes(b"first")
-        with spool_folder(tmp_path, KEY, "t1") as second:
+        with work_folder(tmp_path, KEY, "t1") as second:
             assert second != first
             assert second.parent == tmp_path
             assert not (second / "video.mp4").exists()
@@ -77,15 +77,15 @@ def test_whoever_comes_second_gets_a_folder_that_goes_with_him(tmp_path: Path) -
             (second / "video.mp4").write_bytes(b"second")
         assert not second.exists()
         assert (first / "video.mp4").read_bytes() == b"first"
-    with spool_folder(tmp_path, KEY, "t1") as again:
+    with work_folder(tmp_path, KEY, "t1") as again:
         assert again == first
 
 
 def test_a_folder_of_ones_own_goes_after_a_failure_too(tmp_path: Path) -> None:
     with (
-        spool_folder(tmp_path, KEY, "t1"),
+        work_folder(tmp_path, KEY, "t1"),
         pytest.raises(RuntimeError, match="crash"),
-        spool_folder(tmp_path, KEY, "t1") as second,
+        work_folder(tmp_path, KEY, "t1") as second,
     ):
         raise RuntimeError("crash")
     assert not second.exists()
@@ -93,7 +93,7 @@ def test_a_folder_of_ones_own_goes_after_a_failure_too(tmp_path: Path) -> None:
 
 def test_the_files_of_a_superseded_task_go_for_its_video_is_archived_beside(tmp_path: Path) -> None:
     def supersede() -> None:
-        with spool_folder(tmp_path, KEY, "t1") as folder:
+        with work_folder(tmp_path, KEY, "t1") as folder:
             (folder / "video.mp4").write_bytes(b"archived beside")
             raise SupersededError("another task counts")
 
@@ -104,8 +104,8 @@ def test_the_files_of_a_superseded_task_go_for_its_video_is_archived_beside(tmp_
 
 HOLD = """
 import sys, pathlib
-from flows.media.spool import spool_folder
-with spool_folder(pathlib.Path(sys.argv[1]), sys.argv[2], "t1") as folder:
+from flows.media.work_directory import work_folder
+with work_folder(pathlib.Path(sys.argv[1]), sys.argv[2], "t1") as folder:
     (folder / "video.mp4.part").write_bytes(b"half")
     print(folder, flush=True)
     sys.stdin.readline()
@@ -123,12 +123,12 @@ def test_another_process_holds_its_folder_and_a_killed_one_leaves_it(tmp_path: P
     ) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
-        with spool_folder(tmp_path, KEY, "t1") as mine:
+        with work_folder(tmp_path, KEY, "t1") as mine:
             assert mine != theirs
             (mine / "video.mp4.part").write_bytes(b"mine")
             assert (theirs / "video.mp4.part").read_bytes() == b"half"
         other.kill()
-    with spool_folder(tmp_path, KEY, "t1") as mine:
+    with work_folder(tmp_path, KEY, "t1") as mine:
         assert mine == theirs
         assert (mine / "video.mp4.part").read_bytes() == b"half"
 
@@ -139,7 +139,7 @@ def test_a_folder_that_is_discarded_while_one_waits_for_its_lock_is_not_used(
     """The lock of a removed file locks nobody out: the next two would write into one folder."""
     real = fcntl.flock
 
-    with spool_folder(tmp_path, KEY, "t1") as first:
+    with work_folder(tmp_path, KEY, "t1") as first:
         pass
 
     def after_the_other_has_finished(descriptor: int, operation: int) -> None:
@@ -148,9 +148,9 @@ def test_a_folder_that_is_discarded_while_one_waits_for_its_lock_is_not_used(
 
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", after_the_other_has_finished)
-        second = spool_folder(tmp_path, KEY, "t1")
+        second = work_folder(tmp_path, KEY, "t1")
         mine = second.__enter__()
-    with spool_folder(tmp_path, KEY, "t1") as third:
+    with work_folder(tmp_path, KEY, "t1") as third:
         assert mine.is_dir()
         assert mine != third
     second.__exit__(None, None, None)
