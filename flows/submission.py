@@ -24,7 +24,7 @@ from flows.record.pipeline_errors import LedgerError, SubmissionRejectedError
 from flows.resources import PayingResources
 from flows.signals.events import emit, publish_end
 from flows.signals.progress import report_progress, run_logger
-from flows.task_end import unless_it_failed
+from flows.task_end import recheck_failure
 from flows.wording import utc
 
 CHECK_SECONDS: Final = 0.5
@@ -171,7 +171,7 @@ class Submission:
         if not judged and (found.permanently_failed or not (found.attempt.resubmit_allowed or granted_by)):
             await publish_end(found, self._ledger, self._resources.archive, self._resources.events)
             raise failed_error(found, self._resources.options)
-        polled = await unless_it_failed(entry, self._resources)
+        polled = await recheck_failure(entry, self._resources)
         if polled is not entry:
             return polled
         if judged:

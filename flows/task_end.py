@@ -135,15 +135,15 @@ async def poll_open_task(paid: PaidTask, known: Entry, resources: Resources) -> 
     return known, end or status
 
 
-async def unless_it_failed(entry: Entry, resources: Resources) -> Entry:
+async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
     """Polls a failed task once more, before it is paid for again: a failure may be taken back, or was ours to declare.
 
     If APIXO has a result by now, the task is in progress again. So is one that APIXO had reported as failed and now
-    reports as in progress. One that was given up needs a result: a person has decided to wait no longer. One whose
-    result has become unavailable is not polled.
+    reports as in progress; one that was given up was in progress all the time, and a person has decided to wait no
+    longer. One whose result has become unavailable is not polled.
 
     Returns:
-        The record as it then is; the very same entry if the task has failed, or APIXO does not know it any more.
+        The record as it then is; the very same entry if the task may be paid for again.
 
     Raises:
         SubmissionRejectedError: APIXO had reported it as failed, and there is no usable answer now.
@@ -165,7 +165,8 @@ async def unless_it_failed(entry: Entry, resources: Resources) -> Entry:
             key=found.key,
             task_id=attempt.task_id,
         ) from error
-    if isinstance(status, Failed) or (found.given_up and not isinstance(status, Succeeded)):
+    under_way = isinstance(status, Pending | Processing) or says_under_way(status.state)
+    if not isinstance(status, Succeeded) and (found.given_up or not under_way):
         return entry
     return await take_back_failure(found.key, attempt.number, attempt.task_id, resources, known=entry)
 

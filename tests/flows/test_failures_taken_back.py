@@ -68,6 +68,18 @@ async def test_a_task_that_has_not_failed_after_all_is_not_paid_for_again(
     assert len(sandbox.record.submits()) == 1
 
 
+@DECISIONS
+@pytest.mark.parametrize(("kind", "posts"), [("unknown_state", 1), ("stuck_state", 2)])
+async def test_an_undocumented_state_counts_if_it_says_that_the_task_is_in_progress(
+    decide: Decision, kind: str, posts: int, key: str, resources: PayingResources, sandbox: SandboxServer
+) -> None:
+    await submit(key, resources)
+    await fail(key, resources, sandbox)
+    sandbox.faults.add(Fault.model_validate({"call": "status", "kind": kind}))
+    assert len((await decide(key, resources)).attempts) == posts
+    assert len(sandbox.record.submits()) == posts
+
+
 async def test_a_setting_that_pays_again_polls_first_too(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
