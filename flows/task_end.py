@@ -168,6 +168,7 @@ async def recheck_failure(entry: Entry, resources: Resources) -> Entry:
     under_way = isinstance(status, Pending | Processing) or says_under_way(status.state)
     if not isinstance(status, Succeeded) and (found.given_up or not under_way):
         return entry
+    report_progress(found.key, "submit", f"task {attempt.task_id} has not failed after all, so nothing is paid")
     return await take_back_failure(found.key, attempt.number, attempt.task_id, resources, known=entry)
 
 
