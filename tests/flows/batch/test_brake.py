@@ -60,20 +60,20 @@ class Provider:
         return sum(isinstance(error, BudgetError) for error in ended)
 
 
-async def test_while_all_is_well_five_calls_are_without_an_answer_at_once() -> None:
+async def test_healthy_provider_allows_five_unanswered_calls_at_once() -> None:
     provider = Provider()
     assert await provider.pay_all(provider.brake(), 40) == 0
     assert (provider.paid_calls, provider.most_at_once, provider.requested) == (40, AT_ONCE, [])
 
 
-async def test_after_an_unclear_answer_all_goes_on_once_a_free_call_is_answered() -> None:
+async def test_submissions_resume_after_unclear_answer_once_free_call_succeeds() -> None:
     provider = Provider(ACCEPTED, UNCLEAR)  # the three that were under way beside it are accepted
     brake = provider.brake()
     assert await provider.pay_all(brake, 40) == 0
     assert (provider.paid_calls, provider.requested, brake.closed) == (40, ["task_1"], None)
 
 
-async def test_nothing_is_sent_while_the_provider_is_away_and_the_rest_follows_by_itself() -> None:
+async def test_paid_calls_stop_during_outage_and_resume_automatically() -> None:
     provider = Provider(*[UNCLEAR] * 5, up=False)
     brake = provider.brake()
     all_rows = asyncio.create_task(provider.pay_all(brake, 200))
@@ -86,7 +86,9 @@ async def test_nothing_is_sent_while_the_provider_is_away_and_the_rest_follows_b
     assert brake.closed is None
 
 
-async def test_a_provider_that_takes_free_calls_alone_is_given_three_tries(caplog: pytest.LogCaptureFixture) -> None:
+async def test_batch_stops_after_three_unclear_rounds_if_only_free_calls_succeed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """All that were under way together count as one, and after the first hold one goes alone."""
     provider = Provider(*[UNCLEAR] * 200)
     brake = provider.brake()
@@ -96,7 +98,7 @@ async def test_a_provider_that_takes_free_calls_alone_is_given_three_tries(caplo
     assert "3 times in a row" in brake.closed
 
 
-async def test_an_acceptance_in_between_begins_the_count_anew() -> None:
+async def test_acceptance_resets_count_of_unclear_answers() -> None:
     provider = Provider(UNCLEAR, *[ACCEPTED] * 9, UNCLEAR, *[ACCEPTED] * 9, UNCLEAR, *[ACCEPTED] * 9, UNCLEAR)
     brake = provider.brake()
     assert await provider.pay_all(brake, 60) == 0
@@ -104,7 +106,7 @@ async def test_an_acceptance_in_between_begins_the_count_anew() -> None:
     assert len(provider.requested) == 4
 
 
-async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
+async def test_nothing_is_sent_after_hold_exceeds_outage_limit() -> None:
     provider = Provider(*[UNCLEAR] * 5, up=False)
     brake = provider.brake(outage_seconds=600)
     assert await provider.pay_all(brake, 200) == 195
@@ -114,7 +116,7 @@ async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
         await provider.pay(brake, "late")
 
 
-async def test_calls_that_hang_are_no_more_than_five() -> None:
+async def test_at_most_five_calls_hang_at_once() -> None:
     gate = asyncio.Event()
 
     async def hang() -> None:
@@ -130,14 +132,14 @@ async def test_calls_that_hang_are_no_more_than_five() -> None:
     assert provider.paid_calls == AT_ONCE + 2
 
 
-async def test_a_race_that_was_lost_says_nothing_of_the_provider() -> None:
+async def test_lost_race_does_not_reset_count_of_unclear_answers() -> None:
     provider = Provider(UNCLEAR, LostRace(), LostRace(), UNCLEAR, LostRace(), UNCLEAR, *[UNCLEAR] * 50)
     brake = provider.brake()
     await provider.pay_all(brake, 60)
     assert brake.closed is not None
 
 
-async def test_a_call_that_ends_with_an_error_frees_its_place() -> None:
+async def test_call_that_raises_error_frees_its_slot() -> None:
     provider = Provider()
     brake = provider.brake()
 
@@ -150,7 +152,7 @@ async def test_a_call_that_ends_with_an_error_frees_its_place() -> None:
     assert await provider.pay_all(brake, 20) == 0
 
 
-async def test_a_run_that_ends_during_a_hold_leaves_nothing_behind() -> None:
+async def test_closing_brake_during_hold_leaves_no_task_running() -> None:
     provider = Provider(UNCLEAR, up=False)
     brake, before = provider.brake(), asyncio.all_tasks()
     await provider.pay(brake, "first")

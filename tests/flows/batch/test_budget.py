@@ -64,13 +64,13 @@ def late() -> Generation:
         pytest.param(late(), 1, id="a late answer stands in two attempts and was paid once"),
     ],
 )
-def test_what_was_or_may_have_been_paid_counts(generation: Generation | None, paid: int) -> None:
+def test_paid_and_possibly_paid_attempts_count_as_spent(generation: Generation | None, paid: int) -> None:
     assert paid_attempts(generation) == paid
     assert spent_on([generation], PRICES) == paid * 8 * PRICE
     assert spent_on([generation], {}) == 0
 
 
-def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it() -> None:
+def test_call_that_would_exceed_limit_is_rejected_and_so_are_all_later_keys() -> None:
     budget = Budget(PRICES, max_spend=Decimal("1.2"))
     budget.reserve("a", 8)
     budget.reserve("b", 4)
@@ -83,19 +83,19 @@ def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it(
     assert budget.spent == Decimal("0.40")
 
 
-def test_exactly_the_limit_is_within_it() -> None:
+def test_spending_exactly_the_limit_is_allowed() -> None:
     budget = Budget(PRICES, max_spend=Decimal("0.8"), spent_before=Decimal("0.4"))
     budget.reserve("a", 4)
     with pytest.raises(BudgetError):
         budget.reserve("b", 4)
 
 
-def test_a_limit_without_a_price_is_an_error_that_says_what_to_set() -> None:
+def test_limit_without_price_raises_error_naming_the_setting() -> None:
     with pytest.raises(BudgetError, match="price_per_second"):
         Budget({}, max_spend=Decimal(1))
 
 
-def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
+def test_without_price_nothing_is_counted_or_rejected() -> None:
     budget = Budget({})
     budget.reserve("a", 12)
     assert budget.spent is None
@@ -107,7 +107,7 @@ def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
     st.decimals(min_value=0, max_value=20, places=2),
     st.decimals(min_value=0, max_value=20, places=2),
 )
-def test_whatever_is_asked_for_the_limit_holds(
+def test_limit_is_never_exceeded_by_any_sequence_of_requests(
     requested: list[tuple[str, int]], max_spend: Decimal, before: Decimal
 ) -> None:
     budget = Budget(PRICES, max_spend=max_spend, spent_before=before)
@@ -123,7 +123,7 @@ def test_whatever_is_asked_for_the_limit_holds(
 DEAR = {"kling-3-0-turbo": Price(per_second=Decimal(1)), "veo-3-1": Price(per_video=Decimal(3))}
 
 
-def test_a_fallback_replaces_what_was_set_aside_for_the_model_before() -> None:
+def test_fallback_replaces_reservation_of_previous_model() -> None:
     budget = Budget(PRICES | DEAR, max_spend=Decimal(5))
     budget.reserve("a", 4)
     budget.reserve("a", 4, "kling-3-0-turbo")
@@ -139,7 +139,7 @@ def test_a_fallback_replaces_what_was_set_aside_for_the_model_before() -> None:
         budget.reserve("c", 4)
 
 
-def test_a_limit_needs_the_price_of_every_model_that_may_be_asked() -> None:
+def test_limit_requires_price_of_every_model_that_may_be_used() -> None:
     with pytest.raises(BudgetError, match="a price of grok-video, hailuo-2-3"):
         Budget(PRICES | DEAR, models=["grok-video", "hailuo-2-3"], max_spend=Decimal(1))
     Budget(DEAR, models=["veo-3-1"], max_spend=Decimal(1))
@@ -147,7 +147,7 @@ def test_a_limit_needs_the_price_of_every_model_that_may_be_asked() -> None:
         Budget(DEAR, models=list(DEAR), max_spend=Decimal(1)).reserve("a", None, "kling-3-0-turbo")
 
 
-def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None:
+def test_payments_count_at_recorded_price_or_else_at_current_price_of_their_model() -> None:
     request = VideoRequest(prompt="Dunes", duration=8, fallback_models=["kling-3-0-turbo"])
     owner = Owner(host="h", pid=1)
     first = transitions.claim(
@@ -162,7 +162,7 @@ def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None
     assert spent_on([second], {}) == 7
 
 
-def test_the_cost_in_full_needs_the_price_of_every_payment() -> None:
+def test_full_cost_requires_price_of_every_payment() -> None:
     failed_before = submitted("u", failed())
     assert full_cost(failed_before, PRICES) == 2 * 8 * PRICE
     assert full_cost(failed_before, {"sora-2": Price(per_video=Decimal(3))}) == 6
@@ -173,7 +173,7 @@ def test_the_cost_in_full_needs_the_price_of_every_payment() -> None:
     assert full_cost(half_known, {}) is None
 
 
-def test_what_another_run_pays_counts_toward_the_limit_and_not_as_paid_by_this_run() -> None:
+def test_payment_by_another_run_counts_toward_limit_but_not_as_spent_by_this_run() -> None:
     budget = Budget(PRICES, max_spend=Decimal("1.2"))
     budget.reserve("a", 4)
     budget.lose("a")

@@ -41,7 +41,7 @@ def nobody() -> Iterator[None]:
             os.seteuid(uid)
 
 
-async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive: VideoArchive) -> None:
+async def test_unreadable_local_file_raises_error_with_reason(tmp_path: Path, archive: VideoArchive) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe.csv")
@@ -69,7 +69,7 @@ async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive
         assert len(str(refused.value)) < 400
 
 
-async def test_a_local_file_of_somebody_else_says_so(tmp_path: Path, archive: VideoArchive) -> None:
+async def test_local_file_without_read_permission_raises_error(tmp_path: Path, archive: VideoArchive) -> None:
     path = tmp_path / "plan.csv"
     path.write_text("prompt\nA kite")
     path.chmod(0)
@@ -77,7 +77,7 @@ async def test_a_local_file_of_somebody_else_says_so(tmp_path: Path, archive: Vi
         await read_calendar(str(path), archive)
 
 
-async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArchive) -> None:
+async def test_object_is_read_from_any_bucket_or_rejected_with_reason(archive: VideoArchive) -> None:
     plans = archive.model_copy(update={"bucket": unique("plans")})
     async with aclosing(plans.store()) as store:
         await store.create_bucket()
@@ -120,13 +120,13 @@ async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArch
         "://",
     ],
 )
-async def test_an_address_that_is_none_is_refused_and_not_repeated(where: str, archive: VideoArchive) -> None:
+async def test_invalid_location_is_rejected_without_repeating_it(where: str, archive: VideoArchive) -> None:
     with pytest.raises(CalendarError, match=r"must be .*s3://") as refused:
         await read_calendar(where, archive)
     assert "hunter2" not in f"{refused.value} {refused.value.__cause__}"
 
 
-async def test_an_object_that_may_not_be_read_says_so(archive: VideoArchive, minio: ObjectStoreServer) -> None:
+async def test_object_without_read_permission_raises_error(archive: VideoArchive, minio: ObjectStoreServer) -> None:
     if minio.kind != "minio":
         pytest.skip("only MinIO knows users and rights")
     allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::elsewhere/*"]}
@@ -147,7 +147,7 @@ async def test_an_object_that_may_not_be_read_says_so(archive: VideoArchive, min
     assert "51gned" not in str(refused.value)
 
 
-async def test_a_store_that_is_away_is_worth_another_try(archive: VideoArchive) -> None:
+async def test_unavailable_store_raises_store_unavailable_error(archive: VideoArchive) -> None:
     away = archive.model_copy(update={"endpoint": "127.0.0.1:9"})
     with pytest.raises(StoreUnavailableError):
         await read_calendar("s3://plans/plan.csv", away)

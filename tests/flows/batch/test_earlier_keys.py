@@ -26,11 +26,11 @@ def known(*items: BatchItem) -> dict[str, Generation]:
     ("ledger", "expected"),
     [([], TODAY), ([EARLIER], EARLIER), ([TODAY], TODAY), ([EARLIER, TODAY], TODAY)],
 )
-def test_the_form_that_was_submitted_counts(ledger: list[BatchItem], expected: BatchItem) -> None:
+def test_row_keeps_line_endings_it_was_submitted_with(ledger: list[BatchItem], expected: BatchItem) -> None:
     assert as_submitted(Row(line=2, item=TODAY), "b", known(*ledger)) == Row(line=2, item=expected)
 
 
-def test_with_an_id_the_key_is_the_same_and_the_text_decides() -> None:
+def test_row_with_id_is_matched_by_its_submitted_prompt() -> None:
     today = TODAY.model_copy(update={"id": "a"})
     other = BatchItem(prompt="Something\nelse", id="a")
     row = Row(line=2, item=today)
@@ -39,7 +39,7 @@ def test_with_an_id_the_key_is_the_same_and_the_text_decides() -> None:
         assert as_submitted(row, "b", known(ledger)) == row
 
 
-def test_only_rows_with_a_line_end_have_two_keys() -> None:
+def test_only_rows_with_line_breaks_have_two_keys() -> None:
     rows: list[Row | BadRow] = [
         Row(line=2, item=TODAY),
         Row(line=3, item=BatchItem(prompt="A kite")),

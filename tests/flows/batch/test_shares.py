@@ -20,7 +20,7 @@ def priced(amounts: list[tuple[Decimal, Decimal]]) -> list[Priced]:
 
 
 @given(ROWS, st.integers(1, 12))
-def test_every_row_is_in_one_part_and_parts_are_equally_long(
+def test_every_row_is_in_one_share_and_share_sizes_differ_by_at_most_one(
     amounts: list[tuple[Decimal, Decimal]], shards: int
 ) -> None:
     rows = priced(amounts)
@@ -33,7 +33,7 @@ def test_every_row_is_in_one_part_and_parts_are_equally_long(
 
 
 @given(ROWS, st.integers(1, 12), MONEY, MONEY)
-def test_limits_of_the_parts_never_add_up_to_more_than_the_batch_may_pay(
+def test_limits_of_shares_never_add_up_to_more_than_batch_limit(
     amounts: list[tuple[Decimal, Decimal]], shards: int, elsewhere: Decimal, room: Decimal
 ) -> None:
     rows = priced(amounts)
@@ -52,7 +52,7 @@ def test_limits_of_the_parts_never_add_up_to_more_than_the_batch_may_pay(
     assert not dealt & {row.line for row in left}
 
 
-def test_where_the_money_ends_the_first_rows_are_made_and_nothing_cheaper_later() -> None:
+def test_rows_after_first_unaffordable_row_are_left_out_even_if_cheaper() -> None:
     rows = priced([(Decimal(0), Decimal(cost)) for cost in (4, 4, 8, 1)])
     parts, left = deal(rows, 2, max_spend=Decimal(10), spent_before=Decimal(0))
     assert [[row.line for row in mine] for mine, _ in parts] == [[1], [2]]

@@ -68,7 +68,7 @@ def one(column: str, value: Any, *, number_format: str | None = None) -> Row | B
     return row
 
 
-def test_every_cell_is_what_it_would_be_in_the_csv() -> None:
+def test_cells_are_read_as_in_csv() -> None:
     urls = "https://example.com/a.jpg, https://example.com/b.jpg"
     rows = read(
         saved(
@@ -90,7 +90,7 @@ def test_every_cell_is_what_it_would_be_in_the_csv() -> None:
     ]  # fmt: skip
 
 
-def test_a_row_has_the_key_that_it_has_in_a_csv() -> None:
+def test_row_has_same_key_as_in_csv() -> None:
     """Pinned: another key would have the same calendar paid for once more."""
     (row,) = read(saved(["prompt"], ["A kite"]))
     assert isinstance(row, Row)
@@ -109,7 +109,7 @@ def test_a_row_has_the_key_that_it_has_in_a_csv() -> None:
         ("id", 1234, "id", "1234"),
     ],
 )
-def test_what_excel_makes_of_a_cell_is_understood(column: str, value: Any, field: str, expected: Any) -> None:
+def test_values_converted_by_excel_are_understood(column: str, value: Any, field: str, expected: Any) -> None:
     row = one(column, value)
     assert isinstance(row, Row), row
     assert getattr(row.item, field) == expected
@@ -130,13 +130,13 @@ def test_what_excel_makes_of_a_cell_is_understood(column: str, value: Any, field
         ("duration", "#REF!", None, "duration: is an error such as #REF!"),
     ],
 )
-def test_a_cell_that_shows_something_else_than_it_holds_is_a_bad_row(
+def test_cell_whose_display_may_differ_from_its_value_is_bad_row(
     column: str, value: Any, number_format: str | None, problem: str
 ) -> None:
     assert problem in problems_of(one(column, value, number_format=number_format))[0]
 
 
-def test_a_prompt_that_is_a_date_or_a_formula_is_named_and_nothing_else() -> None:
+def test_prompt_that_is_date_or_formula_is_only_reported_problem() -> None:
     rows = read(saved(["prompt", "duration"], [date(2026, 3, 1), 4], ['="A "&"kite"', 8]))
     assert [problem.partition(".")[0] for row in rows for problem in problems_of(row)] == [
         "prompt: is a date or time",
@@ -144,13 +144,13 @@ def test_a_prompt_that_is_a_date_or_a_formula_is_named_and_nothing_else() -> Non
     ]
 
 
-def test_the_result_of_a_formula_is_taken() -> None:
+def test_formula_result_is_used() -> None:
     data = saved(["prompt", "duration"], ["A kite", "=4+4"])
     data = patched(data, "xl/worksheets/sheet1.xml", "<f>4+4</f><v />", "<f>4+4</f><v>8</v>")
     assert read(data) == [Row(line=2, item=BatchItem(prompt="A kite", duration=8))]
 
 
-def test_a_carriage_return_is_a_line_end_as_in_the_csv() -> None:
+def test_escaped_carriage_return_is_line_ending_as_in_csv() -> None:
     escaped = {"one_x000B_two": "one\vtwo", "tab_x0009_": "tab\t", "_x005F_x000D_": "_x000D_", "_xD800_": "_xD800_"}
     for cell, same in escaped.items():
         (row,) = read(saved(["prompt"], [f"a {cell} b"]))
@@ -161,7 +161,7 @@ def test_a_carriage_return_is_a_line_end_as_in_the_csv() -> None:
     assert row.item.prompt == "Dunes\nA kite\n"
 
 
-def test_merged_cells_are_refused_in_each_row() -> None:
+def test_merged_cells_make_each_of_their_rows_bad() -> None:
     data = saved(
         ["prompt", "aspect_ratio"], ["A kite", "portrait"], ["A fox", None], ["A cat", None],
         change=lambda sheet: sheet.merge_cells("B2:B3"),
@@ -174,7 +174,7 @@ def test_merged_cells_are_refused_in_each_row() -> None:
         ]
 
 
-def test_a_merged_title_above_the_header_is_refused_with_what_is_allowed() -> None:
+def test_merged_title_above_header_is_rejected_with_allowed_columns() -> None:
     data = saved(["Spring", None], ["prompt", "id"], ["A kite", "a"], change=lambda sheet: sheet.merge_cells("A1:B1"))
     with pytest.raises(CalendarError, match=r"in line 1: column 1 is part of the merged cells A1:B1.*Allowed are"):
         read(data)
@@ -187,7 +187,7 @@ def hide(sheet: Worksheet) -> None:
     sheet.column_dimensions["C"].hidden = True
 
 
-def test_a_hidden_row_is_refused_and_a_hidden_column_is_named() -> None:
+def test_hidden_row_is_rejected_and_hidden_column_is_reported() -> None:
     notes: list[str] = []
     data = saved(["prompt", "id"], ["A kite", "a"], ["A fox", "b"], ["A cat", "c"], change=hide)
     rows = read(data, report=notes.append)
@@ -209,7 +209,7 @@ def two_sheets() -> bytes:
     return packed(workbook)
 
 
-def test_of_several_sheets_one_has_to_be_named() -> None:
+def test_sheet_must_be_chosen_if_several_are_visible() -> None:
     with pytest.raises(CalendarError, match=r"has 2 sheets: 'May', 'June'\. Choose one with sheet .*--sheet"):
         read(two_sheets())
     with pytest.raises(CalendarError, match=r"has no sheet 'may'\. Its sheets are 'May', 'June'"):
@@ -219,7 +219,7 @@ def test_of_several_sheets_one_has_to_be_named() -> None:
     assert notes == ["Read the sheet 'June', not 'May', 'Lists'."]
 
 
-def test_the_only_sheet_that_is_not_hidden_is_read() -> None:
+def test_only_visible_sheet_is_read() -> None:
     workbook = load_workbook(io.BytesIO(two_sheets()))
     workbook["June"].sheet_state = "veryHidden"
     notes: list[str] = []
@@ -228,12 +228,12 @@ def test_the_only_sheet_that_is_not_hidden_is_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["plan.csv", "plan.jsonl"])
-def test_only_a_workbook_has_sheets(name: str) -> None:
+def test_sheet_option_is_rejected_for_text_files(name: str) -> None:
     with pytest.raises(CalendarError, match="has no sheets"):
         parse_calendar(b"prompt\nA kite", name=name, sheet="May")
 
 
-def test_cells_that_were_only_formatted_are_not_there() -> None:
+def test_cells_with_formatting_only_are_ignored() -> None:
     def far_away(sheet: Worksheet) -> None:
         sheet["XFD1048576"].number_format = "0"
         sheet["C2"] = " "
@@ -241,7 +241,7 @@ def test_cells_that_were_only_formatted_are_not_there() -> None:
     assert read(saved(["prompt"], ["A kite"], change=far_away)) == [Row(line=2, item=KITE)]
 
 
-def test_rows_with_a_value_in_the_last_column_are_rejected_without_filling_the_memory() -> None:
+def test_rows_with_value_in_last_column_are_rejected_using_little_memory() -> None:
     def far_away(sheet: Worksheet) -> None:
         for line in range(2, 1_002):
             sheet.cell(line, 16_384, "x")
@@ -258,7 +258,7 @@ def test_rows_with_a_value_in_the_last_column_are_rejected_without_filling_the_m
     assert most < 30_000_000  # 131 MB with a list of 16,384 for each row
 
 
-def test_more_rows_than_a_batch_takes_are_refused() -> None:
+def test_workbook_with_too_many_rows_is_rejected() -> None:
     with pytest.raises(CalendarError, match="has 5,001 rows; the limit of a batch is 5,000"):
         read(saved(["prompt"], *[["A kite"]] * (MAX_ROWS + 1)))
 
@@ -291,7 +291,7 @@ def grown(end: str) -> bytes:
     ],
     ids=["empty", "csv", "cut", "encrypted", "no prompt", "no rows", "no cells", "junk", "bomb", "cells", "merged"],
 )
-def test_what_is_not_a_calendar_is_refused_whole_with_what_to_do(make: Callable[[], bytes], message: str) -> None:
+def test_invalid_workbook_is_rejected_with_advice(make: Callable[[], bytes], message: str) -> None:
     with pytest.raises(CalendarError, match=message):
         read(make())
 
@@ -301,7 +301,7 @@ GOOD = saved(["prompt", "id", "duration"], ["A kite", 7, "=4+4"], [None, None, d
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_a_damaged_workbook_is_rows_or_a_calendar_error(data: st.DataObject) -> None:
+def test_damaged_workbook_gives_rows_or_calendar_error(data: st.DataObject) -> None:
     with zipfile.ZipFile(io.BytesIO(GOOD)) as archive:
         part = data.draw(st.sampled_from(archive.namelist()))
         text = archive.read(part).decode()

@@ -16,7 +16,7 @@ from .wire import OK, get, names, serving
 # Looking up and connecting
 
 
-async def test_the_name_stays_in_the_request_while_the_address_is_connected_to() -> None:
+async def test_request_keeps_host_name_while_connecting_to_resolved_address() -> None:
     async with serving(OK) as server:
         client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
         assert await get(client, server.url("/x?y=1", host="a.example")) == b"hello"
@@ -24,7 +24,7 @@ async def test_the_name_stays_in_the_request_while_the_address_is_connected_to()
     assert f"Host: a.example:{server.port}\r\n" in server.requests[0]
 
 
-async def test_a_name_that_changes_its_address_is_looked_up_once() -> None:
+async def test_name_with_changing_address_is_resolved_once() -> None:
     answers = [["127.0.0.1"], ["169.254.169.254"]]
 
     async def resolve(host: str, port: int) -> Sequence[str]:
@@ -37,7 +37,7 @@ async def test_a_name_that_changes_its_address_is_looked_up_once() -> None:
 
 
 @pytest.mark.parametrize("addresses", [["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "8.8.8.8"], ["127.0.0.1"]])
-async def test_one_private_address_is_enough_to_refuse_a_name(addresses: list[str]) -> None:
+async def test_name_with_any_private_address_is_rejected(addresses: list[str]) -> None:
     async with serving(OK) as server:
         client = guarded_client(allow_private_hosts=False, resolve=names(a_example=addresses))
         with pytest.raises(ForbiddenUrlError, match=r"127\.0\.0\.1.*allow_private_hosts"):
@@ -61,7 +61,7 @@ INSIDE = [
 
 
 @pytest.mark.parametrize("host", INSIDE)
-async def test_every_spelling_of_this_machine_and_its_network_is_refused(host: str) -> None:
+async def test_every_spelling_of_local_address_is_rejected(host: str) -> None:
     async with serving(OK) as server:
         with pytest.raises(ForbiddenUrlError, match="not public"):
             await get(guarded_client(allow_private_hosts=False), server.url(host=host))
@@ -78,7 +78,7 @@ async def test_every_spelling_of_this_machine_and_its_network_is_refused(host: s
         "http:\\/\\/127.0.0.1:{}\\/", "\ufeffhttp://127.0.0.1:{}/\u200b",
     ],
 )  # fmt: skip
-async def test_no_way_of_writing_hides_this_machine(url: str) -> None:
+async def test_no_url_spelling_disguises_loopback_address(url: str) -> None:
     async with serving(OK) as server:
         with pytest.raises(ForbiddenUrlError, match="not public"):
             await get(guarded_client(allow_private_hosts=False), url.format(server.port))
@@ -86,7 +86,7 @@ async def test_no_way_of_writing_hides_this_machine(url: str) -> None:
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-async def test_the_spellings_do_lead_to_this_machine_where_it_may_be_asked(host: str) -> None:
+async def test_spellings_do_reach_this_machine_if_private_hosts_are_allowed(host: str) -> None:
     """Else the test above would refuse what nobody could connect to."""
     async with serving(OK) as server:
         assert await get(guarded_client(allow_private_hosts=True), server.url(host=host)) == b"hello"
@@ -94,7 +94,7 @@ async def test_the_spellings_do_lead_to_this_machine_where_it_may_be_asked(host:
 
 
 @pytest.mark.parametrize("inside", ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "fe80::1%lo"])
-async def test_a_name_that_turns_private_after_the_check_is_not_followed(inside: str) -> None:
+async def test_name_that_later_resolves_to_private_address_is_rejected(inside: str) -> None:
     """The next look-up gives this machine, and nothing looks again: the checked address is the one connected to."""
     looked_up: list[str] = []
     public = "8.8.8.8"
@@ -126,7 +126,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
 
 
 @pytest.mark.parametrize("kinds", ["IPv6 first", "IPv4 first"])
-async def test_a_host_is_reached_where_only_one_kind_of_address_leads_anywhere(kinds: str) -> None:
+async def test_host_is_reached_if_only_its_ipv4_or_only_its_ipv6_addresses_work(kinds: str) -> None:
     async with serving(OK) as server:
         dead = [f"fd00:dead::{last}" for last in range(1, 9)]  # as many as S3 names
         addresses = [*dead, "127.0.0.1"]
@@ -137,7 +137,7 @@ async def test_a_host_is_reached_where_only_one_kind_of_address_leads_anywhere(k
     assert len(server.requests) == 1
 
 
-async def test_a_name_with_many_dead_addresses_ends() -> None:
+async def test_name_with_many_dead_addresses_raises_retryable_error() -> None:
     async with serving(OK) as server:
         dead = [f"127.0.1.{last}" for last in range(1, 200)]
         client = guarded_client(allow_private_hosts=True, resolve=names(a_example=[*dead, "127.0.0.1"]))
@@ -148,7 +148,7 @@ async def test_a_name_with_many_dead_addresses_ends() -> None:
 
 
 @pytest.mark.parametrize("failure", [OSError("no such name"), UnicodeError("label"), None])
-async def test_a_name_without_an_address_may_have_one_later(failure: Exception | None) -> None:
+async def test_unresolvable_name_raises_retryable_error(failure: Exception | None) -> None:
     async def resolve(host: str, port: int) -> Sequence[str]:
         if failure is not None:
             raise failure
@@ -160,7 +160,7 @@ async def test_a_name_without_an_address_may_have_one_later(failure: Exception |
     assert "secret" not in f"{caught.value} {vars(caught.value)}"
 
 
-async def test_a_look_up_that_hangs_ends() -> None:
+async def test_hanging_name_resolution_times_out() -> None:
     async def resolve(host: str, port: int) -> Sequence[str]:
         await asyncio.Event().wait()
         return []
@@ -169,7 +169,7 @@ async def test_a_look_up_that_hangs_ends() -> None:
         await get(guarded_client(allow_private_hosts=False, resolve=resolve, timeout_seconds=0.01), "http://a.example/")
 
 
-async def test_the_system_resolves_each_address_once() -> None:
+async def test_system_resolver_returns_each_address_once() -> None:
     assert await resolve_host("127.0.0.1", 80) == ["127.0.0.1"]
 
 
@@ -203,7 +203,7 @@ async def test_no_credentials_and_no_cookies_are_sent(monkeypatch: pytest.Monkey
         (None, ""),
     ],
 )
-async def test_the_program_names_itself_and_whom_to_reach(
+async def test_user_agent_names_program_and_contact(
     monkeypatch: pytest.MonkeyPatch, contact: str | None, comment: str
 ) -> None:
     monkeypatch.delenv("SORA_CONTACT", raising=False)
@@ -223,7 +223,7 @@ async def test_the_program_names_itself_and_whom_to_reach(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
     ],
 )
-async def test_a_broken_answer_is_a_download_error_without_the_query(answer: bytes) -> None:
+async def test_broken_response_raises_download_error_without_query_string(answer: bytes) -> None:
     async with serving(answer) as server:
         with pytest.raises(DownloadError, match="could not be fetched") as caught:
             await get(guarded_client(allow_private_hosts=True), server.url("/a?token=secret#f"))
@@ -232,7 +232,7 @@ async def test_a_broken_answer_is_a_download_error_without_the_query(answer: byt
     assert isinstance(caught.value.__cause__, httpx.TransportError)
 
 
-async def test_a_host_that_says_nothing_ends() -> None:
+async def test_silent_host_times_out() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()

@@ -48,7 +48,7 @@ def opened(image: OwnImage) -> Image.Image:
     return Image.open(io.BytesIO(image.data))
 
 
-def test_a_picture_is_named_by_what_is_in_it_and_uploaded_as_it_is(tmp_path: Path) -> None:
+def test_image_is_named_by_its_content_and_kept_unchanged(tmp_path: Path) -> None:
     one, same = (read(saved(tmp_path, name, turned=True)) for name in ("one.jpg", "same.jpg"))
     assert one.object_name == same.object_name
     assert one.data == (tmp_path / "one.jpg").read_bytes()
@@ -56,7 +56,7 @@ def test_a_picture_is_named_by_what_is_in_it_and_uploaded_as_it_is(tmp_path: Pat
     assert read(saved(tmp_path, "other.png")).object_name != one.object_name
 
 
-def test_a_picture_that_is_stored_sideways_is_turned_where_that_is_wished(tmp_path: Path) -> None:
+def test_sideways_image_is_rotated_if_fit_is_requested(tmp_path: Path) -> None:
     fitted = read(saved(tmp_path, "a.jpg", turned=True), fit=True)
     assert opened(fitted).size == (90, 160)
     assert not opened(fitted).getexif()
@@ -66,7 +66,7 @@ def test_a_picture_that_is_stored_sideways_is_turned_where_that_is_wished(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_a_picture_that_is_too_large_is_made_smaller_where_that_is_wished(tmp_path: Path, name: str) -> None:
+def test_oversized_image_is_shrunk_if_fit_is_requested(tmp_path: Path, name: str) -> None:
     path = saved(tmp_path, name)
     limit = path.stat().st_size // 2
     with pytest.raises(ImageRefusedError, match="--fit-images"):
@@ -79,7 +79,7 @@ def test_a_picture_that_is_too_large_is_made_smaller_where_that_is_wished(tmp_pa
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_areas_become_white(tmp_path: Path, mode: str) -> None:
     clear = NOISE.convert(mode)
     if mode == "P":
         clear.info["transparency"] = bytes(256)
@@ -92,7 +92,7 @@ def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
 @pytest.mark.parametrize("notes", ODD_NOTES, ids=["junk", "wrong types"])
-def test_odd_notes_of_a_camera_do_not_keep_a_picture_from_being_used(tmp_path: Path, name: str, notes: bytes) -> None:
+def test_odd_exif_data_does_not_prevent_use_of_image(tmp_path: Path, name: str, notes: bytes) -> None:
     path = saved(tmp_path, name, exif=notes, dpi=(72, 72))
     turned = notes is ODD_NOTES[1]
     assert read(path).sideways == turned
@@ -101,7 +101,7 @@ def test_odd_notes_of_a_camera_do_not_keep_a_picture_from_being_used(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_a_picture_keeps_its_colors_and_nothing_else_of_its_notes(tmp_path: Path, name: str) -> None:
+def test_fitted_image_keeps_color_profile_and_drops_other_metadata(tmp_path: Path, name: str) -> None:
     options: dict[str, Any] = {"icc_profile": PROFILE, "comment": b"taken at home"}
     path = saved(tmp_path, name, turned=True, **options)
     for max_bytes in (10_000_000, path.stat().st_size * 2 // 3):
@@ -113,7 +113,7 @@ def test_a_picture_keeps_its_colors_and_nothing_else_of_its_notes(tmp_path: Path
 
 
 @pytest.mark.parametrize(("mode", "space"), [("CMYK", b"CMYK"), ("L", b"GRAY")])
-def test_the_profile_of_other_colors_is_not_put_on_a_picture(tmp_path: Path, mode: str, space: bytes) -> None:
+def test_profile_of_another_color_space_is_dropped(tmp_path: Path, mode: str, space: bytes) -> None:
     profile = PROFILE[:16] + space + PROFILE[20:]
     path = saved(tmp_path, "a.jpg", image=NOISE.convert(mode), icc_profile=profile)
     fitted = opened(read(path, fit=True, max_bytes=path.stat().st_size - 1))
@@ -125,7 +125,7 @@ def test_the_profile_of_other_colors_is_not_put_on_a_picture(tmp_path: Path, mod
     ("content", "words"),
     [(None, "not a file on this machine"), (b"", "is empty"), (b"%PDF", "is a PDF"), (b"GIF89a", "is a GIF")],
 )
-def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_file_that_is_not_an_image_is_rejected_with_its_name(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "a.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -133,7 +133,7 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: byte
         read(path)
 
 
-async def test_a_picture_is_uploaded_once_and_opened_by_its_address(archive: VideoArchive, tmp_path: Path) -> None:
+async def test_image_is_uploaded_once_and_gets_signed_or_public_url(archive: VideoArchive, tmp_path: Path) -> None:
     image = read(saved(tmp_path, "a.png"))
     async with aclosing(archive.store()) as store:
         await upload(image, store)

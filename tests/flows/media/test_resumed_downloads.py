@@ -21,7 +21,7 @@ def note_of(path: Path) -> Path:
     return path.with_name("video.mp4.part.json")
 
 
-async def test_a_cut_download_says_what_came_and_is_resumed(host: Host, path: Path) -> None:
+async def test_interrupted_download_reports_bytes_received_and_is_resumed(host: Host, path: Path) -> None:
     host.cuts = [4000]
     with pytest.raises(DownloadError, match="expected 10,240 bytes, got 4,000") as caught:
         await fetch(host.url, path)
@@ -48,7 +48,7 @@ async def test_a_cut_download_says_what_came_and_is_resumed(host: Host, path: Pa
     says_length=st.just(True) | st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-async def test_wherever_it_is_cut_the_file_ends_up_identical(
+async def test_file_is_identical_wherever_download_is_interrupted(
     body: bytes, cuts: list[int], etag: str | None, honors_range: bool, says_length: bool
 ) -> None:
     cuts = cuts if says_length else []  # without a length, a cut is an end
@@ -65,7 +65,7 @@ async def test_wherever_it_is_cut_the_file_ends_up_identical(
         assert [entry.name for entry in Path(folder).iterdir()] == ["video.mp4"]
 
 
-async def test_a_file_that_changed_in_between_is_fetched_from_the_start(host: Host, path: Path) -> None:
+async def test_changed_file_is_downloaded_from_the_start(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.body, host.etag = VIDEO[::-1], '"v2"'
     await fetch(host.url, path)
@@ -82,7 +82,7 @@ async def test_without_a_strong_etag_nothing_is_resumed(host: Host, path: Path, 
     assert host.ranges == ["whole", "whole"]
 
 
-async def test_a_note_vouches_for_the_answer_it_came_with_only(host: Host, path: Path) -> None:
+async def test_resume_note_is_valid_only_for_response_it_was_written_for(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.body, host.etag, host.cuts = VIDEO[::-1], None, [100]
     with pytest.raises(DownloadError):
@@ -93,7 +93,7 @@ async def test_a_note_vouches_for_the_answer_it_came_with_only(host: Host, path:
     assert host.ranges == ["whole", "bytes=4000-", "whole"]
 
 
-async def test_a_host_that_ignores_range_is_read_from_the_start(host: Host, path: Path) -> None:
+async def test_download_restarts_if_host_ignores_range(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.honors_range = False
     await fetch(host.url, path)
@@ -101,7 +101,7 @@ async def test_a_host_that_ignores_range_is_read_from_the_start(host: Host, path
     assert len(host.requested) == 2
 
 
-async def test_a_file_that_became_shorter_is_fetched_from_the_start(host: Host, path: Path) -> None:
+async def test_file_that_became_shorter_is_downloaded_from_the_start(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.body = VIDEO[:100]
     await fetch(host.url, path)
@@ -119,7 +119,7 @@ async def test_a_file_that_became_shorter_is_fetched_from_the_start(host: Host, 
         "bytes 4000-",
     ],
 )
-async def test_a_piece_that_does_not_fit_is_not_taken(host: Host, path: Path, content_range: str) -> None:
+async def test_range_response_that_does_not_fit_is_discarded(host: Host, path: Path, content_range: str) -> None:
     await cut_at_4000(host, path)
     host.content_range = lambda start, size: content_range
     await fetch(host.url, path)
@@ -127,7 +127,7 @@ async def test_a_piece_that_does_not_fit_is_not_taken(host: Host, path: Path, co
     assert host.ranges == ["whole", "bytes=4000-", "whole"]
 
 
-async def test_a_piece_of_another_version_is_not_taken(host: Host, path: Path) -> None:
+async def test_range_response_with_another_etag_is_discarded(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     wrong = 'HTTP/1.1 206 X\r\nETag: "v2"\r\nContent-Range: bytes 4000-10239/10240\r\nContent-Length: 6240\r\n\r\n'
     host.raw = wrong.encode() + bytes(6240)
@@ -137,7 +137,7 @@ async def test_a_piece_of_another_version_is_not_taken(host: Host, path: Path) -
     assert not path.exists()
 
 
-async def test_a_piece_shorter_than_promised_is_a_cut(host: Host, path: Path) -> None:
+async def test_short_range_response_counts_as_interruption(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.raw = (
         b"HTTP/1.1 206 X\r\nContent-Range: bytes 4000-4999/10240\r\nContent-Length: 1000\r\n\r\n" + VIDEO[4000:5000]
@@ -150,7 +150,7 @@ async def test_a_piece_shorter_than_promised_is_a_cut(host: Host, path: Path) ->
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", "{}", '{"source": 1, "etag": 2, "total": 3}', "\xff"])
-async def test_a_note_that_is_junk_means_starting_over(host: Host, path: Path, note: str) -> None:
+async def test_invalid_resume_note_restarts_download(host: Host, path: Path, note: str) -> None:
     await cut_at_4000(host, path)
     note_of(path).write_text(note)
     await fetch(host.url, path)
@@ -158,7 +158,7 @@ async def test_a_note_that_is_junk_means_starting_over(host: Host, path: Path, n
     assert host.ranges == ["whole", "whole"]
 
 
-async def test_the_part_of_another_url_is_not_resumed(host: Host, path: Path) -> None:
+async def test_partial_download_of_another_url_is_not_resumed(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.body = VIDEO[::-1]
     await fetch(host.url.replace("video.mp4", "other.mp4"), path)
@@ -166,7 +166,7 @@ async def test_the_part_of_another_url_is_not_resumed(host: Host, path: Path) ->
     assert host.ranges == ["whole", "whole"]
 
 
-async def test_a_cancelled_download_lets_go_and_is_resumed(host: Host, path: Path) -> None:
+async def test_cancelled_download_can_be_completed_later(host: Host, path: Path) -> None:
     started = asyncio.Event()
     host.hold = asyncio.Event()
     task = asyncio.create_task(fetch(host.url, path, report=lambda *_: started.set()))
@@ -179,7 +179,7 @@ async def test_a_cancelled_download_lets_go_and_is_resumed(host: Host, path: Pat
     assert path.read_bytes() == VIDEO
 
 
-async def test_a_refused_resume_keeps_the_part(host: Host, path: Path) -> None:
+async def test_failed_resume_keeps_partial_download(host: Host, path: Path) -> None:
     await cut_at_4000(host, path)
     host.status, host.honors_range = 503, False
     with pytest.raises(DownloadError, match="503"):
@@ -190,7 +190,7 @@ async def test_a_refused_resume_keeps_the_part(host: Host, path: Path) -> None:
     assert host.ranges[-1] == "bytes=4000-"
 
 
-async def test_a_resumed_answer_in_another_encoding_does_not_continue_the_first(host: Host, path: Path) -> None:
+async def test_range_response_in_another_encoding_is_discarded(host: Host, path: Path) -> None:
     """Some hosts give the compressed and the plain bytes one ETag, and compress only some of their answers."""
     await cut_at_4000(host, path)
     host.extra = "Content-Encoding: gzip\r\n"
@@ -199,7 +199,7 @@ async def test_a_resumed_answer_in_another_encoding_does_not_continue_the_first(
     assert host.ranges == ["whole", "bytes=4000-", "whole"]
 
 
-async def test_an_encoded_answer_is_resumed_as_it_came(host: Host, path: Path) -> None:
+async def test_response_with_content_encoding_is_resumed(host: Host, path: Path) -> None:
     host.extra = "Content-Encoding: aws-chunked\r\n"
     await cut_at_4000(host, path)
     await fetch(host.url, path)

@@ -91,7 +91,7 @@ async def test_the_certificate_is_checked_against_the_name(secure: tuple[Server,
     assert len(server.requests) == 2
 
 
-async def test_a_connection_of_one_name_is_not_used_for_another(secure: tuple[Server, httpx.AsyncClient]) -> None:
+async def test_connection_for_one_name_is_not_reused_for_another(secure: tuple[Server, httpx.AsyncClient]) -> None:
     server, client = secure
     server.keeps_connections = True
     assert await read(client, server.url(host="a.example", scheme="https"))
@@ -99,14 +99,14 @@ async def test_a_connection_of_one_name_is_not_used_for_another(secure: tuple[Se
         await read(client, server.url(host="b.example", scheme="https"))
 
 
-async def test_an_unknown_authority_is_refused(secure: tuple[Server, httpx.AsyncClient]) -> None:
+async def test_certificate_from_unknown_authority_is_rejected(secure: tuple[Server, httpx.AsyncClient]) -> None:
     server, _ = secure
     client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
     with pytest.raises(DownloadError, match="certificate"):
         await get(client, server.url(host="a.example", scheme="https"))
 
 
-async def test_the_authority_of_the_environment_is_trusted_for_outside_hosts_too(
+async def test_ssl_cert_file_is_trusted_for_external_hosts(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Where the paid call gets through a company's network, the video that was paid for must as well."""
@@ -127,7 +127,7 @@ async def unknown(host: str, _: int) -> Sequence[str]:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_the_proxy_of_the_environment_is_the_way_to_outside_hosts(
+async def test_external_hosts_are_reached_through_environment_proxy(
     scheme: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(OK, tls=certificates.server) as origin, forward_proxy(origin.port) as proxy:
@@ -140,7 +140,7 @@ async def test_the_proxy_of_the_environment_is_the_way_to_outside_hosts(
 
 
 @pytest.mark.parametrize("host", ["10.0.0.5", "169.254.169.254", "[fd00:ec2::254]", "private.example"])
-async def test_behind_a_proxy_too_a_host_that_is_known_to_be_private_is_refused(
+async def test_host_known_to_be_private_is_rejected_behind_proxy_too(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with forward_proxy(1) as proxy:
@@ -155,7 +155,7 @@ async def test_behind_a_proxy_too_a_host_that_is_known_to_be_private_is_refused(
     ("proxy", "words", "retryable"),
     [("http://me:5ec7e7@127.0.0.1:{}", "407", True), ("socks5://me:5ec7e7@127.0.0.1:{}", "socks5 proxy", False)],
 )
-async def test_a_proxy_that_cannot_be_used_is_named_and_its_password_is_not(
+async def test_error_for_unusable_proxy_does_not_reveal_its_password(
     monkeypatch: pytest.MonkeyPatch, proxy: str, words: str, retryable: bool
 ) -> None:
     async with forward_proxy(1, refuses=True) as refusing:
@@ -179,13 +179,13 @@ async def test_https_may_not_redirect_to_http(secure: tuple[Server, httpx.AsyncC
 MALFORMED = b"HTTP/2 200\r\nX Id: 5\r\nTransfer-Encoding: chunked, chunked\r\n\r\n5 ; a=b\r\nhello\r\n0\r\n\r\n"
 
 
-async def test_a_malformed_answer_is_repaired_inside_the_encryption(secure: tuple[Server, httpx.AsyncClient]) -> None:
+async def test_malformed_response_is_repaired_over_tls(secure: tuple[Server, httpx.AsyncClient]) -> None:
     server, client = secure
     server.answers[:] = [MALFORMED]
     assert await read(client, server.url(host="a.example", scheme="https")) == b"hello"
 
 
-async def test_a_malformed_answer_is_repaired_behind_a_proxy(
+async def test_malformed_response_is_repaired_behind_proxy(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(MALFORMED, tls=certificates.server) as server, forward_proxy(server.port) as proxy:
@@ -200,7 +200,7 @@ async def test_a_malformed_answer_is_repaired_behind_a_proxy(
     [("/café", "/caf%E9"), ("https:\\\\a.example\\b c", "/b%20c")],
     ids=["encoding", "spelling"],
 )
-async def test_a_redirect_may_be_written_in_any_way_behind_a_proxy_too(
+async def test_redirect_spellings_are_normalized_behind_proxy_too(
     location: str, requested: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = redirect(location, "latin-1"), OK

@@ -49,7 +49,7 @@ def with_caption(path: Path, *, until_seconds: float, codec: str, container: str
 @pytest.mark.parametrize("until_seconds", [1.0, 2.7, 60.0])
 @pytest.mark.parametrize(("codec", "container"), [("mov_text", "mp4"), ("subrip", "matroska")])
 @pytest.mark.parametrize("audio", [True, False])
-def test_a_caption_that_lasts_longer_than_the_picture_does_not_matter(
+def test_caption_that_outlasts_picture_is_ignored(
     video_files: Any, until_seconds: float, codec: str, container: str, audio: bool
 ) -> None:
     whole = video_files.make("a.mp4", audio=audio)
@@ -59,13 +59,13 @@ def test_a_caption_that_lasts_longer_than_the_picture_does_not_matter(
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
 
 
-def test_a_length_that_may_be_that_of_a_caption_is_a_doubt(video_files: Any) -> None:
+def test_declared_length_that_may_be_of_caption_is_doubt(video_files: Any) -> None:
     path = with_caption(video_files.make("a.mp4"), until_seconds=60, codec="subrip", container="matroska")
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))  # of each track; that of the file stays
     assert inspect_video(path).doubts == ("The file declares 60.0 s; its picture lasts 2.0 s.",)
 
 
-def test_a_cut_matroska_with_a_short_caption_is_damaged(video_files: Any) -> None:
+def test_truncated_matroska_with_short_caption_is_damaged(video_files: Any) -> None:
     path = with_caption(video_files.make("a.mp4"), until_seconds=1, codec="subrip", container="matroska")
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"Hello") + (len(content) - content.index(b"Hello")) // 4])
@@ -74,7 +74,7 @@ def test_a_cut_matroska_with_a_short_caption_is_damaged(video_files: Any) -> Non
 
 
 @pytest.mark.parametrize("first", ["main", "beside"])
-def test_a_second_picture_track_does_not_matter(video_files: Any, first: str) -> None:
+def test_second_video_track_is_ignored(video_files: Any, first: str) -> None:
     """A longer one, larger than the one that players show; and a cover of one frame, larger still."""
     path = video_files.folder / "two.mp4"
     sizes = {"main": (64, 48, 48), "beside": (128, 96, 144), "cover": (640, 480, 1)}
@@ -94,7 +94,7 @@ def test_a_second_picture_track_does_not_matter(video_files: Any, first: str) ->
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
 
 
-def test_what_an_edit_list_leaves_out_is_not_missing(video_files: Any) -> None:
+def test_frames_left_out_by_edit_list_are_not_missing(video_files: Any) -> None:
     """As cameras and `ffmpeg -ss … -c copy` write it: the pieces before the beginning are there, and not shown."""
     path = video_files.make("a.mp4")
     content = bytearray(path.read_bytes())
@@ -111,7 +111,7 @@ def test_what_an_edit_list_leaves_out_is_not_missing(video_files: Any) -> None:
 
 @pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize("kind", [b"uuid" + C2PA_UUID, b"jumb"])
-def test_a_provenance_manifest_is_seen(video_files: Any, kind: bytes, large: bool) -> None:
+def test_c2pa_manifest_is_detected(video_files: Any, kind: bytes, large: bool) -> None:
     path = video_files.make("a.mp4", movflags="faststart")
     content = path.read_bytes()
     after_ftyp = int.from_bytes(content[:4], "big")
@@ -131,7 +131,9 @@ def test_a_provenance_manifest_is_seen(video_files: Any, kind: bytes, large: boo
     ("rotation", "size", "bright_corner"),
     [(0, (64, 48), "up left"), (90, (48, 64), "down left"), (-90, (48, 64), "up right"), (180, (64, 48), "down right")],
 )
-def test_a_turned_video_is_upright(video_files: Any, rotation: int, size: tuple[int, int], bright_corner: str) -> None:
+def test_rotated_video_is_shown_upright(
+    video_files: Any, rotation: int, size: tuple[int, int], bright_corner: str
+) -> None:
     path = video_files.make("a.mp4", frames=12, rotation=rotation)
     facts = inspect_video(path)
     assert (facts.width, facts.height) == size
@@ -147,7 +149,7 @@ def test_a_turned_video_is_upright(video_files: Any, rotation: int, size: tuple[
     assert max(corners, key=lambda name: corners[name]) == bright_corner  # type: ignore[arg-type,return-value]
 
 
-def test_a_phones_portrait_is_upright(video_files: Any) -> None:
+def test_portrait_video_from_phone_is_shown_upright(video_files: Any) -> None:
     """The matrix written by hand, as phones do for a video to be turned clockwise, to rely on no library's sign."""
     path = video_files.make("a.mp4", frames=12)
     content = bytearray(path.read_bytes())
@@ -160,7 +162,7 @@ def test_a_phones_portrait_is_upright(video_files: Any) -> None:
     assert poster.getpixel((43, 4)) > poster.getpixel((4, 4)) + 50  # type: ignore[operator]
 
 
-def test_pixels_that_are_not_square_are_made_so(video_files: Any) -> None:
+def test_non_square_pixels_are_corrected(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=12, pixel_shape=Fraction(3, 2))
     assert (inspect_video(path).width, inspect_video(path).height) == (96, 48)
     assert picture(poster_jpeg(path)).size == (96, 48)

@@ -87,7 +87,7 @@ WRAPPED = [
 
 
 @pytest.mark.parametrize(("content", "removed"), WRAPPED, ids=range(len(WRAPPED)))
-def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
+def test_wrappings_around_file_are_removed(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     inner = unwrap(path, max_bytes=len(content) + len(VIDEO))
@@ -100,7 +100,7 @@ def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: byt
 
 
 @pytest.mark.parametrize("more", range(-12, 3))
-def test_a_boundary_may_lie_across_two_reads(tmp_path: Path, more: int) -> None:
+def test_multipart_boundary_may_span_two_reads(tmp_path: Path, more: int) -> None:
     video = VIDEO + bytes(2 * 1_048_576 + more - len(VIDEO))
     path = tmp_path / "video.mp4"
     path.write_bytes(parted(video))
@@ -121,7 +121,7 @@ def test_a_boundary_may_lie_across_two_reads(tmp_path: Path, more: int) -> None:
         ),
     ],
 )
-def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, content: bytes, inside: bytes) -> None:
+def test_upload_framing_from_bug_reports_is_removed(tmp_path: Path, content: bytes, inside: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     inner = unwrap(path, max_bytes=1_000)
@@ -160,7 +160,7 @@ def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, c
         b"\r\n<html>",
     ],
 )
-def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_file_that_cannot_be_fully_unwrapped_is_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     assert unwrap(path, max_bytes=1_000_000).removed == ()
@@ -185,7 +185,7 @@ def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content:
         (b"Here it is:\0" + VIDEO, False),
     ],
 )
-def test_an_error_page_is_text_without_a_video_in_it(tmp_path: Path, content: bytes, is_page: bool) -> None:
+def test_only_text_without_video_is_an_error_page(tmp_path: Path, content: bytes, is_page: bool) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     assert is_error_page(path) == is_page
@@ -193,7 +193,7 @@ def test_an_error_page_is_text_without_a_video_in_it(tmp_path: Path, content: by
 
 @given(st.binary(max_size=200) | st.binary(max_size=50).map(lambda data: b"5" + data) | st.binary().map(framed))
 @settings(deadline=None)
-def test_any_bytes_are_unwrapped_or_left_alone(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_unwrapped_or_left_unchanged(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "video.mp4"
     path.write_bytes(content)
     assert bool(unwrap(path, max_bytes=1_000_000).removed) == (len(list(path.parent.iterdir())) == 2)
