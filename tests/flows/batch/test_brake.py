@@ -1,4 +1,4 @@
-"""What an outage of the provider costs a batch: a few unclear answers, never one for each row."""
+"""The outage brake: during a provider outage a batch gets a few unclear answers, never one for each row."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,11 +24,13 @@ UNCLEAR = Unclear(None, UnconfirmedError("unclear", key="a"), TimeoutError())
 
 
 class Provider:
-    """Answers paid calls in the given order; afterwards, and before, it accepts. `up` is what a free call sees."""
+    """A fake provider: paid calls get these outcomes in order, and are accepted after that. Free calls return `up`."""
 
-    def __init__(self, *outcomes: Outcome, up: bool = True, takes: Callable[[], Awaitable[None]] | None = None) -> None:
-        self.outcomes, self.up, self.takes = list(outcomes), up, takes
-        self.paid_calls, self.under_way, self.most_at_once = 0, 0, 0
+    def __init__(
+        self, *outcomes: Outcome, up: bool = True, on_call: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.outcomes, self.up, self.on_call = list(outcomes), up, on_call
+        self.paid_calls, self.in_flight, self.max_in_flight = 0, 0, 0
         self.requested: list[str | None] = []
         self.slept = 0.0
 
@@ -47,14 +49,14 @@ class Provider:
     async def pay(self, brake: OutageBrake, key: str) -> None:
         async with brake.call(key) as report:
             self.paid_calls += 1
-            self.under_way += 1
-            self.most_at_once = max(self.most_at_once, self.under_way)
-            await (self.takes() if self.takes else asyncio.sleep(0))
-            self.under_way -= 1
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
+            await (self.on_call() if self.on_call else asyncio.sleep(0))
+            self.in_flight -= 1
             report(self.outcomes.pop(0) if self.outcomes else ACCEPTED)
 
     async def pay_all(self, brake: OutageBrake, rows: int) -> int:
-        """How many rows were kept from being submitted."""
+        """Submits this many rows at once, and returns how many the brake did not let through."""
         ended = await asyncio.gather(*(self.pay(brake, f"row-{row}") for row in range(rows)), return_exceptions=True)
         assert [error for error in ended if not isinstance(error, BudgetError | None)] == []
         return sum(isinstance(error, BudgetError) for error in ended)
@@ -63,11 +65,11 @@ class Provider:
 async def test_healthy_provider_allows_five_unanswered_calls_at_once() -> None:
     provider = Provider()
     assert await provider.pay_all(provider.brake(), 40) == 0
-    assert (provider.paid_calls, provider.most_at_once, provider.requested) == (40, AT_ONCE, [])
+    assert (provider.paid_calls, provider.max_in_flight, provider.requested) == (40, AT_ONCE, [])
 
 
 async def test_submissions_resume_after_unclear_answer_once_free_call_succeeds() -> None:
-    provider = Provider(ACCEPTED, UNCLEAR)  # the three that were under way beside it are accepted
+    provider = Provider(ACCEPTED, UNCLEAR)  # the three calls in flight at the same time are accepted
     brake = provider.brake()
     assert await provider.pay_all(brake, 40) == 0
     assert (provider.paid_calls, provider.requested, brake.closed) == (40, ["task_1"], None)
@@ -76,12 +78,12 @@ async def test_submissions_resume_after_unclear_answer_once_free_call_succeeds()
 async def test_paid_calls_stop_during_outage_and_resume_automatically() -> None:
     provider = Provider(*[UNCLEAR] * 5, up=False)
     brake = provider.brake()
-    all_rows = asyncio.create_task(provider.pay_all(brake, 200))
+    all_paid = asyncio.create_task(provider.pay_all(brake, 200))
     while len(provider.requested) < 8:
         await asyncio.sleep(0)
     assert provider.paid_calls == AT_ONCE
     provider.up = True
-    assert await all_rows == 0
+    assert await all_paid == 0
     assert provider.paid_calls == 200
     assert brake.closed is None
 
@@ -89,7 +91,7 @@ async def test_paid_calls_stop_during_outage_and_resume_automatically() -> None:
 async def test_batch_stops_after_three_unclear_rounds_if_only_free_calls_succeed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """All that were under way together count as one, and after the first hold one goes alone."""
+    """Calls in flight together count as one round. After the first hold, only one call is sent at a time."""
     provider = Provider(*[UNCLEAR] * 200)
     brake = provider.brake()
     assert await provider.pay_all(brake, 200) == 200 - (AT_ONCE + 2)
@@ -122,13 +124,13 @@ async def test_at_most_five_calls_hang_at_once() -> None:
     async def hang() -> None:
         await gate.wait()
 
-    provider = Provider(*[UNCLEAR] * 200, takes=hang)
-    all_rows = asyncio.create_task(provider.pay_all(provider.brake(), 200))
+    provider = Provider(*[UNCLEAR] * 200, on_call=hang)
+    all_paid = asyncio.create_task(provider.pay_all(provider.brake(), 200))
     for _ in range(100):
         await asyncio.sleep(0)
     assert provider.paid_calls == AT_ONCE
     gate.set()
-    await all_rows
+    await all_paid
     assert provider.paid_calls == AT_ONCE + 2
 
 

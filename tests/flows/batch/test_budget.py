@@ -1,4 +1,4 @@
-"""What a batch may still pay: it stops before the call that would exceed the limit."""
+"""The spending limit of a batch: it stops before the call that would exceed the limit."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -45,11 +45,11 @@ def failed() -> Generation:
 
 
 def late() -> Generation:
-    """Attempt 1 was given up, attempt 2 rejected, and then the answer to attempt 1 came after all."""
+    """Attempt 1 was given up, attempt 2 was rejected, and then the answer to attempt 1 arrived after all."""
     unclear = transitions.unconfirmed(claimed(), attempt_number=1, problem=Problem(kind="x", message="?"), now=NOW)
     again = claimed(transitions.resubmit_allowed(unclear, attempt_number=1, note="", now=NOW))
-    refused = transitions.rejected(again, attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW)
-    return transitions.submitted(refused, attempt_number=1, task_id="t", now=NOW)
+    rejected_again = transitions.rejected(again, attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW)
+    return transitions.submitted(rejected_again, attempt_number=1, task_id="t", now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def late() -> Generation:
         pytest.param(rejected(), 0, id="a rejection is provably unpaid"),
         pytest.param(submitted(), 1, id="submitted"),
         pytest.param(failed(), 1, id="a failure may have been charged"),
-        pytest.param(submitted("u", failed()), 2, id="a failure and another try"),
-        pytest.param(late(), 1, id="a late answer stands in two attempts and was paid once"),
+        pytest.param(submitted("u", failed()), 2, id="a failure and a second attempt"),
+        pytest.param(late(), 1, id="one attempt with a late answer and one rejected"),
     ],
 )
 def test_paid_and_possibly_paid_attempts_count_as_spent(generation: Generation | None, paid: int) -> None:
@@ -79,7 +79,7 @@ def test_call_that_would_exceed_limit_is_rejected_and_so_are_all_later_keys() ->
     budget.release("a")
     with pytest.raises(BudgetError, match="d was not submitted"):
         budget.reserve("d", 4)
-    budget.reserve("b", 4)  # its money is set aside: a further try of the same video is none of a further payment
+    budget.reserve("b", 4)  # already reserved: a retry of the same video is not another payment
     assert budget.spent == Decimal("0.40")
 
 
@@ -128,13 +128,13 @@ def test_fallback_replaces_reservation_of_previous_model() -> None:
     budget.reserve("a", 4)
     budget.reserve("a", 4, "kling-3-0-turbo")
     assert budget.spent == 4
-    budget.reserve("a", 4)  # the next run of its steps begins with the model that is wanted
+    budget.reserve("a", 4)  # a retry of its steps starts with the requested model again
     assert budget.spent == Decimal("0.40")
     budget.reserve("b", None, "veo-3-1")
     with pytest.raises(BudgetError, match=r"the batch would come to 7\.00"):
         budget.reserve("a", 4, "kling-3-0-turbo")
     assert budget.spent == Decimal("3.40")
-    budget.reserve("a", 4)  # closed for others, not for what is set aside
+    budget.reserve("a", 4)  # closed to new keys, but not to a key with a reservation
     with pytest.raises(BudgetError):
         budget.reserve("c", 4)
 
@@ -182,7 +182,7 @@ def test_payment_by_another_run_counts_toward_limit_but_not_as_spent_by_this_run
     with pytest.raises(BudgetError, match=r"would come to 1\.60"):
         budget.reserve("c", 8)
     assert budget.spent == 4 * PRICE
-    budget.reserve("a", 4)  # the other run was rejected, so this one tries again
+    budget.reserve("a", 4)  # the other run was rejected, so this run pays
     assert budget.spent == 8 * PRICE
     budget.pay("a")
     budget.pay("b")

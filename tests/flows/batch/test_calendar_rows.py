@@ -1,4 +1,4 @@
-"""The rows of a batch: what is understood, what is told of the others, and which key a row has."""
+"""The rows of a batch: which are valid, how problems are reported, and which key a row gets."""
 
 import json
 from datetime import date, datetime
@@ -106,12 +106,12 @@ def test_a_problem_names_its_field_and_what_is_allowed(fields: dict[str, Any], e
             {"duration": 5, "aspect_ratio": "square", "id": "A", "style": "noir"},
             {"prompt", "duration", "aspect_ratio", "id", "'style'"},
         ),
-        # These are found by checks of the whole, which pydantic runs only when every field is right, and one by one.
+        # These come from validators of the whole item, which pydantic runs only if every field is valid.
         ({"prompt": " ", "duration": 5}, {"prompt", "duration"}),
         ({"prompt": " ", "mode": "image-to-video"}, {"prompt", "mode"}),
         ({"prompt": "", "mode": "image-to-video", "not_before": "?"}, {"prompt", "mode", "not_before"}),
         ({"": 1, "prompt": " "}, {"''", "prompt"}),
-        # Whether the mode fits cannot be known.
+        # With an invalid image, the mode cannot be checked.
         ({"prompt": "A kite", "image_urls": ["no"], "mode": "image-to-video"}, {"image_urls.0"}),
     ],
 )
@@ -146,7 +146,7 @@ def test_problems_never_repeat_a_url_from_any_field(url: str, field: str) -> Non
         if isinstance(row, BadRow):
             assert SECRET not in row.model_dump_json()
         else:
-            assert field in ("prompt", "image_urls")  # where an address may be, and a blank in it is %20
+            assert field in ("prompt", "image_urls")  # a URL is valid here, and a space in it becomes %20
 
 
 def test_untrusted_name_is_shortened_and_escaped() -> None:
@@ -171,7 +171,7 @@ def test_bad_row_keeps_its_id_if_the_id_is_valid() -> None:
         assert row.id == expected
 
 
-@pytest.mark.parametrize("day", [20260301, "20260301", datetime(2026, 3, 1), 0, True])  # noqa: DTZ001 - a naive one too
+@pytest.mark.parametrize("day", [20260301, "20260301", datetime(2026, 3, 1), 0, True])  # noqa: DTZ001 - a naive datetime too
 def test_item_rejects_days_that_pydantic_would_read_as_timestamps(day: Any) -> None:
     with pytest.raises(ValidationError, match="YYYY-MM-DD"):
         BatchItem(prompt="A kite", not_before=day)
@@ -193,7 +193,7 @@ def test_item_request_equals_request_for_single_video() -> None:
 
 def test_key_contains_id_or_else_digest_of_request() -> None:
     assert BatchItem(prompt="A kite", id="kite").key("spring") == "spring-kite"
-    # Pinned: another digest for the same request would have every known calendar paid for again.
+    # Pinned: with another digest, every known calendar would be paid for again.
     assert BatchItem(prompt="A kite").key("spring") == "spring-88736a2597"
     assert BatchItem(prompt="A kite", not_before=date(2026, 3, 1)).key("b") == BatchItem(prompt="A kite").key("b")
     assert BatchItem(prompt="A kite", mode="text-to-video", duration=4).key("b") == BatchItem(prompt="A kite").key("b")
@@ -203,7 +203,7 @@ def test_key_that_is_invalid_in_ledger_is_rejected() -> None:
     for batch_key in ("", "-", "Spring", "a" * 120):
         with pytest.raises(InvalidKeyError):
             BatchItem(prompt="A kite", id="kite-in-spring").key(batch_key)
-    assert len(BatchItem(prompt="A kite", id="a" * 91).key("0" * 36)) == 128  # behind a flow run's id
+    assert len(BatchItem(prompt="A kite", id="a" * 91).key("0" * 36)) == 128  # prefixed with a flow run's id
 
 
 urls = st.from_regex(
@@ -279,10 +279,10 @@ KITE, BOAT = BatchItem(prompt="A kite"), BatchItem(prompt="A boat")
             [KITE.model_copy(update={"id": "b"}), BOAT.model_copy(update={"id": "b"})],
             {20: "has the same id as line 10"},
         ),
-        # A row without an id whose key is written out elsewhere.
+        # A row without an id, whose key another row has as its id.
         ([KITE, BOAT.model_copy(update={"id": KITE.name()})], {20: "has the same id as line 10"}),
         ([BOAT.model_copy(update={"id": KITE.name()}), KITE], {20: "asks for the same video as line 10"}),
-        # A bad row keeps its id for when it is fixed.
+        # A bad row reserves its id until it is fixed.
         ([bad("b"), BOAT.model_copy(update={"id": "b"})], {20: "has the same id as line 10"}),
         ([BOAT.model_copy(update={"id": "b"}), bad("b")], {20: "has the same id as line 10"}),
         ([bad(None), bad(None)], {}),

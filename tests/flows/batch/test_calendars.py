@@ -1,4 +1,4 @@
-"""Calendars as files of any kind: what is refused whole, how many rows there may be, and which rows are the same."""
+"""Calendar files of every format: rejected files, the row limit, and duplicate rows."""
 
 import codecs
 import pickle
@@ -19,7 +19,7 @@ from .test_calendar_rows import problems_of
 EXAMPLE = Path(__file__).parents[3] / "deployments/calendars/example.csv"
 
 
-WHOLE: list[tuple[bytes, str]] = [
+INVALID_FILES: list[tuple[bytes, str]] = [
     (b"", "is empty"),
     (b" \n\r\n\n", "is empty"),
     (codecs.BOM_UTF8, "is empty"),
@@ -36,12 +36,12 @@ WHOLE: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "message"), WHOLE, ids=[repr(data[:20]) for data, _ in WHOLE])
+@pytest.mark.parametrize(("data", "message"), INVALID_FILES, ids=[repr(data[:20]) for data, _ in INVALID_FILES])
 @pytest.mark.parametrize("name", ["plan.csv", "plan.jsonl"])
 def test_binary_empty_or_oversized_file_is_rejected(data: bytes, message: str, name: str) -> None:
-    with pytest.raises(CalendarError, match=message) as refused:
+    with pytest.raises(CalendarError, match=message) as raised:
         parse_calendar(data, name=name)
-    assert str(refused.value).startswith(f"The calendar '{name}' ")
+    assert str(raised.value).startswith(f"The calendar '{name}' ")
 
 
 @pytest.mark.parametrize("name", ["PLAN.CSV", "plan.JsonL", "s3://plans/march.ndjson", "a.b.csv"])
@@ -55,9 +55,9 @@ def test_file_extension_determines_format(name: str) -> None:
     ["", "plan", "plan.xls", "plan.ods", "plan.numbers", "plan.json", "plan.csv.gz", "csv", "plan.csv/x", "p" * 1_000],
 )
 def test_unsupported_file_extension_is_rejected(name: str) -> None:
-    with pytest.raises(CalendarError, match=r"must be a \.csv, \.tsv, \.jsonl, \.ndjson or \.xlsx file") as refused:
+    with pytest.raises(CalendarError, match=r"must be a \.csv, \.tsv, \.jsonl, \.ndjson or \.xlsx file") as raised:
         parse_calendar(b"prompt\nA kite", name=name)
-    assert len(str(refused.value)) < 400
+    assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize(("first", "row"), [("prompt\n", "A kite\n"), ("", '{"prompt": "A kite"}\n')])

@@ -1,4 +1,4 @@
-"""Values as people and their programs write them: what is understood, and what is left to be refused."""
+"""Values as people and programs write them: which are normalized, and which are left unchanged to be rejected later."""
 
 import contextlib
 import time
@@ -76,10 +76,10 @@ def test_empty_values_are_dropped_but_blank_prompt_is_kept() -> None:
         (f"{A}?v=1,{B}?v=2", [f"{A}?v=1", f"{B}?v=2"]),
         (f"{A},HTTPS://example.com/c.jpg", [A, "HTTPS://example.com/c.jpg"]),
         (f"{A},", [A]),
-        # One address each, with commas of its own: as Cloudinary and imgix have them.
+        # Single URLs that contain commas, as Cloudinary and imgix use them.
         *(
-            (address, [address])
-            for address in (
+            (url, [url])
+            for url in (
                 "https://res.cloudinary.com/demo/image/upload/w_400,h_300,c_fill/sample.jpg",
                 "https://x.imgix.net/a.jpg?rect=0,0,400,300&auto=format,compress",
                 "https://example.com/a;v=2.jpg",
@@ -108,9 +108,9 @@ def test_urls_in_one_cell_are_split(text: str, expected: list[str]) -> None:
     ],
 )
 def test_ambiguous_separator_between_urls_is_rejected_with_advice(text: str) -> None:
-    with pytest.raises(CellError, match="%2C") as refused:
+    with pytest.raises(CellError, match="%2C") as raised:
         addresses(text)
-    assert "example" not in str(refused.value)
+    assert "example" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["," * 130_000, f"{A}{',' * 130_000}x", f"{A},x" * 13_000, " ;" * 65_000])

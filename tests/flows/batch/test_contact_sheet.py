@@ -1,4 +1,4 @@
-"""The contact sheet of a batch. Pure."""
+"""The text of a batch's contact sheet."""
 
 import re
 

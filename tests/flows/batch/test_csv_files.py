@@ -1,4 +1,4 @@
-"""Calendars as CSV: what is read, and at which line a person has to look."""
+"""Calendars as CSV: what is read, and which line a problem is reported for."""
 
 import csv
 import io
@@ -17,8 +17,8 @@ from .calendar_text import BOAT, KITE, read_csv
 from .test_calendar_rows import items, problems_of
 
 
-def cell(column: str, text: str) -> Row | BadRow:
-    """A row with this cell beside its prompt."""
+def row_with_cell(column: str, text: str) -> Row | BadRow:
+    """A row with a prompt and this cell."""
     (row,) = read_csv(f'prompt,{column}\nA kite,"{text}"\n')
     return row
 
@@ -75,7 +75,7 @@ def test_every_column_is_read() -> None:
     [(word, True) for word in ("true", "TRUE", "Yes", "1")] + [(w, False) for w in ("false", "no", "0")],
 )
 def test_boolean_cell_accepts_several_spellings(text: str, value: bool) -> None:
-    row = cell("remove_watermark", text)
+    row = row_with_cell("remove_watermark", text)
     assert isinstance(row, Row)
     assert row.item.remove_watermark is value
 
@@ -95,7 +95,7 @@ def test_boolean_cell_accepts_several_spellings(text: str, value: bool) -> None:
     ],
 )
 def test_invalid_cell_makes_bad_row_that_names_its_field(column: str, text: str) -> None:
-    row = cell(column, text)
+    row = row_with_cell(column, text)
     assert row.line == 2
     (problem,) = problems_of(row)
     assert problem.startswith(f"{column}: must be")
@@ -153,17 +153,17 @@ HEADERS = [
 
 @pytest.mark.parametrize(("text", "words"), HEADERS, ids=[text[:30] for text, _ in HEADERS])
 def test_invalid_header_raises_error_with_wrong_and_allowed_columns(text: str, words: list[str]) -> None:
-    with pytest.raises(CalendarError) as refused:
+    with pytest.raises(CalendarError) as raised:
         read_csv(text)
-    message = str(refused.value)
+    message = str(raised.value)
     assert [word for word in words if word not in message] == []
     assert len(message) < 900
 
 
 def test_error_for_missing_header_does_not_repeat_first_row() -> None:
-    with pytest.raises(CalendarError) as refused:
+    with pytest.raises(CalendarError) as raised:
         read_csv("A kite,https://me:hunter2@example.com/a.jpg,me:hunter2@example.com\n")
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(raised.value)
 
 
 UNCLOSED = [
@@ -218,7 +218,7 @@ def test_csv_writer_output_is_read_back(
     some: list[BatchItem], delimiter: str, line_end: str, columns: list[str]
 ) -> None:
     text = io.StringIO()
-    # All quoted: up to Python 3.12 the writer leaves a lone \r unquoted where lines end with \n.
+    # Quote everything: up to Python 3.12, the writer does not quote a lone \r if lines end with \n.
     writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     writer.writeheader()
     lines = []

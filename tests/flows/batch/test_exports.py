@@ -1,4 +1,4 @@
-"""Calendars as the programs of people save them. Each case of docs/field-reports.md has its test here or beside."""
+"""Calendars as common programs export them. The cases of docs/field-reports.md are tested here or next to it."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def items(rows: list[Row | BadRow]) -> list[BatchItem]:
     return [row.item for row in rows if isinstance(row, Row)]
 
 
-# --- Keys: another one for the same row would have it paid for again.
+# --- Keys: if the key of a row changed, the row would be paid for again.
 
 PINNED = [
     ({"prompt": "A kite"}, "spring-88736a2597"),
@@ -78,7 +78,7 @@ def test_crlf_and_lf_versions_of_file_request_the_same_videos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "meant"),
+    ("fields", "expected"),
     [
         ({"image_urls": [None], "tags": [""]}, {}),
         ({"image_urls": [A, "", None, B], "tags": ["spring", None]}, {"image_urls": [A, B], "tags": ["spring"]}),
@@ -87,10 +87,10 @@ def test_crlf_and_lf_versions_of_file_request_the_same_videos() -> None:
     ],
 )
 def test_empty_list_entries_are_ignored_and_boolean_may_be_number(
-    fields: dict[str, Any], meant: dict[str, Any]
+    fields: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     rows = read(json.dumps({"prompt": "A kite", **fields}), "plan.jsonl")
-    assert items(rows) == [BatchItem(prompt="A kite", **meant)]
+    assert items(rows) == [BatchItem(prompt="A kite", **expected)]
 
 
 @pytest.mark.parametrize("fields", [{"image_urls": [" "]}, {"image_urls": [[]]}, {"remove_watermark": 0.5}])
@@ -99,7 +99,7 @@ def test_blank_or_nested_list_entry_or_fractional_boolean_is_bad_row(fields: dic
     assert isinstance(row, BadRow)
 
 
-# --- Ghost columns and trailing cells
+# --- Empty columns and trailing cells
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,15 @@ def test_empty_columns_and_cells_are_ignored(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        (",prompt\n0,A kite\n1,A fox\n", "a cell in line 2 in column 1, which has no name in line 1"),  # pandas' index
+        # The index column of pandas.
+        (",prompt\n0,A kite\n1,A fox\n", "a cell in line 2 in column 1, which has no name in line 1"),
         ("id,,prompt\na,,A fox\nb,ask Ann,A kite\n", "a cell in line 3 in column 2"),
     ],
 )
 def test_a_column_without_a_name_must_be_empty(text: str, where: str, ignore_columns: bool) -> None:
-    with pytest.raises(CalendarError, match=where) as refused:
+    with pytest.raises(CalendarError, match=where) as raised:
         read(text, ignore_columns=ignore_columns)
-    assert "#" in str(refused.value)
+    assert "#" in str(raised.value)
 
 
 def test_unquoted_comma_is_reported_as_extra_cell() -> None:
@@ -151,9 +152,9 @@ def test_column_names_ignore_case_and_separators(header: str) -> None:
 
 def test_unknown_columns_are_rejected_or_ignored_and_reported() -> None:
     text = "prompt,Status,#owner,duration\nA kite,done,Ann,4\nA fox,,,8\n"
-    with pytest.raises(CalendarError, match=r"'Status' is not a column.*--ignore-columns") as refused:
+    with pytest.raises(CalendarError, match=r"'Status' is not a column.*--ignore-columns") as raised:
         read(text)
-    assert "owner" not in str(refused.value)
+    assert "owner" not in str(raised.value)
     notes: list[str] = []
     assert items(read(text, ignore_columns=True, report=notes.append)) == [KITE, FOX]
     assert notes == ["Ignored columns: 'Status', '#owner'."]
@@ -256,9 +257,10 @@ def test_several_image_urls_in_one_cell_are_split(cell: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "field"),
     [
-        (f"{A},b.jpg", "image_urls"),  # WooCommerce has file names too
-        ("a.jpg (https://v5.airtableusercontent.com/v3/u/1/2/x)", "image_urls.0"),  # Airtable: expires within hours
-        ("Plan%20of%20May/a.jpg", "image_urls.0"),  # Notion: a file of the export's folder
+        (f"{A},b.jpg", "image_urls"),  # WooCommerce also writes file names
+        # Airtable: the URL expires within hours.
+        ("a.jpg (https://v5.airtableusercontent.com/v3/u/1/2/x)", "image_urls.0"),
+        ("Plan%20of%20May/a.jpg", "image_urls.0"),  # Notion: a file in the folder of the export
         ('[""https://example.com/a.jpg""]', "image_urls.0"),
     ],
 )
@@ -274,12 +276,12 @@ def test_image_that_is_not_clearly_a_url_is_bad_row(cell: str, field: str) -> No
 @pytest.mark.parametrize(
     ("column", "cell", "remedy"),
     [
-        ("remove_watermark", "checked", "an empty cell means true"),  # Airtable leaves the others empty
+        ("remove_watermark", "checked", "an empty cell means true"),  # Airtable leaves unchecked boxes empty
         ("not_before", "3/1/2026", "YYYY-MM-DD"),
         ("not_before", "46082", "YYYY-MM-DD"),
         ("not_before", "March 1, 2026", "YYYY-MM-DD"),  # Notion
         ("duration", "00:00:08", "4, 8 or 12 seconds"),
-        ("aspect_ratio", "16-Sep", "landscape or portrait"),  # Excel's 9/16
+        ("aspect_ratio", "16-Sep", "landscape or portrait"),  # what Excel makes of 9/16
         ("id", "1.23457E+15", "lowercase"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Calendars as JSON lines: what is read, and at which line a person has to look."""
+"""Calendars as JSON Lines: what is read, and which line a problem is reported for."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from .calendar_text import BOAT, KITE, read_json
 from .test_calendar_rows import items, problems_of
 
 TOO_DEEP = "is nested too deeply" if sys.version_info < (3, 14) else "prompt: must be text"
-"""From 3.14 on Python reads all that fits its stack."""
+"""Since Python 3.14, the JSON parser accepts any nesting that fits on the stack."""
 
 BAD_LINES: list[tuple[str, str]] = [
     ("{", "is not a JSON object on one line: Expecting property name"),

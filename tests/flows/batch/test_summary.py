@@ -1,4 +1,4 @@
-"""What is said of a batch. Pure: counts, sentences, errors."""
+"""How a batch is summarized: counts, sentences, errors and the table."""
 
 from decimal import Decimal
 from typing import Any
