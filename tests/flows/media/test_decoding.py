@@ -1,4 +1,4 @@
-"""Where videos are decoded: not on the event loop, and few at once."""
+"""Videos are decoded in threads, not on the event loop, and only a few at once."""
 
 import asyncio
 import threading

@@ -1,6 +1,6 @@
-"""Downloads from a scripted host on loopback: whole, too large, too slow, refused, disk full."""
+"""Downloads from a scripted host on loopback: complete, too large, too slow, rejected, or to a full disk."""
 
-# ruff: noqa: ASYNC240 - the tests look at small local files between two calls
+# ruff: noqa: ASYNC240 - the tests read small local files between two calls
 
 import errno
 import os
@@ -23,7 +23,7 @@ from flows.media.media_errors import (
 )
 from tests.support.authority import make_authority, refusing_after_the_handshake, server_context
 
-from .file_host import VIDEO, Host, cut_at_4000, fetch, part_of
+from .file_host import VIDEO, Host, fetch, interrupt_at_4000, part_path
 
 
 async def test_file_is_downloaded_completely(host: Host, path: Path) -> None:
@@ -42,7 +42,7 @@ async def test_file_larger_than_many_buffers_is_downloaded_completely(host: Host
 
 
 async def test_response_without_content_length_is_read_to_the_end(host: Host, path: Path) -> None:
-    host.says_length = False
+    host.sends_length = False
     reports: list[int] = []
     assert await fetch(host.url, path, report=reports.append) == VIDEO
     assert reports[-1] == len(VIDEO)
@@ -55,12 +55,12 @@ async def test_existing_file_is_replaced(host: Host, path: Path) -> None:
     assert path.read_bytes() == VIDEO
 
 
-# What is refused
+# What is rejected
 
 
 @pytest.mark.parametrize("says_length", [True, False])
-async def test_empty_file_is_reported_as_damaged(host: Host, path: Path, says_length: bool) -> None:
-    host.body, host.says_length = b"", says_length
+async def test_empty_file_is_reported_as_damaged(host: Host, path: Path, sends_length: bool) -> None:
+    host.body, host.sends_length = b"", sends_length
     with pytest.raises(DamagedVideoError, match="is empty") as caught:
         await fetch(host.url, path)
     assert caught.value.retryable
@@ -68,8 +68,8 @@ async def test_empty_file_is_reported_as_damaged(host: Host, path: Path, says_le
 
 
 @pytest.mark.parametrize("says_length", [True, False])
-async def test_file_over_size_limit_is_rejected(host: Host, path: Path, says_length: bool) -> None:
-    host.body, host.says_length = VIDEO * 40, says_length
+async def test_file_over_size_limit_is_rejected(host: Host, path: Path, sends_length: bool) -> None:
+    host.body, host.sends_length = VIDEO * 40, sends_length
     size = len(host.body)
     assert await fetch(host.url, path, max_bytes=size) == host.body
     path.unlink()
@@ -78,11 +78,11 @@ async def test_file_over_size_limit_is_rejected(host: Host, path: Path, says_len
         await fetch(host.url, path, max_bytes=size - 1, report=reports.append)
     assert not caught.value.retryable
     assert list(path.parent.iterdir()) == []
-    assert not says_length or reports == []  # an announced one is refused before it is read
+    assert not sends_length or reports == []  # with a declared length, it is rejected before it is read
 
 
 async def test_endless_body_is_abandoned_at_the_limit(host: Host, path: Path) -> None:
-    host.body, host.says_length = bytes(100_000_000), False
+    host.body, host.sends_length = bytes(100_000_000), False
     reports: list[int] = []
     with pytest.raises(DownloadError, match="larger"):
         await fetch(host.url, path, max_bytes=1_000_000, report=reports.append)
@@ -144,14 +144,16 @@ async def test_unreachable_host_raises_retryable_error(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a disk that is always full, on Linux")
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nclip"])
-async def test_tls_error_after_handshake_is_blamed_on_host_not_disk(path: Path, tmp_path: Path, answer: bytes) -> None:
+@pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nclip"])
+async def test_tls_error_after_handshake_is_blamed_on_host_not_disk(
+    path: Path, tmp_path: Path, response: bytes
+) -> None:
     (tmp_path / "authority").mkdir()
     authority = make_authority(tmp_path / "authority", "own.example")
     client = guarded_client(
         allow_private_hosts=True, verify=ssl.create_default_context(cafile=str(authority / "ca.pem"))
     )
-    with refusing_after_the_handshake(server_context(authority), answer) as port:
+    with refusing_after_the_handshake(server_context(authority), response) as port:
         async with client:
             with pytest.raises(DownloadError, match=r"127\.0\.0\.1.*(could not be fetched|was cut)") as cut:
                 await download(client, f"https://127.0.0.1:{port}/v.mp4", path, max_bytes=1_000)
@@ -160,7 +162,7 @@ async def test_tls_error_after_handshake_is_blamed_on_host_not_disk(path: Path, 
 
 async def test_error_for_full_disk_names_the_folder(host: Host, path: Path) -> None:
     path.parent.mkdir()
-    part_of(path).symlink_to("/dev/full")
+    part_path(path).symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="make room there") as caught:
         await fetch(host.url, path)
     assert str(path.parent) in str(caught.value)
@@ -179,7 +181,7 @@ async def test_file_in_place_of_folder_raises_error(host: Host, tmp_path: Path) 
 async def test_no_file_is_left_open(host: Host, path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     for _ in range(5):
-        await cut_at_4000(host, path)
+        await interrupt_at_4000(host, path)
         host.cuts = []
         await fetch(host.url, path)
     after = len(list(Path("/proc/self/fd").iterdir())) if before else 0

@@ -1,4 +1,4 @@
-"""The image check: real pictures from a real server, and everything that only looks like one."""
+"""The image check: real images from a real server, and everything that only resembles one."""
 
 import asyncio
 import gzip
@@ -48,7 +48,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def ftyp(brand: bytes, *compatible: bytes) -> bytes:
-    """The first box of a file of these brands."""
+    """The start of a file whose first box declares these brands."""
     body = brand + bytes(4) + b"".join(compatible)
     return struct.pack(">I", 8 + len(body)) + b"ftyp" + body + bytes(100)
 
@@ -57,13 +57,13 @@ JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
 
 
 def jpeg(width: int, height: int) -> bytes:
-    """A small JPEG that says it is that large."""
+    """A small JPEG whose header declares this size."""
     start = JPEG.index(b"\xff\xc0") + 5
     return JPEG[:start] + struct.pack(">HH", height, width) + JPEG[start + 4 :]
 
 
 def webp(width: int, height: int) -> bytes:
-    """A WebP of one small picture on a canvas that large."""
+    """A WebP with one small picture on a canvas of this size."""
     size = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     chunks = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + size + WEBP[12:]
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
@@ -80,7 +80,7 @@ def webp(width: int, height: int) -> bytes:
         ("/really-a-png.jpg", PNG, "PNG"),
         ("/no-ending", JPEG, "JPEG"),
         ("/with-a-video-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
-        # What follows an image, or stands in a comment of it, is read by nobody: neither here nor kept in the archive.
+        # Data after an image or in its comments is ignored here, and not kept in the archive.
         (
             "/motion-photo.jpg",
             encoded("JPEG", progressive=True) + b"MotionPhoto_Data" + b"\xff\xda\0\x02" * 5_000,
@@ -114,7 +114,7 @@ async def test_image_is_accepted_by_its_content_not_its_name(
         (b"<?xml version='1.0'?><svg xmlns='x'/>", "an SVG"),
         (b"%PDF-1.7", "a PDF"),
         (b"\x1f\x8b\x08" + JPEG, "gzip"),
-        (b"GIF89a" + PNG, "a GIF"),  # a polyglot is what its first bytes say
+        (b"GIF89a" + PNG, "a GIF"),  # a polyglot counts as what its first bytes say
         (b"GIF89a/*" + JPEG + b"*/=1;alert(1)", "a GIF"),
         (b"PK\x03\x04" + PNG, "a ZIP file"),
         (b"%PDF-1.7\n" + JPEG, "a PDF"),
@@ -203,7 +203,7 @@ def test_images_up_to_pixel_limit_are_decoded() -> None:
 
 
 def test_decompression_bombs_are_rejected_using_little_memory() -> None:
-    """Small files that claim gigabytes. Measured in a process of its own, whose memory nothing else has used."""
+    """Small files that declare gigabytes of pixels. Measured in a new process, whose memory nothing else has used."""
     bombs = [png(65_535, 65_535, zlib.compress(bytes(100_000))), webp(16_384, 16_384), webp(2**24, 255),
              jpeg(65_500, 65_500), png(8_001, 8_000, zlib.compress(bytes(64_000_000)))]  # fmt: skip
     code = """
@@ -219,10 +219,10 @@ for bomb in bombs:
         print("refused")
 print(peak_kib() - before)
 """
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(bombs), cwd=ROOT, capture_output=True, check=True
     )
-    *refused, grown_kib = ended.stdout.decode().split()
+    *refused, grown_kib = process.stdout.decode().split()
     assert refused == ["refused"] * len(bombs)
     assert int(grown_kib) < 50_000
 
@@ -236,13 +236,13 @@ def test_images_can_be_decoded_concurrently() -> None:
         }
 
 
-@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("declares_length", [True, False])
 async def test_ten_megabytes_are_allowed_and_a_byte_more_is_not(
-    web: Any, client: httpx.AsyncClient, announced: bool
+    web: Any, client: httpx.AsyncClient, declares_length: bool
 ) -> None:
     def script(size: int) -> Callable[[asyncio.StreamWriter], Any]:
         async def write(writer: asyncio.StreamWriter) -> None:
-            length = f"Content-Length: {size}\r\n" if announced else "Connection: close\r\n"
+            length = f"Content-Length: {size}\r\n" if declares_length else "Connection: close\r\n"
             writer.write(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode() + JPEG + bytes(size - len(JPEG)))
             await writer.drain()
 
@@ -269,7 +269,7 @@ async def test_endless_body_is_abandoned_at_the_limit(web: Any, client: httpx.As
     web.scripts["/x"] = endless
     with pytest.raises(ImageRefusedError, match="larger"):
         await check_image(client, web.url("/x"), max_bytes=200_000)
-    assert sent < 20_000_000  # what the kernel buffers, not what it would have given
+    assert sent < 20_000_000  # what the kernel buffers, not all that the host would send
 
 
 async def test_slow_body_times_out(web: Any, client: httpx.AsyncClient) -> None:
@@ -311,7 +311,7 @@ async def test_error_status_is_reported(
 ) -> None:
     with pytest.raises(error, match=str(status)) as caught:
         await check_image(client, web.serve("/x.jpg", b"" if status == 304 else JPEG, status))
-    assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - of either class
+    assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - an attribute of both classes
 
 
 @pytest.mark.parametrize("status", [201, 203, 206, 218, 226])
@@ -340,11 +340,11 @@ async def test_sharing_link_is_rejected_before_any_request(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "fits"),
+    ("encoding", "body", "is_valid"),
     [
         ("gzip", gzip.compress(JPEG, mtime=0), True),
         ("aws-chunked,gzip", gzip.compress(JPEG, mtime=0), True),
-        ("gzip", JPEG, True),  # only called so
+        ("gzip", JPEG, True),  # labeled as gzip, but not compressed
         ("aws-chunked", JPEG, True),
         ("base64", JPEG, True),
         ("utf-8", JPEG, True),
@@ -355,14 +355,14 @@ async def test_sharing_link_is_rejected_before_any_request(client: httpx.AsyncCl
     ],
 )
 async def test_content_encoding_header_of_image_is_ignored(
-    web: Any, client: httpx.AsyncClient, encoding: str, body: bytes, fits: bool
+    web: Any, client: httpx.AsyncClient, encoding: str, body: bytes, is_valid: bool
 ) -> None:
-    async def answer(writer: asyncio.StreamWriter) -> None:
+    async def respond(writer: asyncio.StreamWriter) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
 
-    web.scripts["/x.jpg"] = answer
-    if fits:
+    web.scripts["/x.jpg"] = respond
+    if is_valid:
         assert (await check_image(client, web.url("/x.jpg"))).width == 32
     else:
         with pytest.raises(ImageRefusedError):
@@ -371,18 +371,18 @@ async def test_content_encoding_header_of_image_is_ignored(
 
 @pytest.mark.parametrize("image", [JPEG, PNG, WEBP])
 async def test_size_limit_applies_to_decompressed_image(web: Any, client: httpx.AsyncClient, image: bytes) -> None:
-    body = gzip.compress(image + bytes(5_000), mtime=0)  # a depth map behind the end, for example
-    most = len(image) + 4_999
-    assert len(body) < most
+    body = gzip.compress(image + bytes(5_000), mtime=0)  # such as a depth map appended to the image
+    limit = len(image) + 4_999
+    assert len(body) < limit
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
+    async def respond(writer: asyncio.StreamWriter) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
 
-    web.scripts["/x.jpg"] = answer
+    web.scripts["/x.jpg"] = respond
     with pytest.raises(ImageRefusedError, match="is larger than"):
-        await check_image(client, web.url("/x.jpg"), max_bytes=most)
-    assert (await check_image(client, web.url("/x.jpg"), max_bytes=most + 1)).size_bytes == most + 1
+        await check_image(client, web.url("/x.jpg"), max_bytes=limit)
+    assert (await check_image(client, web.url("/x.jpg"), max_bytes=limit + 1)).size_bytes == limit + 1
 
 
 async def test_incomplete_download_of_image_raises_download_error(web: Any, client: httpx.AsyncClient) -> None:

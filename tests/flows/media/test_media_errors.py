@@ -1,4 +1,4 @@
-"""The tree of errors: what is retryable, what can be pickled, and what no message may hold."""
+"""The media errors: which are retryable, that they can be pickled, and what no message may contain."""
 
 import pickle
 

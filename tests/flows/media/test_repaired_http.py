@@ -1,4 +1,4 @@
-"""The repair of answers: well-formed ones pass through, broken ones get well, in whatever pieces they come."""
+"""The repair of HTTP responses: valid ones stay unchanged, broken ones are fixed, whatever pieces they arrive in."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Links for sharing, as people copy them, and the addresses that lead to the image itself."""
+"""Sharing links, as people copy them, and the URLs that lead to the image itself."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The inspection of videos: made here by PyAV, then cut, renamed, turned and replaced by something else."""
+"""The inspection of videos that are made by PyAV, then truncated, renamed, rotated, or replaced by something else."""
 
 import io
 from dataclasses import replace
@@ -16,23 +16,23 @@ from flows.media.media_errors import DamagedVideoError
 from flows.media.videos import VideoFacts, compare, inspect_video, poster_jpeg
 
 
-def picture(jpeg: bytes) -> Image.Image:
+def open_jpeg(jpeg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpeg), formats=["JPEG"])
 
 
 def brightness(image: Image.Image) -> float:
-    """Of the lower half, which tells the number of the frame."""
+    """Of the lower half, which shows the number of the frame."""
     pixels = np.asarray(image.convert("L"), dtype=float)
     return float(pixels[pixels.shape[0] // 2 + 4 :].mean())
 
 
-def is_frame(path: Path, number: int) -> bool:
-    """Whether the poster of this video is that frame of it. What the encoder made of the frame does not matter."""
+def poster_is_frame(path: Path, number: int) -> bool:
+    """Whether the poster of this video is its frame with this number, as decoded, so encoding losses do not matter."""
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.options = {"skip_loop_filter": "all"}  # as for posters
         pixels = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     frames = [brightness(Image.fromarray(frame)) for frame in pixels]
-    poster = brightness(picture(poster_jpeg(path)))
+    poster = brightness(open_jpeg(poster_jpeg(path)))
     return min(range(len(frames)), key=lambda index: abs(frames[index] - poster)) == number
 
 
@@ -58,7 +58,7 @@ def test_inspection_returns_facts_about_video(video_files: Any) -> None:
     [
         ("front.mp4", "mp4", {"movflags": "faststart"}, "video/mp4"),
         ("fragments.mp4", "mp4", {"movflags": "frag_keyframe+empty_moov"}, "video/mp4"),
-        ("really-an-mkv.mp4", "matroska", {}, "video/x-matroska"),  # it plays, and it is paid for
+        ("really-an-mkv.mp4", "matroska", {}, "video/x-matroska"),  # it plays, and was paid for
         ("really-a-ts.mp4", "mpegts", {}, "video/mp2t"),
         ("video.mov", "mov", {}, "video/quicktime"),
         ("no ending: 100%.ü", "mp4", {}, "video/mp4"),
@@ -74,7 +74,7 @@ def test_any_playable_video_is_accepted(
     assert facts.frame_count == 48
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
     assert not facts.has_audio
-    assert picture(poster_jpeg(path)).size == (64, 48)
+    assert open_jpeg(poster_jpeg(path)).size == (64, 48)
 
 
 def test_single_frame_in_mp4_is_a_video(video_files: Any) -> None:
@@ -103,14 +103,14 @@ def test_file_that_is_not_a_video_is_damaged(video_files: Any, content: bytes) -
     video_files.make("good.ts", container="mpegts")
     path = video_files.folder / "x.mp4"
     path.write_bytes(content)
-    for look in (inspect_video, poster_jpeg):
+    for check in (inspect_video, poster_jpeg):
         with pytest.raises(DamagedVideoError, match=r"x\.mp4") as caught:
-            look(path)
+            check(path)
         assert caught.value.retryable
 
 
 def test_playlist_does_not_open_other_files(video_files: Any) -> None:
-    """The same playlist plays when FFmpeg is not told to stay in one file: so it is the guard that refuses it."""
+    """The same playlist plays without the guard that limits FFmpeg to one file, so it is the guard that rejects it."""
     video_files.make("good.mp4")
     path = video_files.folder / "x.mp4"
     path.write_text("ffconcat version 1.0\nfile 'good.mp4'\n")
@@ -136,7 +136,7 @@ def test_video_truncated_anywhere_is_damaged(video_files: Any, movflags: str, au
     whole = video_files.make("a.mp4", audio=audio, **({"movflags": movflags} if movflags else {})).read_bytes()
     path = video_files.folder / "cut.mp4"
     last = max(whole.rfind(b"mdat"), whole.rfind(b"moov")) - 4
-    last += int.from_bytes(whole[last : last + 4], "big")  # behind it comes, at most, an index that nobody needs
+    last += int.from_bytes(whole[last : last + 4], "big")  # at most, an index that is not needed follows
     for length in {last - 1, last - 2, last - 100, *range(1, last, max(1, last // 40))}:
         path.write_bytes(whole[:length])
         with pytest.raises(DamagedVideoError):
@@ -144,11 +144,11 @@ def test_video_truncated_anywhere_is_damaged(video_files: Any, movflags: str, au
 
 
 def test_video_truncated_between_two_frames_is_damaged(video_files: Any) -> None:
-    """With the index in front and the cut at the very end of a frame, nothing but the count tells."""
+    """With the index in front and the cut exactly at the end of a frame, only the frame count shows it."""
     whole = video_files.make("a.mp4", movflags="faststart")
     content = bytearray(whole.read_bytes())
     at = content.index(b"mdat")
-    content[at - 4 : at] = bytes(4)  # "up to the end of the file", wherever that is
+    content[at - 4 : at] = bytes(4)  # size 0: up to the end of the file, wherever that is
     whole.write_bytes(content)
     assert inspect_video(whole).frame_count == 48
     with av.open(str(whole)) as container:
@@ -185,14 +185,14 @@ def test_video_with_junk_frames_is_damaged(video_files: Any) -> None:
         inspect_video(path)
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MAX_FRAME_PIXELS", 64 * 48), ("MAX_FRAMES", 24)])
+@pytest.mark.parametrize(("limit", "maximum"), [("MAX_FRAME_PIXELS", 64 * 48), ("MAX_FRAMES", 24)])
 def test_video_beyond_limits_is_rejected_and_not_retryable(
-    video_files: Any, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+    video_files: Any, monkeypatch: pytest.MonkeyPatch, limit: str, maximum: int
 ) -> None:
     path = video_files.make("a.mp4", width=64, height=48, frames=24)
-    monkeypatch.setattr(videos, limit, most)
+    monkeypatch.setattr(videos, limit, maximum)
     assert inspect_video(path).frame_count == 24
-    monkeypatch.setattr(videos, limit, most - 1)
+    monkeypatch.setattr(videos, limit, maximum - 1)
     with pytest.raises(DamagedVideoError, match="unlike any generated video") as caught:
         inspect_video(path)
     assert not caught.value.retryable
@@ -205,28 +205,28 @@ def test_video_with_unknown_codec_is_damaged(video_files: Any) -> None:
         inspect_video(path)
 
 
-# Pictures
+# Posters
 
 
 def test_poster_is_frame_at_one_third_of_video(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=48)
-    assert is_frame(path, 16)
+    assert poster_is_frame(path, 16)
     assert poster_jpeg(path) == poster_jpeg(path)
 
 
 def test_black_frame_is_skipped_for_poster(video_files: Any) -> None:
-    assert is_frame(video_files.make("a.mp4", frames=48, black=range(30)), 30)
+    assert poster_is_frame(video_files.make("a.mp4", frames=48, black=range(30)), 30)
 
 
 def test_a_black_video_has_a_black_poster(video_files: Any) -> None:
-    assert brightness(picture(poster_jpeg(video_files.make("a.mp4", black=range(48))))) < 20
+    assert brightness(open_jpeg(poster_jpeg(video_files.make("a.mp4", black=range(48))))) < 20
 
 
 def test_poster_is_shrunk_but_never_enlarged(video_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = video_files.make("a.mp4", width=320, height=180)
-    assert picture(poster_jpeg(path)).size == (320, 180)
+    assert open_jpeg(poster_jpeg(path)).size == (320, 180)
     monkeypatch.setattr(posters, "MAX_POSTER_SIDE", 160)
-    assert picture(poster_jpeg(path)).size == (160, 90)
+    assert open_jpeg(poster_jpeg(path)).size == (160, 90)
 
 
 @pytest.mark.parametrize("options", [{}, {"black": range(30)}, {"rotation": 90}, {"frames": 1}])
@@ -251,7 +251,7 @@ def test_unwritable_poster_does_not_fail_inspection(video_files: Any) -> None:
     )
 
 
-# What was asked for
+# Comparison with the request
 
 FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
 

@@ -1,4 +1,4 @@
-"""The folder for files between download and archive: found again after a crash, never shared by two at once."""
+"""The work directory for files between download and archive: it survives a crash, and is never shared by two runs."""
 
 import fcntl
 import shutil
@@ -134,18 +134,18 @@ def test_process_locks_its_folder_until_it_is_killed(tmp_path: Path) -> None:
 
 
 def test_folder_removed_while_waiting_for_its_lock_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock of a removed file locks nobody out: the next two would write into one folder."""
+    """A lock on a removed file keeps no one out: without a check, the next two runs would write into one folder."""
     real = fcntl.flock
 
     with work_folder(tmp_path, KEY, "t1") as first:
         pass
 
-    def after_the_other_has_finished(descriptor: int, operation: int) -> None:
+    def remove_folder_then_lock(descriptor: int, operation: int) -> None:
         shutil.rmtree(first)
         real(descriptor, operation)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fcntl, "flock", after_the_other_has_finished)
+        patched.setattr(fcntl, "flock", remove_folder_then_lock)
         second = work_folder(tmp_path, KEY, "t1")
         mine = second.__enter__()
     with work_folder(tmp_path, KEY, "t1") as third:

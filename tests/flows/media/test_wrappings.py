@@ -1,4 +1,4 @@
-"""Files as stores, proxies and gateways leave them: compressed, framed, as text, in a ZIP, or only called so."""
+"""Files as stores, proxies and gateways leave them: compressed, framed, as text, in a ZIP, or only labeled so."""
 
 import base64
 import gzip
@@ -40,8 +40,8 @@ def raw_deflate(data: bytes) -> bytes:
     return zlib.compress(data)[2:-4]
 
 
-def parted(video: bytes, *, field: bytes = b"", end: bytes = b"\r\n") -> bytes:
-    """The body of a form with a video, behind a field that has this value."""
+def multipart(video: bytes, *, field: bytes = b"", end: bytes = b"\r\n") -> bytes:
+    """The body of a form with a video, after a field with this value if one is given."""
     fields = [b'Content-Disposition: form-data; name="status"' + end + end + field] if field else []
     fields.append(b'Content-Disposition: form-data; name="file"' + end + b"Content-Type: video/mp4" + end + end + video)
     return b"".join(b"--f0rm=_b" + end + part + end for part in fields) + b"--f0rm=_b--" + end
@@ -73,10 +73,10 @@ WRAPPED = [
     (b'{"body":"' + base64.encodebytes(VIDEO).replace(b"\n", b"\\r\\n") + b'"}', ("base64",)),
     (base64.b64encode(gzip.compress(VIDEO, mtime=0)), ("base64", "gzip")),
     (gzip.compress(VIDEO, mtime=0), ("gzip",)),
-    (parted(VIDEO), ("a multipart body",)),
-    (parted(VIDEO, field=b"OK"), ("a multipart body",)),
-    (parted(VIDEO, end=b"\n"), ("a multipart body",)),
-    (gzip.compress(parted(VIDEO), mtime=0), ("gzip", "a multipart body")),
+    (multipart(VIDEO), ("a multipart body",)),
+    (multipart(VIDEO, field=b"OK"), ("a multipart body",)),
+    (multipart(VIDEO, end=b"\n"), ("a multipart body",)),
+    (gzip.compress(multipart(VIDEO), mtime=0), ("gzip", "a multipart body")),
     (framed(VIDEO), ("aws-chunked",)),
     (framed(VIDEO, extension=SIGNATURE), ("aws-chunked",)),
     (framed(VIDEO, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
@@ -93,7 +93,7 @@ def test_wrappings_around_file_are_removed(tmp_path: Path, content: bytes, remov
     inner = unwrap(path, max_bytes=len(content) + len(VIDEO))
     assert inner.removed == removed
     assert inner.path.read_bytes() == VIDEO
-    assert path.read_bytes() == content  # until it is known whether the inner one plays
+    assert path.read_bytes() == content  # unchanged until it is known that the inner file plays
     inner.replace(path)
     assert path.read_bytes() == VIDEO
     assert list(tmp_path.iterdir()) == [path]
@@ -103,16 +103,16 @@ def test_wrappings_around_file_are_removed(tmp_path: Path, content: bytes, remov
 def test_multipart_boundary_may_span_two_reads(tmp_path: Path, more: int) -> None:
     video = VIDEO + bytes(2 * 1_048_576 + more - len(VIDEO))
     path = tmp_path / "video.mp4"
-    path.write_bytes(parted(video))
+    path.write_bytes(multipart(video))
     assert unwrap(path, max_bytes=2 * len(video)).path.read_bytes() == video
-    path.write_bytes(parted(video)[:-20])  # cut before its end
+    path.write_bytes(multipart(video)[:-20])  # truncated before its end
     assert unwrap(path, max_bytes=2 * len(video)).removed == ()
 
 
 @pytest.mark.parametrize(
-    ("content", "inside"),
+    ("content", "expected"),
     [
-        # As people found them in their buckets: see docs/field-reports.md.
+        # As found in real buckets: see docs/field-reports.md.
         (b"7\r\nhello!\n\r\n0\r\nx-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n\r\n", b"hello!\n"),
         (
             b"44;chunk-signature=" + b"2f" * 32 + b"\r\n" + b"Now is the time" + b"." * 53 + b"\r\n"
@@ -121,12 +121,12 @@ def test_multipart_boundary_may_span_two_reads(tmp_path: Path, more: int) -> Non
         ),
     ],
 )
-def test_upload_framing_from_bug_reports_is_removed(tmp_path: Path, content: bytes, inside: bytes) -> None:
+def test_upload_framing_from_bug_reports_is_removed(tmp_path: Path, content: bytes, expected: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     inner = unwrap(path, max_bytes=1_000)
     assert inner.removed == ("aws-chunked",)
-    assert inner.path.read_bytes() == inside
+    assert inner.path.read_bytes() == expected
     inner.discard()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -149,11 +149,11 @@ def test_upload_framing_from_bug_reports_is_removed(tmp_path: Path, content: byt
         gzip.compress(VIDEO, mtime=0) + gzip.compress(VIDEO, mtime=0)[:-9],
         zlib.compress(VIDEO)[:-1],
         raw_deflate(VIDEO)[:-1],
-        zipped(VIDEO, VIDEO),  # which of them?
+        zipped(VIDEO, VIDEO),  # ambiguous: two videos
         zipped(b"Read me."),
         zipped(*[VIDEO[:100]] * 101),
         zipped(VIDEO)[:-30],
-        zipped(VIDEO).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # says that it is encrypted
+        zipped(VIDEO).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # declares that it is encrypted
         BASE64[:900] + b"!" + BASE64[900:],
         base64.b64encode(random.Random(2).randbytes(3_000)),
         b'{"token": "' + base64.b64encode(random.Random(2).randbytes(300)) + b'"}',
