@@ -58,7 +58,7 @@ async def test_existing_file_is_replaced(host: Host, path: Path) -> None:
 # What is rejected
 
 
-@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("sends_length", [True, False])
 async def test_empty_file_is_reported_as_damaged(host: Host, path: Path, sends_length: bool) -> None:
     host.body, host.sends_length = b"", sends_length
     with pytest.raises(DamagedVideoError, match="is empty") as caught:
@@ -67,7 +67,7 @@ async def test_empty_file_is_reported_as_damaged(host: Host, path: Path, sends_l
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("sends_length", [True, False])
 async def test_file_over_size_limit_is_rejected(host: Host, path: Path, sends_length: bool) -> None:
     host.body, host.sends_length = VIDEO * 40, sends_length
     size = len(host.body)

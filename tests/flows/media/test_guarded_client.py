@@ -95,7 +95,7 @@ async def test_spellings_do_reach_this_machine_if_private_hosts_are_allowed(host
 
 @pytest.mark.parametrize("inside", ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "fe80::1%lo"])
 async def test_name_that_later_resolves_to_private_address_is_rejected(inside: str) -> None:
-    """DNS rebinding: a request connects to the address that was checked, and redirects are resolved and checked again."""
+    """DNS rebinding: a request connects to the checked address, and its redirect is resolved and checked again."""
     resolved: list[str] = []
     public = "8.8.8.8"
 
