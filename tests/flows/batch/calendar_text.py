@@ -1,4 +1,4 @@
-"""Calendars as a person would type them."""
+"""Helpers that parse short calendars written as text."""
 
 from flows.batch.calendar_rows import BadRow, BatchItem, Row
 from flows.batch.calendars import parse_calendar

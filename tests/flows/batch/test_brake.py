@@ -1,4 +1,4 @@
-"""What an outage of the provider costs a batch: a few unclear answers, never one for each row."""
+"""The outage brake: during a provider outage a batch gets a few unclear answers, never one for each row."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,11 +24,13 @@ UNCLEAR = Unclear(None, UnconfirmedError("unclear", key="a"), TimeoutError())
 
 
 class Provider:
-    """Answers paid calls in the given order; afterwards, and before, it accepts. `up` is what a free call sees."""
+    """A fake provider: paid calls get these outcomes in order, and are accepted after that. Free calls return `up`."""
 
-    def __init__(self, *outcomes: Outcome, up: bool = True, takes: Callable[[], Awaitable[None]] | None = None) -> None:
-        self.outcomes, self.up, self.takes = list(outcomes), up, takes
-        self.paid_calls, self.under_way, self.most_at_once = 0, 0, 0
+    def __init__(
+        self, *outcomes: Outcome, up: bool = True, on_call: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.outcomes, self.up, self.on_call = list(outcomes), up, on_call
+        self.paid_calls, self.in_flight, self.max_in_flight = 0, 0, 0
         self.requested: list[str | None] = []
         self.slept = 0.0
 
@@ -47,47 +49,49 @@ class Provider:
     async def pay(self, brake: OutageBrake, key: str) -> None:
         async with brake.call(key) as report:
             self.paid_calls += 1
-            self.under_way += 1
-            self.most_at_once = max(self.most_at_once, self.under_way)
-            await (self.takes() if self.takes else asyncio.sleep(0))
-            self.under_way -= 1
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
+            await (self.on_call() if self.on_call else asyncio.sleep(0))
+            self.in_flight -= 1
             report(self.outcomes.pop(0) if self.outcomes else ACCEPTED)
 
     async def pay_all(self, brake: OutageBrake, rows: int) -> int:
-        """How many rows were kept from being submitted."""
+        """Submits this many rows at once, and returns how many the brake did not let through."""
         ended = await asyncio.gather(*(self.pay(brake, f"row-{row}") for row in range(rows)), return_exceptions=True)
         assert [error for error in ended if not isinstance(error, BudgetError | None)] == []
         return sum(isinstance(error, BudgetError) for error in ended)
 
 
-async def test_while_all_is_well_five_calls_are_without_an_answer_at_once() -> None:
+async def test_healthy_provider_allows_five_unanswered_calls_at_once() -> None:
     provider = Provider()
     assert await provider.pay_all(provider.brake(), 40) == 0
-    assert (provider.paid_calls, provider.most_at_once, provider.requested) == (40, AT_ONCE, [])
+    assert (provider.paid_calls, provider.max_in_flight, provider.requested) == (40, AT_ONCE, [])
 
 
-async def test_after_an_unclear_answer_all_goes_on_once_a_free_call_is_answered() -> None:
-    provider = Provider(ACCEPTED, UNCLEAR)  # the three that were under way beside it are accepted
+async def test_submissions_resume_after_unclear_answer_once_free_call_succeeds() -> None:
+    provider = Provider(ACCEPTED, UNCLEAR)  # the three calls in flight at the same time are accepted
     brake = provider.brake()
     assert await provider.pay_all(brake, 40) == 0
     assert (provider.paid_calls, provider.requested, brake.closed) == (40, ["task_1"], None)
 
 
-async def test_nothing_is_sent_while_the_provider_is_away_and_the_rest_follows_by_itself() -> None:
+async def test_paid_calls_stop_during_outage_and_resume_automatically() -> None:
     provider = Provider(*[UNCLEAR] * 5, up=False)
     brake = provider.brake()
-    all_rows = asyncio.create_task(provider.pay_all(brake, 200))
+    all_paid = asyncio.create_task(provider.pay_all(brake, 200))
     while len(provider.requested) < 8:
         await asyncio.sleep(0)
     assert provider.paid_calls == AT_ONCE
     provider.up = True
-    assert await all_rows == 0
+    assert await all_paid == 0
     assert provider.paid_calls == 200
     assert brake.closed is None
 
 
-async def test_a_provider_that_takes_free_calls_alone_is_given_three_tries(caplog: pytest.LogCaptureFixture) -> None:
-    """All that were under way together count as one, and after the first hold one goes alone."""
+async def test_batch_stops_after_three_unclear_rounds_if_only_free_calls_succeed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Calls in flight together count as one round. After the first hold, only one call is sent at a time."""
     provider = Provider(*[UNCLEAR] * 200)
     brake = provider.brake()
     assert await provider.pay_all(brake, 200) == 200 - (AT_ONCE + 2)
@@ -96,7 +100,7 @@ async def test_a_provider_that_takes_free_calls_alone_is_given_three_tries(caplo
     assert "3 times in a row" in brake.closed
 
 
-async def test_an_acceptance_in_between_begins_the_count_anew() -> None:
+async def test_acceptance_resets_count_of_unclear_answers() -> None:
     provider = Provider(UNCLEAR, *[ACCEPTED] * 9, UNCLEAR, *[ACCEPTED] * 9, UNCLEAR, *[ACCEPTED] * 9, UNCLEAR)
     brake = provider.brake()
     assert await provider.pay_all(brake, 60) == 0
@@ -104,7 +108,7 @@ async def test_an_acceptance_in_between_begins_the_count_anew() -> None:
     assert len(provider.requested) == 4
 
 
-async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
+async def test_nothing_is_sent_after_hold_exceeds_outage_limit() -> None:
     provider = Provider(*[UNCLEAR] * 5, up=False)
     brake = provider.brake(outage_seconds=600)
     assert await provider.pay_all(brake, 200) == 195
@@ -114,30 +118,30 @@ async def test_after_a_hold_that_is_too_long_nothing_more_is_sent() -> None:
         await provider.pay(brake, "late")
 
 
-async def test_calls_that_hang_are_no_more_than_five() -> None:
+async def test_at_most_five_calls_hang_at_once() -> None:
     gate = asyncio.Event()
 
     async def hang() -> None:
         await gate.wait()
 
-    provider = Provider(*[UNCLEAR] * 200, takes=hang)
-    all_rows = asyncio.create_task(provider.pay_all(provider.brake(), 200))
+    provider = Provider(*[UNCLEAR] * 200, on_call=hang)
+    all_paid = asyncio.create_task(provider.pay_all(provider.brake(), 200))
     for _ in range(100):
         await asyncio.sleep(0)
     assert provider.paid_calls == AT_ONCE
     gate.set()
-    await all_rows
+    await all_paid
     assert provider.paid_calls == AT_ONCE + 2
 
 
-async def test_a_race_that_was_lost_says_nothing_of_the_provider() -> None:
+async def test_lost_race_does_not_reset_count_of_unclear_answers() -> None:
     provider = Provider(UNCLEAR, LostRace(), LostRace(), UNCLEAR, LostRace(), UNCLEAR, *[UNCLEAR] * 50)
     brake = provider.brake()
     await provider.pay_all(brake, 60)
     assert brake.closed is not None
 
 
-async def test_a_call_that_ends_with_an_error_frees_its_place() -> None:
+async def test_call_that_raises_error_frees_its_slot() -> None:
     provider = Provider()
     brake = provider.brake()
 
@@ -150,7 +154,7 @@ async def test_a_call_that_ends_with_an_error_frees_its_place() -> None:
     assert await provider.pay_all(brake, 20) == 0
 
 
-async def test_a_run_that_ends_during_a_hold_leaves_nothing_behind() -> None:
+async def test_closing_brake_during_hold_leaves_no_task_running() -> None:
     provider = Provider(UNCLEAR, up=False)
     brake, before = provider.brake(), asyncio.all_tasks()
     await provider.pay(brake, "first")

@@ -1,4 +1,4 @@
-"""What a batch may still pay: it stops before the call that would exceed the limit."""
+"""The spending limit of a batch: it stops before the call that would exceed the limit."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -45,11 +45,11 @@ def failed() -> Generation:
 
 
 def late() -> Generation:
-    """Attempt 1 was given up, attempt 2 rejected, and then the answer to attempt 1 came after all."""
+    """Attempt 1 was given up, attempt 2 was rejected, and then the answer to attempt 1 arrived after all."""
     unclear = transitions.unconfirmed(claimed(), attempt_number=1, problem=Problem(kind="x", message="?"), now=NOW)
     again = claimed(transitions.resubmit_allowed(unclear, attempt_number=1, note="", now=NOW))
-    refused = transitions.rejected(again, attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW)
-    return transitions.submitted(refused, attempt_number=1, task_id="t", now=NOW)
+    rejected_again = transitions.rejected(again, attempt_number=2, problem=Problem(kind="x", message="no"), now=NOW)
+    return transitions.submitted(rejected_again, attempt_number=1, task_id="t", now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -60,17 +60,17 @@ def late() -> Generation:
         pytest.param(rejected(), 0, id="a rejection is provably unpaid"),
         pytest.param(submitted(), 1, id="submitted"),
         pytest.param(failed(), 1, id="a failure may have been charged"),
-        pytest.param(submitted("u", failed()), 2, id="a failure and another try"),
-        pytest.param(late(), 1, id="a late answer stands in two attempts and was paid once"),
+        pytest.param(submitted("u", failed()), 2, id="a failure and a second attempt"),
+        pytest.param(late(), 1, id="one attempt with a late answer and one rejected"),
     ],
 )
-def test_what_was_or_may_have_been_paid_counts(generation: Generation | None, paid: int) -> None:
+def test_paid_and_possibly_paid_attempts_count_as_spent(generation: Generation | None, paid: int) -> None:
     assert paid_attempts(generation) == paid
     assert spent_on([generation], PRICES) == paid * 8 * PRICE
     assert spent_on([generation], {}) == 0
 
 
-def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it() -> None:
+def test_call_that_would_exceed_limit_is_rejected_and_so_are_all_later_keys() -> None:
     budget = Budget(PRICES, max_spend=Decimal("1.2"))
     budget.reserve("a", 8)
     budget.reserve("b", 4)
@@ -79,23 +79,23 @@ def test_the_call_that_would_exceed_the_limit_is_refused_and_so_is_all_after_it(
     budget.release("a")
     with pytest.raises(BudgetError, match="d was not submitted"):
         budget.reserve("d", 4)
-    budget.reserve("b", 4)  # its money is set aside: a further try of the same video is none of a further payment
+    budget.reserve("b", 4)  # already reserved: a retry of the same video is not another payment
     assert budget.spent == Decimal("0.40")
 
 
-def test_exactly_the_limit_is_within_it() -> None:
+def test_spending_exactly_the_limit_is_allowed() -> None:
     budget = Budget(PRICES, max_spend=Decimal("0.8"), spent_before=Decimal("0.4"))
     budget.reserve("a", 4)
     with pytest.raises(BudgetError):
         budget.reserve("b", 4)
 
 
-def test_a_limit_without_a_price_is_an_error_that_says_what_to_set() -> None:
+def test_limit_without_price_raises_error_naming_the_setting() -> None:
     with pytest.raises(BudgetError, match="price_per_second"):
         Budget({}, max_spend=Decimal(1))
 
 
-def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
+def test_without_price_nothing_is_counted_or_rejected() -> None:
     budget = Budget({})
     budget.reserve("a", 12)
     assert budget.spent is None
@@ -107,7 +107,7 @@ def test_without_a_price_nothing_is_counted_and_nothing_refused() -> None:
     st.decimals(min_value=0, max_value=20, places=2),
     st.decimals(min_value=0, max_value=20, places=2),
 )
-def test_whatever_is_asked_for_the_limit_holds(
+def test_limit_is_never_exceeded_by_any_sequence_of_requests(
     requested: list[tuple[str, int]], max_spend: Decimal, before: Decimal
 ) -> None:
     budget = Budget(PRICES, max_spend=max_spend, spent_before=before)
@@ -123,23 +123,23 @@ def test_whatever_is_asked_for_the_limit_holds(
 DEAR = {"kling-3-0-turbo": Price(per_second=Decimal(1)), "veo-3-1": Price(per_video=Decimal(3))}
 
 
-def test_a_fallback_replaces_what_was_set_aside_for_the_model_before() -> None:
+def test_fallback_replaces_reservation_of_previous_model() -> None:
     budget = Budget(PRICES | DEAR, max_spend=Decimal(5))
     budget.reserve("a", 4)
     budget.reserve("a", 4, "kling-3-0-turbo")
     assert budget.spent == 4
-    budget.reserve("a", 4)  # the next run of its steps begins with the model that is wanted
+    budget.reserve("a", 4)  # a retry of its steps starts with the requested model again
     assert budget.spent == Decimal("0.40")
     budget.reserve("b", None, "veo-3-1")
     with pytest.raises(BudgetError, match=r"the batch would come to 7\.00"):
         budget.reserve("a", 4, "kling-3-0-turbo")
     assert budget.spent == Decimal("3.40")
-    budget.reserve("a", 4)  # closed for others, not for what is set aside
+    budget.reserve("a", 4)  # closed to new keys, but not to a key with a reservation
     with pytest.raises(BudgetError):
         budget.reserve("c", 4)
 
 
-def test_a_limit_needs_the_price_of_every_model_that_may_be_asked() -> None:
+def test_limit_requires_price_of_every_model_that_may_be_used() -> None:
     with pytest.raises(BudgetError, match="a price of grok-video, hailuo-2-3"):
         Budget(PRICES | DEAR, models=["grok-video", "hailuo-2-3"], max_spend=Decimal(1))
     Budget(DEAR, models=["veo-3-1"], max_spend=Decimal(1))
@@ -147,7 +147,7 @@ def test_a_limit_needs_the_price_of_every_model_that_may_be_asked() -> None:
         Budget(DEAR, models=list(DEAR), max_spend=Decimal(1)).reserve("a", None, "kling-3-0-turbo")
 
 
-def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None:
+def test_payments_count_at_recorded_price_or_else_at_current_price_of_their_model() -> None:
     request = VideoRequest(prompt="Dunes", duration=8, fallback_models=["kling-3-0-turbo"])
     owner = Owner(host="h", pid=1)
     first = transitions.claim(
@@ -162,7 +162,7 @@ def test_what_was_paid_counts_at_the_price_of_its_day_and_of_its_model() -> None
     assert spent_on([second], {}) == 7
 
 
-def test_the_cost_in_full_needs_the_price_of_every_payment() -> None:
+def test_full_cost_requires_price_of_every_payment() -> None:
     failed_before = submitted("u", failed())
     assert full_cost(failed_before, PRICES) == 2 * 8 * PRICE
     assert full_cost(failed_before, {"sora-2": Price(per_video=Decimal(3))}) == 6
@@ -173,7 +173,7 @@ def test_the_cost_in_full_needs_the_price_of_every_payment() -> None:
     assert full_cost(half_known, {}) is None
 
 
-def test_what_another_run_pays_counts_toward_the_limit_and_not_as_paid_by_this_run() -> None:
+def test_payment_by_another_run_counts_toward_limit_but_not_as_spent_by_this_run() -> None:
     budget = Budget(PRICES, max_spend=Decimal("1.2"))
     budget.reserve("a", 4)
     budget.lose("a")
@@ -182,7 +182,7 @@ def test_what_another_run_pays_counts_toward_the_limit_and_not_as_paid_by_this_r
     with pytest.raises(BudgetError, match=r"would come to 1\.60"):
         budget.reserve("c", 8)
     assert budget.spent == 4 * PRICE
-    budget.reserve("a", 4)  # the other run was rejected, so this one tries again
+    budget.reserve("a", 4)  # the other run was rejected, so this run pays
     assert budget.spent == 8 * PRICE
     budget.pay("a")
     budget.pay("b")

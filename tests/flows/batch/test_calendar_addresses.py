@@ -1,4 +1,4 @@
-"""Where a calendar may lie: on this machine, or in any bucket of the store."""
+"""Where a calendar may be stored: on this machine, or in any bucket of the store."""
 
 import os
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from .calendar_text import KITE
 async def test_a_local_file_is_read(tmp_path: Path, archive: VideoArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "März.csv").write_text("prompt\nA kite", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    for where in (str(tmp_path / "März.csv"), "März.csv", f" {tmp_path}/./März.csv\n"):
-        assert await read_calendar(where, archive) == [Row(line=2, item=KITE)]
+    for location in (str(tmp_path / "März.csv"), "März.csv", f" {tmp_path}/./März.csv\n"):
+        assert await read_calendar(location, archive) == [Row(line=2, item=KITE)]
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
-    """Without root's right to read everything."""
+def without_root_rights() -> Iterator[None]:
+    """Runs the block as another user if this process is root, which may read every file."""
     uid = os.geteuid()
     if uid == 0:
         os.seteuid(65_534)
@@ -41,7 +41,7 @@ def nobody() -> Iterator[None]:
             os.seteuid(uid)
 
 
-async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive: VideoArchive) -> None:
+async def test_unreadable_local_file_raises_error_with_reason(tmp_path: Path, archive: VideoArchive) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe.csv")
@@ -49,7 +49,7 @@ async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive
     (tmp_path / "dangling.csv").symlink_to("nowhere.csv")
     with (tmp_path / "large.csv").open("wb") as large:
         large.truncate(MAX_CALENDAR_BYTES + 1)
-    for name, why in {
+    for name, reason in {
         "nothing.csv": "is not on the machine that runs the flow",
         "nowhere/plan.csv": "is not on the machine",
         "file/plan.csv": "is not on the machine",
@@ -63,21 +63,21 @@ async def test_a_local_file_that_cannot_be_read_says_why(tmp_path: Path, archive
         "a\ud800b.csv": "cannot be read: that is not a file name",
         "x" * 300 + ".csv": "cannot be read: File name too long",
     }.items():
-        with pytest.raises(CalendarError, match=why) as refused:
+        with pytest.raises(CalendarError, match=reason) as raised:
             await read_calendar(f"{tmp_path}/{name}", archive)
-        str(refused.value).encode()  # a log takes it
-        assert len(str(refused.value)) < 400
+        str(raised.value).encode()  # it can be logged: no lone surrogates
+        assert len(str(raised.value)) < 400
 
 
-async def test_a_local_file_of_somebody_else_says_so(tmp_path: Path, archive: VideoArchive) -> None:
+async def test_local_file_without_read_permission_raises_error(tmp_path: Path, archive: VideoArchive) -> None:
     path = tmp_path / "plan.csv"
     path.write_text("prompt\nA kite")
     path.chmod(0)
-    with nobody(), pytest.raises(CalendarError, match="may not be read by the user"):
+    with without_root_rights(), pytest.raises(CalendarError, match="may not be read by the user"):
         await read_calendar(str(path), archive)
 
 
-async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArchive) -> None:
+async def test_object_is_read_from_any_bucket_or_rejected_with_reason(archive: VideoArchive) -> None:
     plans = archive.model_copy(update={"bucket": unique("plans")})
     async with aclosing(plans.store()) as store:
         await store.create_bucket()
@@ -85,10 +85,10 @@ async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArch
         await store.put("empty.csv", b"")
         await store.put("large.jsonl", b" " * (MAX_CALENDAR_BYTES + 1))
     for scheme in ("s3", "S3"):
-        where = f"{scheme}://{plans.bucket}/2026/märz & april?#.csv"
-        assert await read_calendar(where, archive) == [Row(line=2, item=KITE)]
+        location = f"{scheme}://{plans.bucket}/2026/märz & april?#.csv"
+        assert await read_calendar(location, archive) == [Row(line=2, item=KITE)]
     assert archive.bucket != plans.bucket
-    for where, why in {
+    for location, reason in {
         f"s3://{plans.bucket}/nothing.csv": f"does not exist: the bucket {plans.bucket} has no such object",
         f"s3://{plans.bucket}-gone/plan.csv": f"does not exist: the store has no bucket {plans.bucket}-gone",
         f"s3://{plans.bucket}/empty.csv": "is empty",
@@ -98,15 +98,15 @@ async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArch
         f"s3://{plans.bucket}/../plan.csv": "a name that is not valid for an object",
         f"s3://{plans.bucket}/a\ud800.csv": "a name that is not valid for an object",
     }.items():
-        with pytest.raises(CalendarError, match=why) as refused:
-            await read_calendar(where, archive)
-        assert "sora setup" not in str(refused.value)
-        assert archive.secret_key.get_secret_value() not in str(refused.value)
-        assert len(str(refused.value)) < 600
+        with pytest.raises(CalendarError, match=reason) as raised:
+            await read_calendar(location, archive)
+        assert "sora setup" not in str(raised.value)
+        assert archive.secret_key.get_secret_value() not in str(raised.value)
+        assert len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize(
-    "where",
+    "location",
     [
         "https://me:hunter2@example.com/plan.csv",
         "https://store.example/plan.csv?X-Amz-Signature=hunter2",
@@ -120,15 +120,15 @@ async def test_an_object_is_read_from_any_bucket_of_the_store(archive: VideoArch
         "://",
     ],
 )
-async def test_an_address_that_is_none_is_refused_and_not_repeated(where: str, archive: VideoArchive) -> None:
-    with pytest.raises(CalendarError, match=r"must be .*s3://") as refused:
-        await read_calendar(where, archive)
-    assert "hunter2" not in f"{refused.value} {refused.value.__cause__}"
+async def test_invalid_location_is_rejected_without_repeating_it(location: str, archive: VideoArchive) -> None:
+    with pytest.raises(CalendarError, match=r"must be .*s3://") as raised:
+        await read_calendar(location, archive)
+    assert "hunter2" not in f"{raised.value} {raised.value.__cause__}"
 
 
-async def test_an_object_that_may_not_be_read_says_so(archive: VideoArchive, minio: ObjectStoreServer) -> None:
+async def test_object_without_read_permission_raises_error(archive: VideoArchive, minio: ObjectStoreServer) -> None:
     if minio.kind != "minio":
-        pytest.skip("only MinIO knows users and rights")
+        pytest.skip("only MinIO has users and permissions")
     allowed = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::elsewhere/*"]}
     admin = MinioAdmin(
         endpoint=minio.endpoint, credentials=StaticProvider(minio.access_key, minio.secret_key), secure=False
@@ -138,16 +138,16 @@ async def test_an_object_that_may_not_be_read_says_so(archive: VideoArchive, min
         access_key=access_key, secret_key="reader-51gned", policy={"Version": "2012-10-17", "Statement": [allowed]}
     )
     reader = archive.model_copy(update={"access_key": access_key, "secret_key": SecretStr("reader-51gned")})
-    where = f"s3://{archive.bucket}/plan.csv"
+    location = f"s3://{archive.bucket}/plan.csv"
     with pytest.raises(CalendarError, match="has no right to read it"):
-        await read_calendar(where, reader)
+        await read_calendar(location, reader)
     wrong = archive.model_copy(update={"secret_key": SecretStr("wrong-51gned")})
-    with pytest.raises(CalendarError, match=r"cannot be read.*SignatureDoesNotMatch.*secret key") as refused:
-        await read_calendar(where, wrong)
-    assert "51gned" not in str(refused.value)
+    with pytest.raises(CalendarError, match=r"cannot be read.*SignatureDoesNotMatch.*secret key") as raised:
+        await read_calendar(location, wrong)
+    assert "51gned" not in str(raised.value)
 
 
-async def test_a_store_that_is_away_is_worth_another_try(archive: VideoArchive) -> None:
-    away = archive.model_copy(update={"endpoint": "127.0.0.1:9"})
+async def test_unavailable_store_raises_store_unavailable_error(archive: VideoArchive) -> None:
+    unavailable = archive.model_copy(update={"endpoint": "127.0.0.1:9"})
     with pytest.raises(StoreUnavailableError):
-        await read_calendar("s3://plans/plan.csv", away)
+        await read_calendar("s3://plans/plan.csv", unavailable)

@@ -1,4 +1,4 @@
-"""The rows of a batch: what is understood, what is told of the others, and which key a row has."""
+"""The rows of a batch: which are valid, how problems are reported, and which key a row gets."""
 
 import json
 from datetime import date, datetime
@@ -106,12 +106,12 @@ def test_a_problem_names_its_field_and_what_is_allowed(fields: dict[str, Any], e
             {"duration": 5, "aspect_ratio": "square", "id": "A", "style": "noir"},
             {"prompt", "duration", "aspect_ratio", "id", "'style'"},
         ),
-        # These are found by checks of the whole, which pydantic runs only when every field is right, and one by one.
+        # These come from validators of the whole item, which pydantic runs only if every field is valid.
         ({"prompt": " ", "duration": 5}, {"prompt", "duration"}),
         ({"prompt": " ", "mode": "image-to-video"}, {"prompt", "mode"}),
         ({"prompt": "", "mode": "image-to-video", "not_before": "?"}, {"prompt", "mode", "not_before"}),
         ({"": 1, "prompt": " "}, {"''", "prompt"}),
-        # Whether the mode fits cannot be known.
+        # With an invalid image, the mode cannot be checked.
         ({"prompt": "A kite", "image_urls": ["no"], "mode": "image-to-video"}, {"image_urls.0"}),
     ],
 )
@@ -122,7 +122,7 @@ def test_every_problem_of_a_row_is_reported(fields: dict[str, Any], expected: se
     assert len(row.problems) == len(expected)
 
 
-def test_of_a_line_of_junk_the_first_problems_are_reported_and_the_rest_counted() -> None:
+def test_junk_row_reports_first_problems_and_counts_the_rest() -> None:
     problems = problems_of(check_row(1, {"prompt": "A kite", "image_urls": ["junk"] * 40_000}))
     assert len(problems) == MAX_PROBLEMS + 1
     assert problems[-1] == ": has 39,990 more problems"
@@ -140,21 +140,21 @@ def test_of_a_line_of_junk_the_first_problems_are_reported_and_the_rest_counted(
     ],
 )
 @pytest.mark.parametrize("field", [*FIELDS[:-1], "not_before", "name"])
-def test_no_message_repeats_an_address_whichever_field_it_slipped_into(url: str, field: str) -> None:
+def test_problems_never_repeat_a_url_from_any_field(url: str, field: str) -> None:
     for fields in ({field: [url]}, {field: url}, {url: 1}, {field: {url: url}}):
         row = check_row(1, {"prompt": "A kite"} | fields)
         if isinstance(row, BadRow):
             assert SECRET not in row.model_dump_json()
         else:
-            assert field in ("prompt", "image_urls")  # where an address may be, and a blank in it is %20
+            assert field in ("prompt", "image_urls")  # a URL is valid here, and a space in it becomes %20
 
 
-def test_a_name_from_outside_is_shown_short_and_printable() -> None:
+def test_untrusted_name_is_shortened_and_escaped() -> None:
     assert shown("x\u202e\n") == r"'x\u202e\n'"
     assert len(shown("x" * 1_000)) < 90
 
 
-def test_each_field_says_what_is_allowed_and_has_words_for_the_form() -> None:
+def test_each_field_lists_allowed_values_and_has_form_title_and_description() -> None:
     assert set(ALLOWED) == set(FIELDS)
     schema = BatchItem.model_json_schema()
     assert schema["title"] == "Batch item"
@@ -164,46 +164,46 @@ def test_each_field_says_what_is_allowed_and_has_words_for_the_form() -> None:
     assert {"type": "string", "format": "date"} in schema["properties"]["not_before"]["anyOf"]
 
 
-def test_the_id_of_a_bad_row_is_reported_where_it_is_one() -> None:
+def test_bad_row_keeps_its_id_if_the_id_is_valid() -> None:
     for row_id, expected in (("kite", "kite"), ("Kite", None), (7, "7"), (7.0, None), (None, None)):
         row = check_row(1, {"id": row_id, "duration": 5})
         assert isinstance(row, BadRow)
         assert row.id == expected
 
 
-@pytest.mark.parametrize("day", [20260301, "20260301", datetime(2026, 3, 1), 0, True])  # noqa: DTZ001 - a naive one too
-def test_a_day_that_pydantic_would_take_for_long_ago_is_refused_in_the_form_too(day: Any) -> None:
+@pytest.mark.parametrize("day", [20260301, "20260301", datetime(2026, 3, 1), 0, True])  # noqa: DTZ001 - a naive datetime too
+def test_item_rejects_days_that_pydantic_would_read_as_timestamps(day: Any) -> None:
     with pytest.raises(ValidationError, match="YYYY-MM-DD"):
         BatchItem(prompt="A kite", not_before=day)
 
 
 @pytest.mark.parametrize("day", [date(2026, 3, 1), "2026-03-01"])
-def test_a_day_is_taken_as_a_day_or_written_in_full(day: Any) -> None:
+def test_not_before_accepts_date_or_iso_string(day: Any) -> None:
     item = BatchItem(prompt="A kite", not_before=day)
     assert item.not_before == date(2026, 3, 1)
     assert BatchItem.model_validate_json(item.model_dump_json()) == item
 
 
-def test_the_request_is_what_a_single_video_would_ask_for() -> None:
+def test_item_request_equals_request_for_single_video() -> None:
     fields: dict[str, Any] = {"prompt": " A kite ", "duration": 8, "image_urls": [IMAGE], "remove_watermark": False}
     request = BatchItem(**fields, id="kite", not_before=date(2026, 3, 1)).request()
     assert type(request) is VideoRequest
     assert request == VideoRequest(**fields)
 
 
-def test_the_key_holds_the_id_or_follows_from_the_request() -> None:
+def test_key_contains_id_or_else_digest_of_request() -> None:
     assert BatchItem(prompt="A kite", id="kite").key("spring") == "spring-kite"
-    # Pinned: another digest for the same request would have every known calendar paid for again.
+    # Pinned: with another digest, every known calendar would be paid for again.
     assert BatchItem(prompt="A kite").key("spring") == "spring-88736a2597"
     assert BatchItem(prompt="A kite", not_before=date(2026, 3, 1)).key("b") == BatchItem(prompt="A kite").key("b")
     assert BatchItem(prompt="A kite", mode="text-to-video", duration=4).key("b") == BatchItem(prompt="A kite").key("b")
 
 
-def test_a_key_the_ledger_does_not_take_is_refused() -> None:
+def test_key_that_is_invalid_in_ledger_is_rejected() -> None:
     for batch_key in ("", "-", "Spring", "a" * 120):
         with pytest.raises(InvalidKeyError):
             BatchItem(prompt="A kite", id="kite-in-spring").key(batch_key)
-    assert len(BatchItem(prompt="A kite", id="a" * 91).key("0" * 36)) == 128  # behind a flow run's id
+    assert len(BatchItem(prompt="A kite", id="a" * 91).key("0" * 36)) == 128  # prefixed with a flow run's id
 
 
 urls = st.from_regex(
@@ -224,7 +224,7 @@ items = st.builds(
 
 @settings(deadline=None)
 @given(items, items)
-def test_different_requests_have_different_keys_and_equal_ones_the_same(one: BatchItem, other: BatchItem) -> None:
+def test_keys_are_equal_if_and_only_if_requests_are_equal(one: BatchItem, other: BatchItem) -> None:
     one, other = (item.model_copy(update={"id": None}) for item in (one, other))
     assert (one.key("b") == other.key("b")) is (one.request() == other.request())
     changed = one.model_copy(update={"duration": 12 if one.duration == 4 else 4})
@@ -233,7 +233,7 @@ def test_different_requests_have_different_keys_and_equal_ones_the_same(one: Bat
 
 @settings(deadline=None)
 @given(items)
-def test_what_json_holds_of_an_item_is_a_good_row(item: BatchItem) -> None:
+def test_item_dumped_to_json_is_a_good_row(item: BatchItem) -> None:
     assert check_row(3, json.loads(item.model_dump_json())) == Row(line=3, item=item)
 
 
@@ -247,7 +247,7 @@ values = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(names, values, max_size=8))
-def test_whatever_json_holds_a_row_is_good_or_says_why_not(fields: dict[str, Any]) -> None:
+def test_any_json_object_is_a_good_row_or_has_problems(fields: dict[str, Any]) -> None:
     row = check_row(1, fields)
     assert isinstance(row, Row) or row.problems
 
@@ -279,10 +279,10 @@ KITE, BOAT = BatchItem(prompt="A kite"), BatchItem(prompt="A boat")
             [KITE.model_copy(update={"id": "b"}), BOAT.model_copy(update={"id": "b"})],
             {20: "has the same id as line 10"},
         ),
-        # A row without an id whose key is written out elsewhere.
+        # A row without an id, whose key another row has as its id.
         ([KITE, BOAT.model_copy(update={"id": KITE.name()})], {20: "has the same id as line 10"}),
         ([BOAT.model_copy(update={"id": KITE.name()}), KITE], {20: "asks for the same video as line 10"}),
-        # A bad row keeps its id for when it is fixed.
+        # A bad row reserves its id until it is fixed.
         ([bad("b"), BOAT.model_copy(update={"id": "b"})], {20: "has the same id as line 10"}),
         ([BOAT.model_copy(update={"id": "b"}), bad("b")], {20: "has the same id as line 10"}),
         ([bad(None), bad(None)], {}),

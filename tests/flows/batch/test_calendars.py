@@ -1,4 +1,4 @@
-"""Calendars as files of any kind: what is refused whole, how many rows there may be, and which rows are the same."""
+"""Calendar files of every format: rejected files, the row limit, and duplicate rows."""
 
 import codecs
 import pickle
@@ -19,7 +19,7 @@ from .test_calendar_rows import problems_of
 EXAMPLE = Path(__file__).parents[3] / "deployments/calendars/example.csv"
 
 
-WHOLE: list[tuple[bytes, str]] = [
+INVALID_FILES: list[tuple[bytes, str]] = [
     (b"", "is empty"),
     (b" \n\r\n\n", "is empty"),
     (codecs.BOM_UTF8, "is empty"),
@@ -36,16 +36,16 @@ WHOLE: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "message"), WHOLE, ids=[repr(data[:20]) for data, _ in WHOLE])
+@pytest.mark.parametrize(("data", "message"), INVALID_FILES, ids=[repr(data[:20]) for data, _ in INVALID_FILES])
 @pytest.mark.parametrize("name", ["plan.csv", "plan.jsonl"])
-def test_what_is_no_text_or_empty_or_too_large_is_refused_whole(data: bytes, message: str, name: str) -> None:
-    with pytest.raises(CalendarError, match=message) as refused:
+def test_binary_empty_or_oversized_file_is_rejected(data: bytes, message: str, name: str) -> None:
+    with pytest.raises(CalendarError, match=message) as raised:
         parse_calendar(data, name=name)
-    assert str(refused.value).startswith(f"The calendar '{name}' ")
+    assert str(raised.value).startswith(f"The calendar '{name}' ")
 
 
 @pytest.mark.parametrize("name", ["PLAN.CSV", "plan.JsonL", "s3://plans/march.ndjson", "a.b.csv"])
-def test_the_ending_says_what_the_file_is(name: str) -> None:
+def test_file_extension_determines_format(name: str) -> None:
     data = b"prompt\nA kite" if name.lower().endswith("csv") else b'{"prompt": "A kite"}'
     assert [row.line for row in parse_calendar(data, name=name)] == [2 if name.lower().endswith("csv") else 1]
 
@@ -54,14 +54,14 @@ def test_the_ending_says_what_the_file_is(name: str) -> None:
     "name",
     ["", "plan", "plan.xls", "plan.ods", "plan.numbers", "plan.json", "plan.csv.gz", "csv", "plan.csv/x", "p" * 1_000],
 )
-def test_any_other_ending_is_refused(name: str) -> None:
-    with pytest.raises(CalendarError, match=r"must be a \.csv, \.tsv, \.jsonl, \.ndjson or \.xlsx file") as refused:
+def test_unsupported_file_extension_is_rejected(name: str) -> None:
+    with pytest.raises(CalendarError, match=r"must be a \.csv, \.tsv, \.jsonl, \.ndjson or \.xlsx file") as raised:
         parse_calendar(b"prompt\nA kite", name=name)
-    assert len(str(refused.value)) < 400
+    assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize(("first", "row"), [("prompt\n", "A kite\n"), ("", '{"prompt": "A kite"}\n')])
-def test_a_batch_takes_so_many_rows_and_more_are_counted_quickly(first: str, row: str) -> None:
+def test_row_limit_is_enforced_quickly(first: str, row: str) -> None:
     name = "plan.csv" if first else "plan.jsonl"
     began = time.process_time()
     with pytest.raises(CalendarError, match="has 100,000 rows; the limit of a batch is 5,000"):
@@ -87,7 +87,7 @@ def test_other_rows_do_not_change_a_rows_key() -> None:
     assert keys("prompt;duration\nA kite;4") != keys("prompt;duration\nA kite;8")
 
 
-def test_the_error_can_be_pickled_and_is_not_tried_again() -> None:
+def test_calendar_error_can_be_pickled_and_is_not_retryable() -> None:
     error = CalendarError("The calendar 'x' is empty.")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - our own bytes
     assert not error.retryable
@@ -105,7 +105,7 @@ def test_the_error_can_be_pickled_and_is_not_tried_again() -> None:
     ).map(lambda parts: "".join(["prompt,id\n", *parts]).encode()),
     st.sampled_from(["plan.csv", "plan.tsv", "plan.jsonl", "plan.xlsx"]),
 )
-def test_any_bytes_are_rows_or_a_calendar_error(data: bytes, name: str) -> None:
+def test_any_bytes_give_rows_or_calendar_error(data: bytes, name: str) -> None:
     try:
         rows = parse_calendar(data, name=name)
     except CalendarError:
@@ -115,7 +115,7 @@ def test_any_bytes_are_rows_or_a_calendar_error(data: bytes, name: str) -> None:
     assert all(isinstance(row, Row) or row.problems for row in rows)
 
 
-def test_the_example_is_good() -> None:
+def test_example_calendar_is_valid() -> None:
     rows = parse_calendar(EXAMPLE.read_bytes(), name=str(EXAMPLE))
     taken = [row.item for row in rows if isinstance(row, Row)]
     assert len(taken) == len(rows) == 3

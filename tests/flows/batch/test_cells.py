@@ -1,4 +1,4 @@
-"""Values as people and their programs write them: what is understood, and what is left to be refused."""
+"""Values as people and programs write them: which are normalized, and which are left unchanged to be rejected later."""
 
 import contextlib
 import time
@@ -40,7 +40,7 @@ A, B = "https://example.com/a.jpg", "https://example.com/b.png"
         ("style", "8s", "8s"),
     ],
 )  # fmt: skip
-def test_a_value_that_can_be_meant_in_one_way_is_understood(field: str, value: Any, expected: Any) -> None:
+def test_unambiguous_value_is_normalized(field: str, value: Any, expected: Any) -> None:
     values, problems = normalize({field: value})
     assert problems == {}
     if value == "":
@@ -50,7 +50,7 @@ def test_a_value_that_can_be_meant_in_one_way_is_understood(field: str, value: A
         assert type(values[field]) is type(expected)
 
 
-def test_what_is_absent_is_the_default_and_an_empty_prompt_is_none() -> None:
+def test_empty_values_are_dropped_but_blank_prompt_is_kept() -> None:
     fields = dict.fromkeys(("duration", "aspect_ratio", "image_urls", "mode", "remove_watermark", "id", "not_before"))
     assert normalize({"prompt": None} | fields) == ({}, {})
     assert normalize({"prompt": "A kite", "#owner": "Ann"}) == ({"prompt": "A kite"}, {})
@@ -76,10 +76,10 @@ def test_what_is_absent_is_the_default_and_an_empty_prompt_is_none() -> None:
         (f"{A}?v=1,{B}?v=2", [f"{A}?v=1", f"{B}?v=2"]),
         (f"{A},HTTPS://example.com/c.jpg", [A, "HTTPS://example.com/c.jpg"]),
         (f"{A},", [A]),
-        # One address each, with commas of its own: as Cloudinary and imgix have them.
+        # Single URLs that contain commas, as Cloudinary and imgix use them.
         *(
-            (address, [address])
-            for address in (
+            (url, [url])
+            for url in (
                 "https://res.cloudinary.com/demo/image/upload/w_400,h_300,c_fill/sample.jpg",
                 "https://x.imgix.net/a.jpg?rect=0,0,400,300&auto=format,compress",
                 "https://example.com/a;v=2.jpg",
@@ -90,7 +90,7 @@ def test_what_is_absent_is_the_default_and_an_empty_prompt_is_none() -> None:
         ("", []),
     ],
 )
-def test_addresses_are_separated_where_one_ends(text: str, expected: list[str]) -> None:
+def test_urls_in_one_cell_are_split(text: str, expected: list[str]) -> None:
     assert addresses(text) == expected
 
 
@@ -107,28 +107,28 @@ def test_addresses_are_separated_where_one_ends(text: str, expected: list[str]) 
         f"{B} {A}|c.png",
     ],
 )
-def test_a_comma_that_could_stand_between_two_addresses_is_refused_with_what_to_do(text: str) -> None:
-    with pytest.raises(CellError, match="%2C") as refused:
+def test_ambiguous_separator_between_urls_is_rejected_with_advice(text: str) -> None:
+    with pytest.raises(CellError, match="%2C") as raised:
         addresses(text)
-    assert "example" not in str(refused.value)
+    assert "example" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["," * 130_000, f"{A}{',' * 130_000}x", f"{A},x" * 13_000, " ;" * 65_000])
-def test_a_cell_of_commas_is_read_quickly(text: str) -> None:
+def test_cell_full_of_separators_is_read_quickly(text: str) -> None:
     began = time.process_time()
     with contextlib.suppress(CellError):
         addresses(text)
     assert time.process_time() - began < 2
 
 
-def test_a_list_has_one_address_in_each_entry() -> None:
+def test_list_entry_with_several_urls_is_rejected() -> None:
     assert normalize({"image_urls": [A, B]}) == ({"image_urls": [A, B]}, {})
     assert normalize({"image_urls": []}) == ({"image_urls": []}, {})
     for entry in (f"{A},{B}", f"{A} {B}", f"{A}?v=1;{B}"):
         assert "Give each its own entry" in normalize({"image_urls": [entry]})[1]["image_urls"]
 
 
-def test_every_line_end_is_the_same() -> None:
+def test_line_endings_are_normalized() -> None:
     assert line_ends("a\r\nb\rc\nd\r\n\r\ne\n\r") == "a\nb\nc\nd\n\ne\n\n"
 
 
@@ -137,7 +137,7 @@ def test_every_line_end_is_the_same() -> None:
     ["#NAME?", "#N/A", " #REF! ", "#VALUE!", "#ERROR!", "Loading...", "nan", "NULL", "None", "undefined",
      "{{ prompt }}", "${PROMPT}", "[object Object]", r"\N", "\x1a"],
 )  # fmt: skip
-def test_what_a_program_writes_for_nothing_is_no_prompt(prompt: str) -> None:
+def test_placeholder_for_missing_value_is_rejected_as_prompt(prompt: str) -> None:
     values, problems = normalize({"prompt": prompt, "duration": 4})
     assert "prompt" not in values
     assert "Enter the prompt" in problems["prompt"]
@@ -153,21 +153,21 @@ def test_what_a_program_writes_for_nothing_is_no_prompt(prompt: str) -> None:
         "Caf\ufffd in Paris",
     ],
 )
-def test_a_prompt_whose_letters_were_lost_is_refused(prompt: str) -> None:
+def test_prompt_with_garbled_letters_is_rejected(prompt: str) -> None:
     values, problems = normalize({"prompt": prompt})
     assert values == {}
     assert "save as UTF-8" in problems["prompt"]
 
 
 @pytest.mark.parametrize("prompt", ["\u200b", " \u2060\n", "\ufeff", "\u00ad\u200d"])
-def test_a_prompt_that_nobody_can_see_is_refused(prompt: str) -> None:
+def test_invisible_prompt_is_rejected(prompt: str) -> None:
     values, problems = normalize({"prompt": prompt})
     assert values == {}
     assert "invisible" in problems["prompt"]
 
 
 @pytest.mark.parametrize("written", ["&amp;", "&AMP;", "&#38;", "&#x26;"])
-def test_an_ampersand_of_html_in_an_address_is_refused(written: str) -> None:
+def test_html_escaped_ampersand_in_url_is_rejected(written: str) -> None:
     for value in (f"{A}?w=1{written}h=2", [B, f"{A}?w=1{written}h=2"]):
         values, problems = normalize({"image_urls": value})
         assert values == {}
@@ -182,5 +182,5 @@ def test_an_ampersand_of_html_in_an_address_is_refused(written: str) -> None:
         "None of the kites falls", "#1 of the fans", "-5 degrees", "A {{ on a wall",
     ],
 )  # fmt: skip
-def test_letters_beyond_ascii_and_words_that_look_like_values_stay(prompt: str) -> None:
+def test_non_ascii_letters_and_words_resembling_placeholders_are_kept(prompt: str) -> None:
     assert normalize({"prompt": prompt}) == ({"prompt": prompt}, {})

@@ -1,4 +1,4 @@
-"""The contact sheet of a batch. Pure."""
+"""The text of a batch's contact sheet."""
 
 import re
 
@@ -16,7 +16,7 @@ def rows() -> list[BatchRow]:
     ]
 
 
-def test_what_needs_a_person_is_first_and_no_line_is_wider_than_the_page() -> None:
+def test_rows_needing_attention_come_first_and_lines_fit_the_page() -> None:
     text = sheet(summarize("may", rows(), price=None, spent_before=None), {"may-a_1": b"jpeg"})
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert [re.findall(r"may-b|line 3|may-a_1", line)[0] for line in lines] == ["may-b", "line 3", "may-a_1"]
@@ -28,7 +28,7 @@ def test_what_needs_a_person_is_first_and_no_line_is_wider_than_the_page() -> No
             assert len(shown.strip("| *[")) <= LINE_CHARACTERS + 6
 
 
-def test_a_dry_run_has_no_pictures_and_a_huge_batch_says_where_the_rest_is() -> None:
+def test_dry_run_has_no_pictures_and_huge_batch_counts_omitted_rows() -> None:
     many = [BatchRow(line=line, key=f"may-{line}", state="ready") for line in range(1, MOST_ROWS + 6)]
     text = sheet(summarize("may", many, price=None, spent_before=None, dry_run=True), {})
     assert text.startswith("# Dry run of may")

@@ -1,4 +1,4 @@
-"""Calendars as CSV: what is read, and at which line a person has to look."""
+"""Calendars as CSV: what is read, and which line a problem is reported for."""
 
 import csv
 import io
@@ -17,8 +17,8 @@ from .calendar_text import BOAT, KITE, read_csv
 from .test_calendar_rows import items, problems_of
 
 
-def cell(column: str, text: str) -> Row | BadRow:
-    """A row with this cell beside its prompt."""
+def row_with_cell(column: str, text: str) -> Row | BadRow:
+    """A row with a prompt and this cell."""
     (row,) = read_csv(f'prompt,{column}\nA kite,"{text}"\n')
     return row
 
@@ -52,7 +52,7 @@ GOOD_CSV: list[tuple[str, list[Row]]] = [
 
 
 @pytest.mark.parametrize(("text", "rows"), GOOD_CSV)
-def test_a_spreadsheet_is_read_however_it_was_saved(text: str, rows: list[Row]) -> None:
+def test_all_common_csv_dialects_are_read(text: str, rows: list[Row]) -> None:
     assert read_csv(text) == rows
 
 
@@ -74,8 +74,8 @@ def test_every_column_is_read() -> None:
     ("text", "value"),
     [(word, True) for word in ("true", "TRUE", "Yes", "1")] + [(w, False) for w in ("false", "no", "0")],
 )
-def test_a_switch_is_written_in_several_ways(text: str, value: bool) -> None:
-    row = cell("remove_watermark", text)
+def test_boolean_cell_accepts_several_spellings(text: str, value: bool) -> None:
+    row = row_with_cell("remove_watermark", text)
     assert isinstance(row, Row)
     assert row.item.remove_watermark is value
 
@@ -94,15 +94,15 @@ def test_a_switch_is_written_in_several_ways(text: str, value: bool) -> None:
         ("mode", "video"),
     ],
 )
-def test_a_cell_that_is_not_understood_is_a_bad_row_of_that_field(column: str, text: str) -> None:
-    row = cell(column, text)
+def test_invalid_cell_makes_bad_row_that_names_its_field(column: str, text: str) -> None:
+    row = row_with_cell(column, text)
     assert row.line == 2
     (problem,) = problems_of(row)
     assert problem.startswith(f"{column}: must be")
 
 
 @pytest.mark.parametrize("prompt", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "'quoted'", "{}", "nothing", "4"])
-def test_a_prompt_is_just_text(prompt: str) -> None:
+def test_prompt_is_read_as_plain_text(prompt: str) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([["prompt"], [prompt]])
     assert read_csv(text.getvalue()) == [Row(line=2, item=BatchItem(prompt=prompt))]
@@ -121,12 +121,12 @@ def test_a_row_can_have_a_model_with_its_options_tags_and_fallbacks() -> None:
 
 
 @pytest.mark.parametrize("cell", ["sound=true", "[1]", "{", '{""a"": NaN}', "{'sound': true}"])
-def test_options_that_are_no_json_object_are_a_bad_row(cell: str) -> None:
+def test_options_that_are_not_a_json_object_make_bad_row(cell: str) -> None:
     (row,) = read_csv(f'prompt;model;options\nA kite;kling-2-6;"{cell}"\n')
     assert problems_of(row) == ['options: must be an object such as {"sound": true}']
 
 
-def test_bad_rows_stand_beside_good_ones_each_with_all_its_problems() -> None:
+def test_bad_rows_list_all_their_problems_and_good_rows_are_kept() -> None:
     rows = read_csv('duration,id,prompt\n5,A,\n4,b,"A kite\nover dunes"\n4,c,A kite, red\n8,d,A boat\n')
     assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
     assert [row.line for row in rows] == [2, 3, 5, 6]
@@ -152,18 +152,18 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("text", "words"), HEADERS, ids=[text[:30] for text, _ in HEADERS])
-def test_columns_that_are_not_right_are_named_with_those_that_are(text: str, words: list[str]) -> None:
-    with pytest.raises(CalendarError) as refused:
+def test_invalid_header_raises_error_with_wrong_and_allowed_columns(text: str, words: list[str]) -> None:
+    with pytest.raises(CalendarError) as raised:
         read_csv(text)
-    message = str(refused.value)
+    message = str(raised.value)
     assert [word for word in words if word not in message] == []
     assert len(message) < 900
 
 
-def test_a_file_without_a_header_does_not_show_its_first_row() -> None:
-    with pytest.raises(CalendarError) as refused:
+def test_error_for_missing_header_does_not_repeat_first_row() -> None:
+    with pytest.raises(CalendarError) as raised:
         read_csv("A kite,https://me:hunter2@example.com/a.jpg,me:hunter2@example.com\n")
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(raised.value)
 
 
 UNCLOSED = [
@@ -182,12 +182,12 @@ UNCLOSED = [
 
 
 @pytest.mark.parametrize(("text", "line"), UNCLOSED, ids=[text[:40] for text, _ in UNCLOSED])
-def test_a_quote_that_is_never_closed_swallows_nothing_and_is_found_where_it_opened(text: str, line: int) -> None:
+def test_unclosed_quote_is_reported_at_line_where_it_opened(text: str, line: int) -> None:
     with pytest.raises(CalendarError, match=rf"from line {line} on: the quote that opens"):
         read_csv(text)
 
 
-def test_a_cell_without_end_is_found_too() -> None:
+def test_oversized_cell_is_reported_with_its_line() -> None:
     with pytest.raises(CalendarError, match=r"a cell of more than 131,072 characters in line 3"):
         read_csv("prompt,id\nA kite,a\n" + "x" * 200_000)
     with pytest.raises(CalendarError, match=r"from line 3 on"):
@@ -195,7 +195,7 @@ def test_a_cell_without_end_is_found_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["prompt", "prompt,id\n", "prompt,id\n,\n\n"])
-def test_columns_without_rows_name_no_video(text: str) -> None:
+def test_header_without_rows_is_rejected(text: str) -> None:
     with pytest.raises(CalendarError, match="contains no videos"):
         read_csv(text)
 
@@ -214,11 +214,11 @@ def as_cells(item: BatchItem) -> dict[str, Any]:
     st.sampled_from(["\n", "\r\n"]),
     st.permutations(FIELDS),
 )
-def test_what_a_csv_writer_wrote_is_read_back(
+def test_csv_writer_output_is_read_back(
     some: list[BatchItem], delimiter: str, line_end: str, columns: list[str]
 ) -> None:
     text = io.StringIO()
-    # All quoted: up to Python 3.12 the writer leaves a lone \r unquoted where lines end with \n.
+    # Quote everything: up to Python 3.12, the writer does not quote a lone \r if lines end with \n.
     writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
     writer.writeheader()
     lines = []

@@ -1,4 +1,4 @@
-"""Rows submitted before line ends were made the same keep their key; all others have today's."""
+"""Rows that were submitted before line endings were normalized keep their key; all other rows get the current key."""
 
 from datetime import UTC, datetime
 
@@ -12,7 +12,7 @@ TODAY = BatchItem(prompt="Dunes\nA kite")
 EARLIER = TODAY.with_crlf()
 
 
-def known(*items: BatchItem) -> dict[str, Generation]:
+def ledger_with(*items: BatchItem) -> dict[str, Generation]:
     return {
         item.key("b"): transitions.claim(
             None, key=item.key("b"), request=item.request(), owner=Owner(host="h", pid=1), lease_seconds=1,
@@ -26,20 +26,20 @@ def known(*items: BatchItem) -> dict[str, Generation]:
     ("ledger", "expected"),
     [([], TODAY), ([EARLIER], EARLIER), ([TODAY], TODAY), ([EARLIER, TODAY], TODAY)],
 )
-def test_the_form_that_was_submitted_counts(ledger: list[BatchItem], expected: BatchItem) -> None:
-    assert as_submitted(Row(line=2, item=TODAY), "b", known(*ledger)) == Row(line=2, item=expected)
+def test_row_keeps_line_endings_it_was_submitted_with(ledger: list[BatchItem], expected: BatchItem) -> None:
+    assert as_submitted(Row(line=2, item=TODAY), "b", ledger_with(*ledger)) == Row(line=2, item=expected)
 
 
-def test_with_an_id_the_key_is_the_same_and_the_text_decides() -> None:
+def test_row_with_id_is_matched_by_its_submitted_prompt() -> None:
     today = TODAY.model_copy(update={"id": "a"})
     other = BatchItem(prompt="Something\nelse", id="a")
     row = Row(line=2, item=today)
-    assert as_submitted(row, "b", known(today.with_crlf())) == Row(line=2, item=today.with_crlf())
+    assert as_submitted(row, "b", ledger_with(today.with_crlf())) == Row(line=2, item=today.with_crlf())
     for ledger in (today, other, other.with_crlf()):
-        assert as_submitted(row, "b", known(ledger)) == row
+        assert as_submitted(row, "b", ledger_with(ledger)) == row
 
 
-def test_only_rows_with_a_line_end_have_two_keys() -> None:
+def test_only_rows_with_line_breaks_have_two_keys() -> None:
     rows: list[Row | BadRow] = [
         Row(line=2, item=TODAY),
         Row(line=3, item=BatchItem(prompt="A kite")),
@@ -47,5 +47,5 @@ def test_only_rows_with_a_line_end_have_two_keys() -> None:
     ]
     assert keys_of(rows, "b") == [TODAY.key("b"), "b-88736a2597", EARLIER.key("b")]
     assert TODAY.key("b") != EARLIER.key("b")
-    assert as_submitted(rows[1], "b", known(EARLIER)) == rows[1]
-    assert as_submitted(rows[2], "b", known(EARLIER)) == rows[2]
+    assert as_submitted(rows[1], "b", ledger_with(EARLIER)) == rows[1]
+    assert as_submitted(rows[2], "b", ledger_with(EARLIER)) == rows[2]

@@ -1,4 +1,4 @@
-"""Calendars as the programs of people save them. Each case of docs/field-reports.md has its test here or beside."""
+"""Calendars as common programs export them. The cases of docs/field-reports.md are tested here or next to it."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def items(rows: list[Row | BadRow]) -> list[BatchItem]:
     return [row.item for row in rows if isinstance(row, Row)]
 
 
-# --- Keys: another one for the same row would have it paid for again.
+# --- Keys: if the key of a row changed, the row would be paid for again.
 
 PINNED = [
     ({"prompt": "A kite"}, "spring-88736a2597"),
@@ -57,16 +57,16 @@ PINNED = [
 
 @pytest.mark.parametrize(("cells", "key"), PINNED)
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_a_row_that_was_read_before_keeps_its_key(cells: dict[str, str], key: str, line_end: str) -> None:
+def test_previously_read_rows_keep_their_keys(cells: dict[str, str], key: str, line_end: str) -> None:
     text = f"{','.join(cells)}\n{','.join(cells.values())}\n".replace("\n", line_end)
     assert [item.key("spring") for item in items(read(text))] == [key]
 
 
-def test_the_digest_of_a_request_stays() -> None:
+def test_request_digest_is_stable() -> None:
     assert request_digest(KITE.request()) == "88736a2597bd4048a03db78606efb36012d9665fb119efe71a5b58b74224bb41"
 
 
-def test_a_file_with_crlf_and_the_same_file_with_lf_are_the_same_videos() -> None:
+def test_crlf_and_lf_versions_of_file_request_the_same_videos() -> None:
     text = 'prompt,duration\n"Shot 1: dunes\nShot 2: kite",4\n'
     (unix,), (windows,), (mac,) = (items(read(text.replace("\n", end))) for end in ("\n", "\r\n", "\r"))
     assert unix.prompt == "Shot 1: dunes\nShot 2: kite"
@@ -78,7 +78,7 @@ def test_a_file_with_crlf_and_the_same_file_with_lf_are_the_same_videos() -> Non
 
 
 @pytest.mark.parametrize(
-    ("fields", "meant"),
+    ("fields", "expected"),
     [
         ({"image_urls": [None], "tags": [""]}, {}),
         ({"image_urls": [A, "", None, B], "tags": ["spring", None]}, {"image_urls": [A, B], "tags": ["spring"]}),
@@ -86,20 +86,20 @@ def test_a_file_with_crlf_and_the_same_file_with_lf_are_the_same_videos() -> Non
         ({"remove_watermark": 0.0}, {"remove_watermark": False}),
     ],
 )
-def test_entries_that_nobody_filled_in_are_not_there_and_a_switch_may_be_a_number(
-    fields: dict[str, Any], meant: dict[str, Any]
+def test_empty_list_entries_are_ignored_and_boolean_may_be_number(
+    fields: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     rows = read(json.dumps({"prompt": "A kite", **fields}), "plan.jsonl")
-    assert items(rows) == [BatchItem(prompt="A kite", **meant)]
+    assert items(rows) == [BatchItem(prompt="A kite", **expected)]
 
 
 @pytest.mark.parametrize("fields", [{"image_urls": [" "]}, {"image_urls": [[]]}, {"remove_watermark": 0.5}])
-def test_what_is_neither_filled_in_nor_left_empty_is_a_bad_row(fields: dict[str, Any]) -> None:
+def test_blank_or_nested_list_entry_or_fractional_boolean_is_bad_row(fields: dict[str, Any]) -> None:
     (row,) = read(json.dumps({"prompt": "A kite", **fields}), "plan.jsonl")
     assert isinstance(row, BadRow)
 
 
-# --- Ghost columns and trailing cells
+# --- Empty columns and trailing cells
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_is_neither_filled_in_nor_left_empty_is_a_bad_row(fields: dict[str,
         "prompt,duration" + "," * 500 + "\nA kite,4\nA fox,8" + "," * 500 + "\n",
     ],
 )
-def test_columns_and_cells_that_are_empty_are_not_there(text: str) -> None:
+def test_empty_columns_and_cells_are_ignored(text: str) -> None:
     assert items(read(text)) == [KITE, FOX]
 
 
@@ -121,17 +121,18 @@ def test_columns_and_cells_that_are_empty_are_not_there(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        (",prompt\n0,A kite\n1,A fox\n", "a cell in line 2 in column 1, which has no name in line 1"),  # pandas' index
+        # The index column of pandas.
+        (",prompt\n0,A kite\n1,A fox\n", "a cell in line 2 in column 1, which has no name in line 1"),
         ("id,,prompt\na,,A fox\nb,ask Ann,A kite\n", "a cell in line 3 in column 2"),
     ],
 )
 def test_a_column_without_a_name_must_be_empty(text: str, where: str, ignore_columns: bool) -> None:
-    with pytest.raises(CalendarError, match=where) as refused:
+    with pytest.raises(CalendarError, match=where) as raised:
         read(text, ignore_columns=ignore_columns)
-    assert "#" in str(refused.value)
+    assert "#" in str(raised.value)
 
 
-def test_a_comma_that_nobody_put_in_quotes_is_still_a_cell_too_many() -> None:
+def test_unquoted_comma_is_reported_as_extra_cell() -> None:
     for text in ("prompt,duration\nA kite, red,4,,\n", "id,prompt,,\na,A kite, red,\n", "id,prompt,\na,A kite,ask Ann"):
         (row,) = read(text, ignore_columns=True)
         assert "cells for 2 columns. Quote a cell that contains the delimiter; clear one" in problems_of(row)[0]
@@ -144,16 +145,16 @@ def test_a_comma_that_nobody_put_in_quotes_is_still_a_cell_too_many() -> None:
     "header",
     ["Prompt,Aspect Ratio,Not Before", "PROMPT ,aspect-ratio, NOT-BEFORE", "\ufeffprompt,Aspect_Ratio,not\u00a0before"],
 )
-def test_the_names_of_columns_are_read_however_they_are_written(header: str) -> None:
+def test_column_names_ignore_case_and_separators(header: str) -> None:
     item = BatchItem(prompt="A kite", aspect_ratio="portrait", not_before=date(2026, 3, 1))
     assert items(read(f"{header}\nA kite,9:16,2026-03-01\n")) == [item]
 
 
-def test_more_columns_are_refused_or_ignored_and_named() -> None:
+def test_unknown_columns_are_rejected_or_ignored_and_reported() -> None:
     text = "prompt,Status,#owner,duration\nA kite,done,Ann,4\nA fox,,,8\n"
-    with pytest.raises(CalendarError, match=r"'Status' is not a column.*--ignore-columns") as refused:
+    with pytest.raises(CalendarError, match=r"'Status' is not a column.*--ignore-columns") as raised:
         read(text)
-    assert "owner" not in str(refused.value)
+    assert "owner" not in str(raised.value)
     notes: list[str] = []
     assert items(read(text, ignore_columns=True, report=notes.append)) == [KITE, FOX]
     assert notes == ["Ignored columns: 'Status', '#owner'."]
@@ -162,7 +163,7 @@ def test_more_columns_are_refused_or_ignored_and_named() -> None:
     assert notes == ["Ignored columns: '# Status', '#owner'."]
 
 
-def test_more_fields_of_json_are_refused_or_ignored_and_named() -> None:
+def test_unknown_json_fields_are_rejected_or_ignored_and_reported() -> None:
     text = '{"prompt": "A kite", "Status": "done", "#owner": 1}\n{"prompt": "A fox", "duration": 8, "style": 1}\n'
     assert [type(row) for row in read(text, "plan.jsonl")] == [BadRow, BadRow]
     notes: list[str] = []
@@ -170,7 +171,7 @@ def test_more_fields_of_json_are_refused_or_ignored_and_named() -> None:
     assert notes == ["Ignored fields: '#owner', 'Status', 'style'."]
 
 
-def test_a_column_that_is_nearly_right_is_not_ignored_by_accident() -> None:
+def test_misspelled_required_column_is_not_ignored() -> None:
     with pytest.raises(CalendarError, match="prompt is missing"):
         read("promt,duration\nA kite,4\n", ignore_columns=True)
 
@@ -179,7 +180,7 @@ def test_a_column_that_is_nearly_right_is_not_ignored_by_accident() -> None:
 
 
 @pytest.mark.parametrize("mark", ["sep=;", '"sep=;"', "SEP=;", "sep=;;;", "\nsep=;"])
-def test_the_line_that_tells_excel_the_delimiter_is_understood(mark: str) -> None:
+def test_sep_line_for_excel_sets_delimiter(mark: str) -> None:
     rows = read(f"{mark}\r\nprompt;duration\r\nA kite;4\r\nA, fox;9\r\n")
     assert rows[0] == Row(line=3 + mark.count("\n"), item=KITE)
     assert rows[1].line == 4 + mark.count("\n")
@@ -187,7 +188,7 @@ def test_the_line_that_tells_excel_the_delimiter_is_understood(mark: str) -> Non
         assert items(read(f"sep={delimiter}\nprompt{delimiter}duration\nA fox{delimiter}8\n")) == [FOX]
 
 
-def test_a_broken_quote_behind_that_line_is_found_where_it_is() -> None:
+def test_unclosed_quote_after_sep_line_is_reported_at_its_line() -> None:
     with pytest.raises(CalendarError, match="from line 3 on: the quote"):
         read('sep=|\nprompt|id\n"A kite|a\nA fox|b\n')
 
@@ -209,23 +210,23 @@ def excel_unicode_text() -> bytes:
         ('{"prompt": "A kite"}\n{"prompt": "A fox", "duration": 8}\n'.encode("utf-16"), "plan.jsonl"),
     ],
 )
-def test_excels_unicode_text_and_tabs_are_read(data: bytes, name: str) -> None:
+def test_excel_unicode_text_and_tab_separated_files_are_read(data: bytes, name: str) -> None:
     assert items(read(data, name)) == [KITE, FOX]
 
 
-def test_in_a_tsv_a_comma_is_a_part_of_the_text() -> None:
+def test_comma_in_tsv_is_part_of_the_text() -> None:
     assert items(read("prompt\nA kite, red\n", "plan.tsv")) == [BatchItem(prompt="A kite, red")]
 
 
 # --- Cells
 
 
-def test_numbers_as_pandas_and_a_decimal_comma_write_them() -> None:
+def test_numbers_from_pandas_and_with_decimal_comma_are_read() -> None:
     assert items(read("prompt,duration\nA kite,\nA fox,8.0\n")) == [KITE, FOX]
     assert items(read("prompt;duration\nA kite;4,0\nA fox;8 s\n")) == [KITE, FOX]
 
 
-def test_null_is_the_default() -> None:
+def test_json_null_means_default() -> None:
     text = (
         '{"id":"a","prompt":"A kite","duration":8.0,"aspect_ratio":"portrait","image_urls":null}\n'
         '{"id":"b","prompt":"A fox","duration":null,"aspect_ratio":null,"image_urls":null,"mode":null,'
@@ -235,7 +236,7 @@ def test_null_is_the_default() -> None:
     assert items(read(text, "plan.jsonl")) == [first, BatchItem(id="b", prompt="A fox")]
 
 
-def test_json_of_automations_has_numbers_and_lists_as_texts() -> None:
+def test_json_strings_from_automations_are_parsed_like_cells() -> None:
     line = {
         "prompt": "A fox",
         "duration": "8",
@@ -249,20 +250,21 @@ def test_json_of_automations_has_numbers_and_lists_as_texts() -> None:
 
 
 @pytest.mark.parametrize("cell", [f"{A},{B}", f"{A}, {B}", f"{A};{B}", f"{A}\r\n{B}", f"{A} {B}", f"{A}|{B}"])
-def test_several_images_in_one_cell(cell: str) -> None:
+def test_several_image_urls_in_one_cell_are_split(cell: str) -> None:
     assert items(read(f'prompt,image_urls\nA kite,"{cell}"\n')) == [BatchItem(prompt="A kite", image_urls=[A, B])]
 
 
 @pytest.mark.parametrize(
     ("cell", "field"),
     [
-        (f"{A},b.jpg", "image_urls"),  # WooCommerce has file names too
-        ("a.jpg (https://v5.airtableusercontent.com/v3/u/1/2/x)", "image_urls.0"),  # Airtable: expires within hours
-        ("Plan%20of%20May/a.jpg", "image_urls.0"),  # Notion: a file of the export's folder
+        (f"{A},b.jpg", "image_urls"),  # WooCommerce also writes file names
+        # Airtable: the URL expires within hours.
+        ("a.jpg (https://v5.airtableusercontent.com/v3/u/1/2/x)", "image_urls.0"),
+        ("Plan%20of%20May/a.jpg", "image_urls.0"),  # Notion: a file in the folder of the export
         ('[""https://example.com/a.jpg""]', "image_urls.0"),
     ],
 )
-def test_an_image_that_is_not_clearly_an_address_is_a_bad_row(cell: str, field: str) -> None:
+def test_image_that_is_not_clearly_a_url_is_bad_row(cell: str, field: str) -> None:
     (row,) = read(f'prompt,image_urls,mode\nA kite,"{cell}",image-to-video\n')
     assert isinstance(row, BadRow)
     assert row.problems[0].field == field
@@ -274,16 +276,16 @@ def test_an_image_that_is_not_clearly_an_address_is_a_bad_row(cell: str, field: 
 @pytest.mark.parametrize(
     ("column", "cell", "remedy"),
     [
-        ("remove_watermark", "checked", "an empty cell means true"),  # Airtable leaves the others empty
+        ("remove_watermark", "checked", "an empty cell means true"),  # Airtable leaves unchecked boxes empty
         ("not_before", "3/1/2026", "YYYY-MM-DD"),
         ("not_before", "46082", "YYYY-MM-DD"),
         ("not_before", "March 1, 2026", "YYYY-MM-DD"),  # Notion
         ("duration", "00:00:08", "4, 8 or 12 seconds"),
-        ("aspect_ratio", "16-Sep", "landscape or portrait"),  # Excel's 9/16
+        ("aspect_ratio", "16-Sep", "landscape or portrait"),  # what Excel makes of 9/16
         ("id", "1.23457E+15", "lowercase"),
     ],
 )
-def test_what_can_be_meant_in_two_ways_is_refused_with_what_to_write(column: str, cell: str, remedy: str) -> None:
+def test_ambiguous_value_is_rejected_with_advice(column: str, cell: str, remedy: str) -> None:
     (row,) = read(f'prompt,{column}\nA kite,"{cell}"\n')
     (problem,) = problems_of(row)
     assert problem.startswith(f"{column}: must be")

@@ -1,4 +1,4 @@
-"""Calendars as JSON lines: what is read, and at which line a person has to look."""
+"""Calendars as JSON Lines: what is read, and which line a problem is reported for."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from .calendar_text import BOAT, KITE, read_json
 from .test_calendar_rows import items, problems_of
 
 TOO_DEEP = "is nested too deeply" if sys.version_info < (3, 14) else "prompt: must be text"
-"""From 3.14 on Python reads all that fits its stack."""
+"""Since Python 3.14, the JSON parser accepts any nesting that fits on the stack."""
 
 BAD_LINES: list[tuple[str, str]] = [
     ("{", "is not a JSON object on one line: Expecting property name"),
@@ -50,7 +50,7 @@ BAD_LINES: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("line", "problem"), BAD_LINES, ids=[line[:40] for line, _ in BAD_LINES])
-def test_a_line_that_is_not_understood_is_a_bad_row_and_the_others_stand(line: str, problem: str) -> None:
+def test_invalid_line_is_bad_row_and_other_lines_are_kept(line: str, problem: str) -> None:
     rows = read_json(f'{{"prompt": "A kite"}}\n\n{line}\r\n{{"prompt": "A boat"}}\n')
     assert rows[0] == Row(line=1, item=KITE)
     assert rows[2] == Row(line=4, item=BOAT)
@@ -60,7 +60,7 @@ def test_a_line_that_is_not_understood_is_a_bad_row_and_the_others_stand(line: s
     assert len(message) < 400
 
 
-def test_json_lines_are_read_with_every_field_and_whatever_a_text_may_hold() -> None:
+def test_json_lines_with_all_fields_and_unusual_characters_are_read() -> None:
     item = BatchItem(
         prompt="A kite\u2028\x85\x00 \U0001f3ac", id="a", duration=8, aspect_ratio="portrait", remove_watermark=False,
         image_urls=["https://example.com/a.jpg"], not_before=date(2026, 3, 1),
@@ -79,14 +79,14 @@ def test_all_problems_of_a_line_are_reported() -> None:
 @pytest.mark.parametrize(
     "text", ["[]", ' [\n{"prompt": "A kite"},\n{"prompt": "A boat"}\n]\n', '[{"prompt": "A kite"}]']
 )
-def test_a_json_array_is_refused_with_advice_to_write_lines(text: str) -> None:
+def test_json_array_is_rejected(text: str) -> None:
     with pytest.raises(CalendarError, match="one JSON array"):
         read_json(text)
 
 
 @settings(deadline=None)
 @given(st.lists(items, min_size=1, max_size=5), st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans())
-def test_what_was_written_as_json_lines_is_read_back(some: list[BatchItem], line_end: str, ascii_only: bool) -> None:
+def test_written_json_lines_are_read_back(some: list[BatchItem], line_end: str, ascii_only: bool) -> None:
     lines = [json.dumps(item.model_dump(mode="json"), ensure_ascii=ascii_only) for item in some]
     expected = [Row(line=1 + number * line_end.count("\n"), item=item) for number, item in enumerate(some)]
     assert read_json(line_end.join(lines)) == mark_duplicates(expected)

@@ -1,4 +1,4 @@
-"""Shares of a batch: every row is in one, and their limits add up to the batch's."""
+"""The shares of a batch: every row is in one share, and their limits never exceed the batch's limit."""
 
 from decimal import Decimal
 
@@ -20,40 +20,40 @@ def priced(amounts: list[tuple[Decimal, Decimal]]) -> list[Priced]:
 
 
 @given(ROWS, st.integers(1, 12))
-def test_every_row_is_in_one_part_and_parts_are_equally_long(
+def test_every_row_is_in_one_share_and_share_sizes_differ_by_at_most_one(
     amounts: list[tuple[Decimal, Decimal]], shards: int
 ) -> None:
     rows = priced(amounts)
-    parts, left = deal(rows, shards, max_spend=None, spent_before=Decimal(0))
-    assert left == []
-    assert sorted(row.line for mine, _ in parts for row in mine) == [item.row.line for item in rows]
-    lengths = [len(mine) for mine, _ in parts]
+    parts, left_out = deal(rows, shards, max_spend=None, spent_before=Decimal(0))
+    assert left_out == []
+    assert sorted(row.line for share_rows, _ in parts for row in share_rows) == [item.row.line for item in rows]
+    lengths = [len(share_rows) for share_rows, _ in parts]
     assert max(lengths) - min(lengths) <= 1
     assert {limit for _, limit in parts} == {None}
 
 
 @given(ROWS, st.integers(1, 12), MONEY, MONEY)
-def test_limits_of_the_parts_never_add_up_to_more_than_the_batch_may_pay(
-    amounts: list[tuple[Decimal, Decimal]], shards: int, elsewhere: Decimal, room: Decimal
+def test_limits_of_shares_never_add_up_to_more_than_batch_limit(
+    amounts: list[tuple[Decimal, Decimal]], shards: int, spent_elsewhere: Decimal, remaining: Decimal
 ) -> None:
     rows = priced(amounts)
-    spent_before = elsewhere + sum((item.spent for item in rows), Decimal(0))
-    parts, left = deal(rows, shards, max_spend=spent_before + room, spent_before=spent_before)
-    of = {item.row.line: item for item in rows}
-    may_pay = Decimal(0)
-    for mine, limit in parts:
-        spent = sum((of[row.line].spent for row in mine), Decimal(0))
+    spent_before = spent_elsewhere + sum((item.spent for item in rows), Decimal(0))
+    parts, left_out = deal(rows, shards, max_spend=spent_before + remaining, spent_before=spent_before)
+    item_of_line = {item.row.line: item for item in rows}
+    payable = Decimal(0)
+    for share_rows, limit in parts:
+        spent = sum((item_of_line[row.line].spent for row in share_rows), Decimal(0))
         assert limit is not None
-        assert limit >= spent + sum((of[row.line].cost for row in mine), Decimal(0))
-        may_pay += limit - spent
-    assert may_pay <= room
-    dealt = {row.line for mine, _ in parts for row in mine}
-    assert dealt | {row.line for row in left} == of.keys()
-    assert not dealt & {row.line for row in left}
+        assert limit >= spent + sum((item_of_line[row.line].cost for row in share_rows), Decimal(0))
+        payable += limit - spent
+    assert payable <= remaining
+    dealt = {row.line for share_rows, _ in parts for row in share_rows}
+    assert dealt | {row.line for row in left_out} == item_of_line.keys()
+    assert not dealt & {row.line for row in left_out}
 
 
-def test_where_the_money_ends_the_first_rows_are_made_and_nothing_cheaper_later() -> None:
+def test_rows_after_first_unaffordable_row_are_left_out_even_if_cheaper() -> None:
     rows = priced([(Decimal(0), Decimal(cost)) for cost in (4, 4, 8, 1)])
-    parts, left = deal(rows, 2, max_spend=Decimal(10), spent_before=Decimal(0))
-    assert [[row.line for row in mine] for mine, _ in parts] == [[1], [2]]
-    assert [row.line for row in left] == [3, 4]
+    parts, left_out = deal(rows, 2, max_spend=Decimal(10), spent_before=Decimal(0))
+    assert [[row.line for row in share_rows] for share_rows, _ in parts] == [[1], [2]]
+    assert [row.line for row in left_out] == [3, 4]

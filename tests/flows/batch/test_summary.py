@@ -1,4 +1,4 @@
-"""What is said of a batch. Pure: counts, sentences, errors."""
+"""How a batch is summarized: counts, sentences, errors and the table."""
 
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,7 @@ def row(line: int, state: Any = "archived", **fields: Any) -> BatchRow:
     return BatchRow(line=line, key=f"may-{line}", state=state, duration_seconds=4, **fields)
 
 
-def test_rows_come_in_their_order_and_only_good_ones_count_as_video() -> None:
+def test_rows_are_sorted_by_line_and_failed_rows_add_no_seconds_of_video() -> None:
     rows = [row(3), row(1, "submitted"), row(2, "failed", problem="no"), row(4, "not due"), row(5, "ready")]
     summary = summarize("may", rows, price=Decimal("1.20"), spent_before=Decimal(0))
     assert [item.line for item in summary.rows] == [1, 2, 3, 4, 5]
@@ -25,7 +25,7 @@ def test_rows_come_in_their_order_and_only_good_ones_count_as_video() -> None:
     )
 
 
-def test_a_dry_run_says_what_would_be_paid_and_promises_nothing_about_a_rerun() -> None:
+def test_dry_run_reports_cost_and_does_not_mention_new_run() -> None:
     summary = summarize(
         "may", [row(1, "not submitted", problem="no")], price=Decimal(2), spent_before=None, dry_run=True
     )
@@ -33,12 +33,12 @@ def test_a_dry_run_says_what_would_be_paid_and_promises_nothing_about_a_rerun() 
     assert "A new run" not in str(batch_error(summary))
 
 
-def test_without_a_price_none_is_named() -> None:
+def test_summary_without_price_mentions_no_payment() -> None:
     assert "pa" not in summarize("may", [row(1)], price=None, spent_before=None).sentence()
 
 
 @pytest.mark.parametrize("count", [1, SHOWN, SHOWN + 5])
-def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None:
+def test_error_lists_first_problems_and_counts_the_rest(count: int) -> None:
     failed = [row(line, "failed", problem=f"problem {line}.") for line in range(1, count + 1)]
     summary = summarize("may", [*failed, row(99)], price=None, spent_before=None)
     reported = str(batch_error(summary))
@@ -55,7 +55,7 @@ def test_an_error_names_the_first_problems_and_how_many_more(count: int) -> None
     assert f"{count} row{'s are' if count > 1 else ' is'} invalid. Nothing was submitted." in reported
 
 
-def test_the_table_has_what_needs_a_person_first_and_fits_a_screen() -> None:
+def test_table_lists_rows_needing_attention_first() -> None:
     rows = [
         row(1, link="https://videos.example.com/a.mp4", object_name="a.mp4"),
         row(2, "failed", problem="Do this."),

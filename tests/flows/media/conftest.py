@@ -1,4 +1,4 @@
-"""VideoFiles and a web server on loopback for the tests of this room."""
+"""Fixtures for the tests in this folder: generated video files, and web servers on loopback."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ Serve = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Web:
-    """A server on loopback: ``files`` are whole answers, ``scripts`` write theirs by hand."""
+    """A server on loopback. ``files`` maps paths to complete responses; ``scripts`` write their responses by hand."""
 
     files: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     scripts: dict[str, Serve] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Web:
         self.files[path] = (status, body)
         return self.url(path)
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().partition("?")[0]
             self.requested.append(target)
@@ -46,7 +46,7 @@ class Web:
                 writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
             await writer.drain()
         except ConnectionError:
-            pass  # a client that has seen enough
+            pass  # the client has hung up
         finally:
             writer.close()
 
@@ -54,7 +54,7 @@ class Web:
 @pytest.fixture
 async def web() -> AsyncIterator[Web]:
     server = Web()
-    async with listening(server.answer) as server.port:
+    async with listening(server.handle) as server.port:
         yield server
 
 
@@ -66,10 +66,10 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 @dataclass(frozen=True)
 class VideoFiles:
-    """Makes small H.264 videos; each frame has its own brightness, so that a picture tells which frame it is.
+    """Makes small H.264 videos. Each frame has its own brightness, so that a picture shows which frame it is.
 
-    The same call does not always make the same bytes: measured in a process that decodes
-    as well, with x264 in one thread, 4,320 bytes mostly, and up to 6,558.
+    The same call does not always make the same bytes: in a process that also decodes, with x264 in one thread,
+    4,320 bytes were usual, and up to 6,558 were measured.
     """
 
     folder: Path
@@ -104,7 +104,7 @@ class VideoFiles:
                 for number in range(frames):
                     level = 0 if number in black else 60 + 3 * number
                     pixels = np.random.default_rng(number).integers(level, level + 20, (height, width, 3))
-                    pixels[: height // 2, : width // 2] = 0 if number in black else 250  # where up and left are
+                    pixels[: height // 2, : width // 2] = 0 if number in black else 250  # marks the top left corner
                     frame = av.VideoFrame.from_ndarray(pixels.clip(0, 255).astype(np.uint8), format="rgb24")
                     out.mux(video.encode(frame))
                 out.mux(video.encode(None))

@@ -1,4 +1,4 @@
-"""A host on loopback that serves one file, and breaks off, changes it or lies about it as a test asks."""
+"""A host on loopback that serves one file, and hangs up, changes the file or misreports it as a test needs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,9 +10,7 @@ import pytest
 
 from flows.media.downloads import download
 from flows.media.guarded_client import guarded_client
-from flows.media.media_errors import (
-    DownloadError,
-)
+from flows.media.media_errors import DownloadError
 
 from .wire import listening
 
@@ -22,20 +20,20 @@ ETAG = '"v1"'
 
 @dataclass
 class Host:
-    """Serves one file; each field bends one rule. ``cuts`` are the body lengths after which it hangs up, in turn."""
+    """Serves one file. Each field breaks one rule. ``cuts`` are the body lengths after which it hangs up, in turn."""
 
     body: bytes = VIDEO
     etag: str | None = ETAG
     status: int = 200
     cuts: list[int] = field(default_factory=list)
     honors_range: bool = True
-    says_length: bool = True
+    sends_length: bool = True
     content_range: Callable[[int, int], str] = lambda start, size: f"bytes {start}-{size - 1}/{size}"
-    extra: str = ""
-    raw: bytes | None = None
+    extra_headers: str = ""
+    raw_response: bytes | None = None
     pause_seconds: float = 0.0
     hold: asyncio.Event | None = None
-    """In the middle of a body, waits for this."""
+    """If set, the host waits for this event in the middle of a body."""
     requested: list[dict[str, str]] = field(default_factory=list)
     port: int = 0
 
@@ -47,17 +45,17 @@ class Host:
     def ranges(self) -> list[str]:
         return [request.get("range", "whole") for request in self.requested]
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
             request = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
             self.requested.append(request)
-            if self.raw is not None:
-                writer.write(self.raw)
+            if self.raw_response is not None:
+                writer.write(self.raw_response)
                 return
             await self.send(request, writer)
         except ConnectionError:
-            pass  # a client that has seen enough
+            pass  # the client has hung up
         finally:
             writer.close()
 
@@ -67,8 +65,8 @@ class Host:
             start = int(request["range"].removeprefix("bytes=").removesuffix("-"))
             status = 206 if start < size else 416
         body = self.body[start:] if status in {200, 206} else b""
-        head = f"HTTP/1.1 {status} X\r\nContent-Type: video/mp4\r\n{self.extra}"
-        head += f"Content-Length: {len(body)}\r\n" if self.says_length else ""
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: video/mp4\r\n{self.extra_headers}"
+        head += f"Content-Length: {len(body)}\r\n" if self.sends_length else ""
         head += f"ETag: {self.etag}\r\n" if self.etag else ""
         head += f"Content-Range: {self.content_range(start, size)}\r\n" if status == 206 else ""
         writer.write(head.encode() + b"\r\n")
@@ -89,7 +87,7 @@ class Host:
 
 @asynccontextmanager
 async def hosting(host: Host) -> AsyncIterator[Host]:
-    async with listening(host.answer) as host.port:
+    async with listening(host.handle) as host.port:
         yield host
 
 
@@ -101,17 +99,17 @@ async def fetch(
     total_seconds: float = 30,
     report: Callable[[int], None] | None = None,
 ) -> bytes:
-    """What the file then holds."""
+    """Downloads to the path, and returns the content of the file."""
     async with guarded_client(allow_private_hosts=True) as client:
         await download(client, url, path, max_bytes=max_bytes, total_seconds=total_seconds, report=report)
     return await asyncio.to_thread(path.read_bytes)
 
 
-def part_of(path: Path) -> Path:
+def part_path(path: Path) -> Path:
     return path.with_name("video.mp4.part")
 
 
-async def cut_at_4000(host: Host, path: Path) -> None:
+async def interrupt_at_4000(host: Host, path: Path) -> None:
     host.cuts = [4000]
     with pytest.raises(DownloadError):
         await fetch(host.url, path)

@@ -1,4 +1,4 @@
-"""Where videos are decoded: not on the event loop, and few at once."""
+"""Videos are decoded in threads, not on the event loop, and only a few at once."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ import pytest
 from flows.media.videos import decode, processors
 
 
-async def test_at_most_one_for_each_processor_decodes_at_once() -> None:
+async def test_at_most_one_video_per_processor_is_decoded_at_once() -> None:
     under_way, most = 0, 0
     lock = threading.Lock()
 
@@ -26,6 +26,6 @@ async def test_at_most_one_for_each_processor_decodes_at_once() -> None:
     assert most == processors()
 
 
-async def test_an_error_reaches_who_waits() -> None:
+async def test_decoding_error_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         await decode(divmod, 1, 0)

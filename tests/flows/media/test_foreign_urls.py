@@ -1,4 +1,4 @@
-"""URLs from outside as text, and which addresses may be asked."""
+"""Untrusted URLs: which are valid, how they are normalized, and which IP addresses may be contacted."""
 
 import ipaddress
 import pickle
@@ -79,7 +79,7 @@ def test_a_plain_url_is_allowed(url: str) -> None:
         ("https://example.com?" + "x" * 1981, "2,000"),
     ],
 )
-def test_a_url_that_could_be_read_in_two_ways_is_refused(url: str, reason: str) -> None:
+def test_unsupported_or_ambiguous_url_is_rejected(url: str, reason: str) -> None:
     with pytest.raises(ForbiddenUrlError, match=reason) as caught:
         check_url(url)
     assert not caught.value.retryable
@@ -87,10 +87,10 @@ def test_a_url_that_could_be_read_in_two_ways_is_refused(url: str, reason: str) 
 
 
 @pytest.mark.parametrize(
-    ("url", "requested"),
+    ("url", "normalized"),
     [
         ("example.com/a.jpg", "https://example.com/a.jpg"),
-        ("https://8.8.8.8\\@127.0.0.1/", "https://8.8.8.8/@127.0.0.1/"),  # as browsers read it
+        ("https://8.8.8.8\\@127.0.0.1/", "https://8.8.8.8/@127.0.0.1/"),  # as browsers interpret it
         ("https://example.com/\r\nHost: evil", "https://example.com/Host:%20evil"),
         ("https://example.com/\x00", "https://example.com/"),
         ("https://8.8.8.8\t.127.0.0.1.example/", "https://8.8.8.8.127.0.0.1.example/"),
@@ -102,12 +102,12 @@ def test_a_url_that_could_be_read_in_two_ways_is_refused(url: str, reason: str) 
         ("http://\uff18.8.8.8/", "http://8.8.8.8/"),
     ],
 )
-def test_how_an_address_is_written_does_not_matter(url: str, requested: str) -> None:
-    assert check_url(url) == httpx.URL(requested)
+def test_url_spellings_are_normalized(url: str, normalized: str) -> None:
+    assert check_url(url) == httpx.URL(normalized)
 
 
 @given(st.text() | st.text().map("http://{}".format) | st.text("abc.:/@[]%#?\\1", max_size=20).map("http://{}".format))
-def test_any_text_is_a_url_or_refused(text: str) -> None:
+def test_any_text_is_valid_url_or_rejected(text: str) -> None:
     try:
         parsed = check_url(text)
     except ForbiddenUrlError:
@@ -154,7 +154,7 @@ PRIVATE = [
     "fd12:3456::1",
     "fec0::1",
 ]
-NEVER = [
+FORBIDDEN = [
     "0.0.0.0",  # noqa: S104 - refused, not bound
     "0.1.2.3",
     "169.254.169.254",
@@ -186,19 +186,19 @@ NEVER = [
 
 @pytest.mark.parametrize(
     ("address", "by_default", "with_private"),
-    [(a, True, True) for a in PUBLIC] + [(a, False, True) for a in PRIVATE] + [(a, False, False) for a in NEVER],
+    [(a, True, True) for a in PUBLIC] + [(a, False, True) for a in PRIVATE] + [(a, False, False) for a in FORBIDDEN],
 )
-def test_which_addresses_may_be_asked(address: str, by_default: bool, with_private: bool) -> None:
+def test_only_allowed_ip_addresses_may_be_contacted(address: str, by_default: bool, with_private: bool) -> None:
     assert is_allowed_address(address, allow_private_hosts=False) is by_default
     assert is_allowed_address(address, allow_private_hosts=True) is with_private
 
 
 @given(st.ip_addresses(v=4), st.booleans())
-def test_wrapping_an_address_never_makes_it_allowed(inner: ipaddress.IPv4Address, private: bool) -> None:
+def test_embedding_ipv4_in_ipv6_never_makes_it_allowed(inner: ipaddress.IPv4Address, private: bool) -> None:
     if is_allowed_address(inner, allow_private_hosts=private):
         return
     number = int(inner)
     for wrapped in (number, number | 0xFFFF << 32, number | 0x64FF9B << 96, 0x2002 << 112 | number << 80):
         if wrapped == 1:
-            continue  # ::1 is itself
+            continue  # ::1 is not an embedded address
         assert not is_allowed_address(ipaddress.IPv6Address(wrapped), allow_private_hosts=private)

@@ -1,4 +1,4 @@
-"""The guard for URLs from outside: against real servers on loopback, with names that an injected resolver makes up."""
+"""The client for untrusted URLs, against real servers on loopback, with made-up names from an injected resolver."""
 
 import asyncio
 import re
@@ -11,20 +11,20 @@ import pytest
 from flows.media.guarded_client import GuardedTransport, guarded_client, resolve_host
 from flows.media.media_errors import DownloadError, ForbiddenUrlError
 
-from .wire import OK, get, names, serving
+from .wire import OK, fake_resolver, get, serving
 
-# Looking up and connecting
+# Resolving names and connecting
 
 
-async def test_the_name_stays_in_the_request_while_the_address_is_connected_to() -> None:
+async def test_request_keeps_host_name_while_connecting_to_resolved_address() -> None:
     async with serving(OK) as server:
-        client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
+        client = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=["127.0.0.1"]))
         assert await get(client, server.url("/x?y=1", host="a.example")) == b"hello"
     assert server.requests[0].startswith("GET /x?y=1 HTTP/1.1\r\n")
     assert f"Host: a.example:{server.port}\r\n" in server.requests[0]
 
 
-async def test_a_name_that_changes_its_address_is_looked_up_once() -> None:
+async def test_name_with_changing_address_is_resolved_once() -> None:
     answers = [["127.0.0.1"], ["169.254.169.254"]]
 
     async def resolve(host: str, port: int) -> Sequence[str]:
@@ -37,9 +37,9 @@ async def test_a_name_that_changes_its_address_is_looked_up_once() -> None:
 
 
 @pytest.mark.parametrize("addresses", [["8.8.8.8", "127.0.0.1"], ["127.0.0.1", "8.8.8.8"], ["127.0.0.1"]])
-async def test_one_private_address_is_enough_to_refuse_a_name(addresses: list[str]) -> None:
+async def test_name_with_any_private_address_is_rejected(addresses: list[str]) -> None:
     async with serving(OK) as server:
-        client = guarded_client(allow_private_hosts=False, resolve=names(a_example=addresses))
+        client = guarded_client(allow_private_hosts=False, resolve=fake_resolver(a_example=addresses))
         with pytest.raises(ForbiddenUrlError, match=r"127\.0\.0\.1.*allow_private_hosts"):
             await get(client, server.url(host="a.example"))
     assert server.requests == []
@@ -52,16 +52,16 @@ SPELLINGS = [
     "\uff11\uff12\uff17.0.0.1", "\u2460\u2461\u2466.0.0.1",  # wide digits, and digits in circles
     "\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3",
 ]  # fmt: skip
-"""Of this machine, as the system's resolver and IDNA read them: each of them does connect."""
-INSIDE = [
+"""Spellings of this machine's address that the system's resolver and IDNA accept: each of them does connect."""
+LOCAL_HOSTS = [
     *SPELLINGS, "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:7f00:0001]", "[::ffff:10.0.0.1]", "10.0.0.1",
     "[::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fc00::1]", "100.64.0.1", "0", "0.0.0.0", "[::]",  # noqa: S104
     "169.254.169.254", "2852039166", "0xa9fea9fe", "[fe80::1]", "[::ffff:a9fe:a9fe]",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", INSIDE)
-async def test_every_spelling_of_this_machine_and_its_network_is_refused(host: str) -> None:
+@pytest.mark.parametrize("host", LOCAL_HOSTS)
+async def test_every_spelling_of_local_address_is_rejected(host: str) -> None:
     async with serving(OK) as server:
         with pytest.raises(ForbiddenUrlError, match="not public"):
             await get(guarded_client(allow_private_hosts=False), server.url(host=host))
@@ -78,7 +78,7 @@ async def test_every_spelling_of_this_machine_and_its_network_is_refused(host: s
         "http:\\/\\/127.0.0.1:{}\\/", "\ufeffhttp://127.0.0.1:{}/\u200b",
     ],
 )  # fmt: skip
-async def test_no_way_of_writing_hides_this_machine(url: str) -> None:
+async def test_no_url_spelling_disguises_loopback_address(url: str) -> None:
     async with serving(OK) as server:
         with pytest.raises(ForbiddenUrlError, match="not public"):
             await get(guarded_client(allow_private_hosts=False), url.format(server.port))
@@ -86,25 +86,25 @@ async def test_no_way_of_writing_hides_this_machine(url: str) -> None:
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-async def test_the_spellings_do_lead_to_this_machine_where_it_may_be_asked(host: str) -> None:
-    """Else the test above would refuse what nobody could connect to."""
+async def test_spellings_do_reach_this_machine_if_private_hosts_are_allowed(host: str) -> None:
+    """Without this, the tests above might reject spellings that lead nowhere anyway."""
     async with serving(OK) as server:
         assert await get(guarded_client(allow_private_hosts=True), server.url(host=host)) == b"hello"
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("inside", ["127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "fe80::1%lo"])
-async def test_a_name_that_turns_private_after_the_check_is_not_followed(inside: str) -> None:
-    """The next look-up gives this machine, and nothing looks again: the checked address is the one connected to."""
-    looked_up: list[str] = []
+async def test_name_that_later_resolves_to_private_address_is_rejected(inside: str) -> None:
+    """DNS rebinding: a request connects to the checked address, and its redirect is resolved and checked again."""
+    resolved: list[str] = []
     public = "8.8.8.8"
 
     async def resolve(host: str, port: int) -> Sequence[str]:
-        looked_up.append(host)
-        return [public] if len(looked_up) == 1 else [inside]
+        resolved.append(host)
+        return [public] if len(resolved) == 1 else [inside]
 
-    class Connected(httpx.AsyncBaseTransport):
-        """What the checked request goes to, in place of the internet."""
+    class FakeInternet(httpx.AsyncBaseTransport):
+        """Receives the checked request in place of the internet, and redirects it."""
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             requested.append((request.url.host, request.headers["host"], request.extensions["sni_hostname"]))
@@ -112,35 +112,35 @@ async def test_a_name_that_turns_private_after_the_check_is_not_followed(inside:
 
     requested: list[tuple[str, str, str]] = []
     transport = GuardedTransport(allow_private_hosts=False, resolve=resolve)
-    transport._transports[None] = Connected()  # type: ignore[assignment] # no public server can be had in a test
+    transport._transports[None] = FakeInternet()  # type: ignore[assignment] # a test has no public server
     with pytest.raises(ForbiddenUrlError, match="not public"):
         await get(httpx.AsyncClient(transport=transport), "http://a.example/first")
     assert requested == [(public, "a.example", "a.example")]
-    assert looked_up == ["a.example", "a.example"]
+    assert resolved == ["a.example", "a.example"]
 
 
 async def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
     async with serving(OK) as server:
-        client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.2", "127.0.0.1"]))
+        client = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=["127.0.0.2", "127.0.0.1"]))
         assert await get(client, server.url(host="a.example")) == b"hello"
 
 
 @pytest.mark.parametrize("kinds", ["IPv6 first", "IPv4 first"])
-async def test_a_host_is_reached_where_only_one_kind_of_address_leads_anywhere(kinds: str) -> None:
+async def test_host_is_reached_if_only_its_ipv4_or_only_its_ipv6_addresses_work(kinds: str) -> None:
     async with serving(OK) as server:
-        dead = [f"fd00:dead::{last}" for last in range(1, 9)]  # as many as S3 names
+        dead = [f"fd00:dead::{last}" for last in range(1, 9)]  # as many addresses as S3 has
         addresses = [*dead, "127.0.0.1"]
         if kinds == "IPv4 first":
             addresses = [*(f"127.0.1.{last}" for last in range(1, 9)), "::ffff:127.0.0.1"]
-        client = guarded_client(allow_private_hosts=True, resolve=names(a_example=addresses))
+        client = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=addresses))
         assert await get(client, server.url(host="a.example")) == b"hello"
     assert len(server.requests) == 1
 
 
-async def test_a_name_with_many_dead_addresses_ends() -> None:
+async def test_name_with_many_dead_addresses_raises_retryable_error() -> None:
     async with serving(OK) as server:
         dead = [f"127.0.1.{last}" for last in range(1, 200)]
-        client = guarded_client(allow_private_hosts=True, resolve=names(a_example=[*dead, "127.0.0.1"]))
+        client = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=[*dead, "127.0.0.1"]))
         with pytest.raises(DownloadError) as caught:
             await get(client, server.url(host="a.example"))
     assert caught.value.retryable
@@ -148,7 +148,7 @@ async def test_a_name_with_many_dead_addresses_ends() -> None:
 
 
 @pytest.mark.parametrize("failure", [OSError("no such name"), UnicodeError("label"), None])
-async def test_a_name_without_an_address_may_have_one_later(failure: Exception | None) -> None:
+async def test_unresolvable_name_raises_retryable_error(failure: Exception | None) -> None:
     async def resolve(host: str, port: int) -> Sequence[str]:
         if failure is not None:
             raise failure
@@ -160,7 +160,7 @@ async def test_a_name_without_an_address_may_have_one_later(failure: Exception |
     assert "secret" not in f"{caught.value} {vars(caught.value)}"
 
 
-async def test_a_look_up_that_hangs_ends() -> None:
+async def test_hanging_name_resolution_times_out() -> None:
     async def resolve(host: str, port: int) -> Sequence[str]:
         await asyncio.Event().wait()
         return []
@@ -169,7 +169,7 @@ async def test_a_look_up_that_hangs_ends() -> None:
         await get(guarded_client(allow_private_hosts=False, resolve=resolve, timeout_seconds=0.01), "http://a.example/")
 
 
-async def test_the_system_resolves_each_address_once() -> None:
+async def test_system_resolver_returns_each_address_once() -> None:
     assert await resolve_host("127.0.0.1", 80) == ["127.0.0.1"]
 
 
@@ -183,7 +183,7 @@ async def test_no_credentials_and_no_cookies_are_sent(monkeypatch: pytest.Monkey
     monkeypatch.setenv("NETRC", str(netrc))
     cookie = b"HTTP/1.1 302 Found\r\nSet-Cookie: s=1\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n"
     async with serving(cookie, OK) as server:
-        client = guarded_client(allow_private_hosts=True, resolve=names(a_example=["127.0.0.1"]))
+        client = guarded_client(allow_private_hosts=True, resolve=fake_resolver(a_example=["127.0.0.1"]))
         client.headers["Authorization"] = "Bearer secret"
         assert await get(client, server.url(host="a.example"), Cookie="t=2") == b"hello"
         assert not client.cookies
@@ -203,7 +203,7 @@ async def test_no_credentials_and_no_cookies_are_sent(monkeypatch: pytest.Monkey
         (None, ""),
     ],
 )
-async def test_the_program_names_itself_and_whom_to_reach(
+async def test_user_agent_names_program_and_contact(
     monkeypatch: pytest.MonkeyPatch, contact: str | None, comment: str
 ) -> None:
     monkeypatch.delenv("SORA_CONTACT", raising=False)
@@ -215,7 +215,7 @@ async def test_the_program_names_itself_and_whom_to_reach(
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"",
         b"junk\r\n\r\n",
@@ -223,8 +223,8 @@ async def test_the_program_names_itself_and_whom_to_reach(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
     ],
 )
-async def test_a_broken_answer_is_a_download_error_without_the_query(answer: bytes) -> None:
-    async with serving(answer) as server:
+async def test_broken_response_raises_download_error_without_query_string(response: bytes) -> None:
+    async with serving(response) as server:
         with pytest.raises(DownloadError, match="could not be fetched") as caught:
             await get(guarded_client(allow_private_hosts=True), server.url("/a?token=secret#f"))
     assert caught.value.retryable
@@ -232,7 +232,7 @@ async def test_a_broken_answer_is_a_download_error_without_the_query(answer: byt
     assert isinstance(caught.value.__cause__, httpx.TransportError)
 
 
-async def test_a_host_that_says_nothing_ends() -> None:
+async def test_silent_host_times_out() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()

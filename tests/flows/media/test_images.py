@@ -1,4 +1,4 @@
-"""The image check: real pictures from a real server, and everything that only looks like one."""
+"""The image check: real images from a real server, and everything that only resembles one."""
 
 import asyncio
 import gzip
@@ -48,7 +48,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 def ftyp(brand: bytes, *compatible: bytes) -> bytes:
-    """The first box of a file of these brands."""
+    """The start of a file whose first box declares these brands."""
     body = brand + bytes(4) + b"".join(compatible)
     return struct.pack(">I", 8 + len(body)) + b"ftyp" + body + bytes(100)
 
@@ -57,13 +57,13 @@ JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
 
 
 def jpeg(width: int, height: int) -> bytes:
-    """A small JPEG that says it is that large."""
+    """A small JPEG whose header declares this size."""
     start = JPEG.index(b"\xff\xc0") + 5
     return JPEG[:start] + struct.pack(">HH", height, width) + JPEG[start + 4 :]
 
 
 def webp(width: int, height: int) -> bytes:
-    """A WebP of one small picture on a canvas that large."""
+    """A WebP with one small picture on a canvas of this size."""
     size = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     chunks = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + size + WEBP[12:]
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
@@ -80,7 +80,7 @@ def webp(width: int, height: int) -> bytes:
         ("/really-a-png.jpg", PNG, "PNG"),
         ("/no-ending", JPEG, "JPEG"),
         ("/with-a-video-behind.jpg", JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000), "JPEG"),
-        # What follows an image, or stands in a comment of it, is read by nobody: neither here nor kept in the archive.
+        # Data after an image or in its comments is ignored here, and not kept in the archive.
         (
             "/motion-photo.jpg",
             encoded("JPEG", progressive=True) + b"MotionPhoto_Data" + b"\xff\xda\0\x02" * 5_000,
@@ -95,7 +95,7 @@ def webp(width: int, height: int) -> bytes:
         ("/with-a-page-inside.jpg", encoded("JPEG", comment=b"<script>alert(1)</script>"), "JPEG"),
     ],
 )
-async def test_an_image_is_accepted_by_its_bytes(
+async def test_image_is_accepted_by_its_content_not_its_name(
     web: Any, client: httpx.AsyncClient, path: str, body: bytes, kind: str
 ) -> None:
     facts = await check_image(client, web.serve(path, body) + "?sig=secret")
@@ -114,7 +114,7 @@ async def test_an_image_is_accepted_by_its_bytes(
         (b"<?xml version='1.0'?><svg xmlns='x'/>", "an SVG"),
         (b"%PDF-1.7", "a PDF"),
         (b"\x1f\x8b\x08" + JPEG, "gzip"),
-        (b"GIF89a" + PNG, "a GIF"),  # a polyglot is what its first bytes say
+        (b"GIF89a" + PNG, "a GIF"),  # a polyglot counts as what its first bytes say
         (b"GIF89a/*" + JPEG + b"*/=1;alert(1)", "a GIF"),
         (b"PK\x03\x04" + PNG, "a ZIP file"),
         (b"%PDF-1.7\n" + JPEG, "a PDF"),
@@ -162,7 +162,7 @@ async def test_an_image_is_accepted_by_its_bytes(
         (jpeg(65_500, 65_500), "65,500 x 65,500"),
     ],
 )
-async def test_what_the_provider_could_not_use_is_refused(
+async def test_unusable_image_is_rejected_with_reason(
     web: Any, client: httpx.AsyncClient, body: bytes, reason: str
 ) -> None:
     with pytest.raises(ImageRefusedError, match=reason) as caught:
@@ -173,13 +173,13 @@ async def test_what_the_provider_could_not_use_is_refused(
 
 
 @pytest.mark.parametrize("brand", b"heic heix hevc hevx heim heis hevm hevs mif1 msf1 avci avcs miaf vvic unif".split())
-def test_every_brand_of_heic_is_named(brand: bytes) -> None:
+def test_every_heic_brand_is_recognized(brand: bytes) -> None:
     with pytest.raises(ImageRefusedError, match="is a HEIC"):
         decode_image(ftyp(brand), URL)
 
 
 @pytest.mark.parametrize("whole", [JPEG, PNG, WEBP, encoded("JPEG", progressive=True), encoded("WEBP", lossless=True)])
-def test_an_image_cut_anywhere_is_refused(whole: bytes) -> None:
+def test_image_truncated_anywhere_is_rejected(whole: bytes) -> None:
     for length in range(len(whole)):
         with pytest.raises(ImageRefusedError):
             decode_image(whole[:length], URL)
@@ -187,7 +187,7 @@ def test_an_image_cut_anywhere_is_refused(whole: bytes) -> None:
 
 @given(st.sampled_from([JPEG, PNG, WEBP]), st.integers(0, 5000), st.binary(min_size=1, max_size=8))
 @settings(max_examples=300, deadline=None)
-def test_damage_anywhere_is_a_refusal_or_an_image(whole: bytes, at: int, junk: bytes) -> None:
+def test_damaged_image_is_decoded_or_rejected(whole: bytes, at: int, junk: bytes) -> None:
     at %= len(whole)
     try:
         decode_image(whole[:at] + junk + whole[at + len(junk) :], URL)
@@ -195,15 +195,15 @@ def test_damage_anywhere_is_a_refusal_or_an_image(whole: bytes, at: int, junk: b
         return
 
 
-def test_pictures_up_to_the_limit_are_decoded() -> None:
+def test_images_up_to_pixel_limit_are_decoded() -> None:
     rows = zlib.compress(bytes((1 + 3 * 100) * 100))
     assert decode_image(png(100, 100, rows), URL, max_pixels=10_000).width == 100
     with pytest.raises(ImageRefusedError, match="9,999"):
         decode_image(png(100, 100, rows), URL, max_pixels=9_999)
 
 
-def test_bombs_take_no_memory_before_they_are_refused() -> None:
-    """Small files that claim gigabytes. Measured in a process of its own, whose memory nothing else has used."""
+def test_decompression_bombs_are_rejected_using_little_memory() -> None:
+    """Small files that declare gigabytes of pixels. Measured in a new process, whose memory nothing else has used."""
     bombs = [png(65_535, 65_535, zlib.compress(bytes(100_000))), webp(16_384, 16_384), webp(2**24, 255),
              jpeg(65_500, 65_500), png(8_001, 8_000, zlib.compress(bytes(64_000_000)))]  # fmt: skip
     code = """
@@ -219,15 +219,15 @@ for bomb in bombs:
         print("refused")
 print(peak_kib() - before)
 """
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(bombs), cwd=ROOT, capture_output=True, check=True
     )
-    *refused, grown_kib = ended.stdout.decode().split()
+    *refused, grown_kib = process.stdout.decode().split()
     assert refused == ["refused"] * len(bombs)
     assert int(grown_kib) < 50_000
 
 
-def test_two_pictures_at_once_do_not_disturb_each_other() -> None:
+def test_images_can_be_decoded_concurrently() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert {facts.format for facts in pool.map(lambda body: decode_image(body, URL), [JPEG, PNG, WEBP] * 20)} == {
             "JPEG",
@@ -236,13 +236,13 @@ def test_two_pictures_at_once_do_not_disturb_each_other() -> None:
         }
 
 
-@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("declares_length", [True, False])
 async def test_ten_megabytes_are_allowed_and_a_byte_more_is_not(
-    web: Any, client: httpx.AsyncClient, announced: bool
+    web: Any, client: httpx.AsyncClient, declares_length: bool
 ) -> None:
     def script(size: int) -> Callable[[asyncio.StreamWriter], Any]:
         async def write(writer: asyncio.StreamWriter) -> None:
-            length = f"Content-Length: {size}\r\n" if announced else "Connection: close\r\n"
+            length = f"Content-Length: {size}\r\n" if declares_length else "Connection: close\r\n"
             writer.write(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode() + JPEG + bytes(size - len(JPEG)))
             await writer.drain()
 
@@ -255,7 +255,7 @@ async def test_ten_megabytes_are_allowed_and_a_byte_more_is_not(
         await check_image(client, web.url("/over"))
 
 
-async def test_a_body_that_never_ends_is_left_at_the_limit(web: Any, client: httpx.AsyncClient) -> None:
+async def test_endless_body_is_abandoned_at_the_limit(web: Any, client: httpx.AsyncClient) -> None:
     sent = 0
 
     async def endless(writer: asyncio.StreamWriter) -> None:
@@ -269,10 +269,10 @@ async def test_a_body_that_never_ends_is_left_at_the_limit(web: Any, client: htt
     web.scripts["/x"] = endless
     with pytest.raises(ImageRefusedError, match="larger"):
         await check_image(client, web.url("/x"), max_bytes=200_000)
-    assert sent < 20_000_000  # what the kernel buffers, not what it would have given
+    assert sent < 20_000_000  # what the kernel buffers, not all that the host would send
 
 
-async def test_a_body_that_trickles_ends(web: Any, client: httpx.AsyncClient) -> None:
+async def test_slow_body_times_out(web: Any, client: httpx.AsyncClient) -> None:
     gone = asyncio.Event()
 
     async def trickle(writer: asyncio.StreamWriter) -> None:
@@ -306,30 +306,32 @@ async def test_a_body_that_trickles_ends(web: Any, client: httpx.AsyncClient) ->
         (503, DownloadError, True),
     ],
 )
-async def test_another_status_is_said(
+async def test_error_status_is_reported(
     web: Any, client: httpx.AsyncClient, status: int, error: type[Exception], retryable: bool
 ) -> None:
     with pytest.raises(error, match=str(status)) as caught:
         await check_image(client, web.serve("/x.jpg", b"" if status == 304 else JPEG, status))
-    assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - of either class
+    assert getattr(caught.value, "retryable") is retryable  # noqa: B009 - an attribute of both classes
 
 
 @pytest.mark.parametrize("status", [201, 203, 206, 218, 226])
-async def test_every_success_brings_an_image(web: Any, client: httpx.AsyncClient, status: int) -> None:
+async def test_image_is_accepted_with_any_success_status(web: Any, client: httpx.AsyncClient, status: int) -> None:
     assert (await check_image(client, web.serve("/x.jpg", JPEG, status))).format == "JPEG"
     with pytest.raises(ImageRefusedError, match=r"cut|damaged"):
         await check_image(client, web.serve("/half.jpg", JPEG[: len(JPEG) // 2], status))
 
 
 @pytest.mark.parametrize("status", [401, 403, 406])
-async def test_a_refusal_says_what_the_host_may_want(web: Any, client: httpx.AsyncClient, status: int) -> None:
+async def test_error_for_denied_access_says_what_host_may_require(
+    web: Any, client: httpx.AsyncClient, status: int
+) -> None:
     with pytest.raises(ImageRefusedError, match="SORA_CONTACT") as caught:
         await check_image(client, web.serve("/x.jpg", b"Forbidden", status))
     assert client.headers["user-agent"] in str(caught.value)
     assert "private window" in str(caught.value)
 
 
-async def test_a_link_for_sharing_is_refused_before_anything_is_asked(client: httpx.AsyncClient) -> None:
+async def test_sharing_link_is_rejected_before_any_request(client: httpx.AsyncClient) -> None:
     with pytest.raises(
         ImageRefusedError, match=r"give https://drive\.google\.com/uc\?export=download&id=1Ab"
     ) as caught:
@@ -338,11 +340,11 @@ async def test_a_link_for_sharing_is_refused_before_anything_is_asked(client: ht
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "fits"),
+    ("encoding", "body", "is_valid"),
     [
         ("gzip", gzip.compress(JPEG, mtime=0), True),
         ("aws-chunked,gzip", gzip.compress(JPEG, mtime=0), True),
-        ("gzip", JPEG, True),  # only called so
+        ("gzip", JPEG, True),  # labeled as gzip, but not compressed
         ("aws-chunked", JPEG, True),
         ("base64", JPEG, True),
         ("utf-8", JPEG, True),
@@ -352,15 +354,15 @@ async def test_a_link_for_sharing_is_refused_before_anything_is_asked(client: ht
         ("gzip", gzip.compress(bytes(20_000_000), 1, mtime=0), False),
     ],
 )
-async def test_what_an_image_is_called_does_not_matter(
-    web: Any, client: httpx.AsyncClient, encoding: str, body: bytes, fits: bool
+async def test_content_encoding_header_of_image_is_ignored(
+    web: Any, client: httpx.AsyncClient, encoding: str, body: bytes, is_valid: bool
 ) -> None:
-    async def answer(writer: asyncio.StreamWriter) -> None:
+    async def respond(writer: asyncio.StreamWriter) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
 
-    web.scripts["/x.jpg"] = answer
-    if fits:
+    web.scripts["/x.jpg"] = respond
+    if is_valid:
         assert (await check_image(client, web.url("/x.jpg"))).width == 32
     else:
         with pytest.raises(ImageRefusedError):
@@ -368,24 +370,22 @@ async def test_what_an_image_is_called_does_not_matter(
 
 
 @pytest.mark.parametrize("image", [JPEG, PNG, WEBP])
-async def test_the_size_that_counts_is_that_of_the_unpacked_image(
-    web: Any, client: httpx.AsyncClient, image: bytes
-) -> None:
-    body = gzip.compress(image + bytes(5_000), mtime=0)  # a depth map behind the end, for example
-    most = len(image) + 4_999
-    assert len(body) < most
+async def test_size_limit_applies_to_decompressed_image(web: Any, client: httpx.AsyncClient, image: bytes) -> None:
+    body = gzip.compress(image + bytes(5_000), mtime=0)  # such as a depth map appended to the image
+    limit = len(image) + 4_999
+    assert len(body) < limit
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
+    async def respond(writer: asyncio.StreamWriter) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
 
-    web.scripts["/x.jpg"] = answer
+    web.scripts["/x.jpg"] = respond
     with pytest.raises(ImageRefusedError, match="is larger than"):
-        await check_image(client, web.url("/x.jpg"), max_bytes=most)
-    assert (await check_image(client, web.url("/x.jpg"), max_bytes=most + 1)).size_bytes == most + 1
+        await check_image(client, web.url("/x.jpg"), max_bytes=limit)
+    assert (await check_image(client, web.url("/x.jpg"), max_bytes=limit + 1)).size_bytes == limit + 1
 
 
-async def test_a_cut_image_may_be_whole_later(web: Any, client: httpx.AsyncClient) -> None:
+async def test_incomplete_download_of_image_raises_download_error(web: Any, client: httpx.AsyncClient) -> None:
     async def cut(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + JPEG[:100])
 
@@ -394,7 +394,7 @@ async def test_a_cut_image_may_be_whole_later(web: Any, client: httpx.AsyncClien
         await check_image(client, web.url("/x"))
 
 
-async def test_a_url_that_may_not_be_asked_is_not_asked(client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_forbidden_image_url_raises_error(client: httpx.AsyncClient, tmp_path: Path) -> None:
     for url in (tmp_path.as_uri(), "http://169.254.169.254/x.jpg", "https://a.example/" + "x" * 2000):
         with pytest.raises(ForbiddenUrlError):
             await check_image(client, url)

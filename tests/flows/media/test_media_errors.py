@@ -1,4 +1,4 @@
-"""The tree of errors: what is retryable, what can be pickled, and what no message may hold."""
+"""The media errors: which are retryable, that they can be pickled, and what no message may contain."""
 
 import pickle
 
@@ -26,7 +26,7 @@ from flows.media.media_errors import (
         (DamagedVideoError, True),
     ],
 )
-def test_each_error_says_whether_to_try_again_and_survives_pickling(kind: type[MediaError], retryable: bool) -> None:
+def test_each_error_has_retryable_flag_and_survives_pickling(kind: type[MediaError], retryable: bool) -> None:
     for error in (kind("what and what next"), kind("short", retryable=True)):
         copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
         assert type(copy) is kind
@@ -50,13 +50,13 @@ def test_each_error_says_whether_to_try_again_and_survives_pickling(kind: type[M
         ("", "<malformed URL>"),
     ],
 )
-def test_a_shown_url_holds_no_secret(url: str, shown: str) -> None:
+def test_displayed_url_contains_no_secret(url: str, shown: str) -> None:
     assert display_url(url) == shown
 
 
-def test_a_long_url_is_shown_short() -> None:
+def test_long_url_is_shortened_for_display() -> None:
     assert len(display_url("https://a.example/" + "x" * 5000)) < 250
 
 
-def test_which_statuses_may_be_others_later() -> None:
+def test_which_http_statuses_are_retryable() -> None:
     assert [s for s in range(100, 600) if is_retryable_status(s)] == [408, 425, 429, *range(500, 600)]

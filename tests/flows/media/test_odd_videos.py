@@ -1,4 +1,4 @@
-"""Videos that players play and strict programs refuse: wrong lengths, empty samples, containers of all kinds."""
+"""Videos that players play but strict programs reject: wrong lengths, empty samples, containers of all kinds."""
 
 import struct
 from pathlib import Path
@@ -18,62 +18,62 @@ def whole(video_files: Any) -> bytes:
     return content
 
 
-def written(folder: Path, content: bytes) -> Path:
+def write_video(folder: Path, content: bytes) -> Path:
     path = folder / "odd.mp4"
     path.write_bytes(content)
     return path
 
 
-def resized(content: bytes, kind: bytes, more: int) -> bytes:
-    """The box says that it is so many bytes longer than it is."""
+def change_box_size(content: bytes, kind: bytes, more: int) -> bytes:
+    """Makes the box declare that it is this many bytes longer than it is."""
     at = content.index(kind) - 4
     return content[:at] + struct.pack(">I", struct.unpack_from(">I", content, at)[0] + more) + content[at + 4 :]
 
 
 @pytest.mark.parametrize("more", [1, 8, 1_000, 2**20])
-def test_a_length_beyond_the_end_is_a_doubt_where_every_piece_is_there(tmp_path: Path, whole: bytes, more: int) -> None:
-    facts = inspect_video(written(tmp_path, resized(whole, b"mdat", more)))
+def test_declared_length_beyond_end_is_doubt_if_nothing_is_missing(tmp_path: Path, whole: bytes, more: int) -> None:
+    facts = inspect_video(write_video(tmp_path, change_box_size(whole, b"mdat", more)))
     assert (facts.frame_count, facts.is_complete) == (96, True)
-    said = f"The file declares {len(whole) + more:,} bytes but has {len(whole):,}, with every piece in it."
-    assert facts.doubts == (said,)
+    expected = f"The file declares {len(whole) + more:,} bytes but has {len(whole):,}, with every piece in it."
+    assert facts.doubts == (expected,)
 
 
-def test_a_size_of_64_bits_before_an_index_at_the_end_is_read(tmp_path: Path, video_files: Any) -> None:
-    """So programs write that do not know the length when they begin, however short the video becomes."""
+def test_64_bit_box_size_before_index_at_end_is_read(tmp_path: Path, video_files: Any) -> None:
+    """Programs that do not know the length in advance write this, even for short videos."""
     content: bytes = video_files.make("end.mp4", audio=True, frames=96).read_bytes()
-    at = content.index(b"mdat") - 4  # behind an empty box of 8 bytes, which leaves the room
+    at = content.index(b"mdat") - 4  # after an empty box of 8 bytes, which leaves room for a 64-bit size
     assert content[at - 4 : at] == b"free"
     size = struct.unpack_from(">I", content, at)[0] + 8
     facts = inspect_video(
-        written(tmp_path, content[: at - 8] + struct.pack(">I4sQ", 1, b"mdat", size) + content[at + 8 :])
+        write_video(tmp_path, content[: at - 8] + struct.pack(">I4sQ", 1, b"mdat", size) + content[at + 8 :])
     )
     assert (facts.frame_count, facts.is_complete, facts.doubts) == (96, True, ())
 
 
-def test_an_unfinished_box_behind_the_video_is_a_doubt(tmp_path: Path, whole: bytes) -> None:
-    facts = inspect_video(written(tmp_path, whole + struct.pack(">I4s", 10**6, b"mdat") + bytes(10)))
+def test_unfinished_box_after_video_is_doubt(tmp_path: Path, whole: bytes) -> None:
+    facts = inspect_video(write_video(tmp_path, whole + struct.pack(">I4s", 10**6, b"mdat") + bytes(10)))
     assert facts.frame_count == 96
     assert len(facts.doubts) == 1
 
 
 @pytest.mark.parametrize("missing", [1, 2, 30, 300, 3_000])
-def test_a_piece_that_is_not_there_is_no_doubt(tmp_path: Path, whole: bytes, missing: int) -> None:
+def test_missing_data_is_damage_not_doubt(tmp_path: Path, whole: bytes, missing: int) -> None:
     for content in (
         whole[:-missing],
-        resized(whole, b"mdat", -missing)[:-missing],
-        resized(whole, b"mdat", 9)[:-missing],
+        change_box_size(whole, b"mdat", -missing)[:-missing],
+        change_box_size(whole, b"mdat", 9)[:-missing],
     ):
         with pytest.raises(DamagedVideoError, match="cut"):
-            inspect_video(written(tmp_path, content))
+            inspect_video(write_video(tmp_path, content))
 
 
 @pytest.mark.parametrize("track", [0, 1])
 @pytest.mark.parametrize("sample", [1, 30, -1])
-def test_an_empty_sample_is_no_missing_piece(tmp_path: Path, whole: bytes, track: int, sample: int) -> None:
+def test_empty_sample_does_not_count_as_missing_data(tmp_path: Path, whole: bytes, track: int, sample: int) -> None:
     at = [at for at in range(len(whole)) if whole.startswith(b"stsz", at)][track]
     count = struct.unpack_from(">I", whole, at + 12)[0]
     entry = at + 16 + 4 * (sample % count)
-    facts = inspect_video(written(tmp_path, whole[:entry] + bytes(4) + whole[entry + 4 :]))
+    facts = inspect_video(write_video(tmp_path, whole[:entry] + bytes(4) + whole[entry + 4 :]))
     assert facts.frame_count == 96 - (track == 0)
     assert facts.is_complete
 
@@ -96,20 +96,22 @@ def test_an_empty_sample_is_no_missing_piece(tmp_path: Path, whole: bytes, track
         ("yuv4mpegpipe", "rawvideo", "yuv420p", "video/x-yuv4mpeg"),
     ],
 )
-def test_a_video_is_whatever_plays(tmp_path: Path, container: str, codec: str, pixels: str, media_type: str) -> None:
-    facts = inspect_video(made := moving(tmp_path / "video.mp4", container, codec, pixels))
+def test_every_playable_format_is_a_video(
+    tmp_path: Path, container: str, codec: str, pixels: str, media_type: str
+) -> None:
+    facts = inspect_video(made := make_video(tmp_path / "video.mp4", container, codec, pixels))
     assert (facts.frame_count, facts.media_type, facts.doubts) == (48, media_type, ())
     assert facts.duration_seconds == pytest.approx(2, abs=0.1)
     assert poster_jpeg(made).startswith(b"\xff\xd8\xff")
 
 
 @pytest.mark.parametrize(("container", "pixels"), [("gif", "rgb8"), ("apng", "rgb24")])
-def test_a_single_picture_is_no_video(tmp_path: Path, container: str, pixels: str) -> None:
+def test_single_picture_is_not_a_video(tmp_path: Path, container: str, pixels: str) -> None:
     with pytest.raises(DamagedVideoError):
-        inspect_video(moving(tmp_path / "notice", container, container, pixels, frames=1))
+        inspect_video(make_video(tmp_path / "notice", container, container, pixels, frames=1))
 
 
-def moving(path: Path, container: str, codec: str, pixels: str, frames: int = 48) -> Path:
+def make_video(path: Path, container: str, codec: str, pixels: str, frames: int = 48) -> Path:
     with av.open(str(path), "w", format=container) as out:
         video: Any = out.add_stream(codec, rate=24)
         video.width, video.height, video.pix_fmt = 64, 48, pixels

@@ -1,4 +1,4 @@
-"""Pictures from files: what they are called, and how they are turned and made smaller."""
+"""Images from local files: how they are named, rotated, shrunk and uploaded."""
 
 import io
 import struct
@@ -21,9 +21,9 @@ from flows.media.own_images import (
     upload,
 )
 
-ODD_NOTES = [
+ODD_EXIF = [
     b"Exif\0\0JUNKJUNK",
-    # A camera's name that is a number, beside the orientation.
+    # A number in place of the camera's name, and an orientation.
     b"Exif\0\0II*\0\x08\0\0\0\x02\0"
     + struct.pack("<HHIf", 0x010F, 11, 1, 1.0)
     + struct.pack("<HHIHHI", EXIF_ORIENTATION, 3, 1, 6, 0, 0),
@@ -32,11 +32,11 @@ PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 160, 3)).astype(np.uint8))
 
 
-def saved(folder: Path, name: str, *, turned: bool = False, image: Image.Image = NOISE, **options: Any) -> Path:
-    notes = Image.Exif()
+def save_image(folder: Path, name: str, *, turned: bool = False, image: Image.Image = NOISE, **options: Any) -> Path:
+    exif = Image.Exif()
     if turned:
-        notes[EXIF_ORIENTATION] = 6
-    image.save(folder / name, **{"exif": notes, **options})
+        exif[EXIF_ORIENTATION] = 6
+    image.save(folder / name, **{"exif": exif, **options})
     return folder / name
 
 
@@ -44,68 +44,68 @@ def read(path: Path, *, max_bytes: int = 10_000_000, fit: bool = False) -> OwnIm
     return read_own_image(path, shown=path.name, max_bytes=max_bytes, fit=fit)
 
 
-def opened(image: OwnImage) -> Image.Image:
+def open_image(image: OwnImage) -> Image.Image:
     return Image.open(io.BytesIO(image.data))
 
 
-def test_a_picture_is_named_by_what_is_in_it_and_uploaded_as_it_is(tmp_path: Path) -> None:
-    one, same = (read(saved(tmp_path, name, turned=True)) for name in ("one.jpg", "same.jpg"))
+def test_image_is_named_by_its_content_and_kept_unchanged(tmp_path: Path) -> None:
+    one, same = (read(save_image(tmp_path, name, turned=True)) for name in ("one.jpg", "same.jpg"))
     assert one.object_name == same.object_name
     assert one.data == (tmp_path / "one.jpg").read_bytes()
     assert one.sideways
-    assert read(saved(tmp_path, "other.png")).object_name != one.object_name
+    assert read(save_image(tmp_path, "other.png")).object_name != one.object_name
 
 
-def test_a_picture_that_is_stored_sideways_is_turned_where_that_is_wished(tmp_path: Path) -> None:
-    fitted = read(saved(tmp_path, "a.jpg", turned=True), fit=True)
-    assert opened(fitted).size == (90, 160)
-    assert not opened(fitted).getexif()
+def test_sideways_image_is_rotated_if_fit_is_requested(tmp_path: Path) -> None:
+    fitted = read(save_image(tmp_path, "a.jpg", turned=True), fit=True)
+    assert open_image(fitted).size == (90, 160)
+    assert not open_image(fitted).getexif()
     assert not fitted.sideways
-    upright = read(saved(tmp_path, "b.jpg"), fit=True)
+    upright = read(save_image(tmp_path, "b.jpg"), fit=True)
     assert upright.data == (tmp_path / "b.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_a_picture_that_is_too_large_is_made_smaller_where_that_is_wished(tmp_path: Path, name: str) -> None:
-    path = saved(tmp_path, name)
+def test_oversized_image_is_shrunk_if_fit_is_requested(tmp_path: Path, name: str) -> None:
+    path = save_image(tmp_path, name)
     limit = path.stat().st_size // 2
     with pytest.raises(ImageRefusedError, match="--fit-images"):
         read(path, max_bytes=limit)
     fitted = read(path, max_bytes=limit, fit=True)
     assert len(fitted.data) <= limit
-    assert opened(fitted).format == "JPEG"
+    assert open_image(fitted).format == "JPEG"
     assert fitted.object_name == read(path, max_bytes=limit, fit=True).object_name
     assert fitted.object_name != read(path, max_bytes=limit - 100, fit=True).object_name
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_areas_become_white(tmp_path: Path, mode: str) -> None:
     clear = NOISE.convert(mode)
     if mode == "P":
         clear.info["transparency"] = bytes(256)
     else:
         clear.putalpha(0)
-    path = saved(tmp_path, "clear.png", image=clear)
-    fitted = opened(read(path, max_bytes=path.stat().st_size - 1, fit=True))
+    path = save_image(tmp_path, "clear.png", image=clear)
+    fitted = open_image(read(path, max_bytes=path.stat().st_size - 1, fit=True))
     assert (fitted.mode, fitted.getextrema()) == ("RGB", ((255, 255),) * 3)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-@pytest.mark.parametrize("notes", ODD_NOTES, ids=["junk", "wrong types"])
-def test_odd_notes_of_a_camera_do_not_keep_a_picture_from_being_used(tmp_path: Path, name: str, notes: bytes) -> None:
-    path = saved(tmp_path, name, exif=notes, dpi=(72, 72))
-    turned = notes is ODD_NOTES[1]
+@pytest.mark.parametrize("exif", ODD_EXIF, ids=["junk", "wrong types"])
+def test_odd_exif_data_does_not_prevent_use_of_image(tmp_path: Path, name: str, exif: bytes) -> None:
+    path = save_image(tmp_path, name, exif=exif, dpi=(72, 72))
+    turned = exif is ODD_EXIF[1]
     assert read(path).sideways == turned
-    fitted = opened(read(path, fit=True, max_bytes=path.stat().st_size - 1))
+    fitted = open_image(read(path, fit=True, max_bytes=path.stat().st_size - 1))
     assert (fitted.width < fitted.height) == turned
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_a_picture_keeps_its_colors_and_nothing_else_of_its_notes(tmp_path: Path, name: str) -> None:
+def test_fitted_image_keeps_color_profile_and_drops_other_metadata(tmp_path: Path, name: str) -> None:
     options: dict[str, Any] = {"icc_profile": PROFILE, "comment": b"taken at home"}
-    path = saved(tmp_path, name, turned=True, **options)
+    path = save_image(tmp_path, name, turned=True, **options)
     for max_bytes in (10_000_000, path.stat().st_size * 2 // 3):
-        fitted = opened(read(path, fit=True, max_bytes=max_bytes))
+        fitted = open_image(read(path, fit=True, max_bytes=max_bytes))
         assert fitted.size[0] < fitted.size[1]
         assert fitted.info["icc_profile"] == PROFILE
         assert "comment" not in fitted.info
@@ -113,10 +113,10 @@ def test_a_picture_keeps_its_colors_and_nothing_else_of_its_notes(tmp_path: Path
 
 
 @pytest.mark.parametrize(("mode", "space"), [("CMYK", b"CMYK"), ("L", b"GRAY")])
-def test_the_profile_of_other_colors_is_not_put_on_a_picture(tmp_path: Path, mode: str, space: bytes) -> None:
+def test_profile_of_another_color_space_is_dropped(tmp_path: Path, mode: str, space: bytes) -> None:
     profile = PROFILE[:16] + space + PROFILE[20:]
-    path = saved(tmp_path, "a.jpg", image=NOISE.convert(mode), icc_profile=profile)
-    fitted = opened(read(path, fit=True, max_bytes=path.stat().st_size - 1))
+    path = save_image(tmp_path, "a.jpg", image=NOISE.convert(mode), icc_profile=profile)
+    fitted = open_image(read(path, fit=True, max_bytes=path.stat().st_size - 1))
     assert fitted.mode == "RGB"
     assert fitted.info.get("icc_profile") is None
 
@@ -125,7 +125,7 @@ def test_the_profile_of_other_colors_is_not_put_on_a_picture(tmp_path: Path, mod
     ("content", "words"),
     [(None, "not a file on this machine"), (b"", "is empty"), (b"%PDF", "is a PDF"), (b"GIF89a", "is a GIF")],
 )
-def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_file_that_is_not_an_image_is_rejected_with_its_name(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "a.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -133,19 +133,19 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: byte
         read(path)
 
 
-async def test_a_picture_is_uploaded_once_and_opened_by_its_address(archive: VideoArchive, tmp_path: Path) -> None:
-    image = read(saved(tmp_path, "a.png"))
+async def test_image_is_uploaded_once_and_gets_signed_or_public_url(archive: VideoArchive, tmp_path: Path) -> None:
+    image = read(save_image(tmp_path, "a.png"))
     async with aclosing(archive.store()) as store:
         await upload(image, store)
         first = await store.get(image.object_name)
         await upload(image, store)
         again = await store.get(image.object_name)
         url = f"s3://{archive.bucket}/{image.object_name}"
-        address = image_address(url, archive, store, valid_seconds=360 * 3600)
+        signed_url = image_address(url, archive, store, valid_seconds=360 * 3600)
         public = archive.model_copy(update={"public_url": "https://videos.example.com"})
         assert image_address(f"{url} 2", public, store, valid_seconds=1) == (
             f"https://videos.example.com/{archive.bucket}/{image.object_name}%202"
         )
     assert first is not None
     assert first == again
-    assert f"X-Amz-Expires={LONGEST_SIGNATURE_SECONDS}" in address
+    assert f"X-Amz-Expires={LONGEST_SIGNATURE_SECONDS}" in signed_url

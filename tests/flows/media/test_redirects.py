@@ -1,4 +1,4 @@
-"""Redirects of hosts outside: how they may be written, and that each is checked like the first URL."""
+"""Redirects from external hosts: how they may be spelled, and that each is checked like the first URL."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,9 @@ async def test_redirects_are_followed_with_the_same_headers() -> None:
 
 
 @pytest.mark.parametrize(("encoding", "requested"), [("utf-8", "/caf%C3%A9"), ("latin-1", "/caf%E9")])
-async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str, requested: str) -> None:
+async def test_non_ascii_redirect_is_followed_byte_for_byte(encoding: str, requested: str) -> None:
     async with serving() as server:
-        server.answers += [redirect("/café", encoding), OK]
+        server.responses += [redirect("/café", encoding), OK]
         assert await get(guarded_client(allow_private_hosts=True), server.url("/")) == b"hello"
     assert [request.split(" ")[1] for request in server.requests] == ["/", requested]
 
@@ -42,9 +42,9 @@ async def test_a_redirect_in_any_encoding_goes_back_byte_for_byte(encoding: str,
         ("cdn.example.com/v.mp4", "/files/cdn.example.com/v.mp4"),
     ],
 )
-async def test_a_redirect_may_be_written_in_any_way(location: str, requested: str) -> None:
+async def test_redirect_spellings_are_normalized(location: str, requested: str) -> None:
     async with serving() as server:
-        server.answers += [redirect(location.format(server.port)), OK]
+        server.responses += [redirect(location.format(server.port)), OK]
         assert await get(guarded_client(allow_private_hosts=True), server.url("/files/first")) == b"hello"
     assert [request.split(" ")[1] for request in server.requests] == ["/files/first", requested]
 
@@ -86,8 +86,8 @@ async def test_a_redirect_is_checked_like_the_first_url(location: str) -> None:
 
 
 async def test_a_public_host_may_not_redirect_to_a_private_one() -> None:
-    # The first answer comes from a transport in between, for no public server can be had in a test.
-    class First(httpx.AsyncBaseTransport):
+    # A transport in front gives the first response, because a test has no public server.
+    class PublicHost(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             if request.url.host == "a.example":
                 return httpx.Response(302, headers={"Location": f"http://127.0.0.1:{server.port}/"})
@@ -96,11 +96,11 @@ async def test_a_public_host_may_not_redirect_to_a_private_one() -> None:
     guarded = GuardedTransport(allow_private_hosts=False)
     async with serving(OK) as server, guarded:
         with pytest.raises(ForbiddenUrlError, match="not public"):
-            await get(httpx.AsyncClient(transport=First()), "http://a.example/")
+            await get(httpx.AsyncClient(transport=PublicHost()), "http://a.example/")
     assert server.requests == []
 
 
-async def test_a_loop_of_redirects_ends() -> None:
+async def test_redirect_loop_raises_error() -> None:
     async with serving(redirect("/")) as server:
         with pytest.raises(DownloadError, match="5 times") as caught:
             await get(guarded_client(allow_private_hosts=True), server.url("/?token=secret"))

@@ -1,4 +1,4 @@
-"""The repair of answers: well-formed ones pass through, broken ones get well, in whatever pieces they come."""
+"""The repair of HTTP responses: valid ones stay unchanged, broken ones are fixed, whatever pieces they arrive in."""
 
 import pytest
 from hypothesis import given
@@ -29,21 +29,21 @@ ANSWERS = [
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100_000])
 @pytest.mark.parametrize(("sent", "repaired"), ANSWERS)
-def test_an_answer_is_repaired_whatever_pieces_it_comes_in(sent: bytes, repaired: bytes | None, size: int) -> None:
+def test_response_is_repaired_whatever_pieces_it_arrives_in(sent: bytes, repaired: bytes | None, size: int) -> None:
     repair = Repair()
     out = b"".join(repair.feed(sent[at : at + size]) for at in range(0, len(sent), size)) + repair.feed(b"")
     assert out == (sent if repaired is None else repaired)
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=100).map(lambda data: ANSWERS[4][0][:50] + data))
-def test_any_bytes_come_to_an_end(data: bytes) -> None:
+def test_any_bytes_are_processed_to_the_end(data: bytes) -> None:
     repair = Repair()
     repair.feed(data)
     repair.feed(b"")
     assert repair.feed(b"") == b""
 
 
-async def test_a_head_that_never_ends_is_not_kept() -> None:
+async def test_endless_header_is_not_buffered() -> None:
     repair = Repair()
     kept = b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD_BYTES
     assert repair.feed(kept) == kept
@@ -53,7 +53,7 @@ async def test_a_head_that_never_ends_is_not_kept() -> None:
             await get(guarded_client(allow_private_hosts=True), server.url())
 
 
-async def test_an_answer_that_is_none_is_refused() -> None:
+async def test_response_that_is_not_http_is_rejected() -> None:
     async with serving(b"220 mail.example ESMTP\r\n\r\nhello") as server:
         with pytest.raises(DownloadError):
             await get(guarded_client(allow_private_hosts=True), server.url())
@@ -65,7 +65,7 @@ async def test_a_malformed_redirect_is_checked_like_any_other() -> None:
             await get(guarded_client(allow_private_hosts=True), server.url())
 
 
-async def test_each_request_has_a_connection_of_its_own_and_says_so() -> None:
+async def test_each_request_sends_connection_close() -> None:
     async with serving(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello") as server:
         client = guarded_client(allow_private_hosts=True)
         assert await get(client, server.url()) == b"hello"

@@ -1,4 +1,4 @@
-"""Links for sharing, as people copy them, and the addresses that lead to the image itself."""
+"""Sharing links, as people copy them, and the URLs that lead to the image itself."""
 
 import pytest
 
@@ -37,7 +37,7 @@ from flows.media.share_links import share_link
         ("https://share.icloud.com/photos/0abc", "iCloud", None),
     ],
 )  # fmt: skip
-def test_a_link_for_sharing_is_known(url: str, service: str, direct: str | None) -> None:
+def test_sharing_link_is_recognized(url: str, service: str, direct: str | None) -> None:
     found = share_link(url)
     assert found is not None
     assert found.startswith(f"is a link from {service} ")
@@ -64,5 +64,5 @@ def test_a_link_for_sharing_is_known(url: str, service: str, direct: str | None)
         "",
     ],
 )
-def test_what_may_be_an_image_is_tried(url: str) -> None:
+def test_possible_image_url_is_not_taken_for_sharing_link(url: str) -> None:
     assert share_link(url) is None

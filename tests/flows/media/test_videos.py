@@ -1,4 +1,4 @@
-"""The inspection of videos: made here by PyAV, then cut, renamed, turned and replaced by something else."""
+"""The inspection of videos that are made by PyAV, then truncated, renamed, rotated, or replaced by something else."""
 
 import io
 from dataclasses import replace
@@ -16,27 +16,27 @@ from flows.media.media_errors import DamagedVideoError
 from flows.media.videos import VideoFacts, compare, inspect_video, poster_jpeg
 
 
-def picture(jpeg: bytes) -> Image.Image:
+def open_jpeg(jpeg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpeg), formats=["JPEG"])
 
 
 def brightness(image: Image.Image) -> float:
-    """Of the lower half, which tells the number of the frame."""
+    """Of the lower half, which shows the number of the frame."""
     pixels = np.asarray(image.convert("L"), dtype=float)
     return float(pixels[pixels.shape[0] // 2 + 4 :].mean())
 
 
-def is_frame(path: Path, number: int) -> bool:
-    """Whether the poster of this video is that frame of it. What the encoder made of the frame does not matter."""
+def poster_is_frame(path: Path, number: int) -> bool:
+    """Whether the poster of this video is its frame with this number, as decoded, so encoding losses do not matter."""
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.options = {"skip_loop_filter": "all"}  # as for posters
         pixels = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     frames = [brightness(Image.fromarray(frame)) for frame in pixels]
-    poster = brightness(picture(poster_jpeg(path)))
+    poster = brightness(open_jpeg(poster_jpeg(path)))
     return min(range(len(frames)), key=lambda index: abs(frames[index] - poster)) == number
 
 
-def test_a_video_is_described(video_files: Any) -> None:
+def test_inspection_returns_facts_about_video(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=96, width=64, height=48, audio=True)
     facts = inspect_video(path)
     assert facts == VideoFacts(
@@ -58,13 +58,13 @@ def test_a_video_is_described(video_files: Any) -> None:
     [
         ("front.mp4", "mp4", {"movflags": "faststart"}, "video/mp4"),
         ("fragments.mp4", "mp4", {"movflags": "frag_keyframe+empty_moov"}, "video/mp4"),
-        ("really-an-mkv.mp4", "matroska", {}, "video/x-matroska"),  # it plays, and it is paid for
+        ("really-an-mkv.mp4", "matroska", {}, "video/x-matroska"),  # it plays, and was paid for
         ("really-a-ts.mp4", "mpegts", {}, "video/mp2t"),
         ("video.mov", "mov", {}, "video/quicktime"),
         ("no ending: 100%.ü", "mp4", {}, "video/mp4"),
     ],
 )
-def test_any_video_that_plays_is_let_through(
+def test_any_playable_video_is_accepted(
     video_files: Any, name: str, container: str, options: dict[str, str], media_type: str
 ) -> None:
     path = video_files.make(name, container=container, **options)
@@ -74,10 +74,10 @@ def test_any_video_that_plays_is_let_through(
     assert facts.frame_count == 48
     assert facts.duration_seconds == pytest.approx(2, abs=0.05)
     assert not facts.has_audio
-    assert picture(poster_jpeg(path)).size == (64, 48)
+    assert open_jpeg(poster_jpeg(path)).size == (64, 48)
 
 
-def test_one_frame_is_a_video(video_files: Any) -> None:
+def test_single_frame_in_mp4_is_a_video(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=1)
     assert inspect_video(path).frame_count == 1
     assert inspect_video(path).duration_seconds == pytest.approx(1 / 24)
@@ -98,19 +98,19 @@ def test_one_frame_is_a_video(video_files: Any) -> None:
         b"RIFF\x24\0\0\0WAVEfmt ",
     ],
 )
-def test_what_is_no_video_is_damaged(video_files: Any, content: bytes) -> None:
+def test_file_that_is_not_a_video_is_damaged(video_files: Any, content: bytes) -> None:
     video_files.make("good.mp4")
     video_files.make("good.ts", container="mpegts")
     path = video_files.folder / "x.mp4"
     path.write_bytes(content)
-    for look in (inspect_video, poster_jpeg):
+    for check in (inspect_video, poster_jpeg):
         with pytest.raises(DamagedVideoError, match=r"x\.mp4") as caught:
-            look(path)
+            check(path)
         assert caught.value.retryable
 
 
-def test_a_playlist_that_names_a_video_opens_nothing(video_files: Any) -> None:
-    """The same playlist plays when FFmpeg is not told to stay in one file: so it is the guard that refuses it."""
+def test_playlist_does_not_open_other_files(video_files: Any) -> None:
+    """The same playlist plays without the guard that limits FFmpeg to one file, so it is the guard that rejects it."""
     video_files.make("good.mp4")
     path = video_files.folder / "x.mp4"
     path.write_text("ffconcat version 1.0\nfile 'good.mp4'\n")
@@ -120,35 +120,35 @@ def test_a_playlist_that_names_a_video_opens_nothing(video_files: Any) -> None:
         inspect_video(path)
 
 
-def test_a_missing_file_is_no_damage(tmp_path: Path) -> None:
+def test_missing_file_raises_file_not_found_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         inspect_video(tmp_path / "x.mp4")
 
 
-def test_sound_without_a_picture_is_damaged(video_files: Any) -> None:
+def test_audio_without_picture_is_damaged(video_files: Any) -> None:
     with pytest.raises(DamagedVideoError, match="no picture"):
         inspect_video(video_files.make("x.mp4", picture=False, audio=True))
 
 
 @pytest.mark.parametrize("movflags", ["faststart", "frag_keyframe+empty_moov", ""])
 @pytest.mark.parametrize("audio", [True, False])
-def test_a_video_cut_anywhere_is_damaged(video_files: Any, movflags: str, audio: bool) -> None:
+def test_video_truncated_anywhere_is_damaged(video_files: Any, movflags: str, audio: bool) -> None:
     whole = video_files.make("a.mp4", audio=audio, **({"movflags": movflags} if movflags else {})).read_bytes()
     path = video_files.folder / "cut.mp4"
     last = max(whole.rfind(b"mdat"), whole.rfind(b"moov")) - 4
-    last += int.from_bytes(whole[last : last + 4], "big")  # behind it comes, at most, an index that nobody needs
+    last += int.from_bytes(whole[last : last + 4], "big")  # at most, an index that is not needed follows
     for length in {last - 1, last - 2, last - 100, *range(1, last, max(1, last // 40))}:
         path.write_bytes(whole[:length])
         with pytest.raises(DamagedVideoError):
             inspect_video(path)
 
 
-def test_a_video_cut_between_two_frames_is_damaged(video_files: Any) -> None:
-    """With the index in front and the cut at the very end of a frame, nothing but the count tells."""
+def test_video_truncated_between_two_frames_is_damaged(video_files: Any) -> None:
+    """With the index in front and the cut exactly at the end of a frame, only the frame count shows it."""
     whole = video_files.make("a.mp4", movflags="faststart")
     content = bytearray(whole.read_bytes())
     at = content.index(b"mdat")
-    content[at - 4 : at] = bytes(4)  # "up to the end of the file", wherever that is
+    content[at - 4 : at] = bytes(4)  # size 0: up to the end of the file, wherever that is
     whole.write_bytes(content)
     assert inspect_video(whole).frame_count == 48
     with av.open(str(whole)) as container:
@@ -160,7 +160,7 @@ def test_a_video_cut_between_two_frames_is_damaged(video_files: Any) -> None:
             inspect_video(cut)
 
 
-def test_a_transport_stream_with_a_hole_is_damaged(video_files: Any) -> None:
+def test_transport_stream_with_gap_is_damaged(video_files: Any) -> None:
     whole = video_files.make("a.ts", container="mpegts", frames=240, width=320, height=180).read_bytes()
     path = video_files.folder / "hole.ts"
     path.write_bytes(whole[: 188 * 400] + whole[188 * 403 :])
@@ -168,7 +168,7 @@ def test_a_transport_stream_with_a_hole_is_damaged(video_files: Any) -> None:
         inspect_video(path)
 
 
-def test_a_cut_matroska_is_damaged(video_files: Any) -> None:
+def test_truncated_matroska_is_damaged(video_files: Any) -> None:
     whole = video_files.make("a.mkv").read_bytes()
     path = video_files.folder / "cut.mkv"
     path.write_bytes(whole[: len(whole) // 2])
@@ -176,7 +176,7 @@ def test_a_cut_matroska_is_damaged(video_files: Any) -> None:
         inspect_video(path)
 
 
-def test_frames_that_are_junk_are_damaged(video_files: Any) -> None:
+def test_video_with_junk_frames_is_damaged(video_files: Any) -> None:
     whole = video_files.make("a.mp4", movflags="faststart").read_bytes()
     start = whole.index(b"mdat") + 4
     path = video_files.folder / "junk.mp4"
@@ -185,58 +185,58 @@ def test_frames_that_are_junk_are_damaged(video_files: Any) -> None:
         inspect_video(path)
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MAX_FRAME_PIXELS", 64 * 48), ("MAX_FRAMES", 24)])
-def test_a_video_beyond_the_limits_is_refused_for_good(
-    video_files: Any, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+@pytest.mark.parametrize(("limit", "maximum"), [("MAX_FRAME_PIXELS", 64 * 48), ("MAX_FRAMES", 24)])
+def test_video_beyond_limits_is_rejected_and_not_retryable(
+    video_files: Any, monkeypatch: pytest.MonkeyPatch, limit: str, maximum: int
 ) -> None:
     path = video_files.make("a.mp4", width=64, height=48, frames=24)
-    monkeypatch.setattr(videos, limit, most)
+    monkeypatch.setattr(videos, limit, maximum)
     assert inspect_video(path).frame_count == 24
-    monkeypatch.setattr(videos, limit, most - 1)
+    monkeypatch.setattr(videos, limit, maximum - 1)
     with pytest.raises(DamagedVideoError, match="unlike any generated video") as caught:
         inspect_video(path)
     assert not caught.value.retryable
 
 
-def test_a_codec_nobody_knows_is_damaged(video_files: Any) -> None:
+def test_video_with_unknown_codec_is_damaged(video_files: Any) -> None:
     path = video_files.make("a.mp4")
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
     with pytest.raises(DamagedVideoError, match="no picture"):
         inspect_video(path)
 
 
-# Pictures
+# Posters
 
 
-def test_the_poster_is_from_a_third_of_the_video(video_files: Any) -> None:
+def test_poster_is_frame_at_one_third_of_video(video_files: Any) -> None:
     path = video_files.make("a.mp4", frames=48)
-    assert is_frame(path, 16)
+    assert poster_is_frame(path, 16)
     assert poster_jpeg(path) == poster_jpeg(path)
 
 
-def test_a_black_frame_is_passed_over(video_files: Any) -> None:
-    assert is_frame(video_files.make("a.mp4", frames=48, black=range(30)), 30)
+def test_black_frame_is_skipped_for_poster(video_files: Any) -> None:
+    assert poster_is_frame(video_files.make("a.mp4", frames=48, black=range(30)), 30)
 
 
 def test_a_black_video_has_a_black_poster(video_files: Any) -> None:
-    assert brightness(picture(poster_jpeg(video_files.make("a.mp4", black=range(48))))) < 20
+    assert brightness(open_jpeg(poster_jpeg(video_files.make("a.mp4", black=range(48))))) < 20
 
 
-def test_pictures_are_made_smaller_and_never_larger(video_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poster_is_shrunk_but_never_enlarged(video_files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = video_files.make("a.mp4", width=320, height=180)
-    assert picture(poster_jpeg(path)).size == (320, 180)
+    assert open_jpeg(poster_jpeg(path)).size == (320, 180)
     monkeypatch.setattr(posters, "MAX_POSTER_SIDE", 160)
-    assert picture(poster_jpeg(path)).size == (160, 90)
+    assert open_jpeg(poster_jpeg(path)).size == (160, 90)
 
 
 @pytest.mark.parametrize("options", [{}, {"black": range(30)}, {"rotation": 90}, {"frames": 1}])
-def test_the_check_takes_the_same_poster_on_its_way(video_files: Any, options: dict[str, Any]) -> None:
+def test_inspection_writes_same_poster(video_files: Any, options: dict[str, Any]) -> None:
     path, poster = video_files.make("a.mp4", **options), video_files.folder / "poster.jpg"
     inspect_video(path, poster)
     assert poster.read_bytes() == poster_jpeg(path)
 
 
-def test_no_poster_of_an_earlier_try_stays_beside_a_damaged_video(video_files: Any) -> None:
+def test_inspection_of_damaged_video_removes_earlier_poster(video_files: Any) -> None:
     path, poster = video_files.make("a.mp4"), video_files.folder / "poster.jpg"
     inspect_video(path, poster)
     path.write_bytes(path.read_bytes()[:-100])
@@ -245,13 +245,13 @@ def test_no_poster_of_an_earlier_try_stays_beside_a_damaged_video(video_files: A
     assert not poster.exists()
 
 
-def test_a_poster_that_cannot_be_kept_refuses_no_video(video_files: Any) -> None:
+def test_unwritable_poster_does_not_fail_inspection(video_files: Any) -> None:
     assert (
         inspect_video(video_files.make("a.mp4"), video_files.folder / "no such folder" / "poster.jpg").frame_count == 48
     )
 
 
-# What was asked for
+# Comparison with the request
 
 FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
 
@@ -278,7 +278,9 @@ FACTS = VideoFacts("h264", 1280, 720, 4.0, 96, has_audio=True)
         ),
     ],
 )
-def test_another_video_than_asked_is_a_warning(changes: dict[str, Any], requested: Any, warnings: list[str]) -> None:
+def test_video_that_differs_from_request_gives_warnings(
+    changes: dict[str, Any], requested: Any, warnings: list[str]
+) -> None:
     duration, shape = requested
     request = VideoRequest(prompt="Dunes", duration=duration, aspect_ratio=shape)
     assert compare(replace(FACTS, **changes), request) == warnings

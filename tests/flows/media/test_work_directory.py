@@ -1,4 +1,4 @@
-"""The folder for files between download and archive: found again after a crash, never shared by two at once."""
+"""The work directory for files between download and archive: it survives a crash, and is never shared by two runs."""
 
 import fcntl
 import shutil
@@ -15,7 +15,7 @@ from flows.record.pipeline_errors import SupersededError
 KEY = "spring-sale-03"
 
 
-def test_the_root_is_where_the_environment_says_else_in_prefects_home(
+def test_root_is_set_by_environment_or_defaults_to_prefect_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SORA_WORK_DIR", str(tmp_path / "named"))
@@ -29,7 +29,7 @@ def test_the_root_is_where_the_environment_says_else_in_prefects_home(
             assert work_root() == tmp_path / "home" / "sora-work"
 
 
-def test_files_are_found_again_after_a_failure_and_go_after_success(tmp_path: Path) -> None:
+def test_files_survive_failure_and_are_removed_after_success(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "work"
 
     def crash() -> None:
@@ -54,7 +54,7 @@ def test_only_the_owner_can_read_the_work_directory(tmp_path: Path) -> None:
         assert folder.parent.stat().st_mode & 0o077 == 0
 
 
-def test_each_task_of_a_key_and_each_key_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_task_of_each_key_has_its_own_folder(tmp_path: Path) -> None:
     with (
         work_folder(tmp_path, "a", "t1") as one,
         work_folder(tmp_path, "a", "t2") as two,
@@ -66,7 +66,7 @@ def test_each_task_of_a_key_and_each_key_has_a_folder_of_its_own(tmp_path: Path)
     assert {folder.parent for folder in folders} == {tmp_path}
 
 
-def test_whoever_comes_second_gets_a_folder_that_goes_with_him(tmp_path: Path) -> None:
+def test_concurrent_use_of_same_task_gets_temporary_folder(tmp_path: Path) -> None:
     with work_folder(tmp_path, KEY, "t1") as first:
         (first / "video.mp4").write_bytes(b"first")
         with work_folder(tmp_path, KEY, "t1") as second:
@@ -81,7 +81,7 @@ def test_whoever_comes_second_gets_a_folder_that_goes_with_him(tmp_path: Path) -
         assert again == first
 
 
-def test_a_folder_of_ones_own_goes_after_a_failure_too(tmp_path: Path) -> None:
+def test_temporary_folder_is_removed_after_failure_too(tmp_path: Path) -> None:
     with (
         work_folder(tmp_path, KEY, "t1"),
         pytest.raises(RuntimeError, match="crash"),
@@ -91,7 +91,7 @@ def test_a_folder_of_ones_own_goes_after_a_failure_too(tmp_path: Path) -> None:
     assert not second.exists()
 
 
-def test_the_files_of_a_superseded_task_go_for_its_video_is_archived_beside(tmp_path: Path) -> None:
+def test_files_of_superseded_task_are_removed(tmp_path: Path) -> None:
     def supersede() -> None:
         with work_folder(tmp_path, KEY, "t1") as folder:
             (folder / "video.mp4").write_bytes(b"archived beside")
@@ -112,7 +112,7 @@ with work_folder(pathlib.Path(sys.argv[1]), sys.argv[2], "t1") as folder:
 """
 
 
-def test_another_process_holds_its_folder_and_a_killed_one_leaves_it(tmp_path: Path) -> None:
+def test_process_locks_its_folder_until_it_is_killed(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path), KEY],
@@ -133,21 +133,19 @@ def test_another_process_holds_its_folder_and_a_killed_one_leaves_it(tmp_path: P
         assert (mine / "video.mp4.part").read_bytes() == b"half"
 
 
-def test_a_folder_that_is_discarded_while_one_waits_for_its_lock_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lock of a removed file locks nobody out: the next two would write into one folder."""
+def test_folder_removed_while_waiting_for_its_lock_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on a removed file keeps no one out: without a check, the next two runs would write into one folder."""
     real = fcntl.flock
 
     with work_folder(tmp_path, KEY, "t1") as first:
         pass
 
-    def after_the_other_has_finished(descriptor: int, operation: int) -> None:
+    def remove_folder_then_lock(descriptor: int, operation: int) -> None:
         shutil.rmtree(first)
         real(descriptor, operation)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fcntl, "flock", after_the_other_has_finished)
+        patched.setattr(fcntl, "flock", remove_folder_then_lock)
         second = work_folder(tmp_path, KEY, "t1")
         mine = second.__enter__()
     with work_folder(tmp_path, KEY, "t1") as third:

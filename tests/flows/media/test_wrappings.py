@@ -1,4 +1,4 @@
-"""Files as stores, proxies and gateways leave them: compressed, framed, as text, in a ZIP, or only called so."""
+"""Files as stores, proxies and gateways leave them: compressed, framed, as text, in a ZIP, or only labeled so."""
 
 import base64
 import gzip
@@ -40,8 +40,8 @@ def raw_deflate(data: bytes) -> bytes:
     return zlib.compress(data)[2:-4]
 
 
-def parted(video: bytes, *, field: bytes = b"", end: bytes = b"\r\n") -> bytes:
-    """The body of a form with a video, behind a field that has this value."""
+def multipart(video: bytes, *, field: bytes = b"", end: bytes = b"\r\n") -> bytes:
+    """The body of a form with a video, after a field with this value if one is given."""
     fields = [b'Content-Disposition: form-data; name="status"' + end + end + field] if field else []
     fields.append(b'Content-Disposition: form-data; name="file"' + end + b"Content-Type: video/mp4" + end + end + video)
     return b"".join(b"--f0rm=_b" + end + part + end for part in fields) + b"--f0rm=_b--" + end
@@ -73,10 +73,10 @@ WRAPPED = [
     (b'{"body":"' + base64.encodebytes(VIDEO).replace(b"\n", b"\\r\\n") + b'"}', ("base64",)),
     (base64.b64encode(gzip.compress(VIDEO, mtime=0)), ("base64", "gzip")),
     (gzip.compress(VIDEO, mtime=0), ("gzip",)),
-    (parted(VIDEO), ("a multipart body",)),
-    (parted(VIDEO, field=b"OK"), ("a multipart body",)),
-    (parted(VIDEO, end=b"\n"), ("a multipart body",)),
-    (gzip.compress(parted(VIDEO), mtime=0), ("gzip", "a multipart body")),
+    (multipart(VIDEO), ("a multipart body",)),
+    (multipart(VIDEO, field=b"OK"), ("a multipart body",)),
+    (multipart(VIDEO, end=b"\n"), ("a multipart body",)),
+    (gzip.compress(multipart(VIDEO), mtime=0), ("gzip", "a multipart body")),
     (framed(VIDEO), ("aws-chunked",)),
     (framed(VIDEO, extension=SIGNATURE), ("aws-chunked",)),
     (framed(VIDEO, size=10**9, trailer=b"x-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n"), ("aws-chunked",)),
@@ -87,32 +87,32 @@ WRAPPED = [
 
 
 @pytest.mark.parametrize(("content", "removed"), WRAPPED, ids=range(len(WRAPPED)))
-def test_what_is_wrapped_around_a_file_is_taken_off(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
+def test_wrappings_around_file_are_removed(tmp_path: Path, content: bytes, removed: tuple[str, ...]) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     inner = unwrap(path, max_bytes=len(content) + len(VIDEO))
     assert inner.removed == removed
     assert inner.path.read_bytes() == VIDEO
-    assert path.read_bytes() == content  # until it is known whether the inner one plays
+    assert path.read_bytes() == content  # unchanged until it is known that the inner file plays
     inner.replace(path)
     assert path.read_bytes() == VIDEO
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("more", range(-12, 3))
-def test_a_boundary_may_lie_across_two_reads(tmp_path: Path, more: int) -> None:
+def test_multipart_boundary_may_span_two_reads(tmp_path: Path, more: int) -> None:
     video = VIDEO + bytes(2 * 1_048_576 + more - len(VIDEO))
     path = tmp_path / "video.mp4"
-    path.write_bytes(parted(video))
+    path.write_bytes(multipart(video))
     assert unwrap(path, max_bytes=2 * len(video)).path.read_bytes() == video
-    path.write_bytes(parted(video)[:-20])  # cut before its end
+    path.write_bytes(multipart(video)[:-20])  # truncated before its end
     assert unwrap(path, max_bytes=2 * len(video)).removed == ()
 
 
 @pytest.mark.parametrize(
-    ("content", "inside"),
+    ("content", "expected"),
     [
-        # As people found them in their buckets: see docs/field-reports.md.
+        # As found in real buckets: see docs/field-reports.md.
         (b"7\r\nhello!\n\r\n0\r\nx-amz-checksum-crc64nvme:bh/Fr0C6NuQ=\r\n\r\n", b"hello!\n"),
         (
             b"44;chunk-signature=" + b"2f" * 32 + b"\r\n" + b"Now is the time" + b"." * 53 + b"\r\n"
@@ -121,12 +121,12 @@ def test_a_boundary_may_lie_across_two_reads(tmp_path: Path, more: int) -> None:
         ),
     ],
 )
-def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, content: bytes, inside: bytes) -> None:
+def test_upload_framing_from_bug_reports_is_removed(tmp_path: Path, content: bytes, expected: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     inner = unwrap(path, max_bytes=1_000)
     assert inner.removed == ("aws-chunked",)
-    assert inner.path.read_bytes() == inside
+    assert inner.path.read_bytes() == expected
     inner.discard()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -149,18 +149,18 @@ def test_what_was_found_in_buckets_is_taken_out_of_its_framing(tmp_path: Path, c
         gzip.compress(VIDEO, mtime=0) + gzip.compress(VIDEO, mtime=0)[:-9],
         zlib.compress(VIDEO)[:-1],
         raw_deflate(VIDEO)[:-1],
-        zipped(VIDEO, VIDEO),  # which of them?
+        zipped(VIDEO, VIDEO),  # ambiguous: two videos
         zipped(b"Read me."),
         zipped(*[VIDEO[:100]] * 101),
         zipped(VIDEO)[:-30],
-        zipped(VIDEO).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # says that it is encrypted
+        zipped(VIDEO).replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),  # declares that it is encrypted
         BASE64[:900] + b"!" + BASE64[900:],
         base64.b64encode(random.Random(2).randbytes(3_000)),
         b'{"token": "' + base64.b64encode(random.Random(2).randbytes(300)) + b'"}',
         b"\r\n<html>",
     ],
 )
-def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_file_that_cannot_be_fully_unwrapped_is_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     assert unwrap(path, max_bytes=1_000_000).removed == ()
@@ -185,7 +185,7 @@ def test_what_cannot_be_unwrapped_wholly_stays_as_it_is(tmp_path: Path, content:
         (b"Here it is:\0" + VIDEO, False),
     ],
 )
-def test_an_error_page_is_text_without_a_video_in_it(tmp_path: Path, content: bytes, is_page: bool) -> None:
+def test_only_text_without_video_is_an_error_page(tmp_path: Path, content: bytes, is_page: bool) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(content)
     assert is_error_page(path) == is_page
@@ -193,7 +193,7 @@ def test_an_error_page_is_text_without_a_video_in_it(tmp_path: Path, content: by
 
 @given(st.binary(max_size=200) | st.binary(max_size=50).map(lambda data: b"5" + data) | st.binary().map(framed))
 @settings(deadline=None)
-def test_any_bytes_are_unwrapped_or_left_alone(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_unwrapped_or_left_unchanged(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "video.mp4"
     path.write_bytes(content)
     assert bool(unwrap(path, max_bytes=1_000_000).removed) == (len(list(path.parent.iterdir())) == 2)

@@ -1,4 +1,4 @@
-"""Hosts on loopback that answer as a script says, a proxy, and a resolver that makes names up."""
+"""Scripted servers on loopback, a proxy, and a resolver with made-up names."""
 
 import asyncio
 import ssl
@@ -21,9 +21,9 @@ def redirect(location: str, encoding: str = "utf-8") -> bytes:
 
 @dataclass
 class Server:
-    """Gives its scripted answers in turn, the last one for ever, and keeps what it was asked."""
+    """Sends its scripted responses in turn, the last one forever, and records the requests."""
 
-    answers: list[bytes]
+    responses: list[bytes]
     requests: list[str] = field(default_factory=list)
     port: int = 0
     keeps_connections: bool = False
@@ -31,24 +31,24 @@ class Server:
     def url(self, path: str = "/", *, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}{path}"
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
-                writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+                writer.write(self.responses.pop(0) if len(self.responses) > 1 else self.responses[0])
                 await writer.drain()
                 if not self.keeps_connections:
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has gone, or refused the certificate
+            pass  # the client has hung up, or rejected the certificate
         finally:
             writer.close()
 
 
 @asynccontextmanager
-async def listening(answer: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serves connections on a free port of loopback, which is given."""
-    listener = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
+async def listening(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Handles connections on a free port of loopback, and yields the port."""
+    listener = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
     try:
         yield listener.sockets[0].getsockname()[1]
     finally:
@@ -57,14 +57,14 @@ async def listening(answer: Handler, tls: ssl.SSLContext | None = None) -> Async
 
 
 @asynccontextmanager
-async def serving(*answers: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(list(answers))
-    async with listening(server.answer, tls) as server.port:
+async def serving(*responses: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(list(responses))
+    async with listening(server.handle, tls) as server.port:
         yield server
 
 
-def names(**addresses: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[str]]]:
-    """A resolver that knows these names: ``a_example`` stands for a.example."""
+def fake_resolver(**addresses: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[str]]]:
+    """A resolver that knows only these names. ``a_example`` stands for a.example."""
 
     async def resolve(host: str, port: int) -> Sequence[str]:
         return addresses[host.rstrip(".").replace(".", "_")]
@@ -79,18 +79,18 @@ async def get(client: httpx.AsyncClient, url: str, **headers: str) -> bytes:
 
 @dataclass
 class Proxy:
-    """An HTTP proxy that answers plain requests itself and tunnels all others to one port."""
+    """An HTTP proxy that answers plain requests itself, and tunnels all others to one port."""
 
     target: int
-    refuses: bool = False
-    lines: list[str] = field(default_factory=list)
+    rejects: bool = False
+    request_lines: list[str] = field(default_factory=list)
     port: int = 0
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            self.lines.append(" ".join(head.split(" ", 2)[:2]))
-            if self.refuses:
+            self.request_lines.append(" ".join(head.split(" ", 2)[:2]))
+            if self.rejects:
                 writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             elif head.startswith("CONNECT"):
                 writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
@@ -121,7 +121,7 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, por
 
 
 @asynccontextmanager
-async def forward_proxy(target: int, *, refuses: bool = False) -> AsyncIterator[Proxy]:
-    proxy = Proxy(target, refuses)
-    async with listening(proxy.answer) as proxy.port:
+async def forward_proxy(target: int, *, rejects: bool = False) -> AsyncIterator[Proxy]:
+    proxy = Proxy(target, rejects)
+    async with listening(proxy.handle) as proxy.port:
         yield proxy
