@@ -143,7 +143,6 @@ async def test_unreachable_host_raises_retryable_error(path: Path) -> None:
 # The disk
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a disk that is always full, on Linux")
 @pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nclip"])
 async def test_tls_error_after_handshake_is_blamed_on_host_not_disk(
     path: Path, tmp_path: Path, response: bytes
@@ -160,6 +159,7 @@ async def test_tls_error_after_handshake_is_blamed_on_host_not_disk(
     assert cut.value.retryable
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is a disk that is always full, on Linux")
 async def test_error_for_full_disk_names_the_folder(host: Host, path: Path) -> None:
     path.parent.mkdir()
     part_path(path).symlink_to("/dev/full")
