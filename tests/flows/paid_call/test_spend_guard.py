@@ -89,7 +89,7 @@ async def test_fifty_rows_write_the_budget_object_five_times(ledger: Ledger, mon
     spending.expect(ROWS * PRICE)
     await asyncio.gather(*(pay(ledger, spending, f"k{row}") for row in range(ROWS)))
     await spending.aclose()
-    assert sum(name.startswith("budget/") for name in writes) == 1 + 3 + 1  # month created, 20 + 20 + 10 reserved, settled
+    assert sum(name.startswith("budget/") for name in writes) == 1 + 3 + 1  # created, 20 + 20 + 10 reserved, settled
 
 
 async def test_dead_runs_money_is_freed_and_unclear_amounts_once_resolved(ledger: Ledger) -> None:
