@@ -53,7 +53,7 @@ def test_prefect_form_accepts_every_valid_request(request_: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
-async def test_image_format_that_the_model_rejects_is_rejected_before_payment(
+async def test_image_format_unsupported_by_the_model_is_rejected_before_payment(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, ending: str
 ) -> None:
     image = [f"{sandbox.base_url}/samples/harbor.{ending}"]

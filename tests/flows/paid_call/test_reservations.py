@@ -75,7 +75,7 @@ async def test_reservation_of_dead_run_is_kept_while_a_record_is_unreadable(ledg
         await pay(ledger, guard(ledger, PRICE, now=lambda: now), "b")
 
 
-async def test_run_with_unreadable_record_ends_well_and_keeps_its_reservation(ledger: Ledger) -> None:
+async def test_run_with_unreadable_record_ends_normally_and_stays_reserved(ledger: Ledger) -> None:
     spending = guard(ledger, PRICE)
     await pay(ledger, spending, "a", Unclear)
     await ledger._store.put(record_name("a"), b"junk")

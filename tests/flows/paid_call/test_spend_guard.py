@@ -92,7 +92,7 @@ async def test_fifty_rows_write_the_budget_object_five_times(ledger: Ledger, mon
     assert sum(name.startswith("budget/") for name in writes) == 1 + 3 + 1  # created, 20 + 20 + 10 reserved, settled
 
 
-async def test_dead_runs_money_is_freed_and_unclear_amounts_once_resolved(ledger: Ledger) -> None:
+async def test_reservation_of_dead_run_is_freed_and_unclear_amounts_once_resolved(ledger: Ledger) -> None:
     now = datetime(2025, 11, 28, 12, tzinfo=UTC)  # fixed, so no day ends during the test
     dead = guard(ledger, 10 * PRICE, now=lambda: now)
     dead.expect(10 * PRICE)
@@ -169,7 +169,7 @@ async def test_run_whose_reservation_was_settled_makes_a_new_one(ledger: Ledger)
     now += timedelta(hours=2)
     await pay(ledger, sleeper, "b")
     (left,) = (await month(ledger)).reservations.values()
-    assert left.amount == PRICE  # the amount of the first one is not included again
+    assert left.amount == PRICE  # without the amount of the first one
 
 
 async def test_daily_ceiling_starts_over_each_day_and_monthly_ceiling_counts_all_days(

@@ -1,4 +1,4 @@
-"""The payment thread survives whatever logging raises in it. If it dies all the same, waiting callers get an error."""
+"""The payment thread survives whatever logging raises in it. If it does die, waiting callers get an error at once."""
 
 import asyncio
 import logging
@@ -142,7 +142,7 @@ async def test_claims_never_run_ahead_of_paid_calls(
         while not all(task.done() for task in submitting):
             claimed = len(await resources.ledger.read_all(keys))
             most = max(most, claimed - len(sandbox.record.submits()))
-            await asyncio.sleep(0.05)  # a claim that ran ahead would stand for half a second
+            await asyncio.sleep(0.05)  # a claim that ran ahead would be visible for half a second
         await asyncio.gather(*submitting)
     assert most <= 3
     assert len(sandbox.record.charged()) == 6

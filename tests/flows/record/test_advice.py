@@ -102,7 +102,7 @@ def test_rejection_does_not_hide_earlier_paid_attempt() -> None:
 
 
 def test_resubmit_advice_follows_the_recorded_retryable_flag() -> None:
-    """A later version may classify the provider's code differently. It must not advise a command that it rejects."""
+    """A later version may classify the provider's code differently. Its advice must still follow the record."""
     for code, permanent in (("ODD", True), ("CONTENT_VIOLATION", False)):
         found = failed(code)
         assert found.attempt.problem

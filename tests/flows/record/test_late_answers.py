@@ -40,7 +40,7 @@ def test_late_answer_to_abandoned_attempt_is_kept_alongside_newer_attempt(newer_
 
 
 @pytest.mark.parametrize("then", [reject, lose])
-def test_late_answer_is_adopted_if_newer_attempt_is_rejected_or_unconfirmed(
+def test_late_answer_is_adopted_if_newer_attempt_was_already_rejected_or_unconfirmed(
     then: Callable[..., Generation],
 ) -> None:
     adopted = submit(then(claimed(allow(lose(claimed())))), "late", attempt_number=1)
@@ -51,7 +51,7 @@ def test_late_answer_is_adopted_if_newer_attempt_is_rejected_or_unconfirmed(
 
 
 @pytest.mark.parametrize("then", [reject, lose])
-def test_late_answer_is_adopted_once_newer_attempt_is_rejected_or_unconfirmed(
+def test_late_answer_is_adopted_once_newer_attempt_becomes_rejected_or_unconfirmed(
     then: Callable[..., Generation],
 ) -> None:
     """Otherwise a task known to be paid would be ignored, and the generation could be paid for again."""

@@ -72,7 +72,7 @@ async def test_claim_made_during_a_concurrent_close_stays_open(
 async def test_claim_made_during_a_concurrent_close_is_not_marked_published(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    """The failed generation has another paid task, so closing writes `published` into its marker, after the claim."""
+    """The close writes `published` into the marker because of another paid task, but only after the new claim."""
     await must_claim(ledger, key)
     await ledger.change(key, submitted)
     await ledger.change(key, partial(superseded_tasks.also_taken, attempt_number=1, task_id="other", now=LATER))

@@ -36,16 +36,16 @@ def test_any_text_gives_valid_keys(text: str) -> None:
 
 
 @pytest.mark.parametrize("generated", ["tau6-newton", "alpha-canis-majoris", "omega", "mu94711-hanghart-io", None, ""])
-def test_name_filled_in_by_the_form_is_not_a_typed_name(generated: str | None) -> None:
+def test_name_filled_in_by_the_form_is_ignored(generated: str | None) -> None:
     assert typed_name(generated) is None
 
 
-def test_name_generated_by_the_server_is_not_a_typed_name() -> None:
+def test_name_generated_by_the_server_is_ignored() -> None:
     assert [name for name in (generate_slug(2) for _ in range(200)) if typed_name(name)] == []
 
 
 @pytest.mark.parametrize("typed", ["spring-sale", "Spring Sale", "launch-03", "muesli", "a-red-kite"])
-def test_name_typed_by_a_user_is_a_typed_name(typed: str) -> None:
+def test_name_typed_by_a_user_is_recognized(typed: str) -> None:
     assert typed_name(typed) == typed
     assert typed_name(f"generate {typed}", "generate") == typed
 

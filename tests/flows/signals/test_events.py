@@ -58,7 +58,7 @@ def test_event_identifies_and_describes_the_generation(happening: Happening, sen
     }
 
 
-def test_event_lists_the_objects_and_accepts_more_fields(sent: Sent) -> None:
+def test_event_lists_the_objects_and_accepts_extra_fields(sent: Sent) -> None:
     video = ArchivedObject(
         kind="video", bucket="b", name="videos/v.mp4", content_type="video/mp4", size_bytes=1, sha256="0" * 64
     )

@@ -19,7 +19,7 @@ def block(api_key: str = "a-key", secret: str | None = "s" * 32) -> ApixoApi:
     return ApixoApi(api_key=Secret(value=api_key), callback_secret=None if secret is None else Secret(value=secret))
 
 
-def test_sealed_success_is_opened_unchanged_and_unreadable_in_between() -> None:
+def test_sealed_success_opens_unchanged_and_is_unreadable_in_transit() -> None:
     text = sealed(SUCCESS, block())
     assert text is not None
     assert "example" not in text

@@ -189,7 +189,7 @@ def test_characters_missing_in_the_encoding_are_escaped(tmp_path: Path, monkeypa
     assert (tmp_path / "out").read_text() == "a caf\\xe9\n"
 
 
-def test_console_that_is_not_a_terminal_gets_the_same_lines_as_from_rich(tmp_path: Path) -> None:
+def test_non_terminal_console_gets_the_lines_that_rich_would_write(tmp_path: Path) -> None:
     message = "Task run 'wait a-b' - [bold]a  b[/bold] at http://127.0.0.1:1/x\r\a, " + 100 * "long "
     written = []
     for name, protects in (("rich", False), ("plain", True)):

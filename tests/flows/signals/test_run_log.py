@@ -68,7 +68,7 @@ async def test_own_error_is_logged_once_without_a_traceback(
     assert caplog.messages.count("Finished in state Failed.") == 2
 
 
-async def test_a_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
+async def test_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
     found = await logged_errors(raise_bug, caplog)
     assert sum(record.exc_info is not None for record in found) == 2
     assert sum("Finished in state Failed(" in record.getMessage() for record in found) == 2
