@@ -1,4 +1,4 @@
-"""What happens when a model is gone: the fallback is asked, and nothing is paid twice."""
+"""What happens when a model is unavailable: its fallback is used, and nothing is paid twice."""
 
 import asyncio
 import json
@@ -21,14 +21,14 @@ from tests.flows.conftest import StoredBlocks
 from tests.flows.generations import submit
 from tests.support import KITE, make_api
 
-from .requests import GONE, SAFE, gone, requested
+from .requests import SAFE, UNAVAILABLE, fail_submits, requested
 
 
-@pytest.mark.parametrize("kind", GONE)
-async def test_a_model_that_is_gone_gives_way_to_the_fallback_under_the_same_key(
+@pytest.mark.parametrize("kind", UNAVAILABLE)
+async def test_fallback_replaces_an_unavailable_model_under_the_same_key(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    gone(sandbox, "sora-2", kind=kind)
+    fail_submits(sandbox, "sora-2", kind=kind)
     found = await submit(key, resources, SAFE)
     assert requested(sandbox) == [("sora-2", False), ("kling-3-0-turbo", True)]
     assert [(attempt.model, attempt.state) for attempt in found.attempts] == [
@@ -42,17 +42,17 @@ async def test_a_model_that_is_gone_gives_way_to_the_fallback_under_the_same_key
     assert {request.model for request in sandbox.record.statuses()} == {"kling-3-0-turbo"}
 
 
-async def test_no_fallback_is_off_by_default(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
-    gone(sandbox, "sora-2")
+async def test_fallback_is_off_by_default(key: str, resources: PayingResources, sandbox: SandboxServer) -> None:
+    fail_submits(sandbox, "sora-2")
     with pytest.raises(SubmissionRejectedError, match=r"no such model.*The model was sora-2"):
         await submit(key, resources, KITE)
     assert requested(sandbox) == [("sora-2", False)]
 
 
-async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_anew(
+async def test_nothing_is_paid_if_all_models_are_unavailable_and_a_rerun_starts_over(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    gone(sandbox, "sora-2", "kling-3-0-turbo", "future-1", times=1)
+    fail_submits(sandbox, "sora-2", "kling-3-0-turbo", "future-1", times=1)
     with pytest.raises(SubmissionRejectedError, match=r"after 3 tries.*The model was future-1"):
         await submit(key, resources, SAFE)
     found = await submit(key, resources, SAFE)
@@ -63,7 +63,7 @@ async def test_when_all_models_are_gone_nothing_is_paid_and_a_later_run_begins_a
 
 
 @pytest.mark.parametrize("kind", ["http_503", "reset_after"])  # which answers are unclear: see test_submit.py
-async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
+async def test_fallback_is_never_used_after_an_unclear_answer(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind, "times": -1}))
@@ -74,7 +74,7 @@ async def test_after_an_unclear_answer_no_other_model_is_ever_asked(
 
 
 @pytest.mark.parametrize("kind", ["http_400", "http_400_credits"])
-async def test_after_any_other_refusal_no_other_model_is_asked(
+async def test_fallback_is_not_used_after_any_other_rejection(
     kind: str, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault.model_validate({"call": "submit", "kind": kind}))
@@ -83,11 +83,11 @@ async def test_after_any_other_refusal_no_other_model_is_asked(
     assert requested(sandbox) == [("sora-2", False)]
 
 
-async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
+async def test_fallback_is_not_resent_after_an_unclear_answer(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    gone(sandbox, "sora-2")
-    gone(sandbox, "kling-3-0-turbo", kind="reset_after")
+    fail_submits(sandbox, "sora-2")
+    fail_submits(sandbox, "kling-3-0-turbo", kind="reset_after")
     for _ in range(2):
         with pytest.raises(UnconfirmedError):
             await submit(key, resources, SAFE)
@@ -98,19 +98,17 @@ async def test_an_unclear_answer_of_the_fallback_is_not_sent_again(
     assert (resolved.task.task_id, resolved.task.model) == (task_id, "kling-3-0-turbo")
 
 
-async def test_a_busy_fallback_is_tried_again_and_not_the_model_that_is_gone(
+async def test_busy_fallback_is_retried_but_the_unavailable_model_is_not(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    gone(sandbox, "sora-2")
-    gone(sandbox, "kling-3-0-turbo", kind="http_429", times=2)
+    fail_submits(sandbox, "sora-2")
+    fail_submits(sandbox, "kling-3-0-turbo", kind="http_429", times=2)
     found = await submit(key, resources, SAFE)
     assert requested(sandbox) == [("sora-2", False), *[("kling-3-0-turbo", False)] * 2, ("kling-3-0-turbo", True)]
     assert found.task.model == "kling-3-0-turbo"
 
 
-async def test_a_task_that_failed_was_taken_so_no_other_model_is_asked(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_fallback_is_not_used_after_a_failed_task(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     sandbox.faults.add(Fault(call="status", kind="failed", times=-1))
     with pytest.raises(VideoFailedError):
         await stored.generate(SAFE, key=key)
@@ -120,7 +118,7 @@ async def test_a_task_that_failed_was_taken_so_no_other_model_is_asked(
 async def test_racing_runs_with_a_fallback_pay_once(
     key: str, api: ApixoApi, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    gone(sandbox, "sora-2")
+    fail_submits(sandbox, "sora-2")
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, model="kling-3-0-turbo"))
 
     async def one() -> Generation:
@@ -139,11 +137,11 @@ PRICES: dict[str, Any] = {
 }
 
 
-async def test_the_price_of_the_model_that_took_it_is_written_down(
+async def test_each_attempt_records_the_price_of_its_model(
     key: str, sandbox: SandboxServer, resources: PayingResources
 ) -> None:
     resources.api = make_api(sandbox, **PRICES)
-    gone(sandbox, "sora-2")
+    fail_submits(sandbox, "sora-2")
     found = await submit(key, resources, SAFE)
     assert [(item.price, item.currency) for item in found.attempts] == [
         (Decimal("0.4"), "USD"), (Decimal("2.0"), "USD"),
@@ -160,7 +158,7 @@ async def batch(stored: StoredBlocks, key: str, requests: list[dict[str, Any]], 
     return await generate_batch(requests=requests, key=key, archive=stored.name, **given)
 
 
-async def test_a_batch_counts_each_model_with_its_own_price(
+async def test_batch_counts_each_model_at_its_own_price(
     priced: ApixoApi, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     stored.api.prices = priced.prices
@@ -182,17 +180,17 @@ async def test_a_batch_counts_each_model_with_its_own_price(
     assert len(sandbox.record.submits()) == 2
 
 
-async def test_a_fallback_that_is_too_dear_is_not_paid(
+async def test_fallback_that_exceeds_max_spend_is_not_paid(
     priced: ApixoApi, stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     stored.api.prices = priced.prices
     stored.api.price_per_second = priced.price_per_second
     await stored.api.save(stored.name, overwrite=True)
-    gone(sandbox, "sora-2")
+    fail_submits(sandbox, "sora-2")
     row = {"id": "a", "prompt": "Dunes", "fallback_models": ["kling-3-0-turbo"]}
     with pytest.raises(BatchFailedError, match=r"the batch would come to 2\.0") as caught:
         await batch(stored, key, [row], max_spend=1)
-    assert caught.value.summary.blocked is None  # it was not asked, so nobody knows that it is gone
+    assert caught.value.summary.blocked is None  # the fallback was not requested, so it is not known to be unavailable
     assert requested(sandbox) == [("sora-2", False)]
     made = await batch(stored, key, [row], max_spend=2)
     assert made.counts == {"archived": 1}
@@ -201,10 +199,10 @@ async def test_a_fallback_that_is_too_dear_is_not_paid(
     assert requested(sandbox) == [("sora-2", False), ("sora-2", False), ("kling-3-0-turbo", True)]
 
 
-async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
+async def test_unavailable_model_stops_its_own_rows_only(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    gone(sandbox, "sora-2")
+    fail_submits(sandbox, "sora-2")
     rows: list[dict[str, Any]] = [{"id": str(number), "prompt": f"Dunes {number}"} for number in range(4)]
     rows[2] |= {"model": "kling-2-6", "options": {"sound": False}}
     with pytest.raises(BatchFailedError, match=r"APIXO does not offer sora-2, so its other rows") as caught:
@@ -213,15 +211,15 @@ async def test_a_model_that_is_gone_stops_its_rows_at_the_first_and_no_others(
     assert requested(sandbox) == [("sora-2", False), ("kling-2-6", True)]
 
 
-async def test_of_a_batch_the_model_that_is_gone_is_asked_once_and_then_the_fallback(
+async def test_batch_uses_the_fallback_once_a_model_is_known_to_be_unavailable(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
-    gone(sandbox, "sora-2")
+    fail_submits(sandbox, "sora-2")
     row = {"prompt": "Dunes", "fallback_models": ["kling-3-0-turbo"]}
     rows = [{**row, "id": str(number)} for number in range(12)]
     made = await batch(stored, key, rows, submissions_per_second=5)
     assert made.counts == {"archived": 12}
-    refused = [model for model, accepted in requested(sandbox) if not accepted]
-    assert set(refused) == {"sora-2"}
-    assert len(refused) <= 3  # it, and what was in flight when its answer came
+    rejected = [model for model, accepted in requested(sandbox) if not accepted]
+    assert set(rejected) == {"sora-2"}
+    assert len(rejected) <= 3  # the first one, and those in flight when its answer came
     assert requested(sandbox).count(("kling-3-0-turbo", True)) == 12

@@ -1,4 +1,4 @@
-"""Videos of other models than sora-2. Every test asserts on what APIXO saw."""
+"""Videos of models other than sora-2, and what APIXO receives for them."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from tests.flows.generations import recorded, submit
 from tests.support import KITE, made_outside
 from tests.support.waiting import until
 
-from .requests import KLING, SAFE, gone, requested
+from .requests import KLING, SAFE, fail_submits, requested
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ from .requests import KLING, SAFE, gone, requested
         SAFE.model_dump(mode="json"),
     ],
 )
-def test_prefects_form_takes_what_a_request_takes(request_: dict[str, Any]) -> None:
-    from prefect.utilities.schema_tools import validate  # noqa: PLC0415 - it takes long, in each worker
+def test_prefect_form_accepts_every_valid_request(request_: dict[str, Any]) -> None:
+    from prefect.utilities.schema_tools import validate  # noqa: PLC0415 - slow to import, in each worker
 
     for parameters, made in (({"request": request_}, generate_video), ({"requests": [request_]}, generate_batch)):
         schema = parameter_schema(made).model_dump_for_openapi()
@@ -53,7 +53,7 @@ def test_prefects_form_takes_what_a_request_takes(request_: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
-async def test_an_image_that_only_some_models_take_is_refused_before_anything_is_paid(
+async def test_image_format_unsupported_by_the_model_is_rejected_before_payment(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, ending: str
 ) -> None:
     image = [f"{sandbox.base_url}/samples/harbor.{ending}"]
@@ -66,7 +66,7 @@ async def test_an_image_that_only_some_models_take_is_refused_before_anything_is
     assert len(sandbox.record.submits()) == (ending == "jpg")
 
 
-async def test_another_model_is_generated_polled_and_archived_under_its_name(
+async def test_another_model_is_requested_polled_and_archived_under_its_name(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     made = await stored.generate(KLING, key=key)
@@ -89,16 +89,14 @@ async def test_another_model_is_generated_polled_and_archived_under_its_name(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_another_shape_than_asked_of_the_model_is_a_warning(
-    stored: StoredBlocks, sandbox: SandboxServer, key: str
-) -> None:
+async def test_unexpected_aspect_ratio_is_a_warning(stored: StoredBlocks, sandbox: SandboxServer, key: str) -> None:
     sandbox.faults.add(Fault(call="result", kind="other_orientation"))
     square = KLING.model_copy(update={"aspect_ratio": "1:1"})
     made = await stored.generate(square, key=key)
     assert [warning for warning in made.warnings if "square was requested" in warning] != []
 
 
-async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
+async def test_model_missing_from_the_catalog_is_sent_as_is_with_a_warning(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = VideoRequest(prompt="Dunes at dusk", model="future-1", options={"style": {"grain": 2}})
@@ -109,7 +107,7 @@ async def test_a_model_that_nobody_knows_is_sent_as_it_is_with_a_warning(
     assert "the catalog does not have future-1: the request is sent as it is" in caplog.text
 
 
-async def test_tags_are_on_the_run_and_make_no_other_video(
+async def test_tags_are_on_the_run_and_do_not_change_the_video(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     state = await stored_run(stored, KLING, key=key)
@@ -129,10 +127,10 @@ async def stored_run(stored: StoredBlocks, request: VideoRequest, *, key: str) -
     return state.state_details.flow_run_id
 
 
-async def test_a_task_is_polled_under_the_model_of_its_own_submission(
+async def test_named_task_is_polled_under_the_model_of_its_attempt(
     key: str, api: ApixoApi, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """A person names a task of another model than the attempt's: APIXO does not know it there."""
+    """A user names a task of a different model than the attempt's. APIXO does not know it under the attempt's model."""
     sandbox.faults.add(Fault(call="submit", kind="reset_before"))
     with pytest.raises(UnconfirmedError):
         await submit(key, resources, KLING)
@@ -146,7 +144,7 @@ async def test_a_task_is_polled_under_the_model_of_its_own_submission(
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_record_of_before_is_one_of_sora_2(
+async def test_record_without_a_model_is_for_sora_2(
     version: int, key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     await submit(key, resources, KITE)
@@ -166,7 +164,7 @@ async def test_a_record_of_before_is_one_of_sora_2(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_record_stays_readable_when_the_catalog_changes(
+async def test_record_stays_readable_when_the_catalog_changes(
     key: str, resources: PayingResources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await submit(key, resources, KLING)
@@ -180,7 +178,7 @@ async def test_a_record_stays_readable_when_the_catalog_changes(
     assert [item.what for item in await collect([key], resources)] in (["pending"], ["archived"])
 
 
-async def test_fresh_addresses_are_asked_for_under_the_model(
+async def test_fresh_result_urls_are_requested_under_the_model(
     stored: StoredBlocks, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="result", kind="http_403", model="kling-2-6"))
@@ -189,11 +187,11 @@ async def test_fresh_addresses_are_asked_for_under_the_model(
     assert {request.model for request in sandbox.record.statuses()} == {"kling-2-6"}
 
 
-async def test_a_callback_is_checked_under_the_model_of_its_attempt(
+async def test_callback_is_checked_under_the_model_of_its_attempt(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    gone(sandbox, "sora-2")
-    gone(sandbox, "kling-3-0-turbo", kind="reset_after")
+    fail_submits(sandbox, "sora-2")
+    fail_submits(sandbox, "kling-3-0-turbo", kind="reset_after")
     with pytest.raises(UnconfirmedError):
         await submit(key, resources, SAFE)
     task_id = sandbox.record.submits()[1].task_id
@@ -211,7 +209,7 @@ async def test_a_callback_is_checked_under_the_model_of_its_attempt(
     assert (entry.generation.task.model, entry.generation.task_id) == ("kling-3-0-turbo", task_id)
 
 
-async def test_a_video_of_a_task_that_was_replaced_is_collected_under_its_model(
+async def test_superseded_video_is_collected_under_its_own_model(
     key: str, api: ApixoApi, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     first = await submit(key, resources, KLING)

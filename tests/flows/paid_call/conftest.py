@@ -1,4 +1,4 @@
-"""The ledger of this folder's tests."""
+"""A ledger in the bucket of the test."""
 
 from collections.abc import AsyncIterator
 
@@ -6,10 +6,10 @@ import pytest
 
 from blocks import VideoArchive
 from flows.record.ledger import Ledger
-from tests.flows.paid_call.spending import opened
+from tests.flows.paid_call.spending import open_ledger
 
 
 @pytest.fixture
 async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    async with opened(archive) as made:
-        yield made
+    async with open_ledger(archive) as opened:
+        yield opened

@@ -18,11 +18,11 @@ from tests.support import KITE
 Answer = type[Accepted] | type[Rejected] | type[LostRace] | type[Unclear]
 
 PRICE = Decimal(2)
-NO = Problem(kind="RateLimitError", message="no")
+PROBLEM = Problem(kind="RateLimitError", message="no")
 
 
 @asynccontextmanager
-async def opened(archive: VideoArchive) -> AsyncIterator[Ledger]:
+async def open_ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
     async with aclosing(archive.store()) as store:
         yield Ledger(store)
 
@@ -47,29 +47,29 @@ async def claim(ledger: Ledger, key: str, reservation: str | None, over: Entry |
     return entry
 
 
-async def answer(ledger: Ledger, claimed: Entry, answered: Answer) -> Outcome:
-    """Writes down what the provider said, as the paid call does."""
+async def answer(ledger: Ledger, claimed: Entry, answer_type: Answer) -> Outcome:
+    """Records what the provider answered, as the paid call does."""
     key, now = claimed.generation.key, datetime.now(UTC)
 
-    def how(found: Generation) -> Generation:
+    def transition(found: Generation) -> Generation:
         number = len(found.attempts)
-        if answered is Rejected:
-            return transitions.rejected(found, attempt_number=number, problem=NO, now=now)
-        if answered is Unclear:
-            return transitions.unconfirmed(found, attempt_number=number, problem=NO, now=now)
+        if answer_type is Rejected:
+            return transitions.rejected(found, attempt_number=number, problem=PROBLEM, now=now)
+        if answer_type is Unclear:
+            return transitions.unconfirmed(found, attempt_number=number, problem=PROBLEM, now=now)
         return transitions.submitted(found, attempt_number=number, task_id=f"{key}-{number}", now=now)
 
-    entry = await ledger.change(key, how, known=claimed)
-    if answered is Rejected:
+    entry = await ledger.change(key, transition, known=claimed)
+    if answer_type is Rejected:
         return Rejected(entry)
-    if answered is Unclear:
+    if answer_type is Unclear:
         return Unclear(entry, UnconfirmedError("unclear"), RuntimeError())
     return Accepted(entry, f"{key}-1")
 
 
-async def pay(ledger: Ledger, spending: SpendGuard, key: str, answered: Answer = Accepted) -> None:
+async def pay(ledger: Ledger, spending: SpendGuard, key: str, answer_type: Answer = Accepted) -> None:
     async with spending.reserved(key, "sora-2", PRICE) as reserved:
-        reserved.outcome = await answer(ledger, await claim(ledger, key, reserved.name), answered)
+        reserved.outcome = await answer(ledger, await claim(ledger, key, reserved.name), answer_type)
 
 
 async def month(ledger: Ledger, now: datetime | None = None) -> MonthlySpend:
@@ -78,5 +78,5 @@ async def month(ledger: Ledger, now: datetime | None = None) -> MonthlySpend:
     return found
 
 
-async def paid_in_all(ledger: Ledger) -> Decimal:
+async def total_paid(ledger: Ledger) -> Decimal:
     return spent_on(list((await ledger.read_all(await ledger.keys())).values()), {})

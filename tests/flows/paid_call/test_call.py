@@ -1,4 +1,4 @@
-"""The answer to the paid call, while the store is away at that very moment."""
+"""Recording the answer to the paid call when the store fails at that very moment."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ RETRY_TIMEOUT_SECONDS = 0.4
 
 @pytest.fixture
 def gate(minio: ObjectStoreServer) -> Iterator[StoreGate]:
-    """In front of MinIO, for all that the resources ask of it."""
+    """A gate in front of MinIO, for all store calls of the resources."""
     with StoreGate(minio.endpoint) as opened:
         yield opened
 
@@ -41,19 +41,19 @@ async def gated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[PayingResources]:
-    """Resources whose patience with the store is short."""
+    """Resources with a short retry timeout for the store."""
     monkeypatch.setitem(Ledger.__init__.__kwdefaults__ or {}, "retry_timeout_seconds", RETRY_TIMEOUT_SECONDS)
     monkeypatch.setattr("flows.paid_call.call.ALARM_SECONDS", RETRY_TIMEOUT_SECONDS)
     monkeypatch.setattr("flows.paid_call.call.ANSWER_RETRY_TIMEOUT_SECONDS", 3.0)
     sandbox.faults.add(Fault(call="submit", kind="slow", seconds=0.3, times=-1))
-    api = make_api(sandbox, deadline_seconds=3, retry_delay_seconds=0.05)  # the retries outlast the store
+    api = make_api(sandbox, deadline_seconds=3, retry_delay_seconds=0.05)  # the retries outlast the outage
     async with PayingResources(api, make_archive(minio, endpoint=gate.endpoint)) as opened:
         opened.work_root = tmp_path / "work"
         yield opened
 
 
-async def away_during(run: asyncio.Task[Any], reached: Callable[[], object], gate: StoreGate) -> None:
-    """Takes the store away when something was reached, until the run has ended."""
+async def outage_until_end_of(run: asyncio.Task[Any], reached: Callable[[], object], gate: StoreGate) -> None:
+    """Makes the store unavailable from the moment something is reached until the run has ended."""
     while not reached():
         await asyncio.sleep(0.005)
     gate.shut = lambda _: True
@@ -61,8 +61,8 @@ async def away_during(run: asyncio.Task[Any], reached: Callable[[], object], gat
     gate.shut = nothing
 
 
-async def away_once(reached: Callable[[], object], gate: StoreGate, *, seconds: float) -> None:
-    """Takes the store away when something was reached, for so long."""
+async def short_outage(reached: Callable[[], object], gate: StoreGate, *, seconds: float) -> None:
+    """Makes the store unavailable for some seconds from the moment something is reached."""
     while not reached():
         await asyncio.sleep(0.005)
     gate.shut = lambda _: True
@@ -70,10 +70,10 @@ async def away_once(reached: Callable[[], object], gate: StoreGate, *, seconds: 
     gate.shut = nothing
 
 
-async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_written_when_the_store_is_back(
+async def test_unrecorded_acceptance_is_logged_with_its_task_and_recorded_after_the_outage(
     gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made, _ = await asyncio.gather(submit(key, gated), away_once(sandbox.record.submits, gate, seconds=1.5))
+    made, _ = await asyncio.gather(submit(key, gated), short_outage(sandbox.record.submits, gate, seconds=1.5))
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
     assert "the ledger is not written yet" in caplog.text
@@ -82,39 +82,39 @@ async def test_a_yes_that_cannot_be_written_is_said_aloud_with_its_task_and_writ
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_yes_that_can_never_be_written_ends_in_an_error_with_the_command_that_finishes_it(
+async def test_unrecordable_acceptance_raises_error_with_resolve_command(
     gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str
 ) -> None:
     failing = asyncio.create_task(submit(key, gated))
-    await away_during(failing, sandbox.record.submits, gate)
+    await outage_until_end_of(failing, sandbox.record.submits, gate)
     with pytest.raises(LedgerError) as caught:
         await failing
     (charged,) = sandbox.record.charged()
     assert caught.value.task_id == charged.task_id
     assert f"sora resolve {key} --task-id {charged.task_id}" in str(caught.value)
     left = await recorded(key, gated)
-    assert left.state is State.CLAIMED  # never submitted again by itself: see `wait_for_answer`
+    assert left.state is State.CLAIMED  # never resubmitted automatically: see `wait_for_answer`
     assert await gated.ledger.is_published(key) is not None
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_an_unclear_answer_that_cannot_be_written_is_reported_all_the_same(
+async def test_unclear_answer_is_reported_even_if_it_cannot_be_recorded(
     gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.clear()
     sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=60))
     failing = asyncio.create_task(submit(key, gated))
-    await away_during(failing, sandbox.record.submits, gate)
+    await outage_until_end_of(failing, sandbox.record.submits, gate)
     with pytest.raises(UnconfirmedError, match=f"sora resolve {key} --resubmit"):
         await failing
     assert (await recorded(key, gated)).state is State.CLAIMED
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
+async def test_request_is_not_sent_if_its_claim_cannot_be_checked_again(
     gate: StoreGate, gated: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is looked at again when it is not fresh: others may have given it up meanwhile."""
+    """A claim that is no longer fresh is checked before the request is sent: others may have given it up meanwhile."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
     claimed = []
 
@@ -137,15 +137,15 @@ async def test_a_claim_that_cannot_be_looked_at_again_is_not_sent(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_one_is(
+async def test_request_is_sent_only_with_a_new_claim_if_others_gave_up_the_first(
     resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that was frozen between its claim and the paid call: a person may have had it sent again since."""
+    """The process was frozen between its claim and the paid call. A user may have resubmitted since."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
     claim = Ledger.claim
     problem = Problem(kind="NoReplyError", message="nobody answered")
 
-    async def and_given_up(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
+    async def claim_then_give_up(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
         written = await claim(ledger, claimed, over=over)
         if claimed.attempt.number == 1:
             await ledger.change(
@@ -153,7 +153,7 @@ async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_on
             )
         return written
 
-    monkeypatch.setattr(Ledger, "claim", and_given_up)
+    monkeypatch.setattr(Ledger, "claim", claim_then_give_up)
     made = await submit(key, resources)
     assert made.attempt.number == 2
     assert made.attempts[0].state is State.REJECTED
@@ -162,31 +162,31 @@ async def test_a_claim_that_others_gave_up_meanwhile_is_not_sent_and_the_next_on
 
 
 @pytest.fixture
-def removed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody deletes the record right after its claim."""
+def record_removed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is deleted right after its claim."""
     claim = Ledger.claim
 
-    async def and_removed(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
+    async def claim_then_remove(ledger: Ledger, claimed: Generation, *, over: Entry | None) -> Entry | None:
         written = await claim(ledger, claimed, over=over)
         await ledger._store.remove(record_name(key))
         return written
 
-    monkeypatch.setattr(Ledger, "claim", and_removed)
+    monkeypatch.setattr(Ledger, "claim", claim_then_remove)
 
 
-@pytest.mark.usefixtures("removed")
-async def test_a_claim_that_is_gone_when_it_is_checked_is_not_sent(
+@pytest.mark.usefixtures("record_removed")
+async def test_request_is_not_sent_if_its_claim_was_deleted(
     resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its key is unknown then: whoever asks for it next pays."""
+    """Its key is unknown then, so the next run with this key pays."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
     with pytest.raises(LedgerError, match="no longer has a record"):
         await submit(key, resources)
     assert sandbox.record.submits() == []
 
 
-@pytest.mark.usefixtures("removed")
-async def test_an_unclear_answer_whose_record_is_gone_is_reported_all_the_same(
+@pytest.mark.usefixtures("record_removed")
+async def test_unclear_answer_is_reported_even_if_its_record_was_deleted(
     resources: PayingResources, sandbox: SandboxServer, key: str
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_after"))
@@ -195,59 +195,59 @@ async def test_an_unclear_answer_whose_record_is_gone_is_reported_all_the_same(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_store_that_refuses_right_after_the_acceptance_is_tried_again_and_said_at_once(
+async def test_store_rejection_after_acceptance_is_retried_and_logged_at_once(
     resources: PayingResources,
     sandbox: SandboxServer,
     key: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Keys are rotated, a clock jumps, a quota is reached: the task must not be forgotten for that."""
+    """Keys are rotated, a clock jumps, a quota is reached: none of these may lose the task."""
     monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
     bind, left = TaskOwners.bind, [3]
 
-    async def refused(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
+    async def reject_at_first(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
         if left[0]:
             left[0] -= 1
             raise StoreRefusedError("AccessDenied", code="AccessDenied")
         return await bind(owners, *arguments, **named)
 
-    monkeypatch.setattr(TaskOwners, "bind", refused)
+    monkeypatch.setattr(TaskOwners, "bind", reject_at_first)
     made = await submit(key, resources)
     (charged,) = sandbox.record.charged()
     assert (made.state, made.task_id) == (State.SUBMITTED, charged.task_id)
     assert caplog.text.count(f"sora resolve {key} --task-id {charged.task_id}") == 1
 
 
-async def test_an_acceptance_is_recorded_where_no_thread_is_left_to_report_the_delay(
+async def test_acceptance_is_recorded_even_if_no_alarm_thread_can_start(
     resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A container with a limit on processes."""
+    """As in a container with a limit on processes."""
     monkeypatch.setattr("flows.paid_call.call.PAUSE_SECONDS", 0.05)
     bind, start, left = TaskOwners.bind, threading.Thread.start, [3]
 
-    async def refused(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
+    async def reject_at_first(owners: TaskOwners, *arguments: Any, **named: Any) -> TaskOwner:
         if left[0]:
             left[0] -= 1
             raise StoreRefusedError("AccessDenied", code="AccessDenied")
         return await bind(owners, *arguments, **named)
 
-    def limited(thread: threading.Thread) -> None:
+    def start_unless_alarm(thread: threading.Thread) -> None:
         if thread.name == "payment-alarm":
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(TaskOwners, "bind", refused)
-    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(TaskOwners, "bind", reject_at_first)
+    monkeypatch.setattr(threading.Thread, "start", start_unless_alarm)
     made = await submit(key, resources)
     assert (made.state, made.task_id) == (State.SUBMITTED, sandbox.record.charged()[0].task_id)
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
+async def test_time_spent_checking_a_claim_counts_toward_its_age(
     resources: PayingResources, sandbox: SandboxServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the call could start when others have given the claim up, and a person has had it sent again."""
+    """Otherwise the call could start after others have given the claim up and a user has resubmitted."""
     monkeypatch.setattr("flows.paid_call.call.FRESH_SECONDS", -1.0)
     passed, real, read = 0.0, resources.clock.monotonic, Ledger.read
 
@@ -264,28 +264,28 @@ async def test_a_look_at_the_claim_that_takes_its_time_counts_for_its_age(
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_an_owner_object_that_nobody_can_read_is_said_aloud_with_the_task(
+async def test_unreadable_task_owner_after_acceptance_is_logged_with_the_task(
     resources: PayingResources,
     sandbox: SandboxServer,
     key: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No error of the store: trying again would not help, and a cancelled run would tell its error to nobody."""
+    """It is not a store error, so a retry would not help. The log names the task in case the run was cancelled."""
     put = TaskOwners._put
 
-    async def after_junk(owners: TaskOwners, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
+    async def put_after_junk(owners: TaskOwners, task_id: str, owner: TaskOwner, *, etag: str | None) -> bool:
         await owners._store.put(task_name(task_id), b"{junk")
         return await put(owners, task_id, owner, etag=etag)
 
-    monkeypatch.setattr(TaskOwners, "_put", after_junk)
+    monkeypatch.setattr(TaskOwners, "_put", put_after_junk)
     with pytest.raises(LedgerError) as caught:
         await submit(key, resources)
     (charged,) = sandbox.record.charged()
     command = f"sora resolve {key} --task-id {charged.task_id}"
     assert command in str(caught.value)
     async with asyncio.timeout(60):
-        while command not in caplog.text:  # the alarm has a thread of its own
+        while command not in caplog.text:  # the alarm runs in its own thread
             await asyncio.sleep(0.01)
     assert (await recorded(key, resources)).state is State.CLAIMED
     assert len(sandbox.record.submits()) == 1

@@ -1,4 +1,4 @@
-"""Reservations that run out, are renewed, taken over or settled: each amount counts once."""
+"""Reservations that expire, are renewed, taken over or settled: each amount counts once."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,13 +11,13 @@ from flows.record import transitions
 from flows.record.generation import Generation
 from flows.record.ledger import Ledger, record_name
 from flows.record.pipeline_errors import CeilingError
-from tests.flows.paid_call.spending import PRICE, answer, claim, guard, month, paid_in_all, pay
+from tests.flows.paid_call.spending import PRICE, answer, claim, guard, month, pay, total_paid
 from tests.flows.record.ledgers import rejected
 
 pytestmark = pytest.mark.usefixtures("sent")
 
 
-async def test_a_reservation_is_renewed_before_it_runs_out(ledger: Ledger) -> None:
+async def test_reservation_is_renewed_before_it_expires(ledger: Ledger) -> None:
     now = datetime(2025, 11, 28, 12, tzinfo=UTC)
     spending = guard(ledger, 10 * PRICE, now=lambda: now)
     spending.expect(10 * PRICE)
@@ -30,7 +30,7 @@ async def test_a_reservation_is_renewed_before_it_runs_out(ledger: Ledger) -> No
     assert (kept.amount, kept.expires_at) == (10 * PRICE, now + timedelta(minutes=12))
 
 
-async def test_what_a_person_freed_meanwhile_is_not_counted_by_the_run_that_paid_it_again(ledger: Ledger) -> None:
+async def test_amount_freed_by_user_is_not_counted_when_the_run_pays_again(ledger: Ledger) -> None:
     spending = guard(ledger, 10 * PRICE)
     await pay(ledger, spending, "a", Unclear)
     over = await ledger.change(
@@ -42,7 +42,7 @@ async def test_what_a_person_freed_meanwhile_is_not_counted_by_the_run_that_paid
     assert (await month(ledger)).committed() == PRICE
 
 
-async def test_a_run_that_renews_while_it_is_taken_for_dead_keeps_its_money(
+async def test_run_that_renews_while_presumed_dead_keeps_its_reservation(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime(2025, 11, 28, 12, tzinfo=UTC)
@@ -61,11 +61,11 @@ async def test_a_run_that_renews_while_it_is_taken_for_dead_keeps_its_money(
     with pytest.raises(CeilingError):
         await pay(ledger, heir, "c")
     await pay(ledger, sleeper, "d")
-    assert await paid_in_all(ledger) == 3 * PRICE
+    assert await total_paid(ledger) == 3 * PRICE
 
 
-async def test_where_a_record_cannot_be_read_what_dead_runs_reserved_stays_reserved(ledger: Ledger) -> None:
-    """Its content is unknown: it may name their reservations."""
+async def test_reservation_of_dead_run_is_kept_while_a_record_is_unreadable(ledger: Ledger) -> None:
+    """The content of that record is unknown, so it may name a reservation of a dead run."""
     now = datetime(2025, 11, 28, 12, tzinfo=UTC)
     dead = guard(ledger, PRICE, now=lambda: now)
     await pay(ledger, dead, "a")
@@ -75,7 +75,7 @@ async def test_where_a_record_cannot_be_read_what_dead_runs_reserved_stays_reser
         await pay(ledger, guard(ledger, PRICE, now=lambda: now), "b")
 
 
-async def test_a_run_whose_record_cannot_be_read_ends_well_and_leaves_its_money_reserved(ledger: Ledger) -> None:
+async def test_run_with_unreadable_record_ends_normally_and_stays_reserved(ledger: Ledger) -> None:
     spending = guard(ledger, PRICE)
     await pay(ledger, spending, "a", Unclear)
     await ledger._store.put(record_name("a"), b"junk")
@@ -83,10 +83,10 @@ async def test_a_run_whose_record_cannot_be_read_ends_well_and_leaves_its_money_
     assert (await month(ledger)).reserved_in() == PRICE
 
 
-async def test_all_records_since_the_first_of_the_dead_runs_began_are_looked_through(
+async def test_records_since_the_start_of_the_first_dead_run_are_read(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was renewed began when it was first made."""
+    """A renewed reservation began when it was first made."""
     start = now = datetime(2025, 11, 28, 12, tzinfo=UTC)
     first, second = (guard(ledger, 4 * PRICE, now=lambda: now) for _ in range(2))
     await pay(ledger, first, "a")
@@ -95,11 +95,11 @@ async def test_all_records_since_the_first_of_the_dead_runs_began_are_looked_thr
     await pay(ledger, first, "c")
     requested: list[datetime] = []
 
-    async def everything(moment: datetime) -> list[Generation]:
+    async def all_records(moment: datetime) -> list[Generation]:
         requested.append(moment)
         return list((await ledger.read_all(await ledger.keys())).values())
 
-    monkeypatch.setattr(ledger, "changed_since", everything)
+    monkeypatch.setattr(ledger, "changed_since", all_records)
     now += timedelta(minutes=43)
     heir = guard(ledger, 4 * PRICE, now=lambda: now)
     await pay(ledger, heir, "d")
@@ -108,7 +108,7 @@ async def test_all_records_since_the_first_of_the_dead_runs_began_are_looked_thr
     assert requested[0] == start
 
 
-async def test_a_key_that_one_run_pays_twice_is_counted_twice(ledger: Ledger) -> None:
+async def test_key_paid_twice_by_one_run_is_counted_twice(ledger: Ledger) -> None:
     spending = guard(ledger, 2 * PRICE)
     await pay(ledger, spending, "a")
     status = Failed(task_id="a-1", state="failed", fail_code="OUT_OF_LUCK", fail_message="no")
@@ -118,10 +118,10 @@ async def test_a_key_that_one_run_pays_twice_is_counted_twice(ledger: Ledger) ->
     with pytest.raises(CeilingError):
         await pay(ledger, spending, "b")
     await spending.aclose()
-    assert (await month(ledger)).spent_in() == await paid_in_all(ledger) == 2 * PRICE
+    assert (await month(ledger)).spent_in() == await total_paid(ledger) == 2 * PRICE
 
 
-async def test_a_rejection_is_free_only_if_the_last_attempt_on_the_reservation_was_not_paid(ledger: Ledger) -> None:
+async def test_rejection_is_free_only_if_last_attempt_on_the_reservation_was_unpaid(ledger: Ledger) -> None:
     over = await ledger.change((await claim(ledger, "a", "r")).generation.key, rejected)
     paid = await answer(ledger, await claim(ledger, "a", "r", over), Accepted)
     assert isinstance(paid, Accepted)

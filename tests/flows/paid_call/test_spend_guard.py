@@ -1,4 +1,4 @@
-"""The ceilings per day and month, on a real store: never exceeded, and nothing stays reserved for ever."""
+"""The ceilings per day and month, on a real store: never exceeded, and nothing stays reserved forever."""
 
 import asyncio
 import multiprocessing
@@ -26,7 +26,7 @@ from flows.resolution import allow_resubmission, load_generation
 from flows.resources import PayingResources
 from flows.submission import Submission
 from tests.flows.generations import recorded, submit
-from tests.flows.paid_call.spending import PRICE, Answer, answer, claim, guard, month, opened, paid_in_all, pay
+from tests.flows.paid_call.spending import PRICE, Answer, answer, claim, guard, month, open_ledger, pay, total_paid
 from tests.support import KITE, make_api, make_archive, unique
 from tests.support.events import Sent
 from tests.support.store_gate import StoreGate
@@ -37,15 +37,15 @@ RACERS, ROWS = 8, 50
 
 
 async def batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:
-    """One of several that race for the money."""
-    async with opened(archive) as own:
+    """One of several batches that race for the money."""
+    async with open_ledger(archive) as own:
         spending = guard(own, ceiling)
         spending.expect(ROWS * PRICE)
         for row in range(ROWS):
-            # Every seventh is refused: its money is used again by a later row.
-            answered: Answer = Rejected if row % 7 == 6 else Accepted
+            # Every seventh is rejected: its money is used by a later row.
+            answer_type: Answer = Rejected if row % 7 == 6 else Accepted
             try:
-                await pay(own, spending, f"b{number}-{row}", answered)
+                await pay(own, spending, f"b{number}-{row}", answer_type)
             except CeilingError:
                 break
         await spending.aclose()
@@ -60,7 +60,7 @@ def run_batch(archive: VideoArchive, number: int, ceiling: Decimal) -> None:
     [threading.Thread, pytest.param(multiprocessing.get_context("spawn").Process, marks=pytest.mark.attack)],
     ids=["threads", "processes"],
 )
-async def test_eight_racing_batches_spend_what_is_allowed_to_within_one_video(
+async def test_racing_batches_spend_the_ceiling_to_within_one_video(
     archive: VideoArchive, ledger: Ledger, start: Callable[..., Any]
 ) -> None:
     ceiling = PRICE * 100 + 1  # half a video is left over
@@ -70,37 +70,35 @@ async def test_eight_racing_batches_spend_what_is_allowed_to_within_one_video(
     for racer in racing:
         await asyncio.to_thread(racer.join)
     assert [getattr(racer, "exitcode", 0) for racer in racing] == [0] * RACERS
-    paid = await paid_in_all(ledger)
+    paid = await total_paid(ledger)
     assert paid == PRICE * 100
     found = await month(ledger)
     assert (found.spent_in(), found.reservations, found.unclear) == (paid, {}, ())
 
 
-async def test_fifty_rows_write_the_month_three_times_and_once_at_the_end(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_fifty_rows_write_the_budget_object_five_times(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[str] = []
     put_if = ledger._store.put_if
 
-    async def counted(name: str, data: bytes, **options: object) -> str:
+    async def counting_put_if(name: str, data: bytes, **options: object) -> str:
         writes.append(name)
         return await put_if(name, data, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ledger._store, "put_if", counted)
+    monkeypatch.setattr(ledger._store, "put_if", counting_put_if)
     spending = guard(ledger, 1000)
     spending.expect(ROWS * PRICE)
     await asyncio.gather(*(pay(ledger, spending, f"k{row}") for row in range(ROWS)))
     await spending.aclose()
-    assert sum(name.startswith("budget/") for name in writes) == 1 + 3 + 1  # the first begins the month
+    assert sum(name.startswith("budget/") for name in writes) == 1 + 3 + 1  # created, 20 + 20 + 10 reserved, settled
 
 
-async def test_what_dead_runs_have_left_comes_back_and_what_is_unclear_when_it_is_resolved(ledger: Ledger) -> None:
-    now = datetime(2025, 11, 28, 12, tzinfo=UTC)  # of no day that ends meanwhile
+async def test_reservation_of_dead_run_is_freed_and_unclear_amounts_once_resolved(ledger: Ledger) -> None:
+    now = datetime(2025, 11, 28, 12, tzinfo=UTC)  # fixed, so no day ends during the test
     dead = guard(ledger, 10 * PRICE, now=lambda: now)
     dead.expect(10 * PRICE)
-    for key, answered in (("a", Accepted), ("b", Unclear), ("c", Rejected)):
-        await pay(ledger, dead, key, answered)
-    async with dead.reserved("d", "sora-2", PRICE) as reserved:  # it dies after its claim
+    for key, answer_type in (("a", Accepted), ("b", Unclear), ("c", Rejected)):
+        await pay(ledger, dead, key, answer_type)
+    async with dead.reserved("d", "sora-2", PRICE) as reserved:  # the run dies after its claim
         await claim(ledger, "d", reserved.name)
     living = guard(ledger, 10 * PRICE, now=lambda: now)
     with pytest.raises(CeilingError, match=r"max_spend_per_day is 20, of which 0 are spent, 0 unclear and 20 reserved"):
@@ -112,26 +110,26 @@ async def test_what_dead_runs_have_left_comes_back_and_what_is_unclear_when_it_i
         await pay(ledger, heir, f"f{number}")
     with pytest.raises(CeilingError, match=r"of which 2 are spent, 4 unclear and 14 reserved"):
         await pay(ledger, heir, "g")
-    assert await paid_in_all(ledger) == 10 * PRICE
+    assert await total_paid(ledger) == 10 * PRICE
     await ledger.change(
         "b", lambda found: transitions.resubmit_allowed(found, attempt_number=1, note="no", now=datetime.now(UTC))
     )
     other = guard(ledger, 10 * PRICE, now=lambda: now)
     await pay(ledger, other, "h")
-    for spending in (heir, other, dead):  # the dead one comes back to life, too late to change anything
+    for spending in (heir, other, dead):  # the dead run resumes, too late to change anything
         await spending.aclose()
     found = await month(ledger, now)
     assert (found.spent_in(), found.unclear_in(), found.reservations) == (9 * PRICE, PRICE, {})
 
 
-@pytest.mark.parametrize("answered", [Rejected, LostRace])
-async def test_a_call_that_cost_nothing_is_free_again_in_the_same_run(
+@pytest.mark.parametrize("answer_type", [Rejected, LostRace])
+async def test_amount_of_an_unpaid_call_is_available_again_in_the_same_run(
     ledger: Ledger,
-    answered: Answer,
+    answer_type: Answer,
 ) -> None:
     spending = guard(ledger, PRICE)
     for key in ("a", "b"):
-        if answered is Rejected:
+        if answer_type is Rejected:
             await pay(ledger, spending, key, Rejected)
         else:
             async with spending.reserved(key, "sora-2", PRICE) as reserved:
@@ -141,7 +139,7 @@ async def test_a_call_that_cost_nothing_is_free_again_in_the_same_run(
         await pay(ledger, spending, "d")
 
 
-async def test_a_rejection_whose_task_somebody_has_named_meanwhile_is_not_free(ledger: Ledger) -> None:
+async def test_rejection_is_not_free_if_its_task_was_named_meanwhile(ledger: Ledger) -> None:
     spending = guard(ledger, PRICE)
     async with spending.reserved("a", "sora-2", PRICE) as reserved:
         named = await answer(ledger, await claim(ledger, "a", reserved.name), Accepted)
@@ -153,7 +151,7 @@ async def test_a_rejection_whose_task_somebody_has_named_meanwhile_is_not_free(l
     assert (await month(ledger)).spent_in() == PRICE
 
 
-async def test_a_run_that_settles_while_a_call_is_under_way_leaves_it_unclear(ledger: Ledger) -> None:
+async def test_call_in_progress_is_unclear_when_its_run_settles(ledger: Ledger) -> None:
     spending = guard(ledger, 10 * PRICE)
     async with spending.reserved("a", "sora-2", PRICE) as reserved:
         claimed = await claim(ledger, "a", reserved.name)
@@ -163,7 +161,7 @@ async def test_a_run_that_settles_while_a_call_is_under_way_leaves_it_unclear(le
     assert (await month(ledger)).committed() == PRICE
 
 
-async def test_a_run_that_was_away_for_long_starts_anew(ledger: Ledger) -> None:
+async def test_run_whose_reservation_was_settled_makes_a_new_one(ledger: Ledger) -> None:
     now = datetime.now(UTC).replace(hour=1)
     sleeper = guard(ledger, 10 * PRICE, now=lambda: now)
     await pay(ledger, sleeper, "a")
@@ -171,21 +169,21 @@ async def test_a_run_that_was_away_for_long_starts_anew(ledger: Ledger) -> None:
     now += timedelta(hours=2)
     await pay(ledger, sleeper, "b")
     (left,) = (await month(ledger)).reservations.values()
-    assert left.amount == PRICE  # not that of the first one once more
+    assert left.amount == PRICE  # without the amount of the first one
 
 
-async def test_each_day_has_its_own_money_and_the_month_counts_them_all(
+async def test_daily_ceiling_starts_over_each_day_and_monthly_ceiling_counts_all_days(
     ledger: Ledger, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime(2025, 11, 28, 23, 59, 50, tzinfo=UTC)
 
-    async def everything(_: datetime) -> list[Generation]:  # the store's clock is not the test's
+    async def all_records(_: datetime) -> list[Generation]:  # the store does not use the test's clock
         return list((await ledger.read_all(await ledger.keys())).values())
 
-    monkeypatch.setattr(ledger, "changed_since", everything)
+    monkeypatch.setattr(ledger, "changed_since", all_records)
     spending = SpendGuard(ledger, Ceilings(PRICE, 2 * PRICE), now=lambda: now)
     async with spending.reserved("a", "sora-2", PRICE) as reserved:
-        assert reserved.valid_until == datetime(2025, 11, 29, tzinfo=UTC)  # with its day
+        assert reserved.valid_until == datetime(2025, 11, 29, tzinfo=UTC)  # it ends with its day
         reserved.outcome = await answer(ledger, await claim(ledger, "a", reserved.name), Accepted)
     with pytest.raises(CeilingError, match="after 2025-11-29 00:00 UTC"):
         await pay(ledger, spending, "b")
@@ -198,7 +196,7 @@ async def test_each_day_has_its_own_money_and_the_month_counts_them_all(
     await pay(ledger, spending, "d")
 
 
-async def test_a_month_that_cannot_be_read_stops_everything(ledger: Ledger) -> None:
+async def test_unreadable_budget_object_stops_every_claim(ledger: Ledger) -> None:
     await ledger._store.put(f"budget/{datetime.now(UTC):%Y-%m}.json", b"junk")
     with pytest.raises(LedgerError, match="cannot be read"):
         await pay(ledger, guard(ledger, 100), "a")
@@ -207,20 +205,20 @@ async def test_a_month_that_cannot_be_read_stops_everything(ledger: Ledger) -> N
 
 @pytest.fixture
 def api(sandbox: SandboxServer) -> ApixoApi:
-    """Four seconds for two: the ceiling leaves one video and a half."""
+    """A video of 4 s costs 2 dollars: the ceiling allows one and a half videos."""
     return make_api(sandbox, price_per_second=Decimal("0.5"), max_spend_per_day=Decimal(3), currency="USD")
 
 
 @pytest.fixture(params=["answered", "not answered"])
 def unclear(request: pytest.FixtureRequest, sandbox: SandboxServer) -> bool:
-    """Whether the paid call stays without an answer."""
+    """Whether the paid call gets no answer."""
     lost: bool = request.param == "not answered"
     if lost:
         sandbox.faults.add(Fault(call="submit", kind="reset_after"))
     return lost
 
 
-async def test_at_the_ceiling_a_run_ends_before_the_claim_and_says_when_it_may_go_on(
+async def test_run_at_the_ceiling_ends_before_its_claim_and_says_when_to_continue(
     key: str, resources: PayingResources, sandbox: SandboxServer, unclear: bool, sent: Sent
 ) -> None:
     if unclear:
@@ -239,10 +237,10 @@ async def test_at_the_ceiling_a_run_ends_before_the_claim_and_says_when_it_may_g
     spent = await month(resources.ledger)
     assert found.attempt.reservation is not None
     assert (spent.spent_in(today), spent.unclear_in(today)) == ((Decimal(0), PRICE) if unclear else (PRICE, Decimal(0)))
-    assert not [event for event in sent.all() if event.event == "sora.budget.low"]  # two thirds
+    assert not [event for event in sent.all() if event.event == "sora.budget.low"]  # only two thirds are used
 
 
-async def test_money_runs_low_once_a_day(
+async def test_budget_low_event_is_sent_once_a_day(
     archive: VideoArchive, sandbox: SandboxServer, sent: Sent, prefect_server: object
 ) -> None:
     limits = {"max_spend_per_day": Decimal(4), "max_spend_per_month": Decimal(50)}
@@ -258,7 +256,7 @@ async def test_money_runs_low_once_a_day(
     assert low.payload["committed"] == "4.0"
 
 
-async def test_money_that_runs_low_is_reported_although_the_reply_of_the_store_is_lost(
+async def test_budget_low_event_is_sent_even_if_the_store_reply_is_lost(
     minio: ObjectStoreServer, sandbox: SandboxServer, sent: Sent, prefect_server: object
 ) -> None:
     api = make_api(sandbox, price_per_second=Decimal("0.5"), max_spend_per_day=Decimal(2))
@@ -271,7 +269,7 @@ async def test_money_that_runs_low_is_reported_although_the_reply_of_the_store_i
     assert len(sandbox.record.submits()) == 1
 
 
-async def test_a_ceiling_without_a_price_is_an_error_that_says_so(
+async def test_ceiling_without_a_price_raises_error(
     key: str, archive: VideoArchive, sandbox: SandboxServer, prefect_server: object
 ) -> None:
     api = make_api(sandbox, max_spend_per_month=Decimal(100))
@@ -281,7 +279,7 @@ async def test_a_ceiling_without_a_price_is_an_error_that_says_so(
     assert len(sandbox.tasks) == 0
 
 
-async def test_a_person_who_says_that_nothing_was_taken_gets_the_money_back(
+async def test_allowing_a_resubmission_frees_the_unclear_amount(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
     sandbox.faults.add(Fault(call="submit", kind="reset_before"))
@@ -293,20 +291,20 @@ async def test_a_person_who_says_that_nothing_was_taken_gets_the_money_back(
     assert (made.state, len(made.attempts), len(sandbox.tasks)) == (State.SUBMITTED, 2, 1)
 
 
-async def test_a_reservation_that_ran_out_before_the_claim_is_not_claimed_on(
+async def test_expired_reservation_is_not_used_for_a_claim(
     key: str, resources: PayingResources, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process may have been frozen in between: others take its money for free by then."""
+    """The process may have been frozen in between. By then, others consider its money free."""
     make, late = PaidCall.make, Clock(now=lambda: datetime.now(UTC) + timedelta(hours=1))
-    said: list[Outcome] = []
+    outcomes: list[Outcome] = []
 
     async def frozen_once(call: PaidCall, client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> Outcome:
-        said.append(await make(call if said else replace(call, clock=late), client, ledger, stopping))
-        return said[-1]
+        outcomes.append(await make(call if outcomes else replace(call, clock=late), client, ledger, stopping))
+        return outcomes[-1]
 
     monkeypatch.setattr(PaidCall, "make", frozen_once)
     made = await submit(key, resources)
-    assert [type(outcome) for outcome in said] == [LostRace, Accepted]
+    assert [type(outcome) for outcome in outcomes] == [LostRace, Accepted]
     assert (made.state, len(made.attempts), len(sandbox.tasks)) == (State.SUBMITTED, 1, 1)
     await resources.spending.aclose()
     assert (await month(resources.ledger)).committed() == PRICE

@@ -1,4 +1,4 @@
-"""The payment thread outlives whatever a report raises in it, and whoever waits learns at once where it does not."""
+"""The payment thread survives whatever logging raises in it. If it does die, waiting callers get an error at once."""
 
 import asyncio
 import logging
@@ -20,8 +20,8 @@ from flows.submission import Submission
 from tests.support import KITE, unique
 
 
-class Broken(logging.Handler):
-    """A console whose pipe is closed, as rich has it: it ends whatever thread logs."""
+class BrokenConsole(logging.Handler):
+    """A console whose pipe is closed, as rich handles it: it ends the thread that logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise SystemExit(1)
@@ -29,8 +29,8 @@ class Broken(logging.Handler):
 
 @pytest.fixture
 def broken_console() -> Iterator[None]:
-    """Everything that is logged by this project or by httpx ends the thread that logs it."""
-    handler = Broken()
+    """Every log call of this project or of httpx ends the thread that makes it."""
+    handler = BrokenConsole()
     loggers = [logging.getLogger(name) for name in ("sora", "httpx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -49,7 +49,7 @@ async def payments(api: ApixoApi, archive: VideoArchive) -> AsyncIterator[Paymen
     await thread.aclose()
 
 
-async def test_an_answer_is_written_down_before_anything_is_logged(
+async def test_answer_is_recorded_before_anything_is_logged(
     key: str, resources: PayingResources, sandbox: SandboxServer, broken_console: None
 ) -> None:
     made = await Submission(key, KITE, resources).run()
@@ -60,7 +60,7 @@ async def test_an_answer_is_written_down_before_anything_is_logged(
     assert (entry.generation.state, entry.generation.task_id) == (State.SUBMITTED, paid.task_id)
 
 
-async def test_many_calls_survive_one_that_ends_its_thread(payments: PaymentThread) -> None:
+async def test_other_calls_survive_one_that_ends_the_thread(payments: PaymentThread) -> None:
     async def good(client: ApixoClient, ledger: Ledger, stopping: threading.Event) -> int:
         await asyncio.sleep(0.2)
         return 7
@@ -77,7 +77,7 @@ async def test_many_calls_survive_one_that_ends_its_thread(payments: PaymentThre
     assert await payments.run(good) == 7
 
 
-async def test_whoever_waits_for_a_thread_that_died_learns_it_at_once(
+async def test_waiting_caller_gets_error_at_once_when_the_thread_dies(
     api: ApixoApi, archive: VideoArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thread = PaymentThread(api, archive)
@@ -98,18 +98,18 @@ async def test_whoever_waits_for_a_thread_that_died_learns_it_at_once(
     assert time.monotonic() - started < 60
 
 
-async def test_a_slow_log_does_not_delay_the_writing_down(
+async def test_blocked_log_does_not_delay_recording(
     key: str, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """A console that nobody reads blocks whoever logs."""
+    """A console that nobody reads blocks any thread that logs."""
     gate = threading.Event()
 
-    class Blocked(logging.Handler):
+    class BlockedConsole(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if threading.current_thread().name != "MainThread":
                 gate.wait(20)
 
-    handler, logger = Blocked(), logging.getLogger("sora")
+    handler, logger = BlockedConsole(), logging.getLogger("sora")
     logger.addHandler(handler)
     try:
         sandbox.faults.add(Fault(call="submit", kind="hang_after", seconds=30))
@@ -123,17 +123,17 @@ async def test_a_slow_log_does_not_delay_the_writing_down(
         logger.removeHandler(handler)
 
 
-async def test_only_what_may_pay_holds_the_means_to_pay(api: ApixoApi, archive: VideoArchive) -> None:
-    """What submits takes `PayingResources`, so mypy sees it as well: collector and receiver have none."""
+async def test_resources_without_payments_have_nothing_that_can_pay(api: ApixoApi, archive: VideoArchive) -> None:
+    """Code that submits takes `PayingResources`, which mypy checks. The collector and the receiver have none."""
     async with Resources(api, archive) as collecting:
         assert not hasattr(collecting.client, "submit_once")
         assert not any(isinstance(value, PaymentThread | SpendGuard) for value in vars(collecting).values())
 
 
-async def test_claims_never_run_ahead_of_calls(
+async def test_claims_never_run_ahead_of_paid_calls(
     archive: VideoArchive, resources: PayingResources, sandbox: SandboxServer
 ) -> None:
-    """Whatever a run waits for, it waits before the claim: a death leaves no claim that was never sent."""
+    """A run does all its waiting before the claim, so a crash leaves no claim whose request was never sent."""
     slow = resources.api.model_copy(update={"requests_per_minute": 120.0})  # two at once, then two a second
     keys = [unique("k") for _ in range(6)]
     most = 0
@@ -142,13 +142,13 @@ async def test_claims_never_run_ahead_of_calls(
         while not all(task.done() for task in submitting):
             claimed = len(await resources.ledger.read_all(keys))
             most = max(most, claimed - len(sandbox.record.submits()))
-            await asyncio.sleep(0.05)  # a claim that ran ahead would stand for half a second
+            await asyncio.sleep(0.05)  # a claim that ran ahead would be visible for half a second
         await asyncio.gather(*submitting)
     assert most <= 3
     assert len(sandbox.record.charged()) == 6
 
 
-async def test_whatever_fails_to_close_the_payment_thread_ends(
+async def test_payment_thread_ends_even_if_closing_fails(
     api: ApixoApi, archive: VideoArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def cancelled() -> None:

@@ -1,4 +1,4 @@
-"""A generation named kite, and the changes that may be made to it."""
+"""A generation with the key kite, and the changes that tests make to it."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -78,5 +78,5 @@ def store(found: Generation) -> Generation:
 
 
 def task_of(found: Generation) -> PaidTask:
-    """The task that counts; where there is none, one that nobody has ever heard of."""
+    """The task that counts, or an unknown task if there is none."""
     return found.task if found.task_id else PaidTask(key=found.key, attempt_number=1, task_id="none", folder="none/")

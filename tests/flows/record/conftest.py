@@ -1,4 +1,4 @@
-"""A ledger in a bucket of its own."""
+"""A ledger in its own bucket."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -9,18 +9,18 @@ from blocks import VideoArchive
 from blocks.object_store import ObjectStore
 from flows.record.ledger import Ledger
 
-from .ledgers import opened
+from .ledgers import open_ledger
 
 
 @pytest.fixture
 async def ledger(archive: VideoArchive) -> AsyncIterator[Ledger]:
-    """A ledger whose line to MinIO is good."""
-    async with opened(archive) as made:
-        yield made
+    """A ledger with a working connection to MinIO."""
+    async with open_ledger(archive) as opened:
+        yield opened
 
 
 @pytest.fixture
 async def store(archive: VideoArchive, ledger: Ledger) -> AsyncIterator[ObjectStore]:
-    """The bucket itself."""
-    async with aclosing(archive.store()) as made:
-        yield made
+    """Direct access to the ledger's bucket."""
+    async with aclosing(archive.store()) as opened:
+        yield opened

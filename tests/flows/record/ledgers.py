@@ -1,4 +1,4 @@
-"""Ledgers of a test, and the records that they begin with."""
+"""Ledgers for tests, and the records that they start with."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from tests.support import KITE
 from tests.support.store_line import Line
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-NO = Problem(kind="BadRequestError", code="400", message="no credits")
+PROBLEM = Problem(kind="BadRequestError", code="400", message="no credits")
 
 
 def claim_of(key: str, *, over: Generation | None = None, pid: int = 1) -> Generation:
@@ -27,7 +27,7 @@ def submitted(now: Generation) -> Generation:
 
 
 def rejected(now: Generation) -> Generation:
-    return transitions.rejected(now, attempt_number=now.attempt.number, problem=NO, now=NOW)
+    return transitions.rejected(now, attempt_number=now.attempt.number, problem=PROBLEM, now=NOW)
 
 
 def succeeded(now: Generation) -> Generation:
@@ -40,7 +40,7 @@ def warn(text: str) -> Callable[[Generation], Generation]:
 
 
 class SleepingClock(Clock):
-    """A clock that moves only while somebody sleeps."""
+    """A clock that advances only during sleeps."""
 
     def __init__(self) -> None:
         super().__init__(sleep=self._sleep, monotonic=lambda: self.seconds)
@@ -53,7 +53,9 @@ class SleepingClock(Clock):
 
 
 @asynccontextmanager
-async def opened(archive: VideoArchive, line: Line | None = None, clock: Clock | None = None) -> AsyncIterator[Ledger]:
+async def open_ledger(
+    archive: VideoArchive, line: Line | None = None, clock: Clock | None = None
+) -> AsyncIterator[Ledger]:
     store = (line or Line()).store(archive)
     try:
         await ensure_ready(store)
@@ -68,7 +70,7 @@ async def must_claim(ledger: Ledger, key: str) -> Entry:
     return entry
 
 
-async def now_in(ledger: Ledger, key: str) -> Generation:
+async def current_generation(ledger: Ledger, key: str) -> Generation:
     entry = await ledger.read(key)
     assert entry is not None
     return entry.generation

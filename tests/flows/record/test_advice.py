@@ -1,4 +1,4 @@
-"""What a person is told in each state: whether it was paid, and what to do, with the command and the deployment."""
+"""The advice in each state: whether the video was paid for, and what to do, with the command and the deployment."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from flows.record.advice import advice, duplicate_error, failed_error, task_of_a
 from flows.record.generation import Generation, Owner, Problem, State
 
 NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
-LOST = Problem(kind="NoReplyError", message="no answer")
+NO_REPLY = Problem(kind="NoReplyError", message="no answer")
 
 
 def claimed() -> Generation:
@@ -40,7 +40,7 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
     ("claimed", claimed(), "Stopped", "Unknown so far", ["Run it again with the same key"]),
     (
         "unconfirmed",
-        transitions.unconfirmed(claimed(), attempt_number=1, problem=LOST, now=NOW),
+        transitions.unconfirmed(claimed(), attempt_number=1, problem=NO_REPLY, now=NOW),
         "Unconfirmed",
         "It is unknown",
         [
@@ -75,7 +75,7 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
     ("failed for good", failed("CONTENT_VIOLATION"), "Failed", "as task `t1`", ["change it, and give it a new key"]),
     (
         "rejected",
-        transitions.rejected(claimed(), attempt_number=1, problem=LOST, now=NOW),
+        transitions.rejected(claimed(), attempt_number=1, problem=NO_REPLY, now=NOW),
         "Rejected",
         "No. APIXO rejected it.",
         ["the deployment `generate-video`"],
@@ -85,24 +85,24 @@ CASES: list[tuple[str, Generation, str, str, list[str]]] = [
 
 @pytest.mark.parametrize(("name", "found", "title", "paid", "steps"), CASES, ids=[case[0] for case in CASES])
 def test_each_state_has_its_advice(name: str, found: Generation, title: str, paid: str, steps: list[str]) -> None:
-    said = advice(found, " --api x")
-    assert said.title == title
-    assert said.paid.startswith(paid) or paid in said.paid
-    assert len(said.steps) == len(steps)
-    assert [words for step, words in zip(said.steps, steps, strict=True) if words not in step] == []
+    result = advice(found, " --api x")
+    assert result.title == title
+    assert result.paid.startswith(paid) or paid in result.paid
+    assert len(result.steps) == len(steps)
+    assert [text for step, text in zip(result.steps, steps, strict=True) if text not in step] == []
 
 
-def test_a_rejection_does_not_hide_that_an_earlier_attempt_was_paid() -> None:
+def test_rejection_does_not_hide_earlier_paid_attempt() -> None:
     allowed = transitions.resubmit_allowed(failed("ODD"), attempt_number=1, note="a person looked", now=NOW)
     second = transitions.claim(
         allowed, key="kite", request=allowed.request, owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
     )
-    rejected = transitions.rejected(second, attempt_number=2, problem=LOST, now=NOW)
+    rejected = transitions.rejected(second, attempt_number=2, problem=NO_REPLY, now=NOW)
     assert advice(rejected, "").paid == "Not this attempt: APIXO rejected it. An earlier one was, or may have been."
 
 
-def test_whether_it_may_be_tried_again_is_as_recorded() -> None:
-    """A later version may judge the provider's code differently; what it then advises must not be refused."""
+def test_resubmit_advice_follows_the_recorded_retryable_flag() -> None:
+    """A later version may classify the provider's code differently. Its advice must still follow the record."""
     for code, permanent in (("ODD", True), ("CONTENT_VIOLATION", False)):
         found = failed(code)
         assert found.attempt.problem
@@ -112,7 +112,7 @@ def test_whether_it_may_be_tried_again_is_as_recorded() -> None:
         assert (error.permanent, "--resubmit" in str(error)) == (permanent, not permanent)
 
 
-def test_every_command_looks_in_the_archive_of_its_video() -> None:
+def test_commands_include_api_and_archive_options() -> None:
     options = " --api a --archive b"
     archived = submitted().model_copy(update={"state": State.ARCHIVED})
     assert advice(archived, options).steps == ("To see it: `sora show kite --link --archive b`.",)
@@ -120,12 +120,12 @@ def test_every_command_looks_in_the_archive_of_its_video() -> None:
     assert "`sora resolve kite --task-id … --api a --archive b`" in task_of_another_key("t", "kite", options).message
 
 
-def test_only_what_may_pay_says_so() -> None:
+def test_resubmit_steps_mention_payment_and_appear_only_in_resubmittable_states() -> None:
     for name, found, *_ in CASES:
         resubmits = [step for step in advice(found, "").steps if "--resubmit" in step]
         assert all("pay" in step.lower() for step in resubmits)
         assert bool(resubmits) is (name in ("unconfirmed", "failed", "given up"))
 
 
-def test_a_task_id_cannot_end_the_code_that_it_stands_in() -> None:
+def test_backtick_in_task_id_does_not_end_the_code_span() -> None:
     assert "`t'x`" in advice(submitted("t`x"), "").paid

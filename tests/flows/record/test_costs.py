@@ -1,4 +1,4 @@
-"""What was spent, by the prices at the time."""
+"""The cost report: what was spent, at the prices recorded with each claim."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +12,7 @@ from flows.record.costs import CostRow, Group, costs, fate, total_costs
 from flows.record.generation import ArchivedObject, Generation, Owner, Problem
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
-NO = Problem(kind="x", message="no")
+PROBLEM = Problem(kind="x", message="no")
 
 
 def claimed(key: str, price: str | None = "2", *, over: Generation | None = None, **changed: Any) -> Generation:
@@ -49,7 +49,7 @@ def archived(claim: Generation) -> Generation:
 
 
 def rejected(claim: Generation) -> Generation:
-    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=NO, now=NOW)
+    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=PROBLEM, now=NOW)
 
 
 RECORDS = [
@@ -73,11 +73,11 @@ RECORDS = [
         ("day", {("2026-11-27", "USD"): 11, ("2026-11-28", "EUR"): 13, ("2026-11-28", "USD"): 17}),
     ],
 )
-def test_each_payment_counts_in_its_group(by: Group, expected: dict[tuple[str, str], int]) -> None:
+def test_costs_are_grouped_by_model_tag_batch_or_day(by: Group, expected: dict[tuple[str, str], int]) -> None:
     assert {(row.group, row.currency): row.total for row in costs(RECORDS, "2026-11", by)} == expected
 
 
-def test_what_became_of_the_money() -> None:
+def test_total_costs_are_split_by_currency_and_outcome() -> None:
     euros, dollars = total_costs(RECORDS, "2026-11")
     assert euros == CostRow(group="total", currency="EUR", payments=1, open=Decimal(13))
     assert dollars == CostRow(
@@ -92,8 +92,8 @@ def test_what_became_of_the_money() -> None:
     )
 
 
-def test_a_late_answers_task_is_one_payment_whose_end_the_later_attempt_knows() -> None:
-    lost = transitions.unconfirmed(claimed("a"), attempt_number=1, problem=NO, now=NOW)
+def test_late_task_adopted_by_later_attempt_counts_once_with_its_outcome() -> None:
+    lost = transitions.unconfirmed(claimed("a"), attempt_number=1, problem=PROBLEM, now=NOW)
     freed = transitions.resubmit_allowed(lost, attempt_number=1, note="no", now=NOW)
     again = rejected(claimed("a", over=freed))
     late = transitions.submitted(again, attempt_number=1, task_id="t", now=NOW)

@@ -1,4 +1,4 @@
-"""Which requests ask for the same video. A digest that changes has every known calendar paid for again."""
+"""Request digests: which requests are for the same video. If a digest changed, known calendars would be paid again."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from flows.record.indexes import is_same_video, request_digest
 IMAGE = "https://example.com/start.jpg"
 KITE = "A red kite over dunes, slow dolly in, golden hour"
 
-# Computed by the version before requests had a model. They must never be computed anew.
+# Computed by the last version whose requests had no model. They must never be recomputed.
 PINNED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": KITE}, "4736a9728196446dce1662de66bb14b6abd16f0dca6e9b59c5aeb80fee992887"),
     ({"prompt": KITE, "duration": 8}, "184d685c154b4471052d8fadcc9cbfeef96d517ffe49687873a8464622ab9d2c"),
@@ -51,14 +51,14 @@ PINNED: list[tuple[dict[str, Any], str]] = [
     ],
     ids=str,
 )
-def test_a_request_of_before_keeps_its_digest(fields: dict[str, Any], digest: str, added: dict[str, Any]) -> None:
+def test_existing_requests_keep_their_digest(fields: dict[str, Any], digest: str, added: dict[str, Any]) -> None:
     request = VideoRequest.model_validate(fields | added)
     assert request_digest(request) == digest
     assert BatchItem.model_validate(fields | added).name() == digest[:10]
     assert is_same_video(request, VideoRequest.model_validate(fields))
 
 
-def test_what_is_left_out_is_the_default_of_sora_2() -> None:
+def test_omitted_fields_have_the_defaults_of_sora_2() -> None:
     short = VideoRequest(prompt=KITE)
     full = VideoRequest(prompt=KITE, duration=4, aspect_ratio="landscape", mode="text-to-video")
     assert request_digest(short) == request_digest(full)
@@ -75,15 +75,15 @@ def test_what_is_left_out_is_the_default_of_sora_2() -> None:
     ],
     ids=str,
 )
-def test_another_model_or_option_is_another_video(changed: dict[str, Any]) -> None:
+def test_different_model_or_options_change_the_digest(changed: dict[str, Any]) -> None:
     digests = {request_digest(VideoRequest.model_validate({"prompt": KITE} | fields)) for fields in ({}, changed)}
     assert len(digests) == 2
 
 
-def test_what_a_catalog_fills_in_is_no_part_of_the_digest(
+def test_catalog_defaults_do_not_change_the_digest(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that becomes known later must not have its calendar paid for again."""
+    """If a model is added to the catalog later, its calendars must not be paid for again."""
     fields: dict[str, Any] = {"prompt": KITE, "model": "future-1"}
     before = VideoRequest.model_validate(fields)
     file = tmp_path_factory.mktemp("catalog") / "models.json"

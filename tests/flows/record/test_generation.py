@@ -1,4 +1,4 @@
-"""The record of a generation: what is kept of every attempt, and what is not."""
+"""The record of a generation: what it keeps of each attempt, and what it leaves out."""
 
 import json
 
@@ -31,7 +31,7 @@ from .changes import (
 )
 
 
-def test_a_first_claim_says_who_when_and_for_what() -> None:
+def test_first_claim_records_owner_time_and_request() -> None:
     made = claimed()
     assert (made.key, made.state, made.request) == ("kite", State.CLAIMED, KITE)
     assert made.created_at == made.updated_at == made.attempt.claimed_at == START
@@ -57,7 +57,7 @@ def test_every_attempt_is_kept() -> None:
     assert found.warnings == ("shorter",)
 
 
-def test_a_resubmission_that_two_persons_allow_is_noted_once() -> None:
+def test_resubmission_allowed_twice_is_recorded_once() -> None:
     found = allow(fail(submit(claimed())))
     assert allow(found) == found
 
@@ -71,7 +71,7 @@ def test_a_resubmission_that_two_persons_allow_is_noted_once() -> None:
         ("", GenerationFailedError, False),
     ],
 )
-def test_a_failure_becomes_the_error_it_was(code: str, error: type[Exception], permanent: bool) -> None:
+def test_recorded_failure_becomes_the_matching_error(code: str, error: type[Exception], permanent: bool) -> None:
     found = fail(submit(claimed()), code=code)
     assert found.permanently_failed is permanent
     assert isinstance(found.failure(), error)
@@ -79,14 +79,14 @@ def test_a_failure_becomes_the_error_it_was(code: str, error: type[Exception], p
     assert found.failure().task_id == "t1"
 
 
-def test_a_resubmission_of_a_failure_is_a_note_on_the_attempt_and_pays_nothing_by_itself() -> None:
+def test_allowing_a_resubmission_only_marks_the_failed_attempt() -> None:
     found = allow(fail(submit(claimed())))
     assert found.state is State.FAILED
     assert found.attempt.resubmit_allowed
     assert not claimed(found).attempt.resubmit_allowed
 
 
-def test_what_the_provider_says_of_times_is_kept() -> None:
+def test_provider_times_are_kept() -> None:
     status = Succeeded.model_validate(
         {"task_id": "t1", "state": "success", "result_urls": ["https://h.example/v"], "createTime": 1, "costTime": "x"}
     )
@@ -108,13 +108,13 @@ def test_what_the_provider_says_of_times_is_kept() -> None:
         ("https://h.example/v.mp4?", "https://h.example/v.mp4"),
     ],
 )
-def test_result_urls_are_kept_without_what_signs_them(url: str, kept: str) -> None:
+def test_result_urls_are_kept_without_signatures(url: str, kept: str) -> None:
     found = succeed(submit(claimed()), "t1", url, "https://h.example/2.mp4?SECRET")
     assert found.result_urls == (kept, "https://h.example/2.mp4")
     assert "SECRET" not in found.model_dump_json()
 
 
-def test_what_the_provider_says_of_a_failure_is_kept_short_and_without_signatures() -> None:
+def test_failure_message_is_truncated_and_has_no_signatures() -> None:
     status = failure().model_copy(update={"fail_message": "see https://h.example/a?sig=SECRET " + "x" * 5_000})
     problem = transitions.failed(submit(claimed()), status, now=LATER).attempt.problem
     assert problem is not None
@@ -122,34 +122,34 @@ def test_what_the_provider_says_of_a_failure_is_kept_short_and_without_signature
     assert len(problem.message) == 1_000
 
 
-def test_fields_of_a_sibling_version_survive_reading_changing_and_writing() -> None:
-    reported = json.loads(submit(claimed()).model_dump_json())
-    reported["cost"] = "0.40"
-    reported["attempts"][0]["region"] = "eu"
-    reported["attempts"][0]["claimed_by"]["user"] = "me"
-    again = json.loads(succeed(Generation.model_validate(reported)).model_dump_json())
+def test_unknown_fields_survive_reading_changing_and_writing() -> None:
+    data = json.loads(submit(claimed()).model_dump_json())
+    data["cost"] = "0.40"
+    data["attempts"][0]["region"] = "eu"
+    data["attempts"][0]["claimed_by"]["user"] = "me"
+    again = json.loads(succeed(Generation.model_validate(data)).model_dump_json())
     assert again["state"] == "succeeded"
     assert again["cost"] == "0.40"
     assert again["attempts"][0]["region"] == "eu"
     assert again["attempts"][0]["claimed_by"]["user"] == "me"
 
 
-def test_a_record_without_an_attempt_is_no_record() -> None:
-    reported = json.loads(claimed().model_dump_json()) | {"attempts": []}
+def test_record_without_attempts_is_invalid() -> None:
+    data = json.loads(claimed().model_dump_json()) | {"attempts": []}
     with pytest.raises(ValidationError, match="attempts"):
-        Generation.model_validate(reported)
+        Generation.model_validate(data)
 
 
-def test_a_record_cannot_be_changed_in_place() -> None:
+def test_records_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        claimed().state = State.REJECTED  # type: ignore[misc] # what it is about
+        claimed().state = State.REJECTED  # type: ignore[misc] # the point of this test
 
 
-def test_a_record_of_the_first_version_keeps_its_folder() -> None:
-    reported = json.loads(submit(claimed()).model_dump_json()) | {"schema_version": 1}
-    reported.pop("tasks_named")
+def test_version_1_record_keeps_its_folder() -> None:
+    data = json.loads(submit(claimed()).model_dump_json()) | {"schema_version": 1}
+    data.pop("tasks_named")
     for name in ("folder", "named_by", "superseded"):
-        reported["attempts"][0].pop(name)
-    old = Generation.model_validate(reported)
+        data["attempts"][0].pop(name)
+    old = Generation.model_validate(data)
     assert old.task.folder == "videos/2026/03/01/kite/"
     assert resolve(old, "t2").task.folder == "videos/2026/03/01/kite/task-2/"

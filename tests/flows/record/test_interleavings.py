@@ -1,6 +1,6 @@
-"""Runs, collectors, callbacks and users' commands work on the same keys: a few examples, the same ones each time.
+"""Runs, collectors, callbacks and user commands interleaved on the same keys: a few examples, always the same ones.
 
-`make attack` runs many more: `tests/attack/test_ledger_model.py`.
+`make attack` runs many more, in `tests/attack/test_ledger_model.py`.
 """
 
 from pathlib import Path

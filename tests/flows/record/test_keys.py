@@ -1,4 +1,4 @@
-"""Which texts can be keys, and the key of what has none."""
+"""Which strings are valid keys, and which key a calendar without one gets."""
 
 import asyncio
 import re
@@ -15,8 +15,8 @@ from flows.record.keys import Key, calendar_key, check_key
 from flows.record.pipeline_errors import InvalidKeyError
 from flows.signals.runs import root_run_id
 
-GOOD = ["a", "0", "spring-sale-03", "a.b", "a..b", "a_b", "a-", "a.", "9.json", "a" * 128]
-BAD = [
+VALID = ["a", "0", "spring-sale-03", "a.b", "a..b", "a_b", "a-", "a.", "9.json", "a" * 128]
+INVALID = [
     "", " ", "A", "a b", " a", "a ", "a\n", "\na", "a\x00", "-a", ".a", "_a", "..", ".", "a/b", "../a", "a\\b", "ä",
     "a:b", "a?b", "a%2fb", "%2e%2e", "..%2fa", "a/../b", "a/", "/a", "//a", "~a", "$a", "a*", "con:", "a\tb", "a\x7f",
     "caf\u00e9", "cafe\u0301", "a\u202eb", "a\u200fb", "a\ufeff", "\ufeffa", "a\u2028", "a\x85", "a\xa0", "\ud800",
@@ -25,14 +25,14 @@ BAD = [
 AS_PARAMETER: TypeAdapter[str] = TypeAdapter(Key)
 
 
-@pytest.mark.parametrize("key", GOOD)
-def test_a_good_key_is_taken_as_it_is(key: str) -> None:
+@pytest.mark.parametrize("key", VALID)
+def test_valid_key_is_accepted_unchanged(key: str) -> None:
     assert check_key(key) == key
     assert AS_PARAMETER.validate_python(key) == key
 
 
-@pytest.mark.parametrize("key", BAD)
-def test_a_bad_key_is_refused_with_an_example(key: str) -> None:
+@pytest.mark.parametrize("key", INVALID)
+def test_invalid_key_is_rejected_with_an_example(key: str) -> None:
     with pytest.raises(InvalidKeyError, match="such as spring-sale-03") as caught:
         check_key(key)
     assert caught.value.key == key
@@ -42,14 +42,14 @@ def test_a_bad_key_is_refused_with_an_example(key: str) -> None:
         AS_PARAMETER.validate_python(key)
 
 
-def test_an_endless_key_is_not_repeated_whole() -> None:
+def test_error_truncates_a_very_long_key() -> None:
     with pytest.raises(InvalidKeyError) as caught:
         check_key("x" * 100_000)
     assert len(str(caught.value)) < 400
 
 
 @given(st.text(max_size=140) | st.from_regex(r"[a-z0-9][a-z0-9._-]{0,127}", fullmatch=True))
-def test_the_form_and_the_check_agree_and_a_key_is_one_safe_name(text: str) -> None:
+def test_form_and_check_agree_and_valid_keys_are_safe_names(text: str) -> None:
     try:
         AS_PARAMETER.validate_python(text)
     except ValidationError:
@@ -85,27 +85,27 @@ CALENDARS = {
 
 
 @pytest.mark.parametrize(("calendar", "key"), CALENDARS.items())
-def test_a_calendar_has_its_files_name(calendar: str, key: str) -> None:
+def test_calendar_key_is_its_file_name(calendar: str, key: str) -> None:
     assert calendar_key(calendar) == key
     assert check_key(key) == key
 
 
 @pytest.mark.parametrize("calendar", ["\u65e5\u7a0b.csv", "---.csv", "", "  ", "/", "..", "\u65e5" * 10_000])
-def test_a_name_that_makes_no_key_asks_for_one(calendar: str) -> None:
+def test_unusable_calendar_name_is_rejected_with_hint_to_pass_a_key(calendar: str) -> None:
     with pytest.raises(InvalidKeyError, match=r"Nothing was submitted.*`key`.*--key") as caught:
         calendar_key(calendar)
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("calendar", ["https://ann:secret@host/may.csv", "http://host/may.csv?sig=secret"])
-def test_no_other_address_has_a_key_and_none_is_repeated(calendar: str) -> None:
+def test_http_calendar_url_is_rejected_and_not_repeated(calendar: str) -> None:
     with pytest.raises(InvalidKeyError, match="s3://") as caught:
         calendar_key(calendar)
     assert "secret" not in str(caught.value)
 
 
 @given(st.text(max_size=200))
-def test_whatever_the_name_it_is_a_key_with_room_for_an_id_or_an_error(calendar: str) -> None:
+def test_any_calendar_name_gives_a_short_valid_key_or_an_error(calendar: str) -> None:
     try:
         key = calendar_key(calendar)
     except InvalidKeyError:
@@ -115,7 +115,7 @@ def test_whatever_the_name_it_is_a_key_with_room_for_an_id_or_an_error(calendar:
     assert calendar_key(f"another-folder/{key}.csv") == key
 
 
-async def test_the_root_runs_id_is_the_same_in_every_retry(prefect_server: PrefectServer) -> None:
+async def test_root_run_id_is_the_same_in_every_retry(prefect_server: PrefectServer) -> None:
     seen: list[tuple[str, str | None]] = []
     outer: list[tuple[str, str | None]] = []
 

@@ -1,4 +1,4 @@
-"""Answers that come late or twice, and decisions that meet them: which task is the generation's then."""
+"""Late and duplicate answers, and decisions made meanwhile: which task the generation has afterward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,16 @@ from tests.support import KITE
 from .changes import LATER, VIDEO, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
 
 
-@pytest.mark.parametrize("now_is", [None, "submitted", "archived", "failed"])
-def test_a_late_answer_to_a_given_up_attempt_is_kept_beside_the_newer_one(now_is: str | None) -> None:
+@pytest.mark.parametrize("newer_state", [None, "submitted", "archived", "failed"])
+def test_late_answer_to_abandoned_attempt_is_kept_alongside_newer_attempt(newer_state: str | None) -> None:
     second = claimed(allow(lose(claimed())))
-    ways: dict[str | None, Callable[[Generation], Generation]] = {
+    changes: dict[str | None, Callable[[Generation], Generation]] = {
         None: lambda found: found,
         "submitted": submit,
         "archived": lambda found: store(succeed(submit(found))),
         "failed": lambda found: fail(submit(found)),
     }
-    second = ways[now_is](second)
+    second = changes[newer_state](second)
     after = submit(second, "late", attempt_number=1)
     assert after.state is second.state
     assert after.attempt == second.attempt
@@ -34,13 +34,13 @@ def test_a_late_answer_to_a_given_up_attempt_is_kept_beside_the_newer_one(now_is
     assert (after.attempts[0].task_id, after.attempts[0].state) == ("late", State.SUBMITTED)
     assert after.attempts[0].note == "a person looked"
     assert submit(after, "late", attempt_number=1) == after
-    later = submit(after, "later", attempt_number=1)  # one call has one task; if not, none of them is lost
+    later = submit(after, "later", attempt_number=1)  # one call should have one task; if it has more, none is lost
     assert later.task_ids == after.task_ids | {"later"}
     assert (later.state, later.task_id) == (after.state, after.task_id)
 
 
 @pytest.mark.parametrize("then", [reject, lose])
-def test_a_late_answer_becomes_the_generations_when_nothing_is_known_to_be_paid_since(
+def test_late_answer_is_adopted_if_newer_attempt_was_already_rejected_or_unconfirmed(
     then: Callable[..., Generation],
 ) -> None:
     adopted = submit(then(claimed(allow(lose(claimed())))), "late", attempt_number=1)
@@ -51,10 +51,10 @@ def test_a_late_answer_becomes_the_generations_when_nothing_is_known_to_be_paid_
 
 
 @pytest.mark.parametrize("then", [reject, lose])
-def test_a_late_answer_that_came_before_the_newer_attempt_went_wrong_becomes_the_generations_too(
+def test_late_answer_is_adopted_once_newer_attempt_becomes_rejected_or_unconfirmed(
     then: Callable[..., Generation],
 ) -> None:
-    """Else a task that is known to be paid would be left alone, and the generation be open for another payment."""
+    """Otherwise a task known to be paid would be ignored, and the generation could be paid for again."""
     known = submit(claimed(allow(lose(claimed()))), "late", attempt_number=1)
     adopted = then(known, attempt_number=2)
     assert (adopted.state, adopted.task_id) == (State.SUBMITTED, "late")
@@ -64,7 +64,7 @@ def test_a_late_answer_that_came_before_the_newer_attempt_went_wrong_becomes_the
         claimed(adopted)
 
 
-def test_a_late_answer_is_followed_once() -> None:
+def test_late_answer_is_adopted_only_once() -> None:
     adopted = reject(submit(claimed(allow(lose(claimed()))), "late", attempt_number=1), attempt_number=2)
     again = reject(claimed(fail(adopted, "late")))
     assert again.state is State.REJECTED
@@ -72,34 +72,34 @@ def test_a_late_answer_is_followed_once() -> None:
 
 
 @pytest.mark.parametrize("decide", [transitions.resubmit_allowed, transitions.resolved])
-def test_a_person_decides_about_the_attempt_that_was_looked_at_only(decide: Callable[..., Generation]) -> None:
+def test_manual_decision_applies_only_to_the_reviewed_attempt(decide: Callable[..., Generation]) -> None:
     found = lose(claimed(reject(claimed())))
-    reported: dict[str, Any] = {"task_id": "t1"} if decide is transitions.resolved else {"note": "I looked"}
+    arguments: dict[str, Any] = {"task_id": "t1"} if decide is transitions.resolved else {"note": "I looked"}
     with pytest.raises(TransitionError, match="submitted again meanwhile, in attempt 2"):
-        decide(found, attempt_number=1, now=LATER, **reported)
+        decide(found, attempt_number=1, now=LATER, **arguments)
 
 
-def test_a_task_that_a_person_replaces_stays_in_the_note() -> None:
+def test_note_keeps_task_replaced_by_user() -> None:
     found = resolve(submit(claimed(), "wrong"), "right")
     assert found.task_id == "right"
     assert "wrong" in (found.attempt.note or "")
 
 
-def test_every_task_that_a_person_ever_replaced_stays_in_the_note() -> None:
+def test_note_keeps_every_task_replaced_by_user() -> None:
     found = resolve(resolve(submit(claimed(), "paid"), "wrong"), "right")
     note = allow(fail(found, "right")).attempt.note or ""
     assert [word for word in note.replace(";", "").split() if word in ("paid", "wrong")] == ["paid", "wrong"]
     assert note.endswith("; a person looked")
 
 
-def test_a_paid_task_that_a_person_goes_back_to_is_no_mistake_when_another_is_named_then() -> None:
+def test_paid_task_that_user_returns_to_is_kept_when_another_is_named() -> None:
     paid = submit(claimed(), "paid")
     back = resolve(resolve(paid, "wrong"), "paid")
     assert (back.attempt.named_by, back.task, back.attempt.superseded) == ("reply", paid.task, ())
     assert resolve(back, "third").task_ids == {"third", "paid"}
 
 
-def test_a_task_that_a_person_named_before_the_reply_did_is_no_mistake_when_another_is_named_then() -> None:
+def test_task_named_by_user_and_reply_is_kept_when_another_is_named() -> None:
     named = submit(resolve(lose(claimed()), "paid"), "paid", attempt_number=1)
     assert named.attempt.named_by == "reply"
     assert resolve(named, "third").task_ids == {"third", "paid"}
@@ -107,7 +107,7 @@ def test_a_task_that_a_person_named_before_the_reply_did_is_no_mistake_when_anot
     assert resolve(later, "third").task_ids == {"third", "paid"}
 
 
-def test_the_reply_overrules_a_person_until_the_video_is_archived() -> None:
+def test_reply_overrides_user_until_the_video_is_archived() -> None:
     named = resolve(lose(claimed()), "named")
     assert submit(named, "paid", attempt_number=1).task_ids == {"paid"}
     archived = store(succeed(named, "named"))
@@ -116,7 +116,7 @@ def test_the_reply_overrules_a_person_until_the_video_is_archived() -> None:
     assert late.task_ids == {"named", "paid"}
 
 
-def test_the_video_of_a_task_that_was_a_mistake_is_not_archived_as_that_of_another() -> None:
+def test_video_of_mistaken_task_is_not_archived_as_that_of_the_right_task() -> None:
     named = resolve(lose(claimed()), "wrong")
     right = succeed(resolve(named, "right"), "right")
     with pytest.raises(TransitionError, match="has the task right, not wrong"):
@@ -124,12 +124,12 @@ def test_the_video_of_a_task_that_was_a_mistake_is_not_archived_as_that_of_anoth
 
 
 @pytest.mark.parametrize("late", [reject, lose])
-def test_a_late_no_to_a_given_up_attempt_changes_nothing(late: Callable[..., Generation]) -> None:
+def test_late_rejection_or_timeout_of_abandoned_attempt_changes_nothing(late: Callable[..., Generation]) -> None:
     second = submit(claimed(allow(lose(claimed()))))
     assert late(second, attempt_number=1) == second
 
 
-def test_a_failure_called_too_early_is_reconciled_by_a_later_success() -> None:
+def test_premature_failure_is_reconciled_by_later_success() -> None:
     reconciled = succeed(fail(submit(claimed())))
     assert reconciled.state is State.SUCCEEDED
     assert reconciled.attempt.problem is None
@@ -138,7 +138,7 @@ def test_a_failure_called_too_early_is_reconciled_by_a_later_success() -> None:
 
 @pytest.mark.parametrize("named_by", ["person", "callback"])
 @pytest.mark.parametrize("state", ["submitted", "succeeded", "failed"])
-def test_the_reply_to_the_paid_call_overrules_who_named_a_task_meanwhile(named_by: Source, state: str) -> None:
+def test_reply_overrides_task_named_by_user_or_callback(named_by: Source, state: str) -> None:
     named = transitions.submitted(lose(claimed()), attempt_number=1, task_id="t1", now=LATER, named_by=named_by)
     found = {"submitted": named, "succeeded": succeed(named), "failed": fail(named)}[state]
     after = submit(found, "reply", attempt_number=1)
@@ -148,7 +148,7 @@ def test_the_reply_to_the_paid_call_overrules_who_named_a_task_meanwhile(named_b
     assert after.task.folder != found.task.folder
 
 
-def test_a_reply_that_comes_after_the_archive_names_one_more_task_that_was_paid_for() -> None:
+def test_reply_after_archiving_adds_a_superseded_task() -> None:
     named = transitions.submitted(lose(claimed()), attempt_number=1, task_id="t1", now=LATER, named_by="person")
     found = store(succeed(named))
     after = submit(found, "reply", attempt_number=1)
@@ -156,27 +156,27 @@ def test_a_reply_that_comes_after_the_archive_names_one_more_task_that_was_paid_
     assert [item.task_id for item in after.attempt.superseded] == ["reply"]
 
 
-def test_a_permission_to_pay_again_is_over_with_another_task() -> None:
+def test_resubmit_permission_ends_when_another_task_is_named() -> None:
     allowed = allow(fail(submit(claimed())))
     again = fail(resolve(allowed, "t2"), "t2")
     assert allowed.attempt.resubmit_allowed
     assert not again.attempt.resubmit_allowed
 
 
-def test_a_provider_that_answers_a_second_attempt_with_the_first_ones_task_is_understood() -> None:
+def test_second_attempt_may_be_answered_with_task_of_the_first() -> None:
     second = claimed(allow(fail(submit(claimed()))))
     found = submit(second, "t1", attempt_number=2)
     assert (found.state, found.task_id) == (State.SUBMITTED, "t1")
     assert found.task.folder == submit(claimed()).task.folder
 
 
-@pytest.mark.parametrize("stand", [lambda second: second, lose], ids=["claimed", "unconfirmed"])
-def test_a_second_attempt_may_be_answered_with_a_task_that_a_person_had_replaced(
-    stand: Callable[[Generation], Generation],
+@pytest.mark.parametrize("prepare", [lambda second: second, lose], ids=["claimed", "unconfirmed"])
+def test_second_attempt_may_be_answered_with_task_replaced_by_user(
+    prepare: Callable[[Generation], Generation],
 ) -> None:
-    """Else it would stay unanswered for ever: each run finds the task that the store knows, and nothing changes."""
+    """Otherwise it would stay unanswered forever: each run would find the task's owner object, and change nothing."""
     first = submit(claimed())
-    second = stand(claimed(allow(fail(resolve(first, "t2"), "t2"))))
+    second = prepare(claimed(allow(fail(resolve(first, "t2"), "t2"))))
     found = submit(second, "t1", attempt_number=2)
     assert (found.state, found.task_id, found.attempt.named_by) == (State.SUBMITTED, "t1", "reply")
     assert found.task.folder == first.task.folder
@@ -185,8 +185,8 @@ def test_a_second_attempt_may_be_answered_with_a_task_that_a_person_had_replaced
     assert store(succeed(found)).state is State.ARCHIVED
 
 
-def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited_for_no_more() -> None:
-    """The late answer to the first attempt was taken up as the third, and a person named yet another one then."""
+def test_task_listed_by_two_attempts_is_archived_once() -> None:
+    """The late answer to the first attempt was adopted as the third attempt, then a user named yet another task."""
     second = claimed(allow(lose(claimed())))
     late = transitions.submitted(second, attempt_number=1, task_id="late", now=LATER, named_by="callback")
     followed = lose(late, attempt_number=2)
@@ -200,13 +200,13 @@ def test_a_task_that_two_attempts_list_has_its_video_archived_once_and_is_waited
     assert noted.unarchived_superseded == ()
 
 
-def with_one_more(task_id: str = "t2") -> Generation:
-    """Accepted twice: a callback has named another task than the reply."""
+def with_second_task(task_id: str = "t2") -> Generation:
+    """Accepted twice: a callback named a different task than the reply."""
     return superseded_tasks.also_taken(submit(claimed()), attempt_number=1, task_id=task_id, now=LATER)
 
 
-def test_a_reply_that_overrules_a_callback_keeps_every_other_task_that_was_paid_for() -> None:
-    """A proxy has sent the paid call three times."""
+def test_reply_that_overrides_callback_keeps_all_other_paid_tasks() -> None:
+    """A proxy sent the paid call three times."""
     named = transitions.submitted(lose(claimed()), attempt_number=1, task_id="t1", now=LATER, named_by="callback")
     named = superseded_tasks.also_taken(named, attempt_number=1, task_id="t2", now=LATER)
     after = submit(named, "reply", attempt_number=1)
@@ -214,16 +214,16 @@ def test_a_reply_that_overrules_a_callback_keeps_every_other_task_that_was_paid_
     assert {task.task_id for task in after.unarchived_superseded} == {"t1", "t2"}
 
 
-def test_a_callback_that_comes_twice_names_one_more_task_once() -> None:
-    once = with_one_more()
+def test_duplicate_callback_adds_its_task_once() -> None:
+    once = with_second_task()
     assert superseded_tasks.also_taken(once, attempt_number=1, task_id="t2", now=LATER) == once
     assert superseded_tasks.also_taken(once, attempt_number=1, task_id="t1", now=LATER) == once
     more = superseded_tasks.also_taken(once, attempt_number=1, task_id="t3", now=LATER)
     assert [task.task_id for task in more.unarchived_superseded] == ["t2", "t3"]
 
 
-def test_a_task_that_does_not_count_keeps_the_video_or_the_end_that_it_had_first() -> None:
-    found = with_one_more()
+def test_superseded_task_keeps_its_first_video_or_end() -> None:
+    found = with_second_task()
     (task,) = found.unarchived_superseded
     other = VIDEO.model_copy(update={"sha256": "1" * 64})
     archived = superseded_tasks.archived(found, task, (VIDEO,), now=LATER)
@@ -233,8 +233,8 @@ def test_a_task_that_does_not_count_keeps_the_video_or_the_end_that_it_had_first
     assert superseded_tasks.ended(ended, "t2", "another reason", now=LATER) == ended
 
 
-def test_a_task_is_polled_with_the_model_that_it_was_accepted_for() -> None:
-    """The second attempt was made with another model, and is answered with the first one's task."""
+def test_task_is_polled_with_the_model_it_was_accepted_for() -> None:
+    """The second attempt was made with another model, but is answered with the first attempt's task."""
     failed = allow(fail(submit(claimed())))
     owner = failed.attempt.claimed_by
     second = transitions.claim(
@@ -243,7 +243,7 @@ def test_a_task_is_polled_with_the_model_that_it_was_accepted_for() -> None:
     assert submit(second, "t1", attempt_number=2).task.model == failed.attempt.model == "sora-2"
 
 
-def test_a_late_answer_that_does_not_count_says_who_named_it() -> None:
+def test_superseded_late_answer_records_who_named_it() -> None:
     second = submit(claimed(allow(lose(claimed()))), "t2")
     after = transitions.submitted(second, attempt_number=1, task_id="late", now=LATER, named_by="callback")
     assert [item.named_by for item in after.attempts[0].superseded] == ["callback"]

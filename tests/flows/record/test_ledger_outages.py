@@ -1,4 +1,4 @@
-"""The ledger while the store is away or refuses: what is waited out, and for how long."""
+"""The ledger while the store is unavailable or rejects calls: what is retried, and for how long."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,22 +11,22 @@ from flows.record.generation import State
 from flows.record.ledger import LONGEST_PAUSE_SECONDS, RETRY_TIMEOUT_SECONDS, Ledger
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
-from .ledgers import SleepingClock, claim_of, must_claim, now_in, opened, submitted
+from .ledgers import SleepingClock, claim_of, current_generation, must_claim, open_ledger, submitted
 
 
 def outage(clock: SleepingClock, until: float, *, of: Callable[[Call], bool] = lambda _: True) -> Hook:
-    """No connection until the clock says so."""
+    """Every connection fails until the clock reaches `until`."""
 
-    async def refuse(request: Call) -> None:
+    async def fail(request: Call) -> None:
         if of(request) and clock.seconds < until:
             raise cut()
 
-    return refuse
+    return fail
 
 
-async def test_an_outage_is_waited_out_with_growing_pauses(archive: VideoArchive, key: str) -> None:
+async def test_outage_is_retried_with_growing_pauses(archive: VideoArchive, key: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         line.before = outage(clock, until=clock.seconds + 30)
         assert await ledger.claim(claim_of(key), over=None) is not None
     assert 30 <= sum(clock.pauses) <= 30 + LONGEST_PAUSE_SECONDS
@@ -47,20 +47,18 @@ CALLS: dict[str, Callable[[Ledger, str], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("call", [name for name in CALLS if name != "ensure_ready"])
-async def test_patience_ends(archive: VideoArchive, key: str, call: str) -> None:
+async def test_retries_end_at_the_retry_timeout(archive: VideoArchive, key: str, call: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
             await CALLS[call](ledger, key)
     assert RETRY_TIMEOUT_SECONDS - LONGEST_PAUSE_SECONDS <= sum(clock.pauses) <= RETRY_TIMEOUT_SECONDS
 
 
-async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
-    archive: VideoArchive, key: str
-) -> None:
+async def test_retry_timeout_of_a_change_covers_read_and_write_together(archive: VideoArchive, key: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         reads = outage(clock, until=clock.seconds + 80)
         writes = outage(clock, until=float("inf"), of=lambda request: request.writes_a_record)
@@ -74,21 +72,21 @@ async def test_patience_of_a_change_covers_its_reading_and_its_writing_together(
             await ledger.change(key, submitted, retry_timeout_seconds=100)
         assert 95 <= sum(clock.pauses) <= 100
         line.before = nothing
-        assert (await now_in(ledger, key)).state is State.CLAIMED
+        assert (await current_generation(ledger, key)).state is State.CLAIMED
 
 
-async def test_a_long_patience_finds_the_store_again(archive: VideoArchive, key: str) -> None:
+async def test_long_retry_timeout_outlasts_an_outage(archive: VideoArchive, key: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=clock.seconds + 1000)
         entry = await ledger.change(key, submitted, retry_timeout_seconds=1800)
     assert entry.generation.state is State.SUBMITTED
 
 
-async def test_no_patience_is_one_try(archive: VideoArchive, key: str) -> None:
+async def test_zero_retry_timeout_means_one_attempt(archive: VideoArchive, key: str) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.before = outage(clock, until=float("inf"))
         with pytest.raises(StoreUnavailableError):
@@ -96,7 +94,7 @@ async def test_no_patience_is_one_try(archive: VideoArchive, key: str) -> None:
     assert clock.pauses == []
 
 
-async def test_a_refusal_is_not_waited_out(archive: VideoArchive, key: str) -> None:
+async def test_store_rejection_is_not_retried(archive: VideoArchive, key: str) -> None:
     clock = SleepingClock()
     gone = archive.model_copy(update={"bucket": f"{archive.bucket}-gone"}).store()
     ledger = Ledger(gone, clock=clock)
@@ -108,7 +106,7 @@ async def test_a_refusal_is_not_waited_out(archive: VideoArchive, key: str) -> N
     assert clock.pauses == []
 
 
-async def test_getting_ready_waits_out_an_outage(archive: VideoArchive) -> None:
+async def test_ensure_ready_retries_during_an_outage(archive: VideoArchive) -> None:
     line, clock = Line(), SleepingClock()
     store = line.store(archive)
     line.before = outage(clock, until=clock.seconds + 10)

@@ -1,4 +1,4 @@
-"""The ledger when the store writes and its reply is lost: every claim and change is made once."""
+"""The ledger when the store writes but its reply is lost: every claim and change is applied once."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,13 +11,13 @@ from flows.record.ledger import Ledger
 from tests.support.store_line import Call, Hook, Line, cut
 
 from .ledgers import (
-    NO,
     NOW,
+    PROBLEM,
     SleepingClock,
     claim_of,
+    current_generation,
     must_claim,
-    now_in,
-    opened,
+    open_ledger,
     rejected,
     same,
     submitted,
@@ -27,7 +27,7 @@ from .ledgers import (
 
 
 def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None) -> Hook:
-    """MinIO writes the record, and the writer never hears of it."""
+    """MinIO writes the record, but the writer gets no reply."""
     left = times
 
     async def lose(request: Call) -> None:
@@ -42,23 +42,23 @@ def lose_replies(times: int, then: Callable[[], Awaitable[object]] | None = None
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_claim_whose_reply_is_lost_is_known_to_be_won(archive: VideoArchive, key: str, times: int) -> None:
+async def test_claim_with_lost_reply_is_recognized_as_won(archive: VideoArchive, key: str, times: int) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         line.after = lose_replies(times)
         entry = await ledger.claim(claim_of(key), over=None)
         assert entry is not None
         assert same(await ledger.read(key), entry)
-        # The etag is the right one too: the next write stands on it.
+        # The etag is right too: the next write is conditional on it.
         over = await ledger.change(key, rejected)
         assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
     assert len(clock.pauses) == times
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_change_whose_reply_is_lost_is_made_once(archive: VideoArchive, key: str, times: int) -> None:
+async def test_change_with_lost_reply_is_applied_once(archive: VideoArchive, key: str, times: int) -> None:
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as ledger:
+    async with open_ledger(archive, line, clock) as ledger:
         await must_claim(ledger, key)
         line.after = lose_replies(times)
         entry = await ledger.change(key, warn("once"))
@@ -66,12 +66,12 @@ async def test_a_change_whose_reply_is_lost_is_made_once(archive: VideoArchive, 
     assert entry.generation.warnings == ("once",)
 
 
-async def test_a_claim_is_not_won_by_a_reply_that_was_lost_before_it_was_written(
+async def test_retry_of_claim_that_never_arrived_does_not_replace_another_claim(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    """The request never arrives, another claims meanwhile, and the repeated request must not take the other's place."""
+    """The request never arrives, and another process claims meanwhile. The retry must not overwrite that claim."""
     line, clock = Line(), SleepingClock()
-    async with opened(archive, line, clock) as slow:
+    async with open_ledger(archive, line, clock) as slow:
         was_cut = False
 
         async def cut_once(request: Call) -> None:
@@ -83,27 +83,27 @@ async def test_a_claim_is_not_won_by_a_reply_that_was_lost_before_it_was_written
 
         line.before = cut_once
         assert await slow.claim(claim_of(key, pid=2), over=None) is None
-    assert (await now_in(ledger, key)).attempt.claimed_by.pid == 1
+    assert (await current_generation(ledger, key)).attempt.claimed_by.pid == 1
 
 
-async def test_a_claim_that_others_gave_up_while_its_reply_was_lost_is_not_ours_any_more(
+async def test_claim_given_up_by_others_while_its_reply_was_lost_is_not_won(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     def give_up(now: Generation) -> Generation:
-        return transitions.unconfirmed(now, attempt_number=1, problem=NO, now=NOW)
+        return transitions.unconfirmed(now, attempt_number=1, problem=PROBLEM, now=NOW)
 
     line = Line()
-    async with opened(archive, line, SleepingClock()) as slow:
+    async with open_ledger(archive, line, SleepingClock()) as slow:
         line.after = lose_replies(1, then=lambda: ledger.change(key, give_up))
         assert await slow.claim(claim_of(key), over=None) is None
-    assert (await now_in(ledger, key)).state is State.UNCONFIRMED
+    assert (await current_generation(ledger, key)).state is State.UNCONFIRMED
 
 
-async def test_a_change_whose_reply_is_lost_does_not_undo_what_others_built_on_it(
+async def test_change_with_lost_reply_does_not_undo_later_changes(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     line = Line()
-    async with opened(archive, line, SleepingClock()) as slow:
+    async with open_ledger(archive, line, SleepingClock()) as slow:
         await must_claim(slow, key)
         line.after = lose_replies(1, then=lambda: ledger.change(key, succeeded))
         entry = await slow.change(key, submitted)

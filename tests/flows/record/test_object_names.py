@@ -1,4 +1,4 @@
-"""Where a video lies in the archive."""
+"""The names of a video's objects in the archive, and the attributes that they carry."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import unquote
@@ -13,20 +13,20 @@ from flows.record import object_names
     [
         (datetime(2026, 3, 1, 12, tzinfo=UTC), "videos/2026/03/01/kite/"),
         (datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), "videos/2026/12/31/kite/"),
-        # 01:00 on New Year's Day in Berlin is still the old year by UTC.
+        # 00:30 on New Year's Day in Berlin is still the old year in UTC.
         (datetime(2027, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=1))), "videos/2026/12/31/kite/"),
     ],
 )
-def test_the_folder_is_named_by_the_day_of_the_claim_in_utc(claimed_at: datetime, folder: str) -> None:
+def test_folder_is_named_by_the_utc_day_of_the_claim(claimed_at: datetime, folder: str) -> None:
     assert object_names.folder("kite", claimed_at) == folder
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "video.mp4"), (2, "video-2.mp4"), (12, "video-12.mp4")])
-def test_a_second_result_has_a_number(number: int, name: str) -> None:
+def test_second_result_is_numbered(number: int, name: str) -> None:
     assert object_names.video_name(number) == name
 
 
-def test_the_names_of_the_other_objects() -> None:
+def test_poster_and_sidecar_names() -> None:
     assert (object_names.POSTER_NAME, object_names.SIDECAR_NAME) == ("poster.jpg", "generation.json")
 
 
@@ -43,13 +43,13 @@ def test_the_names_of_the_other_objects() -> None:
         ("videos/2026/03/01/kite.1/generation.json", "application/json", "kite.1-generation.json"),
     ],
 )
-def test_an_object_carries_a_telling_file_name(name: str, media_type: str, file_name: str) -> None:
+def test_content_disposition_has_a_descriptive_file_name(name: str, media_type: str, file_name: str) -> None:
     found = object_names.attributes(name, key="kite.1", task_id="task_1", sha256="ab", media_type=media_type)
     assert found["Content-Disposition"] == f'inline; filename="{file_name}"'
 
 
 @pytest.mark.parametrize("task_id", ["task_1", "aufgabe ü", "a/b%c", "\U0001f3ac"])
-def test_what_an_object_carries_is_ascii(task_id: str) -> None:
+def test_object_attributes_are_ascii(task_id: str) -> None:
     found = object_names.attributes("v/k/video.mp4", key="k", task_id=task_id, sha256="ab", media_type="video/mp4")
     assert all(value.isascii() and value.isprintable() for value in found.values())
     assert unquote(found["task"]) == task_id

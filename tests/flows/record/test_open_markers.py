@@ -1,4 +1,4 @@
-"""The markers of open generations: there before the claim, gone after the end, and never gone too early."""
+"""The markers of open generations: written before the claim, removed after the end, and never too early."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +14,11 @@ from flows.record.ledger import Entry, Ledger, marker_name, record_name
 from tests.support.store_line import Call, Hook, Line, cut, nothing
 
 from .changes import LATER, allow, fail, store
-from .ledgers import claim_of, must_claim, now_in, opened, rejected, submitted, succeeded
+from .ledgers import claim_of, current_generation, must_claim, open_ledger, rejected, submitted, succeeded
 
 
-def closes_first(ledger: Ledger, over: Entry) -> Hook:
-    """Another closes what was read, right before a record is written."""
+def close_before_write(ledger: Ledger, over: Entry) -> Hook:
+    """Another process closes the generation as it was read, right before a record is written."""
 
     async def before(request: Call) -> None:
         if request.writes_a_record:
@@ -27,29 +27,29 @@ def closes_first(ledger: Ledger, over: Entry) -> Hook:
     return before
 
 
-async def test_closing_removes_the_marker_and_nothing_else(ledger: Ledger, key: str) -> None:
+async def test_close_removes_only_the_marker(ledger: Ledger, key: str) -> None:
     await must_claim(ledger, key)
     await ledger.change(key, rejected)
-    await ledger.close(await now_in(ledger, key))
+    await ledger.close(await current_generation(ledger, key))
     assert await ledger.is_published(key) is None
-    assert (await now_in(ledger, key)).state is State.REJECTED
-    await ledger.close(await now_in(ledger, key))
+    assert (await current_generation(ledger, key)).state is State.REJECTED
+    await ledger.close(await current_generation(ledger, key))
     assert await ledger.open_keys() == []
 
 
-@pytest.mark.parametrize("how", [None, submitted, lambda now: succeeded(submitted(now))])
-async def test_a_generation_with_work_left_cannot_be_closed(
-    how: Callable[[Generation], Generation] | None, ledger: Ledger, key: str
+@pytest.mark.parametrize("transition", [None, submitted, lambda now: succeeded(submitted(now))])
+async def test_generation_with_work_left_cannot_be_closed(
+    transition: Callable[[Generation], Generation] | None, ledger: Ledger, key: str
 ) -> None:
     await must_claim(ledger, key)
-    if how is not None:
-        await ledger.change(key, how)
-    await ledger.close(await now_in(ledger, key))
+    if transition is not None:
+        await ledger.change(key, transition)
+    await ledger.close(await current_generation(ledger, key))
     assert await ledger.open_keys() == [key]
 
 
-@pytest.mark.parametrize("moment", ["before the marker goes", "after the marker went"])
-async def test_a_claim_made_while_another_closes_stays_open(
+@pytest.mark.parametrize("moment", ["before the marker is removed", "after the marker is removed"])
+async def test_claim_made_during_a_concurrent_close_stays_open(
     moment: str, archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     await must_claim(ledger, key)
@@ -60,7 +60,7 @@ async def test_a_claim_made_while_another_closes_stays_open(
             assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
 
     line = Line()
-    async with opened(archive, line) as closing:
+    async with open_ledger(archive, line) as closing:
         if moment.startswith("before"):
             line.before = claim_again
         else:
@@ -69,10 +69,10 @@ async def test_a_claim_made_while_another_closes_stays_open(
     assert await ledger.open_keys() == [key]
 
 
-async def test_a_claim_made_while_another_leaves_it_to_the_collector_has_its_end_published(
+async def test_claim_made_during_a_concurrent_close_is_not_marked_published(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    """The failed one has another paid task. Its marker, which says `published`, comes after that of the claim."""
+    """The close writes `published` into the marker because of another paid task, but only after the new claim."""
     await must_claim(ledger, key)
     await ledger.change(key, submitted)
     await ledger.change(key, partial(superseded_tasks.also_taken, attempt_number=1, task_id="other", now=LATER))
@@ -84,42 +84,40 @@ async def test_a_claim_made_while_another_leaves_it_to_the_collector_has_its_end
             assert await ledger.claim(claim_of(key, over=over.generation), over=over) is not None
 
     line = Line()
-    async with opened(archive, line) as closing:
+    async with open_ledger(archive, line) as closing:
         line.before = claim_again
         await closing.close(over.generation)
     assert await ledger.is_published(key) is False
 
 
-async def test_an_end_that_nobody_was_notified_of_stays_open(ledger: Ledger, key: str) -> None:
-    """Who tells of an end may be slow, and a person's rerun have brought the generation to another end meanwhile."""
+async def test_unpublished_end_stays_open(ledger: Ledger, key: str) -> None:
+    """Publishing an end may be slow, and a user's rerun may have led to another end meanwhile."""
     await must_claim(ledger, key)
-    reported = await ledger.change(key, rejected)
-    await ledger.claim(claim_of(key, over=reported.generation), over=reported)
+    published = await ledger.change(key, rejected)
+    await ledger.claim(claim_of(key, over=published.generation), over=published)
     await ledger.change(key, rejected)
-    await ledger.close(reported.generation)
+    await ledger.close(published.generation)
     assert await ledger.open_keys() == [key]
-    await ledger.close(await now_in(ledger, key))
+    await ledger.close(await current_generation(ledger, key))
     assert await ledger.open_keys() == []
 
 
-async def test_a_claim_stays_open_when_another_closes_just_before_it_is_written(
+async def test_claim_stays_open_when_closed_just_before_its_write(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    """The marker is written, another removes it and sees nothing new in the record, and only then the claim arrives."""
+    """The marker is written, another process removes it because the record is unchanged, and then the claim arrives."""
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
     line = Line()
-    async with opened(archive, line) as claiming:
-        line.before = closes_first(ledger, over)
+    async with open_ledger(archive, line) as claiming:
+        line.before = close_before_write(ledger, over)
         assert await claiming.claim(claim_of(key, over=over.generation), over=over) is not None
     assert await ledger.open_keys() == [key]
 
 
-async def test_a_claim_whose_reply_is_lost_for_good_stays_open_all_the_same(
-    archive: VideoArchive, ledger: Ledger, key: str
-) -> None:
-    """It may stand, so the collector has to find it, also where another has just removed its marker."""
+async def test_claim_whose_reply_never_arrives_stays_open(archive: VideoArchive, ledger: Ledger, key: str) -> None:
+    """The claim may exist, so the collector must find it, even if another process has just removed its marker."""
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
@@ -132,19 +130,19 @@ async def test_a_claim_whose_reply_is_lost_for_good_stays_open_all_the_same(
         passed[0] += 3600
 
     line, passed = Line(), [0.0]
-    async with opened(archive, line, Clock(sleep=give_up, monotonic=lambda: passed[0])) as claiming:
-        line.before, line.after = closes_first(ledger, over), lose_replies
+    async with open_ledger(archive, line, Clock(sleep=give_up, monotonic=lambda: passed[0])) as claiming:
+        line.before, line.after = close_before_write(ledger, over), lose_replies
         with pytest.raises(StoreUnavailableError):
             await claiming.claim(claim_of(key, over=over.generation), over=over)
-    assert (await now_in(ledger, key)).state is State.CLAIMED
+    assert (await current_generation(ledger, key)).state is State.CLAIMED
     assert await ledger.open_keys() == [key]
 
 
 @pytest.mark.parametrize("closes", ["long before", "just before the write"])
-async def test_a_late_answer_to_what_was_closed_stays_open(
+async def test_late_acceptance_reopens_a_closed_generation(
     closes: str, archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    """An attempt was given up, a person allowed another, the collector closed it. Then its answer comes: it is paid."""
+    """An attempt was given up, and the collector closed the generation. Then its answer arrives: it was paid."""
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
     if closes == "long before":
@@ -155,7 +153,7 @@ async def test_a_late_answer_to_what_was_closed_stays_open(
             await ledger.close(over.generation)
 
     line = Line()
-    async with opened(archive, line) as answering:
+    async with open_ledger(archive, line) as answering:
         line.before = close_first
         assert (await answering.change(key, submitted)).generation.state is State.SUBMITTED
         markers = [number for number, seen in enumerate(line.seen) if seen == f"PUT {marker_name(key)}"]
@@ -164,8 +162,8 @@ async def test_a_late_answer_to_what_was_closed_stays_open(
     assert await ledger.open_keys() == [key]
 
 
-def one_more_task(now: Generation) -> Generation:
-    """Its callback has named another task, which was paid for as well."""
+def second_task(now: Generation) -> Generation:
+    """A callback named another task, which was paid for as well."""
     return superseded_tasks.also_taken(now, attempt_number=1, task_id="other", now=LATER)
 
 
@@ -173,93 +171,91 @@ async def archived(ledger: Ledger, key: str, *changes: Callable[[Generation], Ge
     await must_claim(ledger, key)
     for change in (submitted, *changes, succeeded, store):
         await ledger.change(key, change)
-    return await now_in(ledger, key)
+    return await current_generation(ledger, key)
 
 
-async def test_what_is_closed_and_gains_a_paid_task_is_open_again_and_not_published_anew(
-    ledger: Ledger, key: str
-) -> None:
+async def test_closed_generation_that_gains_a_paid_task_reopens_without_republishing(ledger: Ledger, key: str) -> None:
     await ledger.close(await archived(ledger, key))
     assert await ledger.open_keys() == []
-    await ledger.change(key, one_more_task)
+    await ledger.change(key, second_task)
     assert await ledger.is_published(key) is True
 
 
-async def test_an_end_that_is_not_published_yet_stays_so_when_one_more_task_is_named(ledger: Ledger, key: str) -> None:
+async def test_unpublished_end_stays_unpublished_when_another_task_is_named(ledger: Ledger, key: str) -> None:
     await archived(ledger, key)
-    await ledger.change(key, one_more_task)
+    await ledger.change(key, second_task)
     assert await ledger.is_published(key) is False
 
 
-async def test_what_is_archived_stays_open_for_its_other_paid_task(ledger: Ledger, key: str) -> None:
-    found = await archived(ledger, key, one_more_task)
-    assert not found.may_gain_a_task, "nobody would look again"
+async def test_archived_generation_stays_open_for_its_other_paid_task(ledger: Ledger, key: str) -> None:
+    found = await archived(ledger, key, second_task)
+    assert not found.may_gain_a_task, "nothing would check it again"
     await ledger.close(found)
     assert await ledger.is_published(key) is True
 
 
-async def test_a_paid_task_that_is_named_while_another_closes_keeps_it_open(
+async def test_paid_task_named_during_a_concurrent_close_keeps_it_open(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
-    """Only its callback has named its task, so the reply to the paid call may name another one at any time."""
+    """Only a callback has named its task, so the reply to the paid call may still name another one."""
     await must_claim(ledger, key)
     by_callback = partial(transitions.submitted, attempt_number=1, task_id="t1", named_by="callback", now=LATER)
     for change in (by_callback, succeeded, store):
         await ledger.change(key, change)
 
-    async def name_one_more(request: Call) -> None:
+    async def name_second_task(request: Call) -> None:
         if request.method == "DELETE":
-            await ledger.change(key, one_more_task)
+            await ledger.change(key, second_task)
 
     line = Line()
-    async with opened(archive, line) as closing:
-        line.before = name_one_more
-        await closing.close(await now_in(ledger, key))
+    async with open_ledger(archive, line) as closing:
+        line.before = name_second_task
+        await closing.close(await current_generation(ledger, key))
     assert await ledger.is_published(key) is True
 
 
-async def test_a_claim_stands_though_its_marker_cannot_be_written_once_more(
+async def test_claim_succeeds_even_if_its_marker_cannot_be_rewritten(
     archive: VideoArchive, ledger: Ledger, key: str
 ) -> None:
     await must_claim(ledger, key)
     over = await ledger.change(key, rejected)
 
-    async def refuse(_: Call) -> None:
+    async def cut_off(_: Call) -> None:
         raise cut()
 
-    async def refuse_what_follows(request: Call) -> None:
+    async def cut_off_after_the_record(request: Call) -> None:
         if request.writes_a_record:
-            line.before = refuse
+            line.before = cut_off
 
     line = Line()
-    async with opened(archive, line) as claiming:
-        line.before = refuse_what_follows
+    async with open_ledger(archive, line) as claiming:
+        line.before = cut_off_after_the_record
         assert await claiming.claim(claim_of(key, over=over.generation), over=over) is not None
     assert line.seen[-1] == f"PUT {marker_name(key)}"
     assert await ledger.open_keys() == [key]
 
 
-async def test_the_marker_is_there_before_the_claim(archive: VideoArchive, key: str) -> None:
+async def test_marker_is_written_before_the_claim(archive: VideoArchive, key: str) -> None:
     line = Line()
-    async with opened(archive, line) as ledger:
+    async with open_ledger(archive, line) as ledger:
         line.seen.clear()
         await must_claim(ledger, key)
         assert line.seen.index(f"PUT {marker_name(key)}") < line.seen.index(f"PUT {record_name(key)}")
 
 
-async def test_all_keys_and_the_open_ones_are_listed_sorted(ledger: Ledger) -> None:
+async def test_all_keys_and_open_keys_are_listed_sorted(ledger: Ledger) -> None:
     keys = ["a", "a-b", "a.b", "a.json", "a..b", "a.", "0", "z" * 128]
     for key in keys:
         await must_claim(ledger, key)
     for key in ("a", "a.json", "z" * 128):
         await ledger.change(key, rejected)
-        await ledger.close(await now_in(ledger, key))
+        await ledger.close(await current_generation(ledger, key))
     assert await ledger.keys() == sorted(keys)
     assert await ledger.open_keys() == ["0", "a-b", "a.", "a..b", "a.b"]
     for key in keys:
-        assert (await now_in(ledger, key)).key == key
+        assert (await current_generation(ledger, key)).key == key
 
 
-async def test_the_keys_of_an_empty_ledger(ledger: Ledger) -> None:
+async def test_empty_ledger_has_no_keys(ledger: Ledger) -> None:
     assert await ledger.keys() == []
     assert await ledger.open_keys() == []

@@ -1,4 +1,4 @@
-"""The newest generations are found without listing all: archived, failed and open ones."""
+"""The newest generations, whether archived, failed or open, are found without listing all of them."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from flows.record.recent import failed_name
 from flows.resources import PayingResources
 
 DAY = datetime(2026, 1, 30, 12, tzinfo=UTC)
-REFUSED = Problem(kind="InvalidRequestError", message="no such thing")
+REJECTION = Problem(kind="InvalidRequestError", message="no such thing")
 
 
 def claimed(key: str, at: datetime) -> Generation:
@@ -18,7 +18,7 @@ def claimed(key: str, at: datetime) -> Generation:
     return transitions.claim(None, key=key, request=VideoRequest(prompt="Dunes"), owner=owner, now=at, lease_seconds=9)
 
 
-async def keep(resources: PayingResources, made: Generation, *, video: bool) -> None:
+async def save(resources: PayingResources, made: Generation, *, video: bool) -> None:
     await resources.store.put(record_name(made.key), made.model_dump_json().encode())
     if video:
         await resources.store.put(f"{object_names.folder(made.key, made.created_at)}video.mp4", b"-")
@@ -28,28 +28,28 @@ async def newest(resources: PayingResources, count: int) -> list[str]:
     return [found.key for found in await resources.ledger.newest(count)]
 
 
-async def test_over_days_months_and_years_the_newest_come_first(resources: PayingResources) -> None:
+async def test_newest_come_first_across_days_months_and_years(resources: PayingResources) -> None:
     for number, days in enumerate((0, 1, 2, 40, 400)):
-        await keep(resources, claimed(f"video-{number}", DAY + timedelta(days=days)), video=True)
+        await save(resources, claimed(f"video-{number}", DAY + timedelta(days=days)), video=True)
     assert await newest(resources, 3) == ["video-4", "video-3", "video-2"]
     assert await newest(resources, 50) == [f"video-{number}" for number in (4, 3, 2, 1, 0)]
 
 
-async def test_an_empty_archive_has_none(resources: PayingResources) -> None:
+async def test_empty_archive_has_no_generations(resources: PayingResources) -> None:
     assert await newest(resources, 10) == []
 
 
-async def test_open_and_failed_ones_are_among_them_and_a_second_task_is_no_key(resources: PayingResources) -> None:
+async def test_newest_include_open_and_failed_and_list_each_key_once(resources: PayingResources) -> None:
     await resources.ledger.claim(claimed("open", DAY + timedelta(days=2)), over=None)
     entry = await resources.ledger.claim(claimed("refused", DAY + timedelta(days=1)), over=None)
     assert entry is not None
-    refused = await resources.ledger.change(
-        "refused", lambda now: transitions.rejected(now, attempt_number=1, problem=REFUSED, now=DAY)
+    rejected_entry = await resources.ledger.change(
+        "refused", lambda now: transitions.rejected(now, attempt_number=1, problem=REJECTION, now=DAY)
     )
-    await resources.ledger.close(refused.generation)
-    assert await resources.store.names("failed/") == [failed_name(refused.generation)]
+    await resources.ledger.close(rejected_entry.generation)
+    assert await resources.store.names("failed/") == [failed_name(rejected_entry.generation)]
     made = claimed("twice", DAY)
-    await keep(resources, made, video=True)
+    await save(resources, made, video=True)
     await resources.store.put(f"{object_names.folder('twice', DAY, task_number=2)}video.mp4", b"-")
     assert await newest(resources, 10) == ["open", "refused", "twice"]
     found = await resources.ledger.newest(10)

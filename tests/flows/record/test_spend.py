@@ -1,4 +1,4 @@
-"""What may be spent in a month: no order of reservations, claims, answers, deaths and settlements exceeds a ceiling."""
+"""The spend of a month: no order of reservations, claims, answers, crashes and settlements exceeds a ceiling."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -30,10 +30,10 @@ from flows.record.monthly_spend import (
 DAY = date(2026, 11, 28)
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PRICE = Decimal(3)
-NO = Problem(kind="RateLimitError", message="no")
+PROBLEM = Problem(kind="RateLimitError", message="no")
 
 
-def made(
+def try_reserve(
     month: MonthlySpend, name: str, least: int, wanted: int, *, ceilings: Ceilings, day: date = DAY
 ) -> MonthlySpend | None:
     return reserve(
@@ -61,24 +61,24 @@ def claimed(key: str, reservation: str | None, over: Generation | None = None, *
     )
 
 
-def taken(claim: Generation) -> Generation:
+def accepted(claim: Generation) -> Generation:
     number = len(claim.attempts)
     return transitions.submitted(claim, attempt_number=number, task_id=f"{claim.key}-{number}", now=NOW)
 
 
 def rejected(claim: Generation) -> Generation:
-    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=NO, now=NOW)
+    return transitions.rejected(claim, attempt_number=len(claim.attempts), problem=PROBLEM, now=NOW)
 
 
 def unconfirmed(claim: Generation) -> Generation:
-    return transitions.unconfirmed(claim, attempt_number=len(claim.attempts), problem=NO, now=NOW)
+    return transitions.unconfirmed(claim, attempt_number=len(claim.attempts), problem=PROBLEM, now=NOW)
 
 
 @pytest.mark.parametrize(
     ("per_day", "per_month", "least", "wanted", "amount"),
     [
-        (100, None, 3, 60, 60),  # as much as is wanted
-        (30, None, 3, 60, 30),  # or as is left
+        (100, None, 3, 60, 60),  # the full amount
+        (30, None, 3, 60, 30),  # or what is left
         (None, 30, 3, 60, 30),
         (50, 30, 3, 60, 30),  # the smaller one counts
         (30, 50, 3, 60, 30),
@@ -88,67 +88,67 @@ def unconfirmed(claim: Generation) -> Generation:
         (0, None, 0, 0, 0),  # a video that costs nothing
     ],
 )
-def test_a_reservation_takes_what_is_wanted_as_far_as_it_is_left(
+def test_reservation_takes_the_wanted_amount_up_to_what_is_left(
     per_day: int | None, per_month: int | None, least: int, wanted: int, amount: int | None
 ) -> None:
     ceilings = Ceilings(
         None if per_day is None else Decimal(per_day), None if per_month is None else Decimal(per_month)
     )
-    month = made(MonthlySpend(), "a", least, wanted, ceilings=ceilings)
+    month = try_reserve(MonthlySpend(), "a", least, wanted, ceilings=ceilings)
     assert (month.reservations["a"].amount if month else None) == amount
 
 
-def test_a_write_whose_reply_was_lost_reserves_nothing_more_when_it_is_made_again() -> None:
-    once = made(MonthlySpend(), "a", 3, 60, ceilings=Ceilings(Decimal(50)))
+def test_retried_reservation_reserves_nothing_more() -> None:
+    once = try_reserve(MonthlySpend(), "a", 3, 60, ceilings=Ceilings(Decimal(50)))
     assert once is not None
-    assert made(once, "a", 3, 60, ceilings=Ceilings(Decimal(50))) == once
+    assert try_reserve(once, "a", 3, 60, ceilings=Ceilings(Decimal(50))) == once
 
 
-def test_a_month_has_one_warning_for_each_day_and_one_for_itself() -> None:
+def test_month_has_one_warning_per_day_and_one_for_itself() -> None:
     ceilings = Ceilings(Decimal(10), Decimal(20))
-    month = made(MonthlySpend(), "a", 3, 7, ceilings=ceilings)
+    month = try_reserve(MonthlySpend(), "a", 3, 7, ceilings=ceilings)
     assert month is not None
     assert month.warned == ()
-    month = made(month, "a", 8, 8, ceilings=ceilings)
+    month = try_reserve(month, "a", 8, 8, ceilings=ceilings)
     assert month is not None
     assert month.warned == ("2026-11-28",)
-    month = made(month, "b", 8, 8, ceilings=ceilings, day=date(2026, 11, 29))
+    month = try_reserve(month, "b", 8, 8, ceilings=ceilings, day=date(2026, 11, 29))
     assert month is not None
     assert month.warned == ("2026-11-28", "2026-11-29", "2026-11")
-    again = made(month, "b", 9, 9, ceilings=ceilings, day=date(2026, 11, 29))
+    again = try_reserve(month, "b", 9, 9, ceilings=ceilings, day=date(2026, 11, 29))
     assert again is not None
     assert again.warned == month.warned
 
 
-def test_what_a_dead_run_used_stands_in_the_ledger() -> None:
+def test_use_of_a_dead_run_is_taken_from_the_ledger() -> None:
     late = claimed("late", "a")
     records = [
-        taken(claimed("spent", "a")),
+        accepted(claimed("spent", "a")),
         rejected(claimed("free", "a")),
         unconfirmed(claimed("unclear", "a")),
         late,  # its run died between the claim and the answer
-        taken(claimed("again", "a", rejected(claimed("again", "a")))),
-        taken(claimed("other", "b")),
-        taken(claimed("none", None)),
+        accepted(claimed("again", "a", rejected(claimed("again", "a")))),
+        accepted(claimed("other", "b")),
+        accepted(claimed("none", None)),
     ]
     use = use_of(records, "a")
     assert use == Use(2 * PRICE, (("unclear", 1, PRICE), ("late", 1, PRICE)))
-    month = made(MonthlySpend(), "a", 60, 60, ceilings=Ceilings(Decimal(60)))
+    month = try_reserve(MonthlySpend(), "a", 60, 60, ceilings=Ceilings(Decimal(60)))
     assert month is not None
     month = settle(month, "a", use)
     assert (month.spent_in(DAY), month.unclear_in(DAY), month.reserved_in(DAY)) == (2 * PRICE, 2 * PRICE, Decimal(0))
     assert settle(month, "a", use) == month  # only once
-    for item, said in zip(month.unclear, (taken(records[2]), rejected(late)), strict=True):
-        assert resolve(month, item, use_of_attempt(claimed("x", "a"), 1)) == month  # nobody knows yet
-        month = resolve(month, item, use_of_attempt(said, item.attempt_number))
-        assert resolve(month, item, use_of_attempt(said, item.attempt_number)) == month  # only once
+    for item, answered in zip(month.unclear, (accepted(records[2]), rejected(late)), strict=True):
+        assert resolve(month, item, use_of_attempt(claimed("x", "a"), 1)) == month  # still unclear
+        month = resolve(month, item, use_of_attempt(answered, item.attempt_number))
+        assert resolve(month, item, use_of_attempt(answered, item.attempt_number)) == month  # only once
     assert (month.spent_in(DAY), month.unclear_in(DAY)) == (3 * PRICE, Decimal(0))
     again = records[4]
     assert (use_of_attempt(again, 1), use_of_attempt(again, 2)) == (Use(), Use(PRICE))
 
 
-def test_a_reservation_that_was_renewed_is_not_taken_for_dead() -> None:
-    month = made(MonthlySpend(), "a", 3, 60, ceilings=Ceilings(Decimal(60)))
+def test_renewed_reservation_is_not_considered_dead() -> None:
+    month = try_reserve(MonthlySpend(), "a", 3, 60, ceilings=Ceilings(Decimal(60)))
     assert month is not None
     seen = month.reservations["a"]
     expiry = seen.expires_at + 2 * CLOCKS_DIFFER_AT_MOST
@@ -169,13 +169,13 @@ def test_a_reservation_that_was_renewed_is_not_taken_for_dead() -> None:
     assert settle(renewed, "a", Use(), seen=seen) == renewed
 
 
-def test_a_month_begins_with_what_was_paid_in_it_before_there_was_a_ceiling() -> None:
+def test_first_count_includes_payments_made_before_the_ceiling() -> None:
     records = [
-        taken(claimed("a", None)),
+        accepted(claimed("a", None)),
         unconfirmed(claimed("b", None)),
         rejected(claimed("c", None)),
-        taken(claimed("d", None, at=NOW - timedelta(days=1))),
-        taken(claimed("e", None, at=NOW - timedelta(days=28))),
+        accepted(claimed("d", None, at=NOW - timedelta(days=1))),
+        accepted(claimed("e", None, at=NOW - timedelta(days=28))),
     ]
     month = first_count(records, DAY.replace(day=1))
     assert (month.spent_in(DAY), month.unclear_in(DAY), month.spent_in()) == (PRICE, PRICE, 2 * PRICE)
@@ -190,11 +190,11 @@ def test_a_month_begins_with_what_was_paid_in_it_before_there_was_a_ceiling() ->
         ("month", date(2028, 1, 31), date(2028, 2, 1)),
     ],
 )
-def test_when_it_may_go_on(period: Period, day: date, following: date) -> None:
+def test_next_period_starts_on_the_following_day_or_month(period: Period, day: date, following: date) -> None:
     assert next_period(period, day) == following
 
 
-def test_the_ceiling_that_lasts_longer_is_named() -> None:
+def test_ceiling_that_lasts_longer_is_reported() -> None:
     month = MonthlySpend(spent={DAY: Decimal(10)})
     for per_month, period in ((Decimal(10), "month"), (Decimal(20), "day")):
         limit = in_the_way(month, Ceilings(Decimal(10), per_month), DAY, PRICE)
@@ -204,7 +204,7 @@ def test_the_ceiling_that_lasts_longer_is_named() -> None:
 
 
 class Spending(RuleBasedStateMachine):
-    """Runs that reserve, claim, get an answer or none, end or die, in any order, on two days of a month."""
+    """Runs that reserve, claim, get an answer or none, end or crash, in any order, on two days of a month."""
 
     CEILINGS = Ceilings(Decimal(15), Decimal(24))
 
@@ -217,13 +217,13 @@ class Spending(RuleBasedStateMachine):
         self.dead: set[str] = set()
 
     @rule(run=st.sampled_from("abc"), day=st.sampled_from((DAY, DAY + timedelta(days=1))), videos=st.integers(1, 4))
-    def reserves_and_claims(self, run: str, day: date, videos: int) -> None:
+    def reserve_and_claim(self, run: str, day: date, videos: int) -> None:
         name = f"{run}-{day}"
         if name in self.dead:
             return
         used = self.used.get(name, Decimal(0))
         if name not in self.held or self.held[name][1] < used + PRICE:
-            month = made(
+            month = try_reserve(
                 self.month, name, int(used + PRICE), int(used + videos * PRICE), ceilings=self.CEILINGS, day=day
             )
             if month is None:
@@ -237,23 +237,23 @@ class Spending(RuleBasedStateMachine):
         return sorted(key for key, found in self.records.items() if found.state in ("claimed", "unconfirmed"))
 
     @precondition(lambda self: self._claims())
-    @rule(data=st.data(), how=st.sampled_from((taken, rejected, unconfirmed)))
-    def is_answered(self, data: st.DataObject, how: object) -> None:
+    @rule(data=st.data(), answer=st.sampled_from((accepted, rejected, unconfirmed)))
+    def answer_claim(self, data: st.DataObject, answer: object) -> None:
         key = data.draw(st.sampled_from(self._claims()))
-        self.records[key] = how(self.records[key])  # type: ignore[operator]
+        self.records[key] = answer(self.records[key])  # type: ignore[operator]
         name = self.records[key].attempt.reservation
         if self.records[key].state == "rejected" and name is not None and name not in self.dead:
             self.used[name] -= PRICE
 
     @precondition(lambda self: self.held.keys() - self.dead)
     @rule(data=st.data())
-    def ends_or_dies_and_is_settled(self, data: st.DataObject) -> None:
+    def end_or_crash_and_settle(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.held.keys() - self.dead)))
         self.month = settle(self.month, name, use_of(self.records.values(), name))
         self.dead.add(name)
 
     @rule()
-    def looks_up_what_was_unclear(self) -> None:
+    def resolve_unclear_amounts(self) -> None:
         for item in self.month.unclear:
             self.month = resolve(self.month, item, use_of_attempt(self.records.get(item.key), item.attempt_number))
 
@@ -272,10 +272,10 @@ class Spending(RuleBasedStateMachine):
         assert all(self.month.committed(day) >= amount for day, amount in by_day.items())
 
     def teardown(self) -> None:
-        """With all settled, what counts is what was, or may have been, paid: nothing stays reserved for nobody."""
+        """Once all is settled, the month counts what was or may have been paid, and nothing stays reserved."""
         for name in self.held.keys() - self.dead:
             self.month = settle(self.month, name, use_of(self.records.values(), name))
-        self.looks_up_what_was_unclear()
+        self.resolve_unclear_amounts()
         paid = [found for found in self.records.values() if found.state != "rejected"]
         assert self.month.committed() == PRICE * len(paid)
 

@@ -1,4 +1,4 @@
-"""How many calls of the store one video takes, and that the page with the reason for each says the same."""
+"""Which store calls one video makes: exactly those that docs/ledger.md lists with a reason for each."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ PLACES = {
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every call of the store in this process, the payment thread's too."""
+    """Every store call made in this process, including those of the payment thread."""
     seen: list[str] = []
     make_call = ObjectStore._call
 
@@ -43,12 +43,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def documented() -> list[str]:
-    """The calls of the table in the page, in its order."""
+    """The calls in the table of docs/ledger.md, in its order."""
     table = PAGE.read_text().partition("## Store calls")[2].partition("\n## ")[0]
     return re.findall(r"^\| \d+ \| `(\w+ [^`]+)`", table, re.MULTILINE)
 
 
-async def test_one_video_takes_the_calls_that_the_page_gives_a_reason_for(
+async def test_one_video_makes_exactly_the_documented_store_calls(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, calls: list[str]
 ) -> None:
     made = await stored.generate(KITE, key=key)
@@ -56,7 +56,7 @@ async def test_one_video_takes_the_calls_that_the_page_gives_a_reason_for(
     assert [call for call in calls if "probe" not in call] == documented()
 
 
-async def test_a_rerun_of_what_is_archived_takes_two_reads(
+async def test_rerun_of_an_archived_video_makes_two_reads(
     stored: StoredBlocks, sandbox: SandboxServer, key: str, calls: list[str]
 ) -> None:
     await stored.generate(KITE, key=key)

@@ -1,4 +1,4 @@
-"""Which change of a generation is allowed in which state, and what no sequence of changes may do."""
+"""Which changes to a generation are allowed in which state, and what no sequence of changes may do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from flows.record.pipeline_errors import TransitionError
 
 from .changes import LATER, VIDEO, allow, claimed, fail, lose, reject, resolve, store, submit, succeed
 
-STANDS: dict[str, Callable[[], Generation]] = {
+START_STATES: dict[str, Callable[[], Generation]] = {
     "claimed": claimed,
     "unconfirmed": lambda: lose(claimed()),
     "rejected": lambda: reject(claimed()),
@@ -49,7 +49,8 @@ CHANGES: dict[str, Callable[[Generation], Generation]] = {
 }
 
 SAME, NO = "same", "TransitionError"
-# Every change in every state: the state it leads to, the very same record, or an error.
+# Every change in every state: the state it leads to, SAME for an unchanged record, or NO for an error. "for good" is
+# a permanent failure.
 TABLE = """
                      | claimed     | unconfirmed | rejected  | submitted | succeeded | archived | failed    | for good
 claim                | NO          | NO          | claimed   | NO        | NO        | NO       | claimed   | claimed
@@ -73,13 +74,13 @@ def rows() -> list[tuple[str, str, str]]:
         [cell.strip() for cell in line.split("|")] for line in TABLE.strip("\n").splitlines() if line.strip()
     )
     return [
-        (change, stand, expected) for change, *cells in body for stand, expected in zip(head[1:], cells, strict=True)
+        (change, start, expected) for change, *cells in body for start, expected in zip(head[1:], cells, strict=True)
     ]
 
 
-@pytest.mark.parametrize(("change", "stand", "expected"), rows())
-def test_every_change_in_every_state(change: str, stand: str, expected: str) -> None:
-    before = STANDS[stand]()
+@pytest.mark.parametrize(("change", "start", "expected"), rows())
+def test_every_change_in_every_state(change: str, start: str, expected: str) -> None:
+    before = START_STATES[start]()
     if expected == "NO":
         with pytest.raises(TransitionError, match="kite"):
             CHANGES[change](before)
@@ -94,51 +95,51 @@ def test_every_change_in_every_state(change: str, stand: str, expected: str) -> 
         assert after != before
 
 
-def test_the_table_knows_every_state_and_every_change() -> None:
-    assert {stand for _, stand, _ in rows()} == set(STANDS)
+def test_table_covers_every_state_and_change() -> None:
+    assert {start for _, start, _ in rows()} == set(START_STATES)
     assert {change for change, _, _ in rows()} == set(CHANGES)
-    assert {make().state for make in STANDS.values()} == set(State)
+    assert {make().state for make in START_STATES.values()} == set(State)
 
 
-def test_only_states_without_a_task_under_way_count_as_finished() -> None:
+def test_states_with_a_task_in_progress_do_not_count_as_finished() -> None:
     assert {State.ARCHIVED} == PAID & FINISHED
     assert {State.CLAIMED, State.UNCONFIRMED, State.SUBMITTED, State.SUCCEEDED}.isdisjoint(FINISHED)
 
 
-@pytest.mark.parametrize("stand", ["unconfirmed", "rejected"])
-def test_a_task_id_reconciles_an_attempt_taken_for_lost_or_unpaid(stand: str) -> None:
-    reconciled = transitions.submitted(STANDS[stand](), attempt_number=1, task_id="t9", now=LATER)
+@pytest.mark.parametrize("start", ["unconfirmed", "rejected"])
+def test_task_id_reconciles_an_unconfirmed_or_rejected_attempt(start: str) -> None:
+    reconciled = transitions.submitted(START_STATES[start](), attempt_number=1, task_id="t9", now=LATER)
     assert reconciled.state is State.SUBMITTED
     assert reconciled.task_id == "t9"
     assert reconciled.attempt.problem is None
     assert reconciled.attempt.submitted_at == LATER
 
 
-def test_what_is_taken_up_again_has_lost_a_permission_to_pay_for_it_once_more() -> None:
-    """A person allowed another try, and then found the result of this one."""
+def test_resumed_task_loses_its_resubmit_permission() -> None:
+    """A user allowed a resubmission, and then found the result of this task."""
     allowed = allow(fail(submit(claimed())))
     assert allowed.attempt.resubmit_allowed
-    taken_up = resolve(allowed)
-    assert not taken_up.attempt.resubmit_allowed
-    assert not fail(taken_up).attempt.resubmit_allowed
+    resumed = resolve(allowed)
+    assert not resumed.attempt.resubmit_allowed
+    assert not fail(resumed).attempt.resubmit_allowed
 
 
-def test_who_archives_second_changes_nothing() -> None:
+def test_archiving_a_second_time_changes_nothing() -> None:
     first = store(succeed(submit(claimed())))
     other = VIDEO.model_copy(update={"sha256": "1" * 64})
     again = transitions.archived(first, task=first.task, objects=(other,), warnings=(), now=LATER + timedelta(hours=1))
     assert again == first
 
 
-def test_what_the_provider_says_of_a_failure_is_cut() -> None:
+def test_provider_failure_code_is_truncated() -> None:
     problem = fail(submit(claimed()), code="X" * 1_000_000).attempt.problem
     assert problem is not None
     assert len(problem.code) <= 200
 
 
-@pytest.mark.parametrize("stand", STANDS)
-def test_a_record_survives_json(stand: str) -> None:
-    found = STANDS[stand]()
+@pytest.mark.parametrize("start", START_STATES)
+def test_record_survives_json_round_trip(start: str) -> None:
+    found = START_STATES[start]()
     assert Generation.model_validate_json(found.model_dump_json(indent=2)) == found
 
 
@@ -148,7 +149,7 @@ NUMBERS = st.integers(1, 4)
 
 @dataclass(frozen=True)
 class Step:
-    """One change with its arguments, as the tests above spell it."""
+    """One change, by its name in CHANGES, with its arguments."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -164,7 +165,7 @@ STEPS = st.one_of(
 
 @settings(max_examples=500)
 @given(st.lists(STEPS, max_size=25))
-def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[Step]) -> None:  # noqa: C901 - a list of rules
+def test_no_sequence_of_changes_loses_a_task_or_allows_a_second_payment(steps: list[Step]) -> None:  # noqa: C901 - a list of rules
     found = claimed()
     owner_of: dict[str, str | None] = {}
     for step in steps:
@@ -187,7 +188,7 @@ def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[S
                 (attempt.task_id, attempt.folder),
                 *((i.task_id, i.folder) for i in attempt.superseded),
             ]:
-                assert folder is None or owner_of.setdefault(folder, task_id) == task_id, "two tasks share a name"
+                assert folder is None or owner_of.setdefault(folder, task_id) == task_id, "two tasks share a folder"
         if before.state is State.ARCHIVED:
             assert found.state is State.ARCHIVED
             assert found.objects == before.objects
@@ -199,7 +200,7 @@ def test_no_sequence_of_changes_loses_a_task_or_opens_what_is_paid(steps: list[S
                 claimed(found)
         if len(found.attempts) > len(before.attempts):
             assert (step.name, before.state) in {("claim", State.REJECTED), ("claim", State.FAILED)} or (
-                found.state is State.SUBMITTED  # a late answer that is followed now
+                found.state is State.SUBMITTED  # a late answer that is adopted now
             )
         if found.state in (State.REJECTED, State.UNCONFIRMED):
             for attempt in found.attempts:

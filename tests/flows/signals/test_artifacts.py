@@ -1,4 +1,4 @@
-"""The artifact in the Prefect UI: what came from outside stays text, and no signature gets in."""
+"""The artifact in the Prefect UI: external text stays plain text, and no signature gets in."""
 
 import re
 from datetime import UTC, datetime
@@ -83,13 +83,13 @@ def inline(tokens: list[Token]) -> list[Token]:
 
 
 def shape(text: str) -> list[str]:
-    """Everything a renderer makes of a text, save the text itself."""
+    """Everything that a renderer makes of a text, except the text itself."""
     tokens = RENDERER.parse(text)
     made = [token.type for token in tokens] + [token.type for token in inline(tokens)]
     return [name for name in made if name not in ("text", "softbreak", "text_special")]
 
 
-def test_it_tells_a_person_what_there_is() -> None:
+def test_artifact_shows_the_video_and_its_objects() -> None:
     text = markdown(generation(warnings=("4.0 s asked, 3.0 s got",)), archive(), thumbnail=b"jpeg")
     for part in (
         "# kite",
@@ -107,7 +107,7 @@ def test_it_tells_a_person_what_there_is() -> None:
     assert "](http" not in text
 
 
-def test_with_a_public_url_the_objects_are_links_without_a_signature() -> None:
+def test_public_url_gives_a_player_and_unsigned_links() -> None:
     text = markdown(generation(), archive("https://videos.example.com/"), thumbnail=None)
     links = [token.attrs["href"] for token in inline(RENDERER.parse(text)) if token.type == "link_open"]
     video = f"https://videos.example.com/videos/{FOLDER}/kite/video.mp4"
@@ -118,7 +118,7 @@ def test_with_a_public_url_the_objects_are_links_without_a_signature() -> None:
     assert "![" not in text
 
 
-def test_with_a_gallery_the_player_and_the_links_lead_through_it_and_open_this_video_alone() -> None:
+def test_gallery_url_gives_a_player_and_links_for_this_video_only() -> None:
     block = archive("https://videos.example.com", gateway_url="https://gallery.example.com/")
     text = markdown(generation(), block, thumbnail=None)
     token = block.gateway_token("kite")
@@ -130,7 +130,7 @@ def test_with_a_gallery_the_player_and_the_links_lead_through_it_and_open_this_v
         assert secret not in text
 
 
-def test_a_gif_is_a_picture_for_no_browser_plays_it_as_a_video() -> None:
+def test_gif_is_shown_as_an_image() -> None:
     found = generation()
     named = {"content_type": "image/gif", "name": "video.gif"}
     objects = [item.model_copy(update=named) if item.kind == "video" else item for item in found.objects]
@@ -140,7 +140,7 @@ def test_a_gif_is_a_picture_for_no_browser_plays_it_as_a_video() -> None:
     assert "<video" not in text
 
 
-def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_link() -> None:
+def test_link_command_replaces_player_without_a_public_url() -> None:
     text = markdown(generation(), archive(), thumbnail=None)
     assert "<video" not in text
     assert "`sora show kite --link`" in text
@@ -150,7 +150,7 @@ def test_without_a_public_url_there_is_no_player_and_the_command_that_makes_a_li
     assert "`sora show kite --save video.mp4 --archive b`" in elsewhere
 
 
-def test_what_was_asked_for_what_it_cost_and_when_each_step_ended() -> None:
+def test_artifact_shows_request_cost_and_step_times() -> None:
     text = markdown(generation(), archive(), thumbnail=None, cost=Decimal("1.20"))
     for line in (
         "| requested | 4 s, landscape, text\\-to\\-video, without watermark |",
@@ -165,7 +165,7 @@ def test_what_was_asked_for_what_it_cost_and_when_each_step_ended() -> None:
     assert "cost" not in markdown(generation(), archive(), thumbnail=None)
 
 
-def test_a_start_image_is_named_without_its_query() -> None:
+def test_start_image_url_is_shown_without_its_query() -> None:
     made = generation()
     request = VideoRequest(prompt="x", image_urls=["https://example.com/a.jpg?X-Amz-Signature=5ecret"])
     text = markdown(made.model_copy(update={"request": request}), archive(), thumbnail=None)
@@ -174,13 +174,13 @@ def test_a_start_image_is_named_without_its_query() -> None:
     assert "1 image |" in text
 
 
-def test_no_secret_and_no_signature_gets_in() -> None:
+def test_artifact_contains_no_secret_and_no_signature() -> None:
     text = markdown(generation(), archive("https://videos.example.com"), thumbnail=b"x")
     for secret in ("X-Amz", "HIDDEN", "ACCESS", "?"):
         assert secret not in text
 
 
-def test_before_there_is_a_video_it_says_what_is_known() -> None:
+def test_artifact_without_a_video_shows_what_is_known() -> None:
     found = transitions.claim(
         None, key="kite", request=VideoRequest(prompt="x"), owner=Owner(host="h", pid=1), lease_seconds=1, now=NOW
     )
@@ -190,14 +190,14 @@ def test_before_there_is_a_video_it_says_what_is_known() -> None:
     assert "| state | failed |" in markdown(transitions.failed(found, failed, now=NOW), archive(), thumbnail=None)
 
 
-def test_what_another_models_request_leaves_open_is_not_named() -> None:
+def test_unset_fields_of_another_models_request_are_omitted() -> None:
     text = markdown(generation(model="kling-2-6", options={"sound": True}), archive(), thumbnail=None)
     assert "None" not in text
     assert "| requested | 5 s, landscape, text\\-to\\-video with kling\\-2\\-6 |" in text.splitlines()
 
 
 @pytest.mark.parametrize("text", ["![](https://e.example/a.png)", "a|b", "<img src=//e.example/a>", "x\0\u202e"])
-def test_fields_that_the_catalog_does_not_check_stay_text(text: str) -> None:
+def test_fields_not_checked_by_the_catalog_stay_plain_text(text: str) -> None:
     def shown(value: str) -> str:
         found = generation(model="future-1", aspect_ratio=value, mode=value, duration=4)
         return markdown(found, archive(), thumbnail=None) + failure_markdown("kite", "no", advice(found, ""), found)
@@ -253,21 +253,21 @@ NASTY = [
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_nasty_text_stays_text_in_every_place(text: str) -> None:
+def test_markup_in_any_field_stays_plain_text(text: str) -> None:
     clean = shape(markdown(generation("Dunes", warnings=("shorter",)), archive(), thumbnail=None))
     nasty = generation(text, task_id=text[:150].replace("\n", " "), warnings=(text,), codec=text)
     assert shape(markdown(nasty, archive(), thumbnail=None)) == clean
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_no_artifact_holds_a_control_character_or_turns_its_text_around(text: str) -> None:
-    """PostgreSQL takes no NUL, so that one would cost the artifact."""
+def test_artifact_contains_no_control_or_bidi_characters(text: str) -> None:
+    """PostgreSQL rejects NUL, so a single one would lose the artifact."""
     made = markdown(generation(text, warnings=(text,), codec=text), archive(), thumbnail=None)
     assert re.findall(CONTROLS, made.replace("\n", "")) == []
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_nasty_text_is_still_readable(text: str) -> None:
+def test_escaped_text_is_still_readable(text: str) -> None:
     for place in ("{}", "| a | b |\n|---|---|\n| {} | c |"):
         shown = "".join(token.content for token in inline(RENDERER.parse(place.format(plain(text)))))
         readable = re.sub(CONTROLS, "\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
@@ -283,33 +283,33 @@ def test_no_text_becomes_markup(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["http://evil.example", "HTTPS://evil.example", "ftp://e.example", "www.evil.example"])
-def test_bare_addresses_do_not_become_links(text: str) -> None:
-    """Renderers of GitHub's markdown, such as the UI's, link what looks like an address without being told."""
+def test_bare_urls_do_not_become_links(text: str) -> None:
+    """Renderers of GitHub-flavored Markdown, such as the UI's, turn anything that looks like a URL into a link."""
     assert not re.search(r"(?i)(https?|ftp)://|www\.", plain(text))
     assert "@" not in plain("me@evil.example")
 
 
 @pytest.mark.parametrize("key", ["a-_b_-c", "a.__b__.c", "kite"])
-def test_a_key_is_no_markup_either(key: str) -> None:
+def test_key_does_not_become_markup(key: str) -> None:
     for public_url in (None, "https://videos.example.com"):
         clean = shape(markdown(generation(), archive(public_url), thumbnail=None))
         assert shape(markdown(generation(key=key), archive(public_url), thumbnail=None)) == clean
 
 
-def test_an_endless_prompt_is_cut() -> None:
+def test_very_long_prompt_is_truncated() -> None:
     assert len(markdown(generation("x" * 10_000), archive(), thumbnail=None)) < 3_000
 
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,127}", fullmatch=True))
-def test_every_key_makes_an_artifact_key_that_prefect_takes(key: str) -> None:
+def test_every_key_gives_a_valid_prefect_artifact_key(key: str) -> None:
     assert ArtifactCreate(key=artifact_key(key), type="markdown").key == artifact_key(key)
 
 
-def test_a_simple_key_is_recognized_in_the_artifact_key() -> None:
+def test_artifact_key_contains_a_simple_key_unchanged() -> None:
     assert artifact_key("spring-sale-03") == "video-spring-sale-03"
 
 
 def test_different_keys_have_different_artifacts() -> None:
-    """Prefect shows all artifacts of one key as versions of one thing."""
+    """Prefect shows all artifacts with the same key as versions of one artifact."""
     keys = ["a-b", "a.b", "a_b", "a--b", "a-b-", "a..b", "a-.b"]
     assert len({artifact_key(key) for key in keys}) == len(keys)

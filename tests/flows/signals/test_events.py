@@ -1,4 +1,4 @@
-"""What other flows and automations hear: enough to act on, no secret, no signature, not the whole prompt."""
+"""Events for other flows and automations: enough to act on, but no secret, no signature, and not the whole prompt."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ def generation(prompt: str = "Dunes", **fields: Any) -> Generation:
 
 
 @pytest.mark.parametrize("happening", get_args(Happening))
-def test_an_event_names_the_generation_and_tells_what_it_is(happening: Happening, sent: Sent) -> None:
+def test_event_identifies_and_describes_the_generation(happening: Happening, sent: Sent) -> None:
     emit(happening, generation())
     (event,) = sent.all()
     assert event.event == f"sora.generation.{happening}"
@@ -58,7 +58,7 @@ def test_an_event_names_the_generation_and_tells_what_it_is(happening: Happening
     }
 
 
-def test_an_event_names_the_objects_and_takes_more(sent: Sent) -> None:
+def test_event_lists_the_objects_and_accepts_extra_fields(sent: Sent) -> None:
     video = ArchivedObject(
         kind="video", bucket="b", name="videos/v.mp4", content_type="video/mp4", size_bytes=1, sha256="0" * 64
     )
@@ -68,7 +68,7 @@ def test_an_event_names_the_objects_and_takes_more(sent: Sent) -> None:
     assert event.payload["links"] == {"videos/v.mp4": "https://h/v"}
 
 
-def test_a_long_prompt_is_cut_and_addresses_of_images_stay_out(sent: Sent) -> None:
+def test_long_prompt_is_truncated_and_image_urls_are_left_out(sent: Sent) -> None:
     emit("submitted", generation("x" * 10_000, image_urls=["https://h.example/a.jpg?X-Amz-Signature=SECRET"]))
     (event,) = sent.all()
     assert event.payload["request"]["prompt"] == "x" * PROMPT_CHARACTERS
@@ -77,16 +77,16 @@ def test_a_long_prompt_is_cut_and_addresses_of_images_stay_out(sent: Sent) -> No
     assert event.size_bytes < 2_000
 
 
-def test_a_prompt_stays_text_and_holds_no_nul(sent: Sent) -> None:
-    """PostgreSQL, where Prefect may keep its events, takes no NUL in JSON."""
+def test_prompt_is_sent_unchanged_except_for_nul(sent: Sent) -> None:
+    """PostgreSQL, where Prefect may store its events, rejects NUL in JSON."""
     prompt = 'A "red" kite {{ 7 * 7 }} <b>[bold]\n\x1b[2J\u202e'
     emit("submitted", generation(f"{prompt}\0"))
     (event,) = sent.all()
     assert event.payload["request"]["prompt"] == f"{prompt}\N{REPLACEMENT CHARACTER}"
 
 
-async def test_no_payload_holds_a_nul_whoever_sent_it(sent: Sent, prefect_server: PrefectServer) -> None:
-    """A `failCode`, or a field of a model that the catalog does not have."""
+async def test_no_event_payload_contains_nul(sent: Sent, prefect_server: PrefectServer) -> None:
+    """NUL may come in a `failCode`, or in a field of a model that the catalog does not have."""
     made = generation(model="future-1", aspect_ratio="16\0:9", mode="m\0", options={"o": 1}).model_copy(
         update={"key": "a\\u0000"}
     )
@@ -102,7 +102,7 @@ async def test_no_payload_holds_a_nul_whoever_sent_it(sent: Sent, prefect_server
 
 
 async def read_events(server: PrefectServer, key: str, last: str) -> list[dict[str, Any]]:
-    """What the server keeps about a generation, once the last event has arrived. It writes them in the background."""
+    """The events that the server has for a generation, once the last one is stored, which happens in the background."""
     found: list[dict[str, Any]] = []
     async with PrefectHttpxAsyncClient(base_url=server.api_url) as http:
         for _ in range(120):
@@ -114,7 +114,7 @@ async def read_events(server: PrefectServer, key: str, last: str) -> list[dict[s
     raise AssertionError(f"no {last} among {[event['event'] for event in found]}")
 
 
-async def test_a_generation_tells_its_story_to_the_server_without_secrets(
+async def test_server_receives_all_events_of_a_generation_without_secrets(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str
 ) -> None:
     stored.archive.public_url = "https://videos.example.com"
@@ -129,13 +129,13 @@ async def test_a_generation_tells_its_story_to_the_server_without_secrets(
     assert [item["name"] for item in archived["objects"]] == [item.name for item in made.objects]
     assert archived["links"][made.video.name] == stored.archive.public_link(made.video.name)
     assert any(item["prefect.resource.id"].startswith("prefect.flow-run.") for item in events[-1]["related"])
-    reported = str(events)
+    events_text = str(events)
     for secret in (sandbox.settings.api_key, stored.archive.secret_key.get_secret_value(), "X-Amz", "?", "Bearer"):
-        assert secret not in reported
-    assert "Dunes " * 40 not in reported
+        assert secret not in events_text
+    assert "Dunes " * 40 not in events_text
 
 
-async def test_a_failure_is_reported_with_its_code_and_an_unclear_payment_as_such(
+async def test_events_report_a_failure_with_its_code_and_an_unclear_payment(
     stored: StoredBlocks, sandbox: SandboxServer, prefect_server: PrefectServer, key: str
 ) -> None:
     with pytest.raises(VideoFailedError):

@@ -1,4 +1,4 @@
-"""Consoles that nobody reads: what is logged is lost, and nothing else."""
+"""Consoles that cannot be written to: their output is lost, and nothing else."""
 
 import logging
 import os
@@ -35,16 +35,16 @@ BROKEN = [closed_pipe, full_disk, closed_file]
 
 
 @pytest.fixture(params=BROKEN, ids=lambda make: make.__name__)
-def broken(request: pytest.FixtureRequest) -> Iterator[TextIO]:
-    """A stream that cannot be written."""
+def broken_stream(request: pytest.FixtureRequest) -> Iterator[TextIO]:
+    """A stream that cannot be written to."""
     stream: TextIO = request.param()
     yield stream
     with suppress(OSError):
         stream.close()
 
 
-class Kept(logging.Handler):
-    """A handler beside the console, such as the one that sends records to the Prefect server."""
+class KeepingHandler(logging.Handler):
+    """A handler in addition to the console, such as the one that sends records to the Prefect server."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class Kept(logging.Handler):
 
 
 @pytest.fixture
-def logger(broken: TextIO) -> logging.Logger:
+def logger(broken_stream: TextIO) -> logging.Logger:
     """A logger whose console is broken."""
     made = logging.getLogger(unique("prefect.flow_runs"))
     made.propagate = False
     made.setLevel(logging.INFO)
-    made.addHandler(PrefectConsoleHandler(stream=broken))
+    made.addHandler(PrefectConsoleHandler(stream=broken_stream))
     return made
 
 
@@ -85,11 +85,14 @@ def in_another_thread(work: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("run", [in_this_thread, in_another_thread])
-def test_a_broken_console_ends_nothing_and_keeps_no_record_from_the_other_handlers(
-    run: Callable[[Callable[[], None]], None], logger: logging.Logger, broken: TextIO, monkeypatch: pytest.MonkeyPatch
+def test_broken_console_raises_no_error_and_other_handlers_get_all_records(
+    run: Callable[[Callable[[], None]], None],
+    logger: logging.Logger,
+    broken_stream: TextIO,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", broken)  # there the `logging` module complains of a handler that fails
-    kept = Kept()
+    monkeypatch.setattr(sys, "stderr", broken_stream)  # where `logging` reports a failing handler
+    kept = KeepingHandler()
     logger.addHandler(kept)
     protect_log_handlers()
 
@@ -102,7 +105,7 @@ def test_a_broken_console_ends_nothing_and_keeps_no_record_from_the_other_handle
     assert kept.messages == ["number 0", "number 1", "number 2"] * 2
 
 
-def test_a_closed_pipe_becomes_the_null_device_for_everybody_who_writes_to_it() -> None:
+def test_closed_pipe_becomes_the_null_device_for_all_writers() -> None:
     stream = closed_pipe()
     logger = logging.getLogger(unique("prefect.flow_runs"))
     logger.addHandler(PrefectConsoleHandler(stream=stream))
@@ -115,7 +118,7 @@ def test_a_closed_pipe_becomes_the_null_device_for_everybody_who_writes_to_it() 
     stream.close()  # raises for a pipe that is still broken
 
 
-def test_a_disk_that_has_space_again_is_written_again() -> None:
+def test_log_is_written_again_once_the_disk_has_space() -> None:
     class Disk:
         def __init__(self) -> None:
             self.full, self.text = True, ""
@@ -138,7 +141,7 @@ def test_a_disk_that_has_space_again_is_written_again() -> None:
     assert disk.text.splitlines() == ["written"]
 
 
-def test_only_the_console_handlers_of_prefect_are_changed_and_each_once() -> None:
+def test_only_prefects_console_handlers_are_changed_and_each_only_once() -> None:
     own = logging.StreamHandler()
     logger = logging.getLogger(unique("somebody"))
     logger.addHandler(own)
@@ -155,9 +158,9 @@ def test_only_the_console_handlers_of_prefect_are_changed_and_each_once() -> Non
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_standard_streams_drop_what_cannot_be_written(
-    name: str, broken: TextIO, monkeypatch: pytest.MonkeyPatch
+    name: str, broken_stream: TextIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, name, broken)
+    monkeypatch.setattr(sys, name, broken_stream)
     protect_standard_streams()
     safe = getattr(sys, name)
     protect_standard_streams()
@@ -165,10 +168,10 @@ def test_standard_streams_drop_what_cannot_be_written(
     for _ in range(2):
         print("a line", file=safe, flush=True)
         safe.writelines(["a line\n"])
-    assert safe.fileno() > 2 if not broken.closed else safe.closed
+    assert safe.fileno() > 2 if not broken_stream.closed else safe.closed
 
 
-def test_a_stream_that_was_never_opened_is_the_null_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_standard_stream_becomes_the_null_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     protect_standard_streams()
@@ -178,7 +181,7 @@ def test_a_stream_that_was_never_opened_is_the_null_device(monkeypatch: pytest.M
         stream.close()
 
 
-def test_what_an_encoding_does_not_have_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_missing_in_the_encoding_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         protect_standard_streams()
@@ -186,7 +189,7 @@ def test_what_an_encoding_does_not_have_is_escaped(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "out").read_text() == "a caf\\xe9\n"
 
 
-def test_a_console_that_is_no_terminal_has_the_lines_as_rich_would_write_them(tmp_path: Path) -> None:
+def test_non_terminal_console_gets_the_lines_that_rich_would_write(tmp_path: Path) -> None:
     message = "Task run 'wait a-b' - [bold]a  b[/bold] at http://127.0.0.1:1/x\r\a, " + 100 * "long "
     written = []
     for name, protects in (("rich", False), ("plain", True)):

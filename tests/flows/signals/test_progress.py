@@ -1,4 +1,4 @@
-"""Logs and displays that fail: the work that reports to them goes on."""
+"""Logs and displays that fail: the work that reports to them continues."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ def raising(error: type[BaseException]) -> Callable[..., None]:
     return fail
 
 
-class Failing(logging.Handler):
+class FailingHandler(logging.Handler):
     """A handler that raises."""
 
     def __init__(self, error: type[BaseException]) -> None:
@@ -38,8 +38,8 @@ def log() -> RunLog:
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, RecursionError, SystemExit])
-def test_no_call_of_the_run_log_raises(error: type[BaseException], log: RunLog) -> None:
-    log.logger.addHandler(Failing(error))
+def test_run_log_calls_never_raise(error: type[BaseException], log: RunLog) -> None:
+    log.logger.addHandler(FailingHandler(error))
     log.debug("x")
     log.info("x %s", 1)
     log.warning("x")
@@ -50,17 +50,17 @@ def test_no_call_of_the_run_log_raises(error: type[BaseException], log: RunLog) 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
-def test_what_ends_a_run_passes(error: type[BaseException], log: RunLog) -> None:
-    log.logger.addHandler(Failing(error))
+def test_exceptions_that_end_a_run_propagate(error: type[BaseException], log: RunLog) -> None:
+    log.logger.addHandler(FailingHandler(error))
     with pytest.raises(error):
         log.info("x")
-    context = copy_context()  # the listener stays there
+    context = copy_context()  # the listener stays in this context
     context.run(listen, raising(error))
     with pytest.raises(error):
         context.run(report_progress, "kite", "wait", "x")
 
 
-class Kept(logging.Handler):
+class KeepingHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
@@ -69,8 +69,8 @@ class Kept(logging.Handler):
         self.records.append(record)
 
 
-def test_a_record_names_its_caller_its_extra_and_its_error(log: RunLog) -> None:
-    kept = Kept()
+def test_log_record_has_its_caller_extra_and_error(log: RunLog) -> None:
+    kept = KeepingHandler()
     log.logger.addHandler(kept)
 
     def helper() -> None:
@@ -83,14 +83,14 @@ def test_a_record_names_its_caller_its_extra_and_its_error(log: RunLog) -> None:
         raise ValueError("broken")
     except ValueError:
         log.exception("with an error")
-    here = "test_a_record_names_its_caller_its_extra_and_its_error"
+    here = "test_log_record_has_its_caller_extra_and_error"
     assert [record.funcName for record in kept.records] == [here] * 4
     assert kept.records[1].__dict__["row"] == 7
     assert kept.records[3].exc_info is not None
     assert str(kept.records[3].exc_info[1]) == "broken"
 
 
-async def test_it_carries_the_run(prefect_server: PrefectServer) -> None:
+async def test_run_logger_logs_to_the_current_run(prefect_server: PrefectServer) -> None:
     seen = []
 
     @task
@@ -112,7 +112,7 @@ async def test_it_carries_the_run(prefect_server: PrefectServer) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, SystemExit])
-async def test_a_display_that_fails_once_is_not_called_again_by_any_task(error: type[BaseException]) -> None:
+async def test_failed_display_is_not_called_again_by_any_task(error: type[BaseException]) -> None:
     calls: list[Progress] = []
 
     def fail(news: Progress) -> None:
@@ -132,7 +132,7 @@ async def test_a_display_that_fails_once_is_not_called_again_by_any_task(error: 
     assert [item.key for item in calls] == ["row-0"]
 
 
-def test_a_count_that_fails_is_not_called_again() -> None:
+def test_failed_count_is_not_called_again() -> None:
     counts = []
 
     def fail(videos: int) -> None:

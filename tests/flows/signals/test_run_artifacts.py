@@ -1,4 +1,4 @@
-"""The artifact of a run without a video: what happened, whether it was paid, what to do. No markup and no secret."""
+"""The artifact of a run without a video: what happened, whether it was paid, what to do. No secret gets in."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from .test_artifacts import NASTY, RENDERER, inline, shape
 UNCONFIRMED = CASES[1][1]
 
 
-def test_it_says_what_happened_whether_it_was_paid_and_what_to_do() -> None:
+def test_failure_artifact_says_what_happened_whether_it_was_paid_and_what_to_do() -> None:
     text = failure_markdown("kite", "No answer came.", advice(UNCONFIRMED, ""), UNCONFIRMED)
     lines = text.splitlines()
     assert lines[0] == "# Unconfirmed: kite"
@@ -24,29 +24,29 @@ def test_it_says_what_happened_whether_it_was_paid_and_what_to_do() -> None:
     assert code == ["sora resolve kite --task-id TASK_ID", "resolve-video", "kite", "sora resolve kite --resubmit"]
 
 
-@pytest.mark.parametrize("said", [NOTHING_SENT, UNREADABLE])
-def test_without_a_record_it_says_what_is_known(said: Advice) -> None:
-    text = failure_markdown("kite", "There is no block.", said, None)
+@pytest.mark.parametrize("known", [NOTHING_SENT, UNREADABLE])
+def test_failure_artifact_without_a_record_says_what_is_known(known: Advice) -> None:
+    text = failure_markdown("kite", "There is no block.", known, None)
     assert "| state" not in text
-    assert f"**Was it paid?** {said.paid}" in text
+    assert f"**Was it paid?** {known.paid}" in text
 
 
 @pytest.mark.parametrize("reason", NASTY)
-def test_a_reason_stays_text(reason: str) -> None:
-    said = advice(UNCONFIRMED, "")
-    assert shape(failure_markdown("kite", reason, said, UNCONFIRMED)) == shape(
-        failure_markdown("kite", "no", said, UNCONFIRMED)
+def test_reason_stays_plain_text(reason: str) -> None:
+    known = advice(UNCONFIRMED, "")
+    assert shape(failure_markdown("kite", reason, known, UNCONFIRMED)) == shape(
+        failure_markdown("kite", "no", known, UNCONFIRMED)
     )
 
 
-def test_a_reason_is_cut_and_has_no_signature() -> None:
+def test_reason_is_truncated_and_has_no_signature() -> None:
     reason = "https://h.example/v.mp4?X-Amz-Signature=5ecret failed " + "x" * 100_000
     text = failure_markdown("kite", reason, UNREADABLE, None)
     assert "5ecret" not in text
     assert len(text) < 4_000
 
 
-def test_a_video_that_nobody_waits_for_is_on_its_way() -> None:
+def test_on_its_way_artifact_names_the_task_and_what_to_do() -> None:
     text = on_its_way_markdown(submitted(), " --api x --archive y")
     assert text.startswith("# On its way: kite\n")
     for part in (

@@ -1,4 +1,4 @@
-"""An error of ours stands in a run's log once, with its reason and no traceback; any other keeps its tracebacks."""
+"""A run's log has our own errors once, with the reason and no traceback. Other errors keep their tracebacks."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -16,33 +16,33 @@ from flows.signals.run_log import LOGGERS, prepare_run_log
 
 
 @pytest.fixture(autouse=True)
-def reasons_once(prefect_server: PrefectServer) -> None:
+def prepared_run_log(prefect_server: PrefectServer) -> None:
     prepare_run_log()
     prepare_run_log()
 
 
-def ours() -> None:
+def raise_own_error() -> None:
     raise UnconfirmedError("It is unknown whether kite was paid.", key="kite")
 
 
-def logged_by_ourselves() -> None:
+def log_own_error_and_raise() -> None:
     error = UnconfirmedError("It is unknown whether kite was paid.", key="kite")
     get_run_logger().error("%s", error)
     raise error
 
 
-def warned_of() -> None:
+def warn_of_own_error_and_raise() -> None:
     error = UnconfirmedError("It is unknown whether kite was paid.", key="kite")
     get_run_logger().warning("%s", error)
     raise error
 
 
-def a_bug() -> None:
+def raise_bug() -> None:
     raise ZeroDivisionError("nobody foresaw this")
 
 
-async def errors(fail: Callable[[], None], caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What a run logs as errors whose task fails so."""
+async def logged_errors(fail: Callable[[], None], caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """The errors that a run logs if its task fails with `fail`."""
 
     @task(retries=0)
     async def step() -> None:
@@ -57,19 +57,19 @@ async def errors(fail: Callable[[], None], caplog: pytest.LogCaptureFixture) -> 
     return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("fail", [ours, logged_by_ourselves, warned_of])
-async def test_a_reason_is_logged_once_without_a_traceback(
+@pytest.mark.parametrize("fail", [raise_own_error, log_own_error_and_raise, warn_of_own_error_and_raise])
+async def test_own_error_is_logged_once_without_a_traceback(
     fail: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    (record,) = await errors(fail, caplog)
+    (record,) = await logged_errors(fail, caplog)
     assert record.getMessage() == "It is unknown whether kite was paid."
     assert record.exc_info is None
     assert "Traceback" not in caplog.text
     assert caplog.messages.count("Finished in state Failed.") == 2
 
 
-async def test_a_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
-    found = await errors(a_bug, caplog)
+async def test_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
+    found = await logged_errors(raise_bug, caplog)
     assert sum(record.exc_info is not None for record in found) == 2
     assert sum("Finished in state Failed(" in record.getMessage() for record in found) == 2
 
@@ -83,7 +83,7 @@ async def test_a_bug_keeps_its_tracebacks(caplog: pytest.LogCaptureFixture) -> N
     ],
     ids=["report-costs", "collect-videos", "check-setup"],
 )
-async def test_flows_that_pay_nothing_say_their_reason_once_as_well(
+async def test_flows_that_pay_nothing_log_their_error_once_too(
     run: Callable[[], Awaitable[object]], caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in LOGGERS:
@@ -95,7 +95,7 @@ async def test_flows_that_pay_nothing_say_their_reason_once_as_well(
     assert caplog.messages.count("Finished in state Failed.") == 1
 
 
-def test_repeating_it_changes_nothing() -> None:
+def test_preparing_the_run_log_twice_adds_one_filter() -> None:
     for name in LOGGERS:
         filters = [item for item in logging.getLogger(name).filters if type(item).__name__ == "_ReasonOnce"]
         assert len(filters) == 1

@@ -1,4 +1,4 @@
-"""Rings wake waiters, in this process and from others. A lost one costs time only."""
+"""Notifications wake waiting runs, from this process and from others. A lost one only costs time."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from flows.signals.events import emit_task_finished
 from flows.signals.subscriber import Subscriber
 
 
-async def test_a_notification_ends_the_sleep_of_its_key_and_of_no_other() -> None:
+async def test_notification_ends_the_sleep_of_its_own_key_only() -> None:
     subscriber = Subscriber()
     asyncio.get_running_loop().call_later(0.05, subscriber.notify, "a")
     began = time.monotonic()
@@ -21,7 +21,7 @@ async def test_a_notification_ends_the_sleep_of_its_key_and_of_no_other() -> Non
     assert time.monotonic() - began < 60
 
 
-async def test_a_notification_that_nobody_waits_for_is_kept_and_used_once() -> None:
+async def test_early_notification_is_kept_and_used_once() -> None:
     subscriber = Subscriber()
     subscriber.notify("a")
     await asyncio.wait_for(subscriber.sleep("a", 600), 60)
@@ -29,7 +29,7 @@ async def test_a_notification_that_nobody_waits_for_is_kept_and_used_once() -> N
         await asyncio.wait_for(subscriber.sleep("a", 30), 0.05)
 
 
-async def test_what_rang_unheard_can_be_asked_for_once() -> None:
+async def test_unused_notifications_can_be_taken_once() -> None:
     subscriber = Subscriber()
     subscriber.notify("a")
     subscriber.notify("b")
@@ -38,7 +38,7 @@ async def test_what_rang_unheard_can_be_asked_for_once() -> None:
     assert subscriber.take_notified() == set()
 
 
-async def test_without_a_ring_the_given_sleep_counts_and_its_error_is_raised() -> None:
+async def test_sleep_without_notification_uses_given_sleep_and_raises_its_error() -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -53,7 +53,7 @@ async def test_without_a_ring_the_given_sleep_counts_and_its_error_is_raised() -
     assert slept == [1, 2]
 
 
-async def test_a_cancelled_sleep_leaves_nothing_behind() -> None:
+async def test_cancelled_sleep_leaves_no_tasks_behind() -> None:
     subscriber = Subscriber()
     before = asyncio.all_tasks()
     sleeping = asyncio.create_task(subscriber.sleep("a", 30))
@@ -65,22 +65,22 @@ async def test_a_cancelled_sleep_leaves_nothing_behind() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_the_event_rings(prefect_server: PrefectServer, key: str) -> None:
+async def test_event_notifies_the_subscriber(prefect_server: PrefectServer, key: str) -> None:
     subscriber = Subscriber()
     subscriber.subscribe()
     subscriber.subscribe()
     try:
         async with asyncio.timeout(60):
-            while not subscriber.take_notified() >= {key}:  # nobody says when it listens
+            while not subscriber.take_notified() >= {key}:  # nothing reports when it is subscribed
                 emit_task_finished(key, task_id="t", api="default", archive="default")
                 await subscriber.sleep("never", 0.5)
     finally:
         await subscriber.aclose()
 
 
-async def test_an_event_that_came_before_is_heard_by_listening_again(prefect_server: PrefectServer, key: str) -> None:
+async def test_resubscribing_receives_an_earlier_event(prefect_server: PrefectServer, key: str) -> None:
     emit_task_finished(key, task_id="t", api="default", archive="default")
-    await asyncio.sleep(1)  # it is on its way: published already, and not stored yet
+    await asyncio.sleep(1)  # on its way: already published, but not stored yet
     subscriber = Subscriber()
     try:
         async with asyncio.timeout(60):
@@ -91,7 +91,7 @@ async def test_an_event_that_came_before_is_heard_by_listening_again(prefect_ser
         await subscriber.aclose()
 
 
-async def test_without_a_server_it_is_not_subscribed_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_subscriber_without_a_server_gets_no_notifications(caplog: pytest.LogCaptureFixture) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         subscriber = Subscriber()
         subscriber.subscribe()

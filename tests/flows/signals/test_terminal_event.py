@@ -1,4 +1,4 @@
-"""An end is told until Prefect has confirmed it, and then no more."""
+"""The terminal event of a generation is sent until Prefect has confirmed it, and not again."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from tests.flows.signals.test_events import generation, read_events
 from tests.support.events import Sent
 
 
-class Away(EventsClient):
+class Unreachable(EventsClient):
     """A server that cannot be reached."""
 
     def __init__(self, **_: Any) -> None:
@@ -32,15 +32,15 @@ class Away(EventsClient):
         raise ConnectionRefusedError
 
 
-class Frozen(Away):
-    """A server that takes the connection and says nothing any more."""
+class Frozen(Unreachable):
+    """A server that accepts the connection, but never answers."""
 
     async def _emit(self, event: Event) -> None:
         await asyncio.sleep(60)
 
 
-@pytest.mark.parametrize("server", [Away, Frozen])
-async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and_is_reported_by_the_collector(
+@pytest.mark.parametrize("server", [Unreachable, Frozen])
+async def test_archived_video_stays_open_until_the_collector_gets_its_event_confirmed(
     server: type[EventsClient],
     key: str,
     resources: PayingResources,
@@ -56,7 +56,7 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
         (found,) = await run_collector(resources)
         assert found.what == "archived"
         assert await resources.ledger.is_published(key) is not None
-        (again,) = await run_collector(resources)  # still away
+        (again,) = await run_collector(resources)  # still unavailable
         assert again.what == "archived"
         assert await resources.ledger.is_published(key) is not None
     assert "sora.generation.archived" not in [event.event for event in sent.all()]
@@ -66,13 +66,13 @@ async def test_a_video_whose_event_is_not_confirmed_is_archived_stays_marked_and
     assert await run_collector(resources) == []
 
 
-async def test_a_failure_is_reported_until_it_is_confirmed_too(
+async def test_failed_event_is_sent_again_until_it_is_confirmed(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await submit(key, resources, VideoRequest(prompt="forbidden"))
     await finished(sandbox)
     with monkeypatch.context() as patched:
-        patched.setattr(events, "get_events_client", Away)
+        patched.setattr(events, "get_events_client", Unreachable)
         (found,) = await run_collector(resources)
         assert found.what == "failed"
         assert await resources.ledger.is_published(key) is not None
@@ -82,26 +82,26 @@ async def test_a_failure_is_reported_until_it_is_confirmed_too(
     assert await resources.ledger.is_published(key) is None
 
 
-async def test_who_archives_a_video_tells_it_though_another_has_removed_the_marker(
+async def test_archived_event_is_sent_even_if_the_marker_was_removed(
     key: str, resources: PayingResources, sandbox: SandboxServer, sent: Sent
 ) -> None:
-    """One who told of an earlier failure was slow to remove the marker, and died before he looked again."""
+    """A process that published an earlier failure removed the marker late, and died before it read the record again."""
     await submit(key, resources)
     await finished(sandbox)
     change = resources.ledger.change
 
-    async def and_the_marker_goes(*arguments: Any, **options: Any) -> Any:
+    async def change_then_remove_marker(*arguments: Any, **options: Any) -> Any:
         changed = await change(*arguments, **options)
         if changed.generation.state is State.ARCHIVED:
             await resources.store.remove(marker_name(key))
         return changed
 
-    resources.ledger.change = and_the_marker_goes  # type: ignore[method-assign]
+    resources.ledger.change = change_then_remove_marker  # type: ignore[method-assign]
     await run_collector(resources)
     assert [event.event for event in sent.all()].count("sora.generation.archived") == 1
 
 
-async def test_one_end_is_one_event_however_often_it_is_sent(prefect_server: PrefectServer, key: str) -> None:
+async def test_terminal_event_sent_several_times_is_stored_once(prefect_server: PrefectServer, key: str) -> None:
     """As after a crash between the confirmation and the removal of the marker."""
     ended = generation().model_copy(update={"key": key, "created_at": datetime.now(UTC)})
     connection = EventConnection()
@@ -113,7 +113,7 @@ async def test_one_end_is_one_event_however_often_it_is_sent(prefect_server: Pre
     assert sorted(event["event"] for event in found) == ["sora.generation.archived", "sora.generation.failed"]
 
 
-async def test_a_server_that_is_not_there_is_no_error() -> None:
+async def test_unreachable_server_raises_no_error() -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         began = asyncio.get_running_loop().time()
         assert not await events.deliver("archived", generation(), EventConnection())
@@ -121,7 +121,7 @@ async def test_a_server_that_is_not_there_is_no_error() -> None:
 
 
 class Counting(EventsClient):
-    """Connections that take one event at a time until they break."""
+    """Connections that accept one event at a time until they break. They are counted."""
 
     opened = closed = 0
     breaks = 0
@@ -144,7 +144,7 @@ class Counting(EventsClient):
             raise ConnectionResetError
 
 
-async def test_all_ends_of_a_run_go_over_one_connection_which_is_opened_anew_where_it_breaks(
+async def test_terminal_events_of_a_run_share_one_connection_reopened_after_a_break(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Client(Counting):
@@ -161,10 +161,8 @@ async def test_all_ends_of_a_run_go_over_one_connection_which_is_opened_anew_whe
     assert Client.closed == 2
 
 
-async def test_a_run_outlives_a_restart_of_the_server_that_it_is_connected_to(
-    prefect_server: PrefectServer, key: str
-) -> None:
-    """The websocket itself is cut, under a real client, as by a restart."""
+async def test_event_delivery_survives_a_server_restart(prefect_server: PrefectServer, key: str) -> None:
+    """The WebSocket of a real client is cut, as by a restart."""
     connection = EventConnection()
     ended = generation().model_copy(update={"key": key, "created_at": datetime.now(UTC)})
     assert await events.deliver("archived", ended, connection)

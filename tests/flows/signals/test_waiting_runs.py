@@ -1,4 +1,4 @@
-"""Runs of the collector that wait only to ask the same again are taken off the list; no others are."""
+"""Collector runs that wait only to do the same work again are removed. Others are not."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +31,7 @@ async def deployed(client: PrefectClient, **parameters: Any) -> UUID:
 
 
 async def schedule(client: PrefectClient, deployment_id: UUID) -> None:
-    """As a schedule of every 5 minutes makes them: three that are due, and what comes later."""
+    """Creates the runs of a 5-minute schedule: three that are due, and later ones."""
     now = datetime.now(UTC)
     span = {"start_time": str(now - timedelta(minutes=15)), "end_time": str(now + timedelta(minutes=15))}
     path = f"/deployments/{deployment_id}"
@@ -49,26 +49,26 @@ async def due_and_later(client: PrefectClient, deployment_id: UUID) -> tuple[lis
     return due, {run.id for run in found} - set(due)
 
 
-async def test_what_was_due_meanwhile_is_done_by_one_run_and_what_a_person_started_stays(
+async def test_due_scheduled_runs_are_removed_and_a_manually_started_one_stays(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with get_client() as client:
         ours = await deployed(client)
         await schedule(client, ours)
-        pressed = await client.create_flow_run_from_deployment(ours, state=Scheduled())
+        manual = await client.create_flow_run_from_deployment(ours, state=Scheduled())
         due, later = await due_and_later(client, ours)
         assert len(due) == 4
         assert later
         monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(ours))
-        await waits_for_its_turn(FULL | {"detached_only": True})  # it leaves out what the schedule asks for
+        await waits_for_its_turn(FULL | {"detached_only": True})  # it does less than the scheduled runs do
         assert (await due_and_later(client, ours))[0] == due
         await waits_for_its_turn(FULL)
         left, still_later = await due_and_later(client, ours)
-        assert left == [pressed.id]
+        assert left == [manual.id]
         assert still_later >= later  # the server adds more meanwhile
 
 
-async def test_naming_a_run_keeps_the_tags_that_it_was_given_meanwhile(prefect_server: PrefectServer) -> None:
+async def test_naming_a_run_keeps_tags_added_meanwhile(prefect_server: PrefectServer) -> None:
     @flow
     async def named() -> UUID:
         run_id = UUID(str(flow_run.id))
@@ -83,7 +83,7 @@ async def test_naming_a_run_keeps_the_tags_that_it_was_given_meanwhile(prefect_s
     assert (run.name, run.tags) == ("named", ["by a person"])
 
 
-async def test_a_server_that_is_away_does_not_fail_the_run(
+async def test_error_while_removing_waiting_runs_does_not_fail_the_run(
     prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "no id at all")
@@ -103,7 +103,7 @@ async def test_a_server_that_is_away_does_not_fail_the_run(
         (FULL | {"detached_only": True}, {"detached_only": True}, True),
     ],
 )
-def test_a_run_covers_another_that_asks_for_no_more(
+def test_run_covers_another_that_does_no_more_work(
     ours: dict[str, Any], theirs: dict[str, Any], expected: bool
 ) -> None:
     assert covers(ours, theirs) is expected
