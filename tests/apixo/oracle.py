@@ -84,9 +84,9 @@ class Reply:
 
     def documented_task_id(self) -> str | None:
         """The task id of an acceptance as documented, whatever other fields it has. Then the client must return it."""
-        if not self.is_success or not isinstance(self.content, Pairs) or not isinstance(self.one("data"), Pairs):
+        if not self.is_success or not isinstance(self.content, Pairs) or not isinstance(self.field("data"), Pairs):
             return None
-        code, named = self.one("code"), Pairs(self.one("data")).single("taskId")
+        code, named = self.field("code"), Pairs(self.field("data")).single("taskId")
         if type(code) is not int or code != 200 or not isinstance(named, str):
             return None
         usable = named.strip() and len(named) <= 200 and named.isprintable() and named.strip() not in MISSING_VALUES
@@ -94,8 +94,8 @@ class Reply:
 
     def documented_outcome(self, task_id: str) -> Any:
         """The outcome that a status reports exactly as documented: a failCode, or the URLs of the result. Else None."""
-        data = Pairs(self.one("data")) if self.is_success and isinstance(self.one("data"), Pairs) else Pairs()
-        code = self.one("code")
+        data = Pairs(self.field("data")) if self.is_success and isinstance(self.field("data"), Pairs) else Pairs()
+        code = self.field("code")
         if type(code) is not int or code != 200 or data.single("taskId") != task_id:
             return None
         state = data.single("state")
@@ -106,7 +106,7 @@ class Reply:
                 return _urls(data.single("resultJson"))
         return None
 
-    def one(self, name: str) -> Any:
+    def field(self, name: str) -> Any:
         """The value under this name, if the envelope has it exactly once."""
         return self.content.single(name) if isinstance(self.content, Pairs) else None
 
